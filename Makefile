@@ -1,0 +1,86 @@
+# Every job of the project, for people and for .ci/run. The virtual environment is made from the hash-pinned
+# lock files and stamped, so that a second call starts at once.
+
+PYTHON ?= python3
+WORKERS ?= auto
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+LOCK := $(BIN)/pip-compile -q --allow-unsafe --generate-hashes --strip-extras \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format types layers docs-check check sizes bench wheel lock clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+run: $(VENV)/.run-stamp ## start an archive in ./archive-data, show a store, a find and a retrieve, keep serving
+	@$(BIN)/coffer demo
+
+test: $(VENV)/.dev-stamp ## run the whole test suite
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile $(TESTARGS)
+
+lint: $(VENV)/.dev-stamp ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev-stamp ## rewrite style and format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev-stamp ## check types, strictly
+	$(BIN)/mypy
+
+layers: $(VENV)/.dev-stamp ## check that no floor imports from above
+	$(BIN)/lint-imports
+
+docs-check: $(VENV)/.dev-stamp ## check links, commands and names in the documents
+	$(BIN)/python -m pytest -q tests/docs
+
+check: lint types layers test ## everything above
+
+sizes: $(VENV)/.dev-stamp ## print the median file and the longest functions
+	$(BIN)/python bench/sizes.py
+
+bench: $(VENV)/.dev-stamp ## measure Coffer beside its peers and rewrite the table in README.md
+	$(BIN)/python bench/run.py $(BENCHARGS)
+
+wheel: $(VENV)/.dev-stamp ## build dist/coffer-*.whl without the network
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --no-isolation
+
+lock: $(VENV)/.dev-stamp ## resolve pyproject.toml into the two lock files again
+	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --build-deps-for editable -o requirements.lock pyproject.toml
+	CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --extra dev --all-build-deps -c requirements.lock \
+		-o requirements-dev.lock pyproject.toml
+
+clean: ## remove everything that was made here, except ./archive-data
+	rm -rf $(VENV) build dist *.egg-info bench-data bench-work .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A Debian without python3-venv has a python3 whose venv module fails half-way and leaves a broken folder.
+define make_venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "coffer needs Python 3.11 or newer as $(PYTHON): apt install python3, or make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(BIN)/python -c 'import sys, pip' 2>/dev/null || { \
+		$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+			echo "coffer needs the venv module of $(PYTHON): apt install python3-venv" >&2; exit 1; }; \
+		echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+endef
+
+# An environment made by hand has no stamp: the installation below then only adds what differs.
+$(VENV)/.run-stamp: requirements.lock pyproject.toml
+	$(make_venv)
+	@echo "installing what requirements.lock lists"
+	@$(PIP) install --quiet --require-hashes -r requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev-stamp: requirements-dev.lock requirements.lock pyproject.toml
+	$(make_venv)
+	@echo "installing what requirements-dev.lock lists"
+	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.run-stamp $@
