@@ -75,12 +75,12 @@ $(VENV)/.run-stamp: requirements.lock pyproject.toml
 	$(make_venv)
 	@echo "installing what requirements.lock lists"
 	@$(PIP) install --quiet --require-hashes -r requirements.lock
-	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev-stamp: requirements-dev.lock requirements.lock pyproject.toml
 	$(make_venv)
 	@echo "installing what requirements-dev.lock lists"
 	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
-	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@$(PIP) install -qq --no-deps --no-build-isolation -e .
 	@touch $(VENV)/.run-stamp $@
