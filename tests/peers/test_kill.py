@@ -1,0 +1,88 @@
+"""Fifty times kill -9 under load: whatever was acknowledged is there afterwards, bit for bit.
+
+The seed is printed; COFFER_KILL_SEED repeats a run as far as timing allows.
+"""
+
+import hashlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from tests.peers.coffer_process import CofferProcess
+from tests.peers.dicom_client import Item, associate, find, get, store_one, synthetic
+from tests.peers.wiretap import WireTap
+
+ROUNDS = int(os.environ.get("COFFER_KILL_ROUNDS", "50"))
+SECONDS = 90
+SENDERS = 3
+
+
+def send_until_dead(port: int, first: int, study: int, acknowledged: dict[str, Item], stop: threading.Event) -> None:
+    """Store one data set after the other until the server is gone; note each that was acknowledged."""
+    try:
+        sample = synthetic(0)
+        association = associate(port, [(sample.sop_class, [sample.transfer_syntax])])
+        number = first
+        while association.is_established and not stop.is_set():
+            item = synthetic(number, 2000 + number * 37 % 30000, study)
+            if store_one(association, item, number).status == 0:
+                acknowledged[item.sop_instance] = item
+            number += 1
+        association.abort()
+    except Exception:  # noqa: BLE001 - the peer dies in the middle of whatever it was doing, by design
+        pass
+
+
+def kill_once(coffer: CofferProcess, dice: random.Random, round_number: int, acknowledged: dict[str, Item]) -> None:
+    """One life of the server: start, load from several senders, death at a random moment."""
+    coffer.start()
+    stop = threading.Event()
+    senders = [
+        threading.Thread(
+            target=send_until_dead, args=(coffer.port, round_number * 10_000, n + 1, acknowledged, stop), daemon=True
+        )
+        for n in range(SENDERS)
+    ]
+    for n, sender in enumerate(senders):
+        sender.start()
+        if n == 0 and dice.random() < 0.2:
+            time.sleep(dice.uniform(0, 0.02))  # sometimes the others are still negotiating
+    time.sleep(dice.uniform(0.02, 0.5))
+    coffer.kill()
+    stop.set()
+    for sender in senders:
+        sender.join(20)
+
+
+def test_fifty_kills_lose_nothing_that_was_acknowledged(
+    new_coffer: Callable[..., CofferProcess],
+    tap: Callable[[int], WireTap],
+) -> None:
+    seed = int(os.environ.get("COFFER_KILL_SEED", random.SystemRandom().randrange(1 << 32)))
+    print(f"COFFER_KILL_SEED={seed}")
+    dice = random.Random(seed)
+    coffer = new_coffer(serve=False)
+    acknowledged: dict[str, Item] = {}
+    begin, rounds = time.monotonic(), 0
+    while rounds < ROUNDS and time.monotonic() - begin < SECONDS:
+        kill_once(coffer, dice, rounds, acknowledged)
+        rounds += 1
+    print(f"{rounds} kills, {len(acknowledged)} acknowledged objects, {time.monotonic() - begin:.0f} s")
+    assert rounds >= min(ROUNDS, 25), "the machine is too slow for this test to mean anything"
+    assert len(acknowledged) > rounds
+
+    coffer.start()
+    wire = tap(coffer.port)
+    sample = synthetic(0)
+    for study in find(coffer.port, "STUDY", StudyInstanceUID=""):
+        final = get(
+            wire.port, [(sample.sop_class, sample.transfer_syntax)], StudyInstanceUID=str(study.StudyInstanceUID)
+        )
+        assert final.Status == 0
+    back = wire.newest("received")
+    lost = [name for name in acknowledged if name not in back]
+    assert not lost, f"{len(lost)} acknowledged objects are gone, such as {lost[:3]}"
+    changed = [n for n, item in acknowledged.items() if back[n].sha256 != hashlib.sha256(item.data).hexdigest()]
+    assert not changed, f"{len(changed)} acknowledged objects changed, such as {changed[:3]}"
