@@ -1,0 +1,210 @@
+"""C2SP chunked-encryption v1 with AES-256-GCM and HKDF-Expand-SHA-512, exactly as specified: the product's only cipher.
+
+    key(32) || base_nonce(12) || commitment(32) = HKDF-Expand-SHA-512(prk = input key,
+        info = "c2sp.org/chunked-encryption@v1+" || "AEAD_AES_256_GCM" || 0x00 || salt(24) || context)
+    sealed = salt(24) || commitment(32) || chunk_0 || chunk_1 ...     nonce_k = base_nonce XOR be(k), empty AAD
+
+A plaintext chunk is 16 384 bytes, the last one is always shorter (it may be empty), each grows by a 16-byte tag.
+Rule: a fresh random salt for every message gives a fresh AES key, so no nonce state exists anywhere; the commitment
+is checked before anything is decrypted, and no byte leaves before its chunk's tag was verified.
+It does not choose salts (callers inject randomness) and knows nothing of what it seals.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from keys.buffer import Buffer
+from keys.errors import FormatError, InputError, IntegrityError
+from keys.secret import Secret
+
+__all__ = [
+    "CHUNK",
+    "HEADER",
+    "OVERHEAD",
+    "SALT",
+    "TAG",
+    "Opener",
+    "Sealer",
+    "open_sealed",
+    "plain_length",
+    "seal",
+    "sealed_length",
+]
+
+CHUNK: Final = 16384
+TAG: Final = 16
+SALT: Final = 24
+HEADER: Final = 56
+OVERHEAD: Final = HEADER  # the fixed cost; every chunk adds TAG on top
+_SEALED_CHUNK: Final = CHUNK + TAG
+_MOST_CHUNKS: Final = 2**38  # the specification's limit: 4 PiB under one derived key
+_LABEL: Final = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\x00"
+_WINDOW: Final = 64 * _SEALED_CHUNK  # range reads hold about 1 MiB of ciphertext at a time
+_EMPTY: Final = b""
+
+
+def sealed_length(plain: int) -> int:
+    """Return the bytes that `plain` bytes occupy once sealed. Raises InputError below 0 or above the 4 PiB limit."""
+    chunks = plain // CHUNK + 1
+    if plain < 0 or chunks > _MOST_CHUNKS:
+        raise InputError("a sealed message holds 0 bytes to 4 PiB")
+    return HEADER + plain + chunks * TAG
+
+
+def plain_length(sealed: int) -> int:
+    """Return the plaintext bytes inside `sealed` bytes. Raises FormatError when no plaintext has that length."""
+    full, rest = divmod(sealed - HEADER, _SEALED_CHUNK)
+    if sealed < HEADER or rest < TAG or full >= _MOST_CHUNKS:
+        raise FormatError("sealed data has an impossible length")
+    return full * CHUNK + rest - TAG
+
+
+def _schedule(key: Secret, context: bytes, salt: bytes) -> tuple[AESGCM, int, bytes]:
+    """Return the message's cipher, its base nonce as a big-endian integer, and its 32-byte commitment."""
+    if len(key) != 32 or len(salt) != SALT:
+        raise InputError("sealing needs a 32-byte key and a 24-byte salt")
+    okm = HKDFExpand(algorithm=SHA512(), length=76, info=_LABEL + salt + context).derive(key.reveal())
+    return AESGCM(okm[:32]), int.from_bytes(okm[32:44], "big"), okm[44:]
+
+
+class Sealer:
+    """Seals one message as a stream. Takes the 32-byte key, the context and a fresh random 24-byte salt.
+
+    Write `header`, then what every `update()` returns, then what `finish()` returns. Not thread-safe. A salt must
+    never be used twice under one key and context.
+    """
+
+    __slots__ = ("_base", "_cipher", "_done", "_index", "_pending", "header")
+
+    def __init__(self, key: Secret, context: bytes, salt: bytes) -> None:
+        self._cipher, self._base, commitment = _schedule(key, context, salt)
+        self.header: bytes = salt + commitment
+        self._index = 0
+        self._pending = bytearray()
+        self._done = False
+
+    def update(self, data: Buffer) -> bytes:
+        """Return the ciphertext of every chunk that is whole after `data`; keeps less than one chunk back."""
+        view = memoryview(data).cast("B")
+        if self._done:
+            raise InputError("this message is finished")
+        pieces: list[bytes] = []
+        start = 0
+        if self._pending:
+            start = min(CHUNK - len(self._pending), len(view))
+            self._pending += view[:start]
+            if len(self._pending) < CHUNK:
+                return _EMPTY
+            pieces.append(self._seal_chunk(self._pending))
+            self._pending = bytearray()
+        stop = len(view) - (len(view) - start) % CHUNK
+        pieces += [self._seal_chunk(view[at : at + CHUNK]) for at in range(start, stop, CHUNK)]
+        self._pending += view[stop:]
+        return pieces[0] if len(pieces) == 1 else _EMPTY.join(pieces)
+
+    def finish(self) -> bytes:
+        """Return the last chunk, shorter than 16 384 bytes of plaintext; the message ends here, once."""
+        if self._done:
+            raise InputError("this message is finished")
+        self._done = True
+        return self._seal_chunk(self._pending)
+
+    def _seal_chunk(self, plain: Buffer) -> bytes:
+        if self._index >= _MOST_CHUNKS:
+            raise InputError("a sealed message holds 0 bytes to 4 PiB")
+        nonce = (self._base ^ self._index).to_bytes(12, "big")
+        self._index += 1
+        return self._cipher.encrypt(nonce, plain, None)
+
+
+class Opener:
+    """Opens one sealed message chunk by chunk, in any order. Safe to share between threads.
+
+    Takes the key, the context, the message's first 56 bytes and its `total` length in bytes, header included.
+    Raises FormatError for an impossible length and IntegrityError when the commitment does not fit, which means
+    another key, another context or a changed header; nothing was decrypted then.
+    """
+
+    __slots__ = ("_base", "_cipher", "length", "total")
+
+    def __init__(self, key: Secret, context: bytes, header: bytes, total: int) -> None:
+        self.length: int = plain_length(total)
+        self.total: int = total
+        if len(header) != HEADER:
+            raise FormatError("a sealed message starts with 56 bytes")
+        self._cipher, self._base, commitment = _schedule(key, context, bytes(header[:SALT]))
+        if not hmac.compare_digest(commitment, header[SALT:]):
+            raise IntegrityError("sealed data does not belong to this key and place: commitment mismatch")
+
+    @property
+    def last_chunk(self) -> int:
+        """Index of the last chunk, the one that is shorter than the others."""
+        return self.length // CHUNK
+
+    def chunk(self, index: int, data: Buffer) -> bytes:
+        """Return the verified plaintext of chunk `index`, whose sealed bytes (tag included) are `data`.
+
+        Raises IntegrityError when the tag does not verify, FormatError when `data` has the wrong length for its place.
+        """
+        last = self.last_chunk
+        size = (self.length - last * CHUNK if index == last else CHUNK) + TAG
+        if not 0 <= index <= last or len(data) != size:
+            raise FormatError(f"sealed chunk {index} has the wrong length")
+        try:
+            return self._cipher.decrypt((self._base ^ index).to_bytes(12, "big"), data, None)
+        except InvalidTag:
+            raise IntegrityError(f"sealed chunk {index} was altered: its tag does not verify") from None
+
+    def chunk_span(self, start: int, stop: int) -> tuple[int, int, int, int]:
+        """Return (first chunk, last chunk, byte offset, byte length) of the sealed bytes holding plaintext [start, stop).
+
+        Both chunks are inclusive, the offset counts from the header's first byte. A range that reaches the end includes
+        the final chunk even when that one is empty, so that a cut message cannot pass. Raises InputError out of range.
+        """
+        if not 0 <= start <= stop <= self.length:
+            raise InputError("range lies outside the message")
+        first = start // CHUNK
+        last = self.last_chunk if stop == self.length else max(first, (stop - 1) // CHUNK)
+        offset = HEADER + first * _SEALED_CHUNK
+        return first, last, offset, min(self.total, HEADER + (last + 1) * _SEALED_CHUNK) - offset
+
+    def open_range(self, read: Callable[[int, int], bytes], start: int, stop: int) -> bytes:
+        """Return plaintext [start, stop). `read(offset, length)` yields sealed bytes, asked for about 1 MiB at a time.
+
+        Raises IntegrityError for altered or missing bytes; nothing of the range is returned then.
+        """
+        first, last, offset, length = self.chunk_span(start, stop)
+        pieces: list[bytes] = []
+        index = first
+        for at in range(0, length, _WINDOW):
+            size = min(_WINDOW, length - at)
+            window = memoryview(read(offset + at, size))
+            if len(window) != size:
+                raise IntegrityError("sealed data ends early")
+            for low in range(0, size, _SEALED_CHUNK):
+                pieces.append(self.chunk(index, window[low : low + _SEALED_CHUNK]))
+                index += 1
+        pieces[-1] = pieces[-1][: stop - last * CHUNK]
+        pieces[0] = pieces[0][start - first * CHUNK :]
+        return pieces[0] if len(pieces) == 1 else _EMPTY.join(pieces)
+
+
+def seal(key: Secret, context: bytes, plaintext: Buffer, salt: bytes) -> bytes:
+    """Seal a whole message in memory: header and chunks. `salt` is 24 fresh random bytes."""
+    sealer = Sealer(key, context, salt)
+    return _EMPTY.join((sealer.header, sealer.update(plaintext), sealer.finish()))
+
+
+def open_sealed(key: Secret, context: bytes, sealed: Buffer) -> bytes:
+    """Open a whole sealed message. Raises FormatError or IntegrityError; returns nothing unverified."""
+    view = memoryview(sealed).cast("B")
+    opener = Opener(key, context, bytes(view[:HEADER]), len(view))
+    return opener.open_range(lambda offset, length: view[offset : offset + length], 0, opener.length)  # type: ignore[return-value, arg-type]

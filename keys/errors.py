@@ -1,0 +1,103 @@
+"""The error tree of the whole product.
+
+Rule: every failure a caller can act on is one of these classes; the message says the cause, `hint()` the way out.
+A message never holds key bytes, passphrases or anything taken from a patient's data.
+It does not map errors to DIMSE or HTTP codes: that is `server.status`.
+
+Exit codes of the command line: 0 done, 1 findings (verify), 2 wrong usage, otherwise `exit_code` of the class.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AccessDeniedError",
+    "CofferError",
+    "ConfigError",
+    "FormatError",
+    "InputError",
+    "IntegrityError",
+    "KeyUnavailableError",
+    "LockedError",
+    "NotFoundError",
+    "ShreddedError",
+    "UnavailableError",
+]
+
+
+class CofferError(Exception):
+    """Root of the tree, for `except` clauses only: raise a subclass, which names what the caller can do.
+
+    Takes the cause as `message` and the way out as `hint`; both are plain sentences for an administrator.
+    """
+
+    exit_code: ClassVar[int]
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self._hint = hint
+
+    def hint(self) -> str:
+        """Return what the reader can do about it, or an empty string when nothing sensible can be said."""
+        return self._hint
+
+
+class IntegrityError(CofferError):
+    """Stored bytes are not what was written: flipped, cut, swapped, sealed under another key. Retrying is useless."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class FormatError(IntegrityError):
+    """Bytes do not follow the format: wrong magic, unknown version, impossible length. Nothing was decrypted."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class NotFoundError(CofferError):
+    """What was asked for does not exist here."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class UnavailableError(CofferError):
+    """Cannot be done now, may be possible later: disk full, writer stopped, provider away. Nothing was acknowledged."""
+
+    exit_code: ClassVar[int] = 6
+
+
+class LockedError(UnavailableError):
+    """Another process holds the thing; the message says who when that is known."""
+
+    exit_code: ClassVar[int] = 7
+
+
+class KeyUnavailableError(CofferError):
+    """The key that opens the data is not here or does not open: wrong key file, wrong passphrase, missing row."""
+
+    exit_code: ClassVar[int] = 8
+
+
+class ShreddedError(CofferError):
+    """The key was destroyed on purpose; the data is gone and this is the right answer."""
+
+    exit_code: ClassVar[int] = 9
+
+
+class AccessDeniedError(CofferError):
+    """The access decision said no."""
+
+    exit_code: ClassVar[int] = 10
+
+
+class ConfigError(CofferError):
+    """The configuration or a file's permissions are wrong; an administrator must change them."""
+
+    exit_code: ClassVar[int] = 11
+
+
+class InputError(CofferError):
+    """The caller's data is bad: not DICOM, a bad identifier, a value out of range."""
+
+    exit_code: ClassVar[int] = 12
