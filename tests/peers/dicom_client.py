@@ -118,7 +118,7 @@ def store_one(association: Association, item: Item, message: int) -> Reply:
 
 
 def store(port: int, items: Sequence[Item]) -> list[Reply]:
-    """Store data sets over as few associations as 120 contexts each allow; an association that breaks is opened anew."""
+    """Store over as few associations as 120 contexts each allow; one that breaks is opened anew."""
     replies = []
     for batch in _batches(items):
         contexts = sorted({(i.sop_class, i.transfer_syntax) for i in batch})

@@ -1,0 +1,100 @@
+"""The damaged and hostile files: each is stored exactly as it was received, or refused with a reason.
+
+malformed_outcomes.csv is the list a person has read. After a change that is meant to alter it, write it anew with
+COFFER_WRITE_GOLDEN=1 and read the difference.
+"""
+
+import csv
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.peers.coffer_process import CofferProcess
+from tests.peers.dicom_client import Item, Reply, item_of, split_part10, store, uid
+
+GOLDEN = Path(__file__).with_name("malformed_outcomes.csv")
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+CPU_SECONDS = 2.0
+GROWTH_BYTES = 256 << 20
+COUNT = 205
+
+
+def as_request(path: Path, number: int) -> Item:
+    """The file as a sender would offer it: by its file meta as far as that can be read, else under made-up names."""
+    item = item_of(path)
+    plain = "0123456789."
+    sop_class = item.sop_class if item.sop_class and set(item.sop_class) <= set(plain) else SECONDARY_CAPTURE
+    usable = 0 < len(item.sop_instance) <= 64 and set(item.sop_instance) <= set(plain)
+    name = item.sop_instance if usable else f"1.2.826.0.1.3680043.8.498.205.{number}"
+    syntax = (
+        item.transfer_syntax
+        if item.transfer_syntax and set(item.transfer_syntax) <= set(plain)
+        else "1.2.840.10008.1.2"
+    )
+    return Item(sop_class[:64], name, syntax[:64], item.data)
+
+
+def exported(coffer: CofferProcess, folder: Path, names: list[str]) -> dict[str, set[str]]:
+    """The data set hashes `coffer get` returns, by SOP Instance UID."""
+    out: dict[str, set[str]] = {}
+    for name in names:
+        target = folder / hashlib.sha256(name.encode()).hexdigest()[:12]
+        coffer.run("get", "--instance", name, "--out", str(target), check=False)
+        out[name] = set()
+        for file in target.rglob("*") if target.exists() else []:
+            if file.is_file():
+                meta, data = split_part10(file.read_bytes())
+                assert uid(meta.get(3)) == name
+                out[name].add(hashlib.sha256(data).hexdigest())
+    return out
+
+
+def outcome(path: str, reply: Reply, kept: bool) -> dict[str, str]:
+    """One line of the golden list."""
+    status = "aborted" if reply.status is None else f"{reply.status:04X}"
+    return {"path": path, "status": status, "returned": "exact" if kept else "no", "comment": reply.comment}
+
+
+@pytest.mark.timeout(300)
+def test_each_is_stored_exactly_or_refused_with_a_reason(
+    new_coffer: Callable[..., CofferProcess],
+    malformed: list[Path],
+    shared_data: Path,
+    tmp_path: Path,
+) -> None:
+    assert len(malformed) == COUNT
+    coffer = new_coffer()
+    items = [as_request(path, n) for n, path in enumerate(malformed)]
+    store(coffer.port, items[:1])
+    memory = coffer.resident_bytes()
+    replies = []
+    for path, item in zip(malformed, items, strict=True):
+        before = coffer.cpu_seconds()
+        replies += store(coffer.port, [item])
+        spent = coffer.cpu_seconds() - before
+        assert spent < CPU_SECONDS, f"{path.name} cost {spent:.1f} s"
+        assert coffer.ready(), f"{path.name} took the server down"
+    assert coffer.resident_bytes() - memory < GROWTH_BYTES
+
+    back = exported(coffer, tmp_path / "out", sorted({i.sop_instance for i in items}))
+    last = {item.sop_instance: item for item, reply in zip(items, replies, strict=True) if reply.status == 0}
+    rows = []
+    for path, item, reply in zip(malformed, items, replies, strict=True):
+        newest = last.get(item.sop_instance)
+        kept = newest is not None and hashlib.sha256(newest.data).hexdigest() in back[item.sop_instance]
+        rows.append(outcome(str(path.relative_to(shared_data)), reply, kept))
+        if reply.status == 0:
+            assert kept, f"{path.name} was acknowledged and does not come back as it was"
+        else:
+            assert reply.status is not None, f"{path.name}: {reply.comment}"
+            assert reply.comment, f"{path.name} was refused without a reason"
+    if os.environ.get("COFFER_WRITE_GOLDEN"):
+        with GOLDEN.open("w", newline="") as table:
+            writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    with GOLDEN.open(newline="") as table:
+        assert rows == list(csv.DictReader(table))
