@@ -13,8 +13,9 @@ It does not choose salts (callers inject randomness) and knows nothing of what i
 from __future__ import annotations
 
 import hmac
+import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -47,8 +48,19 @@ OVERHEAD: Final = HEADER  # the fixed cost; every chunk adds TAG on top
 _SEALED_CHUNK: Final = CHUNK + TAG
 _MOST_CHUNKS: Final = 2**38  # the specification's limit: 4 PiB under one derived key
 _LABEL: Final = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\x00"
-_WINDOW: Final = 64 * _SEALED_CHUNK  # range reads hold about 1 MiB of ciphertext at a time
+_RUN: Final = 64 * CHUNK
+_WINDOW: Final = 65 * _SEALED_CHUNK  # a message of exactly 1 MiB has 64 whole chunks and an empty one
 _EMPTY: Final = b""
+_THREAD: Final = threading.local()
+
+
+def _scratch() -> memoryview:
+    """Return this thread's reused buffer. A fresh buffer per call costs four times the cipher in page faults."""
+    try:
+        return cast(memoryview, _THREAD.scratch)
+    except AttributeError:
+        _THREAD.scratch = memoryview(bytearray(HEADER + _WINDOW))
+        return _scratch()
 
 
 def sealed_length(plain: int) -> int:
@@ -103,10 +115,10 @@ class Sealer:
             self._pending += view[:start]
             if len(self._pending) < CHUNK:
                 return _EMPTY
-            pieces.append(self._seal_chunk(self._pending))
+            pieces.append(self._run(self._pending))
             self._pending = bytearray()
         stop = len(view) - (len(view) - start) % CHUNK
-        pieces += [self._seal_chunk(view[at : at + CHUNK]) for at in range(start, stop, CHUNK)]
+        pieces += [self._run(view[at : min(at + _RUN, stop)]) for at in range(start, stop, _RUN)]
         self._pending += view[stop:]
         return pieces[0] if len(pieces) == 1 else _EMPTY.join(pieces)
 
@@ -115,14 +127,33 @@ class Sealer:
         if self._done:
             raise InputError("this message is finished")
         self._done = True
-        return self._seal_chunk(self._pending)
+        return self._run(self._pending, last=True)
 
-    def _seal_chunk(self, plain: Buffer) -> bytes:
-        if self._index >= _MOST_CHUNKS:
+    def whole(self, plaintext: Buffer) -> bytes:
+        """Return the whole sealed message, header included; only as the first and only call."""
+        view = memoryview(plaintext).cast("B")
+        if self._done or self._index or self._pending:
+            raise InputError("this message was begun as a stream")
+        if len(view) > _RUN:
+            return _EMPTY.join((self.header, self.update(view), self.finish()))
+        self._done = True
+        return self._run(view, last=True, head=self.header)
+
+    def _run(self, plain: Buffer, *, last: bool = False, head: bytes = _EMPTY) -> bytes:
+        """Seal at most 1 MiB of whole chunks, plus the short one when `last`, in this thread's scratch buffer."""
+        view = memoryview(plain)
+        count = len(view) // CHUNK + last
+        if self._index + count > _MOST_CHUNKS:
             raise InputError("a sealed message holds 0 bytes to 4 PiB")
-        nonce = (self._base ^ self._index).to_bytes(12, "big")
-        self._index += 1
-        return self._cipher.encrypt(nonce, plain, None)
+        out = _scratch()
+        out[: len(head)] = head
+        end = len(head)
+        for number in range(count):
+            piece = view[number * CHUNK : (number + 1) * CHUNK]
+            start, end = end, end + len(piece) + TAG
+            self._cipher.encrypt_into((self._base ^ self._index).to_bytes(12, "big"), piece, None, out[start:end])
+            self._index += 1
+        return bytes(out[:end])
 
 
 class Opener:
@@ -164,7 +195,7 @@ class Opener:
             raise IntegrityError(f"sealed chunk {index} was altered: its tag does not verify") from None
 
     def chunk_span(self, start: int, stop: int) -> tuple[int, int, int, int]:
-        """Return (first chunk, last chunk, byte offset, byte length) of the sealed bytes holding plaintext [start, stop).
+        """Return (first chunk, last chunk, byte offset, byte length): the sealed bytes of plaintext [start, stop).
 
         Both chunks are inclusive, the offset counts from the header's first byte. A range that reaches the end includes
         the final chunk even when that one is empty, so that a cut message cannot pass. Raises InputError out of range.
@@ -176,35 +207,45 @@ class Opener:
         offset = HEADER + first * _SEALED_CHUNK
         return first, last, offset, min(self.total, HEADER + (last + 1) * _SEALED_CHUNK) - offset
 
-    def open_range(self, read: Callable[[int, int], bytes], start: int, stop: int) -> bytes:
+    def open_range(self, read: Callable[[int, int], Buffer], start: int, stop: int) -> bytes:
         """Return plaintext [start, stop). `read(offset, length)` yields sealed bytes, asked for about 1 MiB at a time.
 
         Raises IntegrityError for altered or missing bytes; nothing of the range is returned then.
         """
-        first, last, offset, length = self.chunk_span(start, stop)
+        first, _, offset, length = self.chunk_span(start, stop)
         pieces: list[bytes] = []
-        index = first
         for at in range(0, length, _WINDOW):
             size = min(_WINDOW, length - at)
             window = memoryview(read(offset + at, size))
             if len(window) != size:
                 raise IntegrityError("sealed data ends early")
-            for low in range(0, size, _SEALED_CHUNK):
-                pieces.append(self.chunk(index, window[low : low + _SEALED_CHUNK]))
-                index += 1
-        pieces[-1] = pieces[-1][: stop - last * CHUNK]
-        pieces[0] = pieces[0][start - first * CHUNK :]
-        return pieces[0] if len(pieces) == 1 else _EMPTY.join(pieces)
+            pieces.append(self._run(first + at // _SEALED_CHUNK, window))
+        low = start - first * CHUNK
+        plain = pieces[0] if len(pieces) == 1 else _EMPTY.join(pieces)
+        return plain if len(plain) == stop - start else plain[low : low + stop - start]
+
+    def _run(self, index: int, window: memoryview) -> bytes:
+        """Open consecutive sealed chunks, at most a window of them, in this thread's scratch buffer."""
+        out = _scratch()
+        end = 0
+        for low in range(0, len(window), _SEALED_CHUNK):
+            piece = window[low : low + _SEALED_CHUNK]
+            start, end = end, end + len(piece) - TAG
+            try:
+                self._cipher.decrypt_into((self._base ^ index).to_bytes(12, "big"), piece, None, out[start:end])
+            except InvalidTag:
+                raise IntegrityError(f"sealed chunk {index} was altered: its tag does not verify") from None
+            index += 1
+        return bytes(out[:end])
 
 
 def seal(key: Secret, context: bytes, plaintext: Buffer, salt: bytes) -> bytes:
     """Seal a whole message in memory: header and chunks. `salt` is 24 fresh random bytes."""
-    sealer = Sealer(key, context, salt)
-    return _EMPTY.join((sealer.header, sealer.update(plaintext), sealer.finish()))
+    return Sealer(key, context, salt).whole(plaintext)
 
 
 def open_sealed(key: Secret, context: bytes, sealed: Buffer) -> bytes:
     """Open a whole sealed message. Raises FormatError or IntegrityError; returns nothing unverified."""
     view = memoryview(sealed).cast("B")
     opener = Opener(key, context, bytes(view[:HEADER]), len(view))
-    return opener.open_range(lambda offset, length: view[offset : offset + length], 0, opener.length)  # type: ignore[return-value, arg-type]
+    return opener.open_range(lambda offset, length: view[offset : offset + length], 0, opener.length)

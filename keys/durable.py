@@ -167,7 +167,7 @@ class AppendFile:
     of which only those before the last successful `sync()` are durable.
     """
 
-    __slots__ = ("_calls", "_fd", "_failed", "_path", "_size")
+    __slots__ = ("_calls", "_failed", "_fd", "_path", "_size")
 
     def __init__(self, path: Path, *, create: bool = False, mode: int = 0o600, calls: Syscalls = _SYSTEM) -> None:
         self._path = path
