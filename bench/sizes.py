@@ -49,8 +49,10 @@ def main() -> None:
         everything += files if package in PACKAGES else []
     counts = [line_count(f) for f in everything]
     lengths = sorted((fn for f in everything for fn in functions(f)), reverse=True)
-    print(f"\nproduct: median file {statistics.median(counts):g} lines, median function "
-          f"{statistics.median([fn.lines for fn in lengths] or [0]):g} lines")
+    print(
+        f"\nproduct: median file {statistics.median(counts):g} lines, median function "
+        f"{statistics.median([fn.lines for fn in lengths] or [0]):g} lines"
+    )
     print("\nlongest files")
     for lines, path in sorted(((line_count(f), f) for f in everything), reverse=True)[:top]:
         print(f"{lines:>6}  {path.relative_to(ROOT)}")
