@@ -1,0 +1,176 @@
+"""Every setting of Coffer, with its type, bounds, default and meaning in one place.
+
+Rule: a setting exists here or not at all; `docs/configuration.md` is rendered from these classes and a test compares.
+Values are checked where the file is read (`server.config_load`): a `Config` that exists is valid. It opens no file.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+__all__ = ["Config", "Dimse", "Http", "Keys", "Limits", "Log", "Peer", "Storage"]
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+# PS3.5 6.2: VR AE is 1 to 16 characters of the default repertoire without backslash and control characters; leading
+# and trailing spaces do not count, so a configured title has none.
+AeTitle = Annotated[str, Meta(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
+Host = Annotated[str, Meta(min_length=1, max_length=253)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The DICOM service: where it listens, what it calls itself, and how long it waits."""
+
+    ae_title: Annotated[AeTitle, Meta(description="Coffer's own AE title, as the PACS must call it.")] = "COFFER"
+    host: Annotated[
+        Host,
+        Meta(description="Address to listen on. Anything but loopback lets others on the network store and retrieve."),
+    ] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="TCP port to listen on.")] = 11112
+    require_called_ae: Annotated[
+        bool, Meta(description="Refuse associations that call another AE title than `ae_title`.")
+    ] = False
+    known_peers_only: Annotated[
+        bool,
+        Meta(
+            description="Serve only callers whose AE title stands under `[[peers]]`. An AE title is chosen by the "
+            "caller: this prevents mistakes, not attacks."
+        ),
+    ] = False
+    max_pdu: Annotated[
+        int, Meta(ge=4 * KIB, le=MIB, description="Largest PDU that Coffer announces and accepts, in bytes.")
+    ] = 128 * KIB
+    max_associations: Annotated[
+        int, Meta(ge=1, le=1000, description="Associations open at the same time; more are rejected as busy.")
+    ] = 50
+    max_associations_per_peer: Annotated[int, Meta(ge=1, le=1000, description="The same for one remote address.")] = 32
+    handshake_seconds: Annotated[
+        Seconds, Meta(description="Time from the TCP connection to a complete A-ASSOCIATE-RQ.")
+    ] = 10.0
+    gap_seconds: Annotated[Seconds, Meta(description="Longest wait for the next byte inside one PDU or message.")] = (
+        15.0
+    )
+    idle_seconds: Annotated[Seconds, Meta(description="Longest silence of an association between messages.")] = 60.0
+    destination_seconds: Annotated[
+        Seconds, Meta(description="Longest wait for a C-MOVE destination to connect or to answer one C-STORE.")
+    ] = 30.0
+
+
+class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Health and metrics over HTTP: `/healthz`, `/readyz`, `/metrics`. They hold no patient data, but counts."""
+
+    enabled: Annotated[bool, Meta(description="Whether to listen at all.")] = True
+    host: Annotated[Host, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="TCP port to listen on.")] = 11180
+
+
+class Peer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One known application entity; every C-MOVE destination must be one. Repeat the table for each."""
+
+    ae_title: Annotated[AeTitle, Meta(description="AE title of the peer, as it stands in C-MOVE requests.")]
+    host: Annotated[Host, Meta(description="Name or address to connect to.")]
+    port: Annotated[Port, Meta(description="TCP port to connect to.")]
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one object, and all of them together, may cost. Beyond a header limit an object is stored but not indexed."""
+
+    memory_object_bytes: Annotated[
+        int,
+        Meta(ge=64 * KIB, le=64 * GIB, description="An incoming object above this goes to an encrypted spool file."),
+    ] = 64 * MIB
+    memory_total_bytes: Annotated[
+        int, Meta(ge=MIB, le=1024 * GIB, description="The same for all incoming objects together.")
+    ] = 256 * MIB
+    max_object_bytes: Annotated[
+        int, Meta(ge=MIB, le=1 << 44, description="A larger data set is refused with status 0xA700.")
+    ] = 16 * GIB
+    header_bytes: Annotated[
+        int, Meta(ge=4 * KIB, le=GIB, description="Bytes of a data set that are read to find what is indexed.")
+    ] = 16 * MIB
+    header_depth: Annotated[int, Meta(ge=1, le=256, description="Nested sequences that are followed.")] = 64
+    header_elements: Annotated[int, Meta(ge=100, le=10_000_000, description="Elements that are looked at.")] = 100_000
+    header_seconds: Annotated[Seconds, Meta(description="Time that may be spent on the header of one object.")] = 1.0
+
+
+class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is accepted and how it is laid down."""
+
+    accept_unknown_sop_classes: Annotated[
+        bool, Meta(description="Store private and unknown storage SOP classes too.")
+    ] = True
+    segment_bytes: Annotated[
+        int, Meta(ge=MIB, le=1024 * GIB, description="A log segment is sealed when it has this size.")
+    ] = GIB
+    reserve_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 44,
+            description="Space on the archive's volume that is kept free: below it, stores are refused with 0xA700.",
+        ),
+    ] = 256 * MIB
+
+
+class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the key comes from that opens everything else. **Who loses it loses every stored object.**"""
+
+    provider: Annotated[
+        Literal["file"], Meta(description='Kind of key provider: `"file"`, a file of random bytes with mode 0600.')
+    ] = "file"
+    key_file: Annotated[
+        Path,
+        Meta(
+            description="The key file. It must not be inside the archive folder, so that who takes a copy of the "
+            "archive does not take the key too.",
+            extra={"default": "beside the archive folder, `<archive>.key`"},
+        ),
+    ] = Path()
+    passphrase_env: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$",
+            description="Environment variable that holds a passphrase, needed besides the key file. Empty: none.",
+        ),
+    ] = ""
+    passphrase_file: Annotated[
+        Path | None,
+        Meta(
+            description="File whose first line is the passphrase (for example a systemd credential), instead of the "
+            "variable.",
+            extra={"default": "none"},
+        ),
+    ] = None
+
+
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is written to standard error. Never patient data; UIDs only as short ids that a key makes unlinkable."""
+
+    format: Annotated[
+        Literal["text", "json"], Meta(description='`"text"` for people, `"json"` for a log collector.')
+    ] = "text"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least important lines that are written.")
+    ] = "info"
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file. Relative paths are relative to the folder the file stands in."""
+
+    archive: Annotated[
+        Path,
+        Meta(
+            description="The archive folder. `--archive` and `COFFER_ARCHIVE` go before it.",
+            extra={"default": "the folder of `coffer.toml`"},
+        ),
+    ]
+    dimse: Dimse = Dimse()
+    http: Http = Http()
+    peers: tuple[Peer, ...] = ()
+    limits: Limits = Limits()
+    storage: Storage = Storage()
+    keys: Keys = Keys()
+    log: Log = Log()
