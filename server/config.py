@@ -76,7 +76,7 @@ class Peer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one object, and all of them together, may cost. Beyond a header limit an object is stored but not indexed."""
+    """What one object, and all together, may cost. Beyond a header limit an object is stored, but not indexed."""
 
     memory_object_bytes: Annotated[
         int,

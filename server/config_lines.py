@@ -53,7 +53,7 @@ def _outside_values(text: str) -> Iterator[tuple[int, str]]:
             rest = key[2] if key else ""
         while True:
             if quote:
-                before, closing, rest = rest.partition(quote)
+                _, closing, rest = rest.partition(quote)
                 if not closing:
                     break
                 quote = ""

@@ -1,0 +1,121 @@
+"""Structured log lines on standard error, as text or JSON, in which no patient can be recognised.
+
+Rule: code logs short ids (`short_id`), counts and AE titles, never values of a data set; what slips through is caught
+here once more: UIDs in any text become short ids, bytes become their length, exceptions their type and place, and the
+loggers of pydicom and pynetdicom, which print values, stay mute. It keeps no files and rotates nothing.
+"""
+
+import hmac
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final, TextIO
+
+import msgspec
+import structlog
+
+from keys.secret import Secret
+from server.config import Log
+
+__all__ = ["configure", "short_id", "use_id_key"]
+
+_MUTE: Final = ("pynetdicom", "pydicom", "py.warnings")
+# At least five components tell a UID from an address; the arcs of the standard itself name no patient.
+_UID = re.compile(r"(?<![\w.])(?!1\.2\.840\.10008\.)\d{1,39}(?:\.\d{1,39}){4,}(?![\w.]\w)")
+_LONGEST = 500
+_id_key = [Secret(os.urandom(32))]  # a key of this process until the archive's own is known
+
+
+def use_id_key(key: Secret) -> None:
+    """Make short ids with `key` from now on, so that they stay the same for an archive over restarts."""
+    _id_key[0] = key
+
+
+def short_id(uid: str) -> str:
+    """Twelve hex digits that stand for a UID: the same for the same UID and key, useless without the key."""
+    return hmac.digest(_id_key[0].reveal(), uid.encode("utf-8", "replace"), "sha256")[:6].hex()
+
+
+def configure(settings: Log, stream: TextIO | None = None, *, level: str | None = None) -> None:
+    """Send the log lines of this process to `stream` (standard error); `level` goes before the configured one."""
+    out = sys.stderr if stream is None else stream
+    number: int = getattr(logging, (level or settings.level).upper())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _outline_exception,
+        _scrub,
+    ]
+    render: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(serializer=_json)
+        if settings.format == "json"
+        else structlog.dev.ConsoleRenderer(colors=out.isatty(), sort_keys=False)
+    )
+    structlog.configure(
+        processors=[*shared, render],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+    _adopt_standard_loggers(out, [*shared, structlog.stdlib.ProcessorFormatter.remove_processors_meta, render], number)
+
+
+def _adopt_standard_loggers(out: TextIO, processors: list[structlog.typing.Processor], level: int) -> None:
+    """Let libraries that use `logging` speak through the same door, from warnings up, and mute those that may tell."""
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(level, logging.WARNING))
+    for name in _MUTE:
+        muted = logging.getLogger(name)
+        muted.handlers[:] = [logging.NullHandler()]
+        muted.propagate = False
+        muted.setLevel(logging.CRITICAL + 1)
+    logging.captureWarnings(capture=True)
+    warnings.filterwarnings("ignore", module="pydicom")
+
+
+def _json(value: Any, **_: Callable[[Any], Any]) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def _outline_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep an exception's type and where it was raised; its message may quote a data set."""
+    info = event.pop("exc_info", None)
+    if info is True:
+        info = sys.exc_info()
+    error = info[1] if isinstance(info, tuple) else info
+    if isinstance(error, BaseException):
+        event["error"] = type(error).__name__
+        frames = traceback.extract_tb(error.__traceback__)[-6:]
+        event["at"] = " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames))
+    return event
+
+
+def _scrub(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if key != "timestamp" and not key.startswith("_"):
+            event[key] = _clean(value)
+    return event
+
+
+def _clean(value: Any) -> Any:
+    """A value fit for a log: no UID, no raw bytes, no control characters that could forge a line, no endless text."""
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case str():
+            text = _UID.sub(lambda m: f"id:{short_id(m[0])}", value[:_LONGEST])
+            return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+        case bytes() | bytearray() | memoryview():
+            return f"<{len(value)} bytes>"
+        case list() | tuple() | set() | frozenset():
+            return [_clean(one) for one in value]
+        case _:
+            return _clean(str(value))

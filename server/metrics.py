@@ -1,0 +1,191 @@
+"""What monitoring sees: counters, histograms and gauges under the prefix `coffer_`, on a registry of their own.
+
+Rule: labels come from closed sets (services, DIMSE statuses, reasons), never from a message, so neither a patient nor
+an attacker can put a name or a million series here. Gauges of the archive are read when they are scraped.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from keys.errors import CofferError
+
+__all__ = ["SERVICES", "ArchiveFacts", "Metrics"]
+
+SERVICES = ("echo", "store", "find", "move", "get")
+_OTHER = "other"
+# From a cached duplicate (2 ms) to a retrieval of a long study (minutes); a bucket each factor of about 2.5.
+_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_SUCCESS, _PENDING, _CANCELLED = 0x0000, (0xFF00, 0xFF01), 0xFE00
+
+
+class ArchiveFacts(Protocol):
+    """The facts about an archive that are gauges; `server.engine.ArchiveStats` has them and more."""
+
+    @property
+    def studies(self) -> int: ...
+    @property
+    def series(self) -> int: ...
+    @property
+    def objects(self) -> int: ...
+    @property
+    def bytes_received(self) -> int: ...
+    @property
+    def bytes_stored(self) -> int: ...
+    @property
+    def segments(self) -> int: ...
+    @property
+    def segment_bytes(self) -> int: ...
+    @property
+    def index_lag(self) -> int: ...
+    @property
+    def key_epoch(self) -> int: ...
+    @property
+    def conflicts(self) -> int: ...
+    @property
+    def unindexed(self) -> int: ...
+
+
+_GAUGES = (
+    ("studies", "coffer_studies", "Studies in the archive."),
+    ("series", "coffer_series", "Series in the archive."),
+    ("objects", "coffer_objects", "Stored objects in the archive, every version counted."),
+    ("bytes_received", "coffer_data_bytes", "Bytes of all stored data sets as they were received."),
+    ("bytes_stored", "coffer_stored_bytes", "Bytes that the sealed objects take in the log."),
+    ("segments", "coffer_segments", "Segment files of the log."),
+    ("segment_bytes", "coffer_segment_bytes", "Bytes of all segment files of the log."),
+    ("index_lag", "coffer_index_lag_records", "Records of the log that the index on disk does not hold yet."),
+    ("key_epoch", "coffer_key_epoch", "Number of the key epoch in use."),
+    ("conflicts", "coffer_conflicts", "Instances that were received more than once with different bytes."),
+    ("unindexed", "coffer_unindexed_objects", "Objects stored as received because their header could not be read."),
+)
+
+
+class _ArchiveCollector(Collector):
+    """Asks the archive at scrape time. An archive that cannot answer shows as coffer_archive_up 0, not as an error."""
+
+    def __init__(self) -> None:
+        self.source: Callable[[], ArchiveFacts] | None = None
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        facts: ArchiveFacts | None = None
+        if self.source is not None:
+            try:
+                facts = self.source()
+            except CofferError:
+                facts = None
+        up = "Whether the archive is open and answers for its figures."
+        yield GaugeMetricFamily("coffer_archive_up", up, value=float(facts is not None))
+        if facts is not None:
+            for field, name, documentation in _GAUGES:
+                yield GaugeMetricFamily(name, documentation, value=float(getattr(facts, field)))
+
+
+class Metrics:
+    """All metrics of one server. Every method is thread-safe and cheap."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry = registry or CollectorRegistry()
+        self._objects = Counter("coffer_objects_stored", "Objects stored and acknowledged.", registry=registry)
+        self._duplicates = Counter(
+            "coffer_objects_duplicate",
+            "Objects acknowledged because the same bytes are stored already.",
+            registry=registry,
+        )
+        self._bytes = Counter(
+            "coffer_stored_data_bytes", "Bytes of the data sets stored and acknowledged.", registry=registry
+        )
+        self._sent = Counter("coffer_objects_sent", "Objects handed out.", ["service"], registry=registry)
+        self._sent_bytes = Counter(
+            "coffer_sent_data_bytes", "Bytes of the data sets handed out.", ["service"], registry=registry
+        )
+        self._failures = Counter(
+            "coffer_failures",
+            "Requests that did not end in success, by DIMSE status.",
+            ["service", "status"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "coffer_request_duration_seconds",
+            "Time from a request's last byte received, for a store from its first, to the answer.",
+            ["service"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._open = Gauge("coffer_open_associations", "Associations open now.", registry=registry)
+        self._associations = Counter("coffer_associations", "Associations accepted.", registry=registry)
+        self._rejected = Counter(
+            "coffer_associations_rejected", "Connections and associations turned away.", ["reason"], registry=registry
+        )
+        self._reasons: set[str] = set()
+        self._lock = threading.Lock()
+        self._archive = _ArchiveCollector()
+        registry.register(self._archive)
+        ProcessCollector(registry=registry)
+        for service in SERVICES:
+            self._seconds.labels(service)
+        for service in ("move", "get"):
+            self._sent.labels(service)
+            self._sent_bytes.labels(service)
+
+    def attach(self, source: Callable[[], ArchiveFacts] | None) -> None:
+        """Read the archive's gauges from `source` at each scrape; None once the archive is closed."""
+        self._archive.source = source
+
+    def stored(self, status: int, size: int, seconds: float, *, duplicate: bool = False) -> None:
+        """One C-STORE or put ended with `status` after `seconds`; `size` is its data set's length in bytes."""
+        self.answered("store", status, seconds)
+        if status != _SUCCESS:
+            return
+        if duplicate:
+            self._duplicates.inc()
+        else:
+            self._objects.inc()
+            self._bytes.inc(size)
+
+    def answered(self, service: str, status: int, seconds: float) -> None:
+        """One request of a service (`SERVICES`) ended with its final `status` after `seconds`."""
+        service = service if service in SERVICES else _OTHER
+        self._seconds.labels(service).observe(max(0.0, seconds))
+        if status not in (_SUCCESS, _CANCELLED, *_PENDING):
+            self._failures.labels(service, f"{status & 0xFFFF:04X}").inc()
+
+    def sent(self, service: str, size: int) -> None:
+        """One object of `size` bytes left by C-MOVE, C-GET or `coffer get`."""
+        service = service if service in SERVICES else _OTHER
+        self._sent.labels(service).inc()
+        self._sent_bytes.labels(service).inc(size)
+
+    def association_opened(self) -> None:
+        """An association was accepted."""
+        self._associations.inc()
+        self._open.inc()
+
+    def association_closed(self) -> None:
+        """An accepted association ended, however it did."""
+        self._open.dec()
+
+    def rejected(self, reason: str) -> None:
+        """A connection or association was turned away; `reason` is a word of the code, at most 32 of them are kept."""
+        with self._lock:
+            if len(self._reasons) < 32:
+                self._reasons.add(reason)
+            known = reason if reason in self._reasons else _OTHER
+        self._rejected.labels(known).inc()
+
+    def render(self) -> bytes:
+        """The text exposition format 0.0.4, as /metrics answers it."""
+        return generate_latest(self.registry)
