@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COFFER = Path(sys.executable).with_name("coffer")
+COFFER = Path(os.environ.get("COFFER_PROGRAM", Path(sys.executable).with_name("coffer")))
 START_SECONDS = 30
 
 
