@@ -66,11 +66,10 @@ class OrthancProcess:
             self.process.terminate()
             self.process.wait(30)
 
-    def upload(self, path: Path) -> str:
-        """Give Orthanc a file; returns Orthanc's own id of the instance."""
+    def upload(self, path: Path) -> str | None:
+        """Give Orthanc a file; returns Orthanc's own id of the instance, or None where Orthanc cannot read the file."""
         answer = self.client.post("/instances", content=path.read_bytes())
-        answer.raise_for_status()
-        return str(answer.json()["ID"])
+        return str(answer.json()["ID"]) if answer.is_success else None
 
     def post(self, path: str, body: object) -> dict[str, object]:
         """POST JSON and return the JSON answer."""

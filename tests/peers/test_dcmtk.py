@@ -11,7 +11,8 @@ from tests.peers.coffer_process import CofferProcess, run_tool
 from tests.peers.dicom_client import split_part10
 from tests.peers.wiretap import WireTap
 
-NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+# getscu offers Explicit VR Little Endian first, so that objects stored in another syntax would come converted.
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
 STUDY_KEYS = (
     "StudyInstanceUID",
     "StudyDate",
@@ -34,7 +35,7 @@ def native(well_formed: list[Path]) -> list[Path]:
         head = pydicom.dcmread(path, stop_before_pixels=True)
         modality = str(head.get("Modality", ""))
         complete = head.get("StudyInstanceUID") and head.get("SeriesInstanceUID") and head.get("PatientID")
-        if complete and head.file_meta.get("TransferSyntaxUID") in NATIVE and wanted.get(modality, 0):
+        if complete and head.file_meta.get("TransferSyntaxUID") == EXPLICIT_LE and wanted.get(modality, 0):
             wanted[modality] -= 1
             chosen.append(path)
     return chosen
