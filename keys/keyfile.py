@@ -1,0 +1,248 @@
+"""The key file: one random 32-byte secret per epoch, optionally strengthened by a passphrase. Layout: FORMAT.md.
+
+Rule: the file's secret is always part of the key; a passphrase alone never is, because the salt in an old backup and
+the same passphrase would open a destroyed epoch again. Limits are checked before any memory-hard work begins.
+One key file serves one archive. It does not guard the file beyond refusing one that others can read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import replace as with_changes
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from keys import aead, durable
+from keys.derive import KEYFILE_WRAP, derive
+from keys.errors import ConfigError, FormatError, IntegrityError, KeyUnavailableError, UnavailableError
+from keys.provider import DestroyReceipt, ProviderInfo
+from keys.secret import Secret
+
+__all__ = ["CHEAPEST_FOR_TESTS", "DEFAULT_COST", "Argon2Cost", "KeyFileProvider", "generate_keyfile"]
+
+MAGIC: Final = b"CofferKF"
+VERSION: Final = 1
+WITH_PASSPHRASE: Final = 1
+HEAD: Final = struct.Struct(">8sHHIII16sHH")  # magic version flags t p m_kib salt slots reserved
+SLOT: Final = struct.Struct(">I32s")  # epoch secret
+CHECKSUM: Final = 32
+MOST_SLOTS: Final = 1024
+MOST_M_KIB: Final = 4 * 1024 * 1024  # 4 GiB
+MOST_T: Final = 16
+MOST_P: Final = 16
+WRAPPED_EPOCH: Final = struct.Struct(">I")
+_LONGEST: Final = HEAD.size + MOST_SLOTS * SLOT.size + CHECKSUM
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+@dataclass(frozen=True, slots=True)
+class Argon2Cost:
+    """Argon2id parameters (RFC 9106): passes, lanes, memory in KiB."""
+
+    t: int
+    p: int
+    m_kib: int
+
+    def check(self) -> None:
+        """Raise FormatError when outside t 1..16, p 1..16, m 8p KiB..4 GiB; allocates nothing."""
+        if not (1 <= self.t <= MOST_T and 1 <= self.p <= MOST_P and 8 * self.p <= self.m_kib <= MOST_M_KIB):
+            raise FormatError("the key file asks for Argon2id parameters outside the allowed bounds")
+
+
+DEFAULT_COST: Final = Argon2Cost(t=3, p=4, m_kib=256 * 1024)  # about 0.7 s
+CHEAPEST_FOR_TESTS: Final = Argon2Cost(t=1, p=1, m_kib=8)  # protects nothing
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class _KeyFile:
+    """The file's content. `cost` is None when no passphrase is used; slots ascend by epoch."""
+
+    cost: Argon2Cost | None
+    salt: bytes
+    slots: tuple[tuple[int, Secret], ...]
+
+    def encode(self) -> bytes:
+        cost = self.cost or Argon2Cost(0, 0, 0)
+        flags = WITH_PASSPHRASE if self.cost else 0
+        head = HEAD.pack(MAGIC, VERSION, flags, cost.t, cost.p, cost.m_kib, self.salt, len(self.slots), 0)
+        body = head + b"".join(SLOT.pack(epoch, secret.reveal()) for epoch, secret in self.slots)
+        return body + sha256(body).digest()
+
+    def secret(self, epoch: int) -> Secret | None:
+        return dict(self.slots).get(epoch)
+
+
+def _decode(data: bytes) -> _KeyFile:
+    """Return the content. Raises FormatError for anything that FORMAT.md says must be rejected."""
+    if len(data) < HEAD.size + CHECKSUM or data[:8] != MAGIC:
+        raise FormatError("this is not a Coffer key file")
+    _, version, flags, t, p, m_kib, salt, count, reserved = HEAD.unpack_from(data)
+    if version != VERSION:
+        raise FormatError(f"key file version {version} is not known here", hint="use the Coffer release that wrote it")
+    if flags & ~WITH_PASSPHRASE or reserved or count > MOST_SLOTS:
+        raise FormatError("the key file's header has values that this version never writes")
+    if len(data) != HEAD.size + count * SLOT.size + CHECKSUM or sha256(data[:-CHECKSUM]).digest() != data[-CHECKSUM:]:
+        raise FormatError("the key file is damaged: length or checksum is wrong", hint="restore it from its backup")
+    cost = Argon2Cost(t, p, m_kib)
+    if flags & WITH_PASSPHRASE:
+        cost.check()
+    elif (t, p, m_kib, salt) != (0, 0, 0, bytes(16)):
+        raise FormatError("the key file's header has values that this version never writes")
+    slots = [SLOT.unpack_from(data, HEAD.size + at * SLOT.size) for at in range(count)]
+    epochs = [epoch for epoch, _ in slots]
+    if epochs != sorted(set(epochs)) or 0 in epochs:
+        raise FormatError("the key file's epochs do not ascend")
+    return _KeyFile(cost if flags else None, salt, tuple((epoch, Secret(secret)) for epoch, secret in slots))
+
+
+def _read(path: Path) -> _KeyFile:
+    """Read and check the file: open, fstat, read at most its longest form. ConfigError: unsafe permissions."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise KeyUnavailableError(f"there is no key file {path}", hint="restore it or correct the setting") from None
+    except OSError as error:
+        raise KeyUnavailableError(f"cannot open key file {path}: {error.strerror}") from error
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"key file {path} is not a regular file")
+        if found.st_mode & _OTHERS:
+            mode = stat.S_IMODE(found.st_mode)
+            raise ConfigError(f"key file {path} is open to others (mode {mode:04o})", hint=f"run: chmod 600 {path}")
+        if found.st_uid not in (os.geteuid(), 0):
+            raise ConfigError(f"key file {path} belongs to another user", hint=f"run: chown {os.geteuid()} {path}")
+        try:
+            return _decode(file.read(_LONGEST + 1))
+        except OSError as error:
+            raise UnavailableError(f"cannot read key file {path}: {error.strerror}") from error
+
+
+def generate_keyfile(
+    path: Path,
+    passphrase: Secret | None = None,
+    random: Callable[[int], bytes] = os.urandom,
+    cost: Argon2Cost = DEFAULT_COST,
+) -> None:
+    """Write a new key file with the secret of epoch 1, mode 0600, durable on return; never overwrites.
+
+    With a `passphrase` the file only records that one is needed, its salt and its `cost`. Raises UnavailableError
+    when the file exists or cannot be written, ConfigError for an empty passphrase.
+    """
+    if passphrase is not None and not len(passphrase):
+        raise ConfigError("the passphrase is empty")
+    cost.check()
+    salt = random(16) if passphrase is not None else bytes(16)
+    content = _KeyFile(cost if passphrase is not None else None, salt, ((1, Secret(random(32))),))
+    durable.write_new(path, content.encode(), 0o600)
+
+
+class KeyFileProvider:
+    """A KekProvider over one key file. `passphrase` is called once, when the file says that one is needed.
+
+    Thread-safe. Reads the file at every call, so a file that was replaced or removed is noticed.
+    """
+
+    __slots__ = ("_lock", "_passphrase", "_path", "_random", "_stretched")
+
+    def __init__(
+        self,
+        path: Path,
+        passphrase: Callable[[], Secret] | None = None,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._path = path
+        self._passphrase = passphrase
+        self._random = random
+        self._lock = threading.Lock()
+        self._stretched: tuple[Argon2Cost, bytes, Secret] | None = None
+
+    def describe(self) -> ProviderInfo:
+        """Return the kind `keyfile` and the epochs whose secrets the file holds."""
+        content = _read(self._path)
+        destruction = "the secret is overwritten and the file replaced; copies and flash remnants are yours to destroy"
+        return ProviderInfo("keyfile", tuple(e for e, _ in content.slots), content.cost is None, destruction)
+
+    def health(self) -> None:
+        """Return when the file can be read and is well formed; derives nothing."""
+        _read(self._path)
+
+    def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
+        """See KekProvider. Adds the epoch's secret by `durable.replace` unless the file already holds it."""
+        with self._lock:
+            content = _read(self._path)
+            secret = content.secret(epoch)
+            if secret is None:
+                if not 1 <= epoch < 2**32 or len(content.slots) >= MOST_SLOTS:
+                    raise ConfigError("the key file cannot take another epoch", hint="destroy retired epochs first")
+                secret = Secret(self._random(32))
+                slots = sorted((*content.slots, (epoch, secret)), key=lambda slot: slot[0])
+                durable.replace(self._path, with_changes(content, slots=tuple(slots)).encode(), 0o600)
+            kek = Secret(self._random(32))
+            place = WRAPPED_EPOCH.pack(epoch)
+            wrap_key = self._wrap_key(content, secret)
+            return kek, place + aead.seal(wrap_key, place + context, kek.reveal(), self._random(aead.SALT))
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
+        """See KekProvider."""
+        if len(wrapped) != WRAPPED_EPOCH.size + aead.sealed_length(32):
+            raise FormatError("the wrapped KEK has the wrong length for a key file")
+        place = wrapped[: WRAPPED_EPOCH.size]
+        (epoch,) = WRAPPED_EPOCH.unpack(place)
+        with self._lock:
+            content = _read(self._path)
+            secret = content.secret(epoch)
+            if secret is None:
+                raise KeyUnavailableError(
+                    f"key file {self._path} holds no secret for epoch {epoch}",
+                    hint="use the key file that belongs to this archive, in its newest version",
+                )
+            wrap_key = self._wrap_key(content, secret)
+        try:
+            return Secret(aead.open_sealed(wrap_key, place + context, wrapped[WRAPPED_EPOCH.size :]))
+        except IntegrityError as error:
+            raise KeyUnavailableError(
+                f"key file {self._path} does not open epoch {epoch} of this archive",
+                hint="check that file and passphrase belong to this archive",
+            ) from error
+
+    def destroy_epoch(self, epoch: int) -> DestroyReceipt:
+        """See KekProvider: `durable.replace` without the secret, then zeros over the old file's bytes, fdatasync."""
+        with self._lock:
+            content = _read(self._path)
+            kept = tuple(slot for slot in content.slots if slot[0] != epoch)
+            if len(kept) != len(content.slots):
+                old = durable.AppendFile(self._path)
+                try:
+                    durable.replace(self._path, with_changes(content, slots=kept).encode(), 0o600)
+                    old.write_at(0, bytes(old.size))  # the name is gone already: a crash leaves the new file whole
+                    old.sync()
+                finally:
+                    old.close()
+        return DestroyReceipt("keyfile", epoch, "destroy every other copy of the key file that holds this epoch")
+
+    def _wrap_key(self, content: _KeyFile, secret: Secret) -> Secret:
+        if content.cost is None:
+            return derive(secret, KEYFILE_WRAP)
+        return derive(Secret(secret.reveal() + self._stretch(content.cost, content.salt).reveal()), KEYFILE_WRAP)
+
+    def _stretch(self, cost: Argon2Cost, salt: bytes) -> Secret:
+        """Return Argon2id(passphrase), 32 bytes, remembered for this file's salt and cost."""
+        if self._stretched is not None and self._stretched[:2] == (cost, salt):
+            return self._stretched[2]
+        passphrase = self._passphrase() if self._passphrase is not None else None
+        if passphrase is None or not len(passphrase):
+            raise KeyUnavailableError(f"key file {self._path} needs a passphrase", hint="configure its source")
+        cost.check()
+        kdf = Argon2id(salt=salt, length=32, iterations=cost.t, lanes=cost.p, memory_cost=cost.m_kib)
+        stretched = Secret(kdf.derive(passphrase.reveal()))
+        self._stretched = (cost, salt, stretched)
+        return stretched

@@ -1,0 +1,295 @@
+"""The keyring: every study's data encryption key (DEK), wrapped under the current epoch's KEK, outside the log.
+
+Rule: a key is durable before it is handed out, and a row names the one KEK that opens it: several keys are never tried.
+The keyring is as precious as all data; the log holds key-check values and `digest()`s, so a lost, cut or rolled-back
+keyring is found at open by the floors above. It does not know studies: a key id is random, not derived from a UID.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from keys import aead, derive, rows
+from keys.errors import (
+    ConfigError,
+    FormatError,
+    IntegrityError,
+    KeyUnavailableError,
+    ShreddedError,
+)
+from keys.provider import KekProvider
+from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
+from keys.secret import Secret
+from keys.store import RowStore
+
+__all__ = ["EpochInfo", "Keyring", "StudyKey"]
+
+KCV_BYTES: Final = 16
+_CACHED: Final = 4096
+_DIGEST_LABEL: Final = b"coffer/keyring/v1\x00"
+
+
+def clock_ms() -> int:
+    """Return milliseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudyKey:
+    """One study's key and what is derived from it (HKDF labels blob, cid, row). `kcv` identifies the key, 16 bytes."""
+
+    key_id: bytes
+    dek: Secret
+    blob: Secret
+    cid: Secret
+    row: Secret
+    kcv: bytes
+
+    @classmethod
+    def of(cls, key_id: bytes, dek: Secret) -> StudyKey:
+        """Derive everything from the DEK: three HKDF and one HMAC, about 15 us."""
+        blob, cid, row = (derive.derive(dek, label) for label in (derive.BLOB, derive.CID, derive.ROW))
+        return cls(key_id, dek, blob, cid, row, derive.hmac_sha256(dek, derive.KCV)[:KCV_BYTES])
+
+
+@dataclass(frozen=True, slots=True)
+class EpochInfo:
+    """One epoch for an administrator: number, kind of provider, state, creation (ms since 1970), study rows under it."""
+
+    epoch: int
+    provider: str
+    state: EpochState
+    created_ms: int
+    rows: int
+
+
+class Keyring:
+    """An open keyring. Thread-safe. Make one with `create` or `open`; one process at a time may write."""
+
+    def __init__(
+        self,
+        store: RowStore,
+        provider: KekProvider,
+        random: Callable[[int], bytes],
+        now_ms: Callable[[], int],
+    ) -> None:
+        """Read header and epochs and unwrap every epoch that is not destroyed; `create` and `open` call this."""
+        self._store = store
+        self._provider = provider
+        self._random = random
+        self._now_ms = now_ms
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[bytes, StudyKey] = OrderedDict()
+        header = store.get(rows.HEADER_KEY)
+        if header is None:
+            raise FormatError("the keyring has no header", hint="restore it from its backup")
+        self._header = Header.decode(header)
+        self._keks: dict[int, tuple[bytes, Secret]] = {}
+        self._load_epochs()
+        self._root = self._load_root()
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        provider: KekProvider,
+        archive_id: bytes,
+        random: Callable[[int], bytes] = os.urandom,
+        now_ms: Callable[[], int] = clock_ms,
+    ) -> Keyring:
+        """Make a keyring with epoch 1 and an archive root key, durable on return, and open it.
+
+        Takes the archive's 16-byte id. Raises ConfigError when `folder` already holds a keyring.
+        """
+        if len(archive_id) != 16:
+            raise ConfigError("an archive id has 16 bytes")
+        store = RowStore(folder, create=True)
+        try:
+            if store.get(rows.HEADER_KEY) is not None:
+                raise ConfigError(f"{folder} already holds a keyring", hint="open it, or choose another folder")
+            kek_id, now = random(16), now_ms()
+            kek, wrapped = provider.create_epoch(1, rows.epoch_context(archive_id, kek_id, 1))
+            epoch = EpochRow(EpochState.ACTIVE, 1, kek_id, now, provider.describe().kind, wrapped)
+            root = KeyRow(Purpose.ARCHIVE_ROOT, KeyState.ACTIVE, 1, kek_id, now)
+            root_bytes = root.wrap(kek, archive_id, rows.ROOT_ID, Secret(random(32)), random(aead.SALT))
+            store.put(
+                [
+                    (rows.HEADER_KEY, Header(1, archive_id, now).encode()),
+                    (_epoch_key(1), epoch.encode()),
+                    (rows.ARCHIVE_ROOT_KEY, root_bytes),
+                ]
+            )
+            return cls(store, provider, random, now_ms)
+        except BaseException:
+            store.close()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        provider: KekProvider,
+        readonly: bool = False,
+        random: Callable[[int], bytes] = os.urandom,
+        now_ms: Callable[[], int] = clock_ms,
+    ) -> Keyring:
+        """Open an existing keyring, with `readonly` safely beside a process that writes.
+
+        Raises NotFoundError when there is none, FormatError or IntegrityError when it is damaged, KeyUnavailableError
+        when the provider does not open it, LockedError when this process has it open already.
+        """
+        store = RowStore(folder, readonly=readonly)
+        try:
+            return cls(store, provider, random, now_ms)
+        except BaseException:
+            store.close()
+            raise
+
+    @property
+    def archive_id(self) -> bytes:
+        """The 16-byte id of the archive that this keyring belongs to; every row is bound to it."""
+        return self._header.archive_id
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under whose KEK new keys are wrapped; from 1 up."""
+        return self._header.epoch
+
+    def new_study(self, study_key_id: bytes | None = None) -> StudyKey:
+        """Make a study's key under a random 16-byte id (or the given unused one); durable on return."""
+        return self._add([self._random(16) if study_key_id is None else study_key_id])[0]
+
+    def new_studies(self, count: int) -> list[StudyKey]:
+        """Make `count` keys with one commit; all durable on return, or none exists."""
+        return self._add([self._random(16) for _ in range(count)])
+
+    def _add(self, key_ids: list[bytes]) -> list[StudyKey]:
+        kek_id, kek = self._keks[self.epoch]
+        made: list[StudyKey] = []
+        encoded: list[tuple[bytes, bytes]] = []
+        row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, self.epoch, kek_id, self._now_ms())
+        with self._lock:
+            for key_id in key_ids:
+                if len(key_id) != 16 or self._store.get(rows.STUDY_PREFIX + key_id) is not None:
+                    raise ConfigError("a study key id has 16 bytes and is used once")
+                dek = Secret(self._random(32))
+                value = row.wrap(kek, self.archive_id, key_id, dek, self._random(aead.SALT))
+                encoded.append((rows.STUDY_PREFIX + key_id, value))
+                made.append(StudyKey.of(key_id, dek))
+            if len({key for key, _ in encoded}) != len(encoded):
+                raise ConfigError("a study key id has 16 bytes and is used once")
+            self._store.put(encoded)
+            for key in made:
+                self._remember(key)
+        return made
+
+    def study(self, key_id: bytes) -> StudyKey:
+        """Return a study's key, from the cache when it was used lately.
+
+        Raises KeyUnavailableError when the keyring has no such row, ShreddedError when its destruction is scheduled,
+        IntegrityError when the row was altered or belongs elsewhere.
+        """
+        with self._lock:
+            cached = self._cache.get(key_id)
+            if cached is not None:
+                self._cache.move_to_end(key_id)
+                return cached
+        value = self._store.get(rows.STUDY_PREFIX + key_id)
+        name = key_id.hex()[:8]
+        if value is None:
+            raise KeyUnavailableError(
+                f"the keyring has no key {name}", hint="it was shredded, or the keyring is older than the log"
+            )
+        row = KeyRow.decode(value)
+        if row.state is KeyState.SHRED_SCHEDULED:
+            raise ShreddedError(f"key {name} is scheduled for destruction")
+        key = StudyKey.of(key_id, self._unwrap(row, Purpose.STUDY, key_id))
+        with self._lock:
+            self._remember(key)
+        return key
+
+    def _remember(self, key: StudyKey) -> None:
+        self._cache[key.key_id] = key
+        while len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
+
+    def _unwrap(self, row: KeyRow, purpose: Purpose, key_id: bytes) -> Secret:
+        """Open a row under the one KEK that it names."""
+        kek_id, kek = self._keks.get(row.epoch, (b"", None))
+        name = key_id.hex()[:8]
+        if kek is None:
+            raise KeyUnavailableError(f"key {name} is wrapped under epoch {row.epoch}, which this keyring cannot open")
+        if row.purpose is not purpose or row.kek_id != kek_id:
+            raise IntegrityError(f"the keyring row of key {name} was altered")
+        try:
+            return row.unwrap(kek, self.archive_id, key_id)
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"the keyring row of key {name} was altered or belongs elsewhere", hint="restore the keyring"
+            ) from error
+
+    def archive_key(self, label: bytes) -> Secret:
+        """Return the archive's 32-byte key for one of `derive`'s labels; the same for the life of the archive."""
+        return derive.derive(self._root, label)
+
+    def count(self) -> int:
+        """Return the number of study keys; walks the rows, about 1 us each."""
+        return len(self._store.scan(rows.STUDY_PREFIX))
+
+    def study_key_ids(self) -> list[bytes]:
+        """Return the ids of all study keys, ascending, of one consistent state."""
+        return [key[1:] for key, _ in self._store.scan(rows.STUDY_PREFIX)]
+
+    def digest(self) -> bytes:
+        """Return SHA-256 over the label and every row as u16 key length, key, u32 value length, value, in key order.
+
+        Opens nothing. Two keyrings with the same digest hold the same keys in the same state (FORMAT.md).
+        """
+        state = sha256(_DIGEST_LABEL)
+        for key, value in self._store.scan(b""):
+            state.update(len(key).to_bytes(2, "big") + key + len(value).to_bytes(4, "big") + value)
+        return state.digest()
+
+    def epochs(self) -> list[EpochInfo]:
+        """Return every epoch this keyring ever had, ascending, with the number of study rows under each."""
+        used = Counter(KeyRow.decode(value).epoch for _, value in self._store.scan(rows.STUDY_PREFIX))
+        found = (EpochRow.decode(value) for _, value in self._store.scan(rows.EPOCH_PREFIX))
+        return [EpochInfo(row.epoch, row.provider, row.state, row.created_ms, used[row.epoch]) for row in found]
+
+    def close(self) -> None:
+        """Drop the keys held in memory and close the file. Nothing waits to be written. Harmless when repeated."""
+        with self._lock:
+            self._cache.clear()
+            self._store.close()
+
+    def _load_epochs(self) -> None:
+        for key, value in self._store.scan(rows.EPOCH_PREFIX):
+            row = EpochRow.decode(value)
+            if key != _epoch_key(row.epoch):
+                raise IntegrityError("an epoch row of the keyring stands under another epoch's number")
+            if row.state is EpochState.DESTROYED:
+                continue
+            if row.provider != self._provider.describe().kind:
+                raise ConfigError(f"epoch {row.epoch} is kept by a {row.provider} provider, which is not configured")
+            context = rows.epoch_context(self.archive_id, row.kek_id, row.epoch)
+            self._keks[row.epoch] = (row.kek_id, self._provider.unwrap(row.wrapped, context))
+        if self.epoch not in self._keks:
+            raise IntegrityError("the keyring's current epoch has no key", hint="restore the keyring from its backup")
+
+    def _load_root(self) -> Secret:
+        value = self._store.get(rows.ARCHIVE_ROOT_KEY)
+        if value is None:
+            raise IntegrityError("the keyring has no archive root key", hint="restore the keyring from its backup")
+        return self._unwrap(KeyRow.decode(value), Purpose.ARCHIVE_ROOT, rows.ROOT_ID)
+
+
+def _epoch_key(epoch: int) -> bytes:
+    return rows.EPOCH_PREFIX + epoch.to_bytes(4, "big")

@@ -1,0 +1,69 @@
+"""What the keyring asks of whatever guards the epoch KEKs: a key file, an HSM, a key management service.
+
+Rule: the provider keeps each epoch's KEK under a secret of that epoch's own, so that destroying an epoch leaves no
+older secret that opens it again (facts 2.8). One provider call opens an epoch; none is made per study.
+This module holds the contract and its values; `keyfile` is the implementation that ships.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from keys.secret import Secret
+
+__all__ = ["DestroyReceipt", "KekProvider", "ProviderInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderInfo:
+    """What an administrator wants to know of a provider: its kind (ASCII, at most 16 bytes), the epochs it holds
+    secrets for, whether only FIPS-approved algorithms guard them, and what destruction means there."""
+
+    kind: str
+    epochs: tuple[int, ...]
+    fips_algorithms: bool
+    destruction: str
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyReceipt:
+    """Evidence that an epoch's secret is gone: the provider's kind, the epoch, and what still has to be destroyed
+    elsewhere (backups the provider cannot reach) in words."""
+
+    kind: str
+    epoch: int
+    caveat: str
+
+
+class KekProvider(Protocol):
+    """Creates, opens and destroys epoch KEKs.
+
+    `context` binds the wrapped KEK to archive, KEK id and epoch; the same bytes must be given to `unwrap`.
+    Every method raises KeyUnavailableError when the secret is missing or does not fit, UnavailableError when the
+    provider cannot be reached now, ConfigError when an administrator must change something.
+    """
+
+    def describe(self) -> ProviderInfo:
+        """Return what this provider is and which epochs it can open."""
+        ...
+
+    def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
+        """Return a fresh 32-byte KEK and its wrapped form (at most 65 535 bytes).
+
+        The provider's own secret for the epoch is durable on return. Repeating a call for an epoch that was never
+        used (a crash came between) is allowed and makes another KEK.
+        """
+        ...
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
+        """Return the 32-byte KEK. Raises KeyUnavailableError for a wrong secret, wrong context or altered bytes."""
+        ...
+
+    def destroy_epoch(self, epoch: int) -> DestroyReceipt:
+        """Destroy the epoch's secret for ever; durable on return. An epoch already gone gives a receipt again."""
+        ...
+
+    def health(self) -> None:
+        """Return when the provider could open a KEK now, raise otherwise. Reveals and changes nothing."""
+        ...

@@ -1,0 +1,133 @@
+"""Known-answer tests of every primitive, run before the first key is used.
+
+Rule: a cipher library that answers wrongly (a broken build, a wrong CPU path) stops the process before it can seal
+anything. The expected values are published ones. It takes about a millisecond and does not judge the random source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from keys import aead
+from keys.derive import derive, hmac_sha256
+from keys.errors import CofferError, IntegrityError
+from keys.secret import Secret
+
+__all__ = ["COUNT", "run"]
+
+_hex = bytes.fromhex
+
+
+def _sha256() -> bool:  # FIPS 180-4, "abc"
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    return hashlib.sha256(b"abc").hexdigest() == expected
+
+
+def _hmac_sha256() -> bool:  # RFC 4231 case 2
+    expected = _hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843")
+    return hmac_sha256(Secret(b"Jefe"), b"what do ya want for nothing?") == expected
+
+
+def _hmac_sha512() -> bool:  # RFC 4231 case 2
+    expected = (
+        "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea250554"
+        "9758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737"
+    )
+    return hmac.new(b"Jefe", b"what do ya want for nothing?", "sha512").hexdigest() == expected
+
+
+def _hkdf_sha256() -> bool:  # RFC 5869 A.1, the Expand half
+    prk = Secret(_hex("077709362c2e32df0ddc3f0dc47bba6390b6c73bb50f9c3122ec844ad7c2b3e5"))
+    expected = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"
+    return derive(prk, _hex("f0f1f2f3f4f5f6f7f8f9"), 42).reveal().hex() == expected
+
+
+def _aes_256_gcm() -> bool:  # GCM specification (McGrew, Viega), test case 14
+    expected = _hex("cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919")
+    return AESGCM(bytes(32)).encrypt(bytes(12), bytes(16), None) == expected
+
+
+def _chunked_encryption() -> bool:  # C2SP chunked-encryption, empty message, both directions
+    key = Secret(_hex("a819408ce5010ca2e09ef59ac3d89f5ff8595d02b524e61bf8afa894a95d594f"))
+    sealed = _hex(
+        "2bc990059473448e6ebd442aa16bfaa0567ac03dd094876b25ad5561d2cdd51807d171b088b9bb6f"
+        "72584a4c2ce69141f7c9e92c9495b058c2f3d45d13177f564a2a38da58e05719"
+    )
+    return aead.seal(key, b"", b"", sealed[:24]) == sealed and aead.open_sealed(key, b"", sealed) == b""
+
+
+def _refuses_altered() -> bool:  # a flipped bit must not open
+    key, sealed = Secret(bytes(range(32))), bytearray(aead.seal(Secret(bytes(range(32))), b"c", b"x", bytes(24)))
+    sealed[-1] ^= 1
+    try:
+        aead.open_sealed(key, b"c", sealed)
+    except IntegrityError:
+        return True
+    return False
+
+
+def _ed25519() -> bool:  # RFC 8032 7.1 test 1, and a refusal
+    private = Ed25519PrivateKey.from_private_bytes(
+        _hex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+    )
+    expected = _hex(
+        "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555"
+        "fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"
+    )
+    try:
+        private.public_key().verify(expected, b"x")
+    except InvalidSignature:
+        return private.sign(b"") == expected
+    return False
+
+
+def _argon2id() -> bool:  # RFC 9106 5.3
+    kdf = Argon2id(
+        salt=bytes([2] * 16),
+        length=32,
+        iterations=3,
+        lanes=4,
+        memory_cost=32,
+        ad=bytes([4] * 12),
+        secret=bytes([3] * 8),
+    )
+    expected = "0d640df58d78766c08c037a34a8b53c9d01ef0452d75b65eb52520e96b01e659"
+    return kdf.derive(bytes([1] * 32)).hex() == expected
+
+
+_TESTS: Final[tuple[Callable[[], bool], ...]] = (
+    _sha256,
+    _hmac_sha256,
+    _hmac_sha512,
+    _hkdf_sha256,
+    _aes_256_gcm,
+    _chunked_encryption,
+    _refuses_altered,
+    _ed25519,
+    _argon2id,
+)
+COUNT: Final = 9
+
+
+def run() -> int:
+    """Run all known-answer tests and return how many passed, always `COUNT`. Raises IntegrityError naming the failures."""
+    failed: list[str] = []
+    for test in _TESTS:
+        try:
+            passed = test()
+        except (CofferError, ValueError):
+            passed = False
+        if not passed:
+            failed.append(test.__name__.strip("_"))
+    if failed or len(_TESTS) != COUNT:
+        names = ", ".join(failed) or "the list of tests is incomplete"
+        raise IntegrityError(f"cryptographic self-test failed: {names}", hint="reinstall the cryptography package")
+    return COUNT

@@ -1,0 +1,122 @@
+"""The keyring's LMDB file: bytes under bytes, durable when a write returns.
+
+Rule: sync and metasync stay on (a commit ends with fdatasync), meminit stays on (old heap bytes never reach the disk),
+files are 0600 in a 0700 folder. A commit that failed is final: the store answers UnavailableError until reopened.
+Transactions of one store never overlap, so the map may grow at any time. It knows nothing of what rows mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+
+from keys import durable
+from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
+
+__all__ = ["RowStore"]
+
+_FIRST_MAP: Final = 64 * 1024 * 1024  # address space, not disk; doubled when full
+_DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
+
+
+class RowStore:
+    """One LMDB environment. `create` makes the folder (make_folder, LMDB files, fsync of the folder)."""
+
+    __slots__ = ("_env", "_failed", "_folder", "_lock", "_readonly")
+
+    def __init__(
+        self, folder: Path, *, create: bool = False, readonly: bool = False, map_bytes: int = _FIRST_MAP
+    ) -> None:
+        self._folder = folder
+        self._readonly = readonly
+        self._failed = False
+        self._lock = threading.Lock()
+        file = folder / "data.mdb"
+        if create:
+            durable.make_folder(folder, 0o700)
+        elif not file.is_file():
+            raise NotFoundError(
+                f"there is no keyring in {folder}", hint="restore it from its backup, or correct the path"
+            )
+        size = file.stat().st_size if file.exists() else 0
+        options: dict[str, Any] = {"map_size": max(map_bytes, 2 * size), "mode": 0o600, "max_readers": 64}
+        try:
+            self._env = lmdb.open(str(folder), create=create, readonly=readonly, meminit=True, **options)
+        except _DAMAGED as error:
+            raise IntegrityError(f"the keyring in {folder} is damaged", hint="restore it from its backup") from error
+        except lmdb.Error as error:
+            if "already open in this process" in str(error):
+                raise LockedError(f"the keyring in {folder} is already open in this process") from error
+            raise UnavailableError(f"cannot open the keyring in {folder}: {error}") from error
+        if create:
+            durable.sync_folder(folder)
+
+    @contextlib.contextmanager
+    def _transactions(self) -> Iterator[None]:
+        with self._lock:
+            if self._failed:
+                raise UnavailableError(f"the keyring in {self._folder} stopped after a failed write", hint="restart")
+            try:
+                yield
+            except _DAMAGED as error:
+                raise IntegrityError(f"the keyring in {self._folder} is damaged", hint="restore it") from error
+            except lmdb.Error as error:
+                raise UnavailableError(f"the keyring in {self._folder} cannot be read or written: {error}") from error
+
+    def _begin_read(self) -> Any:
+        try:
+            return self._env.begin(buffers=False)
+        except lmdb.MapResizedError:  # another process grew the file: adopt its size
+            self._env.set_mapsize(0)
+            return self._env.begin(buffers=False)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value under `key` as it stands now, other processes' commits included."""
+        with self._transactions(), self._begin_read() as txn:
+            value = txn.get(key)
+            return None if value is None else bytes(value)
+
+    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the rows whose key starts with `prefix`, in key order, of one consistent state."""
+        rows: list[tuple[bytes, bytes]] = []
+        with self._transactions(), self._begin_read() as txn, txn.cursor() as cursor:
+            for key, value in cursor.iternext() if cursor.set_range(prefix) else ():
+                if not key.startswith(prefix):
+                    break
+                rows.append((bytes(key), bytes(value)))
+        return rows
+
+    def put(self, rows: Sequence[tuple[bytes, bytes]], removed: Sequence[bytes] = ()) -> None:
+        """Write and remove rows in one transaction, all or nothing; durable on return (LMDB's commit: fdatasync)."""
+        if self._readonly:
+            raise UnavailableError("the keyring is open for reading only")
+        with self._transactions():
+            while True:
+                try:
+                    self._write(rows, removed)
+                except lmdb.MapFullError:
+                    self._env.set_mapsize(2 * self._env.info()["map_size"])
+                except lmdb.MapResizedError:
+                    self._env.set_mapsize(0)
+                except lmdb.Error:
+                    self._failed = True
+                    raise
+                else:
+                    return
+
+    def _write(self, rows: Sequence[tuple[bytes, bytes]], removed: Sequence[bytes]) -> None:
+        with self._env.begin(write=True) as txn:
+            for key in removed:
+                txn.delete(key)
+            for key, value in rows:
+                txn.put(key, value)
+
+    def close(self) -> None:
+        """Close the environment. Harmless when repeated; nothing waits to be written."""
+        with self._lock:
+            self._env.close()
