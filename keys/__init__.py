@@ -1,14 +1,14 @@
 """Ciphers, the key hierarchy, the keyring, key providers, durable files and checkpoint signing: the lowest floor.
 
 Rule: imports nothing of the other floors and knows nothing of DICOM. Errors of the whole product are in `errors`.
-Byte layouts: FORMAT.md beside this file.
+Byte layouts: FORMAT.md beside this file. `keys.derive` stays the module (its labels are named `derive.BLOB` and so on).
 """
 
 from __future__ import annotations
 
 from keys.aead import CHUNK, OVERHEAD, TAG, Opener, Sealer, open_sealed, plain_length, seal, sealed_length
 from keys.buffer import Buffer
-from keys.derive import derive, hmac_sha256
+from keys.derive import hmac_sha256
 from keys.durable import AppendFile, Syscalls, SystemCalls, make_folder, replace, sync_folder, write_new
 from keys.errors import (
     AccessDeniedError,
@@ -62,7 +62,6 @@ __all__ = [
     "Syscalls",
     "SystemCalls",
     "UnavailableError",
-    "derive",
     "generate_keyfile",
     "hmac_sha256",
     "make_folder",

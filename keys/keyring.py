@@ -62,7 +62,7 @@ class StudyKey:
 
 @dataclass(frozen=True, slots=True)
 class EpochInfo:
-    """One epoch for an administrator: number, kind of provider, state, creation (ms since 1970), study rows under it."""
+    """One epoch for an administrator: number, kind of provider, state, creation (ms since 1970), study rows."""
 
     epoch: int
     provider: str

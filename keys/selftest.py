@@ -118,7 +118,7 @@ COUNT: Final = 9
 
 
 def run() -> int:
-    """Run all known-answer tests and return how many passed, always `COUNT`. Raises IntegrityError naming the failures."""
+    """Run all tests and return how many passed, always `COUNT`. Raises IntegrityError naming those that failed."""
     failed: list[str] = []
     for test in _TESTS:
         try:

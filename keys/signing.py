@@ -103,7 +103,7 @@ def _signature(line: bytes, name: str, key_hash: bytes) -> bytes | None:
 def verify_note(note: bytes, name: str, vkey: str) -> bytes:
     """Return the body of a note that `vkey`, whose name must be `name`, has signed.
 
-    Raises FormatError for a malformed note or key, IntegrityError when that key did not sign it or the signature is wrong.
+    Raises FormatError for a malformed note or key, IntegrityError when no signature by that key verifies.
     """
     key_name, key_hash, public = _parse_vkey(vkey)
     if key_name != name:
