@@ -1,0 +1,204 @@
+"""Headers of data sets and identifiers of queries, read within limits.
+
+Rule: `scan` takes anything and returns what it could read plus a `problem` sentence free of data; `decode_identifier`
+takes only what is well formed, because a query that was half understood would answer the wrong question.
+Pixel data is located, never read. Nothing here decides what an attribute means (`index.entry`).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from index.attributes import SPECIFIC_CHARACTER_SET, WANTED, Values, vr_of
+from index.values import decode_value
+from index.walk import Element, Elements, Limits, PixelValue, Read, Walk
+from keys.buffer import Buffer
+from keys.errors import InputError
+
+__all__ = [
+    "QUERY_LIMITS",
+    "Element",
+    "Elements",
+    "Header",
+    "Identifier",
+    "Limits",
+    "PixelValue",
+    "decode_identifier",
+    "scan",
+]
+
+_IMPLICIT_LE: Final = "1.2.840.10008.1.2"
+_EXPLICIT_BE: Final = "1.2.840.10008.1.2.2"
+_GE_PRIVATE: Final = "1.2.840.113619.5.2"  # Implicit VR Little Endian with big-endian pixel data
+# Deflated Explicit VR and the JPIP forms that deflate the data set (PS3.5 A.5, A.7, A.9).
+_DEFLATED: Final = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+_INFLATE_STEP: Final = 64 << 10
+_MOST_INFLATED: Final = 16 << 20
+
+QUERY_LIMITS: Final = Limits(bytes=4 << 20, depth=8, elements=1000, seconds=1.0, value=1 << 20, items=1)
+_LONGEST_IDENTIFIER: Final = 1 << 20
+_MOST_VALUES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What was read of a data set: wanted elements by tag, where the pixel data is, and what was wrong, if anything."""
+
+    elements: Mapping[int, Element]
+    pixel: PixelValue | None
+    problem: str | None
+    big_endian: bool  # of the header's own binary values
+    pixel_big_endian: bool
+    inflated: bool  # offsets count in the inflated data set, not in the stored bytes
+
+    @property
+    def charset(self) -> tuple[str, ...]:
+        """The values of Specific Character Set (0008,0005)."""
+        return self.values(SPECIFIC_CHARACTER_SET)
+
+    def values(self, tag: int) -> tuple[str, ...]:
+        """The values of an element as text; () where it is absent, empty or a sequence."""
+        element = self.elements.get(tag)
+        if element is None or not element.raw:
+            return ()
+        # (0008,0005) is a CS: its own value is plain ASCII.
+        charset = () if tag == SPECIFIC_CHARACTER_SET or element.raw.isascii() else self.charset
+        if element.raw.isascii() and b"\x1b" in element.raw:
+            charset = self.charset
+        return decode_value(tag, element.vr, element.raw, charset, big_endian=self.big_endian)
+
+    def text(self, tag: int) -> str:
+        """The first value of an element as text, or an empty string."""
+        values = self.values(tag)
+        return values[0] if values else ""
+
+
+class _Inflated:
+    """A deflated data set as a `Read`, inflated only as far as it is asked for and kept up to a limit."""
+
+    def __init__(self, read: Read, length: int, limit: int) -> None:
+        self._read = read
+        self._length = length
+        self._limit = limit
+        self._taken = 0
+        self._plain = bytearray()
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # PS3.5 A.5: no zlib header
+        self.problem: str | None = None
+
+    def read(self, start: int, stop: int) -> bytes:
+        while len(self._plain) < stop and self._more():
+            pass
+        return bytes(self._plain[start:stop])
+
+    def _more(self) -> bool:
+        """Inflate one step; False at the end, on damage, or at the limit."""
+        if self._inflater.eof or self.problem is not None:
+            return False
+        if len(self._plain) >= self._limit:
+            self.problem = "inflated header is larger than the limit"
+            return False
+        data = self._inflater.unconsumed_tail
+        if not data:
+            data = self._read(self._taken, min(self._taken + _INFLATE_STEP, self._length))
+            self._taken += len(data)
+        if not data:
+            self.problem = "deflated data set ends early"
+            return False
+        try:
+            self._plain += self._inflater.decompress(data, _INFLATE_STEP)
+        except zlib.error:
+            self.problem = "deflated data set does not inflate"
+            return False
+        return True
+
+    def end(self) -> int:
+        """Where the walk must stop: the true end when a short data set is known whole, else the limit."""
+        self.read(0, _INFLATE_STEP)
+        return len(self._plain) if self._inflater.eof else self._limit
+
+
+def scan(
+    read: Read,
+    length: int,
+    transfer_syntax: str,
+    limits: Limits | None = None,
+    *,
+    wanted: frozenset[int] = WANTED,
+) -> Header:
+    """Read the header of a data set of `length` bytes, of which `read(start, stop)` gives any part. Never raises.
+
+    Only windows around what is needed are read, so an object of any size costs a few tens of KiB. An unknown transfer
+    syntax is read as Explicit VR Little Endian, which PS3.5 A.4 prescribes for every encapsulated one.
+    """
+    limits = limits or Limits()
+    inflated = _Inflated(read, length, min(limits.bytes, _MOST_INFLATED)) if transfer_syntax in _DEFLATED else None
+    big = transfer_syntax == _EXPLICIT_BE
+    walk = Walk(
+        inflated.read if inflated else read,
+        inflated.end() if inflated else length,
+        explicit=transfer_syntax not in (_IMPLICIT_LE, _GE_PRIVATE),
+        big_endian=big,
+        wanted=wanted,
+        limits=limits,
+        stop_at_pixels=inflated is not None,
+    )
+    walk.run()
+    problem = (inflated.problem if inflated else None) or walk.problem
+    if length == 0:
+        problem = "data set is empty"
+    return Header(walk.elements, walk.pixel, problem, big, big or transfer_syntax == _GE_PRIVATE, inflated is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """A decoded query identifier: text or items by tag, and the character set its sender used."""
+
+    values: Mapping[int, Values]
+    charset: tuple[str, ...]
+
+    def text(self, tag: int) -> tuple[str, ...]:
+        """The values of a key as text; () where it is absent, empty or a sequence."""
+        return tuple(v for v in self.values.get(tag, ()) if isinstance(v, str))
+
+
+def decode_identifier(identifier: Buffer, *, implicit: bool, big_endian: bool = False) -> Identifier:
+    """Decode the identifier of a C-FIND, C-MOVE or C-GET request (PS3.4 C.4.1.1.3).
+
+    Takes at most 1 MiB, 8 nested sequences, 1000 elements, 10 000 values of one key. Raises InputError otherwise and
+    for anything that is not well formed. Group lengths are dropped: they are no keys.
+    """
+    data = bytes(identifier)
+    if len(data) > _LONGEST_IDENTIFIER:
+        raise InputError("the identifier is larger than 1 MiB", hint="ask for fewer unique keys at once")
+    walk = Walk(
+        lambda start, stop: data[start:stop],
+        len(data),
+        explicit=not implicit,
+        big_endian=big_endian,
+        wanted=None,
+        limits=QUERY_LIMITS,
+    )
+    walk.run()
+    if walk.problem is not None:
+        raise InputError(f"the identifier is not a well-formed data set: {walk.problem}")
+    named = walk.elements.get(SPECIFIC_CHARACTER_SET)
+    charset = decode_value(SPECIFIC_CHARACTER_SET, "CS", named.raw, ()) if named else ()
+    values = _decoded(walk.elements, charset, big_endian)
+    if any(len(v) > _MOST_VALUES for v in values.values()):
+        raise InputError("a key holds more than 10 000 values", hint="ask for fewer unique keys at once")
+    return Identifier(values, charset)
+
+
+def _decoded(elements: Elements, charset: tuple[str, ...], big_endian: bool) -> dict[int, Values]:
+    out: dict[int, Values] = {}
+    for tag, element in elements.items():
+        if tag & 0xFFFF == 0:
+            continue
+        if element.vr == "SQ" or vr_of(tag) == "SQ":
+            out[tag] = tuple(_decoded(item, charset, big_endian) for item in element.items)
+        else:
+            out[tag] = decode_value(tag, element.vr, element.raw, charset, big_endian=big_endian)
+    return out

@@ -1,0 +1,50 @@
+"""What is recorded beside a data set inside its sealed body, as msgpack: enough to write Part 10 and to index again.
+
+Rule: pure codec. Unknown fields are an error (another version wrote them); absent ones have defaults. It holds nothing
+that the data set itself says, except the identity that the request gave.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from keys.buffer import Buffer
+from keys.errors import FormatError
+
+__all__ = ["VERSION", "ObjectMeta"]
+
+VERSION: Final = 1
+
+
+class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Version 1. `received_ms` counts milliseconds since 1970 UTC; `file_meta` is group 0002 as received, if any."""
+
+    transfer_syntax: str
+    sop_class: str
+    sop_instance: str
+    study_uid: str
+    source_ae: str
+    received_ms: int
+    file_meta: bytes | None = None
+    preamble: bytes | None = None
+
+    def encode(self) -> bytes:
+        """Return the msgpack map: key "v" first, then every field that differs from its default."""
+        return _ENCODER.encode({"v": VERSION} | msgspec.to_builtins(self, builtin_types=(bytes,)))
+
+    @staticmethod
+    def decode(data: Buffer) -> ObjectMeta:
+        """Return the meta. Raises FormatError for another version or anything that is not one."""
+        try:
+            fields = _DECODER.decode(data)
+            if not isinstance(fields, dict) or fields.pop("v", None) != VERSION:
+                raise FormatError("object meta has an unknown version", hint="it was written by a newer Coffer")
+            return msgspec.convert(fields, ObjectMeta, builtin_types=(bytes,))
+        except msgspec.MsgspecError as error:
+            raise FormatError("object meta is not valid") from error
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder()

@@ -1,0 +1,48 @@
+"""Element values as text: one `str` per value, padding trimmed, numbers in decimal (PS3.5 6.2).
+
+Rule: pure and total; any bytes give some text. Leading and trailing spaces go where PS3.5 calls them padding, only
+trailing ones for LT, ST and UT. It validates nothing: what was stored is what is shown.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from index.attributes import BINARY_VRS, TEXT_VRS, vr_of
+from index.charset import decode_text
+
+__all__ = ["decode_value"]
+
+_UNSPLIT: Final = frozenset({"LT", "ST", "UT", "UR"})  # a backslash is text in these
+_STRUCTS: Final = {
+    (vr, big): struct.Struct((">" if big else "<") + code) for vr, code in BINARY_VRS.items() for big in (False, True)
+}
+_TAG: Final = {False: struct.Struct("<HH"), True: struct.Struct(">HH")}
+_OPAQUE: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ"})
+_PADDING: Final = " \0"
+
+
+def decode_value(
+    tag: int, vr: str, raw: bytes, charset: tuple[str, ...], *, big_endian: bool = False
+) -> tuple[str, ...]:
+    """Return the values of one element; `vr` is what the data set said ("" for Implicit VR). Empty gives ()."""
+    if vr in ("", "UN"):
+        vr = vr_of(tag)
+    if vr in BINARY_VRS:
+        code = _STRUCTS[vr, big_endian]
+        whole = len(raw) - len(raw) % code.size
+        return tuple(str(value) for (value,) in code.iter_unpack(raw[:whole]))
+    if vr == "AT":
+        whole = len(raw) - len(raw) % 4
+        return tuple(f"{group:04X}{number:04X}" for group, number in _TAG[big_endian].iter_unpack(raw[:whole]))
+    if vr in _OPAQUE:
+        return ()
+    text = decode_text(raw, charset, vr) if vr in TEXT_VRS else raw.decode("latin-1")
+    if vr in _UNSPLIT:
+        text = text.rstrip(_PADDING)
+        return (text,) if text else ()
+    text = text.strip(_PADDING)
+    if not text:
+        return ()
+    return tuple(part.strip(_PADDING) for part in text.split("\\")) if "\\" in text else (text,)
