@@ -1,0 +1,81 @@
+"""Writes the golden key file and keyring: `python tests/vectors/make_keys.py [folder]`.
+
+Clock and randomness are injected, so every run writes the same rows. The committed copy is in tests/vectors/keys;
+replace it only together with a new format version. Every key in it is public and protects nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from keys import derive
+from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from keys.keyring import Keyring
+from keys.secret import Secret
+from keys.signing import CheckpointSigner
+
+FOLDER = Path(__file__).parent / "keys"
+PASSPHRASE = b"correct horse battery staple"
+ARCHIVE_ID = sha256(b"coffer golden archive").digest()[:16]
+FIRST_MS = 1767225600000  # 2026-01-01T00:00:00Z
+NAME = "archive.example/golden"
+BODY = b"archive.example/golden\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
+
+
+def counting_random() -> Callable[[int], bytes]:
+    """Return a source that yields SHA-256("coffer golden" || u32be(n)), n = 0, 1, ..., cut to the length asked for."""
+    calls = iter(range(1 << 32))
+
+    def take(length: int) -> bytes:
+        return sha256(b"coffer golden" + next(calls).to_bytes(4, "big")).digest()[:length]
+
+    return take
+
+
+def counting_clock() -> Callable[[], int]:
+    """Return a clock that starts at 2026-01-01T00:00:00Z and advances by one second per reading."""
+    seconds = iter(range(1 << 32))
+    return lambda: FIRST_MS + 1000 * next(seconds)
+
+
+def make(folder: Path) -> None:
+    """Write keyfile, keyring/ and expected.json into an existing empty folder."""
+    random, clock = counting_random(), counting_clock()
+    generate_keyfile(folder / "keyfile", Secret(PASSPHRASE), random, CHEAPEST_FOR_TESTS)
+    provider = KeyFileProvider(folder / "keyfile", lambda: Secret(PASSPHRASE), random)
+    keyring = Keyring.create(folder / "keyring", provider, ARCHIVE_ID, random, clock)
+    studies = [keyring.new_study(), *keyring.new_studies(2)]
+    signer = CheckpointSigner(keyring.archive_key(derive.CHECKPOINT_SIGNING))
+    expected = {
+        "passphrase": PASSPHRASE.decode(),
+        "archive_id": ARCHIVE_ID.hex(),
+        "digest": keyring.digest().hex(),
+        "studies": {
+            s.key_id.hex(): {
+                "dek": s.dek.reveal().hex(),
+                "blob": s.blob.reveal().hex(),
+                "cid": s.cid.reveal().hex(),
+                "row": s.row.reveal().hex(),
+                "kcv": s.kcv.hex(),
+            }
+            for s in studies
+        },
+        "index_token": keyring.archive_key(derive.INDEX_TOKEN).reveal().hex(),
+        "vkey": signer.vkey(NAME),
+        "note": signer.sign_note(NAME, BODY).decode(),
+    }
+    keyring.close()
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "keyring" / "lock.mdb").unlink()
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    make(target)

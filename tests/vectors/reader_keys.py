@@ -1,0 +1,137 @@
+"""A second reader of key file and keyring, written from keys/FORMAT.md alone; it imports nothing of the product.
+
+Slow and plain on purpose: `open_keyring(keyfile bytes, passphrase, keyring folder)` returns what the format promises.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import struct
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import lmdb
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+
+class Rejected(Exception):
+    """The bytes break a rule of the format."""
+
+
+def need(condition: bool, why: str) -> None:
+    if not condition:
+        raise Rejected(why)
+
+
+def expand(hash_name: str, prk: bytes, info: bytes, length: int) -> bytes:
+    """HKDF-Expand as RFC 5869 writes it."""
+    out, block, counter = b"", b"", 1
+    while len(out) < length:
+        block = hmac.new(prk, block + info + bytes([counter]), hash_name).digest()
+        out += block
+        counter += 1
+    return out[:length]
+
+
+def unseal(key: bytes, context: bytes, sealed: bytes) -> bytes:
+    need(len(sealed) >= 72 and (len(sealed) - 56) % 16400 >= 16, "impossible length")
+    salt, commitment, rest = sealed[:24], sealed[24:56], sealed[56:]
+    okm = expand("sha512", key, b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0" + salt + context, 76)
+    need(hmac.compare_digest(okm[44:], commitment), "commitment")
+    cipher, base, plain = AESGCM(okm[:32]), int.from_bytes(okm[32:44], "big"), b""
+    for k in range(len(rest) // 16400 + 1):
+        plain += cipher.decrypt((base ^ k).to_bytes(12, "big"), rest[16400 * k : 16400 * (k + 1)], None)
+    return plain
+
+
+def wrapping_keys(data: bytes, passphrase: bytes) -> dict[int, bytes]:
+    """Return epoch -> wrapping key."""
+    need(len(data) >= 76 and data[:8] == b"CofferKF", "magic")
+    version, flags, t, p, m = struct.unpack(">HHIII", data[8:24])
+    salt = data[24:40]
+    slots, reserved = struct.unpack(">HH", data[40:44])
+    need(version == 1 and flags in (0, 1) and reserved == 0 and slots <= 1024, "header")
+    need(len(data) == 76 + 36 * slots and sha256(data[:-32]).digest() == data[-32:], "length or checksum")
+    stretched = b""
+    if flags:
+        need(1 <= t <= 16 and 1 <= p <= 16 and 8 * p <= m <= 4194304, "bounds")
+        stretched = Argon2id(salt=salt, length=32, iterations=t, lanes=p, memory_cost=m).derive(passphrase)
+    else:
+        need(data[12:40] == bytes(28), "parameters without a passphrase")
+    keys: dict[int, bytes] = {}
+    for at in range(44, 44 + 36 * slots, 36):
+        epoch = int.from_bytes(data[at : at + 4], "big")
+        need(epoch > max(keys, default=0), "epochs ascend")
+        keys[epoch] = expand("sha256", data[at + 4 : at + 36] + stretched, b"coffer/keyfile-wrap/v1", 32)
+    return keys
+
+
+@dataclass
+class Opened:
+    archive_id: bytes
+    ark: bytes
+    deks: dict[bytes, bytes]
+    digest: bytes
+    epochs: dict[int, int] = field(default_factory=dict)  # epoch -> state
+
+    def derived(self, key_id: bytes) -> dict[str, str]:
+        dek = self.deks[key_id]
+        out = {name: expand("sha256", dek, f"coffer/{name}/v1".encode(), 32).hex() for name in ("blob", "cid", "row")}
+        return {"dek": dek.hex(), **out, "kcv": hmac.digest(dek, b"coffer/kcv/v1", "sha256")[:16].hex()}
+
+    def vkey_and_note(self, name: str, body: bytes) -> tuple[str, str]:
+        private = Ed25519PrivateKey.from_private_bytes(expand("sha256", self.ark, b"coffer/checkpoint-signing/v1", 32))
+        public = private.public_key().public_bytes_raw()
+        tag = sha256(name.encode() + b"\x0a\x01" + public).digest()[:4]
+        vkey = f"{name}+{tag.hex()}+{base64.b64encode(bytes([1]) + public).decode()}"
+        line = f"\u2014 {name} {base64.b64encode(tag + private.sign(body)).decode()}\n"
+        Ed25519PublicKey.from_public_bytes(public).verify(private.sign(body), body)
+        return vkey, body.decode() + "\n" + line
+
+
+def open_keyring(keyfile: bytes, passphrase: bytes, folder: Path) -> Opened:
+    wrapping = wrapping_keys(keyfile, passphrase)
+    with lmdb.open(str(folder), readonly=True, lock=False) as env, env.begin() as txn:
+        rows = [(bytes(key), bytes(value)) for key, value in txn.cursor()]
+    return open_rows(dict(rows), wrapping)
+
+
+def open_rows(rows: dict[bytes, bytes], wrapping: dict[int, bytes]) -> Opened:
+    header = rows.get(b"H", b"")
+    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x01", "header")
+    archive_id = header[14:30]
+    keks: dict[int, tuple[bytes, bytes]] = {}
+    states: dict[int, int] = {}
+    for key, row in rows.items():
+        if key[:1] != b"E":
+            continue
+        version, alg, state, epoch = struct.unpack(">HBBI", row[:8])
+        length = int.from_bytes(row[48:50], "big")
+        need((version, alg) == (1, 3) and state in (1, 2, 3) and length == len(row) - 50, "epoch row")
+        need(key == b"E" + epoch.to_bytes(4, "big"), "epoch row under another key")
+        states[epoch] = state
+        if state != 3:
+            need(row[32:48] == b"keyfile".ljust(16, b"\0") and length == 108, "provider")
+            place = row[50:54]
+            need(int.from_bytes(place, "big") in wrapping, "no secret for this epoch")
+            context = place + b"coffer/kek/v1\0" + archive_id + row[8:24] + row[4:8]
+            keks[epoch] = (row[8:24], unseal(wrapping[int.from_bytes(place, "big")], context, row[54:]))
+    need(int.from_bytes(header[10:14], "big") in keks, "current epoch")
+
+    def unwrap(row: bytes, purpose: int, key_id: bytes) -> bytes:
+        need(len(row) == 140 and row[5:8] == bytes(3), "key row")
+        version, alg, found, state = struct.unpack(">HBBB", row[:5])
+        need((version, alg, found) == (1, 1, purpose) and state in (1, 2), "key row")
+        epoch = int.from_bytes(row[8:12], "big")
+        need(epoch in keks and keks[epoch][0] == row[12:28], "KEK id")
+        return unseal(keks[epoch][1], b"coffer/dek/v1\0" + archive_id + key_id + row[:36], row[36:])
+
+    digest = sha256(b"coffer/keyring/v1\0")
+    for key in sorted(rows):
+        digest.update(struct.pack(">H", len(key)) + key + struct.pack(">I", len(rows[key])) + rows[key])
+    deks = {key[1:]: unwrap(row, 1, key[1:]) for key, row in rows.items() if key[:1] == b"K"}
+    return Opened(archive_id, unwrap(rows.get(b"A", b""), 2, bytes(16)), deks, digest.digest(), states)
