@@ -5,6 +5,7 @@ pynetdicom carries the protocol; what was really on the wire is the wire tap's b
 
 import contextlib
 import io
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,8 @@ def store_one(association: Association, item: Item, message: int) -> Reply:
     request.Priority = 2
     request.DataSet = io.BytesIO(item.data)
     association._reactor_checkpoint.clear()
+    while not association._is_paused and association.is_alive():  # else the reactor may take our response
+        time.sleep(0.0005)
     try:
         association.dimse.send_msg(request, context.context_id)
         _, response = association.dimse.get_msg(block=True)
@@ -229,6 +232,7 @@ def synthetic(number: int, size: int = 6000, study: int = 0) -> Item:
             + len(raw).to_bytes(2, "little")
             + raw
         )
-    noise = (f"{study}/{number} ".encode() * (size // 8))[: size & ~1]
-    out += b"\x09\x00\x10\x00LO\x06\x00TESTER" + b"\x09\x00\x01\x10OB\0\0" + len(noise).to_bytes(4, "little") + noise
+    pattern = f"{study}/{number} ".encode()
+    noise = (pattern * (size // len(pattern) + 1))[: size & ~1]
+    out += b"\x21\x00\x10\x00LO\x06\x00TESTER" + b"\x21\x00\x01\x10OB\0\0" + len(noise).to_bytes(4, "little") + noise
     return Item(sop, name, "1.2.840.10008.1.2.1", out)
