@@ -39,16 +39,11 @@ def as_request(path: Path, number: int) -> Item:
 
 def exported(coffer: CofferProcess, folder: Path, names: list[str]) -> dict[str, set[str]]:
     """The data set hashes `coffer get` returns, by SOP Instance UID."""
-    out: dict[str, set[str]] = {}
-    for name in names:
-        target = folder / hashlib.sha256(name.encode()).hexdigest()[:12]
-        coffer.run("get", "--instance", name, "--out", str(target), check=False)
-        out[name] = set()
-        for file in target.rglob("*") if target.exists() else []:
-            if file.is_file():
-                meta, data = split_part10(file.read_bytes())
-                assert uid(meta.get(3)) == name
-                out[name].add(hashlib.sha256(data).hexdigest())
+    coffer.run("get", *(a for name in names for a in ("--instance", name)), "--out", str(folder), check=False)
+    out: dict[str, set[str]] = {name: set() for name in names}
+    for file in (f for f in folder.rglob("*") if f.is_file()):
+        meta, data = split_part10(file.read_bytes())
+        out.setdefault(uid(meta.get(3)), set()).add(hashlib.sha256(data).hexdigest())
     return out
 
 
@@ -79,8 +74,8 @@ def test_each_is_stored_exactly_or_refused_with_a_reason(
         assert coffer.ready(), f"{path.name} took the server down"
     assert coffer.resident_bytes() - memory < GROWTH_BYTES
 
-    back = exported(coffer, tmp_path / "out", sorted({i.sop_instance for i in items}))
     last = {item.sop_instance: item for item, reply in zip(items, replies, strict=True) if reply.status == 0}
+    back = exported(coffer, tmp_path / "out", sorted(last))
     rows = []
     for path, item, reply in zip(malformed, items, replies, strict=True):
         newest = last.get(item.sop_instance)
