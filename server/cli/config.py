@@ -1,0 +1,59 @@
+"""`coffer config`: check the config file before the server does."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from keys.errors import ConfigError
+from server.cli import output
+from server.cli.options import Chosen, archive_options, json_option
+from server.config_load import check_text, read_text
+
+
+@click.group()
+def config() -> None:
+    """Check the configuration."""
+
+
+@config.command(
+    epilog="""\b
+Examples:
+  coffer config check
+  coffer config check --config /etc/coffer.toml --json
+
+\b
+Every key stands in docs/configuration.md. Exit code 11 when something must be changed."""
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def check(chosen: Chosen) -> None:
+    """Read the config file and report each problem with its line and its remedy. Changes nothing."""
+    source, archive = chosen.locations()
+    text = "" if source is None else read_text(source)
+    base = Path.cwd() if source is None else source.absolute().parent
+    loaded, problems = check_text(text, base, chosen.archive if source else archive)
+    if chosen.json:
+        effective = None if loaded is None else msgspec.to_builtins(loaded, enc_hook=str)
+        output.as_json({"file": source, "ok": not problems, "problems": problems, "config": effective})
+    elif loaded is not None:
+        where = f"{source} is good" if source else "no config file: the defaults hold"
+        output.say(where)
+        output.facts(
+            {
+                "archive": str(loaded.archive),
+                "key file": str(loaded.keys.key_file),
+                "DICOM": f"{loaded.dimse.ae_title} on {loaded.dimse.host} port {loaded.dimse.port}",
+                "HTTP": f"{loaded.http.host} port {loaded.http.port}" if loaded.http.enabled else "off",
+                "peers": ", ".join(p.ae_title for p in loaded.peers) or "none",
+            }
+        )
+    else:
+        for problem in problems:
+            output.say(f"{source}:{problem.line}: {problem.cause}\n    {problem.remedy}")
+    if problems:
+        count = len(problems)
+        raise ConfigError(
+            f"{count} problem{'s' if count > 1 else ''} in {source}", hint="correct the lines named above"
+        )

@@ -1,0 +1,21 @@
+"""`coffer demo`: what `make run` does: the whole way of a study, once, in front of your eyes."""
+
+import click
+
+from server.cli.options import Chosen, archive_options
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer demo              then serves until Ctrl-C
+  coffer demo --once       then ends"""
+)
+@click.option("--once", is_flag=True, help="End after the demonstration instead of serving on.")
+@archive_options()
+@click.pass_obj
+def demo(chosen: Chosen, once: bool) -> None:
+    """Make an archive if there is none, store a sample study over the network, find it, get it back, verify."""
+    from server.demo import run
+
+    run(chosen.load(), once=once)

@@ -1,0 +1,121 @@
+"""`coffer find`: query by attributes, as C-FIND does (PS3.4 C.2.2.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keys.errors import InputError
+from server.cli import output
+from server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from server.identifier import Values
+
+_LEVELS = {"patient": "PATIENT", "study": "STUDY", "series": "SERIES", "instance": "IMAGE", "image": "IMAGE"}
+_COLUMNS = {
+    "PATIENT": ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    "STUDY": (
+        "PatientName", "PatientID", "StudyDate", "ModalitiesInStudy", "StudyDescription", "AccessionNumber",
+        "NumberOfStudyRelatedInstances", "StudyInstanceUID",
+    ),
+    "SERIES": ("Modality", "SeriesNumber", "SeriesDescription", "NumberOfSeriesRelatedInstances", "SeriesInstanceUID"),
+    "IMAGE": ("InstanceNumber", "SOPClassUID", "SOPInstanceUID"),
+}  # fmt: skip
+_QUERY_RETRIEVE_LEVEL = 0x00080052
+_NUMBERED = re.compile(r"^\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?$")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer find                                           all studies
+  coffer find PatientName='SMITH*' StudyDate=20240101-20240630
+  coffer find ModalitiesInStudy=CT --return StudyInstanceUID --json
+  coffer find --level series StudyInstanceUID=1.2.840.99999.1
+  coffer find --level instance StudyInstanceUID=1.2.3 SeriesInstanceUID=1.2.3.4
+
+\b
+An attribute is a DICOM keyword (PatientID) or a tag (0010,0020). Values match as in C-FIND: * and ? are wildcards,
+20240101- is a range of dates or times, A\\B is either of two UIDs. Below the study level the UIDs of the levels
+above are needed. Matching ignores upper and lower case in names."""
+)
+@click.argument("query", metavar="[ATTRIBUTE=VALUE]...", nargs=-1)
+@click.option(
+    "--level", type=click.Choice(list(_LEVELS), case_sensitive=False), default="study", show_default=True,
+    help="What a row is.",
+)  # fmt: skip
+@click.option("--return", "returned", multiple=True, metavar="ATTRIBUTE", help="Column to show; may be repeated.")
+@click.option("--limit", type=click.IntRange(1), help="Stop after this many rows.")
+@archive_options()
+@json_option
+@click.pass_obj
+def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str, ...], limit: int | None) -> None:
+    """Find patients, studies, series or instances by their attributes."""
+    from server.dimse.services import Caller
+
+    name = _LEVELS[level.lower()]
+    asked = dict(_condition(one) for one in query)
+    columns = [_tag(one) for one in returned or _COLUMNS[name]]
+    keys: dict[int, Values] = {_QUERY_RETRIEVE_LEVEL: (name,), **dict.fromkeys(columns, ()), **asked}
+    with chosen.open() as engine:
+        caller = Caller(calling_ae=engine.config.dimse.ae_title)
+        model = "patient" if name == "PATIENT" else "study"
+        rows: Iterator[Mapping[int, Values]] = engine.finder.rows(keys, model=model, caller=caller)
+        if limit is not None:
+            rows = (row for row, _ in zip(rows, range(limit), strict=False))
+        if chosen.json:
+            shown = [*columns, *(t for t in asked if t not in columns)]
+            output.json_array({_keyword(tag): _as_json(tag, row.get(tag, ())) for tag in shown} for row in rows)
+        else:
+            output.table(
+                [_keyword(tag) for tag in columns], ([_as_text(row.get(tag, ())) for tag in columns] for row in rows)
+            )
+
+
+def _condition(text: str) -> tuple[int, Sequence[str]]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"{text!r} is not ATTRIBUTE=VALUE; use --return {text} for a column.")
+    return _tag(name), tuple(value.split("\\")) if value else ()
+
+
+def _tag(name: str) -> int:
+    """The tag of a keyword or of `gggg,eeee`. Raises InputError with the closest keyword."""
+    import difflib
+
+    from pydicom.datadict import keyword_dict, tag_for_keyword
+
+    if numbered := _NUMBERED.match(name.strip()):
+        return int(numbered[1] + numbered[2], 16)
+    tag = tag_for_keyword(name.strip())
+    if tag is None:
+        close = difflib.get_close_matches(name, keyword_dict, 1, 0.6)
+        hint = f"did you mean {close[0]}?" if close else "use a keyword of PS3.6, as PatientID, or a tag, as 0010,0020"
+        raise InputError(f"{name} is no DICOM attribute", hint=hint)
+    return int(tag)
+
+
+def _keyword(tag: int) -> str:
+    from pydicom.datadict import keyword_for_tag
+
+    return str(keyword_for_tag(tag)) or f"{tag >> 16:04X},{tag & 0xFFFF:04X}"
+
+
+def _as_json(tag: int, values: Values) -> Any:
+    """Text for an attribute that has one value by PS3.6, else a list; sequences as lists of items."""
+    from pydicom.datadict import dictionary_VM, dictionary_VR
+
+    try:
+        multiple = dictionary_VM(tag) != "1" or dictionary_VR(tag) == "SQ"
+    except KeyError:
+        multiple = False
+    plain = [v if isinstance(v, str) else {_keyword(t): _as_json(t, vs) for t, vs in v.items()} for v in values]
+    return plain if multiple else "\\".join(str(v) for v in plain)
+
+
+def _as_text(values: Values) -> str:
+    return "\\".join(v if isinstance(v, str) else f"<{len(v)} attributes>" for v in values)

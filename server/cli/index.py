@@ -1,0 +1,37 @@
+"""`coffer index`: make the index again from the log."""
+
+import time
+
+import click
+
+from server.cli import output
+from server.cli.options import Chosen, archive_options, json_option
+
+
+@click.group()
+def index() -> None:
+    """Look after the index, which can always be made again from the log."""
+
+
+@index.command(
+    epilog="""\b
+Examples:
+  coffer index rebuild
+
+\b
+Needs the key file, and that no server is running. Nothing is lost when it is interrupted: start it again."""
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def rebuild(chosen: Chosen) -> None:
+    """Throw the index away and make it again from every record of the log."""
+    started = time.monotonic()
+    with output.progress("indexing", hidden=chosen.json) as bar, chosen.open(write=True) as engine:
+        engine.rebuild_index(bar.reach)
+        stats = engine.stats()
+    seconds = time.monotonic() - started
+    if chosen.json:
+        output.as_json({"studies": stats.studies, "objects": stats.objects, "seconds": round(seconds, 3)})
+    else:
+        output.say(f"{stats.objects} objects of {stats.studies} studies are indexed again ({seconds:.1f} s)")

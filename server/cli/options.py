@@ -1,0 +1,95 @@
+"""Options every command has: which archive, which config file, text or JSON; and the archive they lead to.
+
+Rule: an option given after the command goes before the one given ahead of it, and both before the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from keys.errors import ConfigError
+from server.config_load import FILE_NAME, find_config, load_config
+
+if TYPE_CHECKING:
+    from server.config import Config
+    from server.engine import Engine
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT_ARCHIVE = Path("archive-data")  # where `make run` puts it
+
+
+@dataclass(slots=True)
+class Chosen:
+    """What the user chose on the command line and in the environment."""
+
+    archive: Path | None = None
+    config: Path | None = None
+    json: bool = False
+
+    def locations(self) -> tuple[Path | None, Path]:
+        """The config file, if there is one, and the archive folder if the config file does not name another."""
+        if self.config is None and self.archive is None and Path(FILE_NAME).is_file():
+            return Path(FILE_NAME), Path()
+        archive = self.archive or DEFAULT_ARCHIVE
+        return find_config(self.config, archive if self.config is None else None), archive
+
+    def load(self) -> Config:
+        """The configuration. Raises ConfigError naming every problem in the file."""
+        source, archive = self.locations()
+        return load_config(source, self.archive if source else archive)
+
+    def open(self, *, write: bool = False) -> Engine:
+        """The archive, opened; with `write` as its one writer. Raises what Engine.open does, or ConfigError."""
+        from server import logs
+        from server.engine import Engine
+
+        config = self.load()
+        if not (config.archive / "archive.json").exists():
+            raise ConfigError(
+                f"there is no archive in {config.archive}",
+                hint="make one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE",
+            )
+        logs.configure(config.log, level="error")  # the command itself reports; the log is the server's
+        return Engine.open(config, write=write)
+
+
+def archive_options(*, environment: bool = False) -> Callable[[F], F]:
+    """Add --archive and --config; with `environment` (on the group only) read from the environment too."""
+
+    def remember(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+        if value is not None and param.name is not None:
+            setattr(ctx.ensure_object(Chosen), param.name, value)
+
+    def add(function: F) -> F:
+        for name, kind, text in (
+            ("config", click.Path(path_type=Path, dir_okay=False), "The config file."),
+            ("archive", click.Path(path_type=Path, file_okay=False), "The archive folder."),
+        ):
+            function = click.option(
+                f"--{name}",
+                type=kind,
+                callback=remember,
+                expose_value=False,
+                help=text,
+                envvar=f"COFFER_{name.upper()}" if environment else None,
+                show_envvar=environment,
+            )(function)
+        return function
+
+    return add
+
+
+def json_option(function: F) -> F:
+    """Add --json: print what the command found as one JSON value."""
+
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        ctx.ensure_object(Chosen).json |= value
+
+    return click.option("--json", is_flag=True, callback=remember, expose_value=False, help="Print the facts as JSON.")(
+        function
+    )

@@ -1,0 +1,120 @@
+"""How commands speak: facts and tables on standard output, progress and errors on standard error.
+
+Rule: what comes from a data set is shown with control characters replaced, so that no patient name can drive a
+terminal; bars and colours appear only on a terminal.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def plain(text: str) -> str:
+    """`text` without anything a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def size(count: int) -> str:
+    """A number of bytes for people: `1.5 MiB`."""
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{count} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def say(text: str = "") -> None:
+    """One line on standard output."""
+    click.echo(text)
+
+
+def as_json(value: Any) -> None:
+    """`value` on standard output as one line of JSON."""
+    click.echo(msgspec.json.encode(value, enc_hook=str).decode())
+
+
+def json_array(values: Iterable[Any]) -> int:
+    """A JSON array on standard output, a row per line as it comes. Returns the number of rows."""
+    count = 0
+    for value in values:
+        click.echo(("[\n" if count == 0 else ",\n") + msgspec.json.encode(value, enc_hook=str).decode(), nl=False)
+        count += 1
+    click.echo("\n]" if count else "[]")
+    return count
+
+
+def facts(pairs: Mapping[str, str]) -> None:
+    """Names and values, aligned."""
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        click.echo(f"{name:<{width}}  {plain(value)}")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
+    """A table on standard output: drawn on a terminal, tab separated into a pipe. Returns the number of rows."""
+    if not sys.stdout.isatty():
+        click.echo("\t".join(columns))
+        count = 0
+        for row in rows:
+            click.echo("\t".join(plain(v) for v in row))
+            count += 1
+        return count
+    drawn = Table(*columns, header_style="bold")
+    for row in rows:
+        drawn.add_row(*(Text(plain(v)) for v in row))
+    Console().print(drawn)
+    return drawn.row_count
+
+
+def failure(cause: str, way_out: str, exit_code: int, *, as_json: bool) -> None:
+    """An error on standard error: a line with the cause, one with the way out."""
+    if as_json:
+        told = {"error": cause, "way_out": way_out, "exit_code": exit_code}
+        click.echo(msgspec.json.encode(told).decode(), err=True)
+        return
+    click.echo(f"{click.style('error:', fg='red')} {_lines(cause)}", err=True)
+    if way_out:
+        click.echo(f"{click.style('way out:', fg='yellow')} {_lines(way_out)}", err=True)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+@dataclass(slots=True)
+class Bar:
+    """A progress bar that may not be there."""
+
+    _progress: Progress | None
+    _task: TaskID | None
+
+    def advance(self, count: int = 1, total: int | None = None) -> None:
+        """Say that `count` more are done, of `total` where it is known by now."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=count, total=total)
+
+    def reach(self, done: int, total: int) -> None:
+        """Say that `done` of `total` are done."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def progress(title: str, total: int | None = None, *, hidden: bool = False) -> Iterator[Bar]:
+    """A bar on standard error while the block runs, on a terminal only."""
+    if hidden or not sys.stderr.isatty():
+        yield Bar(None, None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        yield Bar(shown, shown.add_task(title, total=total))

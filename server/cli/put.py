@@ -1,0 +1,147 @@
+"""`coffer put`: import files, folders and what DICOMDIRs name."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from keys.errors import InputError, NotFoundError, UnavailableError
+from server.cli import output
+from server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from server.importer import Importer, Result
+    from server.media import Found
+
+_SHOWN = 20
+_OUT_OF_RESOURCES = 0xA7  # PS3.4 Table B.2-1: A7xx
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer put scan.dcm other.dcm
+  coffer put /mnt/old-pacs                 the folder with everything below
+  coffer put /media/cdrom/DICOMDIR         the files the DICOMDIR names
+  coffer put --json /mnt/old-pacs | jq .failed
+
+\b
+What is no DICOM is skipped and reported. What is stored already is counted as duplicate and costs no space, so an
+interrupted import is simply started again. put is a writer: stop the server first, or send by C-STORE to it.
+Exit code 0 when nothing failed, 12 when objects were refused, 6 when the archive could not store, 5 when there was
+no DICOM at all."""
+)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Files stored at the same time.")
+@archive_options()
+@json_option
+@click.pass_obj
+def put(chosen: Chosen, paths: tuple[Path, ...], jobs: int) -> None:
+    """Store Part 10 files: single ones, folders with all below, or what a DICOMDIR names."""
+    from server.dimse.services import Caller
+    from server.importer import Importer
+
+    with chosen.open(write=True) as engine, output.progress("storing", hidden=chosen.json) as bar:
+        importer = Importer(engine, Caller(calling_ae=engine.config.dimse.ae_title))
+        tally = _Tally()
+        for result in _results(importer, paths, jobs):
+            tally.add(result)
+            bar.advance()
+    tally.report(as_json=chosen.json)
+    tally.raise_failure()
+
+
+def _results(importer: Importer, paths: Sequence[Path], jobs: int) -> Iterator[Result]:
+    """What became of each file under the paths, then of each that a DICOMDIR among `paths` themselves names.
+
+    A DICOMDIR that is met inside a folder names nothing that the walk does not find by itself.
+    """
+    from server.importer import Outcome, Result
+    from server.media import find_files, read_media_directory
+
+    named = {path for path in paths if path.is_file()}
+    directories = []
+    for result in _stored(importer, find_files(paths), jobs):
+        if result.outcome is not Outcome.DIRECTORY:
+            yield result
+        elif result.path in named:
+            directories.append(result.path)
+        else:
+            yield Result(result.path, Outcome.SKIPPED, "a DICOMDIR; its files are read from the folder")
+    for directory in directories:
+        try:
+            yield from _stored(importer, read_media_directory(directory), jobs)
+        except InputError as error:
+            yield Result(directory, Outcome.FAILED, str(error))
+
+
+def _stored(importer: Importer, files: Iterable[Found], jobs: int) -> Iterator[Result]:
+    """Store some files at a time, so that they share the waits for the disk; the results come in the files' order."""
+    from server.importer import Outcome, Result
+
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(jobs, thread_name_prefix="put") as pool:
+        for found in files:
+            if found.problem:
+                yield Result(found.path, Outcome.FAILED, found.problem)
+                continue
+            waiting.append(pool.submit(importer.put, found.path))
+            if len(waiting) >= 4 * jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts and reasons of one import."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    size: int = 0
+    problems: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        """Count one file."""
+        self.counts[result.outcome.value] += 1
+        if result.reason:
+            self.problems.append(result)
+        else:
+            self.size += result.size
+
+    def report(self, *, as_json: bool) -> None:
+        """Print what was done."""
+        names = ("stored", "duplicate", "skipped", "failed")
+        if as_json:
+            files = [{"path": str(p.path), "outcome": p.outcome.value, "reason": p.reason} for p in self.problems]
+            output.as_json({**{n: self.counts[n] for n in names}, "bytes": self.size, "not_stored": files})
+            return
+        for name in ("failed", "skipped"):
+            self._list([p for p in self.problems if p.outcome.value == name], name)
+        output.say(", ".join(f"{self.counts[n]} {n}" for n in names) + f"; {output.size(self.size)} of data sets")
+
+    def _list(self, problems: Sequence[Result], name: str) -> None:
+        for reason, count in Counter(p.reason for p in problems).most_common():
+            output.say(f"{name}: {output.plain(reason)} ({count})")
+            paths = [p.path for p in problems if p.reason == reason]
+            for path in paths[:_SHOWN]:
+                output.say(f"    {output.plain(str(path))}")
+            if len(paths) > _SHOWN:
+                output.say(f"    and {len(paths) - _SHOWN} more; --json lists all")
+
+    def raise_failure(self) -> None:
+        """Raise the error that the exit code comes from, if anything failed or nothing was DICOM."""
+        failed = self.counts["failed"]
+        if any(p.status >> 8 == _OUT_OF_RESOURCES for p in self.problems):
+            raise UnavailableError(
+                f"the archive could not store {failed} files", hint="see `coffer status`; start again"
+            )
+        if failed:
+            raise InputError(f"{failed} files were not stored", hint="the reasons stand above; all others are stored")
+        if not self.counts["stored"] + self.counts["duplicate"]:
+            raise NotFoundError("no DICOM was found", hint="name the folder or the DICOMDIR that holds the files")

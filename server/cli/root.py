@@ -1,0 +1,102 @@
+"""The `coffer` group: which commands there are, and how every failure becomes one cause, one way out, one exit code.
+
+Rule: no traceback reaches the user; `COFFER_DEBUG=1` asks for it. Commands import their heavy halves when they run, so
+that `--help` and completion answer at once.
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keys.errors import CofferError
+from server.cli import output
+from server.cli.completion import completion
+from server.cli.config import config
+from server.cli.demo import demo
+from server.cli.find import find
+from server.cli.get import get
+from server.cli.index import index
+from server.cli.init import init
+from server.cli.keys import keys
+from server.cli.options import Chosen, archive_options
+from server.cli.put import put
+from server.cli.serve import serve
+from server.cli.status import status
+from server.cli.verify import verify
+
+INTERNAL_ERROR, INTERRUPTED = 70, 130
+
+
+class _Reporting(click.Group):
+    """A group whose commands may raise: what they raise is printed and becomes the exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CofferError as error:
+            code = error.exit_code
+            output.failure(str(error), error.hint(), code, as_json=_wants_json(ctx))
+        except BrokenPipeError:
+            # Who reads our output had enough (`| head`); Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except OSError as error:
+            code = 6
+            what = f"{error.filename}: " if error.filename else ""
+            output.failure(
+                f"{what}{error.strerror or type(error).__name__}",
+                "check the path, its permissions and the free space",
+                code,
+                as_json=_wants_json(ctx),
+            )
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001  the last place where it can be told in a way a user can act on
+            code = INTERNAL_ERROR
+            _report_bug(error, as_json=_wants_json(ctx))
+        return ctx.exit(code)
+
+
+def _wants_json(ctx: click.Context) -> bool:
+    return isinstance(ctx.obj, Chosen) and ctx.obj.json
+
+
+def _report_bug(error: Exception, *, as_json: bool) -> None:
+    """Name the place, not the message, which may quote a patient's data."""
+    if os.environ.get("COFFER_DEBUG"):
+        traceback.print_exception(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+    output.failure(
+        f"internal error: {type(error).__name__} in {place}",
+        "this is a defect of Coffer: report it with this line; COFFER_DEBUG=1 prints more",
+        INTERNAL_ERROR,
+        as_json=as_json,
+    )
+
+
+@click.group(
+    cls=_Reporting,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with `coffer init`, then `coffer serve`. Every command has examples in its --help.",
+)
+@click.version_option(package_name="coffer", message="coffer %(version)s")
+@archive_options(environment=True)
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Coffer, an encrypted DICOM archive: nothing readable on disk, nothing changed, everything provable.
+
+    The archive is the one that --archive or COFFER_ARCHIVE names, else the one the config file names (--config or
+    COFFER_CONFIG, else ./coffer.toml), else ./archive-data. An archive folder may hold its own coffer.toml.
+    """
+    ctx.ensure_object(Chosen)
+
+
+for _command in (init, serve, put, get, find, verify, status, keys, index, config, completion, demo):
+    main.add_command(_command)

@@ -1,0 +1,73 @@
+"""`coffer verify`: read every byte of the log and report what is not as it was written. Needs no key."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from keys.errors import ConfigError
+from server.cli import output
+from server.cli.options import Chosen, archive_options, json_option
+
+_FINDINGS = 1
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer verify
+  coffer verify --archive /mnt/copy        a backup, without its key file
+  coffer verify --level headers            the chain and the checkpoint only: quick
+  coffer verify --json | jq .findings
+
+\b
+Exit code 0 when everything is as it was written, 1 with findings, each with segment, offset and record. It runs
+beside a server; what is written while it runs is not looked at."""
+)
+@click.option(
+    "--level",
+    type=click.Choice(["bodies", "headers"]),
+    default="bodies",
+    show_default=True,
+    help="Hash every byte, or check the chain of record headers only.",
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def verify(chosen: Chosen, level: str) -> None:
+    """Check hash chain, hashes, checkpoint and every byte between, without any key."""
+    from archive import verify as verification
+
+    archive = chosen.load().archive
+    if not archive.is_dir():
+        raise ConfigError(f"there is no archive in {archive}", hint="name another with --archive or --config")
+    started = time.monotonic()
+    findings = []
+    with output.progress("verifying", hidden=chosen.json) as bar:
+        run = verification.verify(archive, level=level, progress=bar.reach)
+        for finding in run:
+            findings.append(finding)
+            if not chosen.json:
+                record = "" if finding.seq is None else f", record {finding.seq}"
+                output.say(output.plain(f"{finding.segment}, offset {finding.offset}{record}: {finding.what}"))
+    seconds = time.monotonic() - started
+    summary = run.summary
+    if chosen.json:
+        output.as_json(
+            {
+                "archive": str(archive),
+                "level": level,
+                "records": summary.records,
+                "bytes": summary.bytes,
+                "seconds": round(seconds, 3),
+                "findings": [
+                    {"segment": str(f.segment), "offset": f.offset, "record": f.seq, "what": f.what} for f in findings
+                ],
+            }
+        )
+    else:
+        result = f"{len(findings)} findings" if findings else "no findings"
+        output.say(f"{summary.records} records, {output.size(summary.bytes)}, {seconds:.1f} s: {result}")
+    if findings:
+        click.get_current_context().exit(_FINDINGS)

@@ -1,0 +1,77 @@
+"""Render docs/configuration.md from the settings' own types, defaults and descriptions.
+
+Rule: the page holds nothing that is not in `server.config`, so it cannot be wrong; a test compares the two.
+"""
+
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Struct
+
+from server.config import Config, Peer
+from server.config_load import allowed
+
+_INTRODUCTION = """# Configuration
+
+One file, `coffer.toml`, in [TOML](https://toml.io). It is read from where `--config` or `COFFER_CONFIG` says, else from
+the archive folder that `--archive` or `COFFER_ARCHIVE` names, else from `./coffer.toml`, else from `./archive-data`.
+Every key is optional, except those of a peer; without a file the defaults hold. Relative paths are relative to the
+folder the file stands in.
+
+An unknown key is an error. `coffer config check` names every problem with its line and the remedy; the server checks
+the same before it starts. A change needs a restart.
+"""
+
+
+def configuration_page() -> str:
+    """The whole page, ending in one newline."""
+    sections = [_INTRODUCTION, _section("Top level", Config)]
+    for field in msgspec.structs.fields(Config):
+        if isinstance(field.default, Struct):
+            sections.append(_section(f"`[{field.name}]`", type(field.default)))
+        elif field.name == "peers":
+            sections.append(_section("`[[peers]]`", Peer))
+    return "\n".join(sections)
+
+
+def _section(title: str, table: type[Struct]) -> str:
+    lines = [
+        f"## {title}",
+        "",
+        (table.__doc__ or "").strip(),
+        "",
+        "| Key | Default | Allowed | Meaning |",
+        "|---|---|---|---|",
+    ]
+    for field in msgspec.structs.fields(table):
+        if field.name != "peers" and not isinstance(field.default, Struct):
+            meta = _meta(field.type, table, field.name)
+            default = (meta.extra or {}).get("default") or _default(field.default)
+            lines.append(f"| `{field.name}` | {default} | {allowed(field.type)} | {meta.description} |")
+    return "\n".join([*lines, ""])
+
+
+def _meta(kind: Any, table: type[Struct], name: str) -> Meta:
+    """The Meta with a description among a field's annotations."""
+    annotated = table.__annotations__.get(name, kind)
+    for one in get_args(annotated):
+        if isinstance(one, Meta) and one.description:
+            return one
+    raise AssertionError(f"{table.__name__}.{name} has no description (its type is {get_origin(annotated)})")
+
+
+def _default(value: Any) -> str:
+    match value:
+        case _ if value is NODEFAULT:
+            return "none, must be given"
+        case bool():
+            return f"`{str(value).lower()}`"
+        case int() if value >= 1 << 30:
+            return f"`{value}` ({value >> 30} GiB)"
+        case int() if value >= 1 << 20:
+            return f"`{value}` ({value >> 20} MiB)"
+        case str() | Path():
+            return f'`"{value}"`'
+        case _:
+            return f"`{value}`"

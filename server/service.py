@@ -1,0 +1,121 @@
+"""The running server: the archive opened as its one writer, the DICOM listener and the HTTP pages, from start to stop.
+
+Rule: HTTP answers first and last, so that a probe sees why the server is not ready; requests under way are finished
+before the archive is closed. It interprets no message: the listener does.
+"""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+import structlog
+
+from keys.errors import CofferError
+from server import logs
+from server.config import Config
+from server.dimse.listener import Listener
+from server.engine import Engine
+from server.http import HttpServer, application
+from server.metrics import Metrics
+
+__all__ = ["Server", "serve"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Server:
+    """A context manager that serves from enter to exit. `wait` blocks until SIGTERM, SIGINT or `stop`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._metrics = Metrics()
+        self._stopping = threading.Event()
+        self._state = "starting"
+        self._engine: Engine | None = None
+        self._listener: Listener | None = None
+        self._http = HttpServer(config.http, application(self.reasons, self._metrics.render))
+
+    @property
+    def engine(self) -> Engine:
+        """The open archive."""
+        assert self._engine is not None, "the server is not started"
+        return self._engine
+
+    @property
+    def http_address(self) -> tuple[str, int]:
+        """Where health and metrics are served."""
+        return self._http.address
+
+    def __enter__(self) -> Self:
+        """Open the archive and listen. Raises what Engine.open raises, ConfigError for an address that is taken."""
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        config = self._config
+        if config.http.enabled:
+            self._http.start()
+        _log.info("opening", archive=str(config.archive))
+        self._engine = engine = Engine.open(config, write=True, metrics=self._metrics)
+        self._metrics.attach(engine.stats)
+        self._listener = Listener(config, engine, self._metrics)
+        self._listener.start()
+        self._state = ""
+        _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)
+
+    def reasons(self) -> list[str]:
+        """Why the server cannot do its work now; nothing when it can."""
+        if self._state or self._engine is None:
+            return [self._state or "starting"]
+        try:
+            self._engine.log.require_writable()
+        except CofferError as error:
+            return [str(error)]
+        return []
+
+    def wait(self) -> None:
+        """Block until the process is told to end. Call from the main thread."""
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self._stopping.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def stop(self) -> None:
+        """Let `wait` return."""
+        self._stopping.set()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Finish what is under way, then close everything. Harmless when repeated."""
+        self._state = "stopping"
+        if self._listener is not None:
+            _log.info("stopping")
+            self._listener.stop()
+            self._listener = None
+        self._metrics.attach(None)
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+            _log.info("stopped")
+        self._http.stop()
+
+
+def serve(config: Config) -> None:
+    """Serve until SIGTERM or Ctrl-C. Raises what starting raises; the archive is closed on return."""
+    logs.configure(config.log)
+    with Server(config) as server:
+        server.wait()
