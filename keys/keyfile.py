@@ -111,19 +111,24 @@ def _read(path: Path) -> _KeyFile:
         raise KeyUnavailableError(f"there is no key file {path}", hint="restore it or correct the setting") from None
     except OSError as error:
         raise KeyUnavailableError(f"cannot open key file {path}: {error.strerror}") from error
-    with os.fdopen(fd, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"key file {path} is not a regular file")
-        if found.st_mode & _OTHERS:
-            mode = stat.S_IMODE(found.st_mode)
-            raise ConfigError(f"key file {path} is open to others (mode {mode:04o})", hint=f"run: chmod 600 {path}")
-        if found.st_uid not in (os.geteuid(), 0):
-            raise ConfigError(f"key file {path} belongs to another user", hint=f"run: chown {os.geteuid()} {path}")
-        try:
-            return _decode(file.read(_LONGEST + 1))
-        except OSError as error:
-            raise UnavailableError(f"cannot read key file {path}: {error.strerror}") from error
+    try:
+        _check_guarded(path, os.fstat(fd))
+        return _decode(os.read(fd, _LONGEST + 1))
+    except OSError as error:
+        raise UnavailableError(f"cannot read key file {path}: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def _check_guarded(path: Path, found: os.stat_result) -> None:
+    """Raise ConfigError unless the file is regular, closed to group and others, and owned by this user or root."""
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"key file {path} is not a regular file")
+    if found.st_mode & _OTHERS:
+        mode = stat.S_IMODE(found.st_mode)
+        raise ConfigError(f"key file {path} is open to others (mode {mode:04o})", hint=f"run: chmod 600 {path}")
+    if found.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(f"key file {path} belongs to another user", hint=f"run: chown {os.geteuid()} {path}")
 
 
 def generate_keyfile(

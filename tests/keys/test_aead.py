@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,11 +22,8 @@ SALT = bytes(range(24))
 
 
 def pattern(length: int) -> bytes:
-    out = bytearray()
-    for i in count():
-        if len(out) >= length:
-            return bytes(out[:length])
-        out += sha256(b"coffer vector" + i.to_bytes(8, "big")).digest()
+    blocks = (sha256(b"coffer vector" + i.to_bytes(8, "big")).digest() for i in range(length // 32 + 1))
+    return b"".join(blocks)[:length]
 
 
 BIG = pattern(3 * aead.CHUNK + 77)

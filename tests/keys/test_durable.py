@@ -1,0 +1,175 @@
+"""The order of system calls, and what happens when any one of them fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from keys import durable
+from keys.buffer import Buffer
+from keys.durable import AppendFile, SystemCalls
+from keys.errors import UnavailableError
+
+
+class Recorder:
+    """Passes calls on, writes their names down, and fails call number `fail_at`, before or after doing it."""
+
+    def __init__(
+        self, fail_at: int = -1, *, after: bool = False, number: int = errno.EIO, at_most: int = 1 << 30
+    ) -> None:
+        self.names: list[str] = []
+        self._fail_at, self._after, self._errno, self._at_most = fail_at, after, number, at_most
+        self._real = SystemCalls()
+
+    def _call(self, name: str, *args: object) -> object:
+        self.names.append(name)
+        fails = len(self.names) - 1 == self._fail_at
+        if fails and not self._after:
+            raise OSError(self._errno, os.strerror(self._errno))
+        result = getattr(self._real, name)(*args)
+        if fails:
+            raise OSError(self._errno, os.strerror(self._errno))
+        return result
+
+    def writev(self, fd: int, buffers: Sequence[Buffer]) -> int:
+        rest, taken = self._at_most, []
+        for buffer in buffers:
+            taken.append(memoryview(buffer)[:rest])
+            rest -= len(taken[-1])
+        return self._call("writev", fd, taken)  # type: ignore[return-value]
+
+    def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+        return self._call("pwrite", fd, memoryview(data)[: self._at_most], offset)  # type: ignore[return-value]
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        return lambda *args: self._call(name, *args)
+
+
+def test_write_new_syncs_file_then_folder(tmp_path: Path) -> None:
+    calls = Recorder(at_most=3)
+    durable.write_new(tmp_path / "f", b"12345678", calls=calls)  # type: ignore[arg-type]
+    assert calls.names == ["open", "writev", "writev", "writev", "fsync", "close", "open", "fsync", "close"]
+    assert (tmp_path / "f").read_bytes() == b"12345678"
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
+
+
+def test_write_new_never_overwrites(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    with pytest.raises(UnavailableError):
+        durable.write_new(tmp_path / "f", b"new")
+    assert (tmp_path / "f").read_bytes() == b"old"
+
+
+def test_replace_syncs_before_the_rename_and_the_folder_after(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    (tmp_path / ".f.new").write_bytes(b"left by a crash")
+    calls = Recorder()
+    durable.replace(tmp_path / "f", b"new", calls=calls)  # type: ignore[arg-type]
+    assert calls.names == ["unlink", "open", "writev", "fsync", "close", "rename", "open", "fsync", "close"]
+    assert (tmp_path / "f").read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_make_folder(tmp_path: Path) -> None:
+    calls = Recorder()
+    durable.make_folder(tmp_path / "d", calls=calls)  # type: ignore[arg-type]
+    durable.make_folder(tmp_path / "d")
+    assert calls.names == ["mkdir", "open", "fsync", "close"]
+    assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "f").write_bytes(b"")
+    with pytest.raises(UnavailableError):
+        durable.make_folder(tmp_path / "f")
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_fault_in_any_call_of_replace_leaves_old_or_new(tmp_path: Path, after: bool) -> None:
+    for at in range(9):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        (folder / "f").write_bytes(b"old")
+        (folder / ".f.new").write_bytes(b"left by a crash")
+        with pytest.raises(UnavailableError):
+            durable.replace(folder / "f", b"new", calls=Recorder(at, after=after))  # type: ignore[arg-type]
+        # The rename is call 5; before it the old content stands, after it the new.
+        assert (folder / "f").read_bytes() == (b"new" if at > 5 or (at == 5 and after) else b"old")
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_fault_in_any_call_of_write_new_is_reported(tmp_path: Path, after: bool) -> None:
+    for at in range(7):
+        with pytest.raises(UnavailableError):
+            durable.write_new(tmp_path / str(at), b"new", calls=Recorder(at, after=after))  # type: ignore[arg-type]
+
+
+def _session(path: Path, calls: Recorder, done: list[str]) -> None:
+    file = AppendFile(path, create=True, calls=calls)  # type: ignore[arg-type]
+    try:
+        for name, step in (
+            ("append", lambda: file.write_all([b"abc", b"", b"defg"])),
+            ("sync", file.sync),
+            ("at", lambda: file.write_at(1, b"XY")),
+            ("cut", lambda: file.truncate(5)),
+            ("more", lambda: file.write_all([b"!"])),
+            ("sync2", file.sync),
+        ):
+            step()
+            done.append(name)
+    except UnavailableError:
+        _assert_stopped(file)
+        raise
+    finally:
+        file.close()
+
+
+def _assert_stopped(file: AppendFile) -> None:
+    """After a failure no call reaches the kernel any more."""
+    assert file.failed
+    before = list(file._calls.names)  # type: ignore[attr-defined]
+    for call in (file.sync, lambda: file.write_all([b"z"]), lambda: file.write_at(0, b"z"), lambda: file.truncate(0)):
+        with pytest.raises(UnavailableError, match="earlier write failed"):
+            call()
+    assert file._calls.names == before  # type: ignore[attr-defined]
+
+
+def test_append_file_calls_and_content(tmp_path: Path) -> None:
+    calls, done = Recorder(at_most=4), list[str]()
+    _session(tmp_path / "f", calls, done)
+    assert (tmp_path / "f").read_bytes() == b"aXYde!"
+    assert calls.names == [
+        *["open", "lseek", "open", "fsync", "close"],
+        *["writev", "writev", "fdatasync", "pwrite", "lseek", "ftruncate", "lseek", "writev", "fdatasync", "close"],
+    ]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_append_file_stops_at_any_fault(tmp_path: Path, after: bool) -> None:
+    for at in range(14):
+        done: list[str] = []
+        with pytest.raises(UnavailableError):
+            _session(tmp_path / f"{at}", Recorder(at, after=after, at_most=4), done)
+        if at < 8:
+            assert "sync" not in done
+
+
+def test_append_file_reopens_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")
+    file = AppendFile(tmp_path / "f")
+    file.write_all([b"%d," % i for i in range(3000)])
+    file.sync()
+    assert file.size == (tmp_path / "f").stat().st_size
+    assert (tmp_path / "f").read_bytes() == b"abc" + b"".join(b"%d," % i for i in range(3000))
+    file.close()
+    file.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        file.sync()
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="No space") as caught:
+        durable.write_new(tmp_path / "f", b"x", calls=Recorder(1, number=errno.ENOSPC))  # type: ignore[arg-type]
+    assert "free space" in caught.value.hint()
+    assert not (tmp_path / "f").exists()

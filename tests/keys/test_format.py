@@ -1,0 +1,142 @@
+"""FORMAT.md, the code and the golden files agree, and a second reader written from FORMAT.md opens them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import lmdb
+import pytest
+
+from keys import aead, derive, keyfile, rows
+from keys.keyfile import KeyFileProvider
+from keys.keyring import Keyring
+from keys.secret import Secret
+from keys.signing import verify_note
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "vectors" / "keys"
+TEXT = (ROOT / "keys" / "FORMAT.md").read_text(encoding="utf-8")
+EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
+
+
+def offsets_in(title: str) -> list[tuple[int, int]]:
+    """Return (offset, size) of the fixed fields in the first offset table after `title`."""
+    table = TEXT.split(title, 1)[1].split("| Offset | Size | Field |", 1)[1].split("\n\n", 1)[0]
+    return [(int(at), int(size)) for at, size in re.findall(r"^\| (\d+) \| (\d+) \|", table, re.MULTILINE)]
+
+
+def offsets_of(layout: struct.Struct) -> list[tuple[int, int]]:
+    """Return (offset, size) of the fields of a big-endian struct, pad bytes counted as one field."""
+    found, at = [], 0
+    for part in re.findall(r"\d*[a-zA-Z]", layout.format):
+        size = struct.calcsize(">" + part)
+        found.append((at, size))
+        at += size
+    return found
+
+
+@pytest.mark.parametrize(
+    ("title", "layout", "extra"),
+    [
+        ("## Key file", keyfile.HEAD, []),
+        ("\nHeader:", rows.HEADER, []),
+        ("\nEpoch row:", rows.EPOCH_CLEAR, []),
+        ("\nKey row:", rows.KEY_CLEAR, [(36, aead.sealed_length(32))]),
+    ],
+)
+def test_offset_tables(title: str, layout: struct.Struct, extra: list[tuple[int, int]]) -> None:
+    assert offsets_in(title) == offsets_of(layout) + extra
+
+
+def example(number: int) -> bytes:
+    """Return the bytes of the page's n-th example: the hex pairs at the start of each line."""
+    block = TEXT.split("```")[2 * number + 1]
+    lines = (re.match(r"((?:[0-9a-f]{2} )*[0-9a-f]{2})(?= {2,}|$| \.\.\.)", line) for line in block.splitlines())
+    return b"".join(bytes.fromhex(match[1]) for match in lines if match)
+
+
+def golden_rows() -> dict[bytes, bytes]:
+    with lmdb.open(str(GOLDEN / "keyring"), readonly=True, lock=False) as env, env.begin() as txn:
+        return {bytes(key): bytes(value) for key, value in txn.cursor()}
+
+
+def test_worked_examples_are_the_golden_files() -> None:
+    assert example(0) == (GOLDEN / "keyfile").read_bytes()
+    row = golden_rows()[b"K" + bytes.fromhex("e7a584ee7f20130b3ff9dcfc48d6287e")]
+    assert len(example(1)) == 40
+    assert row.startswith(example(1))
+
+
+def test_labels_and_limits_stand_in_the_page() -> None:
+    labels = [value for value in vars(derive).values() if isinstance(value, bytes) and value.startswith(b"coffer/")]
+    assert all(label.decode() in TEXT for label in labels)
+    assert f"8p to {keyfile.MOST_M_KIB}" in TEXT
+    assert f"at most {keyfile.MOST_SLOTS}" in TEXT
+    assert f"{keyfile.HEAD.size + keyfile.CHECKSUM} + {keyfile.SLOT.size} slots" in TEXT
+
+
+def test_the_generator_still_writes_the_golden_rows(
+    tmp_path: Path, load_vector_script: Callable[[str], ModuleType]
+) -> None:
+    load_vector_script("make_keys").make(tmp_path)
+    assert (tmp_path / "keyfile").read_bytes() == (GOLDEN / "keyfile").read_bytes()
+    assert json.loads((tmp_path / "expected.json").read_text(encoding="utf-8")) == EXPECTED
+    with lmdb.open(str(tmp_path / "keyring"), readonly=True, lock=False) as env, env.begin() as txn:
+        assert {bytes(key): bytes(value) for key, value in txn.cursor()} == golden_rows()
+
+
+def test_the_product_opens_the_golden_keyring(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN, tmp_path / "g")
+    (tmp_path / "g" / "keyfile").chmod(0o600)  # git keeps no such mode
+    provider = KeyFileProvider(tmp_path / "g" / "keyfile", lambda: Secret(EXPECTED["passphrase"].encode()))
+    ring = Keyring.open(tmp_path / "g" / "keyring", provider)
+    assert ring.digest().hex() == EXPECTED["digest"]
+    assert ring.archive_key(derive.INDEX_TOKEN).reveal().hex() == EXPECTED["index_token"]
+    for key_id, values in EXPECTED["studies"].items():
+        key = ring.study(bytes.fromhex(key_id))
+        assert {name: getattr(key, name).reveal().hex() for name in ("dek", "blob", "cid", "row")} == {
+            name: values[name] for name in ("dek", "blob", "cid", "row")
+        }
+        assert key.kcv.hex() == values["kcv"]
+    ring.close()
+    name = EXPECTED["vkey"].split("+")[0]
+    assert verify_note(EXPECTED["note"].encode(), name, EXPECTED["vkey"]).startswith(name.encode())
+
+
+def test_the_second_reader_opens_the_golden_keyring(load_vector_script: Callable[[str], ModuleType]) -> None:
+    reader = load_vector_script("reader_keys")
+    opened = reader.open_keyring((GOLDEN / "keyfile").read_bytes(), EXPECTED["passphrase"].encode(), GOLDEN / "keyring")
+    assert opened.archive_id.hex() == EXPECTED["archive_id"]
+    assert opened.digest.hex() == EXPECTED["digest"]
+    assert opened.epochs == {1: 1}
+    assert {key_id.hex(): opened.derived(key_id) for key_id in opened.deks} == EXPECTED["studies"]
+    body = EXPECTED["note"].split("\n\n")[0] + "\n"
+    assert opened.vkey_and_note(body.split("\n", 1)[0], body.encode()) == (EXPECTED["vkey"], EXPECTED["note"])
+
+
+def test_the_second_reader_refuses_what_the_page_says(load_vector_script: Callable[[str], ModuleType]) -> None:
+    reader = load_vector_script("reader_keys")
+    data, passphrase = (GOLDEN / "keyfile").read_bytes(), EXPECTED["passphrase"].encode()
+    wrapping = reader.wrapping_keys(data, passphrase)
+    found = golden_rows()
+    studies = [key for key in found if key[:1] == b"K"]
+    swapped = {**found, studies[0]: found[studies[1]], studies[1]: found[studies[0]]}
+    for bad in (swapped, {**found, b"A": found[studies[0]]}, {k: v for k, v in found.items() if k != b"H"}):
+        with pytest.raises(reader.Rejected):
+            reader.open_rows(bad, wrapping)
+    for at in range(len(data)):
+        with pytest.raises(reader.Rejected):
+            reader.wrapping_keys(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], passphrase)
+    with pytest.raises(reader.Rejected):
+        reader.open_rows(found, reader.wrapping_keys(data, b"another passphrase"))
+
+
+def test_the_second_reader_imports_nothing_of_the_product() -> None:
+    source = (ROOT / "tests" / "vectors" / "reader_keys.py").read_text(encoding="utf-8")
+    assert not re.search(r"^\s*(from|import) (keys|archive|index|server)\b", source, re.MULTILINE)

@@ -1,0 +1,81 @@
+"""Secrets do not leak by accident, derivations give RFC values, errors carry cause and hint, the self-test bites."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+import keys
+from keys import derive, errors, selftest
+from keys.errors import CofferError, ConfigError, InputError, IntegrityError, UnavailableError
+from keys.secret import Secret
+
+
+def test_a_secret_is_not_shown_compared_hashed_or_copied() -> None:
+    secret = Secret(b"0123456789abcdef")
+    assert "0123" not in f"{secret} {secret!r} {secret!s}"
+    for leak in (
+        lambda: secret == secret,
+        lambda: secret != b"x",
+        lambda: hash(secret),
+        lambda: pickle.dumps(secret),
+        lambda: copy.copy(secret),
+        lambda: copy.deepcopy(secret),
+    ):
+        with pytest.raises(TypeError):
+            leak()
+    with pytest.raises(TypeError):
+        Secret("text")  # type: ignore[arg-type]
+
+
+def test_matching_and_wiping() -> None:
+    source = bytearray(b"0123456789abcdef")
+    secret = Secret(source)
+    source[0] = 0
+    assert secret.matches(b"0123456789abcdef")
+    assert secret.matches(Secret(b"0123456789abcdef"))
+    assert not secret.matches(b"0123456789abcdeF")
+    assert not secret.matches(b"")
+    assert len(secret) == 16
+    secret.wipe()
+    assert len(secret) == 0
+    with pytest.raises(ValueError, match="wiped"):
+        secret.reveal()
+
+
+def test_labels_are_distinct_and_named_once() -> None:
+    labels = [value for value in vars(derive).values() if isinstance(value, bytes) and value.startswith(b"coffer/")]
+    assert len(labels) == len(set(labels)) == 11
+    derived = {derive.derive(Secret(bytes(32)), label).reveal() for label in labels}
+    assert len(derived) == len(labels)
+
+
+@pytest.mark.parametrize(("key", "length"), [(31, 32), (32, 0), (32, 8161)])
+def test_impossible_derivations(key: int, length: int) -> None:
+    with pytest.raises(InputError):
+        derive.derive(Secret(b"k" * key), derive.BLOB, length)
+
+
+def test_the_error_tree() -> None:
+    classes = [getattr(errors, name) for name in errors.__all__ if name != "CofferError"]
+    codes = [cls.exit_code for cls in classes]
+    assert sorted(codes) == list(range(3, 13))
+    assert all(issubclass(cls, CofferError) for cls in classes)
+    error = ConfigError("cause", hint="way out")
+    assert (str(error), error.hint(), UnavailableError("x").hint()) == ("cause", "way out", "")
+
+
+def test_all_public_names_exist() -> None:
+    assert all(hasattr(keys, name) for name in keys.__all__)
+
+
+def test_the_self_test_passes_and_bites(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert selftest.run() == selftest.COUNT == 9
+    monkeypatch.setattr(selftest, "hmac_sha256", lambda *_: bytes(32))
+    with pytest.raises(IntegrityError, match="hmac_sha256"):
+        selftest.run()
+    monkeypatch.setattr(selftest, "_TESTS", ())
+    with pytest.raises(IntegrityError):
+        selftest.run()
