@@ -55,8 +55,12 @@ def everything(port: int) -> list[str]:
     rows = [text(r) for r in find(port, "PATIENT", "patient", PatientID="", PatientName="", PatientBirthDate="")]
     for study in find(port, "STUDY", **dict.fromkeys(STUDY, "")):
         rows.append(text(study))
+        if not study.StudyInstanceUID:  # cannot be asked further: PS3.4 C.4.1 needs the key of the level above
+            continue
         for series in find(port, "SERIES", StudyInstanceUID=study.StudyInstanceUID, **dict.fromkeys(SERIES, "")):
             rows.append(text(series))
+            if not series.SeriesInstanceUID:
+                continue
             above = {"StudyInstanceUID": study.StudyInstanceUID, "SeriesInstanceUID": series.SeriesInstanceUID}
             keys = dict.fromkeys(IMAGE, "")
             rows += [text(r) for r in find(port, "IMAGE", **above, **keys)]
