@@ -86,6 +86,7 @@ class Keyring:
         self._provider = provider
         self._random = random
         self._now_ms = now_ms
+        self._writing = threading.Lock()  # held over a commit, so that cached keys stay at hand meanwhile
         self._lock = threading.Lock()
         self._cache: OrderedDict[bytes, StudyKey] = OrderedDict()
         header = store.get(rows.HEADER_KEY)
@@ -176,7 +177,7 @@ class Keyring:
         made: list[StudyKey] = []
         encoded: list[tuple[bytes, bytes]] = []
         row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, self.epoch, kek_id, self._now_ms())
-        with self._lock:
+        with self._writing:
             for key_id in key_ids:
                 if len(key_id) != 16 or self._store.get(rows.STUDY_PREFIX + key_id) is not None:
                     raise ConfigError("a study key id has 16 bytes and is used once")
@@ -187,6 +188,7 @@ class Keyring:
             if len({key for key, _ in encoded}) != len(encoded):
                 raise ConfigError("a study key id has 16 bytes and is used once")
             self._store.put(encoded)
+        with self._lock:
             for key in made:
                 self._remember(key)
         return made
@@ -242,11 +244,13 @@ class Keyring:
 
     def count(self) -> int:
         """Return the number of study keys; walks the rows, about 1 us each."""
-        return len(self._store.scan(rows.STUDY_PREFIX))
+        return self._store.walk(rows.STUDY_PREFIX, lambda _key, _value: None)
 
     def study_key_ids(self) -> list[bytes]:
         """Return the ids of all study keys, ascending, of one consistent state."""
-        return [key[1:] for key, _ in self._store.scan(rows.STUDY_PREFIX)]
+        found: list[bytes] = []
+        self._store.walk(rows.STUDY_PREFIX, lambda key, _: found.append(key[1:]))
+        return found
 
     def digest(self) -> bytes:
         """Return SHA-256 over the label and every row as u16 key length, key, u32 value length, value, in key order.
@@ -254,13 +258,17 @@ class Keyring:
         Opens nothing. Two keyrings with the same digest hold the same keys in the same state (FORMAT.md).
         """
         state = sha256(_DIGEST_LABEL)
-        for key, value in self._store.scan(b""):
+
+        def add(key: bytes, value: bytes) -> None:
             state.update(len(key).to_bytes(2, "big") + key + len(value).to_bytes(4, "big") + value)
+
+        self._store.walk(b"", add)
         return state.digest()
 
     def epochs(self) -> list[EpochInfo]:
         """Return every epoch this keyring ever had, ascending, with the number of study rows under each."""
-        used = Counter(KeyRow.decode(value).epoch for _, value in self._store.scan(rows.STUDY_PREFIX))
+        used: Counter[int] = Counter()
+        self._store.walk(rows.STUDY_PREFIX, lambda _, value: used.update((KeyRow.decode(value).epoch,)))
         found = (EpochRow.decode(value) for _, value in self._store.scan(rows.EPOCH_PREFIX))
         return [EpochInfo(row.epoch, row.provider, row.state, row.created_ms, used[row.epoch]) for row in found]
 

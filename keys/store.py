@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +55,8 @@ class RowStore:
             raise UnavailableError(f"cannot open the keyring in {folder}: {error}") from error
         if create:
             durable.sync_folder(folder)
+        if not readonly:
+            self._env.reader_check()  # a killed reader's slot would keep old pages, and old wrapped keys, for ever
 
     @contextlib.contextmanager
     def _transactions(self) -> Iterator[None]:
@@ -81,15 +83,25 @@ class RowStore:
             value = txn.get(key)
             return None if value is None else bytes(value)
 
-    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        """Return the rows whose key starts with `prefix`, in key order, of one consistent state."""
-        rows: list[tuple[bytes, bytes]] = []
+    def walk(self, prefix: bytes, visit: Callable[[bytes, bytes], None]) -> int:
+        """Call `visit(key, value)` for the rows whose key starts with `prefix`, in key order, of one consistent state.
+
+        Returns how many there were. Holds one row in memory at a time; `visit` must not use this store.
+        """
+        seen = 0
         with self._transactions(), self._begin_read() as txn, txn.cursor() as cursor:
             for key, value in cursor.iternext() if cursor.set_range(prefix) else ():
                 if not key.startswith(prefix):
                     break
-                rows.append((bytes(key), bytes(value)))
-        return rows
+                visit(bytes(key), bytes(value))
+                seen += 1
+        return seen
+
+    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return what `walk` visits, as a list; for the few rows, not for all studies."""
+        found: list[tuple[bytes, bytes]] = []
+        self.walk(prefix, lambda key, value: found.append((key, value)))
+        return found
 
     def put(self, rows: Sequence[tuple[bytes, bytes]], removed: Sequence[bytes] = ()) -> None:
         """Write and remove rows in one transaction, all or nothing; durable on return (LMDB's commit: fdatasync)."""
