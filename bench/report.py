@@ -98,7 +98,7 @@ def store_table(f: Figures) -> str:
                         figure(f.median("mb_s", **one)),
                         figure(f.median("server_cpu_ms", **one)),
                         figure(f.median("p99_ms", **one)),
-                        figure(f.median("rss_peak_mb", **one)),
+                        figure(f.median("rss_peak_mb", **one) or None),
                         figure(f.median("stored_ratio", **one)),
                         against,
                     )
@@ -155,7 +155,7 @@ def move_table(f: Figures) -> str:
                     f.spread("inst_s", **one),
                     figure(f.median("mb_s", **one)),
                     figure(f.median("server_cpu_ms", **one)),
-                    figure(f.median("rss_peak_mb", **one)),
+                    figure(f.median("rss_peak_mb", **one) or None),
                     against,
                 )
             )
