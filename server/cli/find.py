@@ -55,13 +55,13 @@ above are needed. Matching ignores upper and lower case in names."""
 @click.pass_obj
 def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str, ...], limit: int | None) -> None:
     """Find patients, studies, series or instances by their attributes."""
-    from server.dimse.services import Caller
-
     name = _LEVELS[level.lower()]
     asked = dict(_condition(one) for one in query)
     columns = [_tag(one) for one in returned or _COLUMNS[name]]
     keys: dict[int, Values] = {_QUERY_RETRIEVE_LEVEL: (name,), **dict.fromkeys(columns, ()), **asked}
     with chosen.open() as engine:
+        from server.dimse.services import Caller
+
         caller = Caller(calling_ae=engine.config.dimse.ae_title)
         model = "patient" if name == "PATIENT" else "study"
         rows: Iterator[Mapping[int, Values]] = engine.finder.rows(keys, model=model, caller=caller)

@@ -38,9 +38,6 @@ def get(
     chosen: Chosen, studies: tuple[str, ...], series: tuple[str, ...], instances: tuple[str, ...], out: Path
 ) -> None:
     """Write objects as Part 10 files into a folder, by study, series or instance UID."""
-    from server.dimse.services import Caller
-    from server.export import Exporter
-
     keys = {_STUDY: studies, _SERIES: series, _INSTANCE: instances}
     wanted = {tag: tuple(u.strip() for u in uids) for tag, uids in keys.items() if uids}
     if not wanted:
@@ -48,6 +45,9 @@ def get(
     failed: list[tuple[str, CofferError]] = []
     files = []
     with chosen.open() as engine:
+        from server.dimse.services import Caller
+        from server.export import Exporter
+
         found = engine.retriever.instances(wanted, Caller(calling_ae=engine.config.dimse.ae_title))
         if not found:
             raise NotFoundError("the archive has no such object", hint="`coffer find` lists what it has")

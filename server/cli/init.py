@@ -18,10 +18,10 @@ Examples:
 @click.pass_obj
 def init(chosen: Chosen) -> None:
     """Make an empty archive and its key file. Never touches an archive that is there already."""
+    config = chosen.load()
     from server import logs
     from server.engine import Engine
 
-    config = chosen.load()
     logs.configure(config.log, level="error")
     had_key = config.keys.key_file.exists()
     Engine.create(config)

@@ -43,17 +43,22 @@ class Chosen:
         source, archive = self.locations()
         return load_config(source, self.archive if source else archive)
 
-    def open(self, *, write: bool = False) -> Engine:
-        """The archive, opened; with `write` as its one writer. Raises what Engine.open does, or ConfigError."""
-        from server import logs
-        from server.engine import Engine
-
+    def existing(self) -> Config:
+        """The configuration of an archive that is there. Raises ConfigError as `load`, and if there is none."""
         config = self.load()
         if not (config.archive / "archive.json").exists():
             raise ConfigError(
                 f"there is no archive in {config.archive}",
                 hint="make one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE",
             )
+        return config
+
+    def open(self, *, write: bool = False) -> Engine:
+        """The archive, opened; with `write` as its one writer. Raises what Engine.open does, or ConfigError."""
+        config = self.existing()
+        from server import logs
+        from server.engine import Engine
+
         logs.configure(config.log, level="error")  # the command itself reports; the log is the server's
         return Engine.open(config, write=write)
 

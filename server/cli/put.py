@@ -44,10 +44,10 @@ no DICOM at all."""
 @click.pass_obj
 def put(chosen: Chosen, paths: tuple[Path, ...], jobs: int) -> None:
     """Store Part 10 files: single ones, folders with all below, or what a DICOMDIR names."""
-    from server.dimse.services import Caller
-    from server.importer import Importer
-
     with chosen.open(write=True) as engine, output.progress("storing", hidden=chosen.json) as bar:
+        from server.dimse.services import Caller
+        from server.importer import Importer
+
         importer = Importer(engine, Caller(calling_ae=engine.config.dimse.ae_title))
         tally = _Tally()
         for result in _results(importer, paths, jobs):

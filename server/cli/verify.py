@@ -6,7 +6,6 @@ import time
 
 import click
 
-from keys.errors import ConfigError
 from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option
 
@@ -37,11 +36,9 @@ beside a server; what is written while it runs is not looked at."""
 @click.pass_obj
 def verify(chosen: Chosen, level: str) -> None:
     """Check hash chain, hashes, checkpoint and every byte between, without any key."""
+    archive = chosen.existing().archive
     from archive import verify as verification
 
-    archive = chosen.load().archive
-    if not archive.is_dir():
-        raise ConfigError(f"there is no archive in {archive}", hint="name another with --archive or --config")
     started = time.monotonic()
     findings = []
     with output.progress("verifying", hidden=chosen.json) as bar:

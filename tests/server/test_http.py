@@ -1,0 +1,115 @@
+"""The HTTP door: three pages, GET and HEAD, no bodies, loopback, and a silent client does not stay."""
+
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from keys.errors import ConfigError
+from server import http
+from server.config import Http
+from server.metrics import Metrics
+
+reasons: list[str] = []
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture
+def app() -> object:
+    """The application with readiness from `reasons`."""
+    reasons.clear()
+    return http.application(lambda: reasons, Metrics().render)
+
+
+@pytest.fixture
+def running(app: object) -> Iterator[http.HttpServer]:
+    """The server on a free port of the loopback."""
+    server = http.HttpServer(Http(port=free_port()), app)  # type: ignore[arg-type]
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(running: http.HttpServer) -> Iterator[httpx.Client]:
+    """A client of the running server."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{running.address[1]}", timeout=30) as one:
+        yield one
+
+
+def test_alive_even_when_not_ready(client: httpx.Client) -> None:
+    reasons.append("starting")
+    assert client.get("/healthz").json() == {"alive": True}
+
+
+def test_ready_tells_its_reasons(client: httpx.Client) -> None:
+    assert (client.get("/readyz").status_code, client.get("/readyz").json()["ready"]) == (200, True)
+    reasons.append("the writer stopped")
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "reasons": ["the writer stopped"]}
+
+
+def test_metrics_in_prometheus_format(client: httpx.Client) -> None:
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert "coffer_objects_stored_total 0.0" in answer.text
+
+
+def test_only_get_and_head_without_a_body(client: httpx.Client) -> None:
+    assert client.head("/readyz").status_code == 200
+    assert client.head("/readyz").content == b""
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+        assert client.request(method, "/metrics").status_code == 405
+    assert client.request("GET", "/metrics", content=b"x").status_code == 413
+    assert client.get("/").status_code == 404
+    assert client.get("/metrics/../etc").status_code == 404
+    assert client.get("/healthz").headers["cache-control"] == "no-store"
+
+
+def test_over_a_socket(running: http.HttpServer) -> None:
+    host, port = running.address
+    assert host == "127.0.0.1"
+    answer = httpx.get(f"http://{host}:{port}/metrics")
+    assert answer.status_code == 200
+    assert "server" not in answer.headers
+
+
+def test_an_endless_header_is_cut_off(running: http.HttpServer) -> None:
+    with socket.create_connection(running.address, timeout=30) as endless:
+        endless.sendall(b"GET /healthz HTTP/1.1\r\nx: ")
+        answer = b""
+        try:
+            for _ in range(1000):
+                endless.sendall(b"y" * 10_000)
+            answer = endless.recv(100)
+        except ConnectionError:
+            return
+        assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_a_silent_client_is_sent_away(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_FIRST_REQUEST_SECONDS", 0.05)
+    server = http.HttpServer(Http(port=free_port()), app)  # type: ignore[arg-type]
+    server.start()
+    with socket.create_connection(server.address) as silent:
+        silent.sendall(b"GET /heal")
+        silent.settimeout(30)
+        assert silent.recv(100) == b""
+    server.stop()
+
+
+def test_a_taken_port_is_a_config_error(running: http.HttpServer, app: object) -> None:
+    with pytest.raises(ConfigError, match="cannot listen for HTTP on"):
+        http.HttpServer(Http(port=running.address[1]), app).start()  # type: ignore[arg-type]
+
+
+def test_stop_is_harmless_when_repeated(running: http.HttpServer) -> None:
+    running.stop()
+    running.stop()
