@@ -68,6 +68,11 @@ class Merged(msgspec.Struct, frozen=True, array_like=True):
     own: dict[int, int] = {}
     all_since: int = 0
 
+    @property
+    def newest(self) -> int:
+        """The highest seq that any of the values comes from."""
+        return max(self.all_since, *self.own.values(), 0)
+
     def merge(self, seq: int, values: Stored) -> Merged:
         """Return the attributes with those of record `seq` taken in; self where nothing changes."""
         if values == self.values:
@@ -93,7 +98,7 @@ class StudyRow(msgspec.Struct, frozen=True, array_like=True):
     sop_classes: tuple[str, ...] = ()  # sorted
     conflicts: int = 0  # further contents under one SOP Instance UID
     unindexed: int = 0  # instances whose record carries a flag: kept, but not fully read
-    bytes: int = 0  # of all data sets, versions included
+    data_bytes: int = 0  # of all data sets, versions included
 
 
 class SeriesRow(msgspec.Struct, frozen=True, array_like=True):

@@ -1,0 +1,334 @@
+"""The index of one archive: put instances in, find studies, series and instances, say where their bytes are.
+
+Rule: the log is the truth and this is a view of it. An instance is found as soon as `apply` returns; it is durable a
+moment later, and a crash in between costs only a catch-up from `applied_seq`. Applying a record again changes nothing,
+and the order of records does not matter for what is answered. It reads no log (`index.rebuild`) and decides no access.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from index.applied import Anchor, Applied
+from index.attributes import MODALITY, Values
+from index.entry import InstanceEntry
+from index.locate import Located, Locator
+from index.query import Query
+from index.rows import SCHEMA, InstanceRow, Merged, SeriesRow, StudyRow, Version
+from index.store import Change
+from index.table import StudyTable
+from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child, number_of
+from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError
+from keys.keyring import Keyring
+
+__all__ = ["Index", "IndexStats", "Located"]
+
+_SCHEMA_KEY, _ARCHIVE_KEY, _APPLIED_KEY = b"schema", b"archive", b"applied"
+_LOAD_PAGE: Final = 1000
+_NOTHING: Final = Merged()
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStats:
+    """Totals over all studies. `unreadable_studies` have rows whose key is gone (shredded, or a keyring too old)."""
+
+    studies: int
+    series: int
+    instances: int
+    conflicts: int
+    unindexed: int
+    data_bytes: int
+    unreadable_studies: int
+    applied_seq: int
+
+
+class Index:
+    """An open index; make one with `open`. Thread-safe: any number of readers beside any number of writers."""
+
+    def __init__(self, tables: Tables, keyring: Keyring, *, readonly: bool) -> None:
+        """Check what the folder holds and load the searchable table; `open` calls this."""
+        self._tables = tables
+        self._keyring = keyring
+        self._readonly = readonly
+        self._table = StudyTable()
+        self._locator = Locator(tables, self._table)
+        self._applied = Applied()
+        self._next_number = 1
+        self._totals = [0] * 7
+        if not self._check_meta():
+            tables.drop()
+        self._load()
+        if not readonly:
+            tables.start(self._meta_rows)
+
+    @classmethod
+    def open(
+        cls, folder: Path, keyring: Keyring, *, readonly: bool = False, random: Callable[[int], bytes] = os.urandom
+    ) -> Index:
+        """Open the index in `folder`, made when absent. With `readonly` safely beside the process that writes.
+
+        An index of another schema is emptied, to be filled again by `index.rebuild.catch_up`. Raises NotFoundError
+        (readonly, none there), LockedError, IntegrityError when it is damaged or belongs to another archive.
+        """
+        tables = Tables(folder, keyring, readonly=readonly, random=random)
+        try:
+            return cls(tables, keyring, readonly=readonly)
+        except BaseException:
+            tables.close(flush=False)
+            raise
+
+    def _check_meta(self) -> bool:
+        """False where there is nothing that this code may use."""
+        get = self._tables.store.get
+        archive, schema = get("meta", _ARCHIVE_KEY), get("meta", _SCHEMA_KEY)
+        if archive is not None and archive != self._keyring.archive_id:
+            raise IntegrityError("the index belongs to another archive", hint="remove the index folder and start again")
+        if schema == SCHEMA.to_bytes(4, "big"):
+            return True
+        if self._readonly and schema is not None:
+            raise FormatError("the index has an unknown schema", hint="start the archive once, it makes it anew")
+        return self._readonly
+
+    def _load(self) -> None:
+        applied = self._tables.store.get("meta", _APPLIED_KEY)
+        self._applied = Applied.decode(applied) if applied else Applied()
+        self._totals = [0] * 7
+        self._table.clear()
+        studies = self._tables.all_studies()
+        while page := list(islice(studies, _LOAD_PAGE)):
+            self._next_number = number_of(page[-1][0]) + 1
+            readable = [(number_of(ref), row) for ref, row in page if row is not None]
+            self._totals[6] += len(page) - len(readable)
+            for _, row in readable:
+                self._count(None, row)
+            self._table.put(readable)
+
+    def _count(self, before: StudyRow | None, after: StudyRow | None) -> None:
+        for sign, row in ((-1, before), (1, after)):
+            if row is not None:
+                numbers = (1, row.series, row.instances, row.conflicts, row.unindexed, row.data_bytes)
+                for i, number in enumerate(numbers):
+                    self._totals[i] += sign * number
+
+    def _meta_rows(self) -> list[Change]:
+        return [
+            ("meta", _SCHEMA_KEY, SCHEMA.to_bytes(4, "big")),
+            ("meta", _ARCHIVE_KEY, self._keyring.archive_id),
+            ("meta", _APPLIED_KEY, self._applied.encode()),
+        ]
+
+    # Putting in
+
+    def apply(self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1) -> None:
+        """Take one object's record in; it can be found on return, and is durable after the next flush.
+
+        `covers` says how many consecutive records of the log end with this one and are dealt with (a study's first
+        object comes with the record of its key). Does nothing for a record that is already in. Raises
+        UnavailableError when the index can no longer write; the record is then found again by catch-up.
+        """
+        self._tables.wait_for_room()
+        version = msgspec.structs.replace(version, study_key_id=study_key_id)
+        with self._tables.lock:
+            self._put(version, entry)
+            self._applied.cover(version.seq - covers + 1, covers, version)
+
+    def cover(self, seq: int) -> None:
+        """Say that record `seq` holds nothing for the index, so that `applied_seq` can pass it."""
+        with self._tables.lock:
+            self._applied.cover(seq)
+
+    def settle(self, next_seq: int) -> None:
+        """Say that every record below `next_seq` is in, or holds nothing for the index."""
+        with self._tables.lock:
+            self._applied.settle(next_seq)
+
+    def _put(self, version: Version, entry: InstanceEntry) -> None:
+        study_ref, before = self._study(entry.study_uid)
+        fresh_study = study_ref is None
+        if study_ref is None:
+            study_ref = self._next_number.to_bytes(8, "big")
+        study = before or StudyRow(entry.study_uid, version.study_key_id, _NOTHING)
+        series_ref, series = self._series(study_ref, entry.series_uid)
+        fresh_series = series_ref is None
+        if series_ref is None:
+            series_ref = child(study_ref, study.series)
+        series = series or SeriesRow(entry.series_uid, _NOTHING)
+        instance_ref, old = self._instance(series_ref, entry.sop_instance)
+        if old is not None and any(v.seq == version.seq for v in old.versions):
+            return
+        new = _with_version(old, version, entry)
+        if instance_ref is None:
+            instance_ref = child(series_ref, series.instances)
+            self._tables.name(entry.sop_instance, instance_ref)
+        if fresh_series:
+            self._tables.name(entry.series_uid, series_ref)
+        if fresh_study:
+            self._tables.name(entry.study_uid, study_ref)
+            self._next_number += 1
+        after = _study_with(study, version, entry, fresh_series=fresh_series, old=old, new=new)
+        # Bottom up: whoever finds the study row finds everything that it counts.
+        self._tables.put(instance_ref, new)
+        attributes = series.attributes.merge(version.seq, entry.series)
+        self._tables.put(series_ref, SeriesRow(series.series_uid, attributes, series.instances + (old is None)))
+        self._tables.put(study_ref, after)
+        self._count(before, after)
+        if (
+            before is None
+            or after.attributes.values is not before.attributes.values
+            or after.modalities is not before.modalities
+        ):
+            self._table.put([(number_of(study_ref), after)])
+
+    # Looking up
+
+    def _study(self, uid: str) -> tuple[Ref, StudyRow] | tuple[None, None]:
+        for ref in self._tables.named(STUDY, uid):
+            try:
+                row = self._tables.study(ref)
+            except (KeyUnavailableError, ShreddedError):
+                continue  # shredded, and received again under a new key: the old rows are as good as gone
+            if row is not None:
+                return ref, row
+        return None, None
+
+    def _series(self, study: Ref, uid: str) -> tuple[Ref, SeriesRow] | tuple[None, None]:
+        for ref in self._tables.named(SERIES, uid):
+            if ref[:8] == study and (row := self._tables.series(ref)) is not None:
+                return ref, row
+        return None, None
+
+    def _instance(self, series: Ref, uid: str) -> tuple[Ref, InstanceRow] | tuple[None, None]:
+        for ref in self._tables.named(INSTANCE, uid):
+            if ref[:12] == series and (row := self._tables.instance(ref)) is not None:
+                return ref, row
+        return None, None
+
+    def study_key_for(self, study_uid: str) -> bytes | None:
+        """The id of the key a study's objects are sealed under; None for a study that has no readable row."""
+        _, row = self._study(study_uid)
+        return row.study_key_id if row else None
+
+    def known_content(self, study_uid: str, series_uid: str, sop_instance: str) -> Sequence[Version]:
+        """Every version stored of one instance of one series of one study, newest last; empty when it is unknown."""
+        study, _ = self._study(study_uid)
+        series, _ = self._series(study, series_uid) if study else (None, None)
+        _, row = self._instance(series, sop_instance) if series else (None, None)
+        return row.versions if row else ()
+
+    def query(self, level: str, keys: Mapping[int, Values], model: str) -> Iterator[dict[int, Values]]:
+        """Yield what matches `keys` at a level ("PATIENT", "STUDY", "SERIES", "IMAGE") of `model` ("patient", "study").
+
+        Each mapping holds every key asked for, () where nothing is known. Raises `index.query.IdentifierError` at the
+        call, before the first row, for keys that break the hierarchy.
+        """
+        return Query(level, keys, model, self._tables, self._table).run()
+
+    def locate(self, keys: Mapping[int, Sequence[str]]) -> Iterator[Located]:
+        """Yield the instances under exact unique keys, as `index.locate.Locator.locate` says."""
+        return self._locator.locate(keys)
+
+    # Keeping
+
+    @property
+    def applied_seq(self) -> int:
+        """The record up to which nothing is missing; -1 when nothing is in. Counts what `flush` would make durable."""
+        return self._applied.next_seq - 1
+
+    @property
+    def anchor(self) -> Anchor | None:
+        """The newest object at or below `applied_seq`, to tell whether the log is still the same one."""
+        return self._applied.anchor
+
+    def stats(self) -> IndexStats:
+        """Totals as they are now."""
+        with self._tables.lock:
+            numbers = [*self._totals, self.applied_seq]
+        return IndexStats(*numbers)
+
+    def forget(self, study_uid: str) -> int:
+        """Remove a study's rows and tokens, durable after the next flush; return the number of its instances.
+
+        Call it before the study's key is gone: rows that cannot be opened any more keep their (meaningless) tokens.
+        """
+        with self._tables.lock:
+            ref, row = self._study(study_uid)
+            if ref is None or row is None:
+                return 0
+            for series_ref in (child(ref, number) for number in range(row.series)):
+                series = self._tables.series(series_ref)
+                for instance_ref in self._locator.instances_of(series_ref):
+                    instance = self._tables.instance(instance_ref)
+                    if instance is not None:
+                        self._tables.remove(instance_ref, instance.sop_instance)
+                if series is not None:
+                    self._tables.remove(series_ref, series.series_uid)
+            self._tables.remove(ref, study_uid)
+            self._table.remove(number_of(ref))
+            self._count(row, None)
+            return row.instances
+
+    def clear(self) -> None:
+        """Forget everything, durable on return: the first step of a rebuild."""
+        with self._tables.lock:
+            self._tables.drop()
+            self._load()
+
+    def refresh(self) -> None:
+        """In a readonly index: take in what the writing process has flushed since `open`."""
+        applied = self._tables.store.get("meta", _APPLIED_KEY)
+        if self._readonly and applied is not None and applied != self._applied.encode():
+            self._tables.forget_cache()
+            self._load()
+
+    def flush(self) -> None:
+        """Make everything applied durable before returning. Raises UnavailableError when the disk refuses."""
+        self._tables.flush()
+
+    def close(self, *, flush: bool = True) -> None:
+        """Flush and close. `flush=False` leaves what a power cut would leave."""
+        self._tables.close(flush=flush)
+        self._table.close()
+
+
+def _with_version(old: InstanceRow | None, version: Version, entry: InstanceEntry) -> InstanceRow:
+    if old is None:
+        return InstanceRow(entry.sop_instance, entry.sop_class, entry.image, (version,))
+    versions = tuple(sorted((*old.versions, version), key=lambda v: v.seq))
+    if versions[-1] is version:
+        return InstanceRow(entry.sop_instance, entry.sop_class, entry.image, versions)
+    return InstanceRow(old.sop_instance, old.sop_class, old.attributes, versions)
+
+
+def _study_with(
+    study: StudyRow,
+    version: Version,
+    entry: InstanceEntry,
+    *,
+    fresh_series: bool,
+    old: InstanceRow | None,
+    new: InstanceRow,
+) -> StudyRow:
+    return StudyRow(
+        study.study_uid,
+        study.study_key_id,
+        study.attributes.merge(version.seq, entry.study),
+        study.series + fresh_series,
+        study.instances + (old is None),
+        _union(study.modalities, entry.series.get(MODALITY, ())),
+        _union(study.sop_classes, (entry.sop_class,)),
+        study.conflicts + new.contents - (old.contents if old else 1),
+        study.unindexed + (version.flags != 0),
+        study.data_bytes + version.dataset_length,
+    )
+
+
+def _union(known: tuple[str, ...], more: tuple[object, ...]) -> tuple[str, ...]:
+    new = {value for value in more if isinstance(value, str) and value} - set(known)
+    return tuple(sorted({*known, *new})) if new else known

@@ -1,0 +1,112 @@
+"""Bring an index level with the log: from where it stopped, or from nothing.
+
+Rule: the log decides. An index that is ahead of it, or that was made from another history, is emptied first. An object
+whose key is destroyed is passed over; one that cannot be opened is reported and passed over, because the others must
+still be found. It opens no files itself: records and bodies come from the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from archive.log import Position
+from archive.record import Kind, RecordHeader
+from index.elements import Limits, scan
+from index.entry import Identity, extract
+from index.index import Index
+from index.objectmeta import ObjectMeta
+from index.rows import Version
+from keys.errors import IntegrityError, KeyUnavailableError, ShreddedError
+
+__all__ = ["Body", "CatchUp", "Log", "OpenBody", "catch_up", "rebuild"]
+
+
+class Body(Protocol):
+    """An opened object: its meta (`ObjectMeta` bytes), its data set's length, and any part of it, verified."""
+
+    @property
+    def meta(self) -> bytes: ...
+    @property
+    def length(self) -> int: ...
+    def read(self, start: int, stop: int) -> bytes:
+        """Return data set bytes [start, stop). Raises IntegrityError for altered ones."""
+
+
+class Log(Protocol):
+    """The records of a log in order, starting at the first one whose seq is at least `from_seq`."""
+
+    def records(self, from_seq: int) -> Iterator[tuple[Position, RecordHeader]]: ...
+
+
+OpenBody = Callable[[Position, RecordHeader], AbstractContextManager[Body]]
+
+
+@dataclass(slots=True)
+class CatchUp:
+    """What a catch-up did: objects applied, objects whose key is gone, and the seq of each that is damaged."""
+
+    applied: int = 0
+    shredded: int = 0
+    damaged: list[int] = field(default_factory=list)
+    emptied: bool = False  # the index did not belong to this log
+
+
+def catch_up(index: Index, log: Log, open_body: OpenBody, limits: Limits | None = None) -> CatchUp:
+    """Apply every record that the index lacks; durable on return. Idempotent, and may be interrupted anywhere."""
+    report = CatchUp()
+    if not _same_history(index, log):
+        index.clear()
+        report.emptied = True
+    for position, header in log.records(index.applied_seq + 1):
+        index.settle(header.seq)  # records come in order: whatever is below this one was seen
+        if header.kind != Kind.OBJECT:
+            index.cover(header.seq)
+            continue
+        try:
+            _apply(index, position, header, open_body, limits)
+            report.applied += 1
+        except (ShreddedError, KeyUnavailableError):
+            report.shredded += 1
+            index.cover(header.seq)
+        except IntegrityError:
+            report.damaged.append(header.seq)
+            index.cover(header.seq)
+    index.flush()
+    return report
+
+
+def rebuild(index: Index, log: Log, open_body: OpenBody, limits: Limits | None = None) -> CatchUp:
+    """Empty the index and fill it from the whole log; durable on return. What it answers afterwards is the same."""
+    index.clear()
+    return catch_up(index, log, open_body, limits)
+
+
+def _apply(index: Index, position: Position, header: RecordHeader, open_body: OpenBody, limits: Limits | None) -> None:
+    with open_body(position, header) as body:
+        meta = ObjectMeta.decode(body.meta)
+        scanned = scan(body.read, body.length, meta.transfer_syntax, limits)
+        entry = extract(scanned, Identity(meta.sop_class, meta.sop_instance))
+        version = Version.of(
+            position, header.content_id, meta.transfer_syntax, body.length, meta.received_ms, header.flags
+        )
+    index.apply(version, header.study_key_id, entry)
+
+
+def _same_history(index: Index, log: Log) -> bool:
+    """Whether the last object that the index knows stands in this log, at the same place with the same content."""
+    anchor = index.anchor
+    if anchor is None:
+        return True
+    found = next(log.records(anchor.seq), None)
+    if found is None:
+        return False
+    position, header = found
+    return (header.seq, position.segment, position.offset, header.content_id) == (
+        anchor.seq,
+        anchor.segment,
+        anchor.offset,
+        anchor.content_id,
+    )

@@ -1,0 +1,149 @@
+"""The index's LMDB file: sealed bytes under opaque keys, durable when `write` returns.
+
+Rule: sync stays on (a commit ends with fdatasync), meminit stays on (old heap bytes never reach the disk), files are
+0600 in a 0700 folder. Readers never wait for a commit; only growing the map waits for them. A commit that failed is
+final: the store answers UnavailableError until it is opened again. It knows nothing of rows, keys or DICOM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import lmdb
+
+from keys import durable
+from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
+
+__all__ = ["TABLES", "Change", "IndexStore"]
+
+TABLES: Final = ("meta", "uid", "study", "series", "instance")
+Change: TypeAlias = "tuple[str, bytes, bytes | None]"  # table, key, value; None removes (in `uid`: all values)
+_FIRST_MAP: Final = 1 << 36  # 64 GiB of address space, not of disk; doubled when full
+_DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
+_REBUILD: Final = "remove the index folder, or run `coffer index rebuild`"
+
+
+class IndexStore:
+    """One LMDB environment with its five tables. Thread-safe; one process writes, others may read beside it."""
+
+    def __init__(self, folder: Path, *, readonly: bool = False, map_bytes: int = _FIRST_MAP) -> None:
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._growing = False
+        self._failed = False
+        self._readonly = readonly
+        if readonly and not (folder / "data.mdb").is_file():
+            raise NotFoundError(f"there is no index in {folder}", hint="start the archive once, it makes its index")
+        if not readonly:
+            durable.make_folder(folder, 0o700)
+        options: dict[str, Any] = {"map_size": map_bytes, "mode": 0o600, "max_dbs": 8, "max_readers": 256}
+        try:
+            self._env = lmdb.open(str(folder), create=not readonly, readonly=readonly, meminit=True, **options)
+            self._tables = {
+                name: self._env.open_db(name.encode(), create=not readonly, dupsort=name == "uid") for name in TABLES
+            }
+        except (*_DAMAGED, lmdb.NotFoundError) as error:
+            raise IntegrityError(f"the index in {folder} is damaged", hint=_REBUILD) from error
+        except lmdb.Error as error:
+            if "already open in this process" in str(error):
+                raise LockedError(f"the index in {folder} is already open in this process") from error
+            raise UnavailableError(f"cannot open the index in {folder}: {error}") from error
+        if not readonly:
+            durable.sync_folder(folder)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Any]:
+        with self._gate:
+            while self._growing:
+                self._gate.wait()
+            self._readers += 1
+        try:
+            with self._begin() as txn:
+                yield txn
+        except _DAMAGED as error:
+            raise IntegrityError("the index is damaged", hint=_REBUILD) from error
+        except lmdb.Error as error:
+            raise UnavailableError(f"the index cannot be read: {error}") from error
+        finally:
+            with self._gate:
+                self._readers -= 1
+                self._gate.notify_all()
+
+    def _begin(self) -> Any:
+        try:
+            return self._env.begin()
+        except lmdb.MapResizedError:  # another process grew the file: adopt its size
+            self._env.set_mapsize(0)
+            return self._env.begin()
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """Return the value under `key` as of the last commit, or None."""
+        with self._reading() as txn:
+            value = txn.get(key, db=self._tables[table])
+            return None if value is None else bytes(value)
+
+    def values(self, key: bytes) -> list[bytes]:
+        """Return every value under `key` in the `uid` table, sorted."""
+        with self._reading() as txn, txn.cursor(db=self._tables["uid"]) as cursor:
+            return [bytes(v) for v in cursor.iternext_dup()] if cursor.set_key(key) else []
+
+    def scan(self, table: str, after: bytes = b"", most: int = 512) -> list[tuple[bytes, bytes]]:
+        """Return up to `most` rows with keys above `after`, in key order: one short transaction for each page."""
+        rows: list[tuple[bytes, bytes]] = []
+        with self._reading() as txn, txn.cursor(db=self._tables[table]) as cursor:
+            for key, value in cursor.iternext() if cursor.set_range(after) else ():
+                if key != after:
+                    rows.append((bytes(key), bytes(value)))
+                if len(rows) == most:
+                    break
+        return rows
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Make all changes in one transaction, all or nothing; durable on return (LMDB commit: fdatasync).
+
+        Raises UnavailableError when it fails, and from then on: what is on disk stays as it was.
+        """
+        if self._readonly:
+            raise UnavailableError("the index is open for reading only")
+        if self._failed:
+            raise UnavailableError("the index stopped after a failed write", hint="free space, then restart")
+        while True:
+            try:
+                with self._env.begin(write=True) as txn:
+                    for table, key, value in changes:
+                        if value is None:
+                            txn.delete(key, db=self._tables[table])
+                        else:
+                            txn.put(key, value, db=self._tables[table])
+            except lmdb.MapFullError:
+                self._grow()
+            except lmdb.Error as error:
+                self._failed = True
+                raise UnavailableError(
+                    f"the index cannot be written: {error}", hint="free space, then restart"
+                ) from error
+            else:
+                return
+
+    def clear(self) -> None:
+        """Remove every row of every table, durable on return."""
+        with self._env.begin(write=True) as txn:
+            for table in self._tables.values():
+                txn.drop(table, delete=False)
+
+    def _grow(self) -> None:
+        with self._gate:  # LMDB's map may only move while no transaction of this process is open
+            self._growing = True
+            while self._readers:
+                self._gate.wait()
+            self._env.set_mapsize(2 * self._env.info()["map_size"])
+            self._growing = False
+            self._gate.notify_all()
+
+    def close(self) -> None:
+        """Close the environment; nothing waits to be written here."""
+        self._env.close()
