@@ -1,0 +1,101 @@
+"""The archive folder: what lies where, and the small file that says which archive it is.
+
+Rule: `archive.json` is written once, durably, as the last step of creation: a folder that has it is a whole archive.
+It holds nothing secret: id, origin and the public key that checks signed checkpoints without any other key.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from keys.durable import make_folder, write_new
+from keys.errors import ConfigError, FormatError, NotFoundError
+
+FORMAT_VERSION = 1
+_NAME = "archive.json"
+_PARTS = ("segments", "checkpoints", "keyring", "index", "spool", "lost+found")
+_SEGMENT = re.compile(r"[0-9]{8}\.seg")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFolder:
+    """One archive on disk. `origin` names its log in checkpoints; `vkey` is the C2SP verifier key of its signer."""
+
+    path: Path
+    archive_id: bytes
+    origin: str
+    vkey: str
+
+    @property
+    def segments(self) -> Path:
+        return self.path / "segments"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last signed checkpoint."""
+        return self.path / "checkpoints" / "latest"
+
+    @property
+    def keyring(self) -> Path:
+        return self.path / "keyring"
+
+    @property
+    def index(self) -> Path:
+        return self.path / "index"
+
+    @property
+    def spool(self) -> Path:
+        return self.path / "spool"
+
+    @property
+    def lost_and_found(self) -> Path:
+        return self.path / "lost+found"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "LOCK"
+
+    @staticmethod
+    def prepare(path: Path) -> None:
+        """Make the empty folders, durable on return. Raises ConfigError where an archive is already."""
+        if (path / _NAME).exists():
+            raise ConfigError(f"{path} already holds an archive", hint="open it, or choose another folder")
+        make_folder(path)
+        for part in _PARTS:
+            make_folder(path / part)
+
+    def commit(self) -> None:
+        """Write archive.json: from here on the folder is an archive. Durable on return."""
+        text = json.dumps(
+            {"format": FORMAT_VERSION, "archive_id": self.archive_id.hex(), "origin": self.origin, "vkey": self.vkey},
+            indent=1,
+        )
+        write_new(self.path / _NAME, text.encode() + b"\n")
+
+    @classmethod
+    def open(cls, path: Path) -> "ArchiveFolder":
+        """The archive in `path`. Raises NotFoundError where there is none, FormatError where it cannot be read."""
+        try:
+            fields = json.loads((path / _NAME).read_bytes())
+            version, archive_id = fields["format"], bytes.fromhex(fields["archive_id"])
+            opened = cls(path, archive_id, str(fields["origin"]), str(fields["vkey"]))
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{path} holds no archive", hint="make one with: coffer init") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{path / _NAME} cannot be read", hint="restore it from a backup") from error
+        if version != FORMAT_VERSION or len(archive_id) != 16:
+            raise FormatError(f"{path} has archive format {version}", hint="open it with a newer Coffer")
+        return opened
+
+    def segment_numbers(self) -> list[int]:
+        """The segments there are, in order."""
+        return sorted(int(p.stem) for p in self.segments.iterdir() if _SEGMENT.fullmatch(p.name))
+
+    def segment_path(self, number: int) -> Path:
+        """The file of one segment."""
+        return self.segments / f"{number:08d}.seg"

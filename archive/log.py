@@ -1,0 +1,256 @@
+"""The one writer of the log: callers append entries together and share one sync.
+
+Rule: `append` returns after fdatasync of everything it appended, never before. A failed write or sync stops the writer
+for good; only opening again, with recovery, continues.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from archive import segment
+from archive.checkpoint import Checkpoint, read_checkpoint
+from archive.folder import ArchiveFolder
+from archive.record import RecordHeader, record_size, trailer
+from archive.recovery import cut, read_tail
+from archive.segment import Footer, SegmentHeader
+from keys.buffer import Buffer
+from keys.durable import AppendFile, Syscalls, SystemCalls, replace
+from keys.errors import CofferError, UnavailableError
+
+_COPY_BYTES = 1 << 20
+_SYSTEM = SystemCalls()
+
+
+@dataclass(frozen=True, slots=True)
+class SealedFile:
+    """A body too large for memory: sealed bytes in a file, with their length and SHA-256."""
+
+    path: Path
+    length: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record to append; seq, chain and place are the writer's."""
+
+    kind: int
+    study_key_id: bytes
+    flags: int
+    content_id: bytes
+    body: Buffer | SealedFile
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a record lies: sequence number, segment number, byte offset of its header, bytes of its body."""
+
+    seq: int
+    segment: int
+    offset: int
+    body_len: int
+
+
+class _Ticket:
+    __slots__ = ("done", "entries", "error", "hashes", "positions")
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        # Hashed here, in the caller's thread: the commit lock is never held for it.
+        self.hashes = [
+            e.body.sha256 if isinstance(e.body, SealedFile) else hashlib.sha256(e.body).digest() for e in entries
+        ]
+        self.positions: list[Position] = []
+        self.error: CofferError | None = None
+        self.done = False
+
+
+class LogWriter:
+    """Appends records for many threads. One per archive; the caller holds the writer's lock."""
+
+    def __init__(
+        self,
+        folder: ArchiveFolder,
+        *,
+        now_ms: Callable[[], int],
+        segment_bytes: int = 1 << 30,
+        reserve_bytes: int = 0,
+        calls: Syscalls = _SYSTEM,
+    ) -> None:
+        """Find the end of the log, cut a torn tail, and be ready to append.
+
+        Raises IntegrityError where the log is damaged or older than its last checkpoint: then nothing was changed.
+        """
+        self._folder = folder
+        self._now_ms = now_ms
+        self._calls = calls
+        self._segment_bytes = segment_bytes
+        self._reserve_bytes = reserve_bytes
+        self._queue: list[_Ticket] = []
+        self._queue_lock = threading.Lock()
+        self._commit_lock = threading.Lock()
+        self._failure: CofferError | None = None
+        self._signed = read_checkpoint(folder)
+        self._tail = read_tail(folder, self._signed)
+        cut(folder, self._tail, calls)
+        self._file = self._open_segment()
+
+    @property
+    def cut_bytes(self) -> int:
+        """Bytes of a torn tail that opening moved to lost+found."""
+        return self._tail.cut_bytes
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the next record, which is the count of all so far."""
+        return self._tail.chain.next_seq
+
+    @property
+    def signed_size(self) -> int:
+        """Records under the last signed checkpoint."""
+        return self._signed.size if self._signed else 0
+
+    def append(self, entries: Sequence[Entry]) -> list[Position]:
+        """Append entries in order, together; durable on return.
+
+        Concurrent callers share one fdatasync: whoever gets the commit lock writes what all of them queued.
+        Raises UnavailableError when the volume is nearly full (nothing was written: retry later), or when a write or
+        sync failed, now or before (nothing is acknowledged until the log is opened again).
+        """
+        ticket = _Ticket(entries)
+        with self._queue_lock:
+            self._queue.append(ticket)
+        with self._commit_lock:
+            if not ticket.done:
+                with self._queue_lock:
+                    batch, self._queue = self._queue, []
+                self._commit(batch)
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.positions
+
+    def require_writable(self) -> None:
+        """Return where an append can be expected to work. Raises UnavailableError: stopped, or the volume is full."""
+        if self._failure is not None:
+            raise UnavailableError(
+                "the log stopped after a failed write",
+                hint="restart Coffer: opening recovers and checks what is stable",
+            ) from self._failure
+        if self._reserve_bytes:
+            volume = os.statvfs(self._folder.path)
+            if volume.f_bavail * volume.f_frsize < self._reserve_bytes:
+                raise UnavailableError(
+                    "the archive's volume is full up to its reserve", hint="free or add space; stores then go on"
+                )
+
+    def checkpoint(self, sign: Callable[[bytes], bytes]) -> Checkpoint | None:
+        """Sign the log as it is and keep the note, durable on return; None where the last one still says it all."""
+        with self._commit_lock:
+            self.require_stable()
+            tree = self._tail.chain.tree
+            if self.signed_size == tree.size:
+                return None
+            made = Checkpoint(self._folder.origin, tree.size, tree.root())
+            replace(self._folder.checkpoint, sign(made.serialize()), calls=self._calls)
+            self._signed = made
+            return made
+
+    def require_stable(self) -> None:
+        """Raise UnavailableError where a failed write left it unknown what is stable."""
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Close the open segment. Everything acknowledged is durable already."""
+        self._file.close()
+
+    def _commit(self, batch: list[_Ticket]) -> None:
+        try:
+            self.require_writable()
+        except UnavailableError as error:
+            for ticket in batch:
+                ticket.error, ticket.done = error, True
+            return
+        try:
+            for ticket in batch:
+                for entry, body_hash in zip(ticket.entries, ticket.hashes, strict=True):
+                    ticket.positions.append(self._write(entry, body_hash))
+            self._file.sync()
+        except BaseException as error:
+            # Whatever went wrong, the file no longer ends where the chain does: only recovery may go on.
+            stopped = error if isinstance(error, CofferError) else UnavailableError(f"the log stopped: {error!r}")
+            self._failure = stopped
+            for ticket in batch:
+                ticket.error = stopped
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for ticket in batch:
+                ticket.done = True
+
+    def _write(self, entry: Entry, body_hash: bytes) -> Position:
+        body = entry.body
+        length = body.length if isinstance(body, SealedFile) else memoryview(body).nbytes
+        if self._tail.offsets and self._file.size + record_size(length) > self._segment_bytes:
+            self._roll()
+        chain, at = self._tail.chain, self._file.size
+        header = RecordHeader(
+            kind=entry.kind,
+            seq=chain.next_seq,
+            time_ms=entry.time_ms,
+            study_key_id=entry.study_key_id,
+            flags=entry.flags,
+            body_len=length,
+            content_id=entry.content_id,
+            body_sha256=body_hash,
+            prev_header_sha256=chain.head,
+        ).serialize()
+        if isinstance(body, SealedFile):
+            self._file.write_all([header])
+            self._copy(body)
+            self._file.write_all([trailer(length)])
+        else:
+            self._file.write_all([header, body, trailer(length)])
+        position = Position(chain.next_seq, self._tail.segment, at, length)
+        self._tail.offsets.append(at)
+        chain.follow(header)
+        return position
+
+    def _copy(self, body: SealedFile) -> None:
+        left = body.length
+        with body.path.open("rb") as source:
+            while left and (piece := source.read(min(left, _COPY_BYTES))):
+                self._file.write_all([piece])
+                left -= len(piece)
+        if left:
+            raise UnavailableError("a sealed body is shorter than it was", hint="send the object again")
+
+    def _roll(self) -> None:
+        """Seal the open segment with its footer, synced, before the next one exists."""
+        chain = self._tail.chain
+        footer = Footer(tuple(self._tail.offsets), chain.head, chain.tree.size, chain.tree.edge)
+        self._file.write_all([footer.serialize()])
+        self._file.sync()
+        self._file.close()
+        self._tail.is_sealed = True
+        self._file = self._open_segment()
+
+    def _open_segment(self) -> AppendFile:
+        tail = self._tail
+        if not tail.is_sealed and tail.end > 0:
+            return AppendFile(self._folder.segment_path(tail.segment), calls=self._calls)
+        tail.segment += tail.is_sealed
+        tail.offsets.clear()
+        header = SegmentHeader(
+            self._folder.archive_id, tail.segment, tail.chain.next_seq, tail.chain.head, self._now_ms()
+        )
+        path = self._folder.segment_path(tail.segment)
+        # replace: what a crash left of this file holds no record, and a new segment is whole or not there.
+        replace(path, header.serialize(), calls=self._calls)
+        tail.is_sealed, tail.end = False, segment.HEADER.size
+        return AppendFile(path, calls=self._calls)

@@ -1,0 +1,111 @@
+"""Read records beside a live writer: verified bodies, ranges of large ones, headers in order.
+
+Rule: it never writes and holds no lock; at an incomplete tail it stops as if the log ended there.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+
+from archive import segment
+from archive.chain import read_footer, read_record
+from archive.folder import ArchiveFolder
+from archive.log import Position
+from archive.record import HEADER, RecordHeader, parse_header
+from keys.errors import FormatError, IntegrityError, NotFoundError
+
+
+class LogReader:
+    """Thread-safe. Keeps each segment it has read from open until `close`."""
+
+    def __init__(self, folder: ArchiveFolder) -> None:
+        self._folder = folder
+        self._files: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close every file. Reads after it reopen them."""
+        with self._lock:
+            for fd in self._files.values():
+                os.close(fd)
+            self._files.clear()
+
+    def read_header(self, position: Position) -> RecordHeader:
+        """The header of a record. Raises IntegrityError naming segment, offset and record; NotFoundError."""
+        raw = os.pread(self._file(position.segment), HEADER.size, position.offset)
+        try:
+            header = parse_header(raw)
+        except FormatError as error:
+            raise self._damaged(position, str(error)) from error
+        if header.seq != position.seq or header.body_len != position.body_len:
+            raise self._damaged(position, "another record lies here")
+        return header
+
+    def read_body(self, position: Position) -> bytes:
+        """The body of a record, checked against the hash in its header. Raises as `read_header`."""
+        header = self.read_header(position)
+        body = self._read(position, 0, header.body_len)
+        if hashlib.sha256(body).digest() != header.body_sha256:
+            raise self._damaged(position, "the body does not match its hash")
+        return body
+
+    def range_of(self, position: Position) -> "partial[bytes]":
+        """A `read(offset, length)` over the body, for bodies too large for memory.
+
+        Ranges are not checked against the header's hash: the AEAD inside checks every chunk that is used.
+        """
+        self.read_header(position)
+        return partial(self._read, position)
+
+    def records(self, from_seq: int = 0) -> Iterator[tuple[Position, RecordHeader]]:
+        """Whole records from `from_seq` on, in order, up to the end of what is written. Raises IntegrityError."""
+        for number in self._folder.segment_numbers():
+            fd = self._file(number)
+            size = os.fstat(fd).st_size
+            sealed = read_footer(fd, size)
+            if sealed is not None and sealed[0].tree_size <= from_seq:
+                continue
+            yield from self._records(fd, number, sealed[1] if sealed else size, from_seq, is_sealed=sealed is not None)
+
+    def _records(
+        self, fd: int, number: int, stop: int, from_seq: int, *, is_sealed: bool
+    ) -> Iterator[tuple[Position, RecordHeader]]:
+        at = segment.HEADER.size
+        while at < stop:
+            try:
+                _, header, end = read_record(fd, at, stop)
+            except FormatError as error:
+                if is_sealed:
+                    raise IntegrityError(f"segment {number}, offset {at}: {error}", hint=_HINT) from error
+                return
+            if header.seq >= from_seq:
+                yield Position(header.seq, number, at, header.body_len), header
+            at = end
+
+    def _file(self, number: int) -> int:
+        with self._lock:
+            fd = self._files.get(number)
+            if fd is None:
+                try:
+                    fd = os.open(self._folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError as error:
+                    raise NotFoundError(f"segment {number} does not exist", hint=_HINT) from error
+                self._files[number] = fd
+            return fd
+
+    def _read(self, position: Position, offset: int, length: int) -> bytes:
+        data = os.pread(self._file(position.segment), length, position.offset + HEADER.size + offset)
+        if len(data) != length:
+            raise self._damaged(position, "the body is cut")
+        return data
+
+    @staticmethod
+    def _damaged(position: Position, what: str) -> IntegrityError:
+        return IntegrityError(
+            f"segment {position.segment}, offset {position.offset}, record {position.seq}: {what}", hint=_HINT
+        )
+
+
+_HINT = "run coffer verify; restore the segment from a backup or replica"

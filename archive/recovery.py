@@ -1,0 +1,148 @@
+"""Find the end of the log again after any stop, and cut off what was never finished.
+
+Rule: only bytes behind the last whole record are ever cut, and they are kept in lost+found. Where a valid record
+follows the damage, or a signed checkpoint covers what is missing, nothing is changed and the log refuses to be written.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+from archive import segment
+from archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
+from archive.checkpoint import Checkpoint
+from archive.folder import ArchiveFolder
+from archive.record import HEADER, RecordHeader
+from keys.durable import AppendFile, Syscalls, SystemCalls, write_new
+from keys.errors import FormatError, IntegrityError
+
+_PIECE = 1 << 20
+_SYSTEM = SystemCalls()
+_HINT = "run coffer verify; restore the damaged segment from a backup or replica"
+
+
+@dataclass(slots=True)
+class Tail:
+    """The end of the log: chain state, the open segment and its record offsets, and what recovery cut (bytes)."""
+
+    chain: Chain
+    segment: int
+    offsets: list[int]
+    end: int
+    cut_bytes: int = 0
+    is_sealed: bool = False
+
+
+def read_tail(folder: ArchiveFolder, checkpoint: Checkpoint | None) -> Tail:
+    """Find the end of the log without changing anything; only the last two segments are read.
+
+    Raises IntegrityError where a record behind the damage shows that this is no torn tail, where a segment is missing,
+    and where the log is shorter than, or differs from, its last signed checkpoint (a rollback or a fork).
+    """
+    numbers = folder.segment_numbers()
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise IntegrityError("a segment is missing from the log", hint=_HINT)
+    chain = Chain.start(folder.archive_id)
+    if len(numbers) > 1:
+        chain = Chain.behind(_footer(folder, numbers[-2]))
+    tail = _scan(folder, numbers[-1], chain, checkpoint) if numbers else Tail(chain, 0, [], 0, is_sealed=True)
+    size = tail.chain.tree.size
+    if checkpoint is not None and size < checkpoint.size:
+        raise IntegrityError(
+            f"the log ends at record {size}, but a signed checkpoint covers {checkpoint.size}",
+            hint="an older copy was put back, or records were lost: " + _HINT,
+        )
+    return tail
+
+
+def _footer(folder: ArchiveFolder, number: int) -> segment.Footer:
+    fd = os.open(folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = read_footer(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+    if found is None:
+        raise IntegrityError(f"segment {number} has no footer but is not the last", hint=_HINT)
+    return found[0]
+
+
+def _scan(folder: ArchiveFolder, number: int, chain: Chain, checkpoint: Checkpoint | None) -> Tail:
+    fd = os.open(folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        tail = Tail(chain, number, [], 0, size)
+        if size <= segment.HEADER.size and not _has_header(fd):
+            return tail  # torn while the segment was made: no record was ever in it
+        header = read_segment_header(fd)
+        if (header.archive_id, header.number) != (folder.archive_id, number) or header.first_seq != chain.next_seq:
+            raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
+        sealed = read_footer(fd, size)
+        stop = sealed[1] if sealed else size
+        tail.end = _walk(fd, segment.HEADER.size, stop, tail, checkpoint)
+        tail.is_sealed = sealed is not None and tail.end == stop
+        tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
+        if tail.cut_bytes and find_record(fd, tail.end, size, chain.next_seq) is not None:
+            raise IntegrityError(
+                f"segment {number} is damaged at offset {tail.end}, and records follow the damage", hint=_HINT
+            )
+        return tail
+    finally:
+        os.close(fd)
+
+
+def _has_header(fd: int) -> bool:
+    try:
+        read_segment_header(fd)
+    except FormatError:
+        return False
+    return True
+
+
+def _walk(fd: int, at: int, stop: int, tail: Tail, checkpoint: Checkpoint | None) -> int:
+    """Follow records up to the first that is not whole; return the offset behind the last that is."""
+    chain = tail.chain
+    while at < stop:
+        try:
+            raw, header, end = read_record(fd, at, stop)
+        except FormatError:
+            break
+        # What a checkpoint covers was synced; of the rest, a file system may have kept the end without the middle.
+        is_signed = checkpoint is not None and header.seq < checkpoint.size
+        if chain.complaint(header) is not None or not (is_signed or _body_is_whole(fd, at, header)):
+            break
+        tail.offsets.append(at)
+        chain.follow(raw)
+        if checkpoint is not None and chain.tree.size == checkpoint.size and chain.tree.root() != checkpoint.root:
+            raise IntegrityError(
+                f"the first {checkpoint.size} records are not those that were signed", hint="a fork: " + _HINT
+            )
+        at = end
+    return at
+
+
+def _body_is_whole(fd: int, at: int, header: RecordHeader) -> bool:
+    digest, offset, left = hashlib.sha256(), at + HEADER.size, header.body_len
+    while left:
+        piece = os.pread(fd, min(left, _PIECE), offset)
+        digest.update(piece)
+        offset, left = offset + len(piece), left - len(piece)
+    return digest.digest() == header.body_sha256
+
+
+def cut(folder: ArchiveFolder, tail: Tail, calls: Syscalls = _SYSTEM) -> None:
+    """Move what lies behind the last whole record to lost+found, then truncate; durable on return, in that order."""
+    if not tail.cut_bytes:
+        return
+    path = folder.segment_path(tail.segment)
+    with path.open("rb") as file:
+        file.seek(tail.end)
+        torn = file.read()
+    kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
+    if not kept.exists():
+        write_new(kept, torn, calls=calls)
+    file_end = AppendFile(path, calls=calls)
+    try:
+        file_end.truncate(tail.end)
+        file_end.sync()
+    finally:
+        file_end.close()
