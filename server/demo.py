@@ -21,7 +21,8 @@ from pynetdicom.sop_class import (
 from rich.console import Console
 from rich.panel import Panel
 
-from archive.verify import verify
+from archive.folder import ArchiveFolder
+from archive.verify import Verifier
 from keys.errors import IntegrityError, UnavailableError
 from server import logs
 from server.config import Config
@@ -84,7 +85,7 @@ def _show(console: Console, config: Config, engine: Engine) -> None:
         raise IntegrityError("what came back is not what was sent", hint="run `coffer verify`, and report this")
     size = sum(map(len, back.values()))
     console.print(f"C-GET     {len(back)} images came back, {size:,} bytes, each equal to what was sent")
-    findings = list(verify(config.archive, level="bodies"))
+    findings = list(Verifier(ArchiveFolder.open(config.archive)).findings())
     if findings:
         raise IntegrityError(f"verify has {len(findings)} findings", hint="run `coffer verify` to see them")
     stats = engine.stats()

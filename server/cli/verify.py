@@ -37,34 +37,40 @@ beside a server; what is written while it runs is not looked at."""
 def verify(chosen: Chosen, level: str) -> None:
     """Check hash chain, hashes, checkpoint and every byte between, without any key."""
     archive = chosen.existing().archive
-    from archive import verify as verification
+    from archive.folder import ArchiveFolder
+    from archive.verify import Verifier
 
+    folder = ArchiveFolder.open(archive)
+    total = sum(folder.segment_path(n).stat().st_size for n in folder.segment_numbers())
     started = time.monotonic()
     findings = []
     with output.progress("verifying", hidden=chosen.json) as bar:
-        run = verification.verify(archive, level=level, progress=bar.reach)
-        for finding in run:
+        verifier = Verifier(folder, bodies=level == "bodies", progress=lambda done: bar.advance(done, total))
+        for finding in verifier.findings():
             findings.append(finding)
             if not chosen.json:
+                where = f"{folder.segment_path(finding.segment).name}, offset {finding.offset}"
                 record = "" if finding.seq is None else f", record {finding.seq}"
-                output.say(output.plain(f"{finding.segment}, offset {finding.offset}{record}: {finding.what}"))
+                output.say(output.plain(f"{where if finding.segment else 'checkpoint'}{record}: {finding.what}"))
     seconds = time.monotonic() - started
-    summary = run.summary
+    summary = verifier.summary
     if chosen.json:
         output.as_json(
             {
                 "archive": str(archive),
                 "level": level,
                 "records": summary.records,
-                "bytes": summary.bytes,
+                "signed_records": summary.signed_records,
+                "segments": summary.segments,
+                "bytes": total,
                 "seconds": round(seconds, 3),
                 "findings": [
-                    {"segment": str(f.segment), "offset": f.offset, "record": f.seq, "what": f.what} for f in findings
+                    {"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in findings
                 ],
             }
         )
     else:
         result = f"{len(findings)} findings" if findings else "no findings"
-        output.say(f"{summary.records} records, {output.size(summary.bytes)}, {seconds:.1f} s: {result}")
+        output.say(f"{summary.records} records, {output.size(total)}, {seconds:.1f} s: {result}")
     if findings:
         click.get_current_context().exit(_FINDINGS)
