@@ -1,0 +1,53 @@
+"""Answer queries: decide, let the index match, encode the rows (PS3.4 C.4.1).
+
+Rule: rows leave one by one, so that a C-CANCEL stops the work; query values never reach a log.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import structlog
+
+from index.elements import decode_identifier
+from server.access import Action
+from server.dimse.services import Caller
+from server.identifier import SPECIFIC_CHARACTER_SET, Values, encode_identifier
+from server.vault import Vault
+
+_log = structlog.get_logger(__name__)
+
+QUERY_RETRIEVE_LEVEL = 0x00080052
+RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY = 0x00080054, 0x00080056
+_ONLINE = ("ONLINE",)
+
+
+class Finder:
+    """Runs C-FIND and `coffer find` over the index. Safe to use from many threads."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Iterator[bytes]:
+        """Encoded response identifiers, in the request's encoding.
+
+        Raises InputError with the offending tags for a bad identifier, AccessDeniedError; both before the first row.
+        """
+        keys = decode_identifier(identifier, implicit=implicit)
+        charset = keys.charset
+        rows = self.rows(keys.values, model=model, caller=caller)
+        return (encode_identifier(row, charset, implicit=implicit) for row in rows)
+
+    def rows(self, keys: Mapping[int, Values], *, model: str, caller: Caller) -> Iterator[dict[int, Values]]:
+        """Matching rows by tag, holding every key that was asked for. Raises as `find`."""
+        self._vault.policy.require(Action.FIND, caller.calling_ae)
+        level = "".join(v for v in keys.get(QUERY_RETRIEVE_LEVEL, ()) if isinstance(v, str)).strip()
+        matches = self._vault.index.query(level, keys, model)
+        _log.info("find", calling_ae=caller.calling_ae, level=level, model=model)
+        return (self._complete(match, keys, level) for match in matches)
+
+    def _complete(self, match: Mapping[int, Values], keys: Mapping[int, Values], level: str) -> dict[int, Values]:
+        row = {tag: match.get(tag, ()) for tag in keys if tag != SPECIFIC_CHARACTER_SET}
+        row[QUERY_RETRIEVE_LEVEL] = (level,)
+        row[RETRIEVE_AE_TITLE] = (self._vault.config.dimse.ae_title,)
+        if INSTANCE_AVAILABILITY in keys:
+            row[INSTANCE_AVAILABILITY] = _ONLINE
+        return row

@@ -1,0 +1,133 @@
+"""Hand objects out: which instances an identifier names, and their bytes, verified, in a syntax the peer accepts.
+
+Rule: every retrieval passes the decision and leaves a line in the access log. Bytes come from the sealed record and are
+checked (ciphertext hash, AEAD, SHA-256 of the data set) before the last of them is handed over; an object that fails
+its check is never completed.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import structlog
+
+from archive.body import BodyReader
+from index.elements import decode_identifier
+from index.index import Located
+from index.objectmeta import ObjectMeta
+from index.query import IdentifierError
+from keys.errors import InputError
+from server.access import Action
+from server.convert import CONVERTIBLE, EXPLICIT_LE, Converter
+from server.dimse.services import Caller
+from server.logs import short_id
+from server.vault import Vault
+
+_log = structlog.get_logger(__name__)
+
+QUERY_RETRIEVE_LEVEL = 0x00080052
+PATIENT_ID, STUDY_UID, SERIES_UID, SOP_UID = 0x00100020, 0x0020000D, 0x0020000E, 0x00080018
+_LEVELS = {"PATIENT": PATIENT_ID, "STUDY": STUDY_UID, "SERIES": SERIES_UID, "IMAGE": SOP_UID}
+_ROOTS = {"patient": ("PATIENT", "STUDY", "SERIES", "IMAGE"), "study": ("STUDY", "SERIES", "IMAGE")}
+_MAX_UIDS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """One instance that may leave: its identity, its stored syntax, and its bytes on demand."""
+
+    vault: Vault
+    located: Located
+
+    @property
+    def sop_class(self) -> str:
+        return self.located.sop_class
+
+    @property
+    def sop_instance(self) -> str:
+        return self.located.sop_instance
+
+    @property
+    def transfer_syntax(self) -> str:
+        return self.located.version.transfer_syntax
+
+    @property
+    def length(self) -> int:
+        """Bytes of the data set as stored."""
+        return self.located.version.dataset_length
+
+    def meta(self) -> ObjectMeta:
+        """What was recorded beside the data set when it came in."""
+        with self._body() as body:
+            return ObjectMeta.decode(body.meta)
+
+    def open(self) -> Iterator[bytes]:
+        """The data set as received, in pieces. Raises IntegrityError, KeyUnavailableError or ShreddedError."""
+        with self._body() as body:
+            yield from body.chunks()
+
+    def convertible_to(self, transfer_syntax: str) -> bool:
+        """Whether `convert_to` can serve this syntax: both must be uncompressed little endian."""
+        return {transfer_syntax, self.transfer_syntax} <= CONVERTIBLE
+
+    def convert_to(self, transfer_syntax: str) -> Iterator[bytes]:
+        """The data set re-encoded. Raises InputError where it is not well formed or not convertible."""
+        if not self.convertible_to(transfer_syntax):
+            raise InputError(
+                f"stored in {self.transfer_syntax}, which is not converted to {transfer_syntax}",
+                hint="let the destination accept the stored transfer syntax",
+            )
+        with self._body() as body:
+            yield from Converter(body.read, body.length, to_explicit=transfer_syntax == EXPLICIT_LE).chunks()
+
+    def _body(self) -> AbstractContextManager[BodyReader]:
+        return self.vault.open_body(self.located.study_key_id, self.located.version)
+
+
+class Retriever:
+    """Resolves what a C-MOVE, C-GET or `coffer get` asks for. Safe to use from many threads."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Sequence[StoredInstance]:
+        """The instances an identifier names, oldest study first.
+
+        Raises InputError with the offending tags for a bad identifier (PS3.4 C.4.2.1.4), AccessDeniedError.
+        """
+        keys = decode_identifier(identifier, implicit=implicit)
+        level = "".join(keys.text(QUERY_RETRIEVE_LEVEL)).strip()
+        roots = _ROOTS[model]
+        if level not in roots:
+            raise IdentifierError(
+                f"Query/Retrieve Level must be one of {', '.join(roots)}",
+                offending=(QUERY_RETRIEVE_LEVEL,),
+                hint="set (0008,0052) to a level of the information model",
+            )
+        chosen: dict[int, tuple[str, ...]] = {}
+        for name in roots[: roots.index(level) + 1]:
+            chosen[_LEVELS[name]] = self._unique_key(keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level)
+        return self.instances(chosen, caller)
+
+    def _unique_key(self, values: Sequence[str], tag: int, *, is_level: bool) -> tuple[str, ...]:
+        present = tuple(v for v in values if v)
+        if not present or len(present) > (_MAX_UIDS if is_level else 1) or any("*" in v or "?" in v for v in present):
+            raise IdentifierError(
+                f"({tag >> 16:04X},{tag & 0xFFFF:04X}) needs {'at least one value' if is_level else 'one value'}"
+                " without wildcards",
+                offending=(tag,),
+                hint="give the unique key of every level down to the one asked for",
+            )
+        return present
+
+    def instances(self, keys: dict[int, tuple[str, ...]], caller: Caller) -> Sequence[StoredInstance]:
+        """The instances under exact unique keys by tag. Raises AccessDeniedError."""
+        self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
+        found = [StoredInstance(self._vault, row) for row in self._vault.index.locate(keys)]
+        _log.info(
+            "retrieve",
+            calling_ae=caller.calling_ae,
+            study=[short_id(uid) for uid in keys.get(STUDY_UID, ())][:8],
+            instances=len(found),
+        )
+        return found

@@ -1,0 +1,280 @@
+"""Everything below the services, opened in the right order: folder, lock, keys, log, index, limits.
+
+Rule: it knows nothing of messages. With `write` it holds the one writer's lock, and log and index agree before it is
+ready; without, it reads beside whoever writes. Key, record, index: in that order things become durable.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from archive.body import BodyContext, BodyReader, seal_body
+from archive.folder import ArchiveFolder
+from archive.lock import WriterLock
+from archive.log import LogWriter, Position, SealedFile
+from archive.pixels import PixelLayout
+from archive.reader import LogReader
+from archive.record import Kind, RecordHeader
+from archive.spool import MemoryBudget, Spool, clear_stale
+from index import rebuild
+from index.index import Index
+from index.rows import Version
+from index.walk import Limits
+from keys import derive, selftest
+from keys.errors import CofferError, ConfigError
+from keys.keyfile import KeyFileProvider, generate_keyfile
+from keys.keyring import Keyring, StudyKey, clock_ms
+from keys.secret import Secret
+from keys.signing import CheckpointSigner
+from server import logs
+from server.access import Policy
+from server.config import Config, Keys
+from server.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+_IN_MEMORY_BYTES = 8 << 20  # a body up to this is read at once and checked against the record's hash before use
+_SALT_BYTES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveStats:
+    """What `coffer status` and the gauges show. Bytes are of data sets as received, and of the log on disk."""
+
+    studies: int
+    series: int
+    objects: int
+    bytes_received: int
+    bytes_stored: int
+    segments: int
+    segment_bytes: int
+    records: int
+    index_lag: int
+    key_epoch: int
+    conflicts: int
+    unindexed: int
+    unreadable_studies: int
+
+    @property
+    def ratio(self) -> float:
+        """Bytes stored per byte received; 0 for an empty archive."""
+        return self.bytes_stored / self.bytes_received if self.bytes_received else 0.0
+
+
+class Vault:
+    """An open archive. Use as a context manager; safe to share between threads."""
+
+    def __init__(self, config: Config, *, write: bool, metrics: Metrics | None = None) -> None:
+        """Open the archive. Raises NotFoundError, ConfigError, LockedError, KeyUnavailableError, IntegrityError."""
+        selftest.run()
+        self.config = config
+        self.metrics = metrics or Metrics()
+        self.limits = Limits(
+            bytes=config.limits.header_bytes,
+            depth=config.limits.header_depth,
+            elements=config.limits.header_elements,
+            seconds=config.limits.header_seconds,
+        )
+        known = (config.dimse.ae_title, *(peer.ae_title for peer in config.peers))
+        self.policy = Policy(known, known_peers_only=config.dimse.known_peers_only)
+        self.folder = ArchiveFolder.open(config.archive)
+        self._budget = MemoryBudget(config.limits.memory_total_bytes)
+        self._writer: LogWriter | None = None
+        with ExitStack() as opened:
+            if write:
+                command = " ".join(["coffer", *sys.argv[1:2]])
+                opened.enter_context(WriterLock(self.folder.lock, command, clock_ms()))
+                clear_stale(self.folder.spool)
+            self.keyring = Keyring.open(self.folder.keyring, provider_of(config.keys), readonly=not write)
+            opened.callback(self.keyring.close)
+            logs.use_id_key(self.keyring.archive_key(derive.LOG_ID))
+            self.reader = LogReader(self.folder)
+            opened.callback(self.reader.close)
+            if write:
+                self._writer = self._open_writer()
+                opened.callback(self._close_writer, self._writer)
+            self.index = Index.open(self.folder.index, self.keyring, readonly=not write)
+            opened.callback(self.index.close)
+            if write:
+                self._report(rebuild.catch_up(self.index, self.reader, self._open_record, self.limits))
+            self._opened = opened.pop_all()
+
+    @staticmethod
+    def create(config: Config) -> None:
+        """Make an empty archive, and its key file where there is none; both durable on return.
+
+        Raises ConfigError where an archive is already.
+        """
+        path = config.archive
+        ArchiveFolder.prepare(path)
+        if not config.keys.key_file.exists():
+            passphrase = passphrase_of(config.keys)
+            generate_keyfile(config.keys.key_file, passphrase() if passphrase else None)
+        archive_id = os.urandom(16)
+        keyring = Keyring.create(path / "keyring", provider_of(config.keys), archive_id)
+        try:
+            signer = CheckpointSigner(keyring.archive_key(derive.CHECKPOINT_SIGNING))
+            origin = f"coffer/{archive_id.hex()}"
+            ArchiveFolder(path, archive_id, origin, signer.vkey(origin)).commit()
+        finally:
+            keyring.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Sign a checkpoint if anything was written, flush the index and let go of everything."""
+        self._opened.close()
+
+    @property
+    def log(self) -> LogWriter:
+        """The writer. Only where the archive was opened with `write`."""
+        assert self._writer is not None, "the archive is open for reading only"
+        return self._writer
+
+    def _open_writer(self) -> LogWriter:
+        storage = self.config.storage
+        writer = LogWriter(
+            self.folder, now_ms=clock_ms, segment_bytes=storage.segment_bytes, reserve_bytes=storage.reserve_bytes
+        )
+        if writer.cut_bytes:
+            _log.warning("an unfinished record was cut off and kept in lost+found", bytes=writer.cut_bytes)
+        return writer
+
+    def _close_writer(self, writer: LogWriter) -> None:
+        try:
+            self.sign_checkpoint()
+        except CofferError as error:
+            _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
+        writer.close()
+
+    def sign_checkpoint(self) -> None:
+        """Sign the log as it is; durable on return. Does nothing where nothing was added. Raises UnavailableError."""
+        signer = CheckpointSigner(self.keyring.archive_key(derive.CHECKPOINT_SIGNING))
+        self.log.checkpoint(partial(signer.sign_note, self.folder.origin))
+
+    def _report(self, done: rebuild.CatchUp) -> None:
+        if done.applied or done.damaged or done.emptied:
+            _log.info("index caught up with the log", applied=done.applied, emptied=done.emptied)
+        if done.damaged:
+            _log.error("records that cannot be opened", count=len(done.damaged), first=done.damaged[0])
+
+    def rebuild_index(self, progress: Callable[[int, int], None]) -> rebuild.CatchUp:
+        """Empty the index and fill it from the log; `progress` gets records done and in all. Durable on return."""
+        total = self.log.next_seq
+        report = rebuild.rebuild(self.index, _Counted(self.reader, progress, total), self._open_record, self.limits)
+        progress(total, total)
+        self._report(report)
+        return report
+
+    def new_spool(self) -> Spool:
+        """A buffer for one incoming object, in memory up to the limit, else encrypted on disk."""
+        limits = self.config.limits
+        return Spool(self.folder.spool, self._budget, limits.memory_object_bytes, limits.max_object_bytes)
+
+    def seal(
+        self, key: StudyKey, content_id: bytes, meta: bytes, spool: Spool, layout: PixelLayout | None
+    ) -> bytes | SealedFile:
+        """Code and seal one object under its study's key. A SealedFile is the caller's to delete."""
+        context = BodyContext(self.folder.archive_id, key.key_id, content_id, Kind.OBJECT)
+        return seal_body(key.blob, context, meta, spool, layout, os.urandom(_SALT_BYTES), self.folder.spool)
+
+    @contextmanager
+    def open_body(self, study_key_id: bytes, version: Version) -> Iterator[BodyReader]:
+        """A stored object's body. Raises IntegrityError, KeyUnavailableError, ShreddedError, NotFoundError."""
+        with self._body(study_key_id, version.content_id, version.position) as body:
+            yield body
+
+    @contextmanager
+    def _open_record(self, position: Position, header: RecordHeader) -> Iterator[BodyReader]:
+        with self._body(header.study_key_id, header.content_id, position) as body:
+            yield body
+
+    @contextmanager
+    def _body(self, study_key_id: bytes, content_id: bytes, position: Position) -> Iterator[BodyReader]:
+        context = BodyContext(self.folder.archive_id, study_key_id, content_id, Kind.OBJECT)
+        key = self.keyring.study(study_key_id).blob
+        if position.body_len <= _IN_MEMORY_BYTES:
+            whole = memoryview(self.reader.read_body(position))
+            yield BodyReader(key, context, lambda at, length: bytes(whole[at : at + length]), position.body_len)
+        else:
+            yield BodyReader(key, context, self.reader.range_of(position), position.body_len)
+
+    def stats(self) -> ArchiveStats:
+        """Totals as they are now."""
+        index = self.index.stats()
+        sizes = [self.folder.segment_path(n).stat().st_size for n in self.folder.segment_numbers()]
+        records = self._writer.next_seq if self._writer else self._count_records(index.applied_seq + 1)
+        return ArchiveStats(
+            studies=index.studies,
+            series=index.series,
+            objects=index.instances + index.conflicts,
+            bytes_received=index.data_bytes,
+            bytes_stored=sum(sizes),
+            segments=len(sizes),
+            segment_bytes=sum(sizes),
+            records=records,
+            index_lag=records - index.applied_seq - 1,
+            key_epoch=self.keyring.epoch,
+            conflicts=index.conflicts,
+            unindexed=index.unindexed,
+            unreadable_studies=index.unreadable_studies,
+        )
+
+    def _count_records(self, known: int) -> int:
+        return known + sum(1 for _ in self.reader.records(known))
+
+
+class _Counted:
+    """The log's records, with a count of those that went by."""
+
+    def __init__(self, reader: LogReader, progress: Callable[[int, int], None], total: int) -> None:
+        self._reader = reader
+        self._progress = progress
+        self._total = total
+
+    def records(self, from_seq: int) -> Iterator[tuple[Position, RecordHeader]]:
+        for position, header in self._reader.records(from_seq):
+            yield position, header
+            self._progress(position.seq + 1, self._total)
+
+
+def provider_of(keys: Keys) -> KeyFileProvider:
+    """The configured key provider."""
+    return KeyFileProvider(keys.key_file, passphrase_of(keys))
+
+
+def passphrase_of(keys: Keys) -> Callable[[], Secret] | None:
+    """How to get the configured passphrase, or None where none is configured. The call raises ConfigError."""
+    if keys.passphrase_env:
+        return partial(_from_environment, keys.passphrase_env, os.environ)
+    if keys.passphrase_file is not None:
+        return partial(_from_file, keys.passphrase_file)
+    return None
+
+
+def _from_environment(name: str, environment: Mapping[str, str]) -> Secret:
+    text = environment.get(name, "")
+    if not text:
+        raise ConfigError(f"the environment variable {name} holds no passphrase", hint=f"set {name}, then start again")
+    return Secret(text.encode())
+
+
+def _from_file(path: Path) -> Secret:
+    try:
+        line = path.read_bytes().split(b"\n", 1)[0]
+    except OSError as error:
+        raise ConfigError(f"the passphrase file {path} cannot be read", hint="check its path and mode") from error
+    if not line:
+        raise ConfigError(f"the passphrase file {path} is empty", hint="put the passphrase into its first line")
+    return Secret(line)
