@@ -98,8 +98,8 @@ class Importer:
                 sop_instance=sop_instance,
                 transfer_syntax=found.transfer_syntax,
                 caller=self._caller,
-                file_meta=found.file_meta if keep_meta else b"",
-                preamble=found.preamble,
+                file_meta=found.file_meta if keep_meta and found.file_meta else None,
+                preamble=found.preamble or None,
             )
         )
         size = 0

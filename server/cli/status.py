@@ -1,10 +1,17 @@
 """`coffer status`: what the archive holds and how it is."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import click
 import msgspec
 
 from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from server.engine import Engine
 
 
 @click.command(
@@ -12,21 +19,24 @@ from server.cli.options import Chosen, archive_options, json_option
 Examples:
   coffer status
   coffer status --json | jq .ratio
+  coffer status --list                   names what needs a look; reads the whole log
 
 \b
 Works beside a running server. "index lag" counts records that the index on disk does not hold yet: a running
 server has them in memory. "conflicts" are instances that came again with other bytes; every version is kept."""
 )
+@click.option("--list", "listed", is_flag=True, help="Name the conflicts and the objects that are not indexed.")
 @archive_options()
 @json_option
 @click.pass_obj
-def status(chosen: Chosen) -> None:
+def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
     with chosen.open() as engine:
         stats = engine.stats()
         archive, key_file = engine.config.archive, engine.config.keys.key_file
+        details: dict[str, list[dict[str, Any]]] = _details(engine) if listed else {}
     if chosen.json:
-        output.as_json({"archive": archive, **msgspec.to_builtins(stats, enc_hook=str), "ratio": stats.ratio})
+        output.as_json({"archive": archive, **msgspec.to_builtins(stats), "ratio": stats.ratio, **details})
         return
     output.facts(
         {
@@ -44,3 +54,16 @@ def status(chosen: Chosen) -> None:
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
         }
     )
+    for title, items in details.items():
+        output.say(f"{title}:" if items else f"{title}: none")
+        for item in items:
+            output.say("    " + output.plain(", ".join(f"{name} {value}" for name, value in item.items())))
+
+
+def _details(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    from server.attention import conflicts, unindexed
+
+    return {
+        "conflicting_instances": [msgspec.to_builtins(c) for c in conflicts(engine)],
+        "unindexed_objects": [msgspec.to_builtins(u) for u in unindexed(engine)],
+    }
