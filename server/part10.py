@@ -22,6 +22,7 @@ _PREAMBLE, _MAGIC = 128, b"DICM"
 _MAX_META: Final = 1 << 20
 _LONG: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _META_GROUP: Final = b"\x02\x00"
+_LONGEST_UID: Final = 128
 _UID_CHARACTERS: Final = frozenset("0123456789.")
 _FIRST_GROUPS: Final = range(0x0004, 0x0020)  # a data set without file meta starts with one of these
 _TIFF: Final = (b"II*\0", b"MM\0*")
@@ -43,8 +44,11 @@ class Part10:
 
 
 def looks_like_uid(text: str) -> bool:
-    """Whether `text` has 1 to 64 characters out of digits and dots and starts with a digit: safe in a file name."""
-    return 0 < len(text) <= 64 and text[0] != "." and set(text) <= _UID_CHARACTERS
+    """Whether `text` is digits and dots, starts with a digit and is not endless: safe in a file name.
+
+    PS3.5 9.1 allows 64 characters; real files have a few more and must not be refused for it.
+    """
+    return 0 < len(text) <= _LONGEST_UID and text[0] != "." and set(text) <= _UID_CHARACTERS
 
 
 def read_part10(file: BinaryIO) -> Part10:

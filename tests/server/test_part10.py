@@ -102,8 +102,8 @@ def test_a_length_beyond_the_file_allocates_nothing() -> None:
     ("text", "safe"),
     [
         ("1.2.3", True),
-        ("1" * 64, True),
-        ("1" * 65, False),
+        ("1" * 68, True),
+        ("1" * 129, False),
         ("", False),
         ("..", False),
         (".1", False),
