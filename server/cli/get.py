@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from keys.errors import CofferError, NotFoundError
 from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from server.export import Written
+    from server.retrieve import StoredInstance
 
 _STUDY, _SERIES, _INSTANCE = 0x0020000D, 0x0020000E, 0x00080018
 
@@ -42,36 +48,52 @@ def get(
     wanted = {tag: tuple(u.strip() for u in uids) for tag, uids in keys.items() if uids}
     if not wanted:
         raise click.UsageError("Give at least one --study, --series or --instance.")
-    failed: list[tuple[str, CofferError]] = []
-    files = []
     with chosen.open() as engine:
         from server.dimse.services import Caller
-        from server.export import Exporter
 
         found = engine.retriever.instances(wanted, Caller(calling_ae=engine.config.dimse.ae_title))
         if not found:
             raise NotFoundError("the archive has no such object", hint="`coffer find` lists what it has")
-        exporter = Exporter(out)
-        with output.progress("writing", len(found), hidden=chosen.json) as bar:
-            for instance in found:
-                try:
-                    files.append(exporter.write(instance))
-                except CofferError as error:
-                    failed.append((instance.sop_instance, error))
-                bar.advance()
-    written = [f for f in files if not f.existed]
-    told = {
-        "written": len(written),
-        "existed": len(files) - len(written),
-        "failed": [{"instance": uid, "reason": str(cause)} for uid, cause in failed],
-        "bytes": sum(f.size for f in written),
-        "folder": str(out),
-    }
-    if chosen.json:
-        output.as_json({**told, "files": [str(f.path) for f in files]})
-    else:
-        output.say(f"{len(written)} written to {out}, {told['existed']} were there, {len(failed)} failed")
-        for uid, cause in failed:
-            output.say(f"    {output.plain(uid)}: {output.plain(str(cause))}")
+        files, failed = _write(found, out, as_json=chosen.json)
+    _report(files, failed, out, as_json=chosen.json)
     if failed:
         raise failed[0][1]
+
+
+def _write(
+    found: Sequence[StoredInstance], out: Path, *, as_json: bool
+) -> tuple[list[Written], list[tuple[str, CofferError]]]:
+    """Write every object; one that cannot be written does not keep the others from it."""
+    from server.export import Exporter
+
+    exporter = Exporter(out)
+    files: list[Written] = []
+    failed: list[tuple[str, CofferError]] = []
+    with output.progress("writing", len(found), hidden=as_json) as bar:
+        for instance in found:
+            try:
+                files.append(exporter.write(instance))
+            except CofferError as error:
+                failed.append((instance.sop_instance, error))
+            bar.advance()
+    return files, failed
+
+
+def _report(files: list[Written], failed: list[tuple[str, CofferError]], out: Path, *, as_json: bool) -> None:
+    written = [f for f in files if not f.existed]
+    existed = len(files) - len(written)
+    if as_json:
+        output.as_json(
+            {
+                "written": len(written),
+                "existed": existed,
+                "failed": [{"instance": uid, "reason": str(cause)} for uid, cause in failed],
+                "bytes": sum(f.size for f in written),
+                "folder": str(out),
+                "files": [str(f.path) for f in files],
+            }
+        )
+        return
+    output.say(f"{len(written)} written to {out}, {existed} were there, {len(failed)} failed")
+    for uid, cause in failed:
+        output.say(f"    {output.plain(uid)}: {output.plain(str(cause))}")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from archive.folder import ArchiveFolder
+    from archive.verify import Finding
 
 _FINDINGS = 1
 
@@ -49,28 +54,21 @@ def verify(chosen: Chosen, level: str) -> None:
         for finding in verifier.findings():
             findings.append(finding)
             if not chosen.json:
-                where = f"{folder.segment_path(finding.segment).name}, offset {finding.offset}"
-                record = "" if finding.seq is None else f", record {finding.seq}"
-                output.say(output.plain(f"{where if finding.segment else 'checkpoint'}{record}: {finding.what}"))
-    seconds = time.monotonic() - started
-    summary = verifier.summary
+                output.say(output.plain(_line(finding, folder)))
+    seconds, summary = time.monotonic() - started, verifier.summary
     if chosen.json:
-        output.as_json(
-            {
-                "archive": str(archive),
-                "level": level,
-                "records": summary.records,
-                "signed_records": summary.signed_records,
-                "segments": summary.segments,
-                "bytes": total,
-                "seconds": round(seconds, 3),
-                "findings": [
-                    {"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in findings
-                ],
-            }
-        )
+        told = {"archive": str(archive), "level": level, "bytes": total, "seconds": round(seconds, 3)}
+        counts = {n: getattr(summary, n) for n in ("segments", "records", "signed_records")}
+        rows = [{"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in findings]
+        output.as_json({**told, **counts, "findings": rows})
     else:
         result = f"{len(findings)} findings" if findings else "no findings"
         output.say(f"{summary.records} records, {output.size(total)}, {seconds:.1f} s: {result}")
     if findings:
         click.get_current_context().exit(_FINDINGS)
+
+
+def _line(finding: Finding, folder: ArchiveFolder) -> str:
+    where = f"{folder.segment_path(finding.segment).name}, offset {finding.offset}" if finding.segment else "checkpoint"
+    record = "" if finding.seq is None else f", record {finding.seq}"
+    return f"{where}{record}: {finding.what}"
