@@ -1,0 +1,149 @@
+"""One incoming association from its first byte to its last: negotiate, serve message after message, end in order.
+
+Rule: whatever the peer does, this returns in bounded time, the connection is closed and no other association notices.
+A broken rule of PS3.8 is answered with the A-ABORT of Table 9-26 that names it.
+"""
+
+from typing import Final
+
+import structlog
+
+from server.config import Config
+from server.dimse import command as dimse
+from server.dimse import negotiation, pdu
+from server.dimse.channel import AssociationEnded, Channel, Context
+from server.dimse.command import Command
+from server.dimse.connection import Connection, ConnectionClosed
+from server.dimse.finding import serve_find
+from server.dimse.negotiation import Rejection, Request
+from server.dimse.pdu import ProtocolError
+from server.dimse.retrieving import serve_get, serve_move
+from server.dimse.services import Caller, Observer, Services
+from server.dimse.session import Session
+from server.dimse.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION
+from server.dimse.storing import serve_store
+
+_log = structlog.get_logger(__name__)
+_IGNORED: Final = frozenset({dimse.C_CANCEL})  # PS3.7 9.3.2.3: a cancel that comes after the end is no error
+
+
+class Acceptor:
+    """Serves one connection. `serve` runs in the connection's own thread; `cut` may come from another."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        host: str,
+        config: Config,
+        services: Services,
+        observer: Observer,
+        *,
+        is_full: bool,
+    ) -> None:
+        self._connection = connection
+        self._host = host
+        self._config = config
+        self._services = services
+        self._observer = observer
+        self._is_full = is_full
+        self.is_idle = False
+
+    def serve(self) -> None:
+        """Serve until the association ends. Raises nothing that a peer can cause."""
+        gracefully = False
+        try:
+            request = self._read_request()
+            rejection = self._rejection(request)
+            if rejection is not None:
+                self._reject(request, rejection)
+                gracefully = True
+                return
+            self._serve(request)
+        except AssociationEnded as ended:
+            if ended.is_release:
+                self._send_last(pdu.release(pdu.RELEASE_RP))
+                gracefully = True
+        except ProtocolError as error:
+            _log.warning("association aborted", cause=str(error), host=self._host)
+            self._send_last(pdu.abort(error.source, error.reason))
+            gracefully = True
+        except ConnectionClosed as error:
+            _log.info("association lost", cause=str(error), host=self._host)
+        finally:
+            self._connection.close(gracefully=gracefully)
+
+    def abort(self) -> None:
+        """End the association at once because the server stops."""
+        self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))
+        self._connection.cut()
+
+    def _read_request(self) -> Request:
+        kind, body = self._connection.read_pdu(self._config.dimse.handshake_seconds)
+        if kind == pdu.ABORT:
+            raise AssociationEnded(is_release=False)
+        if kind != pdu.ASSOCIATE_RQ:
+            raise ProtocolError("the first PDU is no association request", pdu.UNEXPECTED_PDU)
+        return negotiation.parse_request(bytes(body))
+
+    def _rejection(self, request: Request) -> Rejection | None:
+        settings = self._config.dimse
+        if request.application_context != negotiation.APPLICATION_CONTEXT:
+            return negotiation.WRONG_APPLICATION_CONTEXT
+        if settings.require_called_ae and request.called_ae != settings.ae_title:
+            return negotiation.UNKNOWN_CALLED_AE
+        if settings.known_peers_only and request.calling_ae not in {p.ae_title for p in self._config.peers}:
+            return negotiation.UNKNOWN_CALLING_AE
+        return negotiation.TOO_MANY if self._is_full else None
+
+    def _reject(self, request: Request, rejection: Rejection) -> None:
+        _log.warning("association rejected", reason=rejection.word, calling_ae=request.calling_ae, host=self._host)
+        self._observer.rejected(rejection.word)
+        self._send_last(negotiation.reject(rejection))
+
+    def _serve(self, request: Request) -> None:
+        settings = self._config.dimse
+        answer, contexts = negotiation.accept(
+            request, accept_unknown=self._config.storage.accept_unknown_sop_classes, max_pdu=settings.max_pdu
+        )
+        self._connection.send([answer])
+        channel = Channel(self._connection, contexts, peer_max_pdu=request.max_pdu, gap_seconds=settings.gap_seconds)
+        caller = Caller(request.calling_ae, request.called_ae, self._host)
+        session = Session(channel, caller, self._services, self._observer, self._config)
+        self._observer.association_opened()
+        try:
+            while True:
+                self.is_idle = True
+                context, command = channel.read_command(settings.idle_seconds)
+                self.is_idle = False
+                _dispatch(session, context, command)
+        finally:
+            self._observer.association_closed()
+
+    def _send_last(self, data: bytes) -> None:
+        try:
+            self._connection.send([data])
+        except ConnectionClosed:
+            _log.debug("the peer was gone before our last word", host=self._host)
+
+
+def _dispatch(session: Session, context: Context, command: Command) -> None:
+    """Run one operation to its final response."""
+    field, syntax = command.number(dimse.FIELD), context.abstract_syntax
+    if field in _IGNORED:
+        return
+    if field & dimse.RESPONSE:
+        raise ProtocolError("a response to nothing", pdu.INVALID_VALUE)
+    if field == dimse.C_STORE and syntax not in negotiation.SERVICES:
+        serve_store(session, context, command)
+    elif field == dimse.C_ECHO and syntax == negotiation.VERIFICATION:
+        session.answer(context, command, SUCCESS)
+    elif field == dimse.C_FIND and syntax in negotiation.FIND:
+        serve_find(session, context, command)
+    elif field == dimse.C_MOVE and syntax in negotiation.MOVE:
+        serve_move(session, context, command)
+    elif field == dimse.C_GET and syntax in negotiation.GET:
+        serve_get(session, context, command)
+    else:
+        session.read_identifier(context, command)
+        known = field in (dimse.C_STORE, dimse.C_ECHO, dimse.C_FIND, dimse.C_MOVE, dimse.C_GET)
+        session.answer(context, command, CLASS_NOT_SUPPORTED if known else UNRECOGNISED_OPERATION)

@@ -1,0 +1,148 @@
+"""DIMSE messages over one established association: command sets and data sets in and out (PS3.7 6.3, 8; PS3.8 E).
+
+Rule: a data set is passed on piece by piece and never collected here; only command sets and identifiers are, up to a
+limit. The order of fragments is enforced: command before data, one message at a time, one context per message.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
+
+from server.dimse import pdu
+from server.dimse.command import MAX_COMMAND_BYTES, Command, Value, encode_command, parse_command
+from server.dimse.connection import Connection
+from server.dimse.pdu import Pdv, ProtocolError
+
+_SEND_BYTES: Final = 1 << 20  # about what is handed to the kernel at once
+_LARGEST_PDU: Final = 128 << 10  # of ours, where the peer sets no limit
+
+
+Frames = list[bytes | memoryview]
+
+
+class AssociationEnded(Exception):  # noqa: N818  # the ordinary end: the peer released or aborted
+    """The peer has ended the association; `is_release` tells how."""
+
+    def __init__(self, *, is_release: bool) -> None:
+        super().__init__("released" if is_release else "aborted by the peer")
+        self.is_release = is_release
+
+
+class Context(NamedTuple):
+    """One accepted presentation context; `requestor_is_scp` where its requestor takes C-STORE requests (C-GET)."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntax: str
+    requestor_is_scp: bool = False
+
+
+class Channel:
+    """Both ends of an association speak through one. Used by one thread."""
+
+    def __init__(
+        self, connection: Connection, contexts: Mapping[int, Context], *, peer_max_pdu: int, gap_seconds: float
+    ) -> None:
+        self._connection = connection
+        self.contexts = contexts
+        limit = min(peer_max_pdu or _LARGEST_PDU, _LARGEST_PDU)
+        self._fragment = max(limit - pdu.PDV_OVERHEAD, 2) & ~1
+        self._gap_seconds = gap_seconds
+        self._waiting: deque[Pdv] = deque()
+
+    def read_command(self, wait_seconds: float) -> tuple[Context, Command]:
+        """The next message's command set. Raises AssociationEnded, ConnectionClosed, ProtocolError."""
+        collected = bytearray()
+        context_id = None
+        while True:
+            pdv = self._next(wait_seconds if context_id is None else self._gap_seconds)
+            if not pdv.is_command or context_id not in (None, pdv.context_id):
+                raise ProtocolError("a data fragment stands where a command belongs", pdu.UNEXPECTED_PDU)
+            context_id = pdv.context_id
+            collected += pdv.data
+            if len(collected) > MAX_COMMAND_BYTES:
+                raise ProtocolError("a command set is too long", pdu.INVALID_VALUE)
+            if pdv.is_last:
+                return self.contexts[context_id], parse_command(collected)
+
+    def read_data(self, context: Context, take: Callable[[memoryview], None]) -> None:
+        """Pass the data set that follows a command to `take`, piece by piece. Raises as `read_command`."""
+        while True:
+            pdv = self._next(self._gap_seconds)
+            if pdv.is_command or pdv.context_id != context.context_id:
+                raise ProtocolError("a data set is interrupted", pdu.UNEXPECTED_PDU)
+            take(pdv.data)
+            if pdv.is_last:
+                return
+
+    def has_waiting(self) -> bool:
+        """Whether the peer has sent something that was not read yet."""
+        return bool(self._waiting) or self._connection.is_readable()
+
+    def _next(self, wait_seconds: float) -> Pdv:
+        while not self._waiting:
+            kind, body = self._connection.read_pdu(wait_seconds)
+            if kind == pdu.P_DATA:
+                self._waiting.extend(pdu.split(body))
+            elif kind == pdu.RELEASE_RQ:
+                raise AssociationEnded(is_release=True)
+            elif kind == pdu.ABORT:
+                raise AssociationEnded(is_release=False)
+            else:
+                raise ProtocolError("an unexpected PDU", pdu.UNEXPECTED_PDU)
+        pdv = self._waiting.popleft()
+        if pdv.context_id not in self.contexts:
+            raise ProtocolError("a presentation context that was not accepted", pdu.INVALID_VALUE)
+        return pdv
+
+    def send(self, context: Context, command: Mapping[int, Value], data: Iterable[bytes] | None = None) -> int:
+        """Send one message; `data` gives the data set in pieces of any size. Returns the bytes of the data set.
+
+        Raises ConnectionClosed. When `data` itself raises, the message stays unfinished: only an abort may follow.
+        """
+        buffers = self.frames(context, command)
+        if data is None:
+            self._connection.send(buffers)
+            return 0
+        return self._send_data(context, data, buffers)
+
+    def frames(self, context: Context, command: Mapping[int, Value], data: bytes | None = None) -> Frames:
+        """The PDUs of a small message, to be sent together with others by `flush`."""
+        frames = self._fragments(context, memoryview(encode_command(command)), is_command=True)
+        if data is not None:
+            frames += self._fragments(context, memoryview(data), is_command=False)
+        return frames
+
+    def flush(self, frames: Frames) -> None:
+        """Send PDUs that `frames` made. Raises ConnectionClosed."""
+        self._connection.send(frames)
+
+    def _fragments(self, context: Context, data: memoryview, *, is_command: bool) -> Frames:
+        out: Frames = []
+        starts = range(0, max(len(data), 1), self._fragment)
+        for start in starts:
+            piece = data[start : start + self._fragment]
+            is_last = start == starts[-1]
+            out += pdu.data_pdu(context.context_id, piece, is_command=is_command, is_last=is_last)
+        return out
+
+    def _send_data(self, context: Context, data: Iterable[bytes], buffers: Frames) -> int:
+        """Cut the pieces into full fragments; the newest bytes are held back, because only the last may say so."""
+        held, total, gathered = bytearray(), 0, 0
+        for piece in data:
+            total += len(piece)
+            held += piece
+            whole = (len(held) - 1) // self._fragment * self._fragment
+            if whole > 0:
+                ready = bytes(held[:whole])
+                del held[:whole]
+                for start in range(0, whole, self._fragment):
+                    part = memoryview(ready)[start : start + self._fragment]
+                    buffers += pdu.data_pdu(context.context_id, part, is_command=False, is_last=False)
+                gathered += whole
+            if gathered >= _SEND_BYTES:
+                self._connection.send(buffers)
+                buffers, gathered = [], 0
+        buffers += pdu.data_pdu(context.context_id, bytes(held), is_command=False, is_last=True)
+        self._connection.send(buffers)
+        return total

@@ -1,0 +1,118 @@
+"""What the network door needs of the archive behind it: values and Protocols, no code.
+
+Rule: the door imports this and nothing below; `server.ingest`, `server.find` and `server.retrieve` fulfil it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: AE titles as in the association request, and the address it came from."""
+
+    calling_ae: str
+    called_ae: str = ""
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """The identity of one incoming object (PS3.7 9.3.1.1) and, where it comes from a file, the file's own header."""
+
+    sop_class: str
+    sop_instance: str
+    transfer_syntax: str
+    caller: Caller
+    file_meta: bytes | None = None
+    preamble: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOutcome:
+    """How a store ended: DIMSE status, Error Comment (at most 64 characters) and offending tags."""
+
+    status: int
+    comment: str = ""
+    offending: tuple[int, ...] = ()
+    duplicate: bool = False
+
+
+class Reception(Protocol):
+    """One object on its way in; used by one thread."""
+
+    def write(self, data: Buffer) -> None:
+        """Take the next bytes. Raises UnavailableError; then `abort` follows."""
+
+    def finish(self) -> StoreOutcome:
+        """Store it. With status 0x0000 the object is durable and can be found. Never raises a CofferError."""
+
+    def abort(self) -> None:
+        """Forget it."""
+
+
+class StoreService(Protocol):
+    """Lets objects in."""
+
+    def begin(self, request: StoreRequest) -> Reception:
+        """Start one. Raises AccessDeniedError or UnavailableError."""
+
+
+class FindService(Protocol):
+    """Answers queries."""
+
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Iterator[bytes]:
+        """Encoded response identifiers. Raises InputError (with `offending` tags) before the first one."""
+
+
+class Instance(Protocol):
+    """One stored object that may leave."""
+
+    @property
+    def sop_class(self) -> str: ...
+    @property
+    def sop_instance(self) -> str: ...
+    @property
+    def transfer_syntax(self) -> str: ...
+    @property
+    def length(self) -> int: ...
+
+    def open(self) -> Iterator[bytes]:
+        """The data set as stored, in pieces. Raises CofferError when it cannot be given whole."""
+
+    def convertible_to(self, transfer_syntax: str) -> bool:
+        """Whether `convert_to` serves this syntax."""
+
+    def convert_to(self, transfer_syntax: str) -> Iterator[bytes]:
+        """The data set in another syntax, in pieces. Raises InputError."""
+
+
+class RetrieveService(Protocol):
+    """Resolves what a C-MOVE or C-GET names."""
+
+    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Sequence[Instance]:
+        """The instances. Raises InputError (with `offending` tags) or AccessDeniedError."""
+
+
+class Services(Protocol):
+    """The three together: `server.engine.Engine` has them."""
+
+    @property
+    def ingest(self) -> StoreService: ...
+    @property
+    def finder(self) -> FindService: ...
+    @property
+    def retriever(self) -> RetrieveService: ...
+
+
+class Observer(Protocol):
+    """Is told what happens: `server.metrics.Metrics`."""
+
+    def association_opened(self) -> None: ...
+    def association_closed(self) -> None: ...
+    def rejected(self, reason: str) -> None: ...
+    def answered(self, service: str, status: int, seconds: float) -> None: ...
+    def sent(self, service: str, size: int) -> None: ...

@@ -1,0 +1,71 @@
+"""DIMSE status codes, and the one table from our errors to them (PS3.4 B.2.3, C.4; PS3.7 C).
+
+Rule: a failure's comment names the cause in at most 64 characters of the default repertoire, never data of a patient.
+"""
+
+from typing import Final
+
+from keys.errors import (
+    AccessDeniedError,
+    CofferError,
+    InputError,
+    IntegrityError,
+    KeyUnavailableError,
+    NotFoundError,
+    ShreddedError,
+    UnavailableError,
+)
+
+SUCCESS: Final = 0x0000
+PENDING: Final = 0xFF00
+CANCEL: Final = 0xFE00
+WARNING: Final = 0xB000  # sub-operations complete, one or more failures
+OUT_OF_RESOURCES: Final = 0xA700
+CANNOT_COUNT: Final = 0xA701
+CANNOT_PERFORM: Final = 0xA702
+UNKNOWN_DESTINATION: Final = 0xA801
+DOES_NOT_MATCH: Final = 0xA900
+CANNOT_UNDERSTAND: Final = 0xC000
+CLASS_NOT_SUPPORTED: Final = 0x0122
+NOT_AUTHORISED: Final = 0x0124
+UNRECOGNISED_OPERATION: Final = 0x0211
+_COMMENT_CHARACTERS: Final = 64  # PS3.5 6.2: VR LO
+
+# The first class that fits decides: subclasses stand before their parents.
+_TABLE: Final[tuple[tuple[type[CofferError], int], ...]] = (
+    (AccessDeniedError, NOT_AUTHORISED),
+    (InputError, DOES_NOT_MATCH),
+    (UnavailableError, OUT_OF_RESOURCES),
+    (KeyUnavailableError, OUT_OF_RESOURCES),
+    (ShreddedError, CANNOT_UNDERSTAND),
+    (IntegrityError, CANNOT_UNDERSTAND),
+    (NotFoundError, CANNOT_UNDERSTAND),
+)
+
+
+class DimseStatusError(InputError):
+    """A failure whose status is known where it is found. `offending` lists tags for (0000,0901)."""
+
+    def __init__(self, status: int, comment: str, offending: tuple[int, ...] = ()) -> None:
+        super().__init__(comment, hint="see the DICOM conformance statement for the status")
+        self.status = status
+        self.comment = fit(comment)
+        self.offending = offending
+
+
+def fit(comment: str) -> str:
+    """A comment as LO can carry it."""
+    return comment.encode("ascii", "replace").decode().replace("\\", "/")[:_COMMENT_CHARACTERS].rstrip()
+
+
+def status_of(error: CofferError) -> tuple[int, str]:
+    """Status and comment for an error that ends an operation."""
+    if isinstance(error, DimseStatusError):
+        return error.status, error.comment
+    status = next((status for kind, status in _TABLE if isinstance(error, kind)), CANNOT_UNDERSTAND)
+    return status, fit(str(error))
+
+
+def offending_of(error: CofferError) -> tuple[int, ...]:
+    """The tags an error names as offending, if any."""
+    return tuple(getattr(error, "offending", ()))
