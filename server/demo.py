@@ -39,7 +39,7 @@ def run(config: Config, *, once: bool = False) -> None:
 
     Raises UnavailableError where the server does not answer as it should, IntegrityError if anything differs.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     logs.configure(config.log, level="warning")
     fresh = not (config.archive / "archive.json").exists()
     if fresh:
@@ -55,8 +55,8 @@ def run(config: Config, *, once: bool = False) -> None:
 
 
 def _tell_where(console: Console, config: Config, *, fresh: bool) -> None:
-    console.print(f"Archive   {config.archive} ({'new' if fresh else 'found as it was left'})", soft_wrap=True)
-    console.print(f"Key file  {config.keys.key_file}", soft_wrap=True)
+    console.print(f"Archive   {config.archive} ({'new' if fresh else 'found as it was left'})")
+    console.print(f"Key file  {config.keys.key_file}")
     if fresh:
         text = (
             f"The key file {config.keys.key_file} opens everything in this archive.\n"

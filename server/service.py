@@ -7,7 +7,7 @@ before the archive is closed. It interprets no message: the listener does.
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Final, Self
 
 import structlog
 
@@ -22,6 +22,8 @@ from server.metrics import Metrics
 __all__ = ["Server", "serve"]
 
 _log = structlog.get_logger(__name__)
+
+_CHECKPOINT_SECONDS: Final = 60.0
 
 
 class Server:
@@ -84,13 +86,21 @@ class Server:
         return []
 
     def wait(self) -> None:
-        """Block until the process is told to end. Call from the main thread."""
+        """Block until the process is told to end, signing checkpoints meanwhile. Call from the main thread."""
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self._stopping.wait()
+            while not self._stopping.wait(_CHECKPOINT_SECONDS):
+                self._sign()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _sign(self) -> None:
+        """Sign what was stored since the last checkpoint, so that after a crash little of the log is without one."""
+        try:
+            self.engine.sign_checkpoint()
+        except CofferError as error:
+            _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
 
     def stop(self) -> None:
         """Let `wait` return."""

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,8 +17,12 @@ import pytest
 from click.testing import CliRunner, Result
 from pydicom.dataset import Dataset
 
+from server import service
 from server.cli import main
+from server.config_load import load_config
 from server.demo import encoded, sample_study
+from server.dimse.services import Caller
+from server.importer import Importer, Outcome
 from server.part10 import Part10, header_bytes
 
 COFFER = Path(sys.executable).with_name("coffer")
@@ -190,8 +195,6 @@ def test_status_verify_keys_and_rebuild(archive: Path, files: Path) -> None:
 @pytest.fixture
 def serving(archive: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`coffer serve` on the archive, ready."""
-    from server.config_load import load_config
-
     port = load_config(tmp_path / "coffer.toml").http.port
     keep = {k: v for k, v in os.environ.items() if not k.startswith("COFFER_")}
     process = subprocess.Popen(
@@ -280,3 +283,27 @@ def test_status_names_what_needs_a_look(archive: Path, tmp_path: Path) -> None:
     assert told("get", "--instance", str(STUDY[1].SOPInstanceUID), "--out", "back")["written"] == 1
     assert told("get", "--instance", str(STUDY[0].SOPInstanceUID), "--out", "back")["written"] == 1
     assert encoded(other) in [*data_sets(tmp_path / "back")]
+
+
+def test_checkpoints_are_signed_while_it_serves(
+    archive: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_CHECKPOINT_SECONDS", 0.01)
+    with service.Server(load_config(tmp_path / "coffer.toml")) as server:
+        before = server.engine.log.signed_size
+        importer = Importer(server.engine, Caller(calling_ae="TESTER"))
+        for path in sorted(files.rglob("*.dcm")):
+            assert importer.put(path).outcome is Outcome.STORED
+        signed = server.engine.log.next_seq
+
+        def stop_when_signed() -> None:
+            while server.engine.log.signed_size < signed:
+                time.sleep(0.01)
+            server.stop()
+
+        watcher = threading.Thread(target=stop_when_signed)
+        watcher.start()
+        server.wait()
+        watcher.join()
+        assert before < signed == server.engine.log.signed_size
+    assert told("verify")["signed_records"] == signed
