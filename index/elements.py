@@ -77,7 +77,7 @@ class Header:
 
 
 class _Inflated:
-    """A deflated data set as a `Read`, inflated only as far as it is asked for and kept up to a limit."""
+    """A deflated data set as a `Read`, inflated up to a limit."""
 
     def __init__(self, read: Read, length: int, limit: int) -> None:
         self._read = read
@@ -115,9 +115,9 @@ class _Inflated:
         return True
 
     def end(self) -> int:
-        """Where the walk must stop: the true end when a short data set is known whole, else the limit."""
-        self.read(0, _INFLATE_STEP)
-        return len(self._plain) if self._inflater.eof else self._limit
+        """Inflate to the end, the limit or the first damage, and return how many bytes there are."""
+        self.read(0, self._limit + 1)
+        return len(self._plain)
 
 
 def scan(
@@ -146,7 +146,9 @@ def scan(
         stop_at_pixels=inflated is not None,
     )
     walk.run()
-    problem = (inflated.problem if inflated else None) or walk.problem
+    problem = walk.problem
+    if inflated is not None and walk.pixel is None:
+        problem = inflated.problem or problem  # once pixel data was met, the header is known to be whole
     if length == 0:
         problem = "data set is empty"
     return Header(walk.elements, walk.pixel, problem, big, big or transfer_syntax == _GE_PRIVATE, inflated is not None)

@@ -108,7 +108,7 @@ def _item(elements: Elements, charset: tuple[str, ...], big_endian: bool) -> Ite
 def _layout(header: Header) -> PixelLayout | None:
     """The codec's hint for native pixels; None where they are encapsulated, cut, deflated, or not described."""
     pixel = header.pixel
-    if pixel is None or pixel.encapsulated or not pixel.whole or header.inflated:
+    if pixel is None or not pixel.length or pixel.encapsulated or not pixel.whole or header.inflated:
         return None
     numbers = [_number(header.text(tag)) for tag in (_ROWS, _COLUMNS, _SAMPLES, _BITS_ALLOCATED)]
     rows, columns, samples, bits = numbers[0], numbers[1], numbers[2] or 1, numbers[3]

@@ -42,7 +42,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             if not isinstance(fields, dict) or fields.pop("v", None) != VERSION:
                 raise FormatError("object meta has an unknown version", hint="it was written by a newer Coffer")
             return msgspec.convert(fields, ObjectMeta, builtin_types=(bytes,))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
             raise FormatError("object meta is not valid") from error
 
 

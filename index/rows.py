@@ -66,24 +66,24 @@ class Merged(msgspec.Struct, frozen=True, array_like=True):
 
     values: Stored = {}
     own: dict[int, int] = {}
-    all_since: int = 0
+    all_since: int = -1
 
     @property
     def newest(self) -> int:
         """The highest seq that any of the values comes from."""
-        return max(self.all_since, *self.own.values(), 0)
+        return max(self.all_since, *self.own.values(), -1)
 
     def merge(self, seq: int, values: Stored) -> Merged:
         """Return the attributes with those of record `seq` taken in; self where nothing changes."""
         if values == self.values:
             return self if seq <= self.all_since else Merged(self.values, self.own, seq)
-        own = {tag: max(self.own.get(tag, 0), self.all_since) for tag in self.values}
+        own = {tag: max(self.own.get(tag, -1), self.all_since) for tag in self.values}
         merged = dict(self.values)
         for tag, value in values.items():
-            if seq > own.get(tag, 0):
+            if seq > own.get(tag, -1):
                 merged[tag] = value
                 own[tag] = seq
-        return Merged(merged, own, 0)
+        return Merged(merged, own)
 
 
 class StudyRow(msgspec.Struct, frozen=True, array_like=True):

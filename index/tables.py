@@ -70,7 +70,8 @@ class Tables:
         self._flushing: dict[Ref, Row | None] = {}
         self._fresh_names: dict[bytes, tuple[Ref, ...]] = {}
         self._flushing_names: dict[bytes, tuple[Ref, ...]] = {}
-        self._gone_names: dict[bytes, None] = {}
+        self._fresh_gone: dict[bytes, None] = {}
+        self._flushing_gone: dict[bytes, None] = {}
         self._cache: OrderedDict[Ref, Row] = OrderedDict()
         self._cache_lock = threading.Lock()
         self._puts = 0
@@ -96,8 +97,11 @@ class Tables:
     def named(self, kind: int, uid: str) -> list[Ref]:
         """Return the references of every entity with this UID, oldest first. More than one only where UIDs conflict."""
         token = self.token(kind, uid)
-        waiting = self._fresh_names.get(token, ()) + self._flushing_names.get(token, ())
-        stored = [] if token in self._gone_names else self.store.values(token)
+        waiting = self._fresh_names.get(token, ())
+        if token in self._fresh_gone:  # what is left of it was written down with the removal
+            return sorted(waiting)
+        waiting += self._flushing_names.get(token, ())
+        stored = [] if token in self._flushing_gone else self.store.values(token)
         return sorted({*stored, *waiting}) if waiting else stored
 
     def name(self, uid: str, ref: Ref) -> None:
@@ -119,7 +123,7 @@ class Tables:
         self._fresh[ref] = None
         token = self.token(_KINDS[len(ref)], uid)
         others = tuple(r for r in self.named(_KINDS[len(ref)], uid) if r != ref)
-        self._gone_names[token] = None
+        self._fresh_gone[token] = None
         self._fresh_names[token] = others
         with self._cache_lock:
             self._puts += 1
@@ -208,24 +212,23 @@ class Tables:
                 # The order lets a reader without a lock find every row in at least one of the two.
                 self._flushing, self._fresh = self._fresh, {}
                 self._flushing_names, self._fresh_names = self._fresh_names, {}
-                gone = self._gone_names
+                self._flushing_gone, self._fresh_gone = self._fresh_gone, {}
                 changes = self._meta()
             try:
-                self.store.write(changes + self._changes(gone))
+                self.store.write(changes + self._changes())
             except CofferError as error:
                 self._failure = UnavailableError(f"the index stopped: {error}", hint=error.hint())
                 raise self._failure from error
             with self.lock:
                 self._flushing = {}
                 self._flushing_names = {}
-                for token in gone:
-                    self._gone_names.pop(token, None)
+                self._flushing_gone = {}
         with self._flushed:
             self._flushed.notify_all()
 
-    def _changes(self, gone: dict[bytes, None]) -> list[Change]:
+    def _changes(self) -> list[Change]:
         key_ids: dict[bytes, bytes] = {}
-        out: list[Change] = [("uid", token, None) for token in gone]
+        out: list[Change] = [("uid", token, None) for token in self._flushing_gone]
         out += [("uid", token, ref) for token, refs in self._flushing_names.items() for ref in refs]
         for ref, row in self._flushing.items():
             table = _TABLE[_KINDS[len(ref)]]
@@ -274,12 +277,15 @@ class Tables:
         with self._flush_lock, self.lock, self._cache_lock:
             self.store.clear()
             self._fresh, self._flushing = {}, {}
-            self._fresh_names, self._flushing_names, self._gone_names = {}, {}, {}
+            self._fresh_names, self._flushing_names = {}, {}
+            self._fresh_gone, self._flushing_gone = {}, {}
             self._cache.clear()
             self._puts += 1
 
     def close(self, *, flush: bool = True) -> None:
-        """Flush (unless told not to, as after a power cut), stop the flusher, close the file."""
+        """Flush (unless told not to, as after a power cut), stop the flusher, close the file. Harmless when repeated."""
+        if self._closing.is_set():
+            return
         self._closing.set()
         self._wake.set()
         if self._flusher is not None:

@@ -1,0 +1,129 @@
+"""Fixtures of the index tests: a cheap keyring, an index in a temporary folder, and made-up instances."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from index.entry import InstanceEntry
+from index.index import Index
+from index.rows import Version
+from keys.keyfile import KeyFileProvider, generate_keyfile
+from keys.keyring import Keyring, StudyKey
+
+ARCHIVE_ID = bytes(range(16))
+CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Iterator[Keyring]:
+    """An empty keyring under a key file without a passphrase."""
+    generate_keyfile(tmp_path / "key")
+    ring = Keyring.create(tmp_path / "keyring", KeyFileProvider(tmp_path / "key"), ARCHIVE_ID)
+    yield ring
+    ring.close()
+
+
+@pytest.fixture
+def index(tmp_path: Path, keyring: Keyring) -> Iterator[Index]:
+    """An empty index."""
+    made = Index.open(tmp_path / "index", keyring)
+    yield made
+    made.close()
+
+
+def entry(study: str, series: str, sop: str, **attributes: str) -> InstanceEntry:
+    """An instance with a few attributes by the names of `_TAGS`, each one value."""
+    levels: dict[str, dict[int, tuple[str, ...]]] = {"study": {}, "series": {}, "image": {}}
+    for name, value in ({"modality": "CT", "name": "Doe^Jane", "patient_id": "P1"} | attributes).items():
+        level, tag = _TAGS[name]
+        if value:
+            levels[level][tag] = tuple(value.split("\\"))
+    sop_class = attributes.get("sop_class", CT_CLASS)
+    levels["image"] |= {0x00080018: (sop,), 0x00080016: (sop_class,)}
+    return InstanceEntry(study, series, sop, sop_class, levels["study"], levels["series"], levels["image"], None)
+
+
+_TAGS = {
+    "name": ("study", 0x00100010),
+    "patient_id": ("study", 0x00100020),
+    "birth_date": ("study", 0x00100030),
+    "study_date": ("study", 0x00080020),
+    "accession": ("study", 0x00080050),
+    "description": ("study", 0x00081030),
+    "modality": ("series", 0x00080060),
+    "series_number": ("series", 0x00200011),
+    "number": ("image", 0x00200013),
+    "sop_class": ("image", 0x00080016),
+}
+
+
+def version(seq: int, content: bytes = b"", flags: int = 0) -> Version:
+    """The version that record `seq` would hold."""
+    content_id = (content or seq.to_bytes(4, "big")).ljust(32, b"\1")
+    return Version(seq, 1, 160 * seq, 500, content_id, EXPLICIT_LE, 1000, 1_700_000_000_000 + seq, flags)
+
+
+class Filler:
+    """Applies instances with rising seq, making study keys as ingest does."""
+
+    def __init__(self, index: Index, keyring: Keyring) -> None:
+        self.index = index
+        self.keyring = keyring
+        self.seq = 0
+        self.keys: dict[str, StudyKey] = {}
+        self.history: list[tuple[Version, bytes, InstanceEntry]] = []
+
+    def add(
+        self, study: str, series: str, sop: str, content: bytes = b"", flags: int = 0, **attributes: str
+    ) -> Version:
+        """Apply one instance."""
+        if study not in self.keys:
+            self.keys[study] = self.keyring.new_study()
+        made = version(self.seq, content, flags)
+        record = (made, self.keys[study].key_id, entry(study, series, sop, **attributes))
+        self.history.append(record)
+        self.index.apply(*record)
+        self.seq += 1
+        return made
+
+
+@pytest.fixture
+def filler(index: Index, keyring: Keyring) -> Filler:
+    """A filler of the empty index."""
+    return Filler(index, keyring)
+
+
+@pytest.fixture
+def reopen(tmp_path: Path, keyring: Keyring) -> Iterator[Callable[..., Index]]:
+    """Opens the index of `tmp_path` again; closes what it opened."""
+    opened: list[Index] = []
+
+    def again(**options: bool) -> Index:
+        opened.append(Index.open(tmp_path / "index", keyring, **options))
+        return opened[-1]
+
+    yield again
+    for each in opened:
+        each.close()
+
+
+def everything(index: Index) -> list[object]:
+    """Every answer of an index that a difference could show in: all levels, all located instances, all totals."""
+    study_keys = dict.fromkeys(
+        (0x0020000D, 0x00100010, 0x00100020, 0x00080020, 0x00080061, 0x00080062, 0x00201206, 0x00201208, 0x00201200), ()
+    )
+    out: list[object] = [index.stats()]
+    patients = dict.fromkeys((0x00100010, 0x00100020, 0x00201200, 0x00201202, 0x00201204), ())
+    out += sorted(map(repr, index.query("PATIENT", patients, "patient")))
+    for study in sorted(index.query("STUDY", study_keys, "study"), key=repr):
+        out.append(study)
+        uid = {0x0020000D: study[0x0020000D]}
+        series_keys = uid | dict.fromkeys((0x0020000E, 0x00080060, 0x00200011, 0x00201209), ())
+        for series in sorted(index.query("SERIES", series_keys, "study"), key=repr):
+            out.append(series)
+            image_keys = uid | {0x0020000E: series[0x0020000E], 0x00080018: (), 0x00080016: (), 0x00200013: ()}
+            out += sorted(map(repr, index.query("IMAGE", image_keys, "study")))
+        out += sorted(map(repr, index.locate({tag: tuple(map(str, v)) for tag, v in uid.items()})))
+    return out
