@@ -1,0 +1,187 @@
+"""The sealed body of an object: what was received, what was recorded beside it, coded in frames and encrypted.
+
+Rule: the cipher is C2SP chunked encryption under one key derived for this body; its context binds archive, study key,
+content id, kind and length, so a body opens in one place only. Lengths inside are authenticated and still checked.
+"""
+
+import hashlib
+import os
+import struct
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from archive import codec
+from archive.codec import Piece
+from archive.log import SealedFile
+from archive.pixels import PixelLayout
+from archive.spool import MemoryBudget, Spool
+from keys import aead
+from keys.errors import FormatError, IntegrityError, UnavailableError
+from keys.secret import Secret
+
+VERSION: Final = 1
+HEAD: Final = struct.Struct(">BHQ32sII")  # version, codec, data set length, its SHA-256, meta length, frames
+FRAME: Final = struct.Struct(">II")  # coded length, plain length
+CONTEXT: Final = struct.Struct(">15s16s16s32sHQ")
+_CONTEXT_LABEL: Final = b"coffer/blob/v1\0"
+MAX_META_BYTES: Final = 1 << 20
+MAX_FRAMES: Final = 1 << 26
+_KEPT_FRAMES: Final = 4
+_UNLIMITED: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class BodyContext:
+    """Where a body belongs: ids of archive and study key (16 bytes each), content id (32), kind of its record."""
+
+    archive_id: bytes
+    study_key_id: bytes
+    content_id: bytes
+    kind: int
+
+    def bind(self, plain_bytes: int) -> bytes:
+        """The cipher's context for a body of `plain_bytes`."""
+        return CONTEXT.pack(_CONTEXT_LABEL, self.archive_id, self.study_key_id, self.content_id, self.kind, plain_bytes)
+
+
+def seal_body(  # noqa: PLR0917  # the parts of a body in their order
+    key: Secret,
+    context: BodyContext,
+    meta: bytes,
+    spool: Spool,
+    layout: PixelLayout | None,
+    salt: bytes,
+    folder: Path,
+) -> bytes | SealedFile:
+    """Code and seal a spooled object.
+
+    In memory the sealed bytes are returned; an object in a file is coded into a second spool and sealed into a new file
+    in `folder`, with memory for a few frames. That file is the caller's to delete. Raises UnavailableError.
+    """
+    pieces = list(codec.plan(spool.size, layout))
+    head = HEAD.pack(VERSION, codec.CODEC_FRAMES, spool.size, spool.sha256(), len(meta), len(pieces)) + meta
+    if not spool.is_in_memory:
+        return _seal_to_file(key, context, head, spool, pieces, salt, folder)
+    with spool.view() as view:
+        frames = [codec.encode(view[p.start : p.stop], p.layout) for p in pieces]
+    table = b"".join(FRAME.pack(len(f), p.stop - p.start) for f, p in zip(frames, pieces, strict=True))
+    plain = b"".join([head, table, *frames])
+    return aead.seal(key, context.bind(len(plain)), plain, salt)
+
+
+def _seal_to_file(  # noqa: PLR0917
+    key: Secret, context: BodyContext, head: bytes, spool: Spool, pieces: list[Piece], salt: bytes, folder: Path
+) -> SealedFile:
+    coded = Spool(folder, MemoryBudget(0), 0, _UNLIMITED)
+    path = folder / (os.urandom(8).hex() + ".sealed")
+    try:
+        table = bytearray()
+        for piece in pieces:
+            frame = codec.encode(spool.read(piece.start, piece.stop), piece.layout)
+            coded.write(frame)
+            table += FRAME.pack(len(frame), piece.stop - piece.start)
+        sealer = aead.Sealer(key, context.bind(len(head) + len(table) + coded.size), salt)
+        digest, length = hashlib.sha256(), 0
+        with path.open("xb") as out:
+            for part in _parts(sealer, head + bytes(table), coded):
+                digest.update(part)
+                length += out.write(part)
+        return SealedFile(path, length, digest.digest())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise UnavailableError(f"cannot seal an object: {error.strerror}", hint="check the volume") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        coded.close()
+
+
+def _parts(sealer: aead.Sealer, head: bytes, coded: Spool) -> Iterator[bytes]:
+    yield sealer.header
+    yield sealer.update(head)
+    for start in range(0, coded.size, codec.FRAME_BYTES):
+        yield sealer.update(coded.read(start, start + codec.FRAME_BYTES))
+    yield sealer.finish()
+
+
+class BodyReader:
+    """An opened body; reads and decrypts what is asked for.
+
+    `read_sealed(offset, length)` gives bytes of the sealed body, `total` is its length. Use as a context manager.
+    Every method raises IntegrityError for bytes that are not what was sealed; nothing unverified is returned.
+    """
+
+    def __init__(self, key: Secret, context: BodyContext, read_sealed: Callable[[int, int], bytes], total: int) -> None:
+        self._read_sealed = read_sealed
+        plain = aead.plain_length(total)
+        self._opener = aead.Opener(key, context.bind(plain), read_sealed(0, aead.HEADER), total)
+        if plain < HEAD.size:
+            raise FormatError("a body is too short")
+        version, coding, self.length, self.sha256, meta_length, frames = HEAD.unpack(self._open(0, HEAD.size))
+        if version != VERSION or coding != codec.CODEC_FRAMES:
+            raise FormatError(f"body version {version} is unknown", hint="open it with a newer Coffer")
+        table_at = HEAD.size + meta_length
+        if meta_length > MAX_META_BYTES or frames > MAX_FRAMES or table_at + frames * FRAME.size > plain:
+            raise FormatError("a body has impossible lengths")
+        self.codec = coding
+        head = self._open(HEAD.size, table_at + frames * FRAME.size)
+        self.meta = head[:meta_length]
+        rows = list(FRAME.iter_unpack(head[meta_length:]))
+        self._plain_at = [0, *accumulate(length for _, length in rows)]
+        self._coded_at = list(accumulate((n for n, _ in rows), initial=table_at + frames * FRAME.size))
+        if self._plain_at[-1] != self.length or self._coded_at[-1] != plain:
+            raise FormatError("the frames of a body do not add up")
+        if any(length > codec.FRAME_BYTES or coded > 2 * codec.FRAME_BYTES for coded, length in rows):
+            raise FormatError("a frame of a body is too long")
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._kept.clear()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The data set frame by frame. Its SHA-256 is checked before the last frame is given."""
+        digest = hashlib.sha256()
+        last = len(self._plain_at) - 2
+        for index in range(last + 1):
+            frame = self._frame(index)
+            digest.update(frame)
+            if index == last and digest.digest() != self.sha256:
+                raise IntegrityError("the data set does not match its SHA-256", hint="run coffer verify")
+            yield frame
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Data set bytes [start, stop), fewer at the end."""
+        stop = min(stop, self.length)
+        out = []
+        while start < stop:
+            index = self._index_of(start)
+            frame = self._kept.get(index)
+            if frame is None:
+                frame = self._kept[index] = self._frame(index)
+                if len(self._kept) > _KEPT_FRAMES:
+                    self._kept.popitem(last=False)
+            base = self._plain_at[index]
+            part = frame[start - base : stop - base]
+            out.append(part)
+            start += len(part)
+        return b"".join(out)
+
+    def _index_of(self, at: int) -> int:
+        return bisect_right(self._plain_at, at) - 1
+
+    def _frame(self, index: int) -> bytes:
+        coded = self._open(self._coded_at[index], self._coded_at[index + 1])
+        return codec.decode(coded, self._plain_at[index + 1] - self._plain_at[index])
+
+    def _open(self, start: int, stop: int) -> bytes:
+        return self._opener.open_range(self._read_sealed, start, stop)

@@ -1,0 +1,156 @@
+"""Code a data set in independent frames of at most 1 MiB, each by whatever suits it; lossless by construction.
+
+Rule: compression never decides whether something is stored. A frame says by its first byte how it was coded; where the
+layout does not fit, or nothing helps, the bytes are kept as they are. Decoding trusts no length before it is checked.
+"""
+
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import zstandard
+
+from archive import pixels
+from archive.pixels import Filter, PixelLayout
+from keys.errors import FormatError
+
+FRAME_BYTES: Final = 1 << 20
+# Body codec ids: what may stand in a body's frames.
+CODEC_FRAMES: Final = 1
+
+RAW, ZSTD, PIXELS = 0, 1, 2
+_PIXEL_HEADER: Final = struct.Struct(">BBBBI")  # method, filter, bytes a word (high bit: big endian), step, words a row
+_BIG: Final = 0x80
+_LEVEL, _PIXEL_LEVEL = 3, 1
+_SAMPLE_BYTES: Final = 32 << 10
+_WORTH: Final = 0.97  # a frame that does not get smaller than this share is kept raw: reading it costs nothing
+_WORD_BYTES: Final = {8: 1, 16: 2, 32: 4}
+_LARGEST_ROW: Final = FRAME_BYTES // 4
+
+
+class Piece(NamedTuple):
+    """A stretch of the data set that makes one frame; `layout` where it is rows of pixels."""
+
+    start: int
+    stop: int
+    layout: PixelLayout | None
+
+
+def plan(length: int, layout: PixelLayout | None) -> Iterator[Piece]:
+    """Cut a data set of `length` bytes into frames: pixels by whole rows within one image, the rest every 1 MiB."""
+    if layout is None or not _fits(length, layout):
+        yield from _plain(0, length)
+        return
+    yield from _plain(0, layout.offset)
+    row = _row_bytes(layout)
+    image = row * layout.rows
+    rows_a_frame = max(FRAME_BYTES // row, 1)
+    end = layout.offset + image * layout.frames
+    for first in range(layout.offset, end, image):
+        for start in range(first, first + image, rows_a_frame * row):
+            yield Piece(start, min(start + rows_a_frame * row, first + image), layout)
+    yield from _plain(end, length)
+
+
+def _plain(start: int, stop: int) -> Iterator[Piece]:
+    for at in range(start, stop, FRAME_BYTES):
+        yield Piece(at, min(at + FRAME_BYTES, stop), None)
+
+
+def _row_bytes(layout: PixelLayout) -> int:
+    return layout.columns * layout.samples * layout.bits_allocated // 8
+
+
+def _fits(length: int, layout: PixelLayout) -> bool:
+    """Whether the hint can be true of a data set of this length."""
+    if layout.bits_allocated not in _WORD_BYTES or not 1 <= layout.samples <= 4:
+        return False
+    if min(layout.offset, layout.length) < 0 or min(layout.rows, layout.columns, layout.frames) < 1:
+        return False
+    row = _row_bytes(layout)
+    image = row * layout.rows
+    # Many tiny images would make many tiny frames: they compress better together.
+    if row > _LARGEST_ROW or image < 1024:
+        return False
+    return image * layout.frames <= layout.length <= length - layout.offset
+
+
+class _Contexts(threading.local):
+    """zstd contexts are expensive to make and not to be shared between threads."""
+
+    def __init__(self) -> None:
+        self.plain = zstandard.ZstdCompressor(level=_LEVEL)
+        self.pixels = zstandard.ZstdCompressor(level=_PIXEL_LEVEL)
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 23)
+
+
+_contexts = _Contexts()
+
+
+def encode(data: bytes | memoryview, layout: PixelLayout | None) -> bytes:
+    """One coded frame of at most 1 MiB of data; `layout` where it is whole rows of pixels. Never fails."""
+    if layout is not None:
+        return _encode_pixels(data, layout)
+    if len(data) > 2 * _SAMPLE_BYTES:
+        middle = len(data) // 2
+        sample = _contexts.pixels.compress(data[middle : middle + _SAMPLE_BYTES])
+        if len(sample) > _WORTH * _SAMPLE_BYTES:
+            return bytes((RAW,)) + data
+    coded = _contexts.plain.compress(data)
+    return bytes((ZSTD,)) + coded if len(coded) <= _WORTH * len(data) else bytes((RAW,)) + data
+
+
+def _encode_pixels(data: bytes | memoryview, layout: PixelLayout) -> bytes:
+    word_bytes = _WORD_BYTES[layout.bits_allocated]
+    width = layout.columns * layout.samples
+    rows = pixels.words_of(data, width, word_bytes, big_endian=layout.big_endian)
+    some = max(_SAMPLE_BYTES // (width * word_bytes), 4)
+    first = max((len(rows) - some) // 2, 0)
+    sample = rows[first : first + some]
+    choice = min(Filter, key=lambda f: len(_contexts.pixels.compress(pixels.apply(sample, f, layout.samples))))
+    coded = _contexts.pixels.compress(pixels.apply(rows, choice, layout.samples))
+    if len(coded) > _WORTH * len(data):
+        return bytes((RAW,)) + data
+    form = word_bytes | (_BIG if layout.big_endian else 0)
+    return _PIXEL_HEADER.pack(PIXELS, choice, form, layout.samples, width) + coded
+
+
+def decode(coded: bytes | memoryview, length: int) -> bytes:
+    """The `length` bytes that a frame was made of. Raises FormatError for anything `encode` would not have made."""
+    if not len(coded) or not 0 <= length <= FRAME_BYTES:
+        raise FormatError("a coded frame has an impossible length")
+    method = coded[0]
+    if method == RAW:
+        data = bytes(coded[1:])
+    elif method == ZSTD:
+        data = _inflate(coded[1:], length)
+    elif method == PIXELS:
+        data = _decode_pixels(coded, length)
+    else:
+        raise FormatError(f"coding method {method} is unknown", hint="open it with a newer Coffer")
+    if len(data) != length:
+        raise FormatError("a coded frame has another length than it says")
+    return data
+
+
+def _decode_pixels(coded: bytes | memoryview, length: int) -> bytes:
+    if len(coded) < _PIXEL_HEADER.size:
+        raise FormatError("a coded frame is cut")
+    _, choice, form, step, width = _PIXEL_HEADER.unpack_from(coded)
+    word_bytes = form & ~_BIG
+    known = choice < len(Filter) and word_bytes in _WORD_BYTES.values() and 1 <= step <= 4
+    if not known or not width or length % (width * word_bytes):
+        raise FormatError("a coded frame has an impossible shape")
+    planes = _inflate(coded[_PIXEL_HEADER.size :], length)
+    return pixels.undo(planes, width, word_bytes, Filter(choice), step, big_endian=bool(form & _BIG))
+
+
+def _inflate(data: bytes | memoryview, length: int) -> bytes:
+    """Decompress to exactly `length` bytes: the frame header's own claim is checked before anything is allocated."""
+    try:
+        if zstandard.get_frame_parameters(data).content_size != length:
+            raise FormatError("a coded frame has another length than it says")
+        return _contexts.decompressor.decompress(data, max_output_size=length)
+    except zstandard.ZstdError as error:
+        raise FormatError("a coded frame cannot be decompressed") from error

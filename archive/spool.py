@@ -1,0 +1,182 @@
+"""A buffer for one incoming object: in memory up to a limit, above it in a file encrypted under a throw-away key.
+
+Rule: the key never leaves memory, so what a crash leaves behind is noise; the file is removed at `close`, or at the next
+start. Each chunk has its own counter as nonce under a key that encrypts this one file (NIST SP 800-38D 8.2.1).
+"""
+
+import contextlib
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keys.buffer import Buffer
+from keys.errors import IntegrityError, UnavailableError
+
+_CHUNK: Final = 1 << 16
+_TAG: Final = 16
+_SUFFIX: Final = ".spool"
+
+
+def clear_stale(folder: Path) -> int:
+    """Remove what a crash left in the spool folder; returns how many files. Only the writer may call this."""
+    stale = [path for path in folder.iterdir() if path.is_file()]
+    for path in stale:
+        path.unlink()
+    return len(stale)
+
+
+class MemoryBudget:
+    """Bytes of memory that all spools together may use. Thread-safe."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._free = total_bytes
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> bool:
+        """Reserve `count` bytes; False where there are not so many, and nothing is reserved."""
+        with self._lock:
+            if count > self._free:
+                return False
+            self._free -= count
+            return True
+
+    def give(self, count: int) -> None:
+        """Return what was taken."""
+        with self._lock:
+            self._free += count
+
+
+class Spool:
+    """One object's bytes, written once from front to back, then read in any order. Used by one thread at a time."""
+
+    def __init__(self, folder: Path, budget: MemoryBudget, memory_bytes: int, max_bytes: int) -> None:
+        """`memory_bytes` is this object's share of memory, `max_bytes` the largest that is taken at all."""
+        self._folder = folder
+        self._budget = budget
+        self._memory_bytes = memory_bytes
+        self._max_bytes = max_bytes
+        self._hash = hashlib.sha256()
+        self._memory = bytearray()
+        self._reserved = 0
+        self._file = -1
+        self._path: Path | None = None
+        self._cipher: AESGCM | None = None
+        self._chunks = 0
+        self.size = 0
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether `view` gives the whole object."""
+        return self._file < 0
+
+    def write(self, data: Buffer) -> None:
+        """Append bytes. Raises UnavailableError beyond `max_bytes`, and where the disk does not take them."""
+        count = len(data)
+        if self.size + count > self._max_bytes:
+            raise UnavailableError(
+                f"the object is larger than {self._max_bytes} bytes", hint="raise limits.max_object_bytes"
+            )
+        if self.is_in_memory and not self._room(count):
+            self._open_file()
+        self._hash.update(data)
+        self._memory += data
+        self.size += count
+        if not self.is_in_memory:
+            self._flush(everything=False)
+
+    def _room(self, count: int) -> bool:
+        """Reserve memory for the next bytes, in steps, so that the shared budget is asked rarely."""
+        needed = self.size + count
+        if needed > self._memory_bytes:
+            return False
+        if needed <= self._reserved:
+            return True
+        more = min(max(needed - self._reserved, 1 << 20), self._memory_bytes - self._reserved)
+        if not self._budget.take(more):
+            return False
+        self._reserved += more
+        return True
+
+    def sha256(self) -> bytes:
+        """SHA-256 of everything written so far."""
+        return self._hash.digest()
+
+    def view(self) -> memoryview:
+        """The whole object, where it is in memory."""
+        assert self.is_in_memory, "this object is in a file"
+        return memoryview(self._memory)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), fewer at the end. Raises UnavailableError, IntegrityError."""
+        stop = min(stop, self.size)
+        if self.is_in_memory:
+            return bytes(self._memory[start:stop])
+        self._flush(everything=True)
+        if start >= stop:
+            return b""
+        first, last = start // _CHUNK, (stop - 1) // _CHUNK
+        plain = b"".join(self._chunk(i) for i in range(first, last + 1))
+        return plain[start - first * _CHUNK : stop - first * _CHUNK]
+
+    def close(self) -> None:
+        """Forget everything; the file is removed. Harmless when repeated."""
+        self._memory = bytearray()
+        self._budget.give(self._reserved)
+        self._reserved = 0
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        if self._path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()
+            self._path = None
+
+    def _open_file(self) -> None:
+        path = self._folder / (os.urandom(8).hex() + _SUFFIX)
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UnavailableError(f"cannot spool an object: {error.strerror}", hint="check the volume") from error
+        self._path = path
+        self._cipher = AESGCM(os.urandom(32))
+        self._flush(everything=False)
+        self._budget.give(self._reserved)
+        self._reserved = 0
+
+    def _flush(self, *, everything: bool) -> None:
+        """Encrypt whole chunks to the file; the last, short one only when nothing more is written."""
+        assert self._cipher is not None
+        whole = len(self._memory) if everything else len(self._memory) // _CHUNK * _CHUNK
+        if not whole:
+            return
+        view = memoryview(self._memory)[:whole]
+        sealed = []
+        for start in range(0, whole, _CHUNK):
+            sealed.append(self._cipher.encrypt(self._nonce(self._chunks), view[start : start + _CHUNK], None))
+            self._chunks += 1
+        view.release()
+        data = b"".join(sealed)
+        at = (self._chunks - len(sealed)) * (_CHUNK + _TAG)
+        try:
+            while data:
+                count = os.pwrite(self._file, data, at)
+                data, at = data[count:], at + count
+        except OSError as error:
+            raise UnavailableError(f"cannot spool an object: {error.strerror}", hint="check the volume") from error
+        del self._memory[:whole]
+
+    def _chunk(self, index: int) -> bytes:
+        assert self._cipher is not None
+        sealed = os.pread(self._file, _CHUNK + _TAG, index * (_CHUNK + _TAG))
+        try:
+            return self._cipher.decrypt(self._nonce(index), sealed, None)
+        except Exception as error:  # cryptography raises InvalidTag, or ValueError for a cut chunk
+            raise IntegrityError("a spooled object was altered on disk", hint="send the object again") from error
+
+    @staticmethod
+    def _nonce(index: int) -> bytes:
+        return index.to_bytes(12, "big")
