@@ -62,9 +62,10 @@ class Index:
         self._applied = Applied()
         self._next_number = 1
         self._totals = [0] * 7
-        if not self._check_meta():
-            tables.drop()
-        self._load()
+        if self._check_meta():
+            self._load()
+        else:
+            tables.drop(self._load)
         if not readonly:
             tables.start(self._meta_rows)
 
@@ -276,9 +277,7 @@ class Index:
 
     def clear(self) -> None:
         """Forget everything, durable on return: the first step of a rebuild."""
-        with self._tables.lock:
-            self._tables.drop()
-            self._load()
+        self._tables.drop(self._load)
 
     def refresh(self) -> None:
         """In a readonly index: take in what the writing process has flushed since `open`."""

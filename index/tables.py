@@ -272,18 +272,21 @@ class Tables:
             self._puts += 1
             self._cache.clear()
 
-    def drop(self) -> None:
-        """Forget everything, on disk and in memory: the first step of a rebuild."""
-        with self._flush_lock, self.lock, self._cache_lock:
+    def drop(self, then: Callable[[], None]) -> None:
+        """Forget everything, on disk and in memory, and call `then` before anyone writes again.
+
+        The caller must not hold `lock`: a flush takes its own lock first, then this one.
+        """
+        with self._flush_lock, self.lock:
             self.store.clear()
             self._fresh, self._flushing = {}, {}
             self._fresh_names, self._flushing_names = {}, {}
             self._fresh_gone, self._flushing_gone = {}, {}
-            self._cache.clear()
-            self._puts += 1
+            self.forget_cache()
+            then()
 
     def close(self, *, flush: bool = True) -> None:
-        """Flush (unless told not to, as after a power cut), stop the flusher, close the file. Harmless when repeated."""
+        """Flush (unless told not to, as after a power cut), stop the flusher, close the file. May be repeated."""
         if self._closing.is_set():
             return
         self._closing.set()

@@ -21,10 +21,10 @@ def test_an_instance_is_found_at_once_and_after_reopening(
     index: Index, filler: Filler, reopen: Callable[..., Index]
 ) -> None:
     made = filler.add("1.1", "1.1.1", "1.1.1.1")
-    for open_index in (index, None):
-        if open_index is None:
+    for is_again in (False, True):
+        if is_again:
             index.close()
-            open_index = reopen()
+        open_index = reopen() if is_again else index
         assert [v.seq for v in open_index.known_content("1.1", "1.1.1", "1.1.1.1")] == [made.seq]
         assert open_index.study_key_for("1.1") == filler.keys["1.1"].key_id
         found = list(open_index.locate({STUDY_UID: ("1.1",)}))
@@ -190,10 +190,10 @@ def test_forgetting_a_study_leaves_the_others(index: Index, filler: Filler, reop
     filler.add("1.1", "1.1.2", "7.7", patient_id="P9")
     assert index.forget("1.1") == 2
     assert index.forget("1.1") == 0
-    for again in (index, None):
-        if again is None:
+    for is_again in (False, True):
+        if is_again:
             index.close()
-            again = reopen()
+        again = reopen() if is_again else index
         assert everything(again)[1:] == rest
         assert [f.study_uid for f in again.locate({SOP_UID: ("7.7",)})] == ["2.2"]
         assert again.study_key_for("1.1") is None

@@ -1,4 +1,4 @@
-"""C-FIND against a made-up archive: levels, hierarchy, return keys, computed keys, and narrowing against no narrowing."""
+"""C-FIND against a made-up archive: levels, hierarchy, return keys, computed keys, narrowing."""
 
 from collections.abc import Mapping
 

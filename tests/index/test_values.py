@@ -9,8 +9,8 @@ from index.charset import decode_text, encode_text
 from index.values import decode_value
 
 CHARSETS = [
-    (), ("",), ("ISO_IR 100",), ("ISO_IR 192",), ("GB18030",), ("", "ISO 2022 IR 87"), ("ISO_IR 13",), ("zlib",), ("idna",),
-    ("ISO 2022 IR 6", "ISO 2022 IR 149"), ("\\ISO 2022 IR 58",), ("utf_16",),
+    (), ("",), ("ISO_IR 100",), ("ISO_IR 192",), ("GB18030",), ("", "ISO 2022 IR 87"), ("ISO_IR 13",), ("zlib",),
+    ("idna",),    ("ISO 2022 IR 6", "ISO 2022 IR 149"), ("\\ISO 2022 IR 58",), ("utf_16",),
 ]  # fmt: skip
 
 

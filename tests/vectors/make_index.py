@@ -1,0 +1,42 @@
+"""Write tests/vectors/index/tables.json: the index of one instance with fixed keys and salts. Run it after a new schema."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from archive.log import Position
+from index.entry import InstanceEntry
+from index.index import Index
+from index.rows import Version
+from keys.derive import INDEX_TOKEN, derive
+from keys.keyring import Keyring, StudyKey
+from keys.secret import Secret
+
+ARCHIVE_ID, KEY_ID = bytes(range(16)), bytes(range(16, 32))
+SOP = "1.2.3.4"
+OUT = Path(__file__).parent / "index" / "tables.json"
+
+
+def make(folder: Path) -> dict[str, Any]:
+    """Build the index in an empty folder and return its rows and the keys that open them, in hexadecimal."""
+    study = StudyKey.of(KEY_ID, Secret(bytes([7]) * 32))
+    token_key = derive(Secret(bytes([9]) * 32), INDEX_TOKEN)
+    ring = SimpleNamespace(archive_id=ARCHIVE_ID, study=lambda _: study, archive_key=lambda _: token_key)
+    index = Index.open(folder, cast("Keyring", ring), random=lambda size: bytes([5]) * size)
+    version = Version.of(Position(0, 1, 256, 4096), bytes([3]) * 32, "1.2.840.10008.1.2.1", 4000, 1_700_000_000_000, 0)
+    patient = {0x00100010: ("Doe^Jane",), 0x00100020: ("P1",)}
+    image = {0x00080018: (SOP,), 0x00080016: ("1.2.840.10008.5.1.4.1.1.2",)}
+    entry = InstanceEntry("1.2", "1.2.3", SOP, image[0x00080016][0], patient, {0x00080060: ("CT",)}, image, None)
+    index.apply(version, KEY_ID, entry)
+    index.flush()
+    store = index._tables.store
+    tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in ("meta", "uid", "study", "series", "instance")}
+    index.close()
+    return {"tables": tables, "token_key": token_key.reveal().hex(), "row_key": study.row.reveal().hex()}
+
+
+if __name__ == "__main__":
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(make(Path(sys.argv[1])), indent=1) + "\n")

@@ -1,0 +1,50 @@
+"""A second reader of the index, written from index/FORMAT.md and keys/FORMAT.md alone: no code of Coffer.
+
+Takes rows as the databases hold them, the token key, and a study's row key; returns what a UID leads to.
+"""
+
+import hmac
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+KINDS = {"study": 1, "series": 2, "instance": 3}
+
+
+def token(token_key: bytes, kind: str, uid: str) -> bytes:
+    message = bytes((KINDS[kind],)) + uid.encode("utf-8")
+    return message[:1] + hmac.digest(token_key, message, "sha256")[:16]
+
+
+def open_sealed(key: bytes, context: bytes, sealed: bytes) -> bytes:
+    info = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0" + sealed[:24] + context
+    okm = HKDFExpand(algorithm=SHA512(), length=76, info=info).derive(key)
+    if not hmac.compare_digest(okm[44:], sealed[24:56]):
+        raise ValueError("commitment")
+    base, out = int.from_bytes(okm[32:44], "big"), b""
+    for k, at in enumerate(range(56, len(sealed), 16400)):
+        out += AESGCM(okm[:32]).decrypt((base ^ k).to_bytes(12, "big"), sealed[at : at + 16400], None)
+    return out
+
+
+def row(row_key: bytes, archive_id: bytes, reference: bytes, value: bytes) -> list[Any]:
+    plain = open_sealed(row_key, b"coffer/index-row/v1\0" + archive_id + reference, value[16:])
+    length = int.from_bytes(plain[:4], "big")
+    if len(plain) % 256 or 4 + length > len(plain) or any(plain[4 + length :]):
+        raise ValueError("padding")
+    decoded = msgspec.msgpack.decode(plain[4 : 4 + length])
+    if not isinstance(decoded, list):
+        raise ValueError("not a row")
+    return decoded
+
+
+def read(tables: dict[str, dict[str, str]], token_key: bytes, row_key: bytes, archive_id: bytes, sop: str) -> list[Any]:
+    """The study, series and instance row of a SOP Instance UID, from tables in hexadecimal."""
+    reference = bytes.fromhex(tables["uid"][token(token_key, "instance", sop).hex()])
+    return [
+        row(row_key, archive_id, reference[:size], bytes.fromhex(tables[name][reference[:size].hex()]))
+        for name, size in (("study", 8), ("series", 12), ("instance", 16))
+    ]
