@@ -1,4 +1,4 @@
-"""Write tests/vectors/index/tables.json: the index of one instance with fixed keys and salts. Run it after a new schema."""
+"""Write tests/vectors/index/tables.json: the index of one instance with fixed keys and salts."""
 
 import json
 import sys
