@@ -31,6 +31,7 @@ _log = structlog.get_logger(__name__)
 
 SUCCESS = 0x0000
 DOES_NOT_MATCH = 0xA900  # PS3.4 Table B.2-1: Data Set does not match SOP Class
+_LONGEST_UID = 64  # PS3.5 9.1
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 
 
@@ -137,7 +138,7 @@ class Reception:
     def _check_identity(self, header: Header) -> None:
         """PS3.4 B.2.3: the request's UIDs must be those of the data set where the data set has them."""
         given = ((_SOP_CLASS, self._request.sop_class), (_SOP_INSTANCE, self._request.sop_instance))
-        offending = tuple(tag for tag, uid in given if header.text(tag) not in ("", uid))
+        offending = tuple(tag for tag, uid in given if not _is_same(header.text(tag), uid))
         if offending:
             raise DimseStatusError(DOES_NOT_MATCH, "SOP UIDs of command and data set differ", offending)
 
@@ -169,3 +170,8 @@ class Reception:
         version = Version.of(position, content_id, request.transfer_syntax, self._spool.size, now, flags)
         vault.index.apply(version, key.key_id, entry, covers=len(entries))
         return position
+
+
+def _is_same(stored: str, named: str) -> bool:
+    """Whether a UID of the data set is the one the request names; toolkits cut an overlong one at 64 characters."""
+    return not stored or stored == named or (len(stored) > _LONGEST_UID and stored[:_LONGEST_UID] == named)

@@ -4,7 +4,7 @@ Rule: pure. pynetdicom encodes and decodes the PDUs and knows the SOP classes; s
 storage every transfer syntax is accepted, the proposer's first: what is stored is what was sent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,16 +43,19 @@ _MAX_CONTEXTS: Final = 128
 _ACCEPTED, _NO_ABSTRACT_SYNTAX, _NO_TRANSFER_SYNTAX = 0, 3, 4
 
 
-def _classes(*, storage: bool) -> frozenset[str]:
-    """SOP classes of pynetdicom's tables: those of the Storage Service Class, or all others."""
-    wanted = ("AllStoragePresentationContexts",) if storage else ()
-    names = wanted or tuple(n for n in dir(presentation) if n.endswith("PresentationContexts") and "Storage" not in n)
-    return frozenset(str(context.abstract_syntax) for name in names for context in getattr(presentation, name))
+# The Storage Service Class (PS3.4 B.5) and Non-Patient Object Storage (PS3.4 GG.3).
+_STORAGE_TABLES: Final = frozenset({"AllStoragePresentationContexts", "NonPatientObjectPresentationContexts"})
 
 
-STORAGE_CLASSES: Final = _classes(storage=True)
+def _classes(tables: Collection[str]) -> frozenset[str]:
+    """The SOP classes of some of pynetdicom's tables."""
+    return frozenset(str(context.abstract_syntax) for name in tables for context in getattr(presentation, name))
+
+
+STORAGE_CLASSES: Final = _classes(_STORAGE_TABLES)
 _STORAGE_COMMITMENT: Final = "1.2.840.10008.1.20.1"
-_OTHER_CLASSES: Final = _classes(storage=False) - STORAGE_CLASSES | {_STORAGE_COMMITMENT} | SERVICES
+_OTHER_TABLES: Final = [n for n in dir(presentation) if n.endswith("PresentationContexts") and "Storage" not in n]
+_OTHER_CLASSES: Final = _classes(_OTHER_TABLES) - STORAGE_CLASSES | {_STORAGE_COMMITMENT} | SERVICES
 
 
 @dataclass(frozen=True, slots=True)

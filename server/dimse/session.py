@@ -18,6 +18,7 @@ from server.dimse.services import Caller, Observer, Services
 from server.dimse.status import offending_of, status_of
 
 MAX_IDENTIFIER_BYTES: Final = 1 << 20
+_LONGEST_UID: Final = 64  # PS3.5 9.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Session:
             dimse.DATA_SET_TYPE: 0 if has_data else dimse.NO_DATA_SET,
             dimse.STATUS: status,
         }
-        if request.text(dimse.AFFECTED_INSTANCE):
+        # Optional in a response (PS3.7 9.1.1.1); an overlong one would make toolkits drop the whole message.
+        if 0 < len(request.text(dimse.AFFECTED_INSTANCE)) <= _LONGEST_UID:
             values[dimse.AFFECTED_INSTANCE] = request.text(dimse.AFFECTED_INSTANCE)
         return values
 

