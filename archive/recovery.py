@@ -13,7 +13,7 @@ from archive.chain import Chain, find_record, read_footer, read_record, read_seg
 from archive.checkpoint import Checkpoint
 from archive.folder import ArchiveFolder
 from archive.record import HEADER, RecordHeader
-from keys.durable import AppendFile, Syscalls, SystemCalls, write_new
+from keys.durable import AppendFile, Syscalls, SystemCalls, replace
 from keys.errors import FormatError, IntegrityError
 
 _PIECE = 1 << 20
@@ -45,6 +45,7 @@ def read_tail(folder: ArchiveFolder, checkpoint: Checkpoint | None) -> Tail:
     chain = Chain.start(folder.archive_id)
     if len(numbers) > 1:
         chain = Chain.behind(_footer(folder, numbers[-2]))
+        _refuse_fork(chain, checkpoint)
     tail = _scan(folder, numbers[-1], chain, checkpoint) if numbers else Tail(chain, 0, [], 0, is_sealed=True)
     size = tail.chain.tree.size
     if checkpoint is not None and size < checkpoint.size:
@@ -74,20 +75,29 @@ def _scan(folder: ArchiveFolder, number: int, chain: Chain, checkpoint: Checkpoi
         if size <= segment.HEADER.size and not _has_header(fd):
             return tail  # torn while the segment was made: no record was ever in it
         header = read_segment_header(fd)
-        if (header.archive_id, header.number) != (folder.archive_id, number) or header.first_seq != chain.next_seq:
+        expected = (folder.archive_id, number, chain.next_seq, chain.head)
+        if (header.archive_id, header.number, header.first_seq, header.prev_header_sha256) != expected:
             raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
-        sealed = read_footer(fd, size)
+        sealed = _whole_footer(fd, size)
         stop = sealed[1] if sealed else size
         tail.end = _walk(fd, segment.HEADER.size, stop, tail, checkpoint)
         tail.is_sealed = sealed is not None and tail.end == stop
         tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
-        if tail.cut_bytes and find_record(fd, tail.end, size, chain.next_seq) is not None:
+        if tail.cut_bytes and find_record(fd, tail.end + 1, size, chain.next_seq) is not None:
             raise IntegrityError(
                 f"segment {number} is damaged at offset {tail.end}, and records follow the damage", hint=_HINT
             )
         return tail
     finally:
         os.close(fd)
+
+
+def _whole_footer(fd: int, size: int) -> tuple[segment.Footer, int] | None:
+    """The last segment's footer; one that a stop left with holes is cut and written again, like any torn tail."""
+    try:
+        return read_footer(fd, size)
+    except FormatError:
+        return None
 
 
 def _has_header(fd: int) -> bool:
@@ -112,12 +122,16 @@ def _walk(fd: int, at: int, stop: int, tail: Tail, checkpoint: Checkpoint | None
             break
         tail.offsets.append(at)
         chain.follow(raw)
-        if checkpoint is not None and chain.tree.size == checkpoint.size and chain.tree.root() != checkpoint.root:
-            raise IntegrityError(
-                f"the first {checkpoint.size} records are not those that were signed", hint="a fork: " + _HINT
-            )
+        _refuse_fork(chain, checkpoint)
         at = end
     return at
+
+
+def _refuse_fork(chain: Chain, checkpoint: Checkpoint | None) -> None:
+    if checkpoint is not None and chain.tree.size == checkpoint.size and chain.tree.root() != checkpoint.root:
+        raise IntegrityError(
+            f"the first {checkpoint.size} records are not those that were signed", hint="a fork: " + _HINT
+        )
 
 
 def _body_is_whole(fd: int, at: int, header: RecordHeader) -> bool:
@@ -138,8 +152,7 @@ def cut(folder: ArchiveFolder, tail: Tail, calls: Syscalls = _SYSTEM) -> None:
         file.seek(tail.end)
         torn = file.read()
     kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
-    if not kept.exists():
-        write_new(kept, torn, calls=calls)
+    replace(kept, torn, calls=calls)  # not write_new: an earlier stop may have left half of it
     file_end = AppendFile(path, calls=calls)
     try:
         file_end.truncate(tail.end)
