@@ -60,6 +60,8 @@ class _Ticket:
     __slots__ = ("done", "entries", "error", "hashes", "positions")
 
     def __init__(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            _require_header(entry)
         self.entries = entries
         # Hashed here, in the caller's thread: the commit lock is never held for it.
         self.hashes = [
@@ -68,6 +70,14 @@ class _Ticket:
         self.positions: list[Position] = []
         self.error: CofferError | None = None
         self.done = False
+
+
+def _require_header(entry: Entry) -> None:
+    """Raise ValueError for what no header can say: found here, it fails its caller and not the log."""
+    numbers = ((entry.kind, 16), (entry.flags, 32), (entry.time_ms, 64))
+    sizes_fit = (len(entry.study_key_id), len(entry.content_id)) == (16, 32)
+    if not sizes_fit or any(not 0 <= number < 1 << bits for number, bits in numbers):
+        raise ValueError("the entry does not fit a record header")
 
 
 class LogWriter:

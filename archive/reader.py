@@ -61,13 +61,16 @@ class LogReader:
 
     def records(self, from_seq: int = 0) -> Iterator[tuple[Position, RecordHeader]]:
         """Whole records from `from_seq` on, in order, up to the end of what is written. Raises IntegrityError."""
-        for number in self._folder.segment_numbers():
+        numbers = self._folder.segment_numbers()
+        for number in numbers:
             fd = self._file(number)
             size = os.fstat(fd).st_size
             sealed = read_footer(fd, size)
             if sealed is not None and sealed[0].tree_size <= from_seq:
                 continue
-            yield from self._records(fd, number, sealed[1] if sealed else size, from_seq, is_sealed=sealed is not None)
+            # Only the last segment may be growing: anywhere else, stopping early would skip records in silence.
+            is_sealed = sealed is not None or number != numbers[-1]
+            yield from self._records(fd, number, sealed[1] if sealed else size, from_seq, is_sealed=is_sealed)
 
     def _records(
         self, fd: int, number: int, stop: int, from_seq: int, *, is_sealed: bool

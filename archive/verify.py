@@ -118,7 +118,9 @@ class Verifier:
                 following = find_record(fd, at + 1, stop, self._chain.next_seq)
                 if following is None and is_open and tries < _LIVE_TRIES and self._has_writer():
                     time.sleep(0.1)  # the writer is in the middle of this record
-                    tries, stop = tries + 1, os.fstat(fd).st_size
+                    size = os.fstat(fd).st_size
+                    sealed = read_footer(fd, size)  # it may have filled the segment meanwhile
+                    tries, stop = tries + 1, sealed[1] if sealed else size
                     continue
                 yield Finding(number, at, self._chain.next_seq, str(error))
                 if following is None:
