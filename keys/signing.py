@@ -95,7 +95,7 @@ def _signature(line: bytes, name: str, key_hash: bytes) -> bytes | None:
         raise FormatError("a signature line of the note is malformed") from None
     if words[0] != name.encode() or blob[:4] != key_hash:
         return None
-    if len(blob) != 68:
+    if len(blob) != 68 or base64.b64encode(blob) != words[1]:  # one form only: no spare bits
         raise FormatError("a signature line of the note is malformed")
     return blob[4:]
 
