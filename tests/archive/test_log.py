@@ -1,0 +1,243 @@
+"""Appending: durable on return, shared syncs, rolling, the reserve, and a full stop after any failed write."""
+
+import contextlib
+import os
+import threading
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from archive import log as log_module
+from archive.log import Entry, LogWriter, Position, SealedFile
+from archive.reader import LogReader
+from archive.record import genesis_hash, header_hash, record_size
+from archive.segment import HEADER as SEGMENT_HEADER
+from keys.durable import SystemCalls
+from keys.errors import UnavailableError
+from tests.archive.conftest import FIRST_MS, FaultyCalls, SmallArchive, body_of, entry
+
+ONE = record_size(40)
+SMALL = SEGMENT_HEADER.size + 3 * ONE
+
+
+def test_positions_and_chain(small: SmallArchive) -> None:
+    places = small.fill(3)
+    assert places == [Position(n, 1, SEGMENT_HEADER.size + n * ONE, 40) for n in range(3)]
+    reader = LogReader(small.folder)
+    head = genesis_hash(small.folder.archive_id)
+    for n, (_, header) in enumerate(reader.records()):
+        assert header.prev_header_sha256 == head
+        assert (header.time_ms, header.content_id) == (FIRST_MS + n, entry(n).content_id)
+        assert header.body_sha256 == sha256(body_of(n)).digest()
+        head = header_hash(header.serialize())
+    reader.close()
+
+
+def test_it_returns_only_after_the_sync(small: SmallArchive, faulty: FaultyCalls) -> None:
+    log = small.writer(calls=faulty)
+    for n in range(5):
+        faulty.made.clear()
+        log.append([entry(n), entry(n + 100)])
+        assert faulty.made == ["writev", "writev", "fdatasync"]
+
+
+class SlowSync(SystemCalls):
+    """The first sync waits until the others have queued; each sync notes how much of the file it covers."""
+
+    def __init__(self) -> None:
+        self.syncs = 0
+        self.synced_bytes = 0
+        self.is_held = threading.Event()
+        self.go_on = threading.Event()
+
+    def fdatasync(self, fd: int) -> None:  # type: ignore[override]
+        size = os.fstat(fd).st_size
+        if self.syncs == 0:
+            self.is_held.set()
+            assert self.go_on.wait(30)
+        os.fdatasync(fd)
+        self.syncs += 1
+        self.synced_bytes = size
+
+
+def test_eight_threads_share_syncs(small: SmallArchive) -> None:
+    calls = SlowSync()
+    log = small.writer(calls=calls)
+    done: list[Position] = []
+
+    def append(number: int) -> None:
+        (place,) = log.append([entry(number)])
+        assert calls.synced_bytes >= place.offset + ONE
+        done.append(place)
+
+    first = threading.Thread(target=append, args=(0,))
+    first.start()
+    assert calls.is_held.wait(30)
+    others = [threading.Thread(target=append, args=(n,)) for n in range(1, 8)]
+    for thread in others:
+        thread.start()
+    while len(log._queue) < 7:
+        threading.Event().wait(0.001)
+    assert done == []
+    calls.go_on.set()
+    for thread in [first, *others]:
+        thread.join(30)
+    assert sorted(p.seq for p in done) == list(range(8))
+    assert calls.syncs == 2
+
+
+def test_many_appends_from_eight_threads(small: SmallArchive) -> None:
+    log = small.writer(segment_bytes=4096)
+    places: dict[int, Position] = {}
+
+    def append(worker: int) -> None:
+        for n in range(worker, 200, 8):
+            (places[n],) = log.append([entry(n, n)])
+
+    threads = [threading.Thread(target=append, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert log.next_seq == 200
+    reader = LogReader(small.folder)
+    assert all(reader.read_body(places[n]) == body_of(n, n) for n in range(200))
+    reader.close()
+
+
+def test_segments_roll_and_each_holds_at_least_one_record(small: SmallArchive) -> None:
+    log = small.writer(segment_bytes=SMALL)
+    places = [log.append([entry(n)])[0] for n in range(7)]
+    assert [p.segment for p in places] == [1, 1, 1, 2, 2, 2, 3]
+    (large,) = log.append([entry(8, 5000)])
+    assert large.segment == 4
+    assert log.append([entry(9)])[0].segment == 5
+    assert small.folder.segment_numbers() == [1, 2, 3, 4, 5]
+
+
+def test_one_append_may_cross_segments(small: SmallArchive) -> None:
+    log = small.writer(segment_bytes=SMALL)
+    assert [p.segment for p in log.append([entry(n) for n in range(5)])] == [1, 1, 1, 2, 2]
+
+
+def test_a_sealed_file_is_copied(small: SmallArchive, tmp_path: Path) -> None:
+    body = body_of(1, 3_000_000)
+    path = tmp_path / "sealed"
+    path.write_bytes(body)
+    log = small.writer()
+    sealed = SealedFile(path, len(body), sha256(body).digest())
+    (place,) = log.append([Entry(1, bytes(16), 0, bytes(32), sealed, 1)])
+    log.append([entry(2)])
+    reader = LogReader(small.folder)
+    assert reader.read_body(place) == body
+    reader.close()
+
+
+def test_a_sealed_file_that_shrank_stops_the_log_and_leaves_nothing(small: SmallArchive, tmp_path: Path) -> None:
+    path = tmp_path / "sealed"
+    path.write_bytes(bytes(10))
+    log = small.writer()
+    log.append([entry(1)])
+    with pytest.raises(UnavailableError, match="shorter"):
+        log.append([Entry(1, bytes(16), 0, bytes(32), SealedFile(path, 11, bytes(32)), 1)])
+    again = small.writer()
+    assert again.next_seq == 1
+    again.append([entry(2)])
+
+
+@pytest.mark.parametrize("field", ["study_key_id", "content_id", "kind", "flags", "time_ms"])
+def test_an_entry_that_fits_no_header_stops_nobody_else(small: SmallArchive, field: str) -> None:
+    values = {"kind": 1, "study_key_id": bytes(16), "flags": 0, "content_id": bytes(32), "time_ms": 1}
+    values[field] = bytes(3) if isinstance(values[field], bytes) else -1
+    log = small.writer()
+    with pytest.raises(ValueError, match="header"):
+        log.append([Entry(**values, body=b"x")])  # type: ignore[arg-type]
+    assert log.append([entry(1)])[0].seq == 0
+
+
+def test_a_volume_at_its_reserve_takes_nothing_and_heals(small: SmallArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = small.writer(reserve_bytes=1000)
+    free = [999]
+
+    class Volume:
+        f_frsize = 1
+
+        @property
+        def f_bavail(self) -> int:
+            return free[0]
+
+    monkeypatch.setattr(log_module.os, "statvfs", lambda path: Volume())  # type: ignore[attr-defined]
+    before = small.files()
+    with pytest.raises(UnavailableError, match="reserve"):
+        log.append([entry(1)])
+    assert small.files() == before
+    free[0] = 1000
+    assert log.append([entry(1)])[0].seq == 0
+
+
+def append_until_failure(log: LogWriter, first: int) -> int:
+    """Append one by one until an error; how many were acknowledged."""
+    for n in range(first, first + 10):
+        try:
+            log.append([entry(n)])
+        except UnavailableError:
+            return n
+    raise AssertionError("the fault was not met")
+
+
+@pytest.mark.parametrize("after_effect", [False, True])
+@pytest.mark.parametrize("step", range(40))
+def test_any_failed_step_stops_the_log_and_opening_again_goes_on(
+    small: SmallArchive, faulty: FaultyCalls, step: int, *, after_effect: bool
+) -> None:
+    log = small.writer(segment_bytes=SMALL, calls=faulty)
+    log.append([entry(0)])
+    faulty.made.clear()
+    faulty.arm(step, after_effect=after_effect)
+    try:
+        acknowledged = append_until_failure(log, 1)
+    except AssertionError:
+        assert step > 20 or faulty.made[step] in {"close", "unlink"}
+        return
+    calls_made = len(faulty.made)
+    with pytest.raises(UnavailableError):
+        log.append([entry(99)])
+    with pytest.raises(UnavailableError):
+        log.checkpoint(small.sign)
+    assert len(faulty.made) == calls_made
+    log.close()
+    again = small.writer(segment_bytes=SMALL)
+    assert again.next_seq in {acknowledged, acknowledged + 1}
+    reader = LogReader(small.folder)
+    headers = [h for _, h in reader.records()]
+    assert [h.content_id for h in headers[:acknowledged]] == [entry(n).content_id for n in range(acknowledged)]
+    reader.close()
+    again.append([entry(50)])
+
+
+@pytest.mark.parametrize("after_effect", [False, True])
+@pytest.mark.parametrize("step", range(7))
+def test_a_failed_checkpoint_leaves_the_old_or_the_new(
+    small: SmallArchive, faulty: FaultyCalls, step: int, *, after_effect: bool
+) -> None:
+    log = small.writer(calls=faulty)
+    log.append([entry(0)])
+    log.checkpoint(small.sign)
+    log.append([entry(1)])
+    faulty.arm(step, after_effect=after_effect)
+    with contextlib.suppress(UnavailableError):
+        log.checkpoint(small.sign)
+    assert small.writer().signed_size in {1, 2}
+
+
+def test_a_checkpoint_is_made_once_for_each_size(small: SmallArchive) -> None:
+    log = small.writer()
+    made = log.checkpoint(small.sign)
+    assert made is None
+    log.append([entry(0)])
+    made = log.checkpoint(small.sign)
+    assert made is not None
+    assert made.size == 1
+    assert log.checkpoint(small.sign) is None
+    assert log.signed_size == small.writer().signed_size == 1

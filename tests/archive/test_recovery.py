@@ -1,0 +1,217 @@
+"""Opening after any stop: torn ends are cut and kept, everything else is refused and nothing changed."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from archive.record import record_size
+from archive.recovery import cut, read_tail
+from archive.segment import HEADER as SEGMENT_HEADER
+from keys.errors import IntegrityError, UnavailableError
+from tests.archive.conftest import FaultyCalls, SmallArchive, entry
+
+ONE = record_size(37)  # ends in three bytes of padding
+START = SEGMENT_HEADER.size
+THREE = START + 3 * record_size(40)
+
+
+def refused(small: SmallArchive, match: str) -> None:
+    """Opening for writing raises, and no file is another than before."""
+    small.damaged = True
+    before = small.files()
+    with pytest.raises(IntegrityError, match=match):
+        small.writer()
+    assert small.files() == before
+
+
+def test_a_tail_torn_at_every_byte_of_the_last_record(small: SmallArchive) -> None:
+    small.fill(3, size=37)
+    path = small.segments()[0]
+    whole = path.read_bytes()
+    for keep in range(1, ONE):
+        torn = whole[: START + 2 * ONE + keep]
+        path.write_bytes(torn)
+        log = small.writer()
+        assert (log.next_seq, log.cut_bytes) == (2, keep)
+        log.close()
+        assert path.read_bytes() == whole[: START + 2 * ONE]
+        (kept,) = small.folder.lost_and_found.iterdir()
+        assert kept.read_bytes() == torn[START + 2 * ONE :]
+        before = small.files()
+        log = small.writer()
+        assert log.cut_bytes == 0
+        log.close()
+        assert small.files() == before
+        kept.unlink()
+    path.write_bytes(whole)
+    assert small.writer().next_seq == 3
+
+
+def test_it_goes_on_behind_the_cut(small: SmallArchive) -> None:
+    small.fill(3)
+    path = small.segments()[0]
+    os.truncate(path, path.stat().st_size - 5)
+    places = small.fill(2, first=10)
+    assert [p.seq for p in places] == [2, 3]
+
+
+def test_a_tail_with_its_end_but_without_its_middle(small: SmallArchive) -> None:
+    small.fill(2, size=20000)
+    path = small.segments()[0]
+    data = path.read_bytes()
+    hole = START + record_size(20000) + 4096
+    path.write_bytes(data[:hole] + bytes(4096) + data[hole + 4096 :])
+    log = small.writer()
+    assert (log.next_seq, log.cut_bytes) == (1, record_size(20000))
+
+
+def test_zeros_behind_the_end_are_cut(small: SmallArchive) -> None:
+    small.fill(2)
+    path = small.segments()[0]
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    assert small.writer().cut_bytes == 5000
+
+
+def test_half_a_copy_in_lost_and_found_is_written_again(small: SmallArchive, faulty: FaultyCalls) -> None:
+    small.fill(2)
+    path = small.segments()[0]
+    os.truncate(path, path.stat().st_size - 8)
+    cut(small.folder, read_tail(small.folder, None))
+    (kept,) = small.folder.lost_and_found.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:10])
+    path.write_bytes(path.read_bytes() + whole)
+    small.writer(calls=faulty)
+    assert kept.read_bytes() == whole
+    assert faulty.made.index("rename") < faulty.made.index("ftruncate") < faulty.made.index("fdatasync")
+
+
+@pytest.mark.parametrize("offset", [0, 20, 100, 159, 165, record_size(40) - 1])
+def test_damage_in_the_middle_is_refused(small: SmallArchive, offset: int) -> None:
+    small.fill(3)
+    path = small.segments()[0]
+    data = bytearray(path.read_bytes())
+    data[START + record_size(40) + offset] ^= 1
+    path.write_bytes(data)
+    refused(small, "records follow the damage")
+
+
+def test_damage_in_the_segment_header_is_refused(small: SmallArchive) -> None:
+    small.fill(2)
+    path = small.segments()[0]
+    data = bytearray(path.read_bytes())
+    data[30] ^= 1
+    path.write_bytes(data)
+    refused(small, "header is damaged")
+
+
+def test_a_crash_between_footer_and_new_segment(small: SmallArchive) -> None:
+    small.fill(4, segment_bytes=THREE)
+    small.segments()[1].unlink()
+    log = small.writer()
+    assert (log.next_seq, log.cut_bytes) == (3, 0)
+    (place,) = log.append([entry(3)])
+    assert (place.segment, place.offset) == (2, START)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 50, 95])
+def test_a_torn_segment_header(small: SmallArchive, keep: int) -> None:
+    small.fill(4, segment_bytes=THREE)
+    os.truncate(small.segments()[1], keep)
+    (place,) = small.writer().append([entry(3)])
+    assert (place.seq, place.segment, place.offset) == (3, 2, START)
+
+
+def test_a_footer_torn_at_every_byte_or_with_a_hole_is_written_again(small: SmallArchive) -> None:
+    small.fill(4, segment_bytes=THREE)
+    first, second = small.segments()
+    second.unlink()
+    whole = first.read_bytes()
+    for keep in range(THREE, len(whole)):
+        first.write_bytes(whole[:keep])
+        log = small.writer()
+        assert (log.next_seq, log.cut_bytes) == (3, keep - THREE)
+        log.close()
+    first.write_bytes(whole[: THREE + 20] + bytes(20) + whole[THREE + 40 :])
+    log = small.writer(segment_bytes=THREE)
+    assert log.next_seq == 3
+    (place,) = log.append([entry(3)])
+    assert place.segment == 2
+    assert first.read_bytes() == whole
+
+
+def test_a_missing_segment_is_refused(small: SmallArchive) -> None:
+    small.fill(8, segment_bytes=THREE)
+    small.segments()[1].unlink()
+    refused(small, "missing")
+
+
+def test_an_earlier_segment_without_footer_is_refused(small: SmallArchive) -> None:
+    small.fill(4, segment_bytes=THREE)
+    os.truncate(small.segments()[0], THREE)
+    refused(small, "no footer")
+
+
+@pytest.mark.parametrize("records", [0, 1, 2])
+def test_a_log_shorter_than_its_checkpoint_is_refused(small: SmallArchive, records: int) -> None:
+    small.fill(3)
+    small.checkpoint()
+    os.truncate(small.segments()[0], START + records * record_size(40))
+    refused(small, f"ends at record {records}, but a signed checkpoint covers 3")
+
+
+def test_a_torn_record_under_the_checkpoint_is_refused(small: SmallArchive) -> None:
+    small.fill(3)
+    small.checkpoint()
+    os.truncate(small.segments()[0], START + 3 * record_size(40) - 1)
+    refused(small, "covers 3")
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_a_fork_is_refused(small: SmallArchive, tmp_path: Path, count: int) -> None:
+    small.fill(3, segment_bytes=THREE)
+    small.checkpoint()
+    other = SmallArchive(tmp_path / "other")
+    other.fill(count, first=100, segment_bytes=THREE)
+    for path in other.segments():
+        shutil.copy(path, small.folder.segments)
+    refused(small, "not those that were signed")
+    other.close()
+
+
+def test_a_damaged_checkpoint_is_refused(small: SmallArchive) -> None:
+    small.fill(1)
+    small.checkpoint()
+    note = bytearray(small.folder.checkpoint.read_bytes())
+    note[-10] ^= 1
+    small.folder.checkpoint.write_bytes(note)
+    refused(small, "signature|note")
+
+
+def test_a_segment_of_another_archive_is_refused(small: SmallArchive, tmp_path: Path) -> None:
+    small.fill(8, segment_bytes=THREE)
+    other = SmallArchive(tmp_path / "other")
+    other.fill(8, first=50, segment_bytes=THREE)
+    shutil.copy(other.segments()[2], small.segments()[2])
+    refused(small, "another place")
+    other.close()
+
+
+@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("after_effect", [False, True])
+def test_a_fault_while_recovering_loses_nothing(
+    small: SmallArchive, faulty: FaultyCalls, step: int, *, after_effect: bool
+) -> None:
+    small.fill(3)
+    path = small.segments()[0]
+    os.truncate(path, path.stat().st_size - 5)
+    torn = path.read_bytes()[START + 2 * record_size(40) :]
+    faulty.arm(step, after_effect=after_effect)
+    try:
+        small.writer(calls=faulty)
+    except UnavailableError:
+        assert small.writer().next_seq == 2
+    (kept,) = [p for p in small.folder.lost_and_found.iterdir() if not p.name.startswith(".")]
+    assert kept.read_bytes() == torn
