@@ -1,7 +1,7 @@
 """A buffer for one incoming object: in memory up to a limit, above it in a file encrypted under a throw-away key.
 
-Rule: the key never leaves memory, so what a crash leaves behind is noise; the file is removed at `close`, or at the next
-start. Each chunk has its own counter as nonce under a key that encrypts this one file (NIST SP 800-38D 8.2.1).
+Rule: the key never leaves memory, so what a crash leaves behind is noise; the file is removed at `close`, or at the
+next start. Each chunk has its own counter as nonce under a key for this one file (NIST SP 800-38D 8.2.1).
 """
 
 import contextlib

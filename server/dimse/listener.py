@@ -62,7 +62,7 @@ class Listener:
         self._thread.start()
 
     def stop(self, grace_seconds: float = 10.0) -> None:
-        """Accept nothing more, let operations under way end, abort what is left, and return when all threads are done."""
+        """Accept nothing more, let operations under way end, abort the rest; returns when all threads are done."""
         self._stopping = True
         if self._socket is None:
             return

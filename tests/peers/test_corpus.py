@@ -78,21 +78,25 @@ def test_in_by_dcmsend_out_by_get_move_and_command_line(
     assert not refused, refused[:5]
     assert wire.acknowledged() & names == set(newest) == names
 
+    # PS3.8 E.1 wants fragments of even length, which a data set of odd length cannot be cut into: DCMTK aborts there.
+    odd = {i.sop_instance for i in map(item_of, well_formed) if len(i.data) % 2}
     studies = studies_of(well_formed)
     homeless = studies.pop("", set())  # they can be got back by their own UID only: PS3.4 C.4.2 and C.4.3 need a study
     answered = {str(row.StudyInstanceUID) for row in find(coffer.port, "STUDY", StudyInstanceUID="")}
     assert answered - {""} == set(studies)
-    for study, names in studies.items():
+    # pynetdicom and DCMTK both drop a message with a UID of more than 64 characters: `coffer get` returns that one.
+    studies_by_peer = {s: n for s, n in studies.items() if all(len(name) <= 64 for name in n)}
+    for study, names in studies_by_peer.items():
         pairs = sorted({(newest[n].sop_class, newest[n].transfer_syntax) for n in names})
         assert len(pairs) <= MAX_CONTEXTS
         final = get(wire.port, pairs, StudyInstanceUID=study)
         assert final.Status == 0, (study, final)
         final = move(coffer.port, "MOVEDST", StudyInstanceUID=study)
-        if not any(syntax in UNKNOWN_TO_DCMTK for _, syntax in pairs):
+        if not odd & names and not any(syntax in UNKNOWN_TO_DCMTK for _, syntax in pairs):
             assert final.Status == 0, (study, final)
-    housed = {name: sent for name, sent in newest.items() if any(name in names for names in studies.values())}
+    housed = {name: sent for name, sent in newest.items() if any(name in names for names in studies_by_peer.values())}
     check_way("C-GET", wire.received, wire.sent, housed)
-    known = {name: sent for name, sent in housed.items() if sent.transfer_syntax not in UNKNOWN_TO_DCMTK}
+    known = {n: sent for n, sent in housed.items() if sent.transfer_syntax not in UNKNOWN_TO_DCMTK and n not in odd}
     check_way("C-MOVE", moved.sent, wire.sent, known)
 
     out = tmp_path / "out"
