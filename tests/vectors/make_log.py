@@ -1,0 +1,53 @@
+"""Writes the golden archive: `python tests/vectors/make_log.py [folder]`.
+
+Clock, bodies and signing seed are fixed, so every run writes the same bytes. The committed copy is in
+tests/vectors/log; replace it only together with a new format version. Its key is public and protects nothing; its
+bodies are not sealed.
+"""
+
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from archive.folder import ArchiveFolder
+from archive.log import Entry, LogWriter
+from archive.record import Flags, Kind
+from keys.secret import Secret
+from keys.signing import CheckpointSigner
+
+FOLDER = Path(__file__).parent / "log"
+ORIGIN = "archive.example/golden-log"
+ARCHIVE_ID = sha256(b"coffer golden log").digest()[:16]
+SEED = sha256(b"coffer golden log signing seed").digest()
+FIRST_MS = 1767225600000  # 2026-01-01T00:00:00Z
+LENGTHS = (0, 1, 7, 8, 9, 100, 33, 16)
+SEGMENT_BYTES = 700
+
+
+def entry(number: int) -> Entry:
+    """The n-th record's content."""
+    ids = sha256(b"golden entry %d" % number).digest()
+    body = (sha256(b"golden body %d" % number).digest() * 4)[: LENGTHS[number]]
+    kind = Kind.STUDY_KEY_CREATED if number == 0 else Kind.OBJECT
+    flags = Flags.UNINDEXED if number == 5 else 0
+    return Entry(kind, ids[:16], flags, ids, body, FIRST_MS + 1000 * number)
+
+
+def make(path: Path) -> None:
+    """Write archive.json, segments/ and checkpoints/ into a folder that holds no archive."""
+    signer = CheckpointSigner(Secret(SEED))
+    ArchiveFolder.prepare(path)
+    folder = ArchiveFolder(path, ARCHIVE_ID, ORIGIN, signer.vkey(ORIGIN))
+    folder.commit()
+    log = LogWriter(folder, now_ms=lambda: FIRST_MS, segment_bytes=SEGMENT_BYTES)
+    for number in range(len(LENGTHS) - 1):
+        log.append([entry(number)])
+    log.checkpoint(lambda text: signer.sign_note(ORIGIN, text))
+    log.append([entry(len(LENGTHS) - 1)])
+    log.close()
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)

@@ -1,0 +1,139 @@
+"""A second reader of the log, written from archive/FORMAT.md alone: `python tests/vectors/reader_log.py [folder]`.
+
+It uses the standard library only, shares no code with the product and stops at the first thing that is wrong. A
+checkpoint is signed with Ed25519, which the standard library lacks: its text is checked, its signature is not.
+"""
+
+import base64
+import json
+import struct
+import sys
+import zlib
+from hashlib import sha256
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "log"
+
+
+class RejectedError(Exception):
+    """A MUST of the format is broken."""
+
+
+def must(condition: bool, what: str) -> None:
+    """Raise RejectedError unless `condition` holds."""
+    if not condition:
+        raise RejectedError(what)
+
+
+def number(data: bytes) -> int:
+    """Unsigned, big endian."""
+    return int.from_bytes(data, "big")
+
+
+class Tree:
+    """RFC 6962 2.1: the complete subtrees' hashes, largest first."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.hashes: list[tuple[int, bytes]] = []
+
+    def add(self, header: bytes) -> None:
+        """Add the leaf of one record header."""
+        leaves, top = 1, sha256(b"\0" + header).digest()
+        while self.hashes and self.hashes[-1][0] == leaves:
+            _, left = self.hashes.pop()
+            leaves, top = 2 * leaves, sha256(b"\1" + left + top).digest()
+        self.hashes.append((leaves, top))
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The head of the tree."""
+        if not self.hashes:
+            return sha256(b"").digest()
+        top = self.hashes[-1][1]
+        for _, left in reversed(self.hashes[:-1]):
+            top = sha256(b"\1" + left + top).digest()
+        return top
+
+
+class Log:
+    """All records of an archive, read in order; raises RejectedError."""
+
+    def __init__(self, folder: Path) -> None:
+        about = json.loads((folder / "archive.json").read_bytes())
+        must(about["format"] == 1, "format")
+        self.archive_id = bytes.fromhex(about["archive_id"])
+        self.origin = about["origin"]
+        self.tree = Tree()
+        self.head = sha256(b"coffer/genesis/v1\0" + self.archive_id).digest()
+        self.records: list[dict[str, object]] = []
+        self.signed = self._checkpoint(folder / "checkpoints" / "latest")
+        paths = sorted((folder / "segments").glob("*.seg"))
+        for at, path in enumerate(paths, 1):
+            must(path.name == f"{at:08d}.seg", "a segment is missing")
+            self._segment(path.read_bytes(), at, is_last=at == len(paths))
+        must(self.signed is None or self.tree.size >= self.signed[0], "shorter than its checkpoint")
+
+    def _checkpoint(self, path: Path) -> tuple[int, bytes] | None:
+        if not path.exists():
+            return None
+        origin, size, root, *_ = path.read_text(encoding="utf-8").split("\n")
+        must(origin == self.origin, "checkpoint origin")
+        return int(size), base64.b64decode(root)
+
+    def _segment(self, data: bytes, at: int, *, is_last: bool) -> None:
+        head = data[:96]
+        must(len(head) == 96 and head[:8] == b"CFSG\0\1\0\0" and head[80:92] == bytes(12), "segment header")
+        must(number(head[92:]) == zlib.crc32(head[:92]), "segment header CRC")
+        must(head[8:24] == self.archive_id and number(head[24:32]) == at, "segment of another place")
+        must(number(head[32:40]) == self.tree.size and head[40:72] == self.head, "segment does not chain")
+        stop, footer = len(data), b""
+        if data[-4:] == b"CFSX":
+            stop -= number(data[-44:-36])
+            must(stop >= 96, "footer length")
+            footer = data[stop:]
+        must(bool(footer) or is_last, "no footer")
+        offsets, offset = [], 96
+        while offset < stop:
+            offsets.append(offset)
+            offset = self._record(data, offset, stop)
+        if footer:
+            self._footer(footer, offsets)
+
+    def _record(self, data: bytes, offset: int, stop: int) -> int:
+        head = data[offset : offset + 160]
+        must(len(head) == 160 and head[:6] == b"CFRC\0\1", "record header")
+        must(number(head[156:]) == zlib.crc32(head[:156]) and head[148:156] == bytes(8), "record header CRC")
+        must(number(head[8:16]) == self.tree.size and head[116:148] == self.head, "record does not chain")
+        length = number(head[44:52])
+        body_end = offset + 160 + length
+        end = (body_end + 16 + 7) // 8 * 8
+        must(end <= stop, "record cut")
+        body, closing = data[offset + 160 : body_end], data[body_end:end]
+        must(sha256(body).digest() == head[84:116], "body")
+        must(closing[:8] == head[44:52] and closing[12:16] == b"CFRE" and not any(closing[16:]), "record end")
+        must(number(closing[8:12]) == zlib.crc32(closing[:8]), "record end CRC")
+        kind, time_ms, flags = number(head[6:8]), number(head[16:24]), number(head[40:44])
+        key_id, content_id = head[24:40], head[52:84]
+        self.records.append(
+            {"kind": kind, "time_ms": time_ms, "flags": flags, "key_id": key_id, "content_id": content_id, "body": body}
+        )
+        self.head = sha256(head).digest()
+        self.tree.add(head)
+        if self.signed is not None and self.tree.size == self.signed[0]:
+            must(self.tree.root() == self.signed[1], "a fork")
+        return end
+
+    def _footer(self, footer: bytes, offsets: list[int]) -> None:
+        must(len(footer) >= 100 and footer[:6] == b"CFSF\0\1", "footer")
+        must(sha256(footer[:-44]).digest() == footer[-36:-4], "footer hash")
+        hashes = [top for _, top in self.tree.hashes]
+        must(number(footer[6:8]) == len(hashes) and number(footer[8:16]) == len(offsets), "footer counts")
+        must(footer[16:48] == self.head and number(footer[48:56]) == self.tree.size, "footer chain")
+        listed = b"".join(hashes) + struct.pack(f">{len(offsets)}Q", *offsets)
+        must(footer[56:-44] == listed, "footer lists")
+
+
+if __name__ == "__main__":
+    log = Log(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
+    print(f"{log.tree.size} records, root {log.tree.root().hex()}")
