@@ -57,7 +57,7 @@ class Connection:
     def _acknowledge(self) -> None:
         """Acknowledge at once what has come in.
 
-        A sender with Nagle's algorithm on (DCMTK and Orthanc by default) holds its next small PDU back until we do, 40 ms
+        A sender with Nagle's algorithm on (DCMTK, Orthanc by default) holds its next small PDU back until we do, 40 ms
         for every object. Linux forgets the option, so it is set each time.
         """
         if _QUICK_ACK is not None:

@@ -1,0 +1,163 @@
+"""Sealed bodies: what went in comes out, from memory and from disk; anything altered raises and gives nothing."""
+
+import hashlib
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archive import codec
+from archive.body import BodyContext, BodyReader, seal_body
+from archive.log import SealedFile
+from archive.pixels import PixelLayout
+from archive.spool import MemoryBudget, Spool, clear_stale
+from keys.errors import IntegrityError, UnavailableError
+from keys.secret import Secret
+
+KEY, SALT = Secret(bytes(range(32))), bytes(24)
+CONTEXT = BodyContext(b"a" * 16, b"s" * 16, b"c" * 32, 1)
+MEMORY = 1 << 30
+
+
+def spooled(folder: Path, data: bytes, memory: int = MEMORY, budget: int = MEMORY) -> Spool:
+    spool = Spool(folder, MemoryBudget(budget), memory, 1 << 40)
+    for start in range(0, len(data), 100_000):
+        spool.write(data[start : start + 100_000])
+    return spool
+
+
+def sealed_bytes(body: bytes | SealedFile) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    data = body.path.read_bytes()
+    assert (len(data), hashlib.sha256(data).digest()) == (body.length, body.sha256)
+    body.path.unlink()
+    return data
+
+
+def seal(folder: Path, data: bytes, memory: int = MEMORY, layout: PixelLayout | None = None) -> bytes:
+    spool = spooled(folder, data, memory)
+    try:
+        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", spool, layout, SALT, folder))
+    finally:
+        spool.close()
+
+
+def reader(sealed: bytes, context: BodyContext = CONTEXT) -> BodyReader:
+    return BodyReader(KEY, context, lambda at, length: sealed[at : at + length], len(sealed))
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, codec.FRAME_BYTES, codec.FRAME_BYTES + 1, 3_000_000])
+@pytest.mark.parametrize("memory", [MEMORY, 0])
+def test_round_trip(tmp_path: Path, size: int, memory: int) -> None:
+    data = (b"0123456789abcdef" * (size // 16 + 1))[:size]
+    sealed = seal(tmp_path, data, memory)
+    with reader(sealed) as body:
+        assert (body.meta, body.length, body.sha256) == (b"meta", size, hashlib.sha256(data).digest())
+        assert b"".join(body.chunks()) == data
+        assert body.read(size // 2, size // 2 + 70) == data[size // 2 : size // 2 + 70]
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_and_disk_seal_the_same_bytes(tmp_path: Path) -> None:
+    pixels = bytes(range(256)) * 4096
+    layout = PixelLayout(0, len(pixels), 512, 512, 1, 16, 2)
+    assert seal(tmp_path, pixels, layout=layout) == seal(tmp_path, pixels, memory=0, layout=layout)
+
+
+@given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_found(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
+    sealed = bytearray(seal(tmp_path_factory.mktemp("b"), os.urandom(40_000)))
+    sealed[at * len(sealed) // 10_001] ^= 1 << bit
+    with pytest.raises(IntegrityError):
+        list(reader(bytes(sealed)).chunks())
+
+
+@pytest.mark.parametrize("field", ["archive_id", "study_key_id", "content_id", "kind"])
+def test_a_body_opens_in_one_place_only(tmp_path: Path, field: str) -> None:
+    parts = {n: getattr(CONTEXT, n) for n in ("archive_id", "study_key_id", "content_id", "kind")}
+    parts[field] = 2 if field == "kind" else parts[field][::-1].replace(parts[field][:1], b"x")
+    with pytest.raises(IntegrityError):
+        reader(seal(tmp_path, b"data"), BodyContext(**parts))
+
+
+def test_cut_bodies_are_refused(tmp_path: Path) -> None:
+    sealed = seal(tmp_path, b"x" * 50_000)
+    for length in range(0, len(sealed), 37):
+        with pytest.raises(IntegrityError):
+            list(reader(sealed[:length]).chunks())
+
+
+def test_a_large_object_is_sealed_and_read_with_little_memory(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, MemoryBudget(0), 0, 1 << 40)
+    block = os.urandom(1 << 20)
+    for _ in range(60):
+        spool.write(block)
+    tracemalloc.start()
+    body = seal_body(KEY, CONTEXT, b"", spool, None, SALT, tmp_path)
+    assert isinstance(body, SealedFile)
+    spool.close()
+    with body.path.open("rb") as file:
+
+        def read(at: int, length: int) -> bytes:
+            file.seek(at)
+            return file.read(length)
+
+        with BodyReader(KEY, CONTEXT, read, body.length) as opened:
+            assert sum(len(chunk) for chunk in opened.chunks()) == 60 << 20
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 24 << 20
+    body.path.unlink()
+
+
+def test_a_spool_file_holds_nothing_readable_and_goes(tmp_path: Path) -> None:
+    data = b"PATIENT^NAME 1234567890 " * 20_000
+    spool = spooled(tmp_path, data, memory=1000)
+    assert not spool.is_in_memory
+    (path,) = tmp_path.iterdir()
+    assert b"PATIENT^NAME" not in path.read_bytes()
+    assert spool.read(0, len(data)) == data
+    assert spool.read(65_530, 65_550) == data[65_530:65_550]
+    spool.close()
+    spool.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_altered_spool_file_is_found(tmp_path: Path) -> None:
+    spool = spooled(tmp_path, bytes(300_000), memory=0)
+    (path,) = tmp_path.iterdir()
+    with path.open("r+b") as file:
+        file.seek(70_000)
+        file.write(b"\xff")
+    with pytest.raises(IntegrityError):
+        spool.read(0, 300_000)
+    spool.close()
+
+
+def test_the_budget_is_shared_and_given_back(tmp_path: Path) -> None:
+    budget = MemoryBudget(3 << 20)
+    spools = [Spool(tmp_path, budget, 2 << 20, 1 << 30) for _ in range(3)]
+    for spool in spools:
+        spool.write(bytes(1_500_000))
+    assert [s.is_in_memory for s in spools] == [True, False, False] or sum(s.is_in_memory for s in spools) < 3
+    for spool in spools:
+        assert spool.read(0, 1 << 30) == bytes(1_500_000)
+        spool.close()
+    assert budget.take(3 << 20)
+
+
+def test_an_object_over_the_limit_is_refused(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, MemoryBudget(MEMORY), MEMORY, 1000)
+    with pytest.raises(UnavailableError, match="larger than"):
+        spool.write(bytes(1001))
+    spool.close()
+
+
+def test_stale_files_are_cleared(tmp_path: Path) -> None:
+    (tmp_path / "left.spool").write_bytes(b"noise")
+    assert clear_stale(tmp_path) == 1
+    assert not list(tmp_path.iterdir())
