@@ -1,0 +1,64 @@
+"""What the codec reaches on the two real series of the shared data: stored share, MB/s in and out, one core.
+
+    python bench/codec_bench.py
+
+Throughput is of CPU time and data set bytes; frames are coded and decoded one by one, as a store and a retrieval do.
+"""
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import pydicom
+
+from archive import codec
+from archive.pixels import Filter, PixelLayout
+
+SHARED = Path(os.environ.get("COFFER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SERIES = {"CT phantom": "neurolabusc-dcm_qa_ct/ct-phantom-140", "MR T1": "neurolabusc-dcm_qa_deident/mr-t1-196"}
+Item = tuple[bytes, PixelLayout]
+Frames = list[tuple[int, bytes]]
+
+
+def load(path: Path) -> Item:
+    """A file's bytes and the place of its pixels in them."""
+    content = path.read_bytes()
+    ds = pydicom.dcmread(path)
+    offset = content.rfind(ds.PixelData)
+    return content, PixelLayout(offset, len(ds.PixelData), ds.Rows, ds.Columns, 1, ds.BitsAllocated, 1)
+
+
+def encode(content: bytes, layout: PixelLayout) -> Frames:
+    """Every frame with its plain length."""
+    view = memoryview(content)
+    pieces = codec.plan(len(content), layout)
+    return [(p.stop - p.start, codec.encode(view[p.start : p.stop], p.layout)) for p in pieces]
+
+
+def measure(items: list[Item]) -> tuple[float, float, float, str]:
+    """Stored share, MB/s in, MB/s out, and which filters were chosen how often."""
+    received = sum(len(content) for content, _ in items)
+    started = time.process_time()
+    coded = [encode(*item) for item in items]
+    middle = time.process_time()
+    for (content, _), frames in zip(items, coded, strict=True):
+        assert b"".join(codec.decode(frame, length) for length, frame in frames) == content
+    ended = time.process_time()
+    stored = sum(len(frame) for frames in coded for _, frame in frames)
+    chosen = Counter(Filter(f[1]).name for frames in coded for _, f in frames if f[0] == codec.PIXELS)
+    filters = ", ".join(f"{name} {count}" for name, count in chosen.most_common())
+    return stored / received, received / (middle - started) / 1e6, received / (ended - middle) / 1e6, filters
+
+
+def main() -> None:
+    """Print the table."""
+    print("| series | stored share | MB/s in | MB/s out | filters chosen |\n|---|---|---|---|---|")
+    for name, folder in SERIES.items():
+        items = [load(path) for path in sorted((SHARED / "data" / "real" / folder).glob("*.dcm"))]
+        share, inward, outward, filters = measure(items)
+        print(f"| {name}, {len(items)} objects | {share:.3f} | {inward:.0f} | {outward:.0f} | {filters} |")
+
+
+if __name__ == "__main__":
+    main()
