@@ -116,11 +116,12 @@ class Verifier:
                 raw, header, end = read_record(fd, at, stop)
             except FormatError as error:
                 following = find_record(fd, at + 1, stop, self._chain.next_seq)
-                if following is None and is_open and tries < _LIVE_TRIES and self._has_writer():
-                    time.sleep(0.1)  # the writer is in the middle of this record
-                    size = os.fstat(fd).st_size
-                    sealed = read_footer(fd, size)  # it may have filled the segment meanwhile
-                    tries, stop = tries + 1, sealed[1] if sealed else size
+                size = os.fstat(fd).st_size
+                may_grow = following is None and is_open and tries < _LIVE_TRIES
+                # The writer is in the middle of this record, or finished it a moment ago and went away.
+                if may_grow and (size != stop or self._has_writer()):
+                    time.sleep(0.1)
+                    tries, stop = tries + 1, _end_of_records(fd)
                     continue
                 yield Finding(number, at, self._chain.next_seq, str(error))
                 if following is None:
@@ -173,3 +174,13 @@ class Verifier:
         except FileNotFoundError:
             return False
         return False
+
+
+def _end_of_records(fd: int) -> int:
+    """Where the records of a growing segment end: its size, or its footer once the writer has filled it."""
+    size = os.fstat(fd).st_size
+    try:
+        sealed = read_footer(fd, size)
+    except FormatError:
+        return size
+    return sealed[1] if sealed else size
