@@ -1,0 +1,72 @@
+"""A second reader of sealed bodies, written from archive/FORMAT-BODY.md and keys/FORMAT.md; shares no code with Coffer."""
+
+import hashlib
+import struct
+
+import zstandard
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+INFO = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0"
+
+
+def unseal(key: bytes, context: bytes, sealed: bytes) -> bytes:
+    """The plaintext of one chunked-encryption message."""
+    salt, commitment = sealed[:24], sealed[24:56]
+    material = HKDFExpand(hashes.SHA512(), 76, INFO + salt + context).derive(key)
+    if material[44:] != commitment:
+        raise ValueError("another key or context")
+    cipher, base = AESGCM(material[:32]), int.from_bytes(material[32:44], "big")
+    out = []
+    for number, at in enumerate(range(56, len(sealed) + 1, 16400)):
+        nonce = (base ^ number).to_bytes(12, "big")
+        out.append(cipher.decrypt(nonce, sealed[at : at + 16400], None))
+        if len(out[-1]) < 16384:
+            break
+    return b"".join(out)
+
+
+def read_body(key: bytes, ids: tuple[bytes, bytes, bytes], kind: int, sealed: bytes) -> tuple[bytes, bytes]:
+    """Meta and data set of a sealed body; `ids` are archive id, study key id and content id."""
+    chunks = -(-(len(sealed) - 56) // 16400)
+    plain_length = len(sealed) - 56 - 16 * chunks
+    context = b"coffer/blob/v1\0" + b"".join(ids) + struct.pack(">HQ", kind, plain_length)
+    plain = unseal(key, context, sealed)
+    version, codec, length, digest, meta_length, frames = struct.unpack_from(">BHQ32sII", plain)
+    if (version, codec) != (1, 1):
+        raise ValueError("unknown version or codec")
+    table = 51 + meta_length
+    at = table + 8 * frames
+    out = []
+    for number in range(frames):
+        coded, size = struct.unpack_from(">II", plain, table + 8 * number)
+        out.append(decode(plain[at : at + coded], size))
+        at += coded
+    data = b"".join(out)
+    if at != len(plain) or len(data) != length or hashlib.sha256(data).digest() != digest:
+        raise ValueError("the lengths or the hash do not fit")
+    return plain[51:table], data
+
+
+def decode(frame: bytes, size: int) -> bytes:
+    """The plain bytes of one frame, by plain loops over integers."""
+    if frame[0] == 0:
+        return frame[1:]
+    if frame[0] == 1:
+        return zstandard.decompress(frame[1:], max_output_size=size)
+    _, choice, form, step, width = struct.unpack_from(">BBBBI", frame)
+    planes = zstandard.decompress(frame[8:], max_output_size=size)
+    word, count = form & 127, size // (form & 127)
+    values = [int.from_bytes(bytes(planes[p * count + i] for p in range(word)), "big") for i in range(count)]
+    mask = (1 << 8 * word) - 1
+    if choice:
+        values = [((z >> 1) ^ -(z & 1)) & mask for z in values]
+    if choice in (2, 3):
+        for i in range(width, count):
+            values[i] = (values[i] + values[i - width]) & mask
+    if choice in (1, 3):
+        for i in range(count):
+            if i % width >= step:
+                values[i] = (values[i] + values[i - step]) & mask
+    return b"".join(v.to_bytes(word, "big" if form & 128 else "little") for v in values)
