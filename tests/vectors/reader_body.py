@@ -1,4 +1,4 @@
-"""A second reader of sealed bodies, written from archive/FORMAT-BODY.md and keys/FORMAT.md; shares no code with Coffer."""
+"""A second reader of sealed bodies, written from archive/FORMAT-BODY.md and keys/FORMAT.md; no code of Coffer in it."""
 
 import hashlib
 import struct
