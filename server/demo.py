@@ -44,7 +44,8 @@ def run(config: Config, *, once: bool = False) -> None:
     fresh = not (config.archive / "archive.json").exists()
     if fresh:
         Engine.create(config)
-    with Server(config) as server:
+    # Ctrl-C in the middle of a store would leave pynetdicom's threads waiting for each other for ever.
+    with Server(config) as server, server.catching_signals():
         _tell_where(console, config, fresh=fresh)
         _show(console, config, server.engine)
         if not once:

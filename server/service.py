@@ -6,6 +6,8 @@ before the archive is closed. It interprets no message: the listener does.
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Final, Self
 
@@ -86,21 +88,19 @@ class Server:
         return []
 
     def wait(self) -> None:
-        """Block until the process is told to end, signing checkpoints meanwhile. Call from the main thread."""
+        """Block until the process is told to end. Call from the main thread."""
+        with self.catching_signals():
+            self._stopping.wait()
+
+    @contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """While the block runs, SIGTERM and SIGINT only let `wait` return: nothing in it is cut short."""
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            while not self._stopping.wait(_CHECKPOINT_SECONDS):
-                self._sign()
+            yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _sign(self) -> None:
-        """Sign what was stored since the last checkpoint, so that after a crash little of the log is without one."""
-        try:
-            self.engine.sign_checkpoint()
-        except CofferError as error:
-            _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
 
     def stop(self) -> None:
         """Let `wait` return."""
