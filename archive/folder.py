@@ -69,6 +69,12 @@ class ArchiveFolder:
         for part in _PARTS:
             make_folder(path / part)
 
+    def complete(self) -> None:
+        """Make the folders that a copy may have left out because they were empty. Only the writer may call this."""
+        for part in _PARTS:
+            if not (self.path / part).exists():
+                make_folder(self.path / part)
+
     def commit(self) -> None:
         """Write archive.json: from here on the folder is an archive. Durable on return."""
         text = json.dumps(

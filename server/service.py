@@ -88,9 +88,17 @@ class Server:
         return []
 
     def wait(self) -> None:
-        """Block until the process is told to end. Call from the main thread."""
+        """Block until the process is told to end, signing checkpoints meanwhile. Call from the main thread."""
         with self.catching_signals():
-            self._stopping.wait()
+            while not self._stopping.wait(_CHECKPOINT_SECONDS):
+                self._sign()
+
+    def _sign(self) -> None:
+        """Sign what was stored since the last checkpoint, so that after a crash little of the log is without one."""
+        try:
+            self.engine.sign_checkpoint()
+        except CofferError as error:
+            _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:

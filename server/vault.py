@@ -91,6 +91,7 @@ class Vault:
             if write:
                 command = " ".join(["coffer", *sys.argv[1:2]])
                 opened.enter_context(WriterLock(self.folder.lock, command, clock_ms()))
+                self.folder.complete()
                 clear_stale(self.folder.spool)
             self.keyring = Keyring.open(self.folder.keyring, provider_of(config.keys), readonly=not write)
             opened.callback(self.keyring.close)
