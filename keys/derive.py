@@ -21,6 +21,7 @@ __all__ = [
     "BLOB",
     "CHECKPOINT_SIGNING",
     "CID",
+    "EVENT",
     "INDEX_ROW",
     "INDEX_TOKEN",
     "KCV",
@@ -43,6 +44,7 @@ INDEX_TOKEN: Final = b"coffer/index-token/v1"
 INDEX_ROW: Final = b"coffer/index-row/v1"
 AUDIT: Final = b"coffer/audit/v1"
 PSEUDONYM: Final = b"coffer/pseudonym/v1"
+EVENT: Final = b"coffer/event/v1"  # what administrators did, sealed in the log
 LOG_ID: Final = b"coffer/log-id/v1"  # short keyed ids that stand for UIDs in logs and metrics
 CHECKPOINT_SIGNING: Final = b"coffer/checkpoint-signing/v1"  # the 32 bytes are an Ed25519 seed (RFC 8032)
 

@@ -17,6 +17,7 @@ from typing import Self
 import structlog
 
 from archive.body import BodyContext, BodyReader, seal_body
+from archive.event import NO_KEY, Event
 from archive.folder import ArchiveFolder
 from archive.lock import WriterLock
 from archive.log import LogWriter, Position, SealedFile
@@ -177,6 +178,19 @@ class Vault:
         progress(total, total)
         self._report(report)
         return report
+
+    def record_event(self, kind: Kind, facts: Mapping[str, object], key_id: bytes = NO_KEY) -> Position:
+        """Append what an administrator did as a sealed event; durable on return. Raises UnavailableError."""
+        event = Event(kind, clock_ms(), facts, key_id)
+        entry = event.seal(self.keyring.archive_key(derive.EVENT), self.folder.archive_id, os.urandom(_SALT_BYTES))
+        return self.log.append([entry])[0]
+
+    def events(self, kinds: frozenset[Kind]) -> Iterator[tuple[int, Event]]:
+        """Every event of these kinds with its record number, oldest first. Raises IntegrityError for an altered one."""
+        key = self.keyring.archive_key(derive.EVENT)
+        for position, header in self.reader.records():
+            if header.kind in kinds:
+                yield header.seq, Event.open(key, self.folder.archive_id, header, self.reader.read_body(position))
 
     def new_spool(self) -> Spool:
         """A buffer for one incoming object, in memory up to the limit, else encrypted on disk."""
