@@ -36,7 +36,10 @@ class SealedFile:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record to append; seq, chain and place are the writer's."""
+    """One record to append; seq, chain and place are the writer's.
+
+    `body_sha256` may be given by whoever has hashed the body already; otherwise `append` does.
+    """
 
     kind: int
     study_key_id: bytes
@@ -44,6 +47,7 @@ class Entry:
     content_id: bytes
     body: Buffer | SealedFile
     time_ms: int
+    body_sha256: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +68,16 @@ class _Ticket:
             _require_header(entry)
         self.entries = entries
         # Hashed here, in the caller's thread: the commit lock is never held for it.
-        self.hashes = [
-            e.body.sha256 if isinstance(e.body, SealedFile) else hashlib.sha256(e.body).digest() for e in entries
-        ]
+        self.hashes = [_hash(entry) for entry in entries]
         self.positions: list[Position] = []
         self.error: CofferError | None = None
         self.done = False
+
+
+def _hash(entry: Entry) -> bytes:
+    if entry.body_sha256:
+        return entry.body_sha256
+    return entry.body.sha256 if isinstance(entry.body, SealedFile) else hashlib.sha256(entry.body).digest()
 
 
 def _require_header(entry: Entry) -> None:

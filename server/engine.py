@@ -2,6 +2,8 @@
 
 from typing import Self
 
+from archive.log import SealedFile
+from server.commit import Committed, Committer, Parcel, Sealed
 from server.config import Config
 from server.find import Finder
 from server.ingest import Ingest
@@ -17,7 +19,9 @@ class Engine(Vault):
 
     def __init__(self, config: Config, *, write: bool, metrics: Metrics | None = None) -> None:
         super().__init__(config, write=write, metrics=metrics)
-        self.ingest = Ingest(self)
+        if write:
+            self.committer = Committer(self.keyring, self.log, self.index, self.metrics)
+            self.ingest = Ingest(self.intake, _Local(self.committer), self.policy, self.metrics)
         self.finder = Finder(self)
         self.retriever = Retriever(self)
 
@@ -25,3 +29,14 @@ class Engine(Vault):
     def open(cls, config: Config, *, write: bool = False, metrics: Metrics | None = None) -> Self:
         """Open the archive, with `write` as its one writer. Raises as `Vault`."""
         return cls(config, write=write, metrics=metrics)
+
+
+class _Local:
+    """The desk for objects that come in through this process: `coffer put`."""
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+        self.study_key = committer.study_key
+
+    def commit(self, sealed: Sealed, body: bytes | SealedFile) -> Committed:
+        return self._committer.commit([Parcel(sealed, body)])[0]

@@ -1,31 +1,30 @@
-"""Receive one object: spool, identify, seal under its study's key, append, index, and only then say so.
+"""Receive one object: spool, identify, seal under its study's key, commit, and only then say so.
 
 Rule: a success outcome is returned after the record and the key that opens it are on stable storage and the instance
 can be found. The bytes are never changed, parsed for more than their identity, or written readable anywhere. How they
 arrived is the door's business; this module sees a data set and the identity its request gave.
 """
 
-import threading
+import hashlib
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Protocol
 
 import structlog
 
-from archive.log import Entry, Position, SealedFile
-from archive.record import Flags, Kind
+from archive.log import SealedFile
+from archive.record import Flags
 from index.elements import Header, scan
 from index.entry import Identity, InstanceEntry, extract
 from index.objectmeta import ObjectMeta
-from index.rows import Version
 from keys.derive import hmac_sha256
-from keys.errors import CofferError
+from keys.errors import CofferError, UnavailableError
 from keys.keyring import StudyKey, clock_ms
-from server.access import Action
-from server.dimse.services import StoreOutcome, StoreRequest
+from server.access import Action, Policy
+from server.commit import Committed, Sealed
+from server.dimse.services import Observer, StoreOutcome, StoreRequest
 from server.dimse.status import DimseStatusError, status_of
+from server.intake import Intake
 from server.logs import short_id
-from server.vault import Vault
 
 _log = structlog.get_logger(__name__)
 
@@ -33,60 +32,44 @@ SUCCESS = 0x0000
 DOES_NOT_MATCH = 0xA900  # PS3.4 Table B.2-1: Data Set does not match SOP Class
 _LONGEST_UID = 64  # PS3.5 9.1
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+_MOST_TRIES = 4  # a study that is shredded while its objects come in gets a new key each time
+
+
+class Desk(Protocol):
+    """Where sealed objects get their place in the log: in this process, or at the other end of a socket."""
+
+    def study_key(self, study_uid: str) -> StudyKey:
+        """A study's key, durable. Raises UnavailableError where nothing can be stored now."""
+
+    def commit(self, sealed: Sealed, body: bytes | SealedFile) -> Committed:
+        """Store it; durable on return, and can be found. Raises UnavailableError. A SealedFile stays the caller's."""
 
 
 class Ingest:
-    """The only way into the archive. One instance serves all doors and threads."""
+    """The only way into the archive for a data set. Serves any number of threads as far as its desk does."""
 
-    def __init__(self, vault: Vault) -> None:
-        self.vault = vault
-        self._fresh: dict[str, StudyKey] = {}  # keys of studies that the index does not know yet
-        self._fresh_lock = threading.Lock()
-        self._busy: set[tuple[str, str]] = set()
-        self._idle = threading.Condition()
+    def __init__(self, intake: Intake, desk: Desk, policy: Policy, observer: Observer) -> None:
+        self.intake = intake
+        self.desk = desk
+        self.observer = observer
+        self._policy = policy
 
     def begin(self, request: StoreRequest) -> "Reception":
-        """Start to receive one object. Raises AccessDeniedError, or UnavailableError where nothing can be stored."""
-        self.vault.policy.require(Action.STORE, request.caller.calling_ae)
-        self.vault.log.require_writable()
+        """Start to receive one object. Raises AccessDeniedError."""
+        self._policy.require(Action.STORE, request.caller.calling_ae)
         return Reception(self, request)
-
-    @contextmanager
-    def only_one(self, study_uid: str, sop_uid: str) -> Iterator[None]:
-        """Let no second copy of one instance be compared with the index while the first is on its way into it."""
-        key = (study_uid, sop_uid)
-        with self._idle:
-            self._idle.wait_for(lambda: key not in self._busy)
-            self._busy.add(key)
-        try:
-            yield
-        finally:
-            with self._idle:
-                self._busy.discard(key)
-                self._idle.notify_all()
-
-    def study_key(self, study_uid: str) -> tuple[StudyKey, bool]:
-        """The key of a study, durable, and whether no record of the study is known to be in the log yet."""
-        with self._fresh_lock:
-            known = self.vault.index.study_key_for(study_uid)
-            if known is not None:
-                self._fresh.pop(study_uid, None)
-                return self.vault.keyring.study(known), False
-            if study_uid not in self._fresh:
-                # The most damaging order possible would be a record before its key: the key is synced here.
-                self._fresh[study_uid] = self.vault.keyring.new_study()
-            return self._fresh[study_uid], True
 
 
 class Reception:
     """One object on its way in: `write` its bytes, then `finish` or `abort`. Used by one thread."""
 
     def __init__(self, ingest: Ingest, request: StoreRequest) -> None:
-        self._ingest = ingest
-        self._vault = ingest.vault
+        self._intake = ingest.intake
+        self._desk = ingest.desk
+        self._observer = ingest.observer
         self._request = request
-        self._spool = self._vault.new_spool()
-        self._started = time.perf_counter()
+        self._spool = self._intake.new_spool()
+        self._started = time.monotonic()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the data set. Raises UnavailableError beyond the memory or size limits."""
@@ -99,7 +82,7 @@ class Reception:
     def finish(self) -> StoreOutcome:
         """Store what was received; durable on return of status 0x0000. Never raises a CofferError: see the status."""
         try:
-            outcome = self._store()
+            return self._store()
         except DimseStatusError as error:
             outcome = StoreOutcome(error.status, error.comment, error.offending)
         except CofferError as error:
@@ -108,32 +91,30 @@ class Reception:
             outcome = StoreOutcome(status, comment, ())
         finally:
             self._spool.close()
-        seconds = time.perf_counter() - self._started
-        self._vault.metrics.stored(outcome.status, self._spool.size, seconds, duplicate=outcome.duplicate)
+        self._observer.answered("store", outcome.status, time.monotonic() - self._started)
         return outcome
 
     def _store(self) -> StoreOutcome:
-        vault, request = self._vault, self._request
-        header = scan(self._spool.read, self._spool.size, request.transfer_syntax, vault.limits)
+        header = scan(self._spool.read, self._spool.size, self._request.transfer_syntax, self._intake.header_limits)
         self._check_identity(header)
-        entry = extract(header, Identity(request.sop_class, request.sop_instance))
-        with self._ingest.only_one(entry.study_uid, entry.sop_instance):
-            key, is_fresh = self._ingest.study_key(entry.study_uid)
-            content_id = hmac_sha256(key.cid, self._spool.sha256())
-            versions = vault.index.known_content(entry.study_uid, entry.series_uid, entry.sop_instance)
-            if any(v.content_id == content_id for v in versions):
-                return StoreOutcome(SUCCESS, "", (), duplicate=True)
-            position = self._append(header, entry, key, content_id, is_fresh=is_fresh)
-        _log.info(
+        entry = extract(header, Identity(self._request.sop_class, self._request.sop_instance))
+        for _ in range(_MOST_TRIES):
+            done = self._commit(header, entry, self._desk.study_key(entry.study_uid))
+            if not done.stale:
+                break
+        else:
+            raise UnavailableError("the study's key changed again and again", hint="send the object again")
+        _log.debug(
             "stored",
             sop_instance=short_id(entry.sop_instance),
             study=short_id(entry.study_uid),
-            seq=position.seq,
-            calling_ae=request.caller.calling_ae,
+            seq=done.seq,
+            calling_ae=self._request.caller.calling_ae,
             bytes=self._spool.size,
+            duplicate=done.duplicate,
             problem=header.problem,
         )
-        return StoreOutcome(SUCCESS, "", ())
+        return StoreOutcome(SUCCESS, "", (), duplicate=done.duplicate)
 
     def _check_identity(self, header: Header) -> None:
         """PS3.4 B.2.3: the request's UIDs must be those of the data set where the data set has them."""
@@ -142,11 +123,9 @@ class Reception:
         if offending:
             raise DimseStatusError(DOES_NOT_MATCH, "SOP UIDs of command and data set differ", offending)
 
-    def _append(
-        self, header: Header, entry: InstanceEntry, key: StudyKey, content_id: bytes, *, is_fresh: bool
-    ) -> Position:
-        vault, request = self._vault, self._request
-        now = clock_ms()
+    def _commit(self, header: Header, entry: InstanceEntry, key: StudyKey) -> Committed:
+        request, now = self._request, clock_ms()
+        content_id = hmac_sha256(key.cid, self._spool.sha256())
         meta = ObjectMeta(
             transfer_syntax=request.transfer_syntax,
             sop_class=entry.sop_class,
@@ -157,19 +136,23 @@ class Reception:
             file_meta=request.file_meta,
             preamble=request.preamble,
         )
-        body = vault.seal(key, content_id, meta.encode(), self._spool, entry.layout)
-        flags = Flags.UNINDEXED if header.problem else Flags(0)
-        entries = [Entry(Kind.OBJECT, key.key_id, flags, content_id, body, now)]
-        if is_fresh:
-            entries.insert(0, Entry(Kind.STUDY_KEY_CREATED, key.key_id, Flags(0), bytes(32), key.kcv, now))
+        body = self._intake.seal(key, content_id, meta.encode(), self._spool, entry.layout)
+        sealed = Sealed(
+            key.key_id,
+            content_id,
+            body.sha256 if isinstance(body, SealedFile) else hashlib.sha256(body).digest(),
+            Flags.UNINDEXED if header.problem else Flags(0),
+            request.transfer_syntax,
+            self._spool.size,
+            now,
+            self._started,
+            entry,
+        )
         try:
-            position = vault.log.append(entries)[-1]
+            return self._desk.commit(sealed, body)
         finally:
             if isinstance(body, SealedFile):
                 body.path.unlink()
-        version = Version.of(position, content_id, request.transfer_syntax, self._spool.size, now, flags)
-        vault.index.apply(version, key.key_id, entry, covers=len(entries))
-        return position
 
 
 def _is_same(stored: str, named: str) -> bool:

@@ -145,7 +145,7 @@ class Metrics:
         """Read the archive's gauges from `source` at each scrape; None once the archive is closed."""
         self._archive.source = source
 
-    def stored(self, status: int, size: int, seconds: float, *, duplicate: bool = False) -> None:
+    def stored(self, status: int, size: int, seconds: float, duplicate: bool = False) -> None:
         """One C-STORE or put ended with `status` after `seconds`; `size` is its data set's length in bytes."""
         self.answered("store", status, seconds)
         if status != _SUCCESS:

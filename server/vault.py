@@ -16,32 +16,31 @@ from typing import Self
 
 import structlog
 
-from archive.body import BodyContext, BodyReader, seal_body
+from archive.body import BodyReader
 from archive.event import NO_KEY, Event
 from archive.folder import ArchiveFolder
 from archive.lock import WriterLock
-from archive.log import LogWriter, Position, SealedFile
-from archive.pixels import PixelLayout
+from archive.log import LogWriter, Position
 from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
-from archive.spool import MemoryBudget, Spool, clear_stale
+from archive.spool import clear_stale
 from index import rebuild
 from index.index import Index
 from index.rows import Version
-from index.walk import Limits
 from keys import derive, selftest
 from keys.errors import CofferError, ConfigError
 from keys.keyfile import KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring, StudyKey, clock_ms
+from keys.keyring import Keyring, clock_ms
 from keys.secret import Secret
 from keys.signing import CheckpointSigner
 from server import logs
 from server.access import Policy
+from server.bodies import Bodies
 from server.config import Config, Keys
+from server.intake import Intake
 from server.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
-_IN_MEMORY_BYTES = 8 << 20  # a body up to this is read at once and checked against the record's hash before use
 _SALT_BYTES = 24
 
 
@@ -77,16 +76,10 @@ class Vault:
         selftest.run()
         self.config = config
         self.metrics = metrics or Metrics()
-        self.limits = Limits(
-            bytes=config.limits.header_bytes,
-            depth=config.limits.header_depth,
-            elements=config.limits.header_elements,
-            seconds=config.limits.header_seconds,
-        )
-        known = (config.dimse.ae_title, *(peer.ae_title for peer in config.peers))
-        self.policy = Policy(known, known_peers_only=config.dimse.known_peers_only)
+        self.policy = policy_of(config)
         self.folder = ArchiveFolder.open(config.archive)
-        self._budget = MemoryBudget(config.limits.memory_total_bytes)
+        self.intake = Intake(config.limits, self.folder.archive_id, self.folder.spool)
+        self.limits = self.intake.header_limits
         self._writer: LogWriter | None = None
         with ExitStack() as opened:
             if write:
@@ -99,6 +92,7 @@ class Vault:
             logs.use_id_key(self.keyring.archive_key(derive.LOG_ID))
             self.reader = LogReader(self.folder)
             opened.callback(self.reader.close)
+            self._bodies = Bodies(self.folder.archive_id, self.reader, self.keyring.study)
             if write:
                 self._writer = self._open_writer()
                 opened.callback(self._close_writer, self._writer)
@@ -192,38 +186,16 @@ class Vault:
             if header.kind in kinds:
                 yield header.seq, Event.open(key, self.folder.archive_id, header, self.reader.read_body(position))
 
-    def new_spool(self) -> Spool:
-        """A buffer for one incoming object, in memory up to the limit, else encrypted on disk."""
-        limits = self.config.limits
-        return Spool(self.folder.spool, self._budget, limits.memory_object_bytes, limits.max_object_bytes)
-
-    def seal(
-        self, key: StudyKey, content_id: bytes, meta: bytes, spool: Spool, layout: PixelLayout | None
-    ) -> bytes | SealedFile:
-        """Code and seal one object under its study's key. A SealedFile is the caller's to delete."""
-        context = BodyContext(self.folder.archive_id, key.key_id, content_id, Kind.OBJECT)
-        return seal_body(key.blob, context, meta, spool, layout, os.urandom(_SALT_BYTES), self.folder.spool)
-
     @contextmanager
     def open_body(self, study_key_id: bytes, version: Version) -> Iterator[BodyReader]:
         """A stored object's body. Raises IntegrityError, KeyUnavailableError, ShreddedError, NotFoundError."""
-        with self._body(study_key_id, version.content_id, version.position) as body:
+        with self._bodies.open(study_key_id, version.content_id, version.position) as body:
             yield body
 
     @contextmanager
     def _open_record(self, position: Position, header: RecordHeader) -> Iterator[BodyReader]:
-        with self._body(header.study_key_id, header.content_id, position) as body:
+        with self._bodies.open(header.study_key_id, header.content_id, position) as body:
             yield body
-
-    @contextmanager
-    def _body(self, study_key_id: bytes, content_id: bytes, position: Position) -> Iterator[BodyReader]:
-        context = BodyContext(self.folder.archive_id, study_key_id, content_id, Kind.OBJECT)
-        key = self.keyring.study(study_key_id).blob
-        if position.body_len <= _IN_MEMORY_BYTES:
-            whole = memoryview(self.reader.read_body(position))
-            yield BodyReader(key, context, lambda at, length: bytes(whole[at : at + length]), position.body_len)
-        else:
-            yield BodyReader(key, context, self.reader.range_of(position), position.body_len)
 
     def stats(self) -> ArchiveStats:
         """Totals as they are now."""
@@ -262,6 +234,12 @@ class _Counted:
         for position, header in self._reader.records(from_seq):
             yield position, header
             self._progress(position.seq + 1, self._total)
+
+
+def policy_of(config: Config) -> Policy:
+    """Who may do what, by the configuration."""
+    known = (config.dimse.ae_title, *(peer.ae_title for peer in config.peers))
+    return Policy(known, known_peers_only=config.dimse.known_peers_only)
 
 
 def provider_of(keys: Keys) -> KeyFileProvider:

@@ -1,0 +1,193 @@
+"""Commit sealed objects: one place decides what is a duplicate, appends to the log, and tells the index.
+
+Rule: the order is key, record, index, answer. Whoever comes while a commit runs is taken along by the next one, so that
+any number of waiting objects share one sync. Nothing here is parsed or sealed: it must stay cheap, for everything that
+is stored passes through it one after the other.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from archive.log import Entry, LogWriter, SealedFile
+from archive.record import Flags, Kind
+from index.entry import InstanceEntry
+from index.index import Index
+from index.rows import Version
+from keys.errors import CofferError
+from keys.keyring import Keyring, StudyKey
+from server.metrics import Metrics
+
+__all__ = ["Committed", "Committer", "Parcel", "Sealed"]
+
+_SUCCESS = 0x0000
+_NO_CONTENT = bytes(32)
+
+
+class Sealed(Struct, frozen=True, array_like=True):
+    """What the log and the index need to know of a sealed object.
+
+    `data_bytes` is its data set's length, `received_ms` counts from 1970 UTC, `started` is a reading of the machine's
+    monotonic clock in seconds, at its first byte.
+    """
+
+    key_id: bytes
+    content_id: bytes
+    body_sha256: bytes
+    flags: int
+    transfer_syntax: str
+    data_bytes: int
+    received_ms: int
+    started: float
+    entry: InstanceEntry
+
+
+class Committed(Struct, frozen=True, array_like=True):
+    """How a commit ended: the record's number, whether the same bytes were there before, or that the key is not the
+    study's any more: then nothing was written and the object must be sealed again."""
+
+    seq: int = -1
+    duplicate: bool = False
+    stale: bool = False
+
+
+class Parcel(NamedTuple):
+    """One object to commit."""
+
+    sealed: Sealed
+    body: bytes | memoryview | SealedFile
+
+
+class _Ticket:
+    __slots__ = ("done", "error", "parcels", "results")
+
+    def __init__(self, parcels: Sequence[Parcel]) -> None:
+        self.parcels = parcels
+        self.results: list[Committed] = []
+        self.error: CofferError | None = None
+        self.done = False
+
+
+class Committer:
+    """The only way into the log for objects. Thread-safe; one per archive."""
+
+    def __init__(self, keyring: Keyring, log: LogWriter, index: Index, metrics: Metrics) -> None:
+        self._keyring = keyring
+        self._log = log
+        self._index = index
+        self._metrics = metrics
+        self._fresh: dict[str, StudyKey] = {}  # keys of studies that have no record yet
+        self._fresh_lock = threading.Lock()
+        self._queue: list[_Ticket] = []
+        self._queue_lock = threading.Lock()
+        self._lock = threading.Lock()
+
+    def study_key(self, study_uid: str) -> StudyKey:
+        """A study's key, made where there is none; durable. Raises UnavailableError where nothing can be stored."""
+        self._log.require_writable()
+        with self._fresh_lock:
+            known = self._index.study_key_for(study_uid)
+            if known is not None:
+                self._fresh.pop(study_uid, None)
+                return self._keyring.study(known)
+            if study_uid not in self._fresh:
+                # The most damaging order possible would be a record before its key: the key is synced here.
+                self._fresh[study_uid] = self._keyring.new_study()
+            return self._fresh[study_uid]
+
+    def commit(self, parcels: Sequence[Parcel]) -> list[Committed]:
+        """Commit objects together; on return they are durable and can be found. Raises UnavailableError: none is."""
+        ticket = _Ticket(parcels)
+        with self._queue_lock:
+            self._queue.append(ticket)
+        with self._lock:
+            if not ticket.done:
+                with self._queue_lock:
+                    tickets, self._queue = self._queue, []
+                self._commit(tickets)
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.results
+
+    def _commit(self, tickets: list[_Ticket]) -> None:
+        try:
+            results = _Batch(self._index, self._fresh).commit(
+                self._log, [parcel for ticket in tickets for parcel in ticket.parcels]
+            )
+        except CofferError as error:
+            for ticket in tickets:
+                ticket.error, ticket.done = error, True
+            return
+        now = time.monotonic()
+        for ticket in tickets:
+            for parcel in ticket.parcels:
+                result = results.pop(0)
+                ticket.results.append(result)
+                if not result.stale:
+                    sealed = parcel.sealed
+                    self._metrics.stored(_SUCCESS, sealed.data_bytes, now - sealed.started, result.duplicate)
+            ticket.done = True
+
+
+class _Batch:
+    """One commit: what of it is new, in the order it came."""
+
+    def __init__(self, index: Index, fresh: dict[str, StudyKey]) -> None:
+        self._index = index
+        self._fresh = fresh
+        self._entries: list[Entry] = []
+        self._announced: set[bytes] = set()  # keys whose first record is in this batch
+        self._new: dict[tuple[bytes, bytes, str], int] = {}  # what the batch stores, and at which entry
+
+    def commit(self, log: LogWriter, parcels: Sequence[Parcel]) -> list[Committed]:
+        places = [self._place(parcel) for parcel in parcels]
+        positions = log.append(self._entries) if self._entries else []
+        results = []
+        for place, parcel in zip(places, parcels, strict=True):
+            if isinstance(place, Committed):
+                results.append(place)
+                continue
+            at, covers = place
+            position, sealed = positions[at], parcel.sealed
+            if covers:
+                version = Version.of(
+                    position, sealed.content_id, sealed.transfer_syntax, sealed.data_bytes, sealed.received_ms,
+                    sealed.flags,
+                )  # fmt: skip
+                self._index.apply(version, sealed.key_id, sealed.entry, covers=covers)
+            results.append(Committed(position.seq, duplicate=not covers))
+        return results
+
+    def _place(self, parcel: Parcel) -> Committed | tuple[int, int]:
+        """What becomes of a parcel: an answer at once, or its entry and how many records it takes (0: a twin's)."""
+        sealed = parcel.sealed
+        entry = sealed.entry
+        known = self._index.study_key_for(entry.study_uid)
+        fresh = self._fresh.get(entry.study_uid)
+        if sealed.key_id != (known or (fresh.key_id if fresh else None)):
+            return Committed(stale=True)
+        for version in self._index.known_content(entry.study_uid, entry.series_uid, entry.sop_instance):
+            if version.content_id == sealed.content_id:
+                return Committed(version.seq, duplicate=True)
+        twin = self._new.get((sealed.key_id, sealed.content_id, entry.sop_instance))
+        if twin is not None:
+            return twin, 0
+        covers = 1
+        if known is None and fresh is not None and sealed.key_id not in self._announced:
+            self._announced.add(sealed.key_id)
+            self._entries.append(
+                Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, fresh.kcv, sealed.received_ms)
+            )
+            covers = 2
+        at = len(self._entries)
+        self._entries.append(
+            Entry(
+                Kind.OBJECT, sealed.key_id, sealed.flags, sealed.content_id, parcel.body, sealed.received_ms,
+                sealed.body_sha256,
+            )
+        )  # fmt: skip
+        self._new[sealed.key_id, sealed.content_id, entry.sop_instance] = at
+        return at, covers
