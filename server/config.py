@@ -30,6 +30,15 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="Address to listen on. Anything but loopback lets others on the network store and retrieve."),
     ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="TCP port to listen on.")] = 11112
+    processes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=64,
+            description="Processes that receive, seal and hand out objects, in front of the one that commits. "
+            "0: as many as there are cores, at most 4.",
+        ),
+    ] = 0
     require_called_ae: Annotated[
         bool, Meta(description="Refuse associations that call another AE title than `ae_title`.")
     ] = False

@@ -18,6 +18,7 @@ from index.objectmeta import ObjectMeta
 from index.query import IdentifierError
 from keys.errors import InputError
 from server.access import Action
+from server.bodies import Bodies
 from server.convert import CONVERTIBLE, EXPLICIT_LE, Converter
 from server.dimse.services import Caller
 from server.logs import short_id
@@ -36,7 +37,7 @@ _MAX_UIDS = 10_000
 class StoredInstance:
     """One instance that may leave: its identity, its stored syntax, and its bytes on demand."""
 
-    vault: Vault
+    bodies: Bodies
     located: Located
 
     @property
@@ -81,7 +82,8 @@ class StoredInstance:
             yield from Converter(body.read, body.length, to_explicit=transfer_syntax == EXPLICIT_LE).chunks()
 
     def _body(self) -> AbstractContextManager[BodyReader]:
-        return self.vault.open_body(self.located.study_key_id, self.located.version)
+        version = self.located.version
+        return self.bodies.open(self.located.study_key_id, version.content_id, version.position)
 
 
 class Retriever:
@@ -123,7 +125,7 @@ class Retriever:
     def instances(self, keys: dict[int, tuple[str, ...]], caller: Caller) -> Sequence[StoredInstance]:
         """The instances under exact unique keys by tag. Raises AccessDeniedError."""
         self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
-        found = [StoredInstance(self._vault, row) for row in self._vault.index.locate(keys)]
+        found = [StoredInstance(self._vault.bodies, row) for row in self._vault.index.locate(keys)]
         _log.info(
             "retrieve",
             calling_ae=caller.calling_ae,

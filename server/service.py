@@ -19,6 +19,7 @@ from server.config import Config
 from server.dimse.listener import Listener
 from server.engine import Engine
 from server.http import HttpServer, application
+from server.lanes import Lanes
 from server.metrics import Metrics
 
 __all__ = ["Server", "serve"]
@@ -72,7 +73,9 @@ class Server:
         _log.info("opening", archive=str(config.archive))
         self._engine = engine = Engine.open(config, write=True, metrics=self._metrics)
         self._metrics.attach(engine.stats)
-        self._listener = Listener(config, engine, self._metrics)
+        lanes = Lanes(config, engine)
+        self._listener = Listener(config, lanes, self._metrics)
+        lanes.start()
         self._listener.start()
         self._state = ""
         _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)

@@ -92,7 +92,7 @@ class Vault:
             logs.use_id_key(self.keyring.archive_key(derive.LOG_ID))
             self.reader = LogReader(self.folder)
             opened.callback(self.reader.close)
-            self._bodies = Bodies(self.folder.archive_id, self.reader, self.keyring.study)
+            self.bodies = Bodies(self.folder.archive_id, self.reader, self.keyring.study)
             if write:
                 self._writer = self._open_writer()
                 opened.callback(self._close_writer, self._writer)
@@ -189,12 +189,12 @@ class Vault:
     @contextmanager
     def open_body(self, study_key_id: bytes, version: Version) -> Iterator[BodyReader]:
         """A stored object's body. Raises IntegrityError, KeyUnavailableError, ShreddedError, NotFoundError."""
-        with self._bodies.open(study_key_id, version.content_id, version.position) as body:
+        with self.bodies.open(study_key_id, version.content_id, version.position) as body:
             yield body
 
     @contextmanager
     def _open_record(self, position: Position, header: RecordHeader) -> Iterator[BodyReader]:
-        with self._bodies.open(header.study_key_id, header.content_id, position) as body:
+        with self.bodies.open(header.study_key_id, header.content_id, position) as body:
             yield body
 
     def stats(self) -> ArchiveStats:

@@ -4,6 +4,7 @@ Rule: whatever the peer does, this returns in bounded time, the connection is cl
 A broken rule of PS3.8 is answered with the A-ABORT of Table 9-26 that names it.
 """
 
+from collections import Counter
 from typing import Final
 
 import structlog
@@ -24,6 +25,13 @@ from server.dimse.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERA
 from server.dimse.storing import serve_store
 
 _log = structlog.get_logger(__name__)
+_NAMES: Final = {
+    dimse.C_STORE: "stores",
+    dimse.C_FIND: "finds",
+    dimse.C_MOVE: "moves",
+    dimse.C_GET: "gets",
+    dimse.C_ECHO: "echoes",
+}
 _IGNORED: Final = frozenset({dimse.C_CANCEL})  # PS3.7 9.3.2.3: a cancel that comes after the end is no error
 
 
@@ -35,17 +43,15 @@ class Acceptor:
         connection: Connection,
         host: str,
         config: Config,
-        services: Services,
+        services: Services | None,
         observer: Observer,
-        *,
-        is_full: bool,
     ) -> None:
+        """Without `services` the peer is told that there are too many associations."""
         self._connection = connection
         self._host = host
         self._config = config
         self._services = services
         self._observer = observer
-        self._is_full = is_full
         self.is_idle = False
 
     def serve(self) -> None:
@@ -58,7 +64,8 @@ class Acceptor:
                 self._reject(request, rejection)
                 gracefully = True
                 return
-            self._serve(request)
+            assert self._services is not None
+            self._serve(request, self._services)
         except AssociationEnded as ended:
             if ended.is_release:
                 self._send_last(pdu.release(pdu.RELEASE_RP))
@@ -93,14 +100,14 @@ class Acceptor:
             return negotiation.UNKNOWN_CALLED_AE
         if settings.known_peers_only and request.calling_ae not in {p.ae_title for p in self._config.peers}:
             return negotiation.UNKNOWN_CALLING_AE
-        return negotiation.TOO_MANY if self._is_full else None
+        return negotiation.TOO_MANY if self._services is None else None
 
     def _reject(self, request: Request, rejection: Rejection) -> None:
         _log.warning("association rejected", reason=rejection.word, calling_ae=request.calling_ae, host=self._host)
         self._observer.rejected(rejection.word)
         self._send_last(negotiation.reject(rejection))
 
-    def _serve(self, request: Request) -> None:
+    def _serve(self, request: Request, services: Services) -> None:
         settings = self._config.dimse
         answer, contexts = negotiation.accept(
             request, accept_unknown=self._config.storage.accept_unknown_sop_classes, max_pdu=settings.max_pdu
@@ -108,16 +115,19 @@ class Acceptor:
         self._connection.send([answer])
         channel = Channel(self._connection, contexts, peer_max_pdu=request.max_pdu, gap_seconds=settings.gap_seconds)
         caller = Caller(request.calling_ae, request.called_ae, self._host)
-        session = Session(channel, caller, self._services, self._observer, self._config)
+        session = Session(channel, caller, services, self._observer, self._config)
         self._observer.association_opened()
+        served: Counter[str] = Counter()
         try:
             while True:
                 self.is_idle = True
                 context, command = channel.read_command(settings.idle_seconds)
                 self.is_idle = False
                 _dispatch(session, context, command)
+                served[_NAMES.get(command.number(dimse.FIELD), "other")] += 1
         finally:
             self._observer.association_closed()
+            _log.info("association ended", calling_ae=request.calling_ae, host=self._host, **served)
 
     def _send_last(self, data: bytes) -> None:
         try:

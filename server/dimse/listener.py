@@ -1,7 +1,8 @@
-"""The listening socket: one thread that accepts, one thread for each association, and limits before either costs much.
+"""The listening socket: one thread that accepts, and limits before a connection costs much.
 
 Rule: connections beyond the limits are answered (local limit exceeded) by few threads and then dropped, so that a flood
-of silent clients never keeps an honest one out for longer than the handshake time.
+of silent clients never keeps an honest one out for longer than the handshake time. Who serves is the dispatcher's
+business: this module hands out connections and counts them.
 """
 
 import contextlib
@@ -9,15 +10,18 @@ import socket
 import threading
 import time
 from collections import Counter
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol
 
 import structlog
 
 from keys.errors import ConfigError
 from server.config import Config
 from server.dimse.acceptor import Acceptor
+from server.dimse.associations import Associations
 from server.dimse.connection import Connection
-from server.dimse.services import Observer, Services
+from server.dimse.services import Observer
 
 _log = structlog.get_logger(__name__)
 
@@ -26,15 +30,26 @@ _MOST_REFUSALS: Final = 32  # connections that are being told that there are too
 _RECEIVE_BUFFER: Final = 1 << 20
 
 
+class Dispatcher(Protocol):
+    """Serves the connections that a listener accepts."""
+
+    def dispatch(self, connection: socket.socket, host: str, ended: Callable[[], None]) -> None:
+        """Serve a connection, which is its own from now on; call `ended` once when it is over. Returns at once."""
+
+    def stop(self, grace_seconds: float) -> None:
+        """Let operations under way end, abort the rest after `grace_seconds`; returns when all is over."""
+
+
 class Listener:
     """Accepts associations from `start` to `stop`."""
 
-    def __init__(self, config: Config, services: Services, observer: Observer) -> None:
+    def __init__(self, config: Config, dispatcher: Dispatcher, observer: Observer) -> None:
         self._config = config
-        self._services = services
+        self._dispatcher = dispatcher
         self._observer = observer
         self._lock = threading.Lock()
-        self._open: dict[Acceptor, str] = {}
+        self._open: Counter[str] = Counter()  # by host
+        self._refused = Associations()
         self._refusing = 0
         self._socket: socket.socket | None = None
         self._stopping = False
@@ -64,23 +79,13 @@ class Listener:
     def stop(self, grace_seconds: float = 10.0) -> None:
         """Accept nothing more, let operations under way end, abort the rest; returns when all threads are done."""
         self._stopping = True
-        if self._socket is None:
-            return
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self._thread.join()
-        deadline = time.monotonic() + grace_seconds
-        while self._associations():
-            late = time.monotonic() > deadline
-            for acceptor in self._associations():
-                if late or acceptor.is_idle:
-                    acceptor.abort()
-            time.sleep(0.02)
-
-    def _associations(self) -> list[Acceptor]:
-        with self._lock:
-            return list(self._open)
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+            self._thread.join()
+        self._refused.stop(0)
+        self._dispatcher.stop(grace_seconds)
 
     def _accept(self) -> None:
         assert self._socket is not None
@@ -94,29 +99,31 @@ class Listener:
                 continue
             self._begin(sock, str(address[0]))
 
-    def _begin(self, sock: socket.socket, host: str) -> None:
+    def _begin(self, connection: socket.socket, host: str) -> None:
         settings = self._config.dimse
         with self._lock:
-            per_host = Counter(self._open.values())[host]
-            is_full = len(self._open) - self._refusing >= settings.max_associations
-            is_full = is_full or per_host - self._refusing >= settings.max_associations_per_peer
-            if is_full and self._refusing >= _MOST_REFUSALS:
-                sock.close()
+            is_full = self._open.total() >= settings.max_associations
+            is_full = is_full or self._open[host] >= settings.max_associations_per_peer
+            if not is_full:
+                self._open[host] += 1
+            elif self._refusing < _MOST_REFUSALS:
+                self._refusing += 1
+            else:
+                connection.close()
                 self._observer.rejected("flood")
                 return
-            self._refusing += is_full
-            connection = Connection(sock, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-            acceptor = Acceptor(connection, host, self._config, self._services, self._observer, is_full=is_full)
-            self._open[acceptor] = host
-        thread = threading.Thread(target=self._serve, args=(acceptor,), kwargs={"is_full": is_full}, daemon=True)
-        thread.start()
+        if is_full:
+            pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
+            self._refused.begin(Acceptor(pdus, host, self._config, None, self._observer), self._end_refusal)
+        else:
+            self._dispatcher.dispatch(connection, host, partial(self._end, host))
 
-    def _serve(self, acceptor: Acceptor, *, is_full: bool) -> None:
-        try:
-            acceptor.serve()
-        except Exception:  # noqa: BLE001  # one association must not take the server with it
-            _log.exception("an association ended with a fault of ours")
-        finally:
-            with self._lock:
-                del self._open[acceptor]
-                self._refusing -= is_full
+    def _end(self, host: str) -> None:
+        with self._lock:
+            self._open[host] -= 1
+            if not self._open[host]:
+                del self._open[host]
+
+    def _end_refusal(self) -> None:
+        with self._lock:
+            self._refusing -= 1

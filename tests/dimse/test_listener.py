@@ -4,7 +4,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,9 @@ import pytest
 from keys.errors import UnavailableError
 from server.config import Config, Dimse, Peer
 from server.dimse import negotiation, pdu
+from server.dimse.acceptor import Acceptor
+from server.dimse.associations import Associations
+from server.dimse.connection import Connection
 from server.dimse.listener import Listener
 from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
@@ -58,6 +61,20 @@ class Memory:
         return []
 
 
+class InThisProcess:
+    """Serves what the listener accepts, with threads."""
+
+    def __init__(self, config: Config, memory: Memory) -> None:
+        self._config, self._memory = config, memory
+        self._associations = Associations()
+        self.stop = self._associations.stop
+
+    def dispatch(self, connection: socket.socket, host: str, ended: Callable[[], None]) -> None:
+        settings = self._config.dimse
+        pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
+        self._associations.begin(Acceptor(pdus, host, self._config, self._memory, Metrics()), ended)
+
+
 @pytest.fixture
 def memory() -> Memory:
     return Memory()
@@ -67,7 +84,7 @@ def memory() -> Memory:
 def listener(memory: Memory, tmp_path: Path) -> Iterator[Listener]:
     dimse = Dimse(port=_free_port(), handshake_seconds=0.5, gap_seconds=1.0, idle_seconds=5.0, max_associations=3)
     config = Config(archive=tmp_path, dimse=dimse, peers=(Peer(ae_title="NOBODY", host="127.0.0.1", port=1),))
-    made = Listener(config, memory, Metrics())
+    made = Listener(config, InThisProcess(config, memory), Metrics())
     made.start()
     yield made
     made.stop(1.0)

@@ -1,0 +1,49 @@
+"""The associations that one process serves: a thread for each, and an orderly end for all."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from server.dimse.acceptor import Acceptor
+
+_log = structlog.get_logger(__name__)
+
+
+class Associations:
+    """Runs acceptors. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[Acceptor] = set()
+
+    def begin(self, acceptor: Acceptor, ended: Callable[[], None]) -> None:
+        """Serve an association in a thread of its own; `ended` is called once when it is over."""
+        with self._lock:
+            self._open.add(acceptor)
+        threading.Thread(target=self._serve, args=(acceptor, ended), daemon=True).start()
+
+    def _serve(self, acceptor: Acceptor, ended: Callable[[], None]) -> None:
+        try:
+            acceptor.serve()
+        except Exception:  # noqa: BLE001  # one association must not take the process with it
+            _log.exception("an association ended with a fault of ours")
+        finally:
+            with self._lock:
+                self._open.discard(acceptor)
+            ended()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Let operations under way end, abort the rest after `grace_seconds`; returns when all threads are done."""
+        deadline = time.monotonic() + grace_seconds
+        while acceptors := self._all():
+            late = time.monotonic() > deadline
+            for acceptor in acceptors:
+                if late or acceptor.is_idle:
+                    acceptor.abort()
+            time.sleep(0.02)
+
+    def _all(self) -> list[Acceptor]:
+        with self._lock:
+            return list(self._open)

@@ -1,0 +1,158 @@
+"""What a lane and the committing process say to each other, as msgpack.
+
+Rule: both ends are the same version of Coffer on one machine, started by one process: there is no negotiation, and what
+does not decode is a fault of ours. Every request but `Told` and `Stop` has one reply.
+"""
+
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from index.index import Located
+from index.query import IdentifierError
+from keys import errors
+from keys.errors import CofferError
+from server.commit import Committed, Sealed
+from server.dimse.services import Caller
+from server.dimse.status import DimseStatusError, offending_of
+
+
+class Setup(Struct, frozen=True, array_like=True, tag=True):
+    """First on a lane's control socket: the configuration as JSON, whose archive it is, the key of short ids in logs,
+    and among how many lanes memory is divided."""
+
+    config: bytes
+    archive_id: bytes
+    log_id_key: bytes
+    share: int
+
+
+class Serve(Struct, frozen=True, array_like=True, tag=True):
+    """Serve an association. Its connection and the lane's end of a new line come with it as file descriptors."""
+
+    host: str
+
+
+class Quit(Struct, frozen=True, array_like=True, tag=True):
+    """Let operations under way end, for so many seconds at most, then exit."""
+
+    grace_seconds: float
+
+
+class StudyKeyFor(Struct, frozen=True, array_like=True, tag=True):
+    """The key of a study, made where there is none: `Key`."""
+
+    study_uid: str
+
+
+class KeyOf(Struct, frozen=True, array_like=True, tag=True):
+    """The key with this id: `Key`."""
+
+    key_id: bytes
+
+
+class Commit(Struct, frozen=True, array_like=True, tag=True):
+    """Commit an object: `Done`. Its body lies in shared memory, or, where `path` is not empty, in that file."""
+
+    sealed: Sealed
+    body_bytes: int
+    path: str
+
+
+class Find(Struct, frozen=True, array_like=True, tag=True):
+    """Answer a query: `Rows`."""
+
+    identifier: bytes
+    implicit: bool
+    model: str
+    caller: Caller
+
+
+class Plan(Struct, frozen=True, array_like=True, tag=True):
+    """Resolve a retrieval: `Places`."""
+
+    identifier: bytes
+    implicit: bool
+    model: str
+    caller: Caller
+
+
+class More(Struct, frozen=True, array_like=True, tag=True):
+    """The next part of what the last `Find` or `Plan` gives."""
+
+
+class Stop(Struct, frozen=True, array_like=True, tag=True):
+    """No more of it is wanted."""
+
+
+class Told(Struct, frozen=True, array_like=True, tag=True):
+    """Something for the metrics: a method of `server.dimse.services.Observer` and its arguments."""
+
+    what: str
+    arguments: tuple[str | int | float, ...]
+
+
+class Key(Struct, frozen=True, array_like=True, tag=True):
+    """A study key. It crosses a socket of this machine's kernel and is kept for one association at most."""
+
+    key_id: bytes
+    dek: bytes
+
+
+class Done(Struct, frozen=True, array_like=True, tag=True):
+    """How a commit ended."""
+
+    committed: Committed
+
+
+class Rows(Struct, frozen=True, array_like=True, tag=True):
+    """Encoded identifiers, and whether they are the last."""
+
+    rows: list[bytes]
+    is_last: bool
+
+
+class Places(Struct, frozen=True, array_like=True, tag=True):
+    """Instances and where they are, and whether they are the last."""
+
+    places: list[Located]
+    is_last: bool
+
+
+class Failed(Struct, frozen=True, array_like=True, tag=True):
+    """The error a request raised."""
+
+    kind: str
+    message: str
+    hint: str
+    status: int
+    offending: tuple[int, ...]
+
+
+Order = Setup | Serve | Quit
+Request = StudyKeyFor | KeyOf | Commit | Find | Plan | More | Stop | Told
+Reply = Key | Done | Rows | Places | Failed
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+encode = _ENCODER.encode
+decode_order: Final = msgspec.msgpack.Decoder(Order).decode
+decode_request: Final = msgspec.msgpack.Decoder(Request).decode
+decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
+
+
+def failed(error: CofferError) -> Failed:
+    """The reply that stands for an error."""
+    status = error.status if isinstance(error, DimseStatusError) else 0
+    return Failed(type(error).__name__, str(error), error.hint(), status, offending_of(error))
+
+
+def error_of(failure: Failed) -> CofferError:
+    """The error that a reply stands for."""
+    if failure.kind == DimseStatusError.__name__:
+        return DimseStatusError(failure.status, failure.message, failure.offending)
+    if failure.kind == IdentifierError.__name__:
+        return IdentifierError(failure.message, offending=failure.offending, hint=failure.hint)
+    kind = getattr(errors, failure.kind, errors.UnavailableError)
+    made: CofferError = kind(failure.message, hint=failure.hint)
+    return made

@@ -1,0 +1,134 @@
+"""The lanes of one server: started, fed with connections, started again when one dies, and ended in order."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from keys import derive
+from server.config import Config
+from server.engine import Engine
+from server.lanes import messages
+from server.lanes.desk import Desk
+from server.lanes.messages import Quit, Serve, Setup
+from server.lanes.process import encode_config
+from server.lanes.wire import LineClosed, Wire
+
+_log = structlog.get_logger(__name__)
+
+_MOST_BY_DEFAULT: Final = 4
+_RESTART_SECONDS: Final = 1.0
+_ENVIRONMENT: Final = {
+    # Blocks of a megabyte come and go with each object: keep them instead of asking the system again each time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    process: subprocess.Popen[bytes]
+    control: Wire
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    open: int = 0
+
+
+class Lanes:
+    """Serves connections in other processes, from `start` to `stop`: a `server.dimse.listener.Dispatcher`."""
+
+    def __init__(self, config: Config, engine: Engine) -> None:
+        self._config = config
+        self._count = config.dimse.processes or min(_MOST_BY_DEFAULT, len(os.sched_getaffinity(0)))
+        self._setup = Setup(
+            encode_config(config),
+            engine.folder.archive_id,
+            engine.keyring.archive_key(derive.LOG_ID).reveal(),
+            self._count,
+        )
+        self._desk = Desk(engine)
+        self._lanes: list[_Lane] = []
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start the processes; they are ready a moment later, and what is dispatched before waits for them."""
+        self._desk.start()
+        for _ in range(self._count):
+            self._start_one()
+
+    def dispatch(self, connection: socket.socket, host: str, ended: Callable[[], None]) -> None:
+        """Hand a connection to the lane with the fewest. `ended` is called once, when its association has ended."""
+        with self._lock:
+            lane = min(self._lanes, key=lambda one: one.open, default=None)
+            if lane is not None:
+                lane.open += 1
+        if lane is None:
+            connection.close()
+            ended()
+            return
+
+        def over() -> None:
+            with self._lock:
+                lane.open -= 1
+            ended()
+
+        with connection, self._desk.add(over) as line, lane.lock:
+            try:
+                lane.control.send(messages.encode(Serve(host)), (connection.fileno(), line.fileno()))
+            except LineClosed:
+                _log.error("a connection was lost with its process", host=host)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Let operations under way end, for so long at most; returns when no process is left."""
+        with self._lock:
+            self._stopping.set()
+            lanes = list(self._lanes)
+        for lane in lanes:
+            with lane.lock:
+                try:
+                    lane.control.send(messages.encode(Quit(grace_seconds)))
+                except LineClosed:
+                    continue
+        deadline = time.monotonic() + grace_seconds + 2
+        for lane in lanes:
+            try:
+                lane.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                lane.process.kill()
+                lane.process.wait()
+            lane.control.close()
+        self._desk.stop()
+
+    def _start_one(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603  # our own code, no words of a stranger
+                [sys.executable, "-P", "-m", "server.lanes.process", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                env={**_ENVIRONMENT, **os.environ},
+                stdin=subprocess.DEVNULL,
+            )
+        lane = _Lane(process, Wire(ours))
+        lane.control.send(messages.encode(self._setup))
+        with self._lock:
+            self._lanes.append(lane)
+        threading.Thread(target=self._watch, args=(lane,), name="lane-watch", daemon=True).start()
+
+    def _watch(self, lane: _Lane) -> None:
+        code = lane.process.wait()
+        with self._lock:
+            if self._stopping.is_set():
+                return
+            self._lanes.remove(lane)
+        lane.control.close()
+        _log.error("a receiving process died and is started again", exit_code=code)
+        if not self._stopping.wait(_RESTART_SECONDS):
+            self._start_one()

@@ -1,0 +1,108 @@
+"""A lane: a process that serves associations handed to it, and keeps nothing of its own.
+
+Rule: it opens the log for reading only, has no key but those it asks for, and ends when the process that started it
+does: then nothing that was not acknowledged ever will be. Started as
+`python -P -m server.lanes.process FD`; -P, because
+a folder named `archive` where the server was started is not our package.
+"""
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from archive.folder import ArchiveFolder
+from archive.reader import LogReader
+from keys.secret import Secret
+from server import logs
+from server.config import Config
+from server.dimse.acceptor import Acceptor
+from server.dimse.associations import Associations
+from server.dimse.connection import Connection
+from server.intake import Intake
+from server.lanes import messages
+from server.lanes.messages import Quit, Serve, Setup
+from server.lanes.proxy import Line, RemoteServices
+from server.lanes.wire import LineClosed, Wire
+from server.vault import policy_of
+
+_log = structlog.get_logger(__name__)
+
+
+def encode_config(config: Config) -> bytes:
+    """A configuration for another process of this Coffer."""
+    return msgspec.json.encode(config, enc_hook=str)
+
+
+def _decode_config(data: bytes) -> Config:
+    def path(kind: type, value: Any) -> Any:
+        return kind(value) if issubclass(kind, Path) else value
+
+    return msgspec.json.decode(data, type=Config, dec_hook=path)
+
+
+class Lane:
+    """One lane's state."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._config = config = _decode_config(setup.config)
+        logs.configure(config.log)
+        logs.use_id_key(Secret(setup.log_id_key))
+        folder = ArchiveFolder.open(config.archive)
+        self._archive_id = setup.archive_id
+        self._intake = Intake(config.limits, setup.archive_id, folder.spool, share=setup.share)
+        self._reader = LogReader(folder)
+        self._policy = policy_of(config)
+        self._associations = Associations()
+
+    def serve(self, host: str, connection: socket.socket, line: socket.socket) -> None:
+        """Serve one association in a thread of its own."""
+        settings = self._config.dimse
+        end = Line(Wire(line))
+        services = RemoteServices(end, self._intake, self._policy, self._archive_id, self._reader)
+        pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
+        acceptor = Acceptor(pdus, host, self._config, services, services.observer)
+        self._associations.begin(acceptor, end.close)
+
+    def quit(self, grace_seconds: float) -> None:
+        """Let operations end."""
+        self._associations.stop(grace_seconds)
+
+
+def run(control: Wire) -> None:
+    """Take orders until told to quit. Raises LineClosed when the committing process is gone."""
+    lane: Lane | None = None
+    while True:
+        order = messages.decode_order(control.receive())
+        match order:
+            case Setup():
+                lane = Lane(order)
+            case Serve(host) if lane is not None:
+                connection, line = (socket.socket(fileno=fd) for fd in control.take_fds()[:2])
+                lane.serve(host, connection, line)
+            case Quit(grace_seconds) if lane is not None:
+                lane.quit(grace_seconds)
+                return
+            case _:
+                raise LineClosed
+
+
+def main() -> None:
+    """Run a lane on the control socket whose descriptor is the first argument."""
+    # Ctrl-C and systemd signal the whole group: the committing process decides when a lane ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    control = Wire(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        run(control)
+    except LineClosed:
+        os._exit(1)  # without a word to any peer: what was not acknowledged must look like that
+
+
+if __name__ == "__main__":
+    main()

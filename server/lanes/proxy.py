@@ -1,0 +1,177 @@
+"""The archive's services as a lane has them: what is short and needs the writer is asked for over the line.
+
+Rule: one line serves one association, in its thread, one request at a time. Keys are asked for when they are needed and
+kept for the association's present study only; the committing process has the last word on which key is the right one.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from archive.log import SealedFile
+from archive.reader import LogReader
+from index.index import Located
+from keys.errors import UnavailableError
+from keys.keyring import StudyKey
+from keys.secret import Secret
+from server.access import Policy
+from server.bodies import Bodies
+from server.commit import Committed, Sealed
+from server.dimse.services import Caller
+from server.ingest import Ingest
+from server.intake import Intake
+from server.lanes import messages
+from server.lanes.messages import Commit, Done, Failed, Find, Key, KeyOf, More, Places, Plan, Rows, Stop, StudyKeyFor
+from server.lanes.wire import LineClosed, SharedMemory, Wire
+from server.retrieve import StoredInstance
+
+_KEPT_SECONDS: Final = 5.0
+
+R = TypeVar("R", Key, Done, Rows, Places)
+
+
+class Line:
+    """The lane's end of one association's line."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._memory = SharedMemory()
+
+    def ask(self, request: messages.Request, kind: type[R]) -> R:
+        """Send a request and wait for its reply. Raises the error that the other end raised."""
+        return self._ask(messages.encode(request), (), kind)
+
+    def _ask(self, message: bytes, fds: tuple[int, ...], kind: type[R]) -> R:
+        try:
+            self._wire.send(message, fds)
+            reply = messages.decode_reply(self._wire.receive())
+        except LineClosed as error:
+            raise UnavailableError("the committing process is gone", hint="see the log of the server") from error
+        if isinstance(reply, Failed):
+            raise messages.error_of(reply)
+        assert isinstance(reply, kind)
+        return reply
+
+    def tell(self, what: str, *arguments: str | float) -> None:
+        """Report something for the metrics."""
+        self.send(messages.Told(what, arguments))
+
+    def send(self, request: messages.Request) -> None:
+        """Send what has no reply; nobody misses it when the other end is gone."""
+        try:
+            self._wire.send(messages.encode(request))
+        except LineClosed:
+            return
+
+    def commit(self, sealed: Sealed, body: bytes | SealedFile) -> Committed:
+        """As `server.ingest.Desk.commit`."""
+        if isinstance(body, SealedFile):
+            return self.ask(Commit(sealed, body.length, str(body.path)), Done).committed
+        fd = self._memory.put(body)
+        try:
+            message = messages.encode(Commit(sealed, len(body), ""))
+            return self._ask(message, () if fd is None else (fd,), Done).committed
+        finally:
+            if fd is not None:
+                os.close(fd)
+            if self._memory.is_large():
+                self._memory.close()
+
+    def close(self) -> None:
+        """End the line: the other end then knows that the association has ended."""
+        self._wire.close()
+        self._memory.close()
+
+
+class _Desk:
+    """`server.ingest.Desk` over a line."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._kept: tuple[str, float, StudyKey] | None = None
+
+    def study_key(self, study_uid: str) -> StudyKey:
+        now = time.monotonic()
+        if self._kept is not None and self._kept[0] == study_uid and now < self._kept[1]:
+            return self._kept[2]
+        key = _key(self._line.ask(StudyKeyFor(study_uid), Key))
+        self._kept = (study_uid, now + _KEPT_SECONDS, key)
+        return key
+
+    def commit(self, sealed: Sealed, body: bytes | SealedFile) -> Committed:
+        done = self._line.commit(sealed, body)
+        if done.stale:
+            self._kept = None
+        return done
+
+
+def _key(reply: Key) -> StudyKey:
+    return StudyKey.of(reply.key_id, Secret(reply.dek))
+
+
+@dataclass(frozen=True, slots=True)
+class _Finder:
+    line: Line
+
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Iterator[bytes]:
+        first = self.line.ask(Find(identifier, implicit, model, caller), Rows)
+        return self._rows(first)
+
+    def _rows(self, part: Rows) -> Iterator[bytes]:
+        try:
+            yield from part.rows
+            while not part.is_last:
+                part = self.line.ask(More(), Rows)
+                yield from part.rows
+        finally:
+            if not part.is_last:
+                self.line.send(Stop())
+
+
+@dataclass(frozen=True, slots=True)
+class _Retriever:
+    line: Line
+    bodies: Bodies
+
+    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Sequence[StoredInstance]:
+        part = self.line.ask(Plan(identifier, implicit, model, caller), Places)
+        places: list[Located] = part.places
+        while not part.is_last:
+            part = self.line.ask(More(), Places)
+            places += part.places
+        return [StoredInstance(self.bodies, place) for place in places]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteObserver:
+    """`server.dimse.services.Observer` over a line."""
+
+    line: Line
+
+    def association_opened(self) -> None:
+        self.line.tell("association_opened")
+
+    def association_closed(self) -> None:
+        self.line.tell("association_closed")
+
+    def rejected(self, reason: str) -> None:
+        self.line.tell("rejected", reason)
+
+    def answered(self, service: str, status: int, seconds: float) -> None:
+        self.line.tell("answered", service, status, seconds)
+
+    def sent(self, service: str, size: int) -> None:
+        self.line.tell("sent", service, size)
+
+
+class RemoteServices:
+    """`server.dimse.services.Services` for one association of a lane."""
+
+    def __init__(self, line: Line, intake: Intake, policy: Policy, archive_id: bytes, reader: LogReader) -> None:
+        study: Callable[[bytes], StudyKey] = lambda key_id: _key(line.ask(KeyOf(key_id), Key))  # noqa: E731
+        self.observer = RemoteObserver(line)
+        self.ingest = Ingest(intake, _Desk(line), policy, self.observer)
+        self.finder = _Finder(line)
+        self.retriever = _Retriever(line, Bodies(archive_id, reader, study))

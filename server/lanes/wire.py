@@ -1,0 +1,128 @@
+"""One end of a line between two processes: whole messages, file descriptors beside them, bodies in shared memory.
+
+Rule: a message is its length (4 bytes, big endian) and its bytes. A body is never copied through the socket: its sender
+writes it into memory that both ends map, and does not touch it again before the reply.
+"""
+
+import mmap
+import os
+import socket
+import struct
+from typing import Final
+
+from keys.errors import UnavailableError
+
+_LENGTH: Final = struct.Struct(">I")
+_MOST_BYTES: Final = 256 << 20
+_READ_BYTES: Final = 256 << 10
+_MOST_FDS: Final = 4
+_SMALLEST: Final = 1 << 20
+_KEPT: Final = 16 << 20  # more than this is given back to the system after use
+
+
+class LineClosed(Exception):  # noqa: N818  # the end of a line is an event
+    """The other end is gone."""
+
+
+class Wire:
+    """Sends and receives messages on a connected Unix stream socket. One thread sends, one receives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._buffer = bytearray()
+        self._fds: list[int] = []
+
+    def send(self, message: bytes, fds: tuple[int, ...] = ()) -> None:
+        """Send one message. Raises LineClosed."""
+        data = _LENGTH.pack(len(message)) + message
+        try:
+            if fds:
+                sent = socket.send_fds(self.socket, [data], list(fds))
+                data = data[sent:]
+            if data:
+                self.socket.sendall(data)
+        except OSError as error:
+            raise LineClosed from error
+
+    def receive(self) -> bytes:
+        """Wait for the next message. Raises LineClosed."""
+        while (message := self.next()) is None:
+            self.fill()
+        return message
+
+    def fill(self) -> None:
+        """Read what has come, waiting for it where the socket blocks. Raises LineClosed."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self.socket, _READ_BYTES, _MOST_FDS)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise LineClosed from error
+        self._fds += fds
+        if not data:
+            raise LineClosed
+        self._buffer += data
+
+    def next(self) -> bytes | None:
+        """The next whole message of what was read, or None."""
+        if len(self._buffer) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._buffer)
+        if length > _MOST_BYTES:
+            raise LineClosed
+        end = _LENGTH.size + length
+        if len(self._buffer) < end:
+            return None
+        message = bytes(self._buffer[_LENGTH.size : end])
+        del self._buffer[:end]
+        return message
+
+    def take_fds(self) -> list[int]:
+        """File descriptors that came and were not taken yet; the caller's to close."""
+        taken, self._fds = self._fds, []
+        return taken
+
+    def close(self) -> None:
+        """Close the socket and whatever was not taken. Harmless when repeated."""
+        self.socket.close()
+        for fd in self.take_fds():
+            os.close(fd)
+
+
+class SharedMemory:
+    """The sender's side of the memory that bodies pass through; it grows as it must."""
+
+    def __init__(self) -> None:
+        self._map: mmap.mmap | None = None
+        self._size = 0
+
+    def put(self, body: bytes) -> int | None:
+        """Write a body to the start; returns the descriptor of new memory to send along, the caller's to close."""
+        fd = None
+        if self._map is None or self._size < len(body):
+            self.close()
+            fd = self._make(max(_SMALLEST, 1 << (len(body) - 1).bit_length()))
+        assert self._map is not None
+        self._map[: len(body)] = body
+        return fd
+
+    def _make(self, size: int) -> int:
+        fd = os.memfd_create("coffer-body", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size)
+            self._map = mmap.mmap(fd, size)
+        except OSError as error:
+            os.close(fd)
+            raise UnavailableError(f"no memory for a body: {error.strerror}", hint="send the object again") from error
+        self._size = size
+        return fd
+
+    def is_large(self) -> bool:
+        """Whether it should be closed after use."""
+        return self._size > _KEPT
+
+    def close(self) -> None:
+        """Give the memory back. Harmless when repeated."""
+        if self._map is not None:
+            self._map.close()
+        self._map, self._size = None, 0

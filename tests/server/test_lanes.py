@@ -1,0 +1,154 @@
+"""Receiving processes: one that dies costs its own associations only, and none outlives the server."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archive.verify import Verifier
+from keys.errors import ConfigError, UnavailableError
+from server.config import Config, Dimse, Http, Keys
+from server.demo import encoded, sample_study
+from server.dimse.connection import ConnectionClosed
+from server.dimse.negotiation import EXPLICIT_LE, Offer
+from server.dimse.requestor import Requestor
+from server.engine import Engine
+from server.lanes.wire import LineClosed, SharedMemory, Wire
+from server.service import Server
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[Config]:
+    config = Config(
+        archive=tmp_path / "archive",
+        dimse=Dimse(port=free_port(), processes=2),
+        http=Http(enabled=False),
+        keys=Keys(key_file=tmp_path / "key"),
+    )
+    Engine.create(config)
+    yield config
+    with Engine.open(config) as engine:
+        assert not list(Verifier(engine.folder).findings())
+
+
+def connect(config: Config) -> Requestor:
+    return Requestor("127.0.0.1", config.dimse.port, "TESTER", "COFFER", [Offer(1, CT, (EXPLICIT_LE,))], 10.0)
+
+
+def store(peer: Requestor, number: int) -> int:
+    ds = sample_study()[number]
+    return peer.store(peer.contexts[1], ds.SOPInstanceUID, [encoded(ds)])
+
+
+def lanes() -> set[int]:
+    """The processes that this one has started as lanes."""
+    found = set()
+    for pid in (each.name for each in Path("/proc").iterdir() if each.name.isdigit()):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError):
+            continue
+        if b"server.lanes.process" in words and parent == os.getpid():
+            found.add(int(pid))
+    return found
+
+
+def wait_for(what: str, done: object, seconds: float = 15.0) -> None:
+    assert callable(done)
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def test_a_process_that_dies_costs_its_own_associations_and_comes_back(config: Config) -> None:
+    with Server(config) as server:
+        wait_for("two lanes", lambda: len(lanes()) == 2)
+        first, second = connect(config), connect(config)
+        assert store(first, 0) == 0
+        assert store(second, 1) == 0
+        victim = min(lanes())
+        os.kill(victim, signal.SIGKILL)
+        outcomes = []
+        for peer in (first, second):
+            try:
+                outcomes.append(store(peer, 2))
+            except (ConnectionClosed, UnavailableError):
+                outcomes.append(None)
+        assert sorted(map(str, outcomes)) == ["0", "None"]
+        wait_for("a new lane", lambda: len(lanes() - {victim}) == 2)
+        for _ in range(4):
+            with connect(config) as peer:
+                assert store(peer, 2) == 0
+        assert server.engine.stats().objects == 3
+    assert not lanes()
+
+
+def test_no_process_is_left_when_the_port_is_taken(config: Config) -> None:
+    with (
+        socket.create_server(("127.0.0.1", config.dimse.port)),
+        pytest.raises(ConfigError, match="cannot listen"),
+        Server(config),
+    ):
+        pass
+    assert not lanes()
+
+
+def test_many_associations_store_the_same_object_once(config: Config) -> None:
+    statuses: list[int] = []
+
+    def send() -> None:
+        with connect(config) as peer:
+            statuses.extend(store(peer, number) for number in (0, 1, 2, 0))
+
+    with Server(config) as server:
+        threads = [threading.Thread(target=send) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stats = server.engine.stats()
+    assert statuses == [0] * 32
+    assert (stats.studies, stats.objects, stats.records) == (1, 3, 4)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8))
+def test_messages_come_whole_and_in_order(messages: list[bytes]) -> None:
+    ours, theirs = socket.socketpair()
+    sender, receiver = Wire(ours), Wire(theirs)
+    for message in messages:
+        sender.send(message)
+    sender.close()
+    assert [receiver.receive() for _ in messages] == messages
+    with pytest.raises(LineClosed):
+        receiver.receive()
+    receiver.close()
+
+
+def test_bodies_pass_through_memory_that_grows() -> None:
+    memory = SharedMemory()
+    first = memory.put(b"a" * 1000)
+    assert first is not None
+    assert memory.put(b"b" * 1_000_000) is None
+    second = memory.put(b"c" * 3_000_000)
+    assert second is not None
+    assert os.pread(second, 3_000_001, 0).rstrip(b"\0") == b"c" * 3_000_000
+    for fd in (first, second):
+        os.close(fd)
+    memory.close()
