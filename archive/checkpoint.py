@@ -46,6 +46,11 @@ def read_checkpoint(folder: ArchiveFolder) -> Checkpoint | None:
         note = folder.checkpoint.read_bytes()
     except FileNotFoundError:
         return None
+    return open_checkpoint(note, folder)
+
+
+def open_checkpoint(note: bytes, folder: ArchiveFolder) -> Checkpoint:
+    """The checkpoint in a signed note. Raises IntegrityError where this archive's key did not sign it."""
     checkpoint = parse_checkpoint(verify_note(note, folder.origin, folder.vkey))
     if checkpoint.origin != folder.origin:
         raise FormatError("the checkpoint is of another archive")

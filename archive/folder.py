@@ -77,11 +77,18 @@ class ArchiveFolder:
 
     def commit(self) -> None:
         """Write archive.json: from here on the folder is an archive. Durable on return."""
+        write_new(self.path / _NAME, self._serialize())
+
+    def _serialize(self) -> bytes:
         text = json.dumps(
             {"format": FORMAT_VERSION, "archive_id": self.archive_id.hex(), "origin": self.origin, "vkey": self.vkey},
             indent=1,
         )
-        write_new(self.path / _NAME, text.encode() + b"\n")
+        return text.encode() + b"\n"
+
+    def complaint(self) -> str | None:
+        """What is wrong with archive.json although it can be read, or None: it has one form, to the byte."""
+        return None if (self.path / _NAME).read_bytes() == self._serialize() else f"{_NAME} was altered"
 
     @classmethod
     def open(cls, path: Path) -> "ArchiveFolder":

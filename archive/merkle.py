@@ -33,14 +33,14 @@ class Frontier:
         """The roots of the complete subtrees, largest first."""
         return tuple(self._edge)
 
-    def append(self, leaf: bytes) -> None:
-        """Add one leaf hash."""
-        size, node = self.size, leaf
+    def append(self, leaf: bytes, height: int = 0) -> None:
+        """Add one leaf hash, or the complete subtree of 2^height leaves that comes next."""
+        size, node = self.size >> height, leaf
         while size & 1:
             node = node_hash(self._edge.pop(), node)
             size >>= 1
         self._edge.append(node)
-        self.size += 1
+        self.size += 1 << height
 
     def root(self) -> bytes:
         """The tree head over all leaves so far."""

@@ -1,186 +1,292 @@
-"""Check the log without any key: every byte of every segment, the chain, the tree and the last signed checkpoint.
+"""Check the log without any key: every byte of every segment, the chain, the tree and what was signed of it.
 
-Rule: it reports every finding and never stops at the first; it changes nothing and needs no lock.
+Rule: it reports every finding and never stops at the first, changes nothing and needs no lock. Segments are checked
+apart from each other (`archive.scan`) and joined here in order. A damaged one is stepped over by its footer: what that
+says about the tree is proved, like everything else, by the signed roots behind it.
 """
 
-import fcntl
-import hashlib
+import multiprocessing
 import os
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 
-from archive import segment
-from archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
+from archive.chain import Chain, read_footer, read_segment_header
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
-from archive.record import HEADER
-from archive.segment import Footer
-from keys.errors import FormatError, IntegrityError
+from archive.scan import MISPLACED, Counts, Finding, Level, OpenRecord, Report, Task, scan
+from keys.errors import FormatError, InputError, IntegrityError, UnavailableError
 
-_PIECE = 1 << 20
-_LIVE_TRIES = 20  # a live writer finishes one group of records well within these, 0.1 s apart
+__all__ = ["Finding", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
+
+OpenRecords = Callable[[], AbstractContextManager[OpenRecord]]  # called in each process; for jobs > 1 it must pickle
+_worker_stack = ExitStack()  # held until a worker ends: what it opened must not be closed before
+_worker_open: OpenRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong: where (segment number, byte offset, record number where known) and what."""
+class Options:
+    """How to verify.
 
-    segment: int
-    offset: int
-    seq: int | None
-    what: str
+    `since`: only what came behind so many records, whose root is checked too where a checkpoint is given. `sample`:
+    the share of bodies that is read, chosen by `seed`; headers, chain and tree are always checked in full. `jobs`:
+    processes; segments are shared out among them.
+    """
+
+    level: Level = Level.BODIES
+    since: Checkpoint | int | None = None
+    sample: float = 1.0
+    seed: int = 0
+    jobs: int = 1
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a verification has read so far."""
+    """What a verification has read so far. `shredded` records have a key that was destroyed on purpose."""
 
     segments: int = 0
     records: int = 0
+    bodies: int = 0
     bytes: int = 0
+    opened: int = 0
+    shredded: int = 0
     signed_records: int = 0
+    first_record: int = 0
+
+    def add(self, counts: Counts) -> None:
+        """Add what one segment held."""
+        self.segments += 1
+        self.records += counts.records
+        self.bodies += counts.bodies
+        self.bytes += counts.bytes
+        self.opened += counts.opened
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What somebody signed or remembers: the first `size` records have the tree head `root`."""
+
+    size: int
+    root: bytes
+    by: str = "a signed checkpoint"
+
+
+@dataclass(slots=True)
+class _Joined:
+    """The log so far. `is_whole`: the tree is known; behind damage without a footer it is not, until the next one."""
+
+    chain: Chain
+    claims: list[Claim]
+    is_whole: bool = True
+    unopened: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # key id: segment, first record
+    waiting: dict[bytes, int] = field(default_factory=dict)  # key id: how many records it alone opens
+    shredded: set[bytes] = field(default_factory=set)
+
+    def add(self, report: Report) -> Iterator[Finding]:
+        """Take the next segment. Yields what is wrong with its place, and every claim that it disproves."""
+        header, chain = report.header, self.chain
+        if header is not None and (header.first_seq, header.prev_header_sha256) != (chain.next_seq, chain.head):
+            yield Finding(report.number, 0, None, MISPLACED)
+            self.is_whole = False
+        for run in report.runs:
+            fits = self.is_whole and (run.span.begin, run.prev) == (chain.tree.size, chain.head)
+            if fits:
+                for height, node in run.span.nodes:
+                    chain.tree.append(node, height)
+            self.is_whole = fits
+            chain.next_seq, chain.head = run.span.end, run.head
+            if fits:
+                yield from self.compare(report.number)
+        yield from self._footer(report)
+        for key_id, seqs in report.unopened.items():
+            self.unopened.setdefault(key_id, (report.number, seqs[0]))
+            self.waiting[key_id] = self.waiting.get(key_id, 0) + len(seqs)
+        self.shredded |= report.shredded
+
+    def _footer(self, report: Report) -> Iterator[Finding]:
+        footer, chain = report.footer, self.chain
+        if footer is None:
+            return
+        state = (chain.head, chain.tree.size, chain.tree.edge)
+        if self.is_whole and (footer.head, footer.tree_size, footer.edge) == state:
+            return
+        if self.is_whole and not report.findings:
+            yield Finding(report.number, report.stop, None, "the footer does not describe this segment's records")
+        self.chain, self.is_whole = Chain.behind(footer), True
+        yield from self.compare(report.number)
+
+    def compare(self, number: int) -> Iterator[Finding]:
+        """Hold the tree as it is now against every claim about a tree of its size."""
+        tree = self.chain.tree
+        for claim in self.claims:
+            if claim.size == tree.size and claim.root != tree.root():
+                what = f"the first {claim.size} records are not those that were signed"
+                yield Finding(number, 0, claim.size - 1, what)
+
+    def finish(self, last: int) -> Iterator[Finding]:
+        """What only the end shows: claims beyond it, and keys that are missing although nobody destroyed them."""
+        for claim in self.claims:
+            if claim.size > self.chain.next_seq:
+                what = f"the log ends here, but {claim.by} covers {claim.size} records"
+                yield Finding(last, 0, self.chain.next_seq, what)
+        for key_id, (number, seq) in self.unopened.items():
+            if key_id not in self.shredded:
+                what = f"the key of {self.waiting[key_id]} records is missing, and no record says that it was destroyed"
+                yield Finding(number, 0, seq, what)
 
 
 class Verifier:
-    """One verification. `bodies` also reads and hashes every body; without it headers, chain and tree are checked."""
+    """One verification. `witness` is what the keyring remembers of the last signed checkpoint, where it is at hand."""
 
     def __init__(
-        self, folder: ArchiveFolder, *, bodies: bool = True, progress: Callable[[int], None] | None = None
+        self,
+        folder: ArchiveFolder,
+        options: Options = Options(),
+        *,
+        open_records: OpenRecords | None = None,
+        witness: Checkpoint | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
+        """`progress` gets numbers of bytes that add up to all. Level DECRYPT needs `open_records`."""
+        if options.level is Level.DECRYPT and open_records is None:
+            raise InputError("decrypting needs keys")
         self._folder = folder
-        self._bodies = bodies
+        self._options = options
+        self._open_records = open_records
+        self._witness = witness
         self._progress = progress or (lambda _: None)
-        self._chain = Chain.start(folder.archive_id)
-        self._checkpoint: Checkpoint | None = None
         self.summary = Summary()
 
     def findings(self) -> Iterator[Finding]:
-        """Verify everything, yielding what is wrong as it is found. Iterate once."""
-        try:
-            self._checkpoint = read_checkpoint(self._folder)
-        except IntegrityError as error:
-            yield Finding(0, 0, None, f"the signed checkpoint: {error}")
+        """Verify everything, yielding what is wrong as it is found. Iterate once.
+
+        Raises InputError where `since` asks for more than is signed, UnavailableError where a process was killed.
+        """
+        complaint = self._folder.complaint()
+        if complaint is not None:
+            yield Finding(0, 0, None, complaint)
+        claims: list[Claim] = []
+        yield from self._claims(claims)
+        self.summary.signed_records = max((c.size for c in claims), default=0)
         numbers = self._folder.segment_numbers()
         for missing in sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
             yield Finding(missing, 0, None, "the segment is missing")
-        for number in numbers:
-            yield from self._segment(number, is_last=number == numbers[-1])
-        size = self._checkpoint.size if self._checkpoint else 0
-        self.summary.signed_records = size
-        if self._chain.tree.size < size:
-            last = numbers[-1] if numbers else 0
-            yield Finding(
-                last, 0, self._chain.next_seq, f"the log ends here, but a signed checkpoint covers {size} records"
+        chain, first = self._start(numbers)
+        self.summary.first_record = chain.next_seq
+        joined = _Joined(chain, claims)
+        yield from joined.compare(numbers[first] if numbers else 0)
+        for number in numbers[:first]:
+            self._progress(self._folder.segment_path(number).stat().st_size)
+        for report in self._reports(numbers[first:], claims):
+            self.summary.add(report.counts)
+            yield from report.findings
+            yield from joined.add(report)
+        yield from joined.finish(numbers[-1] if numbers else 0)
+        self.summary.shredded = sum(joined.waiting[key] for key in joined.unopened if key in joined.shredded)
+
+    def _claims(self, claims: list[Claim]) -> Iterator[Finding]:
+        since = self._options.since
+        try:
+            signed = read_checkpoint(self._folder)
+        except IntegrityError as error:
+            yield Finding(0, 0, None, f"the signed checkpoint: {error}")
+            signed = None
+        for checkpoint, by in (
+            (signed, "a signed checkpoint"),
+            (self._witness, "the checkpoint that the keyring remembers"),
+            (since if isinstance(since, Checkpoint) else None, "the given checkpoint"),
+        ):
+            if checkpoint is not None and not any(
+                (c.size, c.root) == (checkpoint.size, checkpoint.root) for c in claims
+            ):
+                claims.append(Claim(checkpoint.size, checkpoint.root, by))
+
+    def _start(self, numbers: Sequence[int]) -> tuple[Chain, int]:
+        """The chain before the first segment to check, and the place of that segment in `numbers`."""
+        since = self._options.since
+        size = since.size if isinstance(since, Checkpoint) else since or 0
+        if isinstance(since, int) and since > self.summary.signed_records:
+            raise InputError(
+                f"no checkpoint covers {since} records: nothing proves where they end",
+                hint=f"the last one covers {self.summary.signed_records}; start there, or give a signed checkpoint",
             )
+        for place in range(len(numbers) - 1, 0, -1):
+            first = _first_seq(self._folder, numbers[place])
+            if first is not None and first <= size:
+                before = _footer_state(self._folder, numbers[place - 1])
+                if before is not None and before.next_seq == first:
+                    return before, place
+        return Chain.start(self._folder.archive_id), 0
 
-    def _segment(self, number: int, *, is_last: bool) -> Iterator[Finding]:
-        fd = os.open(self._folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self.summary.segments += 1
-            size = os.fstat(fd).st_size
-            yield from self._segment_header(fd, number)
-            footer, stop, complaint = None, size, None
-            try:
-                found = read_footer(fd, size)
-                if found is not None:
-                    footer, stop = found
-                elif not is_last:
-                    complaint = "the segment has no valid footer"
-            except FormatError as error:
-                complaint = str(error)
-            if complaint is not None:
-                yield Finding(number, size, None, complaint)
-            offsets: list[int] = []
-            yield from self._records(fd, number, stop, offsets, is_open=footer is None and complaint is None)
-            if footer is not None:
-                yield from self._footer(footer, number, stop, offsets)
-            self._progress(size)
-        finally:
-            os.close(fd)
-
-    def _segment_header(self, fd: int, number: int) -> Iterator[Finding]:
-        try:
-            header = read_segment_header(fd)
-        except FormatError as error:
-            yield Finding(number, 0, None, str(error))
+    def _reports(self, numbers: Sequence[int], claims: Sequence[Claim]) -> Iterator[Report]:
+        options, since = self._options, self._options.since
+        from_seq = since.size if isinstance(since, Checkpoint) else since or 0
+        task = partial(
+            Task,
+            lock=self._folder.lock,
+            archive_id=self._folder.archive_id,
+            level=options.level,
+            cuts=tuple(sorted({c.size for c in claims})),
+            from_seq=from_seq,
+            sample=options.sample,
+            seed=options.seed,
+        )
+        tasks = [task(self._folder.segment_path(n), number=n, is_last=n == numbers[-1]) for n in numbers]
+        if min(options.jobs, len(tasks)) > 1:
+            yield from self._shared(tasks)
             return
-        expected = (self._folder.archive_id, number, self._chain.next_seq, self._chain.head)
-        if (header.archive_id, header.number, header.first_seq, header.prev_header_sha256) != expected:
-            yield Finding(number, 0, None, "the segment header belongs to another place or archive")
+        with ExitStack() as stack:
+            opened = None
+            if options.level is Level.DECRYPT and self._open_records is not None:
+                opened = stack.enter_context(self._open_records())
+            for one in tasks:
+                yield scan(one, opened, self._progress)
 
-    def _records(self, fd: int, number: int, stop: int, offsets: list[int], *, is_open: bool) -> Iterator[Finding]:
-        at, tries = segment.HEADER.size, 0
-        while at < stop:
-            try:
-                raw, header, end = read_record(fd, at, stop)
-            except FormatError as error:
-                following = find_record(fd, at + 1, stop, self._chain.next_seq)
-                size = os.fstat(fd).st_size
-                may_grow = following is None and is_open and tries < _LIVE_TRIES
-                # The writer is in the middle of this record, or finished it a moment ago and went away.
-                if may_grow and (size != stop or self._has_writer()):
-                    time.sleep(0.1)
-                    tries, stop = tries + 1, _end_of_records(fd)
-                    continue
-                yield Finding(number, at, self._chain.next_seq, str(error))
-                if following is None:
-                    return
-                at = following
-                continue
-            complaint = self._chain.complaint(header)
-            if complaint is not None:
-                yield Finding(number, at, header.seq, complaint)
-                self._chain.next_seq, self._chain.head = header.seq, header.prev_header_sha256
-            if self._bodies and not self._body_matches(fd, at, header.body_len, header.body_sha256):
-                yield Finding(number, at + HEADER.size, header.seq, "the body does not match its hash")
-            offsets.append(at)
-            yield from self._follow(raw, number, at)
-            at = end
-
-    def _follow(self, raw: bytes, number: int, at: int) -> Iterator[Finding]:
-        self._chain.follow(raw)
-        self.summary.records += 1
-        signed = self._checkpoint
-        if signed is not None and self._chain.tree.size == signed.size and self._chain.tree.root() != signed.root:
-            yield Finding(
-                number, at, signed.size - 1, f"the first {signed.size} records are not those that were signed"
-            )
-
-    def _footer(self, footer: Footer, number: int, stop: int, offsets: list[int]) -> Iterator[Finding]:
-        chain = self._chain
-        state = (tuple(offsets), chain.head, chain.tree.size, chain.tree.edge)
-        if (footer.offsets, footer.head, footer.tree_size, footer.edge) != state:
-            yield Finding(number, stop, None, "the footer does not describe this segment's records")
-
-    def _body_matches(self, fd: int, at: int, length: int, expected: bytes) -> bool:
-        digest, offset = hashlib.sha256(), at + HEADER.size
-        while length:
-            piece = os.pread(fd, min(length, _PIECE), offset)
-            if not piece:
-                return False
-            digest.update(piece)
-            offset, length = offset + len(piece), length - len(piece)
-            self.summary.bytes += len(piece)
-        return digest.digest() == expected
-
-    def _has_writer(self) -> bool:
-        """Whether somebody holds the writer's lock now."""
+    def _shared(self, tasks: Sequence[Task]) -> Iterator[Report]:
+        open_records = self._open_records if self._options.level is Level.DECRYPT else None
+        if open_records is not None:
+            with open_records():
+                pass  # here a key that does not open is told as what it is; in a worker it would be a broken pool
+        pool = ProcessPoolExecutor(
+            min(self._options.jobs, len(tasks)),
+            multiprocessing.get_context("spawn"),  # a fork would take locks of other threads along
+            _prepare,
+            (open_records,),
+        )
         try:
-            with self._folder.lock.open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except FileNotFoundError:
-            return False
-        return False
+            for report in pool.map(_scan, tasks):
+                self._progress(report.size)
+                yield report
+        except BrokenProcessPool as error:
+            raise UnavailableError("a verifying process was killed", hint="try again with --jobs 1") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _end_of_records(fd: int) -> int:
-    """Where the records of a growing segment end: its size, or its footer once the writer has filled it."""
-    size = os.fstat(fd).st_size
+def _prepare(open_records: OpenRecords | None) -> None:
+    global _worker_open  # noqa: PLW0603  a worker's only way to keep what its initializer made
+    _worker_open = _worker_stack.enter_context(open_records()) if open_records is not None else None
+
+
+def _scan(task: Task) -> Report:
+    return scan(task, _worker_open)
+
+
+def _first_seq(folder: ArchiveFolder, number: int) -> int | None:
     try:
-        sealed = read_footer(fd, size)
-    except FormatError:
-        return size
-    return sealed[1] if sealed else size
+        with folder.segment_path(number).open("rb") as file:
+            return read_segment_header(file.fileno()).first_seq
+    except (FormatError, OSError):
+        return None
+
+
+def _footer_state(folder: ArchiveFolder, number: int) -> Chain | None:
+    try:
+        with folder.segment_path(number).open("rb") as file:
+            found = read_footer(file.fileno(), os.fstat(file.fileno()).st_size)
+    except (FormatError, OSError):
+        return None
+    return Chain.behind(found[0]) if found else None

@@ -13,7 +13,17 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -110,11 +120,12 @@ class Bar:
 
 
 @contextmanager
-def progress(title: str, total: int | None = None, *, hidden: bool = False) -> Iterator[Bar]:
-    """A bar on standard error while the block runs, on a terminal only."""
+def progress(title: str, total: int | None = None, *, hidden: bool = False, in_bytes: bool = False) -> Iterator[Bar]:
+    """A bar on standard error while the block runs, on a terminal only; `in_bytes` shows sizes and the rate."""
     if hidden or not sys.stderr.isatty():
         yield Bar(None, None)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
+    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         yield Bar(shown, shown.add_task(title, total=total))

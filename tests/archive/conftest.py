@@ -12,7 +12,7 @@ import pytest
 from archive.folder import ArchiveFolder
 from archive.log import Entry, LogWriter, Position
 from archive.record import Kind
-from archive.verify import Finding, Verifier
+from archive.verify import Finding, Level, Options, Verifier
 from keys.durable import Syscalls, SystemCalls
 from keys.secret import Secret
 from keys.signing import CheckpointSigner
@@ -83,7 +83,7 @@ class SmallArchive:
 
     def findings(self, *, bodies: bool = True) -> list[Finding]:
         """Everything a verification finds."""
-        return list(Verifier(self.folder, bodies=bodies).findings())
+        return list(Verifier(self.folder, Options(Level.BODIES if bodies else Level.HEADERS)).findings())
 
     def segments(self) -> list[Path]:
         """The segment files, in order."""

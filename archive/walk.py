@@ -1,0 +1,78 @@
+"""Read the records of a segment in batches, forwards, every byte at most once.
+
+Rule: it believes a body length only to find the next record, and judges nothing: `archive.headers` does. Where records
+are small it reads ahead; where bodies are large and not wanted, one read takes a trailer and the header behind it.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Callable
+
+from archive.headers import Batch
+from archive.record import ALIGNMENT, HEADER, TRAILER
+
+_LENGTH = struct.Struct(">44xQ")
+_WINDOW, _AHEAD = 1 << 20, 256 << 10
+_NEAR = 16 << 10  # bodies up to this are read over rather than around
+_LEAP = HEADER.size + TRAILER.size + ALIGNMENT
+_RECORDS, _BYTES = 4096, 64 << 20  # a batch: enough for columns to pay, little enough to show progress
+
+
+class Walker:
+    """Walks one open file from `at` up to `stop`."""
+
+    def __init__(self, fd: int, *, bodies: bool) -> None:
+        self._fd = fd
+        self._bodies = bodies
+        self._base = 0
+        self._window = b""
+
+    def batch(self, at: int, stop: int, wanted: Callable[[int], bool]) -> tuple[Batch, list[bytes | None]]:
+        """Whole records from `at` on, perhaps none, and the SHA-256 of those bodies that `wanted(place)` asks for.
+
+        Raises OSError where the medium cannot be read.
+        """
+        batch, digests = Batch(at), list[bytes | None]()
+        first = at
+        while at < stop and len(batch.raws) < _RECORDS and at - first < _BYTES:
+            raw = self._take(at, HEADER.size, _WINDOW if self._bodies else _AHEAD)
+            if len(raw) < HEADER.size:
+                break
+            (length,) = _LENGTH.unpack_from(raw)
+            body_end = at + HEADER.size + length
+            end = (body_end + TRAILER.size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+            if end > stop:
+                break
+            if self._bodies:
+                digests.append(self._hash(at + HEADER.size, length) if wanted(len(batch.raws)) else None)
+            closing = self._take(body_end, end - body_end, _AHEAD if length <= _NEAR else _LEAP)
+            if len(closing) < end - body_end:
+                break
+            batch.offsets.append(at)
+            batch.raws.append(raw)
+            batch.closings.append(closing)
+            batch.end = at = end
+        return batch, digests[: len(batch.raws)]
+
+    def _take(self, at: int, length: int, ahead: int) -> bytes:
+        start = at - self._base
+        if start < 0 or start + length > len(self._window):
+            self._window, self._base, start = os.pread(self._fd, max(ahead, length), at), at, 0
+        return self._window[start : start + length]
+
+    def _hash(self, at: int, length: int) -> bytes:
+        start = at - self._base
+        if start >= 0 and start + length <= len(self._window):
+            return hashlib.sha256(memoryview(self._window)[start : start + length]).digest()
+        digest, stop = hashlib.sha256(), at + length
+        while at < stop:
+            start = at - self._base
+            if not 0 <= start < len(self._window):
+                self._window, self._base, start = os.pread(self._fd, _WINDOW, at), at, 0
+                if not self._window:
+                    break
+            piece = memoryview(self._window)[start : start + stop - at]
+            digest.update(piece)
+            at += len(piece)
+        return digest.digest()

@@ -1,0 +1,51 @@
+"""A real archive of one small study, made by the commands that an administrator uses."""
+
+import json
+import os
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+from pydicom.dataset import Dataset
+
+from server.cli import main
+from server.demo import encoded, sample_study
+from server.part10 import Part10, header_bytes
+
+
+def run(*args: str, code: int = 0) -> Result:
+    """One command in this process; its exit code must be `code`."""
+    result = CliRunner().invoke(main, args, env={"COFFER_ARCHIVE": "", "COFFER_CONFIG": ""})
+    assert result.exit_code == code, result.output
+    return result
+
+
+def told(*args: str, code: int = 0) -> dict[str, object]:
+    """What the command printed with --json."""
+    value = json.loads(run(*args, "--json", code=code).stdout)
+    assert isinstance(value, dict)
+    return value
+
+
+def part10(ds: Dataset) -> bytes:
+    """The data set as a file."""
+    uids = str(ds.SOPClassUID), str(ds.SOPInstanceUID), "1.2.840.10008.1.2.1"
+    return header_bytes(Part10(*uids, preamble=b"", file_meta=b"", start=0), "TESTER") + encoded(ds)
+
+
+def study_files(folder: Path) -> list[Path]:
+    """The sample study as files."""
+    folder.mkdir()
+    paths = []
+    for number, ds in enumerate(sample_study()):
+        paths.append(folder / f"{number}.dcm")
+        paths[-1].write_bytes(part10(ds))
+    return paths
+
+
+def flip(path: Path, offset: int, mask: int = 0x10) -> None:
+    """XOR a byte of a file; a negative offset counts from its end."""
+    with path.open("r+b") as file:
+        at = file.seek(offset, os.SEEK_SET if offset >= 0 else os.SEEK_END)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ mask]))
