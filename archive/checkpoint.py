@@ -8,6 +8,7 @@ import binascii
 from dataclasses import dataclass
 
 from archive.folder import ArchiveFolder
+from archive.merkle import EMPTY_ROOT
 from keys.errors import FormatError
 from keys.signing import verify_note
 
@@ -55,3 +56,8 @@ def open_checkpoint(note: bytes, folder: ArchiveFolder) -> Checkpoint:
     if checkpoint.origin != folder.origin:
         raise FormatError("the checkpoint is of another archive")
     return checkpoint
+
+
+def witnessed(note: bytes | None, folder: ArchiveFolder) -> Checkpoint:
+    """What a keyring remembers; without a note, that nothing was signed yet. Raises as `open_checkpoint`."""
+    return Checkpoint(folder.origin, 0, EMPTY_ROOT) if note is None else open_checkpoint(note, folder)

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archive import segment
+from archive.chain import Chain
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.record import RecordHeader, record_size, trailer
-from archive.recovery import cut, read_tail
+from archive.recovery import Tail, cut, newest, read_tail
 from archive.segment import Footer, SegmentHeader
 from keys.buffer import Buffer
 from keys.durable import AppendFile, Syscalls, SystemCalls, replace
-from keys.errors import CofferError, UnavailableError
+from keys.errors import CofferError, IntegrityError, UnavailableError
 
 _COPY_BYTES = 1 << 20
 _SYSTEM = SystemCalls()
@@ -99,10 +100,14 @@ class LogWriter:
         segment_bytes: int = 1 << 30,
         reserve_bytes: int = 0,
         calls: Syscalls = _SYSTEM,
+        witness: Checkpoint | None = None,
+        may_refuse: bool = False,
     ) -> None:
         """Find the end of the log, cut a torn tail, and be ready to append.
 
-        Raises IntegrityError where the log is damaged or older than its last checkpoint: then nothing was changed.
+        `witness` is what the keyring remembers of the last checkpoint. Raises IntegrityError where the log is damaged,
+        and HistoryError where it is older than, or differs from, what was signed: then nothing was changed. With
+        `may_refuse` it does not raise, but every append raises UnavailableError with that cause, so that reads go on.
         """
         self._folder = folder
         self._now_ms = now_ms
@@ -113,10 +118,19 @@ class LogWriter:
         self._queue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self._failure: CofferError | None = None
-        self._signed = read_checkpoint(folder)
-        self._tail = read_tail(folder, self._signed)
-        cut(folder, self._tail, calls)
-        self._file = self._open_segment()
+        self._signed: Checkpoint | None = None
+        self._tail = Tail(Chain.start(folder.archive_id), 0, [], 0)
+        self.refusal: IntegrityError | None = None
+        try:
+            self._signed = read_checkpoint(folder)
+            self._tail = read_tail(folder, newest(self._signed, witness))
+            cut(folder, self._tail, calls)
+            self._file = self._open_segment()
+        except IntegrityError as error:
+            if not may_refuse:
+                raise
+            self.refusal = error
+            self._failure = UnavailableError(f"nothing is stored: {error}", hint=error.hint())
 
     @property
     def cut_bytes(self) -> int:
@@ -154,6 +168,8 @@ class LogWriter:
 
     def require_writable(self) -> None:
         """Return where an append can be expected to work. Raises UnavailableError: stopped, or the volume is full."""
+        if self.refusal is not None:
+            self.require_stable()
         if self._failure is not None:
             raise UnavailableError(
                 "the log stopped after a failed write",
@@ -185,7 +201,8 @@ class LogWriter:
 
     def close(self) -> None:
         """Close the open segment. Everything acknowledged is durable already."""
-        self._file.close()
+        if self.refusal is None:
+            self._file.close()
 
     def _commit(self, batch: list[_Ticket]) -> None:
         try:

@@ -14,11 +14,12 @@ from archive.checkpoint import Checkpoint
 from archive.folder import ArchiveFolder
 from archive.record import HEADER, RecordHeader
 from keys.durable import AppendFile, Syscalls, SystemCalls, replace
-from keys.errors import FormatError, IntegrityError
+from keys.errors import FormatError, HistoryError, IntegrityError
 
 _PIECE = 1 << 20
 _SYSTEM = SystemCalls()
-_HINT = "run coffer verify; restore the damaged segment from a backup or replica"
+_HINT = "run coffer verify; mend it with coffer repair --from a backup or replica"
+_WAYS_OUT = "nothing was changed; coffer recover show tells what is missing and the ways out"
 
 
 @dataclass(slots=True)
@@ -36,12 +37,12 @@ class Tail:
 def read_tail(folder: ArchiveFolder, checkpoint: Checkpoint | None) -> Tail:
     """Find the end of the log without changing anything; only the last two segments are read.
 
-    Raises IntegrityError where a record behind the damage shows that this is no torn tail, where a segment is missing,
-    and where the log is shorter than, or differs from, its last signed checkpoint (a rollback or a fork).
+    Raises IntegrityError where a record behind the damage shows that this is no torn tail, HistoryError where a segment
+    is missing and where the log is shorter than, or differs from, its last signed checkpoint (a rollback or a fork).
     """
     numbers = folder.segment_numbers()
     if numbers != list(range(1, len(numbers) + 1)):
-        raise IntegrityError("a segment is missing from the log", hint=_HINT)
+        raise HistoryError("a segment is missing from the log", hint=_WAYS_OUT)
     chain = Chain.start(folder.archive_id)
     if len(numbers) > 1:
         chain = Chain.behind(_footer(folder, numbers[-2]))
@@ -49,11 +50,31 @@ def read_tail(folder: ArchiveFolder, checkpoint: Checkpoint | None) -> Tail:
     tail = _scan(folder, numbers[-1], chain, checkpoint) if numbers else Tail(chain, 0, [], 0, is_sealed=True)
     size = tail.chain.tree.size
     if checkpoint is not None and size < checkpoint.size:
-        raise IntegrityError(
+        raise HistoryError(
             f"the log ends at record {size}, but a signed checkpoint covers {checkpoint.size}",
-            hint="an older copy was put back, or records were lost: " + _HINT,
+            hint="an older copy was put back, or records were lost: " + _WAYS_OUT,
         )
     return tail
+
+
+def newest(signed: Checkpoint | None, witness: Checkpoint | None) -> Checkpoint | None:
+    """What the log must hold to, of its signed checkpoint and what the keyring remembers; None where both are none.
+
+    The keyring learns of a checkpoint before anybody else: it may be one ahead after a stop, and never behind. Raises
+    HistoryError where it is, and where the two contradict each other.
+    """
+    if signed is None or witness is None:
+        return signed or witness
+    if witness.size < signed.size:
+        raise HistoryError(
+            f"the keyring is older than the log: it remembers {witness.size} records, and {signed.size} are signed",
+            hint="put the newest copy of the keyring back, or see coffer recover show",
+        )
+    if witness.size == signed.size and witness.root != signed.root:
+        raise HistoryError(
+            f"keyring and signed checkpoint differ about the first {signed.size} records", hint="a fork: " + _WAYS_OUT
+        )
+    return witness
 
 
 def _footer(folder: ArchiveFolder, number: int) -> segment.Footer:
@@ -129,8 +150,8 @@ def _walk(fd: int, at: int, stop: int, tail: Tail, checkpoint: Checkpoint | None
 
 def _refuse_fork(chain: Chain, checkpoint: Checkpoint | None) -> None:
     if checkpoint is not None and chain.tree.size == checkpoint.size and chain.tree.root() != checkpoint.root:
-        raise IntegrityError(
-            f"the first {checkpoint.size} records are not those that were signed", hint="a fork: " + _HINT
+        raise HistoryError(
+            f"the first {checkpoint.size} records are not those that were signed", hint="a fork: " + _WAYS_OUT
         )
 
 

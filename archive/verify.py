@@ -7,12 +7,13 @@ says about the tree is proved, like everything else, by the signed roots behind 
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from archive.chain import Chain, read_footer, read_segment_header
 from archive.checkpoint import Checkpoint, read_checkpoint
@@ -148,15 +149,20 @@ class Verifier:
         *,
         open_records: OpenRecords | None = None,
         witness: Checkpoint | None = None,
+        instead: Mapping[int, Path] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """`progress` gets numbers of bytes that add up to all. Level DECRYPT needs `open_records`."""
+        """`progress` gets numbers of bytes that add up to all. Level DECRYPT needs `open_records`.
+
+        `instead` gives files to read in place of segments, to see what the log would be with them.
+        """
         if options.level is Level.DECRYPT and open_records is None:
             raise InputError("decrypting needs keys")
         self._folder = folder
         self._options = options
         self._open_records = open_records
         self._witness = witness
+        self._instead = instead or {}
         self._progress = progress or (lambda _: None)
         self.summary = Summary()
 
@@ -171,7 +177,7 @@ class Verifier:
         claims: list[Claim] = []
         yield from self._claims(claims)
         self.summary.signed_records = max((c.size for c in claims), default=0)
-        numbers = self._folder.segment_numbers()
+        numbers = sorted({*self._folder.segment_numbers(), *self._instead})
         for missing in sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
             yield Finding(missing, 0, None, "the segment is missing")
         chain, first = self._start(numbers)
@@ -179,7 +185,7 @@ class Verifier:
         joined = _Joined(chain, claims)
         yield from joined.compare(numbers[first] if numbers else 0)
         for number in numbers[:first]:
-            self._progress(self._folder.segment_path(number).stat().st_size)
+            self._progress(self._path(number).stat().st_size)
         for report in self._reports(numbers[first:], claims):
             self.summary.add(report.counts)
             yield from report.findings
@@ -214,12 +220,15 @@ class Verifier:
                 hint=f"the last one covers {self.summary.signed_records}; start there, or give a signed checkpoint",
             )
         for place in range(len(numbers) - 1, 0, -1):
-            first = _first_seq(self._folder, numbers[place])
+            first = _first_seq(self._path(numbers[place]))
             if first is not None and first <= size:
-                before = _footer_state(self._folder, numbers[place - 1])
+                before = _footer_state(self._path(numbers[place - 1]))
                 if before is not None and before.next_seq == first:
                     return before, place
         return Chain.start(self._folder.archive_id), 0
+
+    def _path(self, number: int) -> Path:
+        return self._instead.get(number) or self._folder.segment_path(number)
 
     def _reports(self, numbers: Sequence[int], claims: Sequence[Claim]) -> Iterator[Report]:
         options, since = self._options, self._options.since
@@ -234,7 +243,7 @@ class Verifier:
             sample=options.sample,
             seed=options.seed,
         )
-        tasks = [task(self._folder.segment_path(n), number=n, is_last=n == numbers[-1]) for n in numbers]
+        tasks = [task(self._path(n), number=n, is_last=n == numbers[-1]) for n in numbers]
         if min(options.jobs, len(tasks)) > 1:
             yield from self._shared(tasks)
             return
@@ -275,17 +284,17 @@ def _scan(task: Task) -> Report:
     return scan(task, _worker_open)
 
 
-def _first_seq(folder: ArchiveFolder, number: int) -> int | None:
+def _first_seq(path: Path) -> int | None:
     try:
-        with folder.segment_path(number).open("rb") as file:
+        with path.open("rb") as file:
             return read_segment_header(file.fileno()).first_seq
     except (FormatError, OSError):
         return None
 
 
-def _footer_state(folder: ArchiveFolder, number: int) -> Chain | None:
+def _footer_state(path: Path) -> Chain | None:
     try:
-        with folder.segment_path(number).open("rb") as file:
+        with path.open("rb") as file:
             found = read_footer(file.fileno(), os.fstat(file.fileno()).st_size)
     except (FormatError, OSError):
         return None

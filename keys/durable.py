@@ -11,14 +11,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from keys.buffer import Buffer
 from keys.errors import UnavailableError
 
-__all__ = ["AppendFile", "Syscalls", "SystemCalls", "make_folder", "replace", "sync_folder", "write_new"]
+__all__ = [
+    "AppendFile",
+    "Syscalls",
+    "SystemCalls",
+    "install",
+    "make_folder",
+    "move",
+    "remove",
+    "replace",
+    "stage",
+    "sync_folder",
+    "write_new",
+]
 
 _IOV_MAX: Final = 1024  # POSIX lower bounds aside, this is Linux's and macOS's limit
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -41,6 +53,7 @@ class Syscalls(Protocol):
     def close(self, fd: int) -> None: ...
     def rename(self, source: Path, target: Path) -> None: ...
     def mkdir(self, path: Path, mode: int) -> None: ...
+    def link(self, source: Path, target: Path) -> None: ...
     def unlink(self, path: Path) -> None: ...
 
 
@@ -57,6 +70,7 @@ class SystemCalls:
     close = staticmethod(os.close)
     rename = staticmethod(os.rename)
     mkdir = staticmethod(os.mkdir)
+    link = staticmethod(os.link)
     unlink = staticmethod(os.unlink)
 
 
@@ -155,6 +169,53 @@ def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = _S
         with contextlib.suppress(FileNotFoundError):
             calls.unlink(fresh)
         _write_and_sync(fresh, data, mode, calls)
+        calls.rename(fresh, path)
+    sync_folder(path.parent, calls=calls)
+
+
+def remove(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+    """Remove a file that may not be there: unlink, fsync(folder). Durable on return."""
+    with _converted("remove", path), contextlib.suppress(FileNotFoundError):
+        calls.unlink(path)
+    sync_folder(path.parent, calls=calls)
+
+
+def move(path: Path, target: Path, *, calls: Syscalls = _SYSTEM) -> None:
+    """Move a file to another folder of the same volume: rename, fsync(both folders). Durable on return."""
+    with _converted("move", path):
+        calls.rename(path, target)
+    sync_folder(target.parent, calls=calls)
+    sync_folder(path.parent, calls=calls)
+
+
+def stage(path: Path, pieces: Iterable[Buffer], *, calls: Syscalls = _SYSTEM) -> Path:
+    """Write what is to take a file's place beside it, as `.<name>.new`: unlink(stale), open(O_EXCL), writev, fdatasync,
+    close, fsync(folder). Durable on return, and without effect until `install`."""
+    fresh = path.with_name(f".{path.name}.new")
+    with _converted("replace", path), contextlib.suppress(FileNotFoundError):
+        calls.unlink(fresh)
+    file = AppendFile(fresh, create=True, calls=calls)
+    try:
+        for piece in pieces:
+            file.write_all([piece])
+        file.sync()
+    finally:
+        file.close()
+    return fresh
+
+
+def install(fresh: Path, path: Path, kept: Path | None, *, calls: Syscalls = _SYSTEM) -> None:
+    """Let a staged file take the place of `path`, whose old content stays as `kept` (None: there is none): link,
+    fsync(its folder), rename, fsync(folder).
+
+    At any point `path` is one whole file or the other, and before it is the new one, `kept` is the old, durably. A
+    reader that has the old one open goes on reading it.
+    """
+    if kept is not None:
+        with _converted("keep", path), contextlib.suppress(FileExistsError):  # an earlier stop came this far
+            calls.link(path, kept)
+        sync_folder(kept.parent, calls=calls)
+    with _converted("replace", path):
         calls.rename(fresh, path)
     sync_folder(path.parent, calls=calls)
 

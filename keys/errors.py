@@ -16,6 +16,7 @@ __all__ = [
     "CofferError",
     "ConfigError",
     "FormatError",
+    "HistoryError",
     "InputError",
     "IntegrityError",
     "KeyUnavailableError",
@@ -53,6 +54,12 @@ class FormatError(IntegrityError):
     """Bytes do not follow the format: wrong magic, unknown version, impossible length. Nothing was decrypted."""
 
     exit_code: ClassVar[int] = 4
+
+
+class HistoryError(IntegrityError):
+    """Log, signed checkpoint and keyring tell different histories: rolled back, forked or cut. Nothing was changed."""
+
+    exit_code: ClassVar[int] = 13
 
 
 class NotFoundError(CofferError):

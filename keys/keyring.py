@@ -28,7 +28,7 @@ from keys.errors import (
 from keys.provider import KekProvider
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
 from keys.secret import Secret
-from keys.store import RowStore
+from keys.store import SUM_KEY, RowStore
 
 __all__ = ["EpochInfo", "Keyring", "StudyKey"]
 
@@ -255,15 +255,30 @@ class Keyring:
     def digest(self) -> bytes:
         """Return SHA-256 over the label and every row as u16 key length, key, u32 value length, value, in key order.
 
-        Opens nothing. Two keyrings with the same digest hold the same keys in the same state (FORMAT.md).
+        Header, epochs and keys count, the rows of sum and witness do not. Opens nothing. Two keyrings with the same
+        digest hold the same keys in the same state (FORMAT.md).
         """
         state = sha256(_DIGEST_LABEL)
 
         def add(key: bytes, value: bytes) -> None:
-            state.update(len(key).to_bytes(2, "big") + key + len(value).to_bytes(4, "big") + value)
+            if key not in {SUM_KEY, rows.WITNESS_KEY}:
+                state.update(len(key).to_bytes(2, "big") + key + len(value).to_bytes(4, "big") + value)
 
         self._store.walk(b"", add)
         return state.digest()
+
+    def witness(self) -> bytes | None:
+        """Return the signed note of the last checkpoint, as `remember` kept it; None before the first."""
+        return self._store.get(rows.WITNESS_KEY)
+
+    def remember(self, note: bytes) -> None:
+        """Keep a signed note in place of the last one; durable on return.
+
+        Called before the note is released: what anybody was shown, the keyring knows, and a log that is put back to an
+        older state, its checkpoint included, is found by it.
+        """
+        with self._writing:
+            self._store.put([(rows.WITNESS_KEY, note)])
 
     def epochs(self) -> list[EpochInfo]:
         """Return every epoch this keyring ever had, ascending, with the number of study rows under each."""

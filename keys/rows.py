@@ -29,6 +29,7 @@ HEADER_KEY: Final = b"H"
 ARCHIVE_ROOT_KEY: Final = b"A"
 EPOCH_PREFIX: Final = b"E"
 STUDY_PREFIX: Final = b"K"
+WITNESS_KEY: Final = b"W"
 ROOT_ID: Final = bytes(16)  # stands where a study row has its key id
 _KEY_CONTEXT: Final = b"coffer/dek/v1\x00"
 _EPOCH_CONTEXT: Final = b"coffer/kek/v1\x00"

@@ -17,8 +17,10 @@ __all__ = ["ArchiveStats", "Engine"]
 class Engine(Vault):
     """A vault and the ways in and out of it."""
 
-    def __init__(self, config: Config, *, write: bool, metrics: Metrics | None = None) -> None:
-        super().__init__(config, write=write, metrics=metrics)
+    def __init__(
+        self, config: Config, *, write: bool, metrics: Metrics | None = None, may_refuse: bool = False
+    ) -> None:
+        super().__init__(config, write=write, metrics=metrics, may_refuse=may_refuse)
         if write:
             self.committer = Committer(self.keyring, self.log, self.index, self.metrics)
             self.ingest = Ingest(self.intake, _Local(self.committer), self.policy, self.metrics)
@@ -26,9 +28,11 @@ class Engine(Vault):
         self.retriever = Retriever(self)
 
     @classmethod
-    def open(cls, config: Config, *, write: bool = False, metrics: Metrics | None = None) -> Self:
-        """Open the archive, with `write` as its one writer. Raises as `Vault`."""
-        return cls(config, write=write, metrics=metrics)
+    def open(
+        cls, config: Config, *, write: bool = False, metrics: Metrics | None = None, may_refuse: bool = False
+    ) -> Self:
+        """Open the archive, with `write` as its one writer; see `Vault`, which also says what is raised."""
+        return cls(config, write=write, metrics=metrics, may_refuse=may_refuse)
 
 
 class _Local:

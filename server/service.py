@@ -71,7 +71,7 @@ class Server:
         if config.http.enabled:
             self._http.start()
         _log.info("opening", archive=str(config.archive))
-        self._engine = engine = Engine.open(config, write=True, metrics=self._metrics)
+        self._engine = engine = Engine.open(config, write=True, metrics=self._metrics, may_refuse=True)
         self._metrics.attach(engine.stats)
         lanes = Lanes(config, engine)
         self._listener = Listener(config, lanes, self._metrics)

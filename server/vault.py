@@ -17,10 +17,12 @@ from typing import Self
 import structlog
 
 from archive.body import BodyReader
+from archive.checkpoint import witnessed
 from archive.event import NO_KEY, Event
 from archive.folder import ArchiveFolder
 from archive.lock import WriterLock
 from archive.log import LogWriter, Position
+from archive.pending import forget, read_pending
 from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
 from archive.spool import clear_stale
@@ -71,8 +73,14 @@ class ArchiveStats:
 class Vault:
     """An open archive. Use as a context manager; safe to share between threads."""
 
-    def __init__(self, config: Config, *, write: bool, metrics: Metrics | None = None) -> None:
-        """Open the archive. Raises NotFoundError, ConfigError, LockedError, KeyUnavailableError, IntegrityError."""
+    def __init__(
+        self, config: Config, *, write: bool, metrics: Metrics | None = None, may_refuse: bool = False
+    ) -> None:
+        """Open the archive. Raises NotFoundError, ConfigError, LockedError, KeyUnavailableError, IntegrityError.
+
+        With `may_refuse`, a log that must not be written (damaged, rolled back, forked) is opened all the same: it is
+        read, and refuses every append with that cause.
+        """
         selftest.run()
         self.config = config
         self.metrics = metrics or Metrics()
@@ -94,11 +102,12 @@ class Vault:
             opened.callback(self.reader.close)
             self.bodies = Bodies(self.folder.archive_id, self.reader, self.keyring.study)
             if write:
-                self._writer = self._open_writer()
+                self._writer = self._open_writer(may_refuse=may_refuse)
                 opened.callback(self._close_writer, self._writer)
             self.index = Index.open(self.folder.index, self.keyring, readonly=not write)
             opened.callback(self.index.close)
-            if write:
+            if write and self.log.refusal is None:  # an index that is ahead would be emptied: it tells what is missing
+                self._record_pending()
                 self._report(rebuild.catch_up(self.index, self.reader, self._open_record, self.limits))
             self._opened = opened.pop_all()
 
@@ -138,26 +147,51 @@ class Vault:
         assert self._writer is not None, "the archive is open for reading only"
         return self._writer
 
-    def _open_writer(self) -> LogWriter:
+    def _open_writer(self, *, may_refuse: bool) -> LogWriter:
         storage = self.config.storage
         writer = LogWriter(
-            self.folder, now_ms=clock_ms, segment_bytes=storage.segment_bytes, reserve_bytes=storage.reserve_bytes
+            self.folder,
+            now_ms=clock_ms,
+            segment_bytes=storage.segment_bytes,
+            reserve_bytes=storage.reserve_bytes,
+            witness=witnessed(self.keyring.witness(), self.folder),
+            may_refuse=may_refuse,
         )
+        if writer.refusal is not None:
+            _log.error("nothing is stored", cause=str(writer.refusal), way_out=writer.refusal.hint())
         if writer.cut_bytes:
             _log.warning("an unfinished record was cut off and kept in lost+found", bytes=writer.cut_bytes)
         return writer
 
+    def _record_pending(self) -> None:
+        """Give what was repaired or recovered by hand its record."""
+        deeds = read_pending(self.folder)
+        for deed in deeds:
+            if deed.came_about(self.folder):
+                self.record_event(Kind.REPAIR, deed.facts)
+                _log.warning("recorded what was done by hand", **deed.facts)
+        if deeds:
+            self.sign_checkpoint()
+            forget(self.folder)
+
     def _close_writer(self, writer: LogWriter) -> None:
         try:
-            self.sign_checkpoint()
+            if writer.refusal is None:
+                self.sign_checkpoint()
         except CofferError as error:
             _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
         writer.close()
 
     def sign_checkpoint(self) -> None:
         """Sign the log as it is; durable on return. Does nothing where nothing was added. Raises UnavailableError."""
+        self.log.checkpoint(self.sign)
+
+    def sign(self, body: bytes) -> bytes:
+        """The signed note of a checkpoint's text, after the keyring was told of it: it is the second witness."""
         signer = CheckpointSigner(self.keyring.archive_key(derive.CHECKPOINT_SIGNING))
-        self.log.checkpoint(partial(signer.sign_note, self.folder.origin))
+        note = signer.sign_note(self.folder.origin, body)
+        self.keyring.remember(note)
+        return note
 
     def _report(self, done: rebuild.CatchUp) -> None:
         if done.applied or done.damaged or done.emptied:
@@ -201,7 +235,8 @@ class Vault:
         """Totals as they are now."""
         index = self.index.stats()
         sizes = [self.folder.segment_path(n).stat().st_size for n in self.folder.segment_numbers()]
-        records = self._writer.next_seq if self._writer else self._count_records(index.applied_seq + 1)
+        writes = self._writer is not None and self._writer.refusal is None
+        records = self.log.next_seq if writes else self._count_records(index.applied_seq + 1)
         return ArchiveStats(
             studies=index.studies,
             series=index.series,

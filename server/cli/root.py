@@ -24,6 +24,8 @@ from server.cli.init import init
 from server.cli.keys import keys
 from server.cli.options import Chosen, archive_options
 from server.cli.put import put
+from server.cli.recover import recover
+from server.cli.repair import repair
 from server.cli.serve import serve
 from server.cli.status import status
 from server.cli.verify import verify
@@ -98,5 +100,5 @@ def main(ctx: click.Context) -> None:
     ctx.ensure_object(Chosen)
 
 
-for _command in (init, serve, put, get, find, verify, status, keys, index, config, completion, demo):
+for _command in (init, serve, put, get, find, verify, repair, recover, status, keys, index, config, completion, demo):
     main.add_command(_command)

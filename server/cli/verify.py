@@ -6,6 +6,7 @@ import os
 import re
 import time
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,9 @@ def verify(  # noqa: PLR0917  one parameter for each option
     """Check hash chain, hashes, checkpoint and every byte between, without any key."""
     config = chosen.existing()
     from archive.folder import ArchiveFolder
-    from archive.verify import Level, Options
+    from archive.verify import Level, Options, Verifier
+    from server.byhand import look
+    from server.unsealing import open_records
 
     folder = ArchiveFolder.open(config.archive)
     total = sum(folder.segment_path(n).stat().st_size for n in folder.segment_numbers())
@@ -90,8 +93,15 @@ def verify(  # noqa: PLR0917  one parameter for each option
     options = Options(depth, _start(since, folder), sample, seed, jobs)
     started, findings = time.monotonic(), []
     with output.progress("verifying", hidden=chosen.json or json_lines, in_bytes=True) as bar:
-        verifier = _verifier(config, folder, options, lambda done: bar.advance(done, total))
-        for finding in verifier.findings():
+        seen = look(folder)
+        verifier = Verifier(
+            folder,
+            options,
+            open_records=partial(open_records, config),
+            witness=seen.witness,
+            progress=lambda done: bar.advance(done, total),
+        )
+        for finding in chain(seen.findings, verifier.findings()):
             findings.append(finding)
             if json_lines:
                 output.as_json(_row(finding))
@@ -106,13 +116,6 @@ def verify(  # noqa: PLR0917  one parameter for each option
         _say(told, len(findings), is_sample=sample < 1)
     if findings:
         click.get_current_context().exit(_FINDINGS)
-
-
-def _verifier(config: Config, folder: ArchiveFolder, options: Options, progress: Any) -> Verifier:
-    from archive.verify import Verifier
-    from server.unsealing import open_records
-
-    return Verifier(folder, options, open_records=partial(open_records, config), progress=progress)
 
 
 def _start(since: str | None, folder: ArchiveFolder) -> Checkpoint | int | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -24,6 +25,13 @@ def told(*args: str, code: int = 0) -> dict[str, object]:
     value = json.loads(run(*args, "--json", code=code).stdout)
     assert isinstance(value, dict)
     return value
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def part10(ds: Dataset) -> bytes:

@@ -17,7 +17,22 @@ from server.cli.reference import command_line_page, exit_codes
 
 ROOT = Path(__file__).resolve().parents[2]
 COFFER = Path(sys.executable).with_name("coffer")
-COMMANDS = ["completion", "config", "demo", "find", "get", "index", "init", "keys", "put", "serve", "status", "verify"]
+COMMANDS = [
+    "completion",
+    "config",
+    "demo",
+    "find",
+    "get",
+    "index",
+    "init",
+    "keys",
+    "put",
+    "recover",
+    "repair",
+    "serve",
+    "status",
+    "verify",
+]
 
 
 def run(*args: str, env: dict[str, str] | None = None) -> Result:

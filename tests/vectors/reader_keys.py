@@ -130,8 +130,12 @@ def open_rows(rows: dict[bytes, bytes], wrapping: dict[int, bytes]) -> Opened:
         need(epoch in keks and keks[epoch][0] == row[12:28], "KEK id")
         return unseal(keks[epoch][1], b"coffer/dek/v1\0" + archive_id + key_id + row[:36], row[36:])
 
+    total = sum(
+        int.from_bytes(sha256(struct.pack(">H", len(k)) + k + v).digest(), "big") for k, v in rows.items() if k != b"S"
+    )
+    need(rows.get(b"S") == (total % 2**256).to_bytes(32, "big"), "sum")
     digest = sha256(b"coffer/keyring/v1\0")
-    for key in sorted(rows):
+    for key in sorted(rows.keys() - {b"S", b"W"}):
         digest.update(struct.pack(">H", len(key)) + key + struct.pack(">I", len(rows[key])) + rows[key])
     deks = {key[1:]: unwrap(row, 1, key[1:]) for key, row in rows.items() if key[:1] == b"K"}
     return Opened(archive_id, unwrap(rows.get(b"A", b""), 2, bytes(16)), deks, digest.digest(), states)

@@ -1,0 +1,270 @@
+"""Mend damaged segments from another copy of the archive, without any key.
+
+Rule: nothing is believed because it comes from a copy. A segment is put together from what is whole here and there, and
+takes the place of the damaged one only after the whole log with it gives the root that was signed here. The damaged
+file stays in lost+found; a record says what was done.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from archive import segment
+from archive.chain import read_footer, read_record, read_segment_header
+from archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from archive.folder import ArchiveFolder
+from archive.pending import Pending, announce
+from archive.record import HEADER
+from archive.verify import Finding, Level, Options, Verifier
+from keys.durable import Syscalls, SystemCalls, install, replace, stage
+from keys.errors import FormatError, InputError, IntegrityError, NotFoundError
+
+_PIECE = 1 << 20
+_HEAD, _FOOT = -1, -2  # what stands for a record's number where there is no record
+_SYSTEM = SystemCalls()
+
+
+class _Region(NamedTuple):
+    """Bytes [start, stop) of a segment: its header, a record, or its footer."""
+
+    seq: int
+    start: int
+    stop: int
+
+
+_Plan = tuple[list[tuple[int, _Region]], list[int]]  # file and region in order; what is taken from the copy
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """A segment that was mended: which records came from the copy, and how the damaged file is called now."""
+
+    segment: int
+    records: tuple[int, ...]
+    kept: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a repair did: the segments it mended, whether the checkpoint was taken too, and what is still wrong."""
+
+    mended: list[Mended] = field(default_factory=list)
+    checkpoint: bool = False
+    left: list[Finding] = field(default_factory=list)
+
+
+def repair(
+    folder: ArchiveFolder,
+    copy: ArchiveFolder,
+    *,
+    only: Collection[int] = (),
+    witness: Checkpoint | None = None,
+    calls: Syscalls = _SYSTEM,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Find what is damaged, mend what the copy has whole, and verify again. Call with the writer's lock held.
+
+    `only` names the records to mend; none: all. Raises InputError where the copy is another archive or lacks the
+    segment, IntegrityError where what came out is not what was signed: then nothing was changed.
+    """
+    if (copy.archive_id, copy.vkey) != (folder.archive_id, folder.vkey):
+        raise InputError("the copy is of another archive", hint="name a backup or replica of this one")
+    outcome = Outcome()
+    outcome.checkpoint = _mend_checkpoint(folder, copy, witness, calls)
+    found = list(Verifier(folder, witness=witness, progress=progress).findings())
+    numbers = sorted({f.segment for f in found if f.segment})
+    staged: list[tuple[Mended, Path]] = []
+    for number in numbers:
+        made = _Mender(folder, copy, number, only).stage(calls)
+        if made is not None:
+            staged.append(made)
+    if staged:
+        _require_proved(folder, staged, witness)
+        announce(folder, [Pending(_facts(m), f"segment:{m.segment}:{m.kept}") for m, _ in staged], calls)
+        for mended, fresh in staged:
+            kept = folder.lost_and_found / mended.kept if mended.kept else None
+            install(fresh, folder.segment_path(mended.segment), kept, calls=calls)
+        outcome.mended = [m for m, _ in staged]
+        found = list(Verifier(folder, witness=witness).findings())
+    outcome.left = found
+    return outcome
+
+
+def _facts(mended: Mended) -> dict[str, object]:
+    return {
+        "what": "records repaired from a copy",
+        "segment": mended.segment,
+        "records": list(mended.records),
+        "kept": mended.kept,
+    }
+
+
+def _mend_checkpoint(folder: ArchiveFolder, copy: ArchiveFolder, witness: Checkpoint | None, calls: Syscalls) -> bool:
+    """Replace a note that does not verify by the copy's, if the log here is at least as long and has its root."""
+    try:
+        if read_checkpoint(folder) is not None:
+            return False
+    except IntegrityError:
+        pass
+    try:
+        note = copy.checkpoint.read_bytes()
+        theirs = open_checkpoint(note, copy)
+    except (OSError, IntegrityError):
+        return False
+    if witness is not None and theirs.size < witness.size:
+        return False
+    claims = (f for f in Verifier(folder, Options(Level.HEADERS), witness=theirs).findings() if "signed" in f.what)
+    if any(f.segment for f in claims):
+        return False
+    replace(folder.checkpoint, note, calls=calls)
+    return True
+
+
+def _require_proved(folder: ArchiveFolder, staged: Sequence[tuple[Mended, Path]], witness: Checkpoint | None) -> None:
+    """The log with the staged segments in place, headers only: bodies were held against the headers when chosen."""
+    instead = {mended.segment: fresh for mended, fresh in staged}
+    verifier = Verifier(folder, Options(Level.HEADERS), witness=witness, instead=instead)
+    wrong = [f for f in verifier.findings() if f.segment in instead or f.what.startswith("the first ")]
+    last = max((seq for mended, _ in staged for seq in mended.records), default=-1)
+    if wrong or verifier.summary.signed_records <= last:
+        for _, fresh in staged:
+            fresh.unlink(missing_ok=True)
+        what = f"segment {wrong[0].segment}: {wrong[0].what}" if wrong else "no signed checkpoint covers the records"
+        raise IntegrityError(
+            f"the repaired log is not what was signed: {what}",
+            hint="nothing was changed; name another copy, or mend all records at once",
+        )
+
+
+class _Mender:
+    """One segment: what is whole here, what is whole there, and the best of both."""
+
+    def __init__(self, folder: ArchiveFolder, copy: ArchiveFolder, number: int, only: Collection[int]) -> None:
+        self._folder = folder
+        self._number = number
+        self._only = only
+        self._mine = folder.segment_path(number)
+        self._theirs = copy.segment_path(number)
+
+    def stage(self, calls: Syscalls) -> tuple[Mended, Path] | None:
+        """Write the mended segment beside the damaged one; None where nothing would change."""
+        with ExitStack() as stack:
+            try:
+                theirs = stack.enter_context(self._theirs.open("rb")).fileno()
+            except OSError as error:
+                raise NotFoundError(
+                    f"the copy cannot give segment {self._number}: {error.strerror}", hint="name another copy"
+                ) from error
+            mine = stack.enter_context(self._mine.open("rb")).fileno() if self._mine.exists() else None
+            plan, taken = self._plan(mine, theirs)
+            if not taken:
+                return None
+            fresh = stage(self._mine, _pieces(plan), calls=calls)
+        kept = ""
+        if mine is not None:
+            kept = f"{self._mine.name}-damaged-{_digest(self._mine)[:16]}"
+        return Mended(self._number, tuple(seq for seq in taken if seq >= 0), kept), fresh
+
+    def _plan(self, mine: int | None, theirs: int) -> _Plan:
+        """From which file each region comes, and the regions that come from the copy."""
+        problem = IntegrityError(
+            f"neither file of segment {self._number} tells where its records are", hint="name another copy"
+        )
+        for regions in self._layouts(mine, theirs):
+            try:
+                return self._choose(regions, mine, theirs)
+            except IntegrityError as error:
+                problem = error
+        raise problem
+
+    def _choose(
+        self, regions: list[_Region], mine: int | None, theirs: int
+    ) -> tuple[list[tuple[int, _Region]], list[int]]:
+        plan: list[tuple[int, _Region]] = []
+        taken: list[int] = []
+        for region in regions:
+            may_take = not self._only or region.seq in self._only
+            if mine is not None and (self._is_whole(mine, region) or not may_take):
+                plan.append((mine, region))
+                continue
+            if not self._is_whole(theirs, region):
+                name = {_HEAD: "the header", _FOOT: "the footer"}.get(region.seq, f"record {region.seq}")
+                raise IntegrityError(
+                    f"{name} of segment {self._number} is damaged here and in the copy", hint="name another copy"
+                )
+            plan.append((theirs, region))
+            taken.append(region.seq)
+        return plan, taken
+
+    def _layouts(self, mine: int | None, theirs: int) -> Iterator[list[_Region]]:
+        """How the segment divides, as far as each of the files can tell."""
+        own = 0 if mine is None else os.fstat(mine).st_size
+        for fd in (fd for fd in (mine, theirs) if fd is not None):
+            size = os.fstat(fd).st_size
+            try:
+                first = read_segment_header(fd).first_seq
+                sealed = read_footer(fd, size)
+                if sealed is not None:
+                    footer, stop = sealed
+                    edges = [*footer.offsets, stop]
+                    records = [_Region(first + n, at, edges[n + 1]) for n, at in enumerate(footer.offsets)]
+                    yield [_Region(_HEAD, 0, segment.HEADER.size), *records, _Region(_FOOT, stop, size)]
+                    continue
+                records = _walk(fd, _Region(first, 0, segment.HEADER.size), size)
+                if mine is not None and fd == theirs and own > size:  # the copy is older: the rest is ours alone
+                    records += _walk(mine, _Region(first + len(records), 0, size), own)
+                yield [_Region(_HEAD, 0, segment.HEADER.size), *records]
+            except FormatError:
+                continue
+
+    def _is_whole(self, fd: int, region: _Region) -> bool:
+        try:
+            if region.seq == _HEAD:
+                header = read_segment_header(fd)
+                return (header.archive_id, header.number) == (self._folder.archive_id, self._number)
+            if region.seq == _FOOT:
+                size = os.fstat(fd).st_size
+                found = read_footer(fd, size)
+                return found is not None and (found[1], size) == (region.start, region.stop)
+            _, record, end = read_record(fd, region.start, region.stop)
+            return (record.seq, end) == (region.seq, region.stop) and record.body_sha256 == _hash(
+                fd, region.start + HEADER.size, record.body_len
+            )
+        except (FormatError, OSError):
+            return False
+
+
+def _walk(fd: int, before: _Region, size: int) -> list[_Region]:
+    """The records of an open segment behind a region. Raises FormatError at one that is damaged: the copy may tell."""
+    found: list[_Region] = []
+    at = before.stop
+    while at < size:
+        _, _, end = read_record(fd, at, size)
+        found.append(_Region(before.seq + len(found), at, end))
+        at = end
+    return found
+
+
+def _hash(fd: int, at: int, length: int) -> bytes:
+    digest = hashlib.sha256()
+    while length and (piece := os.pread(fd, min(length, _PIECE), at)):
+        digest.update(piece)
+        at, length = at + len(piece), length - len(piece)
+    return digest.digest()
+
+
+def _pieces(plan: Sequence[tuple[int, _Region]]) -> Iterator[bytes]:
+    for fd, region in plan:
+        at = region.start
+        while at < region.stop and (piece := os.pread(fd, min(region.stop - at, _PIECE), at)):
+            yield piece
+            at += len(piece)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

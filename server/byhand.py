@@ -1,0 +1,86 @@
+"""What an administrator does to an archive that does not open for writing: look, recover, repair.
+
+Rule: it takes the writer's lock and never opens the log for writing while it works; the next opening records what was
+done (`archive.pending`). Looking needs neither key nor lock.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from archive.checkpoint import Checkpoint, read_checkpoint, witnessed
+from archive.folder import ArchiveFolder
+from archive.lock import WriterLock
+from archive.verify import Finding
+from keys import derive
+from keys.errors import IntegrityError
+from keys.keyring import Keyring, clock_ms
+from keys.signing import CheckpointSigner
+from keys.witness import read_witness
+from server.config import Config
+from server.vault import provider_of
+
+__all__ = ["Hand", "Seen", "hands_on", "look"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the keyring says without its key: the checkpoint it remembers, and what is wrong with it."""
+
+    witness: Checkpoint | None
+    findings: tuple[Finding, ...]
+
+
+def look(folder: ArchiveFolder) -> Seen:
+    """Look at the keyring of an archive, if it has one, beside whoever writes it."""
+    if not (folder.keyring / "data.mdb").is_file():
+        return Seen(None, ())
+    try:
+        signed = read_checkpoint(folder)  # before the keyring, which is told of a checkpoint first
+    except IntegrityError:
+        signed = None  # the verification itself says so
+    told = read_witness(folder.keyring)
+    found = [] if told.complaint is None else [f"the keyring: {told.complaint}"]
+    witness = None
+    try:
+        if told.note is not None or told.complaint is None:
+            witness = witnessed(told.note, folder)
+    except IntegrityError as error:
+        found.append(f"the checkpoint that the keyring remembers: {error}")
+    if told.complaint is None and witness is not None and signed is not None and witness.size < signed.size:
+        found.append(
+            f"the keyring is older than the log: it remembers {witness.size} records, {signed.size} are signed"
+        )
+    usable = witness if witness is not None and witness.size else None
+    return Seen(usable, tuple(Finding(0, 0, None, what) for what in found))
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """The archive under the writer's lock, its log closed."""
+
+    folder: ArchiveFolder
+    keyring: Keyring
+
+    @property
+    def witness(self) -> Checkpoint:
+        """What the keyring remembers. Raises IntegrityError."""
+        return witnessed(self.keyring.witness(), self.folder)
+
+    def sign(self, body: bytes) -> bytes:
+        """The signed note of a checkpoint's text."""
+        signer = CheckpointSigner(self.keyring.archive_key(derive.CHECKPOINT_SIGNING))
+        return signer.sign_note(self.folder.origin, body)
+
+
+@contextmanager
+def hands_on(config: Config, command: str) -> Iterator[Hand]:
+    """Take the lock and open the keyring. Raises LockedError while a server runs, and as `Keyring.open`."""
+    folder = ArchiveFolder.open(config.archive)
+    with WriterLock(folder.lock, command, clock_ms()):
+        folder.complete()
+        keyring = Keyring.open(folder.keyring, provider_of(config.keys))
+        try:
+            yield Hand(folder, keyring)
+        finally:
+            keyring.close()

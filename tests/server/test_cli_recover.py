@@ -1,0 +1,122 @@
+"""An archive that was rolled back or damaged: it is still read, commands say why, and the way out is recorded."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from archive.record import Kind
+from archive.segment import HEADER
+from server.config_load import load_config
+from server.engine import Engine
+from server.service import Server
+from tests.server.filled import flip, free_port, run, study_files, told
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An archive of one study, put in two goes, with a copy of each state: old and new."""
+    monkeypatch.chdir(tmp_path)
+    Path("coffer.toml").write_text(
+        f"archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {free_port()}\n[http]\nenabled = false\n"
+    )
+    run("init")
+    first, *others = map(str, study_files(tmp_path / "files"))
+    run("put", first)
+    shutil.copytree("data", "old")
+    run("put", *others)
+    shutil.copytree("data", "new")
+    yield tmp_path / "data"
+    run("verify", "--level", "decrypt")
+
+
+def events(archive: Path) -> list[dict[str, object]]:
+    """The facts of every repair that the log records."""
+    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+        return [dict(event.facts) for _, event in engine.events(frozenset({Kind.REPAIR}))]
+
+
+def roll_back(archive: Path) -> None:
+    """Yesterday's log and checkpoint under today's keyring."""
+    for part in ("segments", "checkpoints"):
+        shutil.rmtree(archive / part)
+        shutil.copytree(archive.parent / "old" / part, archive / part)
+
+
+def test_a_rolled_back_archive_is_read_and_not_written(archive: Path) -> None:
+    roll_back(archive)
+    assert "coffer recover show" in run("put", "files", code=13).output
+    assert "the checkpoint that the keyring remembers covers" in run("verify", code=1).output
+    run("recover", "show", code=1)
+    shown = told("recover", "show", code=1)
+    assert shown["missing"] == int(str(shown["keyring_records"])) - int(str(shown["records"])) > 0
+    with Server(load_config(Path("coffer.toml"))) as server:
+        (reason,) = server.reasons()
+        assert reason.startswith("nothing is stored: the log ends at record")
+        assert server.engine.stats().studies == 1
+    told("recover", "from", "new")
+
+
+def test_the_way_out_by_a_copy(archive: Path) -> None:
+    before = told("status")["objects"]
+    roll_back(archive)
+    assert "1 segments were taken" in run("recover", "from", "new").output
+    assert told("status")["objects"] == before
+    assert told("recover", "show")["complaint"] is None
+    (facts,) = events(archive)
+    assert facts["what"] == "records taken from a copy"
+    assert not (archive / "pending.json").exists()
+    assert "promised here" in run("recover", "from", "old", code=12).output
+
+
+def test_the_way_out_by_accepting_the_loss(archive: Path) -> None:
+    roll_back(archive)
+    left = told("recover", "show", code=1)["records"]
+    assert f"{left} records are left, not 1" in run("recover", "accept-loss", "--to", "1", code=12).output
+    run("recover", "accept-loss", "--to", str(left))
+    (facts,) = events(archive)
+    assert (facts["what"], facts["to_records"]) == ("loss accepted", left)
+    assert "nothing is lost" in run("recover", "accept-loss", "--to", str(left), code=12).output
+    run("put", "files")
+    assert run("verify", "--since", "new/checkpoints/latest", code=1).output.count("not those that were signed") == 1
+
+
+def test_a_repair_without_the_key_is_recorded_when_the_key_is_there(archive: Path) -> None:
+    segment = archive / "segments" / "00000001.seg"
+    good = segment.read_bytes()
+    flip(segment, HEADER.size + 1000)
+    run("verify", code=1)
+    key = archive.with_suffix(".key")
+    key.rename("elsewhere")
+    assert "is written when the archive is next opened" in run("repair", "--from", "new").output
+    assert segment.read_bytes() == good
+    assert (archive / "pending.json").exists()
+    run("verify")
+    Path("elsewhere").rename(key)
+    run("put", "files")
+    (facts,) = events(archive)
+    assert (facts["what"], facts["segment"]) == ("records repaired from a copy", 1)
+    assert not (archive / "pending.json").exists()
+
+
+def test_a_repair_as_json_and_what_is_left(archive: Path) -> None:
+    segment = archive / "segments" / "00000001.seg"
+    flip(segment, HEADER.size + 165)
+    flip(segment, HEADER.size + 1000)
+    assert told("repair", "--from", "new", "1", code=1)["findings"]
+    outcome = told("repair", "--from", "new")
+    assert (outcome["findings"], outcome["recorded"]) == ([], True)
+    assert [facts["records"] for facts in events(archive)] == [[1], [0]]
+
+
+def test_nobody_recovers_or_repairs_under_a_running_server(archive: Path) -> None:
+    with Server(load_config(Path("coffer.toml"))):
+        for command in (
+            ("repair", "--from", "new"),
+            ("recover", "from", "new"),
+            ("recover", "accept-loss", "--to", "1"),
+        ):
+            assert "is being written by" in run(*command.split(), code=7).output
+        assert json.loads(run("recover", "show", "--json").stdout)["complaint"] is None
