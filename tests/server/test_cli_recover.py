@@ -113,10 +113,6 @@ def test_a_repair_as_json_and_what_is_left(archive: Path) -> None:
 
 def test_nobody_recovers_or_repairs_under_a_running_server(archive: Path) -> None:
     with Server(load_config(Path("coffer.toml"))):
-        for command in (
-            ("repair", "--from", "new"),
-            ("recover", "from", "new"),
-            ("recover", "accept-loss", "--to", "1"),
-        ):
+        for command in ("repair --from new", "recover from new", "recover accept-loss --to 1"):
             assert "is being written by" in run(*command.split(), code=7).output
         assert json.loads(run("recover", "show", "--json").stdout)["complaint"] is None
