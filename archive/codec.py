@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+import numpy as np
 import zstandard
 
 from archive import pixels
@@ -22,7 +23,12 @@ CODEC_FRAMES: Final = 1
 RAW, ZSTD, PIXELS = 0, 1, 2
 _PIXEL_HEADER: Final = struct.Struct(">BBBBI")  # method, filter, bytes a word (high bit: big endian), step, words a row
 _BIG: Final = 0x80
-_LEVEL, _PIXEL_LEVEL = 3, 1
+_LEVEL: Final = 3
+# Residuals hardly ever repeat: looking for matches costs half of the time and gains nothing but in long runs. What is
+# left of zstd is its entropy coder.
+_FOR_PIXELS: Final = zstandard.ZstdCompressionParameters(
+    window_log=20, hash_log=6, chain_log=6, search_log=1, min_match=7, strategy=zstandard.STRATEGY_FAST
+)
 _SAMPLE_BYTES: Final = 32 << 10
 _WORTH: Final = 0.97  # a frame that does not get smaller than this share is kept raw: reading it costs nothing
 _WORD_BYTES: Final = {8: 1, 16: 2, 32: 4}
@@ -81,7 +87,7 @@ class _Contexts(threading.local):
 
     def __init__(self) -> None:
         self.plain = zstandard.ZstdCompressor(level=_LEVEL)
-        self.pixels = zstandard.ZstdCompressor(level=_PIXEL_LEVEL)
+        self.pixels = zstandard.ZstdCompressor(compression_params=_FOR_PIXELS)
         self.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 23)
 
 
@@ -103,17 +109,15 @@ def encode(data: bytes | memoryview, layout: PixelLayout | None) -> bytes:
 
 def _encode_pixels(data: bytes | memoryview, layout: PixelLayout) -> bytes:
     word_bytes = _WORD_BYTES[layout.bits_allocated]
-    width = layout.columns * layout.samples
-    rows = pixels.words_of(data, width, word_bytes, big_endian=layout.big_endian)
-    some = max(_SAMPLE_BYTES // (width * word_bytes), 4)
-    first = max((len(rows) - some) // 2, 0)
-    sample = rows[first : first + some]
-    choice = min(Filter, key=lambda f: len(_contexts.pixels.compress(pixels.apply(sample, f, layout.samples))))
-    coded = _contexts.pixels.compress(pixels.apply(rows, choice, layout.samples))
-    if len(coded) > _WORTH * len(data):
-        return bytes((RAW,)) + data
+    width, step = layout.columns * layout.samples, layout.samples
+    words = pixels.words_of(data, word_bytes, big_endian=layout.big_endian)
+    compress = _contexts.pixels.compress
+    choice = pixels.choose(words, width, step, lambda planes: sum(len(compress(p.data)) for p in planes))
+    planes = [compress(plane.data) for plane in pixels.apply(words, width, choice, step)]
+    lengths = struct.pack(f">{len(planes)}I", *map(len, planes))
     form = word_bytes | (_BIG if layout.big_endian else 0)
-    return _PIXEL_HEADER.pack(PIXELS, choice, form, layout.samples, width) + coded
+    coded = b"".join((_PIXEL_HEADER.pack(PIXELS, choice, form, step, width), lengths, *planes))
+    return coded if len(coded) <= _WORTH * len(data) else bytes((RAW,)) + data
 
 
 def decode(coded: bytes | memoryview, length: int) -> bytes:
@@ -140,10 +144,19 @@ def _decode_pixels(coded: bytes | memoryview, length: int) -> bytes:
     _, choice, form, step, width = _PIXEL_HEADER.unpack_from(coded)
     word_bytes = form & ~_BIG
     known = choice < len(Filter) and word_bytes in _WORD_BYTES.values() and 1 <= step <= 4
-    if not known or not width or length % (width * word_bytes):
+    if not known or not width or width % step or length % (width * word_bytes):
         raise FormatError("a coded frame has an impossible shape")
-    planes = _inflate(coded[_PIXEL_HEADER.size :], length)
-    return pixels.undo(planes, width, word_bytes, Filter(choice), step, big_endian=bool(form & _BIG))
+    lengths = struct.Struct(f">{word_bytes}I")
+    at = _PIXEL_HEADER.size + lengths.size
+    if len(coded) < at:
+        raise FormatError("a coded frame is cut")
+    planes = []
+    for size in lengths.unpack_from(coded, _PIXEL_HEADER.size):
+        planes.append(np.frombuffer(_inflate(coded[at : at + size], length // word_bytes), np.uint8))
+        at += size
+    if at != len(coded):
+        raise FormatError("a coded frame has another length than it says")
+    return pixels.undo(planes, width, Filter(choice), step, big_endian=bool(form & _BIG))
 
 
 def _inflate(data: bytes | memoryview, length: int) -> bytes:

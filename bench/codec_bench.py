@@ -13,6 +13,7 @@ from pathlib import Path
 import pydicom
 
 from archive import codec
+from archive.allocator import keep_blocks
 from archive.pixels import Filter, PixelLayout
 
 SHARED = Path(os.environ.get("COFFER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -53,6 +54,7 @@ def measure(items: list[Item]) -> tuple[float, float, float, str]:
 
 def main() -> None:
     """Print the table."""
+    keep_blocks()
     print("| series | stored share | MB/s in | MB/s out | filters chosen |\n|---|---|---|---|---|")
     for name, folder in SERIES.items():
         items = [load(path) for path in sorted((SHARED / "data" / "real" / folder).glob("*.dcm"))]

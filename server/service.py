@@ -27,6 +27,7 @@ __all__ = ["Server", "serve"]
 _log = structlog.get_logger(__name__)
 
 _CHECKPOINT_SECONDS: Final = 60.0
+_GRACE_SECONDS: Final = 10.0
 
 
 class Server:
@@ -38,6 +39,7 @@ class Server:
         self._stopping = threading.Event()
         self._state = "starting"
         self._engine: Engine | None = None
+        self._lanes: Lanes | None = None
         self._listener: Listener | None = None
         self._http = HttpServer(config.http, application(self.reasons, self._metrics.render))
 
@@ -71,11 +73,11 @@ class Server:
         if config.http.enabled:
             self._http.start()
         _log.info("opening", archive=str(config.archive))
+        self._lanes = lanes = Lanes(config)
         self._engine = engine = Engine.open(config, write=True, metrics=self._metrics, may_refuse=True)
         self._metrics.attach(engine.stats)
-        lanes = Lanes(config, engine)
+        lanes.start(engine)
         self._listener = Listener(config, lanes, self._metrics)
-        lanes.start()
         self._listener.start()
         self._state = ""
         _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)
@@ -127,6 +129,9 @@ class Server:
             _log.info("stopping")
             self._listener.stop()
             self._listener = None
+        if self._lanes is not None:
+            self._lanes.stop(_GRACE_SECONDS)
+            self._lanes = None
         self._metrics.attach(None)
         if self._engine is not None:
             self._engine.close()

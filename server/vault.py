@@ -16,6 +16,7 @@ from typing import Self
 
 import structlog
 
+from archive.allocator import keep_blocks
 from archive.body import BodyReader
 from archive.checkpoint import witnessed
 from archive.event import NO_KEY, Event
@@ -82,6 +83,7 @@ class Vault:
         read, and refuses every append with that cause.
         """
         selftest.run()
+        keep_blocks()
         self.config = config
         self.metrics = metrics or Metrics()
         self.policy = policy_of(config)

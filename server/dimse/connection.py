@@ -34,25 +34,65 @@ class Connection:
         self._socket = sock
         self._max_pdu = max_pdu
         self._gap_seconds = gap_seconds
+        self._timeout = -1.0
+        # Bytes start:end of the buffer were read from the socket and not given out yet.
         self._buffer = bytearray(_FIRST_BUFFER)
-        self._header = bytearray(pdu.HEADER.size)
+        self._start = self._end = 0
 
     def read_pdu(self, wait_seconds: float) -> tuple[int, memoryview]:
         """The next PDU's type and body; the view is valid until the next read.
 
         Waits up to `wait_seconds` for its first byte. Raises ConnectionClosed, ProtocolError.
         """
-        header = memoryview(self._header)
-        self._acknowledge()
-        self._fill(header[:1], wait_seconds)
-        self._fill(header[1:], self._gap_seconds)
-        kind, length = pdu.parse_header(header, self._max_pdu)
-        if length > len(self._buffer):
-            # At most the announced PDU size, or the bounded size of an association request.
-            self._buffer = bytearray(length)
-        body = memoryview(self._buffer)[:length]
-        self._fill(body, self._gap_seconds)
-        return kind, body
+        self._need(1, wait_seconds)
+        self._need(pdu.HEADER.size, self._gap_seconds)
+        body = self._start + pdu.HEADER.size
+        kind, length = pdu.parse_header(memoryview(self._buffer)[self._start : body], self._max_pdu)
+        self._need(pdu.HEADER.size + length, self._gap_seconds)
+        body = self._start + pdu.HEADER.size
+        self._start = body + length
+        return kind, memoryview(self._buffer)[body : self._start]
+
+    def _need(self, count: int, seconds: float) -> None:
+        """Have `count` bytes in the buffer before the deadline, so that dripping single bytes gains no time.
+
+        Reads whatever has come, which may be the beginning of the next PDUs too.
+        """
+        have = self._end - self._start
+        if have >= count:
+            return
+        self._make_room(count)
+        deadline = time.monotonic() + seconds
+        free = memoryview(self._buffer)
+        try:
+            while self._end - self._start < count:
+                self._acknowledge()
+                self._set_timeout(seconds)
+                got = self._socket.recv_into(free[self._end :])
+                if not got:
+                    raise ConnectionClosed("the peer closed the connection")
+                self._end += got
+                seconds = deadline - time.monotonic()
+                if seconds <= 0 and self._end - self._start < count:
+                    raise ConnectionClosed("the peer was silent for too long")
+        except TimeoutError as error:
+            raise ConnectionClosed("the peer was silent for too long") from error
+        except (OSError, ValueError) as error:
+            raise ConnectionClosed("the connection broke") from error
+
+    def _make_room(self, count: int) -> None:
+        """Let `count` bytes from the start fit into the buffer.
+
+        It grows with what a checked PDU header announces: by at most two PDUs of the size that we announced.
+        """
+        have = self._end - self._start
+        if self._start + count <= len(self._buffer) and have:
+            return
+        rest = self._buffer[self._start : self._end]
+        if count > len(self._buffer):
+            self._buffer = bytearray(count + self._max_pdu)
+        self._buffer[:have] = rest
+        self._start, self._end = 0, have
 
     def _acknowledge(self) -> None:
         """Acknowledge at once what has come in.
@@ -64,34 +104,23 @@ class Connection:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
-    def _fill(self, view: memoryview, seconds: float) -> None:
-        """Fill the view before the deadline: the whole of it, so that dripping single bytes gains no time."""
-        got, size, deadline = 0, len(view), time.monotonic() + seconds
-        try:
-            while got < size:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise ConnectionClosed("the peer was silent for too long")
-                self._socket.settimeout(left)
-                count = self._socket.recv_into(view[got:])
-                if not count:
-                    raise ConnectionClosed("the peer closed the connection")
-                got += count
-        except TimeoutError as error:
-            raise ConnectionClosed("the peer was silent for too long") from error
-        except (OSError, ValueError) as error:
-            raise ConnectionClosed("the connection broke") from error
+    def _set_timeout(self, seconds: float) -> None:
+        if seconds != self._timeout:
+            self._socket.settimeout(seconds)
+            self._timeout = seconds
 
     def send(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Send everything in order. Raises ConnectionClosed when the peer does not take it in time."""
         try:
-            self._socket.settimeout(self._gap_seconds)
+            self._set_timeout(self._gap_seconds)
             self._socket.sendall(b"".join(buffers))
         except (OSError, ValueError) as error:
             raise ConnectionClosed("the peer does not take what is sent") from error
 
     def is_readable(self) -> bool:
         """Whether the peer has sent something that was not read yet."""
+        if self._end > self._start:
+            return True
         try:
             return bool(select.select([self._socket], [], [], 0)[0])
         except (OSError, ValueError):

@@ -36,9 +36,6 @@ class Dispatcher(Protocol):
     def dispatch(self, connection: socket.socket, host: str, ended: Callable[[], None]) -> None:
         """Serve a connection, which is its own from now on; call `ended` once when it is over. Returns at once."""
 
-    def stop(self, grace_seconds: float) -> None:
-        """Let operations under way end, abort the rest after `grace_seconds`; returns when all is over."""
-
 
 class Listener:
     """Accepts associations from `start` to `stop`."""
@@ -76,8 +73,8 @@ class Listener:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         self._thread.start()
 
-    def stop(self, grace_seconds: float = 10.0) -> None:
-        """Accept nothing more, let operations under way end, abort the rest; returns when all threads are done."""
+    def stop(self) -> None:
+        """Accept nothing more. What was dispatched goes on."""
         self._stopping = True
         if self._socket is not None:
             with contextlib.suppress(OSError):
@@ -85,7 +82,6 @@ class Listener:
             self._socket.close()
             self._thread.join()
         self._refused.stop(0)
-        self._dispatcher.stop(grace_seconds)
 
     def _accept(self) -> None:
         assert self._socket is not None

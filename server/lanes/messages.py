@@ -40,6 +40,10 @@ class Quit(Struct, frozen=True, array_like=True, tag=True):
     grace_seconds: float
 
 
+class Ready(Struct, frozen=True, array_like=True, tag=True):
+    """The lane's answer to `Setup`."""
+
+
 class StudyKeyFor(Struct, frozen=True, array_like=True, tag=True):
     """The key of a study, made where there is none: `Key`."""
 

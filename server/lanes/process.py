@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from archive.allocator import keep_blocks
 from archive.folder import ArchiveFolder
 from archive.reader import LogReader
 from keys.secret import Secret
@@ -26,7 +27,7 @@ from server.dimse.associations import Associations
 from server.dimse.connection import Connection
 from server.intake import Intake
 from server.lanes import messages
-from server.lanes.messages import Quit, Serve, Setup
+from server.lanes.messages import Quit, Ready, Serve, Setup
 from server.lanes.proxy import Line, RemoteServices
 from server.lanes.wire import LineClosed, Wire
 from server.vault import policy_of
@@ -82,11 +83,13 @@ def run(control: Wire) -> None:
         match order:
             case Setup():
                 lane = Lane(order)
+                control.send(messages.encode(Ready()))
             case Serve(host) if lane is not None:
                 connection, line = (socket.socket(fileno=fd) for fd in control.take_fds()[:2])
                 lane.serve(host, connection, line)
-            case Quit(grace_seconds) if lane is not None:
-                lane.quit(grace_seconds)
+            case Quit(grace_seconds):
+                if lane is not None:
+                    lane.quit(grace_seconds)
                 return
             case _:
                 raise LineClosed
@@ -97,6 +100,7 @@ def main() -> None:
     # Ctrl-C and systemd signal the whole group: the committing process decides when a lane ends.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    keep_blocks()
     control = Wire(socket.socket(fileno=int(sys.argv[1])))
     try:
         run(control)

@@ -84,10 +84,12 @@ def memory() -> Memory:
 def listener(memory: Memory, tmp_path: Path) -> Iterator[Listener]:
     dimse = Dimse(port=_free_port(), handshake_seconds=0.5, gap_seconds=1.0, idle_seconds=5.0, max_associations=3)
     config = Config(archive=tmp_path, dimse=dimse, peers=(Peer(ae_title="NOBODY", host="127.0.0.1", port=1),))
-    made = Listener(config, InThisProcess(config, memory), Metrics())
+    here = InThisProcess(config, memory)
+    made = Listener(config, here, Metrics())
     made.start()
     yield made
-    made.stop(1.0)
+    made.stop()
+    here.stop(1.0)
 
 
 def _free_port() -> int:

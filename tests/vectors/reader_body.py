@@ -56,8 +56,13 @@ def decode(frame: bytes, size: int) -> bytes:
     if frame[0] == 1:
         return zstandard.decompress(frame[1:], max_output_size=size)
     _, choice, form, step, width = struct.unpack_from(">BBBBI", frame)
-    planes = zstandard.decompress(frame[8:], max_output_size=size)
     word, count = form & 127, size // (form & 127)
+    planes, at = b"", 8 + 4 * word
+    for coded in struct.unpack_from(f">{word}I", frame, 8):
+        planes += zstandard.decompress(frame[at : at + coded], max_output_size=count)
+        at += coded
+    if at != len(frame) or len(planes) != size:
+        raise ValueError("the planes do not fill the frame")
     values = [int.from_bytes(bytes(planes[p * count + i] for p in range(word)), "big") for i in range(count)]
     mask = (1 << 8 * word) - 1
     if choice:
@@ -66,7 +71,6 @@ def decode(frame: bytes, size: int) -> bytes:
         for i in range(width, count):
             values[i] = (values[i] + values[i - width]) & mask
     if choice in (1, 3):
-        for i in range(count):
-            if i % width >= step:
-                values[i] = (values[i] + values[i - step]) & mask
+        for i in range(step, count):
+            values[i] = (values[i] + values[i - step]) & mask
     return b"".join(v.to_bytes(word, "big" if form & 128 else "little") for v in values)
