@@ -45,7 +45,7 @@ class Filter(IntEnum):
 
 _DTYPES: Final = {1: "u1", 2: "u2", 4: "u4"}
 _STRIPS: Final = 4
-_STRIP_ROWS: Final = 4
+_STRIP_ROWS: Final = 2
 _BLOCK: Final = 16
 _WIDE: Final = 128  # from here on a Python loop over rows beats numpy's own
 

@@ -6,6 +6,7 @@ does: then nothing that was not acknowledged ever will be. Started as
 a folder named `archive` where the server was started is not our package.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -83,6 +84,7 @@ def run(control: Wire) -> None:
         match order:
             case Setup():
                 lane = Lane(order)
+                gc.freeze()  # modules live as long as the process: no collection need look at them again
                 control.send(messages.encode(Ready()))
             case Serve(host) if lane is not None:
                 connection, line = (socket.socket(fileno=fd) for fd in control.take_fds()[:2])
