@@ -27,6 +27,7 @@ __all__ = [
     "Level",
     "Stored",
     "Values",
+    "is_supported",
     "vr_of",
 ]
 
@@ -191,6 +192,11 @@ BINARY_VRS: Final[Mapping[str, str]] = {
 
 
 @lru_cache(maxsize=8192)
+def is_supported(tag: int) -> bool:
+    """Whether a query may use this key: matched, or answered at least."""
+    return tag in ATTRIBUTES or tag in COMPUTED
+
+
 def vr_of(tag: int) -> str:
     """Return the VR of a tag by PS3.6; the first one where the context decides, "UN" where nothing is known."""
     known = ATTRIBUTES.get(tag)

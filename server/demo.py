@@ -19,7 +19,6 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelGet,
 )
 from rich.console import Console
-from rich.panel import Panel
 
 from archive.folder import ArchiveFolder
 from archive.verify import Verifier
@@ -59,11 +58,10 @@ def _tell_where(console: Console, config: Config, *, fresh: bool) -> None:
     console.print(f"Archive   {config.archive} ({'new' if fresh else 'found as it was left'})")
     console.print(f"Key file  {config.keys.key_file}")
     if fresh:
-        text = (
-            f"The key file {config.keys.key_file} opens everything in this archive.\n"
-            "Copy it to a safe place that is not on this machine. Who loses it loses every stored object."
+        console.print(
+            "          It opens everything in this archive: copy it now to a safe place that is not on this machine."
         )
-        console.print(Panel(text, border_style="yellow", title="Keep the key file"))
+        console.print("          Who loses it loses every stored object.", style="yellow")
 
 
 def _show(console: Console, config: Config, engine: Engine) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 
 import structlog
 
+from index.attributes import is_supported
 from index.elements import decode_identifier
 from server.access import Action
-from server.dimse.services import Caller
+from server.dimse.services import Caller, Matches
 from server.identifier import SPECIFIC_CHARACTER_SET, Values, encode_identifier
 from server.vault import Vault
 
@@ -18,6 +19,7 @@ _log = structlog.get_logger(__name__)
 QUERY_RETRIEVE_LEVEL = 0x00080052
 RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY = 0x00080054, 0x00080056
 _ONLINE = ("ONLINE",)
+_ANSWERED = frozenset({SPECIFIC_CHARACTER_SET, QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY})
 
 
 class Finder:
@@ -26,7 +28,7 @@ class Finder:
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
-    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Iterator[bytes]:
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
         """Encoded response identifiers, in the request's encoding.
 
         Raises InputError with the offending tags for a bad identifier, AccessDeniedError; both before the first row.
@@ -34,7 +36,8 @@ class Finder:
         keys = decode_identifier(identifier, implicit=implicit)
         charset = keys.charset
         rows = self.rows(keys.values, model=model, caller=caller)
-        return (encode_identifier(row, charset, implicit=implicit) for row in rows)
+        encoded = (encode_identifier(row, charset, implicit=implicit) for row in rows)
+        return Matches(encoded, all(tag in _ANSWERED or is_supported(tag) for tag in keys.values))
 
     def rows(self, keys: Mapping[int, Values], *, model: str, caller: Caller) -> Iterator[dict[int, Values]]:
         """Matching rows by tag, holding every key that was asked for. Raises as `find`."""

@@ -7,7 +7,7 @@ from server.dimse import negotiation
 from server.dimse.channel import Context, Frames
 from server.dimse.command import Command
 from server.dimse.session import Session
-from server.dimse.status import CANCEL, PENDING, SUCCESS
+from server.dimse.status import CANCEL, PENDING, PENDING_UNSUPPORTED, SUCCESS
 
 _ROWS_AT_ONCE: Final = 32  # so many responses in one write; the first goes alone, for whoever looks at a screen
 
@@ -26,16 +26,17 @@ def serve_find(session: Session, context: Context, request: Command) -> None:
 
 
 def _send_matches(session: Session, context: Context, request: Command, identifier: bytes) -> int:
-    rows = session.services.finder.find(
+    matches = session.services.finder.find(
         identifier,
         implicit=context.transfer_syntax == negotiation.IMPLICIT_LE,
         model=negotiation.FIND[context.abstract_syntax],
         caller=session.caller,
     )
-    pending = session.response(context, request, PENDING, has_data=True)
+    status = PENDING if matches.all_supported else PENDING_UNSUPPORTED
+    pending = session.response(context, request, status, has_data=True)
     gathered: Frames = []
     count, room = 0, 1
-    for row in rows:
+    for row in matches.rows:
         gathered += session.channel.frames(context, pending, row)
         count += 1
         if count >= room:

@@ -61,11 +61,19 @@ class StoreService(Protocol):
         """Start one. Raises AccessDeniedError or UnavailableError."""
 
 
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The answer to a query: encoded identifiers, and whether every key of it is supported (PS3.4 C.4.1.1.4)."""
+
+    rows: Iterator[bytes]
+    all_supported: bool = True
+
+
 class FindService(Protocol):
     """Answers queries."""
 
-    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Iterator[bytes]:
-        """Encoded response identifiers. Raises InputError (with `offending` tags) before the first one."""
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
+        """The matches, one by one. Raises InputError (with `offending` tags) before the first one."""
 
 
 class Instance(Protocol):

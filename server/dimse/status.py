@@ -18,6 +18,7 @@ from keys.errors import (
 
 SUCCESS: Final = 0x0000
 PENDING: Final = 0xFF00
+PENDING_UNSUPPORTED: Final = 0xFF01  # an optional key is not supported (PS3.4 Table C.4-1)
 CANCEL: Final = 0xFE00
 WARNING: Final = 0xB000  # sub-operations complete, one or more failures
 OUT_OF_RESOURCES: Final = 0xA700

@@ -47,6 +47,7 @@ class _Client:
         self.ended = ended
         self.pending: Iterator[bytes] | Iterator[Located] = iter(())
         self.is_plan = False
+        self.all_supported = True
         self._map: mmap.mmap | None = None
 
     def body(self, length: int) -> memoryview:
@@ -195,7 +196,8 @@ class Desk:
             case Find(identifier, implicit, model, caller):
                 room = _FIRST_ROWS
                 client.is_plan = False
-                client.pending = self._engine.finder.find(identifier, implicit=implicit, model=model, caller=caller)
+                matches = self._engine.finder.find(identifier, implicit=implicit, model=model, caller=caller)
+                client.pending, client.all_supported = matches.rows, matches.all_supported
             case Plan(identifier, implicit, model, caller):
                 client.is_plan = True
                 found = self._engine.retriever.plan(identifier, implicit=implicit, model=model, caller=caller)
@@ -204,7 +206,7 @@ class Desk:
             places = [place for place in itertools.islice(client.pending, _PLACES) if isinstance(place, Located)]
             return Places(places, len(places) < _PLACES)
         rows = [row for row in itertools.islice(client.pending, room) if isinstance(row, bytes)]
-        return Rows(rows, len(rows) < room)
+        return Rows(rows, len(rows) < room, client.all_supported)
 
 
 def _key(key: StudyKey) -> Key:

@@ -111,10 +111,11 @@ class Done(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Rows(Struct, frozen=True, array_like=True, tag=True):
-    """Encoded identifiers, and whether they are the last."""
+    """Encoded identifiers, whether they are the last, and whether every key of the query is supported."""
 
     rows: list[bytes]
     is_last: bool
+    all_supported: bool
 
 
 class Places(Struct, frozen=True, array_like=True, tag=True):

@@ -19,7 +19,7 @@ from keys.secret import Secret
 from server.access import Policy
 from server.bodies import Bodies
 from server.commit import Committed, Sealed
-from server.dimse.services import Caller
+from server.dimse.services import Caller, Matches
 from server.ingest import Ingest
 from server.intake import Intake
 from server.lanes import messages
@@ -115,9 +115,9 @@ def _key(reply: Key) -> StudyKey:
 class _Finder:
     line: Line
 
-    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Iterator[bytes]:
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
         first = self.line.ask(Find(identifier, implicit, model, caller), Rows)
-        return self._rows(first)
+        return Matches(self._rows(first), first.all_supported)
 
     def _rows(self, part: Rows) -> Iterator[bytes]:
         try:

@@ -18,7 +18,7 @@ from server.dimse.connection import Connection
 from server.dimse.listener import Listener
 from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
-from server.dimse.services import Caller, Instance, StoreOutcome, StoreRequest
+from server.dimse.services import Caller, Instance, Matches, StoreOutcome, StoreRequest
 from server.metrics import Metrics
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -54,8 +54,8 @@ class Memory:
     def begin(self, request: StoreRequest) -> Kept:
         return Kept(request, self.stored)
 
-    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Iterator[bytes]:
-        return iter([identifier] * 3)
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
+        return Matches(iter([identifier] * 3))
 
     def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Sequence[Instance]:
         return []

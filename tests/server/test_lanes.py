@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import Dataset
+from pynetdicom import AE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from archive.verify import Verifier
 from keys.errors import ConfigError, UnavailableError
@@ -152,3 +155,19 @@ def test_bodies_pass_through_memory_that_grows() -> None:
     for fd in (first, second):
         os.close(fd)
     memory.close()
+
+
+@pytest.mark.parametrize(("keyword", "status"), [("StudyDescription", 0xFF00), ("DetectorTemperature", 0xFF01)])
+def test_a_query_says_when_it_does_not_know_a_key(config: Config, keyword: str, status: int) -> None:
+    query = Dataset()
+    query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", ""
+    setattr(query, keyword, None)
+    with Server(config):
+        with connect(config) as peer:
+            assert store(peer, 0) == 0
+        ae = AE()
+        ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
+        association = ae.associate("127.0.0.1", config.dimse.port, ae_title="COFFER")
+        answers = [s.Status for s, _ in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)]
+        association.release()
+    assert answers == [status, 0x0000]
