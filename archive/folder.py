@@ -14,7 +14,7 @@ from keys.errors import ConfigError, FormatError, NotFoundError
 
 FORMAT_VERSION = 1
 _NAME = "archive.json"
-_PARTS = ("segments", "checkpoints", "keyring", "index", "spool", "lost+found")
+_PARTS = ("segments", "checkpoints", "keyring", "index", "spool", "scrub", "lost+found")
 _SEGMENT = re.compile(r"[0-9]{8}\.seg")
 
 
@@ -51,6 +51,11 @@ class ArchiveFolder:
     @property
     def spool(self) -> Path:
         return self.path / "spool"
+
+    @property
+    def scrub(self) -> Path:
+        """How far the scrub is, and what it found."""
+        return self.path / "scrub"
 
     @property
     def lost_and_found(self) -> Path:

@@ -23,7 +23,7 @@ from archive.merkle import Frontier, leaf_hash
 from archive.record import HEADER, Kind, RecordHeader, header_hash, parse_header
 from archive.segment import Footer, SegmentHeader
 from archive.span import Span
-from archive.walk import Walker
+from archive.walk import BATCH_BYTES, Walker
 from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError
 
 _PIECE = 1 << 20
@@ -63,7 +63,9 @@ class Finding:
 class Task:
     """What to check: one segment file of an archive. `cuts` are tree sizes at which the tree must be known.
 
-    Bodies of records below `from_seq` are not read. `sample` is the share of the others that is, chosen by `seed`.
+    Bodies of records below `from_seq`, or that begin before `from_offset`, are not read. `sample` is the share of the
+    others that is, chosen by `seed`. `is_cold`: read the medium itself, and leave what the system keeps in memory to
+    others. `batch_bytes`: how much is read between two calls of `progress`, if records are no larger.
     """
 
     path: Path
@@ -74,8 +76,11 @@ class Task:
     level: Level
     cuts: tuple[int, ...] = ()
     from_seq: int = 0
+    from_offset: int = 0
     sample: float = 1.0
     seed: int = 0
+    is_cold: bool = False
+    batch_bytes: int = BATCH_BYTES
 
 
 @dataclass(slots=True)
@@ -113,22 +118,40 @@ class Report:
     shredded: set[bytes] = field(default_factory=set)  # key ids that a record here says are to be destroyed
 
 
-def scan(task: Task, open_record: OpenRecord | None = None, progress: Callable[[int], None] | None = None) -> Report:
-    """Check one segment. Never raises for what is on the medium, unreadable sectors included: that is a finding."""
+def scan(
+    task: Task,
+    open_record: OpenRecord | None = None,
+    progress: Callable[[int], None] | None = None,
+    tell: Callable[[Finding], None] | None = None,
+) -> Report:
+    """Check one segment. Never raises for what is on the medium, unreadable sectors included: that is a finding.
+
+    `progress` gets the bytes done since its last call, `tell` each finding as it is made; what these raise ends it.
+    """
+    tell = tell or (lambda _: None)
     try:
         fd = os.open(task.path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         unreadable = Finding(task.number, 0, None, f"the segment cannot be opened: {error.strerror}")
+        tell(unreadable)
         return Report(task.number, findings=[unreadable])
     try:
-        return _Scan(fd, task, open_record, progress or (lambda _: None)).run()
+        return _Scan(fd, task, open_record, progress or (lambda _: None), tell).run()
     finally:
         os.close(fd)
 
 
 class _Scan:
-    def __init__(self, fd: int, task: Task, open_record: OpenRecord | None, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        fd: int,
+        task: Task,
+        open_record: OpenRecord | None,
+        progress: Callable[[int], None],
+        tell: Callable[[Finding], None],
+    ) -> None:
         self._fd = fd
+        self._tell = tell
         self._task = task
         self._open_record = open_record
         self._progress = progress
@@ -138,11 +161,12 @@ class _Scan:
         self._listed: Sequence[int] = ()  # the footer's offsets
         self._tries: int | None = None  # how often a writer was waited for; None where none can be
         self._stop = os.fstat(fd).st_size
-        self._walker = Walker(fd, bodies=task.level >= Level.BODIES)
+        self._walker = Walker(fd, bodies=task.level >= Level.BODIES, batch_bytes=task.batch_bytes)
         self.report = Report(task.number, self._stop)
 
     def run(self) -> Report:
         """Check everything, once."""
+        self._forget(0, 0)
         self._read_header()
         self._read_footer()
         self._progress(segment.HEADER.size)
@@ -155,7 +179,9 @@ class _Scan:
         return report
 
     def _found(self, offset: int, seq: int | None, what: str) -> None:
-        self.report.findings.append(Finding(self._task.number, offset, seq, what))
+        finding = Finding(self._task.number, offset, seq, what)
+        self._tell(finding)
+        self.report.findings.append(finding)
 
     def _read_header(self) -> None:
         try:
@@ -195,12 +221,20 @@ class _Scan:
                 if following is None:
                     return
                 at = following
+            self._forget(before, at - before)
             self._progress(at - before)
+
+    def _forget(self, start: int, length: int) -> None:
+        """Let the system drop its copy of these bytes (length 0: of all), so that they are read from the medium."""
+        if self._task.is_cold and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, start, length, os.POSIX_FADV_DONTNEED)
 
     def _quickly(self, at: int, first_seq: int) -> tuple[int, int]:
         """Take a batch if all of it is in order. Returns where to go on, and up to where to look closely."""
         try:
-            batch, digests = self._walker.batch(at, self._stop, lambda place: self._is_wanted(first_seq + place))
+            batch, digests = self._walker.batch(
+                at, self._stop, lambda place, start: self._is_wanted(first_seq + place, start)
+            )
         except OSError:
             return at, at + 1
         checked = headers.check(batch, first_seq, self._head, digests) if batch.raws else None
@@ -239,7 +273,7 @@ class _Scan:
         if complaint is not None:
             self._found(at, header.seq, complaint)
             self._next_seq, self._head = header.seq, header.prev_header_sha256
-        if self._task.level >= Level.BODIES and self._is_wanted(header.seq):
+        if self._task.level >= Level.BODIES and self._is_wanted(header.seq, at):
             self._body(at, raw, header)
         self._take([raw], [leaf_hash(raw)], header_hash(raw))
         self._offsets.append(at)
@@ -262,9 +296,11 @@ class _Scan:
             shreds = (raw[24:40] for raw, kind in zip(raws, headers.kinds(raws), strict=True) if kind in _SHREDS)
             self.report.shredded.update(shreds)
 
-    def _is_wanted(self, seq: int) -> bool:
+    def _is_wanted(self, seq: int, at: int) -> bool:
         """Whether this record's body is to be read: the same answer in any process, at any time."""
         task = self._task
+        if at < task.from_offset:
+            return False
         if task.sample >= 1.0 or seq < task.from_seq:
             return seq >= task.from_seq
         drawn = hashlib.blake2b(b"%d/%d" % (task.seed, seq), digest_size=8).digest()

@@ -21,7 +21,7 @@ from archive.folder import ArchiveFolder
 from archive.scan import MISPLACED, Counts, Finding, Level, OpenRecord, Report, Task, scan
 from keys.errors import FormatError, InputError, IntegrityError, UnavailableError
 
-__all__ = ["Finding", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
+__all__ = ["Claim", "Finding", "Joined", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
 
 OpenRecords = Callable[[], AbstractContextManager[OpenRecord]]  # called in each process; for jobs > 1 it must pickle
 _worker_stack = ExitStack()  # held until a worker ends: what it opened must not be closed before
@@ -76,7 +76,7 @@ class Claim:
 
 
 @dataclass(slots=True)
-class _Joined:
+class Joined:
     """The log so far. `is_whole`: the tree is known; behind damage without a footer it is not, until the next one."""
 
     chain: Chain
@@ -182,7 +182,7 @@ class Verifier:
             yield Finding(missing, 0, None, "the segment is missing")
         chain, first = self._start(numbers)
         self.summary.first_record = chain.next_seq
-        joined = _Joined(chain, claims)
+        joined = Joined(chain, claims)
         yield from joined.compare(numbers[first] if numbers else 0)
         for number in numbers[:first]:
             self._progress(self._path(number).stat().st_size)

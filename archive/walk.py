@@ -16,26 +16,27 @@ _LENGTH = struct.Struct(">44xQ")
 _WINDOW, _AHEAD = 1 << 20, 256 << 10
 _NEAR = 16 << 10  # bodies up to this are read over rather than around
 _LEAP = HEADER.size + TRAILER.size + ALIGNMENT
-_RECORDS, _BYTES = 4096, 64 << 20  # a batch: enough for columns to pay, little enough to show progress
+_RECORDS, BATCH_BYTES = 4096, 64 << 20  # enough for columns to pay, little enough to show progress
 
 
 class Walker:
     """Walks one open file from `at` up to `stop`."""
 
-    def __init__(self, fd: int, *, bodies: bool) -> None:
+    def __init__(self, fd: int, *, bodies: bool, batch_bytes: int = BATCH_BYTES) -> None:
         self._fd = fd
         self._bodies = bodies
+        self._batch_bytes = batch_bytes
         self._base = 0
         self._window = b""
 
-    def batch(self, at: int, stop: int, wanted: Callable[[int], bool]) -> tuple[Batch, list[bytes | None]]:
-        """Whole records from `at` on, perhaps none, and the SHA-256 of those bodies that `wanted(place)` asks for.
+    def batch(self, at: int, stop: int, wanted: Callable[[int, int], bool]) -> tuple[Batch, list[bytes | None]]:
+        """Whole records from `at` on, perhaps none, and the SHA-256 of those bodies that `wanted(place, at)` asks for.
 
         Raises OSError where the medium cannot be read.
         """
         batch, digests = Batch(at), list[bytes | None]()
         first = at
-        while at < stop and len(batch.raws) < _RECORDS and at - first < _BYTES:
+        while at < stop and len(batch.raws) < _RECORDS and at - first < self._batch_bytes:
             raw = self._take(at, HEADER.size, _WINDOW if self._bodies else _AHEAD)
             if len(raw) < HEADER.size:
                 break
@@ -45,7 +46,7 @@ class Walker:
             if end > stop:
                 break
             if self._bodies:
-                digests.append(self._hash(at + HEADER.size, length) if wanted(len(batch.raws)) else None)
+                digests.append(self._hash(at + HEADER.size, length) if wanted(len(batch.raws), at) else None)
             closing = self._take(body_end, end - body_end, _AHEAD if length <= _NEAR else _LEAP)
             if len(closing) < end - body_end:
                 break

@@ -122,6 +122,15 @@ class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Space on the archive's volume that is kept free: below it, stores are refused with 0xA700.",
         ),
     ] = 256 * MIB
+    scrub_days: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3650,
+            description="Days in which the server reads the whole log once, in the background, and checks every byte "
+            "of it. 0: never.",
+        ),
+    ] = 30.0
 
 
 class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

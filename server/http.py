@@ -31,15 +31,24 @@ _FIRST_REQUEST_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 5
 
 
-def application(readiness: Callable[[], Sequence[str]], metrics: Callable[[], bytes]) -> Starlette:
-    """The three pages. `readiness` returns why the server is not ready, nothing when it is; both may block shortly."""
+def application(
+    readiness: Callable[[], Sequence[str]],
+    metrics: Callable[[], bytes],
+    concerns: Callable[[], Sequence[str]] = tuple,
+) -> Starlette:
+    """The three pages. `readiness` returns why the server is not ready, nothing when it is; `concerns` what a human
+    should look at although it serves. All may block shortly.
+
+    Concerns do not make it unready: to take an archive with one damaged record out of service would protect nobody.
+    """
 
     def healthz(_: Request) -> Response:
         return JSONResponse({"alive": True})
 
     def readyz(_: Request) -> Response:
         reasons = list(readiness())
-        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+        told: dict[str, Any] = {"ready": not reasons, "reasons": reasons, "degraded": list(concerns())}
+        return JSONResponse(told, 503 if reasons else 200)
 
     def exposition(_: Request) -> Response:
         return Response(metrics(), media_type=CONTENT_TYPE_LATEST)

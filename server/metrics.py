@@ -93,6 +93,24 @@ class _ArchiveCollector(Collector):
                 yield GaugeMetricFamily(name, documentation, value=float(getattr(facts, field)))
 
 
+class _ScrubCollector(Collector):
+    """Asks the scrub at scrape time; shows nothing where none runs."""
+
+    def __init__(self) -> None:
+        self.source: Callable[[], tuple[float, int]] | None = None
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        try:
+            facts = self.source() if self.source is not None else None
+        except (CofferError, OSError):
+            facts = None
+        if facts is not None:
+            age = "Age of the oldest data that no scrub has read since: its last reading, or else its storing."
+            yield GaugeMetricFamily("coffer_scrub_oldest_unverified_seconds", age, value=round(facts[0], 1))
+            waiting = "Findings of the scrub that nobody has acknowledged or mended."
+            yield GaugeMetricFamily("coffer_scrub_findings", waiting, value=float(facts[1]))
+
+
 class Metrics:
     """All metrics of one server. Every method is thread-safe and cheap."""
 
@@ -134,6 +152,10 @@ class Metrics:
         self._lock = threading.Lock()
         self._archive = _ArchiveCollector()
         registry.register(self._archive)
+        self._scrub = _ScrubCollector()
+        registry.register(self._scrub)
+        self._scrubbed = Counter("coffer_scrub_records", "Records whose body the scrub has read.", registry=registry)
+        self._scrubbed_bytes = Counter("coffer_scrub_bytes", "Bytes of bodies the scrub has read.", registry=registry)
         ProcessCollector(registry=registry)
         for service in SERVICES:
             self._seconds.labels(service)
@@ -144,6 +166,15 @@ class Metrics:
     def attach(self, source: Callable[[], ArchiveFacts] | None) -> None:
         """Read the archive's gauges from `source` at each scrape; None once the archive is closed."""
         self._archive.source = source
+
+    def attach_scrub(self, source: Callable[[], tuple[float, int]] | None) -> None:
+        """Read the scrub's gauges from `source` at each scrape: seconds, open findings. None: no scrub runs."""
+        self._scrub.source = source
+
+    def scrubbed(self, records: int, size: int) -> None:
+        """The scrub has read so many bodies of together `size` bytes."""
+        self._scrubbed.inc(records)
+        self._scrubbed_bytes.inc(size)
 
     def stored(self, status: int, size: int, seconds: float, duplicate: bool = False) -> None:
         """One C-STORE or put ended with `status` after `seconds`; `size` is its data set's length in bytes."""

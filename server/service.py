@@ -21,6 +21,7 @@ from server.engine import Engine
 from server.http import HttpServer, application
 from server.lanes import Lanes
 from server.metrics import Metrics
+from server.scrubbing import Scrubbing
 
 __all__ = ["Server", "serve"]
 
@@ -41,7 +42,8 @@ class Server:
         self._engine: Engine | None = None
         self._lanes: Lanes | None = None
         self._listener: Listener | None = None
-        self._http = HttpServer(config.http, application(self.reasons, self._metrics.render))
+        self._scrubbing: Scrubbing | None = None
+        self._http = HttpServer(config.http, application(self.reasons, self._metrics.render, self.concerns))
 
     @property
     def engine(self) -> Engine:
@@ -79,6 +81,9 @@ class Server:
         lanes.start(engine)
         self._listener = Listener(config, lanes, self._metrics)
         self._listener.start()
+        if config.storage.scrub_days:
+            self._scrubbing = Scrubbing(engine, self._metrics, config.storage.scrub_days)
+            self._scrubbing.start()
         self._state = ""
         _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)
 
@@ -91,6 +96,11 @@ class Server:
         except CofferError as error:
             return [str(error)]
         return []
+
+    def concerns(self) -> list[str]:
+        """What a human should look at although the server does its work."""
+        scrubbing = self._scrubbing
+        return [] if scrubbing is None else scrubbing.concerns()
 
     def wait(self) -> None:
         """Block until the process is told to end, signing checkpoints meanwhile. Call from the main thread."""
@@ -132,6 +142,9 @@ class Server:
         if self._lanes is not None:
             self._lanes.stop(_GRACE_SECONDS)
             self._lanes = None
+        if self._scrubbing is not None:
+            self._scrubbing.stop()
+            self._scrubbing = None
         self._metrics.attach(None)
         if self._engine is not None:
             self._engine.close()

@@ -36,6 +36,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     """Mend what is damaged, or the given records, from a copy of the archive."""
     config = chosen.existing()
     from archive.folder import ArchiveFolder
+    from archive.ledger import Ledger
     from archive.lock import WriterLock
     from archive.repair import repair as mend
     from keys.keyring import clock_ms
@@ -50,6 +51,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
                 folder, source, only=set(records), witness=look(folder).witness,
                 progress=lambda done: bar.advance(done, total),
             )  # fmt: skip
+        Ledger(folder.scrub).settle({0, *folder.segment_numbers()}, outcome.left)
     recorded = _is_recorded(chosen) if outcome.mended else True
     rows = [{"segment": m.segment, "records": m.records, "kept": m.kept} for m in outcome.mended]
     left = [{"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in outcome.left]

@@ -26,6 +26,7 @@ from server.cli.options import Chosen, archive_options
 from server.cli.put import put
 from server.cli.recover import recover
 from server.cli.repair import repair
+from server.cli.scrub import scrub
 from server.cli.serve import serve
 from server.cli.status import status
 from server.cli.verify import verify
@@ -100,5 +101,21 @@ def main(ctx: click.Context) -> None:
     ctx.ensure_object(Chosen)
 
 
-for _command in (init, serve, put, get, find, verify, repair, recover, status, keys, index, config, completion, demo):
+for _command in (
+    init,
+    serve,
+    put,
+    get,
+    find,
+    verify,
+    repair,
+    recover,
+    scrub,
+    status,
+    keys,
+    index,
+    config,
+    completion,
+    demo,
+):
     main.add_command(_command)

@@ -31,12 +31,17 @@ server has them in memory. "conflicts" are instances that came again with other 
 @click.pass_obj
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
+    from archive.ledger import Ledger
+
     with chosen.open() as engine:
         stats = engine.stats()
         archive, key_file = engine.config.archive, engine.config.keys.key_file
+        waiting = len(Ledger(engine.folder.scrub).open_entries())
         details: dict[str, list[dict[str, Any]]] = _details(engine) if listed else {}
     if chosen.json:
-        output.as_json({"archive": archive, **msgspec.to_builtins(stats), "ratio": stats.ratio, **details})
+        output.as_json(
+            {"archive": archive, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting, **details}
+        )
         return
     output.facts(
         {
@@ -51,6 +56,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "index lag": f"{stats.index_lag} records",
             "key epoch": str(stats.key_epoch),
             "conflicts": f"{stats.conflicts:,}",
+            "findings": f"{waiting} of the scrub wait for an answer: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
         }
     )

@@ -29,6 +29,7 @@ COMMANDS = [
     "put",
     "recover",
     "repair",
+    "scrub",
     "serve",
     "status",
     "verify",

@@ -12,6 +12,7 @@ from server.config import Http
 from server.metrics import Metrics
 
 reasons: list[str] = []
+concerns: list[str] = []
 
 
 def free_port() -> int:
@@ -24,7 +25,8 @@ def free_port() -> int:
 def app() -> object:
     """The application with readiness from `reasons`."""
     reasons.clear()
-    return http.application(lambda: reasons, Metrics().render)
+    concerns.clear()
+    return http.application(lambda: reasons, Metrics().render, lambda: concerns)
 
 
 @pytest.fixture
@@ -53,7 +55,14 @@ def test_ready_tells_its_reasons(client: httpx.Client) -> None:
     reasons.append("the writer stopped")
     answer = client.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json() == {"ready": False, "reasons": ["the writer stopped"]}
+    assert answer.json() == {"ready": False, "reasons": ["the writer stopped"], "degraded": []}
+
+
+def test_a_concern_is_told_and_does_not_take_it_out_of_service(client: httpx.Client) -> None:
+    concerns.append("a finding waits")
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json() == {"ready": True, "reasons": [], "degraded": ["a finding waits"]}
 
 
 def test_metrics_in_prometheus_format(client: httpx.Client) -> None:

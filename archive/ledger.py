@@ -1,0 +1,95 @@
+"""Findings that wait for an answer: one small file each, until somebody acknowledges them or they are mended.
+
+Rule: a finding is written durably when it is made and goes away only by a command or by a clean second look. Files are
+whole or not there, so that the server adds to them while an administrator answers.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from archive.scan import Finding
+from keys import durable
+from keys.durable import Syscalls, SystemCalls
+from keys.errors import FormatError, NotFoundError
+
+_SYSTEM = SystemCalls()
+_SUFFIX = ".finding"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finding, when it was made (ms since 1970 UTC), and when somebody acknowledged it (0: nobody did)."""
+
+    segment: int
+    offset: int
+    record: int | None
+    what: str
+    found_ms: int
+    acknowledged_ms: int = 0
+
+    @property
+    def name(self) -> str:
+        """A short name to give on the command line; the same damage has the same name."""
+        return f"{self.segment}-{self.offset}-{hashlib.sha256(self.what.encode()).hexdigest()[:6]}"
+
+
+class Ledger:
+    """The findings in one folder."""
+
+    def __init__(self, folder: Path, calls: Syscalls = _SYSTEM) -> None:
+        self._folder = folder
+        self._calls = calls
+
+    def entries(self) -> list[Entry]:
+        """All of them, in the order of the log. Raises FormatError for a file that cannot be read."""
+        found = []
+        for path in sorted(self._folder.glob(f"*{_SUFFIX}")) if self._folder.exists() else []:
+            try:
+                found.append(Entry(**json.loads(path.read_bytes())))
+            except FileNotFoundError:
+                continue  # mended a moment ago
+            except (ValueError, TypeError) as error:
+                raise FormatError(f"{path} cannot be read", hint="move it away and run coffer verify") from error
+        return sorted(found, key=lambda e: (e.segment, e.offset))
+
+    def open_entries(self) -> list[Entry]:
+        """Those that nobody acknowledged."""
+        return [e for e in self.entries() if not e.acknowledged_ms]
+
+    def add(self, finding: Finding, now_ms: int) -> Entry | None:
+        """Keep a finding, durable on return; None where it is known already."""
+        entry = Entry(finding.segment, finding.offset, finding.seq, finding.what, now_ms)
+        if self._path(entry).exists():
+            return None
+        self._write(entry)
+        return entry
+
+    def acknowledge(self, names: Collection[str], now_ms: int) -> list[Entry]:
+        """Mark findings as known to somebody, all open ones where no name is given. Raises NotFoundError."""
+        entries = {e.name: e for e in self.entries()}
+        unknown = [name for name in names if name not in entries]
+        if unknown:
+            raise NotFoundError(f"there is no finding {unknown[0]}", hint="coffer scrub show lists them")
+        waiting = [e for e in entries.values() if (e.name in names or not names) and not e.acknowledged_ms]
+        answered = [replace(entry, acknowledged_ms=now_ms) for entry in waiting]
+        for entry in answered:
+            self._write(entry)
+        return answered
+
+    def settle(self, segments: Collection[int], left: Collection[Finding]) -> list[Entry]:
+        """Drop the findings of segments that were looked at again, but for those that are still there."""
+        still = {Entry(f.segment, f.offset, f.seq, f.what, 0).name for f in left}
+        gone = [e for e in self.entries() if e.segment in segments and e.name not in still]
+        for entry in gone:
+            durable.remove(self._path(entry), calls=self._calls)
+        return gone
+
+    def _path(self, entry: Entry) -> Path:
+        return self._folder / (entry.name + _SUFFIX)
+
+    def _write(self, entry: Entry) -> None:
+        text = json.dumps(asdict(entry), indent=1)
+        durable.replace(self._path(entry), text.encode() + b"\n", calls=self._calls)

@@ -1,0 +1,114 @@
+"""The server scrubs in the background: what it finds is logged, counted, shown, answered and mended."""
+
+import json
+import shutil
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from archive.segment import HEADER
+from server.config_load import load_config
+from server.service import Server
+from tests.server.filled import flip, free_port, run, study_files, told
+
+QUICK = 1e-7  # days: a pass takes 10 ms
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An archive of one study and a copy of it; the scrub is quick."""
+    monkeypatch.chdir(tmp_path)
+    write_config(QUICK)
+    run("init")
+    run("put", *map(str, study_files(tmp_path / "files")))
+    shutil.copytree("data", "copy")
+    yield tmp_path / "data"
+    run("verify")
+
+
+def write_config(days: float) -> None:
+    ports = f"[dimse]\nport = {free_port()}\nprocesses = 1\n[http]\nport = {free_port()}\n"
+    Path("coffer.toml").write_text(f"archive = 'data'\n[storage]\nreserve_bytes = 0\nscrub_days = {days:.9f}\n{ports}")
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    stop = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < stop
+        time.sleep(0.02)
+
+
+def page(server: Server, path: str) -> str:
+    host, port = server.http_address
+    with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as answer:
+        assert answer.status == 200
+        return str(answer.read().decode())
+
+
+def metric(server: Server, name: str) -> float:
+    (line,) = (row for row in page(server, "/metrics").splitlines() if row.startswith(name + " "))
+    return float(line.split()[1])
+
+
+def test_a_clean_archive_is_read_again_and_again(archive: Path) -> None:
+    with Server(load_config(Path("coffer.toml"))) as server:
+        records = server.engine.log.next_seq
+        until(lambda: metric(server, "coffer_scrub_records_total") >= 3 * records)
+        assert metric(server, "coffer_scrub_findings") == 0
+        assert metric(server, "coffer_scrub_oldest_unverified_seconds") < 20
+        assert json.loads(page(server, "/readyz")) == {"ready": True, "reasons": [], "degraded": []}
+    assert told("scrub", "show")["findings"] == []
+
+
+def test_a_finding_stays_until_it_is_acknowledged_or_mended(archive: Path) -> None:
+    flip(archive / "segments" / "00000001.seg", HEADER.size + 1000)
+    with Server(load_config(Path("coffer.toml"))) as server:
+        until(lambda: metric(server, "coffer_scrub_findings") == 1)
+        (concern,) = json.loads(page(server, "/readyz"))["degraded"]
+        assert concern == "1 findings of the scrub wait for an answer: coffer scrub show"
+        assert "1 wait for an answer" in run("scrub", "show", code=1).output
+        run("scrub", "acknowledge", "9-9-abcdef", code=5)
+        assert "1 findings are acknowledged" in run("scrub", "acknowledge").output
+        assert json.loads(page(server, "/readyz"))["degraded"] == []
+        before = metric(server, "coffer_scrub_records_total")
+        until(lambda: metric(server, "coffer_scrub_records_total") > before + 20)
+        assert metric(server, "coffer_scrub_findings") == 0
+    (entry,) = told("scrub", "show")["findings"]  # type: ignore[misc]
+    assert (entry["segment"], entry["what"]) == (1, "the body does not match its hash")
+    assert told("status")["findings"] == 0
+    run("repair", "--from", "copy")
+    assert told("scrub", "show")["findings"] == []
+
+
+def test_what_was_found_outlives_a_restart_and_a_mended_segment_clears_it(archive: Path) -> None:
+    segment = archive / "segments" / "00000001.seg"
+    flip(segment, HEADER.size + 1000)
+    with Server(load_config(Path("coffer.toml"))) as server:
+        until(lambda: metric(server, "coffer_scrub_findings") == 1)
+    assert told("status")["findings"] == 1
+    write_config(30)
+    with Server(load_config(Path("coffer.toml"))) as server:
+        assert json.loads(page(server, "/readyz"))["degraded"]
+    flip(segment, HEADER.size + 1000)
+    write_config(QUICK)
+    with Server(load_config(Path("coffer.toml"))) as server:
+        until(lambda: not json.loads(page(server, "/readyz"))["degraded"])
+
+
+def test_none_runs_where_it_is_off(archive: Path) -> None:
+    write_config(0)
+    with Server(load_config(Path("coffer.toml"))) as server:
+        assert "coffer_scrub_findings" not in page(server, "/metrics")
+    assert not (archive / "scrub" / "place.json").exists()
+
+
+def test_a_long_pause_does_not_hold_up_the_end(archive: Path) -> None:
+    write_config(3650)
+    started = time.monotonic()
+    with Server(load_config(Path("coffer.toml"))) as server:
+        until(lambda: (archive / "scrub" / "place.json").exists() or server.engine.log.next_seq > 0)
+    assert time.monotonic() - started < 15
+    assert (archive / "scrub" / "place.json").exists()
