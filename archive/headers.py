@@ -19,7 +19,7 @@ _COLUMNS = np.dtype(
     [
         ("magic", ">u4"), ("version", ">u2"), ("kind", ">u2"), ("seq", ">u8"), ("time_ms", ">u8"),
         ("study_key_id", "V16"), ("flags", ">u4"), ("body_len", ">u8"), ("content_id", "V32"), ("body_sha256", "V32"),
-        ("prev", "V32"), ("reserved", ">u8"), ("crc", ">u4"),
+        ("prev", "V32"), ("group", ">u8"), ("crc", ">u4"),
     ]
 )  # fmt: skip
 _ENDS = np.dtype([("body_len", ">u8"), ("crc", ">u4"), ("magic", ">u4")])
@@ -77,7 +77,7 @@ def _fields_hold(rows: np.ndarray, first_seq: int) -> bool:
     return bool(
         (rows["magic"] == int.from_bytes(MAGIC, "big")).all()
         and (rows["version"] == VERSION).all()
-        and not rows["reserved"].any()
+        and (rows["group"] <= rows["seq"]).all()
         and (rows["seq"] == wanted).all()
     )
 

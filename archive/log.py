@@ -119,6 +119,7 @@ class LogWriter:
         self._commit_lock = threading.Lock()
         self._failure: CofferError | None = None
         self._signed: Checkpoint | None = None
+        self._group = 0  # the first record of those that the next sync makes stable
         self._tail = Tail(Chain.start(folder.archive_id), 0, [], 0)
         self.refusal: IntegrityError | None = None
         try:
@@ -211,6 +212,7 @@ class LogWriter:
             for ticket in batch:
                 ticket.error, ticket.done = error, True
             return
+        self._group = self._tail.chain.next_seq
         try:
             for ticket in batch:
                 for entry, body_hash in zip(ticket.entries, ticket.hashes, strict=True):
@@ -244,6 +246,7 @@ class LogWriter:
             content_id=entry.content_id,
             body_sha256=body_hash,
             prev_header_sha256=chain.head,
+            group=self._group,
         ).serialize()
         if isinstance(body, SealedFile):
             self._file.write_all([header])
@@ -266,13 +269,18 @@ class LogWriter:
             raise UnavailableError("a sealed body is shorter than it was", hint="send the object again")
 
     def _roll(self) -> None:
-        """Seal the open segment with its footer, synced, before the next one exists."""
+        """Seal the open segment: records synced, then its footer, synced, then the next one is made.
+
+        A whole footer thus proves that every record before it was stable.
+        """
         chain = self._tail.chain
+        self._file.sync()
         footer = Footer(tuple(self._tail.offsets), chain.head, chain.tree.size, chain.tree.edge)
         self._file.write_all([footer.serialize()])
         self._file.sync()
         self._file.close()
         self._tail.is_sealed = True
+        self._group = chain.next_seq
         self._file = self._open_segment()
 
     def _open_segment(self) -> AppendFile:

@@ -15,7 +15,7 @@ from keys.errors import FormatError
 MAGIC = b"CFRC"
 END_MAGIC = b"CFRE"
 VERSION = 1
-HEADER = struct.Struct(">4sHHQQ16sIQ32s32s32s8sI")
+HEADER = struct.Struct(">4sHHQQ16sIQ32s32s32sQI")
 TRAILER = struct.Struct(">QI4s")
 ALIGNMENT = 8
 assert HEADER.size == 160
@@ -42,7 +42,11 @@ class Flags(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class RecordHeader:
-    """The parsed header. Numbers are unsigned; ids and hashes are raw bytes; `time_ms` counts from 1970 UTC."""
+    """The parsed header. Numbers are unsigned; ids and hashes are raw bytes; `time_ms` counts from 1970 UTC.
+
+    `group` is the number of the first record that was synced together with this one: a record of a later group proves
+    that this one was on stable storage before.
+    """
 
     kind: int
     seq: int
@@ -53,12 +57,13 @@ class RecordHeader:
     content_id: bytes
     body_sha256: bytes
     prev_header_sha256: bytes
+    group: int
 
     def serialize(self) -> bytes:
         """The 160 header bytes, big endian, ending in the CRC-32 of the 156 before it."""
         packed = HEADER.pack(
             MAGIC, VERSION, self.kind, self.seq, self.time_ms, self.study_key_id, self.flags, self.body_len,
-            self.content_id, self.body_sha256, self.prev_header_sha256, bytes(8), 0,
+            self.content_id, self.body_sha256, self.prev_header_sha256, self.group, 0,
         )  # fmt: skip
         return packed[:156] + zlib.crc32(packed[:156]).to_bytes(4, "big")
 
@@ -67,18 +72,16 @@ def parse_header(data: bytes) -> RecordHeader:
     """Parse exactly one serialized header. Raises FormatError on anything `serialize` would not have written."""
     if len(data) != HEADER.size:
         raise FormatError(f"a record header is {HEADER.size} bytes, not {len(data)}")
-    magic, version, kind, seq, time_ms, key_id, flags, length, content_id, body, prev, reserved, crc = HEADER.unpack(
-        data
-    )
+    magic, version, kind, seq, time_ms, key_id, flags, length, content_id, body, prev, group, crc = HEADER.unpack(data)
     if magic != MAGIC:
         raise FormatError("no record starts here")
     if crc != zlib.crc32(data[:156]):
         raise FormatError("the record header is damaged (CRC)")
     if version != VERSION:
         raise FormatError(f"record version {version} is unknown", hint="open it with a newer Coffer")
-    if any(reserved):
-        raise FormatError("reserved bytes of the record header are not zero")
-    return RecordHeader(kind, seq, time_ms, key_id, flags, length, content_id, body, prev)
+    if group > seq:
+        raise FormatError("a record says that a later one was written before it")
+    return RecordHeader(kind, seq, time_ms, key_id, flags, length, content_id, body, prev, group)
 
 
 def header_hash(header: bytes) -> bytes:

@@ -1,7 +1,8 @@
 """Find the end of the log again after any stop, and cut off what was never finished.
 
-Rule: only bytes behind the last whole record are ever cut, and they are kept in lost+found. Where a valid record
-follows the damage, or a signed checkpoint covers what is missing, nothing is changed and the log refuses to be written.
+Rule: only what was never acknowledged is ever cut, and it is kept in lost+found. Where a record of a later group, or a
+footer, follows the damage, or a signed checkpoint covers what is missing, nothing is changed and the log refuses to be
+written.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from archive import segment
 from archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
 from archive.checkpoint import Checkpoint
 from archive.folder import ArchiveFolder
-from archive.record import HEADER, RecordHeader
+from archive.record import HEADER, RecordHeader, parse_header
 from keys.durable import AppendFile, Syscalls, SystemCalls, replace
 from keys.errors import FormatError, HistoryError, IntegrityError
 
@@ -104,13 +105,26 @@ def _scan(folder: ArchiveFolder, number: int, chain: Chain, checkpoint: Checkpoi
         tail.end = _walk(fd, segment.HEADER.size, stop, tail, checkpoint)
         tail.is_sealed = sealed is not None and tail.end == stop
         tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
-        if tail.cut_bytes and find_record(fd, tail.end + 1, size, chain.next_seq) is not None:
+        if tail.cut_bytes and (sealed is not None or _was_synced(fd, tail.end, size, chain.next_seq)):
             raise IntegrityError(
                 f"segment {number} is damaged at offset {tail.end}, and records follow the damage", hint=_HINT
             )
         return tail
     finally:
         os.close(fd)
+
+
+def _was_synced(fd: int, at: int, size: int, seq: int) -> bool:
+    """Whether the damaged record `seq` at `at` was stable once: a record of a later group lies behind it.
+
+    Of the group that was being written when the power went, any part may be there, its last record too.
+    """
+    following = find_record(fd, at + 1, size, seq)
+    while following is not None:
+        if parse_header(os.pread(fd, HEADER.size, following)).group > seq:
+            return True
+        following = find_record(fd, following + 1, size, seq)
+    return False
 
 
 def _whole_footer(fd: int, size: int) -> tuple[segment.Footer, int] | None:

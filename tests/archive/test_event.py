@@ -20,7 +20,7 @@ FACTS = st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | s
 def header_of(entry: Entry, **changes: object) -> RecordHeader:
     body = bytes(entry.body)  # type: ignore[arg-type]
     header = RecordHeader(
-        entry.kind, 7, entry.time_ms, entry.study_key_id, 0, len(body), entry.content_id, bytes(32), bytes(32)
+        entry.kind, 7, entry.time_ms, entry.study_key_id, 0, len(body), entry.content_id, bytes(32), bytes(32), 7
     )
     return dataclasses.replace(header, **changes)  # type: ignore[arg-type]
 

@@ -67,6 +67,47 @@ def test_a_tail_with_its_end_but_without_its_middle(small: SmallArchive) -> None
     assert (log.next_seq, log.cut_bytes) == (1, record_size(20000))
 
 
+def test_a_hole_in_the_group_that_was_being_written_is_cut_with_what_lies_behind_it(small: SmallArchive) -> None:
+    small.fill(2)
+    log = small.writer()
+    places = log.append([entry(10), entry(11), entry(12)])
+    log.close()
+    path = small.segments()[0]
+    data = bytearray(path.read_bytes())
+    data[places[1].offset + 200] ^= 1
+    path.write_bytes(data)
+    log = small.writer()
+    assert (log.next_seq, log.cut_bytes) == (3, 2 * record_size(40))
+    log.close()
+    (kept,) = small.folder.lost_and_found.iterdir()
+    assert kept.read_bytes() == data[places[1].offset :]
+
+
+def test_a_hole_before_a_later_group_is_refused(small: SmallArchive) -> None:
+    small.fill(2)
+    log = small.writer()
+    places = log.append([entry(10), entry(11), entry(12)])
+    log.append([entry(13)])
+    log.close()
+    path = small.segments()[0]
+    data = bytearray(path.read_bytes())
+    data[places[1].offset + 200] ^= 1
+    path.write_bytes(data)
+    refused(small, "records follow the damage")
+
+
+def test_a_hole_before_a_footer_is_refused(small: SmallArchive) -> None:
+    log = small.writer(segment_bytes=START + 2 * record_size(40))
+    places = log.append([entry(n) for n in range(3)])
+    log.close()
+    first, second = small.segments()
+    second.unlink()
+    data = bytearray(first.read_bytes())
+    data[places[1].offset + 200] ^= 1
+    first.write_bytes(data)
+    refused(small, "records follow the damage")
+
+
 def test_zeros_behind_the_end_are_cut(small: SmallArchive) -> None:
     small.fill(2)
     path = small.segments()[0]

@@ -48,7 +48,7 @@ class MemoryLog:
     def add(self, kind: Kind, key_id: bytes, body: Stored | None = None) -> tuple[Position, RecordHeader]:
         seq = len(self.rows)
         content = (body.data[-8:] + seq.to_bytes(2, "big") if body else b"").ljust(32, b"\1")
-        header = RecordHeader(kind, seq, 1000 + seq, key_id, 0, 10, content, bytes(32), bytes(32))
+        header = RecordHeader(kind, seq, 1000 + seq, key_id, 0, 10, content, bytes(32), bytes(32), seq)
         self.rows.append((Position(seq, 1, 200 * seq, 10), header))
         if body:
             self.bodies[seq] = body

@@ -258,7 +258,7 @@ def test_the_demonstration_twice(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         outputs.append(done.stdout)
     assert "(new)" in outputs[0]
-    assert "Keep the key file" in outputs[0]
+    assert "Who loses it loses every stored object" in outputs[0]
     assert "each equal to what was sent" in outputs[0]
     assert "found as it was left" in outputs[1]
     assert "stored once" in outputs[1]

@@ -103,7 +103,8 @@ class Log:
     def _record(self, data: bytes, offset: int, stop: int) -> int:
         head = data[offset : offset + 160]
         must(len(head) == 160 and head[:6] == b"CFRC\0\1", "record header")
-        must(number(head[156:]) == zlib.crc32(head[:156]) and head[148:156] == bytes(8), "record header CRC")
+        must(number(head[156:]) == zlib.crc32(head[:156]), "record header CRC")
+        must(number(head[148:156]) <= number(head[8:16]), "record header group")
         must(number(head[8:16]) == self.tree.size and head[116:148] == self.head, "record does not chain")
         length = number(head[44:52])
         body_end = offset + 160 + length
