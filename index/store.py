@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -25,6 +26,14 @@ Change: TypeAlias = "tuple[str, bytes, bytes | None]"  # table, key, value; None
 _FIRST_MAP: Final = 1 << 36  # 64 GiB of address space, not of disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
 _REBUILD: Final = "remove the index folder, or run `coffer index rebuild`"
+_SUM_KEY: Final = b"sum"  # LMDB has no checksums: the sum of all rows' hashes tells accidents
+_MODULUS: Final = 1 << 256
+
+
+def _row_hash(table: str, key: bytes, value: bytes) -> int:
+    """SHA-256(number of the table || u16 key length || key || value) as a number."""
+    place = TABLES.index(table).to_bytes(1, "big") + len(key).to_bytes(2, "big")
+    return int.from_bytes(sha256(place + key + value).digest(), "big")
 
 
 class IndexStore:
@@ -114,11 +123,9 @@ class IndexStore:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    for table, key, value in changes:
-                        if value is None:
-                            txn.delete(key, db=self._tables[table])
-                        else:
-                            txn.put(key, value, db=self._tables[table])
+                    total = int.from_bytes(txn.get(_SUM_KEY, db=self._tables["meta"]) or b"", "big")
+                    total += sum(self._change(txn, *change) for change in changes)
+                    txn.put(_SUM_KEY, (total % _MODULUS).to_bytes(32, "big"), db=self._tables["meta"])
             except lmdb.MapFullError:
                 self._grow()
             except lmdb.Error as error:
@@ -128,6 +135,39 @@ class IndexStore:
                 ) from error
             else:
                 return
+
+    def _change(self, txn: Any, table: str, key: bytes, value: bytes | None) -> int:
+        """Make one change; what it adds to the sum of all rows' hashes."""
+        db, added = self._tables[table], 0
+        if table == "uid":  # a set of values under each key
+            with txn.cursor(db=db) as cursor:
+                if value is None:
+                    gone = list(cursor.iternext_dup()) if cursor.set_key(key) else []
+                elif cursor.set_key_dup(key, value):
+                    return 0
+                else:
+                    gone = []
+        else:
+            old = txn.get(key, db=db)
+            gone = [] if old is None else [old]
+        added -= sum(_row_hash(table, key, bytes(old)) for old in gone)
+        if value is None:
+            txn.delete(key, db=db)
+            return added
+        txn.put(key, value, db=db)
+        return added + _row_hash(table, key, value)
+
+    def complaint(self) -> str | None:
+        """Read every row of one state and compare with the sum that is kept of them; what is wrong, or None."""
+        with self._reading() as txn:
+            kept = txn.get(_SUM_KEY, db=self._tables["meta"]) or bytes(32)
+            total = 0
+            for name, db in self._tables.items():
+                with txn.cursor(db=db) as cursor:
+                    for key, value in cursor:
+                        if (name, key) != ("meta", _SUM_KEY):
+                            total += _row_hash(name, key, value)
+        return None if bytes(kept) == (total % _MODULUS).to_bytes(32, "big") else "its rows are not those written"
 
     def clear(self) -> None:
         """Remove every row of every table, durable on return."""

@@ -79,7 +79,8 @@ def _parse_vkey(vkey: str) -> tuple[str, bytes, bytes]:
         key_hash = bytes.fromhex(hashed)
     except (ValueError, binascii.Error):
         raise FormatError("the verifier key is malformed") from None
-    if not name or len(key) != 33 or key[:1] != _ED25519 or key_hash != _key_hash(name, key[1:]):
+    is_one_form = hashed == key_hash.hex() and encoded == base64.b64encode(key).decode()
+    if not name or len(key) != 33 or key[:1] != _ED25519 or key_hash != _key_hash(name, key[1:]) or not is_one_form:
         raise FormatError("the verifier key is malformed")
     return name, key_hash, key[1:]
 

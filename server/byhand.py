@@ -12,6 +12,7 @@ from archive.checkpoint import Checkpoint, read_checkpoint, witnessed
 from archive.folder import ArchiveFolder
 from archive.lock import WriterLock
 from archive.verify import Finding
+from index.check import check_index
 from keys import derive
 from keys.errors import IntegrityError
 from keys.keyring import Keyring, clock_ms
@@ -20,7 +21,7 @@ from keys.witness import read_witness
 from server.config import Config
 from server.vault import provider_of
 
-__all__ = ["Hand", "Seen", "hands_on", "look"]
+__all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,13 @@ class Seen:
 
     witness: Checkpoint | None
     findings: tuple[Finding, ...]
+
+
+def look_at_index(folder: ArchiveFolder) -> list[Finding]:
+    """What is wrong with the rows of the index, if there is one, beside whoever writes it."""
+    complaint = check_index(folder.index, folder.archive_id) if (folder.index / "data.mdb").is_file() else None
+    what = f"the index: {complaint} (coffer index rebuild makes it again)"
+    return [Finding(0, 0, None, what)] if complaint is not None else []
 
 
 def look(folder: ArchiveFolder) -> Seen:

@@ -80,7 +80,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     config = chosen.existing()
     from archive.folder import ArchiveFolder
     from archive.verify import Level, Options, Verifier
-    from server.byhand import look
+    from server.byhand import look, look_at_index
     from server.unsealing import open_records
 
     folder = ArchiveFolder.open(config.archive)
@@ -101,7 +101,8 @@ def verify(  # noqa: PLR0917  one parameter for each option
             witness=seen.witness,
             progress=lambda done: bar.advance(done, total),
         )
-        for finding in chain(seen.findings, verifier.findings()):
+        index = look_at_index(folder) if depth is not Level.HEADERS else []
+        for finding in chain(seen.findings, index, verifier.findings()):
             findings.append(finding)
             if json_lines:
                 output.as_json(_row(finding))

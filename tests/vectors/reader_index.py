@@ -4,6 +4,7 @@ Takes rows as the databases hold them, the token key, and a study's row key; ret
 """
 
 import hmac
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -43,6 +44,15 @@ def row(row_key: bytes, archive_id: bytes, reference: bytes, value: bytes) -> li
 
 def read(tables: dict[str, dict[str, str]], token_key: bytes, row_key: bytes, archive_id: bytes, sop: str) -> list[Any]:
     """The study, series and instance row of a SOP Instance UID, from tables in hexadecimal."""
+    total = 0
+    for place, name in enumerate(("meta", "uid", "study", "series", "instance")):
+        for key, value in ((bytes.fromhex(k), bytes.fromhex(v)) for k, v in tables[name].items()):
+            if (name, key) != ("meta", b"sum"):
+                total += int.from_bytes(
+                    sha256(bytes([place]) + len(key).to_bytes(2, "big") + key + value).digest(), "big"
+                )
+    if bytes.fromhex(tables["meta"][b"sum".hex()]) != (total % 2**256).to_bytes(32, "big"):
+        raise ValueError("sum")
     reference = bytes.fromhex(tables["uid"][token(token_key, "instance", sop).hex()])
     return [
         row(row_key, archive_id, reference[:size], bytes.fromhex(tables[name][reference[:size].hex()]))

@@ -1,0 +1,189 @@
+"""Every file of an archive, flipped byte by byte, cut, or put back to an older state: found, or shown to be harmless.
+
+Segments and checkpoints are in tests/archive/test_verify.py and test_history.py. The LMDB files are sampled; the whole
+is `COFFER_EVERY_BYTE=1 pytest tests/integrity`, two minutes.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from archive.checkpoint import open_checkpoint
+from archive.folder import ArchiveFolder
+from archive.verify import Finding, Options, Verifier
+from keys.errors import CofferError, FormatError, NotFoundError
+from server.byhand import look, look_at_index
+from server.config import Config, Http, Keys, Storage
+from server.demo import encoded, sample_study
+from server.dimse.services import Caller, StoreRequest
+from server.engine import Engine
+from tests.server.filled import flip
+
+SCRIPT = Path(__file__).with_name("lmdb_flips.py")
+STEP = 1 if os.environ.get("COFFER_EVERY_BYTE") else 41
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+
+
+def store(config: Config, count: int, prefix: str) -> None:
+    """Store small objects, each in a study of its own."""
+    ds = sample_study()[0]
+    del ds.PixelData
+    with Engine.open(config, write=True) as engine:
+        for number in range(count):
+            ds.SOPInstanceUID = ds.StudyInstanceUID = f"2.25.{prefix}{number}"
+            request = StoreRequest(ds.SOPClassUID, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST"))
+            reception = engine.ingest.begin(request)
+            reception.write(encoded(ds))
+            assert reception.finish().status == 0
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of several segments, as it was (old) and as it is (new)."""
+    base = tmp_path_factory.mktemp("states")
+    config = Config(
+        archive=base / "new", http=Http(enabled=False), keys=Keys(key_file=base / "key"),
+        storage=Storage(segment_bytes=4000, reserve_bytes=0),
+    )  # fmt: skip
+    Engine.create(config)
+    store(config, 4, "1")
+    shutil.copytree(base / "new", base / "old")
+    store(config, 5, "2")
+    assert len(list((base / "new" / "segments").iterdir())) > 2
+    return base
+
+
+@pytest.fixture
+def folder(states: Path, tmp_path: Path) -> ArchiveFolder:
+    """A copy of the new state to damage."""
+    shutil.copytree(states / "new", tmp_path / "archive")
+    return ArchiveFolder.open(tmp_path / "archive")
+
+
+def verified(folder: ArchiveFolder, *, outside: bool = True) -> list[Finding]:
+    """What `coffer verify` finds; without `outside`, what the log alone tells."""
+    seen = look(folder) if outside else None
+    index = look_at_index(folder) if outside else []
+    verifier = Verifier(folder, Options(), witness=seen.witness if seen else None)
+    return list(chain(seen.findings if seen else (), index, verifier.findings()))
+
+
+def test_the_archive_is_clean(folder: ArchiveFolder) -> None:
+    assert verified(folder) == []
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x20])  # the second turns upper case into lower
+def test_every_byte_of_archive_json(folder: ArchiveFolder, mask: int) -> None:
+    path = folder.path / "archive.json"
+    for offset in range(path.stat().st_size):
+        flip(path, offset, mask)
+        with contextlib.suppress(FormatError, NotFoundError):  # it does not even open
+            assert verified(ArchiveFolder.open(folder.path), outside=False), offset
+        flip(path, offset, mask)
+    assert verified(ArchiveFolder.open(folder.path)) == []
+
+
+@pytest.mark.parametrize("kind", ["keyring", "index"])
+def test_bytes_of_the_databases(folder: ArchiveFolder, kind: str) -> None:
+    """LMDB has no checksums; ours find what touches a row. The rest is unused space, or chooses an older commit."""
+    file = folder.path / kind / "data.mdb"
+    (file.parent / "lock.mdb").unlink(missing_ok=True)
+    size, first, lines, crashes = file.stat().st_size, 7 % STEP, [], 0
+    good = file.read_bytes()
+    while first < size:
+        command = [sys.executable, str(SCRIPT), kind, str(file), str(first), str(size), str(STEP)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": "."}
+        )
+        assert done.stdout, done.stderr
+        lines += done.stdout.splitlines()
+        if done.returncode == 0:
+            break
+        assert done.returncode < 0, done.stderr  # a signal: LMDB crashed, and `look` reports that as a finding
+        crashes += 1
+        lines[-1] = lines[-1].split()[0] + " found"
+        first = int(lines[-1].split()[0]) + STEP
+        file.write_bytes(good)
+    told = Counter(line.split()[1] for line in lines)
+    assert sum(told.values()) == len(range(7 % STEP, size, STEP))
+    assert told["WRONG"] == 0, [line for line in lines if "WRONG" in line]
+    assert told["found"] > 10
+    metas = 2 * os.sysconf("SC_PAGESIZE")
+    assert all(int(line.split()[0]) < metas for line in lines if line.endswith("older"))
+    assert verified(folder) == []
+
+
+def test_every_meta_page_byte_that_brings_back_an_older_keyring_is_found(folder: ArchiveFolder) -> None:
+    """The last commit of a closed archive is that of its checkpoint: an older one remembers less than is signed."""
+    file = folder.keyring / "data.mdb"
+    page = os.sysconf("SC_PAGESIZE")
+    transaction = 16 + 24 + 2 * 48 + 8  # page header; magic to map size; two databases; last page: then the number
+    seen = []
+    for meta in (0, page):
+        flip(file, meta + transaction, 0x80)
+        seen.append(look(folder).findings)
+        flip(file, meta + transaction, 0x80)
+    assert look(folder).findings == ()
+    assert [bool(findings) for findings in seen].count(True) == 1  # the other is the newest already
+
+
+@pytest.mark.parametrize(
+    ("parts", "found_alone"),
+    [
+        (("segments",), True),
+        (("checkpoints",), False),  # harmless: the log goes further than an older checkpoint says, as after a stop
+        (("keyring",), False),
+        (("index",), False),  # harmless: it catches up from the log when the archive is opened
+        (("segments", "checkpoints"), False),
+        (("segments", "checkpoints", "index"), False),
+        (("segments", "checkpoints", "keyring"), False),  # all witnesses lie: only a checkpoint kept elsewhere tells
+    ],
+)
+def test_an_older_copy_of_each_part(
+    folder: ArchiveFolder, states: Path, parts: tuple[str, ...], *, found_alone: bool
+) -> None:
+    kept = ArchiveFolder.open(states / "new").checkpoint.read_bytes()
+    for part in parts:
+        shutil.rmtree(folder.path / part)
+        shutil.copytree(states / "old" / part, folder.path / part)
+    assert bool(verified(folder, outside=False)) == found_alone
+    harmless = parts in (("checkpoints",), ("index",), ("segments", "checkpoints", "keyring"))
+    assert bool(verified(folder)) != harmless
+    if "segments" in parts:
+        since = open_checkpoint(kept, folder)
+        assert any("covers" in f.what for f in Verifier(folder, Options(since=since)).findings())
+
+
+@pytest.mark.parametrize("part", ["keyring", "index", "checkpoints", "segments"])
+def test_a_cut_or_emptied_file(folder: ArchiveFolder, part: str) -> None:
+    for path in sorted(p for p in (folder.path / part).iterdir() if p.name != "lock.mdb"):
+        good = path.read_bytes()
+        for length in (0, 10, len(good) // 2, len(good) - 1):
+            path.write_bytes(good[:length])
+            # LMDB reads zeros behind the end of a file: a last byte that was zero is not missed
+            is_harmless = path.name == "data.mdb" and good[length:] == b"\0"
+            assert bool(verified(folder)) != is_harmless, (path.name, length)
+        path.write_bytes(good)
+    assert verified(folder) == []
+
+
+@pytest.mark.parametrize("part", ["keyring", "index"])
+def test_another_archives_database(folder: ArchiveFolder, tmp_path: Path, part: str) -> None:
+    other = Config(
+        archive=tmp_path / "other", http=Http(enabled=False), keys=Keys(key_file=tmp_path / "other.key"),
+        storage=Storage(reserve_bytes=0),
+    )  # fmt: skip
+    Engine.create(other)
+    store(other, 2, "9")
+    shutil.rmtree(folder.path / part)
+    shutil.copytree(tmp_path / "other" / part, folder.path / part)
+    assert verified(folder)
+    with pytest.raises(CofferError):
+        Engine.open(Config(archive=folder.path, keys=Keys(key_file=tmp_path / "other.key")), write=True)
