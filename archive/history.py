@@ -17,7 +17,8 @@ from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.pending import Pending, announce
 from archive.recovery import Tail, cut, newest, read_tail
-from archive.scan import Level, Report, Task, scan
+from archive.report import Level, Report, Task
+from archive.scan import scan
 from archive.verify import Options, Verifier
 from keys.durable import Syscalls, SystemCalls, install, move, replace, stage
 from keys.errors import InputError, IntegrityError

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from archive.scan import Finding
+from archive.report import Finding
 from keys import durable
 from keys.durable import Syscalls, SystemCalls
 from keys.errors import FormatError, NotFoundError

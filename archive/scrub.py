@@ -13,9 +13,10 @@ from functools import partial
 from archive.chain import Chain, read_segment_header
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
+from archive.join import Claim, Joined
 from archive.merkle import Frontier
-from archive.scan import Finding, Level, Task, scan
-from archive.verify import Claim, Joined
+from archive.report import Finding, Level, Task
+from archive.scan import scan
 from keys.durable import Syscalls, SystemCalls, replace
 from keys.errors import FormatError, IntegrityError
 

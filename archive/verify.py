@@ -1,8 +1,7 @@
 """Check the log without any key: every byte of every segment, the chain, the tree and what was signed of it.
 
 Rule: it reports every finding and never stops at the first, changes nothing and needs no lock. Segments are checked
-apart from each other (`archive.scan`) and joined here in order. A damaged one is stepped over by its footer: what that
-says about the tree is proved, like everything else, by the signed roots behind it.
+apart from each other (`archive.scan`), in several processes if wanted, and joined in order (`archive.join`).
 """
 
 import multiprocessing
@@ -11,17 +10,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from archive.chain import Chain, read_footer, read_segment_header
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
-from archive.scan import MISPLACED, Counts, Finding, Level, OpenRecord, Report, Task, scan
+from archive.join import Claim, Joined
+from archive.report import Counts, Finding, Level, OpenRecord, Report, Task
+from archive.scan import scan
 from keys.errors import FormatError, InputError, IntegrityError, UnavailableError
 
-__all__ = ["Claim", "Finding", "Joined", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
+__all__ = ["Finding", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
 
 OpenRecords = Callable[[], AbstractContextManager[OpenRecord]]  # called in each process; for jobs > 1 it must pickle
 _worker_stack = ExitStack()  # held until a worker ends: what it opened must not be closed before
@@ -64,79 +65,6 @@ class Summary:
         self.bodies += counts.bodies
         self.bytes += counts.bytes
         self.opened += counts.opened
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What somebody signed or remembers: the first `size` records have the tree head `root`."""
-
-    size: int
-    root: bytes
-    by: str = "a signed checkpoint"
-
-
-@dataclass(slots=True)
-class Joined:
-    """The log so far. `is_whole`: the tree is known; behind damage without a footer it is not, until the next one."""
-
-    chain: Chain
-    claims: list[Claim]
-    is_whole: bool = True
-    unopened: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # key id: segment, first record
-    waiting: dict[bytes, int] = field(default_factory=dict)  # key id: how many records it alone opens
-    shredded: set[bytes] = field(default_factory=set)
-
-    def add(self, report: Report) -> Iterator[Finding]:
-        """Take the next segment. Yields what is wrong with its place, and every claim that it disproves."""
-        header, chain = report.header, self.chain
-        if header is not None and (header.first_seq, header.prev_header_sha256) != (chain.next_seq, chain.head):
-            yield Finding(report.number, 0, None, MISPLACED)
-            self.is_whole = False
-        for run in report.runs:
-            fits = self.is_whole and (run.span.begin, run.prev) == (chain.tree.size, chain.head)
-            if fits:
-                for height, node in run.span.nodes:
-                    chain.tree.append(node, height)
-            self.is_whole = fits
-            chain.next_seq, chain.head = run.span.end, run.head
-            if fits:
-                yield from self.compare(report.number)
-        yield from self._footer(report)
-        for key_id, seqs in report.unopened.items():
-            self.unopened.setdefault(key_id, (report.number, seqs[0]))
-            self.waiting[key_id] = self.waiting.get(key_id, 0) + len(seqs)
-        self.shredded |= report.shredded
-
-    def _footer(self, report: Report) -> Iterator[Finding]:
-        footer, chain = report.footer, self.chain
-        if footer is None:
-            return
-        state = (chain.head, chain.tree.size, chain.tree.edge)
-        if self.is_whole and (footer.head, footer.tree_size, footer.edge) == state:
-            return
-        if self.is_whole and not report.findings:
-            yield Finding(report.number, report.stop, None, "the footer does not describe this segment's records")
-        self.chain, self.is_whole = Chain.behind(footer), True
-        yield from self.compare(report.number)
-
-    def compare(self, number: int) -> Iterator[Finding]:
-        """Hold the tree as it is now against every claim about a tree of its size."""
-        tree = self.chain.tree
-        for claim in self.claims:
-            if claim.size == tree.size and claim.root != tree.root():
-                what = f"the first {claim.size} records are not those that were signed"
-                yield Finding(number, 0, claim.size - 1, what)
-
-    def finish(self, last: int) -> Iterator[Finding]:
-        """What only the end shows: claims beyond it, and keys that are missing although nobody destroyed them."""
-        for claim in self.claims:
-            if claim.size > self.chain.next_seq:
-                what = f"the log ends here, but {claim.by} covers {claim.size} records"
-                yield Finding(last, 0, self.chain.next_seq, what)
-        for key_id, (number, seq) in self.unopened.items():
-            if key_id not in self.shredded:
-                what = f"the key of {self.waiting[key_id]} records is missing, and no record says that it was destroyed"
-                yield Finding(number, 0, seq, what)
 
 
 class Verifier:

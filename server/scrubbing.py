@@ -14,7 +14,7 @@ import structlog
 
 from archive.checkpoint import witnessed
 from archive.ledger import Ledger
-from archive.scan import Finding
+from archive.report import Finding
 from archive.scrub import Looked, Scrub, StoppedError
 from keys.errors import CofferError
 from keys.keyring import clock_ms

@@ -10,7 +10,7 @@ from archive.body import BodyContext, BodyReader
 from archive.event import Event
 from archive.folder import ArchiveFolder
 from archive.record import Kind, RecordHeader
-from archive.scan import OpenRecord
+from archive.report import OpenRecord
 from keys import derive
 from keys.errors import IntegrityError
 from keys.keyring import Keyring

@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -12,9 +13,9 @@ from archive.chain import read_footer
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.reader import LogReader
 from archive.record import HEADER, Kind, RecordHeader, record_size
-from archive.scan import OpenRecord
+from archive.report import OpenRecord
 from archive.segment import HEADER as SEGMENT_HEADER
-from archive.segment import Footer
+from archive.segment import Footer, parse_segment_header
 from archive.verify import Finding, Level, Options, Verifier
 from keys.errors import InputError, IntegrityError, KeyUnavailableError, ShreddedError
 from tests.archive.conftest import SmallArchive, body_of, entry
@@ -231,6 +232,20 @@ def test_a_missing_key_that_a_record_says_was_destroyed_is_no_finding(ten: Small
     verifier = Verifier(ten.folder, Options(Level.DECRYPT), open_records=lacking)
     assert list(verifier.findings()) == []
     assert verifier.summary.shredded == 2
+
+
+@pytest.mark.parametrize("wrong", ["first_seq", "prev_header_sha256"])
+def test_an_empty_segment_that_belongs_elsewhere(small: SmallArchive, wrong: str) -> None:
+    """A stop may leave a segment that is a header only: nothing in it but the header can tell."""
+    small.fill(4, segment_bytes=SEGMENT_HEADER.size + 3 * ONE)
+    small.damaged = True
+    path = small.segments()[1]
+    path.write_bytes(path.read_bytes()[: SEGMENT_HEADER.size])
+    assert small.findings() == []
+    header = parse_segment_header(path.read_bytes())
+    other = replace(header, first_seq=4) if wrong == "first_seq" else replace(header, prev_header_sha256=bytes(32))
+    path.write_bytes(other.serialize())
+    assert [f.what for f in small.findings()] == ["the segment header belongs to another place or archive"]
 
 
 def test_archive_json_has_one_form(ten: SmallArchive) -> None:

@@ -1,0 +1,130 @@
+"""A batch passes only if every rule holds for every record, also where all hashes were made to fit the broken one."""
+
+import zlib
+from collections.abc import Callable
+from hashlib import sha256
+
+import pytest
+
+from archive import headers
+from archive.headers import Batch
+from archive.merkle import leaf_hash
+from archive.record import RecordHeader, trailer
+from archive.report import Task
+from archive.scan import scan
+from archive.segment import HEADER as SEGMENT_HEADER
+from archive.segment import Footer
+from tests.archive.conftest import SmallArchive, entry
+
+FIRST, START = 7, sha256(b"start").digest()
+LENGTHS = (5, 0, 8, 40_000)
+Edit = Callable[[bytearray], None]
+
+
+def batch_of(edit: Edit | None = None, place: int = 1, *, crc: bool = True) -> tuple[Batch, list[bytes]]:
+    """Four records that chain; the header at `place` is edited before the next ones are chained to it."""
+    batch, heads = Batch(0), [START]
+    for number, length in enumerate(LENGTHS):
+        body = sha256(b"").digest()
+        header = RecordHeader(1, FIRST + number, 1, bytes(16), 0, length, bytes(32), body, heads[-1], FIRST)
+        raw = bytearray(header.serialize())
+        if edit is not None and number == place:
+            edit(raw)
+            if crc:
+                raw[156:] = zlib.crc32(raw[:156]).to_bytes(4, "big")
+        batch.offsets.append(number)
+        batch.raws.append(bytes(raw))
+        batch.closings.append(trailer(length))
+        heads.append(sha256(raw).digest())
+    return batch, heads
+
+
+def test_a_good_batch() -> None:
+    batch, heads = batch_of()
+    checked = headers.check(batch, FIRST, START, [])
+    assert checked is not None
+    assert checked.head == heads[-1]
+    assert checked.leaves == [leaf_hash(raw) for raw in batch.raws]
+
+
+def put(at: int, value: bytes) -> Edit:
+    def edit(raw: bytearray) -> None:
+        raw[at : at + len(value)] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(put(0, b"CFRX"), id="magic"),
+        pytest.param(put(4, b"\0\2"), id="version"),
+        pytest.param(put(8, (FIRST + 9).to_bytes(8, "big")), id="number"),
+        pytest.param(put(51, b"\7"), id="length"),
+        pytest.param(put(116, bytes(32)), id="chain"),
+        pytest.param(put(155, b"\xff"), id="group"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_header_that_breaks_one_rule_in_a_chain_that_fits_it(edit: Edit, place: int) -> None:
+    batch, _ = batch_of(edit, place)
+    assert headers.check(batch, FIRST, START, []) is None
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_wrong_crc_in_a_chain_that_fits_it(place: int) -> None:
+    batch, _ = batch_of(put(159, b"\xee"), place, crc=False)
+    assert headers.check(batch, FIRST, START, []) is None
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_every_byte_of_a_trailer_and_its_padding(place: int) -> None:
+    for offset in range(len(trailer(LENGTHS[place]))):
+        batch, _ = batch_of()
+        closing = bytearray(batch.closings[place])
+        closing[offset] ^= 1
+        batch.closings[place] = bytes(closing)
+        assert headers.check(batch, FIRST, START, []) is None
+
+
+def test_bodies_count_where_they_were_read() -> None:
+    batch, _ = batch_of()
+    good, bad = sha256(b"").digest(), bytes(32)
+    assert headers.check(batch, FIRST, START, [good, None, None, good]) is not None
+    assert headers.check(batch, FIRST, START, [good, None, bad, good]) is None
+    assert headers.check(batch, FIRST + 1, START, []) is None
+    assert headers.check(batch, FIRST, bad, []) is None
+
+
+@pytest.mark.parametrize("change", ["swap", "shift", "drop"])
+def test_a_footer_that_lists_other_offsets(small: SmallArchive, change: str) -> None:
+    """Well formed in itself: its hash and all else it says is right."""
+    small.fill(4, segment_bytes=SEGMENT_HEADER.size + 3 * 216)
+    small.damaged = True
+    path = small.segments()[0]
+    data = path.read_bytes()
+    length = int.from_bytes(data[-44:-36], "big")
+    offsets = [96, 312, 528]
+    assert data[-length:] == Footer(tuple(offsets), *_state(data[-length:])).serialize()
+    listed = {"swap": (312, 96, 528), "shift": (96, 320, 528), "drop": (96, 312)}[change]
+    path.write_bytes(data[:-length] + Footer(listed, *_state(data[-length:])).serialize())
+    task = Task(path, small.folder.lock, small.folder.archive_id, 1, is_last=False, level=1)  # type: ignore[arg-type]
+    assert [f.what for f in scan(task).findings] == ["the footer does not describe this segment's records"]
+
+
+def _state(footer: bytes) -> tuple[bytes, int, tuple[bytes, ...]]:
+    """Head, size and edge as a footer of three records has them."""
+    return footer[16:48], 3, (footer[56:88], footer[88:120])
+
+
+def test_an_unsigned_last_record_has_only_its_crc(small: SmallArchive) -> None:
+    """Nothing chains to it and nothing is signed: time and ids of it are covered by its CRC alone."""
+    log = small.writer()
+    log.append([entry(0), entry(1)])
+    log.close()
+    small.damaged = True
+    path = small.segments()[0]
+    data = bytearray(path.read_bytes())
+    data[-216 + 20] ^= 1
+    path.write_bytes(data)
+    assert [f.what for f in small.findings()] == ["the record header is damaged (CRC)"]
