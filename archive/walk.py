@@ -25,7 +25,8 @@ class Walker:
     def __init__(self, fd: int, *, bodies: bool, batch_bytes: int = BATCH_BYTES) -> None:
         self._fd = fd
         self._bodies = bodies
-        self._batch_bytes = batch_bytes
+        self._batch_bytes = batch_bytes if bodies else 1 << 62  # what is leapt over costs nothing
+        self._leaps = False
         self._base = 0
         self._window = b""
 
@@ -47,7 +48,10 @@ class Walker:
                 break
             if self._bodies:
                 digests.append(self._hash(at + HEADER.size, length) if wanted(len(batch.raws), at) else None)
-            closing = self._take(body_end, end - body_end, _AHEAD if length <= _NEAR else _LEAP)
+            is_far = length > _NEAR
+            if is_far and not self._leaps and not self._bodies:
+                self._leap()
+            closing = self._take(body_end, end - body_end, _LEAP if is_far else _AHEAD)
             if len(closing) < end - body_end:
                 break
             batch.offsets.append(at)
@@ -55,6 +59,12 @@ class Walker:
             batch.closings.append(closing)
             batch.end = at = end
         return batch, digests[: len(batch.raws)]
+
+    def _leap(self) -> None:
+        """Tell the system that what lies between is not wanted: reading ahead would fetch bodies."""
+        self._leaps = True
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
 
     def _take(self, at: int, length: int, ahead: int) -> bytes:
         start = at - self._base

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from archive.report import Finding
+from archive.scrub import Looked
 from archive.segment import HEADER
 from server.config_load import load_config
+from server.engine import Engine
+from server.scrubbing import Scrubbing
 from server.service import Server
 from tests.server.filled import flip, free_port, run, study_files, told
 
@@ -112,3 +116,13 @@ def test_a_long_pause_does_not_hold_up_the_end(archive: Path) -> None:
         until(lambda: (archive / "scrub" / "place.json").exists() or server.engine.log.next_seq > 0)
     assert time.monotonic() - started < 15
     assert (archive / "scrub" / "place.json").exists()
+
+
+def test_a_look_that_began_in_the_middle_clears_nothing(archive: Path) -> None:
+    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+        scrubbing = Scrubbing(engine, engine.metrics, 30)
+        scrubbing.ledger.add(Finding(1, 96, 0, "the body does not match its hash"), 1)
+        scrubbing._settle(Looked(1, is_resumed=True))
+        assert len(scrubbing.ledger.open_entries()) == 1
+        scrubbing._settle(Looked(1))
+        assert scrubbing.ledger.open_entries() == []
