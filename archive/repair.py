@@ -8,7 +8,7 @@ file stays in lost+found; a record says what was done.
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +20,8 @@ from archive.folder import ArchiveFolder
 from archive.pending import Pending, announce
 from archive.record import HEADER
 from archive.verify import Finding, Level, Options, Verifier
-from keys.durable import Syscalls, SystemCalls, install, replace, stage
-from keys.errors import FormatError, InputError, IntegrityError, NotFoundError
+from keys.durable import Syscalls, SystemCalls, install, remove, replace, stage
+from keys.errors import FormatError, InputError, IntegrityError, NotFoundError, UnavailableError
 
 _PIECE = 1 << 20
 _HEAD, _FOOT = -1, -2  # what stands for a record's number where there is no record
@@ -78,12 +78,19 @@ def repair(
     found = list(Verifier(folder, witness=witness, progress=progress).findings())
     numbers = sorted({f.segment for f in found if f.segment})
     staged: list[tuple[Mended, Path]] = []
-    for number in numbers:
-        made = _Mender(folder, copy, number, only).stage(calls)
-        if made is not None:
-            staged.append(made)
+    try:
+        for number in numbers:
+            made = _Mender(folder, copy, number, only).stage(calls)
+            if made is not None:
+                staged.append(made)
+        if staged:
+            _require_proved(folder, staged, witness)
+    except BaseException:
+        for _, fresh in staged:
+            with suppress(UnavailableError):  # what is left of it is overwritten by the next repair
+                remove(fresh, calls=calls)
+        raise
     if staged:
-        _require_proved(folder, staged, witness)
         announce(folder, [Pending(_facts(m), f"segment:{m.segment}:{m.kept}") for m, _ in staged], calls)
         for mended, fresh in staged:
             kept = folder.lost_and_found / mended.kept if mended.kept else None
@@ -117,8 +124,8 @@ def _mend_checkpoint(folder: ArchiveFolder, copy: ArchiveFolder, witness: Checkp
         return False
     if witness is not None and theirs.size < witness.size:
         return False
-    claims = (f for f in Verifier(folder, Options(Level.HEADERS), witness=theirs).findings() if "signed" in f.what)
-    if any(f.segment for f in claims):
+    found = Verifier(folder, Options(Level.HEADERS), witness=theirs).findings()
+    if any(f.what.startswith(("the first ", "the log ends here")) for f in found):
         return False
     replace(folder.checkpoint, note, calls=calls)
     return True
@@ -131,8 +138,6 @@ def _require_proved(folder: ArchiveFolder, staged: Sequence[tuple[Mended, Path]]
     wrong = [f for f in verifier.findings() if f.segment in instead or f.what.startswith("the first ")]
     last = max((seq for mended, _ in staged for seq in mended.records), default=-1)
     if wrong or verifier.summary.signed_records <= last:
-        for _, fresh in staged:
-            fresh.unlink(missing_ok=True)
         what = f"segment {wrong[0].segment}: {wrong[0].what}" if wrong else "no signed checkpoint covers the records"
         raise IntegrityError(
             f"the repaired log is not what was signed: {what}",

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from archive.checkpoint import Checkpoint, read_checkpoint, witnessed
 from archive.folder import ArchiveFolder
+from archive.ledger import Ledger
 from archive.lock import WriterLock
-from archive.verify import Finding
+from archive.verify import Finding, Level, Options, Verifier
 from index.check import check_index
 from keys import derive
 from keys.errors import IntegrityError
@@ -21,7 +22,7 @@ from keys.witness import read_witness
 from server.config import Config
 from server.vault import provider_of
 
-__all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index"]
+__all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "settle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,16 @@ def look(folder: ArchiveFolder) -> Seen:
         )
     usable = witness if witness is not None and witness.size else None
     return Seen(usable, tuple(Finding(0, 0, None, what) for what in found))
+
+
+def settle(folder: ArchiveFolder) -> None:
+    """Drop what the scrub found of a history that was decided since; damaged bodies stay until they are read again."""
+    ledger = Ledger(folder.scrub)
+    entries = ledger.entries()
+    if entries:
+        left = list(Verifier(folder, Options(Level.HEADERS), witness=look(folder).witness).findings())
+        left += [Finding(e.segment, e.offset, e.record, e.what) for e in entries if e.what.startswith("the body")]
+        ledger.settle({e.segment for e in entries}, left)
 
 
 @dataclass(frozen=True, slots=True)

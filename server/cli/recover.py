@@ -72,7 +72,7 @@ def take(chosen: Chosen, copy: Path) -> None:
     config = chosen.existing()
     from archive.folder import ArchiveFolder
     from archive.history import read_history, take_from
-    from server.byhand import hands_on
+    from server.byhand import hands_on, settle
 
     source = ArchiveFolder.open(copy)
     total = sum(source.segment_path(n).stat().st_size for n in source.segment_numbers())
@@ -84,6 +84,7 @@ def take(chosen: Chosen, copy: Path) -> None:
             )
     with chosen.open(write=True) as engine:
         records = engine.log.next_seq
+        settle(engine.folder)
     if chosen.json:
         output.as_json({"segments": numbers, "records": records})
     elif numbers:
@@ -114,7 +115,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
     config = chosen.existing()
     from archive.history import accept_loss as accept
     from archive.history import read_history
-    from server.byhand import hands_on
+    from server.byhand import hands_on, settle
 
     with hands_on(config, "coffer recover accept-loss") as hand:
         history = read_history(hand.folder, hand.witness)
@@ -125,6 +126,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
         accept(hand.folder, history, hand.sign, hand.keyring.remember)
     with chosen.open(write=True) as engine:
         records = engine.log.next_seq
+        settle(engine.folder)
     if chosen.json:
         output.as_json({"records": records, "lost": max(history.promised - size, 0)})
     else:

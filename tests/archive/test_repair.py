@@ -168,6 +168,34 @@ def test_the_checkpoint_is_taken_too(pair: tuple[SmallArchive, ArchiveFolder], d
     assert small.findings() == []
 
 
+def test_a_checkpoint_that_the_log_here_does_not_reach_is_not_taken(small: SmallArchive, tmp_path: Path) -> None:
+    small.fill(3)
+    small.checkpoint()
+    older = small.files()
+    small.fill(2, first=3)
+    small.checkpoint()
+    shutil.copytree(small.folder.path, tmp_path / "copy")
+    small.folder.segment_path(1).write_bytes(older["segments/00000001.seg"])
+    small.folder.checkpoint.write_bytes(b"nothing")
+    outcome = repair(small.folder, ArchiveFolder.open(tmp_path / "copy"))
+    assert not outcome.checkpoint
+    assert outcome.left
+    small.folder.checkpoint.write_bytes(older["checkpoints/latest"])
+
+
+def test_nothing_is_left_behind_by_a_repair_that_is_refused(pair: tuple[SmallArchive, ArchiveFolder]) -> None:
+    small, copy = pair
+    flip(small.folder, 1, record(0, HEADER.size))
+    for folder in (small.folder, copy):
+        flip(folder, 3, record(0, HEADER.size))
+    before = small.files()
+    with pytest.raises(IntegrityError, match="record 6 of segment 3"):
+        repair(small.folder, copy)
+    assert small.files() == before
+    for number in (1, 3):
+        flip(small.folder, number, record(0, HEADER.size))
+
+
 @pytest.mark.parametrize("after_effect", [False, True])
 def test_a_stop_at_every_call(
     pair: tuple[SmallArchive, ArchiveFolder], faulty: FaultyCalls, *, after_effect: bool

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from archive.ledger import Ledger
 from archive.record import Kind
+from archive.report import Finding
 from archive.segment import HEADER
 from server.config_load import load_config
 from server.engine import Engine
@@ -62,11 +64,15 @@ def test_a_rolled_back_archive_is_read_and_not_written(archive: Path) -> None:
 def test_the_way_out_by_a_copy(archive: Path) -> None:
     before = told("status")["objects"]
     roll_back(archive)
+    ledger = Ledger(archive / "scrub")
+    ledger.add(Finding(1, 0, 3, "the log ends here, but a signed checkpoint covers 9 records"), 1)
+    ledger.add(Finding(1, 96, 0, "the body does not match its hash"), 1)
     assert "1 segments were taken" in run("recover", "from", "new").output
     assert told("status")["objects"] == before
     assert told("recover", "show")["complaint"] is None
     (facts,) = events(archive)
     assert facts["what"] == "records taken from a copy"
+    assert [e.what for e in ledger.entries()] == ["the body does not match its hash"]  # nobody has read it again yet
     assert not (archive / "pending.json").exists()
     assert "promised here" in run("recover", "from", "old", code=12).output
 
