@@ -14,7 +14,7 @@ from keys.errors import ConfigError, FormatError, NotFoundError
 
 FORMAT_VERSION = 1
 _NAME = "archive.json"
-_PARTS = ("segments", "checkpoints", "keyring", "index", "spool", "scrub", "lost+found")
+_PARTS = ("segments", "checkpoints", "tiles", "keyring", "index", "spool", "scrub", "lost+found")
 _SEGMENT = re.compile(r"[0-9]{8}\.seg")
 
 
@@ -39,6 +39,16 @@ class ArchiveFolder:
     def checkpoint(self) -> Path:
         """The last signed checkpoint."""
         return self.path / "checkpoints" / "latest"
+
+    @property
+    def notes(self) -> Path:
+        """Every checkpoint that was signed."""
+        return self.path / "checkpoints" / "history"
+
+    @property
+    def tiles(self) -> Path:
+        """What C2SP tlog-tiles calls the prefix: below it, `tile/<level>/...`."""
+        return self.path / "tiles"
 
     @property
     def keyring(self) -> Path:

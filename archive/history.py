@@ -7,6 +7,7 @@ step is durable before the next, and all of them can be repeated: after a stop, 
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from archive import segment
 from archive.chain import Chain, read_record
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
+from archive.notes import last_checkpoint, publish, set_aside
 from archive.pending import Pending, announce
 from archive.recovery import Tail, cut, newest, read_tail
 from archive.report import Level, Report, Task
@@ -31,7 +33,8 @@ _SYSTEM = SystemCalls()
 class History:
     """What the log holds up to the first break, what is signed of it, and why the two do not go together (or None).
 
-    `end` is where the log breaks off: segment and byte offset. `left_over` are bytes and segment files beyond it.
+    `noted` is the end of the history of checkpoints. `end` is where the log breaks off: segment and byte offset.
+    `left_over` are bytes and segment files beyond it.
     """
 
     size: int
@@ -40,28 +43,30 @@ class History:
     left_over: int
     signed: Checkpoint | None
     witness: Checkpoint | None
+    noted: Checkpoint | None
     complaint: IntegrityError | None
 
     @property
     def promised(self) -> int:
         """How many records somebody was told of under a signature."""
-        return max((c.size for c in (self.signed, self.witness) if c is not None), default=0)
+        return max((c.size for c in (self.signed, self.witness, self.noted) if c is not None), default=0)
 
 
 def read_history(folder: ArchiveFolder, witness: Checkpoint | None) -> History:
     """Compare, changing nothing. Headers of the whole log are read; bodies are not."""
     complaint: IntegrityError | None = None
-    signed = None
+    signed = noted = None
     try:
         signed = read_checkpoint(folder)
-        read_tail(folder, newest(signed, witness))
+        noted = last_checkpoint(folder)
+        read_tail(folder, newest(signed, witness, noted))
     except IntegrityError as error:
         complaint = error
     chain, end = _longest(folder)
     sizes = {n: folder.segment_path(n).stat().st_size for n in folder.segment_numbers()}
     beyond = sum(size for number, size in sizes.items() if number > end[0])
     left_over = beyond + (sizes[end[0]] - end[1] if end[0] in sizes and not _is_sealed_at(folder, end) else 0)
-    return History(chain.next_seq, chain.tree.root(), end, left_over, signed, witness, complaint)
+    return History(chain.next_seq, chain.tree.root(), end, left_over, signed, witness, noted, complaint)
 
 
 def accept_loss(
@@ -89,8 +94,7 @@ def accept_loss(
         if not _is_sealed_at(folder, history.end) and size > offset:
             torn = Tail(Chain.start(folder.archive_id), number, [], offset, size - offset)
             cut(folder, torn, calls)
-    remember(note)
-    replace(folder.checkpoint, note, calls=calls)
+    _tell(folder, made, note, remember, calls)
 
 
 def take_from(
@@ -133,9 +137,17 @@ def take_from(
     for number in (n for n in folder.segment_numbers() if n > copy.segment_numbers()[-1]):
         path = folder.segment_path(number)
         move(path, folder.lost_and_found / f"{path.name}-beyond-{history.size}", calls=calls)
-    remember(note)
-    replace(folder.checkpoint, note, calls=calls)
+    _tell(folder, theirs, note, remember, calls)
     return numbers
+
+
+def _tell(
+    folder: ArchiveFolder, made: Checkpoint, note: bytes, remember: Callable[[bytes], None], calls: Syscalls
+) -> None:
+    """Make `made` the last checkpoint. What it contradicts leaves history and tiles; the next writer makes new ones."""
+    set_aside(folder, made.size, calls)
+    shutil.rmtree(folder.tiles, ignore_errors=True)
+    publish(folder, note, remember, calls)
 
 
 def _binding(history: History) -> list[Checkpoint]:
@@ -223,7 +235,7 @@ def _require_proved(
     copy: ArchiveFolder, claim: Checkpoint, *, deep: bool = False, progress: Callable[[int], None] | None = None
 ) -> None:
     level = Level.BODIES if deep else Level.HEADERS
-    options = Options(level) if deep else Options(level, since=claim)
+    options = Options(level, since=None if deep else claim, beside=False)  # the next checkpoint makes tiles again
     found = next(Verifier(copy, options, witness=claim, progress=progress).findings(), None)
     if found is not None:
         raise IntegrityError(

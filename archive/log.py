@@ -15,9 +15,12 @@ from archive import segment
 from archive.chain import Chain
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
+from archive.merkle import EMPTY_ROOT
+from archive.notes import last_checkpoint, publish, require_newer
 from archive.record import RecordHeader, record_size, trailer
 from archive.recovery import Tail, cut, newest, read_tail
 from archive.segment import Footer, SegmentHeader
+from archive.tiling import Tiling
 from keys.buffer import Buffer
 from keys.durable import AppendFile, Syscalls, SystemCalls, replace
 from keys.errors import CofferError, IntegrityError, UnavailableError
@@ -118,13 +121,18 @@ class LogWriter:
         self._queue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self._failure: CofferError | None = None
+        self._sign_lock = threading.Lock()
         self._signed: Checkpoint | None = None
+        self._told = Checkpoint(folder.origin, 0, EMPTY_ROOT)  # the newest that was signed, published or not
+        self._tiling = Tiling(folder, calls)
         self._group = 0  # the first record of those that the next sync makes stable
         self._tail = Tail(Chain.start(folder.archive_id), 0, [], 0)
         self.refusal: IntegrityError | None = None
         try:
             self._signed = read_checkpoint(folder)
-            self._tail = read_tail(folder, newest(self._signed, witness))
+            told = newest(self._signed, witness, last_checkpoint(folder))
+            self._tail = read_tail(folder, told)
+            self._told = told or self._told
             cut(folder, self._tail, calls)
             self._file = self._open_segment()
         except IntegrityError as error:
@@ -183,16 +191,27 @@ class LogWriter:
                     "the archive's volume is full up to its reserve", hint="free or add space; stores then go on"
                 )
 
-    def checkpoint(self, sign: Callable[[bytes], bytes]) -> Checkpoint | None:
-        """Sign the log as it is and keep the note, durable on return; None where the last one still says it all."""
-        with self._commit_lock:
-            self.require_stable()
-            tree = self._tail.chain.tree
-            if self.signed_size == tree.size:
+    def checkpoint(
+        self, sign: Callable[[bytes], bytes], remember: Callable[[bytes], None] | None = None
+    ) -> Checkpoint | None:
+        """Sign the log as it is and keep the note, durable on return; None where the last one still says it all.
+
+        `sign` makes a note of a checkpoint's text; `remember` is told of it when it is in the history and before it is
+        the latest. Appends go on meanwhile. Raises HistoryError, and signs nothing, where the log on disk does not
+        extend the last signed checkpoint; UnavailableError.
+        """
+        with self._sign_lock:
+            with self._commit_lock:
+                self.require_stable()
+                tree = self._tail.chain.tree
+                made = Checkpoint(self._folder.origin, tree.size, tree.root())
+            if self.signed_size == made.size:
                 return None
-            made = Checkpoint(self._folder.origin, tree.size, tree.root())
-            replace(self._folder.checkpoint, sign(made.serialize()), calls=self._calls)
-            self._signed = made
+            require_newer(self._told, made)
+            self._tiling.extend(self._told, made)
+            publish(self._folder, sign(made.serialize()), remember, self._calls)
+            self._tiling.tidy(self._told, made)
+            self._signed = self._told = made
             return made
 
     def require_stable(self) -> None:

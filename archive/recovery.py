@@ -58,24 +58,28 @@ def read_tail(folder: ArchiveFolder, checkpoint: Checkpoint | None) -> Tail:
     return tail
 
 
-def newest(signed: Checkpoint | None, witness: Checkpoint | None) -> Checkpoint | None:
-    """What the log must hold to, of its signed checkpoint and what the keyring remembers; None where both are none.
+def newest(signed: Checkpoint | None, witness: Checkpoint | None, noted: Checkpoint | None = None) -> Checkpoint | None:
+    """What the log must hold to, of its signed checkpoint, what the keyring remembers and the end of the history of
+    checkpoints; None where there are none.
 
-    The keyring learns of a checkpoint before anybody else: it may be one ahead after a stop, and never behind. Raises
-    HistoryError where it is, and where the two contradict each other.
+    A checkpoint is entered in the history, then in the keyring, then shown: after a stop each may be one ahead of the
+    next. The keyring is never behind; the history may be, where it was lost. Raises HistoryError where the keyring is,
+    and where two of them contradict each other.
     """
-    if signed is None or witness is None:
-        return signed or witness
-    if witness.size < signed.size:
+    if signed is not None and witness is not None and witness.size < signed.size:
         raise HistoryError(
             f"the keyring is older than the log: it remembers {witness.size} records, and {signed.size} are signed",
             hint="put the newest copy of the keyring back, or see coffer recover show",
         )
-    if witness.size == signed.size and witness.root != signed.root:
-        raise HistoryError(
-            f"keyring and signed checkpoint differ about the first {signed.size} records", hint="a fork: " + _WAYS_OUT
-        )
-    return witness
+    known = [c for c in (signed, witness, noted) if c is not None]
+    last = max(known, key=lambda c: c.size, default=None)
+    for other in known:
+        if last is not None and other.size == last.size and other.root != last.root:
+            raise HistoryError(
+                f"signed checkpoint, keyring and history differ about the first {last.size} records",
+                hint="a fork: " + _WAYS_OUT,
+            )
+    return last
 
 
 def _footer(folder: ArchiveFolder, number: int) -> segment.Footer:

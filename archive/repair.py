@@ -17,10 +17,11 @@ from archive import segment
 from archive.chain import read_footer, read_record, read_segment_header
 from archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
+from archive.notes import last_note, publish
 from archive.pending import Pending, announce
 from archive.record import HEADER
 from archive.verify import Finding, Level, Options, Verifier
-from keys.durable import Syscalls, SystemCalls, install, remove, replace, stage
+from keys.durable import Syscalls, SystemCalls, install, remove, stage
 from keys.errors import FormatError, InputError, IntegrityError, NotFoundError, UnavailableError
 
 _PIECE = 1 << 20
@@ -50,7 +51,7 @@ class Mended:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a repair did: the segments it mended, whether the checkpoint was taken too, and what is still wrong."""
+    """What a repair did: the segments it mended, whether the signed checkpoint was put back, and what is left."""
 
     mended: list[Mended] = field(default_factory=list)
     checkpoint: bool = False
@@ -111,23 +112,28 @@ def _facts(mended: Mended) -> dict[str, object]:
 
 
 def _mend_checkpoint(folder: ArchiveFolder, copy: ArchiveFolder, witness: Checkpoint | None, calls: Syscalls) -> bool:
-    """Replace a note that does not verify by the copy's, if the log here is at least as long and has its root."""
+    """Replace a note that does not verify by the last of the history here or the copy's, whichever covers more.
+
+    Only if the log here is at least as long and has its root.
+    """
     try:
         if read_checkpoint(folder) is not None:
             return False
     except IntegrityError:
         pass
-    try:
+    known: list[tuple[Checkpoint, bytes]] = []
+    with suppress(IntegrityError):
+        known += [noted for noted in (last_note(folder),) if noted is not None]
+    with suppress(OSError, IntegrityError):
         note = copy.checkpoint.read_bytes()
-        theirs = open_checkpoint(note, copy)
-    except (OSError, IntegrityError):
+        known.append((open_checkpoint(note, copy), note))
+    last, note = max(known, key=lambda k: k[0].size, default=(None, b""))
+    if last is None or (witness is not None and last.size < witness.size):
         return False
-    if witness is not None and theirs.size < witness.size:
-        return False
-    found = Verifier(folder, Options(Level.HEADERS), witness=theirs).findings()
+    found = Verifier(folder, Options(Level.HEADERS, beside=False), witness=last).findings()
     if any(f.what.startswith(("the first ", "the log ends here")) for f in found):
         return False
-    replace(folder.checkpoint, note, calls=calls)
+    publish(folder, note, calls=calls)
     return True
 
 

@@ -6,10 +6,10 @@ apart from each other (`archive.scan`), in several processes if wanted, and join
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,10 @@ from archive.chain import Chain, read_footer, read_segment_header
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.join import Claim, Joined
+from archive.notes import last_checkpoint
 from archive.report import Counts, Finding, Level, OpenRecord, Report, Task
 from archive.scan import scan
+from archive.tilecheck import check
 from keys.errors import FormatError, InputError, IntegrityError, UnavailableError
 
 __all__ = ["Finding", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
@@ -35,7 +37,8 @@ class Options:
 
     `since`: only what came behind so many records, whose root is checked too where a checkpoint is given. `sample`:
     the share of bodies that is read, chosen by `seed`; headers, chain and tree are always checked in full. `jobs`:
-    processes; segments are shared out among them.
+    processes; segments are shared out among them. Without `beside`, tiles and the history of checkpoints, which lie
+    beside the log, are not looked at.
     """
 
     level: Level = Level.BODIES
@@ -43,6 +46,7 @@ class Options:
     sample: float = 1.0
     seed: int = 0
     jobs: int = 1
+    beside: bool = True
 
 
 @dataclass(slots=True)
@@ -103,7 +107,7 @@ class Verifier:
         if complaint is not None:
             yield Finding(0, 0, None, complaint)
         claims: list[Claim] = []
-        yield from self._claims(claims)
+        signed = yield from self._claims(claims)
         self.summary.signed_records = max((c.size for c in claims), default=0)
         numbers = sorted({*self._folder.segment_numbers(), *self._instead})
         for missing in sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
@@ -119,17 +123,28 @@ class Verifier:
             yield from report.findings
             yield from joined.add(report)
         yield from joined.finish(numbers[-1] if numbers else 0)
+        if self._options.beside and not self._instead:
+            yield from check(self._folder, signed, self._since())
         self.summary.shredded = sum(joined.waiting[key] for key in joined.unopened if key in joined.shredded)
 
-    def _claims(self, claims: list[Claim]) -> Iterator[Finding]:
+    def _since(self) -> int:
+        since = self._options.since
+        return since.size if isinstance(since, Checkpoint) else since or 0
+
+    def _claims(self, claims: list[Claim]) -> Generator[Finding, None, Checkpoint | None]:
+        """Fill `claims`. Returns the last signed checkpoint."""
         since = self._options.since
         try:
             signed = read_checkpoint(self._folder)
         except IntegrityError as error:
             yield Finding(0, 0, None, f"the signed checkpoint: {error}")
             signed = None
+        noted = None
+        with suppress(IntegrityError):  # `check` tells
+            noted = last_checkpoint(self._folder) if self._options.beside else None
         for checkpoint, by in (
             (signed, "a signed checkpoint"),
+            (noted, "a signed checkpoint of the history"),
             (self._witness, "the checkpoint that the keyring remembers"),
             (since if isinstance(since, Checkpoint) else None, "the given checkpoint"),
         ):
@@ -137,11 +152,11 @@ class Verifier:
                 (c.size, c.root) == (checkpoint.size, checkpoint.root) for c in claims
             ):
                 claims.append(Claim(checkpoint.size, checkpoint.root, by))
+        return signed
 
     def _start(self, numbers: Sequence[int]) -> tuple[Chain, int]:
         """The chain before the first segment to check, and the place of that segment in `numbers`."""
-        since = self._options.since
-        size = since.size if isinstance(since, Checkpoint) else since or 0
+        since, size = self._options.since, self._since()
         if isinstance(since, int) and since > self.summary.signed_records:
             raise InputError(
                 f"no checkpoint covers {since} records: nothing proves where they end",
@@ -159,15 +174,14 @@ class Verifier:
         return self._instead.get(number) or self._folder.segment_path(number)
 
     def _reports(self, numbers: Sequence[int], claims: Sequence[Claim]) -> Iterator[Report]:
-        options, since = self._options, self._options.since
-        from_seq = since.size if isinstance(since, Checkpoint) else since or 0
+        options = self._options
         task = partial(
             Task,
             lock=self._folder.lock,
             archive_id=self._folder.archive_id,
             level=options.level,
             cuts=tuple(sorted({c.size for c in claims})),
-            from_seq=from_seq,
+            from_seq=self._since(),
             sample=options.sample,
             seed=options.seed,
         )

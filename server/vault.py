@@ -18,7 +18,7 @@ import structlog
 
 from archive.allocator import keep_blocks
 from archive.body import BodyReader
-from archive.checkpoint import witnessed
+from archive.checkpoint import Checkpoint, witnessed
 from archive.event import NO_KEY, Event
 from archive.folder import ArchiveFolder
 from archive.lock import WriterLock
@@ -184,16 +184,13 @@ class Vault:
             _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
         writer.close()
 
-    def sign_checkpoint(self) -> None:
-        """Sign the log as it is; durable on return. Does nothing where nothing was added. Raises UnavailableError."""
-        self.log.checkpoint(self.sign)
+    def sign_checkpoint(self) -> Checkpoint | None:
+        """Sign the log as it is; durable on return. None where nothing was added. Raises as `LogWriter.checkpoint`.
 
-    def sign(self, body: bytes) -> bytes:
-        """The signed note of a checkpoint's text, after the keyring was told of it: it is the second witness."""
+        The keyring is told of it before it is released: it is the second witness.
+        """
         signer = CheckpointSigner(self.keyring.archive_key(derive.CHECKPOINT_SIGNING))
-        note = signer.sign_note(self.folder.origin, body)
-        self.keyring.remember(note)
-        return note
+        return self.log.checkpoint(partial(signer.sign_note, self.folder.origin), self.keyring.remember)
 
     def _report(self, done: rebuild.CatchUp) -> None:
         if done.applied or done.damaged or done.emptied:

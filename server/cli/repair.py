@@ -62,7 +62,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
             kept = f", the damaged file is lost+found/{row['kept']}" if row["kept"] else ""
             output.say(f"segment {row['segment']}: records {_list(row['records'])} were mended{kept}")
         if outcome.checkpoint:
-            output.say("the signed checkpoint was taken from the copy")
+            output.say("the signed checkpoint was put back, from the history here or from the copy")
         for finding in left:
             output.say(output.plain(f"left: segment {finding['segment']}, {finding['what']}"))
         if not recorded:

@@ -102,7 +102,7 @@ def fork(archive: Remembered, tmp_path: Path) -> None:
     other = Remembered(tmp_path / "fork")
     other.grow(8, 0)
     other.grow(7, 100)
-    put_back(archive, tmp_path / "fork", "segments", "checkpoints")
+    put_back(archive, tmp_path / "fork", "segments", "checkpoints", "tiles")
     other.close()
 
 

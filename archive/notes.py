@@ -1,0 +1,179 @@
+"""Every checkpoint that was ever signed, in one file: signed notes, whole, one behind the other, oldest first.
+
+Rule: a note is durable here before anybody is shown it, and is never taken out; what recovery by hand contradicts goes
+to lost+found. The unfinished rest of an append that was stopped is cut before the next one: nobody saw it.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from archive.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from archive.folder import ArchiveFolder
+from archive.leaves import Leaves
+from archive.merkle import Frontier
+from keys.durable import AppendFile, Syscalls, SystemCalls, replace
+from keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
+
+_NOTE: Final = re.compile(rb"[^\n]+\n[0-9]+\n[^\n]+\n\n(?:\xe2\x80\x94 [^\n]+\n)+")
+_TAIL_BYTES: Final = 64 << 10  # far more than one note
+_SYSTEM = SystemCalls()
+
+
+class Noted(NamedTuple):
+    """A checkpoint of the history and the signed note that says it. The signature is not checked yet."""
+
+    checkpoint: Checkpoint
+    note: bytes
+
+
+def split(data: bytes) -> Iterator[Noted]:
+    """The notes in `data`; what is behind the last whole one is left out.
+
+    Raises FormatError where bytes that are no note stand before one.
+    """
+    at = 0
+    for found in _NOTE.finditer(data):
+        if found.start() != at:
+            break
+        note, at = found[0], found.end()
+        yield Noted(parse_checkpoint(note[: note.index(b"\n\n") + 1]), note)
+    if at != len(data) and (_NOTE.search(data, at) or data[-1:] == b"\n"):
+        raise FormatError(f"the history of checkpoints cannot be read from byte {at} on", hint="take it from a backup")
+
+
+def read_notes(folder: ArchiveFolder) -> list[Noted]:
+    """The whole history. Raises FormatError."""
+    try:
+        return list(split(folder.notes.read_bytes()))
+    except FileNotFoundError:
+        return []
+
+
+def last_checkpoint(folder: ArchiveFolder) -> Checkpoint | None:
+    """The newest checkpoint of the history. Raises as `last_note`."""
+    last = last_note(folder)
+    return last.checkpoint if last else None
+
+
+def last_note(folder: ArchiveFolder) -> Noted | None:
+    """The newest note, read from the end of the file, its signature checked; None where there is none.
+
+    Raises IntegrityError where it is damaged or not by this archive's key.
+    """
+    try:
+        with folder.notes.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            tail = file.read()
+    except FileNotFoundError:
+        return None
+    start = 0 if size <= _TAIL_BYTES else tail.find(b"\n" + folder.origin.encode() + b"\n") + 1
+    found = list(split(tail[start:]))
+    if not found:
+        return None
+    open_checkpoint(found[-1].note, folder)
+    return found[-1]
+
+
+def find_note(folder: ArchiveFolder, size: int) -> bytes:
+    """The note of the checkpoint over `size` records. Raises NotFoundError, naming the nearest ones; FormatError."""
+    sizes = []
+    for noted in read_notes(folder):
+        if noted.checkpoint.size == size:
+            return noted.note
+        sizes.append(noted.checkpoint.size)
+    near = sorted(sorted(sizes, key=lambda other: abs(other - size))[:3])
+    hint = f"the nearest ones cover {', '.join(map(str, near))} records" if near else "nothing was signed yet"
+    raise NotFoundError(f"no checkpoint over {size} records was signed", hint=hint)
+
+
+def publish(
+    folder: ArchiveFolder,
+    note: bytes,
+    remember: Callable[[bytes], None] | None = None,
+    calls: Syscalls = _SYSTEM,
+) -> None:
+    """Enter a signed note into the history, let the keyring remember it, then make it the latest; each step durable.
+
+    A latest note that the history lacks is entered before it. Raises HistoryError for a note that is older than the
+    history's last or gives another root for its size, UnavailableError.
+    """
+    made = open_checkpoint(note, folder)
+    last = last_checkpoint(folder)
+    entered = [note]
+    try:
+        before = folder.checkpoint.read_bytes()
+        latest = open_checkpoint(before, folder)
+        if latest.size < made.size and (last is None or last.size < latest.size):
+            entered.insert(0, before)
+    except (FileNotFoundError, IntegrityError):
+        pass  # it is about to be replaced, and repair and verify tell what is wrong with it
+    if last is not None:
+        require_newer(last, made)
+    if last is None or last.size < made.size:
+        _append(folder, b"".join(entered), calls)
+    if remember is not None:
+        remember(note)
+    replace(folder.checkpoint, note, calls=calls)
+
+
+def require_newer(old: Checkpoint, new: Checkpoint) -> None:
+    """Raise HistoryError where `new` cannot be signed after `old`: it is smaller, or another root of the same size."""
+    if new.size < old.size or (new.size == old.size and new.root != old.root):
+        raise HistoryError(
+            f"a checkpoint over {old.size} records was signed, which the one over {new.size} contradicts",
+            hint="nothing was signed; coffer recover show tells what is missing and the ways out",
+        )
+
+
+def set_aside(folder: ArchiveFolder, size: int, calls: Syscalls = _SYSTEM) -> None:
+    """Keep in the history what is true of the first `size` records; the file as it was goes to lost+found.
+
+    Durable on return. A history that cannot be read goes as a whole. Raises IntegrityError where the log is shorter.
+    """
+    try:
+        data = folder.notes.read_bytes()
+    except FileNotFoundError:
+        return
+    try:
+        noted = list(split(data))
+    except FormatError:
+        noted = []
+    leaves, tree, kept = Leaves(folder), Frontier(), b""
+    for checkpoint, note in noted:
+        if tree.size <= checkpoint.size <= size:
+            leaves.grow(tree, checkpoint.size)
+            kept += note if tree.root() == checkpoint.root else b""
+    if kept != data:
+        replace(folder.lost_and_found / f"history-{hashlib.sha256(data).hexdigest()[:16]}.notes", data, calls=calls)
+        replace(folder.notes, kept, calls=calls)
+
+
+def _append(folder: ArchiveFolder, data: bytes, calls: Syscalls) -> None:
+    if not folder.notes.exists():
+        replace(folder.notes, data, calls=calls)
+        return
+    file = AppendFile(folder.notes, calls=calls)
+    try:
+        torn = _torn(folder)
+        if torn:
+            file.truncate(file.size - torn)
+        file.write_all([data])
+        file.sync()
+    finally:
+        file.close()
+
+
+def _torn(folder: ArchiveFolder) -> int:
+    """How many bytes of an unfinished append stand at the end; a signature line may be cut anywhere."""
+    with folder.notes.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL_BYTES))
+        tail = file.read()
+    end = 0
+    for found in _NOTE.finditer(tail):
+        end = found.end()
+    return len(tail) - end

@@ -1,0 +1,99 @@
+"""Check what is kept beside the log for auditors: the history of checkpoints and the tiles, both without any key.
+
+Rule: tiles are held against a signed root and against each other, which costs one hash a record. Only where that fails
+is the log read again, to say which file is wrong. One that is missing is no finding: the next checkpoint makes it.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from archive.folder import ArchiveFolder
+from archive.notes import read_notes
+from archive.proof import root
+from archive.report import Finding
+from archive.tiles import HASH_BYTES, HEIGHT, WIDTH, Tiles, tile_path, top
+from keys.errors import IntegrityError
+
+_WAY_OUT = "remove it: the next checkpoint makes it again from the log"
+
+
+def check(folder: ArchiveFolder, signed: Checkpoint | None, since: int = 0) -> Iterator[Finding]:
+    """What is wrong with the history of checkpoints and the tiles, from record `since` on.
+
+    `signed` is the archive's last checkpoint, read before: a writer beside us is then ahead of it, never behind. Of
+    damage to the log itself, which a verification tells, only what keeps this check from its work is told again.
+    """
+    noted: list[Checkpoint] = []
+    yield from _history(folder, signed, since, noted)
+    try:
+        if signed is not None:
+            yield from _tiles(folder, signed, since)
+        tree = Tiles(folder, max((c.size for c in noted), default=0))
+        for checkpoint in noted:
+            if root(checkpoint.size, tree.at) != checkpoint.root:
+                yield _beside(f"the history's checkpoint over {checkpoint.size} records does not fit the log")
+    except IntegrityError as error:
+        yield _beside(f"tiles and history cannot be checked to the end: {error}")
+
+
+def _history(folder: ArchiveFolder, signed: Checkpoint | None, since: int, good: list[Checkpoint]) -> Iterator[Finding]:
+    """Check order and signatures; fills `good` with the checkpoints whose root is still to be checked."""
+    try:
+        noted = read_notes(folder)
+    except IntegrityError as error:
+        yield _beside(str(error))
+        return
+    before = -1
+    for checkpoint, note in noted:
+        if checkpoint.size <= before:
+            yield _beside(f"the history's checkpoint over {checkpoint.size} records is out of order")
+        before = checkpoint.size
+        if checkpoint.size >= since:
+            try:
+                good.append(open_checkpoint(note, folder))
+            except IntegrityError as error:
+                yield _beside(f"the history's checkpoint over {checkpoint.size} records: {error}")
+    if signed is not None and signed not in (c for c, _ in noted):
+        yield _beside(f"the history lacks the signed checkpoint over {signed.size} records")
+    with suppress(IntegrityError):  # that it cannot be read, a verification says
+        latest = read_checkpoint(folder)  # again, behind the history: a writer enters a checkpoint there first
+        if len(noted) > 1 and (latest is None or latest.size < noted[-2].checkpoint.size):
+            yield _beside(f"checkpoints/latest was put back: the history has one over {before} records")
+
+
+def _tiles(folder: ArchiveFolder, signed: Checkpoint, since: int) -> Iterator[Finding]:
+    view = Tiles(folder, signed.size)
+    doubtful = set[tuple[int, int]]()
+    for level in view.levels():
+        for number in view.numbers(level, since):
+            if not _has_right_size(view, level, number):
+                yield _beside(f"the tile {_name(view, level, number)} has the wrong length; {_WAY_OUT}")
+            is_whole = view.width(level, number) == WIDTH
+            if is_whole and top(view.tile(level, number)) != view.at(HEIGHT * (level + 1), number):
+                doubtful |= {(level, number), (level + 1, number // WIDTH)}
+    if root(signed.size, view.at) != signed.root:
+        doubtful |= {(level, view.numbers(level)[-1]) for level in view.levels()}
+    truth = Tiles(folder, signed.size, distrust=0)
+    if doubtful and root(signed.size, truth.at) != signed.root:
+        return  # the log itself is not what was signed: it cannot judge its tiles, and a verification says so
+    for level, number in sorted(doubtful):
+        held = view.stored(level, number)
+        if held != truth.tile(level, number)[: len(held)]:
+            yield _beside(f"the tile {_name(view, level, number)} is not what the log says; {_WAY_OUT}")
+
+
+def _beside(what: str) -> Finding:
+    return Finding(0, 0, None, what)
+
+
+def _name(view: Tiles, level: int, number: int) -> str:
+    return tile_path(level, number, view.width(level, number))
+
+
+def _has_right_size(view: Tiles, level: int, number: int) -> bool:
+    try:
+        found = view.path(level, number).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    return found.st_size == view.width(level, number) * HASH_BYTES

@@ -1,0 +1,123 @@
+"""Write the tree's tiles when a checkpoint is to be signed, and make sure before that it extends the last one.
+
+Rule: what is signed was read back from the log and gives two roots: that of the last signed checkpoint, and that of the
+records appended since. Tiles are durable before the checkpoint that covers them; appending a record does nothing here.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from archive.checkpoint import Checkpoint
+from archive.folder import ArchiveFolder
+from archive.leaves import Leaves
+from archive.merkle import Frontier
+from archive.proof import root
+from archive.tiles import ALL_LEVELS, HASH_BYTES, HEIGHT, Tiles, top
+from keys.durable import Syscalls, SystemCalls, make_folder, replace
+from keys.errors import HistoryError
+
+_SYSTEM = SystemCalls()
+
+
+class Tiling:
+    """The tiles of an archive, for its one writer. Not thread-safe."""
+
+    def __init__(self, folder: ArchiveFolder, calls: Syscalls = _SYSTEM) -> None:
+        self._folder = folder
+        self._calls = calls
+        self._leaves = Leaves(folder)
+        self._is_tidy = False
+
+    def extend(self, old: Checkpoint, new: Checkpoint) -> None:
+        """Write the tiles of `new`, durable on return, and make sure by the log that `new` extends `old`.
+
+        Missing tiles are made; where the tiles do not give `old`, all of them again. Raises HistoryError where the
+        log is not what was signed, IntegrityError where it cannot be read back; then nothing may be signed.
+        """
+        # In this order the log is read forwards only, from where the last call ended.
+        if root(old.size, self._view(old.size).at) == old.root:
+            self._write(new.size, old.size)
+            if root(new.size, self._view(new.size).at) == new.root:
+                return
+        self._require_log(old, new)
+        self._rebuild(new.size)
+
+    def tidy(self, old: Checkpoint, new: Checkpoint) -> None:
+        """Remove the partial tiles that those of `new` replace; once per opening, whatever a stop left of them too."""
+        wanted = set(_edge(self._view(new.size)))
+        stale = list(_edge(self._view(old.size)) if self._is_tidy else _leftovers(self._folder.tiles))
+        self._is_tidy = True
+        for path in stale:
+            if path not in wanted:
+                with contextlib.suppress(OSError):  # it does no harm where it stays
+                    path.unlink(missing_ok=True)
+                    if path.parent.suffix == ".p":
+                        path.parent.rmdir()
+
+    def _view(self, size: int, distrust: int = ALL_LEVELS) -> Tiles:
+        return Tiles(self._folder, size, leaves=self._leaves, distrust=distrust)
+
+    def _write(self, size: int, old: int) -> None:
+        view = self._view(size)
+        for level in view.levels():
+            for number in view.numbers(level, old if self._is_tidy else 0):
+                path = view.path(level, number)
+                if _has(path, view.width(level, number)):
+                    continue
+                data = view.tile(level, number)
+                was_whole = number < old >> HEIGHT * (level + 1)
+                if was_whole and top(data) != view.at(HEIGHT * (level + 1), number):
+                    continue  # the log is damaged here, which verify tells: no tile is better than a wrong one
+                self._put(path, data)
+
+    def _rebuild(self, size: int) -> None:
+        for level in self._view(size).levels():
+            view = self._view(size, distrust=level)
+            for number in view.numbers(level):
+                self._put(view.path(level, number), view.tile(level, number))
+
+    def _put(self, path: Path, data: bytes) -> None:
+        missing = []
+        folder = path.parent
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        for folder in reversed(missing):
+            make_folder(folder, calls=self._calls)
+        replace(path, data, calls=self._calls)
+
+    def _require_log(self, old: Checkpoint, new: Checkpoint) -> None:
+        """Hold every record header in the segments against both roots."""
+        leaves, tree = Leaves(self._folder), Frontier()
+        for claim in (old, new):
+            leaves.grow(tree, claim.size)
+            if tree.root() != claim.root:
+                was = "were signed" if claim is old else "this server has written"
+                raise HistoryError(
+                    f"the first {claim.size} records are not those that {was}",
+                    hint="nothing was signed; run coffer verify, and coffer recover show for the ways out",
+                )
+
+
+def _has(path: Path, width: int) -> bool:
+    try:
+        return path.stat().st_size == width * HASH_BYTES
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _edge(view: Tiles) -> Iterator[Path]:
+    """The partial tiles of a tree: at most one at each level."""
+    for level in view.levels():
+        for number in view.numbers(level, view.size):
+            yield view.path(level, number)
+
+
+def _leftovers(tiles: Path) -> Iterator[Path]:
+    """Every partial tile there is, and what writes that were stopped have left."""
+    for folder, _, names in os.walk(tiles):
+        for name in names:
+            if folder.endswith(".p") or name.endswith(".new"):
+                yield Path(folder, name)
