@@ -18,6 +18,7 @@ from keys.durable import AppendFile, Syscalls, SystemCalls, replace
 from keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
 
 _NOTE: Final = re.compile(rb"[^\n]+\n[0-9]+\n[^\n]+\n\n(?:\xe2\x80\x94 [^\n]+\n)+")
+_TORN: Final = re.compile(rb"[^\n]+(?:\n[0-9]*(?:\n[^\n]*(?:\n(?:\n(?:\xe2[^\n]*)?)?)?)?)?")  # a note, cut anywhere
 _TAIL_BYTES: Final = 64 << 10  # far more than one note
 _SYSTEM = SystemCalls()
 
@@ -30,17 +31,14 @@ class Noted(NamedTuple):
 
 
 def split(data: bytes) -> Iterator[Noted]:
-    """The notes in `data`; what is behind the last whole one is left out.
-
-    Raises FormatError where bytes that are no note stand before one.
-    """
+    """The notes in `data`, without an unfinished one at the end. Raises FormatError for anything else in between."""
     at = 0
     for found in _NOTE.finditer(data):
         if found.start() != at:
             break
         note, at = found[0], found.end()
         yield Noted(parse_checkpoint(note[: note.index(b"\n\n") + 1]), note)
-    if at != len(data) and (_NOTE.search(data, at) or data[-1:] == b"\n"):
+    if at != len(data) and not _TORN.fullmatch(data, at):
         raise FormatError(f"the history of checkpoints cannot be read from byte {at} on", hint="take it from a backup")
 
 

@@ -4,11 +4,13 @@ Rule: tiles are held against a signed root and against each other, which costs o
 is the log read again, to say which file is wrong. One that is missing is no finding: the next checkpoint makes it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
+from archive.leaves import Leaves
+from archive.merkle import Frontier
 from archive.notes import read_notes
 from archive.proof import root
 from archive.report import Finding
@@ -29,10 +31,7 @@ def check(folder: ArchiveFolder, signed: Checkpoint | None, since: int = 0) -> I
     try:
         if signed is not None:
             yield from _tiles(folder, signed, since)
-        tree = Tiles(folder, max((c.size for c in noted), default=0))
-        for checkpoint in noted:
-            if root(checkpoint.size, tree.at) != checkpoint.root:
-                yield _beside(f"the history's checkpoint over {checkpoint.size} records does not fit the log")
+        yield from _untrue(folder, noted)
     except IntegrityError as error:
         yield _beside(f"tiles and history cannot be checked to the end: {error}")
 
@@ -60,6 +59,17 @@ def _history(folder: ArchiveFolder, signed: Checkpoint | None, since: int, good:
         latest = read_checkpoint(folder)  # again, behind the history: a writer enters a checkpoint there first
         if len(noted) > 1 and (latest is None or latest.size < noted[-2].checkpoint.size):
             yield _beside(f"checkpoints/latest was put back: the history has one over {before} records")
+
+
+def _untrue(folder: ArchiveFolder, noted: Sequence[Checkpoint]) -> Iterator[Finding]:
+    """The checkpoints that neither tiles nor log bear out."""
+    view = Tiles(folder, max((c.size for c in noted), default=0))
+    doubtful = sorted((c for c in noted if root(c.size, view.at) != c.root), key=lambda c: c.size)
+    leaves, tree = Leaves(folder), Frontier()
+    for checkpoint in doubtful:
+        leaves.grow(tree, checkpoint.size)
+        if tree.root() != checkpoint.root:
+            yield _beside(f"the history's checkpoint over {checkpoint.size} records does not fit the log")
 
 
 def _tiles(folder: ArchiveFolder, signed: Checkpoint, since: int) -> Iterator[Finding]:
