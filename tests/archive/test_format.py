@@ -86,6 +86,7 @@ def test_both_readers_read_the_golden_archive(tmp_path: Path, load_script: Load)
     ]
     assert [(r["key_id"], r["content_id"]) for r in log.records] == [(e.study_key_id, e.content_id) for e in entries]
     assert list(Verifier(ArchiveFolder.open(GOLDEN)).findings()) == []
+    assert (log.history, log.tiles) == ([log.signed], 1)
     make.make(tmp_path / "log")
     writer = LogWriter(ArchiveFolder.open(tmp_path / "log"), now_ms=lambda: 1)
     writer.append([make.entry(0)])
@@ -96,9 +97,13 @@ def test_both_readers_read_the_golden_archive(tmp_path: Path, load_script: Load)
 def test_the_second_reader_rejects_every_flipped_byte(tmp_path: Path, load_script: Load) -> None:
     load_script("make_log").make(tmp_path / "log")
     second = load_script("reader_log")
-    for path in sorted((tmp_path / "log" / "segments").iterdir()):
+    text = (GOLDEN / "checkpoints" / "history").read_bytes().index(b"\n\n") + 2  # it does not check signatures
+    beside = [("checkpoints/history", text), ("tiles/tile/0/000.p/7", 7 * 32)]
+    segments = [(str(p.relative_to(tmp_path / "log")), p.stat().st_size) for p in (tmp_path / "log/segments").iterdir()]
+    for name, read in sorted(segments) + beside:
+        path = tmp_path / "log" / name
         whole = path.read_bytes()
-        for offset in range(len(whole)):
+        for offset in range(read):
             path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :])
             with pytest.raises(second.RejectedError):
                 second.Log(tmp_path / "log")

@@ -6,6 +6,7 @@ checkpoint is signed with Ed25519, which the standard library lacks: its text is
 
 import base64
 import json
+import re
 import struct
 import sys
 import zlib
@@ -56,6 +57,16 @@ class Tree:
         return top
 
 
+def tree_head(leaves: list[bytes]) -> bytes:
+    """RFC 6962 2.1: MTH over leaf hashes."""
+    if len(leaves) < 2:
+        return leaves[0] if leaves else sha256(b"").digest()
+    half = 1
+    while 2 * half < len(leaves):
+        half *= 2
+    return sha256(b"\1" + tree_head(leaves[:half]) + tree_head(leaves[half:])).digest()
+
+
 class Log:
     """All records of an archive, read in order; raises RejectedError."""
 
@@ -67,12 +78,17 @@ class Log:
         self.tree = Tree()
         self.head = sha256(b"coffer/genesis/v1\0" + self.archive_id).digest()
         self.records: list[dict[str, object]] = []
+        self.leaves: list[bytes] = []
+        self.tiles = 0
         self.signed = self._checkpoint(folder / "checkpoints" / "latest")
         paths = sorted((folder / "segments").glob("*.seg"))
         for at, path in enumerate(paths, 1):
             must(path.name == f"{at:08d}.seg", "a segment is missing")
             self._segment(path.read_bytes(), at, is_last=at == len(paths))
         must(self.signed is None or self.tree.size >= self.signed[0], "shorter than its checkpoint")
+        self.history = self._history(folder / "checkpoints" / "history")
+        if self.signed is not None:
+            self._tiles(folder / "tiles", self.signed[0])
 
     def _checkpoint(self, path: Path) -> tuple[int, bytes] | None:
         if not path.exists():
@@ -80,6 +96,41 @@ class Log:
         origin, size, root, *_ = path.read_text(encoding="utf-8").split("\n")
         must(origin == self.origin, "checkpoint origin")
         return int(size), base64.b64decode(root)
+
+    def _history(self, path: Path) -> list[tuple[int, bytes]]:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        found: list[tuple[int, bytes]] = []
+        at = 0
+        while at < len(lines):
+            note, at = lines[at : at + 4], at + 4
+            must(len(note) == 4 and note[0] == self.origin and note[3] == "", "a note of the history")
+            must(at < len(lines) and lines[at].startswith("\u2014 "), "a note without signature")
+            while at < len(lines) and lines[at].startswith("\u2014 "):
+                at += 1
+            must(note[1].isdecimal() and re.fullmatch("[A-Za-z0-9+/]{43}=", note[2]) is not None, "a note's numbers")
+            size, head = int(note[1]), base64.b64decode(note[2])
+            must(not found or size > found[-1][0], "sizes of the history")
+            must(size <= len(self.leaves) and tree_head(self.leaves[:size]) == head, "a note of another log")
+            found.append((size, head))
+        must(self.signed is None or self.signed in found, "history without the latest")
+        must(len(found) < 2 or (self.signed is not None and self.signed[0] >= found[-2][0]), "latest was put back")
+        return found
+
+    def _tiles(self, folder: Path, size: int) -> None:
+        row, level = self.leaves[:size], 0
+        while row:
+            for at in range(0, len(row), 256):
+                part = row[at : at + 256]
+                digits = str(at // 256)
+                digits = digits.zfill((len(digits) + 2) // 3 * 3)
+                groups = [digits[n : n + 3] for n in range(0, len(digits), 3)]
+                path = folder / f"tile/{level}" / "/".join([*("x" + group for group in groups[:-1]), groups[-1]])
+                if len(part) < 256:
+                    path = path.with_name(path.name + ".p") / str(len(part))
+                must(not path.exists() or path.read_bytes() == b"".join(part), "a tile")
+                self.tiles += path.exists()
+            row = [tree_head(row[at : at + 256]) for at in range(0, len(row) - 255, 256)]
+            level += 1
 
     def _segment(self, data: bytes, at: int, *, is_last: bool) -> None:
         head = data[:96]
@@ -121,6 +172,7 @@ class Log:
         )
         self.head = sha256(head).digest()
         self.tree.add(head)
+        self.leaves.append(sha256(b"\0" + head).digest())
         if self.signed is not None and self.tree.size == self.signed[0]:
             must(self.tree.root() == self.signed[1], "a fork")
         return end
