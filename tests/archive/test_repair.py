@@ -180,7 +180,23 @@ def test_a_checkpoint_that_the_log_here_does_not_reach_is_not_taken(small: Small
     outcome = repair(small.folder, ArchiveFolder.open(tmp_path / "copy"))
     assert not outcome.checkpoint
     assert outcome.left
-    small.folder.checkpoint.write_bytes(older["checkpoints/latest"])
+    for name in ("checkpoints/latest", "checkpoints/history"):
+        (small.folder.path / name).write_bytes(older[name])
+
+
+def test_a_damaged_checkpoint_is_put_back_from_the_history(small: SmallArchive, tmp_path: Path) -> None:
+    """Here is the newer one: yesterday's copy would take a day away."""
+    small.fill(3)
+    small.checkpoint()
+    shutil.copytree(small.folder.path, tmp_path / "copy")
+    small.fill(2, first=3)
+    small.checkpoint()
+    note = small.folder.checkpoint.read_bytes()
+    small.folder.checkpoint.write_bytes(b"nothing")
+    outcome = repair(small.folder, ArchiveFolder.open(tmp_path / "copy"))
+    assert outcome.checkpoint
+    assert not outcome.left
+    assert small.folder.checkpoint.read_bytes() == note
 
 
 def test_nothing_is_left_behind_by_a_repair_that_is_refused(pair: tuple[SmallArchive, ArchiveFolder]) -> None:
