@@ -4,10 +4,12 @@ Rule: whatever takes long (a query, a plan) goes to other threads, so that a com
 that has come when a batch begins is in it, and shares its sync.
 """
 
+import contextlib
 import itertools
 import mmap
 import os
 import selectors
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -64,7 +66,9 @@ class _Client:
 
     def unmap(self) -> None:
         if self._map is not None:
-            self._map.close()
+            # The traceback of a failed write may still look at it: then it goes when that does.
+            with contextlib.suppress(BufferError):
+                self._map.close()
             self._map = None
 
 
@@ -103,6 +107,14 @@ class Desk:
         self._waker.close()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:
+            _log.exception("the committing thread failed, and the server ends")
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    def _serve(self) -> None:
         while not self._stopping:
             batch: list[tuple[_Client, Parcel]] = []
             for key, _ in self._selector.select():

@@ -4,6 +4,7 @@ It starts and stops the product exactly as an admin would and reaches into nothi
 config file's documented keys.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +78,7 @@ class CofferProcess:
             "",
             "[dimse]",
             f'ae_title = "{self.ae_title}"',
+            "processes = 2",
             'host = "127.0.0.1"',
             f"port = {self.port}",
             "",
@@ -182,17 +184,33 @@ class CofferProcess:
         if code not in (0, -signal.SIGTERM):
             raise AssertionError(f"coffer serve ended with {code}\n{self.log.read_text()[-4000:]}")
 
-    def resident_bytes(self) -> int:
-        """Resident memory of the server process."""
+    def processes(self) -> list[int]:
+        """The server's processes: the one that commits, then its lanes."""
         assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
-        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+        lanes = [pid for pid, fields in _stats() if int(fields[1]) == self.process.pid]
+        return [self.process.pid, *lanes]
+
+    def resident_bytes(self) -> int:
+        """Memory of all the server's processes together that no other process shares."""
+        total = 0
+        for pid in self.processes():
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Private_", "Pss_Shmem")))
+        return total
 
     def cpu_seconds(self) -> float:
-        """CPU time of the server process so far, user and system."""
-        assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """CPU time of all the server's processes so far, user and system."""
+        mine = set(self.processes())
+        ticks = sum(int(fields[11]) + int(fields[12]) for pid, fields in _stats() if pid in mine)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _stats() -> Iterator[tuple[int, list[str]]]:
+    """Every process with the fields of its /proc/PID/stat behind the name: state, parent and so on."""
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(path.name), (path / "stat").read_text().rsplit(")", 1)[1].split()
 
 
 def tool(name: str) -> str | None:

@@ -1,0 +1,242 @@
+"""A disk that may lose power: what of the calls made so far is stable, and what states it may be found in.
+
+Rule: it promises less than any real file system. Until its file was synced, each 512-byte piece of a write may be there
+or not, by itself; the size may be any that a piece or a truncation gave; until its folder was synced, each change of a
+name may be there or not. A rename is whole or not at all. What was synced stays.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SECTOR = 512
+
+
+@dataclass(slots=True)
+class Inode:
+    """One file's content: what is stable, and what was done since, in order."""
+
+    stable: bytes = b""
+    pending: list[tuple[int, bytes] | int] = field(default_factory=list)  # (offset, data), or a length to cut to
+
+    def now(self) -> bytes:
+        """What a running system sees."""
+        return self._play(self.pending)
+
+    def after_crash(self, rng: random.Random) -> bytes:
+        """What may be found after the power came back."""
+        if not self.pending:
+            return self.stable
+        how = rng.random()
+        if how < 0.2:
+            return self.stable
+        if how < 0.3:
+            return self.now()
+        kept: list[tuple[int, bytes] | int] = []
+        share = rng.choice((0.1, 0.5, 0.9))
+        for change in self.pending:
+            if isinstance(change, int):
+                if rng.random() < 0.5:
+                    kept.append(change)
+                continue
+            kept += [piece for piece in _pieces(*change) if rng.random() < share]
+        found = self._play(kept)
+        if rng.random() < 0.3:  # the size went to disk before the data
+            found = found.ljust(len(self.now()), b"\0")
+        return found
+
+    def _play(self, changes: Sequence[tuple[int, bytes] | int]) -> bytes:
+        data = bytearray(self.stable)
+        for change in changes:
+            if isinstance(change, int):
+                del data[change:]
+                continue
+            at, new = change
+            if len(data) < at:
+                data += bytes(at - len(data))
+            data[at : at + len(new)] = new
+        return bytes(data)
+
+
+def _pieces(at: int, data: bytes) -> list[tuple[int, bytes]]:
+    """A write, cut where sectors end."""
+    out, start = [], 0
+    while start < len(data):
+        size = SECTOR - (at + start) % SECTOR
+        out.append((at + start, data[start : start + size]))
+        start += size
+    return out
+
+
+@dataclass(slots=True)
+class Disk:
+    """All files below one folder, by path relative to it."""
+
+    inodes: dict[int, Inode] = field(default_factory=dict)
+    stable: dict[str, int] = field(default_factory=dict)  # name to inode, as of the last sync of its folder
+    names: dict[str, int] = field(default_factory=dict)  # as a running system sees them
+    pending: list[tuple[str, str, int]] = field(default_factory=list)  # what, name, inode; what is "put" or "drop"
+    folders: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, root: Path) -> Disk:
+        """The disk as it is in a folder, all of it stable."""
+        disk = cls()
+        for path in sorted(root.rglob("*")):
+            name = str(path.relative_to(root))
+            if path.is_dir():
+                disk.folders.add(name)
+            else:
+                disk.inodes[len(disk.inodes)] = Inode(path.read_bytes())
+                disk.stable[name] = disk.names[name] = len(disk.inodes) - 1
+        return disk
+
+    def create(self, name: str) -> int:
+        self.inodes[len(self.inodes)] = Inode()
+        self.put(name, len(self.inodes) - 1)
+        return len(self.inodes) - 1
+
+    def put(self, name: str, inode: int) -> None:
+        self.names[name] = inode
+        self.pending.append(("put", name, inode))
+
+    def drop(self, name: str) -> None:
+        self.pending.append(("drop", name, self.names.pop(name)))
+
+    def rename(self, source: str, target: str) -> None:
+        inode = self.names.pop(source)
+        self.names[target] = inode
+        self.pending.append((f"move {source}", target, inode))
+
+    def sync(self, inode: int) -> None:
+        file = self.inodes[inode]
+        file.stable, file.pending = file.now(), []
+
+    def sync_folder(self, folder: str) -> None:
+        """Make the names in one folder stable."""
+        left = []
+        for change in self.pending:
+            _, name, _ = change
+            if str(Path(name).parent) == folder:
+                self._apply(self.stable, change)
+            else:
+                left.append(change)
+        self.pending = left
+
+    @staticmethod
+    def _apply(names: dict[str, int], change: tuple[str, str, int]) -> None:
+        what, name, inode = change
+        if what == "drop":
+            names.pop(name, None)
+            return
+        names[name] = inode
+        if what.startswith("move "):
+            source = what.removeprefix("move ")
+            if names.get(source) == inode:
+                del names[source]
+
+    def materialise(self, root: Path, rng: random.Random) -> None:
+        """Write one of the states in which the power may have left it."""
+        names = dict(self.stable)
+        share = rng.choice((0.0, 0.5, 1.0))
+        for change in self.pending:
+            if rng.random() < share:
+                self._apply(names, change)
+        for folder in sorted(self.folders):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        for name, inode in names.items():
+            (root / name).write_bytes(self.inodes[inode].after_crash(rng))
+
+
+class Recorder:
+    """System calls that are made for real below `root`, and told to a `Disk`.
+
+    After each call `on_call` is given the number of calls so far: there the power may go.
+    """
+
+    def __init__(self, root: Path, disk: Disk) -> None:
+        self.root, self.disk = root, disk
+        self.calls = 0
+        self._files: dict[int, tuple[int, int]] = {}  # descriptor: inode, place
+        self._folders: dict[int, str] = {}
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self.root))
+
+    def _done(self) -> None:
+        self.calls += 1
+
+    def open(self, path: Path, flags: int, mode: int) -> int:
+        fd = os.open(path, flags, mode)
+        name = self._name(path)
+        if flags & os.O_DIRECTORY:
+            self._folders[fd] = name
+        else:
+            inode = self.disk.names.get(name)
+            self._files[fd] = (self.disk.create(name) if inode is None else inode, 0)
+        self._done()
+        return fd
+
+    def writev(self, fd: int, buffers: Sequence[bytes | bytearray | memoryview]) -> int:
+        data = b"".join(buffers)
+        os.write(fd, data)
+        inode, at = self._files[fd]
+        self.disk.inodes[inode].pending.append((at, data))
+        self._files[fd] = (inode, at + len(data))
+        self._done()
+        return len(data)
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        count = os.pwrite(fd, data, offset)
+        self.disk.inodes[self._files[fd][0]].pending.append((offset, bytes(data[:count])))
+        self._done()
+        return count
+
+    def fsync(self, fd: int) -> None:
+        if fd in self._folders:
+            self.disk.sync_folder(self._folders[fd])
+        else:
+            self.disk.sync(self._files[fd][0])
+        self._done()
+
+    fdatasync = fsync
+
+    def ftruncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+        self.disk.inodes[self._files[fd][0]].pending.append(length)
+        self._done()
+
+    def lseek(self, fd: int, offset: int, whence: int) -> int:
+        at = os.lseek(fd, offset, whence)
+        if fd in self._files:
+            self._files[fd] = (self._files[fd][0], at)
+        return at
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+        self._files.pop(fd, None)
+        self._folders.pop(fd, None)
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.rename(source, target)  # noqa: PTH104  as the product calls it
+        self.disk.rename(self._name(source), self._name(target))
+        self._done()
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        os.mkdir(path, mode)  # noqa: PTH102
+        self.disk.folders.add(self._name(path))
+        self._done()
+
+    def link(self, source: Path, target: Path) -> None:
+        os.link(source, target)
+        self.disk.put(self._name(target), self.disk.names[self._name(source)])
+        self._done()
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)  # noqa: PTH108
+        self.disk.drop(self._name(path))
+        self._done()
