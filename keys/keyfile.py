@@ -23,13 +23,15 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from keys import aead, durable
 from keys.derive import KEYFILE_WRAP, derive
 from keys.errors import ConfigError, FormatError, IntegrityError, KeyUnavailableError, UnavailableError
-from keys.provider import DestroyReceipt, ProviderInfo
+from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
+from keys.providers import only
 from keys.secret import Secret
 
 __all__ = ["CHEAPEST_FOR_TESTS", "DEFAULT_COST", "Argon2Cost", "KeyFileProvider", "generate_keyfile"]
 
 MAGIC: Final = b"CofferKF"
 VERSION: Final = 1
+KIND: Final = "keyfile"
 WITH_PASSPHRASE: Final = 1
 HEAD: Final = struct.Struct(">8sHHIII16sHH")  # magic version flags t p m_kib salt slots reserved
 SLOT: Final = struct.Struct(">I32s")  # epoch secret
@@ -170,17 +172,31 @@ class KeyFileProvider:
         self._lock = threading.Lock()
         self._stretched: tuple[Argon2Cost, bytes, Secret] | None = None
 
+    @property
+    def kind(self) -> str:
+        """See KekProvider: `keyfile`."""
+        return KIND
+
+    def of_kind(self, kind: str) -> KekProvider:
+        """See KekProvider."""
+        return only(self, kind)
+
     def describe(self) -> ProviderInfo:
         """Return the kind `keyfile` and the epochs whose secrets the file holds."""
         content = _read(self._path)
         destruction = "the secret is overwritten and the file replaced; copies and flash remnants are yours to destroy"
-        return ProviderInfo("keyfile", tuple(e for e, _ in content.slots), content.cost is None, destruction)
+        return ProviderInfo(KIND, tuple(e for e, _ in content.slots), content.cost is None, destruction)
 
     def health(self) -> None:
         """Return when the file can be read and is well formed; derives nothing."""
         _read(self._path)
 
     def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
+        """See KekProvider."""
+        kek = Secret(self._random(32))
+        return kek, self.adopt_epoch(epoch, kek, context)
+
+    def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
         """See KekProvider. Adds the epoch's secret by `durable.replace` unless the file already holds it."""
         with self._lock:
             content = _read(self._path)
@@ -191,10 +207,9 @@ class KeyFileProvider:
                 secret = Secret(self._random(32))
                 slots = sorted((*content.slots, (epoch, secret)), key=lambda slot: slot[0])
                 durable.replace(self._path, with_changes(content, slots=tuple(slots)).encode(), 0o600)
-            kek = Secret(self._random(32))
             place = WRAPPED_EPOCH.pack(epoch)
             wrap_key = self._wrap_key(content, secret)
-            return kek, place + aead.seal(wrap_key, place + context, kek.reveal(), self._random(aead.SALT))
+            return place + aead.seal(wrap_key, place + context, kek.reveal(), self._random(aead.SALT))
 
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         """See KekProvider."""
@@ -232,7 +247,7 @@ class KeyFileProvider:
                     old.sync()
                 finally:
                     old.close()
-        return DestroyReceipt("keyfile", epoch, "destroy every other copy of the key file that holds this epoch")
+        return DestroyReceipt(KIND, epoch, "destroy every other copy of the key file that holds this epoch")
 
     def _wrap_key(self, content: _KeyFile, secret: Secret) -> Secret:
         if content.cost is None:

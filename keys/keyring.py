@@ -118,7 +118,7 @@ class Keyring:
                 raise ConfigError(f"{folder} already holds a keyring", hint="open it, or choose another folder")
             kek_id, now = random(16), now_ms()
             kek, wrapped = provider.create_epoch(1, rows.epoch_context(archive_id, kek_id, 1))
-            epoch = EpochRow(EpochState.ACTIVE, 1, kek_id, now, provider.describe().kind, wrapped)
+            epoch = EpochRow(EpochState.ACTIVE, 1, kek_id, now, provider.kind, wrapped)
             root = KeyRow(Purpose.ARCHIVE_ROOT, KeyState.ACTIVE, 1, kek_id, now)
             root_bytes = root.wrap(kek, archive_id, rows.ROOT_ID, Secret(random(32)), random(aead.SALT))
             store.put(
@@ -300,10 +300,9 @@ class Keyring:
                 raise IntegrityError("an epoch row of the keyring stands under another epoch's number")
             if row.state is EpochState.DESTROYED:
                 continue
-            if row.provider != self._provider.describe().kind:
-                raise ConfigError(f"epoch {row.epoch} is kept by a {row.provider} provider, which is not configured")
+            keeper = self._provider.of_kind(row.provider)
             context = rows.epoch_context(self.archive_id, row.kek_id, row.epoch)
-            self._keks[row.epoch] = (row.kek_id, self._provider.unwrap(row.wrapped, context))
+            self._keks[row.epoch] = (row.kek_id, keeper.unwrap(row.wrapped, context))
         if self.epoch not in self._keks:
             raise IntegrityError("the keyring's current epoch has no key", hint="restore the keyring from its backup")
 

@@ -2,7 +2,7 @@
 
 Rule: the provider keeps each epoch's KEK under a secret of that epoch's own, so that destroying an epoch leaves no
 older secret that opens it again (facts 2.8). One provider call opens an epoch; none is made per study.
-This module holds the contract and its values; `keyfile` is the implementation that ships.
+This module holds the contract and its values; `keyfile`, `hsm` and `kms` implement it, `providers` joins several.
 """
 
 from __future__ import annotations
@@ -29,20 +29,31 @@ class ProviderInfo:
 @dataclass(frozen=True, slots=True)
 class DestroyReceipt:
     """Evidence that an epoch's secret is gone: the provider's kind, the epoch, and what still has to be destroyed
-    elsewhere (backups the provider cannot reach) in words."""
+    elsewhere (backups the provider cannot reach) in words. `effective_ms` (since 1970) is set where the provider
+    destroys later: until then somebody with the right to it can bring the secret back."""
 
     kind: str
     epoch: int
     caveat: str
+    effective_ms: int | None = None
 
 
 class KekProvider(Protocol):
-    """Creates, opens and destroys epoch KEKs.
+    """Creates, opens and destroys the epoch KEKs of one archive.
 
     `context` binds the wrapped KEK to archive, KEK id and epoch; the same bytes must be given to `unwrap`.
     Every method raises KeyUnavailableError when the secret is missing or does not fit, UnavailableError when the
     provider cannot be reached now, ConfigError when an administrator must change something.
     """
+
+    @property
+    def kind(self) -> str:
+        """What stands in the epoch rows of KEKs that `create_epoch` makes; known without asking anybody."""
+        ...
+
+    def of_kind(self, kind: str) -> KekProvider:
+        """Return the provider that keeps KEKs of a row's kind: this one, or one it knows. Raises ConfigError."""
+        ...
 
     def describe(self) -> ProviderInfo:
         """Return what this provider is and which epochs it can open."""
@@ -56,6 +67,10 @@ class KekProvider(Protocol):
         """
         ...
 
+    def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
+        """Return the wrapped form of a KEK that exists already (it was recovered, or moves here); as `create_epoch`."""
+        ...
+
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         """Return the 32-byte KEK. Raises KeyUnavailableError for a wrong secret, wrong context or altered bytes."""
         ...
@@ -65,5 +80,8 @@ class KekProvider(Protocol):
         ...
 
     def health(self) -> None:
-        """Return when the provider could open a KEK now, raise otherwise. Reveals and changes nothing."""
+        """Return when the provider can be reached and its secrets can be used now, raise otherwise. Changes nothing.
+
+        That it still opens one particular KEK is what `Keyring.prove` finds out.
+        """
         ...

@@ -20,7 +20,7 @@ from keys.keyring import Keyring, clock_ms
 from keys.signing import CheckpointSigner
 from keys.witness import read_witness
 from server.config import Config
-from server.vault import provider_of
+from server.custody import provider_of
 
 __all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "settle"]
 
@@ -98,7 +98,7 @@ def hands_on(config: Config, command: str) -> Iterator[Hand]:
     folder = ArchiveFolder.open(config.archive)
     with WriterLock(folder.lock, command, clock_ms()):
         folder.complete()
-        keyring = Keyring.open(folder.keyring, provider_of(config.keys))
+        keyring = Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id))
         try:
             yield Hand(folder, keyring)
         finally:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ["Config", "Dimse", "Http", "Keys", "Limits", "Log", "Peer", "Storage"]
+__all__ = ["AwsKms", "Config", "Dimse", "Http", "Keys", "Limits", "Log", "Peer", "Pkcs11", "Storage"]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -19,6 +19,10 @@ AeTitle = Annotated[str, Meta(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?
 Host = Annotated[str, Meta(min_length=1, max_length=253)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+VariableName = Annotated[str, Meta(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")]
+TokenLabel = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,32}$")]
+Region = Annotated[str, Meta(pattern=r"^([a-z]{2}(-[a-z]+)+-[0-9]+)?$")]
+Url = Annotated[str, Meta(pattern=r"^(https?://[!-~]{1,250})?$")]
 
 
 class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,12 +137,63 @@ class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 30.0
 
 
+class Pkcs11(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A hardware security module over PKCS#11 (`pip install 'coffer[pkcs11]'`). The PIN is never in this file."""
+
+    module: Annotated[
+        Path,
+        Meta(description="The HSM's own PKCS#11 library, a `.so` file.", extra={"default": "none"}),
+    ] = Path()
+    token: Annotated[TokenLabel, Meta(description="Label of the token.")] = ""
+    pin_env: Annotated[VariableName, Meta(description="Environment variable that holds the user PIN. Empty: none.")] = (
+        ""
+    )
+    pin_file: Annotated[
+        Path | None,
+        Meta(
+            description="File whose first line is the user PIN (for example a systemd credential), instead of the "
+            "variable.",
+            extra={"default": "none"},
+        ),
+    ] = None
+
+
+class AwsKms(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """AWS Key Management Service (`pip install 'coffer[aws]'`). Credentials come from where AWS's own tools find them:
+    the instance's role, the environment, `~/.aws`; never from this file."""
+
+    region: Annotated[Region, Meta(description="Region of the keys. Empty: as AWS's tools find it.")] = ""
+    endpoint: Annotated[Url, Meta(description="A private endpoint. Empty: the region's public one.")] = ""
+    deletion_days: Annotated[
+        int,
+        Meta(ge=7, le=30, description="Days between the order to destroy a key and its end; AWS allows 7 to 30."),
+    ] = 30
+    timeout_seconds: Annotated[
+        Seconds, Meta(description="Longest wait for one answer; a request is tried three times.")
+    ] = 5.0
+
+
 class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the key comes from that opens everything else. **Who loses it loses every stored object.**"""
 
     provider: Annotated[
-        Literal["file"], Meta(description='Kind of key provider: `"file"`, a file of random bytes with mode 0600.')
+        Literal["file", "pkcs11", "aws-kms"],
+        Meta(
+            description='Who keeps the secrets of new key epochs: `"file"`, a file of random bytes with mode 0600; '
+            '`"pkcs11"`, a hardware security module; `"aws-kms"`. Each epoch that exists stays where it is.'
+        ),
     ] = "file"
+    wait_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="How long a starting server waits for a provider that cannot be reached, before it gives up.",
+        ),
+    ] = 120.0
+    check_seconds: Annotated[
+        Seconds, Meta(description="How often a running server asks whether the provider still opens the current key.")
+    ] = 30.0
     key_file: Annotated[
         Path,
         Meta(
@@ -148,9 +203,8 @@ class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = Path()
     passphrase_env: Annotated[
-        str,
+        VariableName,
         Meta(
-            pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$",
             description="Environment variable that holds a passphrase, needed besides the key file. Empty: none.",
         ),
     ] = ""
@@ -162,6 +216,8 @@ class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra={"default": "none"},
         ),
     ] = None
+    pkcs11: Pkcs11 = Pkcs11()
+    aws: AwsKms = AwsKms()
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,14 +11,14 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import inspect
 
 from keys.errors import ConfigError
 from server import config_lines
-from server.config import Config, Keys, Peer
+from server.config import AeTitle, Config, Keys, Peer, Pkcs11, Region, TokenLabel, Url, VariableName
 
 FILE_NAME = "coffer.toml"
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)$")
@@ -186,12 +186,7 @@ def _contradictions(config: Config) -> Iterator[tuple[config_lines.KeyPath, str,
             "the key file is inside the archive folder",
             "put it elsewhere, best on another volume: a copy of the archive must not hold its key",
         )
-    if config.keys.passphrase_env and config.keys.passphrase_file:
-        yield (
-            ("keys", "passphrase_file"),
-            "two sources of the passphrase",
-            "keep one of passphrase_env, passphrase_file",
-        )
+    yield from _key_contradictions(config.keys)
     if config.limits.memory_total_bytes < config.limits.memory_object_bytes:
         yield (
             ("limits", "memory_total_bytes"),
@@ -209,6 +204,23 @@ def _contradictions(config: Config) -> Iterator[tuple[config_lines.KeyPath, str,
                 "an AE title names one destination: rename or remove one",
             )
         seen.setdefault(peer.ae_title, number)
+
+
+def _key_contradictions(keys: Keys) -> Iterator[tuple[config_lines.KeyPath, str, str]]:
+    if keys.passphrase_env and keys.passphrase_file:
+        yield (
+            ("keys", "passphrase_file"),
+            "two sources of the passphrase",
+            "keep one of passphrase_env, passphrase_file",
+        )
+    hsm = keys.pkcs11
+    if hsm.pin_env and hsm.pin_file:
+        yield ("keys", "pkcs11", "pin_file"), "two sources of the PIN", "keep one of pin_env, pin_file"
+    if keys.provider == "pkcs11" or hsm != Pkcs11():
+        given = {"module": hsm.module != Path(), "token": hsm.token, "pin_env or pin_file": hsm.pin_env or hsm.pin_file}
+        for name, there in given.items():
+            if not there:
+                yield ("keys", "pkcs11"), f"the pkcs11 provider has no {name}", f"add {name} under [keys.pkcs11]"
 
 
 def _path_of(kind: type, value: Any) -> Any:
@@ -231,6 +243,18 @@ def allowed(kind: Any) -> str:
     return _in_words(inspect.type_info(kind))
 
 
+_SAMPLES: Final = {
+    inspect.type_info(kind).type.pattern: words  # type: ignore[attr-defined]  # each is an annotated string
+    for kind, words in (
+        (AeTitle, "1 to 16 characters without backslash"),
+        (VariableName, "an environment variable's name"),
+        (TokenLabel, "up to 32 characters"),
+        (Region, "an AWS region, for example eu-central-1"),
+        (Url, "an http or https URL"),
+    )
+}
+
+
 def _in_words(info: inspect.Type) -> str:  # noqa: PLR0911  one line per type is the shortest way to say it
     match info:
         case inspect.Metadata():
@@ -239,12 +263,14 @@ def _in_words(info: inspect.Type) -> str:  # noqa: PLR0911  one line per type is
             return "true or false"
         case inspect.IntType():
             return f"a whole number from {info.ge} to {info.le}"
+        case inspect.FloatType(gt=None):
+            return f"a number from {info.ge} to {info.le}"
         case inspect.FloatType():
             return f"a number of seconds above {info.gt} and up to {info.le}"
         case inspect.LiteralType():
             return " or ".join(f'"{v}"' for v in info.values)
         case inspect.StrType(pattern=str(pattern)):
-            return "an environment variable's name" if "A-Za-z_" in pattern else "1 to 16 characters without backslash"
+            return _SAMPLES[pattern]
         case inspect.StrType():
             return "a host name or an address"
         case _:

@@ -29,10 +29,19 @@ def configuration_page() -> str:
     sections = [_INTRODUCTION, _section("Top level", Config)]
     for field in msgspec.structs.fields(Config):
         if isinstance(field.default, Struct):
-            sections.append(_section(f"`[{field.name}]`", type(field.default)))
+            sections += _tables(field.name, type(field.default))
         elif field.name == "peers":
             sections.append(_section("`[[peers]]`", Peer))
     return "\n".join(sections)
+
+
+def _tables(name: str, table: type[Struct]) -> list[str]:
+    """The table's section and those of the tables in it."""
+    sections = [_section(f"`[{name}]`", table)]
+    for field in msgspec.structs.fields(table):
+        if isinstance(field.default, Struct):
+            sections += _tables(f"{name}.{field.name}", type(field.default))
+    return sections
 
 
 def _section(title: str, table: type[Struct]) -> str:

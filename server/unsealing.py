@@ -15,7 +15,7 @@ from keys import derive
 from keys.errors import IntegrityError
 from keys.keyring import Keyring
 from server.config import Config
-from server.vault import provider_of
+from server.custody import provider_of
 
 __all__ = ["Unsealer", "open_records"]
 
@@ -51,7 +51,7 @@ class Unsealer:
 def open_records(config: Config) -> Iterator[OpenRecord]:
     """An Unsealer over the archive's keyring, beside whoever writes it. Raises as `Keyring.open`."""
     folder = ArchiveFolder.open(config.archive)
-    keyring = Keyring.open(folder.keyring, provider_of(config.keys), readonly=True)
+    keyring = Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id), readonly=True)
     try:
         yield Unsealer(keyring)
     finally:

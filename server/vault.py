@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -31,15 +29,15 @@ from index import rebuild
 from index.index import Index
 from index.rows import Version
 from keys import derive, selftest
-from keys.errors import CofferError, ConfigError
-from keys.keyfile import KeyFileProvider, generate_keyfile
+from keys.errors import CofferError
+from keys.keyfile import generate_keyfile
 from keys.keyring import Keyring, clock_ms
-from keys.secret import Secret
 from keys.signing import CheckpointSigner
 from server import logs
 from server.access import Policy
 from server.bodies import Bodies
-from server.config import Config, Keys
+from server.config import Config
+from server.custody import passphrase_of, provider_of
 from server.intake import Intake
 from server.metrics import Metrics
 
@@ -97,7 +95,8 @@ class Vault:
                 opened.enter_context(WriterLock(self.folder.lock, command, clock_ms()))
                 self.folder.complete()
                 clear_stale(self.folder.spool)
-            self.keyring = Keyring.open(self.folder.keyring, provider_of(config.keys), readonly=not write)
+            self.provider = provider_of(config.keys, self.folder.archive_id)
+            self.keyring = Keyring.open(self.folder.keyring, self.provider, readonly=not write)
             opened.callback(self.keyring.close)
             logs.use_id_key(self.keyring.archive_key(derive.LOG_ID))
             self.reader = LogReader(self.folder)
@@ -115,17 +114,17 @@ class Vault:
 
     @staticmethod
     def create(config: Config) -> None:
-        """Make an empty archive, and its key file where there is none; both durable on return.
+        """Make an empty archive, and its key file where it has one and there is none; both durable on return.
 
         Raises ConfigError where an archive is already.
         """
         path = config.archive
         ArchiveFolder.prepare(path)
-        if not config.keys.key_file.exists():
+        if config.keys.provider == "file" and not config.keys.key_file.exists():
             passphrase = passphrase_of(config.keys)
             generate_keyfile(config.keys.key_file, passphrase() if passphrase else None)
         archive_id = os.urandom(16)
-        keyring = Keyring.create(path / "keyring", provider_of(config.keys), archive_id)
+        keyring = Keyring.create(path / "keyring", provider_of(config.keys, archive_id), archive_id)
         try:
             signer = CheckpointSigner(keyring.archive_key(derive.CHECKPOINT_SIGNING))
             origin = f"coffer/{archive_id.hex()}"
@@ -274,34 +273,3 @@ def policy_of(config: Config) -> Policy:
     """Who may do what, by the configuration."""
     known = (config.dimse.ae_title, *(peer.ae_title for peer in config.peers))
     return Policy(known, known_peers_only=config.dimse.known_peers_only)
-
-
-def provider_of(keys: Keys) -> KeyFileProvider:
-    """The configured key provider."""
-    return KeyFileProvider(keys.key_file, passphrase_of(keys))
-
-
-def passphrase_of(keys: Keys) -> Callable[[], Secret] | None:
-    """How to get the configured passphrase, or None where none is configured. The call raises ConfigError."""
-    if keys.passphrase_env:
-        return partial(_from_environment, keys.passphrase_env, os.environ)
-    if keys.passphrase_file is not None:
-        return partial(_from_file, keys.passphrase_file)
-    return None
-
-
-def _from_environment(name: str, environment: Mapping[str, str]) -> Secret:
-    text = environment.get(name, "")
-    if not text:
-        raise ConfigError(f"the environment variable {name} holds no passphrase", hint=f"set {name}, then start again")
-    return Secret(text.encode())
-
-
-def _from_file(path: Path) -> Secret:
-    try:
-        line = path.read_bytes().split(b"\n", 1)[0]
-    except OSError as error:
-        raise ConfigError(f"the passphrase file {path} cannot be read", hint="check its path and mode") from error
-    if not line:
-        raise ConfigError(f"the passphrase file {path} is empty", hint="put the passphrase into its first line")
-    return Secret(line)

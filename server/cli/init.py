@@ -17,21 +17,30 @@ Examples:
 @json_option
 @click.pass_obj
 def init(chosen: Chosen) -> None:
-    """Make an empty archive and its key file. Never touches an archive that is there already."""
+    """Make an empty archive and its first key. Never touches an archive that is there already."""
     config = chosen.load()
     from server import logs
+    from server.custody import told
     from server.engine import Engine
 
     logs.configure(config.log, level="error")
     had_key = config.keys.key_file.exists()
     Engine.create(config)
+    in_file = config.keys.provider == "file"
     if chosen.json:
-        output.as_json({"archive": config.archive, "key_file": config.keys.key_file, "key_file_made": not had_key})
+        facts = {"archive": config.archive, "provider": config.keys.provider}
+        made = {"key_file": config.keys.key_file, "key_file_made": not had_key} if in_file else {}
+        output.as_json({**facts, **made})
         return
     output.say(f"archive made   {config.archive}")
-    output.say(f"key file {'used' if had_key else 'made'}  {config.keys.key_file}")
+    if in_file:
+        output.say(f"key file {'used' if had_key else 'made'}  {config.keys.key_file}")
+        advice = "Copy the key file to a safe place that is not on this machine, now."
+    else:
+        output.say(f"key kept by    {told(config.keys)}")
+        advice = "Make sure that its backup works, or split the key: coffer keys split --help. Now."
     output.say()
-    output.say("Copy the key file to a safe place that is not on this machine, now.")
+    output.say(advice)
     output.say("Whoever loses it loses every object of the archive, and nobody can bring them back.")
     output.say()
     output.say("Next: coffer serve")

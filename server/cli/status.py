@@ -32,10 +32,11 @@ server has them in memory. "conflicts" are instances that came again with other 
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
     from archive.ledger import Ledger
+    from server.custody import told
 
     with chosen.open() as engine:
         stats = engine.stats()
-        archive, key_file = engine.config.archive, engine.config.keys.key_file
+        archive, key = engine.config.archive, told(engine.config.keys)
         waiting = len(Ledger(engine.folder.scrub).open_entries())
         details: dict[str, list[dict[str, Any]]] = _details(engine) if listed else {}
     if chosen.json:
@@ -46,7 +47,7 @@ def status(chosen: Chosen, listed: bool) -> None:
     output.facts(
         {
             "archive": str(archive),
-            "key file": str(key_file),
+            "key": key,
             "studies": f"{stats.studies:,}",
             "series": f"{stats.series:,}",
             "objects": f"{stats.objects:,}",

@@ -8,7 +8,7 @@ import pytest
 from archive.segment import HEADER
 from keys.keyring import Keyring
 from server.config_load import load_config
-from server.vault import provider_of
+from server.custody import provider_of
 from tests.server.filled import flip, run, study_files, told
 
 
@@ -50,7 +50,7 @@ def test_decrypt_needs_the_key_file_and_the_others_do_not(archive: Path) -> None
 
 def test_a_key_that_is_missing_is_found_only_with_keys(archive: Path) -> None:
     config = load_config(Path("coffer.toml"))
-    keyring = Keyring.open(archive / "keyring", provider_of(config.keys))
+    keyring = Keyring.open(archive / "keyring", provider_of(config.keys, bytes(16)))
     (key_id,) = keyring.study_key_ids()
     keyring._store.put([], [b"K" + key_id])
     keyring.close()

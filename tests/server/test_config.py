@@ -1,5 +1,6 @@
 """coffer.toml: every mistake is named with its line and its remedy, and the reference page is the code."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,15 @@ from server.config_reference import configuration_page
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = Path("/etc/coffer")
+
+
+def tables(root: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, msgspec.Struct]]:
+    """Every table of a configuration with its dotted name."""
+    for field in msgspec.structs.fields(type(root)):
+        if isinstance(field.default, msgspec.Struct):
+            yield prefix + field.name, field.default
+            yield from tables(field.default, f"{prefix}{field.name}.")
+
 
 MISTAKES = {
     "unknown top level": ('archive = "a"\narchve = "b"\n', 2, "unknown key archve", "did you mean archive?"),
@@ -59,6 +69,27 @@ MISTAKES = {
         "two sources of the passphrase",
         "keep one",
     ),
+    "two PINs": (
+        "[keys.pkcs11]\nmodule = '/m.so'\ntoken = 't'\npin_env = 'P'\npin_file = 'p'\n",
+        5,
+        "two sources of the PIN",
+        "keep one",
+    ),
+    "no module": (
+        "[keys]\nprovider = 'pkcs11'\n[keys.pkcs11]\ntoken = 't'\npin_env = 'P'\n",
+        3,
+        "the pkcs11 provider has no module",
+        "add module under [keys.pkcs11]",
+    ),
+    "no PIN": ("[keys.pkcs11]\nmodule = '/m.so'\ntoken = 't'\n", 1, "has no pin_env or pin_file", "add pin_env"),
+    "PIN in the file": (
+        "[keys.pkcs11]\nmodule = '/m.so'\ntoken = 't'\npin_file = 'p'\npin = '1234'\n",
+        5,
+        "unknown key pin in [keys.pkcs11]",
+        "did you mean pin_env?",
+    ),
+    "region": ("[keys.aws]\nregion = 'Frankfurt'\n", 2, "keys.aws.region = 'Frankfurt'", "for example eu-central-1"),
+    "deletion": ("[keys.aws]\ndeletion_days = 1\n", 2, "keys.aws.deletion_days = 1", "from 7 to 30"),
     "budget": (
         "[limits]\nmemory_total_bytes = 1048576\n",
         2,
@@ -163,24 +194,21 @@ def test_the_reference_page_is_rendered_from_the_code() -> None:
 
 def test_every_key_is_on_the_page() -> None:
     page = configuration_page()
-    for table in msgspec.structs.fields(Config):
-        if isinstance(table.default, msgspec.Struct):
-            assert f"## `[{table.name}]`" in page
-            for field in msgspec.structs.fields(type(table.default)):
-                assert f"| `{field.name}` |" in page
+    for name, table in tables(Config()):
+        assert f"## `[{name}]`" in page
+        for field in msgspec.structs.fields(type(table)):
+            assert isinstance(field.default, msgspec.Struct) or f"| `{field.name}` |" in page
 
 
 def test_every_default_is_allowed() -> None:
     config, _ = check_text("", BASE)
     assert config is not None
     text = ["archive = '/a'"]
-    for table in msgspec.structs.fields(Config):
-        if isinstance(table.default, msgspec.Struct):
-            text.append(f"[{table.name}]")
-            values = msgspec.to_builtins(table.default, enc_hook=str)
-            for key, value in values.items():
-                if value is not None and key != "key_file":
-                    text.append(f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}")
+    for name, table in tables(config):
+        text.append(f"[{name}]")
+        for key, value in msgspec.to_builtins(table, enc_hook=str).items():
+            if value is not None and not isinstance(value, dict) and key not in {"key_file", "module"}:
+                text.append(f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}")
     again, problems = check_text("\n".join(text), BASE)
     assert problems == []
     assert again is not None

@@ -1,0 +1,95 @@
+"""What AWS KMS and its client library raise, as errors of ours with a cause and a way out.
+
+Rule: every call is made inside `asking`; no exception of boto3 leaves it. Messages hold key ARNs, never key bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from keys.errors import ConfigError, KeyUnavailableError, UnavailableError
+
+__all__ = ["MissingError", "StateError", "asking"]
+
+_CREDENTIALS: Final = "renew the AWS credentials of this machine; check its clock"
+_OPENS_NOT: Final = "the keyring was altered, belongs to another archive, or was wrapped under another key"
+_SETTINGS: Final = "check [keys.aws] and the alias and tag policies of the account"
+
+
+class MissingError(KeyUnavailableError):
+    """The key or alias is not in this account and region."""
+
+
+class StateError(KeyUnavailableError):
+    """The key is in a state in which it opens nothing; `DescribeKey` says which."""
+
+
+# KMS API reference, "Common Errors" and the errors of each operation. What is not here may pass: throttling, internal
+# errors and whatever is new are UnavailableError.
+_KNOWN: Final[dict[str, tuple[type[ConfigError | KeyUnavailableError], str]]] = {
+    "AccessDeniedException": (ConfigError, "give this identity the permissions in docs/keys.md; check the key policy"),
+    "UnrecognizedClientException": (ConfigError, _CREDENTIALS),
+    "InvalidClientTokenId": (ConfigError, _CREDENTIALS),
+    "ExpiredTokenException": (ConfigError, _CREDENTIALS),
+    "IncompleteSignatureException": (ConfigError, _CREDENTIALS),
+    "InvalidSignatureException": (ConfigError, _CREDENTIALS),
+    "MissingAuthenticationTokenException": (ConfigError, _CREDENTIALS),
+    "DisabledException": (ConfigError, "the key is disabled: aws kms enable-key --key-id ARN"),
+    "LimitExceededException": (ConfigError, "ask AWS for a higher KMS quota, or destroy retired epochs"),
+    "ValidationException": (ConfigError, _SETTINGS),
+    "TagException": (ConfigError, _SETTINGS),
+    "UnsupportedOperationException": (ConfigError, _SETTINGS),
+    "InvalidCiphertextException": (KeyUnavailableError, _OPENS_NOT),
+    "IncorrectKeyException": (KeyUnavailableError, _OPENS_NOT),
+    "NotFoundException": (
+        MissingError,
+        "the key was deleted, or this is another account or region: check [keys.aws] region",
+    ),
+    "KMSInvalidStateException": (StateError, "aws kms describe-key tells its state"),
+}
+
+
+@contextmanager
+def asking(doing: str) -> Iterator[None]:
+    """Convert what boto3 raises in the block; `doing` completes "AWS KMS cannot ..."."""
+    try:
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            NoCredentialsError,
+            NoRegionError,
+            PartialCredentialsError,
+        )
+    except ImportError as error:
+        raise ConfigError("the aws-kms provider needs the package boto3", hint="pip install 'coffer[aws]'") from error
+    try:
+        yield
+    except ClientError as error:
+        raise _converted(error, doing) from error
+    except NoRegionError as error:
+        raise ConfigError("no AWS region is configured", hint="set [keys.aws] region, or AWS_REGION") from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise ConfigError(
+            "no AWS credentials were found", hint="give the machine a role, or set AWS_PROFILE or AWS_ACCESS_KEY_ID"
+        ) from error
+    except KeyError as error:  # a page that is JSON, or nothing, but not what was asked
+        raise UnavailableError(
+            f"AWS KMS cannot {doing}: the answer is not one of AWS KMS",
+            hint="check [keys.aws] endpoint, and whether a proxy answers in its place",
+        ) from error
+    except BotoCoreError as error:  # timeouts, refused connections, names that do not resolve, cut answers
+        raise UnavailableError(
+            f"AWS KMS cannot {doing}: no answer ({type(error).__name__})",
+            hint="check the network, the endpoint and the proxy; nothing was changed",
+        ) from error
+
+
+def _converted(error: Any, doing: str) -> ConfigError | KeyUnavailableError | UnavailableError:
+    code = str(error.response.get("Error", {}).get("Code", "unknown"))
+    cause = f"AWS KMS cannot {doing}: {code}"
+    if code in _KNOWN:
+        kind, way_out = _KNOWN[code]
+        return kind(cause, hint=way_out)
+    return UnavailableError(cause, hint="AWS KMS is busy or failing: try again; nothing was changed")

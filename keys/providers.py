@@ -1,0 +1,156 @@
+"""Several providers that look like one, and a provider that waits for another.
+
+Rule: an epoch row names the kind of provider that keeps its KEK, and only that one is asked. The current one makes new
+epochs, so an archive moves from one provider to another by one rotation, with both open.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
+
+from keys.errors import ConfigError, UnavailableError
+from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
+from keys.secret import Secret
+
+__all__ = ["Patient", "ProviderSet", "only"]
+
+_T = TypeVar("_T")
+_PAUSE: Final = 2.0
+
+
+def only(provider: KekProvider, kind: str) -> KekProvider:
+    """Return `provider` when it is of that kind. Raises ConfigError, naming both."""
+    if kind != provider.kind:
+        raise ConfigError(
+            f"an epoch of this archive is kept by a {kind} provider, and only {provider.kind} is configured",
+            hint=f"configure the {kind} provider too: docs/keys.md, Providers",
+        )
+    return provider
+
+
+class ProviderSet:
+    """A KekProvider of several. `makers` make one by its kind when it is first needed; `current` makes new epochs.
+
+    Thread-safe. A maker raises ConfigError where its provider is not configured or its library not installed.
+    """
+
+    def __init__(self, current: str, makers: Mapping[str, Callable[[], KekProvider]]) -> None:
+        self._current = current
+        self._makers = makers
+        self._made: dict[str, KekProvider] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def kind(self) -> str:
+        """The current provider's."""
+        return self._current
+
+    def of_kind(self, kind: str) -> KekProvider:
+        """See KekProvider."""
+        with self._lock:
+            if kind not in self._made:
+                if kind not in self._makers:
+                    raise ConfigError(
+                        f"an epoch of this archive is kept by a {kind} provider, which this release does not know",
+                        hint=f"use the release that wrote it; known here: {', '.join(self._makers)}",
+                    )
+                self._made[kind] = self._makers[kind]()
+            return self._made[kind]
+
+    def describe(self) -> ProviderInfo:
+        """The current provider's description."""
+        return self.of_kind(self._current).describe()
+
+    def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
+        """See KekProvider: by the current provider."""
+        return self.of_kind(self._current).create_epoch(epoch, context)
+
+    def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
+        """See KekProvider: by the current provider."""
+        return self.of_kind(self._current).adopt_epoch(epoch, kek, context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
+        """See KekProvider: by the current provider. For a row's KEK ask `of_kind(row.provider)`."""
+        return self.of_kind(self._current).unwrap(wrapped, context)
+
+    def destroy_epoch(self, epoch: int) -> DestroyReceipt:
+        """See KekProvider: by the current provider. For a row's secret ask `of_kind(row.provider)`."""
+        return self.of_kind(self._current).destroy_epoch(epoch)
+
+    def health(self) -> None:
+        """Ask every provider that was needed so far, and the current one."""
+        self.of_kind(self._current)
+        with self._lock:
+            made = list(self._made.values())
+        for provider in made:
+            provider.health()
+
+
+class Patient:
+    """A KekProvider that, while another cannot be reached, tries again until `end` before it gives up.
+
+    `tell` gets the cause and the seconds that are left, before each pause. What waiting cannot mend (a wrong PIN, a
+    missing secret) is raised at once, and after `end` everything is. `clock` counts the seconds that `end` is one of.
+    """
+
+    def __init__(
+        self,
+        provider: KekProvider,
+        end: float,
+        tell: Callable[[UnavailableError, float], None],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._provider = provider
+        self._end = end
+        self._tell = tell
+        self._clock = clock
+        self._sleep = sleep
+
+    @property
+    def kind(self) -> str:
+        """The other's."""
+        return self._provider.kind
+
+    def of_kind(self, kind: str) -> KekProvider:
+        """See KekProvider: the other's, as patient as this."""
+        found = self._provider.of_kind(kind)
+        return Patient(found, self._end, self._tell, self._clock, self._sleep)
+
+    def describe(self) -> ProviderInfo:
+        """See KekProvider."""
+        return self._again(self._provider.describe)
+
+    def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
+        """See KekProvider."""
+        return self._again(lambda: self._provider.create_epoch(epoch, context))
+
+    def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
+        """See KekProvider."""
+        return self._again(lambda: self._provider.adopt_epoch(epoch, kek, context))
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
+        """See KekProvider."""
+        return self._again(lambda: self._provider.unwrap(wrapped, context))
+
+    def destroy_epoch(self, epoch: int) -> DestroyReceipt:
+        """See KekProvider."""
+        return self._again(lambda: self._provider.destroy_epoch(epoch))
+
+    def health(self) -> None:
+        """See KekProvider: not patient, its caller asks again anyway."""
+        self._provider.health()
+
+    def _again(self, attempt: Callable[[], _T]) -> _T:
+        while True:
+            try:
+                return attempt()
+            except UnavailableError as error:
+                left = self._end - self._clock()
+                if left <= 0:
+                    raise
+                self._tell(error, left)
+                self._sleep(min(_PAUSE, left))

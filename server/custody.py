@@ -1,0 +1,92 @@
+"""Who keeps the keys: the configured providers of epoch secrets, and where their passphrase or PIN comes from.
+
+Rule: a passphrase or a PIN comes from the environment or a file, never from the command line or the config file, where
+others could read it. Nothing is opened or asked before the first epoch needs it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from keys import hsm, keyfile, kms
+from keys.errors import ConfigError
+from keys.hsm_token import Token
+from keys.provider import KekProvider
+from keys.providers import ProviderSet
+from keys.secret import Secret
+from server.config import Keys
+
+__all__ = ["KINDS", "key_file_provider", "passphrase_of", "provider_of", "told"]
+
+KINDS: Final = {"file": keyfile.KIND, "pkcs11": hsm.KIND, "aws-kms": kms.KIND}  # as configured, as in epoch rows
+
+
+def provider_of(keys: Keys, archive_id: bytes, current: str = "") -> ProviderSet:
+    """Every provider that is configured for an archive; `current` (default: the configured one) makes new epochs."""
+    makers: dict[str, Callable[[], KekProvider]] = {
+        keyfile.KIND: partial(key_file_provider, keys),
+        hsm.KIND: partial(_hsm, keys, archive_id),
+        kms.KIND: partial(_kms, keys, archive_id),
+    }
+    return ProviderSet(KINDS[current or keys.provider], makers)
+
+
+def told(keys: Keys) -> str:
+    """Where the configured provider keeps its secrets, in a few words and without any of them."""
+    if keys.provider == "pkcs11":
+        return f'HSM token "{keys.pkcs11.token}" of {keys.pkcs11.module}'
+    if keys.provider == "aws-kms":
+        return f"AWS KMS {keys.aws.region or '(default region)'}"
+    return f"key file {keys.key_file}"
+
+
+def key_file_provider(keys: Keys, path: Path | None = None) -> keyfile.KeyFileProvider:
+    """The provider of the configured key file, or of another one with the same passphrase."""
+    return keyfile.KeyFileProvider(path or keys.key_file, passphrase_of(keys))
+
+
+def _hsm(keys: Keys, archive_id: bytes) -> hsm.HsmProvider:
+    settings = keys.pkcs11
+    pin = _source(settings.pin_env, settings.pin_file, "PIN")
+    if pin is None:
+        raise ConfigError(
+            "an epoch of this archive is kept by a pkcs11 provider, which is not configured",
+            hint="add [keys.pkcs11] with module, token and pin_env or pin_file to coffer.toml",
+        )
+    return hsm.HsmProvider(archive_id, Token(settings.module, settings.token, pin))
+
+
+def _kms(keys: Keys, archive_id: bytes) -> kms.KmsProvider:
+    settings = keys.aws
+    client = kms.connect(settings.region, settings.endpoint, settings.timeout_seconds)
+    return kms.KmsProvider(archive_id, client, settings.deletion_days)
+
+
+def passphrase_of(keys: Keys) -> Callable[[], Secret] | None:
+    """How to get the configured passphrase, or None where none is configured. The call raises ConfigError."""
+    return _source(keys.passphrase_env, keys.passphrase_file, "passphrase")
+
+
+def _source(variable: str, path: Path | None, what: str) -> Callable[[], Secret] | None:
+    if variable:
+        return partial(_from_environment, variable, what, os.environ)
+    return None if path is None else partial(_from_file, path, what)
+
+
+def _from_environment(name: str, what: str, environment: Mapping[str, str]) -> Secret:
+    text = environment.get(name, "")
+    if not text:
+        raise ConfigError(f"the environment variable {name} holds no {what}", hint=f"set {name}, then start again")
+    return Secret(text.encode())
+
+
+def _from_file(path: Path, what: str) -> Secret:
+    try:
+        line = path.read_bytes().split(b"\n", 1)[0]
+    except OSError as error:
+        raise ConfigError(f"the {what} file {path} cannot be read", hint="check its path and mode") from error
+    if not line:
+        raise ConfigError(f"the {what} file {path} is empty", hint=f"put the {what} into its first line")
+    return Secret(line)
