@@ -243,8 +243,13 @@ def allowed(kind: Any) -> str:
     return _in_words(inspect.type_info(kind))
 
 
-_SAMPLES: Final = {
-    inspect.type_info(kind).type.pattern: words  # type: ignore[attr-defined]  # each is an annotated string
+def _pattern(info: inspect.Type) -> str:
+    assert isinstance(info, inspect.StrType)
+    return info.pattern or ""
+
+
+_WORDS: Final = {
+    _pattern(inspect.type_info(kind)): words
     for kind, words in (
         (AeTitle, "1 to 16 characters without backslash"),
         (VariableName, "an environment variable's name"),
@@ -270,7 +275,7 @@ def _in_words(info: inspect.Type) -> str:  # noqa: PLR0911  one line per type is
         case inspect.LiteralType():
             return " or ".join(f'"{v}"' for v in info.values)
         case inspect.StrType(pattern=str(pattern)):
-            return _SAMPLES[pattern]
+            return _WORDS[pattern]
         case inspect.StrType():
             return "a host name or an address"
         case _:

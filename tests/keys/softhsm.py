@@ -26,7 +26,7 @@ def library() -> Path:
     for folder in (Path("/usr/lib/softhsm"), Path("/usr/local/lib/softhsm"), *Path("/usr/lib").glob("*/softhsm")):
         if (folder / "libsofthsm2.so").is_file():
             return folder / "libsofthsm2.so"
-    if os.environ.get("CI"):
+    if os.environ.get("COFFER_CI"):
         pytest.fail("SoftHSM2 is not installed: apt install softhsm2")
     pytest.skip("SoftHSM2 is not installed: apt install softhsm2")
 
