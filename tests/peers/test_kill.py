@@ -19,7 +19,7 @@ from tests.peers.dicom_client import Item, find, get, synthetic
 from tests.peers.wiretap import WireTap
 
 ROUNDS = int(os.environ.get("COFFER_KILL_ROUNDS", "50"))
-SECONDS = 240
+SECONDS = max(240, 4 * ROUNDS)
 SENDERS = 3
 
 
