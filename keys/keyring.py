@@ -23,6 +23,7 @@ from keys.errors import (
     FormatError,
     IntegrityError,
     KeyUnavailableError,
+    NotFoundError,
     ShreddedError,
 )
 from keys.provider import KekProvider
@@ -286,6 +287,29 @@ class Keyring:
         self._store.walk(rows.STUDY_PREFIX, lambda _, value: used.update((KeyRow.decode(value).epoch,)))
         found = (EpochRow.decode(value) for _, value in self._store.scan(rows.EPOCH_PREFIX))
         return [EpochInfo(row.epoch, row.provider, row.state, row.created_ms, used[row.epoch]) for row in found]
+
+    def epoch_row(self, epoch: int) -> EpochRow:
+        """Return an epoch's row as it stands on disk. Raises NotFoundError for an epoch that never was."""
+        value = self._store.get(_epoch_key(epoch))
+        if value is None:
+            raise NotFoundError(f"this archive has no key epoch {epoch}")
+        return EpochRow.decode(value)
+
+    def prove(self) -> None:
+        """Return when the provider still opens the KEK under which new keys are wrapped: then so will the next start.
+
+        Asks the provider. Raises KeyUnavailableError or IntegrityError when the next start would fail for good, else
+        what the provider raises.
+        """
+        epoch = self.epoch
+        row = self.epoch_row(epoch)
+        kek_id, kek = self._keks[epoch]
+        if row.state is EpochState.DESTROYED:
+            raise KeyUnavailableError(f"key epoch {epoch} was destroyed while it was in use", hint="restart")
+        context = rows.epoch_context(self.archive_id, row.kek_id, epoch)
+        found = self._provider.of_kind(row.provider).unwrap(row.wrapped, context)
+        if row.kek_id != kek_id or not found.matches(kek):
+            raise KeyUnavailableError(f"the provider opens another key than the one in use for epoch {epoch}")
 
     def close(self) -> None:
         """Drop the keys held in memory and close the file. Nothing waits to be written. Harmless when repeated."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from keys.errors import ConfigError, UnavailableError
 from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
 from keys.secret import Secret
 
-__all__ = ["Patient", "ProviderSet", "only"]
+__all__ = ["Patience", "Patient", "ProviderSet", "only"]
 
 _T = TypeVar("_T")
 _PAUSE: Final = 2.0
@@ -89,26 +90,28 @@ class ProviderSet:
             provider.health()
 
 
-class Patient:
-    """A KekProvider that, while another cannot be reached, tries again until `end` before it gives up.
+@dataclass(slots=True)
+class Patience:
+    """How long to wait for a provider: until `end`, a reading of `clock` in seconds. Set `end` back to stop waiting.
 
-    `tell` gets the cause and the seconds that are left, before each pause. What waiting cannot mend (a wrong PIN, a
-    missing secret) is raised at once, and after `end` everything is. `clock` counts the seconds that `end` is one of.
+    `tell` gets the cause and the seconds that are left, before each pause.
     """
 
-    def __init__(
-        self,
-        provider: KekProvider,
-        end: float,
-        tell: Callable[[UnavailableError, float], None],
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    end: float
+    tell: Callable[[UnavailableError, float], None]
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+class Patient:
+    """A KekProvider that, while another cannot be reached, tries again as long as its patience lasts.
+
+    What waiting cannot mend (a wrong PIN, a missing secret) is raised at once, and after the end everything is.
+    """
+
+    def __init__(self, provider: KekProvider, patience: Patience) -> None:
         self._provider = provider
-        self._end = end
-        self._tell = tell
-        self._clock = clock
-        self._sleep = sleep
+        self._patience = patience
 
     @property
     def kind(self) -> str:
@@ -117,8 +120,7 @@ class Patient:
 
     def of_kind(self, kind: str) -> KekProvider:
         """See KekProvider: the other's, as patient as this."""
-        found = self._provider.of_kind(kind)
-        return Patient(found, self._end, self._tell, self._clock, self._sleep)
+        return Patient(self._provider.of_kind(kind), self._patience)
 
     def describe(self) -> ProviderInfo:
         """See KekProvider."""
@@ -145,12 +147,13 @@ class Patient:
         self._provider.health()
 
     def _again(self, attempt: Callable[[], _T]) -> _T:
+        patience = self._patience
         while True:
             try:
                 return attempt()
             except UnavailableError as error:
-                left = self._end - self._clock()
+                left = patience.end - patience.clock()
                 if left <= 0:
                     raise
-                self._tell(error, left)
-                self._sleep(min(_PAUSE, left))
+                patience.tell(error, left)
+                patience.sleep(min(_PAUSE, left))

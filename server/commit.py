@@ -17,7 +17,7 @@ from archive.record import Flags, Kind
 from index.entry import InstanceEntry
 from index.index import Index
 from index.rows import Version
-from keys.errors import CofferError
+from keys.errors import CofferError, UnavailableError
 from keys.keyring import Keyring, StudyKey
 from server.metrics import Metrics
 
@@ -84,10 +84,11 @@ class Committer:
         self._queue: list[_Ticket] = []
         self._queue_lock = threading.Lock()
         self._lock = threading.Lock()
+        self.refusal: UnavailableError | None = None  # set while what is stored could not be opened after a restart
 
     def study_key(self, study_uid: str) -> StudyKey:
         """A study's key, made where there is none; durable. Raises UnavailableError where nothing can be stored."""
-        self._log.require_writable()
+        self.require_accepting()
         with self._fresh_lock:
             known = self._index.study_key_for(study_uid)
             if known is not None:
@@ -100,6 +101,7 @@ class Committer:
 
     def commit(self, parcels: Sequence[Parcel]) -> list[Committed]:
         """Commit objects together; on return they are durable and can be found. Raises UnavailableError: none is."""
+        self.require_accepting()
         ticket = _Ticket(parcels)
         with self._queue_lock:
             self._queue.append(ticket)
@@ -111,6 +113,12 @@ class Committer:
         if ticket.error is not None:
             raise ticket.error
         return ticket.results
+
+    def require_accepting(self) -> None:
+        """Return when objects can be stored. Raises UnavailableError, or what the log says of itself."""
+        self._log.require_writable()
+        if self.refusal is not None:
+            raise self.refusal
 
     def _commit(self, tickets: list[_Ticket]) -> None:
         try:

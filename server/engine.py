@@ -9,7 +9,7 @@ from server.find import Finder
 from server.ingest import Ingest
 from server.metrics import Metrics
 from server.retrieve import Retriever
-from server.vault import ArchiveStats, Vault
+from server.vault import ArchiveStats, Vault, Waiting
 
 __all__ = ["ArchiveStats", "Engine"]
 
@@ -18,9 +18,15 @@ class Engine(Vault):
     """A vault and the ways in and out of it."""
 
     def __init__(
-        self, config: Config, *, write: bool, metrics: Metrics | None = None, may_refuse: bool = False
+        self,
+        config: Config,
+        *,
+        write: bool,
+        metrics: Metrics | None = None,
+        may_refuse: bool = False,
+        waiting: Waiting | None = None,
     ) -> None:
-        super().__init__(config, write=write, metrics=metrics, may_refuse=may_refuse)
+        super().__init__(config, write=write, metrics=metrics, may_refuse=may_refuse, waiting=waiting)
         if write:
             self.committer = Committer(self.keyring, self.log, self.index, self.metrics)
             self.ingest = Ingest(self.intake, _Local(self.committer), self.policy, self.metrics)
@@ -29,10 +35,16 @@ class Engine(Vault):
 
     @classmethod
     def open(
-        cls, config: Config, *, write: bool = False, metrics: Metrics | None = None, may_refuse: bool = False
+        cls,
+        config: Config,
+        *,
+        write: bool = False,
+        metrics: Metrics | None = None,
+        may_refuse: bool = False,
+        waiting: Waiting | None = None,
     ) -> Self:
         """Open the archive, with `write` as its one writer; see `Vault`, which also says what is raised."""
-        return cls(config, write=write, metrics=metrics, may_refuse=may_refuse)
+        return cls(config, write=write, metrics=metrics, may_refuse=may_refuse, waiting=waiting)
 
 
 class _Local:

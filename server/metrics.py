@@ -154,6 +154,11 @@ class Metrics:
         registry.register(self._archive)
         self._scrub = _ScrubCollector()
         registry.register(self._scrub)
+        self._keys = Gauge(
+            "coffer_key_provider_up",
+            "Whether the key provider, when it was last asked, opened the key in use.",
+            registry=registry,
+        )
         self._scrubbed = Counter("coffer_scrub_records", "Records whose body the scrub has read.", registry=registry)
         self._scrubbed_bytes = Counter("coffer_scrub_bytes", "Bytes of bodies the scrub has read.", registry=registry)
         ProcessCollector(registry=registry)
@@ -170,6 +175,10 @@ class Metrics:
     def attach_scrub(self, source: Callable[[], tuple[float, int]] | None) -> None:
         """Read the scrub's gauges from `source` at each scrape: seconds, open findings. None: no scrub runs."""
         self._scrub.source = source
+
+    def asked_for_keys(self, up: bool) -> None:
+        """The key provider was asked for the key in use and opened it, or did not."""
+        self._keys.set(float(up))
 
     def scrubbed(self, records: int, size: int) -> None:
         """The scrub has read so many bodies of together `size` bytes."""

@@ -13,12 +13,13 @@ from typing import Final, Self
 
 import structlog
 
-from keys.errors import CofferError
+from keys.errors import CofferError, UnavailableError
 from server import logs
 from server.config import Config
 from server.dimse.listener import Listener
 from server.engine import Engine
 from server.http import HttpServer, application
+from server.keywatch import KeyWatch
 from server.lanes import Lanes
 from server.metrics import Metrics
 from server.scrubbing import Scrubbing
@@ -43,6 +44,7 @@ class Server:
         self._lanes: Lanes | None = None
         self._listener: Listener | None = None
         self._scrubbing: Scrubbing | None = None
+        self._key_watch: KeyWatch | None = None
         self._http = HttpServer(config.http, application(self.reasons, self._metrics.render, self.concerns))
 
     @property
@@ -76,7 +78,12 @@ class Server:
             self._http.start()
         _log.info("opening", archive=str(config.archive))
         self._lanes = lanes = Lanes(config)
-        self._engine = engine = Engine.open(config, write=True, metrics=self._metrics, may_refuse=True)
+        self._engine = engine = Engine.open(
+            config, write=True, metrics=self._metrics, may_refuse=True, waiting=self._wait_for_keys
+        )
+        self._state = "starting"
+        self._key_watch = KeyWatch(engine.keyring, engine.committer, self._metrics, config.keys.check_seconds)
+        self._key_watch.start()
         self._metrics.attach(engine.stats)
         lanes.start(engine)
         self._listener = Listener(config, lanes, self._metrics)
@@ -87,20 +94,26 @@ class Server:
         self._state = ""
         _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)
 
+    def _wait_for_keys(self, error: UnavailableError, seconds: float) -> None:
+        self._state = f"waiting for the key provider, {seconds:.0f} s more: {error}"
+        _log.warning(
+            "waiting for the key provider", cause=str(error), way_out=error.hint(), gives_up_in_seconds=round(seconds)
+        )
+
     def reasons(self) -> list[str]:
         """Why the server cannot do its work now; nothing when it can."""
         if self._state or self._engine is None:
             return [self._state or "starting"]
         try:
-            self._engine.log.require_writable()
+            self._engine.committer.require_accepting()
         except CofferError as error:
             return [str(error)]
         return []
 
     def concerns(self) -> list[str]:
         """What a human should look at although the server does its work."""
-        scrubbing = self._scrubbing
-        return [] if scrubbing is None else scrubbing.concerns()
+        watchers = (self._key_watch, self._scrubbing)
+        return [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
 
     def wait(self) -> None:
         """Block until the process is told to end, signing checkpoints meanwhile. Call from the main thread."""
@@ -142,6 +155,9 @@ class Server:
         if self._lanes is not None:
             self._lanes.stop(_GRACE_SECONDS)
             self._lanes = None
+        if self._key_watch is not None:
+            self._key_watch.stop()
+            self._key_watch = None
         if self._scrubbing is not None:
             self._scrubbing.stop()
             self._scrubbing = None

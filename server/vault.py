@@ -6,6 +6,7 @@ ready; without, it reads beside whoever writes. Key, record, index: in that orde
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,9 +31,10 @@ from index import rebuild
 from index.index import Index
 from index.rows import Version
 from keys import derive, selftest
-from keys.errors import CofferError
+from keys.errors import CofferError, UnavailableError
 from keys.keyfile import generate_keyfile
 from keys.keyring import Keyring, clock_ms
+from keys.providers import Patience, Patient
 from keys.signing import CheckpointSigner
 from server import logs
 from server.access import Policy
@@ -44,6 +46,7 @@ from server.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 _SALT_BYTES = 24
+Waiting = Callable[[UnavailableError, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,19 @@ class Vault:
     """An open archive. Use as a context manager; safe to share between threads."""
 
     def __init__(
-        self, config: Config, *, write: bool, metrics: Metrics | None = None, may_refuse: bool = False
+        self,
+        config: Config,
+        *,
+        write: bool,
+        metrics: Metrics | None = None,
+        may_refuse: bool = False,
+        waiting: Waiting | None = None,
     ) -> None:
         """Open the archive. Raises NotFoundError, ConfigError, LockedError, KeyUnavailableError, IntegrityError.
 
         With `may_refuse`, a log that must not be written (damaged, rolled back, forked) is opened all the same: it is
-        read, and refuses every append with that cause.
+        read, and refuses every append with that cause. With `waiting`, a key provider that cannot be reached is waited
+        for as long as the configuration says, and `waiting` gets the cause and the seconds left at each try.
         """
         selftest.run()
         keep_blocks()
@@ -96,8 +106,7 @@ class Vault:
                 opened.enter_context(WriterLock(self.folder.lock, command, clock_ms()))
                 self.folder.complete()
                 clear_stale(self.folder.spool)
-            self.provider = provider_of(config.keys, self.folder.archive_id)
-            self.keyring = Keyring.open(self.folder.keyring, self.provider, readonly=not write)
+            self.keyring = self._open_keyring(write, waiting)
             opened.callback(self.keyring.close)
             logs.use_id_key(self.keyring.archive_key(derive.LOG_ID))
             self.reader = LogReader(self.folder)
@@ -148,6 +157,18 @@ class Vault:
         """The writer. Only where the archive was opened with `write`."""
         assert self._writer is not None, "the archive is open for reading only"
         return self._writer
+
+    def _open_keyring(self, write: bool, waiting: Waiting | None) -> Keyring:
+        """Open the keyring with all configured providers; patience ends when it is open."""
+        keys = self.config.keys
+        provider = provider_of(keys, self.folder.archive_id)
+        if waiting is None:
+            return Keyring.open(self.folder.keyring, provider, readonly=not write)
+        patience = Patience(time.monotonic() + keys.wait_seconds, waiting)
+        try:
+            return Keyring.open(self.folder.keyring, Patient(provider, patience), readonly=not write)
+        finally:
+            patience.end = 0.0
 
     def _open_writer(self, *, may_refuse: bool) -> LogWriter:
         storage = self.config.storage

@@ -17,7 +17,7 @@ from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring
 from keys.kms import KmsProvider, connect
 from keys.provider import KekProvider
-from keys.providers import Patient, ProviderSet
+from keys.providers import Patience, Patient, ProviderSet
 from keys.rows import epoch_context
 from keys.secret import Secret
 from tests.keys import softhsm
@@ -187,7 +187,7 @@ def test_patience_waits_for_what_may_come_back_and_for_nothing_else(answers: lis
         now += pause
 
     provider: Any = Scripted()
-    patient = Patient(provider, seconds, lambda _, left: left_over.append(left), lambda: now, sleep)
+    patient = Patient(provider, Patience(seconds, lambda _, left: left_over.append(left), lambda: now, sleep))
     tries = -(-seconds // 2) + 1  # one every two seconds, and one at the very end
     outcome = next((answer for answer in answers[:tries] if answer != "away"), "away")
     if outcome == "open":
