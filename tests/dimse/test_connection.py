@@ -1,0 +1,105 @@
+"""PDUs come whole, however the network cuts them, and nothing waits or grows for what a peer only claims."""
+
+import socket
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.dimse import pdu
+from server.dimse.connection import Connection, ConnectionClosed
+from server.dimse.pdu import ProtocolError
+
+MAX_PDU = 64 << 10
+
+
+def pair(gap_seconds: float = 5.0) -> tuple[socket.socket, Connection]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        peer = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return peer, Connection(ours, max_pdu=MAX_PDU, gap_seconds=gap_seconds)
+
+
+def framed(body: bytes) -> bytes:
+    return pdu.HEADER.pack(pdu.P_DATA, len(body)) + body
+
+
+BODIES = st.lists(
+    st.integers(0, 40_000).map(lambda n: bytes(range(256)) * (n // 256) + bytes(n % 256)) | st.binary(max_size=40),
+    max_size=6,
+)
+
+
+@given(BODIES, st.data())
+def test_pdus_come_whole_however_they_are_cut(bodies: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(map(framed, bodies))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
+    peer, connection = pair()
+
+    def send() -> None:
+        for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+            peer.sendall(stream[start:stop])
+        peer.close()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    came = []
+    for _ in bodies:
+        kind, body = connection.read_pdu(5.0)
+        assert kind == pdu.P_DATA
+        came.append(bytes(body))
+    assert came == bodies
+    with pytest.raises(ConnectionClosed):
+        connection.read_pdu(5.0)
+    sender.join()
+    connection.close()
+
+
+def test_it_grows_with_what_was_announced_and_no_further() -> None:
+    peer, connection = pair()
+    assert len(connection._buffer) <= 16 << 10
+    peer.sendall(framed(bytes(MAX_PDU)) * 5)
+    for _ in range(5):
+        assert len(connection.read_pdu(5.0)[1]) == MAX_PDU
+    assert len(connection._buffer) <= 2 * MAX_PDU + pdu.HEADER.size
+    peer.sendall(pdu.HEADER.pack(pdu.P_DATA, 0xFFFFFFFF))
+    with pytest.raises(ProtocolError):
+        connection.read_pdu(5.0)
+    assert len(connection._buffer) <= 2 * MAX_PDU + pdu.HEADER.size
+    peer.close()
+    connection.close()
+
+
+def test_dripping_bytes_gain_no_time() -> None:
+    peer, connection = pair(gap_seconds=0.3)
+    stop = threading.Event()
+
+    def drip() -> None:
+        for byte in framed(bytes(1000)):
+            if stop.wait(0.05):
+                return
+            peer.sendall(bytes((byte,)))
+
+    dripper = threading.Thread(target=drip)
+    dripper.start()
+    with pytest.raises(ConnectionClosed, match="silent"):
+        connection.read_pdu(5.0)
+    stop.set()
+    dripper.join()
+    peer.close()
+    connection.close()
+
+
+def test_what_was_read_ahead_is_waiting() -> None:
+    peer, connection = pair()
+    peer.sendall(framed(b"one") + framed(b"two"))
+    time.sleep(0.05)
+    assert bytes(connection.read_pdu(5.0)[1]) == b"one"
+    assert connection.is_readable()
+    assert bytes(connection.read_pdu(5.0)[1]) == b"two"
+    assert not connection.is_readable()
+    peer.close()
+    connection.close()
