@@ -7,6 +7,7 @@ from typing import Any
 CORPORA = {
     "ct": "CT 512x512, 525 KB",
     "tiny": "structured report, 7.7 KB",
+    "mf": "enhanced MR, 67 MB, 1 object",
     "real-ct": "real CT series, 532 KB",
     "real-mr": "real MR series, 140 KB",
 }

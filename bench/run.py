@@ -82,7 +82,7 @@ def make_data(folder: Path, size: Size) -> None:
     """Generate the corpora; what is there already is kept."""
     links = [a for name, source in REAL.items() for a in ("--link", f"{name}={source}") if source.is_dir()]
     wanted = ["--ct", str(size.images), "--tiny", str(size.reports), "--studies", str(size.studies)]
-    list(kit("make_data.py", "--out", str(folder), "--only", "ct,tiny,find", *wanted, *links))
+    list(kit("make_data.py", "--out", str(folder), "--only", "ct,tiny,mf,find", *wanted, *links))
 
 
 def measure(data: Path, work: Path, size: Size, coffer: str) -> Iterator[dict[str, Any]]:
@@ -90,7 +90,7 @@ def measure(data: Path, work: Path, size: Size, coffer: str) -> Iterator[dict[st
     common = ["--data", str(data), "--work", str(work)]
     real = [name for name in REAL if (data / name).is_dir()]
     store = ["orthanc+nd", "storescp-pdu128k+nd", coffer]
-    for corpora, limit in (("ct", size.images), ("tiny", size.reports), (",".join(real), 0)):
+    for corpora, limit in (("ct", size.images), ("tiny", size.reports), ("mf", 0), (",".join(real), 0)):
         if corpora:
             yield from kit(
                 "store_bench.py",
@@ -100,7 +100,7 @@ def measure(data: Path, work: Path, size: Size, coffer: str) -> Iterator[dict[st
                 "--corpus",
                 corpora,
                 "--assoc",
-                "1,4",
+                "1" if corpora == "mf" else "1,4",
                 "--limit",
                 str(limit),
                 "--runs",
