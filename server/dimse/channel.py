@@ -128,21 +128,30 @@ class Channel:
 
     def _send_data(self, context: Context, data: Iterable[bytes], buffers: Frames) -> int:
         """Cut the pieces into full fragments; the newest bytes are held back, because only the last may say so."""
-        held, total, gathered = bytearray(), 0, 0
+        rest, total, gathered = b"", 0, 0
+
+        def add(fragment: bytes | memoryview, *, is_last: bool = False) -> None:
+            nonlocal buffers
+            buffers += pdu.data_pdu(context.context_id, fragment, is_command=False, is_last=is_last)
+
         for piece in data:
             total += len(piece)
-            held += piece
-            whole = (len(held) - 1) // self._fragment * self._fragment
-            if whole > 0:
-                ready = bytes(held[:whole])
-                del held[:whole]
-                for start in range(0, whole, self._fragment):
-                    part = memoryview(ready)[start : start + self._fragment]
-                    buffers += pdu.data_pdu(context.context_id, part, is_command=False, is_last=False)
-                gathered += whole
+            gathered += len(piece)
+            view = memoryview(piece)
+            if rest:
+                missing = self._fragment - len(rest)
+                rest, view = rest + bytes(view[:missing]), view[missing:]
+                if not view:
+                    continue
+                add(rest)
+            at = 0
+            while len(view) - at > self._fragment:
+                add(view[at : at + self._fragment])
+                at += self._fragment
+            rest = bytes(view[at:])
             if gathered >= _SEND_BYTES:
                 self._connection.send(buffers)
                 buffers, gathered = [], 0
-        buffers += pdu.data_pdu(context.context_id, bytes(held), is_command=False, is_last=True)
+        add(rest, is_last=True)
         self._connection.send(buffers)
         return total

@@ -15,6 +15,8 @@ from server.dimse import pdu
 
 _FIRST_BUFFER: Final = 16 << 10
 _LINGER_SECONDS: Final = 1.0
+_GATHERED_BYTES: Final = 64 << 10  # up to this it is cheaper to join buffers than to list them
+_MOST_BUFFERS: Final = 512
 _QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -113,9 +115,26 @@ class Connection:
         """Send everything in order. Raises ConnectionClosed when the peer does not take it in time."""
         try:
             self._set_timeout(self._gap_seconds)
-            self._socket.sendall(b"".join(buffers))
+            if sum(map(len, buffers)) < _GATHERED_BYTES:
+                self._socket.sendall(b"".join(buffers))
+            else:
+                self._send_large([memoryview(buffer) for buffer in buffers])
         except (OSError, ValueError) as error:
             raise ConnectionClosed("the peer does not take what is sent") from error
+
+    def _send_large(self, views: list[memoryview]) -> None:
+        """Hand many buffers to the kernel without joining them first."""
+        deadline = time.monotonic() + self._gap_seconds
+        at = 0
+        while at < len(views):
+            sent = self._socket.sendmsg(views[at : at + _MOST_BUFFERS])
+            while at < len(views) and sent >= len(views[at]):
+                sent -= len(views[at])
+                at += 1
+            if sent:
+                views[at] = views[at][sent:]
+            if time.monotonic() > deadline and at < len(views):
+                raise ConnectionClosed("the peer does not take what is sent")
 
     def is_readable(self) -> bool:
         """Whether the peer has sent something that was not read yet."""

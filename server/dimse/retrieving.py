@@ -4,9 +4,11 @@ Rule: an object goes out in its stored syntax where the peer accepts it, convert
 endian, and otherwise counts as failed. Completed counts successes only; every failed instance is listed at the end.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -191,11 +193,15 @@ def _move_batch(retrieval: _Retrieval, peer: Peer, batch: tuple[list[Instance], 
     config = session.config.dimse
     left = list(instances)
     try:
-        with Requestor(
-            peer.host, peer.port, config.ae_title, peer.ae_title, offers, config.destination_seconds
-        ) as destination:
-            while left:
-                _move_one(retrieval, destination, left.pop(0), request)
+        with (
+            Requestor(
+                peer.host, peer.port, config.ae_title, peer.ae_title, offers, config.destination_seconds
+            ) as destination,
+            closing(_ahead(instances, destination.contexts.values())) as ready,
+        ):
+            for instance, found in ready:
+                left.pop(0)
+                _move_one(retrieval, destination, instance, found, request)
                 if retrieval.is_cancelled():
                     return True
     except UnavailableError as error:
@@ -207,18 +213,19 @@ def _move_batch(retrieval: _Retrieval, peer: Peer, batch: tuple[list[Instance], 
     return False
 
 
-def _move_one(retrieval: _Retrieval, destination: Requestor, instance: Instance, request: Command) -> None:
+def _move_one(
+    retrieval: _Retrieval, destination: Requestor, instance: Instance, found: "_Ready | str", request: Command
+) -> None:
     counters = retrieval.counters
     originator: dict[int, Value] = {
         dimse.ORIGINATOR_AE: retrieval.session.caller.calling_ae,
         dimse.ORIGINATOR_ID: request.number(dimse.MESSAGE_ID),
     }
-    found = _content(instance, destination.contexts.values(), counters)
-    if found is None:
+    if isinstance(found, str):
+        counters.fail(instance.sop_instance, found)
         return
-    context, data = found
     try:
-        status = destination.store(context, instance.sop_instance, data, originator)
+        status = destination.store(found.context, instance.sop_instance, found.data, originator)
     except CofferError as error:
         counters.fail(instance.sop_instance, str(error))
         raise
@@ -226,10 +233,28 @@ def _move_one(retrieval: _Retrieval, destination: Requestor, instance: Instance,
     retrieval.session.observer.sent("move", instance.length)
 
 
-def _content(
-    instance: Instance, contexts: Iterable[Context], counters: Counters
-) -> tuple[Context, Iterable[bytes]] | None:
-    """The context and the bytes to send on it; None where it was counted as failed."""
+class _Ready(NamedTuple):
+    """What is sent next: the context and the bytes."""
+
+    context: Context
+    data: Iterable[bytes]
+
+
+def _ahead(instances: Iterable[Instance], contexts: Collection[Context]) -> Generator[tuple[Instance, _Ready | str]]:
+    """Each instance with what to send of it, or why nothing; one is opened while the one before it is on its way."""
+    with ThreadPoolExecutor(1, thread_name_prefix="retrieve") as opener:
+        before: tuple[Instance, Future[_Ready | str]] | None = None
+        for instance in instances:
+            following = opener.submit(_content, instance, contexts)
+            if before is not None:
+                yield before[0], before[1].result()
+            before = instance, following
+        if before is not None:
+            yield before[0], before[1].result()
+
+
+def _content(instance: Instance, contexts: Iterable[Context]) -> _Ready | str:
+    """The context and the bytes to send on it, or why it cannot be sent."""
     usable = [c for c in contexts if c.abstract_syntax == instance.sop_class]
     context = next((c for c in usable if c.transfer_syntax == instance.transfer_syntax), None)
     try:
@@ -238,16 +263,14 @@ def _content(
         else:
             context = next((c for c in usable if instance.convertible_to(c.transfer_syntax)), None)
             if context is None:
-                counters.fail(instance.sop_instance, f"not accepted: syntax {instance.transfer_syntax}")
-                return None
+                return f"not accepted: syntax {instance.transfer_syntax}"
             data = instance.convert_to(context.transfer_syntax)
         if instance.length <= _CHECKED_FIRST_BYTES:
             data = list(data)
     except CofferError as error:
         _log.error("an object cannot be sent", cause=str(error), way_out=error.hint())
-        counters.fail(instance.sop_instance, str(error))
-        return None
-    return context, data
+        return str(error)
+    return _Ready(context, data)
 
 
 def serve_get(session: Session, context: Context, request: Command) -> None:
@@ -260,21 +283,21 @@ def serve_get(session: Session, context: Context, request: Command) -> None:
         watch.stop(session.refuse(context, request, error))
         return
     cancelled = False
-    for number, instance in enumerate(instances):
-        cancelled = _get_one(retrieval, instance, number, request) or retrieval.is_cancelled()
-        if cancelled:
-            break
+    usable = [c for c in session.channel.contexts.values() if c.requestor_is_scp]
+    with closing(_ahead(instances, usable)) as ready:
+        for number, (instance, found) in enumerate(ready):
+            cancelled = _get_one(retrieval, instance, found, number, request) or retrieval.is_cancelled()
+            if cancelled:
+                break
     watch.stop(retrieval.finish(cancelled=cancelled))
 
 
-def _get_one(retrieval: _Retrieval, instance: Instance, number: int, request: Command) -> bool:
+def _get_one(retrieval: _Retrieval, instance: Instance, found: _Ready | str, number: int, request: Command) -> bool:
     """One sub-operation; True when a C-CANCEL came while its answer was awaited."""
     session, counters = retrieval.session, retrieval.counters
-    usable = [c for c in session.channel.contexts.values() if c.requestor_is_scp]
-    found = _content(instance, usable, counters)
-    if found is None:
+    if isinstance(found, str):
+        counters.fail(instance.sop_instance, found)
         return False
-    context, data = found
     message_id = (request.number(dimse.MESSAGE_ID) + number) % 0xFFFF + 1
     command: dict[int, Value] = {
         dimse.AFFECTED_CLASS: instance.sop_class,
@@ -285,7 +308,7 @@ def _get_one(retrieval: _Retrieval, instance: Instance, number: int, request: Co
         dimse.AFFECTED_INSTANCE: instance.sop_instance,
     }
     try:
-        session.channel.send(context, command, data)
+        session.channel.send(found.context, command, found.data)
     except CofferError as error:
         # Half a data set is out and cannot be taken back.
         raise ProtocolError(str(error), INVALID_VALUE) from error

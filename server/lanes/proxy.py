@@ -1,12 +1,13 @@
 """The archive's services as a lane has them: what is short and needs the writer is asked for over the line.
 
-Rule: one line serves one association, in its thread, one request at a time. Keys are asked for when they are needed and
+Rule: one line serves one association, one request at a time. Keys are asked for when they are needed and
 kept for the association's present study only; the committing process has the last word on which key is the right one.
 """
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -38,6 +39,7 @@ class Line:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._memory = SharedMemory()
+        self._lock = threading.Lock()  # a retrieval opens the next object in another thread
 
     def ask(self, request: messages.Request, kind: type[R]) -> R:
         """Send a request and wait for its reply. Raises the error that the other end raised."""
@@ -45,8 +47,9 @@ class Line:
 
     def _ask(self, message: bytes, fds: tuple[int, ...], kind: type[R]) -> R:
         try:
-            self._wire.send(message, fds)
-            reply = messages.decode_reply(self._wire.receive())
+            with self._lock:
+                self._wire.send(message, fds)
+                reply = messages.decode_reply(self._wire.receive())
         except LineClosed as error:
             raise UnavailableError("the committing process is gone", hint="see the log of the server") from error
         if isinstance(reply, Failed):
@@ -61,7 +64,8 @@ class Line:
     def send(self, request: messages.Request) -> None:
         """Send what has no reply; nobody misses it when the other end is gone."""
         try:
-            self._wire.send(messages.encode(request))
+            with self._lock:
+                self._wire.send(messages.encode(request))
         except LineClosed:
             return
 
@@ -109,6 +113,20 @@ class _Desk:
 
 def _key(reply: Key) -> StudyKey:
     return StudyKey.of(reply.key_id, Secret(reply.dek))
+
+
+class _Keys:
+    """Keys by their id; the last one is kept for a moment, because objects of a study are retrieved together."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._kept: tuple[float, StudyKey] | None = None
+
+    def study(self, key_id: bytes) -> StudyKey:
+        kept, now = self._kept, time.monotonic()
+        if kept is None or kept[1].key_id != key_id or now > kept[0]:
+            self._kept = kept = (now + _KEPT_SECONDS, _key(self._line.ask(KeyOf(key_id), Key)))
+        return kept[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +188,7 @@ class RemoteServices:
     """`server.dimse.services.Services` for one association of a lane."""
 
     def __init__(self, line: Line, intake: Intake, policy: Policy, archive_id: bytes, reader: LogReader) -> None:
-        study: Callable[[bytes], StudyKey] = lambda key_id: _key(line.ask(KeyOf(key_id), Key))  # noqa: E731
         self.observer = RemoteObserver(line)
         self.ingest = Ingest(intake, _Desk(line), policy, self.observer)
         self.finder = _Finder(line)
-        self.retriever = _Retriever(line, Bodies(archive_id, reader, study))
+        self.retriever = _Retriever(line, Bodies(archive_id, reader, _Keys(line).study))
