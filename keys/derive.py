@@ -29,6 +29,7 @@ __all__ = [
     "LOG_ID",
     "PSEUDONYM",
     "ROW",
+    "SHARE",
     "derive",
     "hmac_sha256",
 ]
@@ -38,6 +39,7 @@ BLOB: Final = b"coffer/blob/v1"
 CID: Final = b"coffer/cid/v1"
 ROW: Final = b"coffer/row/v1"
 KCV: Final = b"coffer/kcv/v1"  # not an HKDF label: the message of an HMAC under the DEK itself
+SHARE: Final = b"coffer/share/v1"  # the start of a message of an HMAC under an epoch KEK
 
 # Under the archive root key (ARK).
 INDEX_TOKEN: Final = b"coffer/index-token/v1"

@@ -138,8 +138,9 @@ def generate_keyfile(
     passphrase: Secret | None = None,
     random: Callable[[int], bytes] = os.urandom,
     cost: Argon2Cost = DEFAULT_COST,
+    epoch: int = 1,
 ) -> None:
-    """Write a new key file with the secret of epoch 1, mode 0600, durable on return; never overwrites.
+    """Write a new key file with the secret of one epoch, mode 0600, durable on return; never overwrites.
 
     With a `passphrase` the file only records that one is needed, its salt and its `cost`. Raises UnavailableError
     when the file exists or cannot be written, ConfigError for an empty passphrase.
@@ -148,7 +149,7 @@ def generate_keyfile(
         raise ConfigError("the passphrase is empty")
     cost.check()
     salt = random(16) if passphrase is not None else bytes(16)
-    content = _KeyFile(cost if passphrase is not None else None, salt, ((1, Secret(random(32))),))
+    content = _KeyFile(cost if passphrase is not None else None, salt, ((epoch, Secret(random(32))),))
     durable.write_new(path, content.encode(), 0o600)
 
 

@@ -29,6 +29,7 @@ from keys.errors import (
 from keys.provider import KekProvider
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
 from keys.secret import Secret
+from keys.shares import Group, Share, split
 from keys.store import SUM_KEY, RowStore
 
 __all__ = ["EpochInfo", "Keyring", "StudyKey"]
@@ -256,13 +257,13 @@ class Keyring:
     def digest(self) -> bytes:
         """Return SHA-256 over the label and every row as u16 key length, key, u32 value length, value, in key order.
 
-        Header, epochs and keys count, the rows of sum and witness do not. Opens nothing. Two keyrings with the same
-        digest hold the same keys in the same state (FORMAT.md).
+        Header, epochs and keys count, other rows do not. Opens nothing. Two keyrings with the same digest hold the
+        same keys in the same state (FORMAT.md).
         """
         state = sha256(_DIGEST_LABEL)
 
         def add(key: bytes, value: bytes) -> None:
-            if key not in {SUM_KEY, rows.WITNESS_KEY}:
+            if key not in {SUM_KEY, rows.WITNESS_KEY} and key[:1] != rows.SHARES_PREFIX:
                 state.update(len(key).to_bytes(2, "big") + key + len(value).to_bytes(4, "big") + value)
 
         self._store.walk(b"", add)
@@ -310,6 +311,23 @@ class Keyring:
         found = self._provider.of_kind(row.provider).unwrap(row.wrapped, context)
         if row.kek_id != kek_id or not found.matches(kek):
             raise KeyUnavailableError(f"the provider opens another key than the one in use for epoch {epoch}")
+
+    def divide(self, threshold: int, count: int) -> list[Share]:
+        """Return shares of the current epoch's KEK, any `threshold` of which give it. Writes nothing; InputError."""
+        kek_id, kek = self._keks[self.epoch]
+        made_s = self._now_ms() // 1000
+        of = Group(self._random(8), self.archive_id, kek_id, self.epoch, made_s, threshold, count)
+        return split(kek, of, self._random)
+
+    def remember_shares(self, of: Group) -> None:
+        """Keep that there are shares of this group, no share itself; durable on return."""
+        with self._writing:
+            self._store.put([(rows.SHARES_PREFIX + of.group, of.encode())])
+
+    def share_groups(self) -> list[Group]:
+        """Return the groups of shares that were made, oldest first."""
+        found = (Group.decode(value) for _, value in self._store.scan(rows.SHARES_PREFIX))
+        return sorted(found, key=lambda of: (of.made_s, of.group))
 
     def close(self) -> None:
         """Drop the keys held in memory and close the file. Nothing waits to be written. Harmless when repeated."""

@@ -30,6 +30,7 @@ ARCHIVE_ROOT_KEY: Final = b"A"
 EPOCH_PREFIX: Final = b"E"
 STUDY_PREFIX: Final = b"K"
 WITNESS_KEY: Final = b"W"
+SHARES_PREFIX: Final = b"G"  # splittings of an epoch key into shares; no share is kept
 ROOT_ID: Final = bytes(16)  # stands where a study row has its key id
 _KEY_CONTEXT: Final = b"coffer/dek/v1\x00"
 _EPOCH_CONTEXT: Final = b"coffer/kek/v1\x00"

@@ -112,14 +112,23 @@ class RowStore:
         self.walk(prefix, lambda key, value: found.append((key, value)))
         return found
 
-    def put(self, rows: Sequence[tuple[bytes, bytes]], removed: Sequence[bytes] = ()) -> None:
-        """Write and remove rows in one transaction, all or nothing; durable on return (LMDB's commit: fdatasync)."""
+    def put(
+        self,
+        rows: Sequence[tuple[bytes, bytes]],
+        removed: Sequence[bytes] = (),
+        expected: Sequence[tuple[bytes, bytes | None]] = (),
+    ) -> bool:
+        """Write and remove rows in one transaction, all or nothing; durable on return (LMDB's commit: fdatasync).
+
+        Where a row is not as `expected` (None: absent), nothing is written and False returned: another process was
+        there first, and what was read must be read again.
+        """
         if self._readonly:
             raise UnavailableError("the keyring is open for reading only")
         with self._transactions():
             while True:
                 try:
-                    self._write(rows, removed)
+                    return self._write(rows, removed, expected)
                 except lmdb.MapFullError:
                     self._env.set_mapsize(2 * self._env.info()["map_size"])
                 except lmdb.MapResizedError:
@@ -127,11 +136,16 @@ class RowStore:
                 except lmdb.Error:
                     self._failed = True
                     raise
-                else:
-                    return
 
-    def _write(self, rows: Sequence[tuple[bytes, bytes]], removed: Sequence[bytes]) -> None:
+    def _write(
+        self,
+        rows: Sequence[tuple[bytes, bytes]],
+        removed: Sequence[bytes],
+        expected: Sequence[tuple[bytes, bytes | None]],
+    ) -> bool:
         with self._env.begin(write=True) as txn:
+            if any(txn.get(key) != value for key, value in expected):
+                return False
             total = int.from_bytes(txn.get(SUM_KEY) or b"", "big")
             for key, value in [*((key, None) for key in removed), *rows]:
                 old = txn.get(key)
@@ -142,6 +156,7 @@ class RowStore:
                     txn.put(key, value)
                     total += _row_hash(key, value)
             txn.put(SUM_KEY, (total % (1 << 256)).to_bytes(32, "big"))
+        return True
 
     def complaint(self) -> str | None:
         """Read every row and compare with the sum that is kept of them; what is wrong, or None. About 1 us a row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -13,10 +14,12 @@ from types import ModuleType
 import lmdb
 import pytest
 
-from keys import aead, derive, keyfile, rows
+from keys import aead, derive, keyfile, rows, shares
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
 from keys.secret import Secret
+from keys.shares import combine
+from keys.sharetext import parse
 from keys.signing import verify_note
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +50,8 @@ def offsets_of(layout: struct.Struct) -> list[tuple[int, int]]:
         ("## Key file", keyfile.HEAD, []),
         ("\nHeader:", rows.HEADER, []),
         ("\nEpoch row:", rows.EPOCH_CLEAR, []),
+        ("\nShare group:", shares.GROUP, []),
+        ("\nShare:", struct.Struct(f">{shares.GROUP.size}s{shares.BODY.format[1:]}"), []),
         ("\nKey row:", rows.KEY_CLEAR, [(36, aead.sealed_length(32))]),
     ],
 )
@@ -71,6 +76,8 @@ def test_worked_examples_are_the_golden_files() -> None:
     row = golden_rows()[b"K" + bytes.fromhex("e7a584ee7f20130b3ff9dcfc48d6287e")]
     assert len(example(1)) == 40
     assert row.startswith(example(1))
+    (text,) = re.findall(r"-----BEGIN.*?-----END COFFER KEY SHARE-----", TEXT, re.DOTALL)
+    assert (GOLDEN / "share1.txt").read_text(encoding="utf-8").startswith(text)
 
 
 def test_labels_and_limits_stand_in_the_page() -> None:
@@ -86,6 +93,8 @@ def test_the_generator_still_writes_the_golden_rows(
 ) -> None:
     load_vector_script("make_keys").make(tmp_path)
     assert (tmp_path / "keyfile").read_bytes() == (GOLDEN / "keyfile").read_bytes()
+    for name in ("share1.txt", "share2.txt", "share3.txt"):
+        assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
     assert json.loads((tmp_path / "expected.json").read_text(encoding="utf-8")) == EXPECTED
     with lmdb.open(str(tmp_path / "keyring"), readonly=True, lock=False) as env, env.begin() as txn:
         assert {bytes(key): bytes(value) for key, value in txn.cursor()} == golden_rows()
@@ -118,6 +127,26 @@ def test_the_second_reader_opens_the_golden_keyring(load_vector_script: Callable
     assert {key_id.hex(): opened.derived(key_id) for key_id in opened.deks} == EXPECTED["studies"]
     body = EXPECTED["note"].split("\n\n")[0] + "\n"
     assert opened.vkey_and_note(body.split("\n", 1)[0], body.encode()) == (EXPECTED["vkey"], EXPECTED["note"])
+
+
+def test_the_second_reader_opens_the_golden_keyring_with_shares(
+    load_vector_script: Callable[[str], ModuleType],
+) -> None:
+    reader = load_vector_script("reader_keys")
+    texts = [(GOLDEN / f"share{index}.txt").read_text(encoding="utf-8") for index in (1, 2, 3)]
+    told = EXPECTED["shares"]
+    for chosen in itertools.combinations(texts, 2):
+        _, epoch, kek = reader.join_shares([*chosen])
+        assert (epoch, kek.hex()) == (told["epoch"], told["kek"])
+        opened = reader.open_with_shares([*chosen], GOLDEN / "keyring")
+        assert {key_id.hex(): opened.derived(key_id) for key_id in opened.deks} == EXPECTED["studies"]
+        ours = combine({str(number): parse(text, str(number)) for number, text in enumerate(chosen)})
+        assert ours.kek.reveal() == kek
+    for wrong in ([texts[0]], [texts[0], texts[0]], texts, [texts[0], texts[1].replace("1 ", "2 ", 1)]):
+        with pytest.raises((reader.Rejected, ValueError)):
+            reader.join_shares(wrong)
+    group = golden_rows()[b"G" + bytes.fromhex(told["group"])]
+    assert group == reader.read_share(texts[0])[: len(group)]
 
 
 def test_the_second_reader_refuses_what_the_page_says(load_vector_script: Callable[[str], ModuleType]) -> None:

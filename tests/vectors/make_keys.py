@@ -18,6 +18,8 @@ from keys import derive
 from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring
 from keys.secret import Secret
+from keys.shares import Share, combine
+from keys.sharetext import render
 from keys.signing import CheckpointSigner
 
 FOLDER = Path(__file__).parent / "keys"
@@ -44,8 +46,13 @@ def counting_clock() -> Callable[[], int]:
     return lambda: FIRST_MS + 1000 * next(seconds)
 
 
+def combine_all(shares: list[Share]) -> str:
+    """Return the KEK that all shares together give, in hex."""
+    return combine({str(share.index): share for share in shares}).kek.reveal().hex()
+
+
 def make(folder: Path) -> None:
-    """Write keyfile, keyring/ and expected.json into an existing empty folder."""
+    """Write keyfile, keyring/, shares and expected.json into an existing empty folder."""
     random, clock = counting_random(), counting_clock()
     generate_keyfile(folder / "keyfile", Secret(PASSPHRASE), random, CHEAPEST_FOR_TESTS)
     provider = KeyFileProvider(folder / "keyfile", lambda: Secret(PASSPHRASE), random)
@@ -70,6 +77,11 @@ def make(folder: Path) -> None:
         "vkey": signer.vkey(NAME),
         "note": signer.sign_note(NAME, BODY).decode(),
     }
+    shares = keyring.divide(2, 3)
+    keyring.remember_shares(shares[0].of)
+    for share in shares:
+        (folder / f"share{share.index}.txt").write_text(render(share), encoding="utf-8")
+    expected["shares"] = {"group": shares[0].of.group.hex(), "epoch": 1, "kek": combine_all(shares)}
     keyring.close()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "keyring" / "lock.mdb").unlink()

@@ -70,6 +70,64 @@ def wrapping_keys(data: bytes, passphrase: bytes) -> dict[int, bytes]:
     return keys
 
 
+def times(a: int, b: int) -> int:
+    """Multiplication in GF(2^8) modulo x^8 + x^4 + x^3 + x + 1."""
+    product = 0
+    for bit in range(8):
+        product ^= (a << bit) * (b >> bit & 1)
+    for bit in range(15, 7, -1):
+        product ^= (0x11B << bit - 8) * (product >> bit & 1)
+    return product
+
+
+def read_share(text: str) -> bytes:
+    """Return the 100 bytes of a share's text."""
+    data = b""
+    inside = text.split("-----BEGIN COFFER KEY SHARE-----")[1].split("-----END COFFER KEY SHARE-----")[0]
+    found = {line[0]: line[2:].replace(" ", "") for line in inside.splitlines() if line[:1].isdigit()}
+    need(sorted(found) == list("1234567"), "lines")
+    for number in range(1, 8):
+        letters = found[str(number)]
+        need(len(letters) == 28, "line length")
+        part = base64.b32decode(letters[:24])
+        check = sha256(b"coffer/share-line/v1\0" + bytes([number]) + part).digest()[:5]
+        need(base64.b32encode(check).decode()[:4] == letters[24:], "line check")
+        data += part
+    need(sha256(data[:100]).digest()[:5] == data[100:], "share check")
+    need(data[0] == 1, "version")
+    return data[:100]
+
+
+def join_shares(texts: list[str]) -> tuple[bytes, int, bytes]:
+    """Return KEK id, epoch and KEK of as many shares as are needed."""
+    shares = [read_share(text) for text in texts]
+    head = shares[0][:51]
+    threshold, count = head[49], head[50]
+    need(all(share[:51] == head and share[52:68] == shares[0][52:68] for share in shares), "one group")
+    points = {share[51]: share[68:] for share in shares}
+    need(2 <= threshold <= count <= 16 and len(points) == threshold and max(points) <= count, "numbers")
+    kek = bytearray(32)
+    for x, value in points.items():
+        weight = 1
+        for other in points:
+            if other != x:
+                (inverse,) = (i for i in range(256) if times(i, x ^ other) == 1)
+                weight = times(weight, times(other, inverse))
+        for at in range(32):
+            kek[at] ^= times(value[at], weight)
+    check = hmac.digest(bytes(kek), b"coffer/share/v1\0" + head, "sha256")[:16]
+    need(hmac.compare_digest(check, shares[0][52:68]), "check value")
+    return head[25:41], int.from_bytes(head[41:45], "big"), bytes(kek)
+
+
+def open_with_shares(texts: list[str], folder: Path) -> Opened:
+    """Open a keyring of one epoch without its key file."""
+    kek_id, epoch, kek = join_shares(texts)
+    with lmdb.open(str(folder), readonly=True, lock=False) as env, env.begin() as txn:
+        rows = {bytes(key): bytes(value) for key, value in txn.cursor()}
+    return open_rows(rows, {}, {epoch: (kek_id, kek)})
+
+
 @dataclass
 class Opened:
     archive_id: bytes
@@ -100,11 +158,13 @@ def open_keyring(keyfile: bytes, passphrase: bytes, folder: Path) -> Opened:
     return open_rows(dict(rows), wrapping)
 
 
-def open_rows(rows: dict[bytes, bytes], wrapping: dict[int, bytes]) -> Opened:
+def open_rows(
+    rows: dict[bytes, bytes], wrapping: dict[int, bytes], known: dict[int, tuple[bytes, bytes]] | None = None
+) -> Opened:
     header = rows.get(b"H", b"")
     need(len(header) == 38 and header[:10] == b"CofferKR\x00\x01", "header")
     archive_id = header[14:30]
-    keks: dict[int, tuple[bytes, bytes]] = {}
+    keks: dict[int, tuple[bytes, bytes]] = dict(known or {})
     states: dict[int, int] = {}
     for key, row in rows.items():
         if key[:1] != b"E":
@@ -114,7 +174,7 @@ def open_rows(rows: dict[bytes, bytes], wrapping: dict[int, bytes]) -> Opened:
         need((version, alg) == (1, 3) and state in (1, 2, 3) and length == len(row) - 50, "epoch row")
         need(key == b"E" + epoch.to_bytes(4, "big"), "epoch row under another key")
         states[epoch] = state
-        if state != 3:
+        if state != 3 and epoch not in keks:
             need(row[32:48] == b"keyfile".ljust(16, b"\0") and length == 108, "provider")
             place = row[50:54]
             need(int.from_bytes(place, "big") in wrapping, "no secret for this epoch")

@@ -1,0 +1,129 @@
+"""Bring an archive's key back without its provider: from shares to an epoch row that another provider opens.
+
+Rule: the keyring says whether a key is the right one, before anything is written; then the new provider's secret is
+durable before the row that needs it. Every step may be repeated. Works beside a running server, whose keys in memory
+stay what they are. It knows no files of shares and asks nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import replace as with_changes
+from pathlib import Path
+
+from keys import rows
+from keys.errors import IntegrityError, KeyUnavailableError, NotFoundError, ShreddedError, UnavailableError
+from keys.provider import KekProvider
+from keys.rows import EpochRow, EpochState, Header, KeyRow
+from keys.shares import Recovered
+from keys.store import RowStore
+
+__all__ = ["Proof", "Recovery"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a recovered key opened: the epoch, the one that is current, and how many of the study keys it opens."""
+
+    epoch: int
+    current: int
+    opened: int
+    studies: int
+
+
+class Recovery:
+    """A keyring and a KEK that shares gave. Opens it for reading only until `move`."""
+
+    def __init__(self, folder: Path, recovered: Recovered) -> None:
+        """Raises KeyUnavailableError for another archive or an unknown epoch, ShreddedError for a destroyed one."""
+        self._folder = folder
+        self._of = of = recovered.of
+        self._kek = recovered.kek
+        store = RowStore(folder, readonly=True)
+        try:
+            self._header = header = _header(store)
+            if header.archive_id != of.archive_id:
+                raise KeyUnavailableError(
+                    f"the shares are of archive {of.archive_id.hex()}, this one is {header.archive_id.hex()}",
+                    hint="choose the right archive with --archive, or bring the right shares",
+                )
+            self._row = _epoch_row(store, of.epoch)
+        finally:
+            store.close()
+        if self._row.state is EpochState.DESTROYED:
+            raise ShreddedError(
+                f"key epoch {of.epoch} was destroyed on purpose, its shares open nothing any more",
+                hint=f"burn them; the current epoch is {header.epoch}: coffer keys split makes shares of it",
+            )
+        if self._row.kek_id != of.kek_id:
+            raise KeyUnavailableError(
+                f"the shares are of another key of epoch {of.epoch} than the keyring's",
+                hint="the keyring was restored from before, or made anew: bring the shares that belong to it",
+            )
+
+    def prove(self, progress: Callable[[], None] = lambda: None) -> Proof:
+        """Open every key that hangs on the epoch, about 20 us each, and change nothing.
+
+        Raises KeyUnavailableError when the KEK does not open them.
+        """
+        opened = seen = 0
+
+        def visit(key: bytes, value: bytes) -> None:
+            nonlocal opened, seen
+            progress()
+            seen += key != rows.ARCHIVE_ROOT_KEY
+            row = KeyRow.decode(value)
+            if row.epoch != self._of.epoch:
+                return
+            key_id = rows.ROOT_ID if key == rows.ARCHIVE_ROOT_KEY else key[1:]
+            row.unwrap(self._kek, self._header.archive_id, key_id)
+            opened += key != rows.ARCHIVE_ROOT_KEY
+
+        store = RowStore(self._folder, readonly=True)
+        try:
+            store.walk(rows.ARCHIVE_ROOT_KEY, visit)
+            store.walk(rows.STUDY_PREFIX, visit)
+        except IntegrityError as error:
+            raise KeyUnavailableError(
+                f"the shares give a key that does not open this keyring: {error}",
+                hint="verify the keyring (coffer verify), and try another backup of it",
+            ) from error
+        finally:
+            store.close()
+        return Proof(self._of.epoch, self._header.epoch, opened, seen)
+
+    def move(self, provider: KekProvider) -> None:
+        """Let `provider` keep the epoch from now on: its secret, then the epoch row; both durable on return.
+
+        Raises UnavailableError when the row changed meanwhile (somebody rotates), and what the provider raises.
+        """
+        of = self._of
+        context = rows.epoch_context(of.archive_id, of.kek_id, of.epoch)
+        wrapped = provider.adopt_epoch(of.epoch, self._kek, context)
+        if not provider.unwrap(wrapped, context).matches(self._kek):
+            raise KeyUnavailableError(f"the {provider.kind} provider does not open what it just wrapped")
+        key = rows.EPOCH_PREFIX + of.epoch.to_bytes(4, "big")
+        moved = with_changes(self._row, provider=provider.kind, wrapped=wrapped)
+        store = RowStore(self._folder)
+        try:
+            if not store.put([(key, moved.encode())], expected=[(key, self._row.encode())]):
+                raise UnavailableError("the key epoch changed meanwhile", hint="wait for the rotation, then try again")
+        finally:
+            store.close()
+
+
+def _header(store: RowStore) -> Header:
+    value = store.get(rows.HEADER_KEY)
+    if value is None:
+        raise NotFoundError("the keyring has no header", hint="restore it from its backup")
+    return Header.decode(value)
+
+
+def _epoch_row(store: RowStore, epoch: int) -> EpochRow:
+    value = store.get(rows.EPOCH_PREFIX + epoch.to_bytes(4, "big"))
+    if value is None:
+        raise KeyUnavailableError(
+            f"the keyring knows no epoch {epoch}", hint="the keyring is older than the shares: restore a newer one"
+        )
+    return EpochRow.decode(value)

@@ -1,0 +1,158 @@
+"""`coffer keys split`, `recover` and `drill`: the key divided among people, and brought back by some of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from server.cli import output
+from server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from keys.recovery import Proof
+    from keys.shares import Recovered
+
+_SHARES = click.option(
+    "--share",
+    "shares",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    required=True,
+    help="A file with one share; repeat it for each.",
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys split -n 5 -k 3 -o /media/stick/shares
+  coffer keys split -n 3 -k 2 -o shares --json
+
+\b
+Writes N text files into a new folder, all or none. Print each, or put it on a stick of its own, give
+each to another person, and then destroy the folder. Works beside a running server. Shares are good for
+the current key epoch only: split again after each rotation. `coffer keys list` says which are stale."""
+)
+@click.option("-n", "--shares", "count", type=click.IntRange(2, 16), required=True, help="How many shares to make.")
+@click.option("-k", "--needed", "threshold", type=click.IntRange(2, 16), required=True, help="How many give the key.")
+@click.option(
+    "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet."
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def split(chosen: Chosen, count: int, threshold: int, folder: Path) -> None:
+    """Divide the current epoch's key into N shares, any K of which open the archive without its key provider."""
+    config = chosen.existing()
+    from server.shareholders import split_key
+
+    made = split_key(config, threshold, count, folder)
+    of = made[0][1].of
+    if chosen.json:
+        told = {"group": of.group.hex(), "epoch": of.epoch, "shares": count, "needed": threshold}
+        output.as_json({**told, "files": [path for path, _ in made]})
+        return
+    output.say(f"{count} shares of key epoch {of.epoch}, any {threshold} give the key, group {of.group.hex()}:")
+    for path, _ in made:
+        output.say(f"  {path}")
+    output.say()
+    output.say("Give each to another person, then destroy this folder: whoever has it has the key.")
+    output.say("Try it now: coffer keys drill --share FILE --share FILE ...")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys drill --share anna.txt --share ben.txt --share carla.txt
+
+\b
+Needs neither key file nor HSM, writes nothing, and works beside a running server. Once a month, with other
+people each time. Exit code 12: a share is damaged, missing or of another group; 8: another archive or key;
+9: the epoch was destroyed on purpose."""
+)
+@_SHARES
+@archive_options()
+@json_option
+@click.pass_obj
+def drill(chosen: Chosen, shares: tuple[Path, ...]) -> None:
+    """Prove that these shares would bring the archive's key back, without changing anything."""
+    config = chosen.existing()
+    from server.shareholders import drill as run
+    from server.shareholders import read_shares
+
+    recovered = read_shares(shares)
+    with output.progress("opening every key", hidden=chosen.json) as bar:
+        proof = run(config, recovered, bar.advance)
+    facts = _facts(recovered, proof)
+    if chosen.json:
+        output.as_json(facts)
+        return
+    _say(recovered, proof)
+    output.say("Nothing was changed. The drill succeeded.")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys recover --share anna.txt --share ben.txt --share carla.txt
+  coffer keys recover --share a.txt --share b.txt --key-file /etc/coffer/new.key
+
+\b
+Proves the key first. Then writes the key file (or uses it, if it is there) and lets it keep the epoch, in
+place of the provider that was lost. Safe to interrupt and to repeat. A server that still runs goes on with
+the key in its memory and finds the new key file by itself, where [keys] key_file names it."""
+)
+@_SHARES
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The key file to write; [keys] key_file if it is not given.",
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def recover(chosen: Chosen, shares: tuple[Path, ...], key_file: Path | None) -> None:
+    """Open an archive again whose key provider is lost: shares in, a fresh key file out."""
+    config = chosen.existing()
+    from server.shareholders import read_shares
+    from server.shareholders import recover as run
+
+    recovered = read_shares(shares)
+    target = (key_file or config.keys.key_file).absolute()
+    with output.progress("opening every key", hidden=chosen.json) as bar:
+        proof = run(config, recovered, target, bar.advance)
+    if chosen.json:
+        output.as_json({**_facts(recovered, proof), "key_file": target})
+        return
+    _say(recovered, proof)
+    output.say(f"Key epoch {proof.epoch} is now kept by the key file {target}.")
+    output.say()
+    if target != config.keys.key_file:
+        output.say(f'Set in coffer.toml: [keys] key_file = "{target}"')
+    if config.keys.provider != "file":
+        output.say(f'New epochs still go to {config.keys.provider}: mend it, or set [keys] provider = "file".')
+    output.say("Copy the key file to a safe place. Then rotate and split again: these shares were used.")
+
+
+def _facts(recovered: Recovered, proof: Proof) -> dict[str, Any]:
+    of = recovered.of
+    return {
+        "group": of.group.hex(),
+        "epoch": proof.epoch,
+        "current_epoch": proof.current,
+        "study_keys_opened": proof.opened,
+        "study_keys": proof.studies,
+        "wrong_shares": list(recovered.wrong),
+    }
+
+
+def _say(recovered: Recovered, proof: Proof) -> None:
+    of = recovered.of
+    for name in recovered.wrong:
+        output.say(f"warning: {output.plain(name)} was altered; the others were enough without it")
+    output.say(f"Group {of.group.hex()}: the shares give the key of epoch {proof.epoch}.")
+    output.say(f"It opens the archive and {proof.opened} of {proof.studies} study keys.")
+    if proof.epoch != proof.current:
+        output.say(f"warning: the current epoch is {proof.current}; split again, these shares are stale")

@@ -1,0 +1,222 @@
+"""`coffer keys split`, `drill` and `recover` on real archives: key files, an HSM, a running server, stops midway."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keys.keyfile import CHEAPEST_FOR_TESTS, generate_keyfile
+from keys.keyring import Keyring
+from keys.rows import EpochState
+from keys.secret import Secret
+from server.config import Config, Dimse, Http, Keys, Pkcs11
+from server.custody import provider_of
+from server.engine import Engine
+from server.service import Server
+from tests.keys import softhsm
+from tests.server.filled import free_port, run, study_files, told
+from tests.server.test_key_provider import ready, store, wait_for
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An archive of one study, with its shares in `shares`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "coffer.toml").write_text('archive = "archive"\n[keys]\nkey_file = "key"\n[http]\nenabled = false\n')
+    run("init")
+    run("put", *map(str, study_files(tmp_path / "files")))
+    run("keys", "split", "-n", "5", "-k", "3", "-o", "shares")
+    return tmp_path
+
+
+def given(folder: Path, *numbers: int) -> list[str]:
+    paths = sorted(folder.glob("shares/*.txt"))
+    return [word for number in numbers for word in ("--share", str(paths[number - 1]))]
+
+
+def fails(*args: str, code: int) -> str:
+    return run(*args, code=code).output
+
+
+def test_split_writes_private_files_that_name_their_epoch(archive: Path) -> None:
+    paths = sorted((archive / "shares").iterdir())
+    assert len(paths) == 5
+    assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
+    assert (archive / "shares").stat().st_mode & 0o777 == 0o700
+    assert "Share: 2 of 5, any 3 give the key" in paths[1].read_text()
+    (epoch,) = json.loads(run("keys", "list", "--json").stdout)
+    assert epoch["shares"][0].startswith("3 of 5, group ")
+    assert "is there already" in fails("keys", "split", "-n", "2", "-k", "2", "-o", "shares", code=11)
+    assert "inside the archive" in fails("keys", "split", "-n", "2", "-k", "2", "-o", "archive/s", code=11)
+    assert "2 of 5" not in fails("keys", "split", "-n", "5", "-k", "1", "-o", "other", code=2)
+    assert "4 of 3" in fails("keys", "split", "-n", "3", "-k", "4", "-o", "other", code=12)
+    assert not (archive / "other").exists()
+
+
+def test_a_drill_opens_everything_and_changes_nothing(archive: Path) -> None:
+    (archive / "key").rename(archive / "away")  # it needs no provider
+    before = {path: path.read_bytes() for path in archive.rglob("*") if path.is_file() and path.name != "lock.mdb"}
+    facts = told("keys", "drill", *given(archive, 5, 1, 3))
+    assert (facts["epoch"], facts["study_keys_opened"], facts["study_keys"], facts["wrong_shares"]) == (1, 1, 1, [])
+    assert "The drill succeeded" in run("keys", "drill", *given(archive, 1, 2, 3)).output
+    after = {path: path.read_bytes() for path in archive.rglob("*") if path.is_file() and path.name != "lock.mdb"}
+    assert after == before
+
+
+def test_shares_that_do_not_do_are_refused_by_name(archive: Path) -> None:
+    assert "give 1 more of this group" in fails("keys", "drill", *given(archive, 1, 2), code=12)
+    assert "cannot read the share none.txt" in fails("keys", "drill", "--share", "none.txt", code=12)
+    path = min((archive / "shares").iterdir())
+    text = path.read_text()
+    path.write_text(text.replace("\n3 ", "\n3 A"))
+    assert f"{path}: line 3 is mistyped" in fails("keys", "drill", *given(archive, 1, 2, 3), code=12)
+    path.write_text(text)
+    run("keys", "split", "-n", "3", "-k", "2", "-o", "second")
+    other = next((archive / "second").iterdir())
+    assert f"{other}: group " in fails("keys", "drill", *given(archive, 1, 2), "--share", str(other), code=12)
+
+
+def test_shares_of_another_archive_and_of_another_epoch_open_nothing(archive: Path) -> None:
+    run("--archive", "two", "init")
+    assert "the shares are of archive" in fails("--archive", "two", "keys", "drill", *given(archive, 1, 2, 3), code=8)
+    ring = Keyring.open(archive / "archive" / "keyring", provider_of(Keys(key_file=archive / "key"), bytes(16)))
+    row = ring.epoch_row(1)
+    for state, code, cause in ((EpochState.DESTROYED, 9, "destroyed on purpose"), (None, 8, "another key of epoch 1")):
+        changed = type(row)(
+            state or row.state, 1, row.kek_id if state else bytes(16), row.created_ms, row.provider, row.wrapped
+        )
+        ring._store.put([(b"E\0\0\0\1", changed.encode())])
+        ring.close()
+        assert cause in fails("keys", "drill", *given(archive, 1, 2, 3), code=code)
+        assert cause in fails("keys", "recover", *given(archive, 1, 2, 3), code=code)
+        ring._store = type(ring._store)(archive / "archive" / "keyring")
+    ring._store.put([(b"E\0\0\0\1", row.encode())])
+    ring.close()
+    run("verify", "--level", "decrypt")
+
+
+@pytest.mark.parametrize("loss", ["gone", "another", "damaged and moved", "passphrase forgotten"])
+def test_a_lost_key_file_is_replaced(archive: Path, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, target = archive / "key", archive / "key"
+    if loss == "passphrase forgotten":
+        shutil.rmtree(archive / "archive")
+        shutil.rmtree(archive / "shares")
+        key.unlink()
+        config = archive / "coffer.toml"
+        config.write_text(config.read_text().replace('"key"\n', '"key"\npassphrase_env = "PHRASE"\n'))
+        generate_keyfile(key, Secret(b"the first"), cost=CHEAPEST_FOR_TESTS)
+        monkeypatch.setenv("PHRASE", "the first")
+        run("init")
+        run("put", *map(str, sorted((archive / "files").iterdir())))
+        run("keys", "split", "-n", "5", "-k", "3", "-o", "shares")
+        monkeypatch.setenv("PHRASE", "the second")
+    else:
+        key.unlink()
+    if loss == "another":
+        generate_keyfile(key)
+    if loss == "damaged and moved":
+        key.write_bytes(b"something else" * 20)
+        key.chmod(0o600)
+        assert "move it away" in fails("keys", "recover", *given(archive, 1, 2, 3), code=11)
+        target = archive / "new key"
+    assert "error" in fails("status", code=4 if loss == "damaged and moved" else 8)
+    for _ in range(2):  # repeating does no harm
+        facts = told("keys", "recover", *given(archive, 2, 4, 5), "--key-file", str(target))
+        assert facts["key_file"] == str(target)
+        assert facts["study_keys_opened"] == 1
+    if target != key:
+        config = archive / "coffer.toml"
+        config.write_text(config.read_text().replace('"key"', f'"{target}"'))
+    assert target.stat().st_mode & 0o777 == 0o600
+    run("verify", "--level", "decrypt")
+    run("put", *map(str, sorted((archive / "files").iterdir())))
+
+
+def test_a_key_file_inside_the_archive_is_refused(archive: Path) -> None:
+    told_ = fails("keys", "recover", *given(archive, 1, 2, 3), "--key-file", "archive/new.key", code=11)
+    assert "inside the archive" in told_
+    assert not (archive / "archive" / "new.key").exists()
+
+
+def killed_at(call: str, nth: int, *args: str) -> int:
+    """Run the command, and kill it when it enters that system call for the nth time. Returns its exit code."""
+    command = [sys.executable, "-c", "from server.cli import main; main()", *args]
+    inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={nth}"]
+    return subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", *inject, *command], timeout=60).returncode
+
+
+needs_strace = pytest.mark.skipif(
+    not shutil.which("strace") and not os.environ.get("COFFER_CI"), reason="strace is not installed"
+)
+
+
+@needs_strace
+def test_a_recovery_that_is_killed_at_any_step_is_repeated(archive: Path) -> None:
+    pristine = archive / "pristine"
+    shutil.copytree(archive / "archive" / "keyring", pristine)
+    (archive / "key").unlink()
+    for call, nth in (("fsync", 1), ("fsync", 2), ("fdatasync", 1), ("fdatasync", 1)):
+        assert killed_at(call, nth, "keys", "recover", *given(archive, 1, 3, 5)) == -signal.SIGKILL
+        if nth == 2:
+            continue  # the next attempt goes on with what this one left
+        run("keys", "recover", *given(archive, 2, 3, 4))
+        run("verify", "--level", "decrypt")
+        shutil.rmtree(archive / "archive" / "keyring")
+        shutil.copytree(pristine, archive / "archive" / "keyring")
+        (archive / "key").unlink()
+    run("keys", "recover", *given(archive, 1, 3, 5))
+    run("verify", "--level", "decrypt")
+
+
+@needs_strace
+def test_a_splitting_that_is_killed_leaves_all_shares_or_none(archive: Path) -> None:
+    whole = []
+    for call, nth in (("fsync", 1), ("fsync", 3), ("rename", 1), ("fsync", 6), ("fdatasync", 1)):
+        assert killed_at(call, nth, "keys", "split", "-n", "2", "-k", "2", "-o", "more") == -signal.SIGKILL
+        whole.append((archive / "more").exists())
+        if whole[-1]:
+            shares = [word for path in (archive / "more").iterdir() for word in ("--share", str(path))]
+            assert told("keys", "drill", *shares)["study_keys_opened"] == 1
+            shutil.rmtree(archive / "more")
+    assert whole == [False, False, False, True, True]
+    run("keys", "split", "-n", "2", "-k", "2", "-o", "more")
+    assert sorted(path.name for path in archive.iterdir() if "more" in path.name) == ["more"]
+
+
+def test_a_running_server_whose_hsm_is_lost_for_ever_stores_again_after_a_recovery(tmp_path: Path) -> None:
+    hsm = softhsm.make(tmp_path / "hsm")
+    (tmp_path / "pin").write_text(softhsm.PIN)
+    settings = Pkcs11(module=hsm.module, token=softhsm.LABEL, pin_file=tmp_path / "pin")
+    keys = Keys(provider="pkcs11", pkcs11=settings, check_seconds=0.1, key_file=tmp_path / "rescue.key")
+    ports = {"dimse": Dimse(port=free_port(), processes=1), "http": Http(port=free_port())}
+    config = Config(archive=tmp_path / "archive", keys=keys, **ports)
+    Engine.create(config)
+    file = tmp_path / "coffer.toml"
+    file.write_text(
+        f'archive = "archive"\n[keys]\nprovider = "pkcs11"\nkey_file = "rescue.key"\n'
+        f'[keys.pkcs11]\nmodule = "{hsm.module}"\ntoken = "archive"\npin_file = "pin"\n'
+    )
+    coffer = [sys.executable, "-c", "from server.cli import main; main()", "--config", str(file)]
+
+    def command(*args: str) -> str:
+        done = subprocess.run([*coffer, *args], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with Server(config) as server:
+        assert store(config, 0) == 0
+        command("keys", "split", "-n", "3", "-k", "2", "-o", str(tmp_path / "shares"))
+        hsm.provider(archive_id=server.engine.folder.archive_id).destroy_epoch(1)
+        wait_for(lambda: ready(config)[0] == 503, "stores refused")
+        said = command("keys", "recover", *given(tmp_path, 1, 3))
+        assert "New epochs still go to pkcs11" in said
+        wait_for(lambda: ready(config)[0] == 200, "stores again")
+        assert store(config, 1) == 0
+    with Engine.open(config, write=True) as engine:
+        assert engine.stats().objects == 2
+        assert [epoch.provider for epoch in engine.keyring.epochs()] == ["keyfile"]
