@@ -51,7 +51,7 @@ def offsets_of(layout: struct.Struct) -> list[tuple[int, int]]:
         ("\nHeader:", rows.HEADER, []),
         ("\nEpoch row:", rows.EPOCH_CLEAR, []),
         ("\nShare group:", shares.GROUP, []),
-        ("\nShare:", struct.Struct(f">{shares.GROUP.size}s{shares.BODY.format[1:]}"), []),
+        ("\nOne share:", struct.Struct(f">{shares.GROUP.size}s{shares.BODY.format[1:]}"), []),
         ("\nKey row:", rows.KEY_CLEAR, [(36, aead.sealed_length(32))]),
     ],
 )
@@ -76,7 +76,7 @@ def test_worked_examples_are_the_golden_files() -> None:
     row = golden_rows()[b"K" + bytes.fromhex("e7a584ee7f20130b3ff9dcfc48d6287e")]
     assert len(example(1)) == 40
     assert row.startswith(example(1))
-    (text,) = re.findall(r"-----BEGIN.*?-----END COFFER KEY SHARE-----", TEXT, re.DOTALL)
+    text = re.findall(r"-----BEGIN.*?-----END COFFER KEY SHARE-----", TEXT, re.DOTALL)[0]
     assert (GOLDEN / "share1.txt").read_text(encoding="utf-8").startswith(text)
 
 

@@ -83,7 +83,7 @@ def times(a: int, b: int) -> int:
 def read_share(text: str) -> bytes:
     """Return the 100 bytes of a share's text."""
     data = b""
-    inside = text.split("-----BEGIN COFFER KEY SHARE-----")[1].split("-----END COFFER KEY SHARE-----")[0]
+    inside = text.partition("-----BEGIN COFFER KEY SHARE-----")[2].partition("-----END COFFER KEY SHARE-----")[0]
     found = {line[0]: line[2:].replace(" ", "") for line in inside.splitlines() if line[:1].isdigit()}
     need(sorted(found) == list("1234567"), "lines")
     for number in range(1, 8):
@@ -195,7 +195,7 @@ def open_rows(
     )
     need(rows.get(b"S") == (total % 2**256).to_bytes(32, "big"), "sum")
     digest = sha256(b"coffer/keyring/v1\0")
-    for key in sorted(rows.keys() - {b"S", b"W"}):
+    for key in sorted(key for key in rows if key[:1] not in (b"S", b"W", b"G")):
         digest.update(struct.pack(">H", len(key)) + key + struct.pack(">I", len(rows[key])) + rows[key])
     deks = {key[1:]: unwrap(row, 1, key[1:]) for key, row in rows.items() if key[:1] == b"K"}
     return Opened(archive_id, unwrap(rows.get(b"A", b""), 2, bytes(16)), deks, digest.digest(), states)
