@@ -1,4 +1,4 @@
-"""The one writer of the log: callers append entries together and share one sync.
+"""The one writer of the log: what a caller appends together is one group with one sync.
 
 Rule: `append` returns after fdatasync of everything it appended, never before. A failed write or sync stops the writer
 for good; only opening again, with recovery, continues.
@@ -64,20 +64,6 @@ class Position:
     body_len: int
 
 
-class _Ticket:
-    __slots__ = ("done", "entries", "error", "hashes", "positions")
-
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            _require_header(entry)
-        self.entries = entries
-        # Hashed here, in the caller's thread: the commit lock is never held for it.
-        self.hashes = [_hash(entry) for entry in entries]
-        self.positions: list[Position] = []
-        self.error: CofferError | None = None
-        self.done = False
-
-
 def _hash(entry: Entry) -> bytes:
     if entry.body_sha256:
         return entry.body_sha256
@@ -117,8 +103,6 @@ class LogWriter:
         self._calls = calls
         self._segment_bytes = segment_bytes
         self._reserve_bytes = reserve_bytes
-        self._queue: list[_Ticket] = []
-        self._queue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self._failure: CofferError | None = None
         self._sign_lock = threading.Lock()
@@ -159,21 +143,16 @@ class LogWriter:
     def append(self, entries: Sequence[Entry]) -> list[Position]:
         """Append entries in order, together; durable on return.
 
-        Concurrent callers share one fdatasync: whoever gets the commit lock writes what all of them queued.
-        Raises UnavailableError when the volume is nearly full (nothing was written: retry later), or when a write or
-        sync failed, now or before (nothing is acknowledged until the log is opened again).
+        They are one group with one fdatasync; who has many to append brings them together (`server.commit`). Raises
+        UnavailableError when the volume is nearly full (nothing was written: retry later), or when a write or sync
+        failed, now or before (nothing is acknowledged until the log is opened again).
         """
-        ticket = _Ticket(entries)
-        with self._queue_lock:
-            self._queue.append(ticket)
+        for entry in entries:
+            _require_header(entry)
+        hashes = [_hash(entry) for entry in entries]  # before the lock, which is never held for it
         with self._commit_lock:
-            if not ticket.done:
-                with self._queue_lock:
-                    batch, self._queue = self._queue, []
-                self._commit(batch)
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.positions
+            self.require_writable()
+            return self._commit(entries, hashes)
 
     def require_writable(self) -> None:
         """Return where an append can be expected to work. Raises UnavailableError: stopped, or the volume is full."""
@@ -224,30 +203,19 @@ class LogWriter:
         if self.refusal is None:
             self._file.close()
 
-    def _commit(self, batch: list[_Ticket]) -> None:
-        try:
-            self.require_writable()
-        except UnavailableError as error:
-            for ticket in batch:
-                ticket.error, ticket.done = error, True
-            return
+    def _commit(self, entries: Sequence[Entry], hashes: list[bytes]) -> list[Position]:
         self._group = self._tail.chain.next_seq
         try:
-            for ticket in batch:
-                for entry, body_hash in zip(ticket.entries, ticket.hashes, strict=True):
-                    ticket.positions.append(self._write(entry, body_hash))
+            places = [self._write(entry, body_hash) for entry, body_hash in zip(entries, hashes, strict=True)]
             self._file.sync()
         except BaseException as error:
             # Whatever went wrong, the file no longer ends where the chain does: only recovery may go on.
             stopped = error if isinstance(error, CofferError) else UnavailableError(f"the log stopped: {error!r}")
             self._failure = stopped
-            for ticket in batch:
-                ticket.error = stopped
             if not isinstance(error, Exception):
                 raise
-        finally:
-            for ticket in batch:
-                ticket.done = True
+            raise stopped from error
+        return places
 
     def _write(self, entry: Entry, body_hash: bytes) -> Position:
         body = entry.body

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import structlog
 from msgspec import Struct
 
 from archive.log import Entry, LogWriter, SealedFile
@@ -20,6 +21,8 @@ from index.rows import Version
 from keys.errors import CofferError, UnavailableError
 from keys.keyring import Keyring, StudyKey
 from server.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
 
 __all__ = ["Committed", "Committer", "Parcel", "Sealed"]
 
@@ -125,7 +128,10 @@ class Committer:
             results = _Batch(self._index, self._fresh).commit(
                 self._log, [parcel for ticket in tickets for parcel in ticket.parcels]
             )
-        except CofferError as error:
+        except Exception as error:  # noqa: BLE001  # who waits for this commit must hear of its end, whatever it is
+            if not isinstance(error, CofferError):
+                _log.exception("a commit ended with a fault of ours")
+                error = UnavailableError("nothing was stored: a fault of the archive", hint="see the log of the server")
             for ticket in tickets:
                 ticket.error, ticket.done = error, True
             return

@@ -1,7 +1,6 @@
 """Appending: durable on return, shared syncs, rolling, the reserve, and a full stop after any failed write."""
 
 import contextlib
-import os
 import threading
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +12,6 @@ from archive.log import Entry, LogWriter, Position, SealedFile
 from archive.reader import LogReader
 from archive.record import genesis_hash, header_hash, record_size
 from archive.segment import HEADER as SEGMENT_HEADER
-from keys.durable import SystemCalls
 from keys.errors import UnavailableError
 from tests.archive.conftest import FIRST_MS, FaultyCalls, SmallArchive, body_of, entry
 
@@ -40,51 +38,6 @@ def test_it_returns_only_after_the_sync(small: SmallArchive, faulty: FaultyCalls
         faulty.made.clear()
         log.append([entry(n), entry(n + 100)])
         assert faulty.made == ["writev", "writev", "fdatasync"]
-
-
-class SlowSync(SystemCalls):
-    """The first sync waits until the others have queued; each sync notes how much of the file it covers."""
-
-    def __init__(self) -> None:
-        self.syncs = 0
-        self.synced_bytes = 0
-        self.is_held = threading.Event()
-        self.go_on = threading.Event()
-
-    def fdatasync(self, fd: int) -> None:  # type: ignore[override]
-        size = os.fstat(fd).st_size
-        if self.syncs == 0:
-            self.is_held.set()
-            assert self.go_on.wait(30)
-        os.fdatasync(fd)
-        self.syncs += 1
-        self.synced_bytes = size
-
-
-def test_eight_threads_share_syncs(small: SmallArchive) -> None:
-    calls = SlowSync()
-    log = small.writer(calls=calls)
-    done: list[Position] = []
-
-    def append(number: int) -> None:
-        (place,) = log.append([entry(number)])
-        assert calls.synced_bytes >= place.offset + ONE
-        done.append(place)
-
-    first = threading.Thread(target=append, args=(0,))
-    first.start()
-    assert calls.is_held.wait(30)
-    others = [threading.Thread(target=append, args=(n,)) for n in range(1, 8)]
-    for thread in others:
-        thread.start()
-    while len(log._queue) < 7:
-        threading.Event().wait(0.001)
-    assert done == []
-    calls.go_on.set()
-    for thread in [first, *others]:
-        thread.join(30)
-    assert sorted(p.seq for p in done) == list(range(8))
-    assert calls.syncs == 2
 
 
 def test_many_appends_from_eight_threads(small: SmallArchive) -> None:

@@ -1,0 +1,122 @@
+"""Committing: who waits shares a sync, twins are stored once, a stale key stores nothing, a fault reaches everybody."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from archive.log import LogWriter
+from archive.verify import Verifier
+from keys.errors import UnavailableError
+from server.commit import Committed, Committer, Parcel, Sealed
+from server.config import Config, Http, Keys
+from server.demo import encoded, sample_study
+from server.dimse.services import Caller, StoreRequest
+from server.engine import Engine
+
+CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    config = Config(archive=tmp_path / "archive", http=Http(enabled=False), keys=Keys(key_file=tmp_path / "key"))
+    Engine.create(config)
+    with Engine.open(config, write=True) as opened:
+        yield opened
+    with Engine.open(config) as opened:
+        assert not list(Verifier(opened.folder).findings())
+
+
+class Desk:
+    """Keeps what would be committed."""
+
+    def __init__(self, committer: Committer) -> None:
+        self.study_key = committer.study_key
+        self.parcels: list[Parcel] = []
+
+    def commit(self, sealed: Sealed, body: bytes) -> Committed:
+        self.parcels.append(Parcel(sealed, body))
+        return Committed(0)
+
+
+def parcels(engine: Engine, study: str, count: int) -> list[Parcel]:
+    """Objects of one study, sealed and not yet committed."""
+    desk = Desk(engine.committer)
+    ingest = type(engine.ingest)(engine.intake, desk, engine.policy, engine.metrics)  # type: ignore[arg-type]
+    for number in range(count):
+        ds = sample_study()[0]
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = study, f"{study}.1", f"{study}.1.{number}"
+        reception = ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST")))
+        reception.write(encoded(ds))
+        assert reception.finish().status == 0
+    return desk.parcels
+
+
+def test_who_waits_while_a_commit_runs_shares_the_next_sync(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, go_on = threading.Event(), threading.Event()
+    groups: list[int] = []
+    append = LogWriter.append
+
+    def slow(self: LogWriter, entries: list[object]) -> object:
+        groups.append(len(entries))
+        if len(groups) == 1:
+            held.set()
+            assert go_on.wait(30)
+        return append(self, entries)  # type: ignore[arg-type]
+
+    ready = parcels(engine, "1.2.3", 8)
+    monkeypatch.setattr(LogWriter, "append", slow)
+    done: list[Committed] = []
+    threads = [
+        threading.Thread(target=lambda parcel=parcel: done.extend(engine.committer.commit([parcel])))
+        for parcel in ready
+    ]
+    threads[0].start()
+    assert held.wait(30)
+    for thread in threads[1:]:
+        thread.start()
+    while len(engine.committer._queue) < 7:
+        threading.Event().wait(0.001)
+    assert done == []
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert groups == [2, 7]  # the study's key with its first object, then all the others
+    assert sorted(result.seq for result in done) == list(range(1, 9))
+
+
+def test_twins_in_one_batch_are_stored_once(engine: Engine) -> None:
+    (one,) = parcels(engine, "1.2.3", 1)
+    first, second = engine.committer.commit([one, one])
+    assert (first.duplicate, second.duplicate) == (False, True)
+    assert first.seq == second.seq
+    (again,) = engine.committer.commit([one])
+    assert again == Committed(first.seq, duplicate=True)
+    assert engine.stats().objects == 1
+
+
+def test_what_was_sealed_under_another_key_is_not_stored(engine: Engine) -> None:
+    mine, other = parcels(engine, "1.2.3", 1) + parcels(engine, "1.2.4", 1)
+    wrong = Parcel(_with_key(mine.sealed, other.sealed.key_id), mine.body)
+    (result,) = engine.committer.commit([wrong])
+    assert result == Committed(stale=True)
+    assert engine.log.next_seq == 0
+
+
+def _with_key(sealed: Sealed, key_id: bytes) -> Sealed:
+    values = {name: getattr(sealed, name) for name in sealed.__struct_fields__}
+    return Sealed(**{**values, "key_id": key_id})
+
+
+def test_a_fault_reaches_everybody_who_waits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = parcels(engine, "1.2.3", 3)
+
+    def fails(self: LogWriter, entries: object) -> object:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(LogWriter, "append", fails)
+    with pytest.raises(UnavailableError, match="a fault of the archive"):
+        engine.committer.commit(ready)
+    monkeypatch.undo()
+    assert [result.seq for result in engine.committer.commit(ready)] == [1, 2, 3]
