@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from index.applied import Anchor, Applied
-from index.attributes import MODALITY, Values
+from index.attributes import MODALITY, STUDY_UID, Values
 from index.entry import InstanceEntry
 from index.locate import Located, Locator
 from index.query import Query
@@ -25,6 +25,7 @@ from index.rows import SCHEMA, InstanceRow, Merged, SeriesRow, StudyRow, Version
 from index.store import Change
 from index.table import StudyTable
 from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child, number_of
+from keys import shred
 from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError
 from keys.keyring import Keyring
 
@@ -61,7 +62,10 @@ class Index:
         self._locator = Locator(tables, self._table)
         self._applied = Applied()
         self._next_number = 1
-        self._totals = [0] * 7
+        self._totals = [0] * 6
+        self._unreadable: set[Ref] = set()
+        self._changes = keyring.changes()
+        self._shredded = set(shred.tombstones(keyring))
         if self._check_meta():
             self._load()
         else:
@@ -100,13 +104,14 @@ class Index:
     def _load(self) -> None:
         applied = self._tables.store.get("meta", _APPLIED_KEY)
         self._applied = Applied.decode(applied) if applied else Applied()
-        self._totals = [0] * 7
+        self._totals = [0] * 6
+        self._unreadable.clear()
         self._table.clear()
         studies = self._tables.all_studies()
         while page := list(islice(studies, _LOAD_PAGE)):
             self._next_number = number_of(page[-1][0]) + 1
             readable = [(number_of(ref), row) for ref, row in page if row is not None]
-            self._totals[6] += len(page) - len(readable)
+            self._unreadable.update(ref for ref, row in page if row is None)
             for _, row in readable:
                 self._count(None, row)
             self._table.put(readable)
@@ -137,7 +142,8 @@ class Index:
         self._tables.wait_for_room()
         version = msgspec.structs.replace(version, study_key_id=study_key_id)
         with self._tables.lock:
-            self._put(version, entry)
+            if study_key_id not in self._shredded:  # else it was shredded between its commit and here
+                self._put(version, entry)
             self._applied.cover(version.seq - covers + 1, covers, version)
 
     def cover(self, seq: int) -> None:
@@ -216,6 +222,15 @@ class Index:
         _, row = self._study(study_uid)
         return row.study_key_id if row else None
 
+    def key_ids_of(self, study_uid: str) -> frozenset[bytes]:
+        """The ids of every key that a version of a study's instances is sealed under; none for an unknown study."""
+        _, row = self._study(study_uid)
+        if row is None:
+            return frozenset()
+        located = self._locator.locate({STUDY_UID: (study_uid,)})
+        used = {version.study_key_id or row.study_key_id for each in located for version in each.versions}
+        return frozenset({row.study_key_id, *used})
+
     def known_content(self, study_uid: str, series_uid: str, sop_instance: str) -> Sequence[Version]:
         """Every version stored of one instance of one series of one study, newest last; empty when it is unknown."""
         study, _ = self._study(study_uid)
@@ -229,10 +244,12 @@ class Index:
         Each mapping holds every key asked for, () where nothing is known. Raises `index.query.IdentifierError` at the
         call, before the first row, for keys that break the hierarchy.
         """
+        self.follow()
         return Query(level, keys, model, self._tables, self._table).run()
 
     def locate(self, keys: Mapping[int, Sequence[str]]) -> Iterator[Located]:
         """Yield the instances under exact unique keys, as `index.locate.Locator.locate` says."""
+        self.follow()
         return self._locator.locate(keys)
 
     # Keeping
@@ -249,31 +266,73 @@ class Index:
 
     def stats(self) -> IndexStats:
         """Totals as they are now."""
+        self.follow()
         with self._tables.lock:
-            numbers = [*self._totals, self.applied_seq]
+            numbers = [*self._totals, len(self._unreadable), self.applied_seq]
         return IndexStats(*numbers)
 
-    def forget(self, study_uid: str) -> int:
-        """Remove a study's rows and tokens, durable after the next flush; return the number of its instances.
+    def name_of(self, study_uid: str) -> bytes:
+        """The 16 bytes by which a study's rows are found when its key was shredded."""
+        return self._tables.token(STUDY, study_uid)[1:]
 
-        Call it before the study's key is gone: rows that cannot be opened any more keep their (meaningless) tokens.
+    def follow(self) -> None:
+        """See what was shredded, by any process, until now: it is in no answer that begins after this returns.
+
+        `query`, `locate` and `stats` do it themselves; who asks for single studies does it before. About 4 us.
         """
+        changes = self._keyring.changes()
+        if changes == self._changes:
+            return
         with self._tables.lock:
-            ref, row = self._study(study_uid)
-            if ref is None or row is None:
-                return 0
-            for series_ref in (child(ref, number) for number in range(row.series)):
-                series = self._tables.series(series_ref)
-                for instance_ref in self._locator.instances_of(series_ref):
-                    instance = self._tables.instance(instance_ref)
-                    if instance is not None:
-                        self._tables.remove(instance_ref, instance.sop_instance)
-                if series is not None:
-                    self._tables.remove(series_ref, series.series_uid)
-            self._tables.remove(ref, study_uid)
+            for key_id, stone in shred.tombstones(self._keyring).items():
+                if key_id not in self._shredded:
+                    self._kill(key_id, stone.name)
+                    self._shredded.add(key_id)
+            self._changes = changes
+
+    def _kill(self, key_id: bytes, name: bytes) -> None:
+        for ref, row in self._of_key(key_id, name):
+            self._tables.kill(ref)
             self._table.remove(number_of(ref))
-            self._count(row, None)
-            return row.instances
+            if ref not in self._unreadable:
+                self._count(row, None)
+
+    def _of_key(self, key_id: bytes, name: bytes) -> list[tuple[Ref, StudyRow]]:
+        """The studies under a name whose row is sealed under this key, or waits to be."""
+        found = []
+        for ref in self._tables.under(bytes((STUDY,)) + name):
+            try:
+                row = self._tables.read(ref, self._keyring.doomed)
+            except (KeyUnavailableError, ShreddedError):
+                continue
+            if isinstance(row, StudyRow) and row.study_key_id == key_id:
+                found.append((ref, row))
+        return found
+
+    def forget(self, key_id: bytes, name: bytes) -> int:
+        """Remove the rows and tokens of a shredded study, durable after the next flush; return how many instances.
+
+        Takes the key's id and the study's `name_of`. Call it while the keyring still has the key's row: rows that
+        cannot be opened keep their tokens, which then lead nowhere. Others may use the index meanwhile.
+        """
+        self.follow()
+        return sum(self._forget(ref, row) for ref, row in self._of_key(key_id, name))
+
+    def _forget(self, ref: Ref, row: StudyRow) -> int:
+        for series_ref in (child(ref, number) for number in range(row.series)):
+            series = self._tables.read(series_ref, self._keyring.doomed)
+            if not isinstance(series, SeriesRow):
+                continue
+            with self._tables.lock:
+                for instance_ref in (child(series_ref, number) for number in range(series.instances)):
+                    instance = self._tables.read(instance_ref, self._keyring.doomed)
+                    if isinstance(instance, InstanceRow):
+                        self._tables.remove(instance_ref, instance.sop_instance)
+                self._tables.remove(series_ref, series.series_uid)
+        with self._tables.lock:
+            self._tables.remove(ref, row.study_uid)
+            self._unreadable.discard(ref)
+        return row.instances
 
     def clear(self) -> None:
         """Forget everything, durable on return: the first step of a rebuild."""

@@ -21,7 +21,7 @@ from index.store import Change, IndexStore
 from keys import aead
 from keys.derive import INDEX_TOKEN, hmac_sha256
 from keys.errors import CofferError, FormatError, KeyUnavailableError, ShreddedError, UnavailableError
-from keys.keyring import Keyring
+from keys.keyring import Keyring, StudyKey
 
 __all__ = ["INSTANCE", "SERIES", "STUDY", "Ref", "Tables", "child", "number_of"]
 
@@ -74,6 +74,7 @@ class Tables:
         self._flushing_gone: dict[bytes, None] = {}
         self._cache: OrderedDict[Ref, Row] = OrderedDict()
         self._cache_lock = threading.Lock()
+        self._dead: set[Ref] = set()  # studies whose key was shredded: their rows are there, and for nobody
         self._puts = 0
         self._flush_lock = threading.Lock()
         self._meta: Callable[[], list[Change]] = list
@@ -89,6 +90,14 @@ class Tables:
         self._flusher = threading.Thread(target=self._run, name="coffer-index-flusher", daemon=True)
         self._flusher.start()
 
+    def kill(self, study: Ref) -> None:
+        """Let nobody see a study's rows from now on but `read`, which serves clearing up. The caller holds `lock`."""
+        self._dead.add(study)
+        with self._cache_lock:
+            self._puts += 1
+            for ref in [ref for ref in self._cache if ref[:8] == study]:
+                del self._cache[ref]
+
     def token(self, kind: int, uid: str) -> bytes:
         """Return the key that stands for a UID on disk: kind, then 16 bytes of HMAC-SHA-256."""
         prefix = bytes((kind,))
@@ -96,7 +105,10 @@ class Tables:
 
     def named(self, kind: int, uid: str) -> list[Ref]:
         """Return the references of every entity with this UID, oldest first. More than one only where UIDs conflict."""
-        token = self.token(kind, uid)
+        return self.under(self.token(kind, uid))
+
+    def under(self, token: bytes) -> list[Ref]:
+        """Return the references under a token, as `named`."""
         waiting = self._fresh_names.get(token, ())
         if token in self._fresh_gone:  # what is left of it was written down with the removal
             return sorted(waiting)
@@ -146,6 +158,10 @@ class Tables:
         return row if isinstance(row, InstanceRow) else None
 
     def _row(self, ref: Ref) -> Row | None:
+        return None if ref[:8] in self._dead else self.read(ref)
+
+    def read(self, ref: Ref, study: Callable[[bytes], StudyKey] | None = None) -> Row | None:
+        """Return a row, or None; `study` gives the key, where it is one that was shredded. Raises as `study`."""
         for waiting in (self._fresh, self._flushing):  # this order: a flush moves rows from the first to the second
             if ref in waiting:
                 return waiting[ref]
@@ -158,8 +174,8 @@ class Tables:
         sealed = self.store.get(_TABLE[_KINDS[len(ref)]], ref)
         if sealed is None:
             return None
-        row = self.open_row(ref, sealed)
-        if len(ref) != 16:
+        row = self.open_row(ref, sealed, study)
+        if len(ref) != 16 and ref[:8] not in self._dead:
             with self._cache_lock:
                 if puts == self._puts:  # else a newer row may have been put while this one was read
                     self._remember(ref, row)
@@ -183,10 +199,10 @@ class Tables:
                 yield ref, row if isinstance(row, StudyRow) else None
             after = page[-1][0]
 
-    def open_row(self, ref: Ref, stored: bytes) -> Row:
+    def open_row(self, ref: Ref, stored: bytes, study: Callable[[bytes], StudyKey] | None = None) -> Row:
         """Unseal one stored value. Raises IntegrityError or FormatError when it is not the row of this place."""
-        key_id = stored[:16]
-        plain = aead.open_sealed(self._keyring.study(key_id).row, self._context + ref, stored[16:])
+        key = (study or self._keyring.study)(stored[:16])
+        plain = aead.open_sealed(key.row, self._context + ref, stored[16:])
         if len(plain) < _LENGTH.size:
             raise FormatError("an index row is cut", hint="run `coffer index rebuild`")
         (length,) = _LENGTH.unpack_from(plain)
@@ -229,11 +245,14 @@ class Tables:
     def _changes(self) -> list[Change]:
         key_ids: dict[bytes, bytes] = {}
         out: list[Change] = [("uid", token, None) for token in self._flushing_gone]
-        out += [("uid", token, ref) for token, refs in self._flushing_names.items() for ref in refs]
+        named = ((token, ref) for token, refs in self._flushing_names.items() for ref in refs)
+        out += [("uid", token, ref) for token, ref in named if ref[:8] not in self._dead]
         for ref, row in self._flushing.items():
             table = _TABLE[_KINDS[len(ref)]]
             if row is None:
                 out.append((table, ref, None))
+                continue
+            if ref[:8] in self._dead:
                 continue
             key_id = key_ids.get(ref[:8])
             if key_id is None:

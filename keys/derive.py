@@ -27,6 +27,7 @@ __all__ = [
     "KCV",
     "KEYFILE_WRAP",
     "LOG_ID",
+    "NOTE",
     "PSEUDONYM",
     "ROW",
     "SHARE",
@@ -47,6 +48,7 @@ INDEX_ROW: Final = b"coffer/index-row/v1"
 AUDIT: Final = b"coffer/audit/v1"
 PSEUDONYM: Final = b"coffer/pseudonym/v1"
 EVENT: Final = b"coffer/event/v1"  # what administrators did, sealed in the log
+NOTE: Final = b"coffer/note/v1"  # holds and requests, sealed in the keyring
 LOG_ID: Final = b"coffer/log-id/v1"  # short keyed ids that stand for UIDs in logs and metrics
 CHECKPOINT_SIGNING: Final = b"coffer/checkpoint-signing/v1"  # the 32 bytes are an Ed25519 seed (RFC 8032)
 

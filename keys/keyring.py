@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,13 +30,14 @@ from keys.provider import KekProvider
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
 from keys.secret import Secret
 from keys.shares import Group, Share, split
-from keys.store import SUM_KEY, RowStore
+from keys.store import RowStore
 
 __all__ = ["EpochInfo", "Keyring", "StudyKey"]
 
 KCV_BYTES: Final = 16
 _CACHED: Final = 4096
 _DIGEST_LABEL: Final = b"coffer/keyring/v1\x00"
+_KEY_ROWS: Final = (rows.HEADER_KEY, rows.EPOCH_PREFIX, rows.ARCHIVE_ROOT_KEY, rows.STUDY_PREFIX, rows.TOMBSTONE_PREFIX)
 
 
 def clock_ms() -> int:
@@ -91,6 +92,7 @@ class Keyring:
         self._writing = threading.Lock()  # held over a commit, so that cached keys stay at hand meanwhile
         self._lock = threading.Lock()
         self._cache: OrderedDict[bytes, StudyKey] = OrderedDict()
+        self._seen = self.changes()
         header = store.get(rows.HEADER_KEY)
         if header is None:
             raise FormatError("the keyring has no header", hint="restore it from its backup")
@@ -198,9 +200,10 @@ class Keyring:
     def study(self, key_id: bytes) -> StudyKey:
         """Return a study's key, from the cache when it was used lately.
 
-        Raises KeyUnavailableError when the keyring has no such row, ShreddedError when its destruction is scheduled,
-        IntegrityError when the row was altered or belongs elsewhere.
+        Raises KeyUnavailableError when the keyring has no such row, ShreddedError when it was shredded, also by another
+        process a moment ago, IntegrityError when the row was altered or belongs elsewhere.
         """
+        seen = self._follow()
         with self._lock:
             cached = self._cache.get(key_id)
             if cached is not None:
@@ -208,17 +211,68 @@ class Keyring:
                 return cached
         value = self._store.get(rows.STUDY_PREFIX + key_id)
         name = key_id.hex()[:8]
+        if value is None and self._store.get(rows.TOMBSTONE_PREFIX + key_id) is not None:
+            raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
+        row, dek = self.opened(key_id, value)
+        if row.state is KeyState.SHRED_SCHEDULED:
+            raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
+        key = StudyKey.of(key_id, dek)
+        with self._lock:
+            if self._seen == seen:  # else it may have been shredded since it was read
+                self._remember(key)
+        return key
+
+    def doomed(self, key_id: bytes) -> StudyKey:
+        """Return a study's key even when it was shredded, as long as its row is there: for what clears up after it.
+
+        Raises KeyUnavailableError and IntegrityError as `study`.
+        """
+        return StudyKey.of(key_id, self.opened(key_id, self._store.get(rows.STUDY_PREFIX + key_id))[1])
+
+    def changes(self) -> int:
+        """Return how often keys were taken away from whoever may hold them, by any process, until now; about 4 us."""
+        return int.from_bytes(self._store.get(rows.CHANGES_KEY) or b"", "big")
+
+    def _follow(self) -> int:
+        """Forget the cached keys where another process, or this one, took keys away. Return `changes`."""
+        changes = self.changes()
+        with self._lock:
+            if changes != self._seen:
+                self._cache.clear()
+                self._seen = changes
+        return changes
+
+    def opened(self, key_id: bytes, value: bytes | None) -> tuple[KeyRow, Secret]:
+        """Return a study's row and key from the row's bytes. Raises KeyUnavailableError (None), IntegrityError."""
         if value is None:
             raise KeyUnavailableError(
-                f"the keyring has no key {name}", hint="it was shredded, or the keyring is older than the log"
+                f"the keyring has no key {key_id.hex()[:8]}",
+                hint="the keyring is older than the log: restore a newer one",
             )
         row = KeyRow.decode(value)
-        if row.state is KeyState.SHRED_SCHEDULED:
-            raise ShreddedError(f"key {name} is scheduled for destruction")
-        key = StudyKey.of(key_id, self._unwrap(row, Purpose.STUDY, key_id))
-        with self._lock:
-            self._remember(key)
-        return key
+        return row, self._unwrap(row, Purpose.STUDY, key_id)
+
+    def sealed(self, row: KeyRow, key_id: bytes, dek: Secret) -> bytes:
+        """Return the bytes of a study's row with its key sealed under the epoch that the row names."""
+        return row.wrap(self._keks[row.epoch][1], self.archive_id, key_id, dek, self._random(aead.SALT))
+
+    def row(self, key: bytes) -> bytes | None:
+        """Return the bytes of one row as it is now, other processes' commits included."""
+        return self._store.get(key)
+
+    def rows(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the rows under a prefix in key order; for those of which there are few."""
+        return self._store.scan(prefix)
+
+    def amend(
+        self,
+        put: Sequence[tuple[bytes, bytes]],
+        removed: Sequence[bytes] = (),
+        expected: Sequence[tuple[bytes, bytes | None]] = (),
+    ) -> bool:
+        """Change rows as `RowStore.put` does, durable on return; False, and nothing changed, where not as expected."""
+        with self._writing:
+            return self._store.put(put, removed, expected)
 
     def _remember(self, key: StudyKey) -> None:
         self._cache[key.key_id] = key
@@ -257,13 +311,13 @@ class Keyring:
     def digest(self) -> bytes:
         """Return SHA-256 over the label and every row as u16 key length, key, u32 value length, value, in key order.
 
-        Header, epochs and keys count, other rows do not. Opens nothing. Two keyrings with the same digest hold the
-        same keys in the same state (FORMAT.md).
+        Header, epochs, keys and tombstones count, other rows do not. Opens nothing. Two keyrings with the same
+        digest hold the same keys in the same state (FORMAT.md).
         """
         state = sha256(_DIGEST_LABEL)
 
         def add(key: bytes, value: bytes) -> None:
-            if key not in {SUM_KEY, rows.WITNESS_KEY} and key[:1] != rows.SHARES_PREFIX:
+            if key[:1] in _KEY_ROWS:
                 state.update(len(key).to_bytes(2, "big") + key + len(value).to_bytes(4, "big") + value)
 
         self._store.walk(b"", add)

@@ -5,9 +5,10 @@ any number of waiting objects share one sync. Nothing here is parsed or sealed: 
 is stored passes through it one after the other.
 """
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -18,8 +19,9 @@ from archive.record import Flags, Kind
 from index.entry import InstanceEntry
 from index.index import Index
 from index.rows import Version
-from keys.errors import CofferError, UnavailableError
+from keys.errors import CofferError, ShreddedError, UnavailableError
 from keys.keyring import Keyring, StudyKey
+from keys.shred import is_shredded
 from server.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -92,12 +94,14 @@ class Committer:
     def study_key(self, study_uid: str) -> StudyKey:
         """A study's key, made where there is none; durable. Raises UnavailableError where nothing can be stored."""
         self.require_accepting()
+        self._index.follow()
         with self._fresh_lock:
             known = self._index.study_key_for(study_uid)
             if known is not None:
                 self._fresh.pop(study_uid, None)
-                return self._keyring.study(known)
-            if study_uid not in self._fresh:
+                with contextlib.suppress(ShreddedError):  # a moment ago: then it is a new study
+                    return self._keyring.study(known)
+            if self._live(study_uid) is None:
                 # The most damaging order possible would be a record before its key: the key is synced here.
                 self._fresh[study_uid] = self._keyring.new_study()
             return self._fresh[study_uid]
@@ -123,9 +127,15 @@ class Committer:
         if self.refusal is not None:
             raise self.refusal
 
+    def _live(self, study_uid: str) -> StudyKey | None:
+        """The key of a study that has no record yet."""
+        fresh = self._fresh.get(study_uid)
+        return None if fresh is None or is_shredded(self._keyring, fresh.key_id) else fresh
+
     def _commit(self, tickets: list[_Ticket]) -> None:
         try:
-            results = _Batch(self._index, self._fresh).commit(
+            self._index.follow()
+            results = _Batch(self._index, self._live).commit(
                 self._log, [parcel for ticket in tickets for parcel in ticket.parcels]
             )
         except Exception as error:  # noqa: BLE001  # who waits for this commit must hear of its end, whatever it is
@@ -149,7 +159,7 @@ class Committer:
 class _Batch:
     """One commit: what of it is new, in the order it came."""
 
-    def __init__(self, index: Index, fresh: dict[str, StudyKey]) -> None:
+    def __init__(self, index: Index, fresh: Callable[[str], StudyKey | None]) -> None:
         self._index = index
         self._fresh = fresh
         self._entries: list[Entry] = []
@@ -180,7 +190,7 @@ class _Batch:
         sealed = parcel.sealed
         entry = sealed.entry
         known = self._index.study_key_for(entry.study_uid)
-        fresh = self._fresh.get(entry.study_uid)
+        fresh = self._fresh(entry.study_uid) if known is None else None
         if sealed.key_id != (known or (fresh.key_id if fresh else None)):
             return Committed(stale=True)
         for version in self._index.known_content(entry.study_uid, entry.series_uid, entry.sop_instance):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ["AwsKms", "Config", "Dimse", "Http", "Keys", "Limits", "Log", "Peer", "Pkcs11", "Storage"]
+__all__ = ["AwsKms", "Config", "Dimse", "Http", "Keys", "Limits", "Log", "Peer", "Pkcs11", "Retention", "Storage"]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -216,8 +216,41 @@ class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra={"default": "none"},
         ),
     ] = None
+    shred_hold_days: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3650,
+            description="Days that backups of the keyring are kept, which is how long a shredded study may still be in "
+            "one: before, no shred is called effective. Longer: a lost keyring can be recovered from older backups. "
+            "Shorter: erasure is complete earlier. It cannot be both.",
+        ),
+    ] = 35.0
+    shred_approvals: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=5,
+            description="Officers who must agree before a study is shredded, the one who asks for it included. From 2 "
+            "on, `coffer shred request` asks and `coffer shred approve` agrees.",
+        ),
+    ] = 1
     pkcs11: Pkcs11 = Pkcs11()
     aws: AwsKms = AwsKms()
+
+
+class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a study must be kept. Before, `coffer shred` refuses it; nothing is ever deleted by itself."""
+
+    years: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=200,
+            description="Years from the study date (without a valid one: from the day of receipt) in which a study is "
+            "not shredded. 0: no such rule.",
+        ),
+    ] = 0.0
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -247,4 +280,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     storage: Storage = Storage()
     keys: Keys = Keys()
+    retention: Retention = Retention()
     log: Log = Log()

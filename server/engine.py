@@ -3,6 +3,7 @@
 from typing import Self
 
 from archive.log import SealedFile
+from keys.errors import LockedError
 from server.commit import Committed, Committer, Parcel, Sealed
 from server.config import Config
 from server.find import Finder
@@ -25,8 +26,11 @@ class Engine(Vault):
         metrics: Metrics | None = None,
         may_refuse: bool = False,
         waiting: Waiting | None = None,
+        change_keys: bool = False,
     ) -> None:
-        super().__init__(config, write=write, metrics=metrics, may_refuse=may_refuse, waiting=waiting)
+        super().__init__(
+            config, write=write, metrics=metrics, may_refuse=may_refuse, waiting=waiting, change_keys=change_keys
+        )
         if write:
             self.committer = Committer(self.keyring, self.log, self.index, self.metrics)
             self.ingest = Ingest(self.intake, _Local(self.committer), self.policy, self.metrics)
@@ -45,6 +49,14 @@ class Engine(Vault):
     ) -> Self:
         """Open the archive, with `write` as its one writer; see `Vault`, which also says what is raised."""
         return cls(config, write=write, metrics=metrics, may_refuse=may_refuse, waiting=waiting)
+
+    @classmethod
+    def open_for_keys(cls, config: Config) -> Self:
+        """Open the archive to change its keys: as its writer, or beside the one that runs. Raises as `Vault`."""
+        try:
+            return cls(config, write=True)
+        except LockedError:
+            return cls(config, write=False, change_keys=True)
 
 
 class _Local:

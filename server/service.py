@@ -6,6 +6,7 @@ before the archive is closed. It interprets no message: the listener does.
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -29,6 +30,7 @@ __all__ = ["Server", "serve"]
 _log = structlog.get_logger(__name__)
 
 _CHECKPOINT_SECONDS: Final = 60.0
+_SETTLE_SECONDS: Final = 0.5
 _GRACE_SECONDS: Final = 10.0
 
 
@@ -116,10 +118,28 @@ class Server:
         return [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
 
     def wait(self) -> None:
-        """Block until the process is told to end, signing checkpoints meanwhile. Call from the main thread."""
+        """Block until the process is told to end, signing checkpoints and doing what is left to do with keys meanwhile.
+
+        Call from the main thread.
+        """
         with self.catching_signals():
-            while not self._stopping.wait(_CHECKPOINT_SECONDS):
-                self._sign()
+            signed = time.monotonic()
+            while not self._stopping.wait(_SETTLE_SECONDS):
+                self._settle()
+                if time.monotonic() - signed >= _CHECKPOINT_SECONDS:
+                    signed = time.monotonic()
+                    self._sign()
+
+    def _settle(self) -> None:
+        """Do what commands in other processes began with the keys."""
+        try:
+            self.engine.log.require_writable()
+        except CofferError:
+            return  # told by readyz; the next opening does it
+        try:
+            self.engine.settle()
+        except CofferError as error:
+            _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
 
     def _sign(self) -> None:
         """Sign what was stored since the last checkpoint, so that after a crash little of the log is without one."""

@@ -22,7 +22,7 @@ from archive.checkpoint import Checkpoint, witnessed
 from archive.event import NO_KEY, Event
 from archive.folder import ArchiveFolder
 from archive.lock import WriterLock
-from archive.log import LogWriter, Position
+from archive.log import Entry, LogWriter, Position
 from archive.pending import forget, read_pending
 from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
@@ -30,13 +30,13 @@ from archive.spool import clear_stale
 from index import rebuild
 from index.index import Index
 from index.rows import Version
-from keys import derive, selftest
+from keys import derive, selftest, shred
 from keys.errors import CofferError, UnavailableError
 from keys.keyfile import generate_keyfile
 from keys.keyring import Keyring, clock_ms
 from keys.providers import Patience, Patient
 from keys.signing import CheckpointSigner
-from server import logs
+from server import logs, outbox
 from server.access import Policy
 from server.bodies import Bodies
 from server.config import Config
@@ -84,12 +84,15 @@ class Vault:
         metrics: Metrics | None = None,
         may_refuse: bool = False,
         waiting: Waiting | None = None,
+        change_keys: bool = False,
     ) -> None:
         """Open the archive. Raises NotFoundError, ConfigError, LockedError, KeyUnavailableError, IntegrityError.
 
         With `may_refuse`, a log that must not be written (damaged, rolled back, forked) is opened all the same: it is
         read, and refuses every append with that cause. With `waiting`, a key provider that cannot be reached is waited
-        for as long as the configuration says, and `waiting` gets the cause and the seconds left at each try.
+        for as long as the configuration says, and `waiting` gets the cause and the seconds left at each try. With
+        `change_keys` and without `write`, the keyring can be changed beside the process that writes, which then does
+        the rest (`settle`).
         """
         selftest.run()
         keep_blocks()
@@ -100,13 +103,14 @@ class Vault:
         self.intake = Intake(config.limits, self.folder.archive_id, self.folder.spool)
         self.limits = self.intake.header_limits
         self._writer: LogWriter | None = None
+        self._settled = -1  # the keyring's changes up to which nothing is left to do
         with ExitStack() as opened:
             if write:
                 command = " ".join(["coffer", *sys.argv[1:2]])
                 opened.enter_context(WriterLock(self.folder.lock, command, clock_ms()))
                 self.folder.complete()
                 clear_stale(self.folder.spool)
-            self.keyring = self._open_keyring(write, waiting)
+            self.keyring = self._open_keyring(waiting, readonly=not (write or change_keys))
             opened.callback(self.keyring.close)
             logs.use_id_key(self.keyring.archive_key(derive.LOG_ID))
             self.reader = LogReader(self.folder)
@@ -119,6 +123,7 @@ class Vault:
             opened.callback(self.index.close)
             if write and self.log.refusal is None:  # an index that is ahead would be emptied: it tells what is missing
                 self._record_pending()
+                self.settle()
                 self._report(rebuild.catch_up(self.index, self.reader, self._open_record, self.limits))
             self._opened = opened.pop_all()
 
@@ -158,15 +163,20 @@ class Vault:
         assert self._writer is not None, "the archive is open for reading only"
         return self._writer
 
-    def _open_keyring(self, write: bool, waiting: Waiting | None) -> Keyring:
+    @property
+    def writes(self) -> bool:
+        """Whether it was opened as the one writer."""
+        return self._writer is not None
+
+    def _open_keyring(self, waiting: Waiting | None, *, readonly: bool) -> Keyring:
         """Open the keyring with all configured providers; patience ends when it is open."""
         keys = self.config.keys
         provider = provider_of(keys, self.folder.archive_id)
         if waiting is None:
-            return Keyring.open(self.folder.keyring, provider, readonly=not write)
+            return Keyring.open(self.folder.keyring, provider, readonly=readonly)
         patience = Patience(time.monotonic() + keys.wait_seconds, waiting)
         try:
-            return Keyring.open(self.folder.keyring, Patient(provider, patience), readonly=not write)
+            return Keyring.open(self.folder.keyring, Patient(provider, patience), readonly=readonly)
         finally:
             patience.end = 0.0
 
@@ -196,6 +206,26 @@ class Vault:
         if deeds:
             self.sign_checkpoint()
             forget(self.folder)
+
+    def settle(self) -> None:
+        """Finish what this or another process began with the keys, if anything: durable on return. Raises CofferError.
+
+        In this order: events reach the log and are signed, the index is rid of what shredded keys sealed, their wrapped
+        form leaves the keyring. Stopped anywhere, the next call does the rest.
+        """
+        if outbox.deliver(self.keyring, self.log, self.reader, self.index.cover):
+            self.sign_checkpoint()
+        if self.keyring.changes() == self._settled:
+            return
+        changes = self.keyring.changes()
+        doomed = shred.waiting(self.keyring)
+        for key_id, stone in doomed.items():
+            self.index.forget(key_id, stone.name)
+        if doomed:
+            self.index.flush()
+            shred.drop(self.keyring, list(doomed))
+            _log.info("shredded", keys=[key_id.hex()[:8] for key_id in doomed])
+        self._settled = changes
 
     def _close_writer(self, writer: LogWriter) -> None:
         try:
@@ -229,9 +259,14 @@ class Vault:
 
     def record_event(self, kind: Kind, facts: Mapping[str, object], key_id: bytes = NO_KEY) -> Position:
         """Append what an administrator did as a sealed event; durable on return. Raises UnavailableError."""
-        event = Event(kind, clock_ms(), facts, key_id)
-        entry = event.seal(self.keyring.archive_key(derive.EVENT), self.folder.archive_id, os.urandom(_SALT_BYTES))
-        return self.log.append([entry])[0]
+        return self.log.append([self._entry(Event(kind, clock_ms(), facts, key_id))])[0]
+
+    def enclosed(self, event: Event) -> tuple[bytes, bytes]:
+        """The keyring's row for an event that is to be recorded together with a change of the keyring (`outbox`)."""
+        return outbox.enclose(self._entry(event), os.urandom(8))
+
+    def _entry(self, event: Event) -> Entry:
+        return event.seal(self.keyring.archive_key(derive.EVENT), self.folder.archive_id, os.urandom(_SALT_BYTES))
 
     def events(self, kinds: frozenset[Kind]) -> Iterator[tuple[int, Event]]:
         """Every event of these kinds with its record number, oldest first. Raises IntegrityError for an altered one."""

@@ -1,7 +1,5 @@
 """`coffer keys`: what keys the archive has; never the keys themselves."""
 
-import datetime as dt
-
 import click
 
 from server.cli import output
@@ -39,7 +37,7 @@ def list_epochs(chosen: Chosen) -> None:
             "epoch": e.epoch,
             "provider": e.provider,
             "state": e.state.name.lower(),
-            "created": _when(e.created_ms),
+            "created": output.when(e.created_ms),
             "study_keys": e.rows,
             "shares": [f"{g.threshold} of {g.count}, group {g.group.hex()}" for g in groups if g.epoch == e.epoch],
         }
@@ -52,7 +50,3 @@ def list_epochs(chosen: Chosen) -> None:
         output.table(list(rows[0]) if rows else ["epoch"], shown)
         if groups and all(g.epoch != current for g in groups):
             output.say(f"The shares are stale: none gives the key of epoch {current}. Split again: coffer keys split")
-
-
-def _when(ms: int) -> str:
-    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat(timespec="seconds")

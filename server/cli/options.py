@@ -63,6 +63,16 @@ class Chosen:
         return Engine.open(config, write=write)
 
 
+def open_for_keys(chosen: Chosen) -> Engine:
+    """The archive, opened to change its keys, also beside the process that writes. Raises as `Chosen.open`."""
+    config = chosen.existing()
+    from server import logs
+    from server.engine import Engine
+
+    logs.configure(config.log, level="error")
+    return Engine.open_for_keys(config)
+
+
 def archive_options(*, environment: bool = False) -> Callable[[F], F]:
     """Add --archive and --config; with `environment` (on the group only) read from the environment too."""
 

@@ -4,6 +4,7 @@ Rule: what comes from a data set is shown with control characters replaced, so t
 terminal; bars and colours appear only on a terminal.
 """
 
+import datetime as dt
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,11 @@ def size(count: int) -> str:
     while value >= 1024 and unit < len(_UNITS) - 1:
         value, unit = value / 1024, unit + 1
     return f"{count} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def when(ms: int) -> str:
+    """Milliseconds since 1970 as UTC in ISO 8601, to the second."""
+    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat(timespec="seconds")
 
 
 def say(text: str = "") -> None:

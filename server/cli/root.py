@@ -19,6 +19,7 @@ from server.cli.config import config
 from server.cli.demo import demo
 from server.cli.find import find
 from server.cli.get import get
+from server.cli.hold import hold
 from server.cli.index import index
 from server.cli.init import init
 from server.cli.keys import keys
@@ -28,6 +29,7 @@ from server.cli.recover import recover
 from server.cli.repair import repair
 from server.cli.scrub import scrub
 from server.cli.serve import serve
+from server.cli.shred import shred
 from server.cli.status import status
 from server.cli.verify import verify
 
@@ -113,6 +115,8 @@ for _command in (
     scrub,
     status,
     keys,
+    shred,
+    hold,
     index,
     config,
     completion,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -101,7 +100,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _line(entry: Entry) -> str:
-    when = dt.datetime.fromtimestamp(entry.found_ms / 1000, dt.UTC).isoformat(timespec="seconds")
     record = "" if entry.record is None else f", record {entry.record}"
     state = "acknowledged" if entry.acknowledged_ms else "waits"
-    return f"{entry.name}  {state}, found {when}: segment {entry.segment}, offset {entry.offset}{record}: {entry.what}"
+    where = f"segment {entry.segment}, offset {entry.offset}{record}"
+    return f"{entry.name}  {state}, found {output.when(entry.found_ms)}: {where}: {entry.what}"

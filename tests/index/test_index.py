@@ -12,7 +12,8 @@ from index import tables
 from index.index import Index
 from keys.errors import IntegrityError, NotFoundError
 from keys.keyring import Keyring
-from tests.index.conftest import Filler, everything
+from keys.shred import drop, schedule
+from tests.index.conftest import Filler, entry, everything, version
 
 STUDY_UID, SERIES_UID, SOP_UID, PATIENT_ID = 0x0020000D, 0x0020000E, 0x00080018, 0x00100020
 
@@ -183,13 +184,29 @@ def test_rows_that_were_swapped_or_flipped_are_found(
             list(damaged.locate({STUDY_UID: (uid,)}))
 
 
-def test_forgetting_a_study_leaves_the_others(index: Index, filler: Filler, reopen: Callable[..., Index]) -> None:
+def shred(keyring: Keyring, study: str, key_id: bytes, index: Index) -> None:
+    """Shred one study's key as another process would."""
+    assert schedule(keyring, {key_id: index.name_of(study)}, now_ms=1, until_ms=2) == [key_id]
+
+
+def test_forgetting_a_study_leaves_the_others(
+    index: Index, filler: Filler, reopen: Callable[..., Index], keyring: Keyring
+) -> None:
     filler.add("2.2", "2.2.1", "7.7")
     rest = everything(index)[1:]
     filler.add("1.1", "1.1.1", "1.1.1.1", patient_id="P9")
     filler.add("1.1", "1.1.2", "7.7", patient_id="P9")
-    assert index.forget("1.1") == 2
-    assert index.forget("1.1") == 0
+    before, key_id = index.stats(), filler.keys["1.1"].key_id
+    shred(keyring, "1.1", key_id, index)
+    assert everything(index)[1:] == rest
+    assert index.study_key_for("1.1") is None
+    assert (before.instances, index.stats().instances, index.stats().studies) == (3, 1, 1)
+    assert index.forget(key_id, index.name_of("1.1")) == 2
+    assert index.forget(key_id, index.name_of("1.1")) == 0
+    index.flush()
+    drop(keyring, [key_id])
+    assert [len(index._tables.store.scan(table)) for table in ("study", "series", "instance")] == [1, 1, 1]
+    assert len(index._tables.store.scan("uid")) == 3
     for is_again in (False, True):
         if is_again:
             index.close()
@@ -198,6 +215,50 @@ def test_forgetting_a_study_leaves_the_others(index: Index, filler: Filler, reop
         assert [f.study_uid for f in again.locate({SOP_UID: ("7.7",)})] == ["2.2"]
         assert again.study_key_for("1.1") is None
         assert again.stats().studies == 1
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_shredded_study_that_comes_again_is_a_new_one(
+    index: Index, filler: Filler, keyring: Keyring, reopen: Callable[..., Index], stored: bool
+) -> None:
+    filler.add("1.1", "1.1.1", "1.1.1.1")
+    filler.add("1.1", "1.1.2", "1.1.2.1")
+    if stored:
+        index.flush()
+    old = filler.keys.pop("1.1").key_id
+    shred(keyring, "1.1", old, index)
+    late = version(99)
+    index.apply(late, old, entry("1.1", "1.1.1", "1.1.1.9"))  # was committed when the key went
+    assert index.applied_seq == 1
+    index.follow()
+    index.apply(version(98), old, entry("1.1", "1.1.1", "1.1.1.8"))
+    assert not list(index.locate({STUDY_UID: ("1.1",)}))
+    filler.add("1.1", "1.1.1", "1.1.1.1", patient_id="P7")
+    index.flush()
+    assert index.forget(old, index.name_of("1.1")) == (2 if stored else 0)  # what waited was never written
+    index.flush()
+    drop(keyring, [old])
+    for each in (index, None):
+        index.close() if each is None else None
+        now = each or reopen()
+        assert [f.sop_instance for f in now.locate({STUDY_UID: ("1.1",)})] == ["1.1.1.1"]
+        assert now.study_key_for("1.1") == filler.keys["1.1"].key_id
+        assert (now.stats().studies, now.stats().instances, now.stats().unreadable_studies) == (1, 1, 0)
+        assert len(now._tables.store.scan("uid")) == 3
+        assert now._tables.store.complaint() is None
+
+
+def test_an_index_that_was_put_back_shows_nothing_shredded(
+    index: Index, filler: Filler, keyring: Keyring, reopen: Callable[..., Index]
+) -> None:
+    filler.add("1.1", "1.1.1", "1.1.1.1")
+    filler.add("2.2", "2.2.1", "2.2.1.1")
+    index.close()
+    shred(keyring, "1.1", filler.keys["1.1"].key_id, index)
+    again = reopen()
+    assert (again.stats().studies, again.stats().unreadable_studies) == (1, 1)
+    assert again.forget(filler.keys["1.1"].key_id, again.name_of("1.1")) == 1
+    assert (again.stats().studies, again.stats().unreadable_studies) == (1, 0)
 
 
 def test_reading_beside_the_writer(tmp_path: Path, index: Index, filler: Filler, keyring: Keyring) -> None:

@@ -14,7 +14,8 @@ from types import ModuleType
 import lmdb
 import pytest
 
-from keys import aead, derive, keyfile, rows, shares
+from keys import aead, derive, keyfile, rows, shares, shred
+from keys.errors import ShreddedError
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
 from keys.secret import Secret
@@ -52,6 +53,7 @@ def offsets_of(layout: struct.Struct) -> list[tuple[int, int]]:
         ("\nEpoch row:", rows.EPOCH_CLEAR, []),
         ("\nShare group:", shares.GROUP, []),
         ("\nOne share:", struct.Struct(f">{shares.GROUP.size}s{shares.BODY.format[1:]}"), []),
+        ("\nTombstone:", shred._LAYOUT, []),
         ("\nKey row:", rows.KEY_CLEAR, [(36, aead.sealed_length(32))]),
     ],
 )
@@ -113,6 +115,10 @@ def test_the_product_opens_the_golden_keyring(tmp_path: Path) -> None:
             name: values[name] for name in ("dek", "blob", "cid", "row")
         }
         assert key.kcv.hex() == values["kcv"]
+    for key_id in EXPECTED["shredded"]:
+        with pytest.raises(ShreddedError):
+            ring.study(bytes.fromhex(key_id))
+    assert len(shred.waiting(ring)) == 1
     ring.close()
     name = EXPECTED["vkey"].split("+")[0]
     assert verify_note(EXPECTED["note"].encode(), name, EXPECTED["vkey"]).startswith(name.encode())
@@ -124,6 +130,7 @@ def test_the_second_reader_opens_the_golden_keyring(load_vector_script: Callable
     assert opened.archive_id.hex() == EXPECTED["archive_id"]
     assert opened.digest.hex() == EXPECTED["digest"]
     assert opened.epochs == {1: 1}
+    assert {key_id.hex(): list(facts) for key_id, facts in opened.shredded.items()} == EXPECTED["shredded"]
     assert {key_id.hex(): opened.derived(key_id) for key_id in opened.deks} == EXPECTED["studies"]
     body = EXPECTED["note"].split("\n\n")[0] + "\n"
     assert opened.vkey_and_note(body.split("\n", 1)[0], body.encode()) == (EXPECTED["vkey"], EXPECTED["note"])

@@ -23,7 +23,13 @@ def make(folder: Path) -> dict[str, Any]:
     """Build the index in an empty folder and return its rows and the keys that open them, in hexadecimal."""
     study = StudyKey.of(KEY_ID, Secret(bytes([7]) * 32))
     token_key = derive(Secret(bytes([9]) * 32), INDEX_TOKEN)
-    ring = SimpleNamespace(archive_id=ARCHIVE_ID, study=lambda _: study, archive_key=lambda _: token_key)
+    ring = SimpleNamespace(
+        archive_id=ARCHIVE_ID,
+        study=lambda _: study,
+        archive_key=lambda _: token_key,
+        changes=lambda: 0,
+        rows=lambda _: [],
+    )
     index = Index.open(folder, cast("Keyring", ring), random=lambda size: bytes([5]) * size)
     version = Version.of(Position(0, 1, 256, 4096), bytes([3]) * 32, "1.2.840.10008.1.2.1", 4000, 1_700_000_000_000, 0)
     patient = {0x00100010: ("Doe^Jane",), 0x00100020: ("P1",)}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from keys import derive
+from keys import derive, shred
 from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring
 from keys.secret import Secret
@@ -26,6 +26,8 @@ FOLDER = Path(__file__).parent / "keys"
 PASSPHRASE = b"correct horse battery staple"
 ARCHIVE_ID = sha256(b"coffer golden archive").digest()[:16]
 FIRST_MS = 1767225600000  # 2026-01-01T00:00:00Z
+SHREDDED_MS, UNTIL_MS = FIRST_MS + 60_000, FIRST_MS + 35 * 86_400_000
+NAMES = (bytes(range(16)), bytes(range(16, 32)))
 NAME = "archive.example/golden"
 BODY = b"archive.example/golden\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
 
@@ -62,7 +64,6 @@ def make(folder: Path) -> None:
     expected = {
         "passphrase": PASSPHRASE.decode(),
         "archive_id": ARCHIVE_ID.hex(),
-        "digest": keyring.digest().hex(),
         "studies": {
             s.key_id.hex(): {
                 "dek": s.dek.reveal().hex(),
@@ -82,6 +83,11 @@ def make(folder: Path) -> None:
     for share in shares:
         (folder / f"share{share.index}.txt").write_text(render(share), encoding="utf-8")
     expected["shares"] = {"group": shares[0].of.group.hex(), "epoch": 1, "kek": combine_all(shares)}
+    gone, going = keyring.new_studies(2)
+    shred.schedule(keyring, {gone.key_id: NAMES[0], going.key_id: NAMES[1]}, now_ms=SHREDDED_MS, until_ms=UNTIL_MS)
+    shred.drop(keyring, [gone.key_id])
+    expected["shredded"] = {each.key_id.hex(): [1, SHREDDED_MS, UNTIL_MS] for each in (gone, going)}
+    expected["digest"] = keyring.digest().hex()
     keyring.close()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "keyring" / "lock.mdb").unlink()

@@ -135,6 +135,7 @@ class Opened:
     deks: dict[bytes, bytes]
     digest: bytes
     epochs: dict[int, int] = field(default_factory=dict)  # epoch -> state
+    shredded: dict[bytes, tuple[int, ...]] = field(default_factory=dict)  # key id -> epoch, scheduled, until
 
     def derived(self, key_id: bytes) -> dict[str, str]:
         dek = self.deks[key_id]
@@ -195,7 +196,15 @@ def open_rows(
     )
     need(rows.get(b"S") == (total % 2**256).to_bytes(32, "big"), "sum")
     digest = sha256(b"coffer/keyring/v1\0")
-    for key in sorted(key for key in rows if key[:1] not in (b"S", b"W", b"G")):
+    for key in sorted(key for key in rows if key[:1] in (b"H", b"E", b"A", b"K", b"T")):
         digest.update(struct.pack(">H", len(key)) + key + struct.pack(">I", len(rows[key])) + rows[key])
-    deks = {key[1:]: unwrap(row, 1, key[1:]) for key, row in rows.items() if key[:1] == b"K"}
-    return Opened(archive_id, unwrap(rows.get(b"A", b""), 2, bytes(16)), deks, digest.digest(), states)
+    shredded: dict[bytes, tuple[int, ...]] = {}
+    for key, row in rows.items():
+        if key[:1] == b"T":
+            need(len(key) == 17 and len(row) == 40 and row[:4] == b"\0\1\0\0", "tombstone")
+            shredded[key[1:]] = struct.unpack(">IQQ", row[4:24])
+            need(b"K" + key[1:] not in rows or rows[b"K" + key[1:]][4] == 2, "a shredded key that is not marked")
+    deks = {
+        key[1:]: unwrap(row, 1, key[1:]) for key, row in rows.items() if key[:1] == b"K" and key[1:] not in shredded
+    }
+    return Opened(archive_id, unwrap(rows.get(b"A", b""), 2, bytes(16)), deks, digest.digest(), states, shredded)

@@ -1,0 +1,118 @@
+"""Shredding: a study's key on its way out of the keyring, and what stays in its place.
+
+Rule: from `schedule` on the key is given to nobody, in any process; `drop` takes its wrapped form away when the index
+is rid of what it sealed. Nothing here brings it back: erasure that can be undone is none. What stays is a tombstone, so
+that "shredded" and "missing" are two answers. Epochs and backups decide when the erasure is complete: see FORMAT.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from keys import rows
+from keys.errors import FormatError, UnavailableError
+from keys.rows import KeyState
+
+if TYPE_CHECKING:
+    from keys.keyring import Keyring
+
+__all__ = ["Tombstone", "drop", "is_shredded", "schedule", "tombstones", "waiting"]
+
+_LAYOUT: Final = struct.Struct(">HHIQQ16s")  # version reserved epoch scheduled_ms until_ms name
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What stays of a shredded key: the last epoch it was wrapped under, when it was shredded, until when backups may
+    hold it (ms since 1970 UTC), and the 16 bytes by which whoever shredded it finds what it sealed."""
+
+    epoch: int
+    scheduled_ms: int
+    until_ms: int
+    name: bytes
+
+    def encode(self) -> bytes:
+        """Return the 40 bytes."""
+        return _LAYOUT.pack(_VERSION, 0, self.epoch, self.scheduled_ms, self.until_ms, self.name)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Tombstone:
+        """Return the tombstone. Raises FormatError for what FORMAT.md says must be rejected."""
+        if len(data) != _LAYOUT.size:
+            raise FormatError("a tombstone of the keyring has the wrong length")
+        version, reserved, epoch, scheduled_ms, until_ms, name = _LAYOUT.unpack(data)
+        if version != _VERSION or reserved:
+            raise FormatError("a tombstone of the keyring has values that this version never writes")
+        return cls(epoch, scheduled_ms, until_ms, name)
+
+
+def schedule(
+    keyring: Keyring,
+    names: Mapping[bytes, bytes],
+    *,
+    now_ms: int,
+    until_ms: int,
+    event: Callable[[bytes, Tombstone], tuple[bytes, bytes]] | None = None,
+    done: Sequence[tuple[bytes, bytes]] = (),
+) -> list[bytes]:
+    """Shred the keys whose ids `names` maps to what they are found by; return the ids that were not shredded before.
+
+    One transaction, durable on return: the rows' state, the tombstones, the change that every process sees, the row
+    that `event` makes for each key (the deed on its way into the log), and the removal of the rows `done` (the request
+    for it, as it was read). Where nothing
+    is left to shred, nothing else is written. Raises KeyUnavailableError for a key that the keyring does not hold,
+    UnavailableError where a row of `done` is not there any more.
+    """
+    while True:
+        changes = keyring.row(rows.CHANGES_KEY)
+        if any(keyring.row(place) != value for place, value in done):
+            raise UnavailableError("somebody else dealt with this request just now", hint="look what became of it")
+        put: list[tuple[bytes, bytes]] = []
+        expected: list[tuple[bytes, bytes | None]] = [(rows.CHANGES_KEY, changes), *done]
+        removed = [place for place, _ in done]
+        fresh = [key_id for key_id in names if not is_shredded(keyring, key_id)]
+        for key_id in fresh:
+            place = rows.STUDY_PREFIX + key_id
+            value = keyring.row(place)
+            row, dek = keyring.opened(key_id, value)
+            stone = Tombstone(row.epoch, now_ms, until_ms, names[key_id])
+            put += [
+                (place, keyring.sealed(replace(row, state=KeyState.SHRED_SCHEDULED), key_id, dek)),
+                (rows.TOMBSTONE_PREFIX + key_id, stone.encode()),
+            ]
+            put += [event(key_id, stone)] if event is not None else []
+            expected += [(place, value), (rows.TOMBSTONE_PREFIX + key_id, None)]
+        if not fresh:
+            if removed:
+                keyring.amend([], removed)
+            return []
+        put.append((rows.CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")))
+        if keyring.amend(put, removed, expected):
+            return fresh
+
+
+def is_shredded(keyring: Keyring, key_id: bytes) -> bool:
+    """Whether this key was shredded, by any process, until now; about 4 us."""
+    return keyring.row(rows.TOMBSTONE_PREFIX + key_id) is not None
+
+
+def tombstones(keyring: Keyring) -> dict[bytes, Tombstone]:
+    """Every tombstone by its key's id."""
+    return {key[1:]: Tombstone.decode(value) for key, value in keyring.rows(rows.TOMBSTONE_PREFIX)}
+
+
+def waiting(keyring: Keyring) -> dict[bytes, Tombstone]:
+    """The shredded keys whose wrapped form is still there: what they sealed in the index may not be gone yet."""
+    found = tombstones(keyring)
+    return {key_id: stone for key_id, stone in found.items() if keyring.row(rows.STUDY_PREFIX + key_id) is not None}
+
+
+def drop(keyring: Keyring, key_ids: Sequence[bytes]) -> None:
+    """Take the wrapped form of shredded keys out of the keyring; durable on return, harmless when repeated."""
+    gone = [rows.STUDY_PREFIX + key_id for key_id in key_ids if is_shredded(keyring, key_id)]
+    if gone:
+        keyring.amend([], gone)

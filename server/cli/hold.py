@@ -1,0 +1,139 @@
+"""`coffer hold`: keep studies from being shredded."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+import click
+
+from server.cli import output
+from server.cli.options import Chosen, archive_options, json_option, open_for_keys
+
+if TYPE_CHECKING:
+    from server.holds import Hold
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  coffer hold add 1.2.840.99999.1 --reason 'court case 12 O 34/26' --officer Meyer
+  coffer hold add --patient 4711 --reason 'study AMD-3' --until 2031-12-31
+  coffer hold list"""
+)
+def hold() -> None:
+    """Keep studies from being shredded: `coffer shred` refuses them and says who holds them and why."""
+
+
+@hold.command(
+    epilog="""\b
+Examples:
+  coffer hold add 1.2.840.99999.1 --reason 'court case 12 O 34/26'
+  coffer hold add --patient 4711 --reason 'study AMD-3' --until 2031-12-31
+
+\b
+Counts at once, also beside a running server, and for studies that come in later. It is sealed in the keyring; the log
+records it without naming study or patient."""
+)
+@click.argument("study", metavar="[STUDY_UID]", required=False)
+@click.option("--patient", metavar="ID", help="All studies with this Patient ID, present and future.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why. It is shown to whoever is refused.")
+@click.option("--until", metavar="DATE", help="The last day of the hold, as 2031-12-31.  [default: until removed]")
+@click.option("--officer", metavar="NAME", help="Who does it.  [default: the account]")
+@archive_options()
+@json_option
+@click.pass_obj
+def add(  # noqa: PLR0917  one parameter for each option
+    chosen: Chosen, study: str | None, patient: str | None, reason: str, until: str | None, officer: str | None
+) -> None:
+    """Hold a study, or all studies of a patient."""
+    with open_for_keys(chosen) as engine:
+        from keys.keyring import clock_ms
+        from server.holds import Hold, Holds
+        from server.officers import Officer
+        from server.shredding import wait_until_settled
+
+        who = Officer.here(officer)
+        subject = (study or "").strip(), (patient or "").strip()
+        made = Hold(*subject, reason=reason.strip(), until=_date(until), by=who, added_ms=clock_ms())
+        hold_id = Holds(engine).add(made)
+        wait_until_settled(engine)
+    if chosen.json:
+        output.as_json({"hold": hold_id, "until": made.until, "officer": who.name})
+    else:
+        output.say(f"hold {hold_id} by {who} counts from now on {_until(made)}")
+
+
+def _date(text: str | None) -> str:
+    if text is None:
+        return ""
+    try:
+        day = dt.date.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"{text} is no date such as 2031-12-31", param_hint="--until") from None
+    if day < dt.datetime.now(dt.UTC).date():
+        raise click.BadParameter(f"{text} is over", param_hint="--until")
+    return day.isoformat()
+
+
+@hold.command(
+    "list",
+    epilog="""\b
+Examples:
+  coffer hold list
+  coffer hold list --json | jq '.[] | select(.patient == "4711")'""",
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def list_holds(chosen: Chosen) -> None:
+    """List the holds: on what, since and until when, by whom and why."""
+    with chosen.open() as engine:
+        from server.holds import Holds
+
+        rows = [
+            {
+                "hold": hold_id,
+                "study": one.study_uid,
+                "patient": one.patient_id,
+                "since": output.when(one.added_ms),
+                "until": one.until,
+                "officer": str(one.by),
+                "reason": one.reason,
+            }
+            for hold_id, one in Holds(engine).all()
+        ]
+    if chosen.json:
+        output.as_json(rows)
+    else:
+        columns = ["hold", "study", "patient", "since", "until", "officer", "reason"]
+        output.table(columns, (list(row.values()) for row in rows))
+
+
+@hold.command(
+    epilog="""\b
+Examples:
+  coffer hold remove 5f1c0a77 --officer Meyer"""
+)
+@click.argument("hold_id", metavar="HOLD")
+@click.option("--officer", metavar="NAME", help="Who does it.  [default: the account]")
+@archive_options()
+@json_option
+@click.pass_obj
+def remove(chosen: Chosen, hold_id: str, officer: str | None) -> None:
+    """End a hold; the log keeps that it was, and who ended it."""
+    with open_for_keys(chosen) as engine:
+        from server.holds import Holds
+        from server.officers import Officer
+        from server.shredding import wait_until_settled
+
+        Holds(engine).remove(hold_id, Officer.here(officer))
+        wait_until_settled(engine)
+    if chosen.json:
+        output.as_json({"hold": hold_id, "state": "removed"})
+    else:
+        output.say(f"hold {hold_id} is removed")
+
+
+def _until(one: Hold) -> str:
+    return f"until {one.until}" if one.until else "until it is removed"

@@ -1,0 +1,84 @@
+"""Shredding beside a running server: its answers are gone when the command returns, and the key before them."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.peers.coffer_process import CofferProcess, Peer, free_port
+from tests.peers.dicom_client import find, get, move, store, synthetic
+from tests.peers.test_phi import Searcher, search_tree
+
+STUDIES = 3
+EACH = 5
+
+
+@pytest.fixture
+def filled(new_coffer: Callable[..., CofferProcess]) -> CofferProcess:
+    """A running server with three studies of five instances."""
+    coffer = new_coffer([Peer("MOVEDST", free_port())])
+    items = [synthetic(n, 900, study) for study in range(1, STUDIES + 1) for n in range(EACH)]
+    assert {reply.status for reply in store(coffer.port, items)} == {0}
+    return coffer
+
+
+def uid(study: int) -> str:
+    """The Study Instance UID of a synthetic study."""
+    return f"1.2.826.0.1.3680043.8.498.77.{study}"
+
+
+def found(coffer: CofferProcess, **keys: str) -> list[str]:
+    """The studies that C-FIND finds."""
+    rows = find(coffer.port, "STUDY", StudyInstanceUID=keys.pop("study", ""), **keys)
+    return sorted(str(row.StudyInstanceUID) for row in rows)
+
+
+def completed(coffer: CofferProcess, study: int) -> int:
+    """How many instances C-GET gives of a study."""
+    sample = synthetic(0)
+    status = get(coffer.port, [(sample.sop_class, sample.transfer_syntax)], StudyInstanceUID=uid(study))
+    return int(status.get("NumberOfCompletedSuboperations") or 0)
+
+
+def test_a_running_server_answers_gone_at_once(filled: CofferProcess) -> None:
+    assert found(filled) == [uid(1), uid(2), uid(3)]
+    assert completed(filled, 1) == EACH
+    told = filled.json("shred", uid(1), "--reason", "request 17", "--yes")
+    assert isinstance(told, dict)
+    assert (told["studies"], told["instances"], told["recorded"]) == (1, EACH, True)
+    assert found(filled) == [uid(2), uid(3)]
+    assert found(filled, study=uid(1)) == found(filled, PatientID="KT-000001") == []
+    assert completed(filled, 1) == 0
+    assert completed(filled, 2) == EACH
+    assert not move(filled.port, "MOVEDST", StudyInstanceUID=uid(1)).get("NumberOfCompletedSuboperations")
+    assert filled.run("get", "--study", uid(1), check=False).returncode == 5
+    assert "coffer_studies 2" in filled.metrics()
+
+
+def test_a_shredded_study_that_is_sent_again_is_a_new_one(filled: CofferProcess) -> None:
+    filled.run("shred", "--patient", "KT-000002", "--reason", "request 18", "--yes")
+    again = [synthetic(n, 900, 2) for n in range(2)]
+    assert {reply.status for reply in store(filled.port, again)} == {0}
+    assert completed(filled, 2) == 2
+    filled.stop()
+    filled.run("index", "rebuild")
+    filled.start()
+    assert completed(filled, 2) == 2
+    assert found(filled) == [uid(1), uid(2), uid(3)]
+    verified = filled.json("verify", "--level", "decrypt")
+    assert isinstance(verified, dict)
+    assert (verified["findings"], verified["shredded"]) == ([], EACH + 1)  # and the record of the key itself
+
+
+def test_nothing_that_names_the_study_is_left_or_added(filled: CofferProcess, tmp_path: Path) -> None:
+    needles = {uid(3).encode(), b"KT-000003", b"Kill^Test3", b"3/2 3/2 3/2 3/2 "}
+    filled.run("hold", "add", "--patient", "KT-000009", "--reason", "court case Kill^Test3", "--until", "2999-12-31")
+    filled.run("shred", uid(3), "--reason", "asked by Kill^Test3", "--yes")
+    for folder in (filled.archive, filled.base / "tmp"):
+        assert not search_tree([folder], Searcher(needles))
+    filled.stop()
+    copy = tmp_path / "copy"
+    shutil.copytree(filled.archive, copy)
+    assert not search_tree([copy], Searcher(needles))
+    assert not Searcher(needles).hits(filled.log.read_bytes())
