@@ -84,6 +84,8 @@ def resolve(words: list[str], group: click.Group) -> Iterator[str]:
     """Yield what is wrong with one command line of a document."""
     command: click.Command = group
     for word in words:
+        if isinstance(command, click.Group) and word not in command.commands and hasattr(command, "default"):
+            command = command.commands[command.default]  # its name may be left out
         options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "--version"}
         if word.startswith("-"):
             if word.split("=")[0] not in options:

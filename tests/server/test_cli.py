@@ -23,6 +23,7 @@ COMMANDS = [
     "demo",
     "find",
     "get",
+    "hold",
     "index",
     "init",
     "keys",
@@ -31,6 +32,7 @@ COMMANDS = [
     "repair",
     "scrub",
     "serve",
+    "shred",
     "status",
     "verify",
 ]
