@@ -90,7 +90,7 @@ class HsmProvider:
             raise ConfigError("an epoch is a number from 1 up")
         head = HEAD.pack(AES_GCM, epoch, self._random(12))
         try:
-            self._token.run(lambda session: self._get(session, epoch))
+            self._token.run(lambda session: self._require_kept(self._get(session, epoch)))
         except NotThere:
             self._token.run(lambda session: self._make(session, epoch))
         wrapped = head + self._token.run(
@@ -189,10 +189,22 @@ class HsmProvider:
         key = session.generate_key(
             KeyType.AES, 256, label=self._label, id=epoch.to_bytes(4, "big"), store=True, template=template
         )
-        if not (key[Attribute.ALWAYS_SENSITIVE] and key[Attribute.NEVER_EXTRACTABLE]):
+        try:
+            self._require_kept(key)
+        except ConfigError:
             key.destroy()
-            raise ConfigError(f"{self._token} makes keys that can be read out", hint="change the token's policy")
+            raise
         return key
+
+    def _require_kept(self, key: SecretKey) -> None:
+        """Refuse to wrap under a key that somebody put into the token, or could have read out of it."""
+        from pkcs11 import Attribute
+
+        if not (key[Attribute.LOCAL] and key[Attribute.ALWAYS_SENSITIVE] and key[Attribute.NEVER_EXTRACTABLE]):
+            raise ConfigError(
+                f"the key with label {self._label} in {self._token} was not made there, or can be read out",
+                hint="change the token's policy, or destroy that key with the HSM's own tool",
+            )
 
     def _works(self, epoch: int) -> bool:
         """Return whether the epoch's key encrypts and decrypts something of its own."""

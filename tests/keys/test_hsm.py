@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keys.errors import ConfigError, KeyUnavailableError, UnavailableError
 from keys.hsm_token import Token
@@ -127,6 +128,39 @@ def test_a_key_that_was_replaced_in_the_token_opens_nothing(hsm: SoftHsm) -> Non
     provider.create_epoch(1, CONTEXT)
     with pytest.raises(KeyUnavailableError, match="does not open epoch 1"):
         provider.unwrap(wrapped, CONTEXT)
+
+
+def put_key(hsm: SoftHsm, value: bytes, epoch: int) -> None:
+    """Put a known key where the provider looks for an epoch's."""
+    from pkcs11 import Attribute, KeyType, ObjectClass
+
+    template = {
+        Attribute.CLASS: ObjectClass.SECRET_KEY,
+        Attribute.KEY_TYPE: KeyType.AES,
+        Attribute.TOKEN: True,
+        Attribute.LABEL: f"coffer-{ARCHIVE_ID.hex()}",
+        Attribute.ID: epoch.to_bytes(4, "big"),
+        Attribute.VALUE: value,
+        Attribute.ENCRYPT: True,
+        Attribute.DECRYPT: True,
+    }
+    hsm.token().run(lambda session: session.create_object(template))
+
+
+def test_a_key_that_was_put_into_the_token_is_not_used(hsm: SoftHsm) -> None:
+    put_key(hsm, bytes(32), 1)
+    with pytest.raises(ConfigError, match="was not made there"):
+        hsm.provider().create_epoch(1, CONTEXT)
+
+
+def test_the_wrapped_form_is_what_the_format_says(hsm: SoftHsm) -> None:
+    """FORMAT.md, KEKs wrapped by an HSM: opened by the token as written down here with another library."""
+    secret, kek, nonce = bytes(range(32)), bytes(range(50, 82)), bytes(range(12))
+    put_key(hsm, secret, 9)
+    head = b"\x01" + (9).to_bytes(4, "big") + nonce
+    wrapped = head + AESGCM(secret).encrypt(nonce, kek, head + CONTEXT)
+    assert len(wrapped) == 65
+    assert hsm.provider().unwrap(wrapped, CONTEXT).matches(kek)
 
 
 def test_archives_that_share_a_token_do_not_touch_each_other(hsm: SoftHsm, tmp_path: Path) -> None:
