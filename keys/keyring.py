@@ -27,6 +27,7 @@ from keys.errors import (
     ShreddedError,
 )
 from keys.provider import KekProvider
+from keys.rotation import Rotated, rotate
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
 from keys.secret import Secret
 from keys.shares import Group, Share, split
@@ -75,7 +76,7 @@ class EpochInfo:
 
 
 class Keyring:
-    """An open keyring. Thread-safe. Make one with `create` or `open`; one process at a time may write."""
+    """An open keyring. Thread-safe. Make one with `create` or `open`; several processes may write in turn."""
 
     def __init__(
         self,
@@ -93,10 +94,6 @@ class Keyring:
         self._lock = threading.Lock()
         self._cache: OrderedDict[bytes, StudyKey] = OrderedDict()
         self._seen = self.changes()
-        header = store.get(rows.HEADER_KEY)
-        if header is None:
-            raise FormatError("the keyring has no header", hint="restore it from its backup")
-        self._header = Header.decode(header)
         self._keks: dict[int, tuple[bytes, Secret]] = {}
         self._load_epochs()
         self._root = self._load_root()
@@ -177,6 +174,14 @@ class Keyring:
         return self._add([self._random(16) for _ in range(count)])
 
     def _add(self, key_ids: list[bytes]) -> list[StudyKey]:
+        made = self._try_to_add(key_ids)
+        while made is None:  # another process has rotated: its epoch is the one for new keys
+            self._load_epochs()
+            made = self._try_to_add(key_ids)
+        return made
+
+    def _try_to_add(self, key_ids: list[bytes]) -> list[StudyKey] | None:
+        """Make keys under the epoch that is known here; None where it is not the current one any more."""
         kek_id, kek = self._keks[self.epoch]
         made: list[StudyKey] = []
         encoded: list[tuple[bytes, bytes]] = []
@@ -191,7 +196,8 @@ class Keyring:
                 made.append(StudyKey.of(key_id, dek))
             if len({key for key, _ in encoded}) != len(encoded):
                 raise ConfigError("a study key id has 16 bytes and is used once")
-            self._store.put(encoded)
+            if not self._store.put(encoded, expected=[(rows.HEADER_KEY, self._header.encode())]):
+                return None
         with self._lock:
             for key in made:
                 self._remember(key)
@@ -281,6 +287,8 @@ class Keyring:
 
     def _unwrap(self, row: KeyRow, purpose: Purpose, key_id: bytes) -> Secret:
         """Open a row under the one KEK that it names."""
+        if row.epoch not in self._keks:
+            self._load_epochs()  # another process has rotated
         kek_id, kek = self._keks.get(row.epoch, (b"", None))
         name = key_id.hex()[:8]
         if kek is None:
@@ -389,12 +397,23 @@ class Keyring:
             self._cache.clear()
             self._store.close()
 
+    def rotate(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Rotated:
+        """Move every key under a new epoch's KEK, as `keys.rotation.rotate` says; stores and reads go on meanwhile."""
+        done = rotate(self._store, self._provider, self._random, self._now_ms, progress)
+        self._load_epochs()
+        return done
+
     def _load_epochs(self) -> None:
+        """Read the header and every epoch that this keyring has not opened yet."""
+        header = self._store.get(rows.HEADER_KEY)
+        if header is None:
+            raise FormatError("the keyring has no header", hint="restore it from its backup")
+        self._header = Header.decode(header)
         for key, value in self._store.scan(rows.EPOCH_PREFIX):
             row = EpochRow.decode(value)
             if key != _epoch_key(row.epoch):
                 raise IntegrityError("an epoch row of the keyring stands under another epoch's number")
-            if row.state is EpochState.DESTROYED:
+            if row.state is EpochState.DESTROYED or self._keks.get(row.epoch, (b"",))[0] == row.kek_id:
                 continue
             keeper = self._provider.of_kind(row.provider)
             context = rows.epoch_context(self.archive_id, row.kek_id, row.epoch)

@@ -106,6 +106,17 @@ class RowStore:
                 seen += 1
         return seen
 
+    def page(self, prefix: bytes, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return up to `limit` rows under a prefix, in key order, from the first behind `after` (b"": all of them)."""
+        found: list[tuple[bytes, bytes]] = []
+        with self._transactions(), self._begin_read() as txn, txn.cursor() as cursor:
+            for key, value in cursor.iternext() if cursor.set_range(max(prefix, after)) else ():
+                if not key.startswith(prefix) or len(found) == limit:
+                    break
+                if key != after:
+                    found.append((bytes(key), bytes(value)))
+        return found
+
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Return what `walk` visits, as a list; for the few rows, not for all studies."""
         found: list[tuple[bytes, bytes]] = []

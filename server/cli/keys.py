@@ -3,16 +3,17 @@
 import click
 
 from server.cli import output
+from server.cli.keys_rotate import rotate
 from server.cli.keys_shares import drill, recover, split
 from server.cli.options import Chosen, archive_options, json_option
 
 
 @click.group()
 def keys() -> None:
-    """Look at the archive's keys, divide them among people, and bring them back."""
+    """Look at the archive's keys, renew them, divide them among people, and bring them back."""
 
 
-for _command in (split, recover, drill):
+for _command in (rotate, split, recover, drill):
     keys.add_command(_command)
 
 

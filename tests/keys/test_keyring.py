@@ -74,14 +74,15 @@ def test_the_row_is_durable_before_the_key_is_returned(keyring: Keyring, monkeyp
     order: list[str] = []
     real = RowStore.put
 
-    def put(self: RowStore, changed: Sequence[tuple[bytes, bytes]], removed: Sequence[bytes] = ()) -> None:
+    def put(self: RowStore, changed: Sequence[tuple[bytes, bytes]], **more: object) -> bool:
         flags = self._env.flags()
         assert flags["sync"]
         assert flags["metasync"]
         assert flags["meminit"]
         assert not flags["writemap"]
-        real(self, changed, removed)
+        done = real(self, changed, **more)  # type: ignore[arg-type]
         order.append("durable")
+        return done
 
     monkeypatch.setattr(RowStore, "put", put)
     keyring.new_study()

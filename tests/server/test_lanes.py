@@ -1,8 +1,11 @@
 """Receiving processes: one that dies costs its own associations only, and none outlives the server."""
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -171,3 +174,44 @@ def test_a_query_says_when_it_does_not_know_a_key(config: Config, keyword: str, 
         answers = [s.Status for s, _ in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)]
         association.release()
     assert answers == [status, 0x0000]
+
+
+def test_keys_are_rotated_while_objects_come_in(config: Config) -> None:
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def send() -> None:
+        number = 0
+        with connect(config) as peer:
+            while not stop.is_set() or number < 5:
+                ds = sample_study()[0]
+                ds.StudyInstanceUID = f"1.2.3.{number}"
+                ds.SOPInstanceUID = f"1.2.3.{number}.1"
+                statuses.append(peer.store(peer.contexts[1], ds.SOPInstanceUID, [encoded(ds)]))
+                number += 1
+
+    with Server(config) as server:
+        sender = threading.Thread(target=send)
+        sender.start()
+        environment = {**os.environ, "COFFER_ARCHIVE": str(config.archive)}
+        settings = config.archive.parent / "coffer.toml"
+        settings.write_text(f'archive = "{config.archive}"\n[keys]\nkey_file = "{config.keys.key_file}"\n')
+        for epoch in (2, 3):
+            command = [
+                str(Path(sys.executable).with_name("coffer")),
+                "--config",
+                str(settings),
+                "keys",
+                "rotate",
+                "--json",
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["epoch"] == epoch
+        stop.set()
+        sender.join()
+        assert set(statuses) == {0}
+        assert server.engine.stats().objects == len(statuses)
+        assert server.engine.stats().key_epoch == 3
+    with Engine.open(config) as engine:
+        assert engine.stats().objects == len(statuses)

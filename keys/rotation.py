@@ -1,0 +1,158 @@
+"""Move every key of a keyring under a new epoch's KEK; no stored object is touched.
+
+Rule: resumable at every step. First, in one transaction, the new epoch's row, the archive root key under it, and the
+header that makes it current: from then on new keys go under it, in every process. Then the study keys, page by page.
+Last the old epochs are retired. A rotation that was stopped is recognised by an older epoch that is still active. A row
+that another process changed meanwhile is read again (`RowStore.put` with `expected`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from keys import aead, rows
+from keys.errors import FormatError, IntegrityError, KeyUnavailableError, LockedError
+from keys.provider import KekProvider
+from keys.rows import EpochRow, EpochState, Header, KeyRow
+from keys.secret import Secret
+from keys.store import RowStore
+
+__all__ = ["Rotated", "rotate"]
+
+_PAGE: Final = 2000
+
+Keks = Mapping[int, tuple[bytes, Secret]]  # by epoch: the KEK's id and the KEK
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """What a rotation did: the epoch that is current now, its provider's kind, how many study keys moved to it, and
+    whether it went on with one that had been stopped."""
+
+    epoch: int
+    provider: str
+    rewrapped: int
+    resumed: bool
+
+
+def rotate(
+    store: RowStore,
+    provider: KekProvider,
+    random: Callable[[int], bytes],
+    now_ms: Callable[[], int],
+    progress: Callable[[int, int], None],
+) -> Rotated:
+    """Rotate, or finish a rotation that was stopped; durable on return. `progress` gets study keys done and in all.
+
+    One call of the provider makes the new epoch, one opens each old one. Raises LockedError where another process
+    rotates at the same time, and what the provider raises; then running it again goes on.
+    """
+    was = _header(store)
+    epochs = _epochs(store)
+    keks = {row.epoch: _open(provider, was.archive_id, row) for row in epochs if row.state is not EpochState.DESTROYED}
+    resumed = any(row.state is EpochState.ACTIVE and row.epoch < was.epoch for row in epochs)
+    if not resumed:
+        new, kek = _begin(store, provider, keks, random, now_ms)
+        keks[new.epoch] = new.kek_id, kek
+    current = next(row for row in _epochs(store) if row.epoch == _header(store).epoch)
+    total, done, moved, after = store.walk(rows.STUDY_PREFIX, lambda _key, _value: None), 0, 0, b""
+    while page := store.page(rows.STUDY_PREFIX, after, _PAGE):
+        moved += _rewrap(store, page, current, keks, was.archive_id, random)
+        done, after = done + len(page), page[-1][0]
+        progress(done, max(total, done))
+    _retire(store, current.epoch)
+    return Rotated(current.epoch, current.provider, moved, resumed)
+
+
+def _header(store: RowStore) -> Header:
+    value = store.get(rows.HEADER_KEY)
+    if value is None:
+        raise FormatError("the keyring has no header", hint="restore it from its backup")
+    return Header.decode(value)
+
+
+def _epochs(store: RowStore) -> list[EpochRow]:
+    return [EpochRow.decode(value) for _, value in store.scan(rows.EPOCH_PREFIX)]
+
+
+def _open(provider: KekProvider, archive_id: bytes, row: EpochRow) -> tuple[bytes, Secret]:
+    context = rows.epoch_context(archive_id, row.kek_id, row.epoch)
+    return row.kek_id, provider.of_kind(row.provider).unwrap(row.wrapped, context)
+
+
+def _begin(
+    store: RowStore,
+    provider: KekProvider,
+    keks: Keks,
+    random: Callable[[int], bytes],
+    now_ms: Callable[[], int],
+) -> tuple[EpochRow, Secret]:
+    """Make the new epoch current. A stop before the transaction leaves a secret that nothing is wrapped under."""
+    was_bytes, root_bytes = store.get(rows.HEADER_KEY), store.get(rows.ARCHIVE_ROOT_KEY)
+    if was_bytes is None or root_bytes is None:
+        raise FormatError("the keyring lacks its header or its root key", hint="restore it from its backup")
+    was = Header.decode(was_bytes)
+    epoch, kek_id = was.epoch + 1, random(16)
+    kek, wrapped = provider.create_epoch(epoch, rows.epoch_context(was.archive_id, kek_id, epoch))
+    new = EpochRow(EpochState.ACTIVE, epoch, kek_id, now_ms(), provider.kind, wrapped)
+    fresh = [
+        (rows.HEADER_KEY, replace(was, epoch=epoch).encode()),
+        (rows.EPOCH_PREFIX + epoch.to_bytes(4, "big"), new.encode()),
+        (rows.ARCHIVE_ROOT_KEY, _moved(root_bytes, rows.ROOT_ID, new, kek, keks, was.archive_id, random)),
+    ]
+    expected = [(rows.HEADER_KEY, was_bytes), (rows.ARCHIVE_ROOT_KEY, root_bytes)]
+    if not store.put(fresh, expected=expected):
+        raise LockedError("another process rotates the keys", hint="wait for it, then look at coffer keys list")
+    return new, kek
+
+
+def _moved(  # noqa: PLR0917  # the parts of a row, its old and its new place
+    value: bytes,
+    key_id: bytes,
+    new: EpochRow,
+    kek: Secret,
+    keks: Keks,
+    archive_id: bytes,
+    random: Callable[[int], bytes],
+) -> bytes:
+    """A key row's bytes with the same key under the new epoch's KEK."""
+    row = KeyRow.decode(value)
+    kek_id, old = keks.get(row.epoch, (b"", None))
+    if old is None:
+        raise KeyUnavailableError(f"a key is wrapped under epoch {row.epoch}, which cannot be opened")
+    if row.kek_id != kek_id:
+        raise IntegrityError("a row of the keyring was altered", hint="restore the keyring from its backup")
+    key = row.unwrap(old, archive_id, key_id)
+    return replace(row, epoch=new.epoch, kek_id=new.kek_id, sealed=b"").wrap(
+        kek, archive_id, key_id, key, random(aead.SALT)
+    )
+
+
+def _rewrap(  # noqa: PLR0917
+    store: RowStore,
+    page: list[tuple[bytes, bytes]],
+    new: EpochRow,
+    keks: Keks,
+    archive_id: bytes,
+    random: Callable[[int], bytes],
+) -> int:
+    """Move a page's keys; returns how many were not there yet. A row that is gone or new since is looked at again."""
+    kek = keks[new.epoch][1]
+    while True:
+        old = [(place, value) for place, value in page if KeyRow.decode(value).epoch != new.epoch]
+        if not old:
+            return 0
+        fresh = [(place, _moved(value, place[1:], new, kek, keks, archive_id, random)) for place, value in old]
+        if store.put(fresh, expected=old):
+            return len(fresh)
+        again = ((place, store.get(place)) for place, _ in page)
+        page = [(place, value) for place, value in again if value is not None]
+
+
+def _retire(store: RowStore, current: int) -> None:
+    for row in _epochs(store):
+        if row.epoch != current and row.state is EpochState.ACTIVE:
+            place = rows.EPOCH_PREFIX + row.epoch.to_bytes(4, "big")
+            store.put([(place, replace(row, state=EpochState.RETIRED).encode())], expected=[(place, row.encode())])

@@ -1,0 +1,191 @@
+"""Rotation: every key moves, nothing is lost wherever it is stopped, and whoever works meanwhile goes on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keys import derive
+from keys.errors import IntegrityError, KeyUnavailableError
+from keys.keyfile import KeyFileProvider, generate_keyfile
+from keys.keyring import Keyring
+from keys.rows import STUDY_PREFIX, EpochState
+from keys.store import RowStore
+
+ARCHIVE_ID = bytes(range(16))
+STUDIES = 5
+
+
+def make(base: Path) -> dict[bytes, bytes]:
+    """A keyring with some studies; returns their key-check values."""
+    generate_keyfile(base / "key")
+    keyring = Keyring.create(base / "keyring", KeyFileProvider(base / "key"), ARCHIVE_ID)
+    kcvs = {key.key_id: key.kcv for key in keyring.new_studies(STUDIES)}
+    keyring.close()
+    return kcvs
+
+
+def open_at(base: Path) -> Keyring:
+    return Keyring.open(base / "keyring", KeyFileProvider(base / "key"))
+
+
+def all_open(keyring: Keyring, kcvs: dict[bytes, bytes]) -> None:
+    assert {key_id: keyring.study(key_id).kcv for key_id in kcvs} == kcvs
+
+
+def test_every_key_moves_and_stays_the_same(tmp_path: Path) -> None:
+    kcvs = make(tmp_path)
+    keyring = open_at(tmp_path)
+    root = keyring.archive_key(derive.EVENT).reveal()
+    seen: list[tuple[int, int]] = []
+    done = keyring.rotate(lambda *progress: seen.append(progress))
+    assert (done.epoch, done.rewrapped, done.resumed) == (2, STUDIES, False)
+    assert seen[-1] == (STUDIES, STUDIES)
+    added = keyring.new_study()
+    keyring.close()
+    keyring = open_at(tmp_path)
+    all_open(keyring, {**kcvs, added.key_id: added.kcv})
+    assert keyring.archive_key(derive.EVENT).reveal() == root
+    assert [(e.epoch, e.state, e.rows) for e in keyring.epochs()] == [
+        (1, EpochState.RETIRED, 0),
+        (2, EpochState.ACTIVE, STUDIES + 1),
+    ]
+    assert keyring.rotate().epoch == 3
+    all_open(keyring, kcvs)
+    keyring.close()
+
+
+class Stopper:
+    """Ends the process at the n-th durable step: a keyring commit, or a change of the key file."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            os._exit(9)
+
+
+def rotate_until(base: Path, at: int) -> None:
+    """In a process of its own: rotate, and die at a step, before it or after it by turns."""
+    stopper = Stopper(at)
+    put, create = RowStore.put, KeyFileProvider.create_epoch
+
+    def stopping_put(self: RowStore, *args: object, **more: object) -> bool:
+        stopper.step()
+        done = put(self, *args, **more)  # type: ignore[arg-type]
+        stopper.step()
+        return done
+
+    def stopping_create(self: KeyFileProvider, *args: object) -> object:
+        stopper.step()
+        done = create(self, *args)  # type: ignore[arg-type]
+        stopper.step()
+        return done
+
+    RowStore.put, KeyFileProvider.create_epoch = stopping_put, stopping_create  # type: ignore[method-assign, assignment]
+    import keys.rotation
+
+    keys.rotation._PAGE = 2
+    keyring = open_at(base)
+    keyring.rotate()
+    os._exit(0)
+
+
+def test_killed_at_every_step_it_loses_nothing_and_goes_on(tmp_path: Path) -> None:
+    kcvs = make(tmp_path / "made") if (tmp_path / "made").mkdir() is None else {}
+    context = multiprocessing.get_context("fork")
+    codes = []
+    for at in range(40):
+        base = tmp_path / f"at{at}"
+        shutil.copytree(tmp_path / "made", base)
+        process = context.Process(target=rotate_until, args=(base, at))
+        process.start()
+        process.join(60)
+        codes.append(process.exitcode)
+        keyring = open_at(base)
+        all_open(keyring, kcvs)
+        added = keyring.new_study()
+        done = keyring.rotate()
+        all_open(keyring, {**kcvs, added.key_id: added.kcv})
+        states = [e.state for e in keyring.epochs()]
+        assert states[:-1] == [EpochState.RETIRED] * (len(states) - 1)
+        assert keyring.epochs()[-1].rows == STUDIES + 1
+        assert done.epoch in (2, 3)
+        keyring.close()
+        shutil.rmtree(base)
+        if process.exitcode == 0:
+            break
+    assert codes[-1] == 0, "the steps did not come to an end"
+    assert len(codes) > 10
+
+
+def rotate_often(base: Path, times: int) -> None:
+    keyring = open_at(base)
+    for _ in range(times):
+        keyring.rotate()
+    os._exit(0)
+
+
+def test_another_process_rotates_while_keys_are_made_and_used(tmp_path: Path) -> None:
+    kcvs = make(tmp_path)
+    process = multiprocessing.get_context("fork").Process(target=rotate_often, args=(tmp_path, 8))
+    process.start()
+    keyring = open_at(tmp_path)
+    while process.is_alive():
+        made = keyring.new_study()
+        kcvs[made.key_id] = made.kcv
+        keyring._cache.clear()
+        all_open(keyring, kcvs)
+    process.join()
+    assert process.exitcode == 0
+    all_open(keyring, kcvs)
+    keyring.rotate()
+    all_open(keyring, kcvs)
+    keyring.close()
+
+
+def test_a_wrapped_key_put_under_another_study_stays_shut(tmp_path: Path) -> None:
+    kcvs = make(tmp_path)
+    first, second = list(kcvs)[:2]
+    store = RowStore(tmp_path / "keyring")
+    row = store.get(STUDY_PREFIX + first)
+    assert row is not None
+    store.put([(STUDY_PREFIX + second, row)])
+    store.close()
+    keyring = open_at(tmp_path)
+    with pytest.raises(IntegrityError):
+        keyring.study(second)
+    with pytest.raises(IntegrityError):
+        keyring.rotate()
+    keyring.close()
+
+
+def test_after_a_rotation_an_old_key_file_does_not_open_the_keyring(tmp_path: Path) -> None:
+    make(tmp_path)
+    old = (tmp_path / "key").read_bytes()
+    keyring = open_at(tmp_path)
+    keyring.rotate()
+    keyring.close()
+    (tmp_path / "key").write_bytes(old)
+    with pytest.raises(KeyUnavailableError, match="epoch 2"):
+        open_at(tmp_path)
+
+
+def test_the_store_pages_through_its_rows(tmp_path: Path) -> None:
+    store = RowStore(tmp_path / "rows", create=True)
+    store.put([(b"K" + bytes((n,)), bytes((n,))) for n in range(10)] + [(b"J1", b""), (b"L1", b"")])
+    found: list[tuple[bytes, bytes]] = []
+    after = b""
+    step: Callable[[], list[tuple[bytes, bytes]]] = lambda: store.page(b"K", after, 3)  # noqa: E731
+    while page := step():
+        found += page
+        after = page[-1][0]
+    assert [value for _, value in found] == [bytes((n,)) for n in range(10)]
+    store.close()
