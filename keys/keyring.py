@@ -26,8 +26,8 @@ from keys.errors import (
     NotFoundError,
     ShreddedError,
 )
-from keys.provider import KekProvider
-from keys.rotation import Rotated, rotate
+from keys.provider import DestroyReceipt, KekProvider
+from keys.rotation import Rotated, destroy, rotate
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
 from keys.secret import Secret
 from keys.shares import Group, Share, split
@@ -367,7 +367,7 @@ class Keyring:
         epoch = self.epoch
         row = self.epoch_row(epoch)
         kek_id, kek = self._keks[epoch]
-        if row.state is EpochState.DESTROYED:
+        if row.state in rows.GONE:
             raise KeyUnavailableError(f"key epoch {epoch} was destroyed while it was in use", hint="restart")
         context = rows.epoch_context(self.archive_id, row.kek_id, epoch)
         found = self._provider.of_kind(row.provider).unwrap(row.wrapped, context)
@@ -403,6 +403,12 @@ class Keyring:
         self._load_epochs()
         return done
 
+    def destroy_epoch(self, epoch: int) -> DestroyReceipt:
+        """Destroy an old epoch's secret for ever, as `keys.rotation.destroy` says."""
+        receipt = destroy(self._store, self._provider, epoch)
+        self._keks.pop(epoch, None)
+        return receipt
+
     def _load_epochs(self) -> None:
         """Read the header and every epoch that this keyring has not opened yet."""
         header = self._store.get(rows.HEADER_KEY)
@@ -413,7 +419,7 @@ class Keyring:
             row = EpochRow.decode(value)
             if key != _epoch_key(row.epoch):
                 raise IntegrityError("an epoch row of the keyring stands under another epoch's number")
-            if row.state is EpochState.DESTROYED or self._keks.get(row.epoch, (b"",))[0] == row.kek_id:
+            if row.state in rows.GONE or self._keks.get(row.epoch, (b"",))[0] == row.kek_id:
                 continue
             keeper = self._provider.of_kind(row.provider)
             context = rows.epoch_context(self.archive_id, row.kek_id, row.epoch)

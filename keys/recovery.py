@@ -15,7 +15,7 @@ from pathlib import Path
 from keys import rows
 from keys.errors import IntegrityError, KeyUnavailableError, NotFoundError, ShreddedError, UnavailableError
 from keys.provider import KekProvider
-from keys.rows import EpochRow, EpochState, Header, KeyRow
+from keys.rows import GONE, EpochRow, Header, KeyRow
 from keys.shares import Recovered
 from keys.store import RowStore
 
@@ -51,7 +51,7 @@ class Recovery:
             self._row = _epoch_row(store, of.epoch)
         finally:
             store.close()
-        if self._row.state is EpochState.DESTROYED:
+        if self._row.state in GONE:
             raise ShreddedError(
                 f"key epoch {of.epoch} was destroyed on purpose, its shares open nothing any more",
                 hint=f"burn them; the current epoch is {header.epoch}: coffer keys split makes shares of it",

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from keys import aead, rows
-from keys.errors import FormatError, IntegrityError, KeyUnavailableError, LockedError
-from keys.provider import KekProvider
-from keys.rows import EpochRow, EpochState, Header, KeyRow
+from keys.errors import ConfigError, FormatError, IntegrityError, KeyUnavailableError, LockedError, NotFoundError
+from keys.provider import DestroyReceipt, KekProvider
+from keys.rows import GONE, EpochRow, EpochState, Header, KeyRow, KeyState
 from keys.secret import Secret
 from keys.store import RowStore
 
-__all__ = ["Rotated", "rotate"]
+__all__ = ["Rotated", "destroy", "rotate"]
 
 _PAGE: Final = 2000
 
@@ -51,7 +51,7 @@ def rotate(
     """
     was = _header(store)
     epochs = _epochs(store)
-    keks = {row.epoch: _open(provider, was.archive_id, row) for row in epochs if row.state is not EpochState.DESTROYED}
+    keks = {row.epoch: _open(provider, was.archive_id, row) for row in epochs if row.state not in GONE}
     resumed = any(row.state is EpochState.ACTIVE and row.epoch < was.epoch for row in epochs)
     if not resumed:
         new, kek = _begin(store, provider, keks, random, now_ms)
@@ -141,7 +141,7 @@ def _rewrap(  # noqa: PLR0917
     """Move a page's keys; returns how many were not there yet. A row that is gone or new since is looked at again."""
     kek = keks[new.epoch][1]
     while True:
-        old = [(place, value) for place, value in page if KeyRow.decode(value).epoch != new.epoch]
+        old = [(place, value) for place, value in page if _moves(KeyRow.decode(value), new)]
         if not old:
             return 0
         fresh = [(place, _moved(value, place[1:], new, kek, keks, archive_id, random)) for place, value in old]
@@ -149,6 +149,39 @@ def _rewrap(  # noqa: PLR0917
             return len(fresh)
         again = ((place, store.get(place)) for place, _ in page)
         page = [(place, value) for place, value in again if value is not None]
+
+
+def _moves(row: KeyRow, new: EpochRow) -> bool:
+    """A shredded key is left behind: it ends with its epoch."""
+    return row.epoch != new.epoch and row.state is not KeyState.SHRED_SCHEDULED
+
+
+def destroy(store: RowStore, provider: KekProvider, epoch: int) -> DestroyReceipt:
+    """Destroy an old epoch's secret for ever, durable on return; repeated, it gives the receipt again.
+
+    The keyring is told first: from then on no process asks for that secret, and a stop before the provider has
+    destroyed it leaves an archive that opens. Raises NotFoundError for an epoch that never was, ConfigError for the
+    current one or one that still holds keys, and what the provider raises.
+    """
+    place = rows.EPOCH_PREFIX + epoch.to_bytes(4, "big")
+    value = store.get(place)
+    if value is None:
+        raise NotFoundError(f"this archive has no key epoch {epoch}")
+    row = EpochRow.decode(value)
+    if epoch >= _header(store).epoch or row.state is EpochState.ACTIVE:
+        raise ConfigError(f"epoch {epoch} is in use", hint="rotate first: coffer keys rotate")
+    held: list[int] = []
+    store.walk(rows.STUDY_PREFIX, lambda _, key: held.append(1) if KeyRow.decode(key).epoch == epoch else None)
+    if held:
+        raise ConfigError(
+            f"{len(held)} study keys are still under epoch {epoch}",
+            hint="rotate; keys that were shredded a moment ago leave it by themselves while a server runs",
+        )
+    if row.state is EpochState.RETIRED:
+        store.put([(place, replace(row, state=EpochState.DESTROYING).encode())], expected=[(place, value)])
+    receipt = provider.of_kind(row.provider).destroy_epoch(epoch)
+    store.put([(place, replace(row, state=EpochState.DESTROYED).encode())])
+    return receipt
 
 
 def _retire(store: RowStore, current: int) -> None:

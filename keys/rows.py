@@ -57,11 +57,18 @@ class KeyState(IntEnum):
 
 
 class EpochState(IntEnum):
-    """New keys go under the one active epoch; a retired one still opens rows; a destroyed one opens nothing."""
+    """New keys go under the one active epoch; a retired one still opens rows; a destroyed one opens nothing.
+
+    One that is being destroyed is used by nobody any more, and its provider was not heard to have destroyed it yet.
+    """
 
     ACTIVE = 1
     RETIRED = 2
     DESTROYED = 3
+    DESTROYING = 4
+
+
+GONE: Final = frozenset({EpochState.DESTROYING, EpochState.DESTROYED})
 
 
 class WrapAlgorithm(IntEnum):

@@ -1,4 +1,4 @@
-"""`coffer keys rotate`: a new key over everything, without touching an object."""
+"""`coffer keys rotate` and `destroy`: a new key over everything, objects untouched, and the end of an old one."""
 
 from __future__ import annotations
 
@@ -57,3 +57,43 @@ def rotate(chosen: Chosen, kind: str | None) -> None:
         "Now copy what the provider keeps again (a key file has changed), and split new shares: old ones are stale."
     )
     output.say("An old copy of keyring and key file together still opens what was stored before.")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys destroy 1 --yes
+  coffer keys destroy 1 --yes --json
+
+\b
+After it no copy of the keyring from before the rotation opens anything, whoever has it: this is what makes
+erasures (`coffer shred`) effective, and what ends the use of old backups of keyring and key file. It cannot be
+undone. Refused (exit code 11) for the current epoch and while study keys are under it. Interrupted, run it again."""
+)
+@click.argument("epoch", type=click.IntRange(min=1))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@archive_options()
+@json_option
+@click.pass_obj
+def destroy(chosen: Chosen, epoch: int, *, yes: bool) -> None:
+    """Destroy the secret of an old key epoch for ever."""
+    config = chosen.existing()
+    from archive.folder import ArchiveFolder
+    from keys.keyring import Keyring
+    from server.custody import provider_of
+
+    if not yes:
+        click.confirm(
+            f"Destroy the secret of epoch {epoch}? Old backups of the keyring open nothing after it", abort=True
+        )
+    folder = ArchiveFolder.open(config.archive)
+    keyring = Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id))
+    try:
+        receipt = keyring.destroy_epoch(epoch)
+    finally:
+        keyring.close()
+    if chosen.json:
+        output.as_json({"epoch": epoch, "provider": receipt.kind, "still_to_do": receipt.caveat})
+        return
+    output.say(f"Epoch {epoch} is destroyed ({receipt.kind}).")
+    output.say(f"Still to do: {receipt.caveat}.")

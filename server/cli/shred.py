@@ -39,7 +39,7 @@ Examples:
 
 \b
 A shred cannot be undone. At once nobody can find or open the study, here or in a running server. It is effective,
-so that no old backup opens it either, after the days of [keys] shred_hold_days and `coffer shred finish`.
+so that no old backup opens it either: `coffer keys rotate`, then `coffer keys destroy` of the epochs it was under.
 """,
 )
 def shred() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from keys import derive
-from keys.errors import IntegrityError, KeyUnavailableError
+from keys.errors import ConfigError, IntegrityError, KeyUnavailableError, NotFoundError
 from keys.keyfile import KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring
 from keys.rows import STUDY_PREFIX, EpochState
@@ -99,7 +99,8 @@ def rotate_until(base: Path, at: int) -> None:
 
 
 def test_killed_at_every_step_it_loses_nothing_and_goes_on(tmp_path: Path) -> None:
-    kcvs = make(tmp_path / "made") if (tmp_path / "made").mkdir() is None else {}
+    (tmp_path / "made").mkdir()
+    kcvs = make(tmp_path / "made")
     context = multiprocessing.get_context("fork")
     codes = []
     for at in range(40):
@@ -189,3 +190,67 @@ def test_the_store_pages_through_its_rows(tmp_path: Path) -> None:
         after = page[-1][0]
     assert [value for _, value in found] == [bytes((n,)) for n in range(10)]
     store.close()
+
+
+def test_an_old_epoch_is_destroyed_and_its_backups_open_nothing(tmp_path: Path) -> None:
+    kcvs = make(tmp_path)
+    shutil.copytree(tmp_path / "keyring", tmp_path / "backup")
+    keyring = open_at(tmp_path)
+    with pytest.raises(ConfigError, match="in use"):
+        keyring.destroy_epoch(1)
+    with pytest.raises(NotFoundError):
+        keyring.destroy_epoch(7)
+    keyring.rotate()
+    for _ in range(2):  # the receipt can be had again
+        assert keyring.destroy_epoch(1).epoch == 1
+    keyring.close()
+    keyring = open_at(tmp_path)
+    all_open(keyring, kcvs)
+    assert [e.state for e in keyring.epochs()] == [EpochState.DESTROYED, EpochState.ACTIVE]
+    keyring.close()
+    with pytest.raises(KeyUnavailableError):
+        Keyring.open(tmp_path / "backup", KeyFileProvider(tmp_path / "key"))
+
+
+def destroy_until(base: Path, at: int) -> None:
+    """In a process of its own: destroy epoch 1, and die at a step."""
+    stopper = Stopper(at)
+    put, end = RowStore.put, KeyFileProvider.destroy_epoch
+
+    def stopping(inner: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **more: object) -> object:
+            stopper.step()
+            done = inner(*args, **more)
+            stopper.step()
+            return done
+
+        return call
+
+    RowStore.put, KeyFileProvider.destroy_epoch = stopping(put), stopping(end)  # type: ignore[method-assign, assignment]
+    open_at(base).destroy_epoch(1)
+    os._exit(0)
+
+
+def test_killed_at_every_step_of_a_destruction_the_archive_opens(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    kcvs = make(tmp_path / "made")
+    keyring = open_at(tmp_path / "made")
+    keyring.rotate()
+    keyring.close()
+    codes = []
+    for at in range(20):
+        base = tmp_path / f"at{at}"
+        shutil.copytree(tmp_path / "made", base)
+        process = multiprocessing.get_context("fork").Process(target=destroy_until, args=(base, at))
+        process.start()
+        process.join(60)
+        codes.append(process.exitcode)
+        keyring = open_at(base)
+        all_open(keyring, kcvs)
+        keyring.destroy_epoch(1)
+        assert keyring.epochs()[0].state is EpochState.DESTROYED
+        keyring.close()
+        if process.exitcode == 0:
+            break
+    assert codes[-1] == 0
+    assert len(codes) > 6
