@@ -14,6 +14,7 @@ import click
 
 from keys.errors import CofferError
 from server.cli import output
+from server.cli.checkpoint import checkpoint
 from server.cli.completion import completion
 from server.cli.config import config
 from server.cli.demo import demo
@@ -113,6 +114,7 @@ for _command in (
     repair,
     recover,
     scrub,
+    checkpoint,
     status,
     keys,
     shred,

@@ -18,6 +18,7 @@ from server.cli.reference import command_line_page, exit_codes
 ROOT = Path(__file__).resolve().parents[2]
 COFFER = Path(sys.executable).with_name("coffer")
 COMMANDS = [
+    "checkpoint",
     "completion",
     "config",
     "demo",

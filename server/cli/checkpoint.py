@@ -1,0 +1,276 @@
+"""`coffer checkpoint`: signed statements of what the log holds, and proofs for somebody without the archive."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keys.errors import InputError, LockedError, NotFoundError
+from server.cli import output
+from server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from archive.checkpoint import Checkpoint
+    from archive.evidence import Consistency, Inclusion
+    from archive.folder import ArchiveFolder
+
+_SOP_INSTANCE = 0x00080018
+_out_option = click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; standard output if none."
+)
+
+
+@click.group()
+def checkpoint() -> None:
+    """Sign what the log holds, and prove from it that a record is there and that nothing was changed since."""
+
+
+@checkpoint.command(
+    epilog="""\b
+Examples:
+  coffer checkpoint show
+  coffer checkpoint show --json | jq -r .note > kept.note
+
+\b
+Needs no key and works beside a server. Keep notes where the archive's administrators cannot change them: whoever
+holds one can prove later whether the log still begins with what it says."""
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def show(chosen: Chosen) -> None:
+    """Show the last signed checkpoint, its verifier key, and how many there are."""
+    folder = _folder(chosen)
+    from archive.checkpoint import open_checkpoint
+    from archive.notes import read_notes
+    from archive.reader import LogReader
+    from server.byhand import look
+
+    note = _latest(folder)
+    signed, noted = open_checkpoint(note, folder), read_notes(folder)
+    reader, witness = LogReader(folder), look(folder).witness
+    unsigned = sum(1 for _ in reader.records(signed.size))
+    reader.close()
+    told: dict[str, Any] = {
+        "origin": signed.origin,
+        "records": signed.size,
+        "unsigned_records": unsigned,
+        "root": base64.b64encode(signed.root).decode(),
+        "verifier_key": folder.vkey,
+        "checkpoints": len(noted),
+        "keyring_records": witness.size if witness else None,
+        "note": note.decode(),
+    }
+    if chosen.json:
+        output.as_json(told)
+        return
+    output.facts(
+        {
+            "origin": signed.origin,
+            "records": f"{signed.size}, and {unsigned} since",
+            "root": told["root"],
+            "verifier key": folder.vkey,
+            "signed before": f"{max(len(noted) - 1, 0)} checkpoints, all in {folder.notes}",
+            "keyring": f"remembers {witness.size} records" if witness else "none at hand",
+        }
+    )
+
+
+@checkpoint.command(
+    epilog="""\b
+Examples:
+  coffer checkpoint sign
+  coffer checkpoint sign --json | jq -r .note > before-the-audit.note
+
+\b
+A running server signs by itself, every minute in which something was stored, and when it ends. Then this ends with
+exit code 7 and says who holds the archive: `coffer checkpoint show` has what the server signed."""
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def sign(chosen: Chosen) -> None:
+    """Sign the log as it is now, after a check that it extends the last checkpoint. Needs the key file."""
+    folder = _folder(chosen)
+    from archive.checkpoint import open_checkpoint
+
+    before = folder.checkpoint.read_bytes() if folder.checkpoint.exists() else b""
+    try:
+        with chosen.open(write=True) as engine:
+            engine.sign_checkpoint()
+            count = engine.log.next_seq
+    except LockedError as error:
+        raise LockedError(str(error), hint="a server signs every minute by itself: coffer checkpoint show") from error
+    if not count:
+        raise NotFoundError("the log holds no record yet", hint="store something first")
+    note = _latest(folder)
+    signed = open_checkpoint(note, folder)
+    if chosen.json:
+        output.as_json({"records": signed.size, "signed": note != before, "note": note.decode()})
+    elif note == before:
+        output.say(f"nothing was added: the last checkpoint covers all {signed.size} records")
+    else:
+        output.say(f"signed: {signed.size} records, root {base64.b64encode(signed.root).decode()}")
+
+
+@checkpoint.command(
+    "prove-inclusion",
+    epilog="""\b
+Examples:
+  coffer checkpoint prove-inclusion 1.2.840.99999.1.2.3 -o proof.json
+  coffer checkpoint prove-inclusion 4711 > proof.json
+
+\b
+OBJECT is a SOP Instance UID, which needs the key file, or a record's number, which needs none. The proof holds the
+record's header, hashes and the signed checkpoint: nothing of the patient. Anyone checks it with the verifier key:
+`coffer checkpoint check`, or docs/auditor/verify_coffer.py without Coffer. Works beside a server.""",
+)
+@click.argument("object_", metavar="OBJECT")
+@_out_option
+@archive_options()
+@json_option
+@click.pass_obj
+def prove_inclusion(chosen: Chosen, object_: str, out: Path | None) -> None:
+    """Prove that a stored object's record is under the last signed checkpoint."""
+    folder = _folder(chosen)
+    from archive.evidence import Inclusion
+
+    seq = int(object_) if object_.isascii() and object_.isdigit() else _record_of(chosen, object_.strip())
+    made = Inclusion.make(folder, _header(folder, seq), _latest(folder))
+    size = made.check(folder.vkey).size
+    _give(chosen, out, made, {"record": seq, "records": size, "hashes": len(made.path)})
+
+
+@checkpoint.command(
+    "prove-consistency",
+    epilog="""\b
+Examples:
+  coffer checkpoint prove-consistency last-year.note -o proof.json
+  coffer checkpoint prove-consistency 4000 > proof.json
+
+\b
+OLD is a file with a signed checkpoint that somebody kept, or the number of records of one in the archive's history.
+Needs no key and works beside a server. Exit code 13 when the log does not begin with what OLD says: then something
+was put back, cut or replaced, and OLD with checkpoints/latest is the evidence.""",
+)
+@click.argument("old")
+@_out_option
+@archive_options()
+@json_option
+@click.pass_obj
+def prove_consistency(chosen: Chosen, old: str, out: Path | None) -> None:
+    """Prove that the log still begins with what an older checkpoint says."""
+    folder = _folder(chosen)
+    from archive.evidence import Consistency
+    from archive.notes import find_note
+
+    note = find_note(folder, int(old)) if old.isascii() and old.isdigit() else _read(Path(old))
+    made = Consistency.make(folder, note, _latest(folder))
+    before, after = made.check(folder.vkey)
+    _give(chosen, out, made, {"old_records": before.size, "records": after.size, "hashes": len(made.path)})
+
+
+@checkpoint.command(
+    epilog="""\b
+Examples:
+  coffer checkpoint check proof.json
+  coffer checkpoint check proof.json --vkey "$(cat hospital.vkey)"
+
+\b
+With --vkey no archive is needed. The verifier key must come from the archive's owner by a way that you trust, not
+with the proof. Exit code 0 when it is proved, 3 or 4 when it is not."""
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--vkey", metavar="KEY", help="The verifier key; that of the archive if none is given.")
+@archive_options()
+@json_option
+@click.pass_obj
+def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
+    """Check a proof of inclusion or consistency."""
+    from archive.evidence import Inclusion, parse_proof
+    from archive.record import parse_header
+
+    proof = parse_proof(_read(file))
+    vkey = vkey if vkey is not None else _folder(chosen).vkey
+    if isinstance(proof, Inclusion):
+        signed, header = proof.check(vkey), parse_header(proof.record)
+        told = {"proved": "inclusion", "record": header.seq, "body_sha256": header.body_sha256.hex(), **_signed(signed)}
+        line = (
+            f"proved: record {header.seq}, whose sealed body has SHA-256 {header.body_sha256.hex()},"
+            f" is one of the {signed.size} records that {signed.origin} signed"
+        )
+    else:
+        before, after = proof.check(vkey)
+        told = {"proved": "consistency", "old_records": before.size, **_signed(after)}
+        line = f"proved: the {after.size} records that {after.origin} signed begin with the {before.size} signed before"
+    if chosen.json:
+        output.as_json(told)
+    else:
+        output.say(output.plain(line))
+
+
+def _signed(signed: Checkpoint) -> dict[str, Any]:
+    return {"origin": signed.origin, "records": signed.size, "root": base64.b64encode(signed.root).decode()}
+
+
+def _folder(chosen: Chosen) -> ArchiveFolder:
+    from archive.folder import ArchiveFolder
+
+    return ArchiveFolder.open(chosen.existing().archive)
+
+
+def _latest(folder: ArchiveFolder) -> bytes:
+    try:
+        return folder.checkpoint.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFoundError("nothing was signed yet", hint="store something; then coffer checkpoint sign") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", hint="name a file that exists") from error
+
+
+def _record_of(chosen: Chosen, uid: str) -> int:
+    with chosen.open() as engine:
+        from server.dimse.services import Caller
+
+        found = engine.retriever.instances({_SOP_INSTANCE: (uid,)}, Caller(engine.config.dimse.ae_title))
+        records = [version.seq for instance in found for version in instance.located.versions]
+    if not records:
+        raise NotFoundError("the archive has no such object", hint="`coffer find` lists what it has")
+    if len(records) > 1:
+        numbers = ", ".join(map(str, sorted(records)))
+        raise InputError("this object was stored in several versions", hint=f"give one of its records: {numbers}")
+    return records[0]
+
+
+def _header(folder: ArchiveFolder, seq: int) -> bytes:
+    from archive.reader import LogReader
+
+    reader = LogReader(folder)
+    try:
+        _, header = next(reader.records(seq))
+        return header.serialize()
+    except StopIteration as error:
+        raise NotFoundError(f"the log has no record {seq}", hint="records are numbered from 0") from error
+    finally:
+        reader.close()
+
+
+def _give(chosen: Chosen, out: Path | None, proof: Inclusion | Consistency, told: dict[str, Any]) -> None:
+    """The proof on standard output, or into a file and the facts on standard output."""
+    if out is None:
+        output.say(proof.serialize().decode().removesuffix("\n"))
+        return
+    out.write_bytes(proof.serialize())
+    if chosen.json:
+        output.as_json({**told, "file": str(out)})
+    else:
+        what = "record {record}" if "record" in told else "the first {old_records} records"
+        output.say(f"{out}: proves {what.format(**told)} under the checkpoint of {told['records']} records")
