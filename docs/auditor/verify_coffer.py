@@ -1,0 +1,300 @@
+"""Check a copy of a Coffer archive, or a proof from one, without Coffer and without any secret key.
+
+    python3 verify_coffer.py archive FOLDER [--vkey KEY] [--kept NOTE ...]
+    python3 verify_coffer.py proof FILE --vkey KEY
+
+Written from archive/FORMAT.md alone, with the standard library of Python 3.9 or later. KEY is the archive's verifier
+key, from its owner by a way that you trust: without it, the one in the copy is believed. NOTE is a signed checkpoint
+that you kept. It prints a line for all that is wrong, and a last one. Exit code 0: all is as it was signed; 1: not so.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import mmap
+import re
+import struct
+import zlib
+from functools import partial, reduce
+from pathlib import Path
+
+NOTE = re.compile(rb"([^\n]+)\n(0|[1-9][0-9]*)\n([A-Za-z0-9+/]{43}=)\n\n((?:\xe2\x80\x94 [^\n]+\n)+)")
+LOST = "the record header is damaged", "the record is cut, or its end is damaged"
+P, Q = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # RFC 8032 5.1
+D, ROOT_OF_MINUS_1 = -121665 * pow(121666, -1, P) % P, pow(2, (P - 1) // 4, P)
+
+
+number = partial(int.from_bytes, byteorder="big")
+
+
+def sha256(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def must(condition, what):
+    if not condition:
+        raise ValueError(what)
+
+
+def add(a, b):  # points of edwards25519 as (X, Y, Z, T), RFC 8032 5.1.4
+    m, n = (a[1] - a[0]) * (b[1] - b[0]) % P, (a[1] + a[0]) * (b[1] + b[0]) % P
+    o, r = 2 * a[3] * b[3] * D % P, 2 * a[2] * b[2] % P
+    e, f, g, h = n - m, r - o, r + o, n + m
+    return e * f % P, g * h % P, f * g % P, e * h % P
+
+
+def times(scalar, point):
+    found = zero = (0, 1, 1, 0)
+    for bit in f"{scalar:b}":
+        found = add(add(found, found), point if bit == "1" else zero)
+    return found
+
+
+def point_of(data):  # RFC 8032 5.1.3
+    y, sign = int.from_bytes(data, "little") & ((1 << 255) - 1), data[31] >> 7
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    x = x if x * x % P == square else x * ROOT_OF_MINUS_1 % P
+    must(y < P and x * x % P == square and (x or not sign), "no point")
+    x = P - x if x & 1 != sign else x
+    return x, y, 1, x * y % P
+
+
+BASE = point_of((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
+
+
+def is_signed(public, signature, message):
+    """RFC 8032 5.1.7; about 5 ms."""
+    a, r, s = point_of(public), point_of(signature[:32]), int.from_bytes(signature[32:], "little")
+    h = int.from_bytes(hashlib.sha512(signature[:32] + public + message).digest(), "little") % Q
+    one, other = times(s, BASE), add(r, times(h, a))
+    return s < Q and all((one[i] * other[2] - other[i] * one[2]) % P == 0 for i in (0, 1))
+
+
+class Key:
+    """A C2SP verifier key: name+hash+base64(0x01 || Ed25519 key)."""
+
+    def __init__(self, text):
+        self.name, hashed, encoded = [*text.split("+", 2), "", ""][:3]
+        key = base64.b64decode(encoded, validate=True)
+        self.public, self.hash = key[1:], sha256(self.name.encode() + b"\n" + key)[:4]
+        must(len(key) == 33 and key[0] == 1 and self.hash.hex() == hashed, "the verifier key is malformed")
+
+    def open(self, note):
+        """(size, root) of a checkpoint that this key signed. Raises ValueError."""
+        found = NOTE.fullmatch(note)
+        must(found and found[1] == self.name.encode(), "no checkpoint of this archive")
+        start = b"\xe2\x80\x94 " + found[1] + b" "
+        lines = [line[len(start) :] for line in found[4].splitlines() if line.startswith(start)]
+        ours = [base64.b64decode(line, validate=True) for line in lines]
+        must(list(map(base64.b64encode, ours)) == lines, "a signature in another form")
+        ours = [blob[4:] for blob in ours if blob[:4] == self.hash and len(blob) == 68]
+        must(
+            ours and all(is_signed(self.public, s, note[: found.start(4) - 1]) for s in ours), "not signed by this key"
+        )
+        return int(found[2]), base64.b64decode(found[3])
+
+
+def walk_up(place, last, steps, nodes):
+    """RFC 9162 2.1.3.2 and 2.1.4.2: nodes[0] is the tree's own, nodes[1], if any, the older tree's."""
+    for step in steps:
+        must(last, "the proof is too long")
+        if place & 1 or place == last:
+            nodes = [sha256(b"\1", step, node) for node in nodes]
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            nodes = [sha256(b"\1", nodes[0], step), *nodes[1:]]
+        place, last = place >> 1, last >> 1
+    must(last == 0, "the proof is too short")
+    return nodes
+
+
+def check_proof(told, key):
+    """What a proof of FORMAT.md proves, as a sentence. Raises ValueError."""
+    steps = [bytes.fromhex(step) for step in told["hashes"]]
+    if told["type"] == "coffer/inclusion/v1":
+        record, (size, root) = bytes.fromhex(told["record"]), key.open(told["checkpoint"].encode())
+        index = number(record[8:16])
+        must(len(record) == 160 and (index, size) == (told["index"], told["size"]) and index < size, "numbers differ")
+        must(
+            walk_up(index, size - 1, steps, [sha256(b"\0", record)]) == [root], "the record is not under the checkpoint"
+        )
+        return f"record {index}, body SHA-256 {record[84:116].hex()}, is one of the {size} records of {key.name}"
+    (old, before), (new, after) = key.open(told["old"].encode()), key.open(told["new"].encode())
+    must((told["type"], told["old_size"], told["new_size"]) == ("coffer/consistency/v1", old, new), "sizes differ")
+    if old in (0, new) or old > new:
+        proved = not steps and old <= new and before == (after if old else sha256())
+    else:
+        steps = [before, *steps] if old & (old - 1) == 0 else steps
+        shift = (old & -old).bit_length() - 1
+        proved = steps and walk_up(old - 1 >> shift, new - 1 >> shift, steps[1:], steps[:1] * 2) == [after, before]
+    must(proved, "the older checkpoint is not the beginning of the newer one")
+    return f"the {new} records of {key.name} begin with the {old} signed before"
+
+
+class Archive:
+    """All records of a copy, in order. `found` gets a line for everything that is wrong."""
+
+    def __init__(self, folder, vkey, kept):
+        self.folder, self.found, self.torn, self.claims = folder, [], 0, {}
+        raw = (folder / "archive.json").read_bytes()
+        about = json.loads(raw)
+        self.id, self.key = bytes.fromhex(about["archive_id"]), Key(vkey or about["vkey"])
+        meant = {"format": 1, "archive_id": self.id.hex(), "origin": self.key.name, "vkey": vkey or about["vkey"]}
+        if raw != json.dumps(meant, indent=1).encode() + b"\n":
+            self.say("archive.json", "altered, or another key than was given")
+        self.seq, self.head = 0, sha256(b"coffer/genesis/v1\0" + self.id)
+        self.edge, self.leaves = [], bytearray()  # roots of complete subtrees, largest first; None behind damage
+        self.latest, *_ = [self.claim(path) for path in (folder / "checkpoints" / "latest", *kept)]
+        self.history(folder / "checkpoints" / "history")
+        paths = sorted(p for p in (folder / "segments").iterdir() if re.fullmatch(r"[0-9]{8}\.seg", p.name))
+        for path in paths:
+            self.segment(path, path == paths[-1])
+        for size in (s for s in self.claims if s > self.seq):
+            self.say("log", f"it ends at {self.seq} records, {self.claims[size][0][0]} covers {size}")
+        if self.latest <= self.seq and len(self.leaves) == 32 * self.seq:
+            self.tiles([bytes(self.leaves[i : i + 32]) for i in range(0, 32 * self.latest, 32)])
+
+    def say(self, where, what):
+        self.found.append(f"{where}: {what}")
+
+    def claim(self, path, note=None):
+        """Remember what a signed checkpoint says; its size, or 0."""
+        try:
+            size, root = self.key.open(path.read_bytes() if note is None else note)
+            self.claims.setdefault(size, []).append((path, root))
+            return size
+        except (OSError, ValueError) as error:
+            if note is not None or path.exists():
+                self.say(path, error)
+            return 0
+
+    def history(self, path):
+        data, at, sizes = path.read_bytes() if path.exists() else b"", 0, []
+        for note in NOTE.finditer(data):
+            sizes.append(int(note[2]))
+            if note.start() != at or sizes[-2:] != sorted(set(sizes[-2:])):
+                self.say(path, f"byte {at}: not the next note")
+            at = note.end()
+            self.claim(path, note[0])
+        if (self.latest and self.latest not in sizes) or (len(sizes) > 1 and self.latest < sizes[-2]):
+            self.say(path, "latest is not its last checkpoint, nor the one before")
+
+    def segment(self, path, is_last):
+        with path.open("rb") as file:
+            stop = file.seek(0, 2)
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if stop else b""
+        head, offsets, footer = data[:96], None, b""
+        if self.head is None:  # behind damage
+            self.seq, self.head = number(head[32:40]), head[40:72]
+        wanted = struct.pack(">4sHH16sQQ32s", b"CFSG", 1, 0, self.id, int(path.stem), self.seq, self.head)
+        if head[:72] != wanted or any(head[80:92]) or number(head[92:]) != zlib.crc32(head[:92]):
+            if is_last and stop <= 96:
+                return  # torn while it was made: it never held a record
+            self.say(path.name, "the segment header is damaged, or does not belong behind the one before")
+        length = number(data[-44:-36]) if data[-4:] == b"CFSX" else 0
+        if 100 <= length <= stop - 96:
+            footer = data[stop - length :]
+            edges, records = number(footer[6:8]), number(footer[8:16])
+            if sha256(footer[:-44]) == footer[-36:-4] and length == 100 + 32 * edges + 8 * records:
+                offsets, stop = struct.unpack_from(f">{records}Q", footer, 56 + 32 * edges), stop - length
+        if offsets is None and not is_last:
+            self.say(path.name, "no whole footer")
+        starts = self.records(path, data, stop, offsets, is_last and offsets is None)
+        if offsets is not None:
+            roots = [footer[56 + 32 * i : 88 + 32 * i] for i in range(edges)]
+            state, known = (footer[16:48], number(footer[48:56]), roots), (self.head, self.seq, self.edge)
+            if (footer[:6], list(offsets)) != (b"CFSF\0\1", starts) or (self.edge is not None and state != known):
+                self.say(path.name, "the footer does not describe this segment's records")
+            self.head, self.seq, self.edge = state
+
+    def records(self, path, data, stop, offsets, is_open):
+        at, starts = 96, []
+        while at < stop:
+            head, problem = data[at : at + 160], None
+            body_end = at + 160 + number(head[44:52])
+            end = (body_end + 23) // 8 * 8
+            closing = head[44:52] + struct.pack(">I4s", zlib.crc32(head[44:52]), b"CFRE") + bytes(end - body_end - 16)
+            if len(head) < 160 or head[:6] != b"CFRC\0\1" or number(head[156:]) != zlib.crc32(head[:156]):
+                problem = LOST[0]
+            elif end > stop or data[body_end:end] != closing:
+                problem = LOST[1]
+            elif hashlib.sha256(memoryview(data)[at + 160 : body_end]).digest() != head[84:116]:
+                problem = "the body does not match its hash"
+            elif (number(head[8:16]), head[116:148]) != (self.seq, self.head or head[116:148]):
+                problem, self.edge = "it does not chain to the one before", None
+            elif number(head[148:156]) > self.seq:
+                problem = "its group begins behind it"
+            if problem and is_open and self.is_torn(data, at):
+                self.torn = stop - at
+                break
+            starts.append(at)
+            if problem:
+                self.say(path.name, f"offset {at}, record {self.seq}: {problem}")
+            if problem in LOST:  # what it was is not known: go on by the footer
+                self.edge, self.head, self.seq = None, None, self.seq + 1
+                at = next((offset for offset in offsets or () if offset > at), stop)
+            else:
+                self.follow(path, head)
+                at = end
+        return starts
+
+    def is_torn(self, data, at):
+        """Whether what begins here is the rest of a write that nobody was told of ("The end of the log")."""
+        heads = (data[m.start() : m.start() + 160] for m in re.finditer(b"CFRC\0\1", data) if m.start() > at)
+        behind = [h for h in heads if len(h) == 160 and number(h[156:]) == zlib.crc32(h[:156])]
+        return self.seq >= max(self.claims, default=0) and all(number(h[148:156]) <= self.seq for h in behind)
+
+    def follow(self, path, head):
+        """Take a record into chain and tree, and hold the tree against what was signed of it."""
+        self.head, self.seq = sha256(head), number(head[8:16]) + 1
+        if self.edge is None:
+            return
+        node, count = sha256(b"\0", head), self.seq
+        self.leaves += node
+        while count & 1 == 0:
+            node, count = sha256(b"\1", self.edge.pop(), node), count >> 1
+        self.edge.append(node)
+        for source, root in self.claims.get(self.seq, ()):
+            if root != reduce(lambda top, left: sha256(b"\1", left, top), reversed(self.edge)):
+                self.say(source, f"the first {self.seq} records up to {path.name} are not those that were signed")
+
+    def tiles(self, row, level=0):
+        above = []
+        for at in range(-(-len(row) // 256)):
+            part, digits = row[256 * at : 256 * at + 256], f"{at:0{(len(str(at)) + 2) // 3 * 3}d}"
+            name = re.sub("(...)(?=.)", r"x\1/", digits) + (f".p/{len(part)}" if len(part) < 256 else "")
+            path = self.folder / "tiles" / "tile" / str(level) / name
+            if path.exists() and path.read_bytes() != b"".join(part):
+                self.say(path, "the tile is not what the log says")
+            if len(part) == 256:
+                while len(part) > 1:
+                    part = [sha256(b"\1", part[i], part[i + 1]) for i in range(0, len(part), 2)]
+                above += part
+        return self.tiles(above, level + 1) if above else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["archive", "proof"])
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--vkey", default="")
+    parser.add_argument("--kept", type=Path, nargs="*", default=[])
+    given = parser.parse_args()
+    try:
+        if given.what == "proof":
+            found, told = [], check_proof(json.loads(given.path.read_bytes()), Key(given.vkey))
+        else:
+            archive = Archive(given.path, given.vkey, given.kept)
+            found, torn = archive.found, f"{archive.torn} bytes of an unfinished write"
+            told = f"{archive.seq} records, {len(archive.claims)} checkpoints, {torn}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found, told = [str(error)], str(given.path)
+    print(*found, f"{told}: " + (f"{len(found)} findings" if found else "all is as it was signed"), sep="\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
