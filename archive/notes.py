@@ -110,21 +110,12 @@ def publish(
     except (FileNotFoundError, IntegrityError):
         pass  # it is about to be replaced, and repair and verify tell what is wrong with it
     if last is not None:
-        require_newer(last, made)
+        _require_newer(last, made)
     if last is None or last.size < made.size:
         _append(folder, b"".join(entered), calls)
     if remember is not None:
         remember(note)
     replace(folder.checkpoint, note, calls=calls)
-
-
-def require_newer(old: Checkpoint, new: Checkpoint) -> None:
-    """Raise HistoryError where `new` cannot be signed after `old`: it is smaller, or another root of the same size."""
-    if new.size < old.size or (new.size == old.size and new.root != old.root):
-        raise HistoryError(
-            f"a checkpoint over {old.size} records was signed, which the one over {new.size} contradicts",
-            hint="nothing was signed; coffer recover show tells what is missing and the ways out",
-        )
 
 
 def set_aside(folder: ArchiveFolder, size: int, calls: Syscalls = _SYSTEM) -> None:
@@ -148,6 +139,15 @@ def set_aside(folder: ArchiveFolder, size: int, calls: Syscalls = _SYSTEM) -> No
     if kept != data:
         replace(folder.lost_and_found / f"history-{hashlib.sha256(data).hexdigest()[:16]}.notes", data, calls=calls)
         replace(folder.notes, kept, calls=calls)
+
+
+def _require_newer(old: Checkpoint, new: Checkpoint) -> None:
+    """Raise HistoryError where `new` cannot be signed after `old`: it is smaller, or another root of the same size."""
+    if new.size < old.size or (new.size == old.size and new.root != old.root):
+        raise HistoryError(
+            f"a checkpoint over {old.size} records was signed, which the one over {new.size} contradicts",
+            hint="nothing was signed; coffer recover show tells what is missing and the ways out",
+        )
 
 
 def _append(folder: ArchiveFolder, data: bytes, calls: Syscalls) -> None:

@@ -129,6 +129,21 @@ def test_a_changed_proof_proves_nothing(data: st.DataObject) -> None:
     assert not includes(leaf(index), index, size, path_made, mth(LEAVES[:size]))
 
 
+def test_a_proof_of_the_wrong_length_for_its_tree_proves_nothing() -> None:
+    """Even if the hashes fit: whoever lies about a size must not get away with the proof of another tree."""
+    for size in range(1, 20):
+        for index in range(size):
+            made = inclusion(index, size, lookup(size))
+            for other in range(index + 1, 40):
+                if len(path(index, LEAVES[:other])) != len(made):
+                    assert not includes(leaf(index), index, other, made, HEADS[size])
+        for old in range(1, size):
+            shown = consistency(old, size, lookup(size))
+            for other in range(old + 1, 40):
+                if len(subproof(old, LEAVES[:other], whole=True)) != len(shown):
+                    assert not extends(old, HEADS[old], other, HEADS[size], shown)
+
+
 def test_an_older_tree_cannot_be_the_larger_one() -> None:
     with pytest.raises(ValueError, match="the larger one"):
         consistency(5, 4, lookup(5))

@@ -266,6 +266,7 @@ def test_a_damaged_log_makes_no_wrong_tile(small: SmallArchive) -> None:
     whole = first.read_bytes()
     first.write_bytes(whole[:120] + bytes([whole[120] ^ 1]) + whole[121:])  # in the middle of record 0's header
     (small.folder.tiles / "tile/0/000").unlink()
+    assert [what for what in whats(small) if "tile" in what] == []  # a log that is wrong judges nobody
     grow(small, 601)
     assert "tile/0/000" not in tiles_of(small)
     first.write_bytes(whole)
@@ -454,6 +455,17 @@ def test_a_signed_lie_in_the_history_is_found(small: SmallArchive) -> None:
     small.folder.notes.write_bytes(first + last)
 
 
+def test_a_note_of_another_archive_proves_nothing_here(small: SmallArchive) -> None:
+    """By the same key, under the same name, and its text names another log."""
+    grow(small, 3)
+    (told,) = read_notes(small.folder)
+    other = small.sign(Checkpoint("archive.example/other", 3, told.checkpoint.root).serialize())
+    with pytest.raises(FormatError, match="of another archive"):
+        Consistency(other, (), other).check(small.folder.vkey)
+    with pytest.raises(FormatError, match="of another archive"):
+        publish(small.folder, other)
+
+
 def test_notes_are_found_by_size(small: SmallArchive) -> None:
     grow(small, 3, 5, 7)
     assert find_note(small.folder, 5) == read_notes(small.folder)[1].note
@@ -475,6 +487,7 @@ def test_the_end_of_a_long_history_is_read_alone(small: SmallArchive) -> None:
     small.folder.notes.write_bytes(note)
 
 
+@pytest.mark.timeout(30)
 def test_checkpoints_go_on_beside_appends(small: SmallArchive) -> None:
     """Signing waits for no append and holds none up: the note is of a moment between two."""
     log: LogWriter = small.writer()
