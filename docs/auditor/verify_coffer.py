@@ -90,9 +90,8 @@ class Key:
         ours = [base64.b64decode(line, validate=True) for line in lines]
         must(list(map(base64.b64encode, ours)) == lines, "a signature in another form")
         ours = [blob[4:] for blob in ours if blob[:4] == self.hash and len(blob) == 68]
-        must(
-            ours and all(is_signed(self.public, s, note[: found.start(4) - 1]) for s in ours), "not signed by this key"
-        )
+        text = note[: found.start(4) - 1]
+        must(ours and all(is_signed(self.public, s, text) for s in ours), "not signed by this key")
         return int(found[2]), base64.b64decode(found[3])
 
 

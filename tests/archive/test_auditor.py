@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from archive.checkpoint import Checkpoint
 from archive.evidence import Consistency, Inclusion
 from archive.notes import read_notes
+from archive.proof import consistency, inclusion, root
 from archive.reader import LogReader
+from archive.tiles import Tiles
 from tests.archive.conftest import ORIGIN, SmallArchive, entry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,6 +224,33 @@ def test_it_finds_what_is_missing_or_put_back(filled: SmallArchive, tmp_path: Pa
     assert "unfinished write: all is as it was signed" in run("archive", folder)
     last.write_bytes(last.read_bytes()[:100])
     assert any("covers 600" in line for line in found(folder))
+
+
+def test_it_finds_a_footer_that_lies(filled: SmallArchive, tmp_path: Path) -> None:
+    """Whole, with its hash made again: only what the records give shows that it does not describe them."""
+    folder = tmp_path / "copy"
+    shutil.copytree(filled.folder.path, folder)
+    path = folder / "segments/00000001.seg"
+    whole = path.read_bytes()
+    start = len(whole) - int.from_bytes(whole[-44:-36], "big")
+    for at in (16, 55, 57, len(whole) - start - 45):  # last header's hash, tree size, a subtree root, an offset
+        body = bytearray(whole[start:-44])
+        body[at] ^= 1
+        path.write_bytes(whole[:start] + body + whole[-44:-36] + sha256(body).digest() + b"CFSX")
+        assert any("the footer does not describe" in line for line in found(folder))
+
+
+def test_it_refuses_the_proof_of_another_tree(filled: SmallArchive) -> None:
+    """A signer that lies about the size: the hashes fit, and the path is too short for such a tree."""
+    key, at = AUDITOR.Key(filled.folder.vkey), Tiles(filled.folder, 600).at
+    lie = filled.sign(Checkpoint(ORIGIN, 9, root(2, at)).serialize())
+    one = filled.sign(Checkpoint(ORIGIN, 1, root(1, at)).serialize())
+    for proof in (
+        Inclusion(header(filled, 0), tuple(inclusion(0, 2, at)), lie).serialize(),
+        Consistency(one, tuple(consistency(1, 2, at)), lie).serialize(),
+    ):
+        with pytest.raises(ValueError, match="too short"):
+            AUDITOR.check_proof(json.loads(proof), key)
 
 
 def test_it_finds_a_kept_checkpoint_contradicted(filled: SmallArchive, tmp_path: Path) -> None:
