@@ -216,6 +216,15 @@ class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra={"default": "none"},
         ),
     ] = None
+    rotate_days: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=3650,
+            description="A running server makes a new key epoch when the present one is older than so many days. 0: "
+            "only `coffer keys rotate` does. **A key file changes with each rotation: copy it again.**",
+        ),
+    ] = 0
     shred_hold_days: Annotated[
         float,
         Meta(

@@ -23,6 +23,7 @@ from server.http import HttpServer, application
 from server.keywatch import KeyWatch
 from server.lanes import Lanes
 from server.metrics import Metrics
+from server.renewal import renew_if_old
 from server.scrubbing import Scrubbing
 
 __all__ = ["Server", "serve"]
@@ -129,6 +130,7 @@ class Server:
                 if time.monotonic() - signed >= _CHECKPOINT_SECONDS:
                     signed = time.monotonic()
                     self._sign()
+                    self._renew()
 
     def _settle(self) -> None:
         """Do what commands in other processes began with the keys."""
@@ -140,6 +142,13 @@ class Server:
             self.engine.settle()
         except CofferError as error:
             _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
+
+    def _renew(self) -> None:
+        """Rotate the keys when their epoch is as old as the configuration lets it be."""
+        try:
+            renew_if_old(self.engine.keyring, self._config.keys.rotate_days)
+        except CofferError as error:
+            _log.error("the keys were not rotated", cause=str(error), way_out=error.hint())
 
     def _sign(self) -> None:
         """Sign what was stored since the last checkpoint, so that after a crash little of the log is without one."""

@@ -43,6 +43,7 @@ from server.config import Config
 from server.custody import passphrase_of, provider_of
 from server.intake import Intake
 from server.metrics import Metrics
+from server.renewal import age_seconds
 
 _log = structlog.get_logger(__name__)
 _SALT_BYTES = 24
@@ -63,6 +64,7 @@ class ArchiveStats:
     records: int
     index_lag: int
     key_epoch: int
+    key_epoch_age: float
     conflicts: int
     unindexed: int
     unreadable_studies: int
@@ -303,6 +305,7 @@ class Vault:
             records=records,
             index_lag=records - index.applied_seq - 1,
             key_epoch=self.keyring.epoch,
+            key_epoch_age=age_seconds(self.keyring),
             conflicts=index.conflicts,
             unindexed=index.unindexed,
             unreadable_studies=index.unreadable_studies,

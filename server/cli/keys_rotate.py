@@ -34,18 +34,11 @@ Exit code 7: another rotation runs."""
 def rotate(chosen: Chosen, kind: str | None) -> None:
     """Make a new key epoch and move every study's key under it; objects stay as they are."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from keys.keyring import Keyring
-    from server.custody import provider_of
+    from server.renewal import rotate as run
 
     started = time.monotonic()
-    folder = ArchiveFolder.open(config.archive)
-    keyring = Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id, kind or ""))
-    try:
-        with output.progress("moving keys", hidden=chosen.json) as bar:
-            done = keyring.rotate(bar.advance)
-    finally:
-        keyring.close()
+    with output.progress("moving keys", hidden=chosen.json) as bar:
+        done = run(config, bar.advance, kind or "")
     seconds = round(time.monotonic() - started, 1)
     if chosen.json:
         told = {"epoch": done.epoch, "provider": done.provider, "moved": done.rewrapped, "resumed": done.resumed}
@@ -78,20 +71,13 @@ undone. Refused (exit code 11) for the current epoch and while study keys are un
 def destroy(chosen: Chosen, epoch: int, *, yes: bool) -> None:
     """Destroy the secret of an old key epoch for ever."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from keys.keyring import Keyring
-    from server.custody import provider_of
+    from server.renewal import destroy as run
 
     if not yes:
         click.confirm(
             f"Destroy the secret of epoch {epoch}? Old backups of the keyring open nothing after it", abort=True
         )
-    folder = ArchiveFolder.open(config.archive)
-    keyring = Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id))
-    try:
-        receipt = keyring.destroy_epoch(epoch)
-    finally:
-        keyring.close()
+    receipt = run(config, epoch)
     if chosen.json:
         output.as_json({"epoch": epoch, "provider": receipt.kind, "still_to_do": receipt.caveat})
         return

@@ -214,7 +214,7 @@ def test_a_start_gives_up_with_exit_code_6_and_a_wrong_pin_at_once(
         done, seconds = serve(softhsm.PIN)
     assert done.returncode == UnavailableError.exit_code == 6, done.stderr
     assert seconds >= 2.5
-    assert done.stderr.count("waiting for the key provider") >= 2
+    assert "waiting for the key provider" in done.stderr
     assert "way out:" in done.stderr
     done, _ = serve("0000")
     assert done.returncode == ConfigError.exit_code, done.stderr

@@ -18,6 +18,7 @@ from pydicom import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from archive.record import Kind
 from archive.verify import Verifier
 from keys.errors import ConfigError, UnavailableError
 from server.config import Config, Dimse, Http, Keys
@@ -27,6 +28,7 @@ from server.dimse.negotiation import EXPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
 from server.engine import Engine
 from server.lanes.wire import LineClosed, SharedMemory, Wire
+from server.renewal import renew_if_old
 from server.service import Server
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -213,5 +215,19 @@ def test_keys_are_rotated_while_objects_come_in(config: Config) -> None:
         assert set(statuses) == {0}
         assert server.engine.stats().objects == len(statuses)
         assert server.engine.stats().key_epoch == 3
-    with Engine.open(config) as engine:
+    with Engine.open(config, write=True) as engine:
         assert engine.stats().objects == len(statuses)
+        events = [event for _, event in engine.events(frozenset({Kind.KEYRING_ROTATED}))]
+        assert [event.facts["epoch"] for event in events] == [2, 3]
+
+
+def test_a_server_rotates_an_epoch_that_is_old_enough(config: Config) -> None:
+    with Engine.open(config, write=True) as engine:
+        keyring = engine.keyring
+        later = [keyring.epoch_row(1).created_ms + 29 * 86_400_000]
+        assert not renew_if_old(keyring, 0, lambda: later[0])
+        assert not renew_if_old(keyring, 30, lambda: later[0])
+        later[0] += 2 * 86_400_000
+        assert renew_if_old(keyring, 30, lambda: later[0])
+        assert keyring.epoch == 2
+        assert engine.stats().key_epoch_age < 60

@@ -23,6 +23,7 @@ class Facts:
     segment_bytes: int = 1200
     index_lag: int = 5
     key_epoch: int = 1
+    key_epoch_age: float = 60.0
     conflicts: int = 0
     unindexed: int = 0
 

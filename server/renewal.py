@@ -1,0 +1,81 @@
+"""New key epochs and the end of old ones, with a record of each in the log; by command, or when an epoch is old enough.
+
+Rule: the keyring changes first, and the event waits in it for whoever writes the log (`server.outbox`). A stop between
+the two loses the event, never a key; the epochs themselves say what happened.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from archive.event import Event
+from archive.folder import ArchiveFolder
+from archive.record import Kind
+from keys import derive
+from keys.keyring import Keyring, clock_ms
+from keys.provider import DestroyReceipt
+from keys.rotation import Rotated
+from server import outbox
+from server.config import Config
+from server.custody import provider_of
+
+__all__ = ["age_seconds", "destroy", "renew_if_old", "rotate"]
+
+_log = structlog.get_logger(__name__)
+
+_DAY_SECONDS: Final = 86_400
+
+
+def rotate(config: Config, progress: Callable[[int, int], None], provider: str = "") -> Rotated:
+    """Rotate the keys of an archive, beside whoever serves it; durable on return. Raises as `keys.rotation.rotate`."""
+    keyring = _open(config, provider)
+    try:
+        return _rotate(keyring, progress)
+    finally:
+        keyring.close()
+
+
+def destroy(config: Config, epoch: int) -> DestroyReceipt:
+    """Destroy an old epoch, beside whoever serves the archive; durable on return. Raises as `keys.rotation.destroy`."""
+    keyring = _open(config)
+    try:
+        receipt = keyring.destroy_epoch(epoch)
+        facts = {"epoch": epoch, "provider": receipt.kind, "caveat": receipt.caveat}
+        _record(keyring, Kind.EPOCH_DESTROYED, facts)
+        return receipt
+    finally:
+        keyring.close()
+
+
+def renew_if_old(keyring: Keyring, days: int, now_ms: Callable[[], int] = clock_ms) -> bool:
+    """Rotate when the current epoch is older than so many days; 0 is never. Returns whether it did."""
+    if not days or age_seconds(keyring, now_ms) < days * _DAY_SECONDS:
+        return False
+    done = _rotate(keyring, lambda _done, _total: None)
+    _log.info("keys rotated", epoch=done.epoch, moved=done.rewrapped)
+    return True
+
+
+def age_seconds(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> float:
+    """The age of the current epoch."""
+    return max(0.0, (now_ms() - keyring.epoch_row(keyring.epoch).created_ms) / 1000)
+
+
+def _open(config: Config, provider: str = "") -> Keyring:
+    folder = ArchiveFolder.open(config.archive)
+    return Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id, provider))
+
+
+def _rotate(keyring: Keyring, progress: Callable[[int, int], None]) -> Rotated:
+    done = keyring.rotate(progress)
+    facts = {"epoch": done.epoch, "provider": done.provider, "moved": done.rewrapped, "resumed": done.resumed}
+    _record(keyring, Kind.KEYRING_ROTATED, {**facts, "keyring": keyring.digest().hex()})
+    return done
+
+
+def _record(keyring: Keyring, kind: Kind, facts: dict[str, object]) -> None:
+    event = Event(kind, clock_ms(), facts)
+    entry = event.seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(24))
+    keyring.amend([outbox.enclose(entry, os.urandom(8))])
