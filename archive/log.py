@@ -18,7 +18,7 @@ from archive.folder import ArchiveFolder
 from archive.merkle import EMPTY_ROOT
 from archive.notes import last_checkpoint, publish
 from archive.record import RecordHeader, record_size, trailer
-from archive.recovery import Tail, cut, newest, read_tail
+from archive.recovery import Tail, cut, newest, read_tail, settle_end
 from archive.segment import Footer, SegmentHeader
 from archive.tiling import Tiling
 from keys.buffer import Buffer
@@ -113,6 +113,7 @@ class LogWriter:
         self._tail = Tail(Chain.start(folder.archive_id), 0, [], 0)
         self.refusal: IntegrityError | None = None
         try:
+            settle_end(folder, calls)
             self._signed = read_checkpoint(folder)
             told = newest(self._signed, witness, last_checkpoint(folder))
             self._tail = read_tail(folder, told)

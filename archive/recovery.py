@@ -14,7 +14,7 @@ from archive.chain import Chain, find_record, read_footer, read_record, read_seg
 from archive.checkpoint import Checkpoint
 from archive.folder import ArchiveFolder
 from archive.record import HEADER, RecordHeader, parse_header
-from keys.durable import AppendFile, Syscalls, SystemCalls, replace
+from keys.durable import AppendFile, Syscalls, SystemCalls, replace, settle
 from keys.errors import FormatError, HistoryError, IntegrityError
 
 _PIECE = 1 << 20
@@ -33,6 +33,19 @@ class Tail:
     end: int
     cut_bytes: int = 0
     is_sealed: bool = False
+
+
+def settle_end(folder: ArchiveFolder, calls: Syscalls = _SYSTEM) -> None:
+    """Make stable what an earlier writer left at the end of the log and of the history, whole or torn.
+
+    It may have been killed between write and sync. What the next writer finds it treats as stable: it signs it, answers
+    that it is there when it is sent again, and starts a new group behind it. Raises UnavailableError.
+    """
+    numbers = folder.segment_numbers()
+    if numbers:
+        settle(folder.segment_path(numbers[-1]), calls=calls)
+    if folder.notes.exists():
+        settle(folder.notes, calls=calls)
 
 
 def read_tail(folder: ArchiveFolder, checkpoint: Checkpoint | None) -> Tail:

@@ -27,12 +27,14 @@ __all__ = [
     "move",
     "remove",
     "replace",
+    "settle",
     "stage",
     "sync_folder",
     "write_new",
 ]
 
 _IOV_MAX: Final = 1024  # POSIX lower bounds aside, this is Linux's and macOS's limit
+_DROP: Final = getattr(os, "POSIX_FADV_DONTNEED", 4)
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -55,10 +57,11 @@ class Syscalls(Protocol):
     def mkdir(self, path: Path, mode: int) -> None: ...
     def link(self, source: Path, target: Path) -> None: ...
     def unlink(self, path: Path) -> None: ...
+    def posix_fadvise(self, fd: int, offset: int, length: int, advice: int) -> None: ...
 
 
 class SystemCalls:
-    """The real calls. macOS has no fdatasync in Python, so fsync stands in there."""
+    """The real calls. macOS has no fdatasync in Python, so fsync stands in there, and keeps its cache."""
 
     open = staticmethod(os.open)
     writev = staticmethod(os.writev)
@@ -72,6 +75,7 @@ class SystemCalls:
     mkdir = staticmethod(os.mkdir)
     link = staticmethod(os.link)
     unlink = staticmethod(os.unlink)
+    posix_fadvise = staticmethod(getattr(os, "posix_fadvise", lambda *_: None))
 
 
 _SYSTEM: Final = SystemCalls()
@@ -217,6 +221,25 @@ def install(fresh: Path, path: Path, kept: Path | None, *, calls: Syscalls = _SY
         sync_folder(kept.parent, calls=calls)
     with _converted("replace", path):
         calls.rename(fresh, path)
+    sync_folder(path.parent, calls=calls)
+
+
+def settle(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+    """Let an existing file show what is stable of it: open(O_RDWR), fdatasync, posix_fadvise(DONTNEED), close,
+    fsync(folder).
+
+    Called before a file is read that an earlier process wrote: if it was killed, its last bytes may be in the page
+    cache only, and the name too. If a sync of its failed, the cache goes on showing bytes that the device never got and
+    a second sync calls them stable; so the cache is dropped, and who reads next is told by the device. Raises
+    UnavailableError.
+    """
+    with _converted("sync", path):
+        fd = calls.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0)
+        try:
+            calls.fdatasync(fd)
+            calls.posix_fadvise(fd, 0, 0, _DROP)
+        finally:
+            calls.close(fd)
     sync_folder(path.parent, calls=calls)
 
 

@@ -1,8 +1,10 @@
 """Let the power go at any moment of a run of the log, and see that what was promised is there afterwards.
 
 One run is a few groups of records, checkpoints, full segments and reopenings, made by the real writer through a
-recorder. After each of its system calls several states of the disk are tried: each is opened by the real writer (and in
-some of them the power goes again during that), and held against what had been acknowledged by then.
+recorder; now and then the process is killed in the middle of a call, or a sync fails and it is started again. After each
+system call several states of the disk are tried: each is opened by the real writer (and in some of them the power goes
+again during that), and held against what had been acknowledged by then. What a writer found when it opened counts as
+acknowledged, for who sends it again is told that it is there.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import copy
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from archive.reader import LogReader
 from archive.record import Kind
 from archive.verify import Verifier
 from keys.durable import Syscalls, SystemCalls
+from keys.errors import UnavailableError
 from keys.secret import Secret
 from keys.signing import CheckpointSigner
 from tests.crash.disk import Disk, Recorder
@@ -39,11 +42,20 @@ def entry(number: int, size: int) -> Entry:
 
 @dataclass(slots=True)
 class Promises:
-    """What was appended so far, how much of it was acknowledged, and the last checkpoint that was shown."""
+    """What is in the log or on its way, how much of it was acknowledged, and the last checkpoint that was shown."""
 
     tried: list[Entry] = field(default_factory=list)
     acknowledged: int = 0
     shown: Checkpoint | None = None
+    made: int = 0  # entries ever; what was cut never comes back under another number
+
+    def group(self, rng: random.Random) -> list[Entry]:
+        """Some more entries, on their way from now on."""
+        sizes = [rng.choice((0, 40, 300, 700, 2000)) for _ in range(rng.randint(1, 5))]
+        group = [entry(self.made + number, size) for number, size in enumerate(sizes)]
+        self.made += len(group)
+        self.tried += group
+        return group
 
 
 @dataclass(slots=True)
@@ -55,35 +67,56 @@ class Tally:
     states: int = 0
     cuts: int = 0
     twice: int = 0
+    kills: int = 0
+    failures: int = 0
 
     def add(self, other: Tally) -> None:
-        for name in ("runs", "calls", "states", "cuts", "twice"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for each in fields(Tally):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 class BrokenPromiseError(AssertionError):
     """A state after which something is missing, wrong, or there that was never stored."""
 
 
-class _Stop(Exception):
-    """The power goes."""
+class Stop(BaseException):
+    """The process ends here, with or without the power."""
 
 
-class _UntilCall(Recorder):
-    """A recorder whose power goes after so many calls; `at_call` sees the disk after each."""
+class Watched(Recorder):
+    """A recorder that keeps the disk as it is after each call, and that the process may die in, or a sync fail."""
 
-    def __init__(self, root: Path, disk: Disk, stop_at: int = -1) -> None:
-        super().__init__(root, disk)
-        self._stop_at = stop_at
-        self.moments: list[tuple[Disk, Promises]] | None = None
-        self.promises = Promises()
+    def __init__(self, root: Path, disk: Disk, rng: random.Random, promises: Promises | None = None) -> None:
+        super().__init__(root, disk, rng)
+        self.moments: list[tuple[Disk, Promises]] = []
+        self.promises = promises
+        self.dies_in = self.fails_in = 0  # calls from now; 0 is never
+        self._is_doomed = self._is_whole = False
+
+    def _taken(self, data: bytes) -> int:
+        return self._rng.randint(0, len(data)) if self.dies_in == 1 and not self._is_whole else len(data)
+
+    def _fails(self) -> bool:
+        fails = self.fails_in == 1
+        self.fails_in -= self.fails_in > 0
+        return fails
 
     def _done(self) -> None:
         super()._done()
-        if self.moments is not None:
+        if self.promises is not None:
             self.moments.append((copy.deepcopy(self.disk), copy.deepcopy(self.promises)))
-        if self.calls == self._stop_at:
-            raise _Stop
+        self.dies_in -= self.dies_in > 0
+        if self.dies_in == 0 and self._is_doomed:
+            self._is_doomed = False
+            raise Stop
+
+    def die_in(self, calls: int, *, whole: bool = False) -> None:
+        """Let the process be killed in a call from now; a write then is cut anywhere, or `whole`."""
+        self.dies_in, self._is_doomed, self._is_whole = calls, True, whole
+
+    def spare(self) -> None:
+        """Whatever was to happen does not."""
+        self.dies_in, self.fails_in, self._is_doomed = 0, 0, False
 
 
 def one_run(seed: int, base: Path, tally: Tally, states_a_call: int) -> None:
@@ -92,9 +125,8 @@ def one_run(seed: int, base: Path, tally: Tally, states_a_call: int) -> None:
     live = base / "live"
     ArchiveFolder.prepare(live)
     ArchiveFolder(live, bytes(range(16)), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
-    calls = _UntilCall(live, Disk.of(live))
-    calls.moments = []
-    _work(rng, ArchiveFolder.open(live), calls)
+    calls = Watched(live, Disk.of(live), random.Random(f"{seed}/calls"), Promises())
+    _Life(rng, ArchiveFolder.open(live), calls, tally).live()
     tally.runs += 1
     tally.calls += calls.calls
     for number, (disk, promises) in enumerate(calls.moments):
@@ -104,27 +136,60 @@ def one_run(seed: int, base: Path, tally: Tally, states_a_call: int) -> None:
     shutil.rmtree(live)
 
 
-def _work(rng: random.Random, folder: ArchiveFolder, calls: _UntilCall) -> None:
-    """What a server does, in small: groups of records, segments that fill up, checkpoints, restarts."""
-    segment_bytes = rng.choice((1500, 3000, 8000, 1 << 20))
-    promises = calls.promises
-    log = _open(folder, calls, segment_bytes)
-    for _ in range(rng.randint(2, 8)):
-        what = rng.random()
+class _Life:
+    """What a server does, in small: groups of records, segments that fill up, checkpoints, restarts, sudden ends."""
+
+    def __init__(self, rng: random.Random, folder: ArchiveFolder, calls: Watched, tally: Tally) -> None:
+        assert calls.promises is not None
+        self._rng, self._folder, self._calls, self._tally = rng, folder, calls, tally
+        self._promises = calls.promises
+        self._segment_bytes = rng.choice((1500, 3000, 8000, 1 << 20))
+
+    def live(self) -> None:
+        self._start()
+        for _ in range(self._rng.randint(2, 8)):
+            self._tempt_fate()
+            try:
+                self._do()
+            except (Stop, UnavailableError):
+                self._start()
+            self._calls.spare()
+        self._log.close()
+
+    def _start(self) -> None:
+        """Open, again when the process dies in that; what is found then is there for good."""
+        while True:
+            self._calls.release()
+            try:
+                self._log = _open(self._folder, self._calls, self._segment_bytes)
+                break
+            except (Stop, UnavailableError):
+                self._calls.spare()
+        promises = self._promises
+        assert promises.acknowledged <= self._log.next_seq <= len(promises.tried), "a restart loses what was there"
+        del promises.tried[self._log.next_seq :]
+        promises.acknowledged = self._log.next_seq
+
+    def _tempt_fate(self) -> None:
+        what = self._rng.random()
+        if what < 0.15:
+            self._tally.kills += 1
+            self._calls.die_in(self._rng.randint(1, 12))
+        elif what < 0.25:
+            self._tally.failures += 1
+            self._calls.fails_in = self._rng.randint(1, 3)
+
+    def _do(self) -> None:
+        promises, what = self._promises, self._rng.random()
         if what < 0.65:
-            group = [
-                entry(len(promises.tried) + n, rng.choice((0, 40, 300, 700, 2000))) for n in range(rng.randint(1, 5))
-            ]
-            promises.tried += group
-            log.append(group)
+            self._log.append(promises.group(self._rng))
             promises.acknowledged = len(promises.tried)
         elif what < 0.85:
-            made = log.checkpoint(lambda text: SIGNER.sign_note(ORIGIN, text))
+            made = self._log.checkpoint(lambda text: SIGNER.sign_note(ORIGIN, text))
             promises.shown = made or promises.shown
         else:
-            log.close()
-            log = _open(folder, calls, segment_bytes)
-    log.close()
+            self._log.close()
+            self._start()
 
 
 def _open(folder: ArchiveFolder, calls: Syscalls, segment_bytes: int = 3000) -> LogWriter:
@@ -138,10 +203,12 @@ def _try(rng: random.Random, disk: Disk, promises: Promises, root: Path, where: 
     tally.states += 1
     if rng.random() < 0.2:  # the power goes again while it recovers
         tally.twice += 1
-        again = _UntilCall(root, Disk.of(root), stop_at=rng.randint(1, 12))
+        again = Watched(root, Disk.of(root), rng)
+        again.die_in(rng.randint(1, 12))
         try:
             _open(ArchiveFolder.open(root), again).close()
-        except _Stop:
+        except Stop:
+            again.release()
             shutil.rmtree(root)
             root.mkdir()
             again.disk.materialise(root, rng)

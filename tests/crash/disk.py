@@ -2,11 +2,15 @@
 
 Rule: it promises less than any real file system. Until its file was synced, each 512-byte piece of a write may be there
 or not, by itself; the size may be any that a piece or a truncation gave; until its folder was synced, each change of a
-name may be there or not. A rename is whole or not at all. What was synced stays.
+name may be there or not, a new folder with all that is in it. A rename is whole or not at all. What was synced stays.
+
+A sync may fail: then the device keeps some pieces and the kernel forgets that the others were never written, while it
+goes on showing all of them from its cache until that is dropped (Rebello et al., ATC 2020).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Sequence
@@ -26,6 +30,10 @@ class Inode:
     def now(self) -> bytes:
         """What a running system sees."""
         return self._play(self.pending)
+
+    def lose(self, rng: random.Random) -> None:
+        """A sync failed: what the device has is settled now, whatever the cache shows."""
+        self.stable, self.pending = self.after_crash(rng), []
 
     def after_crash(self, rng: random.Random) -> bytes:
         """What may be found after the power came back."""
@@ -81,6 +89,7 @@ class Disk:
     names: dict[str, int] = field(default_factory=dict)  # as a running system sees them
     pending: list[tuple[str, str, int]] = field(default_factory=list)  # what, name, inode; what is "put" or "drop"
     folders: set[str] = field(default_factory=set)
+    new_folders: set[str] = field(default_factory=set)  # those of them whose own folder was not synced since
 
     @classmethod
     def of(cls, root: Path) -> Disk:
@@ -118,6 +127,7 @@ class Disk:
 
     def sync_folder(self, folder: str) -> None:
         """Make the names in one folder stable."""
+        self.new_folders = {name for name in self.new_folders if str(Path(name).parent) != folder}
         left = []
         for change in self.pending:
             _, name, _ = change
@@ -146,21 +156,30 @@ class Disk:
         for change in self.pending:
             if rng.random() < share:
                 self._apply(names, change)
+        lost = {folder for folder in self.new_folders if rng.random() >= share}
         for folder in sorted(self.folders):
-            (root / folder).mkdir(parents=True, exist_ok=True)
+            if not _is_below(folder, lost):
+                (root / folder).mkdir(parents=True, exist_ok=True)
         for name, inode in names.items():
-            (root / name).write_bytes(self.inodes[inode].after_crash(rng))
+            if not _is_below(name, lost):
+                (root / name).write_bytes(self.inodes[inode].after_crash(rng))
+
+
+def _is_below(name: str, lost: set[str]) -> bool:
+    return bool(lost) and any(name == folder or name.startswith(folder + "/") for folder in lost)
 
 
 class Recorder:
     """System calls that are made for real below `root`, and told to a `Disk`.
 
-    After each call `on_call` is given the number of calls so far: there the power may go.
+    A subclass looks at the disk after each call in `_done`, says in `_taken` how much of a write the kernel takes, and
+    in `_fails` whether a sync fails. `release` closes what a killed process leaves open.
     """
 
-    def __init__(self, root: Path, disk: Disk) -> None:
+    def __init__(self, root: Path, disk: Disk, rng: random.Random | None = None) -> None:
         self.root, self.disk = root, disk
         self.calls = 0
+        self._rng = rng or random.Random(0)
         self._files: dict[int, tuple[int, int]] = {}  # descriptor: inode, place
         self._folders: dict[int, str] = {}
 
@@ -170,19 +189,30 @@ class Recorder:
     def _done(self) -> None:
         self.calls += 1
 
+    def _taken(self, data: bytes) -> int:
+        return len(data)
+
+    def _fails(self) -> bool:
+        return False
+
+    def release(self) -> None:
+        for fd in [*self._files, *self._folders]:
+            self.close(fd)
+
     def open(self, path: Path, flags: int, mode: int) -> int:
         fd = os.open(path, flags, mode)
         name = self._name(path)
         if flags & os.O_DIRECTORY:
             self._folders[fd] = name
         else:
-            inode = self.disk.names.get(name)
-            self._files[fd] = (self.disk.create(name) if inode is None else inode, 0)
+            is_new = flags & os.O_EXCL or name not in self.disk.names
+            self._files[fd] = (self.disk.create(name) if is_new else self.disk.names[name], 0)
         self._done()
         return fd
 
     def writev(self, fd: int, buffers: Sequence[bytes | bytearray | memoryview]) -> int:
         data = b"".join(buffers)
+        data = data[: self._taken(data)]
         os.write(fd, data)
         inode, at = self._files[fd]
         self.disk.inodes[inode].pending.append((at, data))
@@ -197,13 +227,27 @@ class Recorder:
         return count
 
     def fsync(self, fd: int) -> None:
-        if fd in self._folders:
+        fails = self._fails()
+        if fd in self._files:
+            inode = self.disk.inodes[self._files[fd][0]]
+            if fails:
+                inode.lose(self._rng)
+            else:
+                self.disk.sync(self._files[fd][0])
+        elif not fails:
             self.disk.sync_folder(self._folders[fd])
-        else:
-            self.disk.sync(self._files[fd][0])
         self._done()
+        if fails:
+            raise OSError(errno.EIO, "the device says no")
 
     fdatasync = fsync
+
+    def posix_fadvise(self, fd: int, offset: int, length: int, advice: int) -> None:
+        """The cache is dropped: what is read from now on is what the device has."""
+        inode = self.disk.inodes[self._files[fd][0]]
+        if (offset, length, advice) == (0, 0, os.POSIX_FADV_DONTNEED) and not inode.pending:
+            os.ftruncate(fd, len(inode.stable))
+            os.pwrite(fd, inode.stable, 0)
 
     def ftruncate(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
@@ -217,9 +261,8 @@ class Recorder:
         return at
 
     def close(self, fd: int) -> None:
-        os.close(fd)
-        self._files.pop(fd, None)
-        self._folders.pop(fd, None)
+        if self._files.pop(fd, None) or self._folders.pop(fd, None):
+            os.close(fd)
 
     def rename(self, source: Path, target: Path) -> None:
         os.rename(source, target)  # noqa: PTH104  as the product calls it
@@ -229,6 +272,7 @@ class Recorder:
     def mkdir(self, path: Path, mode: int) -> None:
         os.mkdir(path, mode)  # noqa: PTH102
         self.disk.folders.add(self._name(path))
+        self.disk.new_folders.add(self._name(path))
         self._done()
 
     def link(self, source: Path, target: Path) -> None:

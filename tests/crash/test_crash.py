@@ -1,17 +1,70 @@
 """A bounded campaign of power cuts; `python -m tests.crash` runs long ones."""
 
 import os
+import random
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.crash.campaign import Tally, one_run
+from archive.folder import ArchiveFolder
+from archive.log import LogWriter
+from keys.errors import UnavailableError
+from tests.crash.campaign import ORIGIN, SIGNER, Stop, Tally, Watched, entry, one_run
+from tests.crash.disk import Disk
 
 RUNS = int(os.environ.get("COFFER_CRASH_RUNS", "24"))
 
 
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder without a disk behind it, where there is one: the disk is simulated, and its syncs cost nothing."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("seed", range(RUNS))
-def test_what_was_acknowledged_survives_a_power_cut_anywhere(seed: int, tmp_path: Path) -> None:
+def test_what_was_acknowledged_survives_a_power_cut_anywhere(seed: int, memory: Path) -> None:
     tally = Tally()
-    one_run(seed, tmp_path, tally, states_a_call=3)
+    one_run(seed, memory, tally, states_a_call=3)
     assert tally.states == 3 * tally.calls > 0
+
+
+def _found_by_the_next_writer(base: Path, doom: str) -> tuple[int, int]:
+    """Three records are stable, one more ends badly, a writer opens, the power goes: what it found, what is left."""
+    live, cold = base / "live", base / "cold"
+    ArchiveFolder.prepare(live)
+    ArchiveFolder(live, bytes(16), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
+    calls = Watched(live, Disk.of(live), random.Random(base.name))
+    log = LogWriter(ArchiveFolder.open(live), now_ms=lambda: 1, calls=calls)
+    log.append([entry(n, 40) for n in range(3)])
+    if doom == "killed before the sync":
+        calls.die_in(1, whole=True)
+    elif doom == "the sync fails":
+        calls.fails_in = 1
+    with pytest.raises((Stop, UnavailableError)):
+        log.append([entry(3, 2000)])
+    calls.spare()
+    calls.release()
+    log = LogWriter(ArchiveFolder.open(live), now_ms=lambda: 1, calls=calls)
+    found = log.next_seq
+    calls.release()
+    cold.mkdir()
+    calls.disk.materialise(cold, random.Random(base.name))
+    log = LogWriter(ArchiveFolder.open(cold), now_ms=lambda: 1)
+    log.close()
+    return found, log.next_seq
+
+
+@pytest.mark.parametrize("doom", ["killed before the sync", "the sync fails"])
+def test_what_a_writer_finds_when_it_opens_is_stable(memory: Path, doom: str) -> None:
+    """Who sends such a record again is told that it is there, so it has to be."""
+    seen = set()
+    for number in range(40):
+        (memory / str(number)).mkdir()
+        found, left = _found_by_the_next_writer(memory / str(number), doom)
+        assert found == left
+        seen.add(found)
+    assert seen == ({4} if doom == "killed before the sync" else {3, 4})
