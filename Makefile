@@ -10,7 +10,7 @@ LOCK := $(BIN)/pip-compile -q --allow-unsafe --generate-hashes --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types layers docs-check check sizes bench wheel lock clean
+.PHONY: help run test lint format types layers docs-check check sizes bench crash-campaign wheel lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -45,6 +45,9 @@ sizes: $(VENV)/.dev-stamp ## print the median file and the longest functions
 
 bench: $(VENV)/.dev-stamp ## measure Coffer beside its peers and rewrite the table in README.md
 	$(BIN)/python bench/run.py $(BENCHARGS)
+
+crash-campaign: $(VENV)/.dev-stamp ## cut the power 100,000 times at every system call; CRASHARGS="--seed 7 --jobs 4"
+	$(BIN)/python -m tests.crash --states 100000 $(CRASHARGS)
 
 wheel: $(VENV)/.dev-stamp ## build dist/coffer-*.whl without the network
 	rm -rf build dist

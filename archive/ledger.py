@@ -21,7 +21,10 @@ _SUFFIX = ".finding"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A finding, when it was made (ms since 1970 UTC), and when somebody acknowledged it (0: nobody did)."""
+    """A finding, when it was made (ms since 1970 UTC), and when somebody acknowledged it (0: nobody did).
+
+    `kept` names a file in lost+found that somebody should look at; nothing in the log shows any more what was found.
+    """
 
     segment: int
     offset: int
@@ -29,6 +32,7 @@ class Entry:
     what: str
     found_ms: int
     acknowledged_ms: int = 0
+    kept: str = ""
 
     @property
     def name(self) -> str:
@@ -59,9 +63,9 @@ class Ledger:
         """Those that nobody acknowledged."""
         return [e for e in self.entries() if not e.acknowledged_ms]
 
-    def add(self, finding: Finding, now_ms: int) -> Entry | None:
+    def add(self, finding: Finding, now_ms: int, kept: str = "") -> Entry | None:
         """Keep a finding, durable on return; None where it is known already."""
-        entry = Entry(finding.segment, finding.offset, finding.seq, finding.what, now_ms)
+        entry = Entry(finding.segment, finding.offset, finding.seq, finding.what, now_ms, kept=kept)
         if self._path(entry).exists():
             return None
         self._write(entry)
@@ -80,9 +84,16 @@ class Ledger:
         return answered
 
     def settle(self, segments: Collection[int], left: Collection[Finding]) -> list[Entry]:
-        """Drop the findings of segments that were looked at again, but for those that are still there."""
+        """Drop the findings of segments that were looked at again, but for those that are still there.
+
+        One about a file in lost+found is dropped once it was acknowledged: no second look can tell more.
+        """
         still = {Entry(f.segment, f.offset, f.seq, f.what, 0).name for f in left}
-        gone = [e for e in self.entries() if e.segment in segments and e.name not in still]
+        gone = [
+            e
+            for e in self.entries()
+            if (e.acknowledged_ms if e.kept else e.segment in segments and e.name not in still)
+        ]
         for entry in gone:
             durable.remove(self._path(entry), calls=self._calls)
         return gone

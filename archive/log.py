@@ -118,7 +118,7 @@ class LogWriter:
             told = newest(self._signed, witness, last_checkpoint(folder))
             self._tail = read_tail(folder, told)
             self._told = told or self._told
-            cut(folder, self._tail, calls)
+            cut(folder, self._tail, now_ms, calls)
             self._file = self._open_segment()
         except IntegrityError as error:
             if not may_refuse:
@@ -130,6 +130,11 @@ class LogWriter:
     def cut_bytes(self) -> int:
         """Bytes of a torn tail that opening moved to lost+found."""
         return self._tail.cut_bytes
+
+    @property
+    def cut_records(self) -> int:
+        """Records with a whole header among them."""
+        return self._tail.cut_records
 
     @property
     def next_seq(self) -> int:

@@ -7,13 +7,16 @@ written.
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from archive import segment
 from archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
 from archive.checkpoint import Checkpoint
 from archive.folder import ArchiveFolder
+from archive.ledger import Ledger
 from archive.record import HEADER, RecordHeader, parse_header
+from archive.report import Finding
 from keys.durable import AppendFile, Syscalls, SystemCalls, replace, settle
 from keys.errors import FormatError, HistoryError, IntegrityError
 
@@ -25,13 +28,17 @@ _WAYS_OUT = "nothing was changed; coffer recover show tells what is missing and 
 
 @dataclass(slots=True)
 class Tail:
-    """The end of the log: chain state, the open segment and its record offsets, and what recovery cut (bytes)."""
+    """The end of the log: chain state, the open segment and its record offsets, and what recovery cut.
+
+    `cut_records` counts the records whose headers were whole in that.
+    """
 
     chain: Chain
     segment: int
     offsets: list[int]
     end: int
     cut_bytes: int = 0
+    cut_records: int = 0
     is_sealed: bool = False
 
 
@@ -122,26 +129,27 @@ def _scan(folder: ArchiveFolder, number: int, chain: Chain, checkpoint: Checkpoi
         tail.end = _walk(fd, segment.HEADER.size, stop, tail, checkpoint)
         tail.is_sealed = sealed is not None and tail.end == stop
         tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
-        if tail.cut_bytes and (sealed is not None or _was_synced(fd, tail.end, size, chain.next_seq)):
+        behind = _groups_behind(fd, tail.end, size, chain.next_seq) if tail.cut_bytes else []
+        # A record of a later group proves that the damaged one was stable once. Of the group that was being written
+        # when the power went, any part may be there, its last record too.
+        if tail.cut_bytes and (sealed is not None or any(group > chain.next_seq for group in behind)):
             raise IntegrityError(
                 f"segment {number} is damaged at offset {tail.end}, and records follow the damage", hint=_HINT
             )
+        tail.cut_records = len(behind)
         return tail
     finally:
         os.close(fd)
 
 
-def _was_synced(fd: int, at: int, size: int, seq: int) -> bool:
-    """Whether the damaged record `seq` at `at` was stable once: a record of a later group lies behind it.
-
-    Of the group that was being written when the power went, any part may be there, its last record too.
-    """
-    following = find_record(fd, at + 1, size, seq)
+def _groups_behind(fd: int, at: int, size: int, seq: int) -> list[int]:
+    """The group of each record from `seq` on whose header is whole at or behind `at`."""
+    groups = []
+    following = find_record(fd, at, size, seq)
     while following is not None:
-        if parse_header(os.pread(fd, HEADER.size, following)).group > seq:
-            return True
+        groups.append(parse_header(os.pread(fd, HEADER.size, following)).group)
         following = find_record(fd, following + 1, size, seq)
-    return False
+    return groups
 
 
 def _whole_footer(fd: int, size: int) -> tuple[segment.Footer, int] | None:
@@ -195,8 +203,12 @@ def _body_is_whole(fd: int, at: int, header: RecordHeader) -> bool:
     return digest.digest() == header.body_sha256
 
 
-def cut(folder: ArchiveFolder, tail: Tail, calls: Syscalls = _SYSTEM) -> None:
-    """Move what lies behind the last whole record to lost+found, then truncate; durable on return, in that order."""
+def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls = _SYSTEM) -> None:
+    """Move what lies behind the last whole record to lost+found, then truncate; durable on return, in that order.
+
+    Where that holds records, a finding for a human is made in between: they were most likely never acknowledged, but a
+    disk that damaged the last group after its sync leaves the same.
+    """
     if not tail.cut_bytes:
         return
     path = folder.segment_path(tail.segment)
@@ -205,6 +217,9 @@ def cut(folder: ArchiveFolder, tail: Tail, calls: Syscalls = _SYSTEM) -> None:
         torn = file.read()
     kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
     replace(kept, torn, calls=calls)  # not write_new: an earlier stop may have left half of it
+    if tail.cut_records:
+        what = f"an unfinished group with {tail.cut_records} records was cut, and is kept as lost+found/{kept.name}"
+        Ledger(folder.scrub, calls).add(Finding(tail.segment, tail.end, None, what), now_ms(), kept.name)
     file_end = AppendFile(path, calls=calls)
     try:
         file_end.truncate(tail.end)

@@ -195,7 +195,11 @@ class Vault:
         if writer.refusal is not None:
             _log.error("nothing is stored", cause=str(writer.refusal), way_out=writer.refusal.hint())
         if writer.cut_bytes:
-            _log.warning("an unfinished record was cut off and kept in lost+found", bytes=writer.cut_bytes)
+            _log.warning(
+                "an unfinished write was cut off and kept in lost+found",
+                bytes=writer.cut_bytes,
+                records=writer.cut_records,
+            )
         return writer
 
     def _record_pending(self) -> None:

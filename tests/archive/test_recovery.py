@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from archive.ledger import Ledger
 from archive.record import record_size
 from archive.recovery import cut, read_tail
 from archive.segment import HEADER as SEGMENT_HEADER
@@ -81,6 +82,24 @@ def test_a_hole_in_the_group_that_was_being_written_is_cut_with_what_lies_behind
     log.close()
     (kept,) = small.folder.lost_and_found.iterdir()
     assert kept.read_bytes() == data[places[1].offset :]
+    (finding,) = Ledger(small.folder.scrub).open_entries()
+    assert (finding.segment, finding.offset, finding.kept) == (1, places[1].offset, kept.name)
+    assert "2 records" in finding.what
+    assert kept.name in finding.what
+
+
+def test_what_was_cut_waits_for_an_answer_and_goes_once_it_has_one(small: SmallArchive) -> None:
+    small.fill(2, size=20000)
+    path = small.segments()[0]
+    path.write_bytes(path.read_bytes()[:-5000])
+    small.writer()
+    ledger = Ledger(small.folder.scrub)
+    (finding,) = ledger.open_entries()
+    assert ledger.settle([0, 1], []) == []
+    assert ledger.open_entries() == [finding]
+    ledger.acknowledge([finding.name], 5)
+    assert [entry.name for entry in ledger.settle([], [])] == [finding.name]
+    assert ledger.entries() == []
 
 
 def test_a_hole_before_a_later_group_is_refused(small: SmallArchive) -> None:
@@ -119,7 +138,7 @@ def test_half_a_copy_in_lost_and_found_is_written_again(small: SmallArchive, fau
     small.fill(2)
     path = small.segments()[0]
     os.truncate(path, path.stat().st_size - 8)
-    cut(small.folder, read_tail(small.folder, None))
+    cut(small.folder, read_tail(small.folder, None), small.now_ms)
     (kept,) = small.folder.lost_and_found.iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(whole[:10])

@@ -1,10 +1,10 @@
 """Let the power go at any moment of a run of the log, and see that what was promised is there afterwards.
 
 One run is a few groups of records, checkpoints, full segments and reopenings, made by the real writer through a
-recorder; now and then the process is killed in the middle of a call, or a sync fails and it is started again. After each
-system call several states of the disk are tried: each is opened by the real writer (and in some of them the power goes
-again during that), and held against what had been acknowledged by then. What a writer found when it opened counts as
-acknowledged, for who sends it again is told that it is there.
+recorder; now and then the process is killed in the middle of a call, or a sync fails and it is started again. After
+each system call several states of the disk are tried: each is opened by the real writer (and in some of them the power
+goes again during that), and held against what had been acknowledged by then. What a writer found when it opened counts
+as acknowledged, for who sends it again is told that it is there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
+from archive.ledger import Ledger
 from archive.log import Entry, LogWriter
 from archive.reader import LogReader
 from archive.record import Kind
@@ -222,6 +223,7 @@ def _check(root: Path, promises: Promises, tally: Tally) -> None:
     folder = ArchiveFolder.open(root)
     log = _open(folder, SystemCalls())
     tally.cuts += log.cut_bytes > 0
+    assert log.cut_records == 0 or Ledger(folder.scrub).open_entries(), "records are cut in silence"
     count = log.next_seq
     log.close()
     before = _content(root)
