@@ -70,8 +70,6 @@ class RowStore:
     @contextlib.contextmanager
     def _transactions(self) -> Iterator[None]:
         with self._lock:
-            if self._failed:
-                raise UnavailableError(f"the keyring in {self._folder} stopped after a failed write", hint="restart")
             try:
                 yield
             except _DAMAGED as error:
@@ -137,6 +135,8 @@ class RowStore:
         if self._readonly:
             raise UnavailableError("the keyring is open for reading only")
         with self._transactions():
+            if self._failed:  # reads go on: they see the last commit
+                raise UnavailableError(f"the keyring in {self._folder} stopped after a failed write", hint="restart")
             while True:
                 try:
                     return self._write(rows, removed, expected)

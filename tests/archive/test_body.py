@@ -132,7 +132,9 @@ def test_an_altered_spool_file_is_found(tmp_path: Path) -> None:
     (path,) = tmp_path.iterdir()
     with path.open("r+b") as file:
         file.seek(70_000)
-        file.write(b"\xff")
+        byte = file.read(1)[0]
+        file.seek(70_000)
+        file.write(bytes((byte ^ 0xFF,)))
     with pytest.raises(IntegrityError):
         spool.read(0, 300_000)
     spool.close()

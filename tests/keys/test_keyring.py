@@ -92,9 +92,11 @@ def test_the_row_is_durable_before_the_key_is_returned(keyring: Keyring, monkeyp
     assert order == ["durable", "returned"] * 2
 
 
-def test_a_failed_commit_hands_out_nothing_and_stops_the_keyring(
+def test_a_failed_commit_hands_out_nothing_and_stops_writing_while_reads_go_on(
     keyring: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = keyring.new_study()
+
     def fails(*_: object) -> None:
         raise lmdb.DiskError("fdatasync failed")
 
@@ -102,9 +104,12 @@ def test_a_failed_commit_hands_out_nothing_and_stops_the_keyring(
         patched.setattr(RowStore, "_write", fails)
         with pytest.raises(UnavailableError):
             keyring.new_study(b"x" * 16)
-    for call in (keyring.new_study, lambda: keyring.study(b"x" * 16)):
-        with pytest.raises(UnavailableError, match="stopped"):
-            call()
+    with pytest.raises(UnavailableError, match="stopped"):
+        keyring.new_study()
+    with pytest.raises(KeyUnavailableError):
+        keyring.study(b"x" * 16)
+    keyring._cache.clear()
+    assert keyring.study(before.key_id).kcv == before.kcv
 
 
 WRITER = """
