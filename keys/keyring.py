@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,6 +26,7 @@ from keys.errors import (
     NotFoundError,
     ShreddedError,
 )
+from keys.overview import EpochInfo, epochs_in, groups_in
 from keys.provider import DestroyReceipt, KekProvider
 from keys.rotation import Rotated, destroy, rotate
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
@@ -62,17 +63,6 @@ class StudyKey:
         """Derive everything from the DEK: three HKDF and one HMAC, about 15 us."""
         blob, cid, row = (derive.derive(dek, label) for label in (derive.BLOB, derive.CID, derive.ROW))
         return cls(key_id, dek, blob, cid, row, derive.hmac_sha256(dek, derive.KCV)[:KCV_BYTES])
-
-
-@dataclass(frozen=True, slots=True)
-class EpochInfo:
-    """One epoch for an administrator: number, kind of provider, state, creation (ms since 1970), study rows."""
-
-    epoch: int
-    provider: str
-    state: EpochState
-    created_ms: int
-    rows: int
 
 
 class Keyring:
@@ -288,7 +278,7 @@ class Keyring:
     def _unwrap(self, row: KeyRow, purpose: Purpose, key_id: bytes) -> Secret:
         """Open a row under the one KEK that it names."""
         if row.epoch not in self._keks:
-            self._load_epochs()  # another process has rotated
+            self._load_epochs(row.epoch)  # a retired one, or another process has rotated
         kek_id, kek = self._keks.get(row.epoch, (b"", None))
         name = key_id.hex()[:8]
         if kek is None:
@@ -346,10 +336,7 @@ class Keyring:
 
     def epochs(self) -> list[EpochInfo]:
         """Return every epoch this keyring ever had, ascending, with the number of study rows under each."""
-        used: Counter[int] = Counter()
-        self._store.walk(rows.STUDY_PREFIX, lambda _, value: used.update((KeyRow.decode(value).epoch,)))
-        found = (EpochRow.decode(value) for _, value in self._store.scan(rows.EPOCH_PREFIX))
-        return [EpochInfo(row.epoch, row.provider, row.state, row.created_ms, used[row.epoch]) for row in found]
+        return epochs_in(self._store)
 
     def epoch_row(self, epoch: int) -> EpochRow:
         """Return an epoch's row as it stands on disk. Raises NotFoundError for an epoch that never was."""
@@ -364,6 +351,7 @@ class Keyring:
         Asks the provider. Raises KeyUnavailableError or IntegrityError when the next start would fail for good, else
         what the provider raises.
         """
+        self._load_epochs()  # another process may have rotated
         epoch = self.epoch
         row = self.epoch_row(epoch)
         kek_id, kek = self._keks[epoch]
@@ -388,8 +376,7 @@ class Keyring:
 
     def share_groups(self) -> list[Group]:
         """Return the groups of shares that were made, oldest first."""
-        found = (Group.decode(value) for _, value in self._store.scan(rows.SHARES_PREFIX))
-        return sorted(found, key=lambda of: (of.made_s, of.group))
+        return groups_in(self._store)
 
     def close(self) -> None:
         """Drop the keys held in memory and close the file. Nothing waits to be written. Harmless when repeated."""
@@ -409,8 +396,11 @@ class Keyring:
         self._keks.pop(epoch, None)
         return receipt
 
-    def _load_epochs(self) -> None:
-        """Read the header and every epoch that this keyring has not opened yet."""
+    def _load_epochs(self, wanted: int = 0) -> None:
+        """Read the header and open its epoch, and the one that is wanted, where they are not open yet.
+
+        A retired epoch is opened when a key names it: one whose provider is lost must not keep the others closed.
+        """
         header = self._store.get(rows.HEADER_KEY)
         if header is None:
             raise FormatError("the keyring has no header", hint="restore it from its backup")
@@ -419,6 +409,8 @@ class Keyring:
             row = EpochRow.decode(value)
             if key != _epoch_key(row.epoch):
                 raise IntegrityError("an epoch row of the keyring stands under another epoch's number")
+            if row.epoch not in (self.epoch, wanted):
+                continue
             if row.state in rows.GONE or self._keks.get(row.epoch, (b"",))[0] == row.kek_id:
                 continue
             keeper = self._provider.of_kind(row.provider)

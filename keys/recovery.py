@@ -24,10 +24,12 @@ __all__ = ["Proof", "Recovery"]
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a recovered key opened: the epoch, the one that is current, and how many of the study keys it opens."""
+    """What a recovered key opened: the epoch, the one that is current, whether the archive's own key is under it, and
+    how many of the study keys are."""
 
     epoch: int
     current: int
+    archive: bool
     opened: int
     studies: int
 
@@ -65,20 +67,22 @@ class Recovery:
     def prove(self, progress: Callable[[], None] = lambda: None) -> Proof:
         """Open every key that hangs on the epoch, about 20 us each, and change nothing.
 
-        Raises KeyUnavailableError when the KEK does not open them.
+        Raises KeyUnavailableError when the KEK does not open them, or nothing hangs on the epoch any more.
         """
         opened = seen = 0
+        archive = False
 
         def visit(key: bytes, value: bytes) -> None:
-            nonlocal opened, seen
+            nonlocal opened, seen, archive
             progress()
             seen += key != rows.ARCHIVE_ROOT_KEY
             row = KeyRow.decode(value)
             if row.epoch != self._of.epoch:
                 return
-            key_id = rows.ROOT_ID if key == rows.ARCHIVE_ROOT_KEY else key[1:]
-            row.unwrap(self._kek, self._header.archive_id, key_id)
-            opened += key != rows.ARCHIVE_ROOT_KEY
+            is_root = key == rows.ARCHIVE_ROOT_KEY
+            row.unwrap(self._kek, self._header.archive_id, rows.ROOT_ID if is_root else key[1:])
+            opened += not is_root
+            archive |= is_root
 
         store = RowStore(self._folder, readonly=True)
         try:
@@ -91,7 +95,13 @@ class Recovery:
             ) from error
         finally:
             store.close()
-        return Proof(self._of.epoch, self._header.epoch, opened, seen)
+        if not (opened or archive):
+            raise KeyUnavailableError(
+                f"the shares are stale: no key is under epoch {self._of.epoch} any more, the current one is"
+                f" {self._header.epoch}",
+                hint="bring shares of the current epoch; without them only its provider opens the archive",
+            )
+        return Proof(self._of.epoch, self._header.epoch, archive, opened, seen)
 
     def move(self, provider: KekProvider) -> None:
         """Let `provider` keep the epoch from now on: its secret, then the epoch row; both durable on return.

@@ -22,17 +22,21 @@ for _command in (rotate, destroy, split, recover, drill):
     epilog="""\b
 Examples:
   coffer keys list
-  coffer keys list --json""",
+  coffer keys list --json
+
+\b
+Needs no key: it tells where the keys are when nothing opens them.""",
 )
 @archive_options()
 @json_option
 @click.pass_obj
 def list_epochs(chosen: Chosen) -> None:
     """List the key epochs: number, provider, state, age, how many study keys hang under each, and its shares."""
-    with chosen.open() as engine:
-        epochs = list(engine.keyring.epochs())
-        groups = engine.keyring.share_groups()
-        current = engine.keyring.epoch
+    config = chosen.existing()
+    from archive.folder import ArchiveFolder
+    from keys.overview import overview
+
+    seen = overview(ArchiveFolder.open(config.archive).keyring)
     rows = [
         {
             "epoch": e.epoch,
@@ -40,14 +44,16 @@ def list_epochs(chosen: Chosen) -> None:
             "state": e.state.name.lower(),
             "created": output.when(e.created_ms),
             "study_keys": e.rows,
-            "shares": [f"{g.threshold} of {g.count}, group {g.group.hex()}" for g in groups if g.epoch == e.epoch],
+            "shares": [f"{g.threshold} of {g.count}, group {g.group.hex()}" for g in seen.groups if g.epoch == e.epoch],
         }
-        for e in epochs
+        for e in seen.epochs
     ]
     if chosen.json:
         output.as_json(rows)
     else:
         shown = ([", ".join(v) if isinstance(v, list) else str(v) for v in row.values()] for row in rows)
         output.table(list(rows[0]) if rows else ["epoch"], shown)
-        if groups and all(g.epoch != current for g in groups):
-            output.say(f"The shares are stale: none gives the key of epoch {current}. Split again: coffer keys split")
+        if seen.groups and all(g.epoch != seen.current for g in seen.groups):
+            output.say(
+                f"The shares are stale: none gives the key of epoch {seen.current}. Split again: coffer keys split"
+            )

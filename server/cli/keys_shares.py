@@ -90,7 +90,7 @@ def drill(chosen: Chosen, shares: tuple[Path, ...]) -> None:
         output.as_json(facts)
         return
     _say(recovered, proof)
-    output.say("Nothing was changed. The drill succeeded.")
+    output.say("Nothing was changed. The drill succeeded." if proof.archive else "Nothing was changed.")
 
 
 @click.command(
@@ -142,6 +142,7 @@ def _facts(recovered: Recovered, proof: Proof) -> dict[str, Any]:
         "group": of.group.hex(),
         "epoch": proof.epoch,
         "current_epoch": proof.current,
+        "archive_key_opened": proof.archive,
         "study_keys_opened": proof.opened,
         "study_keys": proof.studies,
         "wrong_shares": list(recovered.wrong),
@@ -153,6 +154,7 @@ def _say(recovered: Recovered, proof: Proof) -> None:
     for name in recovered.wrong:
         output.say(f"warning: {output.plain(name)} was altered; the others were enough without it")
     output.say(f"Group {of.group.hex()}: the shares give the key of epoch {proof.epoch}.")
-    output.say(f"It opens the archive and {proof.opened} of {proof.studies} study keys.")
+    opened = f"{proof.opened} of {proof.studies} study keys"
+    output.say(f"It opens the archive's own key and {opened}." if proof.archive else f"It opens {opened}.")
     if proof.epoch != proof.current:
-        output.say(f"warning: the current epoch is {proof.current}; split again, these shares are stale")
+        output.say(f"warning: a rotation to epoch {proof.current} is under way: end it, then split again")

@@ -112,6 +112,40 @@ def test_a_failed_commit_hands_out_nothing_and_stops_writing_while_reads_go_on(
     assert keyring.study(before.key_id).kcv == before.kcv
 
 
+def test_a_retired_epoch_whose_secret_is_lost_closes_its_own_keys_only(
+    keyring: Keyring, provider: KeyFileProvider, keyfile: Path, tmp_path: Path
+) -> None:
+    left = keyring.new_study()
+    old_row = keyring.row(b"K" + left.key_id)
+    keyring.rotate()
+    keyring._store.put([(b"K" + left.key_id, old_row or b"")])  # as where the rotation had not come to it
+    later = keyring.new_study()
+    keyring.close()
+    provider.destroy_epoch(1)  # the secret is lost behind the keyring's back
+    ring = Keyring.open(tmp_path / "keyring", KeyFileProvider(keyfile))
+    assert ring.study(later.key_id).kcv == later.kcv
+    with pytest.raises(KeyUnavailableError, match="holds no secret for epoch 1"):
+        ring.study(left.key_id)
+    ring.prove()
+    ring.close()
+
+
+def test_a_proof_follows_a_rotation_of_another_process(
+    keyring: Keyring, keyfile: Path, tmp_path: Path, provider: KeyFileProvider
+) -> None:
+    script = (
+        "import sys; from pathlib import Path; from keys import Keyring, KeyFileProvider;"
+        "ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])));"
+        "ring.rotate(); ring.destroy_epoch(1)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "keyring"), str(keyfile)], check=True, timeout=60)
+    keyring.prove()
+    assert keyring.epoch == 2
+    provider.destroy_epoch(2)
+    with pytest.raises(KeyUnavailableError):
+        keyring.prove()
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -60,12 +60,30 @@ def test_split_writes_private_files_that_name_their_epoch(archive: Path) -> None
 
 def test_a_drill_opens_everything_and_changes_nothing(archive: Path) -> None:
     (archive / "key").rename(archive / "away")  # it needs no provider
+    assert "3 of 5" in run("keys", "list").output  # and so does the list
     before = {path: path.read_bytes() for path in archive.rglob("*") if path.is_file() and path.name != "lock.mdb"}
     facts = told("keys", "drill", *given(archive, 5, 1, 3))
     assert (facts["epoch"], facts["study_keys_opened"], facts["study_keys"], facts["wrong_shares"]) == (1, 1, 1, [])
     assert "The drill succeeded" in run("keys", "drill", *given(archive, 1, 2, 3)).output
     after = {path: path.read_bytes() for path in archive.rglob("*") if path.is_file() and path.name != "lock.mdb"}
     assert after == before
+
+
+def test_after_a_rotation_old_shares_are_stale_and_say_so(archive: Path) -> None:
+    run("keys", "rotate")
+    assert "The shares are stale: none gives the key of epoch 2" in run("keys", "list").output
+    for command in ("drill", "recover"):
+        said = fails("keys", command, *given(archive, 1, 2, 3), code=8)
+        assert "no key is under epoch 1 any more, the current one is 2" in said
+    run("keys", "split", "-n", "3", "-k", "2", "-o", "second")
+    assert "stale" not in run("keys", "list").output
+    shares = [word for path in (archive / "second").iterdir() for word in ("--share", str(path))]
+    assert told("keys", "drill", *shares)["epoch"] == 2
+    (archive / "key").unlink()
+    run("keys", "recover", *shares)
+    run("verify", "--level", "decrypt")
+    run("keys", "destroy", "1", "--yes")
+    assert "destroyed on purpose" in fails("keys", "drill", *given(archive, 1, 2, 3), code=9)
 
 
 def test_shares_that_do_not_do_are_refused_by_name(archive: Path) -> None:
