@@ -1,16 +1,15 @@
 """Where providers, passphrases and PINs come from; an archive that moves from a key file to an HSM."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from keys.errors import ConfigError
-from keys.keyring import Keyring
-from keys.rows import epoch_context
-from server.config import AwsKms, Config, Http, Keys, Pkcs11
+from server.config import AwsKms, Keys, Pkcs11
 from server.custody import KINDS, provider_of, told
-from server.engine import Engine
 from tests.keys import softhsm
+from tests.server.filled import run, study_files
 
 
 def test_an_epoch_of_a_provider_that_is_not_configured_is_told(tmp_path: Path) -> None:
@@ -45,23 +44,32 @@ def test_what_is_told_of_a_provider_has_no_secret() -> None:
     assert set(KINDS) == {"file", "pkcs11", "aws-kms"}
 
 
-def test_an_archive_moves_from_a_key_file_to_an_hsm(tmp_path: Path) -> None:
-    """What a rotation does, by hand: the new provider makes the epoch while the old one opens its own."""
-    file_only = Keys(key_file=tmp_path / "key")
-    Engine.create(Config(archive=tmp_path / "archive", http=Http(enabled=False), keys=file_only))
+def test_an_archive_moves_from_a_key_file_to_an_hsm_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one rotation each way, with both configured; afterwards the old one may go."""
     hsm = softhsm.make(tmp_path / "hsm")
-    (tmp_path / "pin").write_text(softhsm.PIN)
-    settings = Pkcs11(module=hsm.module, token=softhsm.LABEL, pin_file=tmp_path / "pin")
-    both = Keys(key_file=tmp_path / "key", provider="pkcs11", pkcs11=settings)
-    with Engine.open(Config(archive=tmp_path / "archive", keys=both), write=True) as engine:
-        archive_id = engine.folder.archive_id
-        assert [epoch.provider for epoch in engine.keyring.epochs()] == ["keyfile"]
-    provider = provider_of(both, archive_id)
-    context = epoch_context(archive_id, bytes(16), 2)
-    kek, wrapped = provider.create_epoch(2, context)
-    assert provider.kind == "pkcs11"
-    assert provider_of(file_only, archive_id, "file").kind == "keyfile"
-    assert provider_of(both, archive_id).of_kind("pkcs11").unwrap(wrapped, context).matches(kek)
-    ring = Keyring.open(tmp_path / "archive" / "keyring", provider)
-    ring.prove()
-    ring.close()
+    monkeypatch.setenv("HSM_PIN", softhsm.PIN)
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "coffer.toml"
+    file_only = 'archive = "archive"\n[keys]\nkey_file = "key"\n'
+    token = f'[keys.pkcs11]\nmodule = "{hsm.module}"\ntoken = "archive"\npin_env = "HSM_PIN"\n'
+    config.write_text(file_only)
+    run("init")
+    run("put", *map(str, study_files(tmp_path / "files")))
+
+    config.write_text(file_only + 'provider = "pkcs11"\n' + token)
+    run("verify", "--level", "decrypt")  # what is there stays where it is
+    run("keys", "rotate")
+    run("keys", "destroy", "1", "--yes")
+    (tmp_path / "key").rename(tmp_path / "away")
+    run("verify", "--level", "decrypt")
+    with hsm.away():
+        run("verify", "--level", "decrypt", code=6)
+
+    (tmp_path / "away").rename(tmp_path / "key")
+    run("keys", "rotate", "--provider", "file")
+    run("keys", "destroy", "2", "--yes")
+    config.write_text(file_only)
+    with hsm.away():
+        run("verify", "--level", "decrypt")
+    listed = [(e["provider"], e["state"], e["study_keys"]) for e in json.loads(run("keys", "list", "--json").stdout)]
+    assert listed == [("keyfile", "destroyed", 0), ("pkcs11", "destroyed", 0), ("keyfile", "active", 1)]
