@@ -152,7 +152,8 @@ class Keyring:
 
     @property
     def epoch(self) -> int:
-        """The epoch under whose KEK new keys are wrapped; from 1 up."""
+        """The epoch under whose KEK new keys are wrapped, also when another process made it; from 1 up."""
+        self._follow()
         return self._header.epoch
 
     def new_study(self, study_key_id: bytes | None = None) -> StudyKey:
@@ -172,13 +173,15 @@ class Keyring:
 
     def _try_to_add(self, key_ids: list[bytes]) -> list[StudyKey] | None:
         """Make keys under the epoch that is known here; None where it is not the current one any more."""
-        kek_id, kek = self._keks[self.epoch]
+        self._follow()
+        header = self._header  # once: another thread may follow another process meanwhile
+        kek_id, kek = self._kek(header.epoch)
         made: list[StudyKey] = []
         encoded: list[tuple[bytes, bytes]] = []
-        row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, self.epoch, kek_id, self._now_ms())
+        row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, header.epoch, kek_id, self._now_ms())
         with self._writing:
             for key_id in key_ids:
-                if len(key_id) != 16 or self._store.get(rows.STUDY_PREFIX + key_id) is not None:
+                if len(key_id) != 16 or self.is_used(key_id):
                     raise ConfigError("a study key id has 16 bytes and is used once")
                 dek = Secret(self._random(32))
                 value = row.wrap(kek, self.archive_id, key_id, dek, self._random(aead.SALT))
@@ -186,12 +189,16 @@ class Keyring:
                 made.append(StudyKey.of(key_id, dek))
             if len({key for key, _ in encoded}) != len(encoded):
                 raise ConfigError("a study key id has 16 bytes and is used once")
-            if not self._store.put(encoded, expected=[(rows.HEADER_KEY, self._header.encode())]):
+            if not self._store.put(encoded, expected=[(rows.HEADER_KEY, header.encode())]):
                 return None
         with self._lock:
             for key in made:
                 self._remember(key)
         return made
+
+    def is_used(self, key_id: bytes) -> bool:
+        """Whether there is, or was before it was shredded, a key with this id."""
+        return any(self._store.get(prefix + key_id) for prefix in (rows.STUDY_PREFIX, rows.TOMBSTONE_PREFIX))
 
     def study(self, key_id: bytes) -> StudyKey:
         """Return a study's key, from the cache when it was used lately.
@@ -209,7 +216,13 @@ class Keyring:
         name = key_id.hex()[:8]
         if value is None and self._store.get(rows.TOMBSTONE_PREFIX + key_id) is not None:
             raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
-        row, dek = self.opened(key_id, value)
+        try:
+            row, dek = self.opened(key_id, value)
+        except KeyUnavailableError:
+            again = self._store.get(rows.STUDY_PREFIX + key_id)
+            if again == value:
+                raise
+            row, dek = self.opened(key_id, again)  # it was moved to another epoch in between
         if row.state is KeyState.SHRED_SCHEDULED:
             raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
         key = StudyKey.of(key_id, dek)
@@ -230,13 +243,27 @@ class Keyring:
         return int.from_bytes(self._store.get(rows.CHANGES_KEY) or b"", "big")
 
     def _follow(self) -> int:
-        """Forget the cached keys where another process, or this one, took keys away. Return `changes`."""
+        """Let go of what was taken away by any process, cached keys and destroyed epochs, and return `changes`."""
         changes = self.changes()
-        with self._lock:
-            if changes != self._seen:
+        if changes != self._seen:
+            header = self._store.get(rows.HEADER_KEY)
+            epochs = [EpochRow.decode(value) for _, value in self._store.scan(rows.EPOCH_PREFIX)]
+            with self._lock:
+                self._header = Header.decode(header or b"")
+                for row in epochs:
+                    if row.state in rows.GONE:
+                        self._keks.pop(row.epoch, None)
                 self._cache.clear()
                 self._seen = changes
         return changes
+
+    def _kek(self, epoch: int) -> tuple[bytes, Secret]:
+        """Return an epoch's KEK id and KEK, also when another process has just made it."""
+        if epoch not in self._keks:
+            self._load_epochs(epoch)  # a retired one, or another process has rotated
+        if epoch not in self._keks:
+            raise KeyUnavailableError(f"epoch {epoch} of the keyring cannot be opened (any more)")
+        return self._keks[epoch]
 
     def opened(self, key_id: bytes, value: bytes | None) -> tuple[KeyRow, Secret]:
         """Return a study's row and key from the row's bytes. Raises KeyUnavailableError (None), IntegrityError."""
@@ -250,7 +277,7 @@ class Keyring:
 
     def sealed(self, row: KeyRow, key_id: bytes, dek: Secret) -> bytes:
         """Return the bytes of a study's row with its key sealed under the epoch that the row names."""
-        return row.wrap(self._keks[row.epoch][1], self.archive_id, key_id, dek, self._random(aead.SALT))
+        return row.wrap(self._kek(row.epoch)[1], self.archive_id, key_id, dek, self._random(aead.SALT))
 
     def row(self, key: bytes) -> bytes | None:
         """Return the bytes of one row as it is now, other processes' commits included."""
@@ -277,12 +304,8 @@ class Keyring:
 
     def _unwrap(self, row: KeyRow, purpose: Purpose, key_id: bytes) -> Secret:
         """Open a row under the one KEK that it names."""
-        if row.epoch not in self._keks:
-            self._load_epochs(row.epoch)  # a retired one, or another process has rotated
-        kek_id, kek = self._keks.get(row.epoch, (b"", None))
+        kek_id, kek = self._kek(row.epoch)
         name = key_id.hex()[:8]
-        if kek is None:
-            raise KeyUnavailableError(f"key {name} is wrapped under epoch {row.epoch}, which this keyring cannot open")
         if row.purpose is not purpose or row.kek_id != kek_id:
             raise IntegrityError(f"the keyring row of key {name} was altered")
         try:
@@ -354,7 +377,7 @@ class Keyring:
         self._load_epochs()  # another process may have rotated
         epoch = self.epoch
         row = self.epoch_row(epoch)
-        kek_id, kek = self._keks[epoch]
+        kek_id, kek = self._kek(epoch)
         if row.state in rows.GONE:
             raise KeyUnavailableError(f"key epoch {epoch} was destroyed while it was in use", hint="restart")
         context = rows.epoch_context(self.archive_id, row.kek_id, epoch)
@@ -364,9 +387,10 @@ class Keyring:
 
     def divide(self, threshold: int, count: int) -> list[Share]:
         """Return shares of the current epoch's KEK, any `threshold` of which give it. Writes nothing; InputError."""
-        kek_id, kek = self._keks[self.epoch]
+        epoch = self.epoch
+        kek_id, kek = self._kek(epoch)
         made_s = self._now_ms() // 1000
-        of = Group(self._random(8), self.archive_id, kek_id, self.epoch, made_s, threshold, count)
+        of = Group(self._random(8), self.archive_id, kek_id, epoch, made_s, threshold, count)
         return split(kek, of, self._random)
 
     def remember_shares(self, of: Group) -> None:
@@ -384,15 +408,21 @@ class Keyring:
             self._cache.clear()
             self._store.close()
 
-    def rotate(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Rotated:
+    def rotate(
+        self,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+        event: Callable[[Rotated], tuple[bytes, bytes]] | None = None,
+    ) -> Rotated:
         """Move every key under a new epoch's KEK, as `keys.rotation.rotate` says; stores and reads go on meanwhile."""
-        done = rotate(self._store, self._provider, self._random, self._now_ms, progress)
+        done = rotate(self._store, self._provider, self._random, self._now_ms, progress, event)
         self._load_epochs()
         return done
 
-    def destroy_epoch(self, epoch: int) -> DestroyReceipt:
+    def destroy_epoch(
+        self, epoch: int, event: Callable[[DestroyReceipt], tuple[bytes, bytes]] | None = None
+    ) -> DestroyReceipt:
         """Destroy an old epoch's secret for ever, as `keys.rotation.destroy` says."""
-        receipt = destroy(self._store, self._provider, epoch)
+        receipt = destroy(self._store, self._provider, epoch, self._now_ms, event)
         self._keks.pop(epoch, None)
         return receipt
 
@@ -409,14 +439,14 @@ class Keyring:
             row = EpochRow.decode(value)
             if key != _epoch_key(row.epoch):
                 raise IntegrityError("an epoch row of the keyring stands under another epoch's number")
-            if row.epoch not in (self.epoch, wanted):
+            if row.epoch not in (self._header.epoch, wanted):
                 continue
             if row.state in rows.GONE or self._keks.get(row.epoch, (b"",))[0] == row.kek_id:
                 continue
             keeper = self._provider.of_kind(row.provider)
             context = rows.epoch_context(self.archive_id, row.kek_id, row.epoch)
             self._keks[row.epoch] = (row.kek_id, keeper.unwrap(row.wrapped, context))
-        if self.epoch not in self._keks:
+        if self._header.epoch not in self._keks:
             raise IntegrityError("the keyring's current epoch has no key", hint="restore the keyring from its backup")
 
     def _load_root(self) -> Secret:

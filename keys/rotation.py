@@ -8,6 +8,7 @@ that another process changed meanwhile is read again (`RowStore.put` with `expec
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,9 +20,10 @@ from keys.rows import GONE, EpochRow, EpochState, Header, KeyRow, KeyState
 from keys.secret import Secret
 from keys.store import RowStore
 
-__all__ = ["Rotated", "destroy", "rotate"]
+__all__ = ["Destruction", "Rotated", "destroy", "rotate"]
 
 _PAGE: Final = 2000
+_DESTRUCTION: Final = struct.Struct(">QQ")  # receipt_ms effective_ms
 
 Keks = Mapping[int, tuple[bytes, Secret]]  # by epoch: the KEK's id and the KEK
 
@@ -37,17 +39,19 @@ class Rotated:
     resumed: bool
 
 
-def rotate(
+def rotate(  # noqa: PLR0917  # what a keyring is made of
     store: RowStore,
     provider: KekProvider,
     random: Callable[[int], bytes],
     now_ms: Callable[[], int],
     progress: Callable[[int, int], None],
+    event: Callable[[Rotated], tuple[bytes, bytes]] | None = None,
 ) -> Rotated:
     """Rotate, or finish a rotation that was stopped; durable on return. `progress` gets study keys done and in all.
 
-    One call of the provider makes the new epoch, one opens each old one. Raises LockedError where another process
-    rotates at the same time, and what the provider raises; then running it again goes on.
+    The row that `event` makes is written with the last step. One call of the provider makes the new epoch, one opens
+    each old one. Raises LockedError where another process rotates at the same time, and what the provider raises; then
+    running it again goes on.
     """
     was = _header(store)
     epochs = _epochs(store)
@@ -62,8 +66,9 @@ def rotate(
         moved += _rewrap(store, page, current, keks, was.archive_id, random)
         done, after = done + len(page), page[-1][0]
         progress(done, max(total, done))
-    _retire(store, current.epoch)
-    return Rotated(current.epoch, current.provider, moved, resumed)
+    rotated = Rotated(current.epoch, current.provider, moved, resumed)
+    _retire(store, current.epoch, [] if event is None else [event(rotated)])
+    return rotated
 
 
 def _header(store: RowStore) -> Header:
@@ -97,14 +102,16 @@ def _begin(
     epoch, kek_id = was.epoch + 1, random(16)
     kek, wrapped = provider.create_epoch(epoch, rows.epoch_context(was.archive_id, kek_id, epoch))
     new = EpochRow(EpochState.ACTIVE, epoch, kek_id, now_ms(), provider.kind, wrapped)
+    changes = store.get(rows.CHANGES_KEY)
     fresh = [
+        (rows.CHANGES_KEY, _after(changes)),
         (rows.HEADER_KEY, replace(was, epoch=epoch).encode()),
         (rows.EPOCH_PREFIX + epoch.to_bytes(4, "big"), new.encode()),
         (rows.ARCHIVE_ROOT_KEY, _moved(root_bytes, rows.ROOT_ID, new, kek, keks, was.archive_id, random)),
     ]
-    expected = [(rows.HEADER_KEY, was_bytes), (rows.ARCHIVE_ROOT_KEY, root_bytes)]
+    expected = [(rows.HEADER_KEY, was_bytes), (rows.ARCHIVE_ROOT_KEY, root_bytes), (rows.CHANGES_KEY, changes)]
     if not store.put(fresh, expected=expected):
-        raise LockedError("another process rotates the keys", hint="wait for it, then look at coffer keys list")
+        raise LockedError("another process changes the keys", hint="wait for it, then look at coffer keys list")
     return new, kek
 
 
@@ -156,12 +163,38 @@ def _moves(row: KeyRow, new: EpochRow) -> bool:
     return row.epoch != new.epoch and row.state is not KeyState.SHRED_SCHEDULED
 
 
-def destroy(store: RowStore, provider: KekProvider, epoch: int) -> DestroyReceipt:
+@dataclass(frozen=True, slots=True)
+class Destruction:
+    """When an epoch's provider gave its receipt, and from when on nobody can bring the secret back; ms since 1970."""
+
+    receipt_ms: int
+    effective_ms: int
+
+    def encode(self) -> bytes:
+        """Return the 16 bytes."""
+        return _DESTRUCTION.pack(self.receipt_ms, self.effective_ms)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Destruction:
+        """Return the value. Raises FormatError for any other length."""
+        if len(data) != _DESTRUCTION.size:
+            raise FormatError("a destruction row of the keyring has the wrong length")
+        return cls(*_DESTRUCTION.unpack(data))
+
+
+def destroy(
+    store: RowStore,
+    provider: KekProvider,
+    epoch: int,
+    now_ms: Callable[[], int],
+    event: Callable[[DestroyReceipt], tuple[bytes, bytes]] | None = None,
+) -> DestroyReceipt:
     """Destroy an old epoch's secret for ever, durable on return; repeated, it gives the receipt again.
 
     The keyring is told first: from then on no process asks for that secret, and a stop before the provider has
-    destroyed it leaves an archive that opens. Raises NotFoundError for an epoch that never was, ConfigError for the
-    current one or one that still holds keys, and what the provider raises.
+    destroyed it leaves an archive that opens. The row that `event` makes is written with the receipt, once. Raises
+    NotFoundError for an epoch that never was, ConfigError for the current one or one that still holds keys, and what
+    the provider raises.
     """
     place = rows.EPOCH_PREFIX + epoch.to_bytes(4, "big")
     value = store.get(place)
@@ -178,14 +211,32 @@ def destroy(store: RowStore, provider: KekProvider, epoch: int) -> DestroyReceip
             hint="rotate; keys that were shredded a moment ago leave it by themselves while a server runs",
         )
     if row.state is EpochState.RETIRED:
-        store.put([(place, replace(row, state=EpochState.DESTROYING).encode())], expected=[(place, value)])
+        changes = store.get(rows.CHANGES_KEY)
+        put = [(place, replace(row, state=EpochState.DESTROYING).encode()), (rows.CHANGES_KEY, _after(changes))]
+        if not store.put(put, expected=[(place, value), (rows.CHANGES_KEY, changes)]):
+            raise LockedError("another process changes the keys", hint="say it again")
     receipt = provider.of_kind(row.provider).destroy_epoch(epoch)
-    store.put([(place, replace(row, state=EpochState.DESTROYED).encode())])
+    if row.state is not EpochState.DESTROYED:
+        now = now_ms()
+        done = Destruction(now, receipt.effective_ms or now)
+        put = [
+            (place, replace(row, state=EpochState.DESTROYED, wrapped=b"").encode()),
+            (rows.DESTRUCTION_PREFIX + place[1:], done.encode()),
+            *([] if event is None else [event(receipt)]),
+        ]
+        store.put(put, expected=[(place, replace(row, state=EpochState.DESTROYING).encode())])
     return receipt
 
 
-def _retire(store: RowStore, current: int) -> None:
-    for row in _epochs(store):
-        if row.epoch != current and row.state is EpochState.ACTIVE:
-            place = rows.EPOCH_PREFIX + row.epoch.to_bytes(4, "big")
-            store.put([(place, replace(row, state=EpochState.RETIRED).encode())], expected=[(place, row.encode())])
+def _after(changes: bytes | None) -> bytes:
+    """The change counter, one up: every process then lets go of what it holds."""
+    return (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")
+
+
+def _retire(store: RowStore, current: int, events: list[tuple[bytes, bytes]]) -> None:
+    old = [row for row in _epochs(store) if row.epoch != current and row.state is EpochState.ACTIVE]
+    places = [rows.EPOCH_PREFIX + row.epoch.to_bytes(4, "big") for row in old]
+    put = [(place, replace(row, state=EpochState.RETIRED).encode()) for place, row in zip(places, old, strict=True)]
+    expected = [(place, row.encode()) for place, row in zip(places, old, strict=True)]
+    if not old or not store.put([*put, *events], expected=expected):
+        raise LockedError("another process rotates the keys", hint="wait for it, then look at coffer keys list")

@@ -33,6 +33,7 @@ WITNESS_KEY: Final = b"W"
 SHARES_PREFIX: Final = b"G"  # splittings of an epoch key into shares; no share is kept
 TOMBSTONE_PREFIX: Final = b"T"
 CHANGES_KEY: Final = b"C"  # goes up whenever keys that another process may hold are no longer what they were
+DESTRUCTION_PREFIX: Final = b"D"  # when an epoch was destroyed, and when for good
 EVENT_PREFIX: Final = b"P"  # events on their way into the log, sealed
 HOLD_PREFIX: Final = b"L"  # holds, sealed
 REQUEST_PREFIX: Final = b"Q"  # requests that wait for another officer, sealed

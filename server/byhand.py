@@ -12,6 +12,7 @@ from archive.checkpoint import Checkpoint, read_checkpoint, witnessed
 from archive.folder import ArchiveFolder
 from archive.ledger import Ledger
 from archive.lock import WriterLock
+from archive.reader import LogReader
 from archive.verify import Finding, Level, Options, Verifier
 from index.check import check_index
 from keys import derive
@@ -21,6 +22,7 @@ from keys.signing import CheckpointSigner
 from keys.witness import read_witness
 from server.config import Config
 from server.custody import provider_of
+from server.olderkeyring import missed, shred_again
 
 __all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "settle"]
 
@@ -99,7 +101,11 @@ def hands_on(config: Config, command: str) -> Iterator[Hand]:
     with WriterLock(folder.lock, command, clock_ms()):
         folder.complete()
         keyring = Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id))
+        reader = LogReader(folder)
         try:
+            # Whoever accepts a loss makes an older keyring the newest: what was shredded since must not live again.
+            shred_again(missed(folder, keyring, reader), keyring)
             yield Hand(folder, keyring)
         finally:
+            reader.close()
             keyring.close()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from keys import rows
 from keys.keyring import Keyring, clock_ms
-from keys.rows import EpochState
+from keys.rotation import Destruction
 from keys.shred import Tombstone, tombstones
 
 __all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures"]
@@ -36,8 +36,10 @@ class Erasure:
 
 def erasures(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> list[Erasure]:
     """Every shredded key, the oldest first."""
-    still_open = [each.epoch for each in keyring.epochs() if each.state is not EpochState.DESTROYED]
     now = now_ms()
+    receipts = ((place[1:], Destruction.decode(value)) for place, value in keyring.rows(rows.DESTRUCTION_PREFIX))
+    destroyed = {int.from_bytes(epoch, "big") for epoch, each in receipts if each.effective_ms <= now}
+    still_open = [each.epoch for each in keyring.epochs() if each.epoch not in destroyed]
     found = [
         Erasure(
             key_id,

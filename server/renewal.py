@@ -1,7 +1,7 @@
 """New key epochs and the end of old ones, with a record of each in the log; by command, or when an epoch is old enough.
 
-Rule: the keyring changes first, and the event waits in it for whoever writes the log (`server.outbox`). A stop between
-the two loses the event, never a key; the epochs themselves say what happened.
+Rule: the event of a change is written into the keyring with the change's last step, and waits there for whoever writes
+the log (`server.outbox`): a stop loses neither.
 """
 
 import os
@@ -21,7 +21,7 @@ from server import outbox
 from server.config import Config
 from server.custody import provider_of
 
-__all__ = ["age_seconds", "destroy", "renew_if_old", "rotate"]
+__all__ = ["age_seconds", "destroy", "destroy_epoch", "renew_if_old", "rotate", "rotate_keyring"]
 
 _log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ def rotate(config: Config, progress: Callable[[int, int], None], provider: str =
     """Rotate the keys of an archive, beside whoever serves it; durable on return. Raises as `keys.rotation.rotate`."""
     keyring = _open(config, provider)
     try:
-        return _rotate(keyring, progress)
+        return rotate_keyring(keyring, progress)
     finally:
         keyring.close()
 
@@ -41,19 +41,44 @@ def destroy(config: Config, epoch: int) -> DestroyReceipt:
     """Destroy an old epoch, beside whoever serves the archive; durable on return. Raises as `keys.rotation.destroy`."""
     keyring = _open(config)
     try:
-        receipt = keyring.destroy_epoch(epoch)
-        facts = {"epoch": epoch, "provider": receipt.kind, "caveat": receipt.caveat}
-        _record(keyring, Kind.EPOCH_DESTROYED, facts)
-        return receipt
+        return destroy_epoch(keyring, epoch)
     finally:
         keyring.close()
+
+
+def rotate_keyring(keyring: Keyring, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Rotated:
+    """As `rotate`, of a keyring that is open."""
+
+    def event(done: Rotated) -> tuple[bytes, bytes]:
+        facts = {"epoch": done.epoch, "provider": done.provider, "moved": done.rewrapped, "resumed": done.resumed}
+        return _enclosed(keyring, Kind.KEYRING_ROTATED, {**facts, "keyring": keyring.digest().hex()})
+
+    return keyring.rotate(progress, event)
+
+
+def destroy_epoch(keyring: Keyring, epoch: int) -> DestroyReceipt:
+    """As `destroy`, of a keyring that is open."""
+
+    def event(receipt: DestroyReceipt) -> tuple[bytes, bytes]:
+        now = clock_ms()
+        facts = {
+            "epoch": epoch,
+            "provider": receipt.kind,
+            "caveat": receipt.caveat,
+            "destroyed_ms": now,
+            "effective_ms": receipt.effective_ms or now,
+            "share_groups": [of.group.hex() for of in keyring.share_groups() if of.epoch == epoch],
+        }
+        return _enclosed(keyring, Kind.EPOCH_DESTROYED, facts)
+
+    return keyring.destroy_epoch(epoch, event)
 
 
 def renew_if_old(keyring: Keyring, days: int, now_ms: Callable[[], int] = clock_ms) -> bool:
     """Rotate when the current epoch is older than so many days; 0 is never. Returns whether it did."""
     if not days or age_seconds(keyring, now_ms) < days * _DAY_SECONDS:
         return False
-    done = _rotate(keyring, lambda _done, _total: None)
+    done = rotate_keyring(keyring)
     _log.info("keys rotated", epoch=done.epoch, moved=done.rewrapped)
     return True
 
@@ -68,14 +93,7 @@ def _open(config: Config, provider: str = "") -> Keyring:
     return Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id, provider))
 
 
-def _rotate(keyring: Keyring, progress: Callable[[int, int], None]) -> Rotated:
-    done = keyring.rotate(progress)
-    facts = {"epoch": done.epoch, "provider": done.provider, "moved": done.rewrapped, "resumed": done.resumed}
-    _record(keyring, Kind.KEYRING_ROTATED, {**facts, "keyring": keyring.digest().hex()})
-    return done
-
-
-def _record(keyring: Keyring, kind: Kind, facts: dict[str, object]) -> None:
+def _enclosed(keyring: Keyring, kind: Kind, facts: dict[str, object]) -> tuple[bytes, bytes]:
     event = Event(kind, clock_ms(), facts)
     entry = event.seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(24))
-    keyring.amend([outbox.enclose(entry, os.urandom(8))])
+    return outbox.enclose(entry, os.urandom(8))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from archive.body import BodyContext, BodyReader
 from archive.event import Event
 from archive.folder import ArchiveFolder
+from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
 from archive.report import OpenRecord
 from keys import derive
@@ -16,6 +17,7 @@ from keys.errors import IntegrityError
 from keys.keyring import Keyring
 from server.config import Config
 from server.custody import provider_of
+from server.olderkeyring import missed
 
 __all__ = ["Unsealer", "open_records"]
 
@@ -49,10 +51,16 @@ class Unsealer:
 
 @contextmanager
 def open_records(config: Config) -> Iterator[OpenRecord]:
-    """An Unsealer over the archive's keyring, beside whoever writes it. Raises as `Keyring.open`."""
+    """An Unsealer over the archive's keyring, beside whoever writes it. Raises as `Keyring.open`.
+
+    A keyring that holds what the log says was shredded raises HistoryError.
+    """
     folder = ArchiveFolder.open(config.archive)
     keyring = Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id), readonly=True)
+    reader = LogReader(folder)
     try:
+        missed(folder, keyring, reader).require_none_shredded()
         yield Unsealer(keyring)
     finally:
+        reader.close()
         keyring.close()

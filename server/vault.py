@@ -43,6 +43,7 @@ from server.config import Config
 from server.custody import passphrase_of, provider_of
 from server.intake import Intake
 from server.metrics import Metrics
+from server.olderkeyring import missed, shred_again
 from server.renewal import age_seconds
 
 _log = structlog.get_logger(__name__)
@@ -117,6 +118,12 @@ class Vault:
             logs.use_id_key(self.keyring.archive_key(derive.LOG_ID))
             self.reader = LogReader(self.folder)
             opened.callback(self.reader.close)
+            late = missed(self.folder, self.keyring, self.reader)
+            if late.keyless:
+                _log.error("the keyring is older than the log: studies without a key", count=late.keyless)
+            if write:
+                shred_again(late, self.keyring)
+            late.require_none_shredded()
             self.bodies = Bodies(self.folder.archive_id, self.reader, self.keyring.study)
             if write:
                 self._writer = self._open_writer(may_refuse=may_refuse)

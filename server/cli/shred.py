@@ -36,6 +36,7 @@ Examples:
   coffer shred 1.2.840.99999.1 --reason 'erasure request 2026-17'
   coffer shred --patient 4711 --reason 'erasure request 2026-18' --officer Meyer
   coffer shred list
+  coffer shred finish
 
 \b
 A shred cannot be undone. At once nobody can find or open the study, here or in a running server. It is effective,
@@ -240,6 +241,52 @@ def cancel(chosen: Chosen, request_id: str, officer: str | None) -> None:
         output.as_json({"request": request_id, "state": "cancelled"})
     else:
         output.say(f"request {request_id} is cancelled; nothing was shredded")
+
+
+@shred.command(
+    epilog="""\b
+Examples:
+  coffer shred finish               moves all living keys to a new epoch
+  coffer shred finish --copied      when keyring and key file have been copied: destroys the old epochs
+
+\b
+Two steps, because copies of keyring and key file from before the first one open nothing after the second one: whoever
+destroys first and copies later is one failed disk away from losing everything. Works beside a running server.
+Exit code 12 for --copied before the first step, 6 where the provider or the writer cannot be reached: say it again."""
+)
+@click.option("--copied", is_flag=True, help="Keyring and key file were copied after the first step; destroy.")
+@click.option("--early", is_flag=True, help="Do not wait for the days of backups: older ones open nothing then.")
+@archive_options()
+@json_option
+@click.pass_obj
+def finish(chosen: Chosen, copied: bool, early: bool) -> None:
+    """Make scheduled shreds effective, in two steps: move the living keys, then destroy the old epochs."""
+    with open_for_keys(chosen) as engine:
+        from server.finishing import finish as next_step
+
+        done = next_step(engine, copied=copied, early=early)
+        epoch = engine.keyring.epoch
+    if chosen.json:
+        output.as_json(
+            {
+                "epoch": epoch,
+                "moved": done.moved,
+                "destroyed": done.destroyed,
+                "still_to_destroy": done.caveats,
+                "wait_for_copies": done.waiting,
+                "effective": done.effective,
+                "scheduled": len(done.erasures) - done.effective,
+            }
+        )
+        return
+    if done.moved:
+        output.say(f"{done.moved} keys are under epoch {epoch} now")
+    for caveat in done.caveats:
+        output.say(f"destroyed, {caveat}")
+    if done.waiting:
+        output.say("now copy the keyring and what opens it (key file, HSM backup, shares), then:")
+        output.say("  coffer shred finish --copied")
+    output.say(f"{done.effective} shreds are effective, {len(done.erasures) - done.effective} are scheduled")
 
 
 @shred.command(

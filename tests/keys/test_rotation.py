@@ -5,15 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from keys import derive
+from keys import derive, rows
 from keys.errors import ConfigError, IntegrityError, KeyUnavailableError, NotFoundError
 from keys.keyfile import KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring
+from keys.provider import DestroyReceipt
+from keys.rotation import Destruction, Rotated
 from keys.rows import STUDY_PREFIX, EpochState
 from keys.store import RowStore
 
@@ -254,3 +258,56 @@ def test_killed_at_every_step_of_a_destruction_the_archive_opens(tmp_path: Path)
             break
     assert codes[-1] == 0
     assert len(codes) > 6
+
+
+def test_the_events_go_with_the_last_steps_and_come_once(keyring: Keyring, provider: KeyFileProvider) -> None:
+    keyring.new_studies(3)
+    rotated: list[tuple[bytes, bytes]] = []
+
+    def at_rotation(done: Rotated) -> tuple[bytes, bytes]:
+        rotated.append((rows.EVENT_PREFIX + b"r", bytes([done.epoch, done.rewrapped])))
+        return rotated[-1]
+
+    def at_destruction(receipt: DestroyReceipt) -> tuple[bytes, bytes]:
+        return rows.EVENT_PREFIX + b"d" + bytes([len(keyring.rows(rows.EVENT_PREFIX))]), receipt.kind.encode()
+
+    keyring.rotate(event=at_rotation)
+    for _ in range(2):
+        keyring.destroy_epoch(1, at_destruction)
+    found = keyring.rows(rows.EVENT_PREFIX)
+    assert found == [(rows.EVENT_PREFIX + b"d\1", b"keyfile"), (rows.EVENT_PREFIX + b"r", b"\2\3")]
+    assert keyring.epoch_row(1).wrapped == b""
+    ((place, value),) = keyring.rows(rows.DESTRUCTION_PREFIX)
+    assert place == rows.DESTRUCTION_PREFIX + bytes([0, 0, 0, 1])
+    assert 0 < Destruction.decode(value).effective_ms == Destruction.decode(value).receipt_ms
+
+
+PROVER = """
+import sys
+from pathlib import Path
+from keys.keyfile import KeyFileProvider
+from keys.keyring import Keyring
+ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])), readonly=True)
+for line in sys.stdin:
+    ring.prove()
+    print(ring.epoch, ring.study(bytes.fromhex(line)).kcv.hex(), sorted(ring._keks), flush=True)
+"""
+
+
+def test_another_process_that_only_reads_follows_a_rotation_and_a_destruction(
+    keyring: Keyring, provider: KeyFileProvider, keyfile: Path, tmp_path: Path
+) -> None:
+    """An idle server proves its key now and then: it must prove the one that is current, not the destroyed one."""
+    key = keyring.new_study()
+    command = [sys.executable, "-c", PROVER, str(tmp_path / "keyring"), str(keyfile)]
+    pipes, env = subprocess.PIPE, {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with subprocess.Popen(command, stdin=pipes, stdout=pipes, text=True, env=env) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        for step, held in ((None, "[1]"), (keyring.rotate, "[1, 2]"), (lambda: keyring.destroy_epoch(1), "[2]")):
+            if step is not None:
+                step()
+            reader.stdin.write(key.key_id.hex() + "\n")
+            reader.stdin.flush()
+            assert reader.stdout.readline() == f"{keyring.epoch} {key.kcv.hex()} {held}\n"
+        reader.stdin.close()

@@ -71,6 +71,23 @@ def test_a_shredded_study_that_is_sent_again_is_a_new_one(filled: CofferProcess)
     assert (verified["findings"], verified["shredded"]) == ([], EACH + 1)  # and the record of the key itself
 
 
+def test_a_running_server_goes_on_while_its_keys_move_and_the_old_epoch_is_destroyed(filled: CofferProcess) -> None:
+    filled.run("shred", uid(1), "--reason", "r", "--yes")
+    filled.run("shred", "finish", "--early")
+    assert {reply.status for reply in store(filled.port, [synthetic(n, 900, 4) for n in range(2)])} == {0}
+    filled.run("shred", "finish", "--early", "--copied")
+    assert {reply.status for reply in store(filled.port, [synthetic(n, 900, 5) for n in range(2)])} == {0}
+    for is_again in (False, True):
+        if is_again:
+            filled.stop()
+            filled.start()
+        assert [completed(filled, study) for study in (1, 2, 3, 4, 5)] == [0, EACH, EACH, 2, 2]
+        assert filled.ready()
+    epochs = filled.json("keys", "list")
+    assert isinstance(epochs, list)
+    assert [(each["state"], each["study_keys"]) for each in epochs] == [("destroyed", 0), ("active", 4)]
+
+
 def test_nothing_that_names_the_study_is_left_or_added(filled: CofferProcess, tmp_path: Path) -> None:
     needles = {uid(3).encode(), b"KT-000003", b"Kill^Test3", b"3/2 3/2 3/2 3/2 "}
     filled.run("hold", "add", "--patient", "KT-000009", "--reason", "court case Kill^Test3", "--until", "2999-12-31")

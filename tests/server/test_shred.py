@@ -3,22 +3,27 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pydicom.dataset import Dataset
 
+from archive.log import LogWriter
 from archive.record import Kind
+from index.store import IndexStore
 from keys import rows, shred
+from keys.durable import SystemCalls
+from keys.keyfile import KeyFileProvider
+from keys.keyring import Keyring
+from keys.store import RowStore
+from server.cli import main
 from server.config_load import load_config
 from server.demo import sample_study
 from server.engine import Engine
 from tests.server.filled import free_port, part10, run, told
 
-ROOT = Path(__file__).resolve().parents[2]
 BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"
 UIDS = ("1.2.3.1", "1.2.3.2", "1.2.3.3")
 
@@ -215,41 +220,41 @@ def test_a_request_can_be_taken_back(archive: Path) -> None:
     assert [f["what"] for f in events(Kind.STATE)] == ["shred requested", "shred request cancelled"]
 
 
-STOPPER = """
-import os, sys
-from pathlib import Path
-from index.store import IndexStore
-from keys.durable import SystemCalls
-from keys.store import RowStore
-from server.cli import main
+def stop_at(number: int) -> None:
+    """Let this process die before or after its `number`th durable step."""
+    left = [number]
 
-left = int(sys.argv[1])
+    def stopping(owner: type, name: str) -> None:
+        real = getattr(owner, name)
 
-def stopping(owner, name):
-    real = getattr(owner, name)
-    def call(*args, **options):
-        global left
-        for when in ("before", "after"):
-            if when == "after":
-                done = real(*args, **options)
-            left -= 1
-            if left == 0:
-                os._exit(77)
-        return done
-    setattr(owner, name, staticmethod(call) if owner is SystemCalls else call)
+        def call(*args: object, **options: object) -> object:
+            tick()
+            done = real(*args, **options)
+            tick()
+            return done
 
-stopping(RowStore, "put")
-stopping(IndexStore, "write")
-for name in ("fdatasync", "fsync", "rename", "link", "unlink"):
-    stopping(SystemCalls, name)
-main(sys.argv[2:])
-"""
+        setattr(owner, name, staticmethod(call) if owner is SystemCalls else call)
+
+    def tick() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os._exit(77)
+
+    for owner, name in ((RowStore, "put"), (IndexStore, "write"), (LogWriter, "append"), (SystemCalls, "rename")):
+        stopping(owner, name)
 
 
 def stopped(number: int, *args: str) -> int:
-    """Run a command that dies before or after its `number`th durable step; its exit code, 77 when it died."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "COFFER_ARCHIVE": "", "COFFER_CONFIG": ""}
-    return subprocess.run([sys.executable, "-c", STOPPER, str(number), *args], env=env, capture_output=True).returncode
+    """Run a command in a process that dies at a step; its exit code, 77 when it died."""
+    child = os.fork()  # a fresh interpreter would cost a second each time
+    if child == 0:
+        code = 70
+        try:
+            stop_at(number)
+            code = CliRunner().invoke(main, args, env={"COFFER_ARCHIVE": "", "COFFER_CONFIG": ""}).exit_code
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_killed_at_every_step_it_is_whole_or_gone_and_the_next_one_finishes(archive: Path) -> None:
@@ -263,7 +268,7 @@ def test_killed_at_every_step_it_is_whole_or_gone_and_the_next_one_finishes(arch
         assert code in (0, 77)
         is_gone = UIDS[0] not in found()
         seen.add(is_gone)
-        run("get", "--study", UIDS[0], "--out", f"out{number}", code=5 if is_gone else 0)
+        run("get", "--study", UIDS[0], "--out", "out", code=5 if is_gone else 0)
         run(*command, code=5 if is_gone else 0)  # opened for writing, it finishes either way
         with Engine.open(load_config(Path("coffer.toml"))) as engine:
             assert not engine.keyring.rows(rows.EVENT_PREFIX)
@@ -277,4 +282,152 @@ def test_killed_at_every_step_it_is_whole_or_gone_and_the_next_one_finishes(arch
         shutil.rmtree("data")
         shutil.copytree(untouched, "data")
     assert seen == {True, False}
+    assert number > 10, number
+
+
+def effective_at_once() -> None:
+    """No backups are kept: what is shredded is due."""
+    configure("[keys]", "shred_hold_days = 0")
+
+
+def states() -> list[str]:
+    """The state of every shred."""
+    return [each["state"] for each in told("shred", "list")["shreds"]]  # type: ignore[attr-defined]
+
+
+def epochs() -> list[tuple[int, str, int]]:
+    """Every epoch: number, state, study keys."""
+    return [(e["epoch"], e["state"], e["study_keys"]) for e in json.loads(run("keys", "list", "--json").stdout)]
+
+
+def test_finishing_takes_two_steps_and_erases(archive: Path) -> None:
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    assert told("shred", "finish")["moved"] == 0  # backups may hold it
+    assert epochs() == [(1, "active", 2)]
+    effective_at_once()
+    run("shred", UIDS[1], "--reason", "r", "--yes")
+    run("shred", "finish", "--copied", code=12)
+    first = told("shred", "finish")
+    assert (first["epoch"], first["moved"], first["destroyed"], first["wait_for_copies"]) == (2, 1, [], [1])
+    assert epochs() == [(1, "retired", 0), (2, "active", 1)]
+    assert states() == ["scheduled", "scheduled"]
+    assert told("shred", "finish")["moved"] == 0
+    put("1.2.3.5")
+    second = told("shred", "finish", "--copied")
+    assert (second["destroyed"], second["effective"], second["scheduled"]) == ([1], 1, 1)
+    assert epochs() == [(1, "destroyed", 0), (2, "active", 2)]
+    assert states() == ["scheduled", "effective"]  # the first one's days are not over
+    assert told("shred", "finish", "--copied")["destroyed"] == []
+    assert found() == [UIDS[2], "1.2.3.5"]
+    (facts,) = events(Kind.EPOCH_DESTROYED)
+    assert (facts["epoch"], facts["provider"]) == (1, "keyfile")
+    assert [(f["epoch"], f["moved"]) for f in events(Kind.KEYRING_ROTATED)] == [(2, 1)]
+    run("get", "--study", UIDS[2], "--out", "out")
+
+
+def test_finishing_early_destroys_before_the_days_are_over(archive: Path) -> None:
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    assert told("shred", "finish", "--early")["wait_for_copies"] == [1]
+    assert told("shred", "finish", "--early", "--copied")["destroyed"] == [1]
+    assert states() == ["scheduled"]
+    assert found() == [UIDS[1], UIDS[2]]
+
+
+@pytest.mark.parametrize("step", ["first", "second"])
+def test_finishing_killed_at_every_step_goes_on(archive: Path, step: str) -> None:
+    effective_at_once()
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    if step == "second":
+        run("shred", "finish")
+    command = ("shred", "finish") if step == "first" else ("shred", "finish", "--copied")
+    shutil.copytree("data", "untouched")
+    shutil.copy("data.key", "untouched.key")
+    number = 0
+    while True:
+        number += 1
+        code = stopped(number, *command)
+        assert code in (0, 77)
+        run("get", "--study", UIDS[2], "--out", "out")
+        told(*command)
+        assert epochs() == [(1, "retired" if step == "first" else "destroyed", 0), (2, "active", 2)]
+        assert states() == ["scheduled" if step == "first" else "effective"]
+        assert len(events(Kind.KEYRING_ROTATED)) == 1
+        assert len(events(Kind.EPOCH_DESTROYED)) == (0 if step == "first" else 1)
+        if code == 0:
+            break
+        shutil.rmtree("data")
+        shutil.copytree("untouched", "data")
+        shutil.copy("untouched.key", "data.key")
     assert number > 10
+
+
+def put_back(name: str) -> None:
+    """Let a copy of the keyring take its place."""
+    shutil.rmtree("data/keyring")
+    shutil.copytree(name, "data/keyring")
+
+
+def test_a_keyring_from_before_the_shred_is_noticed_and_shreds_again(archive: Path) -> None:
+    shutil.copytree("data/keyring", "before")
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    put_back("before")
+    for command in (("find",), ("get", "--study", UIDS[0]), ("shred", "list"), ("verify", "--level", "decrypt")):
+        assert "older than the log" in run(*command, code=13).output
+    assert "older than the log" in run("index", "rebuild", code=13).output  # as every command that writes
+    assert found() == [UIDS[1], UIDS[2]]  # it was shredded again all the same
+    run("get", "--study", UIDS[0], code=5)
+    assert states() == ["scheduled"]
+    put_back("before")
+    size = told("recover", "show", code=1)["records"]
+    run("recover", "accept-loss", "--to", str(size))  # the newest keyring is lost, and what was shredded stays shredded
+    assert found() == [UIDS[1], UIDS[2]]
+    assert states() == ["scheduled"]
+    assert [f["what"] for f in events(Kind.STATE)] == ["shredded again: an older keyring was put back"]
+
+
+def test_an_older_keyring_says_which_studies_it_cannot_open(archive: Path) -> None:
+    shutil.copytree("data/keyring", "before")
+    put("1.2.3.6")
+    shutil.copytree("data/keyring", "newest-is-kept")
+    put_back("before")
+    run("get", "--study", UIDS[1], "--out", "out")
+    run("get", "--study", "1.2.3.6", code=5)
+    put_back("newest-is-kept")
+    run("get", "--study", "1.2.3.6", "--out", "out")
+
+
+def test_a_destroyed_epoch_stays_destroyed_whatever_is_put_back(archive: Path) -> None:
+    effective_at_once()
+    shutil.copytree("data/keyring", "before")
+    shutil.copy("data.key", "before.key")
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    run("shred", "finish")
+    shutil.copytree("data/keyring", "rotated")
+    shutil.copy("data.key", "data.key.now")
+
+    put_back("before")  # not destroyed yet: the old copies open it still, which is what `scheduled` says
+    shutil.copy("before.key", "data.key")
+    keyring = Keyring.open(Path("data/keyring"), KeyFileProvider(Path("data.key")), readonly=True)
+    assert len([keyring.study(key_id) for key_id in keyring.study_key_ids()]) == 3
+    keyring.close()
+    assert "older than the log" in run("find", code=13).output
+    put_back("rotated")
+    shutil.copy("data.key.now", "data.key")
+
+    run("shred", "finish", "--copied")
+    assert states() == ["effective"]
+    shutil.copytree("data/keyring", "last")
+    shutil.copy("data.key", "last.key")
+    put_back("before")  # the key file of now does not open the keyring of then
+    assert "epoch 1" in run("find", code=8).output
+    assert "epoch 1" in run("put", "before.key", code=8).output
+    put_back("rotated")
+    assert "was destroyed since" in run("find", code=13).output
+    shutil.copy("before.key", "data.key")  # nor do both of then, whoever asks Coffer
+    put_back("before")
+    assert "was destroyed since" in run("find", code=13).output
+    assert "was destroyed since" in run("put", "before.key", code=13).output
+    put_back("last")
+    assert "epoch 2" in run("find", code=8).output  # nor does the key file of then open what is now
+    shutil.copy("last.key", "data.key")
+    assert found() == [UIDS[1], UIDS[2]]
