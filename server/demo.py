@@ -207,7 +207,18 @@ class _Modality:
                 f"no association with {settings.ae_title} at {host}:{settings.port}",
                 hint="the log above says why; with dimse.known_peers_only add a peer MODALITY",
             )
+        leave_answers_to_caller(association)
         return association
+
+
+def leave_answers_to_caller(association: Association) -> None:
+    """Let only the thread that waits for an answer take it from the queue of a pynetdicom requestor.
+
+    pynetdicom's own thread polls that queue, and may pass its last check for a pause just before the request goes out:
+    on a busy machine it then takes the answer and drops it, and the caller waits until its timeout.
+    """
+    take = association.dimse.get_msg
+    association.dimse.get_msg = lambda block=False: take(block=True) if block else (None, None)
 
 
 def _file_meta() -> "Dataset":

@@ -5,7 +5,6 @@ pynetdicom carries the protocol; what was really on the wire is the wire tap's b
 
 import contextlib
 import io
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
 )
+
+from server.demo import leave_answers_to_caller
 
 MAX_CONTEXTS = 120
 FIND = {"study": StudyRootQueryRetrieveInformationModelFind, "patient": PatientRootQueryRetrieveInformationModelFind}
@@ -93,6 +94,7 @@ def associate(
         ae.add_requested_context(abstract, list(syntaxes))
     association = ae.associate("127.0.0.1", port, ae_title="COFFER", **more)
     assert association.is_established, "the archive did not accept the association"
+    leave_answers_to_caller(association)
     return association
 
 
@@ -116,14 +118,8 @@ def store_one(association: Association, item: Item, message: int) -> Reply:
     request._affected_sop_instance_uid = UID(item.sop_instance)  # one real file's has 67 characters: not refused here
     request.Priority = 2
     request.DataSet = io.BytesIO(item.data)
-    association._reactor_checkpoint.clear()
-    while not association._is_paused and association.is_alive():  # else the reactor may take our response
-        time.sleep(0.0005)
-    try:
-        association.dimse.send_msg(request, context.context_id)
-        _, response = association.dimse.get_msg(block=True)
-    finally:
-        association._reactor_checkpoint.set()
+    association.dimse.send_msg(request, context.context_id)
+    _, response = association.dimse.get_msg(block=True)
     if response is None:
         return Reply(None, "no response")
     return Reply(response.Status, str(getattr(response, "ErrorComment", "") or ""))

@@ -22,7 +22,7 @@ from archive.record import Kind
 from archive.verify import Verifier
 from keys.errors import ConfigError, UnavailableError
 from server.config import Config, Dimse, Http, Keys
-from server.demo import encoded, sample_study
+from server.demo import encoded, leave_answers_to_caller, sample_study
 from server.dimse.connection import ConnectionClosed
 from server.dimse.negotiation import EXPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
@@ -173,6 +173,7 @@ def test_a_query_says_when_it_does_not_know_a_key(config: Config, keyword: str, 
         ae = AE()
         ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
         association = ae.associate("127.0.0.1", config.dimse.port, ae_title="COFFER")
+        leave_answers_to_caller(association)
         answers = [s.Status for s, _ in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)]
         association.release()
     assert answers == [status, 0x0000]
