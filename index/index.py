@@ -1,6 +1,6 @@
 """The index of one archive: put instances in, find studies, series and instances, say where their bytes are.
 
-Rule: the log is the truth and this is a view of it. An instance is found as soon as `apply` returns; it is durable a
+Rule: the log is the truth and this is a view of it. An instance is found as soon as `accept` returns; it is durable a
 moment later, and a crash in between costs only a catch-up from `applied_seq`. Applying a record again changes nothing,
 and the order of records does not matter for what is answered. It reads no log (`index.rebuild`) and decides no access.
 """
@@ -8,6 +8,8 @@ and the order of records does not matter for what is answered. It reads no log (
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -26,7 +28,7 @@ from index.store import Change
 from index.table import StudyTable
 from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child, number_of
 from keys import shred
-from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError
+from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from keys.keyring import Keyring
 
 __all__ = ["Index", "IndexStats", "Located"]
@@ -61,6 +63,8 @@ class Index:
         self._table = StudyTable()
         self._locator = Locator(tables, self._table)
         self._applied = Applied()
+        self._accepted: deque[tuple[Version, bytes, InstanceEntry, int]] = deque()
+        self._accepted_lock = threading.Lock()
         self._next_number = 1
         self._totals = [0] * 6
         self._unreadable: set[Ref] = set()
@@ -131,6 +135,14 @@ class Index:
         ]
 
     # Putting in
+
+    def accept(self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1) -> None:
+        """As `apply`, but the work is left for whoever looks next (`follow`): the peer who waits need not wait for it.
+
+        Raises UnavailableError when the index can no longer write.
+        """
+        self._tables.wait_for_room()
+        self._accepted.append((version, study_key_id, entry, covers))
 
     def apply(self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1) -> None:
         """Take one object's record in; it can be found on return, and is durable after the next flush.
@@ -276,10 +288,14 @@ class Index:
         return self._tables.token(STUDY, study_uid)[1:]
 
     def follow(self) -> None:
-        """See what was shredded, by any process, until now: it is in no answer that begins after this returns.
+        """Take in what was accepted, and see what was shredded, by any process, until now.
 
-        `query`, `locate` and `stats` do it themselves; who asks for single studies does it before. About 4 us.
+        Answers that begin after this returns have the one and not the other. `query`, `locate` and `stats` do it
+        themselves; who asks for single studies does it before. About 4 us where nothing is new. Raises
+        UnavailableError when the index can no longer write.
         """
+        if self._accepted:
+            self._take_in()
         changes = self._keyring.changes()
         if changes == self._changes:
             return
@@ -289,6 +305,20 @@ class Index:
                     self._kill(key_id, stone.name)
                     self._shredded.add(key_id)
             self._changes = changes
+
+    def _take_in(self) -> None:
+        with self._accepted_lock:
+            while self._accepted:
+                version, key_id, entry, covers = self._accepted[0]
+                try:
+                    self.apply(version, key_id, entry, covers=covers)
+                except UnavailableError:
+                    raise  # it waits; nobody is told that it is not there
+                except Exception:
+                    self._accepted.popleft()  # one damaged row must not end everything: catch-up meets it again
+                    raise
+                # Only now: whoever finds nothing waiting must find this one in.
+                self._accepted.popleft()
 
     def _kill(self, key_id: bytes, name: bytes) -> None:
         for ref, row in self._of_key(key_id, name):
@@ -346,13 +376,18 @@ class Index:
             self._load()
 
     def flush(self) -> None:
-        """Make everything applied durable before returning. Raises UnavailableError when the disk refuses."""
+        """Make everything accepted durable before returning. Raises UnavailableError when the disk refuses."""
+        self._take_in()
         self._tables.flush()
 
     def close(self, *, flush: bool = True) -> None:
         """Flush and close. `flush=False` leaves what a power cut would leave."""
-        self._tables.close(flush=flush)
-        self._table.close()
+        try:
+            if flush:
+                self._take_in()
+        finally:
+            self._tables.close(flush=flush)
+            self._table.close()
 
 
 def _with_version(old: InstanceRow | None, version: Version, entry: InstanceEntry) -> InstanceRow:

@@ -181,7 +181,7 @@ class _Batch:
                     position, sealed.content_id, sealed.transfer_syntax, sealed.data_bytes, sealed.received_ms,
                     sealed.flags,
                 )  # fmt: skip
-                self._index.apply(version, sealed.key_id, sealed.entry, covers=covers)
+                self._index.accept(version, sealed.key_id, sealed.entry, covers=covers)
             results.append(Committed(position.seq, duplicate=not covers))
         return results
 

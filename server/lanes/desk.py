@@ -187,6 +187,10 @@ class Desk:
             if isinstance(parcel.body, memoryview):
                 parcel.body.release()
             _send(client, reply)
+        try:
+            self._engine.index.follow()  # while the lanes receive
+        except CofferError as error:
+            _log.error("the index lacks an object that is stored", cause=str(error), way_out=error.hint())
 
     def _reply(self, client: _Client, answer: Callable[[], messages.Reply]) -> None:
         try:

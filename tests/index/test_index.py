@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index import tables
+from index.entry import InstanceEntry
 from index.index import Index
-from keys.errors import IntegrityError, NotFoundError
+from index.rows import Version
+from keys.errors import IntegrityError, NotFoundError, UnavailableError
 from keys.keyring import Keyring
 from keys.shred import drop, schedule
 from tests.index.conftest import Filler, entry, everything, version
@@ -33,6 +35,51 @@ def test_an_instance_is_found_at_once_and_after_reopening(
             ("1.1.1.1", made.offset, filler.keys["1.1"].key_id)
         ]
         assert open_index.applied_seq == 0
+
+
+def test_what_was_accepted_is_in_every_answer_that_begins_later(
+    index: Index, keyring: Keyring, reopen: Callable[..., Index]
+) -> None:
+    key = keyring.new_study()
+    for seq in range(3):
+        index.accept(version(seq), key.key_id, entry("1.1", "1.1.1", f"1.1.1.{seq}"))
+        assert len(list(index.locate({STUDY_UID: ("1.1",)}))) == index.stats().instances == seq + 1
+    index.accept(version(3), key.key_id, entry("1.1", "1.1.1", "1.1.1.3"))
+    index.close()
+    assert len(list(reopen().locate({STUDY_UID: ("1.1",)}))) == 4
+
+
+def test_an_accepted_object_that_cannot_go_in_holds_up_no_other(
+    index: Index, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keyring.new_study()
+    put = index._put
+
+    def failing(one: Version, what: InstanceEntry) -> None:
+        if one.seq == 1:
+            raise IntegrityError("a row is damaged")
+        put(one, what)
+
+    monkeypatch.setattr(index, "_put", failing)
+    for seq in range(3):
+        index.accept(version(seq), key.key_id, entry("1.1", "1.1.1", f"1.1.1.{seq}"))
+    with pytest.raises(IntegrityError):
+        index.follow()
+    assert index.stats().instances == 2
+    assert index.applied_seq == 0  # catch-up begins with what is missing
+
+
+def test_nobody_is_told_that_an_accepted_object_is_not_there(
+    index: Index, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keyring.new_study()
+    index.accept(version(0), key.key_id, entry("1.1", "1.1.1", "1.1.1.1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(index._tables, "_failure", UnavailableError("the index stopped"))
+        for _ in range(2):
+            with pytest.raises(UnavailableError):
+                index.locate({STUDY_UID: ("1.1",)})
+    assert len(list(index.locate({STUDY_UID: ("1.1",)}))) == 1
 
 
 def test_the_same_record_twice_changes_nothing(index: Index, filler: Filler) -> None:
