@@ -120,7 +120,7 @@ class BodyReader:
 
     def __init__(self, key: Secret, context: BodyContext, read_sealed: Callable[[int, int], bytes], total: int) -> None:
         self._read_sealed = read_sealed
-        plain = aead.plain_length(total)
+        self.plain_length = plain = aead.plain_length(total)
         self._opener = aead.Opener(key, context.bind(plain), read_sealed(0, aead.HEADER), total)
         if plain < HEAD.size:
             raise FormatError("a body is too short")
@@ -158,6 +158,11 @@ class BodyReader:
             if index == last and digest.digest() != self.sha256:
                 raise IntegrityError("the data set does not match its SHA-256", hint="run coffer verify")
             yield frame
+
+    def plain(self) -> Iterator[bytes]:
+        """Everything that was sealed, head and meta included, in pieces: what another key can seal again."""
+        for start in range(0, self.plain_length, codec.FRAME_BYTES):
+            yield self._open(start, min(start + codec.FRAME_BYTES, self.plain_length))
 
     def read(self, start: int, stop: int) -> bytes:
         """Data set bytes [start, stop), fewer at the end."""

@@ -32,6 +32,7 @@ class Joined:
     unopened: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # key id: segment, first record
     waiting: dict[bytes, int] = field(default_factory=dict)  # key id: how many records it alone opens
     shredded: set[bytes] = field(default_factory=set)
+    superseded: set[bytes] = field(default_factory=set)
 
     def add(self, report: Report) -> Iterator[Finding]:
         """Take the next segment. Yields what is wrong with its place, and every claim that it disproves."""
@@ -53,6 +54,7 @@ class Joined:
             self.unopened.setdefault(key_id, (report.number, seqs[0]))
             self.waiting[key_id] = self.waiting.get(key_id, 0) + len(seqs)
         self.shredded |= report.shredded
+        self.superseded |= report.superseded
 
     def _footer(self, report: Report) -> Iterator[Finding]:
         footer, chain = report.footer, self.chain
@@ -81,6 +83,6 @@ class Joined:
                 what = f"the log ends here, but {claim.by} covers {claim.size} records"
                 yield Finding(last, 0, self.chain.next_seq, what)
         for key_id, (number, seq) in self.unopened.items():
-            if key_id not in self.shredded:
+            if key_id not in self.shredded | self.superseded:
                 what = f"the key of {self.waiting[key_id]} records is missing, and no record says that it was destroyed"
                 yield Finding(number, 0, seq, what)

@@ -13,7 +13,7 @@ from archive import segment
 from archive.chain import read_footer, read_record
 from archive.folder import ArchiveFolder
 from archive.log import Position
-from archive.record import HEADER, RecordHeader, parse_header
+from archive.record import HEADER, RecordHeader, parse_header, record_size
 from keys.errors import FormatError, IntegrityError, NotFoundError
 
 
@@ -59,10 +59,15 @@ class LogReader:
         self.read_header(position)
         return partial(self._read, position)
 
-    def records(self, from_seq: int = 0) -> Iterator[tuple[Position, RecordHeader]]:
-        """Whole records from `from_seq` on, in order, up to the end of what is written. Raises IntegrityError."""
+    def records(self, from_seq: int = 0, *, behind: Position | None = None) -> Iterator[tuple[Position, RecordHeader]]:
+        """Whole records from `from_seq` on, in order, up to the end of what is written. Raises IntegrityError.
+
+        `behind` is a record before `from_seq`: what stands before it is not looked at again.
+        """
         numbers = self._folder.segment_numbers()
         for number in numbers:
+            if behind is not None and number < behind.segment:
+                continue
             fd = self._file(number)
             size = os.fstat(fd).st_size
             sealed = read_footer(fd, size)
@@ -70,12 +75,14 @@ class LogReader:
                 continue
             # Only the last segment may be growing: anywhere else, stopping early would skip records in silence.
             is_sealed = sealed is not None or number != numbers[-1]
-            yield from self._records(fd, number, sealed[1] if sealed else size, from_seq, is_sealed=is_sealed)
+            at = segment.HEADER.size
+            if behind is not None and number == behind.segment:
+                at = behind.offset + record_size(behind.body_len)
+            yield from self._records(fd, number, at, sealed[1] if sealed else size, from_seq, is_sealed=is_sealed)
 
     def _records(
-        self, fd: int, number: int, stop: int, from_seq: int, *, is_sealed: bool
+        self, fd: int, number: int, at: int, stop: int, from_seq: int, *, is_sealed: bool
     ) -> Iterator[tuple[Position, RecordHeader]]:
-        at = segment.HEADER.size
         while at < stop:
             try:
                 _, header, end = read_record(fd, at, stop)

@@ -32,6 +32,7 @@ class Kind(IntEnum):
     STATE = 6
     AUDIT_HEAD = 7
     REPAIR = 8
+    STUDY_REKEYED = 9
 
 
 class Flags(IntFlag):

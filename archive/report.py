@@ -99,3 +99,4 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     unopened: dict[bytes, list[int]] = field(default_factory=dict)  # key id: the records that it alone opens
     shredded: set[bytes] = field(default_factory=set)  # key ids that a record here says are to be destroyed
+    superseded: set[bytes] = field(default_factory=set)  # key ids that a record here says were replaced by another

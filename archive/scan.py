@@ -23,10 +23,9 @@ from archive.report import Finding, Level, OpenRecord, Report, Run, Task
 from archive.segment import Footer
 from archive.span import Span
 from archive.walk import Walker
-from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError
+from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, SupersededError
 
 _PIECE = 1 << 20
-_SHREDS = frozenset({Kind.SHRED_SCHEDULED})
 _LIVE_TRIES = 20  # a live writer finishes one group of records well within these, 0.1 s apart
 
 
@@ -205,8 +204,11 @@ class _Scan:
         self._next_seq = last
         self.report.counts.records += len(raws)
         if self._task.level is Level.DECRYPT:
-            shreds = (raw[24:40] for raw, kind in zip(raws, headers.kinds(raws), strict=True) if kind in _SHREDS)
-            self.report.shredded.update(shreds)
+            for raw, kind in zip(raws, headers.kinds(raws), strict=True):
+                if kind == Kind.SHRED_SCHEDULED:
+                    self.report.shredded.add(raw[24:40])
+                elif kind == Kind.STUDY_REKEYED:
+                    self.report.superseded.add(raw[24:40])
 
     def _is_wanted(self, seq: int, at: int) -> bool:
         """Whether this record's body is to be read: the same answer in any process, at any time."""
@@ -245,7 +247,7 @@ class _Scan:
             self.report.counts.opened += 1
         except (ShreddedError, KeyUnavailableError) as error:
             self.report.unopened.setdefault(header.study_key_id, []).append(header.seq)
-            if isinstance(error, ShreddedError):
+            if isinstance(error, ShreddedError) and not isinstance(error, SupersededError):
                 self.report.shredded.add(header.study_key_id)
         except (IntegrityError, OSError) as error:
             self._found(body, header.seq, f"the body does not open: {_what(error)}")

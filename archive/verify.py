@@ -51,7 +51,10 @@ class Options:
 
 @dataclass(slots=True)
 class Summary:
-    """What a verification has read so far. `shredded` records have a key that was destroyed on purpose."""
+    """What a verification has read so far. `shredded` records have a key that was destroyed on purpose.
+
+    `superseded` ones too, and the log says that the same objects were sealed again under another key.
+    """
 
     segments: int = 0
     records: int = 0
@@ -59,6 +62,7 @@ class Summary:
     bytes: int = 0
     opened: int = 0
     shredded: int = 0
+    superseded: int = 0
     signed_records: int = 0
     first_record: int = 0
 
@@ -125,7 +129,9 @@ class Verifier:
         yield from joined.finish(numbers[-1] if numbers else 0)
         if self._options.beside and not self._instead:
             yield from check(self._folder, signed, self._since())
-        self.summary.shredded = sum(joined.waiting[key] for key in joined.unopened if key in joined.shredded)
+        gone, moved = joined.shredded, joined.superseded - joined.shredded
+        self.summary.shredded = sum(joined.waiting[key] for key in joined.unopened if key in gone)
+        self.summary.superseded = sum(joined.waiting[key] for key in joined.unopened if key in moved)
 
     def _since(self) -> int:
         since = self._options.since

@@ -23,6 +23,7 @@ from index.attributes import MODALITY, STUDY_UID, Values
 from index.entry import InstanceEntry
 from index.locate import Located, Locator
 from index.query import Query
+from index.rekeyed import instance_under, series_under, study_under
 from index.rows import SCHEMA, InstanceRow, Merged, SeriesRow, StudyRow, Version
 from index.store import Change
 from index.table import StudyTable
@@ -363,6 +364,42 @@ class Index:
             self._tables.remove(ref, row.study_uid)
             self._unreadable.discard(ref)
         return row.instances
+
+    def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
+        """Let a study's instances be found in new records; durable, all or nothing, after the next flush.
+
+        Takes the study's `name_of`, the ids of its old and its new key, and for each old record's number where the
+        object is now. Returns the numbers of the new records that its instances then have. May be repeated.
+        """
+        self.follow()
+        held: set[int] = set()
+        with self._tables.lock:  # a flush takes it too: it never sees half of this
+            for ref in self._tables.under(bytes((STUDY,)) + name):
+                try:
+                    row = self._tables.study(ref)
+                except (KeyUnavailableError, ShreddedError):
+                    continue
+                if row is not None:
+                    key_id = new if row.study_key_id == old else row.study_key_id
+                    held |= self._rekey(ref, study_under(row, moved, key_id), moved)
+        return held
+
+    def _rekey(self, ref: Ref, row: StudyRow, moved: Mapping[int, Version]) -> set[int]:
+        held: set[int] = set()
+        self._tables.put(ref, row)
+        self._table.put([(number_of(ref), row)])
+        for series_ref in (child(ref, number) for number in range(row.series)):
+            series = self._tables.series(series_ref)
+            if series is None:
+                continue
+            self._tables.put(series_ref, series_under(series, moved))
+            for instance_ref in (child(series_ref, number) for number in range(series.instances)):
+                instance = self._tables.instance(instance_ref)
+                if instance is not None:
+                    after = instance_under(instance, moved)
+                    self._tables.put(instance_ref, after)
+                    held.update(version.seq for version in after.versions)
+        return held
 
     def clear(self) -> None:
         """Forget everything, durable on return: the first step of a rebuild."""

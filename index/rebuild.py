@@ -21,7 +21,7 @@ from index.objectmeta import ObjectMeta
 from index.rows import Version
 from keys.errors import IntegrityError, KeyUnavailableError, ShreddedError
 
-__all__ = ["Body", "CatchUp", "Log", "OpenBody", "catch_up", "rebuild"]
+__all__ = ["Body", "CatchUp", "Log", "OpenBody", "apply_object", "catch_up", "rebuild"]
 
 
 class Body(Protocol):
@@ -66,7 +66,7 @@ def catch_up(index: Index, log: Log, open_body: OpenBody, limits: Limits | None 
             index.cover(header.seq)
             continue
         try:
-            _apply(index, position, header, open_body, limits)
+            apply_object(index, position, header, open_body, limits)
             report.applied += 1
         except (ShreddedError, KeyUnavailableError):
             report.shredded += 1
@@ -84,7 +84,10 @@ def rebuild(index: Index, log: Log, open_body: OpenBody, limits: Limits | None =
     return catch_up(index, log, open_body, limits)
 
 
-def _apply(index: Index, position: Position, header: RecordHeader, open_body: OpenBody, limits: Limits | None) -> None:
+def apply_object(
+    index: Index, position: Position, header: RecordHeader, open_body: OpenBody, limits: Limits | None
+) -> None:
+    """Open one object's record and take it in. Raises what opening it does."""
     with open_body(position, header) as body:
         meta = ObjectMeta.decode(body.meta)
         scanned = scan(body.read, body.length, meta.transfer_syntax, limits)

@@ -23,6 +23,7 @@ __all__ = [
     "LockedError",
     "NotFoundError",
     "ShreddedError",
+    "SupersededError",
     "UnavailableError",
 ]
 
@@ -90,6 +91,13 @@ class ShreddedError(CofferError):
     """The key was destroyed on purpose; the data is gone and this is the right answer."""
 
     exit_code: ClassVar[int] = 9
+
+
+class SupersededError(ShreddedError):
+    """The key was replaced by another (`coffer keys rekey`) and destroyed; the same objects stand under the new one.
+    Asking again finds them."""
+
+    exit_code: ClassVar[int] = 14
 
 
 class AccessDeniedError(CofferError):

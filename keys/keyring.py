@@ -25,6 +25,7 @@ from keys.errors import (
     KeyUnavailableError,
     NotFoundError,
     ShreddedError,
+    SupersededError,
 )
 from keys.overview import EpochInfo, epochs_in, groups_in
 from keys.provider import DestroyReceipt, KekProvider
@@ -32,6 +33,7 @@ from keys.rotation import Rotated, destroy, rotate
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
 from keys.secret import Secret
 from keys.shares import Group, Share, split
+from keys.shred import Reason, Tombstone
 from keys.store import RowStore
 
 __all__ = ["EpochInfo", "Keyring", "StudyKey"]
@@ -214,7 +216,9 @@ class Keyring:
                 return cached
         value = self._store.get(rows.STUDY_PREFIX + key_id)
         name = key_id.hex()[:8]
-        if value is None and self._store.get(rows.TOMBSTONE_PREFIX + key_id) is not None:
+        if value is None and (stone := self._store.get(rows.TOMBSTONE_PREFIX + key_id)) is not None:
+            if Tombstone.decode(stone).reason is Reason.REKEYED:
+                raise SupersededError(f"key {name} was replaced by a rekey", hint="the study has a new key: ask again")
             raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
         try:
             row, dek = self.opened(key_id, value)

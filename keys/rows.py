@@ -36,6 +36,7 @@ CHANGES_KEY: Final = b"C"  # goes up whenever keys that another process may hold
 DESTRUCTION_PREFIX: Final = b"D"  # when an epoch was destroyed, and when for good
 EVENT_PREFIX: Final = b"P"  # events on their way into the log, sealed
 HOLD_PREFIX: Final = b"L"  # holds, sealed
+REKEY_PREFIX: Final = b"R"  # rekeys under way
 REQUEST_PREFIX: Final = b"Q"  # requests that wait for another officer, sealed
 ROOT_ID: Final = bytes(16)  # stands where a study row has its key id
 _KEY_CONTEXT: Final = b"coffer/dek/v1\x00"

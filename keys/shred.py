@@ -10,44 +10,59 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from keys import rows
-from keys.errors import FormatError, UnavailableError
+from keys import rekey, rows
+from keys.errors import FormatError, ShreddedError, UnavailableError
+from keys.rekey import Rekey
 from keys.rows import KeyState
 
 if TYPE_CHECKING:
     from keys.keyring import Keyring
 
-__all__ = ["Tombstone", "drop", "is_shredded", "schedule", "tombstones", "waiting"]
+__all__ = ["Reason", "Tombstone", "current", "drop", "is_shredded", "schedule", "supersede", "tombstones", "waiting"]
 
-_LAYOUT: Final = struct.Struct(">HHIQQ16s")  # version reserved epoch scheduled_ms until_ms name
+_LAYOUT: Final = struct.Struct(">HHIQQ16s16s")  # version reason epoch scheduled_ms until_ms name successor
 _VERSION: Final = 1
+NO_SUCCESSOR: Final = bytes(16)
+
+
+class Reason(IntEnum):
+    """Why a key is gone: the study was erased, or it has another key now."""
+
+    SHREDDED = 0
+    REKEYED = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
     """What stays of a shredded key: the last epoch it was wrapped under, when it was shredded, until when backups may
-    hold it (ms since 1970 UTC), and the 16 bytes by which whoever shredded it finds what it sealed."""
+    hold it (ms since 1970 UTC), the 16 bytes by which whoever shredded it finds what it sealed, why it is gone, and the
+    id of the key that took its place (zeros: none did)."""
 
     epoch: int
     scheduled_ms: int
     until_ms: int
     name: bytes
+    reason: Reason = Reason.SHREDDED
+    successor: bytes = NO_SUCCESSOR
 
     def encode(self) -> bytes:
-        """Return the 40 bytes."""
-        return _LAYOUT.pack(_VERSION, 0, self.epoch, self.scheduled_ms, self.until_ms, self.name)
+        """Return the 56 bytes."""
+        return _LAYOUT.pack(
+            _VERSION, self.reason, self.epoch, self.scheduled_ms, self.until_ms, self.name, self.successor
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> Tombstone:
         """Return the tombstone. Raises FormatError for what FORMAT.md says must be rejected."""
         if len(data) != _LAYOUT.size:
             raise FormatError("a tombstone of the keyring has the wrong length")
-        version, reserved, epoch, scheduled_ms, until_ms, name = _LAYOUT.unpack(data)
-        if version != _VERSION or reserved:
+        version, reason, epoch, scheduled_ms, until_ms, name, successor = _LAYOUT.unpack(data)
+        if version != _VERSION or reason not in {*Reason} or (reason == Reason.REKEYED) != any(successor):
             raise FormatError("a tombstone of the keyring has values that this version never writes")
-        return cls(epoch, scheduled_ms, until_ms, name)
+        return cls(epoch, scheduled_ms, until_ms, name, Reason(reason), successor)
 
 
 def schedule(
@@ -60,6 +75,8 @@ def schedule(
     done: Sequence[tuple[bytes, bytes]] = (),
 ) -> list[bytes]:
     """Shred the keys whose ids `names` maps to what they are found by; return the ids that were not shredded before.
+
+    A key that was replaced since, or is being replaced, stands for the one that replaces it.
 
     One transaction, durable on return: the rows' state, the tombstones, the change that every process sees, the row
     that `event` makes for each key (the deed on its way into the log), and the removal of the rows `done` (the request
@@ -74,12 +91,18 @@ def schedule(
         put: list[tuple[bytes, bytes]] = []
         expected: list[tuple[bytes, bytes | None]] = [(rows.CHANGES_KEY, changes), *done]
         removed = [place for place, _ in done]
-        fresh = [key_id for key_id in names if not is_shredded(keyring, key_id)]
+        doomed = {current(keyring, key_id): name for key_id, name in names.items()}
+        for each in rekey.under_way(keyring):
+            if each.old in doomed or each.new in doomed:  # the same study under its last and its next key
+                expected.append((each.place, each.encode()))
+                removed.append(each.place)
+                doomed |= {each.old: each.name, each.new: each.name}
+        fresh = [key_id for key_id in doomed if not is_shredded(keyring, key_id)]
         for key_id in fresh:
             place = rows.STUDY_PREFIX + key_id
             value = keyring.row(place)
             row, dek = keyring.opened(key_id, value)
-            stone = Tombstone(row.epoch, now_ms, until_ms, names[key_id])
+            stone = Tombstone(row.epoch, now_ms, until_ms, doomed[key_id])
             put += [
                 (place, keyring.sealed(replace(row, state=KeyState.SHRED_SCHEDULED), key_id, dek)),
                 (rows.TOMBSTONE_PREFIX + key_id, stone.encode()),
@@ -93,6 +116,38 @@ def schedule(
         put.append((rows.CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")))
         if keyring.amend(put, removed, expected):
             return fresh
+
+
+def supersede(keyring: Keyring, done: Rekey, *, now_ms: int, until_ms: int) -> None:
+    """Destroy the old key of a rekey, durable on return: row and wrapped form go, a tombstone with its reason stays.
+
+    Call it when everything that the old key sealed is durable under the new one, index included. Raises ShreddedError
+    where the study was shredded meanwhile.
+    """
+    place, grave = rows.STUDY_PREFIX + done.old, rows.TOMBSTONE_PREFIX + done.old
+    while True:
+        changes, value, before = (keyring.row(key) for key in (rows.CHANGES_KEY, place, done.place))
+        row, _ = keyring.opened(done.old, value)
+        if before != done.encode() or is_shredded(keyring, done.old):
+            raise ShreddedError(f"key {done.old.hex()[:8]} is not being replaced any more")
+        stone = Tombstone(row.epoch, now_ms, until_ms, done.name, Reason.REKEYED, done.new)
+        put = [
+            (grave, stone.encode()),
+            (rows.CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")),
+        ]
+        expected = [(rows.CHANGES_KEY, changes), (place, value), (done.place, before), (grave, None)]
+        if keyring.amend(put, [place, done.place], expected):
+            return
+
+
+def current(keyring: Keyring, key_id: bytes) -> bytes:
+    """The key that stands in this one's place by now, itself where it was not replaced; harmless for unknown ids."""
+    while (value := keyring.row(rows.TOMBSTONE_PREFIX + key_id)) is not None:
+        stone = Tombstone.decode(value)
+        if stone.reason is not Reason.REKEYED:
+            break
+        key_id = stone.successor
+    return key_id
 
 
 def is_shredded(keyring: Keyring, key_id: bytes) -> bool:

@@ -8,7 +8,7 @@ is stored passes through it one after the other.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -120,6 +120,13 @@ class Committer:
         if ticket.error is not None:
             raise ticket.error
         return ticket.results
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is committed while the block runs, and all that was committed before can be found. Keep it short."""
+        with self._lock:
+            self._index.follow()
+            yield
 
     def require_accepting(self) -> None:
         """Return when objects can be stored. Raises UnavailableError, or what the log says of itself."""

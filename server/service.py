@@ -23,6 +23,7 @@ from server.http import HttpServer, application
 from server.keywatch import KeyWatch
 from server.lanes import Lanes
 from server.metrics import Metrics
+from server.rekeywatch import RekeyWatch
 from server.renewal import renew_if_old
 from server.scrubbing import Scrubbing
 
@@ -48,6 +49,7 @@ class Server:
         self._listener: Listener | None = None
         self._scrubbing: Scrubbing | None = None
         self._key_watch: KeyWatch | None = None
+        self._rekey_watch: RekeyWatch | None = None
         self._http = HttpServer(config.http, application(self.reasons, self._metrics.render, self.concerns))
 
     @property
@@ -91,6 +93,8 @@ class Server:
         lanes.start(engine)
         self._listener = Listener(config, lanes, self._metrics)
         self._listener.start()
+        self._rekey_watch = RekeyWatch(engine)
+        self._rekey_watch.start()
         if config.storage.scrub_days:
             self._scrubbing = Scrubbing(engine, self._metrics, config.storage.scrub_days)
             self._scrubbing.start()
@@ -187,6 +191,9 @@ class Server:
         if self._key_watch is not None:
             self._key_watch.stop()
             self._key_watch = None
+        if self._rekey_watch is not None:
+            self._rekey_watch.stop()
+            self._rekey_watch = None
         if self._scrubbing is not None:
             self._scrubbing.stop()
             self._scrubbing = None

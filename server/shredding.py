@@ -126,12 +126,12 @@ class Shredding:
         self.require_allowed(doomed)
         index = self._engine.index
         names = {key_id: index.name_of(each.subject.study_uid) for each in doomed for key_id in each.key_ids}
-        counts = {key_id: each.instances for each in doomed for key_id in each.key_ids}
+        counts = {index.name_of(each.subject.study_uid): each.instances for each in doomed}
         now = clock_ms()
         until = now + round(self._config.keys.shred_hold_days * _DAY_MS)
 
         def event(key_id: bytes, stone: Tombstone) -> tuple[bytes, bytes]:
-            return self._engine.enclosed(_event(key_id, stone, deed, counts[key_id]))
+            return self._engine.enclosed(_event(key_id, stone, deed, counts[stone.name]))
 
         fresh = shred.schedule(self._engine.keyring, names, now_ms=now, until_ms=until, event=event, done=done)
         self._engine.index.follow()

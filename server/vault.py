@@ -6,6 +6,7 @@ ready; without, it reads beside whoever writes. Key, record, index: in that orde
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -30,8 +31,8 @@ from archive.spool import clear_stale
 from index import rebuild
 from index.index import Index
 from index.rows import Version
-from keys import derive, selftest, shred
-from keys.errors import CofferError, UnavailableError
+from keys import derive, rekey, selftest, shred
+from keys.errors import CofferError, IntegrityError, ShreddedError, UnavailableError
 from keys.keyfile import generate_keyfile
 from keys.keyring import Keyring, clock_ms
 from keys.providers import Patience, Patient
@@ -44,6 +45,7 @@ from server.custody import passphrase_of, provider_of
 from server.intake import Intake
 from server.metrics import Metrics
 from server.olderkeyring import missed, shred_again
+from server.rekeying import Rekeyer
 from server.renewal import age_seconds
 
 _log = structlog.get_logger(__name__)
@@ -106,6 +108,7 @@ class Vault:
         self.intake = Intake(config.limits, self.folder.archive_id, self.folder.spool)
         self.limits = self.intake.header_limits
         self._writer: LogWriter | None = None
+        self._delivering = threading.Lock()
         self._settled = -1  # the keyring's changes up to which nothing is left to do
         with ExitStack() as opened:
             if write:
@@ -133,7 +136,8 @@ class Vault:
             if write and self.log.refusal is None:  # an index that is ahead would be emptied: it tells what is missing
                 self._record_pending()
                 self.settle()
-                self._report(rebuild.catch_up(self.index, self.reader, self._open_record, self.limits))
+                self._change_over()
+                self._report(rebuild.catch_up(self.index, self.reader, self._open_counted, self.limits))
             self._opened = opened.pop_all()
 
     @staticmethod
@@ -226,7 +230,7 @@ class Vault:
         In this order: events reach the log and are signed, the index is rid of what shredded keys sealed, their wrapped
         form leaves the keyring. Stopped anywhere, the next call does the rest.
         """
-        if outbox.deliver(self.keyring, self.log, self.reader, self.index.cover):
+        if self.deliver():
             self.sign_checkpoint()
         if self.keyring.changes() == self._settled:
             return
@@ -239,6 +243,18 @@ class Vault:
             shred.drop(self.keyring, list(doomed))
             _log.info("shredded", keys=[key_id.hex()[:8] for key_id in doomed])
         self._settled = changes
+
+    def deliver(self) -> int:
+        """Move the events that wait in the keyring into the log, durable on return; how many there were."""
+        with self._delivering:
+            return outbox.deliver(self.keyring, self.log, self.reader, self.index.cover)
+
+    def _change_over(self) -> None:
+        """Let the index lead to the records that count where a stop came between the two."""
+        try:
+            Rekeyer(self).change_over()
+        except IntegrityError as error:
+            _log.error("a rekey is not finished", cause=str(error), way_out=error.hint())
 
     def _close_writer(self, writer: LogWriter) -> None:
         try:
@@ -265,7 +281,7 @@ class Vault:
     def rebuild_index(self, progress: Callable[[int, int], None]) -> rebuild.CatchUp:
         """Empty the index and fill it from the log; `progress` gets records done and in all. Durable on return."""
         total = self.log.next_seq
-        report = rebuild.rebuild(self.index, _Counted(self.reader, progress, total), self._open_record, self.limits)
+        report = rebuild.rebuild(self.index, _Counted(self.reader, progress, total), self._open_counted, self.limits)
         progress(total, total)
         self._report(report)
         return report
@@ -295,7 +311,16 @@ class Vault:
             yield body
 
     @contextmanager
-    def _open_record(self, position: Position, header: RecordHeader) -> Iterator[BodyReader]:
+    def _open_counted(self, position: Position, header: RecordHeader) -> Iterator[BodyReader]:
+        """As `open_record`, but raises ShreddedError for a record whose object counts in another one (`keys.rekey`)."""
+        if header.study_key_id in rekey.passed_over(self.keyring):
+            raise ShreddedError("this object stands in another record, under another key")
+        with self.open_record(position, header) as body:
+            yield body
+
+    @contextmanager
+    def open_record(self, position: Position, header: RecordHeader) -> Iterator[BodyReader]:
+        """The body of an object's record. Raises as `open_body`."""
         with self.bodies.open(header.study_key_id, header.content_id, position) as body:
             yield body
 

@@ -3,6 +3,7 @@
 import click
 
 from server.cli import output
+from server.cli.keys_rekey import rekey
 from server.cli.keys_rotate import destroy, rotate
 from server.cli.keys_shares import drill, recover, split
 from server.cli.options import Chosen, archive_options, json_option
@@ -13,7 +14,7 @@ def keys() -> None:
     """Look at the archive's keys, renew them, divide them among people, and bring them back."""
 
 
-for _command in (rotate, destroy, split, recover, drill):
+for _command in (rotate, rekey, destroy, split, recover, drill):
     keys.add_command(_command)
 
 

@@ -303,7 +303,7 @@ Works beside a running server. Keys are named by their ids: what a shredded stud
 @json_option
 @click.pass_obj
 def list_shreds(chosen: Chosen) -> None:
-    """List the requests that wait and every study that was shredded, with its state."""
+    """List the requests that wait and every key that was shredded or replaced, with its state."""
     with chosen.open() as engine:
         from server.erasure import erasures
         from server.requests import Requests
@@ -312,6 +312,7 @@ def list_shreds(chosen: Chosen) -> None:
         shreds = [
             {
                 "study_key": each.key_id.hex(),
+                "why": each.stone.reason.name.lower(),
                 "state": each.state,
                 "scheduled": output.when(each.stone.scheduled_ms),
                 "backups_until": output.when(each.stone.until_ms),
@@ -325,7 +326,7 @@ def list_shreds(chosen: Chosen) -> None:
     if requests:
         output.table(list(requests[0]), ([str(v) for v in row.values()] for row in requests))
         output.say()
-    columns = ["study_key", "state", "scheduled", "backups_until", "epochs_to_destroy"]
+    columns = ["study_key", "why", "state", "scheduled", "backups_until", "epochs_to_destroy"]
     output.table(columns, ([_text(v) for v in row.values()] for row in shreds))
 
 

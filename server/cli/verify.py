@@ -136,7 +136,7 @@ def _start(since: str | None, folder: ArchiveFolder) -> Checkpoint | int | None:
 
 def _told(config: Config, options: Options, verifier: Verifier, total: int, seconds: float) -> dict[str, Any]:
     summary = verifier.summary
-    names = ("segments", "records", "first_record", "signed_records", "bodies", "opened", "shredded")
+    names = ("segments", "records", "first_record", "signed_records", "bodies", "opened", "shredded", "superseded")
     return {
         "archive": str(config.archive),
         "level": options.level.name.lower(),
@@ -156,6 +156,7 @@ def _say(told: dict[str, Any], findings: int, *, is_sample: bool) -> None:
         line += f", from record {told['first_record']} on"
     if told["level"] == "decrypt":
         line += f", {told['opened']} opened, {told['shredded']} whose key was destroyed"
+        line += f", {told['superseded']} superseded by a rekey" if told["superseded"] else ""
     output.say(f"{line}: {f'{findings} findings' if findings else 'no findings'}")
 
 

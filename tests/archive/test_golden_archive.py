@@ -13,7 +13,7 @@ from server.engine import Engine
 from tests.vectors import make_archive, reader_body, reader_keys, reader_log
 
 GOLDEN = Path(make_archive.__file__).parent / "archive"
-OBJECT = 1
+OBJECT, STUDY_REKEYED = 1, 9
 
 
 def test_second_readers_return_every_object() -> None:
@@ -24,7 +24,10 @@ def test_second_readers_return_every_object() -> None:
     assert log.signed is not None
     assert log.signed[0] == len(log.records)
     found = []
-    for record in (r for r in log.records if r["kind"] == OBJECT):
+    rekeyed = {r["key_id"] for r in log.records if r["kind"] == STUDY_REKEYED}
+    assert len(rekeyed) == 1
+    assert not rekeyed & set(keyring.deks)
+    for record in (r for r in log.records if r["kind"] == OBJECT and r["key_id"] not in rekeyed):
         key_id, content_id, body = (bytes(record[name]) for name in ("key_id", "content_id", "body"))  # type: ignore[call-overload]
         blob = bytes.fromhex(keyring.derived(key_id)["blob"])
         _, data = reader_body.read_body(blob, (log.archive_id, key_id, content_id), OBJECT, body)

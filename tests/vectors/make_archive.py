@@ -17,6 +17,8 @@ from server.config import Config, Http, Keys
 from server.demo import encoded
 from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
+from server.officers import Officer
+from server.rekeyorder import carry_out, one_study, order
 
 FOLDER = Path(__file__).parent / "archive"
 CT, SR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.88.11"
@@ -24,7 +26,10 @@ EXPLICIT_LE = "1.2.840.10008.1.2.1"
 
 
 def data_sets() -> list[tuple[str, str, bytes]]:
-    """SOP class, SOP instance and bytes: two slices of a study, a report of another, and what is no data set."""
+    """SOP class, SOP instance and bytes: two slices of a study, a report of another, and what is no data set.
+
+    The first study has a second key since: its first records open no more, and the same objects stand in later ones.
+    """
     out = []
     y, x = np.mgrid[0:64, 0:64]
     for number in (1, 2):
@@ -57,6 +62,8 @@ def main() -> None:
             reception = engine.ingest.begin(StoreRequest(sop_class, sop_instance, EXPLICIT_LE, Caller("GOLDEN")))
             reception.write(data)
             assert reception.finish().status == 0
+        begun = order(engine, one_study(engine, "2.25.7001"), "the format has rekeys", Officer("Golden", "golden"))
+        carry_out(engine, begun, lambda _done, _total: None)
     for disposable in ("index", "spool", "lost+found", "LOCK"):
         path = FOLDER / "archive" / disposable
         shutil.rmtree(path) if path.is_dir() else path.unlink()

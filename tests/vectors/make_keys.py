@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from keys import derive, shred
+from keys import derive, rekey, rows, shred
 from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
+from keys.keyring import Keyring, StudyKey
 from keys.secret import Secret
 from keys.shares import Share, combine
 from keys.sharetext import render
@@ -53,6 +55,17 @@ def combine_all(shares: list[Share]) -> str:
     return combine({str(share.index): share for share in shares}).kek.reveal().hex()
 
 
+def _values(key: StudyKey) -> dict[str, str]:
+    """A study's key and what is derived from it, in hex."""
+    derived = {name: getattr(key, name).reveal().hex() for name in ("dek", "blob", "cid", "row")}
+    return {**derived, "kcv": key.kcv.hex()}
+
+
+def _event(made: rekey.Rekey) -> tuple[bytes, bytes]:
+    """A row in the place of the event that the server makes."""
+    return rows.EVENT_PREFIX + made.old, made.name
+
+
 def make(folder: Path) -> None:
     """Write keyfile, keyring/, shares and expected.json into an existing empty folder."""
     random, clock = counting_random(), counting_clock()
@@ -61,19 +74,10 @@ def make(folder: Path) -> None:
     keyring = Keyring.create(folder / "keyring", provider, ARCHIVE_ID, random, clock)
     studies = [keyring.new_study(), *keyring.new_studies(2)]
     signer = CheckpointSigner(keyring.archive_key(derive.CHECKPOINT_SIGNING))
-    expected = {
+    expected: dict[str, Any] = {
         "passphrase": PASSPHRASE.decode(),
         "archive_id": ARCHIVE_ID.hex(),
-        "studies": {
-            s.key_id.hex(): {
-                "dek": s.dek.reveal().hex(),
-                "blob": s.blob.reveal().hex(),
-                "cid": s.cid.reveal().hex(),
-                "row": s.row.reveal().hex(),
-                "kcv": s.kcv.hex(),
-            }
-            for s in studies
-        },
+        "studies": {s.key_id.hex(): _values(s) for s in studies},
         "index_token": keyring.archive_key(derive.INDEX_TOKEN).reveal().hex(),
         "vkey": signer.vkey(NAME),
         "note": signer.sign_note(NAME, BODY).decode(),
@@ -86,7 +90,16 @@ def make(folder: Path) -> None:
     gone, going = keyring.new_studies(2)
     shred.schedule(keyring, {gone.key_id: NAMES[0], going.key_id: NAMES[1]}, now_ms=SHREDDED_MS, until_ms=UNTIL_MS)
     shred.drop(keyring, [gone.key_id])
-    expected["shredded"] = {each.key_id.hex(): [1, SHREDDED_MS, UNTIL_MS] for each in (gone, going)}
+    old, next_old = keyring.new_studies(2)
+    done, under_way = (
+        rekey.begin(keyring, each.key_id, name, 7, SHREDDED_MS, random, _event)
+        for each, name in zip((old, next_old), NAMES, strict=True)
+    )
+    done = rekey.note(keyring, done, replace(done, phase=rekey.Phase.SWITCHED, done=3, total=3))
+    shred.supersede(keyring, done, now_ms=SHREDDED_MS, until_ms=UNTIL_MS)
+    expected["shredded"] = {each.key_id.hex(): [1, SHREDDED_MS, UNTIL_MS] for each in (gone, going, old)}
+    for made in (next_old, *(keyring.study(each.new) for each in (done, under_way))):
+        expected["studies"][made.key_id.hex()] = _values(made)
     expected["digest"] = keyring.digest().hex()
     keyring.close()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -201,9 +201,14 @@ def open_rows(
     shredded: dict[bytes, tuple[int, ...]] = {}
     for key, row in rows.items():
         if key[:1] == b"T":
-            need(len(key) == 17 and len(row) == 40 and row[:4] == b"\0\1\0\0", "tombstone")
+            need(len(key) == 17 and len(row) == 56 and row[:3] == b"\0\1\0" and row[3] < 2, "tombstone")
+            need((row[3] == 1) == any(row[40:]), "tombstone")
             shredded[key[1:]] = struct.unpack(">IQQ", row[4:24])
+            need(row[3] == 0 or b"K" + key[1:] not in rows, "a replaced key that is still there")
             need(b"K" + key[1:] not in rows or rows[b"K" + key[1:]][4] == 2, "a shredded key that is not marked")
+        if key[:1] == b"R":
+            need(len(key) == 17 and len(row) == 60 and row[:3] == b"\0\1\0" and row[3] in (1, 2), "rekey")
+            need(b"K" + key[1:] in rows and b"K" + row[4:20] in rows, "a rekey without its keys")
     deks = {
         key[1:]: unwrap(row, 1, key[1:]) for key, row in rows.items() if key[:1] == b"K" and key[1:] not in shredded
     }

@@ -1,0 +1,73 @@
+"""Seal a stored body again under another key: the same bytes inside, another key, content id and salt outside.
+
+Rule: nothing is coded again. What was sealed is opened, its data set is held against its SHA-256, and the result is
+opened once more and compared before it is given to anybody. No plaintext leaves memory.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from archive.body import BodyContext, BodyReader
+from archive.log import SealedFile
+from keys import aead
+from keys.errors import IntegrityError, UnavailableError
+from keys.secret import Secret
+
+__all__ = ["reseal"]
+
+
+def reseal(
+    body: BodyReader, key: Secret, context: BodyContext, salt: bytes, folder: Path, *, in_memory: bool
+) -> bytes | SealedFile:
+    """Seal what `body` holds under `key` and `context`; `salt` is 24 fresh random bytes.
+
+    In memory the sealed bytes are returned, else they are in a new file in `folder`, which is the caller's to delete.
+    Raises IntegrityError where the body is not what was sealed, UnavailableError where the disk does not take it.
+    """
+    for _ in body.chunks():
+        pass
+    sealer = aead.Sealer(key, context.bind(body.plain_length), salt)
+    if in_memory:
+        sealed = sealer.header + b"".join(map(sealer.update, body.plain())) + sealer.finish()
+        _compare(body, key, context, lambda at, length: sealed[at : at + length], len(sealed))
+        return sealed
+    path = folder / (os.urandom(8).hex() + ".sealed")
+    digest, length = hashlib.sha256(), 0
+    try:
+        with path.open("x+b") as out:
+
+            def put(part: bytes) -> None:
+                nonlocal length
+                digest.update(part)
+                length += out.write(part)
+
+            put(sealer.header)
+            for part in body.plain():
+                put(sealer.update(part))
+            put(sealer.finish())
+            out.flush()
+            _compare(body, key, context, _reading(out.fileno()), length)
+        return SealedFile(path, length, digest.digest())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise UnavailableError(f"cannot seal an object: {error.strerror}", hint="check the volume") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _reading(fd: int) -> Callable[[int, int], bytes]:
+    return lambda at, length: os.pread(fd, length, at)
+
+
+def _compare(
+    body: BodyReader, key: Secret, context: BodyContext, read: Callable[[int, int], bytes], total: int
+) -> None:
+    """Open what was sealed: its SHA-256 is checked by `chunks`, so the two data sets are the same bit for bit."""
+    with BodyReader(key, context, read, total) as again:
+        for _ in again.chunks():
+            pass
+        if (again.sha256, again.length, again.meta) != (body.sha256, body.length, body.meta):
+            raise IntegrityError("an object that was sealed again is not the same", hint="report this fault of ours")
