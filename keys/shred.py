@@ -127,9 +127,9 @@ def supersede(keyring: Keyring, done: Rekey, *, now_ms: int, until_ms: int) -> N
     place, grave = rows.STUDY_PREFIX + done.old, rows.TOMBSTONE_PREFIX + done.old
     while True:
         changes, value, before = (keyring.row(key) for key in (rows.CHANGES_KEY, place, done.place))
-        row, _ = keyring.opened(done.old, value)
         if before != done.encode() or is_shredded(keyring, done.old):
             raise ShreddedError(f"key {done.old.hex()[:8]} is not being replaced any more")
+        row, _ = keyring.opened(done.old, value)
         stone = Tombstone(row.epoch, now_ms, until_ms, done.name, Reason.REKEYED, done.new)
         put = [
             (grave, stone.encode()),

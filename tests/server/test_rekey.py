@@ -23,12 +23,17 @@ from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
 from keys.shred import Reason
 from server.config_load import load_config
+from server.demo import encoded
+from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
+from server.officers import Officer
 from server.rekeying import Rekeyer
+from server.rekeyorder import one_study, order
 from tests.server.filled import flip, part10, run, told
 from tests.server.test_shred import UIDS, configure, events, found, put, slices, stopped
 
 STUDY = UIDS[0]
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
 COFFER = Path(sys.executable).with_name("coffer")
 COMMAND = ("keys", "rekey", STUDY, "--reason", "a core dump", "--yes")
 
@@ -65,7 +70,8 @@ def index_rows() -> list[object]:
     """What the index knows of every instance, and of every study."""
     with engine() as opened:
         located = [each for uid in UIDS for each in opened.index.locate({0x0020000D: (uid,)})]
-        return [opened.index.stats(), *located]
+        studies = [row for _, row in opened.index._tables.all_studies() if row is not None]
+        return [opened.index.stats(), *located, *sorted(studies, key=lambda row: row.study_uid)]
 
 
 def put_one_more() -> None:
@@ -229,6 +235,7 @@ def test_killed_at_every_step_nothing_is_lost_and_the_next_one_finishes(archive:
             with pytest.raises(SupersededError):
                 opened.keyring.study(old)
             assert opened.index.stats().studies == 3
+            assert all(len(each.versions) == 1 for each in opened.index.locate({0x0020000D: (STUDY,)}))
             assert len(opened.index.key_ids_of(STUDY)) == 1
         assert len(events(Kind.STUDY_REKEYED)) == len(events(Kind.STATE))
         if code == 0:
@@ -340,6 +347,49 @@ def test_a_damaged_object_keeps_the_key_and_repair_lets_it_go_on(archive: Path) 
     assert len(events(Kind.STUDY_REKEYED)) == 1
 
 
+def test_an_object_that_was_damaged_when_the_index_was_made_is_found_again(archive: Path) -> None:
+    whole = got(STUDY)
+    with engine() as opened:
+        position = next(iter(opened.index.locate({0x0020000D: (STUDY,)}))).versions[0].position
+    segment = archive / "segments" / f"{position.segment:08d}.seg"
+    flip(segment, position.offset + 160 + position.body_len // 2)
+    run("index", "rebuild")
+    assert len(got(STUDY)) == 2
+    flip(segment, position.offset + 160 + position.body_len // 2)
+    run(*COMMAND)
+    assert got(STUDY) == whole
+
+
+def test_what_is_sent_during_the_change_over_waits_and_goes_under_the_new_key(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, senders, outcomes = Rekeyer._change_over, [], []
+    more = next(slices(STUDY, "P-4711"))
+    more.SOPInstanceUID = STUDY + ".1.99"
+    with engine(write=True) as opened:
+
+        def send_one() -> None:
+            request = StoreRequest(str(more.SOPClassUID), str(more.SOPInstanceUID), EXPLICIT_LE, Caller("TESTER"))
+            reception = opened.ingest.begin(request)
+            reception.write(encoded(more))
+            outcomes.append(reception.finish().status)
+
+        def changing_over(self: Rekeyer, *args: object) -> None:
+            senders.append(threading.Thread(target=send_one))
+            senders[0].start()
+            senders[0].join(0.5)
+            assert outcomes == []  # it waits
+            real(self, *args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Rekeyer, "_change_over", changing_over)
+        order(opened, one_study(opened, STUDY), "r", Officer.here(None))
+        Rekeyer(opened, pause=opened.committer.paused).run()
+        senders[0].join(30)
+        assert outcomes == [0]
+    assert len(got(STUDY)) == 4
+    assert len(key_ids(STUDY)) == 1
+
+
 def test_old_records_without_the_record_of_the_rekey_are_a_finding(archive: Path) -> None:
     """A tombstone alone, which whoever alters the keyring can forge, is no reason."""
     with engine(write=True) as opened:
@@ -392,7 +442,7 @@ def send(port: int, datasets: list[Dataset]) -> list[int]:
 
     ae = AE("TESTER")
     for uid in {str(ds.SOPClassUID) for ds in datasets}:
-        ae.add_requested_context(uid, "1.2.840.10008.1.2.1")
+        ae.add_requested_context(uid, EXPLICIT_LE)
     association = ae.associate("127.0.0.1", port)
     assert association.is_established
     try:
@@ -408,7 +458,7 @@ def test_a_server_goes_on_with_what_was_stopped_while_it_stores(archive: Path) -
     for number, ds in enumerate(datasets):
         ds.SOPInstanceUID = f"{STUDY}.1.{100 + number}"
         ds.file_meta = Dataset()
-        ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+        ds.file_meta.TransferSyntaxUID = EXPLICIT_LE
     stop_in(rekey.Phase.SEALING)
     statuses: list[int] = []
     with serving():
