@@ -41,6 +41,7 @@ _GROUP_OBJECTS: Final = 64
 _GROUP_BYTES: Final = 32 << 20
 _IN_MEMORY_BYTES: Final = 8 << 20
 _FEW: Final = 8  # so many objects may be sealed while stores wait
+_PATIENCE: Final = 10  # rounds behind what comes in, before twice as many may be
 _NOTE_SECONDS: Final = 0.5
 _DAY_MS: Final = 86_400_000
 
@@ -153,10 +154,12 @@ class Rekeyer:
         """Take one study as far as its change-over; returns how many objects it has."""
         study = _Study(job, self._keyring.study(job.old), self._keyring.study(job.new), records)
         self._recognize(study)
-        while len(study.left) > _FEW:
+        first, rounds = len(study.left), 0
+        while len(study.left) > _FEW << rounds // _PATIENCE:
             self._seal_some(study)
             progress(len(study.moved))
             records.read()
+            rounds += len(study.moved) > first  # whoever sends faster than this seals is made to wait in the end
         with self._pause():
             records.read()
             while study.left:
