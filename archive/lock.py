@@ -45,6 +45,21 @@ class WriterLock:
         self.close()
 
 
+def holder(path: Path) -> str | None:
+    """Who holds the lock now: command, process and host; None where nobody does."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(os.pread(fd, 4096, 0))
+    finally:
+        os.close(fd)
+    return None
+
+
 def _holder(text: bytes) -> str:
     try:
         who = json.loads(text)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from archive.event import Event
+from archive.lock import holder
 from archive.record import Kind
 from index.attributes import STUDY_UID
 from keys import rekey, rows, shred
@@ -124,16 +125,26 @@ def carry_out(engine: Engine, begun: list[Rekey], progress: Callable[[int, int],
             moved, last = time.monotonic(), now
         progress(sum(each.done for each in waiting), sum(each.total for each in waiting))
         if time.monotonic() - moved > _STILL_SECONDS:
-            raise UnavailableError(
-                f"the process that writes has not gone on with {len(waiting)} studies for {_STILL_SECONDS:.0f} s",
-                hint="see its log; it goes on by itself, also after a restart: coffer keys rekey again shows it",
-            )
+            raise _still(engine, len(waiting))
         time.sleep(_POLL_SECONDS)
     if stuck:
         raise IntegrityError(
             f"{len(stuck)} studies keep their keys: record {min(stuck)} does not open",
             hint="coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
         )
+
+
+def _still(engine: Engine, studies: int) -> UnavailableError:
+    who = holder(engine.folder.lock)
+    if who is None:
+        return UnavailableError(
+            f"nobody writes the archive any more; {studies} studies wait for their new keys",
+            hint="say it again: the command then does it itself; or start the server, which goes on",
+        )
+    return UnavailableError(
+        f"{who} has not gone on with {studies} studies for {_STILL_SECONDS:.0f} s",
+        hint="a server goes on by itself: see its log. Any other command: say it again when that one has ended",
+    )
 
 
 def _made_ms(engine: Engine, key_id: bytes) -> int:

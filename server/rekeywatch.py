@@ -5,7 +5,7 @@ from typing import Final
 
 import structlog
 
-from keys import rows
+from keys import rekey, rows
 from keys.errors import CofferError
 from server.engine import Engine
 from server.rekeying import Rekeyer
@@ -40,6 +40,13 @@ class RekeyWatch:
         """End after the group that is being written."""
         self._stopping.set()
         self._thread.join()
+
+    def concerns(self) -> list[str]:
+        """What a human should look at, for /readyz; nothing when all is well."""
+        stuck = [each.stuck for each in rekey.under_way(self._engine.keyring) if each.stuck != rekey.NOT_STUCK]
+        if not stuck:
+            return []
+        return [f"{len(stuck)} rekeys wait for a repair, record {min(stuck)} does not open: coffer verify"]
 
     def _run(self) -> None:
         while not self._stopping.wait(_POLL_SECONDS):

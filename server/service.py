@@ -119,7 +119,7 @@ class Server:
 
     def concerns(self) -> list[str]:
         """What a human should look at although the server does its work."""
-        watchers = (self._key_watch, self._scrubbing)
+        watchers = (self._key_watch, self._rekey_watch, self._scrubbing)
         return [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
 
     def wait(self) -> None:

@@ -29,6 +29,7 @@ from server.engine import Engine
 from server.officers import Officer
 from server.rekeying import Rekeyer
 from server.rekeyorder import one_study, order
+from server.rekeywatch import RekeyWatch
 from tests.server.filled import flip, part10, run, told
 from tests.server.test_shred import UIDS, configure, events, found, put, slices, stopped
 
@@ -307,6 +308,21 @@ def test_a_shred_ends_a_rekey_and_takes_both_keys(archive: Path, phase: rekey.Ph
     assert found() == list(UIDS[1:])
 
 
+def test_who_holds_the_archive_and_does_not_do_it_is_named(archive: Path) -> None:
+    code = (
+        f"from server import rekeyorder as r; r._STILL_SECONDS = 0.3; from server.cli import main; main({[*COMMAND]})"
+    )
+    with engine(write=True):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 6
+    assert f"pid {os.getpid()}" in done.stderr
+    with engine() as opened:
+        assert len(rekey.under_way(opened.keyring)) == 1
+        assert len(opened.index.key_ids_of(STUDY)) == 1
+    run(*COMMAND)
+    assert len(events(Kind.STUDY_REKEYED)) == 1
+
+
 def test_a_shred_by_another_process_in_the_middle_is_stronger(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, officers = Rekeyer._sealed, []
 
@@ -342,6 +358,9 @@ def test_a_damaged_object_keeps_the_key_and_repair_lets_it_go_on(archive: Path) 
     with engine() as opened:
         assert rekey.under_way(opened.keyring)[0].stuck == position.seq
     flip(segment, position.offset + 160 + position.body_len // 2)
+    with engine(write=True) as opened:
+        (said,) = RekeyWatch(opened).concerns()
+    assert f"record {position.seq} does not open" in said
     run(*COMMAND)
     assert got(STUDY) == whole
     assert len(events(Kind.STUDY_REKEYED)) == 1
