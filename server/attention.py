@@ -11,7 +11,8 @@ from archive.record import Flags, Kind
 from index.attributes import STUDY_UID
 from index.objectmeta import ObjectMeta
 from index.rows import Version
-from keys.errors import CofferError
+from keys import rekey
+from keys.errors import CofferError, SupersededError
 from server.engine import Engine
 
 __all__ = ["Conflict", "Unindexed", "conflicts", "unindexed"]
@@ -36,13 +37,16 @@ class Conflict:
 
 def unindexed(engine: Engine) -> Iterator[Unindexed]:
     """Every object that was stored as received because its header could not be read."""
+    elsewhere = rekey.passed_over(engine.keyring)
     for position, header in engine.reader.records():
-        if header.kind != Kind.OBJECT or not header.flags & Flags.UNINDEXED:
+        if header.kind != Kind.OBJECT or not header.flags & Flags.UNINDEXED or header.study_key_id in elsewhere:
             continue
         version = Version.of(position, header.content_id, "", 0, header.time_ms, header.flags)
         try:
             with engine.open_body(header.study_key_id, version) as body:
                 name = ObjectMeta.decode(body.meta).sop_instance
+        except SupersededError:
+            continue  # the same object stands in a later record
         except CofferError as error:
             name = f"cannot be opened: {error}"
         yield Unindexed(header.seq, name)

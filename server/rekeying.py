@@ -25,7 +25,7 @@ from index import rebuild
 from index.rows import Version
 from keys import aead, rekey, shred
 from keys.derive import hmac_sha256
-from keys.errors import CofferError, IntegrityError, ShreddedError, UnavailableError
+from keys.errors import CofferError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from keys.keyring import StudyKey, clock_ms
 from keys.rekey import NOT_STUCK, Phase, Rekey
 
@@ -132,7 +132,7 @@ class Rekeyer:
         self._each([each for each in rekey.under_way(self._keyring) if each.phase is Phase.SWITCHED], lambda *_: None)
 
     def _each(self, jobs: list[Rekey], progress: Callable[[int, int], None]) -> None:
-        failed: IntegrityError | None = None
+        failed: CofferError | None = None
         done, total = 0, 0
         for start in range(0, len(jobs), _KEYS_A_SCAN):
             some = jobs[start : start + _KEYS_A_SCAN]
@@ -144,7 +144,7 @@ class Rekeyer:
                     done += self._one(job, records, partial(_advance, progress, done, total))
                 except ShreddedError:
                     _log.info("a study was shredded while it was sealed again", key=job.old.hex()[:8])
-                except IntegrityError as error:
+                except (IntegrityError, KeyUnavailableError) as error:
                     failed = failed or error
                     _log.error("a study keeps its key", key=job.old.hex()[:8], cause=str(error), way_out=error.hint())
         if failed is not None:

@@ -28,6 +28,7 @@ from server.shredding import Doomed, by_study
 
 __all__ = ["Chosen", "all_before", "carry_out", "one_study", "order"]
 
+_NO_STUDY: Final = ""  # what came without a Study Instance UID has one key together
 _POLL_SECONDS: Final = 0.2
 _STILL_SECONDS: Final = 120.0  # the writer has said nothing for so long
 
@@ -60,10 +61,15 @@ def all_before(engine: Engine, epoch: int) -> Chosen:
     begin = engine.keyring.epoch_row(epoch).created_ms
     names: dict[bytes, bytes] = {}
     studies, objects, held = 0, 0, 0
-    for row in list(engine.index.query("STUDY", {STUDY_UID: ()}, "study")):
-        study_uid = str(row[STUDY_UID][0])
+    uids = [str(row[STUDY_UID][0]) for row in engine.index.query("STUDY", {STUDY_UID: ()}, "study")]
+    for study_uid in (*uids, _NO_STUDY):
         due = [key_id for key_id in engine.index.key_ids_of(study_uid) if _made_ms(engine, key_id) < begin]
         if not due:
+            continue
+        if study_uid == _NO_STUDY:
+            names.update(dict.fromkeys(due, engine.index.name_of(study_uid)))
+            objects += sum(1 for _ in engine.index.locate({STUDY_UID: (study_uid,)}))
+            studies += 1
             continue
         (found,) = by_study(engine, study_uid)
         if _is_held(engine, found):

@@ -60,6 +60,7 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
         output.say(f"{found.held} studies are on hold and keep their keys: coffer hold list")
     if not begun:
         return
+    output.say("Copy the log and the keyring again: with today's keyring, older copies of the log lack these studies.")
     output.say("The old records stay in the log, sealed under the old keys. Still readable by whoever has:")
     output.say("  - an old key and any copy of the log: what it sealed before now, for good; call such copies in;")
     output.say("  - an old copy of the keyring and what opened it, until its epoch is destroyed:")

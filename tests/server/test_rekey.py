@@ -22,6 +22,7 @@ from keys.errors import ShreddedError, SupersededError
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
 from keys.shred import Reason
+from server.attention import unindexed
 from server.config_load import load_config
 from server.demo import encoded
 from server.dimse.services import Caller, StoreRequest
@@ -159,6 +160,21 @@ def test_a_large_object_goes_through_a_file(archive: Path) -> None:
     run("keys", "rekey", "1.2.3.50", "--yes")
     assert got("1.2.3.50") == before
     assert list((archive / "spool").iterdir()) == []
+
+
+def test_an_object_that_could_not_be_read_to_its_end_keeps_its_flag(archive: Path) -> None:
+    with engine(write=True) as opened:
+        reception = opened.ingest.begin(StoreRequest("1.2.840.10008.5.1.4.1.1.2", "1.2.3.77", EXPLICIT_LE, Caller("T")))
+        reception.write(b"no data set at all")
+        assert reception.finish().status == 0
+        (before,) = unindexed(opened)
+    time.sleep(0.002)
+    run("keys", "rotate")
+    assert told("keys", "rekey", "--all-before", "2", "--yes")["studies"] == 4
+    with engine() as opened:
+        (after,) = unindexed(opened)
+        assert (after.sop_instance, after.seq > before.seq) == (before.sop_instance, True)
+        assert opened.index.stats().unindexed == 1
 
 
 def test_all_studies_whose_key_is_older_than_an_epoch(archive: Path) -> None:
