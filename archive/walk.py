@@ -15,8 +15,13 @@ from archive.record import ALIGNMENT, HEADER, TRAILER
 _LENGTH = struct.Struct(">44xQ")
 _WINDOW, _AHEAD = 1 << 20, 256 << 10
 _NEAR = 16 << 10  # bodies up to this are read over rather than around
-_LEAP = HEADER.size + TRAILER.size + ALIGNMENT
 _RECORDS, BATCH_BYTES = 4096, 64 << 20  # enough for columns to pay, little enough to show progress
+
+
+def _ends(raw: bytes, at: int) -> tuple[int, int]:
+    """Where the body and where the whole record end whose header `raw` lies at `at`."""
+    body_end = at + HEADER.size + int.from_bytes(raw[44:52], "big")
+    return body_end, -(-(body_end + TRAILER.size) // ALIGNMENT) * ALIGNMENT
 
 
 class Walker:
@@ -42,29 +47,51 @@ class Walker:
             if len(raw) < HEADER.size:
                 break
             (length,) = _LENGTH.unpack_from(raw)
-            body_end = at + HEADER.size + length
-            end = (body_end + TRAILER.size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
-            if end > stop:
+            if length > _NEAR and not self._bodies:
+                self._leap(batch, raw, stop)
+            else:
+                self._read_over(batch, raw, at, stop)
+                if self._bodies and batch.end > at:
+                    digests.append(self._hash(at + HEADER.size, length) if wanted(len(digests), at) else None)
+            if batch.end == at:
                 break
-            if self._bodies:
-                digests.append(self._hash(at + HEADER.size, length) if wanted(len(batch.raws), at) else None)
-            is_far = length > _NEAR
-            if is_far and not self._leaps and not self._bodies:
-                self._leap()
-            closing = self._take(body_end, end - body_end, _LEAP if is_far else _AHEAD)
-            if len(closing) < end - body_end:
-                break
+            at = batch.end
+        return batch, digests
+
+    def _read_over(self, batch: Batch, raw: bytes, at: int, stop: int) -> None:
+        """Add one record, if all of it is there."""
+        body_end, end = _ends(raw, at)
+        closing = self._take(body_end, end - body_end, _AHEAD) if end <= stop else b""
+        if end <= stop and len(closing) == end - body_end:
             batch.offsets.append(at)
             batch.raws.append(raw)
             batch.closings.append(closing)
-            batch.end = at = end
-        return batch, digests[: len(batch.raws)]
+            batch.end = end
 
-    def _leap(self) -> None:
+    def _leap(self, batch: Batch, raw: bytes, stop: int) -> None:
+        """Add records from `raw` on while bodies are large: one read takes a trailer and the header behind it."""
+        self._read_no_more_than_asked()
+        pread, fd, offsets, raws, closings = os.pread, self._fd, batch.offsets, batch.raws, batch.closings
+        at = batch.end
+        while len(raws) < _RECORDS and len(raw) == HEADER.size:
+            body_end, end = _ends(raw, at)
+            if end > stop or body_end - at < _NEAR:
+                break
+            window = pread(fd, end - body_end + HEADER.size, body_end)
+            closing = window[: end - body_end]
+            if len(closing) < end - body_end:
+                break
+            offsets.append(at)
+            raws.append(raw)
+            closings.append(closing)
+            at, raw = end, window[end - body_end :]
+        batch.end, self._base, self._window = at, at, raw
+
+    def _read_no_more_than_asked(self) -> None:
         """Tell the system that what lies between is not wanted: reading ahead would fetch bodies."""
-        self._leaps = True
-        if hasattr(os, "posix_fadvise"):
+        if not self._leaps and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
+        self._leaps = True
 
     def _take(self, at: int, length: int, ahead: int) -> bytes:
         start = at - self._base
