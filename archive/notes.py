@@ -1,7 +1,8 @@
 """Every checkpoint that was ever signed, in one file: signed notes, whole, one behind the other, oldest first.
 
 Rule: a note is durable here before anybody is shown it, and is never taken out; what recovery by hand contradicts goes
-to lost+found. The unfinished rest of an append that was stopped is cut before the next one: nobody saw it.
+to lost+found. The unfinished rest of an append that was stopped is cut before the next one: nobody saw it. A power cut
+may leave it with holes, which read as zeros (no note has any).
 """
 
 import hashlib
@@ -17,7 +18,9 @@ from archive.merkle import Frontier
 from keys.durable import AppendFile, Syscalls, SystemCalls, replace
 from keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
 
-_NOTE: Final = re.compile(rb"[^\n]+\n[0-9]+\n[^\n]+\n\n(?:\xe2\x80\x94 [^\n]+\n)+")
+_NOTE: Final = re.compile(  # where a line begins: what follows a hole is no note
+    rb"(?<![^\n])[^\n\0]+\n[0-9]+\n[^\n\0]+\n\n(?:\xe2\x80\x94 [^\n\0]+\n)+"
+)
 _TORN: Final = re.compile(rb"[^\n]+(?:\n[0-9]*(?:\n[^\n]*(?:\n(?:\n(?:\xe2[^\n]*)?)?)?)?)?")  # a note, cut anywhere
 _TAIL_BYTES: Final = 64 << 10  # far more than one note
 _SYSTEM = SystemCalls()
@@ -38,7 +41,7 @@ def split(data: bytes) -> Iterator[Noted]:
             break
         note, at = found[0], found.end()
         yield Noted(parse_checkpoint(note[: note.index(b"\n\n") + 1]), note)
-    if at != len(data) and not _TORN.fullmatch(data, at):
+    if at != len(data) and not _is_torn(data[at:]):
         raise FormatError(f"the history of checkpoints cannot be read from byte {at} on", hint="take it from a backup")
 
 
@@ -96,23 +99,36 @@ def publish(
 ) -> None:
     """Enter a signed note into the history, let the keyring remember it, then make it the latest; each step durable.
 
-    A latest note that the history lacks is entered before it. Raises HistoryError for a note that is older than the
-    history's last or gives another root for its size, UnavailableError.
+    A latest note that the history lacks is entered before it, and one that only the history has is shown before it.
+    Raises HistoryError for a note that is older than the history's last or gives another root for its size,
+    UnavailableError.
     """
     made = open_checkpoint(note, folder)
-    last = last_checkpoint(folder)
-    entered = [note]
-    try:
-        before = folder.checkpoint.read_bytes()
-        latest = open_checkpoint(before, folder)
-        if latest.size < made.size and (last is None or last.size < latest.size):
-            entered.insert(0, before)
-    except (FileNotFoundError, IntegrityError):
-        pass  # it is about to be replaced, and repair and verify tell what is wrong with it
+    last, shown = last_note(folder), _latest(folder)
     if last is not None:
-        _require_newer(last, made)
-    if last is None or last.size < made.size:
-        _append(folder, b"".join(entered), calls)
+        _require_newer(last.checkpoint, made)
+    end = last.checkpoint.size if last is not None else 0
+    behind = shown.checkpoint.size if shown is not None else 0
+    if last is not None and behind < end < made.size:  # finish what a stop came into: `latest` is one behind at most
+        _show(folder, last.note, remember, calls)
+    elif shown is not None and end < behind < made.size:
+        _append(folder, shown.note, calls)
+    if last is None or end < made.size:
+        _append(folder, note, calls)
+    _show(folder, note, remember, calls)
+
+
+def _latest(folder: ArchiveFolder) -> Noted | None:
+    """What `latest` says; None where it is missing or damaged: verify tells, and it is about to be replaced."""
+    try:
+        note = folder.checkpoint.read_bytes()
+        return Noted(open_checkpoint(note, folder), note)
+    except (FileNotFoundError, IntegrityError):
+        return None
+
+
+def _show(folder: ArchiveFolder, note: bytes, remember: Callable[[bytes], None] | None, calls: Syscalls) -> None:
+    """Tell the keyring of a note that the history holds, then everybody."""
     if remember is not None:
         remember(note)
     replace(folder.checkpoint, note, calls=calls)
@@ -163,6 +179,13 @@ def _append(folder: ArchiveFolder, data: bytes, calls: Syscalls) -> None:
         file.sync()
     finally:
         file.close()
+
+
+def _is_torn(rest: bytes) -> bool:
+    """Whether this can be what a stop left of one append: a note, cut anywhere, or with holes that hold zeros."""
+    if b"\0" not in rest:
+        return _TORN.fullmatch(rest) is not None
+    return len(rest) < _TAIL_BYTES and rest.count(b"\n\n") < 2 and not _NOTE.search(rest)
 
 
 def _torn(folder: ArchiveFolder) -> int:

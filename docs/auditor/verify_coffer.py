@@ -19,7 +19,7 @@ import zlib
 from functools import partial, reduce
 from pathlib import Path
 
-NOTE = re.compile(rb"([^\n]+)\n(0|[1-9][0-9]*)\n([A-Za-z0-9+/]{43}=)\n\n((?:\xe2\x80\x94 [^\n]+\n)+)")
+NOTE = re.compile(rb"(?<![^\n])([^\n\0]+)\n(0|[1-9][0-9]*)\n([A-Za-z0-9+/]{43}=)\n\n((?:\xe2\x80\x94 [^\n\0]+\n)+)")
 LOST = "the record header is damaged", "the record is cut, or its end is damaged"
 P, Q = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # RFC 8032 5.1
 D, ROOT_OF_MINUS_1 = -121665 * pow(121666, -1, P) % P, pow(2, (P - 1) // 4, P)

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -280,3 +280,22 @@ def accepted(public: bytes, signature: bytes, message: bytes) -> bool:
         return bool(AUDITOR.is_signed(public, signature, message))
     except ValueError:
         return False
+
+
+def test_a_torn_end_of_the_history_is_no_finding(small: SmallArchive, load_script: Callable[[str], ModuleType]) -> None:
+    """Cut anywhere, or with sectors that were never written; neither for the auditor nor for the second reader."""
+    log = small.writer()
+    for size in (3, 5):
+        log.append([entry(n) for n in range(log.next_seq, size)])
+        log.checkpoint(small.sign)
+    log.close()
+    path, second = small.folder.notes, load_script("reader_log")
+    whole = path.read_bytes()
+    first = whole.index(ORIGIN.encode() + b"\n5\n")
+    small.folder.checkpoint.write_bytes(whole[:first])
+    for at in (first + 1, first + 5, first + len(ORIGIN), first + len(ORIGIN) + 1, len(whole) - 100, len(whole) - 1):
+        for torn in (whole[:at], whole[:at] + bytes(len(whole) - at), whole[:first] + bytes(at - first) + whole[at:]):
+            path.write_bytes(torn)
+            assert found(small.folder.path) == []
+            assert [size for size, _ in second.Log(small.folder.path).history] == [3]
+    path.write_bytes(whole)

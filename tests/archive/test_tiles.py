@@ -391,6 +391,66 @@ def test_a_torn_end_of_the_history_is_cut_before_the_next_note(small: SmallArchi
         assert small.folder.notes.read_bytes() == whole
 
 
+def test_an_append_with_holes_is_cut_before_the_next_note(small: SmallArchive) -> None:
+    """Size and later sector were written before the power went, an earlier one was not; or the other way round."""
+    grow(small, 3, 5)
+    whole = small.folder.notes.read_bytes()
+    first = len(read_notes(small.folder)[0].note)
+    latest = small.folder.checkpoint.read_bytes()
+    small.folder.checkpoint.write_bytes(whole[:first])
+    for sector in range(first + 1, len(whole)):
+        for torn in (
+            whole[:first] + bytes(sector - first) + whole[sector:],
+            whole[:sector] + bytes(len(whole) - sector),
+        ):
+            small.folder.notes.write_bytes(torn)
+            assert [n.checkpoint.size for n in read_notes(small.folder)] == [3]
+    for sector in (first + 1, first + len(ORIGIN) // 2, first + len(ORIGIN), len(whole) - 1):
+        small.folder.notes.write_bytes(whole[:first] + bytes(sector - first) + whole[sector:])
+        assert whats(small) == []
+        small.writer().close()
+        publish(small.folder, latest)
+        assert small.folder.notes.read_bytes() == whole
+        small.folder.checkpoint.write_bytes(whole[:first])
+    publish(small.folder, latest)
+
+
+def test_a_hole_in_front_of_a_note_is_found(small: SmallArchive) -> None:
+    """No stop leaves that: each note was stable before the next one."""
+    grow(small, 3, 5, 7)
+    whole = small.folder.notes.read_bytes()
+    first = len(read_notes(small.folder)[0].note)
+    small.folder.notes.write_bytes(whole[:first] + bytes(20) + whole[first + 20 :])
+    assert "cannot be read from byte" in whats(small)[0]
+    small.folder.notes.write_bytes(whole)
+
+
+def test_latest_is_never_two_notes_behind(small: SmallArchive) -> None:
+    """Stopped between history and `latest`, and at the next checkpoint again."""
+    told, log = list[bytes](), small.writer()
+
+    def stop_at(place: int) -> Callable[[bytes], None]:
+        def remember(note: bytes) -> None:
+            told.append(note)
+            if len(told) == place:
+                raise UnavailableError("stopped")
+
+        return remember
+
+    for size, place in ((1, 0), (2, 2), (3, 4)):
+        log.append([entry(size)])
+        try:
+            log.checkpoint(small.sign, stop_at(place))
+        except UnavailableError:
+            log.close()
+            log = small.writer()
+        assert whats(small) == []
+    notes = [note for _, note in read_notes(small.folder)]
+    assert told == [notes[0], notes[1], notes[1], notes[2]]
+    assert small.folder.checkpoint.read_bytes() == notes[1]
+    log.close()
+
+
 def test_a_lost_history_is_found_and_begins_again_with_the_latest(small: SmallArchive) -> None:
     grow(small, 3, 5)
     small.folder.notes.unlink()

@@ -44,7 +44,8 @@ def main() -> None:
     print(
         f"{total.states} states after {total.calls} system calls of {total.runs} runs, {seconds:.0f} s: "
         f"every promise held; {total.cuts} had a torn tail, in {total.twice} the power went again during recovery; "
-        f"{total.kills} processes killed and {total.failures} syncs failed on the way"
+        f"{total.kills} processes killed and {total.failures} syncs failed on the way, "
+        f"{total.signed} checkpoints were signed"
     )
 
 

@@ -14,16 +14,18 @@ import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from archive.checkpoint import Checkpoint, read_checkpoint
+from archive.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.ledger import Ledger
 from archive.log import Entry, LogWriter
+from archive.notes import read_notes
 from archive.reader import LogReader
 from archive.record import Kind
-from archive.verify import Verifier
+from archive.verify import Level, Options, Verifier
 from keys.durable import Syscalls, SystemCalls
 from keys.errors import UnavailableError
 from keys.secret import Secret
@@ -43,11 +45,17 @@ def entry(number: int, size: int) -> Entry:
 
 @dataclass(slots=True)
 class Promises:
-    """What is in the log or on its way, how much of it was acknowledged, and the last checkpoint that was shown."""
+    """What is in the log or on its way, how much of it was acknowledged, and every checkpoint that anybody was told of.
+
+    `witness` is what the keyring remembers, which is told first; `latest` what was then published.
+    """
 
     tried: list[Entry] = field(default_factory=list)
     acknowledged: int = 0
-    shown: Checkpoint | None = None
+    shown: list[bytes] = field(default_factory=list)
+    witness: Checkpoint | None = None
+    latest: Checkpoint | None = None
+    signed: dict[int, bytes] = field(default_factory=dict)  # the root for each size that a signature was given for
     made: int = 0  # entries ever; what was cut never comes back under another number
 
     def group(self, rng: random.Random) -> list[Entry]:
@@ -57,6 +65,17 @@ class Promises:
         self.made += len(group)
         self.tried += group
         return group
+
+    def sign(self, text: bytes) -> bytes:
+        """A signed note, once nothing signed before contradicts it."""
+        made = parse_checkpoint(text)
+        assert self.signed.setdefault(made.size, made.root) == made.root, "two checkpoints contradict each other"
+        return SIGNER.sign_note(ORIGIN, text)
+
+    def remember(self, note: bytes) -> None:
+        """The keyring keeps it; from here on anybody may be told."""
+        self.witness = parse_checkpoint(note[: note.index(b"\n\n") + 1])
+        self.shown.append(note)
 
 
 @dataclass(slots=True)
@@ -70,6 +89,7 @@ class Tally:
     twice: int = 0
     kills: int = 0
     failures: int = 0
+    signed: int = 0
 
     def add(self, other: Tally) -> None:
         for each in fields(Tally):
@@ -148,7 +168,7 @@ class _Life:
 
     def live(self) -> None:
         self._start()
-        for _ in range(self._rng.randint(2, 8)):
+        for _ in range(self._rng.randint(4, 12)):
             self._tempt_fate()
             try:
                 self._do()
@@ -162,7 +182,7 @@ class _Life:
         while True:
             self._calls.release()
             try:
-                self._log = _open(self._folder, self._calls, self._segment_bytes)
+                self._log = _open(self._folder, self._calls, self._promises.witness, self._segment_bytes)
                 break
             except (Stop, UnavailableError):
                 self._calls.spare()
@@ -182,19 +202,27 @@ class _Life:
 
     def _do(self) -> None:
         promises, what = self._promises, self._rng.random()
-        if what < 0.65:
+        if what < 0.7:
             self._log.append(promises.group(self._rng))
             promises.acknowledged = len(promises.tried)
-        elif what < 0.85:
-            made = self._log.checkpoint(lambda text: SIGNER.sign_note(ORIGIN, text))
-            promises.shown = made or promises.shown
+            if self._rng.random() < 0.6:  # the minute is over
+                self._sign()
+        elif what < 0.85:  # on demand, perhaps with nothing new
+            self._sign()
         else:
+            if self._rng.random() < 0.5:
+                self._sign()
             self._log.close()
             self._start()
 
+    def _sign(self) -> None:
+        made = self._log.checkpoint(self._promises.sign, self._promises.remember)
+        self._promises.latest = made or self._promises.latest
+        self._tally.signed += made is not None
 
-def _open(folder: ArchiveFolder, calls: Syscalls, segment_bytes: int = 3000) -> LogWriter:
-    return LogWriter(folder, now_ms=lambda: 1, segment_bytes=segment_bytes, calls=calls)
+
+def _open(folder: ArchiveFolder, calls: Syscalls, witness: Checkpoint | None, segment_bytes: int = 3000) -> LogWriter:
+    return LogWriter(folder, now_ms=lambda: 1, segment_bytes=segment_bytes, calls=calls, witness=witness)
 
 
 def _try(rng: random.Random, disk: Disk, promises: Promises, root: Path, where: str, tally: Tally) -> None:
@@ -207,7 +235,7 @@ def _try(rng: random.Random, disk: Disk, promises: Promises, root: Path, where: 
         again = Watched(root, Disk.of(root), rng)
         again.die_in(rng.randint(1, 12))
         try:
-            _open(ArchiveFolder.open(root), again).close()
+            _open(ArchiveFolder.open(root), again, promises.witness).close()
         except Stop:
             again.release()
             shutil.rmtree(root)
@@ -215,19 +243,21 @@ def _try(rng: random.Random, disk: Disk, promises: Promises, root: Path, where: 
             again.disk.materialise(root, rng)
     try:
         _check(root, promises, tally)
+        if rng.random() < 0.3:
+            _go_on(root, promises)
     except Exception as error:
         raise BrokenPromiseError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _check(root: Path, promises: Promises, tally: Tally) -> None:
     folder = ArchiveFolder.open(root)
-    log = _open(folder, SystemCalls())
+    log = _open(folder, SystemCalls(), promises.witness)
     tally.cuts += log.cut_bytes > 0
     assert log.cut_records == 0 or Ledger(folder.scrub).open_entries(), "records are cut in silence"
     count = log.next_seq
     log.close()
     before = _content(root)
-    log = _open(folder, SystemCalls())
+    log = _open(folder, SystemCalls(), promises.witness)
     assert log.cut_bytes == 0, "the second opening cuts again"
     log.close()
     assert _content(root) == before, "the second opening changes something"
@@ -239,11 +269,28 @@ def _check(root: Path, promises: Promises, tally: Tally) -> None:
     reader.close()
     findings = list(Verifier(folder).findings())
     assert not findings, findings[0].what
-    signed = read_checkpoint(folder)
-    assert promises.shown is None or (signed is not None and signed.size >= promises.shown.size), "a checkpoint is lost"
-    log = _open(folder, SystemCalls())
-    log.append([entry(1_000_000, 40)])  # and it goes on
+    _require_notes(folder, promises)
+
+
+def _go_on(root: Path, promises: Promises) -> None:
+    """What is stored and signed now joins on to what was there."""
+    folder = ArchiveFolder.open(root)
+    log = _open(folder, SystemCalls(), promises.witness)
+    log.append([entry(1_000_000, 40)])
+    log.checkpoint(partial(SIGNER.sign_note, ORIGIN))
     log.close()
+    _require_notes(folder, promises)
+    findings = list(Verifier(folder, Options(Level.HEADERS)).findings())
+    assert not findings, findings[0].what
+
+
+def _require_notes(folder: ArchiveFolder, promises: Promises) -> None:
+    """Every checkpoint that anybody was told of is in the history, and nobody is shown an older one than before."""
+    notes = [noted.note for noted in read_notes(folder)]
+    assert all(note in notes for note in promises.shown), "a checkpoint is lost from the history"
+    assert len(set(notes)) == len(notes), "a checkpoint stands twice in the history"
+    signed, before = read_checkpoint(folder), promises.latest
+    assert before is None or (signed is not None and signed.size >= before.size), "the last checkpoint is an older one"
 
 
 def _content(root: Path) -> dict[str, bytes]:

@@ -67,6 +67,15 @@ def tree_head(leaves: list[bytes]) -> bytes:
     return sha256(b"\1" + tree_head(leaves[:half]) + tree_head(leaves[half:])).digest()
 
 
+NOTE = re.compile(rb"(?<![^\n])([^\n\0]+)\n([0-9]+)\n([^\n\0]+)\n\n(?:\xe2\x80\x94 [^\n\0]+\n)+")
+PARTS = rb".*", rb"[0-9]*", rb".*", rb"", rb"(\xe2.*)?"  # the lines of a note, the last of them perhaps cut
+
+
+def is_holed(rest: bytes) -> bool:
+    """Whether this can be one note, some of whose sectors were never written."""
+    return rest.count(b"\n\n") < 2 and NOTE.search(rest) is None
+
+
 class Log:
     """All records of an archive, read in order; raises RejectedError."""
 
@@ -98,20 +107,21 @@ class Log:
         return int(size), base64.b64decode(root)
 
     def _history(self, path: Path) -> list[tuple[int, bytes]]:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        data, at = path.read_bytes() if path.exists() else b"", 0
         found: list[tuple[int, bytes]] = []
-        at = 0
-        while at < len(lines):
-            note, at = lines[at : at + 4], at + 4
-            must(len(note) == 4 and note[0] == self.origin and note[3] == "", "a note of the history")
-            must(at < len(lines) and lines[at].startswith("\u2014 "), "a note without signature")
-            while at < len(lines) and lines[at].startswith("\u2014 "):
-                at += 1
-            must(note[1].isdecimal() and re.fullmatch("[A-Za-z0-9+/]{43}=", note[2]) is not None, "a note's numbers")
-            size, head = int(note[1]), base64.b64decode(note[2])
+        while note := NOTE.match(data, at):
+            at = note.end()
+            must(note[1] == self.origin.encode(), "a note of the history")
+            must(re.fullmatch(rb"[A-Za-z0-9+/]{43}=", note[3]) is not None, "a note's root")
+            size, head = int(note[2]), base64.b64decode(note[3])
             must(not found or size > found[-1][0], "sizes of the history")
             must(size <= len(self.leaves) and tree_head(self.leaves[:size]) == head, "a note of another log")
             found.append((size, head))
+        rest = data[at:]
+        is_cut = all(re.fullmatch(part, line) for part, line in zip(PARTS, rest.split(b"\n"), strict=False))
+        must(
+            len(rest.split(b"\n")) <= len(PARTS) and is_cut if b"\0" not in rest else is_holed(rest), "behind the notes"
+        )
         must(self.signed is None or self.signed in found, "history without the latest")
         must(len(found) < 2 or (self.signed is not None and self.signed[0] >= found[-2][0]), "latest was put back")
         return found
