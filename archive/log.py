@@ -16,7 +16,7 @@ from archive.chain import Chain
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.merkle import EMPTY_ROOT
-from archive.notes import last_checkpoint, publish
+from archive.notes import last_checkpoint, publish, settle_notes
 from archive.record import RecordHeader, record_size, trailer
 from archive.recovery import Tail, cut, newest, read_tail, settle_end
 from archive.segment import Footer, SegmentHeader
@@ -107,6 +107,7 @@ class LogWriter:
         self._failure: CofferError | None = None
         self._sign_lock = threading.Lock()
         self._signed: Checkpoint | None = None
+        self._is_published = True  # False while a checkpoint's publication was begun and has not ended well
         self._told = Checkpoint(folder.origin, 0, EMPTY_ROOT)  # the newest that was signed, published or not
         self._tiling = Tiling(folder, calls)
         self._group = 0  # the first record of those that the next sync makes stable
@@ -166,7 +167,7 @@ class LogWriter:
             self.require_stable()
         if self._failure is not None:
             raise UnavailableError(
-                "the log stopped after a failed write",
+                f"the log stopped after a failed write: {self._failure}",
                 hint="restart Coffer: opening recovers and checks what is stable",
             ) from self._failure
         if self._reserve_bytes:
@@ -193,7 +194,11 @@ class LogWriter:
             if self.signed_size == made.size:
                 return None
             self._tiling.extend(self._told, made)
+            if not self._is_published:  # a sync of the history may have failed: its cache is not to be believed
+                settle_notes(self._folder, self._calls)
+            self._is_published = False
             publish(self._folder, sign(made.serialize()), remember, self._calls)
+            self._is_published = True
             self._tiling.tidy(self._told, made)
             self._signed = self._told = made
             return made

@@ -15,7 +15,7 @@ from archive.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from archive.folder import ArchiveFolder
 from archive.leaves import Leaves
 from archive.merkle import Frontier
-from keys.durable import AppendFile, Syscalls, SystemCalls, replace
+from keys.durable import AppendFile, Syscalls, SystemCalls, replace, settle
 from keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
 
 _NOTE: Final = re.compile(  # where a line begins: what follows a hole is no note
@@ -132,6 +132,15 @@ def _show(folder: ArchiveFolder, note: bytes, remember: Callable[[bytes], None] 
     if remember is not None:
         remember(note)
     replace(folder.checkpoint, note, calls=calls)
+
+
+def settle_notes(folder: ArchiveFolder, calls: Syscalls = _SYSTEM) -> None:
+    """Make stable what an earlier or failed append left at the end of the history, and believe the device what it is.
+
+    Raises UnavailableError.
+    """
+    if folder.notes.exists():
+        settle(folder.notes, calls=calls)
 
 
 def set_aside(folder: ArchiveFolder, size: int, calls: Syscalls = _SYSTEM) -> None:

@@ -15,6 +15,7 @@ from archive.chain import Chain, find_record, read_footer, read_record, read_seg
 from archive.checkpoint import Checkpoint
 from archive.folder import ArchiveFolder
 from archive.ledger import Ledger
+from archive.notes import settle_notes
 from archive.record import HEADER, RecordHeader, parse_header
 from archive.report import Finding
 from keys.durable import AppendFile, Syscalls, SystemCalls, replace, settle
@@ -51,8 +52,7 @@ def settle_end(folder: ArchiveFolder, calls: Syscalls = _SYSTEM) -> None:
     numbers = folder.segment_numbers()
     if numbers:
         settle(folder.segment_path(numbers[-1]), calls=calls)
-    if folder.notes.exists():
-        settle(folder.notes, calls=calls)
+    settle_notes(folder, calls)
 
 
 def read_tail(folder: ArchiveFolder, checkpoint: Checkpoint | None) -> Tail:

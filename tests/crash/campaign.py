@@ -198,7 +198,7 @@ class _Life:
             self._calls.die_in(self._rng.randint(1, 12))
         elif what < 0.25:
             self._tally.failures += 1
-            self._calls.fails_in = self._rng.randint(1, 3)
+            self._calls.fails_in = self._rng.randint(1, 6)
 
     def _do(self) -> None:
         promises, what = self._promises, self._rng.random()
@@ -216,7 +216,12 @@ class _Life:
             self._start()
 
     def _sign(self) -> None:
-        made = self._log.checkpoint(self._promises.sign, self._promises.remember)
+        try:
+            made = self._log.checkpoint(self._promises.sign, self._promises.remember)
+        except UnavailableError:
+            if self._rng.random() < 0.3:
+                raise
+            return  # the server tells it, and signs again a minute later
         self._promises.latest = made or self._promises.latest
         self._tally.signed += made is not None
 
@@ -269,7 +274,7 @@ def _check(root: Path, promises: Promises, tally: Tally) -> None:
     reader.close()
     findings = list(Verifier(folder).findings())
     assert not findings, findings[0].what
-    _require_notes(folder, promises)
+    require_notes(folder, promises)
 
 
 def _go_on(root: Path, promises: Promises) -> None:
@@ -279,12 +284,12 @@ def _go_on(root: Path, promises: Promises) -> None:
     log.append([entry(1_000_000, 40)])
     log.checkpoint(partial(SIGNER.sign_note, ORIGIN))
     log.close()
-    _require_notes(folder, promises)
+    require_notes(folder, promises)
     findings = list(Verifier(folder, Options(Level.HEADERS)).findings())
     assert not findings, findings[0].what
 
 
-def _require_notes(folder: ArchiveFolder, promises: Promises) -> None:
+def require_notes(folder: ArchiveFolder, promises: Promises) -> None:
     """Every checkpoint that anybody was told of is in the history, and nobody is shown an older one than before."""
     notes = [noted.note for noted in read_notes(folder)]
     assert all(note in notes for note in promises.shown), "a checkpoint is lost from the history"

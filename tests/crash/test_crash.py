@@ -1,5 +1,6 @@
 """A bounded campaign of power cuts; `python -m tests.crash` runs long ones."""
 
+import contextlib
 import os
 import random
 import tempfile
@@ -11,7 +12,7 @@ import pytest
 from archive.folder import ArchiveFolder
 from archive.log import LogWriter
 from keys.errors import UnavailableError
-from tests.crash.campaign import ORIGIN, SIGNER, Stop, Tally, Watched, entry, one_run
+from tests.crash.campaign import ORIGIN, SIGNER, Promises, Stop, Tally, Watched, entry, one_run, require_notes
 from tests.crash.disk import Disk
 
 RUNS = int(os.environ.get("COFFER_CRASH_RUNS", "20"))
@@ -68,3 +69,28 @@ def test_what_a_writer_finds_when_it_opens_is_stable(memory: Path, doom: str) ->
         assert found == left
         seen.add(found)
     assert seen == ({4} if doom == "killed before the sync" else {3, 4})
+
+
+@pytest.mark.parametrize("sync", range(1, 14))
+def test_a_checkpoint_whose_sync_failed_is_not_taken_for_signed(memory: Path, sync: int) -> None:
+    """The server goes on and signs a minute later; the kernel shows bytes of the failed sync that no device has."""
+    for number in range(12):
+        live, cold = memory / f"{number}", memory / f"cold{number}"
+        ArchiveFolder.prepare(live)
+        ArchiveFolder(live, bytes(16), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
+        promises = Promises()
+        calls = Watched(live, Disk.of(live), random.Random(f"{sync}/{number}"))
+        log = LogWriter(ArchiveFolder.open(live), now_ms=lambda: 1, calls=calls)
+        for n in range(2):
+            log.append([entry(n, 40)])
+            log.checkpoint(promises.sign, promises.remember)
+        log.append([entry(2, 40)])
+        calls.fails_in = sync
+        with contextlib.suppress(UnavailableError):
+            log.checkpoint(promises.sign, promises.remember)
+        calls.spare()
+        promises.latest = log.checkpoint(promises.sign, promises.remember) or promises.latest
+        cold.mkdir()
+        calls.disk.materialise(cold, random.Random(f"{sync}/{number}"))
+        calls.release()
+        require_notes(ArchiveFolder.open(cold), promises)
