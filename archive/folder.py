@@ -83,6 +83,10 @@ class ArchiveFolder:
         make_folder(path)
         for part in _PARTS:
             make_folder(path / part)
+        if any((path / "segments").iterdir()):
+            raise ConfigError(
+                f"{path} holds segments, and {_NAME} is missing", hint=f"take {_NAME} from a backup: it never changes"
+            )
 
     def complete(self) -> None:
         """Make the folders that a copy may have left out because they were empty. Only the writer may call this."""

@@ -17,22 +17,22 @@ import archive.body
 import archive.codec
 import server.commit
 import server.ingest
-from archive.draft import Draft
 from archive.log import LogWriter
+from archive.spool import Spool
 from index.index import Index
 from keys.durable import AppendFile
 from server import logs
 from server.config import Config, Keys
 from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
+from server.founding import create_archive
 from server.part10 import Part10, read_part10
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
-    (Draft, "write", "receive: copy, SHA-256, hand out frames"),
+    (Spool, "write", "receive: copy and SHA-256"),
     (server.ingest, "scan", "parse the header"),
     (server.ingest, "extract", "take the index's attributes"),
-    (Draft, "finish", "code what is left, wait for the rest"),
-    (archive.codec, "encode", "code the frames, in all threads"),
+    (archive.codec, "encode", "code the frames"),
     (archive.body.aead, "seal", "encrypt"),
     (LogWriter, "append", "append, sync included"),
     (AppendFile, "sync", "of that, fdatasync"),
@@ -84,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = Config(archive=Path(folder) / "archive", keys=Keys(key_file=Path(folder) / "key"))
         logs.configure(config.log, level="error")
-        Engine.create(config)
+        create_archive(config)
         with Engine.open(config, write=True) as engine:
             for each in objects[:10]:
                 put(engine, *each)

@@ -26,6 +26,7 @@ from server.config import Config, Http, Keys, Log, Storage
 from server.demo import encoded
 from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
+from server.founding import create_archive
 from server.unsealing import open_records
 
 ORIGIN = "bench/verify"
@@ -53,7 +54,7 @@ def archive_of(path: Path, objects: int) -> Config:
         archive=path, http=Http(enabled=False), keys=Keys(key_file=path.with_suffix(".key")),
         storage=Storage(segment_bytes=32 << 20, reserve_bytes=0),
     )  # fmt: skip
-    Engine.create(config)
+    create_archive(config)
     dice = np.random.default_rng(1)
     y, x = np.mgrid[0:512, 0:512]
     disc = 1000.0 * ((x - 256) ** 2 + (y - 256) ** 2 < 200**2)

@@ -126,6 +126,21 @@ class Keyring:
             store.close()
             raise
 
+    @staticmethod
+    def archive_id_in(folder: Path) -> bytes | None:
+        """The 16-byte id of the archive whose keyring is in `folder`; None where none was made. Needs no key.
+
+        Raises IntegrityError, FormatError, UnavailableError.
+        """
+        if not (folder / "data.mdb").exists():
+            return None
+        store = RowStore(folder)  # to read only, LMDB does not open a file whose making was stopped
+        try:
+            header = store.get(rows.HEADER_KEY)
+            return Header.decode(header).archive_id if header is not None else None
+        finally:
+            store.close()
+
     @classmethod
     def open(
         cls,
@@ -360,6 +375,10 @@ class Keyring:
         """
         with self._writing:
             self._store.put([(rows.WITNESS_KEY, note)])
+
+    def require_writable(self) -> None:
+        """Return where keys can be made. Raises UnavailableError once a write failed, until it is opened again."""
+        self._store.require_writable()
 
     def epochs(self) -> list[EpochInfo]:
         """Return every epoch this keyring ever had, ascending, with the number of study rows under each."""

@@ -26,6 +26,7 @@ from keys.errors import IntegrityError, UnavailableError
 from server import logs
 from server.config import Config
 from server.engine import Engine
+from server.founding import create_archive
 from server.service import Server
 
 _SLICES, _SIZE = 3, 256
@@ -42,7 +43,7 @@ def run(config: Config, *, once: bool = False) -> None:
     logs.configure(config.log, level="warning")
     fresh = not (config.archive / "archive.json").exists()
     if fresh:
-        Engine.create(config)
+        create_archive(config)
     # Ctrl-C in the middle of a store would leave pynetdicom's threads waiting for each other for ever.
     with Server(config) as server, server.catching_signals():
         _tell_where(console, config, fresh=fresh)

@@ -33,7 +33,6 @@ from index.index import Index
 from index.rows import Version
 from keys import derive, rekey, selftest, shred
 from keys.errors import CofferError, ShreddedError, UnavailableError
-from keys.keyfile import generate_keyfile
 from keys.keyring import Keyring, clock_ms
 from keys.providers import Patience, Patient
 from keys.signing import CheckpointSigner
@@ -41,7 +40,7 @@ from server import logs, outbox
 from server.access import Policy
 from server.bodies import Bodies
 from server.config import Config
-from server.custody import passphrase_of, provider_of
+from server.custody import provider_of
 from server.intake import Intake
 from server.metrics import Metrics
 from server.olderkeyring import missed, shred_again
@@ -139,26 +138,6 @@ class Vault:
                 self._change_over()
                 self._report(rebuild.catch_up(self.index, self.reader, self._open_counted, self.limits))
             self._opened = opened.pop_all()
-
-    @staticmethod
-    def create(config: Config) -> None:
-        """Make an empty archive, and its key file where it has one and there is none; both durable on return.
-
-        Raises ConfigError where an archive is already.
-        """
-        path = config.archive
-        ArchiveFolder.prepare(path)
-        if config.keys.provider == "file" and not config.keys.key_file.exists():
-            passphrase = passphrase_of(config.keys)
-            generate_keyfile(config.keys.key_file, passphrase() if passphrase else None)
-        archive_id = os.urandom(16)
-        keyring = Keyring.create(path / "keyring", provider_of(config.keys, archive_id), archive_id)
-        try:
-            signer = CheckpointSigner(keyring.archive_key(derive.CHECKPOINT_SIGNING))
-            origin = f"coffer/{archive_id.hex()}"
-            ArchiveFolder(path, archive_id, origin, signer.vkey(origin)).commit()
-        finally:
-            keyring.close()
 
     def __enter__(self) -> Self:
         return self

@@ -21,11 +21,11 @@ def init(chosen: Chosen) -> None:
     config = chosen.load()
     from server import logs
     from server.custody import told
-    from server.engine import Engine
+    from server.founding import create_archive
 
     logs.configure(config.log, level="error")
     had_key = config.keys.key_file.exists()
-    Engine.create(config)
+    create_archive(config)
     in_file = config.keys.provider == "file"
     if chosen.json:
         facts = {"archive": config.archive, "provider": config.keys.provider}

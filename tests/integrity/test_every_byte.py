@@ -24,6 +24,7 @@ from server.config import Config, Http, Keys, Storage
 from server.demo import encoded, sample_study
 from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
+from server.founding import create_archive
 from tests.server.filled import flip
 
 SCRIPT = Path(__file__).with_name("lmdb_flips.py")
@@ -52,7 +53,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive=base / "new", http=Http(enabled=False), keys=Keys(key_file=base / "key"),
         storage=Storage(segment_bytes=4000, reserve_bytes=0),
     )  # fmt: skip
-    Engine.create(config)
+    create_archive(config)
     store(config, 4, "1")
     shutil.copytree(base / "new", base / "old")
     store(config, 5, "2")
@@ -179,7 +180,7 @@ def test_another_archives_database(folder: ArchiveFolder, tmp_path: Path, part: 
         archive=tmp_path / "other", http=Http(enabled=False), keys=Keys(key_file=tmp_path / "other.key"),
         storage=Storage(reserve_bytes=0),
     )  # fmt: skip
-    Engine.create(other)
+    create_archive(other)
     store(other, 2, "9")
     shutil.rmtree(folder.path / part)
     shutil.copytree(tmp_path / "other" / part, folder.path / part)

@@ -17,6 +17,7 @@ from keys.secret import Secret
 from server.config import Config, Dimse, Http, Keys, Pkcs11
 from server.custody import provider_of
 from server.engine import Engine
+from server.founding import create_archive
 from server.service import Server
 from tests.keys import softhsm
 from tests.server.filled import free_port, run, study_files, told
@@ -213,7 +214,7 @@ def test_a_running_server_whose_hsm_is_lost_for_ever_stores_again_after_a_recove
     keys = Keys(provider="pkcs11", pkcs11=settings, check_seconds=0.1, key_file=tmp_path / "rescue.key")
     ports = {"dimse": Dimse(port=free_port(), processes=1), "http": Http(port=free_port())}
     config = Config(archive=tmp_path / "archive", keys=keys, **ports)
-    Engine.create(config)
+    create_archive(config)
     file = tmp_path / "coffer.toml"
     file.write_text(
         f'archive = "archive"\n[keys]\nprovider = "pkcs11"\nkey_file = "rescue.key"\n'

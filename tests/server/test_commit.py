@@ -14,6 +14,7 @@ from server.config import Config, Http, Keys
 from server.demo import encoded, sample_study
 from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
+from server.founding import create_archive
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 
@@ -21,7 +22,7 @@ CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     config = Config(archive=tmp_path / "archive", http=Http(enabled=False), keys=Keys(key_file=tmp_path / "key"))
-    Engine.create(config)
+    create_archive(config)
     with Engine.open(config, write=True) as opened:
         yield opened
     with Engine.open(config) as opened:

@@ -22,6 +22,7 @@ from server.demo import encoded, sample_study
 from server.dimse.negotiation import EXPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
 from server.engine import Engine
+from server.founding import create_archive
 from server.service import Server
 from tests.keys import softhsm
 from tests.keys.kms_server import kms_server
@@ -53,7 +54,7 @@ def on_hsm(tmp_path: Path, hsm: SoftHsm) -> Iterator[Config]:
     settings = Pkcs11(module=hsm.module, token=softhsm.LABEL, pin_file=pin)
     keys = Keys(provider="pkcs11", pkcs11=settings, check_seconds=0.1, wait_seconds=20)
     config = config_of(tmp_path, keys)
-    Engine.create(config)
+    create_archive(config)
     yield config
     check(config)
 
@@ -139,7 +140,7 @@ def test_a_key_that_is_gone_stops_stores_until_it_is_back(on_hsm: Config, hsm: S
 
 def test_a_key_file_that_is_gone_stops_stores_until_it_is_back(tmp_path: Path) -> None:
     config = config_of(tmp_path, Keys(key_file=tmp_path / "key", check_seconds=0.1))
-    Engine.create(config)
+    create_archive(config)
     with Server(config):
         for harm in (lambda key: key.rename(tmp_path / "away"), lambda key: key.write_bytes(b"CofferKF damaged")):
             copy = (tmp_path / "key").read_bytes()
@@ -228,7 +229,7 @@ def test_aws_kms_that_is_away_throttles_or_deletes(tmp_path: Path, monkeypatch: 
         settings = AwsKms(region="eu-central-1", endpoint=kms.url, timeout_seconds=0.3)
         keys = Keys(provider="aws-kms", aws=settings, check_seconds=0.2, wait_seconds=0)
         config = config_of(tmp_path, keys)
-        Engine.create(config)
+        create_archive(config)
         with Server(config) as server:
             assert store(config, 0) == 0
             for number, fault in enumerate(

@@ -27,6 +27,7 @@ from server.dimse.connection import ConnectionClosed
 from server.dimse.negotiation import EXPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
 from server.engine import Engine
+from server.founding import create_archive
 from server.lanes.wire import LineClosed, SharedMemory, Wire
 from server.renewal import renew_if_old
 from server.service import Server
@@ -48,7 +49,7 @@ def config(tmp_path: Path) -> Iterator[Config]:
         http=Http(enabled=False),
         keys=Keys(key_file=tmp_path / "key"),
     )
-    Engine.create(config)
+    create_archive(config)
     yield config
     with Engine.open(config) as engine:
         assert not list(Verifier(engine.folder).findings())

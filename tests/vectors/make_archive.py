@@ -17,6 +17,7 @@ from server.config import Config, Http, Keys
 from server.demo import encoded
 from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
+from server.founding import create_archive
 from server.officers import Officer
 from server.rekeyorder import carry_out, one_study, order
 
@@ -56,7 +57,7 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     config = Config(archive=FOLDER / "archive", http=Http(enabled=False), keys=Keys(key_file=FOLDER / "key"))
-    Engine.create(config)
+    create_archive(config)
     with Engine.open(config, write=True) as engine:
         for sop_class, sop_instance, data in data_sets():
             reception = engine.ingest.begin(StoreRequest(sop_class, sop_instance, EXPLICIT_LE, Caller("GOLDEN")))

@@ -1,0 +1,49 @@
+"""Make an empty archive: folders, key file, keyring, and last `archive.json`, which makes it one.
+
+Rule: a stop or a failure at any point leaves what the same call goes on with. Nothing is ever made over: a key file and
+a keyring that are there are used.
+"""
+
+import os
+
+from archive.folder import ArchiveFolder
+from keys import derive
+from keys.errors import ConfigError, IntegrityError
+from keys.keyfile import generate_keyfile
+from keys.keyring import Keyring
+from keys.signing import CheckpointSigner
+from server.config import Config
+from server.custody import passphrase_of, provider_of
+
+__all__ = ["create_archive"]
+
+
+def create_archive(config: Config) -> None:
+    """Make an empty archive, and its key file where it has one and there is none; both durable on return.
+
+    Raises ConfigError where an archive is already, UnavailableError; KeyUnavailableError where a keyring is there, as
+    of a call that was stopped, that the configured provider does not open.
+    """
+    path = config.archive
+    ArchiveFolder.prepare(path)
+    if config.keys.provider == "file" and not config.keys.key_file.exists():
+        passphrase = passphrase_of(config.keys)
+        generate_keyfile(config.keys.key_file, passphrase() if passphrase else None)
+    try:
+        begun = Keyring.archive_id_in(path / "keyring")
+    except IntegrityError as error:
+        raise ConfigError(
+            f"{path} is what a stopped init left, and its keyring cannot be read",
+            hint=f"nothing was ever stored there: remove {path} and start again",
+        ) from error
+    archive_id = begun or os.urandom(16)
+    provider = provider_of(config.keys, archive_id)
+    keyring = (
+        Keyring.open(path / "keyring", provider) if begun else Keyring.create(path / "keyring", provider, archive_id)
+    )
+    try:
+        signer = CheckpointSigner(keyring.archive_key(derive.CHECKPOINT_SIGNING))
+        origin = f"coffer/{archive_id.hex()}"
+        ArchiveFolder(path, archive_id, origin, signer.vkey(origin)).commit()
+    finally:
+        keyring.close()
