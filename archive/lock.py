@@ -3,6 +3,7 @@
 Rule: the lock is the flock, which the kernel drops when the process dies; the text is only for the person who asks.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -28,15 +29,20 @@ class WriterLock:
                 f"the archive is being written by {who}", hint="stop it first, or send the work to it over the network"
             ) from error
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since_ms": since_ms})
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, text.encode(), 0)
+        self._say(text)
 
     def close(self) -> None:
         """Release the lock; a second call does nothing."""
         if self._fd >= 0:
-            os.ftruncate(self._fd, 0)
+            self._say("")
             os.close(self._fd)
             self._fd = -1
+
+    def _say(self, text: str) -> None:
+        """Best effort: a volume that is full or turned read-only keeps nobody from the lock, or from letting it go."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, text.encode(), 0)
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from archive.body import BodyContext, BodyReader
 from archive.log import SealedFile
+from archive.spool import discard
 from keys import aead
 from keys.errors import IntegrityError, UnavailableError
 from keys.secret import Secret
@@ -51,10 +52,10 @@ def reseal(
             _compare(body, key, context, _reading(out.fileno()), length)
         return SealedFile(path, length, digest.digest())
     except OSError as error:
-        path.unlink(missing_ok=True)
+        discard(path)
         raise UnavailableError(f"cannot seal an object: {error.strerror}", hint="check the volume") from error
     except BaseException:
-        path.unlink(missing_ok=True)
+        discard(path)
         raise
 
 

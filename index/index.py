@@ -135,6 +135,10 @@ class Index:
             ("meta", _APPLIED_KEY, self._applied.encode()),
         ]
 
+    def require_writable(self) -> None:
+        """Return where what is put in can be kept. Raises UnavailableError once a write failed, until a restart."""
+        self._tables.require_writable()
+
     # Putting in
 
     def accept(self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1) -> None:

@@ -222,8 +222,7 @@ class Tables:
     def flush(self) -> None:
         """Write everything put until now; durable on return. Raises UnavailableError, and then for ever."""
         with self._flush_lock:
-            if self._failure is not None:
-                raise self._failure
+            self.require_writable()
             with self.lock:
                 # The order lets a reader without a lock find every row in at least one of the two.
                 self._flushing, self._fresh = self._fresh, {}
@@ -266,13 +265,17 @@ class Tables:
                 continue  # the study was shredded while its row waited
         return out
 
+    def require_writable(self) -> None:
+        """Raise UnavailableError when the flusher stopped."""
+        if self._failure is not None:
+            raise self._failure
+
     def wait_for_room(self) -> None:
         """Block while too many rows wait for the disk. Raises UnavailableError when the flusher stopped."""
         while len(self._fresh) > _MOST_WAITING and self._failure is None:
             with self._flushed:
                 self._flushed.wait(0.1)
-        if self._failure is not None:
-            raise self._failure
+        self.require_writable()
 
     def _run(self) -> None:
         while not self._closing.is_set():

@@ -41,7 +41,7 @@ class RowStore:
     ) -> None:
         self._folder = folder
         self._readonly = readonly
-        self._failed = False
+        self._failed = ""
         self._lock = threading.Lock()
         file = folder / "data.mdb"
         if create:
@@ -135,8 +135,7 @@ class RowStore:
         if self._readonly:
             raise UnavailableError("the keyring is open for reading only")
         with self._transactions():
-            if self._failed:  # reads go on: they see the last commit
-                raise UnavailableError(f"the keyring in {self._folder} stopped after a failed write", hint="restart")
+            self.require_writable()  # reads go on: they see the last commit
             while True:
                 try:
                     return self._write(rows, removed, expected)
@@ -144,9 +143,17 @@ class RowStore:
                     self._env.set_mapsize(2 * self._env.info()["map_size"])
                 except lmdb.MapResizedError:
                     self._env.set_mapsize(0)
-                except lmdb.Error:
-                    self._failed = True
+                except lmdb.Error as error:
+                    self._failed = str(error)
                     raise
+
+    def require_writable(self) -> None:
+        """Return where no write failed until now. Raises UnavailableError with the cause."""
+        if self._failed:
+            raise UnavailableError(
+                f"the keyring stopped: {self._failed}",
+                hint="check the volume, then restart Coffer",
+            )
 
     def _write(
         self,

@@ -129,8 +129,13 @@ class Committer:
             yield
 
     def require_accepting(self) -> None:
-        """Return when objects can be stored. Raises UnavailableError, or what the log says of itself."""
+        """Return when objects can be stored. Raises UnavailableError, or what log, keyring or index says of itself.
+
+        One of them that stopped stops all: a record whose key or whose row cannot be kept helps nobody.
+        """
         self._log.require_writable()
+        self._keyring.require_writable()
+        self._index.require_writable()
         if self.refusal is not None:
             raise self.refusal
 

@@ -21,6 +21,7 @@ from archive.log import Entry, Position, SealedFile
 from archive.reader import LogReader
 from archive.record import Flags, Kind
 from archive.reseal import reseal
+from archive.spool import discard
 from index import rebuild
 from index.rows import Version
 from keys import aead, rekey, shred
@@ -210,7 +211,7 @@ class Rekeyer:
             positions = self._vault.log.append(entries)
         finally:
             for file in files:
-                file.path.unlink(missing_ok=True)
+                discard(file.path)
         for position in positions:
             self._vault.index.cover(position.seq)
         study.records.announced.add(study.job.new)

@@ -44,6 +44,7 @@ class Server:
         self._metrics = Metrics()
         self._stopping = threading.Event()
         self._state = "starting"
+        self._unsigned = ""  # why the last checkpoint was not signed
         self._engine: Engine | None = None
         self._lanes: Lanes | None = None
         self._listener: Listener | None = None
@@ -120,7 +121,8 @@ class Server:
     def concerns(self) -> list[str]:
         """What a human should look at although the server does its work."""
         watchers = (self._key_watch, self._rekey_watch, self._scrubbing)
-        return [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
+        unsigned = [self._unsigned] if self._unsigned else []
+        return unsigned + [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
 
     def wait(self) -> None:
         """Block until the process is told to end, signing checkpoints and doing what is left to do with keys meanwhile.
@@ -158,7 +160,9 @@ class Server:
         """Sign what was stored since the last checkpoint, so that after a crash little of the log is without one."""
         try:
             self.engine.sign_checkpoint()
+            self._unsigned = ""
         except CofferError as error:
+            self._unsigned = f"no checkpoint was signed: {error}"
             _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
 
     @contextmanager
