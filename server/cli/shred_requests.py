@@ -1,0 +1,107 @@
+"""`coffer shred request`, `approve`, `cancel`: shreds that more than one officer must agree to."""
+
+from __future__ import annotations
+
+import click
+
+from server.cli import output
+from server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from server.cli.shred_study import asked, chosen_studies, report
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer shred request 1.2.840.99999.1 --reason 'erasure request 2026-17' --officer Meyer
+  coffer shred approve 5f1c0a77 --officer Schmidt
+
+\b
+Names the studies as they are now, with the keys they have now: what comes in later is not covered."""
+)
+@asked
+@archive_options()
+@json_option
+@click.pass_obj
+def request(  # noqa: PLR0917  one parameter for each option
+    chosen: Chosen, study: str | None, patient: str | None, issuer: str | None, reason: str, officer: str | None
+) -> None:
+    """Ask for a shred that another officer must approve."""
+    with open_for_keys(chosen) as engine:
+        from server.officers import Officer
+        from server.requests import Requests
+        from server.shredding import wait_until_settled
+
+        doomed = chosen_studies(engine, study, patient, issuer)
+        who = Officer.here(officer)
+        request_id = Requests(engine).add(doomed, reason, who)
+        wait_until_settled(engine)
+        missing = engine.config.keys.shred_approvals - 1
+    if chosen.json:
+        output.as_json(
+            {"request": request_id, "studies": len(doomed), "officer": who.name, "approvals_missing": missing}
+        )
+    else:
+        output.say(f"request {request_id} for {len(doomed)} studies by {who} waits for {max(missing, 1)} more")
+        output.say(f"another officer: coffer shred approve {request_id} --officer NAME")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer shred approve 5f1c0a77 --officer Schmidt
+
+\b
+The last approval that is needed shreds at once. Exit code 10 for an officer who has asked or agreed already, and where
+a hold or the retention forbids it."""
+)
+@click.argument("request_id", metavar="REQUEST")
+@click.option("--officer", metavar="NAME", help="Who agrees.  [default: the account]")
+@archive_options()
+@json_option
+@click.pass_obj
+def approve(chosen: Chosen, request_id: str, officer: str | None) -> None:
+    """Agree to a request; the last officer who must agree shreds."""
+    with open_for_keys(chosen) as engine:
+        from server.officers import Officer
+        from server.requests import Requests
+        from server.shredding import wait_until_settled
+
+        requests = Requests(engine)
+        waiting = dict(requests.all()).get(request_id)
+        key_ids = requests.approve(request_id, Officer.here(officer))
+        if key_ids is not None:
+            report(chosen, engine, list(waiting.doomed) if waiting else [], key_ids)
+            return
+        wait_until_settled(engine)
+    if chosen.json:
+        output.as_json({"request": request_id, "state": "requested"})
+    else:
+        output.say(f"request {request_id} is approved and waits for more officers")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer shred cancel 5f1c0a77
+
+\b
+Only what nobody has approved to the end can be cancelled: a study that is shredded stays shredded."""
+)
+@click.argument("request_id", metavar="REQUEST")
+@click.option("--officer", metavar="NAME", help="Who cancels.  [default: the account]")
+@archive_options()
+@json_option
+@click.pass_obj
+def cancel(chosen: Chosen, request_id: str, officer: str | None) -> None:
+    """Take a request back before it is approved."""
+    with open_for_keys(chosen) as engine:
+        from server.officers import Officer
+        from server.requests import Requests
+        from server.shredding import wait_until_settled
+
+        Requests(engine).cancel(request_id, Officer.here(officer))
+        wait_until_settled(engine)
+    if chosen.json:
+        output.as_json({"request": request_id, "state": "cancelled"})
+    else:
+        output.say(f"request {request_id} is cancelled; nothing was shredded")
