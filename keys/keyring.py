@@ -29,7 +29,7 @@ from keys.errors import (
 )
 from keys.overview import EpochInfo, epochs_in, groups_in
 from keys.provider import DestroyReceipt, KekProvider
-from keys.rotation import Rotated, destroy, rotate
+from keys.rotation import Destruction, Rotated, destroy, rotate
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
 from keys.secret import Secret
 from keys.shares import Group, Share, split
@@ -442,7 +442,7 @@ class Keyring:
         return done
 
     def destroy_epoch(
-        self, epoch: int, event: Callable[[DestroyReceipt], tuple[bytes, bytes]] | None = None
+        self, epoch: int, event: Callable[[DestroyReceipt, Destruction], tuple[bytes, bytes]] | None = None
     ) -> DestroyReceipt:
         """Destroy an old epoch's secret for ever, as `keys.rotation.destroy` says."""
         receipt = destroy(self._store, self._provider, epoch, self._now_ms, event)

@@ -187,14 +187,14 @@ def destroy(
     provider: KekProvider,
     epoch: int,
     now_ms: Callable[[], int],
-    event: Callable[[DestroyReceipt], tuple[bytes, bytes]] | None = None,
+    event: Callable[[DestroyReceipt, Destruction], tuple[bytes, bytes]] | None = None,
 ) -> DestroyReceipt:
     """Destroy an old epoch's secret for ever, durable on return; repeated, it gives the receipt again.
 
     The keyring is told first: from then on no process asks for that secret, and a stop before the provider has
-    destroyed it leaves an archive that opens. The row that `event` makes is written with the receipt, once. Raises
-    NotFoundError for an epoch that never was, ConfigError for the current one or one that still holds keys, and what
-    the provider raises.
+    destroyed it leaves an archive that opens. The row that `event` makes of receipt and times is written with the
+    receipt, once. Raises NotFoundError for an epoch that never was, ConfigError for the current one or one that still
+    holds keys, and what the provider raises.
     """
     place = rows.EPOCH_PREFIX + epoch.to_bytes(4, "big")
     value = store.get(place)
@@ -222,7 +222,7 @@ def destroy(
         put = [
             (place, replace(row, state=EpochState.DESTROYED, wrapped=b"").encode()),
             (rows.DESTRUCTION_PREFIX + place[1:], done.encode()),
-            *([] if event is None else [event(receipt)]),
+            *([] if event is None else [event(receipt, done)]),
         ]
         store.put(put, expected=[(place, replace(row, state=EpochState.DESTROYING).encode())])
     return receipt

@@ -16,7 +16,7 @@ from archive.record import Kind
 from keys import derive
 from keys.keyring import Keyring, clock_ms
 from keys.provider import DestroyReceipt
-from keys.rotation import Rotated
+from keys.rotation import Destruction, Rotated
 from server import outbox
 from server.config import Config
 from server.custody import provider_of
@@ -51,7 +51,8 @@ def rotate_keyring(keyring: Keyring, progress: Callable[[int, int], None] = lamb
 
     def event(done: Rotated) -> tuple[bytes, bytes]:
         facts = {"epoch": done.epoch, "provider": done.provider, "moved": done.rewrapped, "resumed": done.resumed}
-        return _enclosed(keyring, Kind.KEYRING_ROTATED, {**facts, "keyring": keyring.digest().hex()})
+        facts |= {"keyring": keyring.digest().hex()}
+        return _enclosed(keyring, Event(Kind.KEYRING_ROTATED, clock_ms(), facts))
 
     return keyring.rotate(progress, event)
 
@@ -59,17 +60,16 @@ def rotate_keyring(keyring: Keyring, progress: Callable[[int, int], None] = lamb
 def destroy_epoch(keyring: Keyring, epoch: int) -> DestroyReceipt:
     """As `destroy`, of a keyring that is open."""
 
-    def event(receipt: DestroyReceipt) -> tuple[bytes, bytes]:
-        now = clock_ms()
+    def event(receipt: DestroyReceipt, done: Destruction) -> tuple[bytes, bytes]:
         facts = {
             "epoch": epoch,
             "provider": receipt.kind,
             "caveat": receipt.caveat,
-            "destroyed_ms": now,
-            "effective_ms": receipt.effective_ms or now,
+            "destroyed_ms": done.receipt_ms,
+            "effective_ms": done.effective_ms,
             "share_groups": [of.group.hex() for of in keyring.share_groups() if of.epoch == epoch],
         }
-        return _enclosed(keyring, Kind.EPOCH_DESTROYED, facts)
+        return _enclosed(keyring, Event(Kind.EPOCH_DESTROYED, done.receipt_ms, facts))
 
     return keyring.destroy_epoch(epoch, event)
 
@@ -93,7 +93,6 @@ def _open(config: Config, provider: str = "") -> Keyring:
     return Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id, provider))
 
 
-def _enclosed(keyring: Keyring, kind: Kind, facts: dict[str, object]) -> tuple[bytes, bytes]:
-    event = Event(kind, clock_ms(), facts)
+def _enclosed(keyring: Keyring, event: Event) -> tuple[bytes, bytes]:
     entry = event.seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(24))
     return outbox.enclose(entry, os.urandom(8))

@@ -268,16 +268,18 @@ def test_the_events_go_with_the_last_steps_and_come_once(keyring: Keyring, provi
         rotated.append((rows.EVENT_PREFIX + b"r", bytes([done.epoch, done.rewrapped])))
         return rotated[-1]
 
-    def at_destruction(receipt: DestroyReceipt) -> tuple[bytes, bytes]:
-        return rows.EVENT_PREFIX + b"d" + bytes([len(keyring.rows(rows.EVENT_PREFIX))]), receipt.kind.encode()
+    def at_destruction(receipt: DestroyReceipt, done: Destruction) -> tuple[bytes, bytes]:
+        return rows.EVENT_PREFIX + b"d" + bytes(
+            [len(keyring.rows(rows.EVENT_PREFIX))]
+        ), receipt.kind.encode() + done.encode()
 
     keyring.rotate(event=at_rotation)
     for _ in range(2):
         keyring.destroy_epoch(1, at_destruction)
     found = keyring.rows(rows.EVENT_PREFIX)
-    assert found == [(rows.EVENT_PREFIX + b"d\1", b"keyfile"), (rows.EVENT_PREFIX + b"r", b"\2\3")]
-    assert keyring.epoch_row(1).wrapped == b""
     ((place, value),) = keyring.rows(rows.DESTRUCTION_PREFIX)
+    assert found == [(rows.EVENT_PREFIX + b"d\1", b"keyfile" + value), (rows.EVENT_PREFIX + b"r", b"\2\3")]
+    assert keyring.epoch_row(1).wrapped == b""
     assert place == rows.DESTRUCTION_PREFIX + bytes([0, 0, 0, 1])
     assert 0 < Destruction.decode(value).effective_ms == Destruction.decode(value).receipt_ms
 
