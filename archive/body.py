@@ -17,10 +17,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from archive import codec
-from archive.codec import Piece
+from archive.draft import Draft
 from archive.log import SealedFile
-from archive.pixels import PixelLayout
-from archive.spool import MemoryBudget, Spool, discard
+from archive.spool import Spool, discard
 from keys import aead
 from keys.errors import FormatError, IntegrityError, UnavailableError
 from keys.secret import Secret
@@ -33,7 +32,6 @@ _CONTEXT_LABEL: Final = b"coffer/blob/v1\0"
 MAX_META_BYTES: Final = 1 << 20
 MAX_FRAMES: Final = 1 << 26
 _KEPT_FRAMES: Final = 4
-_UNLIMITED: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,45 +49,31 @@ class BodyContext:
 
 
 def seal_body(  # noqa: PLR0917  # the parts of a body in their order
-    key: Secret,
-    context: BodyContext,
-    meta: bytes,
-    spool: Spool,
-    layout: PixelLayout | None,
-    salt: bytes,
-    folder: Path,
+    key: Secret, context: BodyContext, meta: bytes, draft: Draft, salt: bytes, folder: Path
 ) -> bytes | SealedFile:
-    """Code and seal a spooled object.
+    """Seal a finished draft.
 
-    In memory the sealed bytes are returned; an object in a file is coded into a second spool and sealed into a new file
-    in `folder`, with memory for a few frames. That file is the caller's to delete. Raises UnavailableError.
+    Where its frames are in memory the sealed bytes are returned; frames in a file are sealed into a new file in
+    `folder`, with memory for a few of them. That file is the caller's to delete. Raises UnavailableError.
     """
-    pieces = list(codec.plan(spool.size, layout))
-    head = HEAD.pack(VERSION, codec.CODEC_FRAMES, spool.size, spool.sha256(), len(meta), len(pieces)) + meta
-    if not spool.is_in_memory:
-        return _seal_to_file(key, context, head, spool, pieces, salt, folder)
-    with spool.view() as view:
-        frames = [codec.encode(view[p.start : p.stop], p.layout) for p in pieces]
-    table = b"".join(FRAME.pack(len(f), p.stop - p.start) for f, p in zip(frames, pieces, strict=True))
-    plain = b"".join([head, table, *frames])
+    head = HEAD.pack(VERSION, codec.CODEC_FRAMES, draft.size, draft.sha256(), len(meta), len(draft.frames))
+    head += meta + b"".join(FRAME.pack(coded, plain) for coded, plain in draft.frames)
+    if not draft.coded.is_in_memory:
+        return _seal_to_file(key, context, head, draft.coded, salt, folder)
+    with draft.coded.view() as frames:
+        plain = b"".join((head, frames))
     return aead.seal(key, context.bind(len(plain)), plain, salt)
 
 
 def _seal_to_file(  # noqa: PLR0917
-    key: Secret, context: BodyContext, head: bytes, spool: Spool, pieces: list[Piece], salt: bytes, folder: Path
+    key: Secret, context: BodyContext, head: bytes, coded: Spool, salt: bytes, folder: Path
 ) -> SealedFile:
-    coded = Spool(folder, MemoryBudget(0), 0, _UNLIMITED)
     path = folder / (os.urandom(8).hex() + ".sealed")
     try:
-        table = bytearray()
-        for piece in pieces:
-            frame = codec.encode(spool.read(piece.start, piece.stop), piece.layout)
-            coded.write(frame)
-            table += FRAME.pack(len(frame), piece.stop - piece.start)
-        sealer = aead.Sealer(key, context.bind(len(head) + len(table) + coded.size), salt)
+        sealer = aead.Sealer(key, context.bind(len(head) + coded.size), salt)
         digest, length = hashlib.sha256(), 0
         with path.open("xb") as out:
-            for part in _parts(sealer, head + bytes(table), coded):
+            for part in _parts(sealer, head, coded):
                 digest.update(part)
                 length += out.write(part)
         return SealedFile(path, length, digest.digest())
@@ -99,8 +83,6 @@ def _seal_to_file(  # noqa: PLR0917
     except BaseException:
         discard(path)
         raise
-    finally:
-        coded.close()
 
 
 def _parts(sealer: aead.Sealer, head: bytes, coded: Spool) -> Iterator[bytes]:

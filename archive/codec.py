@@ -7,6 +7,7 @@ layout does not fit, or nothing helps, the bytes are kept as they are. Decoding 
 import struct
 import threading
 from collections.abc import Iterator
+from itertools import count
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ _FOR_PIXELS: Final = zstandard.ZstdCompressionParameters(
 _SAMPLE_BYTES: Final = 32 << 10
 _WORTH: Final = 0.97  # a frame that does not get smaller than this share is kept raw: reading it costs nothing
 _WORD_BYTES: Final = {8: 1, 16: 2, 32: 4}
-_LARGEST_ROW: Final = FRAME_BYTES // 4
+_LARGEST_ROW: Final = FRAME_BYTES // 2
 
 
 class Piece(NamedTuple):
@@ -43,43 +44,36 @@ class Piece(NamedTuple):
     layout: PixelLayout | None
 
 
-def plan(length: int, layout: PixelLayout | None) -> Iterator[Piece]:
-    """Cut a data set of `length` bytes into frames: pixels by whole rows within one image, the rest every 1 MiB."""
-    if layout is None or not _fits(length, layout):
-        yield from _plain(0, length)
-        return
-    yield from _plain(0, layout.offset)
-    row = _row_bytes(layout)
-    image = row * layout.rows
-    rows_a_frame = max(FRAME_BYTES // row, 1)
-    end = layout.offset + image * layout.frames
-    for first in range(layout.offset, end, image):
-        for start in range(first, first + image, rows_a_frame * row):
-            yield Piece(start, min(start + rows_a_frame * row, first + image), layout)
-    yield from _plain(end, length)
-
-
-def _plain(start: int, stop: int) -> Iterator[Piece]:
-    for at in range(start, stop, FRAME_BYTES):
-        yield Piece(at, min(at + FRAME_BYTES, stop), None)
+def cuts(layout: PixelLayout | None) -> Iterator[Piece]:
+    """Where to cut a data set of which only the beginning may be known: pixels by whole rows, the rest
+    every FRAME_BYTES. Never ends; the data set's own end cuts the last frame.
+    """
+    end = 0
+    if layout is not None and _fits(layout):
+        row, rows = _row_bytes(layout), layout.rows * layout.frames
+        needed = -(-row * rows // FRAME_BYTES)
+        step = row * min(-(-rows // needed), FRAME_BYTES // row)  # of about one size each
+        end = layout.offset + row * rows
+        for start in range(0, layout.offset, FRAME_BYTES):
+            yield Piece(start, min(start + FRAME_BYTES, layout.offset), None)
+        for start in range(layout.offset, end, step):
+            yield Piece(start, min(start + step, end), layout)
+    for start in count(end, FRAME_BYTES):
+        yield Piece(start, start + FRAME_BYTES, None)
 
 
 def _row_bytes(layout: PixelLayout) -> int:
     return layout.columns * layout.samples * layout.bits_allocated // 8
 
 
-def _fits(length: int, layout: PixelLayout) -> bool:
-    """Whether the hint can be true of a data set of this length."""
+def _fits(layout: PixelLayout) -> bool:
+    """Whether the hint can be true."""
     if layout.bits_allocated not in _WORD_BYTES or not 1 <= layout.samples <= 4:
         return False
     if min(layout.offset, layout.length) < 0 or min(layout.rows, layout.columns, layout.frames) < 1:
         return False
     row = _row_bytes(layout)
-    image = row * layout.rows
-    # Many tiny images would make many tiny frames: they compress better together.
-    if row > _LARGEST_ROW or image < 1024:
-        return False
-    return image * layout.frames <= layout.length <= length - layout.offset
+    return row <= _LARGEST_ROW and 1024 <= row * layout.rows * layout.frames <= layout.length
 
 
 class _Contexts(threading.local):
@@ -95,7 +89,7 @@ _contexts = _Contexts()
 
 
 def encode(data: bytes | memoryview, layout: PixelLayout | None) -> bytes:
-    """One coded frame of at most 1 MiB of data; `layout` where it is whole rows of pixels. Never fails."""
+    """One coded frame of at most FRAME_BYTES of data; `layout` where it is whole rows of pixels. Never fails."""
     if layout is not None:
         return _encode_pixels(data, layout)
     if len(data) > 2 * _SAMPLE_BYTES:

@@ -1,11 +1,10 @@
-"""A buffer for one incoming object: in memory up to a limit, above it in a file encrypted under a throw-away key.
+"""A buffer for one object's bytes: in memory up to a limit, above it in a file encrypted under a throw-away key.
 
 Rule: the key never leaves memory, so what a crash leaves behind is noise; the file is removed at `close`, or at the
 next start. Each chunk has its own counter as nonce under a key for this one file (NIST SP 800-38D 8.2.1).
 """
 
 import contextlib
-import hashlib
 import os
 import threading
 from pathlib import Path
@@ -18,6 +17,7 @@ from keys.errors import IntegrityError, UnavailableError
 
 _CHUNK: Final = 1 << 16
 _TAG: Final = 16
+_BATCH: Final = 16 * _CHUNK
 _SUFFIX: Final = ".spool"
 
 
@@ -58,15 +58,13 @@ class MemoryBudget:
 
 
 class Spool:
-    """One object's bytes, written once from front to back, then read in any order. Used by one thread at a time."""
+    """One object's bytes, appended, and read in any order. Used by one thread at a time."""
 
-    def __init__(self, folder: Path, budget: MemoryBudget, memory_bytes: int, max_bytes: int) -> None:
-        """`memory_bytes` is this object's share of memory, `max_bytes` the largest that is taken at all."""
+    def __init__(self, folder: Path, budget: MemoryBudget, memory_bytes: int) -> None:
+        """`memory_bytes` is this object's share of memory."""
         self._folder = folder
         self._budget = budget
         self._memory_bytes = memory_bytes
-        self._max_bytes = max_bytes
-        self._hash = hashlib.sha256()
         self._memory = bytearray()
         self._reserved = 0
         self._file = -1
@@ -81,36 +79,26 @@ class Spool:
         return self._file < 0
 
     def write(self, data: Buffer) -> None:
-        """Append bytes. Raises UnavailableError beyond `max_bytes`, and where the disk does not take them."""
+        """Append bytes. Raises UnavailableError where the disk does not take them."""
         count = len(data)
-        if self.size + count > self._max_bytes:
-            raise UnavailableError(
-                f"the object is larger than {self._max_bytes} bytes", hint="raise limits.max_object_bytes"
-            )
-        if self.is_in_memory and not self._room(count):
+        if self.is_in_memory and not self.reserve(self.size + count):
             self._open_file()
-        self._hash.update(data)
         self._memory += data
         self.size += count
         if not self.is_in_memory:
-            self._flush(everything=False)
+            self._flush()
 
-    def _room(self, count: int) -> bool:
-        """Reserve memory for the next bytes, in steps, so that the shared budget is asked rarely."""
-        needed = self.size + count
-        if needed > self._memory_bytes:
+    def reserve(self, total: int) -> bool:
+        """Reserve memory for so many bytes in all, in steps, so that the shared budget is asked rarely."""
+        if total > self._memory_bytes:
             return False
-        if needed <= self._reserved:
+        if total <= self._reserved:
             return True
-        more = min(max(needed - self._reserved, 1 << 20), self._memory_bytes - self._reserved)
+        more = min(max(total - self._reserved, 1 << 20), self._memory_bytes - self._reserved)
         if not self._budget.take(more):
             return False
         self._reserved += more
         return True
-
-    def sha256(self) -> bytes:
-        """SHA-256 of everything written so far."""
-        return self._hash.digest()
 
     def view(self) -> memoryview:
         """The whole object, where it is in memory."""
@@ -120,14 +108,15 @@ class Spool:
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop), fewer at the end. Raises UnavailableError, IntegrityError."""
         stop = min(stop, self.size)
-        if self.is_in_memory:
-            return bytes(self._memory[start:stop])
-        self._flush(everything=True)
-        if start >= stop:
-            return b""
-        first, last = start // _CHUNK, (stop - 1) // _CHUNK
-        plain = b"".join(self._chunk(i) for i in range(first, last + 1))
-        return plain[start - first * _CHUNK : stop - first * _CHUNK]
+        on_disk = self._chunks * _CHUNK
+        parts = []
+        if start < min(stop, on_disk):
+            first, last = start // _CHUNK, (min(stop, on_disk) - 1) // _CHUNK
+            plain = b"".join(self._chunk(i) for i in range(first, last + 1))
+            parts.append(plain[start - first * _CHUNK : stop - first * _CHUNK])
+        if stop > on_disk:
+            parts.append(bytes(self._memory[max(start - on_disk, 0) : stop - on_disk]))
+        return b"".join(parts)
 
     def close(self) -> None:
         """Forget everything; the file is removed. Harmless when repeated."""
@@ -149,31 +138,31 @@ class Spool:
             raise UnavailableError(f"cannot spool an object: {error.strerror}", hint="check the volume") from error
         self._path = path
         self._cipher = AESGCM(os.urandom(32))
-        self._flush(everything=False)
+        self._flush()
         self._budget.give(self._reserved)
         self._reserved = 0
 
-    def _flush(self, *, everything: bool) -> None:
-        """Encrypt whole chunks to the file; the last, short one only when nothing more is written."""
+    def _flush(self) -> None:
+        """Encrypt whole chunks to the file; what is left stays in memory."""
+        whole = len(self._memory) // _CHUNK * _CHUNK
+        with memoryview(self._memory) as view:
+            for start in range(0, whole, _BATCH):
+                self._append(view[start : min(start + _BATCH, whole)])
+        del self._memory[:whole]
+
+    def _append(self, plain: memoryview) -> None:
         assert self._cipher is not None
-        whole = len(self._memory) if everything else len(self._memory) // _CHUNK * _CHUNK
-        if not whole:
-            return
-        view = memoryview(self._memory)[:whole]
-        sealed = []
-        for start in range(0, whole, _CHUNK):
-            sealed.append(self._cipher.encrypt(self._nonce(self._chunks), view[start : start + _CHUNK], None))
+        at, sealed = self._chunks * (_CHUNK + _TAG), []
+        for start in range(0, len(plain), _CHUNK):
+            sealed.append(self._cipher.encrypt(self._nonce(self._chunks), plain[start : start + _CHUNK], None))
             self._chunks += 1
-        view.release()
         data = b"".join(sealed)
-        at = (self._chunks - len(sealed)) * (_CHUNK + _TAG)
         try:
             while data:
                 count = os.pwrite(self._file, data, at)
                 data, at = data[count:], at + count
         except OSError as error:
             raise UnavailableError(f"cannot spool an object: {error.strerror}", hint="check the volume") from error
-        del self._memory[:whole]
 
     def _chunk(self, index: int) -> bytes:
         assert self._cipher is not None

@@ -8,6 +8,7 @@ Throughput is of CPU time and data set bytes; frames are coded and decoded one b
 import os
 import time
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 
 import pydicom
@@ -33,8 +34,11 @@ def load(path: Path) -> Item:
 def encode(content: bytes, layout: PixelLayout) -> Frames:
     """Every frame with its plain length."""
     view = memoryview(content)
-    pieces = codec.plan(len(content), layout)
-    return [(p.stop - p.start, codec.encode(view[p.start : p.stop], p.layout)) for p in pieces]
+    out = []
+    for piece in takewhile(lambda p: p.start < len(content), codec.cuts(layout)):
+        part = view[piece.start : piece.stop]
+        out.append((len(part), codec.encode(part, piece.layout if piece.stop <= len(content) else None)))
+    return out
 
 
 def measure(items: list[Item]) -> tuple[float, float, float, str]:

@@ -17,8 +17,8 @@ import archive.body
 import archive.codec
 import server.commit
 import server.ingest
+from archive.draft import Draft
 from archive.log import LogWriter
-from archive.spool import Spool
 from index.index import Index
 from keys.durable import AppendFile
 from server import logs
@@ -29,10 +29,11 @@ from server.founding import create_archive
 from server.part10 import Part10, read_part10
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
-    (Spool, "write", "receive: copy and SHA-256"),
+    (Draft, "write", "receive: copy, SHA-256, hand out frames"),
     (server.ingest, "scan", "parse the header"),
     (server.ingest, "extract", "take the index's attributes"),
-    (archive.codec, "encode", "code the frames"),
+    (Draft, "finish", "code what is left, wait for the rest"),
+    (archive.codec, "encode", "code the frames, in all threads"),
     (archive.body.aead, "seal", "encrypt"),
     (LogWriter, "append", "append, sync included"),
     (AppendFile, "sync", "of that, fdatasync"),

@@ -28,6 +28,7 @@ __all__ = [
     "PixelValue",
     "decode_identifier",
     "scan",
+    "scan_early",
 ]
 
 _IMPLICIT_LE: Final = "1.2.840.10008.1.2"
@@ -37,6 +38,7 @@ _GE_PRIVATE: Final = "1.2.840.113619.5.2"  # Implicit VR Little Endian with big-
 _DEFLATED: Final = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
 _INFLATE_STEP: Final = 64 << 10
 _MOST_INFLATED: Final = 16 << 20
+_NO_END: Final = 1 << 62
 
 QUERY_LIMITS: Final = Limits(bytes=4 << 20, depth=8, elements=1000, seconds=1.0, value=1 << 20, items=1)
 _LONGEST_IDENTIFIER: Final = 1 << 20
@@ -135,23 +137,53 @@ def scan(
     """
     limits = limits or Limits()
     inflated = _Inflated(read, length, min(limits.bytes, _MOST_INFLATED)) if transfer_syntax in _DEFLATED else None
-    big = transfer_syntax == _EXPLICIT_BE
-    walk = Walk(
-        inflated.read if inflated else read,
-        inflated.end() if inflated else length,
-        explicit=transfer_syntax not in (_IMPLICIT_LE, _GE_PRIVATE),
-        big_endian=big,
-        wanted=wanted,
-        limits=limits,
-        stop_at_pixels=inflated is not None,
-    )
+    source = inflated.read if inflated else read
+    end = inflated.end() if inflated else length
+    walk = _walk(source, end, transfer_syntax, limits, wanted, stop_at_pixels=inflated is not None)
     walk.run()
     problem = walk.problem
     if inflated is not None and walk.pixel is None:
         problem = inflated.problem or problem  # once pixel data was met, the header is known to be whole
     if length == 0:
         problem = "data set is empty"
-    return Header(walk.elements, walk.pixel, problem, big, big or transfer_syntax == _GE_PRIVATE, inflated is not None)
+    return _header(walk, transfer_syntax, problem, inflated=inflated is not None)
+
+
+def scan_early(read: Read, transfer_syntax: str, limits: Limits) -> Header | None:
+    """The header of a data set that is still arriving: as `scan` reads it, if nothing follows the pixel data.
+
+    None where the pixel data has not come yet, and always for a deflated data set. Never raises.
+    """
+    if transfer_syntax in _DEFLATED:
+        return None
+    walk = _walk(read, _NO_END, transfer_syntax, limits, WANTED, stop_at_pixels=True)
+    walk.run()
+    return None if walk.pixel is None else _header(walk, transfer_syntax, walk.problem, inflated=False)
+
+
+def _walk(
+    read: Read,
+    length: int,
+    transfer_syntax: str,
+    limits: Limits,
+    wanted: frozenset[int],
+    *,
+    stop_at_pixels: bool,
+) -> Walk:
+    return Walk(
+        read,
+        length,
+        explicit=transfer_syntax not in (_IMPLICIT_LE, _GE_PRIVATE),
+        big_endian=transfer_syntax == _EXPLICIT_BE,
+        wanted=wanted,
+        limits=limits,
+        stop_at_pixels=stop_at_pixels,
+    )
+
+
+def _header(walk: Walk, transfer_syntax: str, problem: str | None, *, inflated: bool) -> Header:
+    big = transfer_syntax == _EXPLICIT_BE
+    return Header(walk.elements, walk.pixel, problem, big, big or transfer_syntax == _GE_PRIVATE, inflated)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from index.elements import Header
 from index.values import decode_value
 from index.walk import Elements
 
-__all__ = ["Identity", "InstanceEntry", "extract"]
+__all__ = ["Identity", "InstanceEntry", "extract", "pixel_layout"]
 
 _ROWS, _COLUMNS, _FRAMES = 0x00280010, 0x00280011, 0x00280008
 _SAMPLES, _BITS_ALLOCATED = 0x00280002, 0x00280100
@@ -86,7 +86,7 @@ def extract(header: Header, identity: Identity) -> InstanceEntry:
         study=patient | study,
         series=series,
         image=image,
-        layout=_layout(header),
+        layout=pixel_layout(header),
     )
 
 
@@ -105,7 +105,7 @@ def _item(elements: Elements, charset: tuple[str, ...], big_endian: bool) -> Ite
     return out
 
 
-def _layout(header: Header) -> PixelLayout | None:
+def pixel_layout(header: Header) -> PixelLayout | None:
     """The codec's hint for native pixels; None where they are encapsulated, cut, deflated, or not described."""
     pixel = header.pixel
     if pixel is None or not pixel.length or pixel.encapsulated or not pixel.whole or header.inflated:

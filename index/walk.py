@@ -110,7 +110,7 @@ class Walk:
         self._big = big_endian
         self._wanted = wanted  # None: every tag, as a query identifier is read
         self._limits = limits
-        self._stop_at_pixels = stop_at_pixels  # where going on would mean to inflate the pixels
+        self._stop_at_pixels = stop_at_pixels  # what is behind is not there yet, or would have to be inflated
         self._window = b""
         self._base = 0
         self._bytes_left = limits.bytes
@@ -287,7 +287,9 @@ class Walk:
 
     def _pixel_data(self, frame: _Frame, start: int, length: int) -> bool:
         if self._stop_at_pixels:
-            self.pixel = PixelValue(start, length, encapsulated=length == _UNDEFINED, whole=False)
+            undefined = length == _UNDEFINED
+            whole = not undefined and start + length <= self._length
+            self.pixel = PixelValue(start, length, encapsulated=undefined, whole=whole)
             raise _Stop
         if length != _UNDEFINED:
             whole = start + length <= self._length

@@ -93,7 +93,11 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     memory_object_bytes: Annotated[
         int,
-        Meta(ge=64 * KIB, le=64 * GIB, description="An incoming object above this goes to an encrypted spool file."),
+        Meta(
+            ge=64 * KIB,
+            le=64 * GIB,
+            description="An incoming object that takes more than this, compressed, goes to an encrypted spool file.",
+        ),
     ] = 64 * MIB
     memory_total_bytes: Annotated[
         int, Meta(ge=MIB, le=1024 * GIB, description="The same for all incoming objects together.")

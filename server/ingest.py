@@ -1,4 +1,4 @@
-"""Receive one object: spool, identify, seal under its study's key, commit, and only then say so.
+"""Receive one object: draft, identify, seal under its study's key, commit, and only then say so.
 
 Rule: a success outcome is returned after the record and the key that opens it are on stable storage and the instance
 can be found. The bytes are never changed, parsed for more than their identity, or written readable anywhere. How they
@@ -11,11 +11,12 @@ from typing import Protocol
 
 import structlog
 
+from archive.codec import FRAME_BYTES
 from archive.log import SealedFile
 from archive.record import Flags
 from archive.spool import discard
-from index.elements import Header, scan
-from index.entry import Identity, InstanceEntry, extract
+from index.elements import Header, scan, scan_early
+from index.entry import Identity, InstanceEntry, extract, pixel_layout
 from index.objectmeta import ObjectMeta
 from keys.derive import hmac_sha256
 from keys.errors import CofferError, UnavailableError
@@ -69,16 +70,28 @@ class Reception:
         self._desk = ingest.desk
         self._observer = ingest.observer
         self._request = request
-        self._spool = self._intake.new_spool()
+        self._draft = self._intake.new_draft()
+        self._early: Header | None = None
+        self._look_at = FRAME_BYTES
         self._started = time.monotonic()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the data set. Raises UnavailableError beyond the memory or size limits."""
-        self._spool.write(data)
+        self._draft.write(data)
+        if self._draft.size >= self._look_at and not self._draft.is_laid_out:
+            self._look()
+
+    def _look(self) -> None:
+        """See whether the header is there; once it is, frames can be coded while the rest arrives."""
+        limits = self._intake.header_limits
+        self._look_at = 2 * self._draft.size
+        self._early = scan_early(self._draft.read, self._request.transfer_syntax, limits)
+        if self._early is not None or self._draft.size > limits.bytes:
+            self._draft.lay_out(pixel_layout(self._early) if self._early is not None else None)
 
     def abort(self) -> None:
         """Forget what was received."""
-        self._spool.close()
+        self._draft.close()
 
     def finish(self) -> StoreOutcome:
         """Store what was received; durable on return of status 0x0000. Never raises a CofferError: see the status."""
@@ -91,14 +104,15 @@ class Reception:
             _log.warning("store failed", status=f"{status:04X}", cause=str(error), way_out=error.hint())
             outcome = StoreOutcome(status, comment, ())
         finally:
-            self._spool.close()
+            self._draft.close()
         self._observer.answered("store", outcome.status, time.monotonic() - self._started)
         return outcome
 
     def _store(self) -> StoreOutcome:
-        header = scan(self._spool.read, self._spool.size, self._request.transfer_syntax, self._intake.header_limits)
+        header = self._header()
         self._check_identity(header)
         entry = extract(header, Identity(self._request.sop_class, self._request.sop_instance))
+        self._draft.finish(entry.layout)
         for _ in range(_MOST_TRIES):
             done = self._commit(header, entry, self._desk.study_key(entry.study_uid))
             if not done.stale:
@@ -111,11 +125,19 @@ class Reception:
             study=short_id(entry.study_uid),
             seq=done.seq,
             calling_ae=self._request.caller.calling_ae,
-            bytes=self._spool.size,
+            bytes=self._draft.size,
             duplicate=done.duplicate,
             problem=header.problem,
         )
         return StoreOutcome(SUCCESS, "", (), duplicate=done.duplicate)
+
+    def _header(self) -> Header:
+        """The header as a whole: what was read early, where nothing follows the pixel data."""
+        early, draft = self._early, self._draft
+        pixel = early.pixel if early is not None and early.problem is None else None
+        if early is not None and pixel is not None and pixel.whole and pixel.offset + pixel.length == draft.size:
+            return early
+        return scan(draft.read, draft.size, self._request.transfer_syntax, self._intake.header_limits)
 
     def _check_identity(self, header: Header) -> None:
         """PS3.4 B.2.3: the request's UIDs must be those of the data set where the data set has them."""
@@ -126,7 +148,7 @@ class Reception:
 
     def _commit(self, header: Header, entry: InstanceEntry, key: StudyKey) -> Committed:
         request, now = self._request, clock_ms()
-        content_id = hmac_sha256(key.cid, self._spool.sha256())
+        content_id = hmac_sha256(key.cid, self._draft.sha256())
         meta = ObjectMeta(
             transfer_syntax=request.transfer_syntax,
             sop_class=entry.sop_class,
@@ -137,14 +159,14 @@ class Reception:
             file_meta=request.file_meta,
             preamble=request.preamble,
         )
-        body = self._intake.seal(key, content_id, meta.encode(), self._spool, entry.layout)
+        body = self._intake.seal(key, content_id, meta.encode(), self._draft)
         sealed = Sealed(
             key.key_id,
             content_id,
             body.sha256 if isinstance(body, SealedFile) else hashlib.sha256(body).digest(),
             Flags.UNINDEXED if header.problem else Flags(0),
             request.transfer_syntax,
-            self._spool.size,
+            self._draft.size,
             now,
             self._started,
             entry,

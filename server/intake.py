@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 from archive.body import BodyContext, seal_body
+from archive.draft import Coders, Draft
 from archive.log import SealedFile
-from archive.pixels import PixelLayout
 from archive.record import Kind
 from archive.spool import MemoryBudget, Spool
 from index.walk import Limits as HeaderLimits
@@ -17,10 +17,11 @@ from keys.keyring import StudyKey
 from server.config import Limits
 
 _SALT_BYTES = 24
+_MOST_CODERS = 2
 
 
 class Intake:
-    """Spools and seals the objects of one process. Thread-safe."""
+    """Drafts and seals the objects of one process. Thread-safe."""
 
     def __init__(self, limits: Limits, archive_id: bytes, spool_folder: Path, *, share: int = 1) -> None:
         """`share` says how many processes divide the memory for incoming objects among them."""
@@ -28,6 +29,7 @@ class Intake:
         self._archive_id = archive_id
         self._folder = spool_folder
         self._budget = MemoryBudget(limits.memory_total_bytes // share)
+        self._coders = Coders(min(os.cpu_count() or 1, _MOST_CODERS))
         self.header_limits = HeaderLimits(
             bytes=limits.header_bytes,
             depth=limits.header_depth,
@@ -35,13 +37,12 @@ class Intake:
             seconds=limits.header_seconds,
         )
 
-    def new_spool(self) -> Spool:
-        """A buffer for one incoming object, in memory up to the limit, else encrypted on disk."""
-        return Spool(self._folder, self._budget, self._limits.memory_object_bytes, self._limits.max_object_bytes)
+    def new_draft(self) -> Draft:
+        """A buffer for one incoming object: its frames in memory up to the limit, else encrypted on disk."""
+        coded = Spool(self._folder, self._budget, self._limits.memory_object_bytes)
+        return Draft(coded, self._coders, self._limits.max_object_bytes)
 
-    def seal(
-        self, key: StudyKey, content_id: bytes, meta: bytes, spool: Spool, layout: PixelLayout | None
-    ) -> bytes | SealedFile:
-        """Code and seal one object under its study's key. A SealedFile is the caller's to delete."""
+    def seal(self, key: StudyKey, content_id: bytes, meta: bytes, draft: Draft) -> bytes | SealedFile:
+        """Seal a finished draft under its study's key. A SealedFile is the caller's to delete."""
         context = BodyContext(self._archive_id, key.key_id, content_id, Kind.OBJECT)
-        return seal_body(key.blob, context, meta, spool, layout, os.urandom(_SALT_BYTES), self._folder)
+        return seal_body(key.blob, context, meta, draft, os.urandom(_SALT_BYTES), self._folder)

@@ -5,12 +5,14 @@ import os
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from archive import codec
 from archive.body import BodyContext, BodyReader, seal_body
+from archive.draft import Coders, Draft
 from archive.log import SealedFile
 from archive.pixels import PixelLayout
 from archive.spool import MemoryBudget, Spool, clear_stale
@@ -20,13 +22,27 @@ from keys.secret import Secret
 KEY, SALT = Secret(bytes(range(32))), bytes(24)
 CONTEXT = BodyContext(b"a" * 16, b"s" * 16, b"c" * 32, 1)
 MEMORY = 1 << 30
+CODERS = Coders(3)
 
 
 def spooled(folder: Path, data: bytes, memory: int = MEMORY, budget: int = MEMORY) -> Spool:
-    spool = Spool(folder, MemoryBudget(budget), memory, 1 << 40)
+    spool = Spool(folder, MemoryBudget(budget), memory)
     for start in range(0, len(data), 100_000):
         spool.write(data[start : start + 100_000])
     return spool
+
+
+def drafted(
+    folder: Path, data: bytes, memory: int = MEMORY, layout: PixelLayout | None = None, early: int = MEMORY
+) -> Draft:
+    """A finished draft; its layout is given when `early` bytes have arrived."""
+    draft = Draft(Spool(folder, MemoryBudget(MEMORY), memory), CODERS, 1 << 40)
+    for start in range(0, len(data), 100_000):
+        draft.write(data[start : start + 100_000])
+        if draft.size >= early and not draft.is_laid_out:
+            draft.lay_out(layout)
+    draft.finish(layout)
+    return draft
 
 
 def sealed_bytes(body: bytes | SealedFile) -> bytes:
@@ -39,11 +55,11 @@ def sealed_bytes(body: bytes | SealedFile) -> bytes:
 
 
 def seal(folder: Path, data: bytes, memory: int = MEMORY, layout: PixelLayout | None = None) -> bytes:
-    spool = spooled(folder, data, memory)
+    draft = drafted(folder, data, memory, layout)
     try:
-        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", spool, layout, SALT, folder))
+        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, folder))
     finally:
-        spool.close()
+        draft.close()
 
 
 def reader(sealed: bytes, context: BodyContext = CONTEXT) -> BodyReader:
@@ -62,10 +78,39 @@ def test_round_trip(tmp_path: Path, size: int, memory: int) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_memory_and_disk_seal_the_same_bytes(tmp_path: Path) -> None:
-    pixels = bytes(range(256)) * 4096
-    layout = PixelLayout(0, len(pixels), 512, 512, 1, 16, 2)
-    assert seal(tmp_path, pixels, layout=layout) == seal(tmp_path, pixels, memory=0, layout=layout)
+@pytest.mark.parametrize("memory", [0, MEMORY])
+@pytest.mark.parametrize("early", [1, 300_000, 700_000, MEMORY])
+def test_it_does_not_matter_when_and_where_it_is_coded(tmp_path: Path, memory: int, early: int) -> None:
+    pixels = np.arange(450_000, dtype="<u2").tobytes()
+    data = b"head" * 1000 + pixels + b"tail"
+    layout = PixelLayout(4000, len(pixels), 500, 450, 1, 16, 2)
+    draft = drafted(tmp_path, data, memory, layout, early)
+    assert draft.sha256() == hashlib.sha256(data).digest()
+    sealed = sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, tmp_path))
+    draft.close()
+    assert sealed == seal(tmp_path, data, layout=layout)
+    with reader(sealed) as body:
+        assert b"".join(body.chunks()) == data
+
+
+@given(
+    steps=st.lists(st.tuples(*[st.integers(1, 400_000)] * 3), min_size=1, max_size=6),
+    settle=st.integers(0, 900_000),
+)
+def test_a_draft_can_be_read_while_it_is_written(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, int]], settle: int
+) -> None:
+    content = bytes(1000) + bytes(range(256)) * 3000 + bytes(1000)
+    draft = Draft(Spool(tmp_path_factory.mktemp("d"), MemoryBudget(0), 0), CODERS, 1 << 40)
+    for step, before, length in [*steps, (len(content), 500_000, 300_000)]:
+        draft.write(content[draft.size : draft.size + step])
+        if draft.size > settle and not draft.is_laid_out:
+            draft.lay_out(PixelLayout(1000, 768_000, 300, 640, 1, 16, 2))
+        start = max(draft.size - before, 0)
+        assert draft.read(start, start + length) == content[: draft.size][start : start + length]
+    draft.finish(None)
+    assert draft.read(0, 1 << 30) == content
+    draft.close()
 
 
 @given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
@@ -92,14 +137,15 @@ def test_cut_bodies_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_large_object_is_sealed_and_read_with_little_memory(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, MemoryBudget(0), 0, 1 << 40)
+    draft = Draft(Spool(tmp_path, MemoryBudget(0), 0), CODERS, 1 << 40)
     block = os.urandom(1 << 20)
-    for _ in range(60):
-        spool.write(block)
     tracemalloc.start()
-    body = seal_body(KEY, CONTEXT, b"", spool, None, SALT, tmp_path)
+    for _ in range(60):
+        draft.write(block)
+    draft.finish(None)
+    body = seal_body(KEY, CONTEXT, b"", draft, SALT, tmp_path)
     assert isinstance(body, SealedFile)
-    spool.close()
+    draft.close()
     with body.path.open("rb") as file:
 
         def read(at: int, length: int) -> bytes:
@@ -142,7 +188,7 @@ def test_an_altered_spool_file_is_found(tmp_path: Path) -> None:
 
 def test_the_budget_is_shared_and_given_back(tmp_path: Path) -> None:
     budget = MemoryBudget(3 << 20)
-    spools = [Spool(tmp_path, budget, 2 << 20, 1 << 30) for _ in range(3)]
+    spools = [Spool(tmp_path, budget, 2 << 20) for _ in range(3)]
     for spool in spools:
         spool.write(bytes(1_500_000))
     assert [s.is_in_memory for s in spools] == [True, False, False] or sum(s.is_in_memory for s in spools) < 3
@@ -153,10 +199,10 @@ def test_the_budget_is_shared_and_given_back(tmp_path: Path) -> None:
 
 
 def test_an_object_over_the_limit_is_refused(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, MemoryBudget(MEMORY), MEMORY, 1000)
+    draft = Draft(Spool(tmp_path, MemoryBudget(MEMORY), MEMORY), CODERS, 1000)
     with pytest.raises(UnavailableError, match="larger than"):
-        spool.write(bytes(1001))
-    spool.close()
+        draft.write(bytes(1001))
+    draft.close()
 
 
 def test_stale_files_are_cleared(tmp_path: Path) -> None:

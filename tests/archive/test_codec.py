@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archive import codec
+from archive.codec import Piece
 from archive.pixels import PixelLayout
 from keys.errors import FormatError
 
 
 def round_trip(data: bytes, layout: PixelLayout | None) -> list[bytes]:
-    pieces = list(codec.plan(len(data), layout))
-    assert [p.start for p in pieces] == [0, *[p.stop for p in pieces]][: len(pieces)]
+    """The frames of a data set, cut as an arriving one is (`archive.draft`)."""
+    pieces = []
+    for piece in takewhile(lambda p: p.start < len(data), codec.cuts(layout)):
+        assert piece.start == (pieces[-1].stop if pieces else 0)
+        assert piece.start < piece.stop <= piece.start + codec.FRAME_BYTES
+        pieces.append(piece if piece.stop <= len(data) else Piece(piece.start, len(data), None))
     frames = [codec.encode(memoryview(data)[p.start : p.stop], p.layout) for p in pieces]
     back = b"".join(codec.decode(f, p.stop - p.start) for f, p in zip(frames, pieces, strict=True))
     assert back == data

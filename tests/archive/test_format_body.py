@@ -8,9 +8,8 @@ import pytest
 
 from archive import body as bodies
 from archive.pixels import PixelLayout
-from archive.spool import MemoryBudget, Spool
 from keys import aead
-from tests.archive.test_body import CONTEXT, KEY, SALT, seal
+from tests.archive.test_body import CONTEXT, KEY, seal
 from tests.vectors.reader_body import read_body
 
 PAPER = (Path(__file__).parents[2] / "archive" / "FORMAT-BODY.md").read_text()
@@ -18,10 +17,7 @@ IDS = (CONTEXT.archive_id, CONTEXT.study_key_id, CONTEXT.content_id)
 
 
 def test_the_example_is_what_is_sealed(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, MemoryBudget(1 << 20), 1 << 20, 1 << 20)
-    spool.write(b"Hello, archive!")
-    sealed = bodies.seal_body(KEY, CONTEXT, b"meta", spool, None, SALT, tmp_path)
-    assert isinstance(sealed, bytes)
+    sealed = seal(tmp_path, b"Hello, archive!")
     plain = aead.open_sealed(KEY, CONTEXT.bind(aead.plain_length(len(sealed))), sealed)
     example = PAPER.split("plain ", 1)[1].split("```", 1)[0]
     shown = "".join(re.findall(r"\b[0-9a-f]{2,}\b", re.sub(r"\(.*?\)", "", example)))

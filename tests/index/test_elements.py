@@ -17,7 +17,7 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.multival import MultiValue
 
 from index.attributes import ATTRIBUTES
-from index.elements import Header, decode_identifier, scan
+from index.elements import Header, decode_identifier, scan, scan_early
 from index.entry import Identity, extract
 from index.walk import Limits
 from keys.errors import InputError
@@ -83,6 +83,26 @@ def test_every_real_file_has_the_values_that_pydicom_reads(shared_data: Path) ->
             assert data[layout.offset : layout.offset + layout.length] == dataset.PixelData, path.name
         checked += 1
     assert checked > 500
+
+
+def test_a_header_read_early_is_the_header(shared_data: Path) -> None:
+    """However much of a file has arrived: nothing yet, or what the whole file says, unless something follows."""
+    early = complete = 0
+    for path in sorted(p for p in shared_data.rglob("*") if p.is_file() and p.stat().st_size < 4 << 20):
+        data, syntax = split(path) if path.is_relative_to(shared_data / "real") else (path.read_bytes()[132:], EXPLICIT)
+        whole = header_of(data, syntax)
+        for arrived in (len(data) // 3, len(data) - 1, len(data)):
+            here = data[:arrived]
+            header = scan_early(lambda start, stop, here=here: here[start:stop], syntax, Limits())
+            if header is None:
+                continue
+            early += 1
+            assert header.pixel is not None, path.name
+            assert header.pixel.offset <= arrived, path.name
+            if header.problem is None and header.pixel.offset + header.pixel.length == len(data):
+                complete += 1
+                assert header == whole, path.name
+    assert early > complete > 500
 
 
 @pytest.mark.filterwarnings("ignore")
