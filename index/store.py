@@ -18,6 +18,7 @@ import lmdb
 
 from keys import durable
 from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
+from keys.store import require_whole
 
 __all__ = ["TABLES", "Change", "IndexStore"]
 
@@ -52,6 +53,7 @@ class IndexStore:
         options: dict[str, Any] = {"map_size": map_bytes, "mode": 0o600, "max_dbs": 8, "max_readers": 256}
         try:
             self._env = lmdb.open(str(folder), create=not readonly, readonly=readonly, meminit=True, **options)
+            require_whole(self._env, folder / "data.mdb")
             self._tables = {
                 name: self._env.open_db(name.encode(), create=not readonly, dupsort=name == "uid") for name in TABLES
             }

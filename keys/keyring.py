@@ -363,6 +363,10 @@ class Keyring:
         self._store.walk(b"", add)
         return state.digest()
 
+    def complaint(self) -> str | None:
+        """Return what is wrong with the rows, or None; reads every one, about 1 us each, and opens none."""
+        return self._store.complaint()
+
     def witness(self) -> bytes | None:
         """Return the signed note of the last checkpoint, as `remember` kept it; None before the first."""
         return self._store.get(rows.WITNESS_KEY)

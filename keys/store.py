@@ -19,7 +19,7 @@ import lmdb
 from keys import durable
 from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
 
-__all__ = ["SUM_KEY", "RowStore"]
+__all__ = ["SUM_KEY", "RowStore", "require_whole"]
 
 _FIRST_MAP: Final = 64 * 1024 * 1024  # address space, not disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
@@ -29,6 +29,17 @@ SUM_KEY: Final = b"S"  # LMDB has no checksums: the sum of all rows' hashes tell
 def _row_hash(key: bytes, value: bytes) -> int:
     """SHA-256(u16 key length || key || value) as a number."""
     return int.from_bytes(sha256(len(key).to_bytes(2, "big") + key + value).digest(), "big")
+
+
+def require_whole(env: Any, file: Path) -> None:
+    """Raise lmdb.CorruptedError, and close the environment, where its file is shorter than its newest state says.
+
+    LMDB reads through a memory map and does not check: behind the end of the file the process would be killed.
+    """
+    pages = env.info()["last_pgno"] + 1
+    if file.stat().st_size < pages * env.stat()["psize"]:
+        env.close()
+        raise lmdb.CorruptedError(f"{file} was cut")
 
 
 class RowStore:
@@ -56,6 +67,7 @@ class RowStore:
         options: dict[str, Any] = {"lock": lock, "map_size": max(map_bytes, 2 * size), "mode": 0o600, "max_readers": 64}
         try:
             self._env = lmdb.open(str(folder), create=create, readonly=readonly, meminit=True, **options)
+            require_whole(self._env, file)
         except _DAMAGED as error:
             raise IntegrityError(f"the keyring in {folder} is damaged", hint="restore it from its backup") from error
         except lmdb.Error as error:

@@ -3,7 +3,7 @@
     python -m keys.witness FOLDER
 
 Rule: LMDB trusts its pages and may crash the process on damaged ones, so that another process reads them. It unwraps no
-key and writes nothing. The command prints one line of JSON: `note` (base64 or null) and `complaint` (or null).
+key and writes nothing. The command prints one line of JSON: `note` (base64 or null), `complaint` (or null), `readable`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ _SECONDS: Final = 600
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """The signed note that the keyring remembers, if any, and what is wrong with its rows, if anything."""
+    """The signed note that the keyring remembers, if any, what is wrong with its rows, if anything, and whether every
+    row could be read all the same."""
 
     note: bytes | None
     complaint: str | None
+    readable: bool
 
 
 def read_witness(folder: Path) -> Witness:
@@ -40,9 +42,9 @@ def read_witness(folder: Path) -> Witness:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)  # noqa: S603  ourselves
         told = json.loads(done.stdout)
         note = None if told["note"] is None else base64.b64decode(told["note"])
-        return Witness(note, told["complaint"])
+        return Witness(note, told["complaint"], told["readable"])
     except (ValueError, KeyError, TypeError, subprocess.TimeoutExpired):
-        return Witness(None, "reading it ended without an answer")
+        return Witness(None, "reading it ended without an answer", readable=False)
 
 
 def _look(folder: Path) -> Witness:
@@ -54,14 +56,14 @@ def _look(folder: Path) -> Witness:
                 raise FormatError("the keyring has no header")
             rows.Header.decode(header)
             complaint = store.complaint()
-            return Witness(store.get(rows.WITNESS_KEY), complaint)
+            return Witness(store.get(rows.WITNESS_KEY), complaint, readable=True)
         finally:
             store.close()
     except CofferError as error:
-        return Witness(None, str(error))
+        return Witness(None, str(error), readable=False)
 
 
 if __name__ == "__main__":
     seen = _look(Path(sys.argv[1]))
     encoded = None if seen.note is None else base64.b64encode(seen.note).decode()
-    sys.stdout.write(json.dumps({"note": encoded, "complaint": seen.complaint}) + "\n")
+    sys.stdout.write(json.dumps({"note": encoded, "complaint": seen.complaint, "readable": seen.readable}) + "\n")

@@ -21,7 +21,7 @@ from keys.keyring import Keyring, clock_ms
 from keys.signing import CheckpointSigner
 from keys.witness import read_witness
 from server.config import Config
-from server.custody import provider_of
+from server.custody import open_keyring, provider_of
 from server.olderkeyring import missed, shred_again
 
 __all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "settle"]
@@ -29,10 +29,11 @@ __all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "settle"]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the keyring says without its key: the checkpoint it remembers, and what is wrong with it."""
+    """What the keyring says without its key: a checkpoint it remembers, what is wrong, whether its rows can be read."""
 
     witness: Checkpoint | None
     findings: tuple[Finding, ...]
+    readable: bool = True
 
 
 def look_at_index(folder: ArchiveFolder) -> list[Finding]:
@@ -63,7 +64,7 @@ def look(folder: ArchiveFolder) -> Seen:
             f"the keyring is older than the log: it remembers {witness.size} records, {signed.size} are signed"
         )
     usable = witness if witness is not None and witness.size else None
-    return Seen(usable, tuple(Finding(0, 0, None, what) for what in found))
+    return Seen(usable, tuple(Finding(0, 0, None, what) for what in found), told.readable)
 
 
 def settle(folder: ArchiveFolder) -> None:
@@ -100,7 +101,7 @@ def hands_on(config: Config, command: str) -> Iterator[Hand]:
     folder = ArchiveFolder.open(config.archive)
     with WriterLock(folder.lock, command, clock_ms()):
         folder.complete()
-        keyring = Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id))
+        keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id))
         reader = LogReader(folder)
         try:
             # Whoever accepts a loss makes an older keyring the newest: what was shredded since must not live again.

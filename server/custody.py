@@ -10,15 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from archive.folder import ArchiveFolder
 from keys import hsm, keyfile, kms
-from keys.errors import ConfigError
+from keys.errors import ConfigError, HistoryError
 from keys.hsm_token import Token
+from keys.keyring import Keyring
 from keys.provider import KekProvider
 from keys.providers import ProviderSet
 from keys.secret import Secret
 from server.config import Keys
 
-__all__ = ["KINDS", "key_file_provider", "passphrase_of", "provider_of", "told"]
+__all__ = ["KINDS", "key_file_provider", "open_keyring", "passphrase_of", "provider_of", "told"]
 
 KINDS: Final = {"file": keyfile.KIND, "pkcs11": hsm.KIND, "aws-kms": kms.KIND}  # as configured, as in epoch rows
 
@@ -31,6 +33,18 @@ def provider_of(keys: Keys, archive_id: bytes, current: str = "") -> ProviderSet
         kms.KIND: partial(_kms, keys, archive_id),
     }
     return ProviderSet(KINDS[current or keys.provider], makers)
+
+
+def open_keyring(folder: ArchiveFolder, provider: KekProvider, *, readonly: bool = False) -> Keyring:
+    """The keyring of this archive. Raises as `Keyring.open`, and HistoryError for another archive's."""
+    keyring = Keyring.open(folder.keyring, provider, readonly=readonly)
+    if keyring.archive_id != folder.archive_id:
+        other = keyring.archive_id.hex()
+        keyring.close()
+        raise HistoryError(
+            f"{folder.keyring} is the keyring of another archive, {other}", hint="put this archive's own keyring back"
+        )
+    return keyring
 
 
 def told(keys: Keys) -> str:

@@ -55,6 +55,8 @@ class ArchiveFacts(Protocol):
     @property
     def key_epoch_age(self) -> float: ...
     @property
+    def key_trouble(self) -> int: ...
+    @property
     def conflicts(self) -> int: ...
     @property
     def unindexed(self) -> int: ...
@@ -70,6 +72,7 @@ _GAUGES = (
     ("segment_bytes", "coffer_segment_bytes", "Bytes of all segment files of the log."),
     ("index_lag", "coffer_index_lag_records", "Records of the log that the index on disk does not hold yet."),
     ("key_epoch", "coffer_key_epoch", "Number of the key epoch in use."),
+    ("key_trouble", "coffer_keyring_findings", "What the start found wrong with the keyring: coffer keys audit."),
     ("key_epoch_age", "coffer_key_epoch_age_seconds", "Age of the key epoch in use."),
     ("conflicts", "coffer_conflicts", "Instances that were received more than once with different bytes."),
     ("unindexed", "coffer_unindexed_objects", "Objects stored as received because their header could not be read."),

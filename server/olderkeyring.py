@@ -1,8 +1,7 @@
 """Notice a keyring that is older than the log: a backup that was put back, knowingly or not.
 
 Rule: the log says what was shredded and which epochs were destroyed, and it is believed: what an older keyring brings
-back is not given to anybody. It is read only where the keyring has not seen the last signed checkpoint, which it always
-has unless it was put back, so that a good keyring costs nothing.
+back is not given to anybody. Only what the keyring has not seen signed is read: a minute, unless it was put back.
 """
 
 import os
@@ -12,7 +11,7 @@ from functools import partial
 
 import structlog
 
-from archive.checkpoint import read_checkpoint, witnessed
+from archive.checkpoint import witnessed
 from archive.event import Event
 from archive.folder import ArchiveFolder
 from archive.reader import LogReader
@@ -24,7 +23,7 @@ from keys.rows import GONE
 from keys.shred import is_shredded, schedule
 from server import outbox
 
-__all__ = ["Missed", "missed", "shred_again"]
+__all__ = ["Missed", "missed", "shred_again", "trouble_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -35,6 +34,14 @@ class Missed:
 
     shredded: dict[bytes, Event] = field(default_factory=dict)
     keyless: int = 0
+    epoch: int = 0  # the newest that keys were moved to since
+
+    def told(self, epoch: int) -> list[str]:
+        """What cannot be mended here, of a keyring whose newest epoch is `epoch`, a sentence each."""
+        found = [f"it is older than the log: {self.keyless} studies have no key"] if self.keyless else []
+        if epoch < self.epoch:
+            found.append(f"it is older than the log: the keys were moved to epoch {self.epoch} since")
+        return found
 
     def require_none_shredded(self) -> None:
         """Raise HistoryError where the keyring holds keys that were shredded."""
@@ -46,17 +53,15 @@ class Missed:
 
 
 def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader) -> Missed:
-    """What the keyring has missed; nothing where it is not older than the log.
+    """What the keyring has missed: what stands in the log behind the last checkpoint that it knows.
 
     Raises HistoryError where an epoch that it uses was destroyed since, IntegrityError for an altered event.
     """
     found = Missed()
     try:
-        signed, seen = read_checkpoint(folder), witnessed(keyring.witness(), folder).size
+        seen = witnessed(keyring.witness(), folder).size
     except IntegrityError:
         return found  # whoever writes or verifies tells about it
-    if signed is None or seen >= signed.size:
-        return found
     made: set[bytes] = set()
     try:
         for position, header in reader.records(seen):
@@ -66,6 +71,14 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader) -> Missed
     except IntegrityError:
         pass  # damage is told by whoever writes or verifies; what stands before it counts
     found.keyless = sum(not keyring.is_used(key_id) for key_id in made)
+    return found
+
+
+def trouble_of(keyring: Keyring, keyless: int) -> list[str]:
+    """What is wrong with an open keyring that has no key for so many studies of the index; about 1 us a row."""
+    found = [f"{keyless} studies of the index have no key"] if keyless else []
+    if (complaint := keyring.complaint()) is not None:
+        found.append(complaint)
     return found
 
 
@@ -80,10 +93,13 @@ def _read(  # noqa: PLR0917
     """Take one record in."""
     if header.kind == Kind.STUDY_KEY_CREATED:
         made.add(header.study_key_id)
-    elif header.kind in (Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED):
+    elif header.kind in (Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED):
         event = Event.open(keyring.archive_key(derive.EVENT), folder.archive_id, header, body())
         if header.kind == Kind.EPOCH_DESTROYED:
             _require_destroyed(keyring, event)
+            return
+        if header.kind == Kind.KEYRING_ROTATED:
+            found.epoch = max(found.epoch, int(str(event.facts["epoch"])))
             return
         made.discard(event.key_id)
         if keyring.is_used(event.key_id) and not is_shredded(keyring, event.key_id):

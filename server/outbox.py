@@ -41,7 +41,7 @@ def enclose(entry: Entry, unique: bytes) -> tuple[bytes, bytes]:
 def waiting(keyring: Keyring) -> Iterator[tuple[bytes, Entry]]:
     """The events that are not known to be in the log, oldest first, and the keys of their rows."""
     for place, value in keyring.rows(rows.EVENT_PREFIX):
-        yield place, _decode(value)[0]
+        yield place, decode(value)[0]
 
 
 def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[int], None]) -> int:
@@ -51,7 +51,7 @@ def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[int],
     """
     count = 0
     for place, value in keyring.rows(rows.EVENT_PREFIX):
-        entry, tried_from = _decode(value)
+        entry, tried_from = decode(value)
         if tried_from == _NOT_TRIED or not _is_in(reader, entry, tried_from):
             keyring.amend([(place, _encode(entry, log.next_seq))])
             covered(log.append([entry])[0].seq)
@@ -70,7 +70,8 @@ def _encode(entry: Entry, from_seq: int) -> bytes:
     return _LAYOUT.pack(entry.kind, entry.time_ms, entry.study_key_id, entry.content_id, from_seq) + entry.body
 
 
-def _decode(value: bytes) -> tuple[Entry, int]:
+def decode(value: bytes) -> tuple[Entry, int]:
+    """The event in a row, and the record from which on to look for it. Raises FormatError."""
     if len(value) <= _LAYOUT.size:
         raise FormatError("an event in the keyring is cut", hint="restore the keyring from its backup")
     kind, time_ms, key_id, content_id, from_seq = _LAYOUT.unpack_from(value)

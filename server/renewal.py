@@ -19,7 +19,7 @@ from keys.provider import DestroyReceipt
 from keys.rotation import Destruction, Rotated
 from server import outbox
 from server.config import Config
-from server.custody import provider_of
+from server.custody import open_keyring, provider_of
 
 __all__ = ["age_seconds", "destroy", "destroy_epoch", "renew_if_old", "rotate", "rotate_keyring"]
 
@@ -90,7 +90,7 @@ def age_seconds(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> float
 
 def _open(config: Config, provider: str = "") -> Keyring:
     folder = ArchiveFolder.open(config.archive)
-    return Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id, provider))
+    return open_keyring(folder, provider_of(config.keys, folder.archive_id, provider))
 
 
 def _enclosed(keyring: Keyring, event: Event) -> tuple[bytes, bytes]:

@@ -120,9 +120,11 @@ class Server:
 
     def concerns(self) -> list[str]:
         """What a human should look at although the server does its work."""
+        trouble = self._engine.key_trouble if self._engine is not None else []
+        told = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in trouble]
         watchers = (self._key_watch, self._rekey_watch, self._scrubbing)
-        unsigned = [self._unsigned] if self._unsigned else []
-        return unsigned + [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
+        told += [self._unsigned] if self._unsigned else []
+        return told + [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
 
     def wait(self) -> None:
         """Block until the process is told to end, signing checkpoints and doing what is left to do with keys meanwhile.

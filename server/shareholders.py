@@ -12,13 +12,12 @@ from archive.folder import ArchiveFolder
 from keys import durable
 from keys.errors import ConfigError, FormatError, InputError
 from keys.keyfile import generate_keyfile
-from keys.keyring import Keyring
 from keys.provider import KekProvider
 from keys.recovery import Proof, Recovery
 from keys.shares import Recovered, Share, combine
 from keys.sharetext import file_name, parse, render
 from server.config import Config
-from server.custody import key_file_provider, passphrase_of, provider_of
+from server.custody import key_file_provider, open_keyring, passphrase_of, provider_of
 
 __all__ = ["drill", "read_shares", "recover", "split_key"]
 
@@ -37,7 +36,7 @@ def split_key(config: Config, threshold: int, count: int, folder: Path) -> list[
         raise ConfigError(f"{folder} is inside the archive", hint="choose a folder that no backup of the archive takes")
     if os.path.lexists(folder):
         raise ConfigError(f"{folder} is there already", hint="choose a new folder: shares of two groups must not mix")
-    keyring = Keyring.open(archive.keyring, provider_of(config.keys, archive.archive_id))
+    keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
     try:
         shares = keyring.divide(threshold, count)
         fresh = folder.with_name(f".{folder.name}.new")

@@ -16,7 +16,7 @@ from keys import derive
 from keys.errors import IntegrityError
 from keys.keyring import Keyring
 from server.config import Config
-from server.custody import provider_of
+from server.custody import open_keyring, provider_of
 from server.olderkeyring import missed
 
 __all__ = ["Unsealer", "open_records"]
@@ -56,7 +56,7 @@ def open_records(config: Config) -> Iterator[OpenRecord]:
     A keyring that holds what the log says was shredded raises HistoryError.
     """
     folder = ArchiveFolder.open(config.archive)
-    keyring = Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id), readonly=True)
+    keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
     reader = LogReader(folder)
     try:
         missed(folder, keyring, reader).require_none_shredded()

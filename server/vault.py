@@ -40,10 +40,10 @@ from server import logs, outbox
 from server.access import Policy
 from server.bodies import Bodies
 from server.config import Config
-from server.custody import provider_of
+from server.custody import open_keyring, provider_of
 from server.intake import Intake
 from server.metrics import Metrics
-from server.olderkeyring import missed, shred_again
+from server.olderkeyring import missed, shred_again, trouble_of
 from server.rekeying import Rekeyer
 from server.renewal import age_seconds
 
@@ -70,6 +70,7 @@ class ArchiveStats:
     conflicts: int
     unindexed: int
     unreadable_studies: int
+    key_trouble: int
 
     @property
     def ratio(self) -> float:
@@ -121,8 +122,7 @@ class Vault:
             self.reader = LogReader(self.folder)
             opened.callback(self.reader.close)
             late = missed(self.folder, self.keyring, self.reader)
-            if late.keyless:
-                _log.error("the keyring is older than the log: studies without a key", count=late.keyless)
+            self.key_trouble = late.told(self.keyring.epoch)
             if write:
                 shred_again(late, self.keyring)
             late.require_none_shredded()
@@ -137,6 +137,9 @@ class Vault:
                 self.settle()
                 self._change_over()
                 self._report(rebuild.catch_up(self.index, self.reader, self._open_counted, self.limits))
+                self.key_trouble += trouble_of(self.keyring, self.index.stats().unreadable_studies)
+            for what in self.key_trouble:
+                _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -165,10 +168,10 @@ class Vault:
         keys = self.config.keys
         provider = provider_of(keys, self.folder.archive_id)
         if waiting is None:
-            return Keyring.open(self.folder.keyring, provider, readonly=readonly)
+            return open_keyring(self.folder, provider, readonly=readonly)
         patience = Patience(time.monotonic() + keys.wait_seconds, waiting)
         try:
-            return Keyring.open(self.folder.keyring, Patient(provider, patience), readonly=readonly)
+            return open_keyring(self.folder, Patient(provider, patience), readonly=readonly)
         finally:
             patience.end = 0.0
 
@@ -324,6 +327,7 @@ class Vault:
             conflicts=index.conflicts,
             unindexed=index.unindexed,
             unreadable_studies=index.unreadable_studies,
+            key_trouble=len(self.key_trouble),
         )
 
     def _count_records(self, known: int) -> int:

@@ -3,6 +3,7 @@
 import click
 
 from server.cli import output
+from server.cli.keys_audit import audit
 from server.cli.keys_rekey import rekey
 from server.cli.keys_rotate import destroy, rotate
 from server.cli.keys_shares import drill, recover, split
@@ -14,7 +15,7 @@ def keys() -> None:
     """Look at the archive's keys, renew them, divide them among people, and bring them back."""
 
 
-for _command in (rotate, rekey, destroy, split, recover, drill):
+for _command in (rotate, rekey, destroy, audit, split, recover, drill):
     keys.add_command(_command)
 
 

@@ -34,21 +34,27 @@ Exit code 7: another rotation runs."""
 def rotate(chosen: Chosen, kind: str | None) -> None:
     """Make a new key epoch and move every study's key under it; objects stay as they are."""
     config = chosen.existing()
+    from archive.folder import ArchiveFolder
+    from keys.overview import overview
     from server.renewal import rotate as run
 
     started = time.monotonic()
     with output.progress("moving keys", hidden=chosen.json) as bar:
         done = run(config, bar.advance, kind or "")
     seconds = round(time.monotonic() - started, 1)
+    stale = [g for g in overview(ArchiveFolder.open(config.archive).keyring).groups if g.epoch != done.epoch]
     if chosen.json:
         told = {"epoch": done.epoch, "provider": done.provider, "moved": done.rewrapped, "resumed": done.resumed}
-        output.as_json({**told, "seconds": seconds})
+        output.as_json({**told, "seconds": seconds, "stale_shares": [g.group.hex() for g in stale]})
         return
     how = "Went on with a rotation that had been stopped. " if done.resumed else ""
     output.say(f"{how}Epoch {done.epoch} ({done.provider}) is current; {done.rewrapped} study keys moved, {seconds} s.")
-    output.say(
-        "Now copy what the provider keeps again (a key file has changed), and split new shares: old ones are stale."
-    )
+    output.say("Now copy what the provider keeps again: a key file has changed.")
+    for group in stale:
+        output.say(
+            f"Stale now, collect and burn: {group.count} shares of group {group.group.hex()}. Then: coffer keys split"
+            f" -n {group.count} -k {group.threshold}"
+        )
     output.say("An old copy of keyring and key file together still opens what was stored before.")
 
 

@@ -145,7 +145,7 @@ def _send(port: int, sender: int, sent: Sent, stop: threading.Event) -> None:
 
 def _rotate(coffer: CofferProcess, stop: threading.Event) -> None:
     while not stop.wait(1.5):
-        coffer.run("keys", "rotate", "--yes", check=False)
+        coffer.run("keys", "rotate")
 
 
 def check(folder: Path, key_file: Path, sent: Sent, moment: float) -> int:

@@ -1,0 +1,189 @@
+"""Hold the keyring against the log: is there a key for everything that is to be readable, and none for what is erased.
+
+    key ids in the log - ids the log says are shredded or replaced = ids in the keyring
+
+Rule: needs no key and sees nothing readable: ids stand in the headers of records and in the keyring's
+rows. It runs beside a server; the log is read before the keyring, so that what comes in meanwhile is no finding.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from archive.checkpoint import Checkpoint, read_checkpoint
+from archive.event import NO_KEY
+from archive.folder import ArchiveFolder
+from archive.merkle import Frontier, leaf_hash
+from archive.reader import LogReader
+from archive.record import Kind, RecordHeader
+from keys.errors import CofferError, IntegrityError, NotFoundError
+from keys.listing import Listing, listing
+from keys.rows import GONE
+from keys.shred import Reason
+from server import outbox
+from server.byhand import look
+
+__all__ = ["KeyAudit", "Summary"]
+
+_EVERY: Final = 4096  # records between two reports of progress
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the log says: how many records each key has, which keys it says were shredded, which were replaced."""
+
+    records: dict[bytes, int] = field(default_factory=dict)
+    shredded: set[bytes] = field(default_factory=set)
+    replaced: set[bytes] = field(default_factory=set)
+    end: int = 0
+    tree: Frontier = field(default_factory=Frontier)
+
+    def add(self, header: RecordHeader) -> None:
+        self.end += 1
+        self.tree.append(leaf_hash(header.serialize()))
+        kind, key_id = header.kind, header.study_key_id
+        if key_id == NO_KEY:
+            return
+        if kind == Kind.OBJECT:
+            self.records[key_id] = self.records.get(key_id, 0) + 1
+        elif kind == Kind.STUDY_KEY_CREATED:
+            self.records.setdefault(key_id, 0)
+        elif kind == Kind.SHRED_SCHEDULED:
+            self.shredded.add(key_id)
+        elif kind == Kind.STUDY_REKEYED:
+            self.replaced.add(key_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How many records were read, and how many keys are in use, shredded, replaced, and not used by any record yet."""
+
+    records: int = 0
+    in_use: int = 0
+    shredded: int = 0
+    replaced: int = 0
+    unused: int = 0
+
+
+class KeyAudit:
+    """One audit of one archive: iterate over `findings`, then read `summary`."""
+
+    def __init__(
+        self, folder: ArchiveFolder, progress: Callable[[int, int], None] = lambda _done, _total: None
+    ) -> None:
+        """`progress` gets the number of records that were read and of all, as far as it is known, now and then."""
+        self._folder = folder
+        self._progress = progress
+        self._log = _Told()
+        self._witness: Checkpoint | None = None
+        self._head: bytes | None = None  # of the log, as long as it was when the keyring was told of it
+        self.summary = Summary()
+
+    def findings(self) -> Iterator[str]:
+        """Everything that does not fit, a sentence each. Raises NotFoundError where there is no keyring."""
+        seen = look(self._folder)
+        self._witness = seen.witness
+        yield from (finding.what for finding in seen.findings)
+        if not seen.readable:
+            return
+        damage = self._read_log()
+        if damage is not None:
+            yield f"the log cannot be read to its end, what follows is left out: {damage} (coffer verify says more)"
+        elif (fork := self._fork()) is not None:
+            yield fork
+        try:
+            keyring = listing(self._folder.keyring)
+        except NotFoundError:
+            raise
+        except CofferError as error:
+            yield f"the keyring: {error}"
+            return
+        if damage is None:
+            self._read_log()  # the keyring may tell of what came meanwhile
+        yield from keyring.complaints
+        if keyring.header is not None and keyring.header.archive_id != self._folder.archive_id:
+            yield f"this is the keyring of another archive, {keyring.header.archive_id.hex()}"
+            return
+        yield from self._missing(keyring)
+        yield from self._revived(keyring)
+        yield from self._unexplained(keyring)
+        yield from _lost_epochs(keyring)
+        self._sum_up(keyring)
+
+    def _read_log(self) -> CofferError | None:
+        """Read on from where the log was left; what stops it, if anything."""
+        told, reader = self._log, LogReader(self._folder)
+        try:
+            signed = read_checkpoint(self._folder)
+        except IntegrityError:
+            signed = None  # `look` has told it
+        total = signed.size if signed is not None else 0
+        try:
+            for _, header in reader.records(told.end):
+                told.add(header)
+                if self._witness is not None and told.end == self._witness.size:
+                    self._head = told.tree.root()
+                if told.end % _EVERY == 0:
+                    self._progress(told.end, max(total, told.end))
+        except IntegrityError as error:
+            return error
+        finally:
+            reader.close()
+            self._progress(told.end, max(total, told.end))
+        return None
+
+    def _fork(self) -> str | None:
+        """How log and keyring tell different histories, if they do."""
+        if self._witness is None or self._head == self._witness.root:
+            return None
+        if self._head is None:
+            return (
+                f"the log has {self._log.end} records, and the keyring remembers {self._witness.size}: coffer recover"
+            )
+        return f"the keyring is of another history: its first {self._witness.size} records are others"
+
+    def _missing(self, keyring: Listing) -> Iterator[str]:
+        """Keys that the log names and the keyring neither has nor buried."""
+        for key_id, records in self._log.records.items():
+            if key_id not in keyring.keys and key_id not in keyring.stones and key_id not in self._log.shredded:
+                yield f"key {key_id.hex()} is missing: {records} objects cannot be opened"
+
+    def _revived(self, keyring: Listing) -> Iterator[str]:
+        """Keys that were shredded, and are there as if they had not been."""
+        for key_id in sorted(self._log.shredded - keyring.stones.keys()):
+            if key_id in keyring.keys:
+                yield f"key {key_id.hex()} was shredded, and is alive in this keyring"
+            else:
+                yield f"key {key_id.hex()} was shredded, and this keyring knows nothing of it"
+
+    def _unexplained(self, keyring: Listing) -> Iterator[str]:
+        """Keys that are gone, and the log does not say why, nor does an event on its way into the log."""
+        on_the_way = {outbox.decode(value)[0].study_key_id for value in keyring.events.values()}
+        under_way = {key_id for each in keyring.rekeys.values() for key_id in (each.old, each.new)}
+        for key_id, stone in keyring.stones.items():
+            said = self._log.shredded if stone.reason is Reason.SHREDDED else self._log.replaced
+            if key_id not in said | on_the_way and key_id not in under_way:
+                yield f"key {key_id.hex()} was destroyed ({stone.reason.name.lower()}), and the log has no record of it"
+
+    def _sum_up(self, keyring: Listing) -> None:
+        alive = keyring.keys.keys() - keyring.stones.keys()
+        used = alive & self._log.records.keys()
+        replaced = sum(stone.reason is Reason.REKEYED for stone in keyring.stones.values())
+        self.summary = Summary(
+            self._log.end, len(used), len(keyring.stones) - replaced, replaced, len(alive) - len(used)
+        )
+
+
+def _lost_epochs(keyring: Listing) -> Iterator[str]:
+    """Epochs that keys stand under, and that open nothing."""
+    users: dict[int, int] = {}
+    for key_id, row in keyring.keys.items():
+        epoch = keyring.epochs.get(row.epoch)
+        if key_id not in keyring.stones and (epoch is None or epoch.kek_id != row.kek_id or epoch.state in GONE):
+            users[row.epoch] = users.get(row.epoch, 0) + 1
+    for number, count in sorted(users.items()):
+        state = "is not in this keyring" if number not in keyring.epochs else "is destroyed or another one"
+        yield f"{count} keys stand under epoch {number}, which {state}"
+    current = keyring.header.epoch if keyring.header is not None else 0
+    if current not in keyring.epochs:
+        yield f"the current epoch, {current}, is not in this keyring"

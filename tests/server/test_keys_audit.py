@@ -1,0 +1,211 @@
+"""The keyring held against the log: every way it can be the wrong one is told by the command and by the next start."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from keys import rows
+from keys.errors import CofferError
+from keys.shred import Tombstone
+from keys.store import RowStore
+from server.config_load import load_config
+from server.engine import Engine
+from tests.server.filled import run
+from tests.server.test_shred import UIDS, configure, put
+
+NEW = "1.2.3.77"
+
+
+def audit(code: int = 1) -> dict[str, object]:
+    """What the command says, in JSON."""
+    done = run("keys", "audit", "--json", code=code)
+    told: dict[str, object] = json.loads(done.stdout)
+    return told
+
+
+def findings(code: int = 1) -> str:
+    """All findings as one text."""
+    return "\n".join(str(each) for each in audit(code)["findings"])  # type: ignore[attr-defined]
+
+
+def started() -> str:
+    """What a start of the server says is wrong: why it refuses to write or to open, and what it tells otherwise."""
+    try:
+        with Engine.open(load_config(Path("coffer.toml")), write=True, may_refuse=True) as engine:
+            refusal = engine.log.refusal
+            return "\n".join([str(refusal)] * (refusal is not None) + engine.key_trouble)
+    except CofferError as error:
+        return str(error)
+
+
+def copy(name: str) -> None:
+    shutil.copytree("data/keyring", name)
+
+
+def put_back(name: str) -> None:
+    shutil.rmtree("data/keyring")
+    shutil.copytree(name, "data/keyring")
+
+
+def change(put: list[tuple[bytes, bytes]], removed: list[bytes]) -> None:
+    """Change rows as somebody would who knows the format, but not the keys."""
+    store = RowStore(Path("data/keyring"))
+    store.put(put, removed)
+    store.close()
+
+
+def row_of(prefix: bytes) -> tuple[bytes, bytes]:
+    """The first row under a prefix."""
+    store = RowStore(Path("data/keyring"), readonly=True)
+    found = store.scan(prefix)[0]
+    store.close()
+    return found
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An archive of three studies; whatever a test does to its keyring, the right one is put back and all verified."""
+    monkeypatch.chdir(tmp_path)
+    configure()
+    run("init")
+    put(*UIDS)
+    yield tmp_path / "data"
+    if Path("right").exists():
+        put_back("right")
+    run("verify", "--level", "decrypt")
+    run("keys", "audit")
+
+
+def test_a_good_keyring_has_no_finding(archive: Path) -> None:
+    told = audit(0)
+    assert told["findings"] == []
+    assert (told["in_use"], told["unused"], told["shredded"]) == (3, 0, 0)
+    assert "no findings" in run("keys", "audit").output
+
+
+def test_nothing_that_is_done_to_keys_is_a_finding(archive: Path) -> None:
+    run("keys", "rotate")
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    assert audit(0)["shredded"] == 1
+    run("keys", "rekey", UIDS[1], "--yes")
+    assert (audit(0)["shredded"], audit(0)["replaced"], audit(0)["in_use"]) == (1, 1, 2)
+    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+        engine.keyring.new_study()
+        assert engine.key_trouble == []
+    assert audit(0)["unused"] == 1
+    assert started() == ""
+
+
+def older_by_a_study() -> None:
+    copy("before")
+    put(NEW)
+    copy("right")
+    put_back("before")
+
+
+def older_by_a_rotation() -> None:
+    copy("before")
+    run("keys", "rotate")
+    assert started() == ""  # it records the rotation
+    copy("right")
+    put_back("before")
+
+
+def older_by_a_shred() -> None:
+    copy("before")
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    copy("right")
+    put_back("before")
+
+
+def forked() -> None:
+    shutil.copytree("data", "fork")
+    put(NEW)
+    copy("right")
+    shutil.move("data", "main")
+    shutil.move("fork", "data")
+    put("1.2.3.78")
+    shutil.move("data", "fork")
+    shutil.move("main", "data")
+    put_back("fork/keyring")
+
+
+def of_another_archive() -> None:
+    copy("right")
+    shutil.move("data", "main")
+    run("init")
+    put(*UIDS)
+    shutil.move("data", "other")
+    shutil.move("main", "data")
+    put_back("other/keyring")
+
+
+def without_a_study() -> None:
+    copy("right")
+    change([], [row_of(rows.STUDY_PREFIX)[0]])
+
+
+def with_another_study_instead() -> None:
+    copy("right")
+    key, value = row_of(rows.STUDY_PREFIX)
+    change([(rows.STUDY_PREFIX + os.urandom(16), value)], [key])
+
+
+def with_a_grave_nobody_dug() -> None:
+    copy("right")
+    key, _ = row_of(rows.STUDY_PREFIX)
+    change([(rows.TOMBSTONE_PREFIX + key[1:], Tombstone(1, 1, 2, bytes(16)).encode())], [key])
+
+
+def without_an_epoch() -> None:
+    copy("right")
+    change([], [row_of(rows.EPOCH_PREFIX)[0]])
+
+
+def cut() -> None:
+    copy("right")
+    os.truncate("data/keyring/data.mdb", 3 * 4096)
+
+
+def empty() -> None:
+    copy("right")
+    Path("data/keyring/data.mdb").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("make", "told", "at_start"),
+    [
+        (older_by_a_study, r"older than the log.*\n.*is missing: \d objects cannot be opened", "older than the log"),
+        (older_by_a_rotation, "the keyring is older than the log", "moved to epoch 2 since"),
+        (older_by_a_shred, "was shredded, and is alive in this keyring", "older than the log"),
+        (forked, "is of another history", "keyring and history differ"),
+        (of_another_archive, "the keyring of another archive", "the keyring of another archive"),
+        (without_a_study, "is missing: [1-9] objects cannot be opened", "1 studies of the index have no key"),
+        (
+            with_another_study_instead,
+            "is missing: [1-9] objects cannot be opened",
+            "1 studies of the index have no key",
+        ),
+        (
+            with_a_grave_nobody_dug,
+            r"was destroyed \(shredded\), and the log has no record",
+            "1 studies of the index have no key",
+        ),
+        (without_an_epoch, "epoch 1, (which )?is not in this keyring", "no key|not in this keyring"),
+        (cut, "the keyring", "keyring"),
+        (empty, "the keyring", "keyring"),
+    ],
+)
+def test_the_wrong_keyring_is_found(archive: Path, make: Callable[[], None], told: str, at_start: str) -> None:
+    make()
+    found = findings()
+    assert re.search(told, found), found
+    said = started()
+    assert said
+    assert re.search(at_start, said), said
+    assert findings()  # the start has healed nothing in silence
