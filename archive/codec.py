@@ -7,14 +7,15 @@ layout does not fit, or nothing helps, the bytes are kept as they are. Decoding 
 import struct
 import threading
 from collections.abc import Iterator
-from itertools import count
+from itertools import accumulate, count, pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
 import zstandard
 
-from archive import pixels
+from archive import pixels, strata
 from archive.pixels import Filter, PixelLayout
+from archive.scratch import Scratches
 from keys.errors import FormatError
 
 FRAME_BYTES: Final = 1 << 20
@@ -86,6 +87,7 @@ class _Contexts(threading.local):
 
 
 _contexts = _Contexts()
+_scratches = Scratches(FRAME_BYTES + 4 * strata.BLOCK)
 
 
 def encode(data: bytes | memoryview, layout: PixelLayout | None) -> bytes:
@@ -105,13 +107,15 @@ def _encode_pixels(data: bytes | memoryview, layout: PixelLayout) -> bytes:
     word_bytes = _WORD_BYTES[layout.bits_allocated]
     width, step = layout.columns * layout.samples, layout.samples
     words = pixels.words_of(data, word_bytes, big_endian=layout.big_endian)
-    compress = _contexts.pixels.compress
-    choice = pixels.choose(words, width, step, lambda planes: sum(len(compress(p.data)) for p in planes))
-    planes = [compress(plane.data) for plane in pixels.apply(words, width, choice, step)]
-    lengths = struct.pack(f">{len(planes)}I", *map(len, planes))
+    choice = pixels.choose(words, width, step)
+    with _scratches.one() as scratch:
+        filtered = pixels.apply(words, width, choice, step, scratch)
+        streams = strata.split(filtered, scratch, is_signed=choice is not Filter.NONE)
+    coded = [_contexts.pixels.compress(stream.data) if len(stream) else b"" for stream in streams]
     form = word_bytes | (_BIG if layout.big_endian else 0)
-    coded = b"".join((_PIXEL_HEADER.pack(PIXELS, choice, form, step, width), lengths, *planes))
-    return coded if len(coded) <= _WORTH * len(data) else bytes((RAW,)) + data
+    head = _PIXEL_HEADER.pack(PIXELS, choice, form, step, width)
+    frame = b"".join((head, struct.pack(f">{len(coded)}I", *map(len, coded)), *coded))
+    return frame if len(frame) <= _WORTH * len(data) else bytes((RAW,)) + data
 
 
 def decode(coded: bytes | memoryview, length: int) -> bytes:
@@ -140,17 +144,26 @@ def _decode_pixels(coded: bytes | memoryview, length: int) -> bytes:
     known = choice < len(Filter) and word_bytes in _WORD_BYTES.values() and 1 <= step <= 4
     if not known or not width or width % step or length % (width * word_bytes):
         raise FormatError("a coded frame has an impossible shape")
-    lengths = struct.Struct(f">{word_bytes}I")
+    n_words = length // word_bytes
+    lengths = struct.Struct(f">{strata.WIDE + word_bytes}I")
     at = _PIXEL_HEADER.size + lengths.size
     if len(coded) < at:
         raise FormatError("a coded frame is cut")
-    planes = []
-    for size in lengths.unpack_from(coded, _PIXEL_HEADER.size):
-        planes.append(np.frombuffer(_inflate(coded[at : at + size], length // word_bytes), np.uint8))
-        at += size
-    if at != len(coded):
+    ends = list(accumulate(lengths.unpack_from(coded, _PIXEL_HEADER.size), initial=at))
+    if ends[-1] != len(coded):
         raise FormatError("a coded frame has another length than it says")
-    return pixels.undo(planes, width, Filter(choice), step, big_endian=bool(form & _BIG))
+    parts = [coded[start:end] for start, end in pairwise(ends)]
+    layers = strata.Strata(_plane(parts[0], strata.map_size(n_words)), n_words, word_bytes)
+    streams = [_plane(part, size) for part, size in zip(parts[1:], layers.sizes(), strict=True)]
+    with _scratches.one() as scratch:
+        words = layers.join(streams, scratch, is_signed=choice != Filter.NONE)
+        return pixels.undo(words, n_words, width, Filter(choice), step, big_endian=bool(form & _BIG))
+
+
+def _plane(coded: bytes | memoryview, size: int) -> strata.Plane:
+    if bool(len(coded)) != bool(size):
+        raise FormatError("a coded frame has another length than it says")
+    return np.frombuffer(_inflate(coded, size) if size else b"", np.uint8)
 
 
 def _inflate(data: bytes | memoryview, length: int) -> bytes:

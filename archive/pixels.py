@@ -1,11 +1,10 @@
-"""Reversible filters for native pixel data: what the eye sees as smooth becomes bytes that compress.
+"""Reversible filters for native pixel data: what the eye sees as smooth becomes small numbers.
 
 Rule: pure, and exact for any bytes: words are unsigned and every difference wraps around, so a layout that does not fit
 the data costs compression, never a bit. Filters see one long row of native words: the left neighbour of a row's first
 pixel is the last one of the row above.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -13,8 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from archive import strata
+from archive.scratch import Scratch
+from archive.strata import BLOCK
+
 Words = NDArray[Any]  # unsigned integers of one size
-Plane = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +37,18 @@ class PixelLayout:
 
 
 class Filter(IntEnum):
-    """What is done to words before their bytes are separated into planes."""
+    """What is subtracted from words before they are separated by size."""
 
-    PLANES = 0  # nothing: best where much is exactly equal
-    LEFT = 1  # minus the pixel to the left
-    UP = 2  # minus the pixel above
-    BOTH = 3  # left, then above: minus (left + above - above left)
+    NONE = 0  # nothing: best where the background is noise, or much is exactly 0
+    LEFT = 1  # the pixel to the left
+    UP = 2  # the pixel above
+    BOTH = 3  # left, then above: left + above - above left
 
 
 _DTYPES: Final = {1: "u1", 2: "u2", 4: "u4"}
-_STRIPS: Final = 4
+_STRIPS: Final = 12
 _STRIP_ROWS: Final = 2
-_BLOCK: Final = 16
-_WIDE: Final = 128  # from here on a Python loop over rows beats numpy's own
+_GROUP: Final = 16
 
 
 def words_of(data: bytes | memoryview, word_bytes: int, *, big_endian: bool) -> Words:
@@ -56,89 +57,78 @@ def words_of(data: bytes | memoryview, word_bytes: int, *, big_endian: bool) -> 
     return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)
 
 
-def choose(words: Words, width: int, step: int, cost: Callable[[Iterable[Plane]], int]) -> Filter:
-    """The filter under which a sample of the image costs least: a few strips of rows from everywhere in it."""
+def choose(words: Words, width: int, step: int) -> Filter:
+    """The filter that leaves the fewest bits in a sample of the image: strips of two rows from everywhere in it."""
     rows = words.reshape(-1, width)
     last = len(rows) - _STRIP_ROWS - 1
     if last <= 0 or width <= step:
         return Filter.LEFT
-    strips = np.stack([rows[at : at + _STRIP_ROWS + 1] for at in range(0, last + 1, max(last // _STRIPS, 1))])
-    here = strips[:, 1:, step:]
-    residuals = {
-        Filter.PLANES: here,
-        Filter.LEFT: here - strips[:, 1:, :-step],
-        Filter.UP: here - strips[:, :-1, step:],
-    }
-    residuals[Filter.BOTH] = residuals[Filter.UP] - (strips[:, 1:, :-step] - strips[:, :-1, :-step])
-    return min(residuals, key=lambda f: cost(_planes(residuals[f].ravel(), is_signed=f is not Filter.PLANES)))
+    strips = rows[np.arange(0, last + 1, max(last // _STRIPS, 1))[:, None] + np.arange(_STRIP_ROWS + 1)]
+    here, left, up, corner = strips[:, 1:, step:], strips[:, 1:, :-step], strips[:, :-1, step:], strips[:, :-1, :-step]
+    residuals = np.zeros((len(Filter), -(-here.size // BLOCK) * BLOCK), words.dtype)
+    none, minus_left, minus_up, minus_both = (r[: here.size].reshape(here.shape) for r in residuals)
+    np.copyto(none, here)
+    np.subtract(here, left, out=minus_left)
+    np.subtract(here, up, out=minus_up)
+    np.subtract(minus_up, left - corner, out=minus_both)
+    signed = residuals[Filter.LEFT :]
+    strata.fold(signed, signed, np.empty_like(signed))
+    bits = strata.bits_of(residuals.reshape(-1)).reshape(len(Filter), -1)
+    return Filter(int(bits.sum(axis=1, dtype=np.int64).argmin()))
 
 
-def apply(words: Words, width: int, choice: Filter, step: int) -> list[Plane]:
-    """Filtered words as byte planes, most significant first.
+def apply(words: Words, width: int, choice: Filter, step: int, scratch: Scratch) -> Words:
+    """Filtered words, then zeros up to a whole block. They lie in the scratch's first room.
 
     `width` is the distance to the pixel above, `step` to the left one of the same sample; before the first lies 0.
     """
-    if choice in (Filter.LEFT, Filter.BOTH):
-        words = _minus(words, step)
-    if choice in (Filter.UP, Filter.BOTH):
-        words = _minus(words, width)
-    return _planes(words, is_signed=choice is not Filter.PLANES)
-
-
-def undo(planes: list[Plane], width: int, choice: Filter, step: int, *, big_endian: bool) -> bytes:
-    """The bytes that `apply` was given, in their byte order; whole rows of whole pixels."""
-    native = np.dtype(_DTYPES[len(planes)])
-    words = planes[0].astype(native)
-    for plane in planes[1:]:
-        words <<= 8
-        words |= plane
-    if choice is not Filter.PLANES:
-        sign = np.negative(words & 1)
-        words >>= 1
-        words ^= sign
-    if choice in (Filter.UP, Filter.BOTH):
-        _add_up(words, width)
-    if choice in (Filter.LEFT, Filter.BOTH):
-        _add_up(words, step)
-    return words.astype(native.newbyteorder(">" if big_endian else "<"), copy=False).tobytes()
-
-
-def _add_up(words: Words, distance: int) -> None:
-    """Add to each word the one `distance` before it, from front to back: undoes `_minus`."""
-    if distance == 1 and not words.size % _BLOCK:
-        # accumulate goes word by word; columns of blocks go sixteen at a time, and then the blocks are joined.
-        blocks = words.reshape(-1, _BLOCK)
-        for i in range(1, _BLOCK):
-            np.add(blocks[:, i], blocks[:, i - 1], out=blocks[:, i])
-        blocks[1:] += np.add.accumulate(blocks[:-1, -1], dtype=words.dtype)[:, None]
-        return
-    rows = words.reshape(-1, distance)
-    if distance < _WIDE:
-        np.add.accumulate(rows, axis=0, dtype=words.dtype, out=rows)
-        return
-    for i in range(1, len(rows)):
-        np.add(rows[i], rows[i - 1], out=rows[i])
-
-
-def _minus(words: Words, distance: int) -> Words:
-    """Each word minus the one `distance` before it."""
-    out = np.empty_like(words)
-    out[:distance] = words[:distance]
-    np.subtract(words[distance:], words[:-distance], out=out[distance:])
+    whole = -(-words.size // BLOCK) * BLOCK
+    out, between = (scratch.array(room, words.dtype, whole) for room in (0, 1))
+    if choice is Filter.BOTH:
+        words = _minus(words, step, between[: words.size])
+    if choice is Filter.NONE:
+        out[: words.size] = words
+    else:
+        _minus(words, step if choice is Filter.LEFT else width, out[: words.size])
+    out[words.size :] = 0
     return out
 
 
-def _planes(words: Words, *, is_signed: bool) -> list[Plane]:
-    """One array for each byte of the words; of signed ones after zigzag: small numbers of either sign become small."""
-    bits = words.dtype.itemsize * 8
-    if is_signed:
-        sign = words.view(np.dtype(f"i{words.dtype.itemsize}")) >> (bits - 1)
-        words = words << 1
-        words ^= sign.view(words.dtype)
-    # Assigning to bytes keeps the lowest eight bits of each word.
-    planes = []
-    for shift in range(bits - 8, -1, -8):
-        plane = np.empty(words.shape, np.uint8)
-        np.copyto(plane, words >> shift if shift else words, casting="unsafe")
-        planes.append(plane)
-    return planes
+def undo(words: Words, count: int, width: int, choice: Filter, step: int, *, big_endian: bool) -> bytes:
+    """The bytes of the first `count` of `words`, in their byte order; they are whole blocks. Changes `words`."""
+    if choice in (Filter.UP, Filter.BOTH):
+        _add_up(words[:count].reshape(-1, width))
+    if choice in (Filter.LEFT, Filter.BOTH):
+        if step == 1:
+            _add_along(words)
+        else:
+            rows = words[:count].reshape(-1, step)
+            np.add.accumulate(rows, axis=0, dtype=words.dtype, out=rows)
+    order = words.dtype.newbyteorder(">" if big_endian else "<")
+    return words[:count].astype(order, copy=False).tobytes()
+
+
+def _add_up(rows: Words) -> None:
+    """Add to each row the one above, from the top: in all groups of rows at once, and then the groups are joined."""
+    groups = rows[: len(rows) // _GROUP * _GROUP].reshape(-1, _GROUP, rows.shape[1])
+    for i in range(1, _GROUP):
+        np.add(groups[:, i], groups[:, i - 1], out=groups[:, i])
+    for i in range(1, len(groups)):
+        groups[i] += groups[i - 1, -1]
+    for i in range(len(groups) * _GROUP or 1, len(rows)):
+        np.add(rows[i], rows[i - 1], out=rows[i])
+
+
+def _add_along(words: Words) -> None:
+    """Add to each word of whole blocks the one before it: columns of blocks at once, and then the blocks are joined."""
+    blocks = words.reshape(-1, BLOCK)
+    for i in range(1, BLOCK):
+        np.add(blocks[:, i], blocks[:, i - 1], out=blocks[:, i])
+    blocks[1:] += np.add.accumulate(blocks[:-1, -1], dtype=words.dtype)[:, None]
+
+
+def _minus(words: Words, distance: int, out: Words) -> Words:
+    """Each word minus the one `distance` before it."""
+    out[:distance] = words[:distance]
+    np.subtract(words[distance:], words[:-distance], out=out[distance:])
+    return out

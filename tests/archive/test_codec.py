@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def test_smooth_pixels_get_much_smaller() -> None:
     assert sum(map(len, frames)) < len(pixels) // 10
 
 
+@pytest.mark.parametrize(
+    ("series", "most"), [("neurolabusc-dcm_qa_ct/ct-phantom-140", 0.26), ("neurolabusc-dcm_qa_deident/mr-t1-196", 0.16)]
+)
+def test_real_series_get_as_small_as_promised(shared_data: Path, series: str, most: float) -> None:
+    received = stored = 0
+    for path in sorted((shared_data / "real" / series).glob("*.dcm"))[::7]:
+        content, ds = path.read_bytes(), pydicom.dcmread(path)
+        offset = content.rfind(ds.PixelData)
+        layout = PixelLayout(offset, len(ds.PixelData), ds.Rows, ds.Columns, 1, ds.BitsAllocated, 1)
+        received += len(content)
+        stored += sum(map(len, round_trip(content, layout)))
+    assert stored <= most * received
+
+
 def test_noise_is_kept_raw() -> None:
     noise = np.random.default_rng(1).bytes(300_000)
     (frame,) = round_trip(noise, None)
@@ -71,6 +86,61 @@ def test_a_layout_that_lies_costs_no_bit(
 ) -> None:
     offset, length, rows, columns, samples = numbers
     round_trip(data, PixelLayout(offset, length, rows, columns, samples, bits, frames))
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 80), st.sampled_from([1, 2, 3, 4]), st.integers(1, 3)),
+    bits=st.sampled_from([8, 16, 32]),
+    amplitudes=st.lists(st.integers(0, 32), min_size=1, max_size=40),
+    slopes=st.tuples(st.integers(-9, 9), st.integers(-9, 9)),
+    seed=st.integers(0, 1 << 32),
+    big_endian=st.booleans(),
+)
+def test_images_of_any_shape_and_noise(
+    shape: tuple[int, int, int, int],
+    bits: int,
+    amplitudes: list[int],
+    slopes: tuple[int, int],
+    seed: int,
+    big_endian: bool,
+) -> None:
+    """Slopes under noise whose size, up to every bit of the word, changes from place to place."""
+    rows, columns, samples, frames = shape
+    size = rows * columns * samples * frames
+    at = np.arange(size)
+    noise = np.random.default_rng(seed).integers(0, 1 << 32, size)
+    noise >>= 32 - np.resize(np.repeat(amplitudes, 37), size)
+    words = noise + slopes[0] * (at // (columns * samples)) + slopes[1] * (at % (columns * samples))
+    data = (words & (1 << bits) - 1).astype(f"{'>' if big_endian else '<'}u{bits // 8}").tobytes()
+    round_trip(data, PixelLayout(0, len(data), rows, columns, samples, bits, frames, big_endian))
+
+
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_damaged_pixels_are_refused_or_as_long_as_they_say(data: st.DataObject, seed: int) -> None:
+    """No byte of a frame can make decoding fail in another way than by FormatError, or give another length."""
+    rng = np.random.default_rng(seed)
+    pixels = (rng.integers(0, 1 << 16, 64 * 96) >> np.resize(np.repeat(rng.integers(3, 17, 40), 64), 64 * 96)).astype(
+        "<u2"
+    )
+    frame = bytearray(codec.encode(pixels.tobytes(), PixelLayout(0, pixels.nbytes, 64, 96, 1, 16, 1)))
+    assert frame[0] == codec.PIXELS
+    for _ in range(data.draw(st.integers(1, 3))):
+        frame[data.draw(st.integers(0, 200) | st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(FormatError):
+        assert len(codec.decode(bytes(frame), pixels.nbytes)) == pixels.nbytes
+
+
+def test_frames_do_not_share_memory_between_threads() -> None:
+    """Many threads code and decode different images at once; each gets its own back."""
+    images = [smooth(300, 200 + n, "<u2") for n in range(24)]
+
+    def there_and_back(image: bytes) -> bool:
+        layout = PixelLayout(0, len(image), 300, len(image) // 600, 1, 16, 1)
+        frames = [codec.encode(image, layout) for _ in range(5)]
+        return all(codec.decode(frame, len(image)) == image for frame in frames)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(there_and_back, images))
 
 
 @given(frame=st.binary(max_size=400), length=st.integers(-5, 2000))

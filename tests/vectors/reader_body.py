@@ -57,16 +57,14 @@ def decode(frame: bytes, size: int) -> bytes:
         return zstandard.decompress(frame[1:], max_output_size=size)
     _, choice, form, step, width = struct.unpack_from(">BBBBI", frame)
     word, count = form & 127, size // (form & 127)
-    planes, at = b"", 8 + 4 * word
-    for coded in struct.unpack_from(f">{word}I", frame, 8):
-        planes += zstandard.decompress(frame[at : at + coded], max_output_size=count)
+    streams, at = [], 8 + 4 * (9 + word)
+    for coded in struct.unpack_from(f">{9 + word}I", frame, 8):
+        streams.append(zstandard.decompress(frame[at : at + coded], max_output_size=size + 16) if coded else b"")
         at += coded
-    if at != len(frame) or len(planes) != size:
-        raise ValueError("the planes do not fill the frame")
-    values = [int.from_bytes(bytes(planes[p * count + i] for p in range(word)), "big") for i in range(count)]
+    if at != len(frame):
+        raise ValueError("the streams do not fill the frame")
     mask = (1 << 8 * word) - 1
-    if choice:
-        values = [((z >> 1) ^ -(z & 1)) & mask for z in values]
+    values = [v & mask for v in unsort(streams, -(-count // 16), is_signed=choice > 0)][:count]
     if choice in (2, 3):
         for i in range(width, count):
             values[i] = (values[i] + values[i - width]) & mask
@@ -74,3 +72,22 @@ def decode(frame: bytes, size: int) -> bytes:
         for i in range(step, count):
             values[i] = (values[i] + values[i - step]) & mask
     return b"".join(v.to_bytes(word, "big" if form & 128 else "little") for v in values)
+
+
+def unsort(streams: list[bytes], blocks: int, *, is_signed: bool) -> list[int]:
+    """The words of all blocks, taken from the stream of each one's class."""
+    at = [0] * 10
+    values = []
+    for block in range(blocks):
+        number = streams[0][block // 2] >> 4 * (block % 2) & 15
+        bits = (0, 1, 2, 4, 4, 8, 8, 8, 8, 8)[number]
+        for i in range(16):
+            place = at[number] + i * bits // 8
+            value = streams[number][place] >> i * bits % 8 & (1 << bits) - 1 if bits else 0
+            if number == 9:
+                value += sum(s[place] << 8 * above for above, s in enumerate(reversed(streams[10:]), 1))
+            elif number and is_signed:
+                value -= 1 << number - 1
+            values.append(value)
+        at[number] += 2 * bits
+    return values
