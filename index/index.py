@@ -222,6 +222,16 @@ class Index:
                 return ref, row
         return None, None
 
+    def is_stored(self, name: bytes) -> bool:
+        """Whether a study that can be opened stands under what `name_of` gave for it."""
+        for ref in self._tables.under(bytes((STUDY,)) + name):
+            try:
+                if self._tables.study(ref) is not None:
+                    return True
+            except (KeyUnavailableError, ShreddedError):
+                continue
+        return False
+
     def _series(self, study: Ref, uid: str) -> tuple[Ref, SeriesRow] | tuple[None, None]:
         for ref in self._tables.named(SERIES, uid):
             if ref[:8] == study and (row := self._tables.series(ref)) is not None:

@@ -2,6 +2,7 @@
 
 import click
 
+from server.cli.shred_certificate import certificate, check
 from server.cli.shred_progress import finish, list_shreds
 from server.cli.shred_requests import approve, cancel, request
 from server.cli.shred_study import study
@@ -27,6 +28,7 @@ Examples:
   coffer shred --patient 4711 --reason 'erasure request 2026-18' --officer Meyer
   coffer shred list
   coffer shred finish
+  coffer shred certificate 5f1c0a77 -o certificates
 
 \b
 A shred cannot be undone. At once nobody can find or open the study, here or in a running server. It is effective,
@@ -37,5 +39,5 @@ def shred() -> None:
     """Erase studies for good, by destroying their keys. `coffer shred UID` is short for `coffer shred study UID`."""
 
 
-for _command in (study, request, approve, cancel, finish, list_shreds):
+for _command in (study, request, approve, cancel, finish, list_shreds, certificate, check):
     shred.add_command(_command)

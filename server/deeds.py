@@ -1,0 +1,63 @@
+"""What the log tells of erasures: who asked and approved, which record says so, what lay under each key, which epochs
+ended. It is read in one pass over the record headers; events are opened, objects are only counted.
+"""
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+from typing import Final
+
+from archive.event import Event
+from archive.record import Kind
+from keys import derive
+from server.engine import Engine
+
+__all__ = ["Deeds", "Noted"]
+
+_TOLD: Final = frozenset({Kind.STATE, Kind.SHRED_SCHEDULED, Kind.STUDY_REKEYED, Kind.EPOCH_DESTROYED})
+_STEPS: Final = {"shred requested": "asked", "shred approved": "approved"}
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """An event, the number of its record, and the record's 160 header bytes."""
+
+    seq: int
+    header: bytes
+    event: Event
+
+    def text(self, name: str) -> str:
+        """One of its facts as text; "" where it has none."""
+        return str(self.event.facts.get(name, ""))
+
+
+@dataclass(slots=True)
+class Deeds:
+    """Shreds and rekeys by key id, ended epochs by number, the steps of each request, objects' records by key id."""
+
+    gone: dict[bytes, Noted] = field(default_factory=dict)
+    epochs: dict[int, Noted] = field(default_factory=dict)
+    steps: dict[str, list[tuple[str, Noted]]] = field(default_factory=dict)
+    objects: dict[bytes, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, engine: Engine, keys: Container[bytes]) -> "Deeds":
+        """Read the log; objects are noted under `keys` only. Raises IntegrityError for an event that was altered."""
+        found, key = cls(), engine.keyring.archive_key(derive.EVENT)
+        for position, header in engine.reader.records():
+            if header.kind == Kind.OBJECT:
+                if header.study_key_id in keys:
+                    found.objects.setdefault(header.study_key_id, []).append(header.seq)
+            elif header.kind in _TOLD:
+                event = Event.open(key, engine.folder.archive_id, header, engine.reader.read_body(position))
+                found._take(Noted(header.seq, header.serialize(), event))
+        return found
+
+    def _take(self, noted: Noted) -> None:
+        kind, facts = noted.event.kind, noted.event.facts
+        if kind in {Kind.SHRED_SCHEDULED, Kind.STUDY_REKEYED}:
+            if kind == Kind.SHRED_SCHEDULED or noted.event.key_id not in self.gone:
+                self.gone[noted.event.key_id] = noted  # a key that was shredded while it was replaced: shredded
+        elif kind == Kind.EPOCH_DESTROYED:
+            self.epochs[int(str(facts["epoch"]))] = noted
+        elif (what := _STEPS.get(noted.text("what"))) is not None:
+            self.steps.setdefault(noted.text("request"), []).append((what, noted))
