@@ -192,6 +192,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _check_steps(self, heads: dict[int, RecordHeader]) -> None:
         words = ["asked", *["approved"] * (len(self.steps) - 1)]
         _must([each.what for each in self.steps] == words, "who asked for it, or approved it, is not told")
+        _must(self.steps[-1].record == self.keys[0].record, "who took the last step is not told")
         for each in self.steps:
             head = heads[each.record]
             _must(head.kind in {Kind.STATE, Kind.SHRED_SCHEDULED}, f"record {each.record} is no officer's step")

@@ -3,54 +3,54 @@
 from collections.abc import Iterator
 
 from archive.certificate import Certificate, runs
-from archive.checkpoint import open_checkpoint
-from archive.evidence import Consistency
+from archive.checkpoint import Checkpoint, open_checkpoint
 from archive.folder import ArchiveFolder
+from archive.merkle import Frontier, leaf_hash
 from archive.reader import LogReader
-from archive.record import Kind
-from keys.errors import HistoryError, NotFoundError
+from archive.record import Kind, RecordHeader
+from keys.errors import HistoryError
 
 __all__ = ["contradictions"]
 
 
 def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:
-    """What the log says otherwise; reads every record's header.
+    """What the log says otherwise; reads every record's header, and no body.
 
-    Raises HistoryError where the log does not begin with what the certificate's checkpoint signed, NotFoundError where
-    nothing was signed, IntegrityError where the log is damaged.
+    Raises HistoryError where the log does not begin with what the certificate's checkpoint signed, IntegrityError where
+    it is damaged.
     """
-    note = found.checkpoint.encode()
-    size = open_checkpoint(note, folder).size
-    _require_extended(folder, note, size)
+    signed = open_checkpoint(found.checkpoint.encode(), folder)
     under: dict[bytes, list[int]] = {bytes.fromhex(each.key): [] for each in found.keys}
+    for header in _headers(folder, signed):
+        if header.kind == Kind.OBJECT and header.study_key_id in under:
+            under[header.study_key_id].append(header.seq)
     later = 0
-    reader = LogReader(folder)
-    try:
-        for _, header in reader.records():
-            if header.kind != Kind.OBJECT or header.study_key_id not in under:
-                continue
-            if header.seq < size:
-                under[header.study_key_id].append(header.seq)
-            else:
-                later += 1
-    finally:
-        reader.close()
     for each in found.keys:
-        if runs(under[bytes.fromhex(each.key)]) != each.objects:
+        numbers = under[bytes.fromhex(each.key)]
+        later += sum(number >= signed.size for number in numbers)
+        if runs(number for number in numbers if number < signed.size) != each.objects:
             yield f"the log has other objects under key {each.key[:8]} than the certificate covers"
     if later and found.is_effective:  # before, a store that was under way may have come to its end
         yield f"{later} objects were stored under the key since: the key lives"
 
 
-def _require_extended(folder: ArchiveFolder, note: bytes, size: int) -> None:
+def _headers(folder: ArchiveFolder, signed: Checkpoint) -> Iterator[RecordHeader]:
+    """Every record's header, the first `signed.size` of them held against the root that was signed."""
+    reader, tree = LogReader(folder), Frontier()
     try:
-        latest = folder.checkpoint.read_bytes()
-    except FileNotFoundError as error:
-        raise NotFoundError("nothing was signed in this copy", hint="name a whole copy of the archive") from error
-    held = open_checkpoint(latest, folder).size
-    if held < size:
+        for _, header in reader.records():
+            yield header
+            if tree.size < signed.size:
+                tree.append(leaf_hash(header.serialize()))
+    finally:
+        reader.close()
+    if tree.size < signed.size:
         raise HistoryError(
-            f"this copy of the log is older than the certificate: it covers {held} records, the certificate {size}",
+            f"this log ends at {tree.size} records, and the certificate was made over {signed.size}",
             hint="name a newer copy; where this is the archive itself, coffer recover show tells more",
         )
-    Consistency.make(folder, note, latest)
+    if tree.root() != signed.root:
+        raise HistoryError(
+            f"the first {signed.size} records of this log are not those that the certificate was made over",
+            hint="keep both, they are evidence; coffer verify and coffer recover show tell more",
+        )
