@@ -43,8 +43,8 @@ check: lint types layers test ## everything above
 sizes: $(VENV)/.dev-stamp ## print the median file and the longest functions
 	$(BIN)/python bench/sizes.py
 
-bench: $(VENV)/.dev-stamp ## measure Coffer beside its peers and rewrite the table in README.md
-	$(BIN)/python bench/run.py $(BENCHARGS)
+bench: $(VENV)/.dev-stamp ## measure Coffer beside its peers; BENCHARGS="--quick", "--write", "--help"
+	$(BIN)/python -m bench.run $(BENCHARGS)
 
 crash-campaign: $(VENV)/.dev-stamp ## cut the power 100,000 times at every system call; CRASHARGS="--seed 7 --jobs 4"
 	$(BIN)/python -m tests.crash --states 100000 $(CRASHARGS)

@@ -1,8 +1,12 @@
-"""Turn the lines of a measurement into markdown tables: medians, ranges and ratios. Pure: rows in, text out."""
+"""Turn the lines of a measurement into markdown tables. Pure: rows in, text out."""
 
-import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from bench.figures import Figures, figure
+from bench.kit import COFFER, DCMQRSCP, ORTHANC, STORESCP
+from bench.targets import HEAD, checks
 
 CORPORA = {
     "ct": "CT 512x512, 525 KB",
@@ -21,16 +25,9 @@ QUERIES = {
     "name_infix": "name `*MIT*`",
     "modality_day": "modality and day",
     "modality": "modality alone",
+    "all": "every study",
 }
-ORTHANC, COFFER = "orthanc+nd", "coffer"
-NAMES = {ORTHANC: "Orthanc", "storescp-pdu128k+nd": "storescp", "dcmqrscp+nd": "dcmqrscp", COFFER: "**Coffer**"}
-
-
-def figure(value: float | None) -> str:
-    """A number with three significant digits at most, and no digits that say nothing."""
-    if value is None:
-        return "–"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+NAMES = {ORTHANC: "Orthanc", STORESCP: "storescp", DCMQRSCP: "dcmqrscp", COFFER: "**Coffer**"}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -39,46 +36,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-class Figures:
-    """The lines of one measurement, asked by bench, peer and what was measured."""
+def targets_table(f: Figures) -> str:
+    """The targets with what was measured, and how many were met."""
+    found = list(checks(f))
+    counted = Counter(check.verdict for check in found)
+    told = ", ".join(f"{count} {verdict.strip('*')}" for verdict, count in counted.most_common())
+    return table(HEAD, (check.cells() for check in found)) + f"\n\n{len(found)} rows: {told}."
 
-    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
-        self.rows = rows
 
-    def values(self, key: str, **where: object) -> list[float]:
-        """All values of `key` in the rows that match."""
-        hit = (r for r in self.rows if all(r.get(k) == v for k, v in where.items()))
-        return [r[key] for r in hit if r.get(key) is not None]
-
-    def median(self, key: str, **where: object) -> float | None:
-        """The median, or None where nothing was measured."""
-        values = self.values(key, **where)
-        return statistics.median(values) if values else None
-
-    def spread(self, key: str, **where: object) -> str:
-        """Median with the range of the runs."""
-        values = self.values(key, **where)
-        if len(values) < 2:
-            return figure(self.median(key, **where))
-        return f"{figure(statistics.median(values))} ({figure(min(values))}–{figure(max(values))})"
-
-    def peers(self, **where: object) -> list[str]:
-        """Peers that appear, in the order of the run."""
-        return list(dict.fromkeys(r["peer"] for r in self.rows if all(r.get(k) == v for k, v in where.items())))
-
-    def errors(self) -> list[str]:
-        """What went wrong, so that no gap in a table stays unexplained."""
-        keys = ("bench", "peer", "corpus", "assoc", "query")
-        found = [(r, str(r["error"])) for r in self.rows if r.get("error")]
-        failed = [(r, f"{r['failed']} instances refused") for r in self.rows if r.get("failed")]
-        return [" ".join(str(r[k]) for k in keys if k in r) + ": " + text[:200] for r, text in found + failed]
-
-    def ratio(self, key: str, better_is_more: bool = True, **where: object) -> str:
-        """How many times better Coffer is than Orthanc; below 1 it is worse."""
-        ours, theirs = self.median(key, peer=COFFER, **where), self.median(key, peer=ORTHANC, **where)
-        if not ours or not theirs:
-            return "–"
-        return f"{figure(ours / theirs if better_is_more else theirs / ours)}×"
+def against_orthanc(f: Figures, key: str, *, more_is_better: bool = True, **where: object) -> str:
+    """How many times better Coffer is than Orthanc, for a cell."""
+    value = f.ratio(key, COFFER, ORTHANC, more_is_better=more_is_better, **where)
+    return "–" if value is None else f"{figure(value)}×"
 
 
 def store_table(f: Figures) -> str:
@@ -86,125 +55,115 @@ def store_table(f: Figures) -> str:
     rows = []
     for corpus, label in CORPORA.items():
         for assoc in (1, 4):
-            where = {"bench": "store", "corpus": corpus, "assoc": assoc}
+            where: dict[str, Any] = {"bench": "store", "corpus": corpus, "assoc": assoc}
             for peer in f.peers(**where):
                 one = {**where, "peer": peer}
-                against = f.ratio("inst_s", **where) if peer == COFFER else ""
-                rows.append(
-                    (
-                        label,
-                        str(assoc),
-                        NAMES.get(peer, peer),
-                        f.spread("inst_s", **one),
-                        figure(f.median("mb_s", **one)),
-                        figure(f.median("server_cpu_ms", **one)),
-                        figure(f.median("p99_ms", **one)),
-                        figure(f.median("rss_peak_mb", **one) or None),
-                        figure(f.median("stored_ratio", **one)),
-                        against,
-                    )
-                )
+                cells = [figure(f.median(key, **one)) for key in ("mb_s", "server_cpu_ms", "p99_ms")]
+                cells += [figure(f.highest("rss_peak_mb", **one)), figure(f.median("stored_ratio", **one))]
+                against = against_orthanc(f, "inst_s", **where) if peer == COFFER else ""
+                rows.append((label, str(assoc), NAMES.get(peer, peer), f.spread("inst_s", **one), *cells, against))
     head = (
-        "C-STORE",
-        "assoc.",
-        "server",
-        "objects/s",
-        "MB/s",
-        "CPU ms/object",
-        "p99 ms",
-        "memory MB",
-        "stored ÷ sent",
+        "C-STORE", "assoc.", "server", "objects/s", "MB/s", "CPU ms/object", "p99 ms", "memory MB", "stored ÷ sent",
         "× Orthanc",
-    )
+    )  # fmt: skip
     return table(head, rows)
 
 
 def find_table(f: Figures) -> str:
     """C-FIND: latency per query."""
     rows = []
+    keys = ("matches", "first_ms", "p50_ms", "p99_ms", "server_cpu_ms")
     for query, label in QUERIES.items():
-        where = {"bench": "find", "query": query}
+        where: dict[str, Any] = {"bench": "find", "query": query}
         for peer in f.peers(**where):
-            one = {**where, "peer": peer}
-            against = f.ratio("p50_ms", better_is_more=False, **where) if peer == COFFER else ""
-            rows.append(
-                (
-                    label,
-                    NAMES.get(peer, peer),
-                    figure(f.median("matches", **one)),
-                    figure(f.median("p50_ms", **one)),
-                    figure(f.median("p99_ms", **one)),
-                    figure(f.median("server_cpu_ms", **one)),
-                    against,
-                )
-            )
-    return table(("C-FIND", "server", "matches", "p50 ms", "p99 ms", "CPU ms/query", "× Orthanc"), rows)
+            cells = [figure(f.median(key, peer=peer, **where)) for key in keys]
+            against = against_orthanc(f, "p50_ms", more_is_better=False, **where) if peer == COFFER else ""
+            rows.append((label, NAMES.get(peer, peer), *cells, against))
+    return table(("C-FIND", "server", "matches", "first row ms", "p50 ms", "p99 ms", "CPU ms/query", "× Orthanc"), rows)
 
 
-def move_table(f: Figures) -> str:
-    """C-MOVE of one study to a destination that discards it."""
+def retrieve_table(f: Figures) -> str:
+    """C-MOVE and C-GET of one study to somebody who discards it."""
     rows = []
-    for corpus, label in CORPORA.items():
-        where = {"bench": "move", "corpus": corpus}
-        for peer in f.peers(**where):
-            one = {**where, "peer": peer}
-            against = f.ratio("inst_s", **where) if peer == COFFER else ""
-            rows.append(
-                (
-                    label,
-                    NAMES.get(peer, peer),
-                    f.spread("inst_s", **one),
-                    figure(f.median("mb_s", **one)),
-                    figure(f.median("server_cpu_ms", **one)),
-                    figure(f.median("rss_peak_mb", **one) or None),
-                    against,
-                )
-            )
-    return table(("C-MOVE", "server", "objects/s", "MB/s", "CPU ms/object", "memory MB", "× Orthanc"), rows)
+    keys = ("mb_s", "server_cpu_ms", "rss_peak_mb")
+    for bench in ("move", "get"):
+        for corpus, label in CORPORA.items():
+            where: dict[str, Any] = {"bench": bench, "corpus": corpus}
+            for peer in f.peers(**where):
+                cells = [figure(f.median(key, peer=peer, **where)) for key in keys]
+                against = against_orthanc(f, "inst_s", **where) if peer == COFFER else ""
+                rate = f.spread("inst_s", peer=peer, **where)
+                rows.append((f"C-{bench.upper()} {label}", NAMES.get(peer, peer), rate, *cells, against))
+    return table(("Study", "server", "objects/s", "MB/s", "CPU ms/object", "memory MB", "× Orthanc"), rows)
 
 
-def results_page(f: Figures, around: dict[str, str]) -> str:
-    """The whole of RESULTS.md."""
-    studies = f.median("studies", bench="find-load", peer=COFFER) or f.median(
-        "studies", bench="find-load", peer=ORTHANC
-    )
+def simulation_table(f: Figures) -> str:
+    """The index's file alone, as it grows."""
+    keys = ("objects", "cpu_us", "wall_us", "file_mb")
+    rows = [[figure(r[key]) for key in keys] for r in f.rows if r.get("bench") == "simulate"]
+    return table(("objects in the index", "µs CPU an object", "µs wall an object", "file MB"), rows)
+
+
+def profile_table(f: Figures, before: Sequence[dict[str, Any]]) -> str:
+    """Where the time of one store goes, now and before; µs an object."""
+    old = Figures(before)
+    now = [r for r in f.rows if r.get("bench") == "profile"]
+    rows = []
+    for corpus, step in dict.fromkeys((r["corpus"], r["step"]) for r in [*now, *before]):
+        where = {"bench": "profile", "corpus": corpus, "step": step}
+        times = (figure(each.median("us", **where)) for each in (old, f))
+        rows.append((CORPORA.get(corpus, corpus), step, *times))
+    return table(("object", "step", "before, µs", "now, µs"), rows)
+
+
+def fill_note(f: Figures) -> str:
+    """Whether the large archive was filled in this run."""
+    notes = []
+    for row in f.rows:
+        if row.get("bench") == "fill":
+            rate = f"filled now in {figure(row['wall_s'])} s, {figure(row['studies'] / row['wall_s'])} studies/s"
+            notes.append(f"{row['studies']:,} studies, {'kept from an earlier run' if row['cached'] else rate}")
+    return "; ".join(notes)
+
+
+def results_page(f: Figures, around: dict[str, str], before: Sequence[dict[str, Any]], by_hand: str) -> str:
+    """The whole of RESULTS.md; `by_hand` is the one part that the command does not write."""
+    studies = figure(f.median("studies", bench="find-load", peer=COFFER))
     parts = [
-        "# Measured beside its peers",
+        "# Measured beside its peers", "",
+        "Written by `make bench`; do not edit, except *By hand* at the end. All servers ran in turn on one machine",
+        "with the same client, each C-STORE run on a fresh server and folder. Ratios are the median over the runs,",
+        "each compared with the one beside it; above 1 Coffer is better. Orthanc syncs every file as Coffer does;",
+        "`storescp` and `dcmqrscp` write plain files and sync nothing. Rates of a machine that is shared differ by",
+        "up to a factor of 2: read CPU per object first.",
         "",
-        "Written by `make bench`; do not edit. Median of the runs, range in brackets. All servers ran alternately on",
-        "one machine with the same client, each on a fresh folder. *× Orthanc* above 1: Coffer is better. Orthanc",
-        "syncs every file as Coffer does; `storescp` and `dcmqrscp` write plain files and sync nothing. Rates of a",
-        "machine that is shared differ by up to a factor of 2: read CPU per object first.",
-        "",
-        *(f"- {key}: {value}" for key, value in around.items()),
-        "",
-        "## C-STORE",
-        "",
-        store_table(f),
-        "",
-        f"## C-FIND, study level, {figure(studies)} studies",
-        "",
-        find_table(f),
-        "",
-        "## C-MOVE",
-        "",
-        move_table(f),
-        "",
-    ]
+        *(f"- {key}: {value}" for key, value in around.items()), "",
+        "## Targets", "", targets_table(f), "",
+        "## C-STORE", "", store_table(f), "",
+        f"## C-FIND, study level, {studies} studies", "", find_table(f), "",
+        "## C-MOVE and C-GET", "", retrieve_table(f), "",
+        "## Growth of the index's file alone, simulated", "",
+        "Header-only objects, one a study: per object one sealed study, series and instance row of the real lengths",
+        "and three UID tokens go to the index's LMDB file, 100 objects in a synced commit, and nothing else.",
+        f"The large archive of the growth and start rows: {fill_note(f)}.", "", simulation_table(f), "",
+        "## Where the time of one store goes", "",
+        "One process, one object at a time (`bench/store_profile.py`); steps overlap and leave out the Python between.",
+        "*Before* is commit 2989f02 of 2026-11-23, measured on this machine.", "", profile_table(f, before), "",
+    ]  # fmt: skip
     if errors := f.errors():
         parts += ["## What went wrong in this run", "", *(f"- {e}" for e in errors), ""]
-    return "\n".join(parts)
+    return "\n".join([*parts, by_hand.strip(), ""])
 
 
 def readme_section(f: Figures, around: dict[str, str]) -> str:
     """The short table for the README: one line per operation."""
 
-    def line(label: str, key: str, unit: str, dcmtk: str, more: bool, **where: object) -> tuple[str, ...]:
+    def line(label: str, key: str, unit: str, dcmtk: str, *, more: bool, **where: object) -> tuple[str, ...]:
         medians = [f.median(key, peer=peer, **where) for peer in (COFFER, ORTHANC, dcmtk)]
         cells = [f"{figure(m)}{unit}" if m is not None else "–" for m in medians]
-        return (label, *cells, f.ratio(key, more, **where))
+        return (label, *cells, against_orthanc(f, key, more_is_better=more, **where))
 
-    store = {"bench": "store", "dcmtk": "storescp-pdu128k+nd"}
+    store: dict[str, Any] = {"bench": "store", "dcmtk": STORESCP}
     rows = [
         line(f"C-STORE {label}, {assoc} assoc.", "inst_s", "/s", more=True, corpus=corpus, assoc=assoc, **store)
         for corpus, label in CORPORA.items()
@@ -216,15 +175,18 @@ def readme_section(f: Figures, around: dict[str, str]) -> str:
         for corpus, name in (("real-ct", "real CT"), ("real-mr", "real MR"))
     ]
     rows += [
-        line(f"C-FIND {QUERIES[query]}, p50", "p50_ms", " ms", "dcmqrscp+nd", more=False, bench="find", query=query)
+        line(f"C-FIND {QUERIES[query]}, p50", "p50_ms", " ms", DCMQRSCP, more=False, bench="find", query=query)
         for query in ("patient_id", "name_infix", "date_range_month")
     ]
-    rows.append(line("C-MOVE CT", "inst_s", "/s", "dcmqrscp+nd", more=True, bench="move", corpus="ct"))
+    rows += [
+        line(f"C-{bench.upper()} CT", "inst_s", "/s", DCMQRSCP, more=True, bench=bench, corpus="ct")
+        for bench in ("move", "get")
+    ]
     kept = [row for row in rows if any(cell != "–" for cell in row[1:])]
     note = (
         f"{around['Date']}, {around['Machine']}. Orthanc {around['Orthanc']}, {around['DCMTK']}.\n"
         f"Command: {around['Command']}; everything in [bench/RESULTS.md](bench/RESULTS.md). The DCMTK column is\n"
-        "`storescp`, for C-MOVE `dcmqrscp`: both write plain files and sync nothing. Coffer and Orthanc sync before\n"
-        "they answer, and Coffer compresses, encrypts, chains and indexes as well."
+        "`storescp`, for C-MOVE and C-GET `dcmqrscp`: both write plain files and sync nothing. Coffer and Orthanc\n"
+        "sync before they answer, and Coffer compresses, encrypts, chains and indexes as well."
     )
     return table(("", "Coffer", "Orthanc", "DCMTK", "× Orthanc"), kept) + "\n\n" + note

@@ -1,10 +1,13 @@
-"""Measure Coffer beside Orthanc and DCMTK in one alternating run, and write the tables.
+"""Measure Coffer beside Orthanc and DCMTK in one alternating run, and print the table of the speed targets.
 
-    python bench/run.py [--quick]
+    make bench                                       everything, under 15 minutes
+    make bench BENCHARGS=--write                     and write bench/RESULTS.md and the table of README.md
+    make bench BENCHARGS="--quick --without-peers"   a minute: only proves that it runs
+    make bench BENCHARGS="--only store,hostile"      some parts
 
 The kit that drives the peers lies outside the repository, in `bench` of the folder COFFER_SHARED names (by default
 `../shared`). Every server runs with the settings a user would get; the client is the same for all; a fresh server and
-an empty folder serve every C-STORE run. Figures go to bench/RESULTS.md and, shortened, to README.md.
+an empty folder serve every C-STORE run. Each line that was measured is kept in bench-work/lines.jsonl.
 """
 
 import argparse
@@ -15,113 +18,158 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from report import Figures, readme_section, results_page
+from bench import kit
+from bench.figures import Figures
+from bench.finding import finding
+from bench.growth import growth
+from bench.hostile import hostile
+from bench.kit import DCMQRSCP, ORTHANC, REAL, ROOT, STORESCP
+from bench.report import readme_section, results_page, targets_table
+from bench.retrieving import retrieving
+from bench.simulate import simulate
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("COFFER_SHARED", ROOT.parent / "shared"))
-KIT = SHARED / "bench"
-REAL = {
-    "real-ct": SHARED / "data/real/neurolabusc-dcm_qa_ct/ct-phantom-140",
-    "real-mr": SHARED / "data/real/neurolabusc-dcm_qa_deident/mr-t1-196",
-}
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+BY_HAND = "## By hand"
+PARTS = ("store", "find", "retrieve", "codec", "profile", "growth", "simulate", "hostile")
+WITH_PEERS = ("store", "find", "retrieve", "profile")  # what needs the kit or the corpora that it makes
+LONGEST_SECONDS = 900
+Row = dict[str, Any]
 
 
 class Size(NamedTuple):
-    """How much is measured: instances per C-STORE run, studies for C-FIND, repetitions."""
+    """How much is measured: instances per C-STORE run, studies, runs, seconds of each hostile stretch."""
 
     images: int
     reports: int
-    studies: int
+    find_studies: int
     runs: int
     rounds: int
+    batch: int
+    studies: int
+    simulated: int
+    stretch: float
 
 
-QUICK = Size(images=100, reports=400, studies=2000, runs=1, rounds=1)
-FULL = Size(images=300, reports=800, studies=20000, runs=3, rounds=3)
+QUICK = Size(
+    images=20, reports=80, find_studies=200, runs=1, rounds=1, batch=20, studies=1000, simulated=5000, stretch=0.3
+)
+FULL = Size(
+    images=300, reports=800, find_studies=20_000, runs=3, rounds=2, batch=300, studies=200_000, simulated=1_000_000,
+    stretch=2.0,
+)  # fmt: skip
 
 
-def kit(script: str, *args: str) -> Iterator[dict[str, Any]]:
-    """Run a script of the kit; yield each JSON line it prints as soon as it comes."""
-    command = [sys.executable, str(KIT / script), *args]
-    print("+ " + " ".join([script, *args]), file=sys.stderr, flush=True)
-    # The kit calls DCMTK by absolute path, because pynetdicom installs scripts of the same names.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=KIT) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                row = json.loads(line)
-                print("  " + brief(row), file=sys.stderr, flush=True)
-                yield row
-    if process.returncode:
-        raise SystemExit(f"{script} ended with {process.returncode}")
+class Run(NamedTuple):
+    """Where and how much; `coffer` is the kit's name for the server under test."""
+
+    data: Path
+    work: Path
+    size: Size
+    coffer: str
+
+    def part(self, name: str) -> Iterator[Row]:
+        """The rows of one part."""
+        size = self.size
+        match name:
+            case "store":
+                yield from self.store()
+            case "find":
+                yield from finding(self.data, self.work, size.find_studies, size.rounds, [ORTHANC, self.coffer])
+            case "retrieve":
+                specs = [ORTHANC, DCMQRSCP, self.coffer]
+                for corpus in ("ct", *self.real()[:1]) if size.runs > 1 else ("ct",):
+                    yield from retrieving(self.data, self.work, corpus, size.runs, specs)
+            case "codec":
+                yield from codec()
+            case "profile":
+                for corpus in ("ct", "tiny"):
+                    yield from profile(self.data / corpus, size.images)
+            case "growth":
+                yield from growth(self.data, self.work, size.studies, size.batch, rounds=size.rounds * 4)
+            case "simulate":
+                yield from simulate(self.work, size.simulated)
+            case "hostile":
+                yield from hostile(self.work, size.stretch, size.runs)
+
+    def real(self) -> list[str]:
+        """The real series that are there."""
+        return [name for name in REAL if (self.data / name).is_dir()]
+
+    def store(self) -> Iterator[Row]:
+        """C-STORE: the peers alternate."""
+        size, peers = self.size, f"{ORTHANC};{STORESCP};{self.coffer}"
+        common = ["--data", str(self.data), "--work", str(self.work), "--peers", peers]
+        whole = (
+            ("ct", "1,4", size.images, size.runs),
+            ("tiny", "1,4", size.reports, size.runs),
+            ("mf", "1", 0, size.runs),
+            (",".join(self.real()), "1,4", 0, 1),  # there for its stored size; its speed is the synthetic one's
+        )
+        least = (("ct", "1", size.images, 1), ("tiny", "4", size.reports, 1))
+        for corpora, assoc, limit, runs in whole if size.runs > 1 else least:
+            if corpora:
+                more = ["--corpus", corpora, "--assoc", assoc, "--limit", str(limit), "--runs", str(runs)]
+                yield from kit.script("store_bench.py", *common, *more)
 
 
-def brief(row: dict[str, Any]) -> str:
+def codec() -> Iterator[Row]:
+    """Share and rates of the real series; nothing where the shared data are not there."""
+    from archive.allocator import keep_blocks
+    from bench.codec_bench import load, measure
+    from bench.store_profile import stored_share
+
+    keep_blocks()
+    for name, folder in REAL.items():
+        if folder.is_dir():
+            items = [load(path) for path in sorted(folder.glob("*.dcm"))]
+            runs = [measure(items) for _ in range(3)]
+            yield {
+                "bench": "codec", "series": name.removeprefix("real-").upper(),
+                "coded_share": round(runs[0][0], 4), "stored_share": round(stored_share(folder), 4),
+                "in_mb_s": round(sorted(run[1] for run in runs)[1]),
+                "out_mb_s": round(sorted(run[2] for run in runs)[1]), "filters": runs[0][3],
+            }  # fmt: skip
+
+
+def profile(folder: Path, limit: int) -> Iterator[Row]:
+    """The steps of a store, measured in a process of their own, which they instrument."""
+    command = [sys.executable, "-m", "bench.store_profile", str(folder), "--limit", str(limit), "--lines"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    yield from (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+
+
+def brief(row: Row) -> str:
     """One line of progress."""
     keys = (
-        "peer",
-        "corpus",
-        "assoc",
-        "query",
-        "inst_s",
-        "p50_ms",
-        "server_cpu_ms",
-        "rss_peak_mb",
-        "stored_ratio",
-        "error",
-    )
+        "bench", "peer", "corpus", "assoc", "query", "inst_s", "p50_ms", "first_ms", "server_cpu_ms", "rss_peak_mb",
+        "stored_ratio", "error", "studies", "objects", "cpu_ms", "cpu_us", "store_s", "find_s", "series",
+        "stored_share", "in_mb_s", "out_mb_s", "peers", "extra_ms", "memory_kb", "step", "us", "wall_s",
+    )  # fmt: skip
     return " ".join(f"{k}={row[k]}" for k in keys if row.get(k) is not None)
 
 
-def make_data(folder: Path, size: Size) -> None:
-    """Generate the corpora; what is there already is kept."""
-    links = [a for name, source in REAL.items() for a in ("--link", f"{name}={source}") if source.is_dir()]
-    wanted = ["--ct", str(size.images), "--tiny", str(size.reports), "--studies", str(size.studies)]
-    list(kit("make_data.py", "--out", str(folder), "--only", "ct,tiny,mf,find", *wanted, *links))
+def measured(run: Run, parts: Sequence[str], lines: Path) -> list[Row]:
+    """All rows of the parts, kept in a file as they come, with the seconds each part took."""
+    rows: list[Row] = []
+    with lines.open("w", buffering=1) as keep:
 
+        def take(row: Row) -> None:
+            print("  " + brief(row), file=sys.stderr, flush=True)
+            keep.write(json.dumps(row) + "\n")
+            rows.append(row)
 
-def measure(data: Path, work: Path, size: Size, coffer: str) -> Iterator[dict[str, Any]]:
-    """All measurements: store, find, move; the peers alternate inside each."""
-    common = ["--data", str(data), "--work", str(work)]
-    real = [name for name in REAL if (data / name).is_dir()]
-    store = ["orthanc+nd", "storescp-pdu128k+nd", coffer]
-    for corpora, limit in (("ct", size.images), ("tiny", size.reports), ("mf", 0), (",".join(real), 0)):
-        if corpora:
-            yield from kit(
-                "store_bench.py",
-                *common,
-                "--peers",
-                ";".join(store),
-                "--corpus",
-                corpora,
-                "--assoc",
-                "1" if corpora == "mf" else "1,4",
-                "--limit",
-                str(limit),
-                "--runs",
-                str(size.runs),
-            )
-    find = ["orthanc+nd", coffer]
-    yield from kit(
-        "find_bench.py",
-        *common,
-        "--peers",
-        ";".join(find),
-        "--studies",
-        str(size.studies),
-        "--rounds",
-        str(size.rounds),
-    )
-    move = ["orthanc+nd", "dcmqrscp+nd", coffer]
-    for corpus in ("ct", *real[:1]):
-        yield from kit(
-            "move_bench.py", *common, "--peers", ";".join(move), "--corpus", corpus, "--runs", str(size.runs)
-        )
+        for part in parts:
+            started = time.monotonic()
+            print(f"+ {part}", file=sys.stderr, flush=True)
+            for row in run.part(part):
+                take(row)
+            take({"bench": "part", "part": part, "wall_s": round(time.monotonic() - started, 1)})
+    return rows
 
 
 def first_line(*command: str) -> str:
@@ -133,7 +181,7 @@ def first_line(*command: str) -> str:
     return (done.stdout or done.stderr).strip().splitlines()[0] if (done.stdout or done.stderr).strip() else "?"
 
 
-def surroundings(command: str) -> dict[str, str]:
+def surroundings(command: str, rows: Sequence[Row]) -> dict[str, str]:
     """Date, machine, versions and the command, for the head of the report."""
     cpu = next(
         (
@@ -146,16 +194,20 @@ def surroundings(command: str) -> dict[str, str]:
     memory = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line)
     commit = first_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
     packages = ("pydicom", "pynetdicom", "cryptography", "lmdb", "zstandard", "numpy")
+    took = {row["part"]: row["wall_s"] for row in rows if row["bench"] == "part"}
+    cores = len(os.sched_getaffinity(0))
     return {
         "Date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "Command": f"`{command}`",
-        "Machine": f"{cpu}, {len(os.sched_getaffinity(0))} cores, {memory / 1048576:.0f} GiB; client beside server",
+        "Command": f"`{command}`, {sum(took.values()):.0f} s ("
+        + ", ".join(f"{part} {seconds:.0f}" for part, seconds in took.items()) + ")",
+        "Machine": f"{cpu}, {cores} cores, {memory / 1048576:.0f} GiB, load {os.getloadavg()[2]:.1f} over the last "
+        "15 minutes; client beside server",
         "Coffer": f"{importlib.metadata.version('coffer')}, commit {commit}",
         "Orthanc": first_line("Orthanc", "--version").removeprefix("Orthanc "),
         "DCMTK": first_line("/usr/bin/storescp", "--version").strip("$ "),
         "Python": f"{platform.python_version()}; "
         + ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages),
-    }
+    }  # fmt: skip
 
 
 def replace_section(page: Path, section: str) -> None:
@@ -168,46 +220,90 @@ def replace_section(page: Path, section: str) -> None:
     page.write_text(f"{head}{BEGIN}\n{section.strip()}\n{END}{tail}", encoding="utf-8")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, then write RESULTS.md and the table of README.md."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="less data, one run: minutes instead of half an hour")
-    parser.add_argument("--data", type=Path, default=ROOT / "bench-data", help="where the corpora are made")
-    parser.add_argument("--work", type=Path, default=ROOT / "bench-work", help="where the servers keep their archives")
-    parser.add_argument(
-        "--coffer",
-        default="",
-        metavar="COMMAND",
-        help="another server under test: a command with {dir} {port} {http} {aet} {movehost} {moveport}",
-    )
-    parser.add_argument("--from-lines", type=Path, help="make the tables from an earlier run's lines, measure nothing")
-    parser.add_argument("--dry", action="store_true", help="print the tables instead of writing them")
-    args = parser.parse_args(argv)
-    if not args.from_lines and not (KIT / "store_bench.py").is_file():
-        raise SystemExit(f"no measuring kit at {KIT}: set COFFER_SHARED to the folder that holds bench/")
-    size = QUICK if args.quick else FULL
-    lines = args.work / "lines.jsonl"
-    if args.from_lines:
-        rows = [json.loads(line) for line in args.from_lines.read_text().splitlines()]
-    else:
-        script = ROOT / "bench/coffer_peer.sh"
-        command = args.coffer or f"sh {script} {{dir}} {{port}} {{http}} {{aet}} {{movehost}} {{moveport}}"
-        args.work.mkdir(parents=True, exist_ok=True)
-        data = args.data / ("quick" if args.quick else "full")
-        make_data(data, size)
-        with lines.open("w", buffering=1) as keep:
-            rows = []
-            for row in measure(data, args.work, size, f"coffer=cmd:{command}"):
-                keep.write(json.dumps(row) + "\n")
-                rows.append(row)
-    figures = Figures(rows)
-    around = surroundings("python bench/run.py" + (" --quick" if args.quick else ""))
-    if args.dry:
-        print(results_page(figures, around), readme_section(figures, around), sep="\n\n")
-        return
-    (ROOT / "bench/RESULTS.md").write_text(results_page(figures, around), encoding="utf-8")
+def write(figures: Figures, around: dict[str, str]) -> None:
+    """Write RESULTS.md, but for its part by hand, and the table of README.md."""
+    page = ROOT / "bench/RESULTS.md"
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    by_hand = BY_HAND + text.split(BY_HAND)[1] if BY_HAND in text else ""
+    before = [json.loads(line) for line in (ROOT / "bench/profile_before.jsonl").read_text().splitlines()]
+    page.write_text(results_page(figures, around, before, by_hand), encoding="utf-8")
     replace_section(ROOT / "README.md", readme_section(figures, around))
     print("written: bench/RESULTS.md and the table of README.md", file=sys.stderr)
+
+
+def options() -> argparse.ArgumentParser:
+    """What the command line takes."""
+    parser = argparse.ArgumentParser(
+        prog="bench/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="hardly any data, one run: proves that everything runs")
+    parser.add_argument("--only", default="", help=f"parts with commas between them: {', '.join(PARTS)}")
+    parser.add_argument("--without-peers", action="store_true", help="leave out what needs Orthanc, DCMTK or the kit")
+    parser.add_argument("--studies", type=int, help=f"studies of the large archive, {FULL.studies:,} by default")
+    parser.add_argument("--simulate", type=int, help=f"objects of the simulated index, {FULL.simulated:,} by default")
+    parser.add_argument("--runs", type=int, help=f"runs of each C-STORE and retrieval, {FULL.runs} by default")
+    parser.add_argument("--data", type=Path, default=ROOT / "bench-data", help="where corpora and filled archives stay")
+    parser.add_argument("--work", type=Path, default=ROOT / "bench-work", help="where the servers keep their archives")
+    parser.add_argument(
+        "--coffer", default="", metavar="COMMAND",
+        help="another server under test: a command with {dir} {port} {http} {aet} {movehost} {moveport}",
+    )  # fmt: skip
+    parser.add_argument("--from-lines", type=Path, help="make the tables from an earlier run's lines, measure nothing")
+    parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md and the table of README.md")
+    return parser
+
+
+def chosen_parts(only: str, *, without_peers: bool) -> list[str]:
+    """The parts to measure. Ends the program where one is unknown, or a peer that one needs is not there."""
+    parts = only.split(",") if only else list(PARTS)
+    if unknown := set(parts) - set(PARTS):
+        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if without_peers:
+        return [part for part in parts if part not in WITH_PEERS]
+    if (absent := kit.missing()) and set(parts) & set(WITH_PEERS):
+        raise SystemExit(f"not there: {', '.join(absent)}. Install them (tests/peers.txt), or give --without-peers")
+    return parts
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """The command that measures the same again, without what is of this machine alone."""
+    flags = [f"--{name.replace('_', '-')}" for name in ("quick", "without_peers") if getattr(args, name)]
+    values = [
+        f"--{name} {getattr(args, name)}" for name in ("only", "studies", "simulate", "runs") if getattr(args, name)
+    ]
+    told = " ".join([*flags, *values])
+    return f'make bench BENCHARGS="{told}"' if told else "make bench"
+
+
+def measure(args: argparse.Namespace) -> list[Row]:
+    """Make what is needed, and measure."""
+    parts = chosen_parts(args.only, without_peers=args.without_peers)
+    size = QUICK if args.quick else FULL
+    given = {"studies": args.studies, "simulated": args.simulate, "runs": args.runs}
+    size = size._replace(**{name: value for name, value in given.items() if value})
+    data = args.data / ("quick" if args.quick else "full")
+    data.mkdir(parents=True, exist_ok=True)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if set(parts) & set(WITH_PEERS):
+        kit.make_data(data, size.images, size.reports, size.find_studies)
+    return measured(Run(data, args.work, size, kit.coffer_spec(args.coffer)), parts, args.work / "lines.jsonl")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table of the targets, and write the pages when told to."""
+    args = options().parse_args(argv)
+    kept: Path | None = args.from_lines
+    rows = measure(args) if kept is None else [json.loads(line) for line in kept.read_text().splitlines()]
+    figures = Figures(rows)
+    around = surroundings(command_of(args), rows)
+    print("\n".join(f"{key}: {value}" for key, value in around.items()), end="\n\n")
+    print(targets_table(figures))
+    for error in figures.errors():
+        print(f"went wrong: {error}")
+    if args.write:
+        write(figures, around)
+    if any(row["bench"] != "part" and row.get("error") for row in rows):
+        raise SystemExit("some of it could not be measured")
 
 
 if __name__ == "__main__":

@@ -7,19 +7,21 @@ is Python. A server spreads them over two processes (docs/adr/0004-lanes.md), wh
 """
 
 import argparse
+import json
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import archive.body
 import archive.codec
 import server.commit
 import server.ingest
 from archive.draft import Draft
 from archive.log import LogWriter
 from index.index import Index
+from keys import aead
 from keys.durable import AppendFile
 from server import logs
 from server.config import Config, Keys
@@ -34,7 +36,7 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (server.ingest, "extract", "take the index's attributes"),
     (Draft, "finish", "code what is left, wait for the rest"),
     (archive.codec, "encode", "code the frames, in all threads"),
-    (archive.body.aead, "seal", "encrypt"),
+    (aead, "seal", "encrypt"),
     (LogWriter, "append", "append, sync included"),
     (AppendFile, "sync", "of that, fdatasync"),
     (Index, "study_key_for", "look up the study"),
@@ -44,7 +46,7 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
 _FRAGMENT = 128 << 10
 
 
-def timed(owner: Any, name: str, spent: Counter[str]) -> None:
+def timed(owner: Any, name: str, spent: dict[str, float]) -> None:
     """Let a function add its time to `spent`."""
     inner = getattr(owner, name)
 
@@ -67,38 +69,71 @@ def put(engine: Engine, found: Part10, data: bytes) -> None:
     assert reception.finish().status == 0
 
 
-def main() -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--limit", type=int, default=300)
-    args = parser.parse_args()
+def objects_of(folder: Path, limit: int) -> list[tuple[Part10, bytes]]:
+    """The first files of a folder: what identifies them, and their data sets."""
     objects = []
-    for path in sorted(p for p in args.folder.iterdir() if p.is_file())[: args.limit]:
+    for path in sorted(p for p in folder.iterdir() if p.is_file())[:limit]:
         with path.open("rb") as file:
             found = read_part10(file)
             file.seek(found.start)
             objects.append((found, file.read()))
-    spent: Counter[str] = Counter()
-    for owner, name, _ in STEPS:
-        timed(owner, name, spent)
+    return objects
+
+
+@contextmanager
+def fresh_engine() -> Iterator[Engine]:
+    """An empty archive in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         config = Config(archive=Path(folder) / "archive", keys=Keys(key_file=Path(folder) / "key"))
         logs.configure(config.log, level="error")
         create_archive(config)
         with Engine.open(config, write=True) as engine:
-            for each in objects[:10]:
-                put(engine, *each)
-            spent.clear()
-            started, cpu = time.perf_counter(), time.process_time()
-            for each in objects[10:]:
-                put(engine, *each)
-            count = len(objects) - 10
-            wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    print("| step | µs an object |\n|---|--:|")
+            yield engine
+
+
+def stored_share(folder: Path) -> float:
+    """Bytes of the log for each byte of the data sets of a folder."""
+    with fresh_engine() as engine:
+        for each in objects_of(folder, 10_000):
+            put(engine, *each)
+        return engine.stats().ratio
+
+
+def profile(folder: Path, limit: int) -> Iterator[tuple[str, float]]:
+    """Each step with its microseconds an object, then all of it. Instruments this process for good."""
+    objects = objects_of(folder, limit)
+    spent: dict[str, float] = dict.fromkeys((name for _, name, _ in STEPS), 0.0)
+    for owner, name, _ in STEPS:
+        timed(owner, name, spent)
+    warm = min(10, len(objects) // 2)
+    with fresh_engine() as engine:
+        for each in objects[:warm]:
+            put(engine, *each)
+        spent.update(dict.fromkeys(spent, 0.0))
+        started, cpu = time.perf_counter(), time.process_time()
+        for each in objects[warm:]:
+            put(engine, *each)
+        engine.index.follow()  # what the answers did not wait for
+        wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    each_us = 1e6 / (len(objects) - warm)
     for _, name, label in STEPS:
-        print(f"| {label} | {spent[name] / count * 1e6:.0f} |")
-    print(f"| all of it, wall | {wall / count * 1e6:.0f} |\n| all of it, CPU | {cpu / count * 1e6:.0f} |")
+        yield label, spent[name] * each_us
+    yield "all of it, wall", wall * each_us
+    yield "all of it, CPU", cpu * each_us
+
+
+def main() -> None:
+    """Measure and print the table, or lines for `bench/run.py`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--lines", action="store_true", help="print JSON lines")
+    args = parser.parse_args()
+    if not args.lines:
+        print("| step | µs an object |\n|---|--:|")
+    for label, spent in profile(args.folder, args.limit):
+        row = {"bench": "profile", "corpus": args.folder.name, "step": label, "us": round(spent, 1)}
+        print(json.dumps(row) if args.lines else f"| {label} | {spent:.0f} |")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Measurements of Coffer, beside its peers and alone."""

@@ -1,0 +1,140 @@
+"""One Coffer server on an archive folder, as a process of its own, with what it costs while it runs."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final, Self
+
+from keys import durable
+
+_TICK: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+AE_TITLE: Final = "PEER"
+_STOP_SECONDS: Final = 30.0
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat behind the name; None for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (fields := _stat(int(name))):
+            children.setdefault(int(fields[1]), []).append(int(name))
+    found, todo = [], [pid]
+    while todo:
+        each = todo.pop()
+        found.append(each)
+        todo += children.get(each, [])
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a tree, with the children that were waited for; resolution 10 ms."""
+    return sum(sum(map(int, fields[11:15])) for each in tree(pid) if (fields := _stat(each))) / _TICK
+
+
+def memory_bytes(pid: int) -> int:
+    """Resident memory of a tree; pages that two processes share count twice."""
+    return sum(int(fields[21]) * _PAGE for each in tree(pid) if (fields := _stat(each)))
+
+
+class Served:
+    """A server over `folder`, which holds `archive` and `coffer.key`; made when absent. Enter: it listens."""
+
+    def __init__(self, folder: Path, *, idle_seconds: float = 60.0) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._idle = idle_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+
+    @property
+    def pid(self) -> int:
+        """The server's own process, of which the others are children."""
+        assert self._process is not None
+        return self._process.pid
+
+    def _configure(self) -> Path:
+        path = self.folder / "coffer.toml"
+        path.write_text(
+            f'archive = "{self.folder}/archive"\n'
+            f'[dimse]\nae_title = "{AE_TITLE}"\nhost = "127.0.0.1"\nport = {self.port}\n'
+            f"max_associations = 500\nmax_associations_per_peer = 500\nidle_seconds = {self._idle}\n"
+            f'[http]\nenabled = false\n[keys]\nkey_file = "{self.folder}/coffer.key"\n[log]\nlevel = "error"\n',
+            encoding="utf-8",
+        )
+        return path
+
+    def launch(self) -> None:
+        """Start the process and return at once; `started` then holds when."""
+        durable.make_folder(self.folder, 0o700)
+        command = [str(Path(sys.executable).parent / "coffer"), "--config", str(self._configure())]
+        if not (self.folder / "archive").exists():
+            subprocess.run([*command, "init"], check=True, stdout=subprocess.DEVNULL)
+        self.started = time.perf_counter()
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen([*command, "serve"], stdout=log, stderr=log)
+
+    def wait(self, seconds: float = 120.0) -> None:
+        """Return when it listens. Raises RuntimeError with the end of its log when it does not."""
+        assert self._process is not None
+        while time.perf_counter() - self.started < seconds:
+            if self._process.poll() is not None:
+                break
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.01)
+        raise RuntimeError("the server does not listen: " + (self.folder / "server.log").read_text()[-800:])
+
+    def __enter__(self) -> Self:
+        self.launch()
+        try:
+            self.wait()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it as an administrator would; kill what is left after half a minute."""
+        if self._process is None:
+            return
+        below = tree(self.pid)
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            for pid in reversed(below):
+                os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+        self._process = None
+
+    def cpu(self) -> float:
+        """CPU seconds until now."""
+        return cpu_seconds(self.pid)
+
+    def memory(self) -> int:
+        """Resident bytes now."""
+        return memory_bytes(self.pid)
