@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from archive import segment
-from archive.chain import read_footer, read_record
+from archive.chain import pass_over, read_footer, read_record
 from archive.folder import ArchiveFolder
 from archive.log import Position
 from archive.record import HEADER, RecordHeader, parse_header, record_size
@@ -75,13 +75,13 @@ class LogReader:
                 continue
             # Only the last segment may be growing: anywhere else, stopping early would skip records in silence.
             is_sealed = sealed is not None or number != numbers[-1]
-            at = segment.HEADER.size
+            at, stop = segment.HEADER.size, sealed[1] if sealed else size
             if behind is not None and number == behind.segment:
                 at = behind.offset + record_size(behind.body_len)
-            yield from self._records(fd, number, at, sealed[1] if sealed else size, from_seq, is_sealed=is_sealed)
+            yield from self._records(fd, number, pass_over(fd, at, stop, from_seq), stop, is_sealed=is_sealed)
 
     def _records(
-        self, fd: int, number: int, at: int, stop: int, from_seq: int, *, is_sealed: bool
+        self, fd: int, number: int, at: int, stop: int, *, is_sealed: bool
     ) -> Iterator[tuple[Position, RecordHeader]]:
         while at < stop:
             try:
@@ -90,8 +90,7 @@ class LogReader:
                 if is_sealed:
                     raise IntegrityError(f"segment {number}, offset {at}: {error}", hint=_HINT) from error
                 return
-            if header.seq >= from_seq:
-                yield Position(header.seq, number, at, header.body_len), header
+            yield Position(header.seq, number, at, header.body_len), header
             at = end
 
     def _file(self, number: int) -> int:

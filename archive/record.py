@@ -103,4 +103,5 @@ def trailer(body_len: int) -> bytes:
 
 def record_size(body_len: int) -> int:
     """Bytes of a whole record on disk."""
-    return HEADER.size + body_len + len(trailer(body_len))
+    size = HEADER.size + body_len + TRAILER.size
+    return size + -size % ALIGNMENT

@@ -92,6 +92,20 @@ def test_a_damaged_record_of_a_sealed_segment_is_named(small: SmallArchive) -> N
     reader.close()
 
 
+@pytest.mark.parametrize("at", [0, 3, 44, 47, 51], ids=["magic", "its end", "length", "length 2^32", "length by one"])
+def test_damage_among_the_records_that_are_passed_over_is_named(small: SmallArchive, at: int) -> None:
+    small.damaged = True
+    small.fill(8, segment_bytes=START + 3 * ONE)
+    path = small.segments()[1]
+    data = bytearray(path.read_bytes())
+    data[START + at] ^= 1
+    path.write_bytes(data)
+    reader = LogReader(small.folder)
+    with pytest.raises(IntegrityError, match="segment 2, offset"):
+        list(reader.records(5))
+    reader.close()
+
+
 def test_an_earlier_segment_without_footer_is_not_read_as_the_end(small: SmallArchive) -> None:
     small.damaged = True
     small.fill(8, segment_bytes=START + 3 * ONE)
