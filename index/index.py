@@ -19,8 +19,9 @@ from typing import Final
 import msgspec
 
 from index.applied import Anchor, Applied
-from index.attributes import MODALITY, STUDY_UID, Values
+from index.attributes import MODALITY, SERIES_UID, SOP_INSTANCE, STUDY_UID, Values
 from index.entry import InstanceEntry
+from index.loading import Loading
 from index.locate import Located, Locator
 from index.query import Query
 from index.rekeyed import instance_under, series_under, study_under
@@ -29,13 +30,14 @@ from index.store import Change
 from index.table import StudyTable
 from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child, number_of
 from keys import shred
-from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from keys.errors import CofferError, FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from keys.keyring import Keyring
 
 __all__ = ["Index", "IndexStats", "Located"]
 
 _SCHEMA_KEY, _ARCHIVE_KEY, _APPLIED_KEY = b"schema", b"archive", b"applied"
-_LOAD_PAGE: Final = 1000
+_LOAD_PAGE: Final = 200  # whoever puts something in waits for a page at most
+_LOAD_PATIENCE: Final = 1.0  # seconds: a small archive is open when its table is filled
 _NOTHING: Final = Merged()
 
 
@@ -71,10 +73,17 @@ class Index:
         self._unreadable: set[Ref] = set()
         self._changes = keyring.changes()
         self._shredded = set(shred.tombstones(keyring))
+        self._loading = Loading()
+        self._loaders: list[threading.Thread] = []
         if self._check_meta():
             self._load()
         else:
             tables.drop(self._load)
+        try:
+            self._loading.wait(_LOAD_PATIENCE)
+        except BaseException:
+            self._stop_loading()
+            raise
         if not readonly:
             tables.start(self._meta_rows)
 
@@ -84,8 +93,10 @@ class Index:
     ) -> Index:
         """Open the index in `folder`, made when absent. With `readonly` safely beside the process that writes.
 
-        An index of another schema is emptied, to be filled again by `index.rebuild.catch_up`. Raises NotFoundError
-        (readonly, none there), LockedError, IntegrityError when it is damaged or belongs to another archive.
+        An index of another schema is emptied, to be filled again by `index.rebuild.catch_up`. Of many studies the
+        searchable table is still being filled on return: objects can be put in, `query` and `stats` wait. Raises
+        NotFoundError (readonly, none there), LockedError, IntegrityError when it is damaged or belongs to another
+        archive; damage that is met later is raised by who waits and by `require_writable`.
         """
         tables = Tables(folder, keyring, readonly=readonly, random=random)
         try:
@@ -107,19 +118,67 @@ class Index:
         return self._readonly
 
     def _load(self) -> None:
+        """Begin again with what the disk holds. Nobody else uses the index, or the caller holds the tables' locks."""
         applied = self._tables.store.get("meta", _APPLIED_KEY)
         self._applied = Applied.decode(applied) if applied else Applied()
+        last = self._tables.store.last("study")
+        self._next_number = 1 if last is None else number_of(last) + 1
         self._totals = [0] * 6
         self._unreadable.clear()
         self._table.clear()
-        studies = self._tables.all_studies()
-        while page := list(islice(studies, _LOAD_PAGE)):
-            self._next_number = number_of(page[-1][0]) + 1
-            readable = [(number_of(ref), row) for ref, row in page if row is not None]
-            self._unreadable.update(ref for ref, row in page if row is None)
-            for _, row in readable:
-                self._count(None, row)
-            self._table.put(readable)
+        self._loading.stop()
+        self._loading = Loading()
+        if last is None:
+            self._table.index()
+            self._loading.finish()
+            return
+        loader = threading.Thread(target=self._fill, args=(self._loading,), name="index-loader", daemon=True)
+        self._loaders = [*(each for each in self._loaders if each.is_alive()), loader]
+        loader.start()
+
+    def _fill(self, loading: Loading) -> None:
+        try:
+            studies = self._tables.all_studies()
+            while page := list(islice(studies, _LOAD_PAGE)):
+                with self._tables.lock:
+                    if loading.is_stopped:
+                        return
+                    fresh = loading.take(page)
+                    self._unreadable.update(ref for ref, row in fresh if row is None)
+                    readable = [(number_of(ref), row) for ref, row in fresh if row is not None]
+                    for _, row in readable:
+                        self._count(None, row)
+                    self._table.put(readable)
+            with self._tables.lock:
+                self._table.index()
+                loading.finish()
+        except CofferError as error:
+            loading.finish(error)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `query` and `stats` answer without waiting for the searchable table."""
+        return self._loading.is_done
+
+    def _stop_loading(self) -> None:
+        """End the filling: LMDB must not be closed under a thread that reads it."""
+        self._loading.stop()
+        for loader in self._loaders:
+            loader.join()
+
+    def _note(self, ref: Ref, before: StudyRow | None, after: StudyRow | None) -> None:
+        """Keep totals and searchable table in step with a study's row. The caller holds the lock."""
+        if self._loading.meets(ref):
+            before = None  # it was not counted yet
+        self._count(before, after)
+        if after is None:
+            self._table.remove(number_of(ref))
+        elif (
+            before is None
+            or after.attributes.values is not before.attributes.values
+            or after.modalities is not before.modalities
+        ):
+            self._table.put([(number_of(ref), after)])
 
     def _count(self, before: StudyRow | None, after: StudyRow | None) -> None:
         for sign, row in ((-1, before), (1, after)):
@@ -136,8 +195,13 @@ class Index:
         ]
 
     def require_writable(self) -> None:
-        """Return where what is put in can be kept. Raises UnavailableError once a write failed, until a restart."""
+        """Return where what is put in can be kept. Raises UnavailableError once a write failed, until a restart.
+
+        Raises IntegrityError where a damaged row ended the filling of the searchable table.
+        """
         self._tables.require_writable()
+        if self._loading.error is not None:
+            raise self._loading.error
 
     # Putting in
 
@@ -202,13 +266,7 @@ class Index:
         attributes = series.attributes.merge(version.seq, entry.series)
         self._tables.put(series_ref, SeriesRow(series.series_uid, attributes, series.instances + (old is None)))
         self._tables.put(study_ref, after)
-        self._count(before, after)
-        if (
-            before is None
-            or after.attributes.values is not before.attributes.values
-            or after.modalities is not before.modalities
-        ):
-            self._table.put([(number_of(study_ref), after)])
+        self._note(study_ref, before, after)
 
     # Looking up
 
@@ -272,11 +330,14 @@ class Index:
         call, before the first row, for keys that break the hierarchy.
         """
         self.follow()
+        self._loading.wait()
         return Query(level, keys, model, self._tables, self._table).run()
 
     def locate(self, keys: Mapping[int, Sequence[str]]) -> Iterator[Located]:
         """Yield the instances under exact unique keys, as `index.locate.Locator.locate` says."""
         self.follow()
+        if not any(keys.get(tag) for tag in (STUDY_UID, SERIES_UID, SOP_INSTANCE)):
+            self._loading.wait()
         return self._locator.locate(keys)
 
     # Keeping
@@ -294,6 +355,7 @@ class Index:
     def stats(self) -> IndexStats:
         """Totals as they are now."""
         self.follow()
+        self._loading.wait()
         with self._tables.lock:
             numbers = [*self._totals, len(self._unreadable), self.applied_seq]
         return IndexStats(*numbers)
@@ -338,9 +400,7 @@ class Index:
     def _kill(self, key_id: bytes, name: bytes) -> None:
         for ref, row in self._of_key(key_id, name):
             self._tables.kill(ref)
-            self._table.remove(number_of(ref))
-            if ref not in self._unreadable:
-                self._count(row, None)
+            self._note(ref, row if ref not in self._unreadable else None, None)
 
     def _of_key(self, key_id: bytes, name: bytes) -> list[tuple[Ref, StudyRow]]:
         """The studies under a name whose row is sealed under this key, or waits to be."""
@@ -376,6 +436,7 @@ class Index:
                 self._tables.remove(series_ref, series.series_uid)
         with self._tables.lock:
             self._tables.remove(ref, row.study_uid)
+            self._loading.meets(ref)
             self._unreadable.discard(ref)
         return row.instances
 
@@ -401,7 +462,7 @@ class Index:
     def _rekey(self, ref: Ref, row: StudyRow, moved: Mapping[int, Version]) -> set[int]:
         held: set[int] = set()
         self._tables.put(ref, row)
-        self._table.put([(number_of(ref), row)])
+        self._note(ref, row, row)
         for series_ref in (child(ref, number) for number in range(row.series)):
             series = self._tables.series(series_ref)
             if series is None:
@@ -433,6 +494,7 @@ class Index:
 
     def close(self, *, flush: bool = True) -> None:
         """Flush and close. `flush=False` leaves what a power cut would leave."""
+        self._stop_loading()
         try:
             if flush:
                 self._take_in()

@@ -113,6 +113,11 @@ class IndexStore:
                     break
         return rows
 
+    def last(self, table: str) -> bytes | None:
+        """Return the greatest key of a table, or None."""
+        with self._reading() as txn, txn.cursor(db=self._tables[table]) as cursor:
+            return bytes(cursor.key()) if cursor.last() else None
+
     def write(self, changes: Sequence[Change]) -> None:
         """Make all changes in one transaction, all or nothing; durable on return (LMDB commit: fdatasync).
 

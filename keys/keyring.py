@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -49,22 +50,32 @@ def clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class StudyKey:
-    """One study's key and what is derived from it (HKDF labels blob, cid, row). `kcv` identifies the key, 16 bytes."""
+    """One study's key, and what is derived from it when it is first asked for, about 4 us each."""
 
     key_id: bytes
     dek: Secret
-    blob: Secret
-    cid: Secret
-    row: Secret
-    kcv: bytes
 
-    @classmethod
-    def of(cls, key_id: bytes, dek: Secret) -> StudyKey:
-        """Derive everything from the DEK: three HKDF and one HMAC, about 15 us."""
-        blob, cid, row = (derive.derive(dek, label) for label in (derive.BLOB, derive.CID, derive.ROW))
-        return cls(key_id, dek, blob, cid, row, derive.hmac_sha256(dek, derive.KCV)[:KCV_BYTES])
+    @cached_property
+    def blob(self) -> Secret:
+        """What objects are sealed under (HKDF label blob)."""
+        return derive.derive(self.dek, derive.BLOB)
+
+    @cached_property
+    def cid(self) -> Secret:
+        """What content ids are made with (HKDF label cid)."""
+        return derive.derive(self.dek, derive.CID)
+
+    @cached_property
+    def row(self) -> Secret:
+        """What index rows are sealed under (HKDF label row)."""
+        return derive.derive(self.dek, derive.ROW)
+
+    @cached_property
+    def kcv(self) -> bytes:
+        """16 bytes by which the key is told from any other."""
+        return derive.hmac_sha256(self.dek, derive.KCV)[:KCV_BYTES]
 
 
 class Keyring:
@@ -203,7 +214,7 @@ class Keyring:
                 dek = Secret(self._random(32))
                 value = row.wrap(kek, self.archive_id, key_id, dek, self._random(aead.SALT))
                 encoded.append((rows.STUDY_PREFIX + key_id, value))
-                made.append(StudyKey.of(key_id, dek))
+                made.append(StudyKey(key_id, dek))
             if len({key for key, _ in encoded}) != len(encoded):
                 raise ConfigError("a study key id has 16 bytes and is used once")
             if not self._store.put(encoded, expected=[(rows.HEADER_KEY, header.encode())]):
@@ -244,7 +255,7 @@ class Keyring:
             row, dek = self.opened(key_id, again)  # it was moved to another epoch in between
         if row.state is KeyState.SHRED_SCHEDULED:
             raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
-        key = StudyKey.of(key_id, dek)
+        key = StudyKey(key_id, dek)
         with self._lock:
             if self._seen == seen:  # else it may have been shredded since it was read
                 self._remember(key)
@@ -255,7 +266,7 @@ class Keyring:
 
         Raises KeyUnavailableError and IntegrityError as `study`.
         """
-        return StudyKey.of(key_id, self.opened(key_id, self._store.get(rows.STUDY_PREFIX + key_id))[1])
+        return StudyKey(key_id, self.opened(key_id, self._store.get(rows.STUDY_PREFIX + key_id))[1])
 
     def changes(self) -> int:
         """Return how often keys were taken away from whoever may hold them, by any process, until now; about 4 us."""

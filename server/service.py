@@ -18,7 +18,7 @@ from keys.errors import CofferError, UnavailableError
 from server import logs
 from server.config import Config
 from server.dimse.listener import Listener
-from server.engine import Engine
+from server.engine import ArchiveStats, Engine
 from server.http import HttpServer, application
 from server.keywatch import KeyWatch
 from server.lanes import Lanes
@@ -90,7 +90,7 @@ class Server:
         self._state = "starting"
         self._key_watch = KeyWatch(engine.keyring, engine.committer, self._metrics, config.keys.check_seconds)
         self._key_watch.start()
-        self._metrics.attach(engine.stats)
+        self._metrics.attach(self._facts)
         lanes.start(engine)
         self._listener = Listener(config, lanes, self._metrics)
         self._listener.start()
@@ -101,6 +101,12 @@ class Server:
             self._scrubbing.start()
         self._state = ""
         _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)
+
+    def _facts(self) -> ArchiveStats:
+        """The archive's gauges. Raises UnavailableError while nobody has counted yet."""
+        if not self.engine.index.is_loaded:
+            raise UnavailableError("the index is being read", hint="wait")
+        return self.engine.stats()
 
     def _wait_for_keys(self, error: UnavailableError, seconds: float) -> None:
         self._state = f"waiting for the key provider, {seconds:.0f} s more: {error}"
@@ -124,6 +130,8 @@ class Server:
         told = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in trouble]
         watchers = (self._key_watch, self._rekey_watch, self._scrubbing)
         told += [self._unsigned] if self._unsigned else []
+        if self._engine is not None and not self._engine.index.is_loaded:
+            told.append("the index is being read: objects are stored, queries wait")
         return told + [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
 
     def wait(self) -> None:
@@ -147,6 +155,7 @@ class Server:
         except CofferError:
             return  # told by readyz; the next opening does it
         try:
+            self.engine.look_at_keys()
             self.engine.settle()
         except CofferError as error:
             _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())

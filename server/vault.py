@@ -110,6 +110,7 @@ class Vault:
         self._writer: LogWriter | None = None
         self._delivering = threading.Lock()
         self._settled = -1  # the keyring's changes up to which nothing is left to do
+        self._looked = False
         with ExitStack() as opened:
             if write:
                 command = " ".join(["coffer", *sys.argv[1:2]])
@@ -137,9 +138,8 @@ class Vault:
                 self.settle()
                 self._change_over()
                 self._report(rebuild.catch_up(self.index, self.reader, self._open_counted, self.limits))
-                self.key_trouble += trouble_of(self.keyring, self.index.stats().unreadable_studies)
-            for what in self.key_trouble:
-                _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
+            self._tell(self.key_trouble)
+            self.look_at_keys()
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -205,6 +205,20 @@ class Vault:
         if deeds:
             self.sign_checkpoint()
             forget(self.folder)
+
+    def look_at_keys(self) -> None:
+        """Tell, once the index is loaded, what is wrong with keyring and index together; see `key_trouble`."""
+        if self._looked or not self.index.is_loaded or not self.writes or self.log.refusal is not None:
+            return
+        self._looked = True
+        found = trouble_of(self.keyring, self.index.stats().unreadable_studies)
+        self._tell(found)
+        self.key_trouble += found
+
+    @staticmethod
+    def _tell(found: list[str]) -> None:
+        for what in found:
+            _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
 
     def settle(self) -> None:
         """Finish what this or another process began with the keys, if anything: durable on return. Raises CofferError.

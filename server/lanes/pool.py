@@ -150,7 +150,7 @@ def _launch() -> _Lane:
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(  # noqa: S603  # our own code, no words of a stranger
-            [sys.executable, "-P", "-m", "server.lanes.process", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "server.lanes", str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
         )

@@ -1,9 +1,8 @@
 """A lane: a process that serves associations handed to it, and keeps nothing of its own.
 
 Rule: it opens the log for reading only, has no key but those it asks for, and ends when the process that started it
-does: then nothing that was not acknowledged ever will be. Started as
-`python -P -m server.lanes.process FD`; -P, because
-a folder named `archive` where the server was started is not our package.
+does: then nothing that was not acknowledged ever will be. Started as `python -P -m server.lanes FD`; -P, because a
+folder named `archive` where the server was started is not our package.
 """
 
 import gc
@@ -108,7 +107,3 @@ def main() -> None:
         run(control)
     except LineClosed:
         os._exit(1)  # without a word to any peer: what was not acknowledged must look like that
-
-
-if __name__ == "__main__":
-    main()

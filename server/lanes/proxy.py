@@ -112,7 +112,7 @@ class _Desk:
 
 
 def _key(reply: Key) -> StudyKey:
-    return StudyKey.of(reply.key_id, Secret(reply.dek))
+    return StudyKey(reply.key_id, Secret(reply.dek))
 
 
 class _Keys:

@@ -73,7 +73,7 @@ def lanes() -> set[int]:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
         except (OSError, IndexError):
             continue
-        if b"server.lanes.process" in words and parent == os.getpid():
+        if b"server.lanes" in words and parent == os.getpid():
             found.add(int(pid))
     return found
 

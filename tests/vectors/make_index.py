@@ -21,7 +21,7 @@ OUT = Path(__file__).parent / "index" / "tables.json"
 
 def make(folder: Path) -> dict[str, Any]:
     """Build the index in an empty folder and return its rows and the keys that open them, in hexadecimal."""
-    study = StudyKey.of(KEY_ID, Secret(bytes([7]) * 32))
+    study = StudyKey(KEY_ID, Secret(bytes([7]) * 32))
     token_key = derive(Secret(bytes([9]) * 32), INDEX_TOKEN)
     ring = SimpleNamespace(
         archive_id=ARCHIVE_ID,
