@@ -90,7 +90,7 @@ _contexts = _Contexts()
 _scratches = Scratches(FRAME_BYTES + 4 * strata.BLOCK)
 
 
-def encode(data: bytes | memoryview, layout: PixelLayout | None) -> bytes:
+def encode(data: bytes | bytearray | memoryview, layout: PixelLayout | None) -> bytes:
     """One coded frame of at most FRAME_BYTES of data; `layout` where it is whole rows of pixels. Never fails."""
     if layout is not None:
         return _encode_pixels(data, layout)
@@ -103,7 +103,7 @@ def encode(data: bytes | memoryview, layout: PixelLayout | None) -> bytes:
     return bytes((ZSTD,)) + coded if len(coded) <= _WORTH * len(data) else bytes((RAW,)) + data
 
 
-def _encode_pixels(data: bytes | memoryview, layout: PixelLayout) -> bytes:
+def _encode_pixels(data: bytes | bytearray | memoryview, layout: PixelLayout) -> bytes:
     word_bytes = _WORD_BYTES[layout.bits_allocated]
     width, step = layout.columns * layout.samples, layout.samples
     words = pixels.words_of(data, word_bytes, big_endian=layout.big_endian)

@@ -31,7 +31,7 @@ class Coders:
         self._pool = ThreadPoolExecutor(threads, "coder")
         self._room = threading.BoundedSemaphore(_AHEAD * threads)
 
-    def encode(self, data: bytes, layout: PixelLayout | None) -> "Future[bytes]":
+    def encode(self, data: bytes | bytearray, layout: PixelLayout | None) -> "Future[bytes]":
         """As `codec.encode`, later. Waits while too much is under way."""
         self._room.acquire()
         future = self._pool.submit(codec.encode, data, layout)
@@ -134,13 +134,22 @@ class Draft:
 
     def _code(self, piece: Piece, inline: int) -> None:
         length = piece.stop - piece.start
-        data = bytes(self._raw[:length])
-        del self._raw[:length]
+        data = self._taken(length)
         self._cut_to = piece.stop
         is_small = length <= inline
         coded = codec.encode(data, piece.layout) if is_small else self._coders.encode(data, piece.layout)
         self._under_way.append((length, coded))
         self._hash.update(data)
+
+    def _taken(self, length: int) -> bytes | bytearray:
+        """The first bytes that were not cut yet, out of the way; without a copy where they are all there is."""
+        if length == len(self._raw):
+            data, self._raw = self._raw, bytearray()
+            return data
+        with memoryview(self._raw) as raw:
+            first = bytes(raw[:length])
+        del self._raw[:length]
+        return first
 
     def _collect(self, *, everything: bool) -> None:
         """Put the frames that are done into the spool, in their order."""

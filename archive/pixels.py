@@ -51,7 +51,7 @@ _STRIP_ROWS: Final = 2
 _GROUP: Final = 16
 
 
-def words_of(data: bytes | memoryview, word_bytes: int, *, big_endian: bool) -> Words:
+def words_of(data: bytes | bytearray | memoryview, word_bytes: int, *, big_endian: bool) -> Words:
     """The data as a row of native words. Its length must be a multiple of theirs."""
     dtype = np.dtype((">" if big_endian else "<") + _DTYPES[word_bytes])
     return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)
@@ -71,9 +71,10 @@ def choose(words: Words, width: int, step: int) -> Filter:
     np.subtract(here, left, out=minus_left)
     np.subtract(here, up, out=minus_up)
     np.subtract(minus_up, left - corner, out=minus_both)
-    signed = residuals[Filter.LEFT :]
-    strata.fold(signed, signed, np.empty_like(signed))
-    bits = strata.bits_of(residuals.reshape(-1)).reshape(len(Filter), -1)
+    folded = np.empty_like(residuals)
+    folded[Filter.NONE] = residuals[Filter.NONE]
+    strata.fold(residuals[Filter.LEFT :], folded[Filter.LEFT :])
+    bits = strata.bits_of(folded.reshape(-1)).reshape(len(Filter), -1)
     return Filter(int(bits.sum(axis=1, dtype=np.int64).argmin()))
 
 

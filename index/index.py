@@ -27,7 +27,7 @@ from index.query import Query
 from index.rekeyed import instance_under, series_under, study_under
 from index.rows import SCHEMA, InstanceRow, Merged, SeriesRow, StudyRow, Version
 from index.store import Change
-from index.table import StudyTable
+from index.table import StudyTable, is_found_alike
 from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child, number_of
 from keys import shred
 from keys.errors import CofferError, FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
@@ -173,11 +173,7 @@ class Index:
         self._count(before, after)
         if after is None:
             self._table.remove(number_of(ref))
-        elif (
-            before is None
-            or after.attributes.values is not before.attributes.values
-            or after.modalities is not before.modalities
-        ):
+        elif before is None or not is_found_alike(before, after):
             self._table.put([(number_of(ref), after)])
 
     def _count(self, before: StudyRow | None, after: StudyRow | None) -> None:

@@ -16,7 +16,7 @@ from index.attributes import MODALITIES_IN_STUDY, PATIENT_ID, PATIENT_NAME
 from index.matching import Key, fold_name
 from index.rows import StudyRow
 
-__all__ = ["StudyTable", "patient_key"]
+__all__ = ["StudyTable", "is_found_alike", "patient_key"]
 
 _ISSUER, _BIRTH_DATE = 0x00100021, 0x00100030
 _COLUMNS: Final[Mapping[int, str]] = {
@@ -29,6 +29,7 @@ _COLUMNS: Final[Mapping[int, str]] = {
     0x00081030: "description",
     0x00080090: "referring",
 }
+_SEARCHED: Final = (*_COLUMNS, _ISSUER)
 _NAMES: Final = ("name", "referring")
 _INDEXED: Final = ("name", "patient_id", "birth_date", "study_date", "accession", "study_id", "patient")
 _LONGEST: Final = 1024  # characters held of one attribute; longer ones make the study always a candidate
@@ -44,6 +45,13 @@ def patient_key(row: StudyRow) -> str:
         for tag in (PATIENT_ID, _ISSUER, PATIENT_NAME, _BIRTH_DATE)
     )
     return f"id\n{patient}\n{issuer}" if patient else f"name\n{'='.join(fold_name(name))}\n{born}"
+
+
+def is_found_alike(one: StudyRow, other: StudyRow) -> bool:
+    """Whether the table holds the same of both rows."""
+    first, second = one.attributes.values, other.attributes.values
+    same = first is second or all(first.get(tag) == second.get(tag) for tag in _SEARCHED)
+    return same and one.modalities == other.modalities
 
 
 class StudyTable:

@@ -13,6 +13,7 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -73,6 +74,9 @@ class Tables:
         self._fresh_gone: dict[bytes, None] = {}
         self._flushing_gone: dict[bytes, None] = {}
         self._cache: OrderedDict[Ref, Row] = OrderedDict()
+        self._names: dict[bytes, list[Ref]] = {}  # of studies and series; only whoever writes them knows that they hold
+        self._keeps_names = not readonly
+        self._made_token = lru_cache(_CACHED)(self._make_token)
         self._cache_lock = threading.Lock()
         self._dead: set[Ref] = set()  # studies whose key was shredded: their rows are there, and for nobody
         self._puts = 0
@@ -100,6 +104,9 @@ class Tables:
 
     def token(self, kind: int, uid: str) -> bytes:
         """Return the key that stands for a UID on disk: kind, then 16 bytes of HMAC-SHA-256."""
+        return self._made_token(kind, uid)
+
+    def _make_token(self, kind: int, uid: str) -> bytes:
         prefix = bytes((kind,))
         return prefix + hmac_sha256(self._token_key, prefix + uid.encode("utf-8", "surrogatepass"))[:_TOKEN_BYTES]
 
@@ -108,7 +115,21 @@ class Tables:
         return self.under(self.token(kind, uid))
 
     def under(self, token: bytes) -> list[Ref]:
-        """Return the references under a token, as `named`."""
+        """Return the references under a token, as `named`; not to be changed."""
+        if not self._keeps_names or token[0] == INSTANCE:
+            return self._under(token)
+        with self._cache_lock:
+            kept, puts = self._names.get(token), self._puts
+        if kept is None:
+            kept = self._under(token)
+            with self._cache_lock:
+                if puts == self._puts:  # else another one may have got this name meanwhile
+                    if len(self._names) >= _CACHED:
+                        self._names.clear()
+                    self._names[token] = kept
+        return kept
+
+    def _under(self, token: bytes) -> list[Ref]:
         waiting = self._fresh_names.get(token, ())
         if token in self._fresh_gone:  # what is left of it was written down with the removal
             return sorted(waiting)
@@ -120,6 +141,7 @@ class Tables:
         """Let a UID stand for one more entity. The caller holds `lock`."""
         token = self.token(_KINDS[len(ref)], uid)
         self._fresh_names[token] = (*self._fresh_names.get(token, ()), ref)
+        self._rename(token)
 
     def put(self, ref: Ref, row: Row) -> None:
         """Make a row visible now and durable with the next flush. The caller holds `lock`."""
@@ -137,10 +159,16 @@ class Tables:
         others = tuple(r for r in self.named(_KINDS[len(ref)], uid) if r != ref)
         self._fresh_gone[token] = None
         self._fresh_names[token] = others
+        self._rename(token)
         with self._cache_lock:
-            self._puts += 1
             self._cache.pop(ref, None)
         self._wake.set()
+
+    def _rename(self, token: bytes) -> None:
+        """What stands under a token is another from now on."""
+        with self._cache_lock:
+            self._puts += 1
+            self._names.pop(token, None)
 
     def study(self, ref: Ref) -> StudyRow | None:
         """Return a study's row, or None. Raises KeyUnavailableError or ShreddedError with the study's key."""
@@ -293,6 +321,7 @@ class Tables:
         with self._cache_lock:
             self._puts += 1
             self._cache.clear()
+            self._names.clear()
 
     def drop(self, then: Callable[[], None]) -> None:
         """Forget everything, on disk and in memory, and call `then` before anyone writes again.

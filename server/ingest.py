@@ -26,7 +26,7 @@ from server.commit import Committed, Sealed
 from server.dimse.services import Observer, StoreOutcome, StoreRequest
 from server.dimse.status import DimseStatusError, status_of
 from server.intake import Intake
-from server.logs import short_id
+from server.logs import is_verbose, short_id
 
 _log = structlog.get_logger(__name__)
 
@@ -119,16 +119,17 @@ class Reception:
                 break
         else:
             raise UnavailableError("the study's key changed again and again", hint="send the object again")
-        _log.debug(
-            "stored",
-            sop_instance=short_id(entry.sop_instance),
-            study=short_id(entry.study_uid),
-            seq=done.seq,
-            calling_ae=self._request.caller.calling_ae,
-            bytes=self._draft.size,
-            duplicate=done.duplicate,
-            problem=header.problem,
-        )
+        if is_verbose():
+            _log.debug(
+                "stored",
+                sop_instance=short_id(entry.sop_instance),
+                study=short_id(entry.study_uid),
+                seq=done.seq,
+                calling_ae=self._request.caller.calling_ae,
+                bytes=self._draft.size,
+                duplicate=done.duplicate,
+                problem=header.problem,
+            )
         return StoreOutcome(SUCCESS, "", (), duplicate=done.duplicate)
 
     def _header(self) -> Header:

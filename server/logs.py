@@ -21,12 +21,13 @@ import structlog
 from keys.secret import Secret
 from server.config import Log
 
-__all__ = ["configure", "short_id", "use_id_key"]
+__all__ = ["configure", "is_verbose", "short_id", "use_id_key"]
 
 _MUTE: Final = ("pynetdicom", "pydicom", "py.warnings")
 # At least five components tell a UID from an address; the arcs of the standard itself name no patient.
 _UID = re.compile(r"(?<![\w.])(?!1\.2\.840\.10008\.)\d{1,39}(?:\.\d{1,39}){4,}(?![\w.]\w)")
 _LONGEST = 500
+_level = [logging.INFO]
 _id_key = [Secret(os.urandom(32))]  # a key of this process until the archive's own is known
 
 
@@ -40,10 +41,16 @@ def short_id(uid: str) -> str:
     return hmac.digest(_id_key[0].reveal(), uid.encode("utf-8", "replace"), "sha256")[:6].hex()
 
 
+def is_verbose() -> bool:
+    """Whether debug lines are written: what they would say need not be made up otherwise."""
+    return _level[0] <= logging.DEBUG
+
+
 def configure(settings: Log, stream: TextIO | None = None, *, level: str | None = None) -> None:
     """Send the log lines of this process to `stream` (standard error); `level` goes before the configured one."""
     out = sys.stderr if stream is None else stream
     number: int = getattr(logging, (level or settings.level).upper())
+    _level[0] = number
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

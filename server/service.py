@@ -14,6 +14,7 @@ from typing import Final, Self
 
 import structlog
 
+from archive.allocator import keep_objects
 from keys.errors import CofferError, UnavailableError
 from server import logs
 from server.config import Config
@@ -99,6 +100,7 @@ class Server:
         if config.storage.scrub_days:
             self._scrubbing = Scrubbing(engine, self._metrics, config.storage.scrub_days)
             self._scrubbing.start()
+        keep_objects()
         self._state = ""
         _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)
 

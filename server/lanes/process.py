@@ -5,7 +5,6 @@ does: then nothing that was not acknowledged ever will be. Started as `python -P
 folder named `archive` where the server was started is not our package.
 """
 
-import gc
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from archive.allocator import keep_blocks
+from archive.allocator import keep_blocks, keep_objects
 from archive.folder import ArchiveFolder
 from archive.reader import LogReader
 from keys.secret import Secret
@@ -83,7 +82,7 @@ def run(control: Wire) -> None:
         match order:
             case Setup():
                 lane = Lane(order)
-                gc.freeze()  # modules live as long as the process: no collection need look at them again
+                keep_objects()
                 control.send(messages.encode(Ready()))
             case Serve(host) if lane is not None:
                 connection, line = (socket.socket(fileno=fd) for fd in control.take_fds()[:2])
