@@ -21,6 +21,7 @@ from archive.draft import Draft
 from archive.log import SealedFile
 from archive.spool import Spool, discard
 from keys import aead
+from keys.buffer import Buffer
 from keys.errors import FormatError, IntegrityError, UnavailableError
 from keys.secret import Secret
 
@@ -100,10 +101,12 @@ class BodyReader:
     Every method raises IntegrityError for bytes that are not what was sealed; nothing unverified is returned.
     """
 
-    def __init__(self, key: Secret, context: BodyContext, read_sealed: Callable[[int, int], bytes], total: int) -> None:
+    def __init__(
+        self, key: Secret, context: BodyContext, read_sealed: Callable[[int, int], Buffer], total: int
+    ) -> None:
         self._read_sealed = read_sealed
         self.plain_length = plain = aead.plain_length(total)
-        self._opener = aead.Opener(key, context.bind(plain), read_sealed(0, aead.HEADER), total)
+        self._opener = aead.Opener(key, context.bind(plain), bytes(read_sealed(0, aead.HEADER)), total)
         if plain < HEAD.size:
             raise FormatError("a body is too short")
         version, coding, self.length, self.sha256, meta_length, frames = HEAD.unpack(self._open(0, HEAD.size))

@@ -6,7 +6,7 @@ Rule: it never writes and holds no lock; at an incomplete tail it stops as if th
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from archive import segment
@@ -38,9 +38,9 @@ class LogReader:
         try:
             header = parse_header(raw)
         except FormatError as error:
-            raise self._damaged(position, str(error)) from error
+            raise self.damaged(position, str(error)) from error
         if header.seq != position.seq or header.body_len != position.body_len:
-            raise self._damaged(position, "another record lies here")
+            raise self.damaged(position, "another record lies here")
         return header
 
     def read_body(self, position: Position) -> bytes:
@@ -48,10 +48,10 @@ class LogReader:
         header = self.read_header(position)
         body = self._read(position, 0, header.body_len)
         if hashlib.sha256(body).digest() != header.body_sha256:
-            raise self._damaged(position, "the body does not match its hash")
+            raise self.damaged(position, "the body does not match its hash")
         return body
 
-    def range_of(self, position: Position) -> "partial[bytes]":
+    def range_of(self, position: Position) -> Callable[[int, int], bytes]:
         """A `read(offset, length)` over the body, for bodies too large for memory.
 
         Ranges are not checked against the header's hash: the AEAD inside checks every chunk that is used.
@@ -107,11 +107,12 @@ class LogReader:
     def _read(self, position: Position, offset: int, length: int) -> bytes:
         data = os.pread(self._file(position.segment), length, position.offset + HEADER.size + offset)
         if len(data) != length:
-            raise self._damaged(position, "the body is cut")
+            raise self.damaged(position, "the body is cut")
         return data
 
     @staticmethod
-    def _damaged(position: Position, what: str) -> IntegrityError:
+    def damaged(position: Position, what: str) -> IntegrityError:
+        """The error that says where a record is damaged, and how."""
         return IntegrityError(
             f"segment {position.segment}, offset {position.offset}, record {position.seq}: {what}", hint=_HINT
         )

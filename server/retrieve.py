@@ -1,7 +1,7 @@
 """Hand objects out: which instances an identifier names, and their bytes, verified, in a syntax the peer accepts.
 
 Rule: every retrieval passes the decision and leaves a line in the access log. Bytes come from the sealed record and are
-checked (ciphertext hash, AEAD, SHA-256 of the data set) before the last of them is handed over; an object that fails
+checked (AEAD, SHA-256 of the data set) before the last of them is handed over; an object that fails
 its check is never completed.
 """
 
