@@ -11,24 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from keys.hsm import HsmProvider
 from keys.hsm_token import PROCESS_LOCK, Token
 from keys.secret import Secret
+from tests.conftest import absent
 
 PIN, SO_PIN, LABEL = "87654321", "12345678", "archive"
 ARCHIVE_ID = bytes(range(16))
 
 
 def library() -> Path:
-    """The module. Skips where SoftHSM2 is not installed, but never in CI."""
-    for folder in (Path("/usr/lib/softhsm"), Path("/usr/local/lib/softhsm"), *Path("/usr/lib").glob("*/softhsm")):
-        if (folder / "libsofthsm2.so").is_file():
-            return folder / "libsofthsm2.so"
-    if os.environ.get("COFFER_CI"):
-        pytest.fail("SoftHSM2 is not installed: apt install softhsm2")
-    pytest.skip("SoftHSM2 is not installed: apt install softhsm2")
+    """The module."""
+    folders = (Path("/usr/lib/softhsm"), Path("/usr/local/lib/softhsm"), *Path("/usr/lib").glob("*/softhsm"))
+    found = next((path for folder in folders if (path := folder / "libsofthsm2.so").is_file()), None)
+    return found or absent("SoftHSM2 is not installed: apt install softhsm2")
 
 
 @dataclass(frozen=True, slots=True)

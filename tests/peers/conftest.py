@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import absent
 from tests.peers.coffer_process import COFFER, CofferProcess, Peer, free_port, tool
 from tests.peers.orthanc_process import OrthancProcess
 from tests.peers.wiretap import WireTap
@@ -25,7 +26,7 @@ def dcmtk() -> None:
     """Skip where DCMTK is not installed; .ci/run installs it."""
     missing = [n for n in ("echoscu", "storescu", "dcmsend", "findscu", "movescu", "getscu", "storescp") if not tool(n)]
     if missing:
-        pytest.skip(f"DCMTK is not installed ({', '.join(missing)}): apt install dcmtk")
+        absent(f"DCMTK is not installed ({', '.join(missing)}): apt install dcmtk")
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def new_coffer(tmp_path: Path) -> Iterator[Callable[..., CofferProcess]]:
 
     def make(peers: list[Peer] | None = None, extra: str = "", serve: bool = True) -> CofferProcess:
         if not COFFER.exists():
-            pytest.skip(f"{COFFER} is not installed: make test installs it")
+            absent(f"{COFFER} is not installed: make test installs it")
         base = tmp_path / f"coffer{len(made)}"
         base.mkdir()
         coffer = CofferProcess(base, peers or [])
@@ -130,7 +131,7 @@ def malformed(shared_data: Path) -> list[Path]:
 def new_orthanc(tmp_path: Path) -> Iterator[Callable[..., OrthancProcess]]:
     """Start Orthanc with one DICOM modality "coffer" at the given port."""
     if OrthancProcess.program() is None:
-        pytest.skip("Orthanc is not installed: apt install orthanc")
+        absent("Orthanc is not installed: apt install orthanc")
     made: list[OrthancProcess] = []
 
     def make(coffer_port: int, dicom_port: int) -> OrthancProcess:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import absent
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.dicom_client import split_part10
 from tests.peers.test_flips import part10
@@ -106,7 +107,7 @@ def make_ward(coffer: CofferProcess, *command: str) -> Ward:
     ward = Ward(coffer, prepared, command, Counter())
     done = ward.run("-y", "-o", str(trace), "-e", f"trace={CALLS}")
     if not trace.exists():
-        pytest.skip(f"strace cannot start a process here: {done.stderr}")
+        absent(f"strace cannot start a process here: {done.stderr}")
     assert done.returncode == 0, done.stderr
     for line in trace.read_text().splitlines():
         if (found := LINE.match(line)) and (path := found[2] or found[3]).startswith(top):
@@ -118,7 +119,7 @@ def make_ward(coffer: CofferProcess, *command: str) -> Ward:
 def new_coffer_process(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], CofferProcess]:
     def make() -> CofferProcess:
         if shutil.which("strace") is None:
-            pytest.skip("strace is not installed: apt install strace")
+            absent("strace is not installed: apt install strace")
         coffer = CofferProcess(tmp_path_factory.mktemp("faults"))
         coffer.write_config(SETTINGS)
         return coffer

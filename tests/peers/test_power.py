@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import absent
 from tests.peers.coffer_process import ROOT, CofferProcess
 from tests.peers.power import campaign
 
@@ -20,7 +21,7 @@ def fuse(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.crash.fuse", str(mountpoint), str(folder)]
     tried = subprocess.run(command, cwd=ROOT, input="end\n", capture_output=True, text=True, timeout=20, check=False)
     if tried.returncode:
-        pytest.skip(f"no file system can be mounted here (root, /dev/fuse and fuse3 are needed): {tried.stderr[-300:]}")
+        absent(f"no file system can be mounted here (root, /dev/fuse and fuse3 are needed): {tried.stderr[-300:]}")
 
 
 def test_power_cuts_under_load_cost_nothing_acknowledged(

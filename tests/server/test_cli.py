@@ -14,6 +14,7 @@ from keys import errors
 from server.cli import main
 from server.cli.options import Chosen
 from server.cli.reference import command_line_page, exit_codes
+from tests.conftest import absent
 
 ROOT = Path(__file__).resolve().parents[2]
 COFFER = Path(sys.executable).with_name("coffer")
@@ -209,7 +210,7 @@ def test_the_program_starts_quickly_without_the_dicom_stack() -> None:
 
 def test_the_installed_program(tmp_path: Path) -> None:
     if not COFFER.exists():
-        pytest.skip("coffer is not installed: make test installs it")
+        absent("coffer is not installed: make test installs it")
     keep = {k: v for k, v in os.environ.items() if not k.startswith("COFFER_")}
     done = subprocess.run([str(COFFER), "status"], capture_output=True, text=True, cwd=tmp_path, env=keep)
     assert (done.returncode, done.stdout) == (11, "")

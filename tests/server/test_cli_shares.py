@@ -1,7 +1,6 @@
 """`coffer keys split`, `drill` and `recover` on real archives: key files, an HSM, a running server, stops midway."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from server.custody import provider_of
 from server.engine import Engine
 from server.founding import create_archive
 from server.service import Server
+from tests.conftest import absent
 from tests.keys import softhsm
 from tests.server.filled import free_port, run, study_files, told
 from tests.server.test_key_provider import ready, store, wait_for
@@ -169,13 +169,13 @@ def killed_at(call: str, nth: int, *args: str) -> int:
     return subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", *inject, *command], timeout=60).returncode
 
 
-needs_strace = pytest.mark.skipif(
-    not shutil.which("strace") and not os.environ.get("COFFER_CI"), reason="strace is not installed"
-)
+@pytest.fixture
+def strace() -> None:
+    if shutil.which("strace") is None:
+        absent("strace is not installed: apt install strace")
 
 
-@needs_strace
-def test_a_recovery_that_is_killed_at_any_step_is_repeated(archive: Path) -> None:
+def test_a_recovery_that_is_killed_at_any_step_is_repeated(archive: Path, strace: None) -> None:
     pristine = archive / "pristine"
     shutil.copytree(archive / "archive" / "keyring", pristine)
     (archive / "key").unlink()
@@ -192,8 +192,7 @@ def test_a_recovery_that_is_killed_at_any_step_is_repeated(archive: Path) -> Non
     run("verify", "--level", "decrypt")
 
 
-@needs_strace
-def test_a_splitting_that_is_killed_leaves_all_shares_or_none(archive: Path) -> None:
+def test_a_splitting_that_is_killed_leaves_all_shares_or_none(archive: Path, strace: None) -> None:
     whole = []
     for call, nth in (("fsync", 1), ("fsync", 3), ("rename", 1), ("fsync", 6), ("fdatasync", 1)):
         assert killed_at(call, nth, "keys", "split", "-n", "2", "-k", "2", "-o", "more") == -signal.SIGKILL

@@ -8,6 +8,7 @@ import pytest
 
 from keys.errors import UnavailableError
 from server.metrics import SERVICES, Metrics
+from tests.conftest import absent
 
 
 @dataclass
@@ -113,7 +114,7 @@ def test_two_servers_in_one_process_do_not_mix() -> None:
 def test_promtool_has_nothing_to_say(metrics: Metrics) -> None:
     promtool = shutil.which("promtool", path="/usr/bin:/usr/local/bin")
     if promtool is None:
-        pytest.skip("promtool is not installed: apt install prometheus")
+        absent("promtool is not installed: apt install prometheus")
     metrics.attach(Facts)
     for service in SERVICES:
         metrics.answered(service, 0xC000, 0.1)
