@@ -12,16 +12,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from archive import codec
 from archive.draft import Draft
 from archive.log import SealedFile
-from archive.spool import Spool, discard
+from archive.room import Room
+from archive.spool import Spool
 from keys import aead
 from keys.buffer import Buffer
+from keys.durable import discard
 from keys.errors import FormatError, IntegrityError, UnavailableError
 from keys.secret import Secret
 
@@ -50,31 +51,33 @@ class BodyContext:
 
 
 def seal_body(  # noqa: PLR0917  # the parts of a body in their order
-    key: Secret, context: BodyContext, meta: bytes, draft: Draft, salt: bytes, folder: Path
+    key: Secret, context: BodyContext, meta: bytes, draft: Draft, salt: bytes, room: Room
 ) -> bytes | SealedFile:
     """Seal a finished draft.
 
     Where its frames are in memory the sealed bytes are returned; frames in a file are sealed into a new file in
-    `folder`, with memory for a few of them. That file is the caller's to delete. Raises UnavailableError.
+    `room`, with memory for a few of them. That file is the caller's to delete. Raises UnavailableError.
     """
     head = HEAD.pack(VERSION, codec.CODEC_FRAMES, draft.size, draft.sha256(), len(meta), len(draft.frames))
     head += meta + b"".join(FRAME.pack(coded, plain) for coded, plain in draft.frames)
     if not draft.coded.is_in_memory:
-        return _seal_to_file(key, context, head, draft.coded, salt, folder)
+        return _seal_to_file(key, context, head, draft.coded, salt, room)
     with draft.coded.view() as frames:
         plain = b"".join((head, frames))
     return aead.seal(key, context.bind(len(plain)), plain, salt)
 
 
 def _seal_to_file(  # noqa: PLR0917
-    key: Secret, context: BodyContext, head: bytes, coded: Spool, salt: bytes, folder: Path
+    key: Secret, context: BodyContext, head: bytes, coded: Spool, salt: bytes, room: Room
 ) -> SealedFile:
-    path = folder / (os.urandom(8).hex() + ".sealed")
+    path, plain = room.folder / (os.urandom(8).hex() + ".sealed"), len(head) + coded.size
+    room.require(2 * aead.sealed_length(plain))  # in the log it takes as much again
     try:
-        sealer = aead.Sealer(key, context.bind(len(head) + coded.size), salt)
+        sealer = aead.Sealer(key, context.bind(plain), salt)
         digest, length = hashlib.sha256(), 0
         with path.open("xb") as out:
             for part in _parts(sealer, head, coded):
+                room.require(len(part))  # others write too
                 digest.update(part)
                 length += out.write(part)
         return SealedFile(path, length, digest.digest())

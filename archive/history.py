@@ -7,7 +7,6 @@ step is durable before the next, and all of them can be repeated: after a stop, 
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from archive.recovery import Tail, cut, newest, read_tail
 from archive.report import Level, Report, Task
 from archive.scan import scan
 from archive.verify import Options, Verifier
-from keys.durable import Syscalls, SystemCalls, install, move, replace, stage
+from keys.durable import Syscalls, SystemCalls, install, move, remove_folder, replace, stage
 from keys.errors import InputError, IntegrityError
 
 _PIECE = 1 << 20
@@ -146,7 +145,7 @@ def _tell(
 ) -> None:
     """Make `made` the last checkpoint. What it contradicts leaves history and tiles; the next writer makes new ones."""
     set_aside(folder, made.size, calls)
-    shutil.rmtree(folder.tiles, ignore_errors=True)
+    remove_folder(folder.tiles, calls=calls)
     publish(folder, note, remember, calls)
 
 

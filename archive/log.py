@@ -5,7 +5,6 @@ for good; only opening again, with recovery, continues.
 """
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,15 @@ from archive.merkle import EMPTY_ROOT
 from archive.notes import last_checkpoint, publish, settle_notes
 from archive.record import RecordHeader, record_size, trailer
 from archive.recovery import Tail, cut, newest, read_tail, settle_end
-from archive.segment import Footer, SegmentHeader
+from archive.room import Room
+from archive.segment import Footer, SegmentHeader, footer_size
 from archive.tiling import Tiling
 from keys.buffer import Buffer
 from keys.durable import AppendFile, Syscalls, SystemCalls, replace
 from keys.errors import CofferError, IntegrityError, UnavailableError
 
 _COPY_BYTES = 1 << 20
+_LEAST_ROOM = 1 << 20  # where not even a small group fits any more, nobody shall be told that this archive is ready
 _SYSTEM = SystemCalls()
 
 
@@ -62,6 +63,10 @@ class Position:
     segment: int
     offset: int
     body_len: int
+
+
+def _length(body: Buffer | SealedFile) -> int:
+    return body.length if isinstance(body, SealedFile) else memoryview(body).nbytes
 
 
 def _hash(entry: Entry) -> bytes:
@@ -102,7 +107,7 @@ class LogWriter:
         self._now_ms = now_ms
         self._calls = calls
         self._segment_bytes = segment_bytes
-        self._reserve_bytes = reserve_bytes
+        self._room = Room(folder.path, reserve_bytes)
         self._commit_lock = threading.Lock()
         self._failure: CofferError | None = None
         self._sign_lock = threading.Lock()
@@ -151,14 +156,15 @@ class LogWriter:
         """Append entries in order, together; durable on return.
 
         They are one group with one fdatasync; who has many to append brings them together (`server.commit`). Raises
-        UnavailableError when the volume is nearly full (nothing was written: retry later), or when a write or sync
-        failed, now or before (nothing is acknowledged until the log is opened again).
+        UnavailableError when they do not fit above the reserve (nothing was written: retry later), or when a write or
+        sync failed, now or before (nothing is acknowledged until the log is opened again).
         """
         for entry in entries:
             _require_header(entry)
         hashes = [_hash(entry) for entry in entries]  # before the lock, which is never held for it
         with self._commit_lock:
             self.require_writable()
+            self._room.require(max(self._needed(entries), _LEAST_ROOM))
             return self._commit(entries, hashes)
 
     def require_writable(self) -> None:
@@ -170,12 +176,7 @@ class LogWriter:
                 f"the log stopped after a failed write: {self._failure}",
                 hint="restart Coffer: opening recovers and checks what is stable",
             ) from self._failure
-        if self._reserve_bytes:
-            volume = os.statvfs(self._folder.path)
-            if volume.f_bavail * volume.f_frsize < self._reserve_bytes:
-                raise UnavailableError(
-                    "the archive's volume is full up to its reserve", hint="free or add space; stores then go on"
-                )
+        self._room.require(_LEAST_ROOM)
 
     def checkpoint(
         self, sign: Callable[[bytes], bytes], remember: Callable[[bytes], None] | None = None
@@ -213,6 +214,21 @@ class LogWriter:
         if self.refusal is None:
             self._file.close()
 
+    def _needed(self, entries: Sequence[Entry]) -> int:
+        """Bytes that the entries take, with footer and next header of each segment that they fill up."""
+        at, records, total = self._file.size, len(self._tail.offsets), 0
+        for entry in entries:
+            size = record_size(_length(entry.body))
+            if self._is_full(at, records, size):
+                total += footer_size(records) + segment.HEADER.size
+                at, records = segment.HEADER.size, 0
+            at, records, total = at + size, records + 1, total + size
+        return total
+
+    def _is_full(self, at: int, records: int, size: int) -> bool:
+        """Whether a segment of `at` bytes takes no more record of `size`; each takes one."""
+        return records > 0 and at + size > self._segment_bytes
+
     def _commit(self, entries: Sequence[Entry], hashes: list[bytes]) -> list[Position]:
         self._group = self._tail.chain.next_seq
         try:
@@ -229,8 +245,8 @@ class LogWriter:
 
     def _write(self, entry: Entry, body_hash: bytes) -> Position:
         body = entry.body
-        length = body.length if isinstance(body, SealedFile) else memoryview(body).nbytes
-        if self._tail.offsets and self._file.size + record_size(length) > self._segment_bytes:
+        length = _length(body)
+        if self._is_full(self._file.size, len(self._tail.offsets), record_size(length)):
             self._roll()
         chain, at = self._tail.chain, self._file.size
         header = RecordHeader(

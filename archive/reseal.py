@@ -7,12 +7,12 @@ opened once more and compared before it is given to anybody. No plaintext leaves
 import hashlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from archive.body import BodyContext, BodyReader
 from archive.log import SealedFile
-from archive.spool import discard
+from archive.room import Room
 from keys import aead
+from keys.durable import discard
 from keys.errors import IntegrityError, UnavailableError
 from keys.secret import Secret
 
@@ -20,11 +20,11 @@ __all__ = ["reseal"]
 
 
 def reseal(
-    body: BodyReader, key: Secret, context: BodyContext, salt: bytes, folder: Path, *, in_memory: bool
+    body: BodyReader, key: Secret, context: BodyContext, salt: bytes, room: Room, *, in_memory: bool
 ) -> bytes | SealedFile:
     """Seal what `body` holds under `key` and `context`; `salt` is 24 fresh random bytes.
 
-    In memory the sealed bytes are returned, else they are in a new file in `folder`, which is the caller's to delete.
+    In memory the sealed bytes are returned, else they are in a new file in `room`, which is the caller's to delete.
     Raises IntegrityError where the body is not what was sealed, UnavailableError where the disk does not take it.
     """
     for _ in body.chunks():
@@ -34,13 +34,15 @@ def reseal(
         sealed = sealer.header + b"".join(map(sealer.update, body.plain())) + sealer.finish()
         _compare(body, key, context, lambda at, length: sealed[at : at + length], len(sealed))
         return sealed
-    path = folder / (os.urandom(8).hex() + ".sealed")
+    path = room.folder / (os.urandom(8).hex() + ".sealed")
+    room.require(2 * aead.sealed_length(body.plain_length))  # in the log it takes as much again
     digest, length = hashlib.sha256(), 0
     try:
         with path.open("x+b") as out:
 
             def put(part: bytes) -> None:
                 nonlocal length
+                room.require(len(part))
                 digest.update(part)
                 length += out.write(part)
 

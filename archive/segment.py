@@ -77,6 +77,11 @@ class Footer:
         return Frontier(self.tree_size, list(self.edge))
 
 
+def footer_size(records: int) -> int:
+    """Bytes of the footer of a segment of so many records, at most: the tree's edge has no more than 64 hashes."""
+    return FOOTER_HEAD.size + 64 * HASH_BYTES + 8 * records + FOOTER_TAIL.size
+
+
 def footer_length(tail: bytes) -> int | None:
     """Bytes of the footer whose last FOOTER_TAIL.size bytes are `tail`; None where no footer ends here."""
     length, _, magic = FOOTER_TAIL.unpack(tail)

@@ -4,7 +4,6 @@ Rule: the key never leaves memory, so what a crash leaves behind is noise; the f
 next start. Each chunk has its own counter as nonce under a key for this one file (NIST SP 800-38D 8.2.1).
 """
 
-import contextlib
 import os
 import threading
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from archive.room import Room
 from keys.buffer import Buffer
+from keys.durable import discard
 from keys.errors import IntegrityError, UnavailableError
 
 _CHUNK: Final = 1 << 16
@@ -22,18 +23,14 @@ _SUFFIX: Final = ".spool"
 
 
 def clear_stale(folder: Path) -> int:
-    """Remove what a crash left in the spool folder; returns how many files. Only the writer may call this."""
+    """Remove what a crash left in the spool folder; returns how many files. Only the writer may call this.
+
+    One that cannot be removed, as on a volume that turned read-only, does no harm: it holds nothing readable.
+    """
     stale = [path for path in folder.iterdir() if path.is_file()]
     for path in stale:
-        path.unlink()
+        discard(path)
     return len(stale)
-
-
-def discard(path: Path) -> None:
-    """Remove a file of the spool folder. One that cannot be removed, as on a volume that turned read-only, is no
-    failure of what it was for: it holds nothing readable, and the next start removes it."""
-    with contextlib.suppress(OSError):
-        path.unlink()
 
 
 class MemoryBudget:
@@ -60,9 +57,9 @@ class MemoryBudget:
 class Spool:
     """One object's bytes, appended, and read in any order. Used by one thread at a time."""
 
-    def __init__(self, folder: Path, budget: MemoryBudget, memory_bytes: int) -> None:
-        """`memory_bytes` is this object's share of memory."""
-        self._folder = folder
+    def __init__(self, room: Room, budget: MemoryBudget, memory_bytes: int) -> None:
+        """`room` is the spool folder, `memory_bytes` this object's share of memory."""
+        self._room = room
         self._budget = budget
         self._memory_bytes = memory_bytes
         self._memory = bytearray()
@@ -79,7 +76,7 @@ class Spool:
         return self._file < 0
 
     def write(self, data: Buffer) -> None:
-        """Append bytes. Raises UnavailableError where the disk does not take them."""
+        """Append bytes. Raises UnavailableError where there is no room for them, or the disk does not take them."""
         count = len(data)
         if self.is_in_memory and not self.reserve(self.size + count):
             self._open_file()
@@ -131,7 +128,7 @@ class Spool:
             self._path = None
 
     def _open_file(self) -> None:
-        path = self._folder / (os.urandom(8).hex() + _SUFFIX)
+        path = self._room.folder / (os.urandom(8).hex() + _SUFFIX)
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -157,6 +154,8 @@ class Spool:
             sealed.append(self._cipher.encrypt(self._nonce(self._chunks), plain[start : start + _CHUNK], None))
             self._chunks += 1
         data = b"".join(sealed)
+        spooled = at + len(data)
+        self._room.require(len(data) + 2 * spooled)  # sealed, and in the log, it takes as much again
         try:
             while data:
                 count = os.pwrite(self._file, data, at)

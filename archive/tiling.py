@@ -4,7 +4,6 @@ Rule: what is signed was read back from the log and gives two roots: that of the
 records appended since. Tiles are durable before the checkpoint that covers them; appending a record does nothing here.
 """
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from archive.leaves import Leaves
 from archive.merkle import Frontier
 from archive.proof import root
 from archive.tiles import ALL_LEVELS, HASH_BYTES, HEIGHT, Tiles, top
-from keys.durable import Syscalls, SystemCalls, make_folder, replace
+from keys.durable import Syscalls, SystemCalls, discard, discard_folder, make_folders, replace
 from keys.errors import HistoryError
 
 _SYSTEM = SystemCalls()
@@ -51,10 +50,9 @@ class Tiling:
         self._is_tidy = True
         for path in stale:
             if path not in wanted:
-                with contextlib.suppress(OSError):  # it does no harm where it stays
-                    path.unlink(missing_ok=True)
-                    if path.parent.suffix == ".p":
-                        path.parent.rmdir()
+                discard(path, calls=self._calls)
+                if path.parent.suffix == ".p" and not any(path.parent.iterdir()):
+                    discard_folder(path.parent, calls=self._calls)
 
     def _view(self, size: int, distrust: int = ALL_LEVELS) -> Tiles:
         return Tiles(self._folder, size, leaves=self._leaves, distrust=distrust)
@@ -79,13 +77,7 @@ class Tiling:
                 self._put(view.path(level, number), view.tile(level, number))
 
     def _put(self, path: Path, data: bytes) -> None:
-        missing = []
-        folder = path.parent
-        while not folder.exists():
-            missing.append(folder)
-            folder = folder.parent
-        for folder in reversed(missing):
-            make_folder(folder, calls=self._calls)
+        make_folders(path.parent, calls=self._calls)
         replace(path, data, calls=self._calls)
 
     def _require_log(self, old: Checkpoint, new: Checkpoint) -> None:

@@ -1,4 +1,4 @@
-"""The only code of the product that calls fsync, rename or a durable append: files that survive power loss.
+"""The only code of the product that syncs, renames, links or removes files: what is to survive power loss.
 
 Rule: every function's docstring lists its system calls in order and says what is durable on return; every OSError
 becomes UnavailableError. A failed fsync is never retried: after it the kernel may have dropped the dirty pages
@@ -13,19 +13,25 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from keys.buffer import Buffer
 from keys.errors import UnavailableError
+from keys.syscalls import Syscalls, SystemCalls
 
 __all__ = [
     "AppendFile",
     "Syscalls",
     "SystemCalls",
+    "discard",
+    "discard_folder",
     "install",
     "make_folder",
+    "make_folders",
     "move",
+    "place",
     "remove",
+    "remove_folder",
     "replace",
     "settle",
     "stage",
@@ -36,46 +42,7 @@ __all__ = [
 _IOV_MAX: Final = 1024  # POSIX lower bounds aside, this is Linux's and macOS's limit
 _DROP: Final = getattr(os, "POSIX_FADV_DONTNEED", 4)
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
-
-
-class Syscalls(Protocol):
-    """The system calls this module makes, so that a test can record their order and make any of them fail.
-
-    Each behaves as the function of `os` with the same name; `fsync` and `fdatasync` return only when the device
-    said that the bytes are stable.
-    """
-
-    def open(self, path: Path, flags: int, mode: int) -> int: ...
-    def writev(self, fd: int, buffers: Sequence[Buffer]) -> int: ...
-    def pwrite(self, fd: int, data: Buffer, offset: int) -> int: ...
-    def fsync(self, fd: int) -> None: ...
-    def fdatasync(self, fd: int) -> None: ...
-    def ftruncate(self, fd: int, length: int) -> None: ...
-    def lseek(self, fd: int, offset: int, whence: int) -> int: ...
-    def close(self, fd: int) -> None: ...
-    def rename(self, source: Path, target: Path) -> None: ...
-    def mkdir(self, path: Path, mode: int) -> None: ...
-    def link(self, source: Path, target: Path) -> None: ...
-    def unlink(self, path: Path) -> None: ...
-    def posix_fadvise(self, fd: int, offset: int, length: int, advice: int) -> None: ...
-
-
-class SystemCalls:
-    """The real calls. macOS has no fdatasync in Python, so fsync stands in there, and keeps its cache."""
-
-    open = staticmethod(os.open)
-    writev = staticmethod(os.writev)
-    pwrite = staticmethod(os.pwrite)
-    fsync = staticmethod(os.fsync)
-    fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))
-    ftruncate = staticmethod(os.ftruncate)
-    lseek = staticmethod(os.lseek)
-    close = staticmethod(os.close)
-    rename = staticmethod(os.rename)
-    mkdir = staticmethod(os.mkdir)
-    link = staticmethod(os.link)
-    unlink = staticmethod(os.unlink)
-    posix_fadvise = staticmethod(getattr(os, "posix_fadvise", lambda *_: None))
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 _SYSTEM: Final = SystemCalls()
@@ -136,6 +103,16 @@ def make_folder(path: Path, mode: int = 0o700, *, calls: Syscalls = _SYSTEM) -> 
     sync_folder(path.parent, calls=calls)
 
 
+def make_folders(path: Path, mode: int = 0o700, *, calls: Syscalls = _SYSTEM) -> None:
+    """Make a folder and those above it that are missing, durable on return: mkdir, fsync(parent) for each."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        make_folder(folder, mode, calls=calls)
+
+
 def _write_and_sync(path: Path, data: Buffer, mode: int, calls: Syscalls) -> None:
     """open(O_EXCL, mode), writev, fsync, close; on any failure the partial file is unlinked and the error raised."""
     fd = calls.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
@@ -184,6 +161,39 @@ def remove(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
     sync_folder(path.parent, calls=calls)
 
 
+def discard(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+    """Remove a file that nobody needs any more, where that can be done: unlink. It may be back after a power cut.
+
+    One that stays, as on a volume that turned read-only, is no failure of whatever it was for.
+    """
+    with contextlib.suppress(OSError):
+        calls.unlink(path)
+
+
+def discard_folder(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+    """Remove a folder that nobody needs any more, and what is in it, as far as it goes: unlink, rmdir."""
+    for folder, folders, names in os.walk(path, topdown=False):
+        for name in names:
+            discard(Path(folder, name), calls=calls)
+        for name in folders:
+            with contextlib.suppress(OSError):
+                calls.rmdir(Path(folder, name))
+    with contextlib.suppress(OSError):
+        calls.rmdir(path)
+
+
+def remove_folder(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+    """Remove a folder that may not be there, as a whole: rename to `.<name>.old`, fsync(folder), then what is in it.
+
+    On return its name is gone durably. A stop may leave some of the old one, which the next call removes.
+    """
+    old = path.with_name(f".{path.name}.old")
+    discard_folder(old, calls=calls)
+    if path.exists():
+        move(path, old, calls=calls)
+    discard_folder(old, calls=calls)
+
+
 def move(path: Path, target: Path, *, calls: Syscalls = _SYSTEM) -> None:
     """Move a file to another folder of the same volume: rename, fsync(both folders). Durable on return."""
     with _converted("move", path):
@@ -193,18 +203,23 @@ def move(path: Path, target: Path, *, calls: Syscalls = _SYSTEM) -> None:
 
 
 def stage(path: Path, pieces: Iterable[Buffer], *, calls: Syscalls = _SYSTEM) -> Path:
-    """Write what is to take a file's place beside it, as `.<name>.new`: unlink(stale), open(O_EXCL), writev, fdatasync,
-    close, fsync(folder). Durable on return, and without effect until `install`."""
+    """Write what is to take a file's place beside it, as `.<name>.new`: unlink(stale), open(O_EXCL), fsync(folder),
+    writev, fdatasync, close. Durable on return, and without effect until `install` or `place`; where anything fails it
+    is unlinked, and the error raised."""
     fresh = path.with_name(f".{path.name}.new")
     with _converted("replace", path), contextlib.suppress(FileNotFoundError):
         calls.unlink(fresh)
-    file = AppendFile(fresh, create=True, calls=calls)
     try:
-        for piece in pieces:
-            file.write_all([piece])
-        file.sync()
-    finally:
-        file.close()
+        file = AppendFile(fresh, create=True, calls=calls)
+        try:
+            for piece in pieces:
+                file.write_all([piece])
+            file.sync()
+        finally:
+            file.close()
+    except BaseException:
+        discard(fresh, calls=calls)
+        raise
     return fresh
 
 
@@ -222,6 +237,28 @@ def install(fresh: Path, path: Path, kept: Path | None, *, calls: Syscalls = _SY
     with _converted("replace", path):
         calls.rename(fresh, path)
     sync_folder(path.parent, calls=calls)
+
+
+def place(fresh: Path, path: Path, *, calls: Syscalls = _SYSTEM) -> bool:
+    """Give a staged file its name, unless that is taken: link, unlink(fresh), fsync(folder). Durable on return.
+
+    False, and `path` untouched, where it exists. Where the file system has no links it is looked for, then renamed to.
+    """
+    is_free = True
+    with _converted("write", path):
+        try:
+            calls.link(fresh, path)
+        except FileExistsError:
+            is_free = False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            is_free = not path.exists()
+            if is_free:
+                calls.rename(fresh, path)
+    discard(fresh, calls=calls)
+    sync_folder(path.parent, calls=calls)
+    return is_free
 
 
 def settle(path: Path, *, calls: Syscalls = _SYSTEM) -> None:

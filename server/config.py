@@ -127,7 +127,8 @@ class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=1 << 44,
-            description="Space on the archive's volume that is kept free: below it, stores are refused with 0xA700.",
+            description="Space on the archive's volume that is kept free for keyring, index and checkpoints: a store "
+            "that would touch it is refused with 0xA700, a large object while it still comes in.",
         ),
     ] = 256 * MIB
     scrub_days: Annotated[

@@ -14,11 +14,11 @@ import structlog
 from archive.codec import FRAME_BYTES
 from archive.log import SealedFile
 from archive.record import Flags
-from archive.spool import discard
 from index.elements import Header, scan, scan_early
 from index.entry import Identity, InstanceEntry, extract, pixel_layout
 from index.objectmeta import ObjectMeta
 from keys.derive import hmac_sha256
+from keys.durable import discard
 from keys.errors import CofferError, UnavailableError
 from keys.keyring import StudyKey, clock_ms
 from server.access import Action, Policy

@@ -5,12 +5,12 @@ sealed body; `server.commit` gives it a place in the log.
 """
 
 import os
-from pathlib import Path
 
 from archive.body import BodyContext, seal_body
 from archive.draft import Coders, Draft
 from archive.log import SealedFile
 from archive.record import Kind
+from archive.room import Room
 from archive.spool import MemoryBudget, Spool
 from index.walk import Limits as HeaderLimits
 from keys.keyring import StudyKey
@@ -23,11 +23,11 @@ _MOST_CODERS = 2
 class Intake:
     """Drafts and seals the objects of one process. Thread-safe."""
 
-    def __init__(self, limits: Limits, archive_id: bytes, spool_folder: Path, *, share: int = 1) -> None:
-        """`share` says how many processes divide the memory for incoming objects among them."""
+    def __init__(self, limits: Limits, archive_id: bytes, room: Room, *, share: int = 1) -> None:
+        """`room` is the spool folder; `share` says how many processes divide the memory for incoming objects."""
         self._limits = limits
         self._archive_id = archive_id
-        self._folder = spool_folder
+        self._room = room
         self._budget = MemoryBudget(limits.memory_total_bytes // share)
         self._coders = Coders(min(os.cpu_count() or 1, _MOST_CODERS))
         self.header_limits = HeaderLimits(
@@ -39,10 +39,10 @@ class Intake:
 
     def new_draft(self) -> Draft:
         """A buffer for one incoming object: its frames in memory up to the limit, else encrypted on disk."""
-        coded = Spool(self._folder, self._budget, self._limits.memory_object_bytes)
+        coded = Spool(self._room, self._budget, self._limits.memory_object_bytes)
         return Draft(coded, self._coders, self._limits.max_object_bytes)
 
     def seal(self, key: StudyKey, content_id: bytes, meta: bytes, draft: Draft) -> bytes | SealedFile:
         """Seal a finished draft under its study's key. A SealedFile is the caller's to delete."""
         context = BodyContext(self._archive_id, key.key_id, content_id, Kind.OBJECT)
-        return seal_body(key.blob, context, meta, draft, os.urandom(_SALT_BYTES), self._folder)
+        return seal_body(key.blob, context, meta, draft, os.urandom(_SALT_BYTES), self._room)

@@ -21,11 +21,11 @@ from archive.log import Entry, Position, SealedFile
 from archive.reader import LogReader
 from archive.record import Flags, Kind
 from archive.reseal import reseal
-from archive.spool import discard
 from index import rebuild
 from index.rows import Version
 from keys import aead, rekey, shred
 from keys.derive import hmac_sha256
+from keys.durable import discard
 from keys.errors import CofferError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from keys.keyring import StudyKey, clock_ms
 from keys.rekey import NOT_STUCK, Phase, Rekey
@@ -229,7 +229,7 @@ class Rekeyer:
                 content_id = hmac_sha256(study.new.cid, body.sha256)
                 context = BodyContext(self._keyring.archive_id, job.new, content_id, Kind.OBJECT)
                 sealed = reseal(
-                    body, study.new.blob, context, os.urandom(aead.SALT), self._vault.folder.spool,
+                    body, study.new.blob, context, os.urandom(aead.SALT), self._vault.room,
                     in_memory=position.body_len <= _IN_MEMORY_BYTES,
                 )  # fmt: skip
         except IntegrityError as error:

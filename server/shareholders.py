@@ -4,7 +4,6 @@ Rule: shares never stand in the archive folder. They are written into a folder o
 """
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def split_key(config: Config, threshold: int, count: int, folder: Path) -> list[
     try:
         shares = keyring.divide(threshold, count)
         fresh = folder.with_name(f".{folder.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)  # of a run that was cut short: those shares were never handed out
+        durable.discard_folder(fresh)  # of a run that was cut short: those shares were never handed out
         durable.make_folder(fresh, 0o700)
         for share in shares:
             durable.write_new(fresh / file_name(share), render(share).encode(), 0o600)

@@ -27,6 +27,7 @@ from archive.log import Entry, LogWriter, Position
 from archive.pending import forget, read_pending
 from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
+from archive.room import Room
 from archive.spool import clear_stale
 from index import rebuild
 from index.index import Index
@@ -105,7 +106,8 @@ class Vault:
         self.metrics = metrics or Metrics()
         self.policy = policy_of(config)
         self.folder = ArchiveFolder.open(config.archive)
-        self.intake = Intake(config.limits, self.folder.archive_id, self.folder.spool)
+        self.room = Room(self.folder.spool, config.storage.reserve_bytes)
+        self.intake = Intake(config.limits, self.folder.archive_id, self.room)
         self.limits = self.intake.header_limits
         self._writer: LogWriter | None = None
         self._delivering = threading.Lock()

@@ -18,6 +18,7 @@ import structlog
 from archive.allocator import keep_blocks, keep_objects
 from archive.folder import ArchiveFolder
 from archive.reader import LogReader
+from archive.room import Room
 from keys.secret import Secret
 from server import logs
 from server.config import Config
@@ -55,7 +56,8 @@ class Lane:
         logs.use_id_key(Secret(setup.log_id_key))
         folder = ArchiveFolder.open(config.archive)
         self._archive_id = setup.archive_id
-        self._intake = Intake(config.limits, setup.archive_id, folder.spool, share=setup.share)
+        room = Room(folder.spool, config.storage.reserve_bytes)
+        self._intake = Intake(config.limits, setup.archive_id, room, share=setup.share)
         self._reader = LogReader(folder)
         self._policy = policy_of(config)
         self._associations = Associations()

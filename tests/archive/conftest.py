@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from archive import room
 from archive.folder import ArchiveFolder
 from archive.log import Entry, LogWriter, Position
 from archive.record import Kind
@@ -107,6 +108,22 @@ def small(tmp_path: Path) -> Iterator[SmallArchive]:
     archive = SmallArchive(tmp_path / "archive")
     yield archive
     archive.close()
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes the volume has left, as statvfs tells it; to be changed by the test."""
+    left = [1 << 40]
+
+    class Volume:
+        f_frsize = 1
+
+        @property
+        def f_bavail(self) -> int:
+            return left[0]
+
+    monkeypatch.setattr(room.os, "statvfs", lambda path: Volume())  # type: ignore[attr-defined]
+    return left
 
 
 class FaultyCalls(SystemCalls):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from archive.body import BodyContext, BodyReader, seal_body
 from archive.draft import Coders, Draft
 from archive.log import SealedFile
 from archive.pixels import PixelLayout
+from archive.reseal import reseal
+from archive.room import Room
 from archive.spool import MemoryBudget, Spool, clear_stale
 from keys.errors import IntegrityError, UnavailableError
 from keys.secret import Secret
@@ -26,7 +29,7 @@ CODERS = Coders(3)
 
 
 def spooled(folder: Path, data: bytes, memory: int = MEMORY, budget: int = MEMORY) -> Spool:
-    spool = Spool(folder, MemoryBudget(budget), memory)
+    spool = Spool(Room(folder, 0), MemoryBudget(budget), memory)
     for start in range(0, len(data), 100_000):
         spool.write(data[start : start + 100_000])
     return spool
@@ -36,13 +39,61 @@ def drafted(
     folder: Path, data: bytes, memory: int = MEMORY, layout: PixelLayout | None = None, early: int = MEMORY
 ) -> Draft:
     """A finished draft; its layout is given when `early` bytes have arrived."""
-    draft = Draft(Spool(folder, MemoryBudget(MEMORY), memory), CODERS, 1 << 40)
+    draft = Draft(Spool(Room(folder, 0), MemoryBudget(MEMORY), memory), CODERS, 1 << 40)
     for start in range(0, len(data), 100_000):
         draft.write(data[start : start + 100_000])
         if draft.size >= early and not draft.is_laid_out:
             draft.lay_out(layout)
     draft.finish(layout)
     return draft
+
+
+@pytest.mark.parametrize("writes", ["spool", "seal", "reseal"])
+def test_files_of_objects_on_their_way_leave_the_reserve_alone(tmp_path: Path, free: list[int], writes: str) -> None:
+    """Refused at the first byte where there is room for the file, but not for what must follow it."""
+    data, room = os.urandom(300_000), Room(tmp_path, 1000)
+    draft, stored = drafted(tmp_path, data, memory=0), seal(tmp_path, data)
+    left = sorted(tmp_path.iterdir())
+    with closing(Spool(room, MemoryBudget(0), 0)) as spool, reader(stored) as body:
+        write = {
+            "spool": lambda: spool.write(data),
+            "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, SALT, room),
+            "reseal": lambda: reseal(body, KEY, CONTEXT, SALT, room, in_memory=False),
+        }
+        free[0] = 1000 + (64 << 10) + 550_000
+        with pytest.raises(UnavailableError, match="reserve"):
+            write[writes]()
+        assert [path for path in tmp_path.iterdir() if path not in left and path.stat().st_size] == []
+        free[0] = 1000 + (64 << 10) + (4_000_000 if writes == "spool" else 650_000)
+        done = write[writes]()
+    if isinstance(done, SealedFile):
+        done.path.unlink()
+    draft.close()
+
+
+@pytest.mark.parametrize("writes", ["seal", "reseal"])
+def test_a_file_that_is_being_sealed_stops_where_others_took_the_room(
+    tmp_path: Path, free: list[int], writes: str
+) -> None:
+    data, room = os.urandom(3_000_000), Room(tmp_path, 1000)
+    draft, stored = drafted(tmp_path, data, memory=0), seal(tmp_path, data)
+    left, asked = sorted(tmp_path.iterdir()), room.require
+
+    def others_write(count: int) -> None:
+        asked(count)
+        free[0] = 1000 + (64 << 10)
+
+    free[0] = 10_000_000
+    room.require = others_write  # type: ignore[method-assign]
+    with reader(stored) as body:
+        write = {
+            "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, SALT, room),
+            "reseal": lambda: reseal(body, KEY, CONTEXT, SALT, room, in_memory=False),
+        }
+        with pytest.raises(UnavailableError, match="reserve"):
+            write[writes]()
+    assert sorted(tmp_path.iterdir()) == left
+    draft.close()
 
 
 def sealed_bytes(body: bytes | SealedFile) -> bytes:
@@ -57,7 +108,7 @@ def sealed_bytes(body: bytes | SealedFile) -> bytes:
 def seal(folder: Path, data: bytes, memory: int = MEMORY, layout: PixelLayout | None = None) -> bytes:
     draft = drafted(folder, data, memory, layout)
     try:
-        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, folder))
+        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, Room(folder, 0)))
     finally:
         draft.close()
 
@@ -86,7 +137,7 @@ def test_it_does_not_matter_when_and_where_it_is_coded(tmp_path: Path, memory: i
     layout = PixelLayout(4000, len(pixels), 500, 450, 1, 16, 2)
     draft = drafted(tmp_path, data, memory, layout, early)
     assert draft.sha256() == hashlib.sha256(data).digest()
-    sealed = sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, tmp_path))
+    sealed = sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, Room(tmp_path, 0)))
     draft.close()
     assert sealed == seal(tmp_path, data, layout=layout)
     with reader(sealed) as body:
@@ -101,7 +152,7 @@ def test_a_draft_can_be_read_while_it_is_written(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, int]], settle: int
 ) -> None:
     content = bytes(1000) + bytes(range(256)) * 3000 + bytes(1000)
-    draft = Draft(Spool(tmp_path_factory.mktemp("d"), MemoryBudget(0), 0), CODERS, 1 << 40)
+    draft = Draft(Spool(Room(tmp_path_factory.mktemp("d"), 0), MemoryBudget(0), 0), CODERS, 1 << 40)
     for step, before, length in [*steps, (len(content), 500_000, 300_000)]:
         draft.write(content[draft.size : draft.size + step])
         if draft.size > settle and not draft.is_laid_out:
@@ -137,13 +188,13 @@ def test_cut_bodies_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_large_object_is_sealed_and_read_with_little_memory(tmp_path: Path) -> None:
-    draft = Draft(Spool(tmp_path, MemoryBudget(0), 0), CODERS, 1 << 40)
+    draft = Draft(Spool(Room(tmp_path, 0), MemoryBudget(0), 0), CODERS, 1 << 40)
     block = os.urandom(1 << 20)
     tracemalloc.start()
     for _ in range(60):
         draft.write(block)
     draft.finish(None)
-    body = seal_body(KEY, CONTEXT, b"", draft, SALT, tmp_path)
+    body = seal_body(KEY, CONTEXT, b"", draft, SALT, Room(tmp_path, 0))
     assert isinstance(body, SealedFile)
     draft.close()
     with body.path.open("rb") as file:
@@ -188,7 +239,7 @@ def test_an_altered_spool_file_is_found(tmp_path: Path) -> None:
 
 def test_the_budget_is_shared_and_given_back(tmp_path: Path) -> None:
     budget = MemoryBudget(3 << 20)
-    spools = [Spool(tmp_path, budget, 2 << 20) for _ in range(3)]
+    spools = [Spool(Room(tmp_path, 0), budget, 2 << 20) for _ in range(3)]
     for spool in spools:
         spool.write(bytes(1_500_000))
     assert [s.is_in_memory for s in spools] == [True, False, False] or sum(s.is_in_memory for s in spools) < 3
@@ -199,7 +250,7 @@ def test_the_budget_is_shared_and_given_back(tmp_path: Path) -> None:
 
 
 def test_an_object_over_the_limit_is_refused(tmp_path: Path) -> None:
-    draft = Draft(Spool(tmp_path, MemoryBudget(MEMORY), MEMORY), CODERS, 1000)
+    draft = Draft(Spool(Room(tmp_path, 0), MemoryBudget(MEMORY), MEMORY), CODERS, 1000)
     with pytest.raises(UnavailableError, match="larger than"):
         draft.write(bytes(1001))
     draft.close()

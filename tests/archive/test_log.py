@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from archive import log as log_module
 from archive.log import Entry, LogWriter, Position, SealedFile
 from archive.reader import LogReader
 from archive.record import genesis_hash, header_hash, record_size
@@ -109,24 +108,45 @@ def test_an_entry_that_fits_no_header_stops_nobody_else(small: SmallArchive, fie
     assert log.append([entry(1)])[0].seq == 0
 
 
-def test_a_volume_at_its_reserve_takes_nothing_and_heals(small: SmallArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_at_its_reserve_takes_nothing_and_heals(small: SmallArchive, free: list[int]) -> None:
     log = small.writer(reserve_bytes=1000)
-    free = [999]
-
-    class Volume:
-        f_frsize = 1
-
-        @property
-        def f_bavail(self) -> int:
-            return free[0]
-
-    monkeypatch.setattr(log_module.os, "statvfs", lambda path: Volume())  # type: ignore[attr-defined]
-    before = small.files()
-    with pytest.raises(UnavailableError, match="reserve"):
-        log.append([entry(1)])
+    before, free[0] = small.files(), 1000
+    for refused in (log.require_writable, lambda: log.append([entry(1)])):
+        with pytest.raises(UnavailableError, match="reserve"):
+            refused()
     assert small.files() == before
-    free[0] = 1000
+    free[0] = 2 << 20
     assert log.append([entry(1)])[0].seq == 0
+
+
+@pytest.mark.parametrize("segment_bytes", [SMALL, 1 << 30])  # the first fills segments up, whose footers count too
+def test_a_group_that_does_not_fit_above_the_reserve_is_refused_whole(
+    small: SmallArchive, free: list[int], segment_bytes: int, tmp_path: Path
+) -> None:
+    log = small.writer(reserve_bytes=1000, segment_bytes=segment_bytes)
+    log.append([entry(0)])
+    before = small.files()
+    sealed = SealedFile(tmp_path / "sealed", 3_000_000, sha256(bytes(3_000_000)).digest())
+    sealed.path.write_bytes(bytes(3_000_000))
+    group = [Entry(1, bytes(16), 0, bytes(32), sealed, 1), *(entry(n, 3000) for n in range(1, 40))]
+    refused, accepted = 1000, 1 << 30
+    while accepted - refused > 1:
+        free[0] = (refused + accepted) // 2
+        with contextlib.suppress(UnavailableError):
+            log._room.require(log._needed(group))
+            accepted = free[0]
+            continue
+        refused = free[0]
+    free[0] = refused
+    with pytest.raises(UnavailableError, match="reserve"):
+        log.append(group)
+    assert small.files() == before
+    log.require_writable()
+    assert log.append([entry(50)])[0].seq == 1
+    before, free[0] = small.files(), log._needed(group) + 1000 + (64 << 10)
+    log.append(group)
+    grown = sum(map(len, small.files().values())) - sum(map(len, before.values()))
+    assert 3_000_000 + 39 * 3000 < grown <= free[0] - 1000 - (64 << 10)
 
 
 def append_until_failure(log: LogWriter, first: int) -> int:

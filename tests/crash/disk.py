@@ -284,3 +284,8 @@ class Recorder:
         os.unlink(path)  # noqa: PTH108
         self.disk.drop(self._name(path))
         self._done()
+
+    def rmdir(self, path: Path) -> None:
+        """It may be back after a power cut, empty: nobody is told otherwise."""
+        os.rmdir(path)  # noqa: PTH106
+        self._done()

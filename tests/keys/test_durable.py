@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from keys import durable
 from keys.buffer import Buffer
 from keys.durable import AppendFile, SystemCalls
 from keys.errors import UnavailableError
+from tests.conftest import ROOT
+
+SYNCS = {"fsync", "fdatasync", "sync", "syncfs", "sync_file_range"}
+NAMES = {"rename", "renames", "replace", "link", "symlink", "unlink", "remove", "rmdir", "removedirs"}
+TREES = {"rmtree", "move", "copytree"}
+OF_PATHS = {"rename", "unlink", "rmdir", "hardlink_to", "symlink_to"}  # and `replace`, which has one argument
 
 
 class Recorder:
@@ -184,3 +191,93 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         durable.write_new(tmp_path / "f", b"x", calls=Recorder(1, number=errno.ENOSPC))  # type: ignore[arg-type]
     assert "free space" in caught.value.hint()
     assert not (tmp_path / "f").exists()
+
+
+def test_a_staged_file_is_durable_before_it_has_its_name_and_takes_no_ones_place(tmp_path: Path) -> None:
+    calls = Recorder()
+    fresh = durable.stage(tmp_path / "f", [b"12", b"34"], calls=calls)  # type: ignore[arg-type]
+    assert durable.place(fresh, tmp_path / "f", calls=calls)  # type: ignore[arg-type]
+    assert calls.names == [
+        *["unlink", "open", "lseek", "open", "fsync", "close", "writev", "writev", "fdatasync", "close"],
+        *["link", "unlink", "open", "fsync", "close"],
+    ]
+    assert not durable.place(durable.stage(tmp_path / "f", [b"other"]), tmp_path / "f")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"f": b"1234"}
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_file_system_without_links(tmp_path: Path, taken: bool) -> None:
+    fresh = durable.stage(tmp_path / "f", [b"new"])
+    if taken:
+        (tmp_path / "f").write_bytes(b"old")
+    calls = Recorder(0, number=errno.EPERM)
+    assert durable.place(fresh, tmp_path / "f", calls=calls) is not taken  # type: ignore[arg-type]
+    assert calls.names == ["link", *([] if taken else ["rename"]), "unlink", "open", "fsync", "close"]
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"f": b"old" if taken else b"new"}
+
+
+def test_what_cannot_be_staged_leaves_nothing(tmp_path: Path) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"1"
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        durable.stage(tmp_path / "f", pieces())
+    for at in range(1, 9):
+        with pytest.raises(UnavailableError):
+            durable.stage(tmp_path / "f", [b"12"], calls=Recorder(at))  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_are_made_durably_from_the_top(tmp_path: Path) -> None:
+    calls = Recorder()
+    durable.make_folders(tmp_path / "a" / "b", calls=calls)  # type: ignore[arg-type]
+    assert calls.names == ["mkdir", "open", "fsync", "close"] * 2
+    durable.make_folders(tmp_path / "a" / "b", calls=calls)  # type: ignore[arg-type]
+    assert len(calls.names) == 8
+
+
+def test_what_nobody_needs_is_removed_as_far_as_it_goes(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "f").write_bytes(b"")
+    durable.discard(tmp_path / "missing")
+    durable.discard_folder(tmp_path / "a", calls=Recorder(0))  # type: ignore[arg-type]
+    assert (tmp_path / "a" / "b" / "f").exists()
+    durable.discard_folder(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_other_module_syncs_renames_links_or_removes() -> None:
+    found = []
+    for package in ("keys", "archive", "index", "server"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = str(path.relative_to(ROOT))
+            if name not in ("keys/durable.py", "keys/syscalls.py"):
+                found += [f"{name}:{line}" for line in changes_of_files(path.read_text())]
+    assert found == []
+    seen = "import os\nfrom os import fsync\nos.replace(a, b)\nx = os.unlink\npath.rename(b)\npath.replace(b)\n"
+    assert changes_of_files(seen + 'durable.replace(a, b)\ns.replace("a", "b")\nrows.remove(1)\n') == [2, 3, 4, 5, 6]
+
+
+def changes_of_files(source: str) -> list[int]:
+    """The lines of a program that call, or take hold of, what changes names of files or syncs them."""
+    lines = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.ImportFrom(module="os" | "shutil", names=names):
+                bad = any(name.name in SYNCS | NAMES | TREES for name in names)
+            case ast.Attribute(value=ast.Name(id="os"), attr=attr):
+                bad = attr in SYNCS | NAMES
+            case ast.Attribute(value=ast.Name(id="shutil"), attr=attr):
+                bad = attr in TREES
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="durable"))):
+                bad = False
+            case ast.Call(func=ast.Attribute(attr="replace"), args=[_], keywords=[]):
+                bad = True
+            case ast.Call(func=ast.Attribute(attr=attr)):
+                bad = attr in OF_PATHS
+            case _:
+                bad = False
+        if bad:
+            lines.add(node.lineno)
+    return sorted(lines)
