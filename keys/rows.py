@@ -37,6 +37,7 @@ DESTRUCTION_PREFIX: Final = b"D"  # when an epoch was destroyed, and when for go
 EVENT_PREFIX: Final = b"P"  # events on their way into the log, sealed
 HOLD_PREFIX: Final = b"L"  # holds, sealed
 REKEY_PREFIX: Final = b"R"  # rekeys under way
+SIGN_PREFIX: Final = b"O"  # orders to sign a checkpoint now
 REQUEST_PREFIX: Final = b"Q"  # requests that wait for another officer, sealed
 ROOT_ID: Final = bytes(16)  # stands where a study row has its key id
 _KEY_CONTEXT: Final = b"coffer/dek/v1\x00"

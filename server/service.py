@@ -16,7 +16,7 @@ import structlog
 
 from archive.allocator import keep_objects
 from keys.errors import CofferError, UnavailableError
-from server import logs
+from server import logs, signorder
 from server.config import Config
 from server.dimse.listener import Listener
 from server.engine import ArchiveStats, Engine
@@ -139,13 +139,14 @@ class Server:
     def wait(self) -> None:
         """Block until the process is told to end, signing checkpoints and doing what is left to do with keys meanwhile.
 
+        After a checkpoint that was ordered the next one is a minute away too: time to copy what must fit together.
         Call from the main thread.
         """
         with self.catching_signals():
             signed = time.monotonic()
             while not self._stopping.wait(_SETTLE_SECONDS):
                 self._settle()
-                if time.monotonic() - signed >= _CHECKPOINT_SECONDS:
+                if self._is_asked_to_sign() or time.monotonic() - signed >= _CHECKPOINT_SECONDS:
                     signed = time.monotonic()
                     self._sign()
                     self._renew()
@@ -168,6 +169,12 @@ class Server:
             renew_if_old(self.engine.keyring, self._config.keys.rotate_days)
         except CofferError as error:
             _log.error("the keys were not rotated", cause=str(error), way_out=error.hint())
+
+    def _is_asked_to_sign(self) -> bool:
+        try:
+            return bool(signorder.asked(self.engine.keyring))
+        except CofferError:
+            return False  # a keyring that cannot be read is told of by whoever needs a key
 
     def _sign(self) -> None:
         """Sign what was stored since the last checkpoint, so that after a crash little of the log is without one."""

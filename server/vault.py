@@ -37,7 +37,7 @@ from keys.errors import CofferError, ShreddedError, UnavailableError
 from keys.keyring import Keyring, clock_ms
 from keys.providers import Patience, Patient
 from keys.signing import CheckpointSigner
-from server import logs, outbox
+from server import logs, outbox, signorder
 from server.access import Policy
 from server.bodies import Bodies
 from server.config import Config
@@ -265,10 +265,13 @@ class Vault:
     def sign_checkpoint(self) -> Checkpoint | None:
         """Sign the log as it is; durable on return. None where nothing was added. Raises as `LogWriter.checkpoint`.
 
-        The keyring is told of it before it is released: it is the second witness.
+        The keyring is told of it before it is released: it is the second witness. Orders to sign are answered by it.
         """
+        orders = signorder.asked(self.keyring)
         signer = CheckpointSigner(self.keyring.archive_key(derive.CHECKPOINT_SIGNING))
-        return self.log.checkpoint(partial(signer.sign_note, self.folder.origin), self.keyring.remember)
+        made = self.log.checkpoint(partial(signer.sign_note, self.folder.origin), self.keyring.remember)
+        signorder.answer(self.keyring, orders)
+        return made
 
     def _report(self, done: rebuild.CatchUp) -> None:
         if done.applied or done.damaged or done.emptied:

@@ -86,8 +86,8 @@ Examples:
   coffer checkpoint sign --json | jq -r .note > before-the-audit.note
 
 \b
-A running server signs by itself, every minute in which something was stored, and when it ends. Then this ends with
-exit code 7 and says who holds the archive: `coffer checkpoint show` has what the server signed."""
+A running server signs by itself, every minute in which something was stored, and when it ends. This lets it sign at
+once, and waits until it has: say it before you take a snapshot or a copy of the archive."""
 )
 @archive_options()
 @json_option
@@ -101,11 +101,8 @@ def sign(chosen: Chosen) -> None:
     try:
         with chosen.open(write=True) as engine:
             engine.sign_checkpoint()
-            count = engine.log.next_seq
-    except LockedError as error:
-        raise LockedError(str(error), hint="a server signs every minute by itself: coffer checkpoint show") from error
-    if not count:
-        raise NotFoundError("the log holds no record yet", hint="store something first")
+    except LockedError:
+        _let_the_writer_sign(chosen, folder)
     note = _latest(folder)
     signed = open_checkpoint(note, folder)
     if chosen.json:
@@ -210,6 +207,18 @@ def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
         output.as_json(told)
     else:
         output.say(output.plain(line))
+
+
+def _let_the_writer_sign(chosen: Chosen, folder: ArchiveFolder) -> None:
+    """On return the process that writes the archive has signed. Raises UnavailableError where it does not."""
+    from server import signorder
+    from server.custody import open_keyring, provider_of
+
+    keyring = open_keyring(folder, provider_of(chosen.existing().keys, folder.archive_id))
+    try:
+        signorder.ask(keyring, folder)
+    finally:
+        keyring.close()
 
 
 def _signed(signed: Checkpoint) -> dict[str, Any]:

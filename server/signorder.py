@@ -1,0 +1,62 @@
+"""The word to whoever writes the archive that it shall sign a checkpoint now, for a command that runs beside it.
+
+Rule: an order is a row of the keyring, and its answer is that the row is gone: it is taken away by the writer after a
+checkpoint is durable that covers all that was stored when the order was given. Whoever gave it withdraws it when
+nobody answers.
+"""
+
+import os
+import time
+from typing import Final
+
+from archive.folder import ArchiveFolder
+from archive.lock import holder
+from keys import rows
+from keys.errors import UnavailableError
+from keys.keyring import Keyring, clock_ms
+
+__all__ = ["answer", "ask", "asked"]
+
+_POLL_SECONDS: Final = 0.1
+_PATIENCE_SECONDS: Final = 60.0
+
+
+def asked(keyring: Keyring) -> list[bytes]:
+    """The orders that wait, to be given to `answer`. Raises UnavailableError, IntegrityError."""
+    return [place for place, _ in keyring.rows(rows.SIGN_PREFIX)]
+
+
+def answer(keyring: Keyring, orders: list[bytes]) -> None:
+    """Say that a checkpoint was signed since these orders were read; durable on return. Raises UnavailableError."""
+    if orders:
+        keyring.amend([], orders)
+
+
+def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+    """Give an order and wait: on return a checkpoint over all that was stored before the call is signed.
+
+    Raises UnavailableError, and withdraws the order, where the writer does not sign in time.
+    """
+    place, end = rows.SIGN_PREFIX + os.urandom(8), time.monotonic() + patience_seconds
+    keyring.amend([(place, clock_ms().to_bytes(8, "big"))])
+    try:
+        while keyring.row(place) is not None:
+            if time.monotonic() >= end:
+                raise _late(folder, patience_seconds)
+            time.sleep(_POLL_SECONDS)
+    except BaseException:
+        keyring.amend([], [place])
+        raise
+
+
+def _late(folder: ArchiveFolder, seconds: float) -> UnavailableError:
+    who = holder(folder.lock)
+    if who is None:
+        return UnavailableError(
+            "nobody writes the archive any more, and nothing was signed",
+            hint="say it again: the command then signs itself",
+        )
+    return UnavailableError(
+        f"{who} has signed nothing for {seconds:.0f} s",
+        hint="a server: /readyz and its log say why. Any other command: say it again when that one has ended",
+    )

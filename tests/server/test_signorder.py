@@ -1,0 +1,64 @@
+"""Orders to sign: answered by whatever signs next, and withdrawn where nobody does."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from archive.record import Kind
+from keys.errors import UnavailableError
+from server import signorder
+from server.config import Config, Http, Keys, Storage
+from server.engine import Engine
+from server.founding import create_archive
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    config = Config(
+        archive=tmp_path / "archive", http=Http(enabled=False), keys=Keys(key_file=tmp_path / "key"),
+        storage=Storage(reserve_bytes=0),
+    )  # fmt: skip
+    create_archive(config)
+    with Engine.open(config, write=True) as opened:
+        yield opened
+
+
+def test_an_order_is_answered_by_a_checkpoint_over_all_that_was_there(engine: Engine) -> None:
+    engine.record_event(Kind.STATE, {"what": "test"})
+    asking = threading.Thread(target=signorder.ask, args=(engine.keyring, engine.folder))
+    asking.start()
+    while not signorder.asked(engine.keyring):
+        assert asking.is_alive(), "it did not wait"
+    assert asking.is_alive()
+    engine.sign_checkpoint()
+    asking.join(10)
+    assert not asking.is_alive()
+    assert engine.log.signed_size == engine.log.next_seq == 1
+    assert signorder.asked(engine.keyring) == []
+
+
+def test_an_order_is_answered_where_nothing_is_new(engine: Engine) -> None:
+    engine.keyring.amend([(b"O" + bytes(8), bytes(8))])
+    assert engine.sign_checkpoint() is None
+    assert signorder.asked(engine.keyring) == []
+
+
+def test_an_order_stays_while_nothing_can_be_signed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise UnavailableError("no disk")
+
+    engine.record_event(Kind.STATE, {"what": "test"})
+    engine.keyring.amend([(b"O" + bytes(8), bytes(8))])
+    monkeypatch.setattr(engine.keyring, "remember", fails)
+    with pytest.raises(UnavailableError, match="no disk"):
+        engine.sign_checkpoint()
+    assert signorder.asked(engine.keyring) == [b"O" + bytes(8)]
+
+
+def test_an_order_that_nobody_answers_is_withdrawn(engine: Engine) -> None:
+    with pytest.raises(UnavailableError, match="has signed nothing for 0 s") as caught:
+        signorder.ask(engine.keyring, engine.folder, patience_seconds=0.3)
+    assert "readyz" in caught.value.hint()
+    assert signorder.asked(engine.keyring) == []
