@@ -217,6 +217,9 @@ class Index:
         UnavailableError when the index can no longer write; the record is then found again by catch-up.
         """
         self._tables.wait_for_room()
+        self._apply(version, study_key_id, entry, covers)
+
+    def _apply(self, version: Version, study_key_id: bytes, entry: InstanceEntry, covers: int) -> None:
         version = msgspec.structs.replace(version, study_key_id=study_key_id)
         with self._tables.lock:
             if study_key_id not in self._shredded:  # else it was shredded between its commit and here
@@ -364,8 +367,8 @@ class Index:
         """Take in what was accepted, and see what was shredded, by any process, until now.
 
         Answers that begin after this returns have the one and not the other. `query`, `locate` and `stats` do it
-        themselves; who asks for single studies does it before. About 4 us where nothing is new. Raises
-        UnavailableError when the index can no longer write.
+        themselves; who asks for single studies does it before. About 4 us where nothing is new. It goes on where the
+        index can no longer write: what was accepted is found until the end.
         """
         if self._accepted:
             self._take_in()
@@ -384,7 +387,7 @@ class Index:
             while self._accepted:
                 version, key_id, entry, covers = self._accepted[0]
                 try:
-                    self.apply(version, key_id, entry, covers=covers)
+                    self._apply(version, key_id, entry, covers)
                 except UnavailableError:
                     raise  # it waits; nobody is told that it is not there
                 except Exception:

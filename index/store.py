@@ -125,23 +125,30 @@ class IndexStore:
         """
         if self._readonly:
             raise UnavailableError("the index is open for reading only")
-        if self._failed:
-            raise UnavailableError("the index stopped after a failed write", hint="free space, then restart")
         while True:
             try:
-                with self._env.begin(write=True) as txn:
+                with self._writing() as txn:
                     total = int.from_bytes(txn.get(_SUM_KEY, db=self._tables["meta"]) or b"", "big")
                     total += sum(self._change(txn, *change) for change in changes)
                     txn.put(_SUM_KEY, (total % _MODULUS).to_bytes(32, "big"), db=self._tables["meta"])
             except lmdb.MapFullError:
                 self._grow()
-            except lmdb.Error as error:
-                self._failed = True
-                raise UnavailableError(
-                    f"the index cannot be written: {error}", hint="free space, then restart"
-                ) from error
             else:
                 return
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """A transaction, committed at the end. Raises MapFullError: try again; UnavailableError, and then for ever."""
+        if self._failed:
+            raise UnavailableError("the index stopped after a failed write", hint="free space, then restart")
+        try:
+            with self._env.begin(write=True) as txn:
+                yield txn
+        except lmdb.MapFullError:
+            raise
+        except lmdb.Error as error:
+            self._failed = True
+            raise UnavailableError(f"the index cannot be written: {error}", hint="free space, then restart") from error
 
     def _change(self, txn: Any, table: str, key: bytes, value: bytes | None) -> int:
         """Make one change; what it adds to the sum of all rows' hashes."""
@@ -177,8 +184,8 @@ class IndexStore:
         return None if bytes(kept) == (total % _MODULUS).to_bytes(32, "big") else "its rows are not those written"
 
     def clear(self) -> None:
-        """Remove every row of every table, durable on return."""
-        with self._env.begin(write=True) as txn:
+        """Remove every row of every table, durable on return. Raises UnavailableError as `write`."""
+        with self._writing() as txn:
             for table in self._tables.values():
                 txn.drop(table, delete=False)
 

@@ -46,6 +46,7 @@ class Server:
         self._stopping = threading.Event()
         self._state = "starting"
         self._unsigned = ""  # why the last checkpoint was not signed
+        self._unrotated = ""  # why keys that are due were not rotated
         self._engine: Engine | None = None
         self._lanes: Lanes | None = None
         self._listener: Listener | None = None
@@ -131,7 +132,7 @@ class Server:
         trouble = self._engine.key_trouble if self._engine is not None else []
         told = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in trouble]
         watchers = (self._key_watch, self._rekey_watch, self._scrubbing)
-        told += [self._unsigned] if self._unsigned else []
+        told += [what for what in (self._unsigned, self._unrotated) if what]
         if self._engine is not None and not self._engine.index.is_loaded:
             told.append("the index is being read: objects are stored, queries wait")
         return told + [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
@@ -167,7 +168,9 @@ class Server:
         """Rotate the keys when their epoch is as old as the configuration lets it be."""
         try:
             renew_if_old(self.engine.keyring, self._config.keys.rotate_days)
+            self._unrotated = ""
         except CofferError as error:
+            self._unrotated = f"the keys were not rotated: {error}"
             _log.error("the keys were not rotated", cause=str(error), way_out=error.hint())
 
     def _is_asked_to_sign(self) -> bool:
