@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from keys.errors import InputError
+from server.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 __all__ = ["MEDIA_DIRECTORY", "Part10", "header_bytes", "looks_like_uid", "read_part10"]
 
 MEDIA_DIRECTORY: Final = "1.2.840.10008.1.3.10"  # SOP class of a DICOMDIR
 IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
-# Made from a UUID (PS3.5 B.2), as nobody registers an arc for a product.
-IMPLEMENTATION_CLASS_UID: Final = "2.25.332730774979281062471161810229121559059"
-IMPLEMENTATION_VERSION: Final = "COFFER"
 _PREAMBLE, _MAGIC = 128, b"DICM"
 _MAX_META: Final = 1 << 20
 _LONG: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
@@ -145,7 +143,7 @@ def _new_meta(stored: Part10, source_ae: str) -> bytes:
         (0x0012, IMPLEMENTATION_CLASS_UID),
     ):
         elements += _element(number, b"UI", uid, b"\0")
-    elements += _element(0x0013, b"SH", IMPLEMENTATION_VERSION, b" ")
+    elements += _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" ")
     if source_ae:
         elements += _element(0x0016, b"AE", source_ae[:16], b" ")
     return struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements

@@ -23,11 +23,9 @@ from pynetdicom.transport import AddressInformation
 from server.dimse import pdu
 from server.dimse.channel import Context
 from server.dimse.pdu import ProtocolError
+from server.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
-# A UID under 2.25 needs no registration (PS3.5 B.2); this one is a fixed random UUID.
-IMPLEMENTATION_UID: Final = "2.25.302871654120483625107384956120834756291"
-IMPLEMENTATION_VERSION: Final = "COFFER_0_1"
 IMPLICIT_LE: Final = "1.2.840.10008.1.2"
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
 
@@ -125,12 +123,17 @@ def parse_request(body: bytes) -> Request:
     )
 
 
+def is_storage(sop_class: str, *, accept_unknown: bool) -> bool:
+    """Whether objects of a class are stored: those of the Storage service, and with `accept_unknown` all that no other
+    service has."""
+    return sop_class in STORAGE_CLASSES or (accept_unknown and sop_class not in _OTHER_CLASSES)
+
+
 def choose(offer: Offer, *, accept_unknown: bool) -> str | int:
     """The transfer syntax accepted for one context, or the result code of its refusal (PS3.8 Table 9-18)."""
     if offer.abstract_syntax in SERVICES:
         return next((t for t in offer.transfer_syntaxes if t in _SERVICE_SYNTAXES), _NO_TRANSFER_SYNTAX)
-    known = offer.abstract_syntax in STORAGE_CLASSES
-    if known or (accept_unknown and offer.abstract_syntax not in _OTHER_CLASSES):
+    if is_storage(offer.abstract_syntax, accept_unknown=accept_unknown):
         return offer.transfer_syntaxes[0] if offer.transfer_syntaxes else _NO_TRANSFER_SYNTAX
     return _NO_ABSTRACT_SYNTAX
 
@@ -208,8 +211,8 @@ def _notices(max_pdu: int) -> list[Any]:
         ImplementationVersionNameNotification(),
     )
     length.maximum_length_received = max_pdu
-    implementation.implementation_class_uid = IMPLEMENTATION_UID
-    version.implementation_version_name = IMPLEMENTATION_VERSION
+    implementation.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     return [length, implementation, version]
 
 

@@ -4,12 +4,17 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 import pytest
 
 from server.cli import main
+from server.dimse import negotiation
+from server.dimse.negotiation import Offer
+from server.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from server.part10 import Part10, header_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -111,6 +116,19 @@ def test_every_command_is_documented() -> None:
     app = application()
     reference = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     assert [name for name in app.commands if f"coffer {name}" not in reference] == []
+
+
+def test_the_conformance_statement_names_the_implementation_as_it_names_itself() -> None:
+    page = (ROOT / "docs/conformance.md").read_text(encoding="utf-8")
+    assert f"| Implementation Class UID | {IMPLEMENTATION_CLASS_UID}" in page
+    assert f"| Implementation Version Name | {IMPLEMENTATION_VERSION_NAME} |" in page
+    major, minor, *_ = version("coffer").split(".")
+    assert f"COFFER_{major}_{minor}" == IMPLEMENTATION_VERSION_NAME
+    associating = negotiation.request("A", "B", [Offer(1, negotiation.VERIFICATION, (negotiation.IMPLICIT_LE,))], 0)
+    file = header_bytes(Part10("1.2", "1.3", negotiation.IMPLICIT_LE, b"", b"", 0))
+    for made in (associating, file):
+        assert IMPLEMENTATION_CLASS_UID.encode() in made
+        assert IMPLEMENTATION_VERSION_NAME.encode() in made
 
 
 def test_decisions_are_numbered_once() -> None:
