@@ -26,6 +26,7 @@ _BINARY = {
     "FL": struct.Struct("<f"),
     "FD": struct.Struct("<d"),
 }
+_LONGEST_SHORT = 0xFFFF
 _TAG_LENGTH = struct.Struct("<HHI")
 _SHORT = struct.Struct("<HH2sH")
 _LONG = struct.Struct("<HH2sxxI")
@@ -70,6 +71,8 @@ def _element(tag: int, values: Values, charset: Sequence[str], *, implicit: bool
     group, number = tag >> 16, tag & 0xFFFF
     if implicit:
         return _TAG_LENGTH.pack(group, number, len(raw)) + raw
+    if len(raw) > _LONGEST_SHORT and vr not in _LONG_VRS:
+        vr = "UN"  # PS3.5 6.2.2 note: a value too long for its VR's 16-bit length; as server.convert writes it
     if vr in _LONG_VRS:
         return _LONG.pack(group, number, vr.encode(), len(raw)) + raw
     return _SHORT.pack(group, number, vr.encode(), len(raw)) + raw
