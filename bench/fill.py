@@ -50,7 +50,7 @@ class _Gathering:
 def _store(engine: Engine, items: list[HeaderOnly]) -> None:
     keys = {item.study_uid: key for item, key in zip(items, engine.keyring.new_studies(len(items)), strict=True)}
     desk = _Gathering(keys)
-    ingest = Ingest(engine.intake, desk, engine.policy, engine.metrics)
+    ingest = Ingest(engine.intake, desk, engine.policy)
     for item in items:
         reception = ingest.begin(item.request())
         reception.write(item.data)

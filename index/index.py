@@ -328,6 +328,10 @@ class Index:
         Each mapping holds every key asked for, () where nothing is known. Raises `index.query.IdentifierError` at the
         call, before the first row, for keys that break the hierarchy.
         """
+        return (row for row in self.query_in_steps(level, keys, model) if row is not None)
+
+    def query_in_steps(self, level: str, keys: Mapping[int, Values], model: str) -> Iterator[dict[int, Values] | None]:
+        """As `query`, with None now and then while nothing matches, so that who waits can look up."""
         self.follow()
         self._loading.wait()
         return Query(level, keys, model, self._tables, self._table).run()

@@ -1,7 +1,8 @@
 """C-FIND over the rows (PS3.4 C.4.1, C.6): check the hierarchy, narrow, match level by level, answer what was asked.
 
 Rule: hierarchical queries only. Every unique key above the level holds exactly one value without wildcards; keys below
-the level, and attributes the index does not hold, restrict nothing and are answered empty. Rows come one by one.
+the level, and attributes the index does not hold, restrict nothing and are answered empty. Rows come one by one, and
+None among them after every so many that did not match, so that a long search can be given up.
 It encodes nothing and decides no access; Retrieve AE Title and Instance Availability are the caller's.
 """
 
@@ -27,6 +28,7 @@ _UNIQUE: Final = {
     Level.SERIES: a.SERIES_UID,
     Level.IMAGE: a.SOP_INSTANCE,
 }
+_PAUSE_ROWS: Final = 64
 _TOP: Final = {"patient": Level.PATIENT, "study": Level.STUDY}
 
 
@@ -45,7 +47,7 @@ class _Study:
 
 
 class Query:
-    """One checked query. Making it raises IdentifierError; `run` yields one mapping for each match."""
+    """One checked query. Making it raises IdentifierError; `run` yields one mapping for each match, and pauses."""
 
     def __init__(self, level: str, keys: Mapping[int, Values], model: str, tables: Tables, table: StudyTable) -> None:
         self._tables = tables
@@ -85,18 +87,20 @@ class Query:
                 hint="a hierarchical query names one entity at every level above its own (PS3.4 C.4.1.2.2)",
             )
 
-    def run(self) -> Iterator[dict[int, Values]]:
-        """Yield the matches; each mapping holds every key that was asked for."""
+    def run(self) -> Iterator[dict[int, Values] | None]:
+        """Yield the matches; each mapping holds every key that was asked for. None when many rows did not match."""
         if self._level is Level.PATIENT:
             yield from self._patients()
             return
         for study in self._studies():
-            if self._level is Level.STUDY:
+            if study is None:
+                yield None
+            elif self._level is Level.STUDY:
                 yield self._answer(study.row, None, None)
             else:
                 yield from self._below(study)
 
-    def _studies(self) -> Iterator[_Study]:
+    def _studies(self) -> Iterator[_Study | None]:
         keys = self._keys[Level.PATIENT] | self._keys[Level.STUDY]
         uid = keys.get(a.STUDY_UID)
         refs: Iterator[Ref]
@@ -104,10 +108,12 @@ class Query:
             refs = (ref for value in dict.fromkeys(uid.exact) for ref in self._tables.named(STUDY, value))
         else:
             refs = (number.to_bytes(8, "big") for number in self._table.candidates(keys))
-        for ref in refs:
+        for count, ref in enumerate(refs, 1):
             row = self._study(ref)
             if row is not None and row.study_uid and self._study_matches(row, keys):
                 yield _Study(ref, row)
+            elif not count % _PAUSE_ROWS:
+                yield None
 
     def _study(self, ref: Ref) -> StudyRow | None:
         try:
@@ -121,10 +127,12 @@ class Query:
             for tag, key in keys.items()
         )
 
-    def _patients(self) -> Iterator[dict[int, Values]]:
+    def _patients(self) -> Iterator[dict[int, Values] | None]:
         keys = self._keys[Level.PATIENT]
         seen: set[str] = set()
-        for number in self._table.candidates(keys):
+        for count, number in enumerate(self._table.candidates(keys), 1):
+            if not count % _PAUSE_ROWS:
+                yield None
             row = self._study(number.to_bytes(8, "big"))
             if row is None or not row.study_uid or not self._study_matches(row, keys):
                 continue
@@ -139,7 +147,7 @@ class Query:
         rows = (self._study(n.to_bytes(8, "big")) for n in self._table.of_patient(patient[: 4 * 1024]))
         return [row for row in rows if row is not None and row.study_uid]
 
-    def _below(self, study: _Study) -> Iterator[dict[int, Values]]:
+    def _below(self, study: _Study) -> Iterator[dict[int, Values] | None]:
         keys = self._keys[Level.SERIES]
         for ref, series in self._children_named(study, keys.get(a.SERIES_UID)):
             if not series.series_uid or not all(
@@ -161,7 +169,7 @@ class Query:
             if row is not None:
                 yield ref, row
 
-    def _images(self, study: StudyRow, series_ref: Ref, series: SeriesRow) -> Iterator[dict[int, Values]]:
+    def _images(self, study: StudyRow, series_ref: Ref, series: SeriesRow) -> Iterator[dict[int, Values] | None]:
         keys = self._keys[Level.IMAGE]
         uid = keys.get(a.SOP_INSTANCE)
         if uid is not None and uid.exact is not None:
@@ -169,10 +177,12 @@ class Query:
             refs = [r for r in named if r[:12] == series_ref]
         else:
             refs = [child(series_ref, number) for number in range(series.instances)]
-        for ref in refs:
+        for count, ref in enumerate(refs, 1):
             row = self._tables.instance(ref)
             if row is not None and all(key.matches(_image_value(row, tag)) for tag, key in keys.items()):
                 yield self._answer(study, series, row)
+            elif not count % _PAUSE_ROWS:
+                yield None
 
     def _answer(self, study: StudyRow, series: SeriesRow | None, instance: InstanceRow | None) -> dict[int, Values]:
         out: dict[int, Values] = {}

@@ -66,7 +66,13 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gap_seconds: Annotated[Seconds, Meta(description="Longest wait for the next byte inside one PDU or message.")] = (
         15.0
     )
-    idle_seconds: Annotated[Seconds, Meta(description="Longest silence of an association between messages.")] = 60.0
+    idle_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="Longest silence of an association between messages. Workstations keep theirs for minutes, "
+            "and each counts among `max_associations`."
+        ),
+    ] = 600.0
     destination_seconds: Annotated[
         Seconds, Meta(description="Longest wait for a C-MOVE destination to connect or to answer one C-STORE.")
     ] = 30.0

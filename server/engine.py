@@ -33,7 +33,7 @@ class Engine(Vault):
         )
         if write:
             self.committer = Committer(self.keyring, self.log, self.index, self.metrics)
-            self.ingest = Ingest(self.intake, _Local(self.committer), self.policy, self.metrics)
+            self.ingest = Ingest(self.intake, _Local(self.committer), self.policy)
         self.finder = Finder(self)
         self.retriever = Retriever(self)
 

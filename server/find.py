@@ -35,17 +35,21 @@ class Finder:
         """
         keys = decode_identifier(identifier, implicit=implicit)
         charset = keys.charset
-        rows = self.rows(keys.values, model=model, caller=caller)
-        encoded = (encode_identifier(row, charset, implicit=implicit) for row in rows)
+        rows = self._steps(keys.values, model=model, caller=caller)
+        encoded = (None if row is None else encode_identifier(row, charset, implicit=implicit) for row in rows)
         return Matches(encoded, all(tag in _ANSWERED or is_supported(tag) for tag in keys.values))
 
     def rows(self, keys: Mapping[int, Values], *, model: str, caller: Caller) -> Iterator[dict[int, Values]]:
         """Matching rows by tag, holding every key that was asked for. Raises as `find`."""
+        return (row for row in self._steps(keys, model=model, caller=caller) if row is not None)
+
+    def _steps(self, keys: Mapping[int, Values], *, model: str, caller: Caller) -> Iterator[dict[int, Values] | None]:
+        """As `rows`, with the pauses of `index.query`."""
         self._vault.policy.require(Action.FIND, caller.calling_ae)
         level = "".join(v for v in keys.get(QUERY_RETRIEVE_LEVEL, ()) if isinstance(v, str)).strip()
-        matches = self._vault.index.query(level, keys, model)
+        matches = self._vault.index.query_in_steps(level, keys, model)
         _log.info("find", calling_ae=caller.calling_ae, level=level, model=model)
-        return (self._complete(match, keys, level) for match in matches)
+        return (None if match is None else self._complete(match, keys, level) for match in matches)
 
     def _complete(self, match: Mapping[int, Values], keys: Mapping[int, Values], level: str) -> dict[int, Values]:
         row = {tag: match.get(tag, ()) for tag in keys if tag != SPECIFIC_CHARACTER_SET}

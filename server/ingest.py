@@ -23,15 +23,13 @@ from keys.errors import CofferError, UnavailableError
 from keys.keyring import StudyKey, clock_ms
 from server.access import Action, Policy
 from server.commit import Committed, Sealed
-from server.dimse.services import Observer, StoreOutcome, StoreRequest
-from server.dimse.status import DimseStatusError, status_of
+from server.dimse.services import StoreOutcome, StoreRequest
+from server.dimse.status import DOES_NOT_MATCH, DimseStatusError
 from server.intake import Intake
 from server.logs import is_verbose, short_id
 
 _log = structlog.get_logger(__name__)
 
-SUCCESS = 0x0000
-DOES_NOT_MATCH = 0xA900  # PS3.4 Table B.2-1: Data Set does not match SOP Class
 _LONGEST_UID = 64  # PS3.5 9.1
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _MOST_TRIES = 4  # a study that is shredded while its objects come in gets a new key each time
@@ -50,10 +48,9 @@ class Desk(Protocol):
 class Ingest:
     """The only way into the archive for a data set. Serves any number of threads as far as its desk does."""
 
-    def __init__(self, intake: Intake, desk: Desk, policy: Policy, observer: Observer) -> None:
+    def __init__(self, intake: Intake, desk: Desk, policy: Policy) -> None:
         self.intake = intake
         self.desk = desk
-        self.observer = observer
         self._policy = policy
 
     def begin(self, request: StoreRequest) -> "Reception":
@@ -68,7 +65,6 @@ class Reception:
     def __init__(self, ingest: Ingest, request: StoreRequest) -> None:
         self._intake = ingest.intake
         self._desk = ingest.desk
-        self._observer = ingest.observer
         self._request = request
         self._draft = self._intake.new_draft()
         self._early: Header | None = None
@@ -94,19 +90,13 @@ class Reception:
         self._draft.close()
 
     def finish(self) -> StoreOutcome:
-        """Store what was received; durable on return of status 0x0000. Never raises a CofferError: see the status."""
+        """Store what was received; durable on return without an error in the outcome. Never raises a CofferError."""
         try:
             return self._store()
-        except DimseStatusError as error:
-            outcome = StoreOutcome(error.status, error.comment, error.offending)
         except CofferError as error:
-            status, comment = status_of(error)
-            _log.warning("store failed", status=f"{status:04X}", cause=str(error), way_out=error.hint())
-            outcome = StoreOutcome(status, comment, ())
+            return StoreOutcome(error=error)
         finally:
             self._draft.close()
-        self._observer.answered("store", outcome.status, time.monotonic() - self._started)
-        return outcome
 
     def _store(self) -> StoreOutcome:
         header = self._header()
@@ -130,7 +120,7 @@ class Reception:
                 duplicate=done.duplicate,
                 problem=header.problem,
             )
-        return StoreOutcome(SUCCESS, "", (), duplicate=done.duplicate)
+        return StoreOutcome(duplicate=done.duplicate)
 
     def _header(self) -> Header:
         """The header as a whole: what was read early, where nothing follows the pixel data."""

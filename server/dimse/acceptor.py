@@ -12,16 +12,15 @@ import structlog
 from server.config import Config
 from server.dimse import command as dimse
 from server.dimse import negotiation, pdu
-from server.dimse.channel import AssociationEnded, Channel, Context
-from server.dimse.command import Command
-from server.dimse.connection import Connection, ConnectionClosed
+from server.dimse.channel import AssociationEnded, Channel
+from server.dimse.connection import Connection, ConnectionClosed, PeerSilent
 from server.dimse.finding import serve_find
 from server.dimse.negotiation import Rejection, Request
 from server.dimse.pdu import ProtocolError
 from server.dimse.retrieving import serve_get, serve_move
 from server.dimse.services import Caller, Observer, Services
-from server.dimse.session import Session
-from server.dimse.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION
+from server.dimse.session import Operation, Session
+from server.dimse.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, DimseStatusError
 from server.dimse.storing import serve_store
 
 _log = structlog.get_logger(__name__)
@@ -32,7 +31,6 @@ _NAMES: Final = {
     dimse.C_GET: "gets",
     dimse.C_ECHO: "echoes",
 }
-_IGNORED: Final = frozenset({dimse.C_CANCEL})  # PS3.7 9.3.2.3: a cancel that comes after the end is no error
 
 
 class Acceptor:
@@ -74,6 +72,10 @@ class Acceptor:
             _log.warning("association aborted", cause=str(error), host=self._host)
             self._send_last(pdu.abort(error.source, error.reason))
             gracefully = True
+        except PeerSilent as error:
+            _log.info("association aborted", cause=str(error), host=self._host)
+            self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))
+            gracefully = True
         except ConnectionClosed as error:
             _log.info("association lost", cause=str(error), host=self._host)
         finally:
@@ -85,7 +87,10 @@ class Acceptor:
         self._connection.cut()
 
     def _read_request(self) -> Request:
-        kind, body = self._connection.read_pdu(self._config.dimse.handshake_seconds)
+        try:
+            kind, body = self._connection.read_pdu(self._config.dimse.handshake_seconds)
+        except PeerSilent as error:  # PS3.8 AA-2: there is no association to abort yet
+            raise ConnectionClosed(str(error)) from error
         if kind == pdu.ABORT:
             raise AssociationEnded(is_release=False)
         if kind != pdu.ASSOCIATE_RQ:
@@ -123,7 +128,9 @@ class Acceptor:
                 self.is_idle = True
                 context, command = channel.read_command(settings.idle_seconds)
                 self.is_idle = False
-                _dispatch(session, context, command)
+                if command.number(dimse.FIELD) == dimse.C_CANCEL:
+                    continue  # PS3.7 9.3.2.3: one that comes after the end is no error
+                _serve_one(Operation(session, context, command))
                 served[_NAMES.get(command.number(dimse.FIELD), "other")] += 1
         finally:
             self._observer.association_closed()
@@ -136,24 +143,25 @@ class Acceptor:
             _log.debug("the peer was gone before our last word", host=self._host)
 
 
-def _dispatch(session: Session, context: Context, command: Command) -> None:
+def _serve_one(operation: Operation) -> None:
     """Run one operation to its final response."""
-    field, syntax = command.number(dimse.FIELD), context.abstract_syntax
-    if field in _IGNORED:
-        return
+    field, syntax = operation.request.number(dimse.FIELD), operation.context.abstract_syntax
     if field & dimse.RESPONSE:
         raise ProtocolError("a response to nothing", pdu.INVALID_VALUE)
     if field == dimse.C_STORE and syntax not in negotiation.SERVICES:
-        serve_store(session, context, command)
+        serve_store(operation)
     elif field == dimse.C_ECHO and syntax == negotiation.VERIFICATION:
-        session.answer(context, command, SUCCESS)
+        operation.answer(SUCCESS)
     elif field == dimse.C_FIND and syntax in negotiation.FIND:
-        serve_find(session, context, command)
+        serve_find(operation)
     elif field == dimse.C_MOVE and syntax in negotiation.MOVE:
-        serve_move(session, context, command)
+        serve_move(operation)
     elif field == dimse.C_GET and syntax in negotiation.GET:
-        serve_get(session, context, command)
+        serve_get(operation)
     else:
-        session.read_identifier(context, command)
-        known = field in (dimse.C_STORE, dimse.C_ECHO, dimse.C_FIND, dimse.C_MOVE, dimse.C_GET)
-        session.answer(context, command, CLASS_NOT_SUPPORTED if known else UNRECOGNISED_OPERATION)
+        operation.pass_over_data()
+        if field in _NAMES:
+            raised = DimseStatusError(CLASS_NOT_SUPPORTED, "another service was negotiated on this context")
+        else:
+            raised = DimseStatusError(UNRECOGNISED_OPERATION, f"no such operation here: {field:04X}")
+        operation.refuse(raised)

@@ -75,9 +75,9 @@ class Channel:
             if pdv.is_last:
                 return
 
-    def has_waiting(self) -> bool:
-        """Whether the peer has sent something that was not read yet."""
-        return bool(self._waiting) or self._connection.is_readable()
+    def has_waiting(self, seconds: float = 0.0) -> bool:
+        """Whether the peer has sent something that was not read yet, or does so within `seconds`."""
+        return bool(self._waiting) or self._connection.is_readable(seconds)
 
     def _next(self, wait_seconds: float) -> Pdv:
         while not self._waiting:

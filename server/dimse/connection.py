@@ -24,6 +24,10 @@ class ConnectionClosed(Exception):  # noqa: N818  # the end of a connection is a
     """The peer is gone, or was too slow; nothing more can be sent or read."""
 
 
+class PeerSilent(ConnectionClosed):
+    """The peer sent nothing, or too slowly, for longer than it may; it can still be told so."""
+
+
 class Connection:
     """Reads and writes PDUs on one socket. Used by one thread at a time; `close` may come from another.
 
@@ -76,9 +80,9 @@ class Connection:
                 self._end += got
                 seconds = deadline - time.monotonic()
                 if seconds <= 0 and self._end - self._start < count:
-                    raise ConnectionClosed("the peer was silent for too long")
+                    raise PeerSilent("the peer was silent for too long")
         except TimeoutError as error:
-            raise ConnectionClosed("the peer was silent for too long") from error
+            raise PeerSilent("the peer was silent for too long") from error
         except (OSError, ValueError) as error:
             raise ConnectionClosed("the connection broke") from error
 
@@ -136,12 +140,12 @@ class Connection:
             if time.monotonic() > deadline and at < len(views):
                 raise ConnectionClosed("the peer does not take what is sent")
 
-    def is_readable(self) -> bool:
-        """Whether the peer has sent something that was not read yet."""
+    def is_readable(self, seconds: float = 0.0) -> bool:
+        """Whether the peer has sent something that was not read yet, or does so within `seconds`."""
         if self._end > self._start:
             return True
         try:
-            return bool(select.select([self._socket], [], [], 0)[0])
+            return bool(select.select([self._socket], [], [], seconds)[0])
         except (OSError, ValueError):
             return True
 

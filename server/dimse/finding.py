@@ -1,49 +1,51 @@
 """C-FIND as SCP (PS3.4 C.4.1, PS3.7 9.1.2): one pending response a match, C-CANCEL honoured between rows."""
 
+import time
 from typing import Final
 
 from keys.errors import CofferError
 from server.dimse import negotiation
-from server.dimse.channel import Context, Frames
-from server.dimse.command import Command
-from server.dimse.session import Session
+from server.dimse.channel import Frames
+from server.dimse.session import Operation
 from server.dimse.status import CANCEL, PENDING, PENDING_UNSUPPORTED, SUCCESS
 
 _ROWS_AT_ONCE: Final = 32  # so many responses in one write; the first goes alone, for whoever looks at a screen
+_LOOK_SECONDS: Final = 0.25  # so often a C-CANCEL is looked for, also while nothing matches
 
 
-def serve_find(session: Session, context: Context, request: Command) -> None:
+def serve_find(operation: Operation) -> None:
     """Answer a query with its matches and a final status."""
-    watch = session.stopwatch("find")
-    identifier = session.read_identifier(context, request)
+    identifier = operation.read_identifier()
     try:
-        status = _send_matches(session, context, request, identifier)
+        status = _send_matches(operation, identifier)
     except CofferError as error:
-        watch.stop(session.refuse(context, request, error))
+        operation.refuse(error)
         return
-    session.answer(context, request, status)
-    watch.stop(status)
+    operation.answer(status)
 
 
-def _send_matches(session: Session, context: Context, request: Command, identifier: bytes) -> int:
+def _send_matches(operation: Operation, identifier: bytes) -> int:
+    session, context = operation.session, operation.context
     matches = session.services.finder.find(
         identifier,
         implicit=context.transfer_syntax == negotiation.IMPLICIT_LE,
         model=negotiation.FIND[context.abstract_syntax],
         caller=session.caller,
     )
-    status = PENDING if matches.all_supported else PENDING_UNSUPPORTED
-    pending = session.response(context, request, status, has_data=True)
+    pending = operation.response(PENDING if matches.all_supported else PENDING_UNSUPPORTED, has_data=True)
     gathered: Frames = []
-    count, room = 0, 1
+    count, room, looked = 0, 1, time.monotonic()
     for row in matches.rows:
-        gathered += session.channel.frames(context, pending, row)
-        count += 1
-        if count >= room:
+        if row is not None:
+            gathered += session.channel.frames(context, pending, row)
+            count += 1
+        if count >= room or time.monotonic() - looked >= _LOOK_SECONDS:
             session.channel.flush(gathered)
-            gathered, count, room = [], 0, _ROWS_AT_ONCE
-            if session.is_cancelled(request):
+            if count:
+                gathered, count, room = [], 0, _ROWS_AT_ONCE
+            if operation.is_cancelled():
                 return CANCEL
+            looked = time.monotonic()
     if gathered:
         session.channel.flush(gathered)
     return SUCCESS

@@ -4,7 +4,8 @@ Rule: opening one either gives a usable association or raises UnavailableError t
 """
 
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -13,11 +14,12 @@ from server.dimse import command as dimse
 from server.dimse import negotiation, pdu
 from server.dimse.channel import AssociationEnded, Channel, Context
 from server.dimse.command import Value
-from server.dimse.connection import Connection, ConnectionClosed
+from server.dimse.connection import Connection, ConnectionClosed, PeerSilent
 from server.dimse.negotiation import Offer
 from server.dimse.pdu import ProtocolError
 
 _MAX_PDU: Final = 128 << 10
+_WAIT_SECONDS: Final = 0.5
 _BROKEN: Final = (ConnectionClosed, ProtocolError, AssociationEnded)
 
 
@@ -68,11 +70,19 @@ class Requestor:
             self.abort()
 
     def store(
-        self, context: Context, sop_instance: str, data: Iterable[bytes], more: Mapping[int, Value] | None = None
+        self,
+        context: Context,
+        sop_instance: str,
+        data: Iterable[bytes],
+        more: Mapping[int, Value] | None = None,
+        *,
+        waiting: Callable[[], None] = lambda: None,
     ) -> int:
-        """C-STORE one data set; the status that the peer answers. `more` adds elements to the command.
+        """C-STORE one data set; the status that the peer answers. `more` adds elements to the command; `waiting` is
+        called each half second until the answer comes.
 
-        Raises UnavailableError when the association breaks, and whatever `data` raises: then only `abort` may follow.
+        Raises UnavailableError when the association breaks, and whatever `data` or `waiting` raises: then only `abort`
+        may follow.
         """
         self._message_id = self._message_id % 0xFFFF + 1
         request: dict[int, Value] = {
@@ -86,7 +96,12 @@ class Requestor:
         }
         try:
             self._channel.send(context, request, data)
-            _, answer = self._channel.read_command(self._seconds)
+            deadline = time.monotonic() + self._seconds
+            while not self._channel.has_waiting(_WAIT_SECONDS) and time.monotonic() < deadline:
+                waiting()
+            _, answer = self._channel.read_command(max(deadline - time.monotonic(), _WAIT_SECONDS))
+        except PeerSilent as error:
+            raise self._unavailable("does not answer in time") from error
         except _BROKEN as error:
             raise self._unavailable("broke the association") from error
         if answer.number(dimse.FIELD) != dimse.C_STORE | dimse.RESPONSE:

@@ -1,155 +1,68 @@
-"""C-MOVE and C-GET as SCP (PS3.4 C.4.2, C.4.3): sub-operations one by one, honest counters, stored bytes first.
+"""C-MOVE and C-GET as SCP (PS3.4 C.4.2, C.4.3): sub-operations one by one, stored bytes first.
 
 Rule: an object goes out in its stored syntax where the peer accepts it, converted where both are uncompressed little
-endian, and otherwise counts as failed. Completed counts successes only; every failed instance is listed at the end.
+endian, and otherwise counts as failed. What goes wrong with one object costs that one only: a destination that breaks
+the association is called again for the rest, unless it does so time after time.
 """
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import structlog
 
 from keys.errors import CofferError, UnavailableError
 from server.config import Peer
-from server.convert import CONVERTIBLE
 from server.dimse import command as dimse
 from server.dimse import negotiation
+from server.dimse.batches import Batch, batches
 from server.dimse.channel import Context
-from server.dimse.command import Command, Value
-from server.dimse.negotiation import Offer
+from server.dimse.command import Value
 from server.dimse.pdu import INVALID_VALUE, ProtocolError
 from server.dimse.requestor import Requestor
 from server.dimse.services import Instance
-from server.dimse.session import Session
-from server.dimse.status import (
-    CANCEL,
-    CANNOT_COUNT,
-    CANNOT_PERFORM,
-    PENDING,
-    SUCCESS,
-    UNKNOWN_DESTINATION,
-    WARNING,
-    DimseStatusError,
-)
-from server.identifier import encode_identifier
+from server.dimse.session import Operation
+from server.dimse.status import CANNOT_COUNT, UNKNOWN_DESTINATION, DimseStatusError
+from server.dimse.suboperations import Cancelled, SubOperations
 
 _log = structlog.get_logger(__name__)
 
-_FAILED_LIST: Final = 0x00080058  # Failed SOP Instance UID List
 _MOST_SUB_OPERATIONS: Final = 0xFFFF  # the counters are US
-_MOST_CONTEXTS: Final = 128
+_MOST_FAILURES: Final = 5  # of a destination, in a row
 # An object up to this size is read whole and checked before its first byte leaves; of a larger one, damage that is
 # found on the way costs the association.
 _CHECKED_FIRST_BYTES: Final = 16 << 20
 
 
-@dataclass(slots=True)
-class Counters:
-    """Where a retrieval stands (PS3.4 C.4.2.1.6). `failed` lists SOP Instance UIDs."""
-
-    remaining: int
-    completed: int = 0
-    warned: int = 0
-    failed: list[str] = field(default_factory=list)
-    why: str = ""
-
-    def count(self, sop_instance: str, status: int) -> None:
-        """Take in how one sub-operation ended."""
-        self.remaining -= 1
-        if status == SUCCESS:
-            self.completed += 1
-        elif status >> 12 == 0xB or status in (0x0001, 0x0107, 0x0116):
-            self.warned += 1
-        else:
-            self.failed.append(sop_instance)
-            self.why = self.why or f"a C-STORE sub-operation ended with {status:04X}"
-
-    def fail(self, sop_instance: str, why: str) -> None:
-        """Count one that could not be tried or broke off."""
-        self.remaining -= 1
-        self.failed.append(sop_instance)
-        self.why = self.why or why
-
-    def values(self, *, with_remaining: bool) -> dict[int, Value]:
-        """The counter elements of a response."""
-        values: dict[int, Value] = {
-            dimse.COMPLETED: self.completed,
-            dimse.FAILED: len(self.failed),
-            dimse.WARNING: self.warned,
-        }
-        if with_remaining:
-            values[dimse.REMAINING] = self.remaining
-        return values
-
-    def final_status(self) -> int:
-        """PS3.4 Table C.4-2: success, warning when some arrived, failure when none did."""
-        if not self.failed and not self.warned:
-            return SUCCESS
-        return WARNING if self.completed or self.warned else CANNOT_PERFORM
-
-
-class _Retrieval:
-    """One C-MOVE or C-GET on its way."""
-
-    def __init__(self, session: Session, context: Context, request: Command, instances: Sequence[Instance]) -> None:
-        self.session = session
-        self.counters = Counters(len(instances))
-        self._context = context
-        self._request = request
-
-    def is_cancelled(self) -> bool:
-        """Send a pending response with the counters; then see whether the peer wants to stop."""
-        values = self.session.response(self._context, self._request, PENDING)
-        values.update(self.counters.values(with_remaining=True))
-        self.session.channel.flush(self.session.channel.frames(self._context, values))
-        return self.session.is_cancelled(self._request)
-
-    def finish(self, *, cancelled: bool) -> int:
-        """Send the final response; returns its status."""
-        counters = self.counters
-        status = CANCEL if cancelled else counters.final_status()
-        data = None
-        if counters.failed:
-            implicit = self._context.transfer_syntax == negotiation.IMPLICIT_LE
-            data = encode_identifier({_FAILED_LIST: tuple(counters.failed)}, (), implicit=implicit)
-        self.session.answer(
-            self._context,
-            self._request,
-            status,
-            comment=counters.why[:64] if counters.failed else "",
-            more=counters.values(with_remaining=cancelled),
-            data=data,
-        )
-        return status
-
-
-def serve_move(session: Session, context: Context, request: Command) -> None:
+def serve_move(operation: Operation) -> None:
     """Send what the identifier names to a configured destination."""
-    watch = session.stopwatch("move")
-    identifier = session.read_identifier(context, request)
+    identifier = operation.read_identifier()
     try:
-        peer = _destination(session, request.text(dimse.DESTINATION))
-        retrieval, instances = _plan(session, context, request, identifier, negotiation.MOVE)
+        peer = _destination(operation)
+        work, instances = _plan(operation, identifier, negotiation.MOVE)
     except CofferError as error:
-        watch.stop(session.refuse(context, request, error))
+        operation.refuse(error)
         return
-    cancelled = any(_move_batch(retrieval, peer, batch, request) for batch in _batches(instances))
-    watch.stop(retrieval.finish(cancelled=cancelled))
+    line = _Line(peer)
+    try:
+        cancelled = any(_move_batch(work, line, batch) for batch in batches(instances))
+    except Cancelled:
+        cancelled = True
+    work.finish(cancelled=cancelled)
 
 
-def _destination(session: Session, ae_title: str) -> Peer:
-    for peer in session.config.peers:
+def _destination(operation: Operation) -> Peer:
+    ae_title = operation.request.text(dimse.DESTINATION)
+    for peer in operation.session.config.peers:
         if peer.ae_title == ae_title:
             return peer
     raise DimseStatusError(UNKNOWN_DESTINATION, f"move destination {ae_title!r} is not configured")
 
 
-def _plan(
-    session: Session, context: Context, request: Command, identifier: bytes, models: dict[str, str]
-) -> tuple[_Retrieval, Sequence[Instance]]:
+def _plan(operation: Operation, identifier: bytes, models: dict[str, str]) -> tuple[SubOperations, Sequence[Instance]]:
+    session, context = operation.session, operation.context
     instances = session.services.retriever.plan(
         identifier,
         implicit=context.transfer_syntax == negotiation.IMPLICIT_LE,
@@ -158,79 +71,102 @@ def _plan(
     )
     if len(instances) > _MOST_SUB_OPERATIONS:
         raise DimseStatusError(CANNOT_COUNT, f"{len(instances)} instances: ask for fewer than 65536 at once")
-    return _Retrieval(session, context, request, instances), instances
+    return SubOperations(operation, len(instances)), instances
 
 
-def _pairs(instance: Instance) -> set[tuple[str, str]]:
-    """The presentation contexts an instance may use: its own syntax, and those it can be converted to."""
-    others = {s for s in CONVERTIBLE if instance.convertible_to(s)}
-    return {(instance.sop_class, syntax) for syntax in {instance.transfer_syntax, *others}}
+class _Line:
+    """How a destination behaves. It is given up when it was never reached, or fails time after time."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.why = ""
+        self._reached = False
+        self._failures = 0
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether to try no more."""
+        return self._failures >= _MOST_FAILURES
+
+    def call(self, operation: Operation, batch: Batch) -> Requestor:
+        """A new association. Raises UnavailableError, after a pause where there is another try."""
+        config = operation.session.config.dimse
+        peer = self.peer
+        try:
+            requestor = Requestor(
+                peer.host, peer.port, config.ae_title, peer.ae_title, batch.offers, config.destination_seconds
+            )
+        except UnavailableError as error:
+            self.fail(error)
+            if not self._reached:
+                self._failures = _MOST_FAILURES
+            elif not self.is_given_up:
+                time.sleep(self._failures / 2)  # it may be starting again, or still busy with the association it broke
+            raise
+        self._reached = True
+        return requestor
+
+    def fail(self, error: CofferError) -> None:
+        """It failed once more."""
+        self._failures += 1
+        self.why = str(error)
+
+    def answered(self) -> None:
+        """It answered: what was before is forgiven."""
+        self._failures = 0
 
 
-def _batches(instances: Iterable[Instance]) -> Iterator[tuple[list[Instance], list[Offer]]]:
-    """Cut the instances so that each part's contexts fit into one association (PS3.8 9.3.2.2: 128)."""
-    batch: list[Instance] = []
-    pairs: set[tuple[str, str]] = set()
-    for instance in instances:
-        more = pairs | _pairs(instance)
-        if len(more) > _MOST_CONTEXTS:
-            yield batch, _offers(pairs)
-            batch, more = [], _pairs(instance)
-        batch.append(instance)
-        pairs = more
-    if batch:
-        yield batch, _offers(pairs)
-
-
-def _offers(pairs: set[tuple[str, str]]) -> list[Offer]:
-    return [Offer(2 * i + 1, sop_class, (syntax,)) for i, (sop_class, syntax) in enumerate(sorted(pairs))]
-
-
-def _move_batch(retrieval: _Retrieval, peer: Peer, batch: tuple[list[Instance], list[Offer]], request: Command) -> bool:
-    """Send one batch over one association; True when the move was cancelled."""
-    instances, offers = batch
-    session = retrieval.session
-    config = session.config.dimse
-    left = list(instances)
-    try:
-        with (
-            Requestor(
-                peer.host, peer.port, config.ae_title, peer.ae_title, offers, config.destination_seconds
-            ) as destination,
-            closing(_ahead(instances, destination.contexts.values())) as ready,
-        ):
-            for instance, found in ready:
-                left.pop(0)
-                _move_one(retrieval, destination, instance, found, request)
-                if retrieval.is_cancelled():
-                    return True
-    except UnavailableError as error:
-        for instance in left:
-            retrieval.counters.fail(instance.sop_instance, str(error))
-    except CofferError:
-        # Damage was found in the middle of an object: that association was aborted, the rest gets another.
-        return _move_batch(retrieval, peer, (left, offers), request) if left else False
+def _move_batch(work: SubOperations, line: _Line, batch: Batch) -> bool:
+    """Send one batch, over a new association after each that breaks; True when the move was cancelled."""
+    instances, at = batch.instances, 0
+    while at < len(instances) and not line.is_given_up:
+        rest = map(instances.__getitem__, range(at, len(instances)))
+        try:
+            with (
+                line.call(work.operation, batch) as destination,
+                closing(_ahead(rest, destination.contexts.values())) as ready,
+            ):
+                for instance, found in ready:
+                    at += 1
+                    _move_one(work, line, destination, instance, found)
+                    if work.is_cancelled():
+                        return True
+        except CofferError as error:
+            _log.info("a sub-operation broke off, the rest goes over a new association", cause=str(error))
+            if work.is_cancelled():
+                return True
+    for instance in instances[at:]:
+        work.counters.fail(instance.sop_instance, line.why)
     return False
 
 
 def _move_one(
-    retrieval: _Retrieval, destination: Requestor, instance: Instance, found: "_Ready | str", request: Command
+    work: SubOperations, line: _Line, destination: Requestor, instance: Instance, found: "_Ready | str"
 ) -> None:
-    counters = retrieval.counters
+    """One sub-operation. Raises CofferError when it broke the association, and Cancelled; it is counted even so."""
+    counters, operation = work.counters, work.operation
     originator: dict[int, Value] = {
-        dimse.ORIGINATOR_AE: retrieval.session.caller.calling_ae,
-        dimse.ORIGINATOR_ID: request.number(dimse.MESSAGE_ID),
+        dimse.ORIGINATOR_AE: operation.session.caller.calling_ae,
+        dimse.ORIGINATOR_ID: operation.request.number(dimse.MESSAGE_ID),
     }
     if isinstance(found, str):
         counters.fail(instance.sop_instance, found)
         return
     try:
-        status = destination.store(found.context, instance.sop_instance, found.data, originator)
+        status = destination.store(
+            found.context, instance.sop_instance, work.watched(found.data), originator, waiting=work.pulse
+        )
     except CofferError as error:
         counters.fail(instance.sop_instance, str(error))
+        if isinstance(error, UnavailableError):
+            line.fail(error)
         raise
+    except Cancelled:
+        counters.fail(instance.sop_instance, "cancelled on its way")
+        raise
+    line.answered()
     counters.count(instance.sop_instance, status)
-    retrieval.session.observer.sent("move", instance.length)
+    operation.session.observer.sent("move", instance.length)
 
 
 class _Ready(NamedTuple):
@@ -273,32 +209,32 @@ def _content(instance: Instance, contexts: Iterable[Context]) -> _Ready | str:
     return _Ready(context, data)
 
 
-def serve_get(session: Session, context: Context, request: Command) -> None:
+def serve_get(operation: Operation) -> None:
     """Send what the identifier names back on the same association, where its requestor takes C-STORE requests."""
-    watch = session.stopwatch("get")
-    identifier = session.read_identifier(context, request)
+    identifier = operation.read_identifier()
     try:
-        retrieval, instances = _plan(session, context, request, identifier, negotiation.GET)
+        work, instances = _plan(operation, identifier, negotiation.GET)
     except CofferError as error:
-        watch.stop(session.refuse(context, request, error))
+        operation.refuse(error)
         return
     cancelled = False
-    usable = [c for c in session.channel.contexts.values() if c.requestor_is_scp]
+    usable = [c for c in operation.session.channel.contexts.values() if c.requestor_is_scp]
     with closing(_ahead(instances, usable)) as ready:
         for number, (instance, found) in enumerate(ready):
-            cancelled = _get_one(retrieval, instance, found, number, request) or retrieval.is_cancelled()
+            cancelled = _get_one(work, instance, found, number) or work.is_cancelled()
             if cancelled:
                 break
-    watch.stop(retrieval.finish(cancelled=cancelled))
+    work.finish(cancelled=cancelled)
 
 
-def _get_one(retrieval: _Retrieval, instance: Instance, found: _Ready | str, number: int, request: Command) -> bool:
+def _get_one(work: SubOperations, instance: Instance, found: _Ready | str, number: int) -> bool:
     """One sub-operation; True when a C-CANCEL came while its answer was awaited."""
-    session, counters = retrieval.session, retrieval.counters
+    operation, counters = work.operation, work.counters
+    session = operation.session
     if isinstance(found, str):
         counters.fail(instance.sop_instance, found)
         return False
-    message_id = (request.number(dimse.MESSAGE_ID) + number) % 0xFFFF + 1
+    message_id = (operation.request.number(dimse.MESSAGE_ID) + number) % 0xFFFF + 1
     command: dict[int, Value] = {
         dimse.AFFECTED_CLASS: instance.sop_class,
         dimse.FIELD: dimse.C_STORE,
@@ -319,5 +255,4 @@ def _get_one(retrieval: _Retrieval, instance: Instance, found: _Ready | str, num
         if answer.number(dimse.FIELD) == dimse.C_STORE | dimse.RESPONSE:
             counters.count(instance.sop_instance, answer.number(dimse.STATUS))
             return cancelled
-        session.check_cancel(answer)
-        cancelled = True
+        cancelled |= operation.is_cancel(answer)

@@ -1,4 +1,4 @@
-"""What the network door needs of the archive behind it: values and Protocols, no code.
+"""What the network door needs of the archive behind it: values and Protocols.
 
 Rule: the door imports this and nothing below; `server.ingest`, `server.find` and `server.retrieve` fulfil it.
 """
@@ -6,6 +6,9 @@ Rule: the door imports this and nothing below; `server.ingest`, `server.find` an
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from keys.errors import CofferError
+from server.dimse.status import SUCCESS, status_of
 
 Buffer = bytes | bytearray | memoryview
 
@@ -33,12 +36,20 @@ class StoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class StoreOutcome:
-    """How a store ended: DIMSE status, Error Comment (at most 64 characters) and offending tags."""
+    """How a store ended: whether the same bytes were there already, or the error for which nothing was stored."""
 
-    status: int
-    comment: str = ""
-    offending: tuple[int, ...] = ()
     duplicate: bool = False
+    error: CofferError | None = None
+
+    @property
+    def status(self) -> int:
+        """The DIMSE status that says so."""
+        return SUCCESS if self.error is None else status_of(self.error)[0]
+
+    @property
+    def comment(self) -> str:
+        """The cause of a failure as an Error Comment, at most 64 characters."""
+        return "" if self.error is None else status_of(self.error)[1]
 
 
 class Reception(Protocol):
@@ -48,7 +59,7 @@ class Reception(Protocol):
         """Take the next bytes. Raises UnavailableError; then `abort` follows."""
 
     def finish(self) -> StoreOutcome:
-        """Store it. With status 0x0000 the object is durable and can be found. Never raises a CofferError."""
+        """Store it. Without an error in the outcome it is durable and can be found. Never raises a CofferError."""
 
     def abort(self) -> None:
         """Forget it."""
@@ -63,9 +74,12 @@ class StoreService(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The answer to a query: encoded identifiers, and whether every key of it is supported (PS3.4 C.4.1.1.4)."""
+    """The answer to a query: encoded identifiers, and whether every key of it is supported (PS3.4 C.4.1.1.4).
 
-    rows: Iterator[bytes]
+    None stands among them now and then while nothing matches, so that who waits can look for a C-CANCEL.
+    """
+
+    rows: Iterator[bytes | None]
     all_supported: bool = True
 
 

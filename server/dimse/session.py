@@ -1,12 +1,15 @@
-"""What every service of one association shares: the channel, who calls, the archive's services, and the answer.
+"""What one association shares, and one operation on it: read what the peer sends, answer it once.
 
-Rule: an operation ends with exactly one final response, sent by `answer`, which also tells the observer.
+Rule: every operation ends with exactly one final response, sent by `Operation.answer`; the same call tells the observer
+and, for a failure, the log. So no refusal can go uncounted or unexplained.
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+import structlog
 
 from keys.errors import CofferError
 from server.config import Config
@@ -15,10 +18,19 @@ from server.dimse.channel import Channel, Context
 from server.dimse.command import Command, Value
 from server.dimse.pdu import INVALID_VALUE, ProtocolError
 from server.dimse.services import Caller, Observer, Services
-from server.dimse.status import offending_of, status_of
+from server.dimse.status import CANCEL, SUCCESS, fit, offending_of, status_of
+
+_log = structlog.get_logger(__name__)
 
 MAX_IDENTIFIER_BYTES: Final = 1 << 20
 _LONGEST_UID: Final = 64  # PS3.5 9.1
+_NAMES: Final = {
+    dimse.C_STORE: "store",
+    dimse.C_FIND: "find",
+    dimse.C_MOVE: "move",
+    dimse.C_GET: "get",
+    dimse.C_ECHO: "echo",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +43,22 @@ class Session:
     observer: Observer
     config: Config
 
-    def response(self, context: Context, request: Command, status: int, *, has_data: bool = False) -> dict[int, Value]:
+
+class Operation:
+    """One request on its way to its final response; made when its command set has come."""
+
+    def __init__(self, session: Session, context: Context, request: Command) -> None:
+        self.session = session
+        self.context = context
+        self.request = request
+        self.service = _NAMES.get(request.number(dimse.FIELD), "other")
+        self._started = time.perf_counter()
+
+    def response(self, status: int, *, has_data: bool = False) -> dict[int, Value]:
         """The elements every response has (PS3.7 9.3)."""
+        request = self.request
         values: dict[int, Value] = {
-            dimse.AFFECTED_CLASS: request.text(dimse.AFFECTED_CLASS) or context.abstract_syntax,
+            dimse.AFFECTED_CLASS: request.text(dimse.AFFECTED_CLASS) or self.context.abstract_syntax,
             dimse.FIELD: request.number(dimse.FIELD) | dimse.RESPONSE,
             dimse.RESPONDED_ID: request.number(dimse.MESSAGE_ID),
             dimse.DATA_SET_TYPE: 0 if has_data else dimse.NO_DATA_SET,
@@ -47,32 +71,50 @@ class Session:
 
     def answer(
         self,
-        context: Context,
-        request: Command,
         status: int,
         *,
-        comment: str = "",
+        cause: str = "",
+        way_out: str = "",
         offending: tuple[int, ...] = (),
         more: Mapping[int, Value] | None = None,
         data: bytes | None = None,
     ) -> None:
-        """Send the final response of an operation."""
-        values = self.response(context, request, status, has_data=data is not None)
-        if comment:
-            values[dimse.COMMENT] = comment
+        """Send the final response. `cause` goes into the log whole and into the Error Comment as far as that holds it.
+
+        Raises ConnectionClosed; the outcome is counted and logged even so.
+        """
+        self._tell(status, cause, way_out)
+        values = self.response(status, has_data=data is not None)
+        if cause:
+            values[dimse.COMMENT] = fit(cause)
         if offending:
             values[dimse.OFFENDING] = offending
         values.update(more or {})
-        self.channel.flush(self.channel.frames(context, values, data))
+        self.session.channel.flush(self.session.channel.frames(self.context, values, data))
 
-    def refuse(self, context: Context, request: Command, error: CofferError) -> int:
-        """Answer an operation that failed before it began; returns the status sent."""
-        status, comment = status_of(error)
-        self.answer(context, request, status, comment=comment, offending=offending_of(error))
-        return status
+    def refuse(self, error: CofferError) -> None:
+        """Answer with the status, comment and offending elements of the error that ended the operation."""
+        status, _ = status_of(error)
+        self.answer(status, cause=str(error), way_out=error.hint(), offending=offending_of(error))
 
-    def read_identifier(self, context: Context, request: Command) -> bytes:
-        """The identifier that follows a request. Raises ProtocolError where it is absent or beyond 1 MiB."""
+    def _tell(self, status: int, cause: str, way_out: str) -> None:
+        session = self.session
+        # What is stored is counted where it is committed, which knows its size and whether it is new.
+        if (self.service, status) != ("store", SUCCESS):
+            session.observer.answered(self.service, status, time.perf_counter() - self._started)
+        if status not in (SUCCESS, CANCEL):
+            _log.warning(
+                "operation failed",
+                service=self.service,
+                status=f"{status:04X}",
+                cause=cause,
+                way_out=way_out,
+                calling_ae=session.caller.calling_ae,
+                host=session.caller.host,
+            )
+
+    def read_identifier(self) -> bytes:
+        """The identifier that follows the request. Raises ProtocolError where it is beyond 1 MiB."""
         collected = bytearray()
 
         def take(piece: memoryview) -> None:
@@ -80,40 +122,28 @@ class Session:
                 raise ProtocolError("an identifier is too long", INVALID_VALUE)
             collected.extend(piece)
 
-        if request.has_data_set:
-            self.channel.read_data(context, take)
+        if self.request.has_data_set:
+            self.session.channel.read_data(self.context, take)
         return bytes(collected)
 
-    def is_cancelled(self, request: Command) -> bool:
+    def pass_over_data(self) -> None:
+        """Read the data set that follows the request, if one does, and forget it."""
+        if self.request.has_data_set:
+            self.session.channel.read_data(self.context, lambda _: None)
+
+    def is_cancelled(self) -> bool:
         """Whether the peer has asked to cancel this operation (PS3.7 9.3.2.3); reads what it has sent."""
         cancelled = False
-        while self.channel.has_waiting():
-            _, command = self.channel.read_command(self.config.dimse.gap_seconds)
-            self.check_cancel(command)
-            cancelled |= command.number(dimse.RESPONDED_ID) == request.number(dimse.MESSAGE_ID)
+        while self.session.channel.has_waiting():
+            _, command = self.session.channel.read_command(self.session.config.dimse.gap_seconds)
+            cancelled |= self.is_cancel(command)
         return cancelled
 
-    @staticmethod
-    def check_cancel(command: Command) -> None:
-        """Raise ProtocolError for anything but a C-CANCEL: one operation at a time was negotiated."""
+    def is_cancel(self, command: Command) -> bool:
+        """Whether a command that came meanwhile cancels this operation.
+
+        Raises ProtocolError for anything but a C-CANCEL: one operation at a time was negotiated.
+        """
         if command.number(dimse.FIELD) != dimse.C_CANCEL:
             raise ProtocolError("a second operation began before the first ended", INVALID_VALUE)
-
-    def stopwatch(self, service: str) -> "Stopwatch":
-        """Measures one operation for the observer."""
-        return Stopwatch(self.observer, service)
-
-
-class Stopwatch:
-    """Tells the observer how an operation ended and how long it took."""
-
-    __slots__ = ("_observer", "_service", "_started")
-
-    def __init__(self, observer: Observer, service: str) -> None:
-        self._observer = observer
-        self._service = service
-        self._started = time.perf_counter()
-
-    def stop(self, status: int) -> None:
-        """The operation ended with this status."""
-        self._observer.answered(self._service, status, time.perf_counter() - self._started)
+        return command.number(dimse.RESPONDED_ID) == self.request.number(dimse.MESSAGE_ID)

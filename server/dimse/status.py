@@ -30,6 +30,7 @@ CANNOT_UNDERSTAND: Final = 0xC000
 CLASS_NOT_SUPPORTED: Final = 0x0122
 NOT_AUTHORISED: Final = 0x0124
 UNRECOGNISED_OPERATION: Final = 0x0211
+_WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
 _COMMENT_CHARACTERS: Final = 64  # PS3.5 6.2: VR LO
 
 # The first class that fits decides: subclasses stand before their parents.
@@ -52,6 +53,11 @@ class DimseStatusError(InputError):
         self.status = status
         self.comment = fit(comment)
         self.offending = offending
+
+
+def is_warning(status: int) -> bool:
+    """Whether a status says that it was done, with something to remark (PS3.7 C.4)."""
+    return status >> 12 == 0xB or status in _WARNINGS
 
 
 def fit(comment: str) -> str:

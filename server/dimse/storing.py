@@ -2,43 +2,51 @@
 
 from keys.errors import CofferError
 from server.dimse import command as dimse
-from server.dimse.channel import Context
-from server.dimse.command import Command
-from server.dimse.services import Reception, StoreOutcome, StoreRequest
-from server.dimse.session import Session
-from server.dimse.status import DOES_NOT_MATCH, offending_of, status_of
+from server.dimse import negotiation
+from server.dimse.services import Reception, StoreRequest
+from server.dimse.session import Operation
+from server.dimse.status import CLASS_NOT_SUPPORTED, DOES_NOT_MATCH, SUCCESS, DimseStatusError
 
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 
 
-def serve_store(session: Session, context: Context, request: Command) -> None:
+def serve_store(operation: Operation) -> None:
     """Receive one object. The response with status 0x0000 leaves only after the object is durable.
 
     A failed store does not end the association: the rest of its data set is read and forgotten.
     """
-    outcome = _outcome(session, context, request)
-    session.answer(context, request, outcome.status, comment=outcome.comment, offending=outcome.offending)
+    try:
+        reception = _begin(operation)
+    except CofferError as error:
+        operation.pass_over_data()
+        operation.refuse(error)
+        return
+    failure = _receive(operation, reception)
+    if failure is None:
+        operation.answer(SUCCESS)
+    else:
+        operation.refuse(failure)
 
 
-def _outcome(session: Session, context: Context, request: Command) -> StoreOutcome:
+def _begin(operation: Operation) -> Reception:
+    """A reception for what the request names. Raises DimseStatusError, and as `StoreService.begin`."""
+    session, request = operation.session, operation.request
     sop_class, sop_instance = request.text(dimse.AFFECTED_CLASS), request.text(dimse.AFFECTED_INSTANCE)
     if not request.has_data_set:
-        return StoreOutcome(DOES_NOT_MATCH, "the C-STORE request announces no data set")
+        raise DimseStatusError(DOES_NOT_MATCH, "the C-STORE request announces no data set")
     if not sop_class or not sop_instance:
-        session.channel.read_data(context, lambda _: None)
         missing = _SOP_INSTANCE if sop_class else _SOP_CLASS
-        return StoreOutcome(DOES_NOT_MATCH, "the C-STORE request lacks a SOP UID", (missing,))
-    try:
-        reception = session.services.ingest.begin(
-            StoreRequest(sop_class, sop_instance, context.transfer_syntax, session.caller)
-        )
-    except CofferError as error:
-        session.channel.read_data(context, lambda _: None)
-        return _failure(error)
-    return _receive(session, context, reception)
+        raise DimseStatusError(DOES_NOT_MATCH, "the C-STORE request lacks a SOP UID", (missing,))
+    # A context for one class must not carry in another that would not have been negotiated.
+    if not negotiation.is_storage(sop_class, accept_unknown=session.config.storage.accept_unknown_sop_classes):
+        raise DimseStatusError(CLASS_NOT_SUPPORTED, "objects of this SOP class are not stored", (_SOP_CLASS,))
+    return session.services.ingest.begin(
+        StoreRequest(sop_class, sop_instance, operation.context.transfer_syntax, session.caller)
+    )
 
 
-def _receive(session: Session, context: Context, reception: Reception) -> StoreOutcome:
+def _receive(operation: Operation, reception: Reception) -> CofferError | None:
+    """Take in the data set and store it; returns why it was not stored."""
     failures: list[CofferError] = []
 
     def take(piece: memoryview) -> None:
@@ -49,16 +57,11 @@ def _receive(session: Session, context: Context, reception: Reception) -> StoreO
                 failures.append(error)
 
     try:
-        session.channel.read_data(context, take)
+        operation.session.channel.read_data(operation.context, take)
     except BaseException:
         reception.abort()
         raise
     if failures:
         reception.abort()
-        return _failure(failures[0])
-    return reception.finish()
-
-
-def _failure(error: CofferError) -> StoreOutcome:
-    status, comment = status_of(error)
-    return StoreOutcome(status, comment, offending_of(error))
+        return failures[0]
+    return reception.finish().error

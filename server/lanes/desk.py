@@ -12,6 +12,7 @@ import selectors
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -37,6 +38,7 @@ _log = structlog.get_logger(__name__)
 _FIRST_ROWS: Final = 8  # for whoever looks at a screen
 _ROWS: Final = 128
 _PLACES: Final = 512
+_MOMENT_SECONDS: Final = 0.25  # then the lane gets what was found till then, and may see that nobody waits any more
 _QUERY_THREADS: Final = 4
 _TOLD: Final = frozenset(name for name in vars(Observer) if not name.startswith("_"))
 
@@ -47,7 +49,8 @@ class _Client:
     def __init__(self, sock: socket.socket, ended: Callable[[], None]) -> None:
         self.wire = Wire(sock)
         self.ended = ended
-        self.pending: Iterator[bytes] | Iterator[Located] = iter(())
+        self.rows: Iterator[bytes | None] = iter(())
+        self.places: Iterator[Located] = iter(())
         self.is_plan = False
         self.all_supported = True
         self._map: mmap.mmap | None = None
@@ -169,7 +172,7 @@ class Desk:
             case Told(what, arguments) if what in _TOLD:
                 getattr(self._engine.metrics, what)(*arguments)
             case Stop():
-                client.pending = iter(())
+                client.rows, client.places = iter(()), iter(())
             case Find() | Plan() | More():
                 self._queries.submit(self._query, client, request)
             case _:
@@ -213,16 +216,28 @@ class Desk:
                 room = _FIRST_ROWS
                 client.is_plan = False
                 matches = self._engine.finder.find(identifier, implicit=implicit, model=model, caller=caller)
-                client.pending, client.all_supported = matches.rows, matches.all_supported
+                client.rows, client.all_supported = matches.rows, matches.all_supported
             case Plan(identifier, implicit, model, caller):
                 client.is_plan = True
                 found = self._engine.retriever.plan(identifier, implicit=implicit, model=model, caller=caller)
-                client.pending = (replace(instance.located, versions=()) for instance in found)
+                client.places = (replace(instance.located, versions=()) for instance in found)
         if client.is_plan:
-            places = [place for place in itertools.islice(client.pending, _PLACES) if isinstance(place, Located)]
+            places = list(itertools.islice(client.places, _PLACES))
             return Places(places, len(places) < _PLACES)
-        rows = [row for row in itertools.islice(client.pending, room) if isinstance(row, bytes)]
-        return Rows(rows, len(rows) < room, client.all_supported)
+        rows, is_last = _some(client.rows, room)
+        return Rows(rows, is_last, client.all_supported)
+
+
+def _some(rows: Iterator[bytes | None], room: int) -> tuple[list[bytes], bool]:
+    """The next rows, up to `room` and what is found in a moment, and whether they are the last."""
+    found: list[bytes] = []
+    deadline = time.monotonic() + _MOMENT_SECONDS
+    for row in rows:
+        if row is not None:
+            found.append(row)
+        if len(found) >= room or time.monotonic() > deadline:
+            return found, False
+    return found, True
 
 
 def _key(key: StudyKey) -> Key:

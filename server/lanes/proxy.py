@@ -137,10 +137,11 @@ class _Finder:
         first = self.line.ask(Find(identifier, implicit, model, caller), Rows)
         return Matches(self._rows(first), first.all_supported)
 
-    def _rows(self, part: Rows) -> Iterator[bytes]:
+    def _rows(self, part: Rows) -> Iterator[bytes | None]:
         try:
             yield from part.rows
             while not part.is_last:
+                yield None
                 part = self.line.ask(More(), Rows)
                 yield from part.rows
         finally:
@@ -189,6 +190,6 @@ class RemoteServices:
 
     def __init__(self, line: Line, intake: Intake, policy: Policy, archive_id: bytes, reader: LogReader) -> None:
         self.observer = RemoteObserver(line)
-        self.ingest = Ingest(intake, _Desk(line), policy, self.observer)
+        self.ingest = Ingest(intake, _Desk(line), policy)
         self.finder = _Finder(line)
         self.retriever = _Retriever(line, Bodies(archive_id, reader, _Keys(line).study))

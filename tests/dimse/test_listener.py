@@ -4,98 +4,23 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
 from keys.errors import UnavailableError
-from server.config import Config, Dimse, Peer
+from server.config import Storage
+from server.dimse import command as dimse
 from server.dimse import negotiation, pdu
-from server.dimse.acceptor import Acceptor
-from server.dimse.associations import Associations
-from server.dimse.connection import Connection
 from server.dimse.listener import Listener
 from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
-from server.dimse.services import Caller, Instance, Matches, StoreOutcome, StoreRequest
-from server.metrics import Metrics
+from tests.dimse.conftest import Memory
+from tests.dimse.raw_peer import RawRequestor
 
-CT = "1.2.840.10008.5.1.4.1.1.2"
+CT, WORKLIST = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.31"
 OFFERS = [Offer(1, negotiation.VERIFICATION, (IMPLICIT_LE,)), Offer(3, CT, (EXPLICIT_LE,))]
-
-
-class Kept:
-    """A reception that keeps what it gets; a data set that begins with `full` meets a full disk."""
-
-    def __init__(self, request: StoreRequest, store: dict[str, bytes]) -> None:
-        self._request, self._store, self._data = request, store, bytearray()
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._data += data
-        if self._data.startswith(b"full"):
-            raise UnavailableError("the archive's volume is full up to its reserve")
-
-    def finish(self) -> StoreOutcome:
-        self._store[self._request.sop_instance] = bytes(self._data)
-        return StoreOutcome(0)
-
-    def abort(self) -> None:
-        self._data.clear()
-
-
-class Memory:
-    """The archive's services over a dictionary."""
-
-    def __init__(self) -> None:
-        self.stored: dict[str, bytes] = {}
-        self.ingest = self.finder = self.retriever = self
-
-    def begin(self, request: StoreRequest) -> Kept:
-        return Kept(request, self.stored)
-
-    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
-        return Matches(iter([identifier] * 3))
-
-    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Sequence[Instance]:
-        return []
-
-
-class InThisProcess:
-    """Serves what the listener accepts, with threads."""
-
-    def __init__(self, config: Config, memory: Memory) -> None:
-        self._config, self._memory = config, memory
-        self._associations = Associations()
-        self.stop = self._associations.stop
-
-    def dispatch(self, connection: socket.socket, host: str, ended: Callable[[], None]) -> None:
-        settings = self._config.dimse
-        pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-        self._associations.begin(Acceptor(pdus, host, self._config, self._memory, Metrics()), ended)
-
-
-@pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
-@pytest.fixture
-def listener(memory: Memory, tmp_path: Path) -> Iterator[Listener]:
-    dimse = Dimse(port=_free_port(), handshake_seconds=0.5, gap_seconds=1.0, idle_seconds=5.0, max_associations=3)
-    config = Config(archive=tmp_path, dimse=dimse, peers=(Peer(ae_title="NOBODY", host="127.0.0.1", port=1),))
-    here = InThisProcess(config, memory)
-    made = Listener(config, here, Metrics())
-    made.start()
-    yield made
-    made.stop()
-    here.stop(1.0)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def connect(listener: Listener) -> Requestor:
@@ -141,6 +66,88 @@ def test_a_full_disk_is_answered_and_the_association_goes_on(listener: Listener,
         assert peer.store(context, "1.1", [b"full", bytes(300_000)]) == 0xA700
         assert peer.store(context, "1.2", [b"fine"]) == 0
     assert memory.stored == {"1.2": b"fine"}
+    assert memory.failures("store", "A700") == 1
+
+
+def test_a_silent_association_is_told_that_it_ends(listen: Callable[..., Listener]) -> None:
+    listener = listen(idle_seconds=0.3, gap_seconds=0.4)
+    ended = pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED)
+    idle, cut = established(listener), established(listener)
+    cut.sendall(struct.pack(">BxI", pdu.P_DATA, 100) + bytes(20))
+    for sock in (idle, cut):
+        assert receive(sock, 11) == ended
+        sock.close()
+
+
+REJECTED = {
+    "application context": ({}, (1, 1, 2)),
+    "calling AE title": ({"known_peers_only": True}, (1, 1, 3)),
+    "called AE title": ({"require_called_ae": True}, (1, 1, 7)),
+}
+
+
+@pytest.mark.parametrize("name", REJECTED)
+def test_a_rejection_says_why(listen: Callable[..., Listener], name: str) -> None:
+    settings, code = REJECTED[name]
+    request = negotiation.request("TESTER", "NOBODY", OFFERS, 16384)
+    if name == "application context":
+        request = request.replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.9")
+    with raw(listen(**settings)) as sock:
+        sock.sendall(request)
+        assert receive(sock, 10) == bytes((3, 0, 0, 0, 0, 4, 0, *code))
+
+
+def test_a_known_peer_is_served(listen: Callable[..., Listener]) -> None:
+    with RawRequestor(listen(known_peers_only=True).port, OFFERS, calling="MOVEDST") as peer:
+        peer.request(peer.context(negotiation.VERIFICATION), dimse.C_ECHO)
+        assert peer.final().status == 0
+
+
+REFUSED = {
+    "no data set": (dimse.C_STORE, CT, {"AFFECTED_INSTANCE": "1.2"}, None, 0xA900, "store"),
+    "no SOP Instance UID": (dimse.C_STORE, CT, {}, b"data", 0xA900, "store"),
+    "a class of another service": (
+        dimse.C_STORE,
+        CT,
+        {"AFFECTED_INSTANCE": "1.2", "AFFECTED_CLASS": WORKLIST},
+        b"data",
+        0x0122,
+        "store",
+    ),
+    "a full disk": (dimse.C_STORE, CT, {"AFFECTED_INSTANCE": "1.2"}, b"full", 0xA700, "store"),
+    "another service on the context": (dimse.C_FIND, CT, {}, b"data", 0x0122, "find"),
+    "an unknown operation": (0x0130, CT, {}, bytes(2 << 20), 0x0211, "other"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_is_answered_counted_and_logged(listener: Listener, memory: Memory, name: str) -> None:
+    field, context, elements, data, status, service = REFUSED[name]
+    with capture_logs() as logged, RawRequestor(listener.port, OFFERS) as peer:
+        peer.request(peer.context(context), field, data, **elements)
+        answer = peer.final()
+        peer.request(peer.context(negotiation.VERIFICATION), dimse.C_ECHO)  # the association goes on
+        assert peer.final().status == 0
+    assert answer.status == status
+    assert answer.comment
+    assert memory.failures(service, f"{status:04X}") == 1
+    assert memory.metrics.registry.get_sample_value("coffer_request_duration_seconds_count", {"service": "echo"}) == 1
+    (line,) = [entry for entry in logged if entry["event"] == "operation failed"]
+    assert (line["status"], line["service"], line["calling_ae"]) == (f"{status:04X}", service, "TESTER")
+    assert str(line["cause"]).startswith(answer.comment)
+
+
+@pytest.mark.parametrize("unknown", [True, False])
+def test_a_context_of_a_known_class_carries_no_unknown_one_past_the_switch(
+    listen: Callable[..., Listener], memory: Memory, unknown: bool
+) -> None:
+    listener = listen(storage=Storage(accept_unknown_sop_classes=unknown))
+    with RawRequestor(listener.port, OFFERS) as peer:
+        peer.request(peer.context(CT), dimse.C_STORE, b"data", sop_class="1.2.3.4.5", AFFECTED_INSTANCE="1.2")
+        answer = peer.final()
+    assert answer.status == (0 if unknown else 0x0122)
+    assert answer.offending == ([] if unknown else [0x00080016])
+    assert memory.stored == ({"1.2": b"data"} if unknown else {})
 
 
 HOSTILE = {

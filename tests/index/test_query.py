@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from index import query
 from index.attributes import Values
 from index.index import Index
 from index.matching import compile_key
@@ -30,6 +31,27 @@ def archive(index: Index, filler: Filler) -> Index:
 
 def rows(index: Index, level: str, keys: Mapping[int, Values], model: str = "study") -> list[dict[int, Values]]:
     return sorted(index.query(level, keys, model), key=repr)
+
+
+@pytest.mark.parametrize(
+    ("level", "keys", "count"),
+    [
+        ("PATIENT", {PATIENT_ID: (), 0x00100040: ("X",)}, 10),
+        ("STUDY", {STUDY_UID: (), 0x00080030: ("235959",)}, 10),
+        ("IMAGE", {STUDY_UID: ("1.0",), SERIES_UID: ("1.0.1",), SOP_UID: (), 0x00200013: ("9999",)}, 20),
+    ],
+)
+def test_a_search_that_finds_nothing_pauses(
+    index: Index, filler: Filler, monkeypatch: pytest.MonkeyPatch, level: str, keys: dict[int, Values], count: int
+) -> None:
+    monkeypatch.setattr(query, "_PAUSE_ROWS", 4)
+    for number in range(40):
+        filler.add(f"1.{number}", f"1.{number}.1", f"1.{number}.1.1", patient_id=f"{number}")
+    for number in range(2, 82):
+        filler.add("1.0", "1.0.1", f"1.0.1.{number}", patient_id="0")
+    model = "patient" if level == "PATIENT" else "study"
+    assert list(index.query_in_steps(level, keys, model)) == [None] * count
+    assert list(index.query(level, keys, model)) == []
 
 
 def test_study_level_answers_every_key_that_was_asked(archive: Index) -> None:

@@ -44,7 +44,7 @@ class Desk:
 def parcels(engine: Engine, study: str, count: int) -> list[Parcel]:
     """Objects of one study, sealed and not yet committed."""
     desk = Desk(engine.committer)
-    ingest = type(engine.ingest)(engine.intake, desk, engine.policy, engine.metrics)  # type: ignore[arg-type]
+    ingest = type(engine.ingest)(engine.intake, desk, engine.policy)  # type: ignore[arg-type]
     for number in range(count):
         ds = sample_study()[0]
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = study, f"{study}.1", f"{study}.1.{number}"

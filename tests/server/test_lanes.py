@@ -1,5 +1,6 @@
 """Receiving processes: one that dies costs its own associations only, and none outlives the server."""
 
+import itertools
 import json
 import os
 import signal
@@ -20,17 +21,21 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from archive.record import Kind
 from archive.verify import Verifier
+from index.table import StudyTable
 from keys.errors import ConfigError, UnavailableError
 from server.config import Config, Dimse, Http, Keys
 from server.demo import encoded, leave_answers_to_caller, sample_study
+from server.dimse import command as dimse
 from server.dimse.connection import ConnectionClosed
 from server.dimse.negotiation import EXPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
 from server.engine import Engine
 from server.founding import create_archive
+from server.identifier import encode_identifier
 from server.lanes.wire import LineClosed, SharedMemory, Wire
 from server.renewal import renew_if_old
 from server.service import Server
+from tests.dimse.raw_peer import RawRequestor
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -178,6 +183,25 @@ def test_a_query_says_when_it_does_not_know_a_key(config: Config, keyword: str, 
         answers = [s.Status for s, _ in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)]
         association.release()
     assert answers == [status, 0x0000]
+
+
+def test_a_search_that_finds_nothing_can_be_cancelled(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    query = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: (), 0x00100010: ("NOBODY^*",)}, (), implicit=True)
+    find = str(StudyRootQueryRetrieveInformationModelFind)
+    with Server(config):
+        with connect(config) as sender:
+            assert store(sender, 0) == 0
+        # As an archive so large that going through it has no end.
+        monkeypatch.setattr(StudyTable, "candidates", lambda *_: itertools.repeat(1))
+        with RawRequestor(config.dimse.port, [Offer(1, find, ("1.2.840.10008.1.2",))]) as peer:
+            for _ in range(6):  # one more than there are threads for queries
+                message_id = peer.request(peer.context(find), dimse.C_FIND, query)
+                peer.cancel(peer.context(find), message_id)
+                final = peer.final()
+                assert (final.status, final.data) == (0xFE00, None)
+        monkeypatch.undo()
+        with connect(config) as sender:
+            assert store(sender, 1) == 0
 
 
 def test_keys_are_rotated_while_objects_come_in(config: Config) -> None:

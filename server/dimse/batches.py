@@ -1,0 +1,42 @@
+"""Cut what a C-MOVE sends into parts whose presentation contexts fit into one association (PS3.8 9.3.2.2: 128)."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+from server.convert import CONVERTIBLE
+from server.dimse.negotiation import Offer
+from server.dimse.services import Instance
+
+_MOST_CONTEXTS: Final = 128
+
+
+class Batch(NamedTuple):
+    """Instances for one association, and the contexts to propose for them."""
+
+    instances: list[Instance]
+    offers: list[Offer]
+
+
+def batches(instances: Iterable[Instance]) -> Iterator[Batch]:
+    """The instances in their order, in as few batches as that allows."""
+    part: list[Instance] = []
+    pairs: set[tuple[str, str]] = set()
+    for instance in instances:
+        more = pairs | _pairs(instance)
+        if len(more) > _MOST_CONTEXTS:
+            yield Batch(part, _offers(pairs))
+            part, more = [], _pairs(instance)
+        part.append(instance)
+        pairs = more
+    if part:
+        yield Batch(part, _offers(pairs))
+
+
+def _pairs(instance: Instance) -> set[tuple[str, str]]:
+    """SOP class with each syntax an instance may leave in: its own, and those it can be converted to."""
+    others = {s for s in CONVERTIBLE if instance.convertible_to(s)}
+    return {(instance.sop_class, syntax) for syntax in {instance.transfer_syntax, *others}}
+
+
+def _offers(pairs: set[tuple[str, str]]) -> list[Offer]:
+    return [Offer(2 * i + 1, sop_class, (syntax,)) for i, (sop_class, syntax) in enumerate(sorted(pairs))]

@@ -1,0 +1,121 @@
+"""The sub-operations of one C-MOVE or C-GET: counted, reported while they run, then summed up (PS3.4 C.4.2, C.4.3).
+
+Rule: Completed counts successes only; every failed instance is listed at the end. Whoever asked hears of it after each
+sub-operation and, while one takes long, every two seconds; a C-CANCEL is seen as often.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from server.dimse import command as dimse
+from server.dimse import negotiation
+from server.dimse.command import Value
+from server.dimse.session import Operation
+from server.dimse.status import CANCEL, CANNOT_PERFORM, PENDING, SUCCESS, WARNING, is_warning
+from server.identifier import encode_identifier
+
+_FAILED_LIST: Final = 0x00080058  # Failed SOP Instance UID List
+_PENDING_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 0.25
+
+
+class Cancelled(Exception):  # noqa: N818  # what was asked for, not an error
+    """A C-CANCEL came in the middle of a sub-operation."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Where a retrieval stands (PS3.4 C.4.2.1.6). `failed` lists SOP Instance UIDs, `why` is the first cause."""
+
+    remaining: int
+    completed: int = 0
+    warned: int = 0
+    failed: list[str] = field(default_factory=list)
+    why: str = ""
+
+    def count(self, sop_instance: str, status: int) -> None:
+        """Take in the status that ended one sub-operation."""
+        if status == SUCCESS:
+            self.remaining -= 1
+            self.completed += 1
+            return
+        why = f"a C-STORE sub-operation ended with {status:04X}"
+        if is_warning(status):
+            self.remaining -= 1
+            self.warned += 1
+            self.why = self.why or why
+        else:
+            self.fail(sop_instance, why)
+
+    def fail(self, sop_instance: str, why: str) -> None:
+        """Count one that could not be tried, broke off, or was refused."""
+        self.remaining -= 1
+        self.failed.append(sop_instance)
+        self.why = self.why or why
+
+    def values(self, *, with_remaining: bool) -> dict[int, Value]:
+        """The counter elements of a response."""
+        values: dict[int, Value] = {
+            dimse.COMPLETED: self.completed,
+            dimse.FAILED: len(self.failed),
+            dimse.WARNING: self.warned,
+        }
+        if with_remaining:
+            values[dimse.REMAINING] = self.remaining
+        return values
+
+    def final_status(self) -> int:
+        """PS3.4 Table C.4-2: success, warning when some arrived, failure when none did."""
+        if not self.failed and not self.warned:
+            return SUCCESS
+        return WARNING if self.completed or self.warned else CANNOT_PERFORM
+
+
+class SubOperations:
+    """What one C-MOVE or C-GET has to do, and where it stands."""
+
+    def __init__(self, operation: Operation, count: int) -> None:
+        self.operation = operation
+        self.counters = Counters(count)
+        self._reported = self._looked = time.monotonic()
+
+    def is_cancelled(self) -> bool:
+        """Between two: send a pending response with the counters, then see whether the peer wants to stop."""
+        operation = self.operation
+        values = operation.response(PENDING)
+        values.update(self.counters.values(with_remaining=True))
+        operation.session.channel.flush(operation.session.channel.frames(operation.context, values))
+        self._reported = self._looked = time.monotonic()
+        return operation.is_cancelled()
+
+    def pulse(self) -> None:
+        """In the middle of one: report when that is due. Raises Cancelled. Cheap: call it often."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        due = now - self._reported >= _PENDING_SECONDS
+        if self.is_cancelled() if due else self.operation.is_cancelled():
+            raise Cancelled
+
+    def watched(self, data: Iterable[bytes]) -> Iterator[bytes]:
+        """The pieces of an object on its way, with a pulse before each. Raises Cancelled."""
+        for piece in data:
+            self.pulse()
+            yield piece
+
+    def finish(self, *, cancelled: bool) -> None:
+        """Send the final response."""
+        counters = self.counters
+        data = None
+        if counters.failed:
+            implicit = self.operation.context.transfer_syntax == negotiation.IMPLICIT_LE
+            data = encode_identifier({_FAILED_LIST: tuple(counters.failed)}, (), implicit=implicit)
+        self.operation.answer(
+            CANCEL if cancelled else counters.final_status(),
+            cause=counters.why,
+            more=counters.values(with_remaining=cancelled),
+            data=data,
+        )

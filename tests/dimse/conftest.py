@@ -1,0 +1,115 @@
+"""Fixtures of the network door: the real listener over services that keep everything in memory."""
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from keys.errors import UnavailableError
+from server.config import Config, Dimse, Peer, Storage
+from server.dimse.acceptor import Acceptor
+from server.dimse.associations import Associations
+from server.dimse.connection import Connection
+from server.dimse.listener import Listener
+from server.dimse.services import Caller, Instance, Matches, StoreOutcome, StoreRequest
+from server.metrics import Metrics
+
+
+class Kept:
+    """A reception that keeps what it gets; a data set that begins with `full` meets a full disk."""
+
+    def __init__(self, request: StoreRequest, store: dict[str, bytes]) -> None:
+        self._request, self._store, self._data = request, store, bytearray()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._data += data
+        if self._data.startswith(b"full"):
+            raise UnavailableError("the archive's volume is full up to its reserve")
+
+    def finish(self) -> StoreOutcome:
+        self._store[self._request.sop_instance] = bytes(self._data)
+        return StoreOutcome()
+
+    def abort(self) -> None:
+        self._data.clear()
+
+
+class Memory:
+    """The archive's services over a dictionary, and what a query or a retrieval finds."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, bytes] = {}
+        self.matches: Callable[[bytes], Iterator[bytes | None]] = lambda identifier: iter([identifier] * 3)
+        self.instances: Sequence[Instance] = []
+        self.metrics = Metrics()
+        self.ingest = self.finder = self.retriever = self
+
+    def begin(self, request: StoreRequest) -> Kept:
+        return Kept(request, self.stored)
+
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
+        return Matches(self.matches(identifier))
+
+    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Sequence[Instance]:
+        return self.instances
+
+    def failures(self, service: str, status: str) -> float:
+        """How many failures of a service with a status were counted."""
+        labels = {"service": service, "status": status}
+        return self.metrics.registry.get_sample_value("coffer_failures_total", labels) or 0
+
+
+class InThisProcess:
+    """Serves what the listener accepts, with threads."""
+
+    def __init__(self, config: Config, memory: Memory) -> None:
+        self._config, self._memory = config, memory
+        self._associations = Associations()
+        self.stop = self._associations.stop
+
+    def dispatch(self, connection: socket.socket, host: str, ended: Callable[[], None]) -> None:
+        settings = self._config.dimse
+        pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
+        self._associations.begin(Acceptor(pdus, host, self._config, self._memory, self._memory.metrics), ended)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def memory() -> Memory:
+    """What the listener serves."""
+    return Memory()
+
+
+@pytest.fixture
+def listen(memory: Memory, tmp_path: Path) -> Iterator[Callable[..., Listener]]:
+    """Start a listener; keywords are settings of [dimse]."""
+    running: list[tuple[Listener, InThisProcess]] = []
+
+    def start(*, destination: int = 1, storage: Storage | None = None, **settings: object) -> Listener:
+        defaults = {"handshake_seconds": 0.5, "gap_seconds": 1.0, "idle_seconds": 5.0, "max_associations": 3}
+        dimse = Dimse(port=free_port(), **{**defaults, **settings})  # type: ignore[arg-type]
+        peers = (Peer(ae_title="MOVEDST", host="127.0.0.1", port=destination),)
+        config = Config(archive=tmp_path, dimse=dimse, peers=peers, storage=storage or Storage())
+        here = InThisProcess(config, memory)
+        made = Listener(config, here, memory.metrics)
+        made.start()
+        running.append((made, here))
+        return made
+
+    yield start
+    for made, here in running:
+        made.stop()
+        here.stop(1.0)
+
+
+@pytest.fixture
+def listener(listen: Callable[..., Listener]) -> Listener:
+    """A running listener."""
+    return listen()

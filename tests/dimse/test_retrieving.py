@@ -1,0 +1,317 @@
+"""C-MOVE and C-GET on the wire: counters, statuses and lists, and what a bad object or a bad destination costs."""
+
+import io
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pydicom
+import pytest
+from structlog.testing import capture_logs
+
+from keys.errors import IntegrityError
+from server.dimse import command as dimse
+from server.dimse import negotiation, pdu, requestor, retrieving, suboperations
+from server.dimse.listener import Listener
+from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from tests.dimse.conftest import Memory, free_port
+from tests.dimse.raw_peer import Broken, Message, RawDestination, RawRequestor
+
+CT, JPEG = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.4.50"
+GET, MOVE = (
+    next(uid for uid, model in models.items() if model == "study") for models in (negotiation.GET, negotiation.MOVE)
+)
+OFFERS = [Offer(1, GET, (IMPLICIT_LE,)), Offer(3, MOVE, (IMPLICIT_LE,)), Offer(5, CT, (EXPLICIT_LE,), scp=True)]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One object in memory."""
+
+    sop_instance: str
+    data: bytes = b"data"
+    sop_class: str = CT
+    transfer_syntax: str = EXPLICIT_LE
+
+    @property
+    def length(self) -> int:
+        return len(self.data)
+
+    def open(self) -> Iterator[bytes]:
+        yield self.data
+
+    def convertible_to(self, transfer_syntax: str) -> bool:
+        return False
+
+    def convert_to(self, transfer_syntax: str) -> Iterator[bytes]:
+        raise AssertionError
+
+
+class Damaged(Stored):
+    """One whose check fails before its last byte."""
+
+    def open(self) -> Iterator[bytes]:
+        yield self.data[:-1]
+        raise IntegrityError("a sealed body does not match its hash")
+
+
+class DamagedLarge(Damaged):
+    """One that is not read whole before it is sent."""
+
+    @property
+    def length(self) -> int:
+        return 17 << 20
+
+
+class Endless(Stored):
+    """One that is on its way for ever."""
+
+    @property
+    def length(self) -> int:
+        return 1 << 40
+
+    def open(self) -> Iterator[bytes]:
+        for _ in itertools.count():
+            time.sleep(0.01)
+            yield bytes(1 << 20)
+
+
+def named(count: int) -> list[Stored]:
+    return [Stored(f"1.2.{number}") for number in range(count)]
+
+
+def failed_list(message: Message) -> list[str]:
+    """The Failed SOP Instance UID List as pydicom reads it."""
+    assert message.data is not None
+    implicit = message.context.transfer_syntax == IMPLICIT_LE
+    ds = pydicom.filereader.read_dataset(io.BytesIO(message.data), is_implicit_VR=implicit, is_little_endian=True)
+    assert list(ds.keys()) == [0x00080058]
+    value = ds.FailedSOPInstanceUIDList
+    if isinstance(value, bytes):  # more than 65,535 bytes in Explicit VR: with VR UN, which pydicom leaves as it is
+        value = value.rstrip(b"\0").decode().split("\\")
+    return [str(value)] if isinstance(value, str) else [str(uid) for uid in value]
+
+
+def get(listener: Listener, keep: Callable[[Message], int] = lambda _: 0, offers: list[Offer] = OFFERS) -> Message:
+    with RawRequestor(listener.port, offers) as peer:
+        peer.request(peer.context(GET), dimse.C_GET, b"")
+        return peer.final(keep)
+
+
+def move(listener: Listener) -> Message:
+    with RawRequestor(listener.port, OFFERS) as peer:
+        peer.request(peer.context(MOVE), dimse.C_MOVE, b"", DESTINATION="MOVEDST")
+        return peer.final()
+
+
+def test_nothing_found_is_success_with_counters_of_zero(listener: Listener) -> None:
+    for final in (get(listener), move(listener)):
+        assert (final.status, final.counters, final.data, final.comment) == (0, (-1, 0, 0, 0), None, "")
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT_LE, EXPLICIT_LE])
+def test_a_list_of_any_length_can_be_read(listener: Listener, memory: Memory, syntax: str) -> None:
+    names = [f"1.2.840.113619.2.55.3.604688119.971.1700000000.{number}" for number in range(2000)]
+    memory.instances = [Stored(name, transfer_syntax=JPEG) for name in names]
+    final = get(listener, offers=[Offer(1, GET, (syntax,)), OFFERS[2]])
+    assert (final.status, final.counters) == (0xA702, (-1, 0, 2000, 0))
+    assert failed_list(final) == names
+    assert JPEG in final.comment
+    assert memory.failures("get", "A702") == 1
+
+
+@pytest.mark.parametrize("way", ["get", "move"])
+def test_every_answer_of_a_sub_operation_has_its_counter(
+    listen: Callable[..., Listener], memory: Memory, way: str
+) -> None:
+    statuses = [0x0000, 0xB007, 0xA700, 0xB000, 0xC000]
+    memory.instances = named(len(statuses))
+
+    def answer(message: Message) -> int:
+        return statuses[int(message.text(dimse.AFFECTED_INSTANCE).rsplit(".", 1)[1])]
+
+    with RawDestination(answer) as destination:
+        listener = listen(destination=destination.port)
+        final = get(listener, answer) if way == "get" else move(listener)
+    assert (final.status, final.counters) == (0xB000, (-1, 1, 2, 2))
+    assert failed_list(final) == ["1.2.2", "1.2.4"]
+    assert final.comment == "a C-STORE sub-operation ended with B007"
+    assert memory.failures(way, "B000") == 1
+
+
+def test_warnings_alone_have_no_list(listener: Listener, memory: Memory) -> None:
+    memory.instances = named(2)
+    final = get(listener, lambda _: 0xB007)
+    assert (final.status, final.counters, final.data) == (0xB000, (-1, 0, 0, 2), None)
+
+
+def test_more_than_can_be_counted_is_refused(listener: Listener, memory: Memory) -> None:
+    memory.instances = named(1) * 65536
+    for final in (get(listener), move(listener)):
+        assert (final.status, final.counters, final.data) == (0xA701, (-1, -1, -1, -1), None)
+        assert final.comment == "65536 instances: ask for fewer than 65536 at once"
+
+
+def test_a_destination_that_is_not_there_fails_all_and_is_named(
+    listen: Callable[..., Listener], memory: Memory
+) -> None:
+    memory.instances = named(3)
+    port = free_port()
+    with capture_logs() as logged:
+        final = move(listen(destination=port))
+    assert (final.status, final.counters) == (0xA702, (-1, 0, 3, 0))
+    assert failed_list(final) == ["1.2.0", "1.2.1", "1.2.2"]
+    assert final.comment.startswith(f"MOVEDST at 127.0.0.1:{port} cannot be reached")
+    (line,) = [entry for entry in logged if entry["event"] == "operation failed"]
+    assert (line["service"], line["status"]) == ("move", "A702")
+    assert str(line["cause"]).startswith(final.comment)
+
+
+def test_an_unknown_destination(listener: Listener, memory: Memory) -> None:
+    with capture_logs() as logged, RawRequestor(listener.port, OFFERS) as peer:
+        peer.request(peer.context(MOVE), dimse.C_MOVE, b"", DESTINATION="NOWHERE")
+        final = peer.final()
+    assert (final.status, final.counters) == (0xA801, (-1, -1, -1, -1))
+    assert "NOWHERE" in final.comment
+    assert memory.failures("move", "A801") == 1
+    assert [entry["status"] for entry in logged if entry["event"] == "operation failed"] == ["A801"]
+
+
+def test_a_destination_is_told_who_moves(listen: Callable[..., Listener], memory: Memory) -> None:
+    memory.instances = named(2)
+    with RawDestination() as destination:
+        listener = listen(destination=destination.port)
+        with RawRequestor(listener.port, OFFERS, calling="WORKSTATION") as peer:
+            peer.request(peer.context(MOVE), dimse.C_MOVE, b"", DESTINATION="MOVEDST")
+            peer.final()
+            message_id = peer.request(peer.context(MOVE), dimse.C_MOVE, b"", DESTINATION="MOVEDST")
+            assert peer.final().status == 0
+    told = [(m.text(dimse.ORIGINATOR_AE), m.number(dimse.ORIGINATOR_ID)) for _, m in destination.came]
+    assert told == [("WORKSTATION", message_id - 1)] * 2 + [("WORKSTATION", message_id)] * 2
+
+
+def test_a_destination_that_breaks_off_costs_one_object(listen: Callable[..., Listener], memory: Memory) -> None:
+    memory.instances = named(20)
+    bad = {"1.2.3", "1.2.4", "1.2.11", "1.2.19"}
+    with RawDestination(lambda m: None if m.text(dimse.AFFECTED_INSTANCE) in bad else 0) as destination:
+        final = move(listen(destination=destination.port))
+    assert (final.status, final.counters) == (0xB000, (-1, 16, 4, 0))
+    assert set(failed_list(final)) == bad
+    assert final.comment.endswith("broke the association")
+    assert len(destination.came) == 20
+    assert destination.associations == 4
+
+
+def test_a_destination_that_always_breaks_off_is_given_up(listen: Callable[..., Listener], memory: Memory) -> None:
+    memory.instances = named(1000)
+    with RawDestination(lambda _: None) as destination:
+        final = move(listen(destination=destination.port))
+    assert (final.status, final.counters) == (0xA702, (-1, 0, 1000, 0))
+    assert len(failed_list(final)) == 1000
+    assert destination.associations == retrieving._MOST_FAILURES
+
+
+def test_more_contexts_than_one_association_holds(listen: Callable[..., Listener], memory: Memory) -> None:
+    memory.instances = [Stored(f"1.2.{n}", b"%d" % n, f"1.2.3.4.{n}", f"1.2.5.{n}") for n in range(300)]
+    with RawDestination() as destination:
+        final = move(listen(destination=destination.port))
+    assert (final.status, final.counters) == (0, (-1, 300, 0, 0))
+    assert destination.associations == 3
+    assert destination.data == {i.sop_instance: i.data for i in memory.instances if isinstance(i, Stored)}
+
+
+@pytest.mark.parametrize("way", ["get", "move"])
+def test_a_damaged_object_costs_itself(listen: Callable[..., Listener], memory: Memory, way: str) -> None:
+    memory.instances = [*named(3), Damaged("1.2.9"), Damaged("1.2.10"), Stored("1.2.11")]
+    came: list[str] = []
+
+    def keep(message: Message) -> int:
+        came.append(message.text(dimse.AFFECTED_INSTANCE))
+        return 0
+
+    with RawDestination(keep) as destination:
+        listener = listen(destination=destination.port)
+        final = get(listener, keep) if way == "get" else move(listener)
+        assert destination.associations == (way == "move")
+    assert (final.status, final.counters) == (0xB000, (-1, 4, 2, 0))
+    assert failed_list(final) == ["1.2.9", "1.2.10"]
+    assert final.comment == "a sealed body does not match its hash"
+    assert came == ["1.2.0", "1.2.1", "1.2.2", "1.2.11"]
+
+
+def test_a_large_damaged_object_is_never_completed(listen: Callable[..., Listener], memory: Memory) -> None:
+    bad = [DamagedLarge(f"1.2.{n}", bytes(3000)) for n in range(100, 120)]
+    memory.instances = [Stored("1.2.0"), *bad, Stored("1.2.1")]
+    with RawDestination() as destination:
+        listener = listen(destination=destination.port)
+        final = move(listener)
+        assert (final.status, final.counters) == (0xB000, (-1, 2, 20, 0))
+        assert failed_list(final) == [i.sop_instance for i in bad]
+        assert destination.data == {"1.2.0": b"data", "1.2.1": b"data"}
+        with pytest.raises(Broken) as ended:
+            get(listener)
+    assert (ended.value.kind, ended.value.body[2:]) == (pdu.ABORT, bytes((pdu.PROVIDER, pdu.INVALID_VALUE)))
+
+
+def test_a_cancelled_get_says_what_remains(listener: Listener, memory: Memory) -> None:
+    memory.instances = [*named(2), Stored("1.2.2", transfer_syntax=JPEG), *named(7)]
+    with RawRequestor(listener.port, OFFERS) as peer:
+        message_id = peer.request(peer.context(GET), dimse.C_GET, b"")
+        came: list[Message] = []
+
+        def keep(message: Message) -> int:
+            came.append(message)
+            if len(came) == 4:
+                peer.cancel(peer.context(GET), message_id)
+            return 0
+
+        final = peer.final(keep)
+        assert (final.status, final.counters) == (0xFE00, (5, 4, 1, 0))
+        assert failed_list(final) == ["1.2.2"]
+        peer.request(peer.context(GET), dimse.C_GET, b"")  # the association goes on
+        assert peer.final().status == 0xB000
+    assert memory.failures("get", "FE00") == 0
+
+
+def test_a_move_is_cancelled_between_two_objects(listen: Callable[..., Listener], memory: Memory) -> None:
+    memory.instances = named(10)
+    with RawDestination() as destination, RawRequestor(listen(destination=destination.port).port, OFFERS) as peer:
+        message_id = peer.request(peer.context(MOVE), dimse.C_MOVE, b"", DESTINATION="MOVEDST")
+        peer.cancel(peer.context(MOVE), message_id)
+        final = peer.final()
+    remaining, completed, failed, warned = final.counters
+    assert (final.status, failed, warned, final.data) == (0xFE00, 0, 0, None)
+    assert remaining + completed == 10
+    assert completed == len(destination.came) < 10
+
+
+@pytest.mark.parametrize("slow", ["object", "answer"])
+def test_a_long_sub_operation_is_reported_and_can_be_cancelled(
+    listen: Callable[..., Listener], memory: Memory, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    monkeypatch.setattr(suboperations, "_PENDING_SECONDS", 0.2)
+    monkeypatch.setattr(requestor, "_WAIT_SECONDS", 0.1)
+    memory.instances = [Stored("1.2.0"), Endless("1.2.1") if slow == "object" else Stored("1.2.1"), Stored("1.2.2")]
+
+    def answer(message: Message) -> int:
+        time.sleep(2 * (message.text(dimse.AFFECTED_INSTANCE) == "1.2.1"))
+        return 0
+
+    with RawDestination(answer) as destination, RawRequestor(listen(destination=destination.port).port, OFFERS) as peer:
+        message_id = peer.request(peer.context(MOVE), dimse.C_MOVE, b"", DESTINATION="MOVEDST")
+        for _ in range(3):  # one after the first, the others while the second is on its way
+            assert peer.receive().counters == (2, 1, 0, 0)
+        peer.cancel(peer.context(MOVE), message_id)
+        final = peer.final()
+    assert (final.status, final.counters) == (0xFE00, (1, 1, 1, 0))
+    assert failed_list(final) == ["1.2.1"]
+    assert "1.2.2" not in destination.data
+
+
+def test_what_the_destination_says_too_late_is_a_failure(listen: Callable[..., Listener], memory: Memory) -> None:
+    memory.instances = named(1)
+    with RawDestination(lambda _: time.sleep(1.5) or 0) as destination:
+        final = move(listen(destination=destination.port, destination_seconds=0.5))
+    assert (final.status, final.counters) == (0xA702, (-1, 0, 1, 0))
+    assert final.comment.endswith("does not answer in time")
