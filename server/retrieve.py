@@ -30,7 +30,6 @@ QUERY_RETRIEVE_LEVEL = 0x00080052
 PATIENT_ID, STUDY_UID, SERIES_UID, SOP_UID = 0x00100020, 0x0020000D, 0x0020000E, 0x00080018
 _LEVELS = {"PATIENT": PATIENT_ID, "STUDY": STUDY_UID, "SERIES": SERIES_UID, "IMAGE": SOP_UID}
 _ROOTS = {"patient": ("PATIENT", "STUDY", "SERIES", "IMAGE"), "study": ("STUDY", "SERIES", "IMAGE")}
-_MAX_UIDS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ class Retriever:
 
     def _unique_key(self, values: Sequence[str], tag: int, *, is_level: bool) -> tuple[str, ...]:
         present = tuple(v for v in values if v)
-        if not present or len(present) > (_MAX_UIDS if is_level else 1) or any("*" in v or "?" in v for v in present):
+        if not present or (len(present) > 1 and not is_level) or any("*" in v or "?" in v for v in present):
             raise IdentifierError(
                 f"({tag >> 16:04X},{tag & 0xFFFF:04X}) needs {'at least one value' if is_level else 'one value'}"
                 " without wildcards",

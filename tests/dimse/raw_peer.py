@@ -187,19 +187,22 @@ class RawRequestor(Association):
 
 
 class RawDestination:
-    """A storage SCP on `port` of the loopback that takes anything, or what `syntaxes` names.
+    """A storage SCP on `port` (0: any) of the loopback that takes every transfer syntax, or those of `syntaxes`.
 
     `came` holds every C-STORE request with the number of its association, from 0. `answer` decides the status; None
     aborts the association.
     """
 
     def __init__(
-        self, answer: Callable[[Message], int | None] = lambda _: 0, syntaxes: Sequence[str] | None = None
+        self,
+        answer: Callable[[Message], int | None] = lambda _: 0,
+        syntaxes: Sequence[str] | None = None,
+        port: int = 0,
     ) -> None:
         self._answer, self._syntaxes = answer, syntaxes
         self.came: list[tuple[int, Message]] = []
         self.associations = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()

@@ -27,6 +27,7 @@ from server.demo import leave_answers_to_caller
 
 MAX_CONTEXTS = 120
 FIND = {"study": StudyRootQueryRetrieveInformationModelFind, "patient": PatientRootQueryRetrieveInformationModelFind}
+MOVE = StudyRootQueryRetrieveInformationModelMove
 GET = {"study": StudyRootQueryRetrieveInformationModelGet, "patient": PatientRootQueryRetrieveInformationModelGet}
 
 
@@ -194,10 +195,9 @@ def move(port: int, destination: str, level: str = "STUDY", **keys: str) -> Data
     query.QueryRetrieveLevel = level
     for keyword, value in keys.items():
         setattr(query, keyword, value)
-    model = StudyRootQueryRetrieveInformationModelMove
-    association = associate(port, [(model, [ImplicitVRLittleEndian])])
+    association = associate(port, [(MOVE, [ImplicitVRLittleEndian])])
     final = Dataset()
-    for status, _ in association.send_c_move(query, destination, model):
+    for status, _ in association.send_c_move(query, destination, MOVE):
         final = status
     association.release()
     return final
