@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from archive.body import BodyReader
-from index.elements import decode_identifier
+from index.elements import Identifier, decode_identifier
 from index.index import Located
 from index.objectmeta import ObjectMeta
 from index.query import IdentifierError
@@ -105,10 +105,23 @@ class Retriever:
                 offending=(QUERY_RETRIEVE_LEVEL,),
                 hint="set (0008,0052) to a level of the information model",
             )
+        if level == "IMAGE" and self._is_empty(keys, STUDY_UID) and self._is_empty(keys, SERIES_UID):
+            return self._without_study(keys, roots, caller)
         chosen: dict[int, tuple[str, ...]] = {}
         for name in roots[: roots.index(level) + 1]:
             chosen[_LEVELS[name]] = self._unique_key(keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level)
         return self.instances(chosen, caller)
+
+    @staticmethod
+    def _is_empty(keys: Identifier, tag: int) -> bool:
+        return tag in keys.values and not "".join(keys.text(tag))
+
+    def _without_study(self, keys: Identifier, roots: Sequence[str], caller: Caller) -> Sequence[StoredInstance]:
+        """The instances that name no study, by their own UIDs (docs/adr/0015)."""
+        chosen = {SOP_UID: self._unique_key(keys.text(SOP_UID), SOP_UID, is_level=True)}
+        if "PATIENT" in roots:
+            chosen[PATIENT_ID] = self._unique_key(keys.text(PATIENT_ID), PATIENT_ID, is_level=False)
+        return [found for found in self.instances(chosen, caller) if not found.located.study_uid]
 
     def _unique_key(self, values: Sequence[str], tag: int, *, is_level: bool) -> tuple[str, ...]:
         present = tuple(v for v in values if v)

@@ -19,6 +19,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import build_role, evt
 
+from server.demo import encoded
 from server.dimse import command as dimse
 from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
@@ -125,6 +126,8 @@ BAD = {
     "bytes that are no data set": (b"\x08\x00\x52\x00\xff\xff\xff\x7fSTUDY", []),
 }
 BAD_TO_RETRIEVE = {
+    "an empty study alone": (identifier("IMAGE", STUDY="", SERIES="1.2", SOP="1.2"), [STUDY]),
+    "no study and no UID": (identifier("IMAGE", STUDY="", SERIES="", SOP=""), [SOP]),
     "no key at the level": (identifier("IMAGE", STUDY=MANY, SERIES="1.2"), [SOP]),
     "a wildcard at the level": (identifier("STUDY", STUDY="1.2*"), [STUDY]),
     "too many UIDs": (identifier("STUDY", STUDY=("1.2.3",) * 10_001), []),
@@ -291,6 +294,26 @@ def test_a_damaged_object_is_listed_and_the_rest_arrives(coffer: CofferProcess, 
     assert sorted(came) == sorted(item.sop_instance for item in few * 2)
 
 
+@pytest.mark.parametrize("way", ["get", "move"])
+def test_an_object_without_a_study_comes_back_by_its_own_uid(coffer: CofferProcess, few: list[Item], way: str) -> None:
+    whole = synthetic(1, 20, 4)
+    ds = read_dataset(io.BytesIO(whole.data), is_implicit_VR=False, is_little_endian=True)
+    del ds.StudyInstanceUID, ds.SeriesInstanceUID
+    homeless = Item(whole.sop_class, whole.sop_instance, IMPLICIT_LE, in_implicit(encoded(ds)))
+    send(coffer.port, [homeless])
+    came: dict[str, bytes | None] = {}
+
+    def keep(message: Message) -> int:
+        came[message.text(dimse.AFFECTED_INSTANCE)] = message.data
+        return 0
+
+    query = identifier("IMAGE", STUDY="", SERIES="", SOP=(homeless.sop_instance, few[0].sop_instance))
+    with RawDestination(keep, port=coffer.peers[1].port):
+        final = retrieve(coffer, way, query, keep, IMPLICIT_LE, EXPLICIT_LE)
+    assert (final.status, final.counters) == (0, (-1, 1, 0, 0))
+    assert came == {homeless.sop_instance: homeless.data}
+
+
 def test_stores_are_refused_with_a_cause(coffer: CofferProcess) -> None:
     large = synthetic(1, 2 << 20, 3)
     private = Offer(1, "1.2.3.4.5", (EXPLICIT_LE,))
@@ -308,17 +331,32 @@ def test_stores_are_refused_with_a_cause(coffer: CofferProcess) -> None:
         assert peer.final().status == 0x0211
 
 
-def test_all_of_it_stands_in_metrics_and_log(coffer: CofferProcess, dcmtk: None) -> None:
+def test_every_failure_stands_in_metrics_and_log(dcmtk: None, coffer: CofferProcess, few: list[Item]) -> None:
+    bad, _ = BAD["no level"]
+    with raw(coffer, EXPLICIT_LE) as peer:
+        refused = [
+            (FIND_MODEL, dimse.C_FIND, bad, {}, 0xA900),
+            (str(MOVE), dimse.C_MOVE, bad, {"DESTINATION": "GONE"}, 0xA900),
+            (str(MOVE), dimse.C_MOVE, identifier(STUDY=FEW), {"DESTINATION": "NOWHERE"}, 0xA801),
+            (str(MOVE), dimse.C_MOVE, identifier(STUDY=FEW), {"DESTINATION": "GONE"}, 0xA702),
+            (str(GET["study"]), dimse.C_GET, bad, {}, 0xA900),
+            (str(GET["study"]), dimse.C_GET, identifier(STUDY=FEW), {}, 0xB000),
+            (SECONDARY_CAPTURE, dimse.C_STORE, few[0].data, {"AFFECTED_INSTANCE": "1.2"}, 0xA900),
+            (SECONDARY_CAPTURE, 0x0130, None, {}, 0x0211),
+        ]
+        for abstract_syntax, field, data, elements, status in refused:
+            peer.request(peer.context(abstract_syntax), field, data, **elements)
+            assert peer.final().status == status
     assert run_tool("echoscu", "-aec", "COFFER", "127.0.0.1", str(coffer.port)).returncode == 0
     deadline = time.monotonic() + 10
     while 'duration_seconds_count{service="echo"} 0' in (page := coffer.metrics()):
         assert time.monotonic() < deadline, "the C-ECHO was not counted"
     counted = set(re.findall(r'coffer_failures_total{service="(\w+)",status="(\w+)"}', page))
     assert counted >= {
-        *(("store", status) for status in ("A700", "A900", "0122")),
-        *(("find", status) for status in ("A900",)),
-        *(("move", status) for status in ("A900", "A702", "B000")),
+        ("find", "A900"),
+        *(("move", status) for status in ("A900", "A801", "A702")),
         *(("get", status) for status in ("A900", "B000")),
+        ("store", "A900"),
         ("other", "0211"),
     }
     lines = [line for line in coffer.log.read_text().splitlines() if "operation failed" in line]
