@@ -181,7 +181,7 @@ class Keyring:
     @property
     def epoch(self) -> int:
         """The epoch under whose KEK new keys are wrapped, also when another process made it; from 1 up."""
-        self._follow()
+        self.follow()
         return self._header.epoch
 
     def new_study(self, study_key_id: bytes | None = None) -> StudyKey:
@@ -201,7 +201,7 @@ class Keyring:
 
     def _try_to_add(self, key_ids: list[bytes]) -> list[StudyKey] | None:
         """Make keys under the epoch that is known here; None where it is not the current one any more."""
-        self._follow()
+        self.follow()
         header = self._header  # once: another thread may follow another process meanwhile
         kek_id, kek = self._kek(header.epoch)
         made: list[StudyKey] = []
@@ -234,7 +234,7 @@ class Keyring:
         Raises KeyUnavailableError when the keyring has no such row, ShreddedError when it was shredded, also by another
         process a moment ago, IntegrityError when the row was altered or belongs elsewhere.
         """
-        seen = self._follow()
+        seen = self.follow()
         with self._lock:
             cached = self._cache.get(key_id)
             if cached is not None:
@@ -272,7 +272,7 @@ class Keyring:
         """Return how often keys were taken away from whoever may hold them, by any process, until now; about 4 us."""
         return int.from_bytes(self._store.get(rows.CHANGES_KEY) or b"", "big")
 
-    def _follow(self) -> int:
+    def follow(self) -> int:
         """Let go of what was taken away by any process, cached keys and destroyed epochs, and return `changes`."""
         changes = self.changes()
         if changes != self._seen:

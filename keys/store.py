@@ -64,7 +64,12 @@ class RowStore:
         size = file.stat().st_size if file.exists() else 0
         # A copy without a lock file has no writer; opening it must not add one, or a medium had to be writable.
         lock = not readonly or (folder / "lock.mdb").exists()
-        options: dict[str, Any] = {"lock": lock, "map_size": max(map_bytes, 2 * size), "mode": 0o600, "max_readers": 64}
+        options: dict[str, Any] = {
+            "lock": lock,
+            "map_size": max(map_bytes, 2 * size),
+            "mode": 0o600,
+            "max_readers": 256,
+        }
         try:
             self._env = lmdb.open(str(folder), create=create, readonly=readonly, meminit=True, **options)
             require_whole(self._env, file)

@@ -4,6 +4,7 @@ Rule: it needs no writer and no index, so any process that gets keys can read. T
 and the place it was sealed for; to hash the ciphertext as well would find nothing more and cost a tenth of a retrieval.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ from archive.log import Position
 from archive.reader import LogReader
 from archive.record import Kind
 from keys.buffer import Buffer
-from keys.errors import IntegrityError
+from keys.errors import IntegrityError, SupersededError
 from keys.keyring import StudyKey
 
 _IN_MEMORY_BYTES = 8 << 20
@@ -33,13 +34,25 @@ class Bodies:
         """An object's body. Raises IntegrityError, KeyUnavailableError, ShreddedError, NotFoundError."""
         context = BodyContext(self._archive_id, study_key_id, content_id, Kind.OBJECT)
         key = self._study(study_key_id).blob
-        read: Read = self._reader.range_of(position)
         if position.body_len <= _IN_MEMORY_BYTES:
-            read = _within(read(0, position.body_len))
+            read = _within(self._reader.range_of(position)(0, position.body_len))
+        else:
+            read = self._while_there(study_key_id, position)
         try:
             yield BodyReader(key, context, read, position.body_len)
         except IntegrityError as error:
             raise self._reader.damaged(position, str(error)) from error
+
+    def _while_there(self, study_key_id: bytes, position: Position) -> Read:
+        """As `LogReader.range_of`, but raises ShreddedError from the moment on that the key is shredded."""
+        read = self._reader.range_of(position)
+
+        def read_on(at: int, length: int) -> Buffer:
+            with contextlib.suppress(SupersededError):  # this object was begun under the old key, and is as it was
+                self._study(study_key_id)
+            return read(at, length)
+
+        return read_on
 
 
 def _within(body: Buffer) -> Read:

@@ -230,9 +230,9 @@ class Vault:
         """
         if self.deliver():
             self.sign_checkpoint()
-        if self.keyring.changes() == self._settled:
+        changes = self.keyring.follow()
+        if changes == self._settled:
             return
-        changes = self.keyring.changes()
         doomed = shred.waiting(self.keyring)
         for key_id, stone in doomed.items():
             self.index.forget(key_id, stone.name)

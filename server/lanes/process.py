@@ -1,16 +1,21 @@
 """A lane: a process that serves associations handed to it, and keeps nothing of its own.
 
 Rule: it opens the log for reading only, has no key but those it asks for, and ends when the process that started it
-does: then nothing that was not acknowledged ever will be. Started as `python -P -m server.lanes FD`; -P, because a
+does: then nothing that was not acknowledged ever will be. Of the keyring it reads the change counter, so that a key
+that anybody takes away is not used here any more. Started as `python -P -m server.lanes FD`; -P, because a
 folder named `archive` where the server was started is not our package.
 """
 
+import contextlib
 import os
 import signal
 import socket
 import sys
+import threading
+import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -19,7 +24,10 @@ from archive.allocator import keep_blocks, keep_objects
 from archive.folder import ArchiveFolder
 from archive.reader import LogReader
 from archive.room import Room
+from keys import rows
+from keys.errors import CofferError
 from keys.secret import Secret
+from keys.store import RowStore
 from server import logs
 from server.config import Config
 from server.dimse.acceptor import Acceptor
@@ -33,6 +41,7 @@ from server.lanes.wire import LineClosed, Wire
 from server.vault import policy_of
 
 _log = structlog.get_logger(__name__)
+_LOOK_SECONDS: Final = 0.5
 
 
 def encode_config(config: Config) -> bytes:
@@ -59,17 +68,38 @@ class Lane:
         room = Room(folder.spool, config.storage.reserve_bytes)
         self._intake = Intake(config.limits, setup.archive_id, room, share=setup.share)
         self._reader = LogReader(folder)
+        self._changes = partial(RowStore(folder.keyring, readonly=True).get, rows.CHANGES_KEY)
+        self._services: set[RemoteServices] = set()
         self._policy = policy_of(config)
         self._associations = Associations()
+        threading.Thread(target=self._forget_keys, name="forget keys", daemon=True).start()
 
     def serve(self, host: str, connection: socket.socket, line: socket.socket) -> None:
         """Serve one association in a thread of its own."""
         settings = self._config.dimse
         end = Line(Wire(line))
-        services = RemoteServices(end, self._intake, self._policy, self._archive_id, self._reader)
+        services = RemoteServices(end, self._intake, self._policy, self._archive_id, self._reader, self._changes)
+        self._services.add(services)
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
         acceptor = Acceptor(pdus, host, self._config, services, services.observer)
-        self._associations.begin(acceptor, end.close)
+
+        def over() -> None:
+            self._services.discard(services)
+            end.close()
+
+        self._associations.begin(acceptor, over)
+
+    def _forget_keys(self) -> None:
+        """Drop the keys of associations that are idle, too, when a key was taken away."""
+        seen = self._changes()
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            with contextlib.suppress(CofferError):  # whoever needs a key meets it
+                changes = self._changes()
+                if changes != seen:
+                    seen = changes
+                    for services in list(self._services):
+                        services.forget_keys()
 
     def quit(self, grace_seconds: float) -> None:
         """Let operations end."""

@@ -1,15 +1,15 @@
 """The archive's services as a lane has them: what is short and needs the writer is asked for over the line.
 
-Rule: one line serves one association, one request at a time. Keys are asked for when they are needed and
-kept for the association's present study only; the committing process has the last word on which key is the right one.
+Rule: one line serves one association, one request at a time. Keys are asked for when they are needed and kept for the
+association's present study only, until any process takes any key away: whoever erases need not know of a lane. The
+committing process has the last word on which key is the right one.
 """
 
 import os
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeAlias, TypeVar
 
 from archive.log import SealedFile
 from archive.reader import LogReader
@@ -28,9 +28,8 @@ from server.lanes.messages import Commit, Done, Failed, Find, Key, KeyOf, More, 
 from server.lanes.wire import LineClosed, SharedMemory, Wire
 from server.retrieve import StoredInstance
 
-_KEPT_SECONDS: Final = 5.0
-
 R = TypeVar("R", Key, Done, Rows, Places)
+Changes: TypeAlias = Callable[[], bytes | None]  # the keyring's change counter as it stands now, about 4 us
 
 
 class Line:
@@ -89,44 +88,41 @@ class Line:
         self._memory.close()
 
 
+class _Kept:
+    """The last key that was asked for: objects of a study come and go together."""
+
+    def __init__(self, line: Line, changes: Changes) -> None:
+        self._line = line
+        self._changes = changes
+        self._last: tuple[bytes | None, StudyKeyFor | KeyOf, StudyKey] | None = None
+
+    def key(self, wanted: StudyKeyFor | KeyOf) -> StudyKey:
+        changes, last = self._changes(), self._last
+        if last is None or last[:2] != (changes, wanted):
+            # Counted before it is asked for: what is taken away in between makes the next one ask again.
+            reply = self._line.ask(wanted, Key)
+            self._last = last = changes, wanted, StudyKey(reply.key_id, Secret(reply.dek))
+        return last[2]
+
+    def forget(self) -> None:
+        self._last = None
+
+
 class _Desk:
     """`server.ingest.Desk` over a line."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, kept: _Kept) -> None:
         self._line = line
-        self._kept: tuple[str, float, StudyKey] | None = None
+        self._kept = kept
 
     def study_key(self, study_uid: str) -> StudyKey:
-        now = time.monotonic()
-        if self._kept is not None and self._kept[0] == study_uid and now < self._kept[1]:
-            return self._kept[2]
-        key = _key(self._line.ask(StudyKeyFor(study_uid), Key))
-        self._kept = (study_uid, now + _KEPT_SECONDS, key)
-        return key
+        return self._kept.key(StudyKeyFor(study_uid))
 
     def commit(self, sealed: Sealed, body: bytes | SealedFile) -> Committed:
         done = self._line.commit(sealed, body)
         if done.stale:
-            self._kept = None
+            self._kept.forget()
         return done
-
-
-def _key(reply: Key) -> StudyKey:
-    return StudyKey(reply.key_id, Secret(reply.dek))
-
-
-class _Keys:
-    """Keys by their id; the last one is kept for a moment, because objects of a study are retrieved together."""
-
-    def __init__(self, line: Line) -> None:
-        self._line = line
-        self._kept: tuple[float, StudyKey] | None = None
-
-    def study(self, key_id: bytes) -> StudyKey:
-        kept, now = self._kept, time.monotonic()
-        if kept is None or kept[1].key_id != key_id or now > kept[0]:
-            self._kept = kept = (now + _KEPT_SECONDS, _key(self._line.ask(KeyOf(key_id), Key)))
-        return kept[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +184,17 @@ class RemoteObserver:
 class RemoteServices:
     """`server.dimse.services.Services` for one association of a lane."""
 
-    def __init__(self, line: Line, intake: Intake, policy: Policy, archive_id: bytes, reader: LogReader) -> None:
+    def __init__(  # noqa: PLR0917  # what a lane has
+        self, line: Line, intake: Intake, policy: Policy, archive_id: bytes, reader: LogReader, changes: Changes
+    ) -> None:
+        self._kept = _Kept(line, changes), _Kept(line, changes)
+        to_seal, to_open = self._kept
         self.observer = RemoteObserver(line)
-        self.ingest = Ingest(intake, _Desk(line), policy)
+        self.ingest = Ingest(intake, _Desk(line, to_seal), policy)
         self.finder = _Finder(line)
-        self.retriever = _Retriever(line, Bodies(archive_id, reader, _Keys(line).study))
+        self.retriever = _Retriever(line, Bodies(archive_id, reader, lambda key_id: to_open.key(KeyOf(key_id))))
+
+    def forget_keys(self) -> None:
+        """Drop the keys in memory: the next object asks for its own."""
+        for kept in self._kept:
+            kept.forget()

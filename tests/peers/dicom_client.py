@@ -5,7 +5,7 @@ pynetdicom carries the protocol; what was really on the wire is the wire tap's b
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,8 +169,22 @@ def find(port: int, level: str, model: str = "study", **keys: str) -> list[Datas
     return rows
 
 
-def get(port: int, contexts: Sequence[tuple[str, str]], level: str = "STUDY", **keys: str) -> Dataset:
-    """C-GET with exactly these (SOP class, transfer syntax) contexts; returns the final response's status data set."""
+def get(
+    port: int,
+    contexts: Sequence[tuple[str, str]],
+    level: str = "STUDY",
+    taken: Callable[[], object] = lambda: None,
+    **keys: str,
+) -> Dataset:
+    """C-GET with exactly these (SOP class, transfer syntax) contexts; returns the final response's status data set.
+
+    `taken` is called for each object that came, before it is answered.
+    """
+
+    def take(_event: evt.Event) -> int:
+        taken()
+        return 0
+
     query = Dataset()
     query.QueryRetrieveLevel = level
     for keyword, value in keys.items():
@@ -180,7 +194,7 @@ def get(port: int, contexts: Sequence[tuple[str, str]], level: str = "STUDY", **
         port,
         proposed,
         ext_neg=[build_role(c, scp_role=True) for c in {c for c, _ in contexts}],
-        evt_handlers=[(evt.EVT_C_STORE, lambda _event: 0)],
+        evt_handlers=[(evt.EVT_C_STORE, take)],
     )
     final = Dataset()
     for status, _ in association.send_c_get(query, GET["study"]):

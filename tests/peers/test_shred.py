@@ -12,6 +12,7 @@ from tests.peers.test_phi import Searcher, search_tree
 
 STUDIES = 3
 EACH = 5
+MANY = 40
 
 
 @pytest.fixture
@@ -54,6 +55,22 @@ def test_a_running_server_answers_gone_at_once(filled: CofferProcess) -> None:
     assert not move(filled.port, "MOVEDST", StudyInstanceUID=uid(1)).get("NumberOfCompletedSuboperations")
     assert filled.run("get", "--study", uid(1), check=False).returncode == 5
     assert "coffer_studies 2" in filled.metrics()
+
+
+def test_a_retrieval_under_way_ends_where_the_shred_returns(filled: CofferProcess) -> None:
+    assert {reply.status for reply in store(filled.port, [synthetic(n, 900, 7) for n in range(MANY)])} == {0}
+    came: list[None] = []
+
+    def taken() -> None:
+        came.append(None)
+        if len(came) == 2:
+            filled.run("shred", uid(7), "--reason", "r", "--yes")
+
+    sample = synthetic(0)
+    status = get(filled.port, [(sample.sop_class, sample.transfer_syntax)], taken=taken, StudyInstanceUID=uid(7))
+    # One more had been opened before: the next object is read while one is on its way.
+    assert len(came) <= 3
+    assert int(status.NumberOfFailedSuboperations) == MANY - len(came)
 
 
 def test_a_shredded_study_that_is_sent_again_is_a_new_one(filled: CofferProcess) -> None:

@@ -33,9 +33,12 @@ from server.engine import Engine
 from server.founding import create_archive
 from server.identifier import encode_identifier
 from server.lanes.wire import LineClosed, SharedMemory, Wire
+from server.officers import Officer
 from server.renewal import renew_if_old
 from server.service import Server
 from tests.dimse.raw_peer import RawRequestor
+from server.shredding import Deed, Shredding, by_study
+from tests.peers.dicom_client import get
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -245,6 +248,26 @@ def test_keys_are_rotated_while_objects_come_in(config: Config) -> None:
         assert engine.stats().objects == len(statuses)
         events = [event for _, event in engine.events(frozenset({Kind.KEYRING_ROTATED}))]
         assert [event.facts["epoch"] for event in events] == [2, 3]
+
+
+def test_a_key_that_is_taken_away_opens_nothing_in_any_lane_from_then_on(config: Config) -> None:
+    came: list[int] = []
+    study = sample_study()[0].StudyInstanceUID
+
+    def taken() -> None:
+        came.append(len(came))
+        if len(came) == 2:
+            Shredding(server.engine).shred(by_study(server.engine, study), Deed("r", (Officer("Meyer", "a"),)))
+
+    with Server(config) as server:
+        with connect(config) as peer:
+            for number in range(12):
+                ds = sample_study()[0]
+                ds.SOPInstanceUID += f".{number}"
+                assert peer.store(peer.contexts[1], ds.SOPInstanceUID, [encoded(ds)]) == 0
+        status = get(config.dimse.port, [(CT, EXPLICIT_LE)], taken=taken, StudyInstanceUID=study)
+    assert len(came) <= 3  # one more had been opened before
+    assert status.NumberOfFailedSuboperations == 12 - len(came)
 
 
 def test_a_server_rotates_an_epoch_that_is_old_enough(config: Config) -> None:
