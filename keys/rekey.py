@@ -113,7 +113,7 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
             (rows.STUDY_PREFIX + old, value),
             (rows.TOMBSTONE_PREFIX + old, None),
         ]
-        bump = rows.CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")
+        bump = rows.raised(changes)
         if before is not None:
             again = replace(Rekey.decode(old, before), stuck=NOT_STUCK)
             if keyring.amend([bump, (again.place, again.encode())], expected=expected):

@@ -16,7 +16,17 @@ from keys import aead
 from keys.errors import FormatError
 from keys.secret import Secret
 
-__all__ = ["EpochRow", "EpochState", "Header", "KeyRow", "KeyState", "Purpose", "WrapAlgorithm", "epoch_context"]
+__all__ = [
+    "EpochRow",
+    "EpochState",
+    "Header",
+    "KeyRow",
+    "KeyState",
+    "Purpose",
+    "WrapAlgorithm",
+    "epoch_context",
+    "raised",
+]
 
 MAGIC: Final = b"CofferKR"
 VERSION: Final = 1
@@ -32,7 +42,7 @@ STUDY_PREFIX: Final = b"K"
 WITNESS_KEY: Final = b"W"
 SHARES_PREFIX: Final = b"G"  # splittings of an epoch key into shares; no share is kept
 TOMBSTONE_PREFIX: Final = b"T"
-CHANGES_KEY: Final = b"C"  # goes up whenever keys that another process may hold are no longer what they were
+CHANGES_KEY: Final = b"C"  # goes up whenever keys that another process may hold, or what may be done to them, changed
 DESTRUCTION_PREFIX: Final = b"D"  # when an epoch was destroyed, and when for good
 EVENT_PREFIX: Final = b"P"  # events on their way into the log, sealed
 HOLD_PREFIX: Final = b"L"  # holds, sealed
@@ -107,6 +117,11 @@ class Header:
 def epoch_context(archive_id: bytes, kek_id: bytes, epoch: int) -> bytes:
     """Return what the provider binds a wrapped KEK to: label, archive id, KEK id, epoch (u32 big endian)."""
     return _EPOCH_CONTEXT + archive_id + kek_id + epoch.to_bytes(4, "big")
+
+
+def raised(changes: bytes | None) -> tuple[bytes, bytes]:
+    """Return the change counter's row, one more than its bytes say (None: it is not there yet)."""
+    return CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")
 
 
 @dataclass(frozen=True, slots=True)

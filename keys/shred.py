@@ -73,6 +73,7 @@ def schedule(
     until_ms: int,
     event: Callable[[bytes, Tombstone], tuple[bytes, bytes]] | None = None,
     done: Sequence[tuple[bytes, bytes]] = (),
+    allowed: Callable[[], None] = lambda: None,
 ) -> list[bytes]:
     """Shred the keys whose ids `names` maps to what they are found by; return the ids that were not shredded before.
 
@@ -81,11 +82,13 @@ def schedule(
     One transaction, durable on return: the rows' state, the tombstones, the change that every process sees, the row
     that `event` makes for each key (the deed on its way into the log), and the removal of the rows `done` (the request
     for it, as it was read). Where nothing
-    is left to shred, nothing else is written. Raises KeyUnavailableError for a key that the keyring does not hold,
-    UnavailableError where a row of `done` is not there any more.
+    is left to shred, nothing else is written. `allowed` raises where something forbids it, and is asked again when the
+    change counter moved: whoever forbids raises it. Raises KeyUnavailableError for a key that the keyring does not
+    hold, UnavailableError where a row of `done` is not there any more.
     """
     while True:
         changes = keyring.row(rows.CHANGES_KEY)
+        allowed()
         if any(keyring.row(place) != value for place, value in done):
             raise UnavailableError("somebody else dealt with this request just now", hint="look what became of it")
         put: list[tuple[bytes, bytes]] = []
@@ -113,7 +116,7 @@ def schedule(
             if removed:
                 keyring.amend([], removed)
             return []
-        put.append((rows.CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")))
+        put.append(rows.raised(changes))
         if keyring.amend(put, removed, expected):
             return fresh
 
@@ -131,10 +134,7 @@ def supersede(keyring: Keyring, done: Rekey, *, now_ms: int, until_ms: int) -> N
             raise ShreddedError(f"key {done.old.hex()[:8]} is not being replaced any more")
         row, _ = keyring.opened(done.old, value)
         stone = Tombstone(row.epoch, now_ms, until_ms, done.name, Reason.REKEYED, done.new)
-        put = [
-            (grave, stone.encode()),
-            (rows.CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")),
-        ]
+        put = [(grave, stone.encode()), rows.raised(changes)]
         expected = [(rows.CHANGES_KEY, changes), (place, value), (done.place, before), (grave, None)]
         if keyring.amend(put, [place, done.place], expected):
             return

@@ -16,7 +16,7 @@ from keys.keyring import clock_ms
 from server.engine import Engine
 from server.officers import Officer
 from server.sealednotes import SealedNotes
-from server.shredding import Deed, Doomed, Shredding
+from server.shredding import Deed, Doomed, Shredding, as_now
 
 __all__ = ["Request", "Requests"]
 
@@ -61,10 +61,11 @@ class Requests:
                 hint="that is the rule of [keys] shred_approvals; the other one says --officer NAME",
             )
         agreed = (*request.officers, officer)
+        doomed = as_now(self._engine, request.doomed)  # a hold or the retention may count since
         if len(agreed) >= self._needed:
             deed = Deed(request.reason, agreed, request_id)
-            return Shredding(self._engine).shred(request.doomed, deed, [(self._notes.place(request_id), before)])
-        Shredding(self._engine).require_allowed(request.doomed)
+            return Shredding(self._engine).shred(doomed, deed, [(self._notes.place(request_id), before)])
+        Shredding(self._engine).require_allowed(doomed)
         after = msgspec.structs.replace(request, officers=agreed)
         if not self._notes.put(request_id, after, self._event("shred approved", request_id, after, officer), before):
             raise UnavailableError("somebody else dealt with this request just now", hint="look at coffer shred list")

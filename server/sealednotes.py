@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from archive.event import Event
-from keys import aead, derive
+from keys import aead, derive, rows
 from keys.errors import FormatError, NotFoundError
 from server.vault import Vault
 
@@ -60,12 +60,21 @@ class SealedNotes:
                 return note_id
 
     def put(self, note_id: str, note: msgspec.Struct, event: Event, before: bytes | None = None) -> bool:
-        """Write a note and the event that tells of it, durable on return; False where it is not as it was `before`."""
+        """Write a note and the event that tells of it, durable on return; False where it is not as it was `before`.
+
+        The change counter goes up with it: whoever is about to change keys asks again whether that is allowed.
+        """
         place = self.place(note_id)
         plain = msgspec.json.encode(note)
         plain += b" " * (-len(plain) % _PAD)
         sealed = aead.seal(self._key, self._context(place), plain, os.urandom(aead.SALT))
-        return self._keyring.amend([(place, sealed), self._vault.enclosed(event)], expected=[(place, before)])
+        told = self._vault.enclosed(event)
+        while self._keyring.row(place) == before:
+            changes = self._keyring.row(rows.CHANGES_KEY)
+            expected = [(place, before), (rows.CHANGES_KEY, changes)]
+            if self._keyring.amend([(place, sealed), told, rows.raised(changes)], expected=expected):
+                return True
+        return False
 
     def remove(self, note_id: str, event: Event, before: bytes) -> bool:
         """Take a note away, with the event that tells of it, as `put`."""

@@ -23,7 +23,7 @@ from server.engine import Engine
 from server.holds import Holds, Subject, require_retention_over
 from server.officers import Officer
 
-__all__ = ["Deed", "Doomed", "Shredding", "by_patient", "by_study", "wait_until_settled"]
+__all__ = ["Deed", "Doomed", "Shredding", "as_now", "by_patient", "by_study", "wait_until_settled"]
 
 _ISSUER: Final = 0x00100021
 _STUDY_DATE: Final = 0x00080020
@@ -87,6 +87,12 @@ def _doomed(engine: Engine, study_uid: str, patient_id: str) -> Doomed | None:
     return Doomed(subject, tuple(sorted(key_ids)), count)
 
 
+def as_now(engine: Engine, doomed: Sequence[Doomed]) -> list[Doomed]:
+    """The same studies with the keys they had then, and patient, date and receipt as they are now."""
+    found = ((each, _doomed(engine, each.subject.study_uid, "")) for each in doomed)
+    return [each if now is None else msgspec.structs.replace(each, subject=now.subject) for each, now in found]
+
+
 @dataclass(frozen=True, slots=True)
 class Deed:
     """Why and by whom: the reason, the officers who agreed (the first one asked for it), the request's id, if any."""
@@ -123,7 +129,6 @@ class Shredding:
         From then on no process finds or opens the studies. Raises AccessDeniedError, InputError.
         """
         deed.check()
-        self.require_allowed(doomed)
         index = self._engine.index
         names = {key_id: index.name_of(each.subject.study_uid) for each in doomed for key_id in each.key_ids}
         counts = {index.name_of(each.subject.study_uid): each.instances for each in doomed}
@@ -133,7 +138,15 @@ class Shredding:
         def event(key_id: bytes, stone: Tombstone) -> tuple[bytes, bytes]:
             return self._engine.enclosed(_event(key_id, stone, deed, counts[stone.name]))
 
-        fresh = shred.schedule(self._engine.keyring, names, now_ms=now, until_ms=until, event=event, done=done)
+        fresh = shred.schedule(
+            self._engine.keyring,
+            names,
+            now_ms=now,
+            until_ms=until,
+            event=event,
+            done=done,
+            allowed=lambda: self.require_allowed(doomed),
+        )
         self._engine.index.follow()
         return fresh
 

@@ -1,9 +1,10 @@
 """Shredding by commands: who may, what is refused and why, and that a stop anywhere leaves nothing half-gone."""
 
+import datetime as dt
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,17 @@ from archive.record import Kind
 from index.store import IndexStore
 from keys import rows, shred
 from keys.durable import SystemCalls
+from keys.errors import AccessDeniedError, ShreddedError
 from keys.keyfile import KeyFileProvider
-from keys.keyring import Keyring
+from keys.keyring import Keyring, clock_ms
 from keys.store import RowStore
 from server.cli import main
 from server.config_load import load_config
 from server.demo import sample_study
 from server.engine import Engine
+from server.holds import Hold, Holds, Subject
+from server.officers import Officer
+from server.shredding import Deed, Doomed, Shredding, by_study
 from tests.server.filled import free_port, part10, run, told
 
 BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"
@@ -98,6 +103,23 @@ def test_a_shred_is_recorded_and_the_study_is_gone_everywhere(archive: Path) -> 
     run("shred", UIDS[0], "--reason", "again", "--yes", code=5)
 
 
+def test_a_large_object_that_is_being_read_ends_where_it_is(archive: Path) -> None:
+    large = next(slices("1.2.3.6", "P-6"))
+    large.Rows, large.Columns, large.NumberOfFrames = 2048, 2048, 4
+    large.PixelData = os.urandom(2 * 2048 * 2048 * 4)
+    Path("large.dcm").write_bytes(part10(large))
+    run("put", "large.dcm")
+    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+        (located,) = engine.index.locate({0x0020000D: ("1.2.3.6",)})
+        with engine.open_body(located.study_key_id, located.version) as body:
+            chunks = body.chunks()
+            assert next(chunks)
+            Shredding(engine).shred(by_study(engine, "1.2.3.6"), Deed("r", (Officer("Meyer", "a"),)))
+            with pytest.raises(ShreddedError):
+                assert sum(map(len, chunks)) < 0
+        engine.settle()
+
+
 def test_all_studies_of_a_patient(archive: Path) -> None:
     assert told("shred", "--patient", "P-4711", "--reason", "r", "--yes")["studies"] == 2
     assert found() == [UIDS[2]]
@@ -164,12 +186,46 @@ def test_a_hold_refuses_and_says_who_and_why(archive: Path) -> None:
     assert patient
 
 
+class _Overtaken(Shredding):
+    """A shred that is found allowed a moment before an officer puts a hold."""
+
+    def __init__(self, engine: Engine, hold: Hold) -> None:
+        super().__init__(engine)
+        self._late = [hold]
+        self._holds = Holds(engine)
+
+    def require_allowed(self, doomed: Sequence[Doomed]) -> None:
+        super().require_allowed(doomed)
+        if self._late:
+            self._holds.add(self._late.pop())
+
+
+def test_a_hold_counts_from_the_moment_it_is_written(archive: Path) -> None:
+    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+        late = Hold(UIDS[0], "", "court case", "", Officer("Meyer", "a"), clock_ms())
+        deed = Deed("r", (Officer("Braun", "a"),))
+        with pytest.raises(AccessDeniedError, match="court case"):
+            _Overtaken(engine, late).shred(by_study(engine, UIDS[0]), deed)
+        assert not shred.tombstones(engine.keyring)
+        late = Hold("", "P-99", "unrelated", "", Officer("Meyer", "a"), clock_ms())
+        assert _Overtaken(engine, late).shred(by_study(engine, UIDS[1]), deed)  # asked again, and allowed
+        engine.settle()
+    assert found() == [UIDS[0], UIDS[2]]
+
+
+def test_a_request_is_held_to_what_its_studies_are_when_it_is_approved(archive: Path) -> None:
+    configure("[keys]", "shred_approvals = 2")
+    request = str(told("shred", "request", UIDS[0], "--reason", "r", "--officer", "Meyer")["request"])
+    run("hold", "add", "--patient", "P-77", "--reason", "mixed up")
+    moved = next(slices(UIDS[0], "P-77"))
+    moved.SOPInstanceUID += ".9"
+    Path("moved.dcm").write_bytes(part10(moved))
+    run("put", "moved.dcm")
+    assert "mixed up" in run("shred", "approve", request, "--officer", "Braun", code=10).output
+    assert found() == list(UIDS)
+
+
 def test_a_hold_that_is_over_holds_nothing(archive: Path) -> None:
-    import datetime as dt
-
-    from server.holds import Hold, Subject
-    from server.officers import Officer
-
     hold = Hold("1.2", "", "r", "2026-03-31", Officer("a", "b"), 0)
     subject = Subject("1.2", "P", "20240131", 0)
     assert hold.applies(subject, dt.date(2026, 3, 31))
