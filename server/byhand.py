@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import structlog
+
 from archive.checkpoint import Checkpoint, read_checkpoint, witnessed
 from archive.folder import ArchiveFolder
 from archive.ledger import Ledger
@@ -25,6 +27,8 @@ from server.custody import open_keyring, provider_of
 from server.olderkeyring import missed, shred_again
 
 __all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "settle"]
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,10 @@ def hands_on(config: Config, command: str) -> Iterator[Hand]:
         reader = LogReader(folder)
         try:
             # Whoever accepts a loss makes an older keyring the newest: what was shredded since must not live again.
-            shred_again(missed(folder, keyring, reader), keyring)
+            late = missed(folder, keyring, reader)
+            shred_again(late, keyring)
+            for what in late.told(keyring.epoch):
+                _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
             yield Hand(folder, keyring)
         finally:
             reader.close()

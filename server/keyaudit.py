@@ -7,7 +7,7 @@ rows. It runs beside a server; the log is read before the keyring, so that what 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from archive.checkpoint import Checkpoint, read_checkpoint
@@ -16,7 +16,7 @@ from archive.folder import ArchiveFolder
 from archive.merkle import Frontier, leaf_hash
 from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
-from keys.errors import CofferError, IntegrityError, NotFoundError
+from keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
 from keys.listing import Listing, listing
 from keys.rows import GONE
 from keys.shred import Reason
@@ -37,6 +37,10 @@ class _Told:
     replaced: set[bytes] = field(default_factory=set)
     end: int = 0
     tree: Frontier = field(default_factory=Frontier)
+
+    def copy(self) -> "_Told":
+        """As it is now; `tree` is not copied."""
+        return replace(self, records=dict(self.records), shredded=set(self.shredded), replaced=set(self.replaced))
 
     def add(self, header: RecordHeader) -> None:
         self.end += 1
@@ -91,6 +95,7 @@ class KeyAudit:
             yield f"the log cannot be read to its end, what follows is left out: {damage} (coffer verify says more)"
         elif (fork := self._fork()) is not None:
             yield fork
+        before = self._log.copy()
         try:
             keyring = listing(self._folder.keyring)
         except NotFoundError:
@@ -99,13 +104,13 @@ class KeyAudit:
             yield f"the keyring: {error}"
             return
         if damage is None:
-            self._read_log()  # the keyring may tell of what came meanwhile
+            self._read_log()  # the keyring may tell of what came meanwhile; it need not know of it: `before`
         yield from keyring.complaints
         if keyring.header is not None and keyring.header.archive_id != self._folder.archive_id:
             yield f"this is the keyring of another archive, {keyring.header.archive_id.hex()}"
             return
-        yield from self._missing(keyring)
-        yield from self._revived(keyring)
+        yield from _missing(before, keyring)
+        yield from _revived(before, keyring)
         yield from self._unexplained(keyring)
         yield from _lost_epochs(keyring)
         self._sum_up(keyring)
@@ -142,23 +147,14 @@ class KeyAudit:
             )
         return f"the keyring is of another history: its first {self._witness.size} records are others"
 
-    def _missing(self, keyring: Listing) -> Iterator[str]:
-        """Keys that the log names and the keyring neither has nor buried."""
-        for key_id, records in self._log.records.items():
-            if key_id not in keyring.keys and key_id not in keyring.stones and key_id not in self._log.shredded:
-                yield f"key {key_id.hex()} is missing: {records} objects cannot be opened"
-
-    def _revived(self, keyring: Listing) -> Iterator[str]:
-        """Keys that were shredded, and are there as if they had not been."""
-        for key_id in sorted(self._log.shredded - keyring.stones.keys()):
-            if key_id in keyring.keys:
-                yield f"key {key_id.hex()} was shredded, and is alive in this keyring"
-            else:
-                yield f"key {key_id.hex()} was shredded, and this keyring knows nothing of it"
-
     def _unexplained(self, keyring: Listing) -> Iterator[str]:
         """Keys that are gone, and the log does not say why, nor does an event on its way into the log."""
-        on_the_way = {outbox.decode(value)[0].study_key_id for value in keyring.events.values()}
+        on_the_way = set()
+        for place, value in keyring.events.items():
+            try:
+                on_the_way.add(outbox.decode(value)[0].study_key_id)
+            except FormatError as error:
+                yield f"{error} (row {place.hex()})"
         under_way = {key_id for each in keyring.rekeys.values() for key_id in (each.old, each.new)}
         for key_id, stone in keyring.stones.items():
             said = self._log.shredded if stone.reason is Reason.SHREDDED else self._log.replaced
@@ -172,6 +168,25 @@ class KeyAudit:
         self.summary = Summary(
             self._log.end, len(used), len(keyring.stones) - replaced, replaced, len(alive) - len(used)
         )
+
+
+def _missing(log: _Told, keyring: Listing) -> Iterator[str]:
+    """Keys that the log names and the keyring neither has nor buried."""
+    gone = keyring.stones.keys() | log.shredded | log.replaced  # of the last two `_revived` tells
+    for key_id, records in log.records.items():
+        if key_id not in keyring.keys and key_id not in gone:
+            yield f"key {key_id.hex()} is missing: {records} objects cannot be opened"
+
+
+def _revived(log: _Told, keyring: Listing) -> Iterator[str]:
+    """Keys that were shredded or replaced, and are there as if they had not been."""
+    replaced = log.replaced - keyring.rekeys.keys()  # its last step comes after the record
+    for key_id in sorted((log.shredded | replaced) - keyring.stones.keys()):
+        what = "shredded" if key_id in log.shredded else "replaced by a rekey"
+        if key_id in keyring.keys:
+            yield f"key {key_id.hex()} was {what}, and is alive in this keyring"
+        else:
+            yield f"key {key_id.hex()} was {what}, and this keyring knows nothing of it"
 
 
 def _lost_epochs(keyring: Listing) -> Iterator[str]:

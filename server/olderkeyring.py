@@ -1,22 +1,24 @@
 """Notice a keyring that is older than the log: a backup that was put back, knowingly or not.
 
 Rule: the log says what was shredded and which epochs were destroyed, and it is believed: what an older keyring brings
-back is not given to anybody. Only what the keyring has not seen signed is read: a minute, unless it was put back.
+back is not given to anybody. Only what the keyring has not seen signed is read: a minute, unless it was put back. One
+that remembers less than was signed is older, whatever it lacks: nothing is stored and no key is changed with it.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 import structlog
 
-from archive.checkpoint import witnessed
+from archive.checkpoint import read_checkpoint, witnessed
 from archive.event import Event
 from archive.folder import ArchiveFolder
 from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
-from keys import aead, derive
+from keys import aead, derive, rekey, rows
 from keys.errors import HistoryError, IntegrityError
 from keys.keyring import Keyring, clock_ms
 from keys.rows import GONE
@@ -26,22 +28,52 @@ from server import outbox
 __all__ = ["Missed", "missed", "shred_again", "trouble_of"]
 
 _log = structlog.get_logger(__name__)
+_TOLD: Final = frozenset({Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED, Kind.STATE})
 
 
 @dataclass(slots=True)
 class Missed:
-    """What happened after the keyring was copied: shreds by their key's id, and how many studies have no key now."""
+    """What happened after the keyring was copied: shreds by their key's id, how many studies have no key now, and,
+    where it remembers less than was signed, what it says of keys, holds and requests that is not so any more."""
 
     shredded: dict[bytes, Event] = field(default_factory=dict)
     keyless: int = 0
     epoch: int = 0  # the newest that keys were moved to since
+    remembered: int = 0  # records, and how many are signed
+    signed: int = 0
+    replaced: set[bytes] = field(default_factory=set)  # keys, by a rekey
+    notes: dict[bytes, bool] = field(default_factory=dict)  # by the place of a hold or request: whether it still counts
+    revived: int = 0
+    lost: int = 0
+    ended: int = 0
+
+    @property
+    def is_older(self) -> bool:
+        """Whether it remembers less than was signed: a keyring that was not put back is told before anybody else."""
+        return self.remembered < self.signed
 
     def told(self, epoch: int) -> list[str]:
         """What cannot be mended here, of a keyring whose newest epoch is `epoch`, a sentence each."""
-        found = [f"it is older than the log: {self.keyless} studies have no key"] if self.keyless else []
-        if epoch < self.epoch:
-            found.append(f"it is older than the log: the keys were moved to epoch {self.epoch} since")
-        return found
+        counted = (
+            (self.keyless, "{} studies have no key"),
+            (self.revived, "{} keys that a rekey replaced are alive in it"),
+            (self.lost, "{} holds or requests to shred are missing from it"),
+            (self.ended, "{} holds or requests to shred that were ended are in it"),
+            (self.epoch if epoch < self.epoch else 0, "the keys were moved to epoch {} since"),
+        )
+        found = [f"it is older than the log: {what.format(number)}" for number, what in counted if number]
+        return found or ([self._older()] if self.is_older else [])
+
+    def _older(self) -> str:
+        return f"it is older than the log: it remembers {self.remembered} records, and {self.signed} are signed"
+
+    def require_newest(self) -> None:
+        """Raise HistoryError where the keyring is older than the log: no key is changed by what it says."""
+        if self.is_older:
+            raise HistoryError(
+                self._older().replace("it is", "the keyring is", 1),
+                hint="put the newest copy of the keyring back, or see coffer recover show",
+            )
 
     def require_none_shredded(self) -> None:
         """Raise HistoryError where the keyring holds keys that were shredded."""
@@ -59,9 +91,11 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader) -> Missed
     """
     found = Missed()
     try:
+        signed = read_checkpoint(folder)  # before the keyring, which is told of a checkpoint first
         seen = witnessed(keyring.witness(), folder).size
     except IntegrityError:
         return found  # whoever writes or verifies tells about it
+    found.remembered, found.signed = seen, signed.size if signed is not None else 0
     made: set[bytes] = set()
     try:
         for position, header in reader.records(seen):
@@ -71,7 +105,20 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader) -> Missed
     except IntegrityError:
         pass  # damage is told by whoever writes or verifies; what stands before it counts
     found.keyless = sum(not keyring.is_used(key_id) for key_id in made)
+    if found.is_older:  # else whoever writes may be about to tell, or to have told, the log
+        _compare(found, keyring)
     return found
+
+
+def _compare(found: Missed, keyring: Keyring) -> None:
+    """What an older keyring says that is not so any more."""
+    found.revived = sum(
+        keyring.is_used(key_id) and not is_shredded(keyring, key_id) and rekey.of_key(keyring, key_id) is None
+        for key_id in found.replaced
+    )
+    there = {place: keyring.row(place) is not None for place in found.notes}
+    found.lost = sum(counts and not there[place] for place, counts in found.notes.items())
+    found.ended = sum(there[place] and not counts for place, counts in found.notes.items())
 
 
 def trouble_of(keyring: Keyring, keyless: int) -> list[str]:
@@ -93,17 +140,36 @@ def _read(  # noqa: PLR0917
     """Take one record in."""
     if header.kind == Kind.STUDY_KEY_CREATED:
         made.add(header.study_key_id)
-    elif header.kind in (Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED):
+    elif header.kind == Kind.STUDY_REKEYED:
+        found.replaced.add(header.study_key_id)
+    elif header.kind in _TOLD:
         event = Event.open(keyring.archive_key(derive.EVENT), folder.archive_id, header, body())
         if header.kind == Kind.EPOCH_DESTROYED:
             _require_destroyed(keyring, event)
-            return
-        if header.kind == Kind.KEYRING_ROTATED:
+        elif header.kind == Kind.KEYRING_ROTATED:
             found.epoch = max(found.epoch, int(str(event.facts["epoch"])))
-            return
-        made.discard(event.key_id)
-        if keyring.is_used(event.key_id) and not is_shredded(keyring, event.key_id):
-            found.shredded[event.key_id] = event
+        elif header.kind == Kind.STATE:
+            _note(found, event)
+        else:
+            made.discard(event.key_id)
+            _ask(found, event, counts=False)
+            if keyring.is_used(event.key_id) and not is_shredded(keyring, event.key_id):
+                found.shredded[event.key_id] = event
+
+
+def _note(found: Missed, event: Event) -> None:
+    """Take in what an officer said."""
+    what = event.facts.get("what")
+    if what in {"hold added", "hold removed"}:
+        found.notes[rows.HOLD_PREFIX + bytes.fromhex(str(event.facts["hold"]))] = what == "hold added"
+    elif what in {"shred requested", "shred approved", "shred request cancelled"}:
+        _ask(found, event, counts=what != "shred request cancelled")
+
+
+def _ask(found: Missed, event: Event, *, counts: bool) -> None:
+    request = str(event.facts.get("request", ""))
+    if request:
+        found.notes[rows.REQUEST_PREFIX + bytes.fromhex(request)] = counts
 
 
 def _require_destroyed(keyring: Keyring, event: Event) -> None:

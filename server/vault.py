@@ -129,6 +129,8 @@ class Vault:
             if write:
                 shred_again(late, self.keyring)
             late.require_none_shredded()
+            if change_keys and not write:
+                late.require_newest()
             self.bodies = Bodies(self.folder.archive_id, self.reader, self.keyring.study)
             if write:
                 self._writer = self._open_writer(may_refuse=may_refuse)

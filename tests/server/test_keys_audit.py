@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from archive.folder import ArchiveFolder
+from archive.lock import WriterLock
 from keys import rows
 from keys.errors import CofferError
 from keys.shred import Tombstone
@@ -92,13 +94,24 @@ def test_nothing_that_is_done_to_keys_is_a_finding(archive: Path) -> None:
     run("keys", "rotate")
     run("shred", UIDS[0], "--reason", "r", "--yes")
     assert audit(0)["shredded"] == 1
-    run("keys", "rekey", UIDS[1], "--yes")
+    run("keys", "rekey", UIDS[1], "--reason", "r", "--yes")
     assert (audit(0)["shredded"], audit(0)["replaced"], audit(0)["in_use"]) == (1, 1, 2)
     with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
         engine.keyring.new_study()
         assert engine.key_trouble == []
     assert audit(0)["unused"] == 1
     assert started() == ""
+
+
+def test_an_older_keyring_changes_no_key_beside_a_server_that_refuses(archive: Path) -> None:
+    copy("before")
+    run("hold", "add", UIDS[0], "--reason", "court case")
+    copy("right")
+    put_back("before")
+    with WriterLock(ArchiveFolder.open(archive).lock, "coffer serve", 1):
+        refused = run("shred", UIDS[0], "--reason", "r", "--yes", code=13).output
+        assert "the keyring is older than the log" in refused
+        run("find")  # what it opens is read
 
 
 def older_by_a_study() -> None:
@@ -121,6 +134,33 @@ def older_by_a_shred() -> None:
     run("shred", UIDS[0], "--reason", "r", "--yes")
     copy("right")
     put_back("before")
+
+
+def older_by_a_hold() -> None:
+    copy("before")
+    run("hold", "add", UIDS[0], "--reason", "court case")
+    copy("right")
+    put_back("before")
+
+
+def older_by_the_end_of_a_request() -> None:
+    asked = json.loads(run("shred", "request", UIDS[0], "--reason", "r", "--json").stdout)
+    copy("before")
+    run("shred", "cancel", asked["request"])
+    copy("right")
+    put_back("before")
+
+
+def older_by_a_rekey() -> None:
+    copy("before")
+    run("keys", "rekey", UIDS[1], "--reason", "r", "--yes")
+    copy("right")
+    put_back("before")
+
+
+def with_a_cut_event() -> None:
+    copy("right")
+    change([(rows.EVENT_PREFIX + bytes(16), b"cut")], [])
 
 
 def forked() -> None:
@@ -183,6 +223,10 @@ def empty() -> None:
         (older_by_a_study, r"older than the log.*\n.*is missing: \d objects cannot be opened", "older than the log"),
         (older_by_a_rotation, "the keyring is older than the log", "moved to epoch 2 since"),
         (older_by_a_shred, "was shredded, and is alive in this keyring", "older than the log"),
+        (older_by_a_hold, "the keyring is older than the log", "1 holds or requests to shred are missing"),
+        (older_by_the_end_of_a_request, "the keyring is older than the log", "1 .* that were ended are in it"),
+        (older_by_a_rekey, "was replaced by a rekey, and is alive in this keyring", "1 keys that a rekey replaced are"),
+        (with_a_cut_event, "an event in the keyring is cut", "an event in the keyring is cut"),
         (forked, "is of another history", "keyring and history differ"),
         (of_another_archive, "the keyring of another archive", "the keyring of another archive"),
         (without_a_study, "is missing: [1-9] objects cannot be opened", "1 studies of the index have no key"),
