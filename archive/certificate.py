@@ -2,7 +2,8 @@
 
 Rule: pure. A certificate is checked against the verifier key and what it brings along: signature, inclusion of every
 record that it names, and that times and records bear out what it says. It names studies by keyed hashes. What is not
-erased yet has another type and another first line, and `check` holds either to its own rules (FORMAT.md, Certificates).
+erased yet has another type and another first line, and `check` holds either to its own rules (FORMAT.md,
+"Certificates of erasure").
 """
 
 import json

@@ -1,11 +1,11 @@
-"""Check a copy of a Coffer archive, or a proof from one, without Coffer and without any secret key.
+"""Check a copy of a Coffer archive, without Coffer and without any secret key.
 
-    python3 verify_coffer.py archive FOLDER [--vkey KEY] [--kept NOTE ...]
-    python3 verify_coffer.py proof FILE --vkey KEY
+    python3 verify_coffer.py FOLDER [--vkey KEY] [--kept NOTE ...]
 
 Written from archive/FORMAT.md alone, with the standard library of Python 3.9 or later. KEY is the archive's verifier
 key, from its owner by a way that you trust: without it, the one in the copy is believed. NOTE is a signed checkpoint
 that you kept. It prints a line for all that is wrong, and a last one. Exit code 0: all is as it was signed; 1: not so.
+Proofs and certificates of erasure are checked by verify_proof.py, which lies beside this file.
 """
 
 import argparse
@@ -19,7 +19,8 @@ import zlib
 from functools import partial, reduce
 from pathlib import Path
 
-NOTE = re.compile(rb"(?<![^\n])([^\n\0]+)\n(0|[1-9][0-9]*)\n([A-Za-z0-9+/]{43}=)\n\n((?:\xe2\x80\x94 [^\n\0]+\n)+)")
+SIGNATURES = re.compile(rb"(?:\xe2\x80\x94 [^\n\0]+\n)+")
+NOTE = re.compile(rb"(?<![^\n])([^\n\0]+)\n(0|[1-9][0-9]*)\n([A-Za-z0-9+/]{43}=)\n\n(?:" + SIGNATURES.pattern + rb")")
 LOST = "the record header is damaged", "the record is cut, or its end is damaged"
 P, Q = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # RFC 8032 5.1
 D, ROOT_OF_MINUS_1 = -121665 * pow(121666, -1, P) % P, pow(2, (P - 1) // 4, P)
@@ -81,56 +82,24 @@ class Key:
         self.public, self.hash = key[1:], sha256(self.name.encode() + b"\n" + key)[:4]
         must(len(key) == 33 and key[0] == 1 and self.hash.hex() == hashed, "the verifier key is malformed")
 
+    def text(self, note):
+        """The text of a C2SP signed note, if this key signed it. Raises ValueError."""
+        text, gap, block = note.rpartition(b"\n\n")
+        must(gap and SIGNATURES.fullmatch(block), "no signed note")
+        start = f"\u2014 {self.name} ".encode()
+        lines = [line[len(start) :] for line in block.splitlines() if line.startswith(start)]
+        ours = [base64.b64decode(line, validate=True) for line in lines]
+        must(list(map(base64.b64encode, ours)) == lines, "a signature in another form")
+        ours = [blob[4:] for blob in ours if blob[:4] == self.hash and len(blob) == 68]
+        must(ours and all(is_signed(self.public, s, text + b"\n") for s in ours), "not signed by this key")
+        return text + b"\n"
+
     def open(self, note):
         """(size, root) of a checkpoint that this key signed. Raises ValueError."""
         found = NOTE.fullmatch(note)
         must(found and found[1] == self.name.encode(), "no checkpoint of this archive")
-        start = b"\xe2\x80\x94 " + found[1] + b" "
-        lines = [line[len(start) :] for line in found[4].splitlines() if line.startswith(start)]
-        ours = [base64.b64decode(line, validate=True) for line in lines]
-        must(list(map(base64.b64encode, ours)) == lines, "a signature in another form")
-        ours = [blob[4:] for blob in ours if blob[:4] == self.hash and len(blob) == 68]
-        text = note[: found.start(4) - 1]
-        must(ours and all(is_signed(self.public, s, text) for s in ours), "not signed by this key")
+        self.text(note)
         return int(found[2]), base64.b64decode(found[3])
-
-
-def walk_up(place, last, steps, nodes):
-    """RFC 9162 2.1.3.2 and 2.1.4.2: nodes[0] is the tree's own, nodes[1], if any, the older tree's."""
-    for step in steps:
-        must(last, "the proof is too long")
-        if place & 1 or place == last:
-            nodes = [sha256(b"\1", step, node) for node in nodes]
-            while not place & 1 and place:
-                place, last = place >> 1, last >> 1
-        else:
-            nodes = [sha256(b"\1", nodes[0], step), *nodes[1:]]
-        place, last = place >> 1, last >> 1
-    must(last == 0, "the proof is too short")
-    return nodes
-
-
-def check_proof(told, key):
-    """What a proof of FORMAT.md proves, as a sentence. Raises ValueError."""
-    steps = [bytes.fromhex(step) for step in told["hashes"]]
-    if told["type"] == "coffer/inclusion/v1":
-        record, (size, root) = bytes.fromhex(told["record"]), key.open(told["checkpoint"].encode())
-        index = number(record[8:16])
-        must(len(record) == 160 and (index, size) == (told["index"], told["size"]) and index < size, "numbers differ")
-        must(
-            walk_up(index, size - 1, steps, [sha256(b"\0", record)]) == [root], "the record is not under the checkpoint"
-        )
-        return f"record {index}, body SHA-256 {record[84:116].hex()}, is one of the {size} records of {key.name}"
-    (old, before), (new, after) = key.open(told["old"].encode()), key.open(told["new"].encode())
-    must((told["type"], told["old_size"], told["new_size"]) == ("coffer/consistency/v1", old, new), "sizes differ")
-    if old in (0, new) or old > new:
-        proved = not steps and old <= new and before == (after if old else sha256())
-    else:
-        steps = [before, *steps] if old & (old - 1) == 0 else steps
-        shift = (old & -old).bit_length() - 1
-        proved = steps and walk_up(old - 1 >> shift, new - 1 >> shift, steps[1:], steps[:1] * 2) == [after, before]
-    must(proved, "the older checkpoint is not the beginning of the newer one")
-    return f"the {new} records of {key.name} begin with the {old} signed before"
 
 
 class Archive:
@@ -277,20 +246,16 @@ class Archive:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["archive", "proof"])
-    parser.add_argument("path", type=Path)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--vkey", default="")
     parser.add_argument("--kept", type=Path, nargs="*", default=[])
     given = parser.parse_args()
     try:
-        if given.what == "proof":
-            found, told = [], check_proof(json.loads(given.path.read_bytes()), Key(given.vkey))
-        else:
-            archive = Archive(given.path, given.vkey, given.kept)
-            found, torn = archive.found, f"{archive.torn} bytes of an unfinished write"
-            told = f"{archive.seq} records, {len(archive.claims)} checkpoints, {torn}"
+        archive = Archive(given.folder, given.vkey, given.kept)
+        found, torn = archive.found, f"{archive.torn} bytes of an unfinished write"
+        told = f"{archive.seq} records, {len(archive.claims)} checkpoints, {torn}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found, told = [str(error)], str(given.path)
+        found, told = [str(error)], str(given.folder)
     print(*found, f"{told}: " + (f"{len(found)} findings" if found else "all is as it was signed"), sep="\n")
     return 1 if found else 0
 

@@ -123,7 +123,7 @@ Examples:
 \b
 OBJECT is a SOP Instance UID, which needs the key file, or a record's number, which needs none. The proof holds the
 record's header, hashes and the signed checkpoint: nothing of the patient. Anyone checks it with the verifier key:
-`coffer checkpoint check`, or docs/auditor/verify_coffer.py without Coffer. Works beside a server.""",
+`coffer checkpoint check`, or docs/auditor/verify_proof.py without Coffer. Works beside a server.""",
 )
 @click.argument("object_", metavar="OBJECT")
 @_out_option

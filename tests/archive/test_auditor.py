@@ -4,7 +4,6 @@ import ast
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -22,20 +21,10 @@ from archive.notes import read_notes
 from archive.proof import consistency, inclusion, root
 from archive.reader import LogReader
 from archive.tiles import Tiles
+from tests.archive.auditor import AUDITOR, PROGRAM, PROOFS, PROVER, ROOT, prove, run
 from tests.archive.conftest import ORIGIN, SmallArchive, entry
 
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = ROOT / "docs" / "auditor" / "verify_coffer.py"
 GOLDEN = (ROOT / "tests/vectors/log", ROOT / "tests/vectors/archive/archive")
-
-
-def load() -> ModuleType:
-    module = ModuleType("verify_coffer")
-    exec(compile(PROGRAM.read_text(encoding="utf-8"), str(PROGRAM), "exec"), module.__dict__)
-    return module
-
-
-AUDITOR = load()
 
 
 def found(folder: Path, vkey: str = "", kept: tuple[Path, ...] = ()) -> list[str]:
@@ -43,17 +32,9 @@ def found(folder: Path, vkey: str = "", kept: tuple[Path, ...] = ()) -> list[str
     return list(AUDITOR.Archive(folder, vkey, kept).found)
 
 
-def run(*args: object, code: int = 0) -> str:
-    """The program as an auditor starts it: alone, with no packages at hand."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", str(PROGRAM), *map(str, args)], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (code, ""), done.stdout
-    return done.stdout
-
-
-def test_it_is_short_and_stands_alone() -> None:
-    source = PROGRAM.read_text(encoding="utf-8")
+@pytest.mark.parametrize("program", [PROGRAM, PROOFS], ids=["copies", "proofs"])
+def test_it_is_short_and_stands_alone(program: Path) -> None:
+    source = program.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 300
     imports = {
         name.split(".")[0]
@@ -61,16 +42,16 @@ def test_it_is_short_and_stands_alone() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
     }
-    assert imports <= set(sys.stdlib_module_names)
+    assert imports <= {*sys.stdlib_module_names, PROGRAM.stem} - ({PROGRAM.stem} if program == PROGRAM else set())
 
 
 @pytest.mark.parametrize("folder", GOLDEN, ids=["log", "archive"])
 def test_it_accepts_the_golden_archives(folder: Path) -> None:
     about = json.loads((folder / "archive.json").read_text())
-    assert "all is as it was signed" in run("archive", folder)
-    assert "all is as it was signed" in run("archive", folder, "--vkey", about["vkey"])
+    assert "all is as it was signed" in run(folder)
+    assert "all is as it was signed" in run(folder, "--vkey", about["vkey"])
     other = json.loads((GOLDEN[0] / "archive.json").read_text())["vkey"] if folder == GOLDEN[1] else about["vkey"] + "x"
-    run("archive", folder, "--vkey", other, code=1)
+    run(folder, "--vkey", other, code=1)
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +71,16 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallArchive]:
 def test_it_accepts_a_fresh_archive_and_its_proofs(filled: SmallArchive, tmp_path: Path) -> None:
     vkey, notes = filled.folder.vkey, [n.note for n in read_notes(filled.folder)]
     (tmp_path / "kept.note").write_bytes(notes[0])
-    told = run("archive", filled.folder.path, "--vkey", vkey, "--kept", tmp_path / "kept.note")
+    told = run(filled.folder.path, "--vkey", vkey, "--kept", tmp_path / "kept.note")
     assert told == "605 records, 3 checkpoints, 0 bytes of an unfinished write: all is as it was signed\n"
     proof = tmp_path / "proof.json"
     for index in (0, 99, 256, 599):
         proof.write_bytes(Inclusion.make(filled.folder, header(filled, index), notes[-1]).serialize())
-        assert f"record {index}, body SHA-256" in run("proof", proof, "--vkey", vkey)
+        assert f"record {index}, body SHA-256" in prove(proof, vkey)
     for old in notes:
         proof.write_bytes(Consistency.make(filled.folder, old, notes[-1]).serialize())
-        assert "begin with the" in run("proof", proof, "--vkey", vkey)
-    run("proof", proof, "--vkey", vkey[:-2] + "==", code=1)
-    run("proof", proof, code=1)
+        assert "begin with the" in prove(proof, vkey)
+    prove(proof, vkey[:-2] + "==", code=1)
 
 
 def header(archive: SmallArchive, index: int) -> bytes:
@@ -120,10 +100,10 @@ def test_proofs_agree_for_all_pairs(filled: SmallArchive) -> None:
     for new in range(1, 19):
         for old in range(new + 1):
             proof = Consistency(notes[old], tuple(consistency(old, new, at)), notes[new])
-            assert AUDITOR.check_proof(json.loads(proof.serialize()), key)
+            assert PROVER.check_proof(json.loads(proof.serialize()), key)
         for index in range(0, new, 3):
             made = Inclusion(header(filled, index), tuple(inclusion(index, new, at)), notes[new])
-            assert AUDITOR.check_proof(json.loads(made.serialize()), key)
+            assert PROVER.check_proof(json.loads(made.serialize()), key)
 
 
 def alterations(told: dict[str, object]) -> Iterator[dict[str, object]]:
@@ -151,7 +131,7 @@ def test_it_refuses_altered_proofs(filled: SmallArchive) -> None:
     for proof in proofs:
         for altered in alterations(json.loads(proof)):
             with pytest.raises((ValueError, KeyError)):
-                AUDITOR.check_proof(altered, key)
+                PROVER.check_proof(altered, key)
 
 
 def test_it_names_flips_in_every_kind_of_file(filled: SmallArchive, tmp_path: Path) -> None:
@@ -221,7 +201,7 @@ def test_it_finds_what_is_missing_or_put_back(filled: SmallArchive, tmp_path: Pa
     assert found(folder) == []
     last = max((folder / "segments").iterdir())
     last.write_bytes(last.read_bytes()[:-3])  # as a power cut leaves it: nobody was told of record 604
-    assert "unfinished write: all is as it was signed" in run("archive", folder)
+    assert "unfinished write: all is as it was signed" in run(folder)
     last.write_bytes(last.read_bytes()[:100])
     assert any("covers 600" in line for line in found(folder))
 
@@ -250,16 +230,16 @@ def test_it_refuses_the_proof_of_another_tree(filled: SmallArchive) -> None:
         Consistency(one, tuple(consistency(1, 2, at)), lie).serialize(),
     ):
         with pytest.raises(ValueError, match="too short"):
-            AUDITOR.check_proof(json.loads(proof), key)
+            PROVER.check_proof(json.loads(proof), key)
 
 
 def test_it_finds_a_kept_checkpoint_contradicted(filled: SmallArchive, tmp_path: Path) -> None:
     lie = tmp_path / "kept.note"
     lie.write_bytes(filled.sign(Checkpoint(ORIGIN, 50, sha256(b"").digest()).serialize()))
-    told = run("archive", filled.folder.path, "--kept", lie, code=1)
+    told = run(filled.folder.path, "--kept", lie, code=1)
     assert re.search(r"kept\.note: the first 50 records .* are not those that were signed", told)
     lie.write_bytes(filled.sign(Checkpoint(ORIGIN, 5000, sha256(b"").digest()).serialize()))
-    assert "covers 5000" in run("archive", filled.folder.path, "--kept", lie, code=1)
+    assert "covers 5000" in run(filled.folder.path, "--kept", lie, code=1)
 
 
 @settings(max_examples=20)

@@ -20,6 +20,7 @@ from keys.errors import CofferError, IntegrityError
 from keys.signing import CheckpointSigner
 from server.config_load import load_config
 from server.engine import Engine
+from tests.archive.auditor import AUDITOR, PROVER, prove
 from tests.server.filled import part10, run, told
 from tests.server.test_rekey import serving
 from tests.server.test_shred import UIDS, configure, effective_at_once, events, found, put, slices
@@ -53,7 +54,15 @@ def finish() -> None:
 def issue(*args: str) -> Certificate:
     """Issue one certificate into FILE."""
     FILE.write_text(run("shred", "certificate", *args).stdout, encoding="utf-8")
-    return Certificate.open(FILE.read_bytes(), vkey())
+    made = Certificate.open(FILE.read_bytes(), vkey())
+    told_again, _ = PROVER.check_certificate(FILE.read_bytes(), AUDITOR.Key(vkey()))
+    assert told_again == json.loads(json.dumps(msgspec.to_builtins(made)))
+    return made
+
+
+def records(text: str) -> int:
+    """How many records a certificate names: two studies that come in together lie mixed."""
+    return sum(int(last or first) - int(first) + 1 for first, _, last in (part.partition("-") for part in text.split()))
 
 
 def vkey() -> str:
@@ -76,6 +85,7 @@ def test_it_says_scheduled_until_it_is_effective(archive: Path) -> None:
     notice = issue(key, "--officer", "Weber")
     assert (notice.type, notice.effective_ms, notice.officer) == (SCHEDULED, None, "Weber")
     assert FILE.read_text().startswith("NOT ERASED YET")
+    assert "NOT ERASED YET" in prove(FILE, vkey(), "--archive", "data", code=3)
     assert run("shred", "check", str(FILE), code=1).output.startswith("NOT ERASED YET")
     assert told("shred", "check", str(FILE), code=1)["epochs_to_destroy"] == [1]
     run("shred", "finish")
@@ -86,7 +96,7 @@ def test_it_says_scheduled_until_it_is_effective(archive: Path) -> None:
     made = issue(key)
     assert (made.type, made.scheduled_ms, made.archive) == (EFFECTIVE, notice.scheduled_ms, vkey().partition("+")[0])
     assert [(each.what, each.officer) for each in made.steps] == [("asked", "Meyer")]
-    assert [(each.key, each.why, each.objects) for each in made.keys] == [(key, "shredded", "1-3")]
+    assert [(each.key, each.why, records(each.objects)) for each in made.keys] == [(key, "shredded", 3)]
     (epoch,) = made.epochs
     assert (epoch.provider, epoch.receipt_ms) == ("keyfile", made.effective_ms)
     shown = told("shred", "check", str(FILE))
@@ -209,8 +219,11 @@ class Made:
 
     def refused(self, lie: Certificate) -> str:
         """Why it is not believed, without any archive."""
+        note = sign(lie)
         with pytest.raises(IntegrityError) as refusal:
-            Certificate.open(sign(lie), vkey())
+            Certificate.open(note, vkey())
+        with pytest.raises((ValueError, KeyError)):  # nor by the auditor's program
+            PROVER.check_certificate(note, AUDITOR.Key(vkey()))
         return str(refusal.value)
 
 
@@ -251,6 +264,8 @@ def test_every_field_is_under_the_signature(made: Made) -> None:
         altered = json.dumps(told_here, indent=1, ensure_ascii=False).encode()
         with pytest.raises(IntegrityError, match="does not verify"):
             Certificate.open(title + b"\n" + altered + b"\n" + signature, vkey())
+        with pytest.raises(ValueError, match="not signed"):
+            PROVER.check_certificate(title + b"\n" + altered + b"\n" + signature, AUDITOR.Key(vkey()))
     with pytest.raises(IntegrityError):
         Certificate.open(note.replace(TITLES[EFFECTIVE].encode(), TITLES[SCHEDULED].encode()), vkey())
     run("shred", "check", str(FILE))
@@ -291,12 +306,17 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
     note = sign(good, TITLES[SCHEDULED])
     with pytest.raises(IntegrityError, match="one form"):
         Certificate.open(note, vkey())
+    with pytest.raises(ValueError, match="one form"):
+        PROVER.check_certificate(note, AUDITOR.Key(vkey()))
     body = good.serialize().replace(b"\n ", b"\n")
     with Engine.open(load_config(Path("coffer.toml"))) as engine:
         signer = CheckpointSigner(engine.keyring.archive_key(derive.CHECKPOINT_SIGNING))
         for other in (body, b"{}\n", b"x\n", good.serialize().replace(b'"type"', b'"typo"')):
+            note = signer.sign_note(engine.folder.origin, other)
             with pytest.raises(IntegrityError):
-                Certificate.open(signer.sign_note(engine.folder.origin, other), vkey())
+                Certificate.open(note, vkey())
+            with pytest.raises(ValueError):  # whatever the cause
+                PROVER.check_certificate(note, AUDITOR.Key(vkey()))
 
 
 def check_fails(note: bytes, *words: str, code: int = 3) -> None:
@@ -311,6 +331,8 @@ def test_a_study_that_lives_cannot_be_passed_off_as_erased(made: Made) -> None:
     good, replace = made.certificate, msgspec.structs.replace
     last, first = good.keys
     check_fails(sign(replace(good, keys=(replace(last, objects="0-9"), first))), "other objects")
+    assert prove(FILE, vkey()).endswith(": ERASED\n")  # alone it holds together
+    assert "other objects" in prove(FILE, vkey(), "--archive", "data", code=1)
     check_fails(sign(replace(good, keys=(last, replace(first, objects="")))), "other objects")
     lie = replace(first, backups_until_ms=first.backups_until_ms - 1)
     check_fails(sign(replace(good, keys=(last, lie))), "tombstone")
@@ -351,6 +373,8 @@ def test_a_study_that_lives_cannot_be_passed_off_as_erased(made: Made) -> None:
     Path("more.dcm").write_bytes(one_more(UIDS[2]))
     run("put", "more.dcm")
     check_fails(FILE.read_bytes(), "1 objects were stored under the key since")
+    assert prove(FILE, vkey(), "--archive", "copy").endswith(": ERASED\n")
+    assert "the key lives" in prove(FILE, vkey(), "--archive", "data", code=1)
 
 
 def one_more(study_uid: str) -> bytes:
@@ -363,6 +387,11 @@ def test_another_archive_and_older_copies(made: Made, tmp_path: Path) -> None:
     note = FILE.read_bytes()
     run("--archive", "other", "init")
     assert "not signed by this key" in run("--archive", "other", "shred", "check", str(FILE), code=3).output
+    other = json.loads(Path("other/archive.json").read_text())["vkey"]
+    assert "not signed by this key" in prove(FILE, other, code=1)
+    assert "another key than was given" in prove(FILE, vkey(), "--archive", "other", code=1)
+    assert prove(FILE, vkey(), "--archive", "data").endswith(": ERASED\n")
+    prove(FILE, "nonsense", code=1)
     shutil.copytree("data", "copy")
     shutil.rmtree("copy/index")
     copied = ("--archive", "copy", "shred", "check", str(FILE))
@@ -383,9 +412,11 @@ def test_another_archive_and_older_copies(made: Made, tmp_path: Path) -> None:
     lie = dataclasses.replace(head, content_id=bytes(32)).serialize()  # altered, and its checksum with it
     segment.write_bytes(whole[: places[1]] + lie + whole[places[1] + 160 :])
     assert "are not those" in run(*copied, code=13).output
+    assert "does not chain" in prove(FILE, vkey(), "--archive", "copy", code=1)
     for bad, code in ((note[:-9], 4), (b"", 4), (note.split(b"\n\n")[0], 4), (note + note, 3)):
         FILE.write_bytes(bad)
         run("shred", "check", str(FILE), code=code)
+        prove(FILE, vkey(), code=1)
     run("shred", "check", "missing.note", code=12)
     FILE.write_bytes(note)
     run("shred", "check", str(FILE), "--vkey", "nonsense", code=4)
