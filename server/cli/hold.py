@@ -36,7 +36,7 @@ Counts at once, also beside a running server, and for studies that come in later
 records it without naming study or patient."""
 )
 @click.argument("study", metavar="[STUDY_UID]", required=False)
-@click.option("--patient", metavar="ID", help="All studies with this Patient ID, present and future, of whatever issuer.")
+@click.option("--patient", metavar="ID", help="All studies with this Patient ID, present and future, of any issuer.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why. It is shown to whoever is refused.")
 @click.option("--until", metavar="DATE", help="The last day of the hold, as 2031-12-31.  [default: until removed]")
 @click.option("--officer", metavar="NAME", help="Who does it.  [default: the account]")

@@ -38,7 +38,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], threading.
     opened.set()
 
 
-@pytest.mark.parametrize("after", range(STUDIES + 1))
+@pytest.mark.parametrize("after", range(STUDIES))
 def test_what_comes_meanwhile_is_neither_lost_nor_counted_twice(
     index: Index,
     filler: Filler,

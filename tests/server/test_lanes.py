@@ -36,8 +36,8 @@ from server.lanes.wire import LineClosed, SharedMemory, Wire
 from server.officers import Officer
 from server.renewal import renew_if_old
 from server.service import Server
-from tests.dimse.raw_peer import RawRequestor
 from server.shredding import Deed, Shredding, by_study
+from tests.dimse.raw_peer import RawRequestor
 from tests.peers.dicom_client import get
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
