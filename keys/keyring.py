@@ -1,8 +1,9 @@
 """The keyring: every study's data encryption key (DEK), wrapped under the current epoch's KEK, outside the log.
 
 Rule: a key is durable before it is handed out, and a row names the one KEK that opens it: several keys are never tried.
-The keyring is as precious as all data; the log holds key-check values and `digest()`s, so a lost, cut or rolled-back
-keyring is found at open by the floors above. It does not know studies: a key id is random, not derived from a UID.
+The keyring is as precious as all data; the log names every key that was made, shredded or replaced, so a lost, cut or
+rolled-back keyring is found at open by the floors above. It does not know studies: a key id is random, not derived from
+a UID.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from keys import aead, derive, rows
+from keys.destruction import Destruction, abandon, destroy
 from keys.errors import (
     ConfigError,
     FormatError,
@@ -28,9 +30,10 @@ from keys.errors import (
     ShreddedError,
     SupersededError,
 )
-from keys.overview import EpochInfo, epochs_in, groups_in
+from keys.lock import ChangeLock, Holder
+from keys.overview import EpochInfo, epochs_in, groups_in, half_left
 from keys.provider import DestroyReceipt, KekProvider
-from keys.rotation import Destruction, Rotated, destroy, rotate
+from keys.rotation import Rotated, rotate
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
 from keys.secret import Secret
 from keys.shares import Group, Share, split
@@ -41,8 +44,6 @@ __all__ = ["EpochInfo", "Keyring", "StudyKey"]
 
 KCV_BYTES: Final = 16
 _CACHED: Final = 4096
-_DIGEST_LABEL: Final = b"coffer/keyring/v1\x00"
-_KEY_ROWS: Final = (rows.HEADER_KEY, rows.EPOCH_PREFIX, rows.ARCHIVE_ROOT_KEY, rows.STUDY_PREFIX, rows.TOMBSTONE_PREFIX)
 
 
 def clock_ms() -> int:
@@ -93,6 +94,7 @@ class Keyring:
         self._provider = provider
         self._random = random
         self._now_ms = now_ms
+        self._changing = ChangeLock(store.folder)
         self._writing = threading.Lock()  # held over a commit, so that cached keys stay at hand meanwhile
         self._lock = threading.Lock()
         self._cache: OrderedDict[bytes, StudyKey] = OrderedDict()
@@ -128,7 +130,7 @@ class Keyring:
             store.put(
                 [
                     (rows.HEADER_KEY, Header(1, archive_id, now).encode()),
-                    (_epoch_key(1), epoch.encode()),
+                    (rows.epoch_place(1), epoch.encode()),
                     (rows.ARCHIVE_ROOT_KEY, root_bytes),
                 ]
             )
@@ -183,6 +185,11 @@ class Keyring:
         """The epoch under whose KEK new keys are wrapped, also when another process made it; from 1 up."""
         self.follow()
         return self._header.epoch
+
+    @property
+    def provider_kind(self) -> str:
+        """The kind of provider that a rotation makes the next epoch with."""
+        return self._provider.kind
 
     def new_study(self, study_key_id: bytes | None = None) -> StudyKey:
         """Make a study's key under a random 16-byte id (or the given unused one); durable on return."""
@@ -359,21 +366,6 @@ class Keyring:
         self._store.walk(rows.STUDY_PREFIX, lambda key, _: found.append(key[1:]))
         return found
 
-    def digest(self) -> bytes:
-        """Return SHA-256 over the label and every row as u16 key length, key, u32 value length, value, in key order.
-
-        Header, epochs, keys and tombstones count, other rows do not. Opens nothing. Two keyrings with the same
-        digest hold the same keys in the same state (FORMAT.md).
-        """
-        state = sha256(_DIGEST_LABEL)
-
-        def add(key: bytes, value: bytes) -> None:
-            if key[:1] in _KEY_ROWS:
-                state.update(len(key).to_bytes(2, "big") + key + len(value).to_bytes(4, "big") + value)
-
-        self._store.walk(b"", add)
-        return state.digest()
-
     def complaint(self) -> str | None:
         """Return what is wrong with the rows, or None; reads every one, about 1 us each, and opens none."""
         return self._store.complaint()
@@ -401,10 +393,14 @@ class Keyring:
 
     def epoch_row(self, epoch: int) -> EpochRow:
         """Return an epoch's row as it stands on disk. Raises NotFoundError for an epoch that never was."""
-        value = self._store.get(_epoch_key(epoch))
+        value = self._store.get(rows.epoch_place(epoch))
         if value is None:
             raise NotFoundError(f"this archive has no key epoch {epoch}")
         return EpochRow.decode(value)
+
+    def is_shut(self) -> bool:
+        """Whether the key of the newest epoch that was seen is not in memory: nothing can be stored. Asks nobody."""
+        return self._header.epoch not in self._keks
 
     def prove(self) -> None:
         """Return when the provider still opens the KEK under which new keys are wrapped: then so will the next start.
@@ -446,23 +442,49 @@ class Keyring:
             self._cache.clear()
             self._store.close()
 
+    @contextmanager
+    def alone(self, command: str) -> Iterator[None]:
+        """While the block runs nobody else, in any process, changes epochs or who keeps them; they are told `command`.
+
+        May be nested in a thread. Raises LockedError, naming who does.
+        """
+        with self._changing.held(command, self._now_ms()):
+            yield
+
+    def changing(self) -> Holder | None:
+        """Return who changes epochs now, in any process; None where nobody does."""
+        return self._changing.holder()
+
+    def half_left(self) -> list[int]:
+        """Return the epochs that a rotation has begun to leave: one that runs, or one that was stopped."""
+        return half_left(self._store)
+
     def rotate(
         self,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
         event: Callable[[Rotated], tuple[bytes, bytes]] | None = None,
     ) -> Rotated:
         """Move every key under a new epoch's KEK, as `keys.rotation.rotate` says; stores and reads go on meanwhile."""
-        done = rotate(self._store, self._provider, self._random, self._now_ms, progress, event)
+        with self.alone("a rotation"):
+            done = rotate(self._store, self._provider, self._keks, self._random, self._now_ms, progress, event)
         self._load_epochs()
         return done
 
     def destroy_epoch(
         self, epoch: int, event: Callable[[DestroyReceipt, Destruction], tuple[bytes, bytes]] | None = None
     ) -> DestroyReceipt:
-        """Destroy an old epoch's secret for ever, as `keys.rotation.destroy` says."""
-        receipt = destroy(self._store, self._provider, epoch, self._now_ms, event)
+        """Destroy an old epoch's secret for ever, as `keys.destruction.destroy` says."""
+        with self.alone("a destruction"):
+            receipt = destroy(self._store, self._provider, epoch, self._now_ms, event)
         self._keks.pop(epoch, None)
         return receipt
+
+    def abandon_epoch(self, epoch: int, event: Callable[[EpochRow], tuple[bytes, bytes]]) -> EpochRow:
+        """Give an old epoch up whose provider is lost, as `keys.destruction.abandon` says."""
+        with self.alone("a destruction"):
+            row = abandon(self._store, epoch, event)
+        self._keks.pop(epoch, None)
+        return row
 
     def _load_epochs(self, wanted: int = 0) -> None:
         """Read the header and open its epoch, and the one that is wanted, where they are not open yet.
@@ -475,7 +497,7 @@ class Keyring:
         self._header = Header.decode(header)
         for key, value in self._store.scan(rows.EPOCH_PREFIX):
             row = EpochRow.decode(value)
-            if key != _epoch_key(row.epoch):
+            if key != rows.epoch_place(row.epoch):
                 raise IntegrityError("an epoch row of the keyring stands under another epoch's number")
             if row.epoch not in (self._header.epoch, wanted):
                 continue
@@ -492,7 +514,3 @@ class Keyring:
         if value is None:
             raise IntegrityError("the keyring has no archive root key", hint="restore the keyring from its backup")
         return self._unwrap(KeyRow.decode(value), Purpose.ARCHIVE_ROOT, rows.ROOT_ID)
-
-
-def _epoch_key(epoch: int) -> bytes:
-    return rows.EPOCH_PREFIX + epoch.to_bytes(4, "big")

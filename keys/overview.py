@@ -10,40 +10,76 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keys import rows
+from keys.destruction import Destruction
 from keys.errors import FormatError
+from keys.lock import ChangeLock, Holder
 from keys.rows import EpochRow, EpochState, Header, KeyRow
 from keys.shares import Group
 from keys.store import RowStore
 
-__all__ = ["EpochInfo", "Overview", "epochs_in", "groups_in", "overview"]
+__all__ = ["EpochInfo", "Overview", "epoch_rows", "epochs_in", "groups_in", "half_left", "header_in", "overview"]
 
 
 @dataclass(frozen=True, slots=True)
 class EpochInfo:
-    """One epoch for an administrator: number, kind of provider, state, creation (ms since 1970), study rows."""
+    """One epoch for an administrator: number, kind of provider, state, creation (ms since 1970), study rows, and from
+    when on (ms since 1970) nobody brings its secret back, None while it was not destroyed."""
 
     epoch: int
     provider: str
     state: EpochState
     created_ms: int
     rows: int
+    gone_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The current epoch, every epoch ascending, and every group of shares, oldest first."""
+    """The current epoch, every epoch ascending, every group of shares, oldest first, the epochs that a rotation has
+    begun to leave and not left yet, and who changes the keys now."""
 
     current: int
     epochs: tuple[EpochInfo, ...]
     groups: tuple[Group, ...]
+    half_left: tuple[int, ...]
+    changing: Holder | None
+
+
+def header_in(store: RowStore) -> Header:
+    """Return the keyring's header. Raises FormatError."""
+    value = store.get(rows.HEADER_KEY)
+    if value is None:
+        raise FormatError("the keyring has no header", hint="restore it from its backup")
+    return Header.decode(value)
+
+
+def epoch_rows(store: RowStore) -> list[EpochRow]:
+    """Return every epoch's row, ascending. Raises FormatError."""
+    return [EpochRow.decode(value) for _, value in store.scan(rows.EPOCH_PREFIX)]
+
+
+def half_left(store: RowStore) -> list[int]:
+    """Return the epochs that a rotation has begun to leave: one that runs, or one that was stopped."""
+    current = header_in(store).epoch
+    return [row.epoch for row in epoch_rows(store) if row.state is EpochState.ACTIVE and row.epoch < current]
 
 
 def epochs_in(store: RowStore) -> list[EpochInfo]:
     """Return every epoch a keyring ever had, ascending, with the number of study rows under each."""
     used: Counter[int] = Counter()
     store.walk(rows.STUDY_PREFIX, lambda _, value: used.update((KeyRow.decode(value).epoch,)))
-    found = (EpochRow.decode(value) for _, value in store.scan(rows.EPOCH_PREFIX))
-    return [EpochInfo(row.epoch, row.provider, row.state, row.created_ms, used[row.epoch]) for row in found]
+    ends = {place[1:]: Destruction.decode(value) for place, value in store.scan(rows.DESTRUCTION_PREFIX)}
+    return [
+        EpochInfo(
+            row.epoch,
+            row.provider,
+            row.state,
+            row.created_ms,
+            used[row.epoch],
+            end.effective_ms if (end := ends.get(rows.epoch_place(row.epoch)[1:])) is not None else None,
+        )
+        for row in epoch_rows(store)
+    ]
 
 
 def groups_in(store: RowStore) -> list[Group]:
@@ -56,9 +92,9 @@ def overview(folder: Path) -> Overview:
     """Look at the keyring in `folder` beside whoever writes it. Raises NotFoundError, FormatError, IntegrityError."""
     store = RowStore(folder, readonly=True)
     try:
-        header = store.get(rows.HEADER_KEY)
-        if header is None:
-            raise FormatError("the keyring has no header", hint="restore it from its backup")
-        return Overview(Header.decode(header).epoch, tuple(epochs_in(store)), tuple(groups_in(store)))
+        left = tuple(half_left(store))
+        changing = ChangeLock(folder).holder()
+        current = header_in(store).epoch
+        return Overview(current, tuple(epochs_in(store)), tuple(groups_in(store)), left, changing)
     finally:
         store.close()

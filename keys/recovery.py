@@ -13,9 +13,11 @@ from dataclasses import replace as with_changes
 from pathlib import Path
 
 from keys import rows
-from keys.errors import IntegrityError, KeyUnavailableError, NotFoundError, ShreddedError, UnavailableError
+from keys.errors import IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from keys.lock import ChangeLock
+from keys.overview import header_in
 from keys.provider import KekProvider
-from keys.rows import GONE, EpochRow, Header, KeyRow
+from keys.rows import GONE, EpochRow, KeyRow
 from keys.shares import Recovered
 from keys.store import RowStore
 
@@ -44,7 +46,7 @@ class Recovery:
         self._kek = recovered.kek
         store = RowStore(folder, readonly=True)
         try:
-            self._header = header = _header(store)
+            self._header = header = header_in(store)
             if header.archive_id != of.archive_id:
                 raise KeyUnavailableError(
                     f"the shares are of archive {of.archive_id.hex()}, this one is {header.archive_id.hex()}",
@@ -103,17 +105,22 @@ class Recovery:
             )
         return Proof(self._of.epoch, self._header.epoch, archive, opened, seen)
 
-    def move(self, provider: KekProvider) -> None:
+    def move(self, provider: KekProvider, command: str, now_ms: int) -> None:
         """Let `provider` keep the epoch from now on: its secret, then the epoch row; both durable on return.
 
-        Raises UnavailableError when the row changed meanwhile (somebody rotates), and what the provider raises.
+        `command` is who does it, for others. Raises LockedError while somebody else changes the keys, UnavailableError
+        when the row changed meanwhile, and what the provider raises.
         """
+        with ChangeLock(self._folder).held(command, now_ms):
+            self._move(provider)
+
+    def _move(self, provider: KekProvider) -> None:
         of = self._of
         context = rows.epoch_context(of.archive_id, of.kek_id, of.epoch)
         wrapped = provider.adopt_epoch(of.epoch, self._kek, context)
         if not provider.unwrap(wrapped, context).matches(self._kek):
             raise KeyUnavailableError(f"the {provider.kind} provider does not open what it just wrapped")
-        key = rows.EPOCH_PREFIX + of.epoch.to_bytes(4, "big")
+        key = rows.epoch_place(of.epoch)
         moved = with_changes(self._row, provider=provider.kind, wrapped=wrapped)
         store = RowStore(self._folder)
         try:
@@ -123,15 +130,8 @@ class Recovery:
             store.close()
 
 
-def _header(store: RowStore) -> Header:
-    value = store.get(rows.HEADER_KEY)
-    if value is None:
-        raise NotFoundError("the keyring has no header", hint="restore it from its backup")
-    return Header.decode(value)
-
-
 def _epoch_row(store: RowStore, epoch: int) -> EpochRow:
-    value = store.get(rows.EPOCH_PREFIX + epoch.to_bytes(4, "big"))
+    value = store.get(rows.epoch_place(epoch))
     if value is None:
         raise KeyUnavailableError(
             f"the keyring knows no epoch {epoch}", hint="the keyring is older than the shares: restore a newer one"

@@ -3,29 +3,27 @@
 Rule: resumable at every step. First, in one transaction, the new epoch's row, the archive root key under it, and the
 header that makes it current: from then on new keys go under it, in every process. Then the study keys, page by page.
 Last the old epochs are retired. A rotation that was stopped is recognised by an older epoch that is still active. A row
-that another process changed meanwhile is read again (`RowStore.put` with `expected`).
+that another process changed meanwhile is read again (`RowStore.put` with `expected`). Whoever calls holds the keyring's
+`ChangeLock`.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from keys import aead, rows
-from keys.errors import ConfigError, FormatError, IntegrityError, KeyUnavailableError, LockedError, NotFoundError
-from keys.provider import DestroyReceipt, KekProvider
+from keys.errors import FormatError, IntegrityError, KeyUnavailableError, LockedError
+from keys.overview import epoch_rows, half_left, header_in
+from keys.provider import KekProvider
 from keys.rows import GONE, EpochRow, EpochState, Header, KeyRow, KeyState
 from keys.secret import Secret
 from keys.store import RowStore
 
-__all__ = ["Destruction", "Rotated", "destroy", "rotate"]
+__all__ = ["Rotated", "rotate"]
 
 _PAGE: Final = 2000
-_DESTRUCTION: Final = struct.Struct(">QQ")  # receipt_ms effective_ms
-
-Keks = Mapping[int, tuple[bytes, Secret]]  # by epoch: the KEK's id and the KEK
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +37,46 @@ class Rotated:
     resumed: bool
 
 
+class _Keks:
+    """The KEKs by epoch, each opened when a row first names it: a lost provider that keeps no key stops nobody.
+
+    `known` are those that are in memory, with the KEK's id; what is opened joins them.
+    """
+
+    def __init__(
+        self, store: RowStore, provider: KekProvider, archive_id: bytes, known: dict[int, tuple[bytes, Secret]]
+    ) -> None:
+        self._store = store
+        self._provider = provider
+        self._archive_id = archive_id
+        self._known = known
+        self._opened: dict[int, tuple[bytes, Secret]] = {}
+
+    def of(self, epoch: int) -> tuple[bytes, Secret]:
+        """The KEK's id and the KEK. Raises KeyUnavailableError for an epoch that is gone, and as its provider."""
+        if epoch not in self._opened:
+            value = self._store.get(rows.epoch_place(epoch))
+            row = EpochRow.decode(value) if value is not None else None
+            if row is None or row.state in GONE:
+                raise KeyUnavailableError(f"a key is wrapped under epoch {epoch}, which cannot be opened")
+            kek_id, kek = self._known.get(epoch, (b"", None))
+            self.take(row, kek if kek is not None and kek_id == row.kek_id else self.asked(row))
+        return self._opened[epoch]
+
+    def asked(self, row: EpochRow) -> Secret:
+        """An epoch's KEK from its provider, whatever is in memory."""
+        context = rows.epoch_context(self._archive_id, row.kek_id, row.epoch)
+        return self._provider.of_kind(row.provider).unwrap(row.wrapped, context)
+
+    def take(self, row: EpochRow, kek: Secret) -> None:
+        """Use this KEK for an epoch from now on."""
+        self._opened[row.epoch] = self._known[row.epoch] = row.kek_id, kek
+
+
 def rotate(  # noqa: PLR0917  # what a keyring is made of
     store: RowStore,
     provider: KekProvider,
+    known: dict[int, tuple[bytes, Secret]],
     random: Callable[[int], bytes],
     now_ms: Callable[[], int],
     progress: Callable[[int, int], None],
@@ -49,18 +84,19 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
 ) -> Rotated:
     """Rotate, or finish a rotation that was stopped; durable on return. `progress` gets study keys done and in all.
 
-    The row that `event` makes is written with the last step. One call of the provider makes the new epoch, one opens
-    each old one. Raises LockedError where another process rotates at the same time, and what the provider raises; then
-    running it again goes on.
+    The row that `event` makes is written with the last step. `known` holds the KEKs that are in memory, by epoch. One
+    call of the provider makes the new KEK and one opens it again, before anything moves under it; an old one is asked
+    for where it is not in memory and a row names it. Raises LockedError where another process changes epochs all the
+    same, what the provider raises, and what `progress` raises; then running it again goes on.
     """
-    was = _header(store)
-    epochs = _epochs(store)
-    keks = {row.epoch: _open(provider, was.archive_id, row) for row in epochs if row.state not in GONE}
-    resumed = any(row.state is EpochState.ACTIVE and row.epoch < was.epoch for row in epochs)
+    was = header_in(store)
+    keks = _Keks(store, provider, was.archive_id, known)
+    resumed = bool(half_left(store))
     if not resumed:
-        new, kek = _begin(store, provider, keks, random, now_ms)
-        keks[new.epoch] = new.kek_id, kek
-    current = next(row for row in _epochs(store) if row.epoch == _header(store).epoch)
+        _begin(store, provider, keks, random, now_ms)
+    current = next(row for row in epoch_rows(store) if row.epoch == header_in(store).epoch)
+    if resumed:
+        keks.take(current, keks.asked(current))
     total, done, moved, after = store.walk(rows.STUDY_PREFIX, lambda _key, _value: None), 0, 0, b""
     while page := store.page(rows.STUDY_PREFIX, after, _PAGE):
         moved += _rewrap(store, page, current, keks, was.archive_id, random)
@@ -71,48 +107,41 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
     return rotated
 
 
-def _header(store: RowStore) -> Header:
-    value = store.get(rows.HEADER_KEY)
-    if value is None:
-        raise FormatError("the keyring has no header", hint="restore it from its backup")
-    return Header.decode(value)
-
-
-def _epochs(store: RowStore) -> list[EpochRow]:
-    return [EpochRow.decode(value) for _, value in store.scan(rows.EPOCH_PREFIX)]
-
-
-def _open(provider: KekProvider, archive_id: bytes, row: EpochRow) -> tuple[bytes, Secret]:
-    context = rows.epoch_context(archive_id, row.kek_id, row.epoch)
-    return row.kek_id, provider.of_kind(row.provider).unwrap(row.wrapped, context)
-
-
 def _begin(
     store: RowStore,
     provider: KekProvider,
-    keks: Keks,
+    keks: _Keks,
     random: Callable[[int], bytes],
     now_ms: Callable[[], int],
-) -> tuple[EpochRow, Secret]:
-    """Make the new epoch current. A stop before the transaction leaves a secret that nothing is wrapped under."""
+) -> None:
+    """Make the new epoch current. A stop before the transaction leaves a secret that nothing is wrapped under.
+
+    Nothing is, either, unless the provider opens what it has just wrapped: it is asked anew, for what it keeps.
+    """
     was_bytes, root_bytes = store.get(rows.HEADER_KEY), store.get(rows.ARCHIVE_ROOT_KEY)
     if was_bytes is None or root_bytes is None:
         raise FormatError("the keyring lacks its header or its root key", hint="restore it from its backup")
     was = Header.decode(was_bytes)
     epoch, kek_id = was.epoch + 1, random(16)
-    kek, wrapped = provider.create_epoch(epoch, rows.epoch_context(was.archive_id, kek_id, epoch))
+    context = rows.epoch_context(was.archive_id, kek_id, epoch)
+    kek, wrapped = provider.create_epoch(epoch, context)
     new = EpochRow(EpochState.ACTIVE, epoch, kek_id, now_ms(), provider.kind, wrapped)
+    if not keks.asked(new).matches(kek):
+        raise KeyUnavailableError(
+            f"the {provider.kind} provider does not open what it has just wrapped",
+            hint="no key was moved: say it again",
+        )
     changes = store.get(rows.CHANGES_KEY)
     fresh = [
-        (rows.CHANGES_KEY, _after(changes)),
+        rows.raised(changes),
         (rows.HEADER_KEY, replace(was, epoch=epoch).encode()),
-        (rows.EPOCH_PREFIX + epoch.to_bytes(4, "big"), new.encode()),
+        (rows.epoch_place(epoch), new.encode()),
         (rows.ARCHIVE_ROOT_KEY, _moved(root_bytes, rows.ROOT_ID, new, kek, keks, was.archive_id, random)),
     ]
     expected = [(rows.HEADER_KEY, was_bytes), (rows.ARCHIVE_ROOT_KEY, root_bytes), (rows.CHANGES_KEY, changes)]
     if not store.put(fresh, expected=expected):
         raise LockedError("another process changes the keys", hint="wait for it, then look at coffer keys list")
-    return new, kek
+    keks.take(new, kek)
 
 
 def _moved(  # noqa: PLR0917  # the parts of a row, its old and its new place
@@ -120,15 +149,13 @@ def _moved(  # noqa: PLR0917  # the parts of a row, its old and its new place
     key_id: bytes,
     new: EpochRow,
     kek: Secret,
-    keks: Keks,
+    keks: _Keks,
     archive_id: bytes,
     random: Callable[[int], bytes],
 ) -> bytes:
     """A key row's bytes with the same key under the new epoch's KEK."""
     row = KeyRow.decode(value)
-    kek_id, old = keks.get(row.epoch, (b"", None))
-    if old is None:
-        raise KeyUnavailableError(f"a key is wrapped under epoch {row.epoch}, which cannot be opened")
+    kek_id, old = keks.of(row.epoch)
     if row.kek_id != kek_id:
         raise IntegrityError("a row of the keyring was altered", hint="restore the keyring from its backup")
     key = row.unwrap(old, archive_id, key_id)
@@ -141,12 +168,12 @@ def _rewrap(  # noqa: PLR0917
     store: RowStore,
     page: list[tuple[bytes, bytes]],
     new: EpochRow,
-    keks: Keks,
+    keks: _Keks,
     archive_id: bytes,
     random: Callable[[int], bytes],
 ) -> int:
     """Move a page's keys; returns how many were not there yet. A row that is gone or new since is looked at again."""
-    kek = keks[new.epoch][1]
+    kek = keks.of(new.epoch)[1]
     while True:
         old = [(place, value) for place, value in page if _moves(KeyRow.decode(value), new)]
         if not old:
@@ -163,79 +190,9 @@ def _moves(row: KeyRow, new: EpochRow) -> bool:
     return row.epoch != new.epoch and row.state is not KeyState.SHRED_SCHEDULED
 
 
-@dataclass(frozen=True, slots=True)
-class Destruction:
-    """When an epoch's provider gave its receipt, and from when on nobody can bring the secret back; ms since 1970."""
-
-    receipt_ms: int
-    effective_ms: int
-
-    def encode(self) -> bytes:
-        """Return the 16 bytes."""
-        return _DESTRUCTION.pack(self.receipt_ms, self.effective_ms)
-
-    @classmethod
-    def decode(cls, data: bytes) -> Destruction:
-        """Return the value. Raises FormatError for any other length."""
-        if len(data) != _DESTRUCTION.size:
-            raise FormatError("a destruction row of the keyring has the wrong length")
-        return cls(*_DESTRUCTION.unpack(data))
-
-
-def destroy(
-    store: RowStore,
-    provider: KekProvider,
-    epoch: int,
-    now_ms: Callable[[], int],
-    event: Callable[[DestroyReceipt, Destruction], tuple[bytes, bytes]] | None = None,
-) -> DestroyReceipt:
-    """Destroy an old epoch's secret for ever, durable on return; repeated, it gives the receipt again.
-
-    The keyring is told first: from then on no process asks for that secret, and a stop before the provider has
-    destroyed it leaves an archive that opens. The row that `event` makes of receipt and times is written with the
-    receipt, once. Raises NotFoundError for an epoch that never was, ConfigError for the current one or one that still
-    holds keys, and what the provider raises.
-    """
-    place = rows.EPOCH_PREFIX + epoch.to_bytes(4, "big")
-    value = store.get(place)
-    if value is None:
-        raise NotFoundError(f"this archive has no key epoch {epoch}")
-    row = EpochRow.decode(value)
-    if epoch >= _header(store).epoch or row.state is EpochState.ACTIVE:
-        raise ConfigError(f"epoch {epoch} is in use", hint="rotate first: coffer keys rotate")
-    held: list[int] = []
-    store.walk(rows.STUDY_PREFIX, lambda _, key: held.append(1) if KeyRow.decode(key).epoch == epoch else None)
-    if held:
-        raise ConfigError(
-            f"{len(held)} study keys are still under epoch {epoch}",
-            hint="rotate; keys that were shredded a moment ago leave it by themselves while a server runs",
-        )
-    if row.state is EpochState.RETIRED:
-        changes = store.get(rows.CHANGES_KEY)
-        put = [(place, replace(row, state=EpochState.DESTROYING).encode()), (rows.CHANGES_KEY, _after(changes))]
-        if not store.put(put, expected=[(place, value), (rows.CHANGES_KEY, changes)]):
-            raise LockedError("another process changes the keys", hint="say it again")
-    receipt = provider.of_kind(row.provider).destroy_epoch(epoch)
-    if row.state is not EpochState.DESTROYED:
-        now = now_ms()
-        done = Destruction(now, receipt.effective_ms or now)
-        put = [
-            (place, replace(row, state=EpochState.DESTROYED, wrapped=b"").encode()),
-            (rows.DESTRUCTION_PREFIX + place[1:], done.encode()),
-            *([] if event is None else [event(receipt, done)]),
-        ]
-        store.put(put, expected=[(place, replace(row, state=EpochState.DESTROYING).encode())])
-    return receipt
-
-
-def _after(changes: bytes | None) -> bytes:
-    """The change counter, one up: every process then lets go of what it holds."""
-    return (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")
-
-
 def _retire(store: RowStore, current: int, events: list[tuple[bytes, bytes]]) -> None:
-    old = [row for row in _epochs(store) if row.epoch != current and row.state is EpochState.ACTIVE]
-    places = [rows.EPOCH_PREFIX + row.epoch.to_bytes(4, "big") for row in old]
+    old = [row for row in epoch_rows(store) if row.epoch != current and row.state is EpochState.ACTIVE]
+    places = [rows.epoch_place(row.epoch) for row in old]
     put = [(place, replace(row, state=EpochState.RETIRED).encode()) for place, row in zip(places, old, strict=True)]
     expected = [(place, row.encode()) for place, row in zip(places, old, strict=True)]
     if not old or not store.put([*put, *events], expected=expected):

@@ -25,6 +25,7 @@ __all__ = [
     "Purpose",
     "WrapAlgorithm",
     "epoch_context",
+    "epoch_place",
     "raised",
 ]
 
@@ -72,16 +73,18 @@ class KeyState(IntEnum):
 class EpochState(IntEnum):
     """New keys go under the one active epoch; a retired one still opens rows; a destroyed one opens nothing.
 
-    One that is being destroyed is used by nobody any more, and its provider was not heard to have destroyed it yet.
+    One that is being destroyed is used by nobody any more, and its provider was not heard to have destroyed it yet. One
+    that was abandoned is used by nobody either, and its provider was lost before it destroyed anything.
     """
 
     ACTIVE = 1
     RETIRED = 2
     DESTROYED = 3
     DESTROYING = 4
+    ABANDONED = 5
 
 
-GONE: Final = frozenset({EpochState.DESTROYING, EpochState.DESTROYED})
+GONE: Final = frozenset({EpochState.DESTROYING, EpochState.DESTROYED, EpochState.ABANDONED})
 
 
 class WrapAlgorithm(IntEnum):
@@ -112,6 +115,11 @@ class Header:
         if version != VERSION:
             raise FormatError(f"keyring version {version} is not known here", hint="use the release that wrote it")
         return cls(epoch, archive_id, created_ms)
+
+
+def epoch_place(epoch: int) -> bytes:
+    """Return the key of an epoch's row."""
+    return EPOCH_PREFIX + epoch.to_bytes(4, "big")
 
 
 def epoch_context(archive_id: bytes, kek_id: bytes, epoch: int) -> bytes:

@@ -84,6 +84,11 @@ class RowStore:
         if not readonly:
             self._env.reader_check()  # a killed reader's slot would keep old pages, and old wrapped keys, for ever
 
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self._folder
+
     @contextlib.contextmanager
     def _transactions(self) -> Iterator[None]:
         with self._lock:

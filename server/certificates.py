@@ -18,9 +18,9 @@ from archive.evidence import Inclusion
 from archive.record import Kind
 from keys import derive, rows, shred
 from keys.derive import hmac_sha256
+from keys.destruction import Destruction
 from keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
 from keys.keyring import clock_ms
-from keys.rotation import Destruction
 from keys.shred import Reason, Tombstone
 from keys.signing import CheckpointSigner
 from server import erasure

@@ -8,7 +8,7 @@ from archive import certified
 from archive.certificate import Certificate, Epoch, Key
 from archive.folder import ArchiveFolder
 from keys import rows
-from keys.rotation import Destruction
+from keys.destruction import Destruction
 from keys.rows import EpochRow, EpochState
 from keys.shred import Reason, Tombstone
 from keys.store import RowStore

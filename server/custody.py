@@ -18,9 +18,9 @@ from keys.keyring import Keyring
 from keys.provider import KekProvider
 from keys.providers import ProviderSet
 from keys.secret import Secret
-from server.config import Keys
+from server.config import AwsKms, Keys
 
-__all__ = ["KINDS", "key_file_provider", "open_keyring", "passphrase_of", "provider_of", "told"]
+__all__ = ["KINDS", "key_file_provider", "open_keyring", "passphrase_of", "provider_of", "settings_of", "told"]
 
 KINDS: Final = {"file": keyfile.KIND, "pkcs11": hsm.KIND, "aws-kms": kms.KIND}  # as configured, as in epoch rows
 
@@ -54,6 +54,17 @@ def told(keys: Keys) -> str:
     if keys.provider == "aws-kms":
         return f"AWS KMS {keys.aws.region or '(default region)'}"
     return f"key file {keys.key_file}"
+
+
+def settings_of(keys: Keys) -> dict[str, str]:
+    """By kind, every provider that is configured and where it keeps its secrets: two processes for which these words
+    are the same open the same epochs, as far as settings go."""
+    found = {keyfile.KIND: f"key file {keys.key_file.resolve()}"}
+    if keys.pkcs11.token:
+        found[hsm.KIND] = f'HSM token "{keys.pkcs11.token}"'
+    if keys.provider == "aws-kms" or keys.aws != AwsKms():
+        found[kms.KIND] = f"AWS KMS {keys.aws.region or '(default region)'} {keys.aws.endpoint}".rstrip()
+    return found
 
 
 def key_file_provider(keys: Keys, path: Path | None = None) -> keyfile.KeyFileProvider:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keys import rows
+from keys.destruction import Destruction
 from keys.keyring import Keyring, clock_ms
-from keys.rotation import Destruction
 from keys.shred import Tombstone, tombstones
 
 __all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures"]

@@ -7,11 +7,12 @@ away from it: older copies open nothing afterwards. Stopped anywhere, saying it 
 from dataclasses import dataclass
 
 from keys.errors import InputError, UnavailableError
-from keys.keyring import EpochInfo, clock_ms
+from keys.keyring import clock_ms
 from keys.rows import EpochState
 from server.engine import Engine
 from server.erasure import EFFECTIVE, Erasure, erasures
-from server.renewal import destroy_epoch, rotate_keyring
+from server.officers import Officer
+from server.renewal import Renewal
 from server.shredding import wait_until_settled
 
 __all__ = ["Finished", "finish"]
@@ -34,42 +35,44 @@ class Finished:
         return sum(each.state == EFFECTIVE for each in self.erasures)
 
 
-def finish(engine: Engine, *, copied: bool, early: bool = False) -> Finished:
+def finish(engine: Engine, by: Officer, *, copied: bool, early: bool = False) -> Finished:
     """Do the next part of what makes the due shreds effective; durable on return.
 
     The first call moves all keys to a new epoch; a later one, with `copied`, destroys the epochs before. Due is what
     backups may not hold any more, with `early` everything. Raises UnavailableError while the writer has not recorded
-    the shreds, InputError for `copied` before there was anything new to copy, and what the provider raises.
+    the shreds, LockedError while somebody else changes the keys, InputError for `copied` before there was anything new
+    to copy, and what the provider raises.
     """
     if not wait_until_settled(engine):
         raise UnavailableError(
             "the process that writes has not finished the last shreds",
             hint="wait for it (coffer shred list) and repeat",
         )
+    renewal = Renewal(engine.folder, engine.keyring, engine.config.keys, by, "coffer shred finish")
+    with renewal.alone():
+        return _finish(engine, renewal, copied=copied, early=early)
+
+
+def _finish(engine: Engine, renewal: Renewal, *, copied: bool, early: bool) -> Finished:
     keyring = engine.keyring
     target = _target(erasures(keyring), early=early)
     moved = 0
-    if target >= keyring.epoch or _is_rotating(keyring.epochs()):
+    if target >= keyring.epoch or keyring.half_left():
         if copied:
             raise InputError(
                 "the keys move to a new epoch first: what you copied is the state before it",
                 hint="say coffer shred finish, copy keyring and key file, then say it again with --copied",
             )
-        moved = rotate_keyring(keyring).rewrapped
+        moved = renewal.rotate().rewrapped
     found = keyring.epochs()
     retired = {each.epoch for each in found if each.state is EpochState.RETIRED and each.epoch <= target}
     unfinished = {each.epoch for each in found if each.state is EpochState.DESTROYING}
     due = sorted(unfinished | (retired if copied else set()))
-    receipts = [destroy_epoch(keyring, epoch) for epoch in due]
+    receipts = [renewal.destroy(epoch) for epoch in due]
     wait_until_settled(engine)
     caveats = tuple(f"epoch {each.epoch}: {each.caveat}" for each in receipts)
     left = tuple(sorted(retired - {*due}))
     return Finished(moved, tuple(due), caveats, left, tuple(erasures(keyring)))
-
-
-def _is_rotating(found: list[EpochInfo]) -> bool:
-    """Whether a rotation was stopped."""
-    return sum(each.state is EpochState.ACTIVE for each in found) > 1
 
 
 def _target(found: list[Erasure], *, early: bool) -> int:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from archive.event import Event
-from archive.lock import holder
 from archive.record import Kind
 from index.attributes import STUDY_UID
 from keys import rekey, rows, shred
 from keys.errors import AccessDeniedError, IntegrityError, ShreddedError, SupersededError, UnavailableError
 from keys.keyring import clock_ms
+from keys.lock import holder
 from keys.rekey import NOT_STUCK, Rekey
 from keys.rows import KeyRow
 from keys.shred import Reason

@@ -1,11 +1,14 @@
 """New key epochs and the end of old ones, with a record of each in the log; by command, or when an epoch is old enough.
 
 Rule: the event of a change is written into the keyring with the change's last step, and waits there for whoever writes
-the log (`server.outbox`): a stop loses neither.
+the log (`server.outbox`): a stop loses neither. Whoever does it holds the keyring's lock from its first look to its
+last step; nothing moves to a provider that the running server does not know.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -14,73 +17,189 @@ from archive.event import Event
 from archive.folder import ArchiveFolder
 from archive.record import Kind
 from keys import derive
+from keys.destruction import Destruction
+from keys.errors import CofferError, ConfigError, LockedError
 from keys.keyring import Keyring, clock_ms
+from keys.lock import holder
 from keys.provider import DestroyReceipt
-from keys.rotation import Destruction, Rotated
+from keys.rotation import Rotated
+from keys.rows import EpochRow
 from server import outbox
-from server.config import Config
-from server.custody import open_keyring, provider_of
+from server.config import Config, Keys
+from server.custody import KINDS, open_keyring, provider_of, settings_of
+from server.officers import Officer
 
-__all__ = ["age_seconds", "destroy", "destroy_epoch", "renew_if_old", "rotate", "rotate_keyring"]
+__all__ = ["Ended", "Renewal", "age_seconds", "destroy", "rotate"]
 
 _log = structlog.get_logger(__name__)
 
 _DAY_SECONDS: Final = 86_400
+_NOT_DESTROYED: Final = (
+    "the provider was lost and has destroyed nothing: what was shredded under this epoch is not erased for good. When"
+    " the provider is back, coffer keys destroy again"
+)
 
 
-def rotate(config: Config, progress: Callable[[int, int], None], provider: str = "") -> Rotated:
-    """Rotate the keys of an archive, beside whoever serves it; durable on return. Raises as `keys.rotation.rotate`."""
-    keyring = _open(config, provider)
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of an epoch: who kept it, whether that provider has destroyed its secret, what is left to do in words,
+    and from when on (ms since 1970) nobody brings the secret back; None where that is now, or never."""
+
+    epoch: int
+    provider: str
+    is_destroyed: bool
+    caveat: str
+    effective_ms: int | None = None
+
+
+def rotate(config: Config, progress: Callable[[int, int], None], by: Officer, provider: str = "") -> Rotated:
+    """Rotate the keys of an archive, beside whoever serves it; durable on return. Raises as `Renewal.rotate`.
+
+    With `provider` (as it is configured) every key is under an epoch of that provider on return: a rotation to another
+    one that had been stopped is finished first.
+    """
+    folder, keyring = _open(config, provider)
     try:
-        return rotate_keyring(keyring, progress)
+        renewal = Renewal(folder, keyring, config.keys, by, "coffer keys rotate")
+        with renewal.alone():
+            done = renewal.rotate(progress)
+            if provider and done.provider != KINDS[provider]:
+                done = replace(renewal.rotate(progress), resumed=True)
+        return done
     finally:
         keyring.close()
 
 
-def destroy(config: Config, epoch: int) -> DestroyReceipt:
-    """Destroy an old epoch, beside whoever serves the archive; durable on return. Raises as `keys.rotation.destroy`."""
-    keyring = _open(config)
+def destroy(config: Config, epoch: int, by: Officer, lost: str = "") -> Ended:
+    """Destroy an old epoch, beside whoever serves the archive; durable on return. Raises as `Renewal.destroy`.
+
+    With `lost`, the reason why the provider is lost for ever, an epoch whose provider fails is abandoned instead.
+    """
+    folder, keyring = _open(config)
     try:
-        return destroy_epoch(keyring, epoch)
+        renewal = Renewal(folder, keyring, config.keys, by, "coffer keys destroy")
+        with renewal.alone():
+            return renewal.destroy_or_abandon(epoch, lost) if lost else renewal.destroy(epoch)
     finally:
         keyring.close()
 
 
-def rotate_keyring(keyring: Keyring, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Rotated:
-    """As `rotate`, of a keyring that is open."""
+class Renewal:
+    """The epochs of an open keyring. `by` stands in the events, `command` is told to whoever finds the keys locked."""
 
-    def event(done: Rotated) -> tuple[bytes, bytes]:
+    def __init__(self, folder: ArchiveFolder, keyring: Keyring, keys: Keys, by: Officer, command: str) -> None:
+        self._folder = folder
+        self._keyring = keyring
+        self._keys = keys
+        self._by = by
+        self._command = command
+
+    def alone(self) -> AbstractContextManager[None]:
+        """See `Keyring.alone`."""
+        return self._keyring.alone(self._command)
+
+    def rotate(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Rotated:
+        """Rotate, or finish a rotation that was stopped; durable on return. Raises as `keys.rotation.rotate`, and
+        ConfigError where a server runs that does not know the provider with the settings of this process."""
+        with self.alone():
+            self._require_known()
+            return self._keyring.rotate(progress, self._rotated)
+
+    def resume(self, progress: Callable[[int, int], None]) -> bool:
+        """Finish a rotation that was stopped, if there is one and nobody else is at it; whether there was."""
+        if not self._keyring.half_left() or self._keyring.changing() is not None:
+            return False
+        with self.alone():
+            if not self._keyring.half_left():
+                return False
+            done = self.rotate(progress)
+        _log.info("a rotation that had been stopped is finished", epoch=done.epoch, moved=done.rewrapped)
+        return True
+
+    def renew_if_old(
+        self, progress: Callable[[int, int], None] = lambda _done, _total: None, now_ms: Callable[[], int] = clock_ms
+    ) -> bool:
+        """Rotate when the current epoch is older than `[keys] rotate_days`; 0 is never. Returns whether it did."""
+        if not self._is_old(now_ms):
+            return False
+        with self.alone():
+            if not self._is_old(now_ms):
+                return False
+            done = self.rotate(progress)
+        _log.info("keys rotated", epoch=done.epoch, moved=done.rewrapped)
+        return True
+
+    def destroy(self, epoch: int) -> Ended:
+        """Destroy an old epoch's secret; durable on return. Raises as `keys.destruction.destroy`."""
+        with self.alone():
+            receipt = self._keyring.destroy_epoch(epoch, self._destroyed)
+        return Ended(epoch, receipt.kind, True, receipt.caveat, receipt.effective_ms)
+
+    def destroy_or_abandon(self, epoch: int, reason: str) -> Ended:
+        """As `destroy`; where the epoch's provider fails, abandon it. Raises as `keys.destruction.abandon`."""
+        with self.alone():
+            try:
+                return self.destroy(epoch)
+            except LockedError:
+                raise
+            except CofferError as error:
+                cause = str(error)
+            row = self._keyring.abandon_epoch(epoch, lambda row: self._abandoned(row, reason, cause))
+        return Ended(epoch, row.provider, False, _NOT_DESTROYED)
+
+    def _is_old(self, now_ms: Callable[[], int]) -> bool:
+        days = self._keys.rotate_days
+        return days > 0 and age_seconds(self._keyring, now_ms) >= days * _DAY_SECONDS
+
+    def _require_known(self) -> None:
+        """Raise ConfigError where keys would move to a provider that the process that writes does not know."""
+        keyring = self._keyring
+        kind = keyring.epoch_row(keyring.epoch).provider if keyring.half_left() else keyring.provider_kind
+        who, ours = holder(self._folder.lock), settings_of(self._keys).get(kind)
+        if who is None or not who.providers or who.is_this_process() or who.providers.get(kind) == ours:
+            return
+        raise ConfigError(
+            f"{who} was started without this provider of the new epoch: {ours}; it could open nothing that moves there",
+            hint="give both the same [keys], restart the server, then rotate: docs/keys.md, Moving to another provider",
+        )
+
+    # What the log is told
+
+    def _rotated(self, done: Rotated) -> tuple[bytes, bytes]:
         facts = {"epoch": done.epoch, "provider": done.provider, "moved": done.rewrapped, "resumed": done.resumed}
-        facts |= {"keyring": keyring.digest().hex()}
-        return _enclosed(keyring, Event(Kind.KEYRING_ROTATED, clock_ms(), facts))
+        return self._enclosed(Kind.KEYRING_ROTATED, clock_ms(), facts)
 
-    return keyring.rotate(progress, event)
-
-
-def destroy_epoch(keyring: Keyring, epoch: int) -> DestroyReceipt:
-    """As `destroy`, of a keyring that is open."""
-
-    def event(receipt: DestroyReceipt, done: Destruction) -> tuple[bytes, bytes]:
+    def _destroyed(self, receipt: DestroyReceipt, done: Destruction) -> tuple[bytes, bytes]:
         facts = {
-            "epoch": epoch,
+            "epoch": receipt.epoch,
             "provider": receipt.kind,
             "caveat": receipt.caveat,
             "destroyed_ms": done.receipt_ms,
             "effective_ms": done.effective_ms,
-            "share_groups": [of.group.hex() for of in keyring.share_groups() if of.epoch == epoch],
+            "share_groups": self._share_groups(receipt.epoch),
         }
-        return _enclosed(keyring, Event(Kind.EPOCH_DESTROYED, done.receipt_ms, facts))
+        return self._enclosed(Kind.EPOCH_DESTROYED, done.receipt_ms, facts)
 
-    return keyring.destroy_epoch(epoch, event)
+    def _abandoned(self, row: EpochRow, reason: str, cause: str) -> tuple[bytes, bytes]:
+        facts = {
+            "what": "epoch abandoned",
+            "epoch": row.epoch,
+            "provider": row.provider,
+            "reason": reason,
+            "cause": cause,
+            "caveat": _NOT_DESTROYED,
+            "share_groups": self._share_groups(row.epoch),
+        }
+        return self._enclosed(Kind.STATE, clock_ms(), facts)
 
+    def _share_groups(self, epoch: int) -> list[str]:
+        return [of.group.hex() for of in self._keyring.share_groups() if of.epoch == epoch]
 
-def renew_if_old(keyring: Keyring, days: int, now_ms: Callable[[], int] = clock_ms) -> bool:
-    """Rotate when the current epoch is older than so many days; 0 is never. Returns whether it did."""
-    if not days or age_seconds(keyring, now_ms) < days * _DAY_SECONDS:
-        return False
-    done = rotate_keyring(keyring)
-    _log.info("keys rotated", epoch=done.epoch, moved=done.rewrapped)
-    return True
+    def _enclosed(self, kind: Kind, time_ms: int, facts: Mapping[str, object]) -> tuple[bytes, bytes]:
+        told = {**facts, "officer": self._by.name, "account": self._by.account, "command": self._command}
+        keyring = self._keyring
+        entry = Event(kind, time_ms, told).seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(24))
+        return outbox.enclose(entry, os.urandom(8))
 
 
 def age_seconds(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> float:
@@ -88,11 +207,6 @@ def age_seconds(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> float
     return max(0.0, (now_ms() - keyring.epoch_row(keyring.epoch).created_ms) / 1000)
 
 
-def _open(config: Config, provider: str = "") -> Keyring:
+def _open(config: Config, provider: str = "") -> tuple[ArchiveFolder, Keyring]:
     folder = ArchiveFolder.open(config.archive)
-    return open_keyring(folder, provider_of(config.keys, folder.archive_id, provider))
-
-
-def _enclosed(keyring: Keyring, event: Event) -> tuple[bytes, bytes]:
-    entry = event.seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(24))
-    return outbox.enclose(entry, os.urandom(8))
+    return folder, open_keyring(folder, provider_of(config.keys, folder.archive_id, provider))

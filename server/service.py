@@ -24,8 +24,9 @@ from server.http import HttpServer, application
 from server.keywatch import KeyWatch
 from server.lanes import Lanes
 from server.metrics import Metrics
+from server.officers import Officer
 from server.rekeywatch import RekeyWatch
-from server.renewal import renew_if_old
+from server.renewal import Renewal
 from server.scrubbing import Scrubbing
 
 __all__ = ["Server", "serve"]
@@ -167,7 +168,9 @@ class Server:
     def _renew(self) -> None:
         """Rotate the keys when their epoch is as old as the configuration lets it be."""
         try:
-            renew_if_old(self.engine.keyring, self._config.keys.rotate_days)
+            engine = self.engine
+            renewal = Renewal(engine.folder, engine.keyring, engine.config.keys, Officer.here(None), "coffer serve")
+            renewal.renew_if_old()
             self._unrotated = ""
         except CofferError as error:
             self._unrotated = f"the keys were not rotated: {error}"

@@ -11,6 +11,7 @@ from archive.folder import ArchiveFolder
 from keys import durable
 from keys.errors import ConfigError, FormatError, InputError
 from keys.keyfile import generate_keyfile
+from keys.keyring import clock_ms
 from keys.provider import KekProvider
 from keys.recovery import Proof, Recovery
 from keys.shares import Recovered, Share, combine
@@ -71,7 +72,8 @@ def drill(config: Config, recovered: Recovered, progress: Callable[[], None]) ->
 def recover(config: Config, recovered: Recovered, key_file: Path, progress: Callable[[], None]) -> Proof:
     """Prove the key, then let `key_file`, made where there is none, keep its epoch; durable on return.
 
-    May be repeated, and works beside a running server. Raises ConfigError for a key file inside the archive.
+    May be repeated, and works beside a running server. Raises ConfigError for a key file inside the archive,
+    LockedError while somebody else changes the keys.
     """
     archive = ArchiveFolder.open(config.archive)
     if key_file.resolve().is_relative_to(config.archive.resolve()):
@@ -84,7 +86,7 @@ def recover(config: Config, recovered: Recovered, key_file: Path, progress: Call
     else:
         passphrase = passphrase_of(config.keys)
         generate_keyfile(key_file, passphrase() if passphrase else None, epoch=recovered.of.epoch)
-    recovery.move(keeper)
+    recovery.move(keeper, "coffer keys recover", clock_ms())
     return proof
 
 

@@ -10,10 +10,10 @@ import time
 from typing import Final
 
 from archive.folder import ArchiveFolder
-from archive.lock import holder
 from keys import rows
 from keys.errors import UnavailableError
 from keys.keyring import Keyring, clock_ms
+from keys.lock import holder
 
 __all__ = ["answer", "ask", "asked"]
 

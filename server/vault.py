@@ -41,7 +41,7 @@ from server import logs, outbox, signorder
 from server.access import Policy
 from server.bodies import Bodies
 from server.config import Config
-from server.custody import open_keyring, provider_of
+from server.custody import open_keyring, provider_of, settings_of
 from server.intake import Intake
 from server.metrics import Metrics
 from server.olderkeyring import missed, shred_again, trouble_of
@@ -116,7 +116,7 @@ class Vault:
         with ExitStack() as opened:
             if write:
                 command = " ".join(["coffer", *sys.argv[1:2]])
-                opened.enter_context(WriterLock(self.folder.lock, command, clock_ms()))
+                opened.enter_context(WriterLock(self.folder.lock, command, clock_ms(), settings_of(config.keys)))
                 self.folder.complete()
                 clear_stale(self.folder.spool)
             self.keyring = self._open_keyring(waiting, readonly=not (write or change_keys))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
 
 if TYPE_CHECKING:
     from server.holds import Hold
@@ -39,7 +39,7 @@ records it without naming study or patient."""
 @click.option("--patient", metavar="ID", help="All studies with this Patient ID, present and future, of any issuer.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why. It is shown to whoever is refused.")
 @click.option("--until", metavar="DATE", help="The last day of the hold, as 2031-12-31.  [default: until removed]")
-@click.option("--officer", metavar="NAME", help="Who does it.  [default: the account]")
+@officer_option
 @archive_options()
 @json_option
 @click.pass_obj
@@ -116,7 +116,7 @@ Examples:
   coffer hold remove 5f1c0a77 --officer Meyer"""
 )
 @click.argument("hold_id", metavar="HOLD")
-@click.option("--officer", metavar="NAME", help="Who does it.  [default: the account]")
+@officer_option
 @archive_options()
 @json_option
 @click.pass_obj

@@ -1,13 +1,24 @@
 """`coffer keys`: what keys the archive has; never the keys themselves."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
 import click
 
+from keys.rows import EpochState
 from server.cli import output
 from server.cli.keys_audit import audit
 from server.cli.keys_rekey import rekey
 from server.cli.keys_rotate import destroy, rotate
 from server.cli.keys_shares import drill, recover, split
 from server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from keys.overview import EpochInfo, Overview
+
+_DAY_MS: Final = 86_400_000
 
 
 @click.group()
@@ -27,7 +38,8 @@ Examples:
   coffer keys list --json
 
 \b
-Needs no key: it tells where the keys are when nothing opens them.""",
+Needs no key: it tells where the keys are when nothing opens them. An epoch is `active`, `leaving` while a rotation from
+it is half done, `retired`, `destroying`, `destroyed`, or `abandoned`: given up without its provider, not destroyed.""",
 )
 @archive_options()
 @json_option
@@ -36,26 +48,60 @@ def list_epochs(chosen: Chosen) -> None:
     """List the key epochs: number, provider, state, age, how many study keys hang under each, and its shares."""
     config = chosen.existing()
     from archive.folder import ArchiveFolder
+    from keys.keyring import clock_ms
     from keys.overview import overview
 
-    seen = overview(ArchiveFolder.open(config.archive).keyring)
-    rows = [
-        {
-            "epoch": e.epoch,
-            "provider": e.provider,
-            "state": e.state.name.lower(),
-            "created": output.when(e.created_ms),
-            "study_keys": e.rows,
-            "shares": [f"{g.threshold} of {g.count}, group {g.group.hex()}" for g in seen.groups if g.epoch == e.epoch],
-        }
-        for e in seen.epochs
-    ]
+    seen, now = overview(ArchiveFolder.open(config.archive).keyring), clock_ms()
+    rows = [_row(seen, each, now) for each in seen.epochs]
     if chosen.json:
         output.as_json(rows)
-    else:
-        shown = ([", ".join(v) if isinstance(v, list) else str(v) for v in row.values()] for row in rows)
-        output.table(list(rows[0]) if rows else ["epoch"], shown)
-        if seen.groups and all(g.epoch != seen.current for g in seen.groups):
-            output.say(
-                f"The shares are stale: none gives the key of epoch {seen.current}. Split again: coffer keys split"
+        return
+    shown = ([_text(value) for value in row.values()] for row in rows)
+    output.table(list(rows[0]) if rows else ["epoch"], shown)
+    for line in _remarks(seen, now):
+        output.say(line)
+
+
+def _row(seen: Overview, of: EpochInfo, now: int) -> dict[str, Any]:
+    groups = [each for each in seen.groups if each.epoch == of.epoch]
+    return {
+        "epoch": of.epoch,
+        "provider": of.provider,
+        "state": "leaving" if of.epoch in seen.half_left else of.state.name.lower(),
+        "created": output.when(of.created_ms),
+        "age_days": round(max(0, now - of.created_ms) / _DAY_MS, 1),
+        "study_keys": of.rows,
+        "can_be_taken_back_until": output.when(of.gone_ms) if of.gone_ms is not None and of.gone_ms > now else None,
+        "shares": [f"{each.threshold} of {each.count}, group {each.group.hex()}" for each in groups],
+    }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return "" if value is None else str(value)
+
+
+def _remarks(seen: Overview, now: int) -> Iterator[str]:
+    """What is not at rest, a sentence each."""
+    for each in seen.epochs:
+        if each.epoch in seen.half_left:
+            how = f"{seen.changing} is at it" if seen.changing else "it was stopped: coffer keys rotate goes on with it"
+            yield (
+                f"A rotation to epoch {seen.current} is half done, {each.rows} study keys are left in epoch"
+                f" {each.epoch}; {how}."
             )
+        elif each.state is EpochState.DESTROYING:
+            yield f"Epoch {each.epoch} is not destroyed yet, it was stopped or failed: coffer keys destroy {each.epoch}"
+        elif each.state is EpochState.ABANDONED:
+            yield (
+                f"Epoch {each.epoch} was given up without its provider, and is NOT destroyed: what was shredded under"
+                f" it stays scheduled. When the provider is back: coffer keys destroy {each.epoch}"
+            )
+        elif each.gone_ms is not None and each.gone_ms > now:
+            yield (
+                f"Epoch {each.epoch} waits for its deletion: until {output.when(each.gone_ms)} {each.provider} can take"
+                " it back."
+            )
+    if seen.groups and all(each.epoch != seen.current for each in seen.groups):
+        yield f"The shares are stale: none gives the key of epoch {seen.current}. Split again: coffer keys split"

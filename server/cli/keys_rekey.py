@@ -7,7 +7,7 @@ import time
 import click
 
 from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from server.cli.options import Chosen, archive_options, confirm, json_option, open_for_keys
 
 
 @click.command(
@@ -43,8 +43,8 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
         from server.rekeyorder import all_before, carry_out, one_study, order
 
         found = one_study(engine, study) if study is not None else all_before(engine, epoch or 0)
-        if not yes and found.names:
-            click.confirm(f"Seal {found.objects} objects of {found.studies} studies again under new keys?", abort=True)
+        question = f"Seal {found.objects} objects of {found.studies} studies again under new keys?"
+        confirm(question, yes=yes or not found.names)
         begun = order(engine, found, reason, Officer.here(officer))
         with output.progress("sealing again", hidden=chosen.json) as bar:
             carry_out(engine, begun, bar.reach)

@@ -7,20 +7,22 @@ import time
 import click
 
 from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from server.cli.options import Chosen, archive_options, confirm, json_option, officer_option
 
 
 @click.command(
     epilog="""\b
 Examples:
   coffer keys rotate
-  coffer keys rotate --json
+  coffer keys rotate --officer Meyer --json
+  coffer keys rotate --provider pkcs11
 
 \b
-Works beside a running server, while it stores and sends. Interrupted at any point, everything still opens;
-run it again and it goes on where it stopped. To move to another provider (HSM, AWS KMS), configure it as
-[keys] provider first, or name it with --provider; leave the old one configured too, and rotate.
-Exit code 7: another rotation runs."""
+Works beside a running server, while it stores and sends. Interrupted at any point, everything still opens; run it
+again and it goes on where it stopped, as a running server does by itself. To move to another provider (HSM, AWS KMS),
+configure it, leave the old one configured too, restart the server, then name it with --provider, or make it [keys]
+provider. A rotation to another one that had been stopped is finished first.
+Exit code 7: somebody else changes the keys; 11: the running server does not know the provider. Then nothing is done."""
 )
 @click.option(
     "--provider",
@@ -28,19 +30,22 @@ Exit code 7: another rotation runs."""
     type=click.Choice(["file", "pkcs11", "aws-kms"]),
     help="Who keeps the new epoch's secret, default as configured.",
 )
+@officer_option
 @archive_options()
 @json_option
 @click.pass_obj
-def rotate(chosen: Chosen, kind: str | None) -> None:
+def rotate(chosen: Chosen, kind: str | None, officer: str | None) -> None:
     """Make a new key epoch and move every study's key under it; objects stay as they are."""
     config = chosen.existing()
     from archive.folder import ArchiveFolder
     from keys.overview import overview
+    from server.custody import KINDS
+    from server.officers import Officer
     from server.renewal import rotate as run
 
     started = time.monotonic()
     with output.progress("moving keys", hidden=chosen.json) as bar:
-        done = run(config, bar.advance, kind or "")
+        done = run(config, bar.reach, Officer.here(officer), kind or "")
     seconds = round(time.monotonic() - started, 1)
     stale = [g for g in overview(ArchiveFolder.open(config.archive).keyring).groups if g.epoch != done.epoch]
     if chosen.json:
@@ -49,6 +54,8 @@ def rotate(chosen: Chosen, kind: str | None) -> None:
         return
     how = "Went on with a rotation that had been stopped. " if done.resumed else ""
     output.say(f"{how}Epoch {done.epoch} ({done.provider}) is current; {done.rewrapped} study keys moved, {seconds} s.")
+    if done.provider != KINDS[kind or config.keys.provider]:
+        output.say(f"New epochs go to {config.keys.provider}: to move there too, say coffer keys rotate once more.")
     output.say("Now copy what the provider keeps again: a key file has changed.")
     for group in stale:
         output.say(
@@ -61,31 +68,45 @@ def rotate(chosen: Chosen, kind: str | None) -> None:
 @click.command(
     epilog="""\b
 Examples:
-  coffer keys destroy 1 --yes
+  coffer keys destroy 1 --officer Meyer
   coffer keys destroy 1 --yes --json
+  coffer keys destroy 1 --provider-lost --reason 'HSM burnt on 2026-11-20'
 
 \b
 After it no copy of the keyring from before the rotation opens anything, whoever has it: this is what makes
 erasures (`coffer shred`) effective, and what ends the use of old backups of keyring and key file. It cannot be
-undone. Refused (exit code 11) for the current epoch and while study keys are under it. Interrupted, run it again."""
+undone. Refused (exit code 11) for the current epoch and while study keys are under it. Interrupted, run it again.
+With --provider-lost an epoch whose provider fails is given up: nothing here asks for it any more. Its secret is NOT
+destroyed, and what was shredded under it stays `scheduled` until the provider is back and this is said again."""
 )
 @click.argument("epoch", type=click.IntRange(min=1))
+@click.option("--provider-lost", is_flag=True, help="Give the epoch up where its provider fails. Needs --reason.")
+@click.option("--reason", default="", metavar="TEXT", help="Why the provider is lost. It is kept for good.")
+@officer_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @archive_options()
 @json_option
 @click.pass_obj
-def destroy(chosen: Chosen, epoch: int, *, yes: bool) -> None:
+def destroy(  # noqa: PLR0917  one parameter for each option
+    chosen: Chosen, epoch: int, provider_lost: bool, reason: str, officer: str | None, yes: bool
+) -> None:
     """Destroy the secret of an old key epoch for ever."""
+    if provider_lost != bool(reason.strip()):
+        raise click.UsageError("Say --provider-lost and --reason together, or neither.")
     config = chosen.existing()
+    from server.officers import Officer
     from server.renewal import destroy as run
 
-    if not yes:
-        click.confirm(
-            f"Destroy the secret of epoch {epoch}? Old backups of the keyring open nothing after it", abort=True
-        )
-    receipt = run(config, epoch)
+    confirm(f"Destroy the secret of epoch {epoch}? Old backups of the keyring open nothing after it", yes=yes)
+    ended = run(config, epoch, Officer.here(officer), reason.strip())
     if chosen.json:
-        output.as_json({"epoch": epoch, "provider": receipt.kind, "still_to_do": receipt.caveat})
+        told = {"epoch": epoch, "provider": ended.provider, "destroyed": ended.is_destroyed}
+        until = None if ended.effective_ms is None else output.when(ended.effective_ms)
+        output.as_json({**told, "can_be_taken_back_until": until, "still_to_do": ended.caveat})
         return
-    output.say(f"Epoch {epoch} is destroyed ({receipt.kind}).")
-    output.say(f"Still to do: {receipt.caveat}.")
+    output.say(
+        f"Epoch {epoch} is {'destroyed' if ended.is_destroyed else 'given up, NOT destroyed'} ({ended.provider})."
+    )
+    if ended.effective_ms is not None:
+        output.say(f"It can be taken back until {output.when(ended.effective_ms)}.")
+    output.say(f"Still to do: {ended.caveat}.")

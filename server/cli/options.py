@@ -5,7 +5,8 @@ Rule: an option given after the command goes before the one given ahead of it, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -71,6 +72,23 @@ def open_for_keys(chosen: Chosen) -> Engine:
 
     logs.configure(config.log, level="error")
     return Engine.open_for_keys(config)
+
+
+def officer_option(function: F) -> F:
+    """Add --officer: the person's name that is kept with the deed."""
+    return click.option("--officer", metavar="NAME", help="Who does it.  [default: the account]")(function)
+
+
+def confirm(question: str, *, yes: bool, told: Sequence[str] = ()) -> None:
+    """Ask before what cannot be undone, on standard error, after the lines of `told`. Without a terminal and without
+    --yes: wrong usage, exit code 2."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("This cannot be undone: say --yes where nobody can be asked.")
+    for line in told:
+        click.echo(line, err=True)
+    click.confirm(question, abort=True, err=True)
 
 
 def archive_options(*, environment: bool = False) -> Callable[[F], F]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
 
 if TYPE_CHECKING:
     from server.requests import Request
@@ -22,19 +22,22 @@ Examples:
 \b
 Two steps, because copies of keyring and key file from before the first one open nothing after the second one: whoever
 destroys first and copies later is one failed disk away from losing everything. Works beside a running server.
-Exit code 12 for --copied before the first step, 6 where the provider or the writer cannot be reached: say it again."""
+Exit code 12 for --copied before the first step, 6 where the provider or the writer cannot be reached, 7 where somebody
+else changes the keys: say it again."""
 )
 @click.option("--copied", is_flag=True, help="Keyring and key file were copied after the first step; destroy.")
 @click.option("--early", is_flag=True, help="Do not wait for the days of backups: older ones open nothing then.")
+@officer_option
 @archive_options()
 @json_option
 @click.pass_obj
-def finish(chosen: Chosen, copied: bool, early: bool) -> None:
+def finish(chosen: Chosen, copied: bool, early: bool, officer: str | None) -> None:
     """Make scheduled shreds effective, in two steps: move the living keys, then destroy the old epochs."""
     with open_for_keys(chosen) as engine:
         from server.finishing import finish as next_step
+        from server.officers import Officer
 
-        done = next_step(engine, copied=copied, early=early)
+        done = next_step(engine, Officer.here(officer), copied=copied, early=early)
         epoch = engine.keyring.epoch
     if chosen.json:
         output.as_json(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from keys.errors import AccessDeniedError
 from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from server.cli.options import Chosen, archive_options, confirm, json_option, officer_option, open_for_keys
 
 if TYPE_CHECKING:
     from server.engine import Engine
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 def asked(function: Any) -> Any:
     """The options that say what, why and by whom."""
     for option in (
-        click.option("--officer", metavar="NAME", help="Who does it.  [default: the account]"),
+        officer_option,
         click.option(
             "--reason", required=True, metavar="TEXT", help="Why. It is kept for good: write no name into it."
         ),
@@ -66,7 +65,8 @@ def study(  # noqa: PLR0917  one parameter for each option
                 f"{needed} officers must agree ([keys] shred_approvals)", hint="ask with coffer shred request"
             )
         doomed = chosen_studies(engine, study, patient, issuer)
-        confirm(doomed, yes=yes)
+        told = [output.plain(f"  {each.subject.study_uid}  {each.instances} instances") for each in doomed]
+        confirm(f"Destroy the keys of {len(doomed)} studies? Nothing brings them back", yes=yes, told=told)
         key_ids = Shredding(engine).shred(doomed, Deed(reason, (Officer.here(officer),)))
         report(chosen, engine, doomed, key_ids)
 
@@ -77,16 +77,6 @@ def chosen_studies(engine: Engine, study: str | None, patient: str | None, issue
     if (study is None) == (patient is None) or (issuer is not None and patient is None):
         raise click.UsageError("Give a STUDY_UID, or --patient (and --issuer).")
     return by_study(engine, study) if study is not None else by_patient(engine, patient or "", issuer)
-
-
-def confirm(doomed: list[Doomed], *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError("This cannot be undone: say --yes where nobody can be asked.")
-    for each in doomed:
-        output.say(output.plain(f"  {each.subject.study_uid}  {each.instances} instances"))
-    click.confirm(f"Destroy the keys of {len(doomed)} studies? Nothing brings them back", abort=True, err=True)
 
 
 def report(chosen: Chosen, engine: Engine, doomed: list[Doomed], key_ids: list[bytes]) -> None:

@@ -44,7 +44,7 @@ def read(folder: Path) -> dict[bytes, bytes]:
 
 def test_keys_survive_reopening(keyring: Keyring, provider: KeyFileProvider, tmp_path: Path) -> None:
     made = [keyring.new_study(), *keyring.new_studies(3), keyring.new_study(b"i" * 16)]
-    token, digest = keyring.archive_key(derive.INDEX_TOKEN), keyring.digest()
+    token = keyring.archive_key(derive.INDEX_TOKEN)
     keyring.close()
     again = Keyring.open(tmp_path / "keyring", provider)
     for key in made:
@@ -53,12 +53,10 @@ def test_keys_survive_reopening(keyring: Keyring, provider: KeyFileProvider, tmp
         assert again.study(key.key_id) is again.study(key.key_id)
     assert again.archive_key(derive.INDEX_TOKEN).matches(token)
     assert not again.archive_key(derive.AUDIT).matches(token)
-    assert (again.archive_id, again.epoch, again.count(), again.digest()) == (bytes(range(16)), 1, 5, digest)
+    assert (again.archive_id, again.epoch, again.count()) == (bytes(range(16)), 1, 5)
     assert again.study_key_ids() == sorted(key.key_id for key in made)
     (epoch,) = again.epochs()
     assert (epoch.epoch, epoch.provider, epoch.rows) == (1, "keyfile", 5)
-    again.new_study()
-    assert again.digest() != digest
     again.close()
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from keys import derive, rows
+from keys.destruction import Destruction
 from keys.errors import ConfigError, IntegrityError, KeyUnavailableError, NotFoundError
 from keys.keyfile import KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring
 from keys.provider import DestroyReceipt
-from keys.rotation import Destruction, Rotated
+from keys.rotation import Rotated
 from keys.rows import STUDY_PREFIX, EpochState
 from keys.store import RowStore
 

@@ -28,11 +28,10 @@ def test_a_shredded_key_is_given_to_nobody_and_told_from_a_missing_one(
     keyring: Keyring, provider: KeyFileProvider, tmp_path: Path
 ) -> None:
     kept, gone = keyring.new_study(), keyring.new_study()
-    digest, changes = keyring.digest(), keyring.changes()
+    changes = keyring.changes()
     assert cut(keyring, gone.key_id) == [gone.key_id]
     assert cut(keyring, gone.key_id) == []
     assert keyring.changes() == changes + 1
-    assert keyring.digest() != digest
     assert shred.tombstones(keyring) == {gone.key_id: Tombstone(1, 10, 20, NAME)}
     assert keyring.doomed(gone.key_id).dek.matches(gone.dek)
     for step in ("scheduled", "dropped", "opened again"):

@@ -34,7 +34,7 @@ from server.founding import create_archive
 from server.identifier import encode_identifier
 from server.lanes.wire import LineClosed, SharedMemory, Wire
 from server.officers import Officer
-from server.renewal import renew_if_old
+from server.renewal import Renewal
 from server.service import Server
 from server.shredding import Deed, Shredding, by_study
 from tests.dimse.raw_peer import RawRequestor
@@ -274,9 +274,12 @@ def test_a_server_rotates_an_epoch_that_is_old_enough(config: Config) -> None:
     with Engine.open(config, write=True) as engine:
         keyring = engine.keyring
         later = [keyring.epoch_row(1).created_ms + 29 * 86_400_000]
-        assert not renew_if_old(keyring, 0, lambda: later[0])
-        assert not renew_if_old(keyring, 30, lambda: later[0])
+        never, monthly = (
+            Renewal(engine.folder, keyring, Keys(rotate_days=days), Officer.here(None), "a test") for days in (0, 30)
+        )
+        assert not monthly.renew_if_old(now_ms=lambda: later[0])
         later[0] += 2 * 86_400_000
-        assert renew_if_old(keyring, 30, lambda: later[0])
+        assert not never.renew_if_old(now_ms=lambda: later[0])
+        assert monthly.renew_if_old(now_ms=lambda: later[0])
         assert keyring.epoch == 2
         assert engine.stats().key_epoch_age < 60

@@ -133,7 +133,6 @@ class Opened:
     archive_id: bytes
     ark: bytes
     deks: dict[bytes, bytes]
-    digest: bytes
     epochs: dict[int, int] = field(default_factory=dict)  # epoch -> state
     shredded: dict[bytes, tuple[int, ...]] = field(default_factory=dict)  # key id -> epoch, scheduled, until
 
@@ -172,10 +171,11 @@ def open_rows(
             continue
         version, alg, state, epoch = struct.unpack(">HBBI", row[:8])
         length = int.from_bytes(row[48:50], "big")
-        need((version, alg) == (1, 3) and state in (1, 2, 3) and length == len(row) - 50, "epoch row")
+        need((version, alg) == (1, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
         need(key == b"E" + epoch.to_bytes(4, "big"), "epoch row under another key")
         states[epoch] = state
-        if state != 3 and epoch not in keks:
+        need(length == 0 or state not in (3, 5), "a KEK of an epoch that is gone")
+        if state in (1, 2) and epoch not in keks:
             need(row[32:48] == b"keyfile".ljust(16, b"\0") and length == 108, "provider")
             place = row[50:54]
             need(int.from_bytes(place, "big") in wrapping, "no secret for this epoch")
@@ -195,9 +195,6 @@ def open_rows(
         int.from_bytes(sha256(struct.pack(">H", len(k)) + k + v).digest(), "big") for k, v in rows.items() if k != b"S"
     )
     need(rows.get(b"S") == (total % 2**256).to_bytes(32, "big"), "sum")
-    digest = sha256(b"coffer/keyring/v1\0")
-    for key in sorted(key for key in rows if key[:1] in (b"H", b"E", b"A", b"K", b"T")):
-        digest.update(struct.pack(">H", len(key)) + key + struct.pack(">I", len(rows[key])) + rows[key])
     shredded: dict[bytes, tuple[int, ...]] = {}
     for key, row in rows.items():
         if key[:1] == b"T":
@@ -212,4 +209,4 @@ def open_rows(
     deks = {
         key[1:]: unwrap(row, 1, key[1:]) for key, row in rows.items() if key[:1] == b"K" and key[1:] not in shredded
     }
-    return Opened(archive_id, unwrap(rows.get(b"A", b""), 2, bytes(16)), deks, digest.digest(), states, shredded)
+    return Opened(archive_id, unwrap(rows.get(b"A", b""), 2, bytes(16)), deks, states, shredded)
