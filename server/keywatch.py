@@ -2,7 +2,8 @@
 
 Rule: a provider that is away costs nothing, for the key is in memory; what is stored meanwhile opens again when it is
 back. A provider that has lost the key is another thing: what is stored would be gone with this process, so that
-nothing is stored any more until the key is back. It is asked in a thread of its own, since an HSM may never answer.
+nothing is stored any more until the key is back. So it is where another process has moved the keys to an epoch that
+this one never opened. It is asked in a thread of its own, since an HSM may never answer.
 """
 
 import threading
@@ -73,6 +74,9 @@ class KeyWatch:
         except (KeyUnavailableError, IntegrityError) as error:
             self._lost(error)
         except CofferError as error:
+            if self._keyring.is_shut():
+                self._refuse(f"nothing is stored: the keys moved to an epoch that does not open here: {error}", error)
+                return
             self._tell(f"the key provider cannot be used now; stores go on: {error}", error)
         else:
             self._well()
@@ -91,6 +95,11 @@ class KeyWatch:
                 f"nothing is stored, because it could not be opened after a restart: {error}", hint=error.hint()
             )
             _log.critical("stores are refused: do not stop this server before the key is back", cause=str(error))
+
+    def _refuse(self, reason: str, error: CofferError) -> None:
+        """The current epoch was never open here: another process made it, with a provider that is not known or away."""
+        self._tell(reason, error)
+        self._committer.refusal = UnavailableError(reason, hint=error.hint())
 
     def _tell(self, concern: str, error: CofferError) -> None:
         self._metrics.asked_for_keys(up=False)

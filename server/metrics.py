@@ -55,6 +55,8 @@ class ArchiveFacts(Protocol):
     @property
     def key_epoch_age(self) -> float: ...
     @property
+    def key_rotation_unfinished(self) -> bool: ...
+    @property
     def key_trouble(self) -> int: ...
     @property
     def conflicts(self) -> int: ...
@@ -74,6 +76,7 @@ _GAUGES = (
     ("key_epoch", "coffer_key_epoch", "Number of the key epoch in use."),
     ("key_trouble", "coffer_keyring_findings", "What the start found wrong with the keyring: coffer keys audit."),
     ("key_epoch_age", "coffer_key_epoch_age_seconds", "Age of the key epoch in use."),
+    ("key_rotation_unfinished", "coffer_key_rotation_unfinished", "Whether a rotation runs, or was stopped half done."),
     ("conflicts", "coffer_conflicts", "Instances that were received more than once with different bytes."),
     ("unindexed", "coffer_unindexed_objects", "Objects stored as received because their header could not be read."),
 )
@@ -165,6 +168,11 @@ class Metrics:
             "Whether the key provider, when it was last asked, opened the key in use.",
             registry=registry,
         )
+        self._rotations_failed = Counter(
+            "coffer_key_rotation_failures",
+            "Times that the server tried to rotate the keys and failed.",
+            registry=registry,
+        )
         self._scrubbed = Counter("coffer_scrub_records", "Records whose body the scrub has read.", registry=registry)
         self._scrubbed_bytes = Counter("coffer_scrub_bytes", "Bytes of bodies the scrub has read.", registry=registry)
         ProcessCollector(registry=registry)
@@ -185,6 +193,10 @@ class Metrics:
     def asked_for_keys(self, up: bool) -> None:
         """The key provider was asked for the key in use and opened it, or did not."""
         self._keys.set(float(up))
+
+    def rotation_failed(self) -> None:
+        """The server tried to rotate the keys, or to finish a rotation, and could not."""
+        self._rotations_failed.inc()
 
     def scrubbed(self, records: int, size: int) -> None:
         """The scrub has read so many bodies of together `size` bytes."""

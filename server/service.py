@@ -24,9 +24,8 @@ from server.http import HttpServer, application
 from server.keywatch import KeyWatch
 from server.lanes import Lanes
 from server.metrics import Metrics
-from server.officers import Officer
 from server.rekeywatch import RekeyWatch
-from server.renewal import Renewal
+from server.renewalwatch import RenewalWatch
 from server.scrubbing import Scrubbing
 
 __all__ = ["Server", "serve"]
@@ -47,13 +46,13 @@ class Server:
         self._stopping = threading.Event()
         self._state = "starting"
         self._unsigned = ""  # why the last checkpoint was not signed
-        self._unrotated = ""  # why keys that are due were not rotated
         self._engine: Engine | None = None
         self._lanes: Lanes | None = None
         self._listener: Listener | None = None
         self._scrubbing: Scrubbing | None = None
         self._key_watch: KeyWatch | None = None
         self._rekey_watch: RekeyWatch | None = None
+        self._renewal_watch: RenewalWatch | None = None
         self._http = HttpServer(config.http, application(self.reasons, self._metrics.render, self.concerns))
 
     @property
@@ -99,6 +98,8 @@ class Server:
         self._listener.start()
         self._rekey_watch = RekeyWatch(engine)
         self._rekey_watch.start()
+        self._renewal_watch = RenewalWatch(engine, self._metrics)
+        self._renewal_watch.start()
         if config.storage.scrub_days:
             self._scrubbing = Scrubbing(engine, self._metrics, config.storage.scrub_days)
             self._scrubbing.start()
@@ -132,8 +133,8 @@ class Server:
         """What a human should look at although the server does its work."""
         trouble = self._engine.key_trouble if self._engine is not None else []
         told = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in trouble]
-        watchers = (self._key_watch, self._rekey_watch, self._scrubbing)
-        told += [what for what in (self._unsigned, self._unrotated) if what]
+        watchers = (self._key_watch, self._renewal_watch, self._rekey_watch, self._scrubbing)
+        told += [self._unsigned] if self._unsigned else []
         if self._engine is not None and not self._engine.index.is_loaded:
             told.append("the index is being read: objects are stored, queries wait")
         return told + [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
@@ -151,7 +152,6 @@ class Server:
                 if self._is_asked_to_sign() or time.monotonic() - signed >= _CHECKPOINT_SECONDS:
                     signed = time.monotonic()
                     self._sign()
-                    self._renew()
 
     def _settle(self) -> None:
         """Do what commands in other processes began with the keys."""
@@ -164,17 +164,6 @@ class Server:
             self.engine.settle()
         except CofferError as error:
             _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
-
-    def _renew(self) -> None:
-        """Rotate the keys when their epoch is as old as the configuration lets it be."""
-        try:
-            engine = self.engine
-            renewal = Renewal(engine.folder, engine.keyring, engine.config.keys, Officer.here(None), "coffer serve")
-            renewal.renew_if_old()
-            self._unrotated = ""
-        except CofferError as error:
-            self._unrotated = f"the keys were not rotated: {error}"
-            _log.error("the keys were not rotated", cause=str(error), way_out=error.hint())
 
     def _is_asked_to_sign(self) -> bool:
         try:
@@ -221,6 +210,9 @@ class Server:
         if self._key_watch is not None:
             self._key_watch.stop()
             self._key_watch = None
+        if self._renewal_watch is not None:
+            self._renewal_watch.stop()
+            self._renewal_watch = None
         if self._rekey_watch is not None:
             self._rekey_watch.stop()
             self._rekey_watch = None

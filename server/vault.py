@@ -68,6 +68,7 @@ class ArchiveStats:
     index_lag: int
     key_epoch: int
     key_epoch_age: float
+    key_rotation_unfinished: bool
     conflicts: int
     unindexed: int
     unreadable_studies: int
@@ -345,6 +346,7 @@ class Vault:
             index_lag=records - index.applied_seq - 1,
             key_epoch=self.keyring.epoch,
             key_epoch_age=age_seconds(self.keyring),
+            key_rotation_unfinished=bool(self.keyring.half_left()),
             conflicts=index.conflicts,
             unindexed=index.unindexed,
             unreadable_studies=index.unreadable_studies,

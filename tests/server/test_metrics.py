@@ -25,6 +25,7 @@ class Facts:
     index_lag: int = 5
     key_epoch: int = 1
     key_epoch_age: float = 60.0
+    key_rotation_unfinished: bool = False
     key_trouble: int = 0
     conflicts: int = 0
     unindexed: int = 0
