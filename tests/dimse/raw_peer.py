@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 from server.dimse import command as dimse
@@ -83,10 +83,11 @@ class Association:
         """The first accepted context for an abstract syntax."""
         return next(c for c in self.contexts.values() if c.abstract_syntax == abstract_syntax)
 
-    def send(self, context: Context, command: Mapping[int, Value], data: bytes | None = None) -> None:
-        """Send one message."""
+    def send(self, context: Context, command: Mapping[int, Value], data: bytes | Iterable[bytes] | None = None) -> None:
+        """Send one message; its data set whole or in pieces."""
         kind = dimse.NO_DATA_SET if data is None else 0
-        self._channel.send(context, {dimse.DATA_SET_TYPE: kind, **command}, None if data is None else [data])
+        pieces = [data] if isinstance(data, bytes) else data
+        self._channel.send(context, {dimse.DATA_SET_TYPE: kind, **command}, pieces)
 
     def receive(self) -> Message:
         """The next message. Raises Broken when the association ends instead."""
@@ -148,7 +149,7 @@ class RawRequestor(Association):
         self,
         context: Context,
         field: int,
-        data: bytes | None = None,
+        data: bytes | Iterable[bytes] | None = None,
         *,
         sop_class: str = "",
         **more: Value,
