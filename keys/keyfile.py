@@ -20,7 +20,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from keys import aead, durable
+from keys import aead, durable, selftest
 from keys.derive import KEYFILE_WRAP, derive
 from keys.errors import ConfigError, FormatError, IntegrityError, KeyUnavailableError, UnavailableError
 from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
@@ -140,14 +140,15 @@ def generate_keyfile(
     cost: Argon2Cost = DEFAULT_COST,
     epoch: int = 1,
 ) -> None:
-    """Write a new key file with the secret of one epoch, mode 0600, durable on return; never overwrites.
+    """Write a new key file with the secret of one epoch, mode 0600, durable on return.
 
-    With a `passphrase` the file only records that one is needed, its salt and its `cost`. Raises UnavailableError
-    when the file exists or cannot be written, ConfigError for an empty passphrase.
+    Never overwrites. With a `passphrase` the file only records that one is needed, its salt and its `cost`. Raises
+    UnavailableError when the file exists or cannot be written, ConfigError for an empty passphrase.
     """
     if passphrase is not None and not len(passphrase):
         raise ConfigError("the passphrase is empty")
     cost.check()
+    selftest.require()
     salt = random(16) if passphrase is not None else bytes(16)
     content = _KeyFile(cost if passphrase is not None else None, salt, ((epoch, Secret(random(32))),))
     durable.write_new(path, content.encode(), 0o600)

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from keys import aead, derive, rows
+from keys import aead, derive, rows, selftest
 from keys.destruction import Destruction, abandon, destroy
 from keys.errors import (
     ConfigError,
@@ -90,6 +90,7 @@ class Keyring:
         now_ms: Callable[[], int],
     ) -> None:
         """Read header and epochs and unwrap every epoch that is not destroyed; `create` and `open` call this."""
+        selftest.require()
         self._store = store
         self._provider = provider
         self._random = random
@@ -118,6 +119,7 @@ class Keyring:
         """
         if len(archive_id) != 16:
             raise ConfigError("an archive id has 16 bytes")
+        selftest.require()
         store = RowStore(folder, create=True)
         try:
             if store.get(rows.HEADER_KEY) is not None:
@@ -437,9 +439,15 @@ class Keyring:
         return groups_in(self._store)
 
     def close(self) -> None:
-        """Drop the keys held in memory and close the file. Nothing waits to be written. Harmless when repeated."""
+        """Wipe the keys held in memory and close the file. Nothing waits to be written. Harmless when repeated.
+
+        Study keys and derived keys that others still use stay whole until they let go of them.
+        """
         with self._lock:
             self._cache.clear()
+            for _, kek in self._keks.values():
+                kek.wipe()
+            self._root.wipe()
             self._store.close()
 
     @contextmanager

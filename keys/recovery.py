@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dataclasses import replace as with_changes
 from pathlib import Path
 
-from keys import rows
+from keys import rows, selftest
 from keys.errors import IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from keys.lock import ChangeLock
 from keys.overview import header_in
@@ -41,6 +41,7 @@ class Recovery:
 
     def __init__(self, folder: Path, recovered: Recovered) -> None:
         """Raises KeyUnavailableError for another archive or an unknown epoch, ShreddedError for a destroyed one."""
+        selftest.require()
         self._folder = folder
         self._of = of = recovered.of
         self._kek = recovered.kek

@@ -95,7 +95,7 @@ class Recovered:
     wrong: tuple[str, ...]
 
 
-def _times(lanes: int, factor: int) -> int:
+def times(lanes: int, factor: int) -> int:
     """Multiply 32 bytes, as one number, each by a public factor in GF(2^8) modulo x^8 + x^4 + x^3 + x + 1."""
     total = 0
     for bit in range(8):
@@ -109,8 +109,8 @@ def _inverse(factor: int) -> int:
     """Return 1 / factor for a public factor that is not 0: factor^254, for factor^255 = 1."""
     square, product = factor, 1
     for _ in range(7):  # 254 = 2 + 4 + ... + 128
-        square = _times(square, square) & 0xFF
-        product = _times(product, square) & 0xFF
+        square = times(square, square) & 0xFF
+        product = times(product, square) & 0xFF
     return product
 
 
@@ -122,7 +122,7 @@ def divide(secret: bytes, threshold: int, count: int, random: Callable[[int], by
     for x in range(1, count + 1):
         value = 0
         for coefficient in reversed(coefficients):
-            value = _times(value, x) ^ coefficient
+            value = times(value, x) ^ coefficient
         values.append(value.to_bytes(_SECRET, "big"))
     return values
 
@@ -133,10 +133,10 @@ def value_at(x: int, points: Mapping[int, bytes]) -> bytes:
     for at, value in points.items():
         above = below = 1
         for other in points.keys() - {at}:
-            above = _times(above, x ^ other) & 0xFF
-            below = _times(below, at ^ other) & 0xFF
-        weight = _times(above, _inverse(below)) & 0xFF
-        total ^= _times(int.from_bytes(value, "big"), weight)
+            above = times(above, x ^ other) & 0xFF
+            below = times(below, at ^ other) & 0xFF
+        weight = times(above, _inverse(below)) & 0xFF
+        total ^= times(int.from_bytes(value, "big"), weight)
     return total.to_bytes(_SECRET, "big")
 
 

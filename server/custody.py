@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from archive.folder import ArchiveFolder
-from keys import hsm, keyfile, kms
+from keys import arena, guard, hsm, keyfile, kms
 from keys.errors import ConfigError, HistoryError
 from keys.hsm_token import Token
 from keys.keyring import Keyring
@@ -20,7 +20,16 @@ from keys.providers import ProviderSet
 from keys.secret import Secret
 from server.config import AwsKms, Keys
 
-__all__ = ["KINDS", "key_file_provider", "open_keyring", "passphrase_of", "provider_of", "settings_of", "told"]
+__all__ = [
+    "KINDS",
+    "guarded",
+    "key_file_provider",
+    "open_keyring",
+    "passphrase_of",
+    "provider_of",
+    "settings_of",
+    "told",
+]
 
 KINDS: Final = {"file": keyfile.KIND, "pkcs11": hsm.KIND, "aws-kms": kms.KIND}  # as configured, as in epoch rows
 
@@ -65,6 +74,12 @@ def settings_of(keys: Keys) -> dict[str, str]:
     if keys.provider == "aws-kms" or keys.aws != AwsKms():
         found[kms.KIND] = f"AWS KMS {keys.aws.region or '(default region)'} {keys.aws.endpoint}".rstrip()
     return found
+
+
+def guarded() -> str:
+    """How keys in the memory of this process are guarded, or what the system refused, in a few words."""
+    arena.take(1).give_back()  # where no key was here yet: to be refused now
+    return "; ".join(guard.refusals()) or "locked, and left out of core dumps"
 
 
 def key_file_provider(keys: Keys, path: Path | None = None) -> keyfile.KeyFileProvider:

@@ -15,6 +15,7 @@ from typing import Final, Self
 import structlog
 
 from archive.allocator import keep_objects
+from keys import guard
 from keys.errors import CofferError, UnavailableError
 from server import logs, signorder
 from server.config import Config
@@ -45,6 +46,7 @@ class Server:
         self._metrics = Metrics()
         self._stopping = threading.Event()
         self._state = "starting"
+        self._unguarded: set[str] = set()  # what was told
         self._unsigned = ""  # why the last checkpoint was not signed
         self._engine: Engine | None = None
         self._lanes: Lanes | None = None
@@ -90,6 +92,7 @@ class Server:
             config, write=True, metrics=self._metrics, may_refuse=True, waiting=self._wait_for_keys
         )
         self._state = "starting"
+        self._tell_unguarded()
         self._key_watch = KeyWatch(engine.keyring, engine.committer, self._metrics, config.keys.check_seconds)
         self._key_watch.start()
         self._metrics.attach(self._facts)
@@ -152,6 +155,7 @@ class Server:
                 if self._is_asked_to_sign() or time.monotonic() - signed >= _CHECKPOINT_SECONDS:
                     signed = time.monotonic()
                     self._sign()
+                    self._tell_unguarded()
 
     def _settle(self) -> None:
         """Do what commands in other processes began with the keys."""
@@ -164,6 +168,13 @@ class Server:
             self.engine.settle()
         except CofferError as error:
             _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
+
+    def _tell_unguarded(self) -> None:
+        """Tell once what the system refused to do for keys in memory."""
+        for what, way_out in guard.refusals().items():
+            if what not in self._unguarded:
+                self._unguarded.add(what)
+                _log.warning("keys are less guarded than they could be", cause=what, way_out=way_out)
 
     def _is_asked_to_sign(self) -> bool:
         try:

@@ -32,7 +32,7 @@ from archive.spool import clear_stale
 from index import rebuild
 from index.index import Index
 from index.rows import Version
-from keys import derive, rekey, selftest, shred
+from keys import derive, rekey, shred
 from keys.errors import CofferError, ShreddedError, UnavailableError
 from keys.keyring import Keyring, clock_ms
 from keys.providers import Patience, Patient
@@ -101,7 +101,6 @@ class Vault:
         `change_keys` and without `write`, the keyring can be changed beside the process that writes, which then does
         the rest (`settle`).
         """
-        selftest.run()
         keep_blocks()
         self.config = config
         self.metrics = metrics or Metrics()

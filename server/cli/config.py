@@ -38,7 +38,7 @@ def check(chosen: Chosen) -> None:
         effective = None if loaded is None else msgspec.to_builtins(loaded, enc_hook=str)
         output.as_json({"file": source, "ok": not problems, "problems": problems, "config": effective})
     elif loaded is not None:
-        from server.custody import told
+        from server.custody import guarded, told
 
         where = f"{source} is good" if source else "no config file: the defaults hold"
         output.say(where)
@@ -46,6 +46,7 @@ def check(chosen: Chosen) -> None:
             {
                 "archive": str(loaded.archive),
                 "key": told(loaded.keys),
+                "key memory": guarded(),
                 "DICOM": f"{loaded.dimse.ae_title} on {loaded.dimse.host} port {loaded.dimse.port}",
                 "HTTP": f"{loaded.http.host} port {loaded.http.port}" if loaded.http.enabled else "off",
                 "peers": ", ".join(p.ae_title for p in loaded.peers) or "none",

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from keys import guard
 from keys.errors import CofferError
 from server.cli import output
 from server.cli.checkpoint import checkpoint
@@ -101,6 +102,7 @@ def main(ctx: click.Context) -> None:
     The archive is the one that --archive or COFFER_ARCHIVE names, else the one the config file names (--config or
     COFFER_CONFIG, else ./coffer.toml), else ./archive-data. An archive folder may hold its own coffer.toml.
     """
+    guard.forbid_dumps()
     ctx.ensure_object(Chosen)
 
 

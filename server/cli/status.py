@@ -32,17 +32,16 @@ server has them in memory. "conflicts" are instances that came again with other 
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
     from archive.ledger import Ledger
-    from server.custody import told
+    from server.custody import guarded, told
 
     with chosen.open() as engine:
         stats = engine.stats()
-        archive, key = engine.config.archive, told(engine.config.keys)
+        archive, key, memory = engine.config.archive, told(engine.config.keys), guarded()
         waiting = len(Ledger(engine.folder.scrub).open_entries())
         details: dict[str, list[dict[str, Any]]] = _details(engine) if listed else {}
     if chosen.json:
-        output.as_json(
-            {"archive": archive, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting, **details}
-        )
+        facts = {"archive": archive, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
+        output.as_json({**facts, "key_memory": memory, **details})
         return
     output.facts(
         {
@@ -56,6 +55,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "segments": f"{stats.segments}, {output.size(stats.segment_bytes)}",
             "index lag": f"{stats.index_lag} records",
             "key epoch": str(stats.key_epoch),
+            "key memory": memory,
             "conflicts": f"{stats.conflicts:,}",
             "findings": f"{waiting} of the scrub wait for an answer: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",

@@ -4,7 +4,7 @@ Rule: both ends are the same version of Coffer on one machine, started by one pr
 does not decode is a fault of ours. Every request but `Told` and `Stop` has one reply.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +18,18 @@ from server.dimse.services import Caller
 from server.dimse.status import DimseStatusError, offending_of
 
 
-class Setup(Struct, frozen=True, array_like=True, tag=True):
+class _Message(Struct, frozen=True, array_like=True, tag=True):
+    """Any of them. Its repr names the kinds of its values only: they are keys, UIDs and words of a patient's data."""
+
+    def __repr__(self) -> str:
+        values = (getattr(self, name) for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(f'<{type(value).__name__}>' for value in values)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # msgspec's own tells the values
+        return [(name, type(getattr(self, name))) for name in self.__struct_fields__]
+
+
+class Setup(_Message, frozen=True):
     """First on a lane's control socket: the configuration as JSON, whose archive it is, the key of short ids in logs,
     and among how many lanes memory is divided."""
 
@@ -28,35 +39,35 @@ class Setup(Struct, frozen=True, array_like=True, tag=True):
     share: int
 
 
-class Serve(Struct, frozen=True, array_like=True, tag=True):
+class Serve(_Message, frozen=True):
     """Serve an association. Its connection and the lane's end of a new line come with it as file descriptors."""
 
     host: str
 
 
-class Quit(Struct, frozen=True, array_like=True, tag=True):
+class Quit(_Message, frozen=True):
     """Let operations under way end, for so many seconds at most, then exit."""
 
     grace_seconds: float
 
 
-class Ready(Struct, frozen=True, array_like=True, tag=True):
+class Ready(_Message, frozen=True):
     """The lane's answer to `Setup`."""
 
 
-class StudyKeyFor(Struct, frozen=True, array_like=True, tag=True):
+class StudyKeyFor(_Message, frozen=True):
     """The key of a study, made where there is none: `Key`."""
 
     study_uid: str
 
 
-class KeyOf(Struct, frozen=True, array_like=True, tag=True):
+class KeyOf(_Message, frozen=True):
     """The key with this id: `Key`."""
 
     key_id: bytes
 
 
-class Commit(Struct, frozen=True, array_like=True, tag=True):
+class Commit(_Message, frozen=True):
     """Commit an object: `Done`. Its body lies in shared memory, or, where `path` is not empty, in that file."""
 
     sealed: Sealed
@@ -64,7 +75,7 @@ class Commit(Struct, frozen=True, array_like=True, tag=True):
     path: str
 
 
-class Find(Struct, frozen=True, array_like=True, tag=True):
+class Find(_Message, frozen=True):
     """Answer a query: `Rows`."""
 
     identifier: bytes
@@ -73,7 +84,7 @@ class Find(Struct, frozen=True, array_like=True, tag=True):
     caller: Caller
 
 
-class Plan(Struct, frozen=True, array_like=True, tag=True):
+class Plan(_Message, frozen=True):
     """Resolve a retrieval: `Places`."""
 
     identifier: bytes
@@ -82,35 +93,35 @@ class Plan(Struct, frozen=True, array_like=True, tag=True):
     caller: Caller
 
 
-class More(Struct, frozen=True, array_like=True, tag=True):
+class More(_Message, frozen=True):
     """The next part of what the last `Find` or `Plan` gives."""
 
 
-class Stop(Struct, frozen=True, array_like=True, tag=True):
+class Stop(_Message, frozen=True):
     """No more of it is wanted."""
 
 
-class Told(Struct, frozen=True, array_like=True, tag=True):
+class Told(_Message, frozen=True):
     """Something for the metrics: a method of `server.dimse.services.Observer` and its arguments."""
 
     what: str
     arguments: tuple[str | int | float, ...]
 
 
-class Key(Struct, frozen=True, array_like=True, tag=True):
+class Key(_Message, frozen=True):
     """A study key. It crosses a socket of this machine's kernel and is kept for one association at most."""
 
     key_id: bytes
     dek: bytes
 
 
-class Done(Struct, frozen=True, array_like=True, tag=True):
+class Done(_Message, frozen=True):
     """How a commit ended."""
 
     committed: Committed
 
 
-class Rows(Struct, frozen=True, array_like=True, tag=True):
+class Rows(_Message, frozen=True):
     """Encoded identifiers, whether they are the last, and whether every key of the query is supported."""
 
     rows: list[bytes]
@@ -118,14 +129,14 @@ class Rows(Struct, frozen=True, array_like=True, tag=True):
     all_supported: bool
 
 
-class Places(Struct, frozen=True, array_like=True, tag=True):
+class Places(_Message, frozen=True):
     """Instances and where they are, and whether they are the last."""
 
     places: list[Located]
     is_last: bool
 
 
-class Failed(Struct, frozen=True, array_like=True, tag=True):
+class Failed(_Message, frozen=True):
     """The error a request raised."""
 
     kind: str

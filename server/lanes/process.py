@@ -24,7 +24,7 @@ from archive.allocator import keep_blocks, keep_objects
 from archive.folder import ArchiveFolder
 from archive.reader import LogReader
 from archive.room import Room
-from keys import rows
+from keys import guard, rows, selftest
 from keys.errors import CofferError
 from keys.secret import Secret
 from keys.store import RowStore
@@ -62,6 +62,7 @@ class Lane:
     def __init__(self, setup: Setup) -> None:
         self._config = config = _decode_config(setup.config)
         logs.configure(config.log)
+        selftest.require()
         logs.use_id_key(Secret(setup.log_id_key))
         folder = ArchiveFolder.open(config.archive)
         self._archive_id = setup.archive_id
@@ -132,9 +133,13 @@ def main() -> None:
     # Ctrl-C and systemd signal the whole group: the committing process decides when a lane ends.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    guard.forbid_dumps()
     keep_blocks()
     control = Wire(socket.socket(fileno=int(sys.argv[1])))
     try:
         run(control)
+    except CofferError as error:
+        _log.error("this receiving process ends", cause=str(error), way_out=error.hint())
+        os._exit(1)
     except LineClosed:
         os._exit(1)  # without a word to any peer: what was not acknowledged must look like that
