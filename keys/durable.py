@@ -36,6 +36,7 @@ __all__ = [
     "settle",
     "stage",
     "sync_folder",
+    "tidy",
     "write_new",
 ]
 
@@ -129,13 +130,32 @@ def _write_and_sync(path: Path, data: Buffer, mode: int, calls: Syscalls) -> Non
 
 
 def write_new(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = _SYSTEM) -> None:
-    """Write a file that must not exist yet: open(O_CREAT|O_EXCL), writev, fsync, close, fsync(folder).
+    """Write a file that must not exist yet: unlink(stale), open(O_EXCL) of `.<name>.new`, writev, fsync, close, then as
+    `place`.
 
-    On return name and content are durable. Raises UnavailableError; a file that existed is untouched.
+    A crash at any point leaves the whole file or none under its name. On return name and content are durable. Raises
+    UnavailableError; a file that existed is untouched. One process at a time may write a given path.
     """
+    fresh = path.with_name(f".{path.name}.new")
     with _converted("write", path):
-        _write_and_sync(path, data, mode, calls)
-    sync_folder(path.parent, calls=calls)
+        with contextlib.suppress(FileNotFoundError):
+            calls.unlink(fresh)
+        _write_and_sync(fresh, data, mode, calls)
+    try:
+        is_free = place(fresh, path, calls=calls)
+    except UnavailableError:
+        discard(fresh, calls=calls)
+        raise
+    if not is_free:
+        raise UnavailableError(f"cannot write {path}: it is there already", hint="choose another name, or move it away")
+
+
+def tidy(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+    """Remove the second name that a stop in `write_new` may have left of a file: unlink, fsync(folder), where there is
+    one. Durable on return."""
+    fresh = path.with_name(f".{path.name}.new")
+    if os.path.lexists(fresh):
+        remove(fresh, calls=calls)
 
 
 def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = _SYSTEM) -> None:

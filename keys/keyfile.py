@@ -140,7 +140,7 @@ def generate_keyfile(
     cost: Argon2Cost = DEFAULT_COST,
     epoch: int = 1,
 ) -> None:
-    """Write a new key file with the secret of one epoch, mode 0600, durable on return.
+    """Write a new key file with the secret of one epoch, mode 0600, whole or not at all, durable on return.
 
     Never overwrites. With a `passphrase` the file only records that one is needed, its salt and its `cost`. Raises
     UnavailableError when the file exists or cannot be written, ConfigError for an empty passphrase.

@@ -422,17 +422,15 @@ class Keyring:
             raise KeyUnavailableError(f"the provider opens another key than the one in use for epoch {epoch}")
 
     def divide(self, threshold: int, count: int) -> list[Share]:
-        """Return shares of the current epoch's KEK, any `threshold` of which give it. Writes nothing; InputError."""
+        """Return shares of the current epoch's KEK, any `threshold` of which give it. Raises InputError.
+
+        Writes nothing: `keys.splitting` says that there are such shares, before anybody has one.
+        """
         epoch = self.epoch
         kek_id, kek = self._kek(epoch)
         made_s = self._now_ms() // 1000
         of = Group(self._random(8), self.archive_id, kek_id, epoch, made_s, threshold, count)
         return split(kek, of, self._random)
-
-    def remember_shares(self, of: Group) -> None:
-        """Keep that there are shares of this group, no share itself; durable on return."""
-        with self._writing:
-            self._store.put([(rows.SHARES_PREFIX + of.group, of.encode())])
 
     def share_groups(self) -> list[Group]:
         """Return the groups of shares that were made, oldest first."""

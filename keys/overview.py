@@ -35,12 +35,14 @@ class EpochInfo:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The current epoch, every epoch ascending, every group of shares, oldest first, the epochs that a rotation has
-    begun to leave and not left yet, and who changes the keys now."""
+    """The current epoch, every epoch ascending, every group of shares, oldest first, the ids of those groups whose
+    shares were being written when it was stopped, the epochs that a rotation has begun to leave and not left yet, and
+    who changes the keys now."""
 
     current: int
     epochs: tuple[EpochInfo, ...]
     groups: tuple[Group, ...]
+    unfinished: frozenset[bytes]
     half_left: tuple[int, ...]
     changing: Holder | None
 
@@ -95,6 +97,7 @@ def overview(folder: Path) -> Overview:
         left = tuple(half_left(store))
         changing = ChangeLock(folder).holder()
         current = header_in(store).epoch
-        return Overview(current, tuple(epochs_in(store)), tuple(groups_in(store)), left, changing)
+        groups, unfinished = groups_in(store), frozenset(key[1:] for key, _ in store.scan(rows.SPLITTING_PREFIX))
+        return Overview(current, tuple(epochs_in(store)), tuple(groups), unfinished, left, changing)
     finally:
         store.close()

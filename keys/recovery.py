@@ -7,17 +7,18 @@ stay what they are. It knows no files of shares and asks nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_changes
 from pathlib import Path
 
-from keys import rows, selftest
-from keys.errors import IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from keys import derive, rows, selftest
+from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from keys.lock import ChangeLock
 from keys.overview import header_in
 from keys.provider import KekProvider
 from keys.rows import GONE, EpochRow, KeyRow
+from keys.secret import Secret
 from keys.shares import Recovered
 from keys.store import RowStore
 
@@ -106,18 +107,44 @@ class Recovery:
             )
         return Proof(self._of.epoch, self._header.epoch, archive, opened, seen)
 
-    def move(self, provider: KekProvider, command: str, now_ms: int) -> None:
-        """Let `provider` keep the epoch from now on: its secret, then the epoch row; both durable on return.
+    def archive_key(self, label: bytes) -> Secret | None:
+        """Return the archive's 32-byte key for a label, as `Keyring.archive_key`; None where the archive's own key is
+        under another epoch, because a rotation is under way."""
+        store = RowStore(self._folder, readonly=True)
+        try:
+            value = store.get(rows.ARCHIVE_ROOT_KEY)
+        finally:
+            store.close()
+        row = None if value is None else KeyRow.decode(value)
+        if row is None or row.epoch != self._of.epoch:
+            return None
+        return derive.derive(row.unwrap(self._kek, self._header.archive_id, rows.ROOT_ID), label)
+
+    def record(self, event: tuple[bytes, bytes]) -> None:
+        """Put the row of an event into the keyring, durable on return. Raises UnavailableError."""
+        store = RowStore(self._folder)
+        try:
+            store.put([event])
+        finally:
+            store.close()
+
+    def move(
+        self, provider: KekProvider, command: str, now_ms: int, events: Sequence[tuple[bytes, bytes]] = ()
+    ) -> bool:
+        """Let `provider` keep the epoch from now on: its secret, then the epoch row and the rows of `events` with it;
+        all durable on return. False, and nothing was changed, where it keeps it already.
 
         `command` is who does it, for others. Raises LockedError while somebody else changes the keys, UnavailableError
         when the row changed meanwhile, and what the provider raises.
         """
         with ChangeLock(self._folder).held(command, now_ms):
-            self._move(provider)
+            return self._move(provider, events)
 
-    def _move(self, provider: KekProvider) -> None:
+    def _move(self, provider: KekProvider, events: Sequence[tuple[bytes, bytes]]) -> bool:
         of = self._of
         context = rows.epoch_context(of.archive_id, of.kek_id, of.epoch)
+        if self._is_kept_by(provider, context):
+            return False
         wrapped = provider.adopt_epoch(of.epoch, self._kek, context)
         if not provider.unwrap(wrapped, context).matches(self._kek):
             raise KeyUnavailableError(f"the {provider.kind} provider does not open what it just wrapped")
@@ -125,10 +152,19 @@ class Recovery:
         moved = with_changes(self._row, provider=provider.kind, wrapped=wrapped)
         store = RowStore(self._folder)
         try:
-            if not store.put([(key, moved.encode())], expected=[(key, self._row.encode())]):
+            if not store.put([(key, moved.encode()), *events], expected=[(key, self._row.encode())]):
                 raise UnavailableError("the key epoch changed meanwhile", hint="wait for the rotation, then try again")
         finally:
             store.close()
+        return True
+
+    def _is_kept_by(self, provider: KekProvider, context: bytes) -> bool:
+        if self._row.provider != provider.kind:
+            return False
+        try:
+            return provider.unwrap(self._row.wrapped, context).matches(self._kek)
+        except (FormatError, KeyUnavailableError):
+            return False  # another key file, say
 
 
 def _epoch_row(store: RowStore, epoch: int) -> EpochRow:

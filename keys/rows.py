@@ -42,6 +42,7 @@ EPOCH_PREFIX: Final = b"E"
 STUDY_PREFIX: Final = b"K"
 WITNESS_KEY: Final = b"W"
 SHARES_PREFIX: Final = b"G"  # splittings of an epoch key into shares; no share is kept
+SPLITTING_PREFIX: Final = b"F"  # those whose shares are not all written yet
 TOMBSTONE_PREFIX: Final = b"T"
 CHANGES_KEY: Final = b"C"  # goes up whenever keys that another process may hold, or what may be done to them, changed
 DESTRUCTION_PREFIX: Final = b"D"  # when an epoch was destroyed, and when for good

@@ -7,7 +7,7 @@ a keyring that are there are used.
 import os
 
 from archive.folder import ArchiveFolder
-from keys import derive
+from keys import derive, durable
 from keys.errors import ConfigError, IntegrityError
 from keys.keyfile import generate_keyfile
 from keys.keyring import Keyring
@@ -26,9 +26,8 @@ def create_archive(config: Config) -> None:
     """
     path = config.archive
     ArchiveFolder.prepare(path)
-    if config.keys.provider == "file" and not config.keys.key_file.exists():
-        passphrase = passphrase_of(config.keys)
-        generate_keyfile(config.keys.key_file, passphrase() if passphrase else None)
+    if config.keys.provider == "file":
+        _require_key_file(config)
     try:
         begun = Keyring.archive_id_in(path / "keyring")
     except IntegrityError as error:
@@ -47,3 +46,12 @@ def create_archive(config: Config) -> None:
         ArchiveFolder(path, archive_id, origin, signer.vkey(origin)).commit()
     finally:
         keyring.close()
+
+
+def _require_key_file(config: Config) -> None:
+    path = config.keys.key_file
+    if path.exists():
+        durable.tidy(path)
+    else:
+        passphrase = passphrase_of(config.keys)
+        generate_keyfile(path, passphrase() if passphrase else None)

@@ -5,15 +5,18 @@ before it is appended, its row says from which record on to look for it, so that
 seen. What lies in the keyring is sealed as it will be in the log.
 """
 
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
+from archive.event import Event
 from archive.log import Entry, Position
 from archive.record import RecordHeader
-from keys import rows
+from keys import aead, rows
 from keys.errors import FormatError
 from keys.keyring import Keyring
+from keys.secret import Secret
 
 _LAYOUT: Final = struct.Struct(">HQ16s32sQ")  # kind time_ms key_id content_id from_seq; the sealed body follows
 _NOT_TRIED: Final = (1 << 64) - 1
@@ -36,6 +39,11 @@ class Reader(Protocol):
 def enclose(entry: Entry, unique: bytes) -> tuple[bytes, bytes]:
     """The keyring's row for an event: put it there together with what it tells of. `unique` is 8 random bytes."""
     return rows.EVENT_PREFIX + entry.time_ms.to_bytes(8, "big") + unique, _encode(entry, _NOT_TRIED)
+
+
+def enclosed(event: Event, key: Secret, archive_id: bytes) -> tuple[bytes, bytes]:
+    """The keyring's row for an event, sealed under the archive's event key, as `enclose`."""
+    return enclose(event.seal(key, archive_id, os.urandom(aead.SALT)), os.urandom(8))
 
 
 def waiting(keyring: Keyring) -> Iterator[tuple[bytes, Entry]]:

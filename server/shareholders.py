@@ -1,54 +1,31 @@
-"""Key shares as files: write all of a group or none, read them back, and give a lost archive a key file again.
+"""What holders of key shares do together: read them back, try them, and give a lost archive a key file again.
 
-Rule: shares never stand in the archive folder. They are written into a folder of their own that appears whole.
+Rule: what they did is recorded in the log. The event is sealed with the key that the shares gave, so that a drill needs
+no provider, and waits in the keyring for whoever writes the log (`server.outbox`).
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from archive.event import Event
 from archive.folder import ArchiveFolder
-from keys import durable
-from keys.errors import ConfigError, FormatError, InputError
+from archive.record import Kind
+from keys import derive, durable
+from keys.errors import ConfigError, FormatError, InputError, UnavailableError
 from keys.keyfile import generate_keyfile
 from keys.keyring import clock_ms
 from keys.provider import KekProvider
 from keys.recovery import Proof, Recovery
 from keys.shares import Recovered, Share, combine
-from keys.sharetext import file_name, parse, render
+from keys.sharetext import parse
+from server import outbox
 from server.config import Config
-from server.custody import key_file_provider, open_keyring, passphrase_of, provider_of
+from server.custody import key_file_provider, passphrase_of
+from server.officers import Officer
 
-__all__ = ["drill", "read_shares", "recover", "split_key"]
+__all__ = ["drill", "read_shares", "recover"]
 
 _LONGEST_FILE = 64 << 10
-
-
-def split_key(config: Config, threshold: int, count: int, folder: Path) -> list[tuple[Path, Share]]:
-    """Write shares of the current epoch's key into a new `folder`, mode 0600; durable on return, all or none.
-
-    Works beside a running server. Raises ConfigError where the folder exists or is inside the archive, InputError for
-    numbers that cannot be, and as `Keyring.open`.
-    """
-    archive = ArchiveFolder.open(config.archive)
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100  the link's own name is meant
-    if folder.resolve().is_relative_to(config.archive.resolve()):
-        raise ConfigError(f"{folder} is inside the archive", hint="choose a folder that no backup of the archive takes")
-    if os.path.lexists(folder):
-        raise ConfigError(f"{folder} is there already", hint="choose a new folder: shares of two groups must not mix")
-    keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
-    try:
-        shares = keyring.divide(threshold, count)
-        fresh = folder.with_name(f".{folder.name}.new")
-        durable.discard_folder(fresh)  # of a run that was cut short: those shares were never handed out
-        durable.make_folder(fresh, 0o700)
-        for share in shares:
-            durable.write_new(fresh / file_name(share), render(share).encode(), 0o600)
-        durable.move(fresh, folder)
-        keyring.remember_shares(shares[0].of)
-    finally:
-        keyring.close()
-    return [(folder / file_name(share), share) for share in shares]
 
 
 def read_shares(paths: Sequence[Path]) -> Recovered:
@@ -64,16 +41,34 @@ def read_shares(paths: Sequence[Path]) -> Recovered:
     return combine(shares)
 
 
-def drill(config: Config, recovered: Recovered, progress: Callable[[], None]) -> Proof:
-    """Open with the recovered key everything that hangs on its epoch; changes nothing, needs no provider."""
-    return Recovery(ArchiveFolder.open(config.archive).keyring, recovered).prove(progress)
+def drill(
+    config: Config, recovered: Recovered, officer: Officer, progress: Callable[[], None]
+) -> tuple[Proof, UnavailableError | None]:
+    """Open with the recovered key everything that hangs on its epoch, and record that it was done; needs no provider.
+
+    Changes nothing else. The second value is why it was not recorded, None where it was: durable on return.
+    """
+    recovery = Recovery(ArchiveFolder.open(config.archive).keyring, recovered)
+    proof = recovery.prove(progress)
+    facts = {"what": "key shares drilled", "opened": proof.opened, "studies": proof.studies}
+    try:
+        for event in _events(recovery, recovered, facts, officer):
+            recovery.record(event)
+    except UnavailableError as error:  # a copy on a medium that cannot be written may be tried as well
+        return proof, error
+    if not proof.archive:
+        return proof, _other_epoch(proof)
+    return proof, None
 
 
-def recover(config: Config, recovered: Recovered, key_file: Path, progress: Callable[[], None]) -> Proof:
+def recover(
+    config: Config, recovered: Recovered, key_file: Path, officer: Officer, progress: Callable[[], None]
+) -> tuple[Proof, UnavailableError | None]:
     """Prove the key, then let `key_file`, made where there is none, keep its epoch; durable on return.
 
-    May be repeated, and works beside a running server. Raises ConfigError for a key file inside the archive,
-    LockedError while somebody else changes the keys.
+    May be repeated, and works beside a running server. It is recorded in the log; the second value is why it was not,
+    None where it was. Raises ConfigError for a key file inside the archive, LockedError while somebody else changes
+    the keys.
     """
     archive = ArchiveFolder.open(config.archive)
     if key_file.resolve().is_relative_to(config.archive.resolve()):
@@ -83,11 +78,38 @@ def recover(config: Config, recovered: Recovered, key_file: Path, progress: Call
     keeper = key_file_provider(config.keys, key_file)
     if key_file.exists():
         _require_usable(keeper, key_file)
+        durable.tidy(key_file)
     else:
         passphrase = passphrase_of(config.keys)
         generate_keyfile(key_file, passphrase() if passphrase else None, epoch=recovered.of.epoch)
-    recovery.move(keeper, "coffer keys recover", clock_ms())
-    return proof
+    facts = {"what": "key recovered from shares", "provider": keeper.kind}
+    recovery.move(keeper, "coffer keys recover", clock_ms(), _events(recovery, recovered, facts, officer))
+    return proof, None if proof.archive else _other_epoch(proof)
+
+
+def _events(
+    recovery: Recovery, recovered: Recovered, facts: Mapping[str, object], officer: Officer
+) -> list[tuple[bytes, bytes]]:
+    """The row of the event, or none where the shares do not give the key that seals it."""
+    of, key = recovered.of, recovery.archive_key(derive.EVENT)
+    if key is None:
+        return []
+    whole = {
+        **facts,
+        "group": of.group.hex(),
+        "epoch": of.epoch,
+        "wrong_shares": len(recovered.wrong),
+        "officer": officer.name,
+        "account": officer.account,
+    }
+    return [outbox.enclosed(Event(Kind.STATE, clock_ms(), whole), key, of.archive_id)]
+
+
+def _other_epoch(proof: Proof) -> UnavailableError:
+    return UnavailableError(
+        f"the archive's own key, which seals the record, is under epoch {proof.current}",
+        hint="end the rotation; write down what was done until then",
+    )
 
 
 def _require_usable(keeper: KekProvider, key_file: Path) -> None:

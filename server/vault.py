@@ -295,7 +295,7 @@ class Vault:
 
     def enclosed(self, event: Event) -> tuple[bytes, bytes]:
         """The keyring's row for an event that is to be recorded together with a change of the keyring (`outbox`)."""
-        return outbox.enclose(self._entry(event), os.urandom(8))
+        return outbox.enclosed(event, self.keyring.archive_key(derive.EVENT), self.folder.archive_id)
 
     def _entry(self, event: Event) -> Entry:
         return event.seal(self.keyring.archive_key(derive.EVENT), self.folder.archive_id, os.urandom(_SALT_BYTES))

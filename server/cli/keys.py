@@ -17,6 +17,7 @@ from server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from keys.overview import EpochInfo, Overview
+    from keys.shares import Group
 
 _DAY_MS: Final = 86_400_000
 
@@ -72,7 +73,7 @@ def _row(seen: Overview, of: EpochInfo, now: int) -> dict[str, Any]:
         "age_days": round(max(0, now - of.created_ms) / _DAY_MS, 1),
         "study_keys": of.rows,
         "can_be_taken_back_until": output.when(of.gone_ms) if of.gone_ms is not None and of.gone_ms > now else None,
-        "shares": [f"{each.threshold} of {each.count}, group {each.group.hex()}" for each in groups],
+        "shares": [_told(each, seen.unfinished) for each in groups],
     }
 
 
@@ -105,3 +106,11 @@ def _remarks(seen: Overview, now: int) -> Iterator[str]:
             )
     if seen.groups and all(each.epoch != seen.current for each in seen.groups):
         yield f"The shares are stale: none gives the key of epoch {seen.current}. Split again: coffer keys split"
+    if seen.unfinished:
+        yield "A splitting was stopped before its shares were whole: say the same `coffer keys split` again."
+
+
+def _told(of: Group, unfinished: frozenset[bytes]) -> str:
+    """A group of shares in a few words."""
+    state = " (unfinished)" if of.group in unfinished else ""
+    return f"{of.threshold} of {of.count}, group {of.group.hex()}{state}"

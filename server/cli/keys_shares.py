@@ -11,6 +11,7 @@ from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
+    from keys.errors import CofferError
     from keys.recovery import Proof
     from keys.shares import Recovered
 
@@ -22,6 +23,7 @@ _SHARES = click.option(
     required=True,
     help="A file with one share; repeat it for each.",
 )
+_OFFICER = click.option("--officer", metavar="NAME", help="Who does it.  [default: the account]")
 
 
 @click.command(
@@ -32,30 +34,35 @@ Examples:
 
 \b
 Writes N text files into a new folder, all or none. Print each, or put it on a stick of its own, give
-each to another person, and then destroy the folder. Works beside a running server. Shares are good for
-the current key epoch only: split again after each rotation. `coffer keys list` says which are stale."""
+each to another person, and then destroy the folder. Works beside a running server, and is recorded in the log.
+Shares are good for the current key epoch only: split again after each rotation. `coffer keys list` says
+which are stale. Interrupted, say the same again: it finishes, and no share is left that nobody knows of."""
 )
 @click.option("-n", "--shares", "count", type=click.IntRange(2, 16), required=True, help="How many shares to make.")
 @click.option("-k", "--needed", "threshold", type=click.IntRange(2, 16), required=True, help="How many give the key.")
 @click.option(
     "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet."
 )
+@_OFFICER
 @archive_options()
 @json_option
 @click.pass_obj
-def split(chosen: Chosen, count: int, threshold: int, folder: Path) -> None:
+def split(chosen: Chosen, count: int, threshold: int, folder: Path, officer: str | None) -> None:
     """Divide the current epoch's key into N shares, any K of which open the archive without its key provider."""
     config = chosen.existing()
-    from server.shareholders import split_key
+    from server.officers import Officer
+    from server.splitting import split_key
 
-    made = split_key(config, threshold, count, folder)
-    of = made[0][1].of
+    made = split_key(config, threshold, count, folder, Officer.here(officer))
+    of = made.of
     if chosen.json:
         told = {"group": of.group.hex(), "epoch": of.epoch, "shares": count, "needed": threshold}
-        output.as_json({**told, "files": [path for path, _ in made]})
+        output.as_json({**told, "resumed": made.resumed, "files": list(made.shares)})
         return
+    if made.resumed:
+        output.say("They were written already, by a call before this one; nothing new was made.")
     output.say(f"{count} shares of key epoch {of.epoch}, any {threshold} give the key, group {of.group.hex()}:")
-    for path, _ in made:
+    for path in made.shares:
         output.say(f"  {path}")
     output.say()
     output.say("Give each to another person, then destroy this folder: whoever has it has the key.")
@@ -68,29 +75,31 @@ Examples:
   coffer keys drill --share anna.txt --share ben.txt --share carla.txt
 
 \b
-Needs neither key file nor HSM, writes nothing, and works beside a running server. Once a month, with other
-people each time. Exit code 12: a share is damaged, missing or of another group; 8: another archive or key;
-9: the epoch was destroyed on purpose."""
+Needs neither key file nor HSM, changes nothing, and works beside a running server. The log records that it was
+done. Once a month, with other people each time. Exit code 12: a share is damaged, missing or of another group;
+8: another archive or key; 9: the epoch was destroyed on purpose."""
 )
 @_SHARES
+@_OFFICER
 @archive_options()
 @json_option
 @click.pass_obj
-def drill(chosen: Chosen, shares: tuple[Path, ...]) -> None:
+def drill(chosen: Chosen, shares: tuple[Path, ...], officer: str | None) -> None:
     """Prove that these shares would bring the archive's key back, without changing anything."""
     config = chosen.existing()
+    from server.officers import Officer
     from server.shareholders import drill as run
     from server.shareholders import read_shares
 
-    recovered = read_shares(shares)
+    who, recovered = Officer.here(officer), read_shares(shares)
     with output.progress("opening every key", hidden=chosen.json) as bar:
-        proof = run(config, recovered, bar.advance)
-    facts = _facts(recovered, proof)
+        proof, unrecorded = run(config, recovered, who, bar.advance)
     if chosen.json:
-        output.as_json(facts)
+        output.as_json({**_facts(recovered, proof), "recorded": unrecorded is None})
         return
     _say(recovered, proof)
     output.say("Nothing was changed. The drill succeeded." if proof.archive else "Nothing was changed.")
+    _say_unrecorded(unrecorded)
 
 
 @click.command(
@@ -110,23 +119,26 @@ the key in its memory and finds the new key file by itself, where [keys] key_fil
     type=click.Path(path_type=Path, dir_okay=False),
     help="The key file to write; [keys] key_file if it is not given.",
 )
+@_OFFICER
 @archive_options()
 @json_option
 @click.pass_obj
-def recover(chosen: Chosen, shares: tuple[Path, ...], key_file: Path | None) -> None:
+def recover(chosen: Chosen, shares: tuple[Path, ...], key_file: Path | None, officer: str | None) -> None:
     """Open an archive again whose key provider is lost: shares in, a fresh key file out."""
     config = chosen.existing()
+    from server.officers import Officer
     from server.shareholders import read_shares
     from server.shareholders import recover as run
 
-    recovered = read_shares(shares)
+    who, recovered = Officer.here(officer), read_shares(shares)
     target = (key_file or config.keys.key_file).absolute()
     with output.progress("opening every key", hidden=chosen.json) as bar:
-        proof = run(config, recovered, target, bar.advance)
+        proof, unrecorded = run(config, recovered, target, who, bar.advance)
     if chosen.json:
-        output.as_json({**_facts(recovered, proof), "key_file": target})
+        output.as_json({**_facts(recovered, proof), "recorded": unrecorded is None, "key_file": target})
         return
     _say(recovered, proof)
+    _say_unrecorded(unrecorded)
     output.say(f"Key epoch {proof.epoch} is now kept by the key file {target}.")
     output.say()
     if target != config.keys.key_file:
@@ -158,3 +170,8 @@ def _say(recovered: Recovered, proof: Proof) -> None:
     output.say(f"It opens the archive's own key and {opened}." if proof.archive else f"It opens {opened}.")
     if proof.epoch != proof.current:
         output.say(f"warning: a rotation to epoch {proof.current} is under way: end it, then split again")
+
+
+def _say_unrecorded(why: CofferError | None) -> None:
+    if why is not None:
+        output.say(f"warning: it is not recorded in the log: {why}")

@@ -59,7 +59,9 @@ class Recorder:
 def test_write_new_syncs_file_then_folder(tmp_path: Path) -> None:
     calls = Recorder(at_most=3)
     durable.write_new(tmp_path / "f", b"12345678", calls=calls)  # type: ignore[arg-type]
-    assert calls.names == ["open", "writev", "writev", "writev", "fsync", "close", "open", "fsync", "close"]
+    written = ["unlink", "open", "writev", "writev", "writev", "fsync", "close"]
+    assert calls.names == [*written, "link", "unlink", "open", "fsync", "close"]
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f").read_bytes() == b"12345678"
     assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
 
@@ -68,7 +70,18 @@ def test_write_new_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"old")
     with pytest.raises(UnavailableError):
         durable.write_new(tmp_path / "f", b"new")
+    without_links = Recorder(5, number=errno.EPERM)  # as FAT answers
+    with pytest.raises(UnavailableError, match="is there already"):
+        durable.write_new(tmp_path / "f", b"new", calls=without_links)  # type: ignore[arg-type]
     assert (tmp_path / "f").read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_write_new_renames_where_there_are_no_links(tmp_path: Path) -> None:
+    calls = Recorder(5, number=errno.EPERM)
+    durable.write_new(tmp_path / "f", b"new", calls=calls)  # type: ignore[arg-type]
+    assert calls.names[5:] == ["link", "rename", "unlink", "open", "fsync", "close"]
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
 def test_replace_syncs_before_the_rename_and_the_folder_after(tmp_path: Path) -> None:
@@ -106,10 +119,14 @@ def test_a_fault_in_any_call_of_replace_leaves_old_or_new(tmp_path: Path, after:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_fault_in_any_call_of_write_new_is_reported(tmp_path: Path, after: bool) -> None:
-    for at in range(7):
+def test_a_fault_in_any_call_of_write_new_leaves_all_or_nothing_and_is_reported(tmp_path: Path, after: bool) -> None:
+    for at in (0, 1, 2, 3, 4, 5, 7, 8, 9):  # 6 removes the second name: nothing depends on it
+        path = tmp_path / str(at)
+        path.with_name(f".{at}.new").write_bytes(b"left by a crash")
         with pytest.raises(UnavailableError):
-            durable.write_new(tmp_path / str(at), b"new", calls=Recorder(at, after=after))  # type: ignore[arg-type]
+            durable.write_new(path, b"new", calls=Recorder(at, after=after))  # type: ignore[arg-type]
+        assert path.exists() == (at > 5 or (at == 5 and after))
+        assert not path.exists() or path.read_bytes() == b"new"
 
 
 def test_settle_syncs_before_it_drops_the_cache_and_the_folder_last(tmp_path: Path) -> None:

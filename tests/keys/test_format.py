@@ -130,6 +130,7 @@ def test_the_second_reader_opens_the_golden_keyring(load_vector_script: Callable
     assert opened.archive_id.hex() == EXPECTED["archive_id"]
     assert opened.epochs == {1: 1}
     assert {key_id.hex(): list(facts) for key_id, facts in opened.shredded.items()} == EXPECTED["shredded"]
+    assert {group.hex(): place.hex() for group, place in opened.unfinished.items()} == EXPECTED["unfinished"]
     assert {key_id.hex(): opened.derived(key_id) for key_id in opened.deks} == EXPECTED["studies"]
     body = EXPECTED["note"].split("\n\n")[0] + "\n"
     assert opened.vkey_and_note(body.split("\n", 1)[0], body.encode()) == (EXPECTED["vkey"], EXPECTED["note"])

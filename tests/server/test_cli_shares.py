@@ -2,23 +2,26 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from archive.record import Kind
+from keys import rotation
+from keys.errors import UnavailableError
 from keys.keyfile import CHEAPEST_FOR_TESTS, generate_keyfile
 from keys.keyring import Keyring
-from keys.rows import EpochState
+from keys.recovery import Recovery
+from keys.rows import EVENT_PREFIX, EpochState
 from keys.secret import Secret
+from keys.store import SUM_KEY, RowStore
 from server.config import Config, Dimse, Http, Keys, Pkcs11
 from server.custody import provider_of
 from server.engine import Engine
 from server.founding import create_archive
 from server.service import Server
-from tests.conftest import absent
 from tests.keys import softhsm
 from tests.server.filled import free_port, run, study_files, told
 from tests.server.test_key_provider import ready, store, wait_for
@@ -59,15 +62,47 @@ def test_split_writes_private_files_that_name_their_epoch(archive: Path) -> None
     assert not (archive / "other").exists()
 
 
-def test_a_drill_opens_everything_and_changes_nothing(archive: Path) -> None:
+def state(archive: Path) -> dict[str, bytes]:
+    """Every file and every row of the keyring, events on their way into the log left out."""
+    found = {str(path): path.read_bytes() for path in archive.rglob("*") if path.is_file() and path.suffix != ".mdb"}
+    store = RowStore(archive / "archive" / "keyring", readonly=True)
+    store.walk(b"", lambda key, value: found.setdefault(key.hex(), value))
+    store.close()
+    return {key: value for key, value in found.items() if key[:2] not in (EVENT_PREFIX.hex(), SUM_KEY.hex())}
+
+
+def test_a_drill_opens_everything_and_changes_nothing(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (archive / "key").rename(archive / "away")  # it needs no provider
     assert "3 of 5" in run("keys", "list").output  # and so does the list
-    before = {path: path.read_bytes() for path in archive.rglob("*") if path.is_file() and path.name != "lock.mdb"}
+    before = state(archive)
     facts = told("keys", "drill", *given(archive, 5, 1, 3))
     assert (facts["epoch"], facts["study_keys_opened"], facts["study_keys"], facts["wrong_shares"]) == (1, 1, 1, [])
+    assert facts["recorded"] is True
     assert "The drill succeeded" in run("keys", "drill", *given(archive, 1, 2, 3)).output
-    after = {path: path.read_bytes() for path in archive.rglob("*") if path.is_file() and path.name != "lock.mdb"}
-    assert after == before
+    assert state(archive) == before
+
+    def read_only(*_: object) -> None:
+        raise UnavailableError("cannot open the keyring: Read-only file system")
+
+    monkeypatch.setattr(Recovery, "record", read_only)  # a copy of the archive on a medium that cannot be written
+    assert (
+        "warning: it is not recorded in the log: cannot open" in run("keys", "drill", *given(archive, 1, 2, 3)).output
+    )
+
+
+def test_a_drill_while_a_rotation_is_under_way_says_that_it_is_not_recorded(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> int:
+        raise UnavailableError("stopped before a key has moved")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rotation, "_rewrap", stop)
+        fails("keys", "rotate", code=6)
+    said = run("keys", "drill", *given(archive, 1, 2, 3)).output
+    assert "It opens 1 of 1 study keys" in said
+    assert "warning: it is not recorded in the log: the archive's own key" in said
+    assert told("keys", "recover", *given(archive, 1, 2, 3))["recorded"] is False
 
 
 def test_after_a_rotation_old_shares_are_stale_and_say_so(archive: Path) -> None:
@@ -162,50 +197,6 @@ def test_a_key_file_inside_the_archive_is_refused(archive: Path) -> None:
     assert not (archive / "archive" / "new.key").exists()
 
 
-def killed_at(call: str, nth: int, *args: str) -> int:
-    """Run the command, and kill it when it enters that system call for the nth time. Returns its exit code."""
-    command = [sys.executable, "-c", "from server.cli import main; main()", *args]
-    inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={nth}"]
-    return subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", *inject, *command], timeout=60).returncode
-
-
-@pytest.fixture
-def strace() -> None:
-    if shutil.which("strace") is None:
-        absent("strace is not installed: apt install strace")
-
-
-def test_a_recovery_that_is_killed_at_any_step_is_repeated(archive: Path, strace: None) -> None:
-    pristine = archive / "pristine"
-    shutil.copytree(archive / "archive" / "keyring", pristine)
-    (archive / "key").unlink()
-    for call, nth in (("fsync", 1), ("fsync", 2), ("fdatasync", 1), ("fdatasync", 1)):
-        assert killed_at(call, nth, "keys", "recover", *given(archive, 1, 3, 5)) == -signal.SIGKILL
-        if nth == 2:
-            continue  # the next attempt goes on with what this one left
-        run("keys", "recover", *given(archive, 2, 3, 4))
-        run("verify", "--level", "decrypt")
-        shutil.rmtree(archive / "archive" / "keyring")
-        shutil.copytree(pristine, archive / "archive" / "keyring")
-        (archive / "key").unlink()
-    run("keys", "recover", *given(archive, 1, 3, 5))
-    run("verify", "--level", "decrypt")
-
-
-def test_a_splitting_that_is_killed_leaves_all_shares_or_none(archive: Path, strace: None) -> None:
-    whole = []
-    for call, nth in (("fsync", 1), ("fsync", 3), ("rename", 1), ("fsync", 6), ("fdatasync", 1)):
-        assert killed_at(call, nth, "keys", "split", "-n", "2", "-k", "2", "-o", "more") == -signal.SIGKILL
-        whole.append((archive / "more").exists())
-        if whole[-1]:
-            shares = [word for path in (archive / "more").iterdir() for word in ("--share", str(path))]
-            assert told("keys", "drill", *shares)["study_keys_opened"] == 1
-            shutil.rmtree(archive / "more")
-    assert whole == [False, False, False, True, True]
-    run("keys", "split", "-n", "2", "-k", "2", "-o", "more")
-    assert sorted(path.name for path in archive.iterdir() if "more" in path.name) == ["more"]
-
-
 def test_a_running_server_whose_hsm_is_lost_for_ever_stores_again_after_a_recovery(tmp_path: Path) -> None:
     hsm = softhsm.make(tmp_path / "hsm")
     (tmp_path / "pin").write_text(softhsm.PIN)
@@ -235,6 +226,11 @@ def test_a_running_server_whose_hsm_is_lost_for_ever_stores_again_after_a_recove
         assert "New epochs still go to pkcs11" in said
         wait_for(lambda: ready(config)[0] == 200, "stores again")
         assert store(config, 1) == 0
+        command("keys", "drill", *given(tmp_path, 2, 3))
+        what = ["key split", "key recovered from shares", "key shares drilled"]
+        server._settle()  # as `wait` does every half a second
+        events = server.engine.events(frozenset({Kind.STATE}))
+        assert [event.facts["what"] for _, event in events] == what
     with Engine.open(config, write=True) as engine:
         assert engine.stats().objects == 2
         assert [epoch.provider for epoch in engine.keyring.epochs()] == ["keyfile"]

@@ -16,11 +16,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from keys import derive, rekey, rows, shred
+from keys import derive, rekey, rows, shred, splitting
 from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring, StudyKey
 from keys.secret import Secret
-from keys.shares import Share, combine
+from keys.shares import Group, Share, combine
 from keys.sharetext import render
 from keys.signing import CheckpointSigner
 
@@ -66,6 +66,11 @@ def _event(made: rekey.Rekey) -> tuple[bytes, bytes]:
     return rows.EVENT_PREFIX + made.old, made.name
 
 
+def _split(keyring: Keyring, of: Group) -> None:
+    event = rows.EVENT_PREFIX + of.group, of.encode()
+    splitting.begin(keyring, of, splitting.place_of(Path("/media/stick/shares")), event)
+
+
 def make(folder: Path) -> None:
     """Write keyfile, keyring/, shares and expected.json into an existing empty folder."""
     random, clock = counting_random(), counting_clock()
@@ -83,7 +88,8 @@ def make(folder: Path) -> None:
         "note": signer.sign_note(NAME, BODY).decode(),
     }
     shares = keyring.divide(2, 3)
-    keyring.remember_shares(shares[0].of)
+    _split(keyring, shares[0].of)
+    splitting.end(keyring, shares[0].of)
     for share in shares:
         (folder / f"share{share.index}.txt").write_text(render(share), encoding="utf-8")
     expected["shares"] = {"group": shares[0].of.group.hex(), "epoch": 1, "kek": combine_all(shares)}
@@ -100,6 +106,9 @@ def make(folder: Path) -> None:
     expected["shredded"] = {each.key_id.hex(): [1, SHREDDED_MS, UNTIL_MS] for each in (gone, going, old)}
     for made in (next_old, *(keyring.study(each.new) for each in (done, under_way))):
         expected["studies"][made.key_id.hex()] = _values(made)
+    unfinished = keyring.divide(2, 2)[0].of
+    _split(keyring, unfinished)
+    expected["unfinished"] = {unfinished.group.hex(): splitting.place_of(Path("/media/stick/shares")).hex()}
     keyring.close()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "keyring" / "lock.mdb").unlink()

@@ -135,6 +135,7 @@ class Opened:
     deks: dict[bytes, bytes]
     epochs: dict[int, int] = field(default_factory=dict)  # epoch -> state
     shredded: dict[bytes, tuple[int, ...]] = field(default_factory=dict)  # key id -> epoch, scheduled, until
+    unfinished: dict[bytes, bytes] = field(default_factory=dict)  # group -> place
 
     def derived(self, key_id: bytes) -> dict[str, str]:
         dek = self.deks[key_id]
@@ -196,6 +197,7 @@ def open_rows(
     )
     need(rows.get(b"S") == (total % 2**256).to_bytes(32, "big"), "sum")
     shredded: dict[bytes, tuple[int, ...]] = {}
+    unfinished: dict[bytes, bytes] = {}
     for key, row in rows.items():
         if key[:1] == b"T":
             need(len(key) == 17 and len(row) == 56 and row[:3] == b"\0\1\0" and row[3] < 2, "tombstone")
@@ -203,10 +205,14 @@ def open_rows(
             shredded[key[1:]] = struct.unpack(">IQQ", row[4:24])
             need(row[3] == 0 or b"K" + key[1:] not in rows, "a replaced key that is still there")
             need(b"K" + key[1:] not in rows or rows[b"K" + key[1:]][4] == 2, "a shredded key that is not marked")
+        if key[:1] == b"F":
+            need(len(key) == 9 and len(row) == 16 and b"G" + key[1:] in rows, "a splitting without its group")
+            unfinished[key[1:]] = row
         if key[:1] == b"R":
             need(len(key) == 17 and len(row) == 60 and row[:3] == b"\0\1\0" and row[3] in (1, 2), "rekey")
             need(b"K" + key[1:] in rows and b"K" + row[4:20] in rows, "a rekey without its keys")
     deks = {
         key[1:]: unwrap(row, 1, key[1:]) for key, row in rows.items() if key[:1] == b"K" and key[1:] not in shredded
     }
-    return Opened(archive_id, unwrap(rows.get(b"A", b""), 2, bytes(16)), deks, states, shredded)
+    ark = unwrap(rows.get(b"A", b""), 2, bytes(16))
+    return Opened(archive_id, ark, deks, states, shredded, unfinished)

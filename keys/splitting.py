@@ -1,0 +1,52 @@
+"""Splittings of an epoch key: which groups of shares there can be, noted before a share of theirs exists.
+
+Rule: the keyring knows a group first; then its shares are written; last it is noted that all of them are. So a
+splitting that is stopped leaves no share that nobody knows of, and is found again by the place its shares were to go
+to. No share is kept. It writes no files: the floors above do.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from keys import rows
+from keys.shares import Group
+
+if TYPE_CHECKING:
+    from keys.keyring import Keyring
+
+__all__ = ["begin", "end", "give_up", "place_of", "unfinished"]
+
+_LABEL: Final = b"coffer/splitting/v1\x00"
+_PLACE: Final = 16
+
+
+def place_of(folder: Path) -> bytes:
+    """Return the 16 bytes that stand for the folder of a group's shares: SHA-256 of label and path, cut."""
+    return sha256(_LABEL + str(folder).encode("utf-8", "surrogateescape")).digest()[:_PLACE]
+
+
+def begin(keyring: Keyring, of: Group, place: bytes, event: tuple[bytes, bytes]) -> None:
+    """Note a group whose shares are about to be written at a place, with the row of an event; durable on return."""
+    keyring.amend([(rows.SHARES_PREFIX + of.group, of.encode()), (rows.SPLITTING_PREFIX + of.group, place), event])
+
+
+def end(keyring: Keyring, of: Group) -> None:
+    """Note that all shares of a group are written; durable on return, harmless when repeated."""
+    keyring.amend([], [rows.SPLITTING_PREFIX + of.group])
+
+
+def give_up(keyring: Keyring, of: Group, event: tuple[bytes, bytes]) -> None:
+    """Forget a group of which no share is left, with the row of an event; durable on return.
+
+    Call it when what was written of the shares is removed durably.
+    """
+    keyring.amend([event], [rows.SHARES_PREFIX + of.group, rows.SPLITTING_PREFIX + of.group])
+
+
+def unfinished(keyring: Keyring) -> list[tuple[Group, bytes]]:
+    """Return the groups that were begun and not ended, each with its place, oldest first."""
+    places = {key[1:]: value for key, value in keyring.rows(rows.SPLITTING_PREFIX)}
+    return [(of, places[of.group]) for of in keyring.share_groups() if of.group in places]

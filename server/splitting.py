@@ -1,0 +1,130 @@
+"""Write the shares of a new group into a folder of their own: all or none, and none that the keyring does not know.
+
+Rule: the group and its event are in the keyring before the first share is on any disk; the folder appears whole. A
+splitting that was stopped is gone on with by saying the same again: what is whole is kept, what is not is removed.
+Shares never stand in the archive folder. Order and what a stop in between leaves: docs/keys.md.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from archive.event import Event
+from archive.folder import ArchiveFolder
+from archive.record import Kind
+from keys import derive, durable, splitting
+from keys.errors import ConfigError, InputError
+from keys.keyring import Keyring, clock_ms
+from keys.shares import Group, Share, combine
+from keys.sharetext import file_name, parse, render
+from server import outbox
+from server.config import Config
+from server.custody import open_keyring, provider_of
+from server.officers import Officer
+
+__all__ = ["Split", "split_key"]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The shares of a group by their files, and whether an earlier call had written them already."""
+
+    shares: dict[Path, Share]
+    resumed: bool
+
+    @property
+    def of(self) -> Group:
+        """The group."""
+        return next(iter(self.shares.values())).of
+
+
+def split_key(config: Config, threshold: int, count: int, folder: Path, officer: Officer) -> Split:
+    """Write shares of the current epoch's key into a new `folder`, mode 0600; durable on return, all or none.
+
+    Works beside a running server, and may be stopped and repeated at any point. A folder that holds exactly such shares
+    is left as it is. Raises ConfigError where it holds anything else or is inside the archive, InputError for numbers
+    that cannot be, and as `Keyring.open`.
+    """
+    archive = ArchiveFolder.open(config.archive)
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100  the link's own name is meant
+    if folder.resolve().is_relative_to(config.archive.resolve()):
+        raise ConfigError(f"{folder} is inside the archive", hint="choose a folder that no backup of the archive takes")
+    keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
+    try:
+        if os.path.lexists(folder):
+            made = _found(keyring, folder, threshold, count)
+            splitting.end(keyring, made.of)
+            return made
+        _clear(keyring, folder, officer)
+        return _split(keyring, threshold, count, folder, officer)
+    finally:
+        keyring.close()
+
+
+def _split(keyring: Keyring, threshold: int, count: int, folder: Path, officer: Officer) -> Split:
+    shares = keyring.divide(threshold, count)
+    of, fresh = shares[0].of, _unfinished_name(folder)
+    durable.make_folder(fresh, 0o700)  # first: while it is there, no share of the group has left it
+    splitting.begin(keyring, of, splitting.place_of(folder), _event(keyring, "key split", of, officer))
+    for share in shares:
+        durable.write_new(fresh / file_name(share), render(share).encode(), 0o600)
+    durable.move(fresh, folder)
+    splitting.end(keyring, of)
+    return Split({folder / file_name(share): share for share in shares}, resumed=False)
+
+
+def _found(keyring: Keyring, folder: Path, threshold: int, count: int) -> Split:
+    """The shares in a folder, where they are all of one group of the current epoch, of the numbers that are wanted."""
+    other = ConfigError(f"{folder} is there already", hint="choose a new folder: shares of two groups must not mix")
+    try:
+        shares = {path: parse(path.read_text("utf-8"), str(path)) for path in sorted(folder.iterdir())}
+        whole = combine({str(path): share for path, share in shares.items()})
+    except (InputError, OSError, UnicodeDecodeError):
+        raise other from None
+    of = whole.of
+    wanted = (threshold, count, keyring.epoch, {*range(1, count + 1)})
+    if (
+        (of.threshold, of.count, of.epoch, {share.index for share in shares.values()}) != wanted
+        or len(shares) != count
+        or whole.wrong
+        or of not in keyring.share_groups()
+    ):
+        raise other
+    return Split(shares, resumed=True)
+
+
+def _clear(keyring: Keyring, folder: Path, officer: Officer) -> None:
+    """Remove what stopped splittings into this folder have left, durably; then forget their groups.
+
+    Where there is no unfinished folder, the shares were whole and somebody took them away: then the group stays known.
+    """
+    fresh = _unfinished_name(folder)
+    was_there = fresh.is_dir()
+    left = [path.name for path in fresh.iterdir()] if was_there else []
+    for name in left:
+        durable.remove(fresh / name)
+    for of, place in splitting.unfinished(keyring):
+        if place != splitting.place_of(folder) and not any(of.group.hex() in name for name in left):
+            continue
+        if was_there:
+            splitting.give_up(keyring, of, _event(keyring, "key split given up", of, officer))
+        else:
+            splitting.end(keyring, of)
+
+
+def _unfinished_name(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.new")
+
+
+def _event(keyring: Keyring, what: str, of: Group, officer: Officer) -> tuple[bytes, bytes]:
+    facts = {
+        "what": what,
+        "group": of.group.hex(),
+        "epoch": of.epoch,
+        "shares": of.count,
+        "needed": of.threshold,
+        "officer": officer.name,
+        "account": officer.account,
+    }
+    event = Event(Kind.STATE, clock_ms(), facts)
+    return outbox.enclosed(event, keyring.archive_key(derive.EVENT), keyring.archive_id)
