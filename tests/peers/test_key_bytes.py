@@ -18,6 +18,7 @@ from keys.sharetext import parse
 from server.demo import encoded, sample_study
 from server.dimse.negotiation import EXPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
+from tests.conftest import absent
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.server.filled import flip, study_files
 
@@ -122,7 +123,7 @@ def store(coffer: CofferProcess, number: int) -> int:
 def coffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CofferProcess]:
     """An archive whose key file needs a passphrase, not served yet, in whose processes a fault can be asked for."""
     if not COFFER.exists():
-        pytest.skip(f"{COFFER} is not installed: make test installs it")
+        absent(f"{COFFER} is not installed: make test installs it")
     (tmp_path / "faults").mkdir()
     (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "faults"))
