@@ -140,8 +140,8 @@ def test_a_process_with_a_broken_primitive_says_so_and_ends(archive: Path, tmp_p
 
 
 RECORDED: dict[str, tuple[tuple[str, ...], set[tuple[Kind, str]]]] = {
-    "keys rotate": (("keys", "rotate"), {(Kind.KEYRING_ROTATED, "")}),
-    "keys destroy": (("keys", "destroy", "1", "--yes"), {(Kind.EPOCH_DESTROYED, "")}),
+    "keys rotate": (("keys", "rotate", "--officer", "Meyer"), {(Kind.KEYRING_ROTATED, "")}),
+    "keys destroy": (("keys", "destroy", "1", "--yes", "--officer", "Meyer"), {(Kind.EPOCH_DESTROYED, "")}),
     "keys rekey": (
         ("keys", "rekey", "UID", "--reason", "r", "--yes", "--officer", "Meyer"),
         {(Kind.STATE, "study rekey started"), (Kind.STUDY_REKEYED, "study rekeyed")},
