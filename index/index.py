@@ -490,6 +490,14 @@ class Index:
             self._tables.forget_cache()
             self._load()
 
+    def compact(self) -> None:
+        """Flush, and write the file anew so that no byte of what was forgotten is in it; durable on return.
+
+        Others may use the index meanwhile. Needs free space for what the index has. Raises UnavailableError.
+        """
+        self._take_in()
+        self._tables.compact()
+
     def flush(self) -> None:
         """Make everything accepted durable before returning. Raises UnavailableError when the disk refuses."""
         self._take_in()

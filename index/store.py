@@ -2,14 +2,17 @@
 
 Rule: sync stays on (a commit ends with fdatasync), meminit stays on (old heap bytes never reach the disk), files are
 0600 in a 0700 folder. Readers never wait for a commit; only growing the map waits for them. A commit that failed is
-final: the store answers UnavailableError until it is opened again. It knows nothing of rows, keys or DICOM.
+final: the store answers UnavailableError until it is opened again. LMDB leaves removed rows in free pages and gaps, so
+that a file without them takes the old one's place where they must not be found (`compact`). It knows nothing of rows,
+keys or DICOM.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -29,6 +32,7 @@ _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchE
 _REBUILD: Final = "remove the index folder, or run `coffer index rebuild`"
 _SUM_KEY: Final = b"sum"  # LMDB has no checksums: the sum of all rows' hashes tells accidents
 _MODULUS: Final = 1 << 256
+_PIECE: Final = 1 << 20
 
 
 def _row_hash(table: str, key: bytes, value: bytes) -> int:
@@ -48,15 +52,15 @@ class IndexStore:
         self._readonly = readonly
         if readonly and not (folder / "data.mdb").is_file():
             raise NotFoundError(f"there is no index in {folder}", hint="start the archive once, it makes its index")
+        self._folder = folder
         if not readonly:
             durable.make_folder(folder, 0o700)
-        options: dict[str, Any] = {"map_size": map_bytes, "mode": 0o600, "max_dbs": 8, "max_readers": 256}
+            for left in folder.glob(".data.mdb.new*"):  # a stop came before it took the other's place
+                durable.remove(left)
         try:
-            self._env = lmdb.open(str(folder), create=not readonly, readonly=readonly, meminit=True, **options)
+            self._env = self._open(folder, map_bytes)
             require_whole(self._env, folder / "data.mdb")
-            self._tables = {
-                name: self._env.open_db(name.encode(), create=not readonly, dupsort=name == "uid") for name in TABLES
-            }
+            self._tables = self._tables_of(self._env)
         except (*_DAMAGED, lmdb.NotFoundError) as error:
             raise IntegrityError(f"the index in {folder} is damaged", hint=_REBUILD) from error
         except lmdb.Error as error:
@@ -65,6 +69,16 @@ class IndexStore:
             raise UnavailableError(f"cannot open the index in {folder}: {error}") from error
         if not readonly:
             durable.sync_folder(folder)
+
+    def _open(self, path: Path, map_bytes: int) -> Any:
+        """LMDB's environment in a folder, or in a file."""
+        options: dict[str, Any] = {"map_size": map_bytes, "mode": 0o600, "max_dbs": 8, "max_readers": 256}
+        make = not self._readonly
+        return lmdb.open(str(path), subdir=path.is_dir(), create=make, readonly=not make, meminit=True, **options)
+
+    def _tables_of(self, env: Any) -> dict[str, Any]:
+        make = not self._readonly
+        return {name: env.open_db(name.encode(), create=make, dupsort=name == "uid") for name in TABLES}
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Any]:
@@ -189,14 +203,69 @@ class IndexStore:
             for table in self._tables.values():
                 txn.drop(table, delete=False)
 
-    def _grow(self) -> None:
-        with self._gate:  # LMDB's map may only move while no transaction of this process is open
+    def compact(self) -> None:
+        """Let a copy of the rows that are there take the file's place: no byte of a removed row is in it. Durable on
+        return. The caller lets nobody write meanwhile; readers are held up at the end only.
+
+        Readers in other processes go on in the old file, which has no name any more. Raises UnavailableError: nothing
+        has changed, or, where it failed between two names, nothing is written any more.
+        """
+        with contextlib.closing(self._copied()) as pieces:
+            fresh = durable.stage(self._folder / "data.mdb", pieces)
+        try:
+            env = self._open(fresh, self._env.info()["map_size"])
+            tables = self._tables_of(env)
+        except lmdb.Error as error:
+            raise UnavailableError(f"the index's copy cannot be opened: {error}", hint=_REBUILD) from error
+        with self._alone():
+            self._failed = True
+            # The lock first: a reader opens data, then lock, and must not read the new data unseen by its writer.
+            durable.install(fresh.with_name(fresh.name + "-lock"), self._folder / "lock.mdb", None)
+            durable.install(fresh, self._folder / "data.mdb", None)
+            self._failed = False
+            old, self._env, self._tables = self._env, env, tables
+            old.close()
+
+    def _copied(self) -> Generator[bytes]:
+        """The file as it would be had it been written at once, in pieces. Raises UnavailableError."""
+        out, into = os.pipe()
+        failed: list[str] = []
+
+        def copy() -> None:
+            try:
+                self._env.copyfd(into, compact=True)
+            except lmdb.Error as error:
+                failed.append(str(error))
+            finally:
+                os.close(into)
+
+        copier = threading.Thread(target=copy, name="index copy")
+        copier.start()
+        try:
+            with os.fdopen(out, "rb", buffering=0) as pipe:
+                while piece := pipe.read(_PIECE):
+                    yield piece
+        finally:  # whoever writes it may have failed: LMDB then finds nobody at the other end
+            copier.join()
+        if failed:
+            raise UnavailableError(f"the index cannot be copied: {failed[0]}", hint="see the volume of the archive")
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No transaction of this process is open while the block runs: LMDB's map must not move under one."""
+        with self._gate:
             self._growing = True
-            while self._readers:
-                self._gate.wait()
+            try:
+                while self._readers:
+                    self._gate.wait()
+                yield
+            finally:
+                self._growing = False
+                self._gate.notify_all()
+
+    def _grow(self) -> None:
+        with self._alone():
             self._env.set_mapsize(2 * self._env.info()["map_size"])
-            self._growing = False
-            self._gate.notify_all()
 
     def close(self) -> None:
         """Close the environment; nothing waits to be written here."""

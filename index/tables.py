@@ -316,6 +316,12 @@ class Tables:
             except CofferError:
                 return  # kept in `_failure`, which every writer meets
 
+    def compact(self) -> None:
+        """Write the file anew, without what was removed from it, as `IndexStore.compact` says; durable on return."""
+        self.flush()
+        with self._flush_lock:
+            self.store.compact()
+
     def forget_cache(self) -> None:
         """Read every row from the disk again, as another process may have written it."""
         with self._cache_lock:

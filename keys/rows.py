@@ -49,6 +49,7 @@ DESTRUCTION_PREFIX: Final = b"D"  # when an epoch was destroyed, and when for go
 EVENT_PREFIX: Final = b"P"  # events on their way into the log, sealed
 HOLD_PREFIX: Final = b"L"  # holds, sealed
 REKEY_PREFIX: Final = b"R"  # rekeys under way
+COMPACTED_KEY: Final = b"I"  # the newest destroyed epoch after whose end the index was written anew
 SIGN_PREFIX: Final = b"O"  # orders to sign a checkpoint now
 REQUEST_PREFIX: Final = b"Q"  # requests that wait for another officer, sealed
 ROOT_ID: Final = bytes(16)  # stands where a study row has its key id

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from keys import rows
 from keys.destruction import Destruction
 from keys.keyring import Keyring, clock_ms
+from keys.rows import GONE, EpochRow
 from keys.shred import Tombstone, tombstones
 
-__all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures"]
+__all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "uncompacted"]
 
 SCHEDULED, EFFECTIVE = "scheduled", "effective"
 
@@ -51,3 +52,13 @@ def erasures(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> list[Era
         for key_id, stone in tombstones(keyring).items()
     ]
     return sorted(found, key=lambda each: (each.stone.scheduled_ms, each.key_id))
+
+
+def uncompacted(keyring: Keyring) -> int:
+    """The newest ended epoch since whose end the index was not written anew; 0 where none waits for it.
+
+    Until then its file may still hold, in unused pages, tokens and sealed rows of what was shredded in that epoch.
+    """
+    ended = (row.epoch for _, value in keyring.rows(rows.EPOCH_PREFIX) if (row := EpochRow.decode(value)).state in GONE)
+    newest = max(ended, default=0)
+    return newest if newest > int.from_bytes(keyring.row(rows.COMPACTED_KEY) or b"", "big") else 0

@@ -13,7 +13,7 @@ from server.engine import Engine
 from server.erasure import EFFECTIVE, Erasure, erasures
 from server.officers import Officer
 from server.renewal import Renewal
-from server.shredding import wait_until_settled
+from server.shredding import wait_until_compacted, wait_until_settled
 
 __all__ = ["Finished", "finish"]
 
@@ -21,13 +21,15 @@ __all__ = ["Finished", "finish"]
 @dataclass(frozen=True, slots=True)
 class Finished:
     """What a call did and what is left: keys moved to a new epoch, epochs destroyed now and their providers' words on
-    what else has to be destroyed, epochs that wait for the copies, and every shred with its state."""
+    what else has to be destroyed, epochs that wait for the copies, every shred with its state, and whether the index
+    was written anew since the last epoch ended."""
 
     moved: int
     destroyed: tuple[int, ...]
     caveats: tuple[str, ...]
     waiting: tuple[int, ...]
     erasures: tuple[Erasure, ...]
+    is_index_new: bool
 
     @property
     def effective(self) -> int:
@@ -70,9 +72,10 @@ def _finish(engine: Engine, renewal: Renewal, *, copied: bool, early: bool) -> F
     due = sorted(unfinished | (retired if copied else set()))
     receipts = [renewal.destroy(epoch) for epoch in due]
     wait_until_settled(engine)
+    is_index_new = wait_until_compacted(engine)
     caveats = tuple(f"epoch {each.epoch}: {each.caveat}" for each in receipts)
     left = tuple(sorted(retired - {*due}))
-    return Finished(moved, tuple(due), caveats, left, tuple(erasures(keyring)))
+    return Finished(moved, tuple(due), caveats, left, tuple(erasures(keyring)), is_index_new)
 
 
 def _target(found: list[Erasure], *, early: bool) -> int:

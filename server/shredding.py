@@ -6,7 +6,7 @@ process that runs: `Vault.settle`. Order and what a stop in between leaves: docs
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,16 +20,27 @@ from keys.errors import InputError, NotFoundError
 from keys.keyring import clock_ms
 from keys.shred import Tombstone
 from server.engine import Engine
+from server.erasure import uncompacted
 from server.holds import Holds, Subject, require_retention_over
 from server.officers import Officer
 
-__all__ = ["Deed", "Doomed", "Shredding", "as_now", "by_patient", "by_study", "wait_until_settled"]
+__all__ = [
+    "Deed",
+    "Doomed",
+    "Shredding",
+    "as_now",
+    "by_patient",
+    "by_study",
+    "wait_until_compacted",
+    "wait_until_settled",
+]
 
 _ISSUER: Final = 0x00100021
 _STUDY_DATE: Final = 0x00080020
 _DAY_MS: Final = 86_400_000
 _LONGEST_REASON: Final = 1000
 _SETTLE_SECONDS: Final = 15.0
+_COMPACT_SECONDS: Final = 300.0
 
 
 class Doomed(msgspec.Struct, frozen=True):
@@ -168,11 +179,21 @@ def _event(key_id: bytes, stone: Tombstone, deed: Deed, instances: int) -> Event
 
 def wait_until_settled(engine: Engine, seconds: float = _SETTLE_SECONDS) -> bool:
     """Do what is left to do, or wait for the writer that runs to do it; whether it is done. Raises CofferError."""
+    keyring = engine.keyring
+    return _wait(engine, lambda: not keyring.rows(rows.EVENT_PREFIX) and not shred.waiting(keyring), seconds)
+
+
+def wait_until_compacted(engine: Engine, seconds: float = _COMPACT_SECONDS) -> bool:
+    """As `wait_until_settled`, for the index that is written anew when an epoch ended."""
+    return _wait(engine, lambda: not uncompacted(engine.keyring), seconds)
+
+
+def _wait(engine: Engine, is_done: Callable[[], bool], seconds: float) -> bool:
     if engine.writes:
         engine.settle()
-        return True
+        return is_done()
     deadline = time.monotonic() + seconds
-    while engine.keyring.rows(rows.EVENT_PREFIX) or shred.waiting(engine.keyring):
+    while not is_done():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)

@@ -32,7 +32,7 @@ from archive.spool import clear_stale
 from index import rebuild
 from index.index import Index
 from index.rows import Version
-from keys import derive, rekey, shred
+from keys import derive, rekey, rows, shred
 from keys.errors import CofferError, ShreddedError, UnavailableError
 from keys.keyring import Keyring, clock_ms
 from keys.providers import Patience, Patient
@@ -42,6 +42,7 @@ from server.access import Policy
 from server.bodies import Bodies
 from server.config import Config
 from server.custody import open_keyring, provider_of, settings_of
+from server.erasure import uncompacted
 from server.intake import Intake
 from server.metrics import Metrics
 from server.olderkeyring import missed, shred_again, trouble_of
@@ -50,6 +51,7 @@ from server.renewal import age_seconds
 
 _log = structlog.get_logger(__name__)
 _SALT_BYTES = 24
+_AGAIN_SECONDS = 60.0
 Waiting = Callable[[UnavailableError, float], None]
 
 
@@ -113,6 +115,7 @@ class Vault:
         self._delivering = threading.Lock()
         self._settled = -1  # the keyring's changes up to which nothing is left to do
         self._looked = False
+        self._compact_after = 0.0
         with ExitStack() as opened:
             if write:
                 command = " ".join(["coffer", *sys.argv[1:2]])
@@ -228,7 +231,8 @@ class Vault:
         """Finish what this or another process began with the keys, if anything: durable on return. Raises CofferError.
 
         In this order: events reach the log and are signed, the index is rid of what shredded keys sealed, their wrapped
-        form leaves the keyring. Stopped anywhere, the next call does the rest.
+        form leaves the keyring, and where an epoch ended, the index is written anew. Stopped anywhere, the next call
+        does the rest.
         """
         if self.deliver():
             self.sign_checkpoint()
@@ -242,7 +246,25 @@ class Vault:
             self.index.flush()
             shred.drop(self.keyring, list(doomed))
             _log.info("shredded", keys=[key_id.hex()[:8] for key_id in doomed])
-        self._settled = changes
+        if self._compact():
+            self._settled = changes
+
+    def _compact(self) -> bool:
+        """Write the index anew where an epoch ended since it was; whether it is done. A failure is tried again."""
+        epoch = uncompacted(self.keyring)
+        if not epoch:
+            return True
+        if time.monotonic() < self._compact_after:
+            return False
+        try:
+            self.index.compact()
+        except CofferError as error:  # what is left over opens nothing: it need not keep an archive closed
+            self._compact_after = time.monotonic() + _AGAIN_SECONDS
+            _log.error("the index keeps traces of shredded studies", cause=str(error), way_out=error.hint())
+            return False
+        self.keyring.amend([(rows.COMPACTED_KEY, epoch.to_bytes(4, "big"))])
+        _log.info("the index was written anew", epoch=epoch)
+        return True
 
     def deliver(self) -> int:
         """Move the events that wait in the keyring into the log, durable on return; how many there were."""

@@ -49,6 +49,7 @@ def finish(chosen: Chosen, copied: bool, early: bool, officer: str | None) -> No
                 "wait_for_copies": done.waiting,
                 "effective": done.effective,
                 "scheduled": len(done.erasures) - done.effective,
+                "index_written_anew": done.is_index_new,
             }
         )
         return
@@ -59,6 +60,10 @@ def finish(chosen: Chosen, copied: bool, early: bool, officer: str | None) -> No
     if done.waiting:
         output.say("now copy the keyring and what opens it (key file, HSM backup, shares), then:")
         output.say("  coffer shred finish --copied")
+    if not done.is_index_new:
+        output.say(
+            "the index still holds keyed hashes of shredded studies; the process that writes tries again: its log"
+        )
     output.say(f"{done.effective} shreds are effective, {len(done.erasures) - done.effective} are scheduled")
 
 

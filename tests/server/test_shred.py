@@ -11,10 +11,14 @@ import pytest
 from click.testing import CliRunner
 from pydicom.dataset import Dataset
 
+from archive.folder import ArchiveFolder
+from archive.lock import WriterLock
 from archive.log import LogWriter
 from archive.record import Kind
 from index.store import IndexStore
+from index.tables import INSTANCE, SERIES, STUDY
 from keys import rows, shred
+from keys.buffer import Buffer
 from keys.durable import SystemCalls
 from keys.errors import AccessDeniedError, ShreddedError
 from keys.keyfile import KeyFileProvider
@@ -26,7 +30,7 @@ from server.demo import sample_study
 from server.engine import Engine
 from server.holds import Hold, Holds, Subject
 from server.officers import Officer
-from server.shredding import Deed, Doomed, Shredding, by_study
+from server.shredding import Deed, Doomed, Shredding, by_study, wait_until_compacted
 from tests.server.filled import free_port, part10, run, told
 
 BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"
@@ -381,6 +385,75 @@ def test_finishing_takes_two_steps_and_erases(archive: Path) -> None:
     run("get", "--study", UIDS[2], "--out", "out")
 
 
+def traces(engine: Engine, study_uid: str) -> set[bytes]:
+    """What the index has on disk for a study: the tokens of its UIDs, and its sealed rows."""
+    engine.index.flush()
+    tables, found = engine.index._tables, set()
+    instances = [each.sop_instance for each in engine.index.locate({0x0020000D: (study_uid,)})]
+    uids = [(STUDY, study_uid), (SERIES, study_uid + ".1"), *((INSTANCE, uid) for uid in instances)]
+    for kind, uid in uids:
+        token = tables.token(kind, uid)
+        found.add(token)
+        table = {STUDY: "study", SERIES: "series", INSTANCE: "instance"}[kind]
+        found |= {tables.store.get(table, ref) or b"" for ref in tables.under(token)}
+    assert len(found) == 2 * len(uids)
+    return found
+
+
+def in_the_index(needles: set[bytes]) -> int:
+    """How many of them stand anywhere in the index's files."""
+    files = [path.read_bytes() for path in Path("data/index").iterdir()]
+    return sum(any(needle in content for content in files) for needle in needles)
+
+
+def test_nothing_of_the_study_is_left_in_the_index_when_its_epoch_ended(archive: Path) -> None:
+    effective_at_once()
+    Path("many").mkdir()
+    for number in range(80):
+        ds = next(slices(UIDS[0], "P-4711"))
+        ds.SOPInstanceUID += f".{number}"
+        Path(f"many/{number}").write_bytes(part10(ds))
+    run("put", "many")
+    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+        gone, kept = traces(engine, UIDS[0]), traces(engine, UIDS[1])
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    run("shred", "finish")
+    assert in_the_index(gone) > 0  # in pages that LMDB does not use any more, and in gaps of others
+    assert told("shred", "finish", "--copied")["index_written_anew"] is True
+    assert in_the_index(gone) == 0
+    assert in_the_index(kept) == len(kept)
+    put("1.2.3.5")
+    assert in_the_index(gone) == 0
+    assert found() == [UIDS[1], UIDS[2], "1.2.3.5"]
+    assert sorted(path.name for path in Path("data/index").iterdir()) == ["data.mdb", "lock.mdb"]
+
+
+def test_finishing_waits_for_whoever_writes_the_index(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    effective_at_once()
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    run("shred", "finish")
+    with (
+        WriterLock(ArchiveFolder.open(archive).lock, "coffer serve", 1),
+        Engine.open_for_keys(load_config(Path("coffer.toml"))) as engine,
+    ):
+        engine.keyring.destroy_epoch(1)
+        assert not wait_until_compacted(engine, 0.2)
+    real = SystemCalls.writev
+
+    def full(fd: int, buffers: Sequence[Buffer]) -> int:
+        if Path(f"/proc/self/fd/{fd}").readlink().name == ".data.mdb.new":
+            raise OSError(28, "No space left on device")
+        return real(fd, buffers)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SystemCalls, "writev", staticmethod(full))
+        opened = Engine.open(load_config(Path("coffer.toml")), write=True)  # it opens all the same
+    with opened as engine:
+        assert not wait_until_compacted(engine, 0.2)  # a copy is not tried again at once
+        engine._compact_after = 0.0
+        assert wait_until_compacted(engine, 0.2)
+
+
 def test_finishing_early_destroys_before_the_days_are_over(archive: Path) -> None:
     run("shred", UIDS[0], "--reason", "r", "--yes")
     assert told("shred", "finish", "--early")["wait_for_copies"] == [1]
@@ -392,6 +465,8 @@ def test_finishing_early_destroys_before_the_days_are_over(archive: Path) -> Non
 @pytest.mark.parametrize("step", ["first", "second"])
 def test_finishing_killed_at_every_step_goes_on(archive: Path, step: str) -> None:
     effective_at_once()
+    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+        gone = traces(engine, UIDS[0])
     run("shred", UIDS[0], "--reason", "r", "--yes")
     if step == "second":
         run("shred", "finish")
@@ -409,6 +484,7 @@ def test_finishing_killed_at_every_step_goes_on(archive: Path, step: str) -> Non
         assert states() == ["scheduled" if step == "first" else "effective"]
         assert len(events(Kind.KEYRING_ROTATED)) == 1
         assert len(events(Kind.EPOCH_DESTROYED)) == (0 if step == "first" else 1)
+        assert step == "first" or not in_the_index(gone)
         if code == 0:
             break
         shutil.rmtree("data")
