@@ -33,6 +33,7 @@ from keys.errors import (
 from keys.lock import ChangeLock, Holder
 from keys.overview import EpochInfo, epochs_in, groups_in, half_left
 from keys.provider import DestroyReceipt, KekProvider
+from keys.providers import Returned, returned
 from keys.rotation import Rotated, rotate
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState, Purpose
 from keys.secret import Secret
@@ -420,6 +421,10 @@ class Keyring:
         found = self._provider.of_kind(row.provider).unwrap(row.wrapped, context)
         if row.kek_id != kek_id or not found.matches(kek):
             raise KeyUnavailableError(f"the provider opens another key than the one in use for epoch {epoch}")
+
+    def returned(self) -> Returned:
+        """Return the destroyed epochs whose secrets the provider has again, as `keys.providers.returned` finds them."""
+        return returned((EpochRow.decode(row) for _, row in self.rows(rows.EPOCH_PREFIX)), self._provider)
 
     def divide(self, threshold: int, count: int) -> list[Share]:
         """Return shares of the current epoch's KEK, any `threshold` of which give it. Raises InputError.

@@ -76,15 +76,16 @@ class KmsProvider:
         return only(self, kind)
 
     def describe(self) -> ProviderInfo:
-        """See KekProvider. Lists the aliases of the account (kms:ListAliases)."""
+        """See KekProvider. Lists the aliases of the account (kms:ListAliases), and looks at this archive's keys."""
         prefix = self._alias("")
         epochs: list[int] = []
         with asking("list aliases"):
             for page in self._client.get_paginator("list_aliases").paginate():
                 names = [alias["AliasName"] for alias in page["Aliases"] if alias["AliasName"].startswith(prefix)]
                 epochs += [int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdecimal()]
+            usable = tuple(epoch for epoch in sorted(epochs) if not self._is_ending(epoch))
         destruction = f"the epoch's key is deleted {self._days} days after the order, and may be taken back until then"
-        return ProviderInfo(KIND, tuple(sorted(epochs)), True, destruction)
+        return ProviderInfo(KIND, usable, True, destruction)
 
     def health(self) -> None:
         """See KekProvider: every key that was used here is enabled (kms:DescribeKey)."""
@@ -143,6 +144,10 @@ class KmsProvider:
             return DestroyReceipt(KIND, epoch, "the key is gone from AWS KMS already")
         self._known.pop(epoch, None)
         return DestroyReceipt(KIND, epoch, caveat, effective_ms)
+
+    def _is_ending(self, epoch: int) -> bool:
+        state: str = self._client.describe_key(KeyId=self._alias(epoch))["KeyMetadata"]["KeyState"]
+        return state == "PendingDeletion"
 
     def _alias(self, epoch: object) -> str:
         return f"alias/coffer/{self._archive}/{epoch}"

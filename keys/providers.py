@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from keys.errors import ConfigError, UnavailableError
+from keys.errors import CofferError, ConfigError, UnavailableError
 from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
+from keys.rows import EpochRow, EpochState
 from keys.secret import Secret
 
-__all__ = ["Patience", "Patient", "ProviderSet", "only"]
+__all__ = ["Patience", "Patient", "ProviderSet", "Returned", "only", "returned"]
 
 _T = TypeVar("_T")
 _PAUSE: Final = 2.0
@@ -30,6 +31,34 @@ def only(provider: KekProvider, kind: str) -> KekProvider:
             hint=f"configure the {kind} provider too: docs/keys.md, Providers",
         )
     return provider
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Destroyed epochs whose secrets are there again, and the kinds of providers that could not be asked."""
+
+    epochs: tuple[int, ...]
+    unasked: tuple[str, ...]
+
+
+def returned(rows: Iterable[EpochRow], provider: KekProvider) -> Returned:
+    """Find the destroyed ones among epoch rows whose secret its provider has: a copy was put back, or a provider that was
+    lost before it destroyed anything is there again.
+
+    Asks each kind of provider once, and none where nothing was destroyed.
+    """
+    destroyed: dict[str, list[int]] = {}
+    for row in rows:
+        if row.state in {EpochState.DESTROYED, EpochState.ABANDONED}:
+            destroyed.setdefault(row.provider, []).append(row.epoch)
+    found: list[int] = []
+    unasked: list[str] = []
+    for kind, epochs in destroyed.items():
+        try:
+            found += set(epochs).intersection(provider.of_kind(kind).describe().epochs)
+        except CofferError:
+            unasked.append(kind)
+    return Returned(tuple(sorted(found)), tuple(unasked))
 
 
 class ProviderSet:

@@ -20,9 +20,9 @@ __all__ = ["Finished", "finish"]
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a call did and what is left: keys moved to a new epoch, epochs destroyed now and their providers' words on
-    what else has to be destroyed, epochs that wait for the copies, every shred with its state, and whether the index
-    was written anew since the last epoch ended."""
+    """What a call did and what is left: keys moved to a new epoch, epochs destroyed now and what else has to be
+    destroyed of them, epochs that wait for the copies, every shred with its state, and whether the index was written
+    anew since the last epoch ended."""
 
     moved: int
     destroyed: tuple[int, ...]
@@ -73,9 +73,15 @@ def _finish(engine: Engine, renewal: Renewal, *, copied: bool, early: bool) -> F
     receipts = [renewal.destroy(epoch) for epoch in due]
     wait_until_settled(engine)
     is_index_new = wait_until_compacted(engine)
-    caveats = tuple(f"epoch {each.epoch}: {each.caveat}" for each in receipts)
+    caveats = [f"epoch {each.epoch}: {each.caveat}" for each in receipts]
+    caveats += [
+        f"epoch {of.epoch}: collect and burn the {of.count} shares of group {of.group.hex()}: with an old copy of the"
+        f" keyring, {of.threshold} of them open what was erased"
+        for of in keyring.share_groups()
+        if of.epoch in due
+    ]
     left = tuple(sorted(retired - {*due}))
-    return Finished(moved, tuple(due), caveats, left, tuple(erasures(keyring)), is_index_new)
+    return Finished(moved, tuple(due), tuple(caveats), left, tuple(erasures(keyring)), is_index_new)
 
 
 def _target(found: list[Erasure], *, early: bool) -> int:

@@ -2,8 +2,9 @@
 
     key ids in the log - ids the log says are shredded or replaced = ids in the keyring
 
-Rule: needs no key and sees nothing readable: ids stand in the headers of records and in the keyring's
-rows. It runs beside a server; the log is read before the keyring, so that what comes in meanwhile is no finding.
+Rule: needs no key and sees nothing readable: ids stand in the headers of records and in the keyring's rows; providers
+are asked only what they have. It runs beside a server; the log is read before the keyring, so that what comes in
+meanwhile is no finding.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
 from keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
 from keys.listing import Listing, listing
+from keys.provider import KekProvider
+from keys.providers import returned
 from keys.rows import GONE
 from keys.shred import Reason
 from server import outbox
@@ -60,23 +63,30 @@ class _Told:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How many records were read, and how many keys are in use, shredded, replaced, and not used by any record yet."""
+    """How many records were read, how many keys are in use, shredded, replaced, and not used by any record yet, and the
+    providers that could not be asked for secrets of destroyed epochs."""
 
     records: int = 0
     in_use: int = 0
     shredded: int = 0
     replaced: int = 0
     unused: int = 0
+    unasked: tuple[str, ...] = ()
 
 
 class KeyAudit:
     """One audit of one archive: iterate over `findings`, then read `summary`."""
 
     def __init__(
-        self, folder: ArchiveFolder, progress: Callable[[int, int], None] = lambda _done, _total: None
+        self,
+        folder: ArchiveFolder,
+        provider: KekProvider,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        """`progress` gets the number of records that were read and of all, as far as it is known, now and then."""
+        """`provider` is asked which epochs it opens, and for no key. `progress` gets the number of records that were
+        read and of all, as far as it is known, now and then."""
         self._folder = folder
+        self._provider = provider
         self._progress = progress
         self._log = _Told()
         self._witness: Checkpoint | None = None
@@ -113,7 +123,10 @@ class KeyAudit:
         yield from _revived(before, keyring)
         yield from self._unexplained(keyring)
         yield from _lost_epochs(keyring)
-        self._sum_up(keyring)
+        back = returned(keyring.epochs.values(), self._provider)
+        for epoch in back.epochs:
+            yield f"the secret of destroyed epoch {epoch} is back at its provider: coffer keys destroy {epoch}"
+        self._sum_up(keyring, back.unasked)
 
     def _read_log(self) -> CofferError | None:
         """Read on from where the log was left; what stops it, if anything."""
@@ -161,12 +174,12 @@ class KeyAudit:
             if key_id not in said | on_the_way and key_id not in under_way:
                 yield f"key {key_id.hex()} was destroyed ({stone.reason.name.lower()}), and the log has no record of it"
 
-    def _sum_up(self, keyring: Listing) -> None:
+    def _sum_up(self, keyring: Listing, unasked: tuple[str, ...]) -> None:
         alive = keyring.keys.keys() - keyring.stones.keys()
         used = alive & self._log.records.keys()
         replaced = sum(stone.reason is Reason.REKEYED for stone in keyring.stones.values())
         self.summary = Summary(
-            self._log.end, len(used), len(keyring.stones) - replaced, replaced, len(alive) - len(used)
+            self._log.end, len(used), len(keyring.stones) - replaced, replaced, len(alive) - len(used), unasked
         )
 
 

@@ -45,6 +45,7 @@ class KeyWatch:
         self._clock = clock
         self._concern = ""
         self._gone = 0
+        self._returned: tuple[int, ...] = ()
         self._asked: float | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="key watch", daemon=True)
@@ -60,7 +61,15 @@ class KeyWatch:
         self._thread.join(_JOIN_SECONDS)
 
     def concerns(self) -> list[str]:
-        """Why the provider would not open the key now, for /readyz; nothing when all is well."""
+        """What a human should know of the provider, for /readyz: it does not open the key in use, or opens what was
+        destroyed; nothing when all is well."""
+        back = [
+            f"the secret of destroyed epoch {epoch} is back and opens old keyrings: coffer keys destroy {epoch}"
+            for epoch in self._returned
+        ]
+        return [*back, *self._of_the_key_in_use()]
+
+    def _of_the_key_in_use(self) -> list[str]:
         asked = self._asked
         if asked is not None and self._clock() - asked > _SILENCE_SECONDS:
             return [f"the key provider has not answered for {self._clock() - asked:.0f} s; stores go on"]
@@ -80,12 +89,20 @@ class KeyWatch:
             self._tell(f"the key provider cannot be used now; stores go on: {error}", error)
         else:
             self._well()
+            self._look_at_ended()
         finally:
             self._asked = None
 
     def _run(self) -> None:
+        self._look_at_ended()
         while not self._stopping.wait(min(self._seconds, _CONFIRM_SECONDS) if self._gone == 1 else self._seconds):
             self.look()
+
+    def _look_at_ended(self) -> None:
+        before, self._returned = self._returned, self._keyring.returned().epochs
+        for epoch in set(self._returned).difference(before):
+            way_out = f"coffer keys destroy {epoch}"
+            _log.error("the secret of a destroyed epoch is back at its provider", epoch=epoch, way_out=way_out)
 
     def _lost(self, error: CofferError) -> None:
         self._gone += 1

@@ -18,8 +18,9 @@ Examples:
   coffer keys audit --json
 
 \b
-Finds a keyring that is cut, older than the log, of another archive, or that holds keys which
-were shredded. Needs no key and no provider, writes nothing, and may run beside a server.
+Finds a keyring that is cut, older than the log, of another archive, or that holds keys which were shredded or replaced,
+and a destroyed epoch whose secret is back. Needs no key, writes nothing, and may run beside a server; of providers that
+cannot be reached it says that they were not asked.
 Exit codes: 0 no findings, 1 findings, others as for every command.""",
 )
 @archive_options()
@@ -29,11 +30,12 @@ def audit(chosen: Chosen) -> None:
     """Hold the keyring against the log: a key for all that is to be readable, none for what was erased."""
     config = chosen.existing()
     from archive.folder import ArchiveFolder
+    from server.custody import provider_of
     from server.keyaudit import KeyAudit
 
     folder, findings = ArchiveFolder.open(config.archive), []
     with output.progress("reading the log", hidden=chosen.json) as bar:
-        work = KeyAudit(folder, bar.advance)
+        work = KeyAudit(folder, provider_of(config.keys, folder.archive_id), bar.reach)
         for finding in work.findings():
             findings.append(finding)
             if not chosen.json:
@@ -47,5 +49,7 @@ def audit(chosen: Chosen) -> None:
             f" {told['replaced']} replaced, {told['unused']} not used yet:"
             f" {len(findings) or 'no'} findings"
         )
+        if told["unasked"]:
+            output.say(f"not asked whether destroyed epochs are back: {', '.join(told['unasked'])}")
     if findings:
         click.get_current_context().exit(_FINDINGS)

@@ -104,6 +104,7 @@ def test_epochs_are_told_and_destroyed_each_for_itself(make: Maker) -> None:
     receipt = provider.destroy_epoch(2)
     assert (receipt.kind, receipt.epoch) == (provider.kind, 2)
     assert receipt.caveat
+    assert set(make().describe().epochs) == {1, 3}
     assert receipt.effective_ms is None or receipt.effective_ms > 0
     for one in (provider, make()):
         with pytest.raises(KeyUnavailableError) as caught:

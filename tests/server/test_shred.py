@@ -4,7 +4,8 @@ import datetime as dt
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from server.demo import sample_study
 from server.engine import Engine
 from server.holds import Hold, Holds, Subject
 from server.officers import Officer
+from server.service import Server
 from server.shredding import Deed, Doomed, Shredding, by_study, wait_until_compacted
 from tests.server.filled import free_port, part10, run, told
 
@@ -491,6 +493,64 @@ def test_finishing_killed_at_every_step_goes_on(archive: Path, step: str) -> Non
         shutil.copytree("untouched", "data")
         shutil.copy("untouched.key", "data.key")
     assert number > 10
+
+
+def test_a_key_file_with_a_destroyed_secret_is_told_and_destroyed_again(archive: Path) -> None:
+    effective_at_once()
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    run("shred", "finish")
+    shutil.copy("data.key", "between.key")  # it has the secrets of epochs 1 and 2
+    run("shred", "finish", "--copied")
+    assert told("keys", "audit")["findings"] == []
+    shutil.copy("between.key", "data.key")
+    assert found() == [UIDS[1], UIDS[2]]
+    (finding,) = told("keys", "audit", code=1)["findings"]  # type: ignore[misc]
+    assert "epoch 1 is back" in finding
+    with Server(load_config(Path("coffer.toml"))) as server:
+        wait_for(lambda: any("epoch 1 is back" in each for each in server.concerns()))
+        server.engine.keyring.destroy_epoch(1)
+        assert server._key_watch is not None
+        server._key_watch.look()
+        assert not server.concerns()
+    shutil.copy("between.key", "data.key")
+    run("keys", "destroy", "1", "--yes")
+    assert told("keys", "audit")["findings"] == []
+    assert told("keys", "audit")["unasked"] == []
+    assert len(events(Kind.EPOCH_DESTROYED)) == 1
+    Path("data.key").rename("away.key")
+    assert told("keys", "audit")["unasked"] == ["keyfile"]
+    Path("away.key").rename("data.key")
+
+
+def test_shares_of_a_destroyed_epoch_open_an_old_keyring_and_finishing_says_so(archive: Path) -> None:
+    effective_at_once()
+    run("keys", "split", "-n", "3", "-k", "2", "-o", "shares")
+    shares = [word for path in sorted(Path("shares").glob("*.txt"))[:2] for word in ("--share", str(path))]
+    shutil.copytree("data/keyring", "before")
+    run("shred", UIDS[0], "--reason", "r", "--yes")
+    run("shred", "finish")
+    assert any("burn the 3 shares" in each for each in told("shred", "finish", "--copied")["still_to_destroy"])  # type: ignore[attr-defined]
+    assert "destroyed on purpose" in run("keys", "drill", *shares, code=9).output
+    shutil.copytree("data/keyring", "last")
+    shutil.copy("data.key", "last.key")
+
+    put_back("before")  # old keyring and shares: whoever has both has the keys, `effective` or not
+    run("keys", "recover", *shares, "--key-file", "rescue.key")
+    keyring = Keyring.open(Path("data/keyring"), KeyFileProvider(Path("rescue.key")), readonly=True)
+    assert len([keyring.study(key_id) for key_id in keyring.study_key_ids()]) == 3
+    keyring.close()
+    configure("[keys]", 'key_file = "rescue.key"')  # and Coffer serves none of it
+    assert "was destroyed since" in run("find", code=13).output
+    effective_at_once()
+    put_back("last")
+    assert found() == [UIDS[1], UIDS[2]]
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def put_back(name: str) -> None:
