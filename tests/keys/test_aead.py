@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,3 +167,70 @@ def test_wrong_use_is_refused() -> None:
             opener.chunk_span(start, stop)
     with pytest.raises(FormatError):
         opener.chunk(0, BIG_SEALED[56:60])
+
+
+class _Derived(NamedTuple):
+    """What the format derives of a key for one message, and GHASH's key of it."""
+
+    key: bytes
+    nonce: bytes
+    commitment: bytes
+
+    @classmethod
+    def of(cls, key: Secret, context: bytes, salt: bytes) -> _Derived:
+        info = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0" + salt + context
+        okm = HKDFExpand(algorithm=SHA512(), length=76, info=info).derive(key.reveal())
+        return cls(okm[:32], okm[32:44], okm[44:])
+
+    def aes(self, block: bytes) -> int:
+        encryptor = Cipher(algorithms.AES256(self.key), modes.ECB()).encryptor()
+        return int.from_bytes(encryptor.update(block), "big")
+
+    def counter(self, number: int) -> int:
+        return self.aes(self.nonce + number.to_bytes(4, "big"))
+
+
+def times(x: int, y: int) -> int:
+    """The product in GCM's field (NIST SP 800-38D 6.3)."""
+    product = 0
+    for bit in range(127, -1, -1):
+        product ^= y if x >> bit & 1 else 0
+        y = y >> 1 ^ (0xE1 << 120 if y & 1 else 0)
+    return product
+
+
+def power(x: int, exponent: int) -> int:
+    result = 1 << 127  # one
+    while exponent:
+        result = times(result, x) if exponent & 1 else result
+        x, exponent = times(x, x), exponent >> 1
+    return result
+
+
+def under_both(one: _Derived, two: _Derived) -> bytes:
+    """A chunk that AES-GCM opens under two keys: to a text of one's own under each, with a block that pays for it."""
+    text = [int.from_bytes(each, "big") for each in (b"the image of A..", b"the image of B..")]
+    blocks = [text[0] ^ one.counter(2), text[1] ^ two.counter(3)]
+    h = [each.aes(bytes(16)) for each in (one, two)]
+    length = (len(blocks) + 1) * 128
+    left = one.counter(1) ^ two.counter(1) ^ times(length, h[0] ^ h[1])
+    for at, block in enumerate(blocks):
+        left ^= times(block, power(h[0], 4 - at) ^ power(h[1], 4 - at))
+    blocks.append(times(left, power(power(h[0], 2) ^ power(h[1], 2), 2**128 - 2)))
+    tag = 0
+    for block in (*blocks, length):
+        tag = times(tag ^ block, h[0])
+    return b"".join(block.to_bytes(16, "big") for block in (*blocks, tag ^ one.counter(1)))
+
+
+def test_a_blob_that_gcm_opens_under_two_keys_opens_under_the_one_it_commits_to() -> None:
+    keys = KEY, Secret(bytes(range(1, 33)))
+    one, two = (_Derived.of(key, b"c", SALT) for key in keys)
+    chunk = under_both(one, two)
+    plain = [AESGCM(each.key).decrypt(each.nonce, chunk, None) for each in (one, two)]
+    assert (plain[0][:16], plain[1][16:32]) == (b"the image of A..", b"the image of B..")
+    for derived, opens, other, text in ((one, keys[0], keys[1], plain[0]), (two, keys[1], keys[0], plain[1])):
+        sealed = SALT + derived.commitment + chunk
+        assert aead.open_sealed(opens, b"c", sealed) == text
+        with pytest.raises(IntegrityError, match="commitment"):
+            aead.Opener(other, b"c", sealed[: aead.HEADER], len(sealed))
