@@ -42,8 +42,8 @@ class Returned:
 
 
 def returned(rows: Iterable[EpochRow], provider: KekProvider) -> Returned:
-    """Find the destroyed ones among epoch rows whose secret its provider has: a copy was put back, or a provider that was
-    lost before it destroyed anything is there again.
+    """Find the destroyed ones among epoch rows whose secret its provider has: a copy was put back, or a provider that
+    was lost before it destroyed anything is there again.
 
     Asks each kind of provider once, and none where nothing was destroyed.
     """

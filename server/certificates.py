@@ -7,7 +7,7 @@ never called so, and for a study that lives there is none.
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,8 +48,16 @@ class Issued:
 class Certifier:
     """Makes certificates of one archive, beside a running server. Needs a keyring that can be changed."""
 
-    def __init__(self, engine: Engine, by: Officer, *, with_reason: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        by: Officer,
+        *,
+        with_reason: bool = False,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> None:
         """`by` is whom the certificate and its event name; `with_reason` writes into it why it was, as it was typed.
+        The log is read at once: `progress` gets the number of records read and of all.
 
         Raises UnavailableError while the process that writes has not recorded the last shreds, IntegrityError.
         """
@@ -60,7 +68,7 @@ class Certifier:
         self._by = by
         self._with_reason = with_reason
         self._stones = shred.tombstones(self._keyring)
-        self._deeds = Deeds.read(engine, self._stones)
+        self._deeds = Deeds.read(engine, self._stones, progress)
         self._states = {each.key_id: each.state for each in erasure.erasures(self._keyring)}
 
     def issue(self, names: Sequence[str], study_uid: str = "", most: int | None = None) -> list[Issued]:

@@ -2,7 +2,7 @@
 ended. It is read in one pass over the record headers; events are opened, objects are only counted.
 """
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,6 +14,7 @@ from server.engine import Engine
 __all__ = ["Deeds", "Noted"]
 
 _TOLD: Final = frozenset({Kind.STATE, Kind.SHRED_SCHEDULED, Kind.STUDY_REKEYED, Kind.EPOCH_DESTROYED})
+_EVERY: Final = 4096  # records between two reports of progress
 _STEPS: Final = {"shred requested": "asked", "shred approved": "approved"}
 
 
@@ -40,10 +41,20 @@ class Deeds:
     objects: dict[bytes, list[int]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, engine: Engine, keys: Container[bytes]) -> "Deeds":
-        """Read the log; objects are noted under `keys` only. Raises IntegrityError for an event that was altered."""
-        found, key = cls(), engine.keyring.archive_key(derive.EVENT)
+    def read(
+        cls,
+        engine: Engine,
+        keys: Container[bytes],
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> "Deeds":
+        """Read the log; objects are noted under `keys` only. Raises IntegrityError for an event that was altered.
+
+        `progress` gets the number of records that were read and of all, as far as it is known, now and then.
+        """
+        found, key, total = cls(), engine.keyring.archive_key(derive.EVENT), engine.index.applied_seq + 1
         for position, header in engine.reader.records():
+            if position.seq % _EVERY == 0:
+                progress(position.seq, max(total, position.seq))
             if header.kind == Kind.OBJECT:
                 if header.study_key_id in keys:
                     found.objects.setdefault(header.study_key_id, []).append(header.seq)

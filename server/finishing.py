@@ -4,7 +4,8 @@ Rule: an epoch is destroyed only when somebody has said that keyring and provide
 away from it: older copies open nothing afterwards. Stopped anywhere, saying it again goes on.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from keys.errors import InputError, UnavailableError
 from keys.keyring import clock_ms
@@ -29,7 +30,7 @@ class Finished:
     caveats: tuple[str, ...]
     waiting: tuple[int, ...]
     erasures: tuple[Erasure, ...]
-    is_index_new: bool
+    is_index_new: bool = False
 
     @property
     def effective(self) -> int:
@@ -37,13 +38,20 @@ class Finished:
         return sum(each.state == EFFECTIVE for each in self.erasures)
 
 
-def finish(engine: Engine, by: Officer, *, copied: bool, early: bool = False) -> Finished:
+def finish(
+    engine: Engine,
+    by: Officer,
+    *,
+    copied: bool,
+    early: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Finished:
     """Do the next part of what makes the due shreds effective; durable on return.
 
     The first call moves all keys to a new epoch; a later one, with `copied`, destroys the epochs before. Due is what
-    backups may not hold any more, with `early` everything. Raises UnavailableError while the writer has not recorded
-    the shreds, LockedError while somebody else changes the keys, InputError for `copied` before there was anything new
-    to copy, and what the provider raises.
+    backups may not hold any more, with `early` everything. `progress` gets study keys moved and in all. Raises
+    UnavailableError while the writer has not recorded the shreds, LockedError while somebody else changes the keys,
+    InputError for `copied` before there was anything new to copy, and what the provider raises.
     """
     if not wait_until_settled(engine):
         raise UnavailableError(
@@ -52,10 +60,13 @@ def finish(engine: Engine, by: Officer, *, copied: bool, early: bool = False) ->
         )
     renewal = Renewal(engine.folder, engine.keyring, engine.config.keys, by, "coffer shred finish")
     with renewal.alone():
-        return _finish(engine, renewal, copied=copied, early=early)
+        done = _finish(engine, renewal, progress, copied=copied, early=early)
+    return replace(done, is_index_new=wait_until_compacted(engine))
 
 
-def _finish(engine: Engine, renewal: Renewal, *, copied: bool, early: bool) -> Finished:
+def _finish(
+    engine: Engine, renewal: Renewal, progress: Callable[[int, int], None], *, copied: bool, early: bool
+) -> Finished:
     keyring = engine.keyring
     target = _target(erasures(keyring), early=early)
     moved = 0
@@ -65,14 +76,13 @@ def _finish(engine: Engine, renewal: Renewal, *, copied: bool, early: bool) -> F
                 "the keys move to a new epoch first: what you copied is the state before it",
                 hint="say coffer shred finish, copy keyring and key file, then say it again with --copied",
             )
-        moved = renewal.rotate().rewrapped
+        moved = renewal.rotate(progress).rewrapped
     found = keyring.epochs()
     retired = {each.epoch for each in found if each.state is EpochState.RETIRED and each.epoch <= target}
     unfinished = {each.epoch for each in found if each.state is EpochState.DESTROYING}
     due = sorted(unfinished | (retired if copied else set()))
     receipts = [renewal.destroy(epoch) for epoch in due]
     wait_until_settled(engine)
-    is_index_new = wait_until_compacted(engine)
     caveats = [f"epoch {each.epoch}: {each.caveat}" for each in receipts]
     caveats += [
         f"epoch {of.epoch}: collect and burn the {of.count} shares of group {of.group.hex()}: with an old copy of the"
@@ -81,7 +91,7 @@ def _finish(engine: Engine, renewal: Renewal, *, copied: bool, early: bool) -> F
         if of.epoch in due
     ]
     left = tuple(sorted(retired - {*due}))
-    return Finished(moved, tuple(due), tuple(caveats), left, tuple(erasures(keyring)), is_index_new)
+    return Finished(moved, tuple(due), tuple(caveats), left, tuple(erasures(keyring)))
 
 
 def _target(found: list[Erasure], *, early: bool) -> int:

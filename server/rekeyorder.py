@@ -24,7 +24,7 @@ from server.engine import Engine
 from server.holds import Holds
 from server.officers import Officer
 from server.rekeying import Rekeyer
-from server.shredding import Doomed, by_study
+from server.shredding import Doomed, by_study, require_reason
 
 __all__ = ["Chosen", "all_before", "carry_out", "one_study", "order"]
 
@@ -83,8 +83,10 @@ def all_before(engine: Engine, epoch: int) -> Chosen:
 def order(engine: Engine, chosen: Chosen, reason: str, officer: Officer) -> list[Rekey]:
     """Say which keys are to be replaced, with an event for each; durable on return. Returns the rekeys.
 
-    A study with a rekey under way is gone on with, whichever of its two keys was named. Raises as `keys.rekey.begin`.
+    A study with a rekey under way is gone on with, whichever of its two keys was named. Raises as `keys.rekey.begin`,
+    and InputError for a reason that says nothing.
     """
+    require_reason("a rekey", reason)
     keyring = engine.keyring
     under_way = {each.name: each for each in rekey.under_way(keyring)}
 

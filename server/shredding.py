@@ -31,6 +31,7 @@ __all__ = [
     "as_now",
     "by_patient",
     "by_study",
+    "require_reason",
     "wait_until_compacted",
     "wait_until_settled",
 ]
@@ -104,6 +105,15 @@ def as_now(engine: Engine, doomed: Sequence[Doomed]) -> list[Doomed]:
     return [each if now is None else msgspec.structs.replace(each, subject=now.subject) for each, now in found]
 
 
+def require_reason(what: str, reason: str) -> None:
+    """Raise InputError for a reason that says nothing, or too much."""
+    if not reason.strip() or len(reason) > _LONGEST_REASON:
+        raise InputError(
+            f"{what} needs a reason of at most {_LONGEST_REASON} characters",
+            hint="say --reason TEXT; it is kept for good, so write no name into it",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Deed:
     """Why and by whom: the reason, the officers who agreed (the first one asked for it), the request's id, if any."""
@@ -114,11 +124,7 @@ class Deed:
 
     def check(self) -> None:
         """Raise InputError for a reason that says nothing, or too much."""
-        if not self.reason.strip() or len(self.reason) > _LONGEST_REASON:
-            raise InputError(
-                f"a shred needs a reason of at most {_LONGEST_REASON} characters",
-                hint="say --reason TEXT; it is kept for good, so write no name into it",
-            )
+        require_reason("a shred", self.reason)
 
 
 class Shredding:
@@ -177,10 +183,22 @@ def _event(key_id: bytes, stone: Tombstone, deed: Deed, instances: int) -> Event
     return Event(Kind.SHRED_SCHEDULED, stone.scheduled_ms, facts, key_id)
 
 
-def wait_until_settled(engine: Engine, seconds: float = _SETTLE_SECONDS) -> bool:
-    """Do what is left to do, or wait for the writer that runs to do it; whether it is done. Raises CofferError."""
+def wait_until_settled(
+    engine: Engine, seconds: float = _SETTLE_SECONDS, progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> bool:
+    """Do what is left to do, or wait for the writer that runs to do it; whether it is done. Raises CofferError.
+
+    `progress` gets shredded keys that have left the keyring, of those that were there.
+    """
     keyring = engine.keyring
-    return _wait(engine, lambda: not keyring.rows(rows.EVENT_PREFIX) and not shred.waiting(keyring), seconds)
+    total = len(shred.waiting(keyring))
+
+    def is_done() -> bool:
+        left = len(shred.waiting(keyring))
+        progress(max(0, total - left), total)
+        return not left and not keyring.rows(rows.EVENT_PREFIX)
+
+    return _wait(engine, is_done, seconds)
 
 
 def wait_until_compacted(engine: Engine, seconds: float = _COMPACT_SECONDS) -> bool:

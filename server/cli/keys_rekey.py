@@ -15,7 +15,7 @@ from server.cli.options import Chosen, archive_options, confirm, json_option, op
 Examples:
   coffer keys rekey 1.2.840.99999.1 --reason 'DEK seen in a core dump' --yes
   coffer keys rekey --all-before 3 --reason 'old key file and keyring copied' --yes
-  coffer keys rekey --all-before 3 --yes --json
+  coffer keys rekey --all-before 3 --reason 'old key file and keyring copied' --yes --json
 
 \b
 --all-before N takes every study whose key was made before epoch N began: rotate first, then name the new epoch.
@@ -23,11 +23,12 @@ Needs as much free space as the studies take: the log only grows. Works beside a
 while it stores and sends. Interrupted at any point, everything still opens, and the server, or the same command again,
 goes on. Exit code 5: no such study; 9: it was shredded; 10: a hold keeps it as it is; 3: an object is damaged, and its
 study keeps its key until it is repaired.
-An old copy of the keyring that opens still opens the old records: coffer shred finish ends that."""
+An old copy of the keyring that opens still opens the old records: coffer shred finish ends that. Neither a rekey nor a
+rotation changes the archive's own key, for index tokens, events and notes."""
 )
 @click.argument("study", required=False)
 @click.option("--all-before", "epoch", type=click.IntRange(min=2), metavar="EPOCH", help="All with older keys.")
-@click.option("--reason", default="", metavar="TEXT", help="Why; kept in the log for good, so write no name into it.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why. It is kept for good: write no name into it.")
 @click.option("--officer", metavar="NAME", help="Who wants it.  [default: the account]")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @archive_options()
@@ -64,4 +65,8 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
     output.say("The old records stay in the log, sealed under the old keys. Still readable by whoever has:")
     output.say("  - an old key and any copy of the log: what it sealed before now, for good; call such copies in;")
     output.say("  - an old copy of the keyring and what opened it, until its epoch is destroyed:")
-    output.say("    coffer shred finish, copy keyring and key file, coffer shred finish --copied")
+    output.say("    coffer shred finish, copy keyring and key file, coffer shred finish --copied.")
+    output.say(
+        "The archive's own key stays the same, here and at a rotation. Whoever opened a keyring of this archive, of"
+    )
+    output.say("whatever time, keeps it: index tokens, events, notes of holds and requests. It opens no image.")

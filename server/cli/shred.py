@@ -31,8 +31,8 @@ Examples:
   coffer shred certificate 5f1c0a77 -o certificates
 
 \b
-A shred cannot be undone. At once nobody can find or open the study, here or in a running server. It is effective,
-so that no old backup opens it either: `coffer keys rotate`, then `coffer keys destroy` of the epochs it was under.
+A shred cannot be undone. At once nobody can find or open the study, here or in a running server. `coffer shred finish`
+makes it effective, so that no old backup opens it either: when the days of the backups are over, in two steps.
 """,
 )
 def shred() -> None:

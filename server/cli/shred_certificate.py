@@ -48,7 +48,8 @@ def certificate(  # noqa: PLR0917  one parameter for each option
         from server.certificates import Certifier
         from server.officers import Officer
 
-        certifier = Certifier(engine, Officer.here(officer), with_reason=with_reason)
+        with output.progress("reading the log", hidden=chosen.json) as bar:
+            certifier = Certifier(engine, Officer.here(officer), with_reason=with_reason, progress=bar.reach)
         made = certifier.issue(names, study_uid, most=None if out or chosen.json else 1)
     files = [str(_write(out, each)) if out else "" for each in made]
     if chosen.json:

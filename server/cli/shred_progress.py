@@ -37,7 +37,9 @@ def finish(chosen: Chosen, copied: bool, early: bool, officer: str | None) -> No
         from server.finishing import finish as next_step
         from server.officers import Officer
 
-        done = next_step(engine, Officer.here(officer), copied=copied, early=early)
+        title = "ending old epochs" if copied else "moving keys"
+        with output.progress(title, hidden=chosen.json) as bar:
+            done = next_step(engine, Officer.here(officer), copied=copied, early=early, progress=bar.reach)
         epoch = engine.keyring.epoch
     if chosen.json:
         output.as_json(

@@ -83,9 +83,12 @@ def report(chosen: Chosen, engine: Engine, doomed: list[Doomed], key_ids: list[b
     from keys.shred import tombstones
     from server.shredding import wait_until_settled
 
-    settled = wait_until_settled(engine)
+    with output.progress("clearing the index", hidden=chosen.json) as bar:
+        settled = wait_until_settled(engine, progress=bar.reach)
     instances = sum(each.instances for each in doomed)
-    until = max((stone.until_ms for stone in tombstones(engine.keyring).values()), default=0)
+    stones = tombstones(engine.keyring)
+    meant = {key_id for each in doomed for key_id in each.key_ids} | {*key_ids}
+    until = max((stones[key_id].until_ms for key_id in meant & stones.keys()), default=0)
     if chosen.json:
         output.as_json(
             {

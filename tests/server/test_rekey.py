@@ -113,7 +113,7 @@ def test_the_same_bytes_stand_under_another_key_and_the_old_one_is_gone(archive:
     verified = told("verify", "--level", "decrypt")
     assert (verified["findings"], verified["superseded"], verified["shredded"]) == ([], 4, 0)
     assert "4 superseded by a rekey" in run("verify", "--level", "decrypt").output
-    assert "still readable" in run("keys", "rekey", UIDS[1], "--yes").output.lower()
+    assert "still readable" in run("keys", "rekey", UIDS[1], "--reason", "r", "--yes").output.lower()
 
 
 def test_what_comes_later_goes_under_the_new_key_and_duplicates_are_known(archive: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_large_object_goes_through_a_file(archive: Path) -> None:
     Path("large.dcm").write_bytes(part10(large))
     run("put", "large.dcm")
     before = got("1.2.3.50")
-    run("keys", "rekey", "1.2.3.50", "--yes")
+    run("keys", "rekey", "1.2.3.50", "--reason", "r", "--yes")
     assert got("1.2.3.50") == before
     assert list((archive / "spool").iterdir()) == []
 
@@ -170,7 +170,7 @@ def test_an_object_that_could_not_be_read_to_its_end_keeps_its_flag(archive: Pat
         (before,) = unindexed(opened)
     time.sleep(0.002)
     run("keys", "rotate")
-    assert told("keys", "rekey", "--all-before", "2", "--yes")["studies"] == 4
+    assert told("keys", "rekey", "--all-before", "2", "--reason", "r", "--yes")["studies"] == 4
     with engine() as opened:
         (after,) = unindexed(opened)
         assert (after.sop_instance, after.seq > before.seq) == (before.sop_instance, True)
@@ -178,19 +178,19 @@ def test_an_object_that_could_not_be_read_to_its_end_keeps_its_flag(archive: Pat
 
 
 def test_all_studies_whose_key_is_older_than_an_epoch(archive: Path) -> None:
-    run("keys", "rekey", "--all-before", "2", "--yes", code=5)
+    run("keys", "rekey", "--all-before", "2", "--reason", "r", "--yes", code=5)
     run("hold", "add", UIDS[1], "--reason", "court")
     old = {uid: key_ids(uid) for uid in UIDS}
     time.sleep(0.002)
     run("keys", "rotate")
     put("1.2.3.5")
     (young,) = key_ids("1.2.3.5")
-    shown = told("keys", "rekey", "--all-before", "2", "--yes")
+    shown = told("keys", "rekey", "--all-before", "2", "--reason", "r", "--yes")
     assert (shown["studies"], shown["objects"], shown["held"]) == (2, 6, 1)
     assert key_ids("1.2.3.5") == {young}
     assert key_ids(UIDS[1]) == old[UIDS[1]]
     assert not key_ids(STUDY) & old[STUDY]
-    assert (told("keys", "rekey", "--all-before", "2", "--yes")["studies"]) == 0
+    assert (told("keys", "rekey", "--all-before", "2", "--reason", "r", "--yes")["studies"]) == 0
     assert told("shred", "finish", "--early")["moved"] == 4
     run("shred", "finish", "--early", "--copied")  # what an old keyring opens ends with its epoch
     states = [each["state"] for each in json.loads(run("keys", "list", "--json").stdout)]
@@ -204,10 +204,11 @@ def test_all_studies_whose_key_is_older_than_an_epoch(archive: Path) -> None:
         (("1.2.3", "--yes"), 5),
         (("", "--yes"), 12),
         (("--yes",), 2),
-        ((STUDY, "--all-before", "2", "--yes"), 2),
+        ((STUDY, "--all-before", "2", "--reason", "r", "--yes"), 2),
         (("--all-before", "1", "--yes"), 2),
         (("--all-before", "7", "--yes"), 5),
-        ((STUDY,), 1),  # nobody to ask
+        ((STUDY,), 2),  # nobody to ask
+        ((STUDY, "--reason", " ", "--yes"), 12),
         ((UIDS[1], "--yes"), 10),
         ((UIDS[2], "--yes"), 9),
     ],
@@ -216,7 +217,7 @@ def test_what_is_wrong_is_refused_and_changes_nothing(archive: Path, args: tuple
     run("hold", "add", UIDS[1], "--reason", "court")
     run("shred", UIDS[2], "--reason", "r", "--yes")
     old = key_ids(STUDY)
-    run("keys", "rekey", *args, code=code)
+    run("keys", "rekey", "--reason", "r", *args, code=code)
     assert key_ids(STUDY) == old
     with engine() as opened:
         assert not rekey.under_way(opened.keyring)

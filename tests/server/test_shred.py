@@ -126,6 +126,13 @@ def test_a_large_object_that_is_being_read_ends_where_it_is(archive: Path) -> No
         engine.settle()
 
 
+def test_a_shred_tells_how_long_backups_may_hold_its_own_keys(archive: Path) -> None:
+    configure("[keys]", "shred_hold_days = 3650")
+    long = told("shred", UIDS[0], "--reason", "r", "--yes")["backups_until"]
+    configure("[keys]", "shred_hold_days = 1")
+    assert str(told("shred", UIDS[1], "--reason", "r", "--yes")["backups_until"]) < str(long)
+
+
 def test_all_studies_of_a_patient(archive: Path) -> None:
     assert told("shred", "--patient", "P-4711", "--reason", "r", "--yes")["studies"] == 2
     assert found() == [UIDS[2]]
