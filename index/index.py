@@ -12,31 +12,29 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from index.applied import Anchor, Applied
-from index.attributes import MODALITY, SERIES_UID, SOP_INSTANCE, STUDY_UID, Values
+from index.attributes import SERIES_UID, SOP_INSTANCE, STUDY_UID, Values
+from index.catalogue import Catalogue
 from index.entry import InstanceEntry
-from index.loading import Loading
+from index.keychange import KeyChange
 from index.locate import Located, Locator
+from index.merging import study_with, with_version
 from index.query import Query
-from index.rekeyed import instance_under, series_under, study_under
 from index.rows import SCHEMA, InstanceRow, Merged, SeriesRow, StudyRow, Version
 from index.store import Change
-from index.table import StudyTable, is_found_alike
-from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child, number_of
+from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child
 from keys import shred
-from keys.errors import CofferError, FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from keys.keyring import Keyring
 
 __all__ = ["Index", "IndexStats", "Located"]
 
 _SCHEMA_KEY, _ARCHIVE_KEY, _APPLIED_KEY = b"schema", b"archive", b"applied"
-_LOAD_PAGE: Final = 200  # whoever puts something in waits for a page at most
 _LOAD_PATIENCE: Final = 1.0  # seconds: a small archive is open when its table is filled
 _NOTHING: Final = Merged()
 
@@ -63,26 +61,23 @@ class Index:
         self._tables = tables
         self._keyring = keyring
         self._readonly = readonly
-        self._table = StudyTable()
-        self._locator = Locator(tables, self._table)
+        self._catalogue = Catalogue(tables)
+        self._key_change = KeyChange(tables, self._catalogue, keyring)
+        self._locator = Locator(tables, self._catalogue.table)
         self._applied = Applied()
         self._accepted: deque[tuple[Version, bytes, InstanceEntry, int]] = deque()
         self._accepted_lock = threading.Lock()
         self._next_number = 1
-        self._totals = [0] * 6
-        self._unreadable: set[Ref] = set()
         self._changes = keyring.changes()
         self._shredded = set(shred.tombstones(keyring))
-        self._loading = Loading()
-        self._loaders: list[threading.Thread] = []
         if self._check_meta():
             self._load()
         else:
             tables.drop(self._load)
         try:
-            self._loading.wait(_LOAD_PATIENCE)
+            self._catalogue.wait(_LOAD_PATIENCE)
         except BaseException:
-            self._stop_loading()
+            self._catalogue.close()
             raise
         if not readonly:
             tables.start(self._meta_rows)
@@ -121,67 +116,12 @@ class Index:
         """Begin again with what the disk holds. Nobody else uses the index, or the caller holds the tables' locks."""
         applied = self._tables.store.get("meta", _APPLIED_KEY)
         self._applied = Applied.decode(applied) if applied else Applied()
-        last = self._tables.store.last("study")
-        self._next_number = 1 if last is None else number_of(last) + 1
-        self._totals = [0] * 6
-        self._unreadable.clear()
-        self._table.clear()
-        self._loading.stop()
-        self._loading = Loading()
-        if last is None:
-            self._table.index()
-            self._loading.finish()
-            return
-        loader = threading.Thread(target=self._fill, args=(self._loading,), name="index-loader", daemon=True)
-        self._loaders = [*(each for each in self._loaders if each.is_alive()), loader]
-        loader.start()
-
-    def _fill(self, loading: Loading) -> None:
-        try:
-            studies = self._tables.all_studies()
-            while page := list(islice(studies, _LOAD_PAGE)):
-                with self._tables.lock:
-                    if loading.is_stopped:
-                        return
-                    fresh = loading.take(page)
-                    self._unreadable.update(ref for ref, row in fresh if row is None)
-                    readable = [(number_of(ref), row) for ref, row in fresh if row is not None]
-                    for _, row in readable:
-                        self._count(None, row)
-                    self._table.put(readable)
-            with self._tables.lock:
-                self._table.index()
-                loading.finish()
-        except CofferError as error:
-            loading.finish(error)
+        self._next_number = self._catalogue.load()
 
     @property
     def is_loaded(self) -> bool:
         """Whether `query` and `stats` answer without waiting for the searchable table."""
-        return self._loading.is_done
-
-    def _stop_loading(self) -> None:
-        """End the filling: LMDB must not be closed under a thread that reads it."""
-        self._loading.stop()
-        for loader in self._loaders:
-            loader.join()
-
-    def _note(self, ref: Ref, before: StudyRow | None, after: StudyRow | None) -> None:
-        """Keep totals and searchable table in step with a study's row. The caller holds the lock."""
-        if self._loading.meets(ref):
-            before = None  # it was not counted yet
-        self._count(before, after)
-        if after is None:
-            self._table.remove(number_of(ref))
-        elif before is None or not is_found_alike(before, after):
-            self._table.put([(number_of(ref), after)])
-
-    def _count(self, before: StudyRow | None, after: StudyRow | None) -> None:
-        for sign, row in ((-1, before), (1, after)):
-            if row is not None:
-                numbers = (1, row.series, row.instances, row.conflicts, row.unindexed, row.data_bytes)
-                for i, number in enumerate(numbers):
-                    self._totals[i] += sign * number
+        return self._catalogue.is_loaded
 
     def _meta_rows(self) -> list[Change]:
         return [
@@ -196,8 +136,7 @@ class Index:
         Raises IntegrityError where a damaged row ended the filling of the searchable table.
         """
         self._tables.require_writable()
-        if self._loading.error is not None:
-            raise self._loading.error
+        self._catalogue.require_sound()
 
     # Putting in
 
@@ -250,7 +189,7 @@ class Index:
         instance_ref, old = self._instance(series_ref, entry.sop_instance)
         if old is not None and any(v.seq == version.seq for v in old.versions):
             return
-        new = _with_version(old, version, entry)
+        new = with_version(old, version, entry)
         if instance_ref is None:
             instance_ref = child(series_ref, series.instances)
             self._tables.name(entry.sop_instance, instance_ref)
@@ -259,13 +198,13 @@ class Index:
         if fresh_study:
             self._tables.name(entry.study_uid, study_ref)
             self._next_number += 1
-        after = _study_with(study, version, entry, fresh_series=fresh_series, old=old, new=new)
+        after = study_with(study, version, entry, fresh_series=fresh_series, old=old, new=new)
         # Bottom up: whoever finds the study row finds everything that it counts.
         self._tables.put(instance_ref, new)
         attributes = series.attributes.merge(version.seq, entry.series)
         self._tables.put(series_ref, SeriesRow(series.series_uid, attributes, series.instances + (old is None)))
         self._tables.put(study_ref, after)
-        self._note(study_ref, before, after)
+        self._catalogue.note(study_ref, before, after)
 
     # Looking up
 
@@ -333,14 +272,14 @@ class Index:
     def query_in_steps(self, level: str, keys: Mapping[int, Values], model: str) -> Iterator[dict[int, Values] | None]:
         """As `query`, with None now and then while nothing matches, so that who waits can look up."""
         self.follow()
-        self._loading.wait()
-        return Query(level, keys, model, self._tables, self._table).run()
+        self._catalogue.wait()
+        return Query(level, keys, model, self._tables, self._catalogue.table).run()
 
     def locate(self, keys: Mapping[int, Sequence[str]]) -> Iterator[Located]:
         """Yield the instances under exact unique keys, as `index.locate.Locator.locate` says."""
         self.follow()
         if not any(keys.get(tag) for tag in (STUDY_UID, SERIES_UID, SOP_INSTANCE)):
-            self._loading.wait()
+            self._catalogue.wait()
         return self._locator.locate(keys)
 
     # Keeping
@@ -358,9 +297,9 @@ class Index:
     def stats(self) -> IndexStats:
         """Totals as they are now."""
         self.follow()
-        self._loading.wait()
+        self._catalogue.wait()
         with self._tables.lock:
-            numbers = [*self._totals, len(self._unreadable), self.applied_seq]
+            numbers = [*self._catalogue.totals(), self.applied_seq]
         return IndexStats(*numbers)
 
     def name_of(self, study_uid: str) -> bytes:
@@ -382,7 +321,7 @@ class Index:
         with self._tables.lock:
             for key_id, stone in shred.tombstones(self._keyring).items():
                 if key_id not in self._shredded:
-                    self._kill(key_id, stone.name)
+                    self._key_change.hide(key_id, stone.name)
                     self._shredded.add(key_id)
             self._changes = changes
 
@@ -400,23 +339,6 @@ class Index:
                 # Only now: whoever finds nothing waiting must find this one in.
                 self._accepted.popleft()
 
-    def _kill(self, key_id: bytes, name: bytes) -> None:
-        for ref, row in self._of_key(key_id, name):
-            self._tables.kill(ref)
-            self._note(ref, row if ref not in self._unreadable else None, None)
-
-    def _of_key(self, key_id: bytes, name: bytes) -> list[tuple[Ref, StudyRow]]:
-        """The studies under a name whose row is sealed under this key, or waits to be."""
-        found = []
-        for ref in self._tables.under(bytes((STUDY,)) + name):
-            try:
-                row = self._tables.read(ref, self._keyring.doomed)
-            except (KeyUnavailableError, ShreddedError):
-                continue
-            if isinstance(row, StudyRow) and row.study_key_id == key_id:
-                found.append((ref, row))
-        return found
-
     def forget(self, key_id: bytes, name: bytes) -> int:
         """Remove the rows and tokens of a shredded study, durable after the next flush; return how many instances.
 
@@ -424,24 +346,7 @@ class Index:
         cannot be opened keep their tokens, which then lead nowhere. Others may use the index meanwhile.
         """
         self.follow()
-        return sum(self._forget(ref, row) for ref, row in self._of_key(key_id, name))
-
-    def _forget(self, ref: Ref, row: StudyRow) -> int:
-        for series_ref in (child(ref, number) for number in range(row.series)):
-            series = self._tables.read(series_ref, self._keyring.doomed)
-            if not isinstance(series, SeriesRow):
-                continue
-            with self._tables.lock:
-                for instance_ref in (child(series_ref, number) for number in range(series.instances)):
-                    instance = self._tables.read(instance_ref, self._keyring.doomed)
-                    if isinstance(instance, InstanceRow):
-                        self._tables.remove(instance_ref, instance.sop_instance)
-                self._tables.remove(series_ref, series.series_uid)
-        with self._tables.lock:
-            self._tables.remove(ref, row.study_uid)
-            self._loading.meets(ref)
-            self._unreadable.discard(ref)
-        return row.instances
+        return self._key_change.remove(key_id, name)
 
     def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
         """Let a study's instances be found in new records; durable, all or nothing, after the next flush.
@@ -450,34 +355,7 @@ class Index:
         object is now. Returns the numbers of the new records that its instances then have. May be repeated.
         """
         self.follow()
-        held: set[int] = set()
-        with self._tables.lock:  # a flush takes it too: it never sees half of this
-            for ref in self._tables.under(bytes((STUDY,)) + name):
-                try:
-                    row = self._tables.study(ref)
-                except (KeyUnavailableError, ShreddedError):
-                    continue
-                if row is not None:
-                    key_id = new if row.study_key_id == old else row.study_key_id
-                    held |= self._rekey(ref, study_under(row, moved, key_id), moved)
-        return held
-
-    def _rekey(self, ref: Ref, row: StudyRow, moved: Mapping[int, Version]) -> set[int]:
-        held: set[int] = set()
-        self._tables.put(ref, row)
-        self._note(ref, row, row)
-        for series_ref in (child(ref, number) for number in range(row.series)):
-            series = self._tables.series(series_ref)
-            if series is None:
-                continue
-            self._tables.put(series_ref, series_under(series, moved))
-            for instance_ref in (child(series_ref, number) for number in range(series.instances)):
-                instance = self._tables.instance(instance_ref)
-                if instance is not None:
-                    after = instance_under(instance, moved)
-                    self._tables.put(instance_ref, after)
-                    held.update(version.seq for version in after.versions)
-        return held
+        return self._key_change.rekey(name, old, new, moved)
 
     def clear(self) -> None:
         """Forget everything, durable on return: the first step of a rebuild."""
@@ -505,47 +383,9 @@ class Index:
 
     def close(self, *, flush: bool = True) -> None:
         """Flush and close. `flush=False` leaves what a power cut would leave."""
-        self._stop_loading()
+        self._catalogue.close()
         try:
             if flush:
                 self._take_in()
         finally:
             self._tables.close(flush=flush)
-            self._table.close()
-
-
-def _with_version(old: InstanceRow | None, version: Version, entry: InstanceEntry) -> InstanceRow:
-    if old is None:
-        return InstanceRow(entry.sop_instance, entry.sop_class, entry.image, (version,))
-    versions = tuple(sorted((*old.versions, version), key=lambda v: v.seq))
-    if versions[-1] is version:
-        return InstanceRow(entry.sop_instance, entry.sop_class, entry.image, versions)
-    return InstanceRow(old.sop_instance, old.sop_class, old.attributes, versions)
-
-
-def _study_with(
-    study: StudyRow,
-    version: Version,
-    entry: InstanceEntry,
-    *,
-    fresh_series: bool,
-    old: InstanceRow | None,
-    new: InstanceRow,
-) -> StudyRow:
-    return StudyRow(
-        study.study_uid,
-        study.study_key_id,
-        study.attributes.merge(version.seq, entry.study),
-        study.series + fresh_series,
-        study.instances + (old is None),
-        _union(study.modalities, entry.series.get(MODALITY, ())),
-        _union(study.sop_classes, (entry.sop_class,)),
-        study.conflicts + new.contents - (old.contents if old else 1),
-        study.unindexed + (version.flags != 0),
-        study.data_bytes + version.dataset_length,
-    )
-
-
-def _union(known: tuple[str, ...], more: tuple[object, ...]) -> tuple[str, ...]:
-    new = {value for value in more if isinstance(value, str) and value} - set(known)
-    return tuple(sorted({*known, *new})) if new else known

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import index.catalogue
 import index.index
 from index.index import Index
 from index.tables import Tables
@@ -20,7 +21,7 @@ STUDIES = 6
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], threading.Event]]:
     """Let the filling stop after so many studies until the event is set, with pages of one study."""
-    monkeypatch.setattr(index.index, "_LOAD_PAGE", 1)
+    monkeypatch.setattr(index.catalogue, "_PAGE", 1)
     monkeypatch.setattr(index.index, "_LOAD_PATIENCE", 0.0)
     whole, opened = Tables.all_studies, threading.Event()
 

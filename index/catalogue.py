@@ -1,0 +1,116 @@
+"""What is kept in memory of all studies: the searchable table and the totals, filled from the rows on disk.
+
+Rule: a view of `Tables`, and never ahead of them. The filling runs in a thread of its own, because the rows of a large
+archive take a while to open; `index.loading` keeps it from overwriting what is put meanwhile. It decides no match.
+"""
+
+from __future__ import annotations
+
+import threading
+from itertools import islice
+from typing import Final
+
+from index.loading import Loading
+from index.rows import StudyRow
+from index.table import StudyTable, is_found_alike
+from index.tables import Ref, Tables, number_of
+from keys.errors import CofferError
+
+__all__ = ["Catalogue"]
+
+_PAGE: Final = 200  # whoever puts something in waits for a page at most
+
+
+class Catalogue:
+    """Made empty; `load` fills it. The tables' lock is held around `load`, `note` and `drop`."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.table = StudyTable()
+        self._tables = tables
+        self._totals = [0] * 6
+        self._unreadable: set[Ref] = set()
+        self._loading = Loading()
+        self._loaders: list[threading.Thread] = []
+
+    def load(self) -> int:
+        """Begin again with what the disk holds; returns the number that the next new study gets."""
+        self._totals = [0] * 6
+        self._unreadable.clear()
+        self.table.clear()
+        self._loading.stop()
+        self._loading = Loading()
+        last = self._tables.store.last("study")
+        if last is None:
+            self.table.index()
+            self._loading.finish()
+            return 1
+        loader = threading.Thread(target=self._fill, args=(self._loading,), name="index-loader", daemon=True)
+        self._loaders = [*(each for each in self._loaders if each.is_alive()), loader]
+        loader.start()
+        return number_of(last) + 1
+
+    def _fill(self, loading: Loading) -> None:
+        try:
+            studies = self._tables.all_studies()
+            while page := list(islice(studies, _PAGE)):
+                with self._tables.lock:
+                    if loading.is_stopped:
+                        return
+                    fresh = loading.take(page)
+                    self._unreadable.update(ref for ref, row in fresh if row is None)
+                    readable = [(number_of(ref), row) for ref, row in fresh if row is not None]
+                    for _, row in readable:
+                        self._count(1, row)
+                    self.table.put(readable)
+            with self._tables.lock:
+                self.table.index()
+                loading.finish()
+        except CofferError as error:
+            loading.finish(error)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether nothing is left to fill in."""
+        return self._loading.is_done
+
+    def require_sound(self) -> None:
+        """Raise IntegrityError where a damaged row ended the filling."""
+        if self._loading.error is not None:
+            raise self._loading.error
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until it is filled, at most so long. Raises what ended the filling."""
+        self._loading.wait(seconds)
+
+    def note(self, ref: Ref, before: StudyRow | None, after: StudyRow | None) -> None:
+        """Keep in step with a study's row; None: it was, or is, not there for anybody."""
+        is_new = self._loading.meets(ref) or ref in self._unreadable
+        if before is not None and not is_new:
+            self._count(-1, before)
+        if after is None:
+            self.table.remove(number_of(ref))
+            return
+        self._count(1, after)
+        if before is None or is_new or not is_found_alike(before, after):
+            self.table.put([(number_of(ref), after)])
+
+    def drop(self, ref: Ref) -> None:
+        """A study's rows are gone from the tables."""
+        self._loading.meets(ref)
+        self._unreadable.discard(ref)
+
+    def _count(self, sign: int, row: StudyRow) -> None:
+        numbers = (1, row.series, row.instances, row.conflicts, row.unindexed, row.data_bytes)
+        for i, number in enumerate(numbers):
+            self._totals[i] += sign * number
+
+    def totals(self) -> list[int]:
+        """Studies, series, instances, conflicts, unindexed, bytes of data sets, and studies whose key is gone."""
+        return [*self._totals, len(self._unreadable)]
+
+    def close(self) -> None:
+        """End the filling: LMDB must not be closed under a thread that reads it. Then drop the table."""
+        self._loading.stop()
+        for loader in self._loaders:
+            loader.join()
+        self.table.close()
