@@ -14,6 +14,7 @@ import numpy as np
 import zstandard
 
 from archive import pixels, strata
+from archive.dictionary import HEADERS
 from archive.pixels import Filter, PixelLayout
 from archive.scratch import Scratches
 from keys.errors import FormatError
@@ -22,10 +23,11 @@ FRAME_BYTES: Final = 1 << 20
 # Body codec ids: what may stand in a body's frames.
 CODEC_FRAMES: Final = 1
 
-RAW, ZSTD, PIXELS = 0, 1, 2
+RAW, ZSTD, PIXELS, SHORT = 0, 1, 2, 3
 _PIXEL_HEADER: Final = struct.Struct(">BBBBI")  # method, filter, bytes a word (high bit: big endian), step, words a row
 _BIG: Final = 0x80
 _LEVEL: Final = 3
+_SHORT_BYTES: Final = 64 << 10  # up to this a dictionary is worth more than it costs
 # Residuals hardly ever repeat: looking for matches costs half of the time and gains nothing but in long runs. What is
 # left of zstd is its entropy coder.
 _FOR_PIXELS: Final = zstandard.ZstdCompressionParameters(
@@ -77,12 +79,18 @@ def _fits(layout: PixelLayout) -> bool:
     return row <= _LARGEST_ROW and 1024 <= row * layout.rows * layout.frames <= layout.length
 
 
+_DICTIONARY: Final = zstandard.ZstdCompressionDict(HEADERS, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+_DICTIONARY.precompute_compress(level=_LEVEL)
+
+
 class _Contexts(threading.local):
     """zstd contexts are expensive to make and not to be shared between threads."""
 
     def __init__(self) -> None:
         self.plain = zstandard.ZstdCompressor(level=_LEVEL)
         self.pixels = zstandard.ZstdCompressor(compression_params=_FOR_PIXELS)
+        self.short = zstandard.ZstdCompressor(level=_LEVEL, dict_data=_DICTIONARY)
+        self.expander = zstandard.ZstdDecompressor(dict_data=_DICTIONARY, max_window_size=1 << 23)
         self.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 23)
 
 
@@ -99,8 +107,9 @@ def encode(data: bytes | bytearray | memoryview, layout: PixelLayout | None) -> 
         sample = _contexts.pixels.compress(data[middle : middle + _SAMPLE_BYTES])
         if len(sample) > _WORTH * _SAMPLE_BYTES:
             return bytes((RAW,)) + data
-    coded = _contexts.plain.compress(data)
-    return bytes((ZSTD,)) + coded if len(coded) <= _WORTH * len(data) else bytes((RAW,)) + data
+    method, coder = (SHORT, _contexts.short) if len(data) <= _SHORT_BYTES else (ZSTD, _contexts.plain)
+    coded = coder.compress(data)
+    return bytes((method,)) + coded if len(coded) <= _WORTH * len(data) else bytes((RAW,)) + data
 
 
 def _encode_pixels(data: bytes | bytearray | memoryview, layout: PixelLayout) -> bytes:
@@ -127,6 +136,8 @@ def decode(coded: bytes | memoryview, length: int) -> bytes:
         data = bytes(coded[1:])
     elif method == ZSTD:
         data = _inflate(coded[1:], length)
+    elif method == SHORT:
+        data = _inflate(coded[1:], length, _contexts.expander)
     elif method == PIXELS:
         data = _decode_pixels(coded, length)
     else:
@@ -166,11 +177,11 @@ def _plane(coded: bytes | memoryview, size: int) -> strata.Plane:
     return np.frombuffer(_inflate(coded, size) if size else b"", np.uint8)
 
 
-def _inflate(data: bytes | memoryview, length: int) -> bytes:
+def _inflate(data: bytes | memoryview, length: int, decompressor: zstandard.ZstdDecompressor | None = None) -> bytes:
     """Decompress to exactly `length` bytes: the frame header's own claim is checked before anything is allocated."""
     try:
         if zstandard.get_frame_parameters(data).content_size != length:
             raise FormatError("a coded frame has another length than it says")
-        return _contexts.decompressor.decompress(data, max_output_size=length)
+        return (decompressor or _contexts.decompressor).decompress(data, max_output_size=length)
     except zstandard.ZstdError as error:
         raise FormatError("a coded frame cannot be decompressed") from error

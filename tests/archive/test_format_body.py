@@ -1,5 +1,6 @@
 """FORMAT-BODY.md says what the code does: its example, its tables, and a second reader written from it."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 
 from archive import body as bodies
+from archive.dictionary import HEADERS
 from archive.pixels import PixelLayout
 from keys import aead
 from tests.archive.test_body import CONTEXT, KEY, seal
+from tests.vectors import make_dictionary
 from tests.vectors.reader_body import read_body
 
 PAPER = (Path(__file__).parents[2] / "archive" / "FORMAT-BODY.md").read_text()
@@ -31,6 +34,18 @@ def test_the_tables_have_the_sizes_of_the_code() -> None:
         assert [a for a, _ in rows] == [sum(b for _, b in rows[:i]) for i in range(len(rows))]
         assert sum(b for _, b in rows) == size
     assert bodies.FRAME.size == 8
+
+
+def test_the_dictionary_is_the_one_of_the_paper_and_nobodys_header() -> None:
+    assert f"{len(HEADERS)} bytes, SHA-256\n`{hashlib.sha256(HEADERS).hexdigest()}`" in PAPER
+    assert make_dictionary.content() == HEADERS
+
+
+def test_a_second_reader_gets_a_short_header(tmp_path: Path) -> None:
+    data = make_dictionary.header("1.2.840.10008.5.1.4.1.1.1", "CR")
+    sealed = seal(tmp_path, data)
+    assert len(sealed) < 400
+    assert read_body(KEY.reveal(), IDS, CONTEXT.kind, sealed) == (b"meta", data)
 
 
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "u1", "<u4"])

@@ -2,12 +2,14 @@
 
 import hashlib
 import struct
+from pathlib import Path
 
 import zstandard
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+DICTIONARY = Path(__file__).parents[2] / "archive" / "dictionary-1.bin"
 INFO = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0"
 
 
@@ -55,6 +57,9 @@ def decode(frame: bytes, size: int) -> bytes:
         return frame[1:]
     if frame[0] == 1:
         return zstandard.decompress(frame[1:], max_output_size=size)
+    if frame[0] == 3:
+        words = zstandard.ZstdCompressionDict(DICTIONARY.read_bytes(), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        return zstandard.ZstdDecompressor(dict_data=words).decompress(frame[1:], max_output_size=size)
     _, choice, form, step, width = struct.unpack_from(">BBBBI", frame)
     word, count = form & 127, size // (form & 127)
     streams, at = [], 8 + 4 * (9 + word)
