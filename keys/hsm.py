@@ -7,7 +7,6 @@ The wrapped form is in FORMAT.md. It does not make tokens, set PINs or back keys
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 from collections.abc import Callable
@@ -129,10 +128,13 @@ class HsmProvider:
             if self._keys(session, epoch):
                 raise UnavailableError(f"{self._token} still shows the key of epoch {epoch} after destroying it")
 
-        with contextlib.suppress(NotThere):
+        key = f"the key with label {self._label}, id {epoch:08x}"
+        caveat = f"destroy every backup of {self._token} that holds {key}"
+        try:
             self._token.run(destroy)
+        except NotThere:  # destroyed by an earlier try, or this is another token of the same label: nobody can tell
+            caveat = f"{self._token} held no such key when it was asked: {caveat}, and every other token that does"
         self._used.discard(epoch)
-        caveat = f"destroy every backup of {self._token} that holds the key with label {self._label}, id {epoch:08x}"
         return DestroyReceipt(KIND, epoch, caveat)
 
     def _keys(self, session: Session, epoch: int | None = None) -> list[SecretKey]:

@@ -6,6 +6,7 @@ the association is called again for the rest, unless it does so time after time.
 """
 
 import time
+from collections import deque
 from collections.abc import Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -31,6 +32,7 @@ _log = structlog.get_logger(__name__)
 
 _MOST_SUB_OPERATIONS: Final = 0xFFFF  # the counters are US
 _MOST_FAILURES: Final = 5  # of a destination, in a row
+_OPENERS: Final = 2
 # An object up to this size is read whole and checked before its first byte leaves; of a larger one, damage that is
 # found on the way costs the association.
 _CHECKED_FIRST_BYTES: Final = 16 << 20
@@ -177,16 +179,17 @@ class _Ready(NamedTuple):
 
 
 def _ahead(instances: Iterable[Instance], contexts: Collection[Context]) -> Generator[tuple[Instance, _Ready | str]]:
-    """Each instance with what to send of it, or why nothing; one is opened while the one before it is on its way."""
-    with ThreadPoolExecutor(1, thread_name_prefix="retrieve") as opener:
-        before: tuple[Instance, Future[_Ready | str]] | None = None
+    """Each instance with what to send of it, or why nothing; the next ones are opened while one is on its way."""
+    opened: deque[tuple[Instance, Future[_Ready | str]]] = deque()
+    with ThreadPoolExecutor(_OPENERS, thread_name_prefix="retrieve") as openers:
         for instance in instances:
-            following = opener.submit(_content, instance, contexts)
-            if before is not None:
-                yield before[0], before[1].result()
-            before = instance, following
-        if before is not None:
-            yield before[0], before[1].result()
+            opened.append((instance, openers.submit(_content, instance, contexts)))
+            if len(opened) > _OPENERS:
+                first, content = opened.popleft()
+                yield first, content.result()
+        while opened:
+            first, content = opened.popleft()
+            yield first, content.result()
 
 
 def _content(instance: Instance, contexts: Iterable[Context]) -> _Ready | str:

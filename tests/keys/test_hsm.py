@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,6 +88,16 @@ def test_a_token_that_is_away_is_away_and_not_empty(hsm: SoftHsm) -> None:
                     attempt(1)  # no receipt for what only looked empty
         assert provider.unwrap(wrapped, CONTEXT).matches(kek)
         provider.health()
+
+
+def test_the_receipt_of_a_token_without_the_key_says_so(hsm: SoftHsm) -> None:
+    hsm.provider().create_epoch(1, CONTEXT)
+    with hsm.away():
+        (hsm.folder / "tokens").mkdir()
+        hsm.make_token()  # another one, of the same label
+        assert "held no such key" in hsm.provider().destroy_epoch(1).caveat
+        shutil.rmtree(hsm.folder / "tokens")
+    assert "held no such key" not in hsm.provider().destroy_epoch(1).caveat
 
 
 # A search that dies with its session cannot be ended in the library's destructor either.
