@@ -94,22 +94,28 @@ _PEERS: Final[tuple[tuple[str, Callable[[int, threading.Event], None], int, int]
 )
 
 
-class _Good:
-    """The peer that is measured."""
+class Sender:
+    """One association that sends such objects back to back: the good peer that is measured."""
 
     def __init__(self, port: int) -> None:
         self._client = Client(port, _CONTEXTS)
         self._next = 0
 
-    def worst(self, seconds: float) -> tuple[float, float, int]:
-        """Longest and median wait in seconds of C-STOREs sent back to back, and how many there were."""
-        end, times = time.perf_counter() + seconds, []
-        while time.perf_counter() < end:
+    def waits(self, go_on: Callable[[], bool]) -> list[float]:
+        """Send as long as `go_on` says so, one at least; the seconds that each C-STORE took."""
+        times: list[float] = []
+        while go_on() or not times:
             message = self._client.store_message(_object(self._next))
             self._next += 1
             started = time.perf_counter()
             assert self._client.send(message) == 0
             times.append(time.perf_counter() - started)
+        return times
+
+    def worst(self, seconds: float) -> tuple[float, float, int]:
+        """Longest and median wait in seconds of the C-STOREs of a stretch, and how many there were."""
+        end = time.perf_counter() + seconds
+        times = self.waits(lambda: time.perf_counter() < end)
         return max(times), sorted(times)[len(times) // 2], len(times)
 
     def close(self) -> None:
@@ -123,7 +129,7 @@ def hostile(work: Path, seconds: float, rounds: int) -> Iterator[dict[str, Any]]
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with Served(folder, idle_seconds=300) as server:
-            good = _Good(server.port)
+            good = Sender(server.port)
             good.worst(seconds)  # warms up
             for name, peer, threads, connections in _PEERS:
                 yield from (_stretch(server, good, name, peer, threads, connections, seconds) for _ in range(rounds))
@@ -134,7 +140,7 @@ def hostile(work: Path, seconds: float, rounds: int) -> Iterator[dict[str, Any]]
 
 def _stretch(
     server: Served,
-    good: _Good,
+    good: Sender,
     name: str,
     peer: Callable[[int, threading.Event], None],
     threads: int,

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.figures import Figures, figure
 from bench.kit import COFFER, DCMQRSCP, ORTHANC, STORESCP
-from bench.targets import HEAD, checks
+from bench.targets import HEAD, Check, checks, key_checks
 
 CORPORA = {
     "ct": "CT 512x512, 525 KB",
@@ -27,6 +27,7 @@ QUERIES = {
     "modality": "modality alone",
     "all": "every study",
 }
+KEYS = "## Rotation of keys"
 NAMES = {ORTHANC: "Orthanc", STORESCP: "storescp", DCMQRSCP: "dcmqrscp", COFFER: "**Coffer**"}
 
 
@@ -38,7 +39,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def targets_table(f: Figures) -> str:
     """The targets with what was measured, and how many were met."""
-    found = list(checks(f))
+    return _judged(list(checks(f)))
+
+
+def keys_table(f: Figures) -> str:
+    """The same of the part that is measured by its name alone."""
+    return _judged(list(key_checks(f)))
+
+
+def _judged(found: Sequence[Check]) -> str:
     counted = Counter(check.verdict for check in found)
     told = ", ".join(f"{count} {verdict.strip('*')}" for verdict, count in counted.most_common())
     return table(HEAD, (check.cells() for check in found)) + f"\n\n{len(found)} rows: {told}."
@@ -126,8 +135,21 @@ def fill_note(f: Figures) -> str:
     return "; ".join(notes)
 
 
-def results_page(f: Figures, around: dict[str, str], before: Sequence[dict[str, Any]], by_hand: str) -> str:
-    """The whole of RESULTS.md; `by_hand` is the one part that the command does not write."""
+def keys_section(f: Figures, around: dict[str, str]) -> str:
+    """The section of RESULTS.md about the rotation of keys, with when and where it was measured."""
+    notes = [f"- {key}: {around[key]}" for key in ("Date", "Command", "Machine", "Coffer") if key in around]
+    lines = [
+        KEYS, "",
+        'Written by `make bench BENCHARGS="--only keys --write"`. A server serves an archive with so many study',
+        "keys; one association sends objects without pause, every tenth of a new study, alone and then beside",
+        "`coffer keys rotate` in a process of its own.",
+        "", *notes, "", keys_table(f),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def results_page(f: Figures, around: dict[str, str], before: Sequence[dict[str, Any]], kept: Sequence[str]) -> str:
+    """The whole of RESULTS.md; `kept` are the sections at its end that are not of this run."""
     studies = figure(f.median("studies", bench="find-load", peer=COFFER))
     parts = [
         "# Measured beside its peers", "",
@@ -152,7 +174,7 @@ def results_page(f: Figures, around: dict[str, str], before: Sequence[dict[str, 
     ]  # fmt: skip
     if errors := f.errors():
         parts += ["## What went wrong in this run", "", *(f"- {e}" for e in errors), ""]
-    return "\n".join([*parts, by_hand.strip(), ""])
+    return "\n".join([*parts, *(f"{section.strip()}\n" for section in kept if section)])
 
 
 def readme_section(f: Figures, around: dict[str, str]) -> str:

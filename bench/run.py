@@ -4,6 +4,7 @@
     make bench BENCHARGS=--write                     and write bench/RESULTS.md and the table of README.md
     make bench BENCHARGS="--quick --without-peers"   a minute: only proves that it runs
     make bench BENCHARGS="--only store,hostile"      some parts
+    make bench BENCHARGS="--only keys --write"       the rotation of a million keys, three minutes by itself
 
 The kit that drives the peers lies outside the repository, in `bench` of the folder COFFER_SHARED names (by default
 `../shared`). Every server runs with the settings a user would get; the client is the same for all; a fresh server and
@@ -29,13 +30,14 @@ from bench.finding import finding
 from bench.growth import growth
 from bench.hostile import hostile
 from bench.kit import DCMQRSCP, ORTHANC, REAL, ROOT, STORESCP
-from bench.report import readme_section, results_page, targets_table
+from bench.pages import write
+from bench.report import keys_table, targets_table
 from bench.retrieving import retrieving
+from bench.rotating import rotating
 from bench.simulate import simulate
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-BY_HAND = "## By hand"
 PARTS = ("store", "find", "retrieve", "codec", "profile", "growth", "simulate", "hostile")
+BY_NAME = ("keys",)  # not among those that everything is: with it, everything would take longer than it may
 WITH_PEERS = ("store", "find", "retrieve", "profile")  # what needs the kit or the corpora that it makes
 LONGEST_SECONDS = 900
 Row = dict[str, Any]
@@ -53,14 +55,16 @@ class Size(NamedTuple):
     studies: int
     simulated: int
     stretch: float
+    keys: int
 
 
 QUICK = Size(
-    images=20, reports=80, find_studies=200, runs=1, rounds=1, batch=20, studies=1000, simulated=5000, stretch=0.3
-)
+    images=20, reports=80, find_studies=200, runs=1, rounds=1, batch=20, studies=1000, simulated=5000, stretch=0.3,
+    keys=2000,
+)  # fmt: skip
 FULL = Size(
     images=300, reports=800, find_studies=20_000, runs=3, rounds=2, batch=300, studies=200_000, simulated=1_000_000,
-    stretch=2.0,
+    stretch=2.0, keys=1_000_000,
 )  # fmt: skip
 
 
@@ -95,6 +99,8 @@ class Run(NamedTuple):
                 yield from simulate(self.work, size.simulated)
             case "hostile":
                 yield from hostile(self.work, size.stretch, size.runs)
+            case "keys":
+                yield from rotating(self.data, self.work, size.keys, size.stretch * 5)
 
     def real(self) -> list[str]:
         """The real series that are there."""
@@ -148,7 +154,8 @@ def brief(row: Row) -> str:
     keys = (
         "bench", "peer", "corpus", "assoc", "query", "inst_s", "p50_ms", "first_ms", "server_cpu_ms", "rss_peak_mb",
         "stored_ratio", "error", "studies", "objects", "cpu_ms", "cpu_us", "store_s", "find_s", "series",
-        "stored_share", "in_mb_s", "out_mb_s", "peers", "extra_ms", "memory_kb", "step", "us", "wall_s",
+        "stored_share", "in_mb_s", "out_mb_s", "peers", "extra_ms", "memory_kb", "step", "us", "wall_s", "seconds",
+        "own_peak_mb", "alone_p99_ms", "beside_p99_ms", "beside_max_ms",
     )  # fmt: skip
     return " ".join(f"{k}={row[k]}" for k in keys if row.get(k) is not None)
 
@@ -210,37 +217,17 @@ def surroundings(command: str, rows: Sequence[Row]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def replace_section(page: Path, section: str) -> None:
-    """Put the new table between the markers of a page."""
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f"{page.name} needs exactly one {BEGIN} and one {END}")
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
-    page.write_text(f"{head}{BEGIN}\n{section.strip()}\n{END}{tail}", encoding="utf-8")
-
-
-def write(figures: Figures, around: dict[str, str]) -> None:
-    """Write RESULTS.md, but for its part by hand, and the table of README.md."""
-    page = ROOT / "bench/RESULTS.md"
-    text = page.read_text(encoding="utf-8") if page.exists() else ""
-    by_hand = BY_HAND + text.split(BY_HAND)[1] if BY_HAND in text else ""
-    before = [json.loads(line) for line in (ROOT / "bench/profile_before.jsonl").read_text().splitlines()]
-    page.write_text(results_page(figures, around, before, by_hand), encoding="utf-8")
-    replace_section(ROOT / "README.md", readme_section(figures, around))
-    print("written: bench/RESULTS.md and the table of README.md", file=sys.stderr)
-
-
 def options() -> argparse.ArgumentParser:
     """What the command line takes."""
     parser = argparse.ArgumentParser(
         prog="bench/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="hardly any data, one run: proves that everything runs")
-    parser.add_argument("--only", default="", help=f"parts with commas between them: {', '.join(PARTS)}")
+    parser.add_argument("--only", default="", help=f"parts with commas between them: {', '.join(PARTS + BY_NAME)}")
     parser.add_argument("--without-peers", action="store_true", help="leave out what needs Orthanc, DCMTK or the kit")
     parser.add_argument("--studies", type=int, help=f"studies of the large archive, {FULL.studies:,} by default")
     parser.add_argument("--simulate", type=int, help=f"objects of the simulated index, {FULL.simulated:,} by default")
+    parser.add_argument("--keys", type=int, help=f"study keys of the part keys, {FULL.keys:,} by default")
     parser.add_argument("--runs", type=int, help=f"runs of each C-STORE and retrieval, {FULL.runs} by default")
     parser.add_argument("--data", type=Path, default=ROOT / "bench-data", help="where corpora and filled archives stay")
     parser.add_argument("--work", type=Path, default=ROOT / "bench-work", help="where the servers keep their archives")
@@ -253,11 +240,11 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def chosen_parts(only: str, *, without_peers: bool) -> list[str]:
+def chosen_parts(only: str, *, quick: bool, without_peers: bool) -> list[str]:
     """The parts to measure. Ends the program where one is unknown, or a peer that one needs is not there."""
-    parts = only.split(",") if only else list(PARTS)
-    if unknown := set(parts) - set(PARTS):
-        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    parts = only.split(",") if only else list(PARTS + BY_NAME if quick else PARTS)
+    if unknown := set(parts) - {*PARTS, *BY_NAME}:
+        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS + BY_NAME)}")
     if without_peers:
         return [part for part in parts if part not in WITH_PEERS]
     if (absent := kit.missing()) and set(parts) & set(WITH_PEERS):
@@ -269,7 +256,9 @@ def command_of(args: argparse.Namespace) -> str:
     """The command that measures the same again, without what is of this machine alone."""
     flags = [f"--{name.replace('_', '-')}" for name in ("quick", "without_peers") if getattr(args, name)]
     values = [
-        f"--{name} {getattr(args, name)}" for name in ("only", "studies", "simulate", "runs") if getattr(args, name)
+        f"--{name} {getattr(args, name)}"
+        for name in ("only", "studies", "simulate", "keys", "runs")
+        if getattr(args, name)
     ]
     told = " ".join([*flags, *values])
     return f'make bench BENCHARGS="{told}"' if told else "make bench"
@@ -277,9 +266,9 @@ def command_of(args: argparse.Namespace) -> str:
 
 def measure(args: argparse.Namespace) -> list[Row]:
     """Make what is needed, and measure."""
-    parts = chosen_parts(args.only, without_peers=args.without_peers)
+    parts = chosen_parts(args.only, quick=args.quick, without_peers=args.without_peers)
     size = QUICK if args.quick else FULL
-    given = {"studies": args.studies, "simulated": args.simulate, "runs": args.runs}
+    given = {"studies": args.studies, "simulated": args.simulate, "keys": args.keys, "runs": args.runs}
     size = size._replace(**{name: value for name, value in given.items() if value})
     data = args.data / ("quick" if args.quick else "full")
     data.mkdir(parents=True, exist_ok=True)
@@ -297,11 +286,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures = Figures(rows)
     around = surroundings(command_of(args), rows)
     print("\n".join(f"{key}: {value}" for key, value in around.items()), end="\n\n")
-    print(targets_table(figures))
+    parts = {row["part"] for row in rows if row["bench"] == "part"}
+    if not parts <= {*BY_NAME}:
+        print(targets_table(figures))
+    if "keys" in parts:
+        print(keys_table(figures))
     for error in figures.errors():
         print(f"went wrong: {error}")
     if args.write:
-        write(figures, around)
+        write(figures, around, with_keys="keys" in parts, keys_alone=parts <= {*BY_NAME})
     if any(row["bench"] != "part" and row.get("error") for row in rows):
         raise SystemExit("some of it could not be measured")
 

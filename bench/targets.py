@@ -196,3 +196,32 @@ def _hostile(f: Figures) -> Iterator[Check]:
             detail=f"alone {figure(f.highest('alone_ms', **where))} ms at most",
         )  # fmt: skip
         yield Check(f"memory of each: {name}", "KB", memory, 1000, None, lower_is_better=True)
+
+
+def key_checks(f: Figures) -> Iterator[Check]:
+    """The bounds of the part that is measured by its name alone: the rotation of the keys of many studies."""
+    studies = f.highest("studies", bench="keys")
+    where: dict[str, Any] = {"bench": "keys", "studies": studies}
+    of = f"rotation of {figure(studies)} study keys"
+    rate = f.median("per_second", **where)
+    yield Check(
+        of, "s", f.highest("seconds", **where), 60, None, lower_is_better=True,
+        detail=f"{figure(rate)} keys/s, while C-STOREs come in",
+    )  # fmt: skip
+    yield Check(
+        of, "epochs made by the provider", f.highest("made", **where), 1, None, lower_is_better=True,
+        detail=f"and {figure(f.highest('opened', **where))} opened, however many the keys",
+    )  # fmt: skip
+    yield Check(
+        of, "MB of its own", f.highest("own_peak_mb", **where), 100, None, lower_is_better=True,
+        detail=f"{figure(f.highest('rss_peak_mb', **where))} MB with the pages of the keyring that are mapped",
+    )  # fmt: skip
+    p50, longest = (
+        [figure(f.highest(f"{when}_{key}_ms", **where)) for when in ("alone", "beside")] for key in ("p50", "max")
+    )
+    yield Check(
+        "C-STORE beside the rotation, 1 association, 8 KB", "ms p99", f.highest("beside_p99_ms", **where), 100, None,
+        lower_is_better=True,
+        detail=f"alone {figure(f.highest('alone_p99_ms', **where))}; p50 {p50[0]} alone, {p50[1]} beside; longest "
+        f"{longest[0]} and {longest[1]}",
+    )  # fmt: skip

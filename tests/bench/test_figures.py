@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from bench.figures import Figures, figure, percentile
 from bench.kit import COFFER, ORTHANC, STORESCP
-from bench.report import readme_section, results_page, table, targets_table
-from bench.targets import Check, checks
+from bench.pages import section_of, with_section
+from bench.report import KEYS, keys_section, readme_section, results_page, table, targets_table
+from bench.targets import Check, checks, key_checks
 
 AROUND = {"Date": "d", "Command": "c", "Machine": "m", "Orthanc": "1", "DCMTK": "3"}
 
@@ -98,11 +99,38 @@ def test_growth_is_told_in_percent_of_the_small_archive() -> None:
 
 def test_a_failure_is_told_on_the_page_and_the_part_by_hand_stays() -> None:
     rows = [stored(COFFER, 1.0), stored(ORTHANC, 0.0, error="ended"), stored(STORESCP, 1.0, failed=3)]
-    page = results_page(Figures(rows), AROUND, [], "## By hand\n\nkept\n")
+    page = results_page(Figures(rows), AROUND, [], ["## By hand\n\nkept\n"])
     assert "store orthanc+nd ct 1: ended" in page
     assert "3 instances refused" in page
     assert page.endswith("## By hand\n\nkept\n")
     assert "C-STORE CT 512x512, 525 KB, 1 assoc." in readme_section(Figures(rows), AROUND)
+
+
+def rotated(**more: Any) -> dict[str, Any]:
+    """The line of a rotation beside a server."""
+    waits = {f"{when}_{key}_ms": 1.0 for when in ("alone", "beside") for key in ("p50", "p99", "max")}
+    return {"bench": "keys", "studies": 1_000_000, "seconds": 50.0, "made": 1, "own_peak_mb": 50, **waits, **more}
+
+
+def test_a_rotation_is_judged_by_time_memory_provider_and_what_a_sender_waits() -> None:
+    assert {check.verdict for check in key_checks(Figures([]))} == {"not measured"}
+    assert {check.verdict for check in key_checks(Figures([rotated()]))} == {"met"}
+    for worse in ({"seconds": 61.0}, {"made": 2}, {"own_peak_mb": 101}, {"beside_p99_ms": 101.0}):
+        assert [check.verdict for check in key_checks(Figures([rotated(**worse)]))].count("**missed**") == 1
+
+
+def test_what_is_measured_by_its_name_alone_has_a_section_that_stays() -> None:
+    section = keys_section(Figures([rotated()]), AROUND)
+    page = results_page(Figures([]), AROUND, [], [section, "## By hand\n\nkept\n\n### more\n"])
+    assert section_of(page, KEYS) == section
+    assert section_of(page, "## By hand") == "## By hand\n\nkept\n\n### more"
+    assert section_of(page, "## Nothing") == ""
+    other = keys_section(Figures([rotated(seconds=77.0)]), AROUND)
+    assert with_section(page, KEYS, other) == page.replace(section, other) != page
+    without = results_page(Figures([]), AROUND, [], ["", "## By hand\n\nkept\n"])
+    assert section_of(with_section(without, KEYS, section), KEYS) == section
+    assert with_section(without, KEYS, section).endswith("## By hand\n\nkept\n")
+    assert with_section("# Page\n\ntext\n", KEYS, section) == f"# Page\n\ntext\n\n{section}\n"
 
 
 def test_a_table_is_markdown() -> None:

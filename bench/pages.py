@@ -1,0 +1,55 @@
+"""Write what was measured into the pages that show it, and leave alone what was not measured now."""
+
+import json
+import sys
+from pathlib import Path
+
+from bench.figures import Figures
+from bench.kit import ROOT
+from bench.report import KEYS, keys_section, readme_section, results_page
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+BY_HAND = "## By hand"
+
+
+def section_of(page: str, head: str) -> str:
+    """A section of a page with its head, up to the next one of that level; empty where there is none."""
+    _, found, rest = page.partition(head + "\n")
+    return (found + rest.split("\n## ")[0]).strip()
+
+
+def with_section(page: str, head: str, section: str) -> str:
+    """The page with the section in its place, or before the part by hand where it had none."""
+    old = section_of(page, head)
+    if old:
+        return page.replace(old, section)
+    body, by_hand, rest = page.partition(BY_HAND + "\n")
+    return f"{body.rstrip()}\n\n{section}\n" + (f"\n{by_hand}{rest}" if by_hand else "")
+
+
+def replace_section(page: Path, section: str) -> None:
+    """Put the new table between the markers of a page."""
+    text = page.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise SystemExit(f"{page.name} needs exactly one {BEGIN} and one {END}")
+    head, rest = text.split(BEGIN)
+    tail = rest.split(END)[1]
+    page.write_text(f"{head}{BEGIN}\n{section.strip()}\n{END}{tail}", encoding="utf-8")
+
+
+def write(figures: Figures, around: dict[str, str], *, with_keys: bool, keys_alone: bool) -> None:
+    """Write RESULTS.md and the table of README.md; the part by hand stays, and the keys' section without `with_keys`.
+
+    With `keys_alone` that section is all that is written.
+    """
+    page = ROOT / "bench/RESULTS.md"
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    keys = keys_section(figures, around) if with_keys else section_of(text, KEYS)
+    if keys_alone:
+        page.write_text(with_section(text, KEYS, keys), encoding="utf-8")
+        print("written: a section of bench/RESULTS.md", file=sys.stderr)
+        return
+    before = [json.loads(line) for line in (ROOT / "bench/profile_before.jsonl").read_text().splitlines()]
+    page.write_text(results_page(figures, around, before, [keys, section_of(text, BY_HAND)]), encoding="utf-8")
+    replace_section(ROOT / "README.md", readme_section(figures, around))
+    print("written: bench/RESULTS.md and the table of README.md", file=sys.stderr)
