@@ -95,19 +95,25 @@ _PEERS: Final[tuple[tuple[str, Callable[[int, threading.Event], None], int, int]
 
 
 class Sender:
-    """One association that sends such objects back to back: the good peer that is measured."""
+    """One association that sends such objects: the good peer that is measured."""
 
     def __init__(self, port: int) -> None:
         self._client = Client(port, _CONTEXTS)
         self._next = 0
 
-    def waits(self, go_on: Callable[[], bool]) -> list[float]:
-        """Send as long as `go_on` says so, one at least; the seconds that each C-STORE took."""
+    def waits(self, go_on: Callable[[], bool], *, apart: float = 0.0) -> list[float]:
+        """Send as long as `go_on` says so, one at least; the seconds that each C-STORE took.
+
+        They begin `apart` seconds from each other, or back to back.
+        """
         times: list[float] = []
+        due = time.perf_counter()
         while go_on() or not times:
             message = self._client.store_message(_object(self._next))
             self._next += 1
+            time.sleep(max(0.0, due - time.perf_counter()))
             started = time.perf_counter()
+            due = max(due, started) + apart
             assert self._client.send(message) == 0
             times.append(time.perf_counter() - started)
         return times

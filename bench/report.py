@@ -141,7 +141,7 @@ def keys_section(f: Figures, around: dict[str, str]) -> str:
     lines = [
         KEYS, "",
         'Written by `make bench BENCHARGS="--only keys --write"`. A server serves an archive with so many study',
-        "keys; one association sends objects without pause, every tenth of a new study, alone and then beside",
+        "keys; one association sends 50 objects a second, every tenth of a new study, alone and then beside",
         "`coffer keys rotate` in a process of its own.",
         "", *notes, "", keys_table(f),
     ]  # fmt: skip

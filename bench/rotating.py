@@ -1,7 +1,7 @@
 """Rotate the keys of many studies beside a server that stores: time, memory, and what a sender feels of it.
 
 A keyring of so many study keys is filled once and kept; measured is a copy of its archive. A real server serves it, and
-one association sends 8 KB objects without pause, every tenth of a new study: for some seconds alone, then as long as
+one association sends 50 objects of 8 KB a second, every tenth of a new study: for some seconds alone, then as long as
 `coffer keys rotate` takes in a process of its own.
 
     python -m bench.rotating CONFIG      rotate, and count what the provider is asked
@@ -32,6 +32,7 @@ from server.founding import create_archive
 ROOT: Final = Path(__file__).resolve().parent.parent
 _AT_ONCE: Final = 20_000
 _LOOK_SECONDS: Final = 0.05
+_APART_SECONDS: Final = 0.02
 
 
 def filled(cache: Path, studies: int) -> tuple[Path, float]:
@@ -102,10 +103,10 @@ def rotating(cache: Path, work: Path, studies: int, seconds: float) -> Iterator[
     try:
         with Served(folder) as server:
             sender = Sender(server.port)
-            sender.waits(_for(seconds / 2))  # warms up
-            alone = sender.waits(_for(seconds))
+            sender.waits(_for(seconds / 2), apart=_APART_SECONDS)  # warms up
+            alone = sender.waits(_for(seconds), apart=_APART_SECONDS)
             rotation = _Rotation(folder / "coffer.toml")
-            beside = sender.waits(lambda: not rotation.is_over)
+            beside = sender.waits(lambda: not rotation.is_over, apart=_APART_SECONDS)
             told = rotation.told()
             sender.close()
     finally:

@@ -1,0 +1,155 @@
+"""A server that is killed while it does what was ordered with the keys, at sampled system calls: the next one goes on.
+
+A rekey, a shred and a rotation that is due wait at the same time. COFFER_EVERY_KILL=1 takes a hundred of the calls.
+"""
+
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keys import rows
+from keys.rows import EpochRow
+from keys.store import RowStore
+from server import rekeyorder, rekeywatch, renewalwatch, service, shredding
+from server.config_load import load_config
+from tests.peers.killed import (
+    BOTH,
+    EVERY,
+    GONE,
+    LARGE,
+    SEED,
+    TORN,
+    Facts,
+    Stage,
+    command,
+    look,
+    set_up,
+    small_steps,
+)
+from tests.peers.killing import KILLED, Fork, attach_killer, attach_tracer, done, load_first, read_trace
+
+load_first(__name__)
+KILLS = 100 if EVERY else 2
+TAKES = BOTH[:1]
+SECONDS = 60
+
+
+def serve() -> int:
+    """Serve until SIGTERM, with less patience than a server has."""
+    small_steps()
+    service._CHECKPOINT_SECONDS, service._SETTLE_SECONDS, renewalwatch._POLL_SECONDS = 0.3, 0.1, 0.2
+    rekeywatch._POLL_SECONDS, rekeywatch._GRACE_SECONDS, rekeywatch._RETRY_SECONDS = 0.1, 0.0, 0.5
+    service.serve(load_config(Path("coffer.toml")))
+    return 0
+
+
+def give_orders() -> None:
+    """Order a rekey and a shred, and let the epoch grow old; nobody waits for any of it."""
+    rekeyorder.carry_out = shredding.wait_until_settled = lambda *_, **__: True
+    assert command("keys", "rekey", LARGE, "--reason", "r", "--yes")[0] == 0
+    assert command("shred", TAKES[0], "--reason", "r", "--yes")[0] == 0
+    store, place = RowStore(Path("archive/keyring")), rows.EPOCH_PREFIX + (1).to_bytes(4, "big")
+    value = store.get(place)
+    assert value is not None
+    store.put([(place, replace(EpochRow.decode(value), created_ms=0).encode())])
+    store.close()
+
+
+def wait_until_done() -> None:
+    """Return when nothing is left of what was ordered."""
+    deadline, keyring = time.monotonic() + SECONDS, RowStore(Path("archive/keyring"), readonly=True)
+    while not is_done(keyring):
+        assert time.monotonic() < deadline, "the server does not come to an end of it"
+        time.sleep(0.05)
+
+
+def is_done(keyring: RowStore) -> bool:
+    """Whether no rekey, event, shredded key or half rotation is there."""
+    gone = {key[1:] for key, _ in keyring.scan(rows.TOMBSTONE_PREFIX)}
+    doomed = [key for key, _ in keyring.scan(rows.STUDY_PREFIX) if key[1:] in gone]
+    states = [EpochRow.decode(value).state.name for _, value in keyring.scan(rows.EPOCH_PREFIX)]
+    waiting = keyring.scan(rows.REKEY_PREFIX) or keyring.scan(rows.EVENT_PREFIX)
+    return not doomed and not waiting and states == ["RETIRED", "ACTIVE"]
+
+
+@contextmanager
+def serving(base: Path) -> Iterator[Fork]:
+    """A server; it is stopped at the end, unless it is dead."""
+    fork = Fork(base, serve)
+    fork.go()
+    pid = fork.process.pid
+    assert pid is not None
+    deadline = time.monotonic() + SECONDS
+    while not is_serving(pid):
+        assert time.monotonic() < deadline, "it does not serve"
+        time.sleep(0.02)
+    try:
+        yield fork
+    finally:
+        if fork.process.is_alive():
+            os.kill(pid, signal.SIGTERM)
+            assert fork.finish() in (0, KILLED)
+
+
+def is_serving(pid: int) -> bool:
+    """Whether it waits to be told to stop: it catches SIGTERM from then on."""
+    (mask,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def ended_well(facts: Facts) -> bool:
+    """The study has another key, the other one is shredded, all keys are in the second epoch."""
+    states = [(state, count) for _, state, count in facts.epochs]
+    whys = sorted(why for why, _ in facts.shreds)
+    return states == [("retired", 0), ("active", 3)] and whys == ["rekeyed", "shredded", "shredded"]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with set_up(tmp_path_factory.mktemp("kills")) as stage:
+        config = stage.start / "coffer.toml"
+        config.write_text(config.read_text().replace("[keys]\n", "[keys]\nrotate_days = 1\n"))
+        yield stage
+
+
+@pytest.mark.timeout(3600 if EVERY else 300)
+def test_a_server_killed_in_the_middle_of_it_and_the_next_one_goes_on(stage: Stage) -> None:
+    trace = stage.start.with_name("trace")
+    stage.put_back(stage.start)
+    with serving(stage.base) as server:
+        attach_tracer(server, trace)
+        done(stage.base, give_orders)
+        done(stage.base, wait_until_done)
+    assert ended_well(done(stage.base, look))
+    found = list(read_trace(trace, stage.base))
+    dice, killed = random.Random(SEED), 0
+    for point in dice.sample(found, len(found)):
+        stage.put_back(stage.start)
+        with serving(stage.base) as server:
+            attach_killer(server, point)
+            done(stage.base, give_orders)
+            died = server.process.join(5) or not server.process.is_alive()
+        if not died:
+            continue  # another thread made that call this time
+        killed += 1
+        what = f"killed at {point}, seed {SEED}"
+        facts = done(stage.base, look)
+        stage.check(facts, what, takes=TAKES, gone=(GONE,), harmless=TORN)
+        with serving(stage.base):
+            done(stage.base, wait_until_done)
+        facts = done(stage.base, look)
+        stage.check(facts, f"{what}, and served again", takes=(), gone=(GONE, *TAKES), harmless=frozenset())
+        assert (facts.audit, facts.left, facts.unreadable) == ([], [], 0), f"{what}: {facts}"
+        assert ended_well(facts), f"{what}: {facts}"
+        if killed == KILLS:
+            break
+    print(f"{killed} servers killed at {len(found)} calls")
+    assert killed
