@@ -217,6 +217,26 @@ def test_an_old_epoch_is_destroyed_and_its_backups_open_nothing(tmp_path: Path) 
         Keyring.open(tmp_path / "backup", KeyFileProvider(tmp_path / "key"))
 
 
+def test_an_epoch_that_the_archives_own_key_is_under_is_not_destroyed(tmp_path: Path) -> None:
+    kcvs = make(tmp_path)
+    keyring = open_at(tmp_path)
+    root, before = keyring.archive_key(derive.EVENT).reveal(), keyring.row(rows.ARCHIVE_ROOT_KEY)
+    assert before is not None
+    keyring.rotate()
+    keyring.amend([(rows.ARCHIVE_ROOT_KEY, before)])  # as if a rotation had left it behind
+    with pytest.raises(ConfigError, match="own key"):
+        keyring.destroy_epoch(1)
+    keyring.close()
+    keyring = open_at(tmp_path)
+    keyring.rotate()
+    keyring.destroy_epoch(1)
+    keyring.close()
+    keyring = open_at(tmp_path)
+    all_open(keyring, kcvs)
+    assert keyring.archive_key(derive.EVENT).reveal() == root
+    keyring.close()
+
+
 def destroy_until(base: Path, at: int) -> None:
     """In a process of its own: destroy epoch 1, and die at a step."""
     stopper = Stopper(at)
