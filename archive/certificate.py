@@ -1,6 +1,6 @@
 """Certificates of erasure, as signed notes: which key was destroyed, when, by whom, and what in the log proves it.
 
-Rule: pure. A certificate is checked against the verifier key and what it brings along: signature, inclusion of every
+Rule: pure. A certificate is checked against a verifier key and what it brings along: signature, inclusion of every
 record that it names, and that times and records bear out what it says. It names studies by keyed hashes. What is not
 erased yet has another type and another first line, and `check` holds either to its own rules (FORMAT.md,
 "Certificates of erasure").
@@ -12,10 +12,12 @@ from typing import Final, Self
 
 import msgspec
 
+from archive.checkpoint import signed_in
 from archive.evidence import Inclusion
 from archive.record import Kind, RecordHeader, parse_header
+from archive.succession import Succession
 from keys.errors import FormatError, IntegrityError
-from keys.signing import verify_note
+from keys.signing import body_of
 
 __all__ = ["EFFECTIVE", "NOT_PROMISED", "SCHEDULED", "TITLES", "Certificate", "Epoch", "Key", "Proof", "Step", "runs"]
 
@@ -75,6 +77,12 @@ class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     caveat: str
 
 
+class _Endorsed(msgspec.Struct, frozen=True):
+    """The one field of a certificate that is read before its signature is checked."""
+
+    endorsements: tuple[str, ...] = ()
+
+
 class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A record's header and its path to the checkpoint's root, in hex."""
 
@@ -102,6 +110,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: tuple[Epoch, ...]
     proofs: tuple[Proof, ...]
     checkpoint: str
+    endorsements: tuple[str, ...] = ()
     not_promised: tuple[str, ...] = NOT_PROMISED
 
     @property
@@ -116,14 +125,18 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def open(cls, note: bytes, vkey: str) -> Self:
-        """The certificate in a note that `vkey` signed, checked by itself.
+        """The certificate in a note, checked by itself, for who trusts `vkey`, a signing key of the archive.
 
-        Raises FormatError for what is none, IntegrityError where it is not signed by this key or contradicts itself.
+        Raises FormatError for what is none, IntegrityError where it is not signed by the key in force at its
+        checkpoint, or contradicts itself.
         """
-        name = vkey.partition("+")[0]
-        found = cls._parse(verify_note(note, name, vkey))
-        if found.archive != name:
+        body = body_of(note)
+        keys = Succession.of(vkey, _endorsements_in(body))
+        by = keys.signers(note)
+        found = cls._parse(body)
+        if found.archive != keys.origin:
             raise IntegrityError("the certificate is of another archive", hint=_HINT)
+        keys.require_in_force(by, signed_in(found.checkpoint.encode(), keys).size)
         found.check(vkey)
         return found
 
@@ -161,13 +174,13 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _proved(self, vkey: str) -> dict[int, RecordHeader]:
         """The headers that the proofs prove, by number."""
         heads: dict[int, RecordHeader] = {}
-        note = self.checkpoint.encode()
+        note, endorsements = self.checkpoint.encode(), tuple(each.encode() for each in self.endorsements)
         for each in self.proofs:
             try:
                 record, path = bytes.fromhex(each.record), tuple(map(bytes.fromhex, each.hashes))
             except ValueError as error:
                 raise FormatError("a proof of the certificate is not hexadecimal", hint=_HINT) from error
-            Inclusion(record, path, note).check(vkey)
+            Inclusion(record, path, note, endorsements).check(vkey)
             header = parse_header(record)
             _must(record.hex() == each.record, "a proof is not in its one form")
             _must(not heads or header.seq > max(heads), "its proofs are not in order")
@@ -214,6 +227,15 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _must(head.time_ms == each.receipt_ms, f"{what}: the receipt is of another time")
             _must(each.effective_ms is not None, f"{what}: a receipt without an end")
             used.add(each.record)
+
+
+def _endorsements_in(body: bytes) -> list[bytes]:
+    """What leads to the key that signed it, before anything in it is believed; nothing where it cannot be read."""
+    try:
+        found = msgspec.json.decode(body.partition(b"\n")[2], type=_Endorsed)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return []
+    return [each.encode() for each in found.endorsements]
 
 
 def runs(numbers: Iterable[int]) -> str:

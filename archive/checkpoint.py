@@ -1,6 +1,7 @@
 """The text that a checkpoint signs: origin, number of records, root of the tree (C2SP tlog-checkpoint).
 
-Rule: pure. Signing and checking the signature is `keys.signing`; a text parses only if it is the one form.
+Rule: a text parses only if it is the one form, and a note counts only if the key that was in force over so many records
+signed it (`archive.succession`). Signing and checking signatures is `keys.signing`.
 """
 
 import base64
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 
 from archive.folder import ArchiveFolder
 from archive.merkle import EMPTY_ROOT
-from keys.errors import FormatError
-from keys.signing import verify_note
+from archive.succession import Succession, read_succession
+from keys.errors import FormatError, IntegrityError
+from keys.signing import body_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,26 @@ def read_checkpoint(folder: ArchiveFolder) -> Checkpoint | None:
 
 
 def open_checkpoint(note: bytes, folder: ArchiveFolder) -> Checkpoint:
-    """The checkpoint in a signed note. Raises IntegrityError where this archive's key did not sign it."""
-    checkpoint = parse_checkpoint(verify_note(note, folder.origin, folder.vkey))
-    if checkpoint.origin != folder.origin:
+    """The checkpoint in a signed note. Raises IntegrityError where this archive's key in force did not sign it."""
+    return signed_in(note, read_succession(folder))
+
+
+def signed_in(note: bytes, keys: Succession) -> Checkpoint:
+    """The checkpoint in a note. Raises FormatError; IntegrityError where it is not signed by the key in force, or where
+    it has another root than an endorsement over as many records."""
+    by = keys.signers(note)
+    signed = parse_checkpoint(body_of(note))
+    if signed.origin != keys.origin:
         raise FormatError("the checkpoint is of another archive")
-    return checkpoint
+    keys.require_in_force(by, signed.size)
+    if any(made.size == signed.size and made != signed for made in endorsed(keys)):
+        raise IntegrityError("the checkpoint contradicts the endorsement of a signing key")
+    return signed
+
+
+def endorsed(keys: Succession) -> list[Checkpoint]:
+    """What the endorsements that hold say of the log."""
+    return [Checkpoint(each.origin, each.size, each.root) for each in keys.standing()]
 
 
 def witnessed(note: bytes | None, folder: ArchiveFolder) -> Checkpoint:

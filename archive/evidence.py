@@ -1,7 +1,8 @@
 """Proofs for somebody without the archive: small JSON files that anyone with the verifier key can check.
 
-Rule: a proof is checked against the signed notes in it and a verifier key from elsewhere, and against nothing else.
-It holds record headers, hashes and notes: nothing that is secret, nothing of a patient.
+Rule: a proof is checked against the signed notes in it and a verifier key from elsewhere, and against nothing else. It
+brings the endorsements along that lead from that key to the one that signed. It holds record headers, hashes and notes:
+nothing that is secret, nothing of a patient.
 """
 
 import json
@@ -9,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from archive.checkpoint import Checkpoint, parse_checkpoint
+from archive.checkpoint import Checkpoint, parse_checkpoint, signed_in
 from archive.folder import ArchiveFolder
 from archive.merkle import leaf_hash
 from archive.proof import HashAt, consistency, extends, includes, inclusion
 from archive.record import parse_header
+from archive.succession import Succession, read_succession
 from archive.tiles import Tiles
 from keys.errors import FormatError, HistoryError, InputError, IntegrityError
-from keys.signing import verify_note
+from keys.signing import body_of
 
 INCLUSION: Final = "coffer/inclusion/v1"
 CONSISTENCY: Final = "coffer/consistency/v1"
@@ -31,12 +33,14 @@ class Inclusion:
     record: bytes
     path: tuple[bytes, ...]
     note: bytes
+    endorsements: tuple[bytes, ...] = ()
 
     @classmethod
     def make(cls, folder: ArchiveFolder, record: bytes, note: bytes) -> Self:
         """Prove a record of the log under `note`. Raises InputError where the note does not cover it, IntegrityError
         where the log is not what was signed."""
-        signed, index = _claim(note, folder.vkey), parse_header(record).seq
+        keys = read_succession(folder)
+        signed, index = signed_in(note, keys), parse_header(record).seq
         if index >= signed.size:
             raise InputError(
                 f"record {index} is not under a checkpoint yet: the last one covers {signed.size} records",
@@ -45,12 +49,12 @@ class Inclusion:
         for at in _views(folder, signed.size):
             path = inclusion(index, signed.size, at)
             if includes(leaf_hash(record), index, signed.size, path, signed.root):
-                return cls(record, tuple(path), note)
+                return cls(record, tuple(path), note, keys.notes)
         raise IntegrityError(f"record {index} is not what the checkpoint covers", hint=_HINT)
 
     def check(self, vkey: str) -> Checkpoint:
-        """What `vkey` signed and this proves the record to be under. Raises IntegrityError where it proves nothing."""
-        signed, index = _claim(self.note, vkey), parse_header(self.record).seq
+        """What the record is proved to be under, for who trusts `vkey`. Raises IntegrityError where it is not."""
+        signed, index = signed_in(self.note, Succession.of(vkey, self.endorsements)), parse_header(self.record).seq
         if not includes(leaf_hash(self.record), index, signed.size, self.path, signed.root):
             raise IntegrityError(f"this does not prove that record {index} is under the checkpoint")
         return signed
@@ -62,9 +66,10 @@ class Inclusion:
                 "type": INCLUSION,
                 "record": self.record.hex(),
                 "index": parse_header(self.record).seq,
-                "size": parse_checkpoint(_text(self.note)).size,
+                "size": parse_checkpoint(body_of(self.note)).size,
                 "hashes": [step.hex() for step in self.path],
                 "checkpoint": self.note.decode(),
+                "endorsements": [each.decode() for each in self.endorsements],
             }
         )
 
@@ -76,11 +81,13 @@ class Consistency:
     old: bytes
     path: tuple[bytes, ...]
     new: bytes
+    endorsements: tuple[bytes, ...] = ()
 
     @classmethod
     def make(cls, folder: ArchiveFolder, old: bytes, new: bytes) -> Self:
         """Prove two notes of this archive. Raises HistoryError where they contradict each other or the log."""
-        before, after = _claim(old, folder.vkey), _claim(new, folder.vkey)
+        keys = read_succession(folder)
+        before, after = signed_in(old, keys), signed_in(new, keys)
         kept = "keep both checkpoints: they are evidence; coffer recover show tells more"
         if before.size > after.size:
             raise HistoryError(
@@ -90,14 +97,15 @@ class Consistency:
         for at in _views(folder, after.size):
             path = consistency(before.size, after.size, at)
             if extends(before.size, before.root, after.size, after.root, path):
-                return cls(old, tuple(path), new)
+                return cls(old, tuple(path), new, keys.notes)
         raise HistoryError(
             f"the first {before.size} records of this log are not those that the older checkpoint covers", hint=kept
         )
 
     def check(self, vkey: str) -> tuple[Checkpoint, Checkpoint]:
-        """The older and the newer of what `vkey` signed. Raises IntegrityError where the proof proves nothing."""
-        before, after = _claim(self.old, vkey), _claim(self.new, vkey)
+        """The older and the newer checkpoint, for who trusts `vkey`. Raises IntegrityError where it proves nothing."""
+        keys = Succession.of(vkey, self.endorsements)
+        before, after = signed_in(self.old, keys), signed_in(self.new, keys)
         if not extends(before.size, before.root, after.size, after.root, self.path):
             raise IntegrityError(
                 f"this does not prove that the log over {after.size} records begins with the one over {before.size}"
@@ -109,11 +117,12 @@ class Consistency:
         return _json(
             {
                 "type": CONSISTENCY,
-                "old_size": parse_checkpoint(_text(self.old)).size,
-                "new_size": parse_checkpoint(_text(self.new)).size,
+                "old_size": parse_checkpoint(body_of(self.old)).size,
+                "new_size": parse_checkpoint(body_of(self.new)).size,
                 "hashes": [step.hex() for step in self.path],
                 "old": self.old.decode(),
                 "new": self.new.decode(),
+                "endorsements": [each.decode() for each in self.endorsements],
             }
         )
 
@@ -124,10 +133,11 @@ def parse_proof(data: bytes) -> Inclusion | Consistency:
     try:
         fields: dict[str, Any] = json.loads(data if len(data) <= MAX_BYTES else b"")
         path = tuple(bytes.fromhex(step) for step in fields["hashes"])
+        endorsements = tuple(each.encode() for each in fields["endorsements"])
         if fields["type"] == INCLUSION:
-            made = Inclusion(bytes.fromhex(fields["record"]), path, fields["checkpoint"].encode())
+            made = Inclusion(bytes.fromhex(fields["record"]), path, fields["checkpoint"].encode(), endorsements)
         else:
-            made = Consistency(fields["old"].encode(), path, fields["new"].encode())
+            made = Consistency(fields["old"].encode(), path, fields["new"].encode(), endorsements)
         same = made.serialize() == data
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(
@@ -141,19 +151,6 @@ def parse_proof(data: bytes) -> Inclusion | Consistency:
 def _views(folder: ArchiveFolder, size: int) -> Sequence[HashAt]:
     """Where hashes come from: the tiles, and where they do not prove it, the record headers."""
     return Tiles(folder, size).at, Tiles(folder, size, distrust=0).at
-
-
-def _claim(note: bytes, vkey: str) -> Checkpoint:
-    """What a note says, once `vkey` is found to have signed it, in whose name it must speak."""
-    name = vkey.partition("+")[0]
-    signed = parse_checkpoint(verify_note(note, name, vkey))
-    if signed.origin != name:
-        raise FormatError("the checkpoint is of another archive")
-    return signed
-
-
-def _text(note: bytes) -> bytes:
-    return note[: note.rfind(b"\n\n") + 1]
 
 
 def _json(fields: dict[str, Any]) -> bytes:

@@ -20,7 +20,8 @@ _SEGMENT = re.compile(r"[0-9]{8}\.seg")
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFolder:
-    """One archive on disk. `origin` names its log in checkpoints; `vkey` is the C2SP verifier key of its signer."""
+    """One archive on disk. `origin` names its log in checkpoints; `vkey` is the C2SP verifier key of its first signer,
+    from which endorsements lead to the others (`archive.succession`)."""
 
     path: Path
     archive_id: bytes
@@ -44,6 +45,11 @@ class ArchiveFolder:
     def notes(self) -> Path:
         """Every checkpoint that was signed."""
         return self.path / "checkpoints" / "history"
+
+    @property
+    def endorsements(self) -> Path:
+        """What leads from the first signing key to the current one."""
+        return self.path / "checkpoints" / "endorsements"
 
     @property
     def tiles(self) -> Path:

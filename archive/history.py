@@ -20,9 +20,11 @@ from archive.pending import Pending, announce
 from archive.recovery import Tail, cut, newest, read_tail
 from archive.report import Level, Report, Task
 from archive.scan import scan
+from archive.succession import adopt, generation_of, go_on_from
 from archive.verify import Options, Verifier
 from keys.durable import Syscalls, SystemCalls, install, move, remove_folder, replace, stage
 from keys.errors import InputError, IntegrityError
+from keys.signing import CheckpointSigner
 
 _PIECE = 1 << 20
 _SYSTEM = SystemCalls()
@@ -71,17 +73,18 @@ def read_history(folder: ArchiveFolder, witness: Checkpoint | None) -> History:
 def accept_loss(
     folder: ArchiveFolder,
     history: History,
-    sign: Callable[[bytes], bytes],
+    signer: CheckpointSigner,
     remember: Callable[[bytes], None],
     calls: Syscalls = _SYSTEM,
 ) -> None:
     """Go on from the log as it is: put aside what lies beyond its first break, and sign what is left.
 
-    `sign` makes a note of a checkpoint's text, `remember` tells the keyring. Call with the writer's lock held. The
-    deed's record is written by the next opening.
+    `signer` is the keyring's signing key, `remember` tells the keyring. Call with the writer's lock held. The deed's
+    record is written by the next opening. Raises HistoryError where the signing key is none of this archive's.
     """
+    generation_of(folder, signer)  # before anything is changed
     made = Checkpoint(folder.origin, history.size, history.root)
-    note = sign(made.serialize())
+    note = signer.sign_note(folder.origin, made.serialize())
     announce(folder, [Pending(_facts("loss accepted", history, made), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     number, offset = history.end
@@ -93,6 +96,7 @@ def accept_loss(
         if not _is_sealed_at(folder, history.end) and size > offset:
             torn = Tail(Chain.start(folder.archive_id), number, [], offset, size - offset)
             cut(folder, torn, lambda: 0, calls)  # who accepts a loss needs no finding
+    go_on_from(folder, signer, made, calls)
     _tell(folder, made, note, remember, calls)
 
 
@@ -128,6 +132,7 @@ def take_from(
     note = copy.checkpoint.read_bytes()
     announce(folder, [Pending(_facts("records taken from a copy", history, theirs), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
+    adopt(folder, copy, calls)
     for number in numbers:
         path = folder.segment_path(number)
         fresh = stage(path, _pieces(copy.segment_path(number)), calls=calls)

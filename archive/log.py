@@ -6,7 +6,7 @@ for good; only opening again, with recovery, continues.
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from archive.record import RecordHeader, record_size, trailer
 from archive.recovery import Tail, cut, newest, read_tail, settle_end
 from archive.room import Room
 from archive.segment import Footer, SegmentHeader, footer_size
+from archive.succession import read_succession
 from archive.tiling import Tiling
 from keys.buffer import Buffer
 from keys.durable import AppendFile, Syscalls, SystemCalls, replace
-from keys.errors import CofferError, IntegrityError, UnavailableError
+from keys.errors import CofferError, HistoryError, IntegrityError, UnavailableError
 
 _COPY_BYTES = 1 << 20
 _LEAST_ROOM = 1 << 20  # where not even a small group fits any more, nobody shall be told that this archive is ready
@@ -83,6 +84,14 @@ def _require_header(entry: Entry) -> None:
         raise ValueError("the entry does not fit a record header")
 
 
+def _require_signer(folder: ArchiveFolder, signers: Collection[str]) -> None:
+    if signers and read_succession(folder).current not in signers:
+        raise HistoryError(
+            "the keyring's signing key is not the one that signs now: one of the two is from before a rotation",
+            hint="put the newest keyring back, or the newest checkpoints/endorsements; coffer recover show tells more",
+        )
+
+
 class LogWriter:
     """Appends records for many threads. One per archive; the caller holds the writer's lock."""
 
@@ -95,12 +104,14 @@ class LogWriter:
         reserve_bytes: int = 0,
         calls: Syscalls = _SYSTEM,
         witness: Checkpoint | None = None,
+        signers: Collection[str] = (),
         may_refuse: bool = False,
     ) -> None:
         """Find the end of the log, cut a torn tail, and be ready to append.
 
-        `witness` is what the keyring remembers of the last checkpoint. Raises IntegrityError where the log is damaged,
-        and HistoryError where it is older than, or differs from, what was signed: then nothing was changed. With
+        `witness` is what the keyring remembers of the last checkpoint, `signers` are the verifier keys of what it can
+        sign with (none: not looked at). Raises IntegrityError where the log is damaged, and HistoryError where it is
+        older than, or differs from, what was signed, or another key signs now: then nothing was changed. With
         `may_refuse` it does not raise, but every append raises UnavailableError with that cause, so that reads go on.
         """
         self._folder = folder
@@ -122,6 +133,7 @@ class LogWriter:
             settle_end(folder, calls)
             self._signed = read_checkpoint(folder)
             told = newest(self._signed, witness, last_checkpoint(folder))
+            _require_signer(folder, signers)
             self._tail = read_tail(folder, told)
             self._told = told or self._told
             cut(folder, self._tail, now_ms, calls)

@@ -33,6 +33,7 @@ class Kind(IntEnum):
     AUDIT_HEAD = 7
     REPAIR = 8
     STUDY_REKEYED = 9
+    SIGNING_KEY_ROTATED = 10
 
 
 class Flags(IntFlag):

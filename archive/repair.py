@@ -20,6 +20,7 @@ from archive.folder import ArchiveFolder
 from archive.notes import last_note, publish
 from archive.pending import Pending, announce
 from archive.record import HEADER
+from archive.succession import adopt
 from archive.verify import Finding, Level, Options, Verifier
 from keys.durable import Syscalls, SystemCalls, install, remove, stage
 from keys.errors import FormatError, InputError, IntegrityError, NotFoundError, UnavailableError
@@ -51,10 +52,12 @@ class Mended:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a repair did: the segments it mended, whether the signed checkpoint was put back, and what is left."""
+    """What a repair did: the segments it mended, whether the signed checkpoint and the endorsements of signing keys
+    were put back, and what is left."""
 
     mended: list[Mended] = field(default_factory=list)
     checkpoint: bool = False
+    endorsements: bool = False
     left: list[Finding] = field(default_factory=list)
 
 
@@ -75,6 +78,8 @@ def repair(
     if (copy.archive_id, copy.vkey) != (folder.archive_id, folder.vkey):
         raise InputError("the copy is of another archive", hint="name a backup or replica of this one")
     outcome = Outcome()
+    with suppress(IntegrityError):  # what is wrong here, the verification tells
+        outcome.endorsements = adopt(folder, copy, calls)
     outcome.checkpoint = _mend_checkpoint(folder, copy, witness, calls)
     found = list(Verifier(folder, witness=witness, progress=progress).findings())
     numbers = sorted({f.segment for f in found if f.segment})
@@ -126,7 +131,7 @@ def _mend_checkpoint(folder: ArchiveFolder, copy: ArchiveFolder, witness: Checkp
         known += [noted for noted in (last_note(folder),) if noted is not None]
     with suppress(OSError, IntegrityError):
         note = copy.checkpoint.read_bytes()
-        known.append((open_checkpoint(note, copy), note))
+        known.append((open_checkpoint(note, folder), note))
     last, note = max(known, key=lambda k: k[0].size, default=(None, b""))
     if last is None or (witness is not None and last.size < witness.size):
         return False

@@ -7,13 +7,14 @@ is the log read again, to say which file is wrong. One that is missing is no fin
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from archive.checkpoint import Checkpoint, endorsed, open_checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.leaves import Leaves
 from archive.merkle import Frontier
 from archive.notes import read_notes
 from archive.proof import root
 from archive.report import Finding
+from archive.succession import read_succession
 from archive.tiles import HASH_BYTES, HEIGHT, WIDTH, Tiles, tile_path, top
 from keys.errors import IntegrityError
 
@@ -28,10 +29,14 @@ def check(folder: ArchiveFolder, signed: Checkpoint | None, since: int = 0) -> I
     """
     noted: list[Checkpoint] = []
     yield from _history(folder, signed, since, noted)
+    keyed: list[Checkpoint] = []
+    with suppress(IntegrityError):  # that they cannot be read, a verification says
+        keyed = [made for made in endorsed(read_succession(folder)) if made.size >= since]
     try:
         if signed is not None:
             yield from _tiles(folder, signed, since)
-        yield from _untrue(folder, noted)
+        yield from _untrue(folder, noted, "the history's checkpoint")
+        yield from _untrue(folder, keyed, "the endorsement of a signing key")
     except IntegrityError as error:
         yield _beside(f"tiles and history cannot be checked to the end: {error}")
 
@@ -61,15 +66,15 @@ def _history(folder: ArchiveFolder, signed: Checkpoint | None, since: int, good:
             yield _beside(f"checkpoints/latest was put back: the history has one over {before} records")
 
 
-def _untrue(folder: ArchiveFolder, noted: Sequence[Checkpoint]) -> Iterator[Finding]:
-    """The checkpoints that neither tiles nor log bear out."""
+def _untrue(folder: ArchiveFolder, noted: Sequence[Checkpoint], what: str) -> Iterator[Finding]:
+    """Those that neither tiles nor log bear out."""
     view = Tiles(folder, max((c.size for c in noted), default=0))
     doubtful = sorted((c for c in noted if root(c.size, view.at) != c.root), key=lambda c: c.size)
     leaves, tree = Leaves(folder), Frontier()
     for checkpoint in doubtful:
         leaves.grow(tree, checkpoint.size)
         if tree.root() != checkpoint.root:
-            yield _beside(f"the history's checkpoint over {checkpoint.size} records does not fit the log")
+            yield _beside(f"{what} over {checkpoint.size} records does not fit the log")
 
 
 def _tiles(folder: ArchiveFolder, signed: Checkpoint, since: int) -> Iterator[Finding]:

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 
 from archive.chain import Chain, read_footer, read_segment_header
-from archive.checkpoint import Checkpoint, read_checkpoint
+from archive.checkpoint import Checkpoint, endorsed, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.join import Claim, Joined
 from archive.notes import last_checkpoint
 from archive.report import Counts, Finding, Level, OpenRecord, Report, Task
 from archive.scan import scan
+from archive.succession import read_succession
 from archive.tilecheck import check
 from keys.errors import FormatError, InputError, IntegrityError, UnavailableError
 
@@ -145,11 +146,16 @@ class Verifier:
         except IntegrityError as error:
             yield Finding(0, 0, None, f"the signed checkpoint: {error}")
             signed = None
-        noted = None
+        noted, newest = None, None
         with suppress(IntegrityError):  # `check` tells
             noted = last_checkpoint(self._folder) if self._options.beside else None
+        try:
+            newest = max(endorsed(read_succession(self._folder)), key=lambda made: made.size, default=None)
+        except IntegrityError as error:
+            yield Finding(0, 0, None, f"the signing keys: {error}")
         for checkpoint, by in (
             (signed, "a signed checkpoint"),
+            (newest, "the endorsement of a signing key"),
             (noted, "a signed checkpoint of the history"),
             (self._witness, "the checkpoint that the keyring remembers"),
             (since if isinstance(since, Checkpoint) else None, "the given checkpoint"),

@@ -19,7 +19,6 @@ from keys.secret import Secret
 __all__ = [
     "AUDIT",
     "BLOB",
-    "CHECKPOINT_SIGNING",
     "CID",
     "EVENT",
     "INDEX_ROW",
@@ -50,7 +49,6 @@ PSEUDONYM: Final = b"coffer/pseudonym/v1"
 EVENT: Final = b"coffer/event/v1"  # what administrators did, sealed in the log
 NOTE: Final = b"coffer/note/v1"  # holds and requests, sealed in the keyring
 LOG_ID: Final = b"coffer/log-id/v1"  # short keyed ids that stand for UIDs in logs and metrics
-CHECKPOINT_SIGNING: Final = b"coffer/checkpoint-signing/v1"  # the 32 bytes are an Ed25519 seed (RFC 8032)
 
 # Under a key file's secret, or secret and stretched passphrase together.
 KEYFILE_WRAP: Final = b"coffer/keyfile-wrap/v1"

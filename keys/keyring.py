@@ -103,7 +103,7 @@ class Keyring:
         self._seen = self.changes()
         self._keks: dict[int, tuple[bytes, Secret]] = {}
         self._load_epochs()
-        self._root = self._load_root()
+        self._root = self.own_key(rows.ARCHIVE_ROOT_KEY)
 
     @classmethod
     def create(
@@ -114,7 +114,7 @@ class Keyring:
         random: Callable[[int], bytes] = os.urandom,
         now_ms: Callable[[], int] = clock_ms,
     ) -> Keyring:
-        """Make a keyring with epoch 1 and an archive root key, durable on return, and open it.
+        """Make a keyring with epoch 1, an archive root key and a signing key, durable on return, and open it.
 
         Takes the archive's 16-byte id. Raises ConfigError when `folder` already holds a keyring.
         """
@@ -128,15 +128,11 @@ class Keyring:
             kek_id, now = random(16), now_ms()
             kek, wrapped = provider.create_epoch(1, rows.epoch_context(archive_id, kek_id, 1))
             epoch = EpochRow(EpochState.ACTIVE, 1, kek_id, now, provider.kind, wrapped)
-            root = KeyRow(Purpose.ARCHIVE_ROOT, KeyState.ACTIVE, 1, kek_id, now)
-            root_bytes = root.wrap(kek, archive_id, rows.ROOT_ID, Secret(random(32)), random(aead.SALT))
-            store.put(
-                [
-                    (rows.HEADER_KEY, Header(1, archive_id, now).encode()),
-                    (rows.epoch_place(1), epoch.encode()),
-                    (rows.ARCHIVE_ROOT_KEY, root_bytes),
-                ]
-            )
+            made = [(rows.HEADER_KEY, Header(1, archive_id, now).encode()), (rows.epoch_place(1), epoch.encode())]
+            for place in (rows.ARCHIVE_ROOT_KEY, rows.SIGNING_KEY):
+                row = KeyRow(rows.OWN_KEYS[place], KeyState.ACTIVE, 1, kek_id, now)
+                made.append((place, row.wrap(kek, archive_id, rows.NO_ID, Secret(random(32)), random(aead.SALT))))
+            store.put(made)
             return cls(store, provider, random, now_ms)
         except BaseException:
             store.close()
@@ -315,8 +311,23 @@ class Keyring:
         row = KeyRow.decode(value)
         return row, self._unwrap(row, Purpose.STUDY, key_id)
 
+    def own_key(self, place: bytes) -> Secret:
+        """Return one of the archive's own keys, of `rows.OWN_KEYS`, as its row is now. Raises IntegrityError."""
+        while True:
+            self.follow()
+            value = self._store.get(place)
+            if value is None:
+                raise IntegrityError(
+                    "the keyring lacks a key of the archive", hint="restore the keyring from its backup"
+                )
+            try:
+                return self._unwrap(KeyRow.decode(value), rows.OWN_KEYS[place], rows.NO_ID)
+            except KeyUnavailableError:
+                if self._store.get(place) == value:
+                    raise  # else it was moved to another epoch in between
+
     def sealed(self, row: KeyRow, key_id: bytes, dek: Secret) -> bytes:
-        """Return the bytes of a study's row with its key sealed under the epoch that the row names."""
+        """Return the bytes of a key's row with the key sealed under the epoch that the row names."""
         return row.wrap(self._kek(row.epoch)[1], self.archive_id, key_id, dek, self._random(aead.SALT))
 
     def row(self, key: bytes) -> bytes | None:
@@ -519,9 +530,3 @@ class Keyring:
             self._keks[row.epoch] = (row.kek_id, keeper.unwrap(row.wrapped, context))
         if self._header.epoch not in self._keks:
             raise IntegrityError("the keyring's current epoch has no key", hint="restore the keyring from its backup")
-
-    def _load_root(self) -> Secret:
-        value = self._store.get(rows.ARCHIVE_ROOT_KEY)
-        if value is None:
-            raise IntegrityError("the keyring has no archive root key", hint="restore the keyring from its backup")
-        return self._unwrap(KeyRow.decode(value), Purpose.ARCHIVE_ROOT, rows.ROOT_ID)

@@ -36,8 +36,8 @@ class EpochInfo:
 @dataclass(frozen=True, slots=True)
 class Overview:
     """The current epoch, every epoch ascending, every group of shares, oldest first, the ids of those groups whose
-    shares were being written when it was stopped, the epochs that a rotation has begun to leave and not left yet, and
-    who changes the keys now."""
+    shares were being written when it was stopped, the epochs that a rotation has begun to leave and not left yet, who
+    changes the keys now, and whether a rotation of the signing key was begun and has not ended."""
 
     current: int
     epochs: tuple[EpochInfo, ...]
@@ -45,6 +45,7 @@ class Overview:
     unfinished: frozenset[bytes]
     half_left: tuple[int, ...]
     changing: Holder | None
+    is_signing_key_changing: bool
 
 
 def header_in(store: RowStore) -> Header:
@@ -98,6 +99,7 @@ def overview(folder: Path) -> Overview:
         changing = ChangeLock(folder).holder()
         current = header_in(store).epoch
         groups, unfinished = groups_in(store), frozenset(key[1:] for key, _ in store.scan(rows.SPLITTING_PREFIX))
-        return Overview(current, tuple(epochs_in(store)), tuple(groups), unfinished, left, changing)
+        signing = store.get(rows.NEXT_SIGNING_KEY) is not None
+        return Overview(current, tuple(epochs_in(store)), tuple(groups), unfinished, left, changing, signing)
     finally:
         store.close()

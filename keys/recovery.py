@@ -79,18 +79,19 @@ class Recovery:
         def visit(key: bytes, value: bytes) -> None:
             nonlocal opened, seen, archive
             progress()
-            seen += key != rows.ARCHIVE_ROOT_KEY
+            is_own = key in rows.OWN_KEYS
+            seen += not is_own
             row = KeyRow.decode(value)
             if row.epoch != self._of.epoch:
                 return
-            is_root = key == rows.ARCHIVE_ROOT_KEY
-            row.unwrap(self._kek, self._header.archive_id, rows.ROOT_ID if is_root else key[1:])
-            opened += not is_root
-            archive |= is_root
+            row.unwrap(self._kek, self._header.archive_id, rows.NO_ID if is_own else key[1:])
+            opened += not is_own
+            archive |= key == rows.ARCHIVE_ROOT_KEY
 
         store = RowStore(self._folder, readonly=True)
         try:
-            store.walk(rows.ARCHIVE_ROOT_KEY, visit)
+            for own in rows.OWN_KEYS:
+                store.walk(own, visit)
             store.walk(rows.STUDY_PREFIX, visit)
         except IntegrityError as error:
             raise KeyUnavailableError(
@@ -118,7 +119,7 @@ class Recovery:
         row = None if value is None else KeyRow.decode(value)
         if row is None or row.epoch != self._of.epoch:
             return None
-        return derive.derive(row.unwrap(self._kek, self._header.archive_id, rows.ROOT_ID), label)
+        return derive.derive(row.unwrap(self._kek, self._header.archive_id, rows.NO_ID), label)
 
     def record(self, event: tuple[bytes, bytes]) -> None:
         """Put the row of an event into the keyring, durable on return. Raises UnavailableError."""

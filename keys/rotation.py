@@ -1,6 +1,6 @@
 """Move every key of a keyring under a new epoch's KEK; no stored object is touched.
 
-Rule: resumable at every step. First, in one transaction, the new epoch's row, the archive root key under it, and the
+Rule: resumable at every step. First, in one transaction, the new epoch's row, the archive's own keys under it, and the
 header that makes it current: from then on new keys go under it, in every process. Then the study keys, page by page.
 Last the old epochs are retired. A rotation that was stopped is recognised by an older epoch that is still active. A row
 that another process changed meanwhile is read again (`RowStore.put` with `expected`). Whoever calls holds the keyring's
@@ -118,8 +118,9 @@ def _begin(
 
     Nothing is, either, unless the provider opens what it has just wrapped: it is asked anew, for what it keeps.
     """
-    was_bytes, root_bytes = store.get(rows.HEADER_KEY), store.get(rows.ARCHIVE_ROOT_KEY)
-    if was_bytes is None or root_bytes is None:
+    was_bytes = store.get(rows.HEADER_KEY)
+    own = [(place, store.get(place)) for place in rows.OWN_KEYS]
+    if was_bytes is None or own[0][1] is None:
         raise FormatError("the keyring lacks its header or its root key", hint="restore it from its backup")
     was = Header.decode(was_bytes)
     epoch, kek_id = was.epoch + 1, random(16)
@@ -136,9 +137,13 @@ def _begin(
         rows.raised(changes),
         (rows.HEADER_KEY, replace(was, epoch=epoch).encode()),
         (rows.epoch_place(epoch), new.encode()),
-        (rows.ARCHIVE_ROOT_KEY, _moved(root_bytes, rows.ROOT_ID, new, kek, keks, was.archive_id, random)),
     ]
-    expected = [(rows.HEADER_KEY, was_bytes), (rows.ARCHIVE_ROOT_KEY, root_bytes), (rows.CHANGES_KEY, changes)]
+    fresh += [
+        (place, _moved(value, rows.NO_ID, new, kek, keks, was.archive_id, random))
+        for place, value in own
+        if value is not None
+    ]
+    expected = [(rows.HEADER_KEY, was_bytes), (rows.CHANGES_KEY, changes), *own]
     if not store.put(fresh, expected=expected):
         raise LockedError("another process changes the keys", hint="wait for it, then look at coffer keys list")
     keks.take(new, kek)

@@ -38,6 +38,8 @@ EPOCH_CLEAR: Final = struct.Struct(
 )  # version wrap_alg state epoch kek_id created_ms provider wrapped_len
 HEADER_KEY: Final = b"H"
 ARCHIVE_ROOT_KEY: Final = b"A"
+SIGNING_KEY: Final = b"V"  # the seed that signs checkpoints now
+NEXT_SIGNING_KEY: Final = b"N"  # the seed that is to take its place; there while a rotation is under way
 EPOCH_PREFIX: Final = b"E"
 STUDY_PREFIX: Final = b"K"
 WITNESS_KEY: Final = b"W"
@@ -52,7 +54,7 @@ REKEY_PREFIX: Final = b"R"  # rekeys under way
 COMPACTED_KEY: Final = b"I"  # the newest destroyed epoch after whose end the index was written anew
 SIGN_PREFIX: Final = b"O"  # orders to sign a checkpoint now
 REQUEST_PREFIX: Final = b"Q"  # requests that wait for another officer, sealed
-ROOT_ID: Final = bytes(16)  # stands where a study row has its key id
+NO_ID: Final = bytes(16)  # stands where a study row has its key id
 _KEY_CONTEXT: Final = b"coffer/dek/v1\x00"
 _EPOCH_CONTEXT: Final = b"coffer/kek/v1\x00"
 _WRAPPED: Final = aead.sealed_length(32)
@@ -63,6 +65,15 @@ class Purpose(IntEnum):
 
     STUDY = 1
     ARCHIVE_ROOT = 2
+    SIGNING = 3
+    NEXT_SIGNING = 4
+
+
+OWN_KEYS: Final = {  # the archive's own keys, one row each
+    ARCHIVE_ROOT_KEY: Purpose.ARCHIVE_ROOT,
+    SIGNING_KEY: Purpose.SIGNING,
+    NEXT_SIGNING_KEY: Purpose.NEXT_SIGNING,
+}
 
 
 class KeyState(IntEnum):
@@ -171,7 +182,7 @@ class EpochRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One wrapped key, a study's DEK or the archive root key, under the KEK of `epoch`."""
+    """One wrapped key, a study's DEK or one of the archive's own, under the KEK of `epoch`."""
 
     purpose: Purpose
     state: KeyState

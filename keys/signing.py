@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from keys.errors import FormatError, InputError, IntegrityError
 from keys.secret import Secret
 
-__all__ = ["CheckpointSigner", "verify_note"]
+__all__ = ["CheckpointSigner", "body_of", "has_line", "verify_note"]
 
 _ED25519: Final = b"\x01"
 _DASH: Final = "\u2014 ".encode()
@@ -48,7 +48,7 @@ def _check_body(body: bytes) -> None:
 
 
 class CheckpointSigner:
-    """Signs notes with one Ed25519 key. Takes the 32-byte seed: `keyring.archive_key(CHECKPOINT_SIGNING)`."""
+    """Signs notes with one Ed25519 key. Takes the 32-byte seed (`keys.signingkey`)."""
 
     __slots__ = ("_private", "public")
 
@@ -64,10 +64,14 @@ class CheckpointSigner:
 
     def sign_note(self, name: str, body: bytes) -> bytes:
         """Return the signed note. Raises InputError when body or name break the C2SP signed-note rules."""
+        return body + b"\n" + self.line(name, body)
+
+    def line(self, name: str, body: bytes) -> bytes:
+        """Return this key's signature line alone, to stand behind another's. Raises as `sign_note`."""
         _check_name(name)
         _check_body(body)
         signature = base64.b64encode(_key_hash(name, self.public) + self._private.sign(body))
-        return body + b"\n" + _DASH + name.encode() + b" " + signature + b"\n"
+        return _DASH + name.encode() + b" " + signature + b"\n"
 
 
 def _parse_vkey(vkey: str) -> tuple[str, bytes, bytes]:
@@ -101,6 +105,28 @@ def _signature(line: bytes, name: str, key_hash: bytes) -> bytes | None:
     return blob[4:]
 
 
+def _divided(note: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the body of a note and its signature lines. Raises FormatError."""
+    at = note.rfind(b"\n\n")
+    if len(note) > _LONGEST_NOTE or at < 0 or not note.endswith(b"\n"):
+        raise FormatError("the note is malformed")
+    body, lines = note[: at + 1], note[at + 2 : -1].split(b"\n")
+    if len(lines) > _MOST_LINES:
+        raise FormatError("the note has too many signatures")
+    return body, lines
+
+
+def body_of(note: bytes) -> bytes:
+    """Return the body of a note, no signature checked. Raises FormatError."""
+    return _divided(note)[0]
+
+
+def has_line(note: bytes, vkey: str) -> bool:
+    """Whether a note has a signature line in this key's name and with its hash, checked or not. Raises FormatError."""
+    name, key_hash, _ = _parse_vkey(vkey)
+    return any(_signature(line, name, key_hash) is not None for line in _divided(note)[1])
+
+
 def verify_note(note: bytes, name: str, vkey: str) -> bytes:
     """Return the body of a note that `vkey`, whose name must be `name`, has signed.
 
@@ -109,12 +135,7 @@ def verify_note(note: bytes, name: str, vkey: str) -> bytes:
     key_name, key_hash, public = _parse_vkey(vkey)
     if key_name != name:
         raise IntegrityError("the verifier key belongs to another name")
-    at = note.rfind(b"\n\n")
-    if len(note) > _LONGEST_NOTE or at < 0 or not note.endswith(b"\n"):
-        raise FormatError("the note is malformed")
-    body, lines = note[: at + 1], note[at + 2 : -1].split(b"\n")
-    if len(lines) > _MOST_LINES:
-        raise FormatError("the note has too many signatures")
+    body, lines = _divided(note)
     found = [signature for signature in (_signature(line, name, key_hash) for line in lines) if signature is not None]
     if not found:
         raise IntegrityError("the note is not signed by this key")

@@ -5,7 +5,7 @@ done (`archive.pending`). Looking needs neither key nor lock.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -17,7 +17,7 @@ from archive.lock import WriterLock
 from archive.reader import LogReader
 from archive.verify import Finding, Level, Options, Verifier
 from index.check import check_index
-from keys import derive
+from keys import signingkey
 from keys.errors import IntegrityError
 from keys.keyring import Keyring, clock_ms
 from keys.signing import CheckpointSigner
@@ -25,6 +25,7 @@ from keys.witness import read_witness
 from server.config import Config
 from server.custody import open_keyring, provider_of
 from server.olderkeyring import missed, shred_again
+from server.signatory import finish
 
 __all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "settle"]
 
@@ -93,10 +94,10 @@ class Hand:
         """What the keyring remembers. Raises IntegrityError."""
         return witnessed(self.keyring.witness(), self.folder)
 
-    def sign(self, body: bytes) -> bytes:
-        """The signed note of a checkpoint's text."""
-        signer = CheckpointSigner(self.keyring.archive_key(derive.CHECKPOINT_SIGNING))
-        return signer.sign_note(self.folder.origin, body)
+    @property
+    def signer(self) -> CheckpointSigner:
+        """The keyring's signing key."""
+        return signingkey.current(self.keyring)
 
 
 @contextmanager
@@ -113,6 +114,8 @@ def hands_on(config: Config, command: str) -> Iterator[Hand]:
             shred_again(late, keyring)
             for what in late.told(keyring.epoch):
                 _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
+            with suppress(IntegrityError):  # what is wrong with the endorsements is about to be told
+                finish(folder, keyring)
             yield Hand(folder, keyring)
         finally:
             reader.close()

@@ -16,13 +16,13 @@ from archive.checkpoint import open_checkpoint
 from archive.event import Event
 from archive.evidence import Inclusion
 from archive.record import Kind
-from keys import derive, rows, shred
+from archive.succession import read_succession
+from keys import derive, rows, shred, signingkey
 from keys.derive import hmac_sha256
 from keys.destruction import Destruction
 from keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
 from keys.keyring import clock_ms
 from keys.shred import Reason, Tombstone
-from keys.signing import CheckpointSigner
 from server import erasure
 from server.deeds import Deeds, Noted
 from server.engine import Engine
@@ -81,12 +81,17 @@ class Certifier:
         studies = {keys: None for name in names for keys in self._meant(name)}
         if most is not None and len(studies) > most:
             raise InputError(f"these are {len(studies)} studies, each with its own certificate", hint="say -o FOLDER")
+        before = read_succession(self._engine.folder)
         made = [self._certificate(keys, study_uid.strip()) for keys in studies]
-        signer = CheckpointSigner(self._keyring.archive_key(derive.CHECKPOINT_SIGNING))
-        folder = self._engine.folder
+        signer, folder = signingkey.current(self._keyring), self._engine.folder
         issued = [Issued(each, signer.sign_note(folder.origin, each.serialize())) for each in made]
-        for each in issued:
-            Certificate.open(each.note, folder.vkey)  # nobody gets one that a reader would refuse
+        try:
+            for each in issued:
+                Certificate.open(each.note, folder.vkey)  # nobody gets one that a reader would refuse
+        except IntegrityError as error:
+            if signer.vkey(folder.origin) == read_succession(folder).current == before.current:
+                raise
+            raise UnavailableError("the signing key was changed meanwhile", hint="say it again") from error
         self._keyring.amend([self._engine.enclosed(self._event(each)) for each in issued])
         wait_until_settled(self._engine)
         return issued
@@ -177,6 +182,7 @@ class Certifier:
             epochs=tuple(epochs),
             proofs=self._proofs(records, note),
             checkpoint=note.decode(),
+            endorsements=tuple(each.decode() for each in read_succession(self._engine.folder).notes),
         )
 
     def _noted(self, key_id: bytes) -> Noted:

@@ -7,11 +7,10 @@ a keyring that are there are used.
 import os
 
 from archive.folder import ArchiveFolder
-from keys import derive, durable
+from keys import durable, signingkey
 from keys.errors import ConfigError, IntegrityError
 from keys.keyfile import generate_keyfile
 from keys.keyring import Keyring
-from keys.signing import CheckpointSigner
 from server.config import Config
 from server.custody import passphrase_of, provider_of
 
@@ -41,9 +40,8 @@ def create_archive(config: Config) -> None:
         Keyring.open(path / "keyring", provider) if begun else Keyring.create(path / "keyring", provider, archive_id)
     )
     try:
-        signer = CheckpointSigner(keyring.archive_key(derive.CHECKPOINT_SIGNING))
         origin = f"coffer/{archive_id.hex()}"
-        ArchiveFolder(path, archive_id, origin, signer.vkey(origin)).commit()
+        ArchiveFolder(path, archive_id, origin, signingkey.current(keyring).vkey(origin)).commit()
     finally:
         keyring.close()
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -36,8 +35,7 @@ from keys import derive, rekey, rows, shred
 from keys.errors import CofferError, ShreddedError, UnavailableError
 from keys.keyring import Keyring, clock_ms
 from keys.providers import Patience, Patient
-from keys.signing import CheckpointSigner
-from server import logs, outbox, signorder
+from server import logs, outbox
 from server.access import Policy
 from server.bodies import Bodies
 from server.config import Config
@@ -48,6 +46,7 @@ from server.metrics import Metrics
 from server.olderkeyring import missed, shred_again, trouble_of
 from server.rekeying import Rekeyer
 from server.renewal import age_seconds
+from server.signatory import Signatory, signers_of
 
 _log = structlog.get_logger(__name__)
 _SALT_BYTES = 24
@@ -190,8 +189,10 @@ class Vault:
             segment_bytes=storage.segment_bytes,
             reserve_bytes=storage.reserve_bytes,
             witness=witnessed(self.keyring.witness(), self.folder),
+            signers=signers_of(self.keyring, self.folder.origin),
             may_refuse=may_refuse,
         )
+        self._signatory = Signatory(self.folder, self.keyring, writer)
         if writer.refusal is not None:
             _log.error("nothing is stored", cause=str(writer.refusal), way_out=writer.refusal.hint())
         if writer.cut_bytes:
@@ -230,10 +231,11 @@ class Vault:
     def settle(self) -> None:
         """Finish what this or another process began with the keys, if anything: durable on return. Raises CofferError.
 
-        In this order: events reach the log and are signed, the index is rid of what shredded keys sealed, their wrapped
-        form leaves the keyring, and where an epoch ended, the index is written anew. Stopped anywhere, the next call
-        does the rest.
+        In this order: the signing key changes where that was ordered, events reach the log and are signed, the index is
+        rid of what shredded keys sealed, their wrapped form leaves the keyring, and where an epoch ended, the index is
+        written anew. Stopped anywhere, the next call does the rest.
         """
+        self._signatory.rotate()
         if self.deliver():
             self.sign_checkpoint()
         changes = self.keyring.follow()
@@ -287,15 +289,8 @@ class Vault:
         writer.close()
 
     def sign_checkpoint(self) -> Checkpoint | None:
-        """Sign the log as it is; durable on return. None where nothing was added. Raises as `LogWriter.checkpoint`.
-
-        The keyring is told of it before it is released: it is the second witness. Orders to sign are answered by it.
-        """
-        orders = signorder.asked(self.keyring)
-        signer = CheckpointSigner(self.keyring.archive_key(derive.CHECKPOINT_SIGNING))
-        made = self.log.checkpoint(partial(signer.sign_note, self.folder.origin), self.keyring.remember)
-        signorder.answer(self.keyring, orders)
-        return made
+        """Sign the log as it is; durable on return. None where nothing was added. Raises as `Signatory.sign`."""
+        return self._signatory.sign()
 
     def _report(self, done: rebuild.CatchUp) -> None:
         if done.applied or done.damaged or done.emptied:

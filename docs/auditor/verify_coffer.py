@@ -19,13 +19,12 @@ import zlib
 from functools import partial, reduce
 from pathlib import Path
 
-SIGNATURES = re.compile(rb"(?:\xe2\x80\x94 [^\n\0]+\n)+")
-NOTE = re.compile(rb"(?<![^\n])([^\n\0]+)\n(0|[1-9][0-9]*)\n([A-Za-z0-9+/]{43}=)\n\n(?:" + SIGNATURES.pattern + rb")")
+HEAD, LINES = re.compile(rb"(0|[1-9][0-9]*)\n([A-Za-z0-9+/]{43}=)"), rb"(?:\xe2\x80\x94 [^\n\0]+\n)+"
+NOTE = re.compile(rb"(?<![^\n])([^\n\0]+)\n" + HEAD.pattern + rb"\n\n" + LINES)
+TYPE, ENDORSEMENTS = "coffer/signing-key/v1", "checkpoints/endorsements"
 LOST = "the record header is damaged", "the record is cut, or its end is damaged"
 P, Q = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # RFC 8032 5.1
 D, ROOT_OF_MINUS_1 = -121665 * pow(121666, -1, P) % P, pow(2, (P - 1) // 4, P)
-
-
 number = partial(int.from_bytes, byteorder="big")
 
 
@@ -82,24 +81,51 @@ class Key:
         self.public, self.hash = key[1:], sha256(self.name.encode() + b"\n" + key)[:4]
         must(len(key) == 33 and key[0] == 1 and self.hash.hex() == hashed, "the verifier key is malformed")
 
-    def text(self, note):
-        """The text of a C2SP signed note, if this key signed it. Raises ValueError."""
+    def signs(self, note):
+        """Whether a C2SP note has a signature by this key. Raises ValueError for one that is not good."""
         text, gap, block = note.rpartition(b"\n\n")
-        must(gap and SIGNATURES.fullmatch(block), "no signed note")
+        must(gap and re.fullmatch(LINES, block), "no signed note")
         start = f"\u2014 {self.name} ".encode()
         lines = [line[len(start) :] for line in block.splitlines() if line.startswith(start)]
         ours = [base64.b64decode(line, validate=True) for line in lines]
         must(list(map(base64.b64encode, ours)) == lines, "a signature in another form")
         ours = [blob[4:] for blob in ours if blob[:4] == self.hash and len(blob) == 68]
-        must(ours and all(is_signed(self.public, s, text + b"\n") for s in ours), "not signed by this key")
-        return text + b"\n"
+        must(all(is_signed(self.public, s, text + b"\n") for s in ours), "not signed by this key")
+        return bool(ours)
+
+
+class Keys:
+    """An archive's signing keys, for who trusts one; `standing`: what endorsements say that no later one takes back."""
+
+    def __init__(self, trusted, notes):
+        self.name, self.vkeys, self.made = Key(trusted).name, [], []  # made: (size, root) of each endorsement
+        for note in notes:
+            kind, name, count, old, new, size, root = note.rpartition(b"\n\n")[0].decode().split("\n")
+            self.vkeys = self.vkeys or [old]
+            wanted = [TYPE, self.name, str(len(self.vkeys) + 1), self.vkeys[-1]]
+            must([kind, name, count, old] == wanted, "an endorsement is out of order")
+            must(all(Key(k).name == name and Key(k).signs(note) for k in (old, new)), "not signed by both keys")
+            must(HEAD.fullmatch(f"{size}\n{root}".encode()), "an endorsement in another form")
+            self.vkeys.append(new)
+            self.made.append((int(size), base64.b64decode(root)))
+        self.vkeys = self.vkeys or [trusted]
+        must(trusted in self.vkeys, "the endorsements do not lead to the verifier key")
+        self.standing = [each for at, each in enumerate(self.made) if all(each[0] <= s for s, _ in self.made[at:])]
+
+    def require_signed(self, note, size):
+        """Raise ValueError unless a key that is in force over so many records signed the note."""
+        sizes = [0, *(at for at, _ in self.made)]
+        found = [v for at, v in enumerate(self.vkeys) if sizes[at] <= size <= min([*sizes[at + 1 :], size])]
+        must(any(Key(vkey).signs(note) for vkey in found), "not signed by the key in force")
 
     def open(self, note):
-        """(size, root) of a checkpoint that this key signed. Raises ValueError."""
+        """(size, root) of a checkpoint that the key in force signed. Raises ValueError."""
         found = NOTE.fullmatch(note)
         must(found and found[1] == self.name.encode(), "no checkpoint of this archive")
-        self.text(note)
-        return int(found[2]), base64.b64decode(found[3])
+        size, root = int(found[2]), base64.b64decode(found[3])
+        self.require_signed(note, size)
+        must(all(root == other for at, other in self.standing if at == size), "it contradicts an endorsement")
+        return size, root
 
 
 class Archive:
@@ -109,8 +135,18 @@ class Archive:
         self.folder, self.found, self.torn, self.claims = folder, [], 0, {}
         raw = (folder / "archive.json").read_bytes()
         about = json.loads(raw)
-        self.id, self.key = bytes.fromhex(about["archive_id"]), Key(vkey or about["vkey"])
-        meant = {"format": 1, "archive_id": self.id.hex(), "origin": self.key.name, "vkey": vkey or about["vkey"]}
+        self.id, trusted, path = bytes.fromhex(about["archive_id"]), vkey or about["vkey"], ENDORSEMENTS
+        data = (folder / path).read_bytes() if (folder / path).exists() else b""
+        notes = re.findall(TYPE.encode() + rb"\n(?:[^\n\0]+\n){6}\n" + LINES, data)
+        try:
+            must(b"".join(notes) == data, "it cannot be read")
+            self.keys = Keys(trusted, notes)
+        except ValueError as error:
+            self.say(path, error)
+            self.keys = Keys(trusted, [])
+        for size, root in self.keys.standing:
+            self.claims.setdefault(size, []).append((path, root))
+        meant = {"format": 1, "archive_id": self.id.hex(), "origin": self.keys.name, "vkey": self.keys.vkeys[0]}
         if raw != json.dumps(meant, indent=1).encode() + b"\n":
             self.say("archive.json", "altered, or another key than was given")
         self.seq, self.head = 0, sha256(b"coffer/genesis/v1\0" + self.id)
@@ -131,7 +167,7 @@ class Archive:
     def claim(self, path, note=None):
         """Remember what a signed checkpoint says; its size, or 0."""
         try:
-            size, root = self.key.open(path.read_bytes() if note is None else note)
+            size, root = self.keys.open(path.read_bytes() if note is None else note)
             self.claims.setdefault(size, []).append((path, root))
             return size
         except (OSError, ValueError) as error:
@@ -252,8 +288,8 @@ def main():
     given = parser.parse_args()
     try:
         archive = Archive(given.folder, given.vkey, given.kept)
-        found, torn = archive.found, f"{archive.torn} bytes of an unfinished write"
-        told = f"{archive.seq} records, {len(archive.claims)} checkpoints, {torn}"
+        found, size = archive.found, f"{archive.seq} records, {len(archive.claims)} checkpoints"
+        told = f"{size}, {archive.torn} bytes of an unfinished write"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         found, told = [str(error)], str(given.folder)
     print(*found, f"{told}: " + (f"{len(found)} findings" if found else "all is as it was signed"), sep="\n")

@@ -14,7 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from verify_coffer import Archive, Key, must, number, sha256
+from verify_coffer import Archive, Keys, must, number, sha256
 
 EFFECTIVE, SCHEDULED = "coffer/erasure/v1", "coffer/scheduled-erasure/v1"
 TITLES = {
@@ -40,7 +40,8 @@ EPOCH.update({"caveat": str})
 FIELDS = {"type": str, "archive": str, "issued_ms": int, "officer": str, "account": str, "study": str, "study_uid": str}
 FIELDS.update({"reason": str, "request": str, "steps": [STEP], "scheduled_ms": int, "backups_until_ms": int})
 FIELDS.update({"effective_ms": OR_NULL, "keys": [KEY], "epochs": [EPOCH]})
-FIELDS.update({"proofs": [{"record": str, "hashes": [str]}], "checkpoint": str, "not_promised": [str]})
+FIELDS.update({"proofs": [{"record": str, "hashes": [str]}], "checkpoint": str, "endorsements": [str]})
+FIELDS.update({"not_promised": [str]})
 
 
 def walk_up(place, last, steps, nodes):
@@ -58,8 +59,9 @@ def walk_up(place, last, steps, nodes):
     return nodes
 
 
-def check_proof(told, key):
-    """What a proof of FORMAT.md proves, as a sentence. Raises ValueError."""
+def check_proof(told, vkey):
+    """What a proof of FORMAT.md proves to who trusts a verifier key, as a sentence. Raises ValueError."""
+    key = Keys(vkey, [each.encode() for each in told["endorsements"]])
     steps = [bytes.fromhex(step) for step in told["hashes"]]
     if told["type"] == "coffer/inclusion/v1":
         record, (size, root) = bytes.fromhex(told["record"]), key.open(told["checkpoint"].encode())
@@ -98,16 +100,19 @@ def fits(value, shape):
     return type(value) in (shape if isinstance(shape, tuple) else (shape,))
 
 
-def read(note, key):
-    """The fields of a certificate in its one form that this key signed. Raises ValueError."""
-    title, _, text = key.text(note).decode().partition("\n")
+def read(note, vkey):
+    """The fields of a certificate in its one form, and the archive's signing keys, of which the one in force at its
+    checkpoint signed it. Raises ValueError."""
+    title, _, text = note.rpartition(b"\n\n")[0].decode().partition("\n")
     told = json.loads(text)
     must(fits(told, FIELDS), "this is no certificate of an erasure")
-    is_one_form = text == json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+    key = Keys(vkey, [each.encode() for each in told["endorsements"]])
+    key.require_signed(note, key.open(told["checkpoint"].encode())[0])
+    is_one_form = text == json.dumps(told, indent=1, ensure_ascii=False)
     must(is_one_form and TITLES.get(told["type"]) == title, "the certificate is not in its one form")
     must(told["not_promised"] == NOT_PROMISED, "it promises more, or less, than a certificate does")
     must(told["archive"] == key.name, "it is of another archive")
-    return told
+    return told, key
 
 
 def proved(told, key):
@@ -180,9 +185,12 @@ def check_times(told):
     must(effective <= told["issued_ms"], "it was issued before it was effective")
 
 
-def check_certificate(note, key):
-    """The fields of a genuine certificate, and its checkpoint's size. Raises ValueError for any other."""
-    told = read(note, key)
+def check_certificate(note, vkey):
+    """The fields of a certificate that is genuine for who trusts a verifier key, and its checkpoint's size.
+
+    Raises ValueError for any other.
+    """
+    told, key = read(note, vkey)
     heads, size = proved(told, key)
     steps, keys, epochs = ([each["record"] for each in told[name]] for name in ("steps", "keys", "epochs"))
     must(set(heads) == {*steps, *keys, *epochs} - {None}, "it proves other records than it names")
@@ -232,14 +240,13 @@ def runs(numbers):
 
 def judge(data, vkey, folder):
     """(exit code, findings, last line) of a proof or a certificate. Raises ValueError for one that proves nothing."""
-    key = Key(vkey)
     if data.startswith(b"{"):
-        return 0, [], check_proof(json.loads(data), key)
-    told, size = check_certificate(data, key)
+        return 0, [], check_proof(json.loads(data), vkey)
+    told, size = check_certificate(data, vkey)
     code, word = (0, "ERASED") if told["type"] == EFFECTIVE else (3, "genuine, and NOT ERASED YET")
     copy = Copy(folder, vkey, told) if folder else None
     found = copy.contradict(size) if copy else []
-    return code, found, f"study {told['study_uid'] or told['study']} of {key.name}: {word}"
+    return code, found, f"study {told['study_uid'] or told['study']} of {told['archive']}: {word}"
 
 
 def main():

@@ -47,12 +47,13 @@ def show(chosen: Chosen) -> None:
     from archive.checkpoint import open_checkpoint
     from archive.notes import read_notes
     from archive.reader import LogReader
+    from archive.succession import read_succession
     from server.byhand import look
 
     note = _latest(folder)
     signed, noted = open_checkpoint(note, folder), read_notes(folder)
     reader, witness = LogReader(folder), look(folder).witness
-    unsigned = sum(1 for _ in reader.records(signed.size))
+    unsigned, keys = sum(1 for _ in reader.records(signed.size)), read_succession(folder)
     reader.close()
     told: dict[str, Any] = {
         "origin": signed.origin,
@@ -60,6 +61,8 @@ def show(chosen: Chosen) -> None:
         "unsigned_records": unsigned,
         "root": base64.b64encode(signed.root).decode(),
         "verifier_key": folder.vkey,
+        "signing_key": keys.current,
+        "generation": len(keys.vkeys),
         "checkpoints": len(noted),
         "keyring_records": witness.size if witness else None,
         "note": note.decode(),
@@ -73,6 +76,7 @@ def show(chosen: Chosen) -> None:
             "records": f"{signed.size}, and {unsigned} since",
             "root": told["root"],
             "verifier key": folder.vkey,
+            **({"signed now by": f"key {len(keys.vkeys)}, {keys.current}"} if keys.endorsements else {}),
             "signed before": f"{max(len(noted) - 1, 0)} checkpoints, all in {folder.notes}",
             "keyring": f"remembers {witness.size} records" if witness else "none at hand",
         }
@@ -178,7 +182,8 @@ Examples:
 
 \b
 With --vkey no archive is needed. The verifier key must come from the archive's owner by a way that you trust, not
-with the proof. Exit code 0 when it is proved, 3 or 4 when it is not."""
+with the proof; a proof brings along what leads from any signing key of the archive to the one that signed it. Exit
+code 0 when it is proved, 3 or 4 when it is not."""
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--vkey", metavar="KEY", help="The verifier key; that of the archive if none is given.")

@@ -13,6 +13,7 @@ from server.cli.keys_audit import audit
 from server.cli.keys_rekey import rekey
 from server.cli.keys_rotate import destroy, rotate
 from server.cli.keys_shares import drill, recover, split
+from server.cli.keys_signing import export, rotate_signing, signing_keys
 from server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def keys() -> None:
     """Look at the archive's keys, renew them, divide them among people, and bring them back."""
 
 
-for _command in (rotate, rekey, destroy, audit, split, recover, drill):
+for _command in (rotate, rekey, rotate_signing, destroy, audit, export, split, recover, drill):
     keys.add_command(_command)
 
 
@@ -46,19 +47,22 @@ it is half done, `retired`, `destroying`, `destroyed`, or `abandoned`: given up 
 @json_option
 @click.pass_obj
 def list_epochs(chosen: Chosen) -> None:
-    """List the key epochs: number, provider, state, age, how many study keys hang under each, and its shares."""
+    """List the key epochs, with provider, state, age, study keys and shares of each, and the key that signs now."""
     config = chosen.existing()
     from archive.folder import ArchiveFolder
     from keys.keyring import clock_ms
     from keys.overview import overview
 
-    seen, now = overview(ArchiveFolder.open(config.archive).keyring), clock_ms()
+    folder, now = ArchiveFolder.open(config.archive), clock_ms()
+    seen, signing = overview(folder.keyring), signing_keys(folder)["keys"][-1]
     rows = [_row(seen, each, now) for each in seen.epochs]
     if chosen.json:
-        output.as_json(rows)
+        output.as_json({"epochs": rows, "signing_key": {**signing, "changing": seen.is_signing_key_changing}})
         return
     shown = ([_text(value) for value in row.values()] for row in rows)
     output.table(list(rows[0]) if rows else ["epoch"], shown)
+    output.say(f"Signing key {signing['generation']}, from {signing['from_records']} records on:")
+    output.say(output.plain(signing["verifier_key"]))
     for line in _remarks(seen, now):
         output.say(line)
 
@@ -106,6 +110,8 @@ def _remarks(seen: Overview, now: int) -> Iterator[str]:
             )
     if seen.groups and all(each.epoch != seen.current for each in seen.groups):
         yield f"The shares are stale: none gives the key of epoch {seen.current}. Split again: coffer keys split"
+    if seen.is_signing_key_changing:
+        yield "Another signing key is about to take over. Stopped? coffer keys rotate-signing goes on with it."
     if seen.unfinished:
         yield "A splitting was stopped before its shares were whole: say the same `coffer keys split` again."
 

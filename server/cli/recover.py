@@ -123,7 +123,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
             raise InputError("nothing is lost: log, checkpoint and keyring agree", hint="start the server")
         if size != history.size:
             raise InputError(f"{history.size} records are left, not {size}", hint=f"say --to {history.size}")
-        accept(hand.folder, history, hand.sign, hand.keyring.remember)
+        accept(hand.folder, history, hand.signer, hand.keyring.remember)
     with chosen.open(write=True) as engine:
         records = engine.log.next_seq
         settle(engine.folder)

@@ -64,6 +64,8 @@ def test_the_worked_example_is_the_golden_segment() -> None:
     assert b"".join(bytes.fromhex(m[0]) for m in lines if m) == (GOLDEN / "segments" / "00000004.seg").read_bytes()
     note = (GOLDEN / "checkpoints" / "latest").read_text(encoding="utf-8")
     assert note.split("\n\n")[0] == TEXT.split("```")[3].strip()
+    note = (GOLDEN / "checkpoints" / "endorsements").read_text(encoding="utf-8")
+    assert note.split("\n\n")[0] == TEXT.split("```")[5].strip()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -86,7 +88,8 @@ def test_both_readers_read_the_golden_archive(tmp_path: Path, load_script: Load)
     ]
     assert [(r["key_id"], r["content_id"]) for r in log.records] == [(e.study_key_id, e.content_id) for e in entries]
     assert list(Verifier(ArchiveFolder.open(GOLDEN)).findings()) == []
-    assert (log.history, log.tiles) == ([log.signed], 1)
+    assert (log.history[1:], log.tiles) == ([log.signed], 1)
+    assert [least for _, least, _ in log.keys] == [0, 3] == [log.history[0][0] - 3, 3]
     make.make(tmp_path / "log")
     writer = LogWriter(ArchiveFolder.open(tmp_path / "log"), now_ms=lambda: 1)
     writer.append([make.entry(0)])
@@ -98,7 +101,8 @@ def test_the_second_reader_rejects_every_flipped_byte(tmp_path: Path, load_scrip
     load_script("make_log").make(tmp_path / "log")
     second = load_script("reader_log")
     text = (GOLDEN / "checkpoints" / "history").read_bytes().index(b"\n\n") + 2  # it does not check signatures
-    beside = [("checkpoints/history", text), ("tiles/tile/0/000.p/7", 7 * 32)]
+    keys = (GOLDEN / "checkpoints" / "endorsements").read_bytes().index(b"\n\n") + 2
+    beside = [("checkpoints/history", text), ("checkpoints/endorsements", keys), ("tiles/tile/0/000.p/7", 7 * 32)]
     segments = [(str(p.relative_to(tmp_path / "log")), p.stat().st_size) for p in (tmp_path / "log/segments").iterdir()]
     for name, read in sorted(segments) + beside:
         path = tmp_path / "log" / name

@@ -175,7 +175,7 @@ def test_the_loss_is_accepted(kept: Remembered, tmp_path: Path, diverge: Diverge
     diverge(kept, tmp_path)
     old_note = kept.folder.checkpoint.read_bytes()
     history = read_history(kept.folder, kept.witness)
-    accept_loss(kept.folder, history, kept.sign, kept.remember)
+    accept_loss(kept.folder, history, kept.signer, kept.remember)
     (deed,) = read_pending(kept.folder)
     assert deed.came_about(kept.folder)
     assert deed.facts["keyring_records"] == 15
@@ -197,7 +197,7 @@ def test_a_keyring_of_yesterday_is_refused(kept: Remembered, tmp_path: Path) -> 
         kept.open()
     history = read_history(kept.folder, kept.witness)
     assert (history.size, history.left_over) == (15, 0)
-    accept_loss(kept.folder, history, kept.sign, kept.remember)
+    accept_loss(kept.folder, history, kept.signer, kept.remember)
     assert kept.open().next_seq == 15
 
 
@@ -254,7 +254,7 @@ def test_a_stop_at_every_call(kept: Remembered, tmp_path: Path, way: str, *, aft
     def go(calls: FaultyCalls) -> None:
         history = read_history(kept.folder, kept.witness)
         if way == "accept":
-            accept_loss(kept.folder, history, super(Remembered, kept).sign, kept.remember, calls)
+            accept_loss(kept.folder, history, kept.signer, kept.remember, calls)
         else:
             take_from(kept.folder, history, copy, kept.remember, calls=calls)
 

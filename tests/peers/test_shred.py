@@ -106,7 +106,7 @@ def test_a_running_server_goes_on_while_its_keys_move_and_the_old_epoch_is_destr
             filled.start()
         assert [completed(filled, study) for study in (1, 2, 3, 4, 5)] == [0, EACH, EACH, 2, 2]
         assert filled.ready()
-    epochs = filled.json("keys", "list")
+    epochs = filled.json("keys", "list")["epochs"]
     assert isinstance(epochs, list)
     assert [(each["state"], each["study_keys"]) for each in epochs] == [("destroyed", 0), ("active", 4)]
 

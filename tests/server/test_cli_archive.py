@@ -173,7 +173,7 @@ def test_status_verify_keys_and_rebuild(archive: Path, files: Path) -> None:
     assert status["bytes_received"] == sum(len(encoded(ds)) for ds in STUDY)
     assert 0 < float(str(status["ratio"])) < 1
     assert "key epoch" in run("status").stdout
-    (epoch,) = json.loads(run("keys", "list", "--json").stdout)
+    (epoch,) = json.loads(run("keys", "list", "--json").stdout)["epochs"]
     assert epoch["epoch"] == 1
     before = run("find", "--json").stdout
     assert told("index", "rebuild")["objects"] == 3

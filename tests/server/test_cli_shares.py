@@ -53,7 +53,7 @@ def test_split_writes_private_files_that_name_their_epoch(archive: Path) -> None
     assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
     assert (archive / "shares").stat().st_mode & 0o777 == 0o700
     assert "Share: 2 of 5, any 3 give the key" in paths[1].read_text()
-    (epoch,) = json.loads(run("keys", "list", "--json").stdout)
+    (epoch,) = json.loads(run("keys", "list", "--json").stdout)["epochs"]
     assert epoch["shares"][0].startswith("3 of 5, group ")
     assert "is there already" in fails("keys", "split", "-n", "2", "-k", "2", "-o", "shares", code=11)
     assert "inside the archive" in fails("keys", "split", "-n", "2", "-k", "2", "-o", "archive/s", code=11)

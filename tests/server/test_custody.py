@@ -71,5 +71,7 @@ def test_an_archive_moves_from_a_key_file_to_an_hsm_and_back(tmp_path: Path, mon
     config.write_text(file_only)
     with hsm.away():
         run("verify", "--level", "decrypt")
-    listed = [(e["provider"], e["state"], e["study_keys"]) for e in json.loads(run("keys", "list", "--json").stdout)]
+    listed = [
+        (e["provider"], e["state"], e["study_keys"]) for e in json.loads(run("keys", "list", "--json").stdout)["epochs"]
+    ]
     assert listed == [("keyfile", "destroyed", 0), ("pkcs11", "destroyed", 0), ("keyfile", "active", 1)]

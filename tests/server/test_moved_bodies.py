@@ -14,9 +14,8 @@ from archive.log import Entry, LogWriter
 from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
 from index.attributes import STUDY_UID
-from keys import derive
+from keys import signingkey
 from keys.keyring import clock_ms
-from keys.signing import CheckpointSigner
 from server.config_load import load_config
 from server.custody import open_keyring, provider_of
 from server.engine import Engine
@@ -68,7 +67,7 @@ def written_again(path: Path, records: list[Entry]) -> None:
     folder.complete()
     keyring = open_keyring(folder, provider_of(load_config(Path("coffer.toml")).keys, folder.archive_id))
     keyring.amend([], [b"W"])
-    signer = CheckpointSigner(keyring.archive_key(derive.CHECKPOINT_SIGNING))
+    signer = signingkey.current(keyring)
     log = LogWriter(folder, now_ms=clock_ms)
     log.append(records)
     log.checkpoint(partial(signer.sign_note, folder.origin), keyring.remember)

@@ -144,7 +144,7 @@ def value(config: Config, metric: str) -> float:
 
 def epochs(listed: str) -> list[tuple[int, str, str, int]]:
     """Every epoch of `coffer keys list --json`: number, provider, state, study keys."""
-    return [(e["epoch"], e["provider"], e["state"], e["study_keys"]) for e in json.loads(listed)]
+    return [(e["epoch"], e["provider"], e["state"], e["study_keys"]) for e in json.loads(listed)["epochs"]]
 
 
 def epochs_beside(config: Config) -> list[tuple[int, str, str, int]]:
@@ -413,7 +413,7 @@ def test_the_list_tells_ages_and_what_is_not_over(tmp_path: Path) -> None:
         # Two to open the archive and to prove the new epoch, the rest to make it; none for a study.
         assert sorted(kms.seen) == ["CreateAlias", "CreateKey", "Decrypt", "Decrypt", "DescribeKey", "Encrypt"]
         ended = told(config, "keys", "destroy", "1", "--yes")
-        listed = told(config, "keys", "list")
+        listed = told(config, "keys", "list")["epochs"]
         assert [e["age_days"] for e in listed] == [31.0, 0.0]
         assert [e["state"] for e in listed] == ["destroyed", "active"]
         until = listed[0]["can_be_taken_back_until"]

@@ -366,7 +366,9 @@ def states() -> list[str]:
 
 def epochs() -> list[tuple[int, str, int]]:
     """Every epoch: number, state, study keys."""
-    return [(e["epoch"], e["state"], e["study_keys"]) for e in json.loads(run("keys", "list", "--json").stdout)]
+    return [
+        (e["epoch"], e["state"], e["study_keys"]) for e in json.loads(run("keys", "list", "--json").stdout)["epochs"]
+    ]
 
 
 def test_finishing_takes_two_steps_and_erases(archive: Path) -> None:

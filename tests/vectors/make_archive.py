@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
+from server import signatory
 from server.config import Config, Http, Keys
 from server.demo import encoded
 from server.dimse.services import Caller, StoreRequest
@@ -65,6 +66,8 @@ def main() -> None:
             assert reception.finish().status == 0
         begun = order(engine, one_study(engine, "2.25.7001"), "the format has rekeys", Officer("Golden", "golden"))
         carry_out(engine, begun, lambda _done, _total: None)
+        signatory.order(engine.keyring, engine.folder, "the format has endorsements", Officer("Golden", "golden"))
+        engine.settle()
     for disposable in ("index", "spool", "lost+found", "LOCK"):
         path = FOLDER / "archive" / disposable
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -16,13 +16,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from keys import derive, rekey, rows, shred, splitting
+from keys import derive, rekey, rows, shred, signingkey, splitting
 from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring, StudyKey
 from keys.secret import Secret
 from keys.shares import Group, Share, combine
 from keys.sharetext import render
-from keys.signing import CheckpointSigner
 
 FOLDER = Path(__file__).parent / "keys"
 PASSPHRASE = b"correct horse battery staple"
@@ -78,7 +77,7 @@ def make(folder: Path) -> None:
     provider = KeyFileProvider(folder / "keyfile", lambda: Secret(PASSPHRASE), random)
     keyring = Keyring.create(folder / "keyring", provider, ARCHIVE_ID, random, clock)
     studies = [keyring.new_study(), *keyring.new_studies(2)]
-    signer = CheckpointSigner(keyring.archive_key(derive.CHECKPOINT_SIGNING))
+    signer = signingkey.current(keyring)
     expected: dict[str, Any] = {
         "passphrase": PASSPHRASE.decode(),
         "archive_id": ARCHIVE_ID.hex(),
@@ -109,6 +108,7 @@ def make(folder: Path) -> None:
     unfinished = keyring.divide(2, 2)[0].of
     _split(keyring, unfinished)
     expected["unfinished"] = {unfinished.group.hex(): splitting.place_of(Path("/media/stick/shares")).hex()}
+    signingkey.begin(keyring, random, SHREDDED_MS, lambda _: (rows.EVENT_PREFIX + b"signing key", NAMES[0]))
     keyring.close()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "keyring" / "lock.mdb").unlink()

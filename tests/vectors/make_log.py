@@ -6,6 +6,7 @@ bodies are not sealed.
 """
 
 import sys
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,13 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from archive.folder import ArchiveFolder
 from archive.log import Entry, LogWriter
 from archive.record import Flags, Kind
+from archive.succession import endorse
 from keys.secret import Secret
 from keys.signing import CheckpointSigner
 
 FOLDER = Path(__file__).parent / "log"
 ORIGIN = "archive.example/golden-log"
 ARCHIVE_ID = sha256(b"coffer golden log").digest()[:16]
-SEED = sha256(b"coffer golden log signing seed").digest()
+SEEDS = [sha256(b"coffer golden log signing seed" + number).digest() for number in (b"", b" 2")]
 FIRST_MS = 1767225600000  # 2026-01-01T00:00:00Z
 LENGTHS = (0, 1, 7, 8, 9, 100, 33, 16)
 SEGMENT_BYTES = 700
@@ -36,15 +38,20 @@ def entry(number: int) -> Entry:
 
 
 def make(path: Path) -> None:
-    """Write archive.json, segments/ and checkpoints/ into a folder that holds no archive."""
-    signer = CheckpointSigner(Secret(SEED))
+    """Write an archive into a folder that holds none; a second key signs from three records on."""
+    old, new = (CheckpointSigner(Secret(seed)) for seed in SEEDS)
     ArchiveFolder.prepare(path)
-    folder = ArchiveFolder(path, ARCHIVE_ID, ORIGIN, signer.vkey(ORIGIN))
+    folder = ArchiveFolder(path, ARCHIVE_ID, ORIGIN, old.vkey(ORIGIN))
     folder.commit()
     log = LogWriter(folder, now_ms=lambda: FIRST_MS, segment_bytes=SEGMENT_BYTES)
-    for number in range(len(LENGTHS) - 1):
+    for number in range(3):
         log.append([entry(number)])
-    log.checkpoint(lambda text: signer.sign_note(ORIGIN, text))
+    last = log.checkpoint(partial(old.sign_note, ORIGIN))
+    assert last is not None
+    endorse(folder, old, new, last)
+    for number in range(3, len(LENGTHS) - 1):
+        log.append([entry(number)])
+    log.checkpoint(partial(new.sign_note, ORIGIN))
     log.append([entry(len(LENGTHS) - 1)])
     log.close()
 

@@ -132,6 +132,7 @@ def open_with_shares(texts: list[str], folder: Path) -> Opened:
 class Opened:
     archive_id: bytes
     ark: bytes
+    signing: bytes
     deks: dict[bytes, bytes]
     epochs: dict[int, int] = field(default_factory=dict)  # epoch -> state
     shredded: dict[bytes, tuple[int, ...]] = field(default_factory=dict)  # key id -> epoch, scheduled, until
@@ -143,7 +144,7 @@ class Opened:
         return {"dek": dek.hex(), **out, "kcv": hmac.digest(dek, b"coffer/kcv/v1", "sha256")[:16].hex()}
 
     def vkey_and_note(self, name: str, body: bytes) -> tuple[str, str]:
-        private = Ed25519PrivateKey.from_private_bytes(expand("sha256", self.ark, b"coffer/checkpoint-signing/v1", 32))
+        private = Ed25519PrivateKey.from_private_bytes(self.signing)
         public = private.public_key().public_bytes_raw()
         tag = sha256(name.encode() + b"\x0a\x01" + public).digest()[:4]
         vkey = f"{name}+{tag.hex()}+{base64.b64encode(bytes([1]) + public).decode()}"
@@ -214,5 +215,7 @@ def open_rows(
     deks = {
         key[1:]: unwrap(row, 1, key[1:]) for key, row in rows.items() if key[:1] == b"K" and key[1:] not in shredded
     }
-    ark = unwrap(rows.get(b"A", b""), 2, bytes(16))
-    return Opened(archive_id, ark, deks, states, shredded, unfinished)
+    if b"N" in rows:
+        unwrap(rows[b"N"], 4, bytes(16))
+    ark, signing = (unwrap(rows.get(key, b""), purpose, bytes(16)) for key, purpose in ((b"A", 2), (b"V", 3)))
+    return Opened(archive_id, ark, signing, deks, states, shredded, unfinished)

@@ -1,7 +1,8 @@
 """A second reader of the log, written from archive/FORMAT.md alone: `python tests/vectors/reader_log.py [folder]`.
 
 It uses the standard library only, shares no code with the product and stops at the first thing that is wrong. A
-checkpoint is signed with Ed25519, which the standard library lacks: its text is checked, its signature is not.
+checkpoint is signed with Ed25519, which the standard library lacks: its text is checked, and the hash of the key that
+signed it, but the signature is not.
 """
 
 import base64
@@ -71,6 +72,18 @@ NOTE = re.compile(rb"(?<![^\n])([^\n\0]+)\n([0-9]+)\n([^\n\0]+)\n\n(?:\xe2\x80\x
 PARTS = rb".*", rb"[0-9]*", rb".*", rb"", rb"(\xe2.*)?"  # the lines of a note, the last of them perhaps cut
 
 
+ENDORSEMENT = re.compile(
+    rb"coffer/signing-key/v1\n([^\n\0]+)\n([0-9]+)\n([^\n\0]+)\n([^\n\0]+)\n([0-9]+)\n([A-Za-z0-9+/]{43}=)\n\n"
+    rb"(?:\xe2\x80\x94 [^\n\0]+\n)+"
+)
+
+
+def signers(note: bytes) -> set[str]:
+    """The hashes of the keys that signed a note."""
+    lines = note.rpartition(b"\n\n")[2].splitlines()
+    return {base64.b64decode(line.split(b" ")[2])[:4].hex() for line in lines}
+
+
 def is_holed(rest: bytes) -> bool:
     """Whether this can be one note, some of whose sectors were never written."""
     return rest.count(b"\n\n") < 2 and NOTE.search(rest) is None
@@ -89,21 +102,55 @@ class Log:
         self.records: list[dict[str, object]] = []
         self.leaves: list[bytes] = []
         self.tiles = 0
+        self.keys = self._keys(folder / "checkpoints" / "endorsements", about["vkey"])
         self.signed = self._checkpoint(folder / "checkpoints" / "latest")
         paths = sorted((folder / "segments").glob("*.seg"))
         for at, path in enumerate(paths, 1):
             must(path.name == f"{at:08d}.seg", "a segment is missing")
             self._segment(path.read_bytes(), at, is_last=at == len(paths))
         must(self.signed is None or self.tree.size >= self.signed[0], "shorter than its checkpoint")
+        for at, (_, size, root) in enumerate(self.keys):
+            if all(size <= later for _, later, _ in self.keys[at:]):
+                must(tree_head(self.leaves[:size]) == root and size <= self.tree.size, "an endorsement of another log")
         self.history = self._history(folder / "checkpoints" / "history")
         if self.signed is not None:
             self._tiles(folder / "tiles", self.signed[0])
+
+    def _keys(self, path: Path, first: str) -> list[tuple[str, int, bytes]]:
+        """Hash of each signing key, from how many records on it signs, and their root."""
+        data, at, vkey = path.read_bytes() if path.exists() else b"", 0, first
+        found = [(first.split("+")[1], 0, sha256(b"").digest())]
+        while note := ENDORSEMENT.match(data, at):
+            at = note.end()
+            origin, generation, old, new, size, root = (part.decode() for part in note.groups())
+            must((origin, old) == (self.origin, vkey) and int(generation) == len(found) + 1, "endorsement")
+            for name, tag, key in ([*each.split("+", 2), "", ""][:3] for each in (old, new)):
+                must(
+                    name == self.origin and re.fullmatch("[A-Za-z0-9+/]{44}", key) is not None,
+                    "the name of an endorsed key",
+                )
+                must(sha256(f"{name}\n".encode() + base64.b64decode(key)).digest()[:4].hex() == tag, "a verifier key")
+            must({old.split("+")[1], new.split("+")[1]} <= signers(note[0]), "an endorsement without both signatures")
+            must(size == str(int(size)), "the size of an endorsement")
+            vkey = new
+            found.append((new.split("+")[1], int(size), base64.b64decode(root, validate=True)))
+        must(at == len(data), "behind the endorsements")
+        return found
+
+    def _must_be_in_force(self, note: bytes, size: int, root: bytes) -> None:
+        """One of the signatures is by the key that signs over so many records; and it says what is endorsed."""
+        spans = [(key, least, min((s for _, s, _ in self.keys[at + 1 :]), default=size)) for at, (key, least, _) in
+                 enumerate(self.keys)]  # fmt: skip
+        must(any(key in signers(note) and least <= size <= most for key, least, most in spans), "the key in force")
+        standing = [(s, head) for at, (_, s, head) in enumerate(self.keys) if all(s <= t for _, t, _ in self.keys[at:])]
+        must(all(head == root for s, head in standing[1:] if s == size), "a checkpoint against an endorsement")
 
     def _checkpoint(self, path: Path) -> tuple[int, bytes] | None:
         if not path.exists():
             return None
         origin, size, root, *_ = path.read_text(encoding="utf-8").split("\n")
         must(origin == self.origin, "checkpoint origin")
+        self._must_be_in_force(path.read_bytes(), int(size), base64.b64decode(root))
         return int(size), base64.b64decode(root)
 
     def _history(self, path: Path) -> list[tuple[int, bytes]]:
@@ -115,6 +162,7 @@ class Log:
             must(re.fullmatch(rb"[A-Za-z0-9+/]{43}=", note[3]) is not None, "a note's root")
             size, head = int(note[2]), base64.b64decode(note[3])
             must(not found or size > found[-1][0], "sizes of the history")
+            self._must_be_in_force(note[0], size, head)
             must(size <= len(self.leaves) and tree_head(self.leaves[:size]) == head, "a note of another log")
             found.append((size, head))
         rest = data[at:]
