@@ -108,9 +108,13 @@ class Catalogue:
         """Studies, series, instances, conflicts, unindexed, bytes of data sets, and studies whose key is gone."""
         return [*self._totals, len(self._unreadable)]
 
-    def close(self) -> None:
-        """End the filling: LMDB must not be closed under a thread that reads it. Then drop the table."""
+    def stop(self) -> None:
+        """End the filling: LMDB must not be closed under a thread that reads it."""
         self._loading.stop()
         for loader in self._loaders:
             loader.join()
+
+    def close(self) -> None:
+        """End the filling and drop the table."""
+        self.stop()
         self.table.close()

@@ -383,9 +383,10 @@ class Index:
 
     def close(self, *, flush: bool = True) -> None:
         """Flush and close. `flush=False` leaves what a power cut would leave."""
-        self._catalogue.close()
+        self._catalogue.stop()
         try:
             if flush:
                 self._take_in()
         finally:
             self._tables.close(flush=flush)
+            self._catalogue.close()

@@ -45,8 +45,10 @@ def test_what_was_accepted_is_in_every_answer_that_begins_later(
         index.accept(version(seq), key.key_id, entry("1.1", "1.1.1", f"1.1.1.{seq}"))
         assert len(list(index.locate({STUDY_UID: ("1.1",)}))) == index.stats().instances == seq + 1
     index.accept(version(3), key.key_id, entry("1.1", "1.1.1", "1.1.1.3"))
+    index.accept(version(4), keyring.new_study().key_id, entry("1.2", "1.2.1", "1.2.1.1"))
     index.close()
-    assert len(list(reopen().locate({STUDY_UID: ("1.1",)}))) == 4
+    again = reopen()
+    assert [len(list(again.locate({STUDY_UID: (uid,)}))) for uid in ("1.1", "1.2")] == [4, 1]
 
 
 def test_an_accepted_object_that_cannot_go_in_holds_up_no_other(
