@@ -21,15 +21,15 @@ OFFERS = [Offer(1, FIND, (IMPLICIT_LE,))]
 
 
 def matching(_: bytes) -> Iterator[bytes]:
-    """Rows without end."""
-    while True:
+    """More rows than anybody waits for."""
+    for _ in range(5000):
         time.sleep(0.001)
         yield b"row "
 
 
 def searching(_: bytes) -> Iterator[None]:
-    """No row, and no end."""
-    while True:
+    """No row, for longer than anybody waits."""
+    for _ in range(5000):
         time.sleep(0.001)
         yield None
 

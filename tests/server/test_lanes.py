@@ -194,8 +194,8 @@ def test_a_search_that_finds_nothing_can_be_cancelled(config: Config, monkeypatc
     with Server(config):
         with connect(config) as sender:
             assert store(sender, 0) == 0
-        # As an archive so large that going through it has no end.
-        monkeypatch.setattr(StudyTable, "candidates", lambda *_: itertools.repeat(1))
+        # As an archive of so many studies that nobody would wait for its end.
+        monkeypatch.setattr(StudyTable, "candidates", lambda *_: itertools.repeat(1, 2_000_000))
         with RawRequestor(config.dimse.port, [Offer(1, find, ("1.2.840.10008.1.2",))]) as peer:
             for _ in range(6):  # one more than there are threads for queries
                 message_id = peer.request(peer.context(find), dimse.C_FIND, query)
