@@ -266,7 +266,7 @@ def test_a_key_that_is_taken_away_opens_nothing_in_any_lane_from_then_on(config:
                 ds.SOPInstanceUID += f".{number}"
                 assert peer.store(peer.contexts[1], ds.SOPInstanceUID, [encoded(ds)]) == 0
         status = get(config.dimse.port, [(CT, EXPLICIT_LE)], taken=taken, StudyInstanceUID=study)
-    assert len(came) <= 3  # one more had been opened before
+    assert len(came) <= 4  # two more had been opened before
     assert status.NumberOfFailedSuboperations == 12 - len(came)
 
 
