@@ -21,6 +21,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -114,6 +115,17 @@ class Bar:
     _progress: Progress | None
     _task: TaskID | None
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether anybody sees it: a total that costs something to know need not be known otherwise."""
+        return self._progress is not None
+
+    def expect(self, more: int) -> None:
+        """Say that so many more are to come."""
+        if self._progress is not None and self._task is not None:
+            total = self._progress.tasks[self._task].total
+            self._progress.update(self._task, total=(total or 0) + more)
+
     def advance(self, count: int = 1, total: int | None = None) -> None:
         """Say that `count` more are done, of `total` where it is known by now."""
         if self._progress is not None and self._task is not None:
@@ -132,6 +144,7 @@ def progress(title: str, total: int | None = None, *, hidden: bool = False, in_b
         yield Bar(None, None)
         return
     counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
-    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
+    title_and_bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    columns = (*title_and_bar, *counts, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         yield Bar(shown, shown.add_task(title, total=total))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,19 +47,23 @@ def put(chosen: Chosen, paths: tuple[Path, ...], jobs: int) -> None:
     with chosen.open(write=True) as engine, output.progress("storing", hidden=chosen.json) as bar:
         from server.dimse.services import Caller
         from server.importer import Importer
+        from server.media import find_files
 
         importer = Importer(engine, Caller(calling_ae=engine.config.dimse.ae_title))
         tally = _Tally()
-        for result in _results(importer, paths, jobs):
+        if bar.is_shown:
+            bar.expect(sum(1 for _ in find_files(paths)))
+        for result in _results(importer, paths, jobs, bar.expect):
             tally.add(result)
             bar.advance()
     tally.report(as_json=chosen.json)
     tally.raise_failure()
 
 
-def _results(importer: Importer, paths: Sequence[Path], jobs: int) -> Iterator[Result]:
+def _results(importer: Importer, paths: Sequence[Path], jobs: int, expect: Callable[[int], None]) -> Iterator[Result]:
     """What became of each file under the paths, then of each that a DICOMDIR among `paths` themselves names.
 
+    `expect` is told how many results follow a DICOMDIR, less the one that was expected in its place.
     A DICOMDIR that is met inside a folder names nothing that the walk does not find by itself.
     """
     from server.importer import Outcome, Result
@@ -76,7 +80,9 @@ def _results(importer: Importer, paths: Sequence[Path], jobs: int) -> Iterator[R
             yield Result(result.path, Outcome.SKIPPED, "a DICOMDIR; its files are read from the folder")
     for directory in directories:
         try:
-            yield from _stored(importer, read_media_directory(directory), jobs)
+            found = read_media_directory(directory)
+            expect(len(found) - 1)
+            yield from _stored(importer, found, jobs)
         except InputError as error:
             yield Result(directory, Outcome.FAILED, str(error))
 
