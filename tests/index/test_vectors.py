@@ -1,6 +1,8 @@
 """The golden index is written byte for byte as before and is read by a second reader made from FORMAT.md alone."""
 
+import hmac
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,58 @@ def test_the_second_reader_reads_it() -> None:
     assert instance[3][0][:5] == [0, 1, 256, 4096, bytes([3]) * 32]
     with pytest.raises(ValueError, match="commitment"):
         reader_index.read(golden["tables"], *keys, bytes(16), make_index.SOP)
+
+
+PAGE = (Path(make_index.__file__).parents[2] / "index" / "FORMAT.md").read_text(encoding="utf-8")
+
+
+def columns(title: str) -> dict[str, str]:
+    """The rows of the page's table whose header begins with `title`, first cell to last."""
+    lines = PAGE[PAGE.index(f"\n| {title} |") + 1 :].split("\n\n", 1)[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {cells[0].split()[0].strip("`"): cells[-1] for cells in rows}
+
+
+def test_the_worked_example_of_the_page_is_that_of_the_golden_index() -> None:
+    golden = json.loads(make_index.OUT.read_text())
+    tables, token_key, row_key = golden["tables"], *(bytes.fromhex(golden[k]) for k in ("token_key", "row_key"))
+    block = re.search(r"```\n(uid .*?)```", PAGE, re.DOTALL)
+    assert block is not None
+    uid, instance, opened = block[1].splitlines()
+    found = re.fullmatch(
+        r'uid +(\d\d) ‖ HMAC-SHA-256\(k_token, \1 ‖ "([\d.]+)"\)\[:16\] +-> +([0-9a-f ]+)', uid.rstrip()
+    )
+    assert found is not None
+    kind, sop, reference = found.groups()
+    message = bytes.fromhex(kind) + sop.encode()
+    key = message[:1] + hmac.digest(token_key, message, "sha256")[:16]
+    assert tables["uid"][key.hex()] == reference.replace(" ", "")
+    assert instance.split(" -> ")[0].split()[1:] == reference.split()
+    assert instance.endswith("study key id (16) ‖ sealed row")
+    value = bytes.fromhex(tables["instance"][reference.replace(" ", "")])
+    assert value[:16] == make_index.KEY_ID
+    place = bytes.fromhex(reference.replace(" ", ""))
+    context = b"coffer/index-row/v1\0" + make_index.ARCHIVE_ID + place
+    plain = reader_index.open_sealed(row_key, context, value[16:])
+    told = re.fullmatch(r"sealed row, .* -> +([0-9a-f]{8}) ‖ msgpack \((\d+) bytes\) ‖ zeros to (\d+)", opened.rstrip())
+    assert told is not None
+    length = int(told[2])
+    assert plain[:4].hex() == told[1] == f"{length:08x}"
+    assert (len(plain), plain[4 + length :].strip(b"\0")) == (int(told[3]), b"")
+
+
+def test_the_tables_of_the_page_are_those_of_the_golden_index() -> None:
+    golden = json.loads(make_index.OUT.read_text())
+    tables = golden["tables"]
+    assert set(columns("database")) == set(tables)
+    assert set(columns("key")) == {bytes.fromhex(key).decode() for key in tables["meta"]}
+    keys = bytes.fromhex(golden["token_key"]), bytes.fromhex(golden["row_key"])
+    study, series, instance = reader_index.read(tables, *keys, make_index.ARCHIVE_ID, make_index.SOP)
+    said = {name: len(cells.split(", ")) for name, cells in columns("row").items()}
+    rows = {"study": study, "series": series, "instance": instance, "merged": study[2], "version": instance[3][0]}
+    assert said == {name: len(row) for name, row in rows.items()}
+    sizes = {int(n) for n in re.findall(r"\d+", columns("database")["uid"])}
+    assert {len(value) // 2 for value in tables["uid"].values()} == sizes
+    token = re.search(r"token \((\d+)\)", PAGE)
+    assert token is not None
+    assert {len(key) // 2 for key in tables["uid"]} == {int(token[1])}
