@@ -96,9 +96,9 @@ def _told(store: RowStore, epoch: int) -> EpochRow:
     row = EpochRow.decode(value)
     if epoch >= Header.decode(store.get(rows.HEADER_KEY) or b"").epoch or row.state is EpochState.ACTIVE:
         raise ConfigError(f"epoch {epoch} is in use", hint="rotate first: coffer keys rotate")
-    root = store.get(rows.ARCHIVE_ROOT_KEY)
-    if root is None or KeyRow.decode(root).epoch == epoch:  # a rotation moves it first, so somebody changed the keyring
-        raise ConfigError(f"the archive's own key is still under epoch {epoch}", hint="rotate: coffer keys rotate")
+    own = [value for place in rows.OWN_KEYS if (value := store.get(place)) is not None]
+    if not own or any(KeyRow.decode(value).epoch == epoch for value in own):  # a rotation moves them before all others
+        raise ConfigError(f"a key of the archive's own is still under epoch {epoch}", hint="rotate: coffer keys rotate")
     held: list[int] = []
     store.walk(rows.STUDY_PREFIX, lambda _, key: held.append(1) if KeyRow.decode(key).epoch == epoch else None)
     if held:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from keys import derive, rows
+from keys import derive, rows, signingkey
 from keys.destruction import Destruction
 from keys.errors import ConfigError, IntegrityError, KeyUnavailableError, NotFoundError
 from keys.keyfile import KeyFileProvider, generate_keyfile
@@ -217,23 +217,23 @@ def test_an_old_epoch_is_destroyed_and_its_backups_open_nothing(tmp_path: Path) 
         Keyring.open(tmp_path / "backup", KeyFileProvider(tmp_path / "key"))
 
 
-def test_an_epoch_that_the_archives_own_key_is_under_is_not_destroyed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", rows.OWN_KEYS)
+def test_an_epoch_that_a_key_of_the_archives_own_is_under_is_not_destroyed(tmp_path: Path, place: bytes) -> None:
     kcvs = make(tmp_path)
     keyring = open_at(tmp_path)
-    root, before = keyring.archive_key(derive.EVENT).reveal(), keyring.row(rows.ARCHIVE_ROOT_KEY)
+    signingkey.begin(keyring, os.urandom, 0, lambda _: (rows.EVENT_PREFIX, b""))
+    own, before = keyring.own_key(place).reveal(), keyring.row(place)
     assert before is not None
     keyring.rotate()
-    keyring.amend([(rows.ARCHIVE_ROOT_KEY, before)])  # as if a rotation had left it behind
-    with pytest.raises(ConfigError, match="own key"):
+    keyring.amend([(place, before)])  # as if a rotation had left it behind
+    with pytest.raises(ConfigError, match="archive's own"):
         keyring.destroy_epoch(1)
-    keyring.close()
-    keyring = open_at(tmp_path)
     keyring.rotate()
     keyring.destroy_epoch(1)
     keyring.close()
     keyring = open_at(tmp_path)
     all_open(keyring, kcvs)
-    assert keyring.archive_key(derive.EVENT).reveal() == root
+    assert keyring.own_key(place).reveal() == own
     keyring.close()
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -60,12 +61,14 @@ REQUEST, SHARES = "<the request that waits>", "<the shares>"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the archive says of itself. `studies`: a digest of what came back, or the exit code; `left`: stale files."""
+    """What the archive says of itself. `studies`: a digest of what came back, or the exit code; `signing`: which key
+    signs, 0 while it changes; `left`: stale files."""
 
     opens: bool
     findings: list[str]
     studies: dict[str, str]
     epochs: list[tuple[str, str, int]]
+    signing: int
     shreds: list[tuple[str, str]]
     requests: int
     holds: int
@@ -87,12 +90,6 @@ def command(*args: str) -> tuple[int, str]:
     small_steps()
     result = CliRunner().invoke(main, args, env={"COFFER_ARCHIVE": "", "COFFER_CONFIG": ""})
     return result.exit_code, result.output
-
-
-def listed(*args: str) -> list[dict[str, object]]:
-    """What a command prints with --json: a list, or the findings or shreds in what it prints."""
-    value = json.loads(run(*args, "--json").stdout)
-    return list(value)
 
 
 def digests() -> dict[str, str]:
@@ -122,17 +119,19 @@ def look() -> Facts:
     """Everything; in a process of its own."""
     code, output = command("verify", "--level", "decrypt", "--json")
     found = json.loads(output)["findings"] if code in (0, 1) else [{"what": output}]
-    shred_list = told("shred", "list") if code in (0, 1) else {"shreds": [], "requests": []}
-    epochs = listed("keys", "list")
+    shred_list: Any = told("shred", "list") if code in (0, 1) else {"shreds": [], "requests": []}
+    keys_told: Any = told("keys", "list")
+    epochs, signing = keys_told["epochs"], keys_told["signing_key"]
     return Facts(
         opens=code in (0, 1),
         findings=[str(each["what"]) for each in found],
         studies=digests(),
-        epochs=[(str(e["provider"]), str(e["state"]), int(str(e["study_keys"]))) for e in epochs],
-        shreds=[(each["why"], each["state"]) for each in shred_list["shreds"]],  # type: ignore[attr-defined]
-        requests=len(shred_list["requests"]),  # type: ignore[arg-type]
-        holds=len(listed("hold", "list")) if code in (0, 1) else 0,
-        groups=[str(group) for e in epochs for group in e["shares"]],  # type: ignore[attr-defined]
+        epochs=[(e["provider"], e["state"], e["study_keys"]) for e in epochs],
+        signing=0 if signing["changing"] else signing["generation"],
+        shreds=[(each["why"], each["state"]) for each in shred_list["shreds"]],
+        requests=len(shred_list["requests"]),
+        holds=len(json.loads(run("hold", "list", "--json").stdout)) if code in (0, 1) else 0,
+        groups=[group for e in epochs for group in e["shares"]],
         audit=json.loads(command("keys", "audit", "--json")[1])["findings"],
         left=sorted(str(path) for path in Path().rglob("*") if path.suffix in (".new", ".spool")),
         unreadable=unreadable(),

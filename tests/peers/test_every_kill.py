@@ -135,6 +135,7 @@ CASES = {
         before=(SPLIT, ("mv", "keys/coffer.key", "lost.key")),
         locked=True,
     ),
+    "rotate the signing key": Case(("keys", "rotate-signing", "--reason", "r"), lambda facts: facts.signing in (2, 3)),
     "hold": Case(("hold", "add", LIVING[0], "--reason", "court"), lambda facts: facts.holds in (1, 2)),
 }
 
