@@ -111,8 +111,6 @@ def store_one(association: Association, item: Item, message: int) -> Reply:
     )
     if context is None:
         return Reply(None, "presentation context not accepted")
-    if not item.data:
-        return Reply(None, "the file holds no data set to send")
     request = C_STORE()
     request.MessageID = message % 65535 + 1
     request.AffectedSOPClassUID = item.sop_class
