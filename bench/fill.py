@@ -13,7 +13,7 @@ from typing import Final
 
 from archive.log import SealedFile
 from bench.studies import HeaderOnly, header_only
-from keys.keyring import StudyKey
+from keys.studykey import StudyKey
 from server import logs
 from server.commit import Committed, Parcel, Sealed
 from server.config import Config, Http, Keys, Log

@@ -22,7 +22,8 @@ from index.store import Change, IndexStore
 from keys import aead
 from keys.derive import INDEX_TOKEN, hmac_sha256
 from keys.errors import CofferError, FormatError, KeyUnavailableError, ShreddedError, UnavailableError
-from keys.keyring import Keyring, StudyKey
+from keys.keyring import Keyring
+from keys.studykey import StudyKey
 
 __all__ = ["INSTANCE", "SERIES", "STUDY", "Ref", "Tables", "child", "number_of"]
 

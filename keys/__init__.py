@@ -24,10 +24,12 @@ from keys.errors import (
     UnavailableError,
 )
 from keys.keyfile import CHEAPEST_FOR_TESTS, DEFAULT_COST, Argon2Cost, KeyFileProvider, generate_keyfile
-from keys.keyring import EpochInfo, Keyring, StudyKey
+from keys.keyring import Keyring
+from keys.overview import EpochInfo
 from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
 from keys.secret import Secret
 from keys.signing import CheckpointSigner, verify_note
+from keys.studykey import StudyKey
 
 __all__ = [
     "CHEAPEST_FOR_TESTS",

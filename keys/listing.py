@@ -13,8 +13,8 @@ from keys import rows
 from keys.errors import FormatError
 from keys.rekey import Rekey
 from keys.rows import EpochRow, Header, KeyRow
-from keys.shred import Tombstone
 from keys.store import RowStore
+from keys.tombstone import Tombstone
 
 __all__ = ["Listing", "listing"]
 

@@ -17,7 +17,18 @@ from keys.rows import EpochRow, EpochState, Header, KeyRow
 from keys.shares import Group
 from keys.store import RowStore
 
-__all__ = ["EpochInfo", "Overview", "epoch_rows", "epochs_in", "groups_in", "half_left", "header_in", "overview"]
+__all__ = [
+    "EpochInfo",
+    "Overview",
+    "archive_id_in",
+    "changes_in",
+    "epoch_rows",
+    "epochs_in",
+    "groups_in",
+    "half_left",
+    "header_in",
+    "overview",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,11 @@ def header_in(store: RowStore) -> Header:
     return Header.decode(value)
 
 
+def changes_in(store: RowStore) -> int:
+    """Return how often keys were taken away from whoever may hold them, by any process, until now; about 4 us."""
+    return int.from_bytes(store.get(rows.CHANGES_KEY) or b"", "big")
+
+
 def epoch_rows(store: RowStore) -> list[EpochRow]:
     """Return every epoch's row, ascending. Raises FormatError."""
     return [EpochRow.decode(value) for _, value in store.scan(rows.EPOCH_PREFIX)]
@@ -89,6 +105,21 @@ def groups_in(store: RowStore) -> list[Group]:
     """Return the groups of shares that were made, oldest first."""
     found = (Group.decode(value) for _, value in store.scan(rows.SHARES_PREFIX))
     return sorted(found, key=lambda of: (of.made_s, of.group))
+
+
+def archive_id_in(folder: Path) -> bytes | None:
+    """The 16-byte id of the archive whose keyring is in `folder`; None where none was made. Needs no key.
+
+    Raises IntegrityError, FormatError, UnavailableError.
+    """
+    if not (folder / "data.mdb").exists():
+        return None
+    store = RowStore(folder)  # to read only, LMDB does not open a file whose making was stopped
+    try:
+        header = store.get(rows.HEADER_KEY)
+        return Header.decode(header).archive_id if header is not None else None
+    finally:
+        store.close()
 
 
 def overview(folder: Path) -> Overview:

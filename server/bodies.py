@@ -14,7 +14,7 @@ from archive.reader import LogReader
 from archive.record import Kind
 from keys.buffer import Buffer
 from keys.errors import IntegrityError, SupersededError
-from keys.keyring import StudyKey
+from keys.studykey import StudyKey
 
 _IN_MEMORY_BYTES = 8 << 20
 Read = Callable[[int, int], Buffer]

@@ -18,8 +18,9 @@ from archive.reader import LogReader
 from archive.verify import Finding, Level, Options, Verifier
 from index.check import check_index
 from keys import signingkey
+from keys.clock import clock_ms
 from keys.errors import IntegrityError
-from keys.keyring import Keyring, clock_ms
+from keys.keyring import Keyring
 from keys.signing import CheckpointSigner
 from keys.witness import read_witness
 from server.config import Config

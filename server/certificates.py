@@ -18,11 +18,11 @@ from archive.evidence import Inclusion
 from archive.record import Kind
 from archive.succession import read_succession
 from keys import derive, rows, shred, signingkey
+from keys.clock import clock_ms
 from keys.derive import hmac_sha256
 from keys.destruction import Destruction
 from keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
-from keys.keyring import clock_ms
-from keys.shred import Reason, Tombstone
+from keys.tombstone import Reason, Tombstone
 from server import erasure
 from server.deeds import Deeds, Noted
 from server.engine import Engine

@@ -10,8 +10,8 @@ from archive.folder import ArchiveFolder
 from keys import rows
 from keys.destruction import Destruction
 from keys.rows import EpochRow, EpochState
-from keys.shred import Reason, Tombstone
 from keys.store import RowStore
+from keys.tombstone import Reason, Tombstone
 from keys.witness import read_witness
 
 __all__ = ["contradictions", "has_keyring"]

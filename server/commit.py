@@ -20,8 +20,9 @@ from index.entry import InstanceEntry
 from index.index import Index
 from index.rows import Version
 from keys.errors import CofferError, ShreddedError, UnavailableError
-from keys.keyring import Keyring, StudyKey
+from keys.keyring import Keyring
 from keys.shred import is_shredded
+from keys.studykey import StudyKey
 from server.metrics import Metrics
 
 _log = structlog.get_logger(__name__)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keys import rows
+from keys.clock import clock_ms
 from keys.destruction import Destruction
-from keys.keyring import Keyring, clock_ms
+from keys.keyring import Keyring
 from keys.rows import GONE, EpochRow
-from keys.shred import Tombstone, tombstones
+from keys.shred import tombstones
+from keys.tombstone import Tombstone
 
 __all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "uncompacted"]
 

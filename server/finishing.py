@@ -7,8 +7,8 @@ away from it: older copies open nothing afterwards. Stopped anywhere, saying it 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from keys.clock import clock_ms
 from keys.errors import InputError, UnavailableError
-from keys.keyring import clock_ms
 from keys.rows import EpochState
 from server.engine import Engine
 from server.erasure import EFFECTIVE, Erasure, erasures

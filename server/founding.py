@@ -11,6 +11,7 @@ from keys import durable, signingkey
 from keys.errors import ConfigError, IntegrityError
 from keys.keyfile import generate_keyfile
 from keys.keyring import Keyring
+from keys.overview import archive_id_in
 from server.config import Config
 from server.custody import passphrase_of, provider_of
 
@@ -28,7 +29,7 @@ def create_archive(config: Config) -> None:
     if config.keys.provider == "file":
         _require_key_file(config)
     try:
-        begun = Keyring.archive_id_in(path / "keyring")
+        begun = archive_id_in(path / "keyring")
     except IntegrityError as error:
         raise ConfigError(
             f"{path} is what a stopped init left, and its keyring cannot be read",

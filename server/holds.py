@@ -12,9 +12,9 @@ import msgspec
 from archive.event import Event
 from archive.record import Kind
 from keys import derive, rows
+from keys.clock import clock_ms
 from keys.derive import hmac_sha256
 from keys.errors import AccessDeniedError, InputError, NotFoundError
-from keys.keyring import clock_ms
 from server.officers import Officer
 from server.sealednotes import SealedNotes
 from server.vault import Vault

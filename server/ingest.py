@@ -17,10 +17,11 @@ from archive.record import Flags
 from index.elements import Header, scan, scan_early
 from index.entry import Identity, InstanceEntry, extract, pixel_layout
 from index.objectmeta import ObjectMeta
+from keys.clock import clock_ms
 from keys.derive import hmac_sha256
 from keys.durable import discard
 from keys.errors import CofferError, UnavailableError
-from keys.keyring import StudyKey, clock_ms
+from keys.studykey import StudyKey
 from server.access import Action, Policy
 from server.commit import Committed, Sealed
 from server.dimse.services import StoreOutcome, StoreRequest

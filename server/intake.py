@@ -13,7 +13,7 @@ from archive.record import Kind
 from archive.room import Room
 from archive.spool import MemoryBudget, Spool
 from index.walk import Limits as HeaderLimits
-from keys.keyring import StudyKey
+from keys.studykey import StudyKey
 from server.config import Limits
 
 _SALT_BYTES = 24

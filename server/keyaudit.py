@@ -22,7 +22,7 @@ from keys.listing import Listing, listing
 from keys.provider import KekProvider
 from keys.providers import returned
 from keys.rows import GONE
-from keys.shred import Reason
+from keys.tombstone import Reason
 from server import outbox
 from server.byhand import look
 

@@ -19,8 +19,9 @@ from archive.folder import ArchiveFolder
 from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
 from keys import aead, derive, rekey, rows
+from keys.clock import clock_ms
 from keys.errors import HistoryError, IntegrityError
-from keys.keyring import Keyring, clock_ms
+from keys.keyring import Keyring
 from keys.rows import GONE
 from keys.shred import is_shredded, schedule
 from server import outbox

@@ -24,11 +24,12 @@ from archive.reseal import reseal
 from index import rebuild
 from index.rows import Version
 from keys import aead, rekey, shred
+from keys.clock import clock_ms
 from keys.derive import hmac_sha256
 from keys.durable import discard
 from keys.errors import CofferError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
-from keys.keyring import StudyKey, clock_ms
 from keys.rekey import NOT_STUCK, Phase, Rekey
+from keys.studykey import StudyKey
 
 if TYPE_CHECKING:
     from server.vault import Vault

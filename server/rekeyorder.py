@@ -14,12 +14,12 @@ from archive.event import Event
 from archive.record import Kind
 from index.attributes import STUDY_UID
 from keys import rekey, rows, shred
+from keys.clock import clock_ms
 from keys.errors import AccessDeniedError, IntegrityError, ShreddedError, SupersededError, UnavailableError
-from keys.keyring import clock_ms
 from keys.lock import holder
 from keys.rekey import NOT_STUCK, Rekey
 from keys.rows import KeyRow
-from keys.shred import Reason
+from keys.tombstone import Reason
 from server.engine import Engine
 from server.holds import Holds
 from server.officers import Officer

@@ -17,9 +17,10 @@ from archive.event import Event
 from archive.folder import ArchiveFolder
 from archive.record import Kind
 from keys import derive
+from keys.clock import clock_ms
 from keys.destruction import Destruction
 from keys.errors import CofferError, ConfigError, LockedError
-from keys.keyring import Keyring, clock_ms
+from keys.keyring import Keyring
 from keys.lock import holder
 from keys.provider import DestroyReceipt
 from keys.rotation import Rotated

@@ -11,8 +11,8 @@ import msgspec
 from archive.event import Event
 from archive.record import Kind
 from keys import rows
+from keys.clock import clock_ms
 from keys.errors import AccessDeniedError, NotFoundError, UnavailableError
-from keys.keyring import clock_ms
 from server.engine import Engine
 from server.officers import Officer
 from server.sealednotes import SealedNotes

@@ -16,8 +16,8 @@ from archive.checkpoint import witnessed
 from archive.ledger import Ledger
 from archive.report import Finding
 from archive.scrub import Looked, Scrub, StoppedError
+from keys.clock import clock_ms
 from keys.errors import CofferError
-from keys.keyring import clock_ms
 from server.metrics import Metrics
 from server.vault import Vault
 

@@ -11,9 +11,9 @@ from archive.event import Event
 from archive.folder import ArchiveFolder
 from archive.record import Kind
 from keys import derive, durable
+from keys.clock import clock_ms
 from keys.errors import ConfigError, FormatError, InputError, UnavailableError
 from keys.keyfile import generate_keyfile
-from keys.keyring import clock_ms
 from keys.provider import KekProvider
 from keys.recovery import Proof, Recovery
 from keys.shares import Recovered, Share, combine

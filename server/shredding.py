@@ -16,9 +16,9 @@ from archive.event import Event
 from archive.record import Kind
 from index.attributes import PATIENT_ID, STUDY_UID
 from keys import rows, shred
+from keys.clock import clock_ms
 from keys.errors import InputError, NotFoundError
-from keys.keyring import clock_ms
-from keys.shred import Tombstone
+from keys.tombstone import Tombstone
 from server.engine import Engine
 from server.erasure import uncompacted
 from server.holds import Holds, Subject, require_retention_over

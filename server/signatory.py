@@ -21,8 +21,9 @@ from archive.merkle import EMPTY_ROOT
 from archive.record import Kind
 from archive.succession import Succession, endorse, read_succession
 from keys import derive, signingkey
+from keys.clock import clock_ms
 from keys.errors import UnavailableError
-from keys.keyring import Keyring, clock_ms
+from keys.keyring import Keyring
 from keys.lock import holder
 from keys.signing import CheckpointSigner
 from server import outbox, signorder

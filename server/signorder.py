@@ -11,8 +11,9 @@ from typing import Final
 
 from archive.folder import ArchiveFolder
 from keys import rows
+from keys.clock import clock_ms
 from keys.errors import UnavailableError
-from keys.keyring import Keyring, clock_ms
+from keys.keyring import Keyring
 from keys.lock import holder
 
 __all__ = ["answer", "ask", "asked"]

@@ -13,8 +13,9 @@ from archive.event import Event
 from archive.folder import ArchiveFolder
 from archive.record import Kind
 from keys import derive, durable, splitting
+from keys.clock import clock_ms
 from keys.errors import ConfigError, InputError
-from keys.keyring import Keyring, clock_ms
+from keys.keyring import Keyring
 from keys.shares import Group, Share, combine
 from keys.sharetext import file_name, parse, render
 from server import outbox

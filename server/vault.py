@@ -32,8 +32,9 @@ from index import rebuild
 from index.index import Index
 from index.rows import Version
 from keys import derive, rekey, rows, shred
+from keys.clock import clock_ms
 from keys.errors import CofferError, ShreddedError, UnavailableError
-from keys.keyring import Keyring, clock_ms
+from keys.keyring import Keyring
 from keys.providers import Patience, Patient
 from server import logs, outbox
 from server.access import Policy

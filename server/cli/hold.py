@@ -48,7 +48,7 @@ def add(  # noqa: PLR0917  one parameter for each option
 ) -> None:
     """Hold a study, or all studies of a patient."""
     with open_for_keys(chosen) as engine:
-        from keys.keyring import clock_ms
+        from keys.clock import clock_ms
         from server.holds import Hold, Holds
         from server.officers import Officer
         from server.shredding import wait_until_settled

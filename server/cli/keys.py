@@ -50,7 +50,7 @@ def list_epochs(chosen: Chosen) -> None:
     """List the key epochs, with provider, state, age, study keys and shares of each, and the key that signs now."""
     config = chosen.existing()
     from archive.folder import ArchiveFolder
-    from keys.keyring import clock_ms
+    from keys.clock import clock_ms
     from keys.overview import overview
 
     folder, now = ArchiveFolder.open(config.archive), clock_ms()

@@ -39,7 +39,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     from archive.ledger import Ledger
     from archive.lock import WriterLock
     from archive.repair import repair as mend
-    from keys.keyring import clock_ms
+    from keys.clock import clock_ms
     from server.byhand import look
 
     folder, source = ArchiveFolder.open(config.archive), ArchiveFolder.open(copy)

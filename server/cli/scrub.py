@@ -38,7 +38,7 @@ def show(chosen: Chosen) -> None:
     from archive.folder import ArchiveFolder
     from archive.ledger import Ledger
     from archive.scrub import Scrub
-    from keys.keyring import clock_ms
+    from keys.clock import clock_ms
 
     folder = ArchiveFolder.open(config.archive)
 
@@ -86,7 +86,7 @@ def acknowledge(chosen: Chosen, names: tuple[str, ...]) -> None:
     config = chosen.existing()
     from archive.folder import ArchiveFolder
     from archive.ledger import Ledger
-    from keys.keyring import clock_ms
+    from keys.clock import clock_ms
 
     done = Ledger(ArchiveFolder.open(config.archive).scrub).acknowledge(names, clock_ms())
     if chosen.json:

@@ -25,7 +25,7 @@ import structlog
 from archive.log import SealedFile
 from index.index import Located
 from keys.errors import CofferError
-from keys.keyring import StudyKey
+from keys.studykey import StudyKey
 from server.commit import Parcel
 from server.dimse.services import Observer
 from server.engine import Engine

@@ -15,8 +15,8 @@ from archive.log import SealedFile
 from archive.reader import LogReader
 from index.index import Located
 from keys.errors import UnavailableError
-from keys.keyring import StudyKey
 from keys.secret import Secret
+from keys.studykey import StudyKey
 from server.access import Policy
 from server.bodies import Bodies
 from server.commit import Committed, Sealed

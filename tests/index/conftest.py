@@ -9,7 +9,8 @@ from index.entry import InstanceEntry
 from index.index import Index
 from index.rows import Version
 from keys.keyfile import KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring, StudyKey
+from keys.keyring import Keyring
+from keys.studykey import StudyKey
 
 ARCHIVE_ID = bytes(range(16))
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"

@@ -14,7 +14,7 @@ from types import ModuleType
 import lmdb
 import pytest
 
-from keys import aead, derive, keyfile, rekey, rows, shares, shred
+from keys import aead, derive, keyfile, rekey, rows, shares, shred, tombstone
 from keys.errors import ShreddedError
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
@@ -53,7 +53,7 @@ def offsets_of(layout: struct.Struct) -> list[tuple[int, int]]:
         ("\nEpoch row:", rows.EPOCH_CLEAR, []),
         ("\nShare group:", shares.GROUP, []),
         ("\nOne share:", struct.Struct(f">{shares.GROUP.size}s{shares.BODY.format[1:]}"), []),
-        ("\nTombstone:", shred._LAYOUT, []),
+        ("\nTombstone:", tombstone._LAYOUT, []),
         ("\nRekey:", rekey._LAYOUT, []),
         ("\nKey row:", rows.KEY_CLEAR, [(36, aead.sealed_length(32))]),
     ],

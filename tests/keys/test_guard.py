@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import keys.keyring
+import keys.studies
 from keys import arena, guard, rows
 from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring
@@ -113,7 +113,7 @@ def test_secrets_of_many_threads_do_not_touch_each_other() -> None:
 
 
 def test_a_keyring_lets_go_of_keys_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys.keyring, "_CACHED", 2)
+    monkeypatch.setattr(keys.studies, "_CACHED", 2)
     generate_keyfile(tmp_path / "key", Secret(b"a passphrase"), cost=CHEAPEST_FOR_TESTS)
     provider = KeyFileProvider(tmp_path / "key", lambda: Secret(b"a passphrase"))
     keyring = Keyring.create(tmp_path / "keyring", provider, bytes(16))
@@ -123,7 +123,7 @@ def test_a_keyring_lets_go_of_keys_for_good(tmp_path: Path, monkeypatch: pytest.
     kept = [key.dek.reveal() for key in keyring.new_studies(2)]
     assert not held(first), "a study key that left the cache"
 
-    old = keyring._keks[1][1].reveal()
+    old = keyring._epochs.keks[1][1].reveal()
     recovered = combine({str(share.index): share for share in keyring.divide(2, 3)})
     keyring.rotate()
     keyring.destroy_epoch(1)
@@ -132,7 +132,7 @@ def test_a_keyring_lets_go_of_keys_for_good(tmp_path: Path, monkeypatch: pytest.
     assert not held(old), "the key of a destroyed epoch"
 
     keyring.rotate()
-    told = keyring._keks[2][1].reveal()
+    told = keyring._epochs.keks[2][1].reveal()
     row = keyring.epoch_row(2)
     ended = type(row)(EpochState.DESTROYED, 2, row.kek_id, row.created_ms, row.provider, b"")
     changes = (keyring.changes() + 1).to_bytes(8, "big")
@@ -143,7 +143,7 @@ def test_a_keyring_lets_go_of_keys_for_good(tmp_path: Path, monkeypatch: pytest.
     assert not any(held(dek) for dek in kept), "study keys, which may have been taken away"
 
     again = keyring.study(keyring.study_key_ids()[0]).dek.reveal()
-    last, root = keyring._keks[3][1], keyring._root.reveal()
+    last, root = keyring._epochs.keks[3][1], keyring._root.reveal()
     needles = [again, last.reveal(), root]
     assert all(held(needle) for needle in needles)
     keyring.close()

@@ -106,7 +106,7 @@ def test_a_failed_commit_hands_out_nothing_and_stops_writing_while_reads_go_on(
         keyring.new_study()
     with pytest.raises(KeyUnavailableError):
         keyring.study(b"x" * 16)
-    keyring._cache.clear()
+    keyring._studies._cache.clear()
     assert keyring.study(before.key_id).kcv == before.kcv
 
 
@@ -250,7 +250,7 @@ def test_a_damaged_keyring_does_not_open(
 def test_missing_and_scheduled_keys(keyring: Keyring, provider: KeyFileProvider) -> None:
     with pytest.raises(KeyUnavailableError):
         keyring.study(b"?" * 16)
-    kek_id, kek = keyring._keks[1]
+    kek_id, kek = keyring._epochs.keks[1]
     row = rows.KeyRow(rows.Purpose.STUDY, rows.KeyState.SHRED_SCHEDULED, 1, kek_id, 0)
     value = row.wrap(kek, keyring.archive_id, b"s" * 16, keyring.archive_key(b"any"), bytes(24))
     keyring._store.put([(b"K" + b"s" * 16, value)])

@@ -18,6 +18,7 @@ from keys.errors import (
 from keys.keyfile import KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring
 from keys.rekey import Phase, Rekey
+from keys.tombstone import Reason, Tombstone
 
 NAME = b"n" * 16
 
@@ -110,8 +111,8 @@ def test_rows_that_are_none_are_rejected(data: bytes) -> None:
 
 
 def test_a_tombstone_has_a_successor_only_where_the_key_was_replaced() -> None:
-    stone = shred.Tombstone(1, 2, 3, NAME)
-    assert shred.Tombstone.decode(stone.encode()) == stone
-    for wrong in (replace(stone, reason=shred.Reason.REKEYED), replace(stone, successor=b"s" * 16)):
+    stone = Tombstone(1, 2, 3, NAME)
+    assert Tombstone.decode(stone.encode()) == stone
+    for wrong in (replace(stone, reason=Reason.REKEYED), replace(stone, successor=b"s" * 16)):
         with pytest.raises(FormatError):
-            shred.Tombstone.decode(wrong.encode())
+            Tombstone.decode(wrong.encode())

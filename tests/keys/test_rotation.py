@@ -147,7 +147,7 @@ def test_another_process_rotates_while_keys_are_made_and_used(tmp_path: Path) ->
     while process.is_alive():
         made = keyring.new_study()
         kcvs[made.key_id] = made.kcv
-        keyring._cache.clear()
+        keyring._studies._cache.clear()
         all_open(keyring, kcvs)
     process.join()
     assert process.exitcode == 0
@@ -313,7 +313,7 @@ from keys.keyring import Keyring
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])), readonly=True)
 for line in sys.stdin:
     ring.prove()
-    print(ring.epoch, ring.study(bytes.fromhex(line)).kcv.hex(), sorted(ring._keks), flush=True)
+    print(ring.epoch, ring.study(bytes.fromhex(line)).kcv.hex(), sorted(ring._epochs.keks), flush=True)
 """
 
 

@@ -14,7 +14,7 @@ from keys import rows, shred
 from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
-from keys.shred import Tombstone
+from keys.tombstone import Tombstone
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = bytes(range(16))

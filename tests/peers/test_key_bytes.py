@@ -77,7 +77,7 @@ def keys_of(coffer: CofferProcess) -> dict[str, bytes]:
     found = {f"key file {epoch}": secret.reveal() for epoch, secret in _read(coffer.key_file).slots}
     ring = Keyring.open(coffer.archive / "keyring", provider, readonly=True)
     try:
-        found[f"KEK {ring.epoch}"] = ring._kek(ring.epoch)[1].reveal()
+        found[f"KEK {ring.epoch}"] = ring._epochs.kek(ring.epoch)[1].reveal()
         found["archive root"] = ring._root.reveal()
         labels = {name: label for name, label in vars(derive).items() if name.isupper() and isinstance(label, bytes)}
         found |= {name: ring.archive_key(label).reveal() for name, label in labels.items()}

@@ -13,8 +13,8 @@ from archive.folder import ArchiveFolder
 from archive.lock import WriterLock
 from keys import rows
 from keys.errors import CofferError
-from keys.shred import Tombstone
 from keys.store import RowStore
+from keys.tombstone import Tombstone
 from server.config_load import load_config
 from server.engine import Engine
 from tests.server.filled import run

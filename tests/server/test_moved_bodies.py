@@ -15,7 +15,7 @@ from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
 from index.attributes import STUDY_UID
 from keys import signingkey
-from keys.keyring import clock_ms
+from keys.clock import clock_ms
 from server.config_load import load_config
 from server.custody import open_keyring, provider_of
 from server.engine import Engine

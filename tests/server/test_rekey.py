@@ -21,7 +21,7 @@ from keys import rekey, shred
 from keys.errors import ShreddedError, SupersededError
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
-from keys.shred import Reason
+from keys.tombstone import Reason, Tombstone
 from server.attention import unindexed
 from server.config_load import load_config
 from server.demo import encoded
@@ -431,7 +431,7 @@ def test_old_records_without_the_record_of_the_rekey_are_a_finding(archive: Path
     with engine(write=True) as opened:
         (old,) = opened.index.key_ids_of(STUDY)
         name = opened.index.name_of(STUDY)
-        stone = shred.Tombstone(1, 1, 1, name, Reason.REKEYED, b"n" * 16)
+        stone = Tombstone(1, 1, 1, name, Reason.REKEYED, b"n" * 16)
         value = opened.keyring.row(b"K" + old)
         opened.keyring.amend([(b"T" + old, stone.encode())], [b"K" + old])
     findings = told("verify", "--level", "decrypt", code=1)["findings"]

@@ -15,7 +15,8 @@ from archive.event import Event
 from archive.folder import ArchiveFolder
 from archive.record import Kind
 from keys import rows
-from keys.keyring import Keyring, clock_ms
+from keys.clock import clock_ms
+from keys.keyring import Keyring
 from keys.rows import EpochState
 from server import renewalwatch
 from server.config import AwsKms, Config, Keys, Pkcs11

@@ -11,8 +11,9 @@ from index.entry import InstanceEntry
 from index.index import Index
 from index.rows import Version
 from keys.derive import INDEX_TOKEN, derive
-from keys.keyring import Keyring, StudyKey
+from keys.keyring import Keyring
 from keys.secret import Secret
+from keys.studykey import StudyKey
 
 ARCHIVE_ID, KEY_ID = bytes(range(16)), bytes(range(16, 32))
 SOP = "1.2.3.4"
