@@ -22,12 +22,12 @@ from archive.report import Level, Report, Task
 from archive.scan import scan
 from archive.succession import adopt, generation_of, go_on_from
 from archive.verify import Options, Verifier
-from keys.durable import Syscalls, SystemCalls, install, move, remove_folder, replace, stage
+from keys.durable import install, move, remove_folder, replace, stage
 from keys.errors import InputError, IntegrityError
 from keys.signing import CheckpointSigner
+from keys.syscalls import SYSTEM, Syscalls
 
 _PIECE = 1 << 20
-_SYSTEM = SystemCalls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def accept_loss(
     history: History,
     signer: CheckpointSigner,
     remember: Callable[[bytes], None],
-    calls: Syscalls = _SYSTEM,
+    calls: Syscalls = SYSTEM,
 ) -> None:
     """Go on from the log as it is: put aside what lies beyond its first break, and sign what is left.
 
@@ -106,7 +106,7 @@ def take_from(
     copy: ArchiveFolder,
     remember: Callable[[bytes], None],
     *,
-    calls: Syscalls = _SYSTEM,
+    calls: Syscalls = SYSTEM,
     progress: Callable[[int], None] | None = None,
 ) -> list[int]:
     """Take from a copy the segments that are missing or differ, and its checkpoint. Returns the segments' numbers.

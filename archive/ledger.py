@@ -12,10 +12,9 @@ from pathlib import Path
 
 from archive.report import Finding
 from keys import durable
-from keys.durable import Syscalls, SystemCalls
 from keys.errors import FormatError, NotFoundError
+from keys.syscalls import SYSTEM, Syscalls
 
-_SYSTEM = SystemCalls()
 _SUFFIX = ".finding"
 
 
@@ -43,7 +42,7 @@ class Entry:
 class Ledger:
     """The findings in one folder."""
 
-    def __init__(self, folder: Path, calls: Syscalls = _SYSTEM) -> None:
+    def __init__(self, folder: Path, calls: Syscalls = SYSTEM) -> None:
         self._folder = folder
         self._calls = calls
 

@@ -22,13 +22,14 @@ from archive.room import Room
 from archive.segment import Footer, SegmentHeader, footer_size
 from archive.succession import read_succession
 from archive.tiling import Tiling
+from keys.appendfile import AppendFile
 from keys.buffer import Buffer
-from keys.durable import AppendFile, Syscalls, SystemCalls, replace
+from keys.durable import replace
 from keys.errors import CofferError, HistoryError, IntegrityError, UnavailableError
+from keys.syscalls import SYSTEM, Syscalls
 
 _COPY_BYTES = 1 << 20
 _LEAST_ROOM = 1 << 20  # where not even a small group fits any more, nobody shall be told that this archive is ready
-_SYSTEM = SystemCalls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class LogWriter:
         now_ms: Callable[[], int],
         segment_bytes: int = 1 << 30,
         reserve_bytes: int = 0,
-        calls: Syscalls = _SYSTEM,
+        calls: Syscalls = SYSTEM,
         witness: Checkpoint | None = None,
         signers: Collection[str] = (),
         may_refuse: bool = False,

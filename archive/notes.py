@@ -15,15 +15,16 @@ from archive.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from archive.folder import ArchiveFolder
 from archive.leaves import Leaves
 from archive.merkle import Frontier
-from keys.durable import AppendFile, Syscalls, SystemCalls, replace, settle
+from keys.appendfile import AppendFile
+from keys.durable import replace, settle
 from keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
+from keys.syscalls import SYSTEM, Syscalls
 
 _NOTE: Final = re.compile(  # where a line begins: what follows a hole is no note
     rb"(?<![^\n])[^\n\0]+\n[0-9]+\n[^\n\0]+\n\n(?:\xe2\x80\x94 [^\n\0]+\n)+"
 )
 _TORN: Final = re.compile(rb"[^\n]+(?:\n[0-9]*(?:\n[^\n]*(?:\n(?:\n(?:\xe2[^\n]*)?)?)?)?)?")  # a note, cut anywhere
 _TAIL_BYTES: Final = 64 << 10  # far more than one note
-_SYSTEM = SystemCalls()
 
 
 class Noted(NamedTuple):
@@ -95,7 +96,7 @@ def publish(
     folder: ArchiveFolder,
     note: bytes,
     remember: Callable[[bytes], None] | None = None,
-    calls: Syscalls = _SYSTEM,
+    calls: Syscalls = SYSTEM,
 ) -> None:
     """Enter a signed note into the history, let the keyring remember it, then make it the latest; each step durable.
 
@@ -134,7 +135,7 @@ def _show(folder: ArchiveFolder, note: bytes, remember: Callable[[bytes], None] 
     replace(folder.checkpoint, note, calls=calls)
 
 
-def settle_notes(folder: ArchiveFolder, calls: Syscalls = _SYSTEM) -> None:
+def settle_notes(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
     """Make stable what an earlier or failed append left at the end of the history, and believe the device what it is.
 
     Raises UnavailableError.
@@ -143,7 +144,7 @@ def settle_notes(folder: ArchiveFolder, calls: Syscalls = _SYSTEM) -> None:
         settle(folder.notes, calls=calls)
 
 
-def set_aside(folder: ArchiveFolder, size: int, calls: Syscalls = _SYSTEM) -> None:
+def set_aside(folder: ArchiveFolder, size: int, calls: Syscalls = SYSTEM) -> None:
     """Keep in the history what is true of the first `size` records; the file as it was goes to lost+found.
 
     Durable on return. A history that cannot be read goes as a whole. Raises IntegrityError where the log is shorter.

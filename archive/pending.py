@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archive.folder import ArchiveFolder
-from keys.durable import Syscalls, SystemCalls, remove, replace
+from keys.durable import remove, replace
 from keys.errors import FormatError
-
-_SYSTEM = SystemCalls()
+from keys.syscalls import SYSTEM, Syscalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ def _path(folder: ArchiveFolder) -> Path:
     return folder.path / "pending.json"
 
 
-def announce(folder: ArchiveFolder, deeds: list[Pending], calls: Syscalls = _SYSTEM) -> None:
+def announce(folder: ArchiveFolder, deeds: list[Pending], calls: Syscalls = SYSTEM) -> None:
     """Write what is about to be done, beside what waits already; durable on return."""
     waiting = [*read_pending(folder), *deeds]
     text = json.dumps([{"facts": dict(d.facts), "proof": d.proof} for d in waiting], indent=1)
@@ -64,6 +63,6 @@ def read_pending(folder: ArchiveFolder) -> list[Pending]:
         ) from error
 
 
-def forget(folder: ArchiveFolder, calls: Syscalls = _SYSTEM) -> None:
+def forget(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
     """Remove the file once its deeds are recorded; durable on return."""
     remove(_path(folder), calls=calls)

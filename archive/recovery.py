@@ -18,11 +18,12 @@ from archive.ledger import Ledger
 from archive.notes import settle_notes
 from archive.record import HEADER, RecordHeader, parse_header
 from archive.report import Finding
-from keys.durable import AppendFile, Syscalls, SystemCalls, replace, settle
+from keys.appendfile import AppendFile
+from keys.durable import replace, settle
 from keys.errors import FormatError, HistoryError, IntegrityError
+from keys.syscalls import SYSTEM, Syscalls
 
 _PIECE = 1 << 20
-_SYSTEM = SystemCalls()
 _HINT = "run coffer verify; mend it with coffer repair --from a backup or replica"
 _WAYS_OUT = "nothing was changed; coffer recover show tells what is missing and the ways out"
 
@@ -43,7 +44,7 @@ class Tail:
     is_sealed: bool = False
 
 
-def settle_end(folder: ArchiveFolder, calls: Syscalls = _SYSTEM) -> None:
+def settle_end(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
     """Make stable what an earlier writer left at the end of the log and of the history, whole or torn.
 
     It may have been killed between write and sync. What the next writer finds it treats as stable: it signs it, answers
@@ -203,7 +204,7 @@ def _body_is_whole(fd: int, at: int, header: RecordHeader) -> bool:
     return digest.digest() == header.body_sha256
 
 
-def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls = _SYSTEM) -> None:
+def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls = SYSTEM) -> None:
     """Move what lies behind the last whole record to lost+found, then truncate; durable on return, in that order.
 
     Where that holds records, a finding for a human is made in between: they were most likely never acknowledged, but a

@@ -22,12 +22,12 @@ from archive.pending import Pending, announce
 from archive.record import HEADER
 from archive.succession import adopt
 from archive.verify import Finding, Level, Options, Verifier
-from keys.durable import Syscalls, SystemCalls, install, remove, stage
+from keys.durable import install, remove, stage
 from keys.errors import FormatError, InputError, IntegrityError, NotFoundError, UnavailableError
+from keys.syscalls import SYSTEM, Syscalls
 
 _PIECE = 1 << 20
 _HEAD, _FOOT = -1, -2  # what stands for a record's number where there is no record
-_SYSTEM = SystemCalls()
 
 
 class _Region(NamedTuple):
@@ -67,7 +67,7 @@ def repair(
     *,
     only: Collection[int] = (),
     witness: Checkpoint | None = None,
-    calls: Syscalls = _SYSTEM,
+    calls: Syscalls = SYSTEM,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Find what is damaged, mend what the copy has whole, and verify again. Call with the writer's lock held.

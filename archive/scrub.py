@@ -17,10 +17,10 @@ from archive.join import Claim, Joined
 from archive.merkle import Frontier
 from archive.report import Finding, Level, Task
 from archive.scan import scan
-from keys.durable import Syscalls, SystemCalls, replace
+from keys.durable import replace
 from keys.errors import FormatError, IntegrityError
+from keys.syscalls import SYSTEM, Syscalls
 
-_SYSTEM = SystemCalls()
 _SAVE_MS = 60_000
 _BATCH_BYTES = 4 << 20
 
@@ -90,7 +90,7 @@ class Scrub:
         now_ms: Callable[[], int],
         pace: Callable[[int], None],
         tell: Callable[[Finding], None],
-        calls: Syscalls = _SYSTEM,
+        calls: Syscalls = SYSTEM,
     ) -> None:
         """`pace` gets the bytes that were just read and returns when more may be read.
 

@@ -15,9 +15,10 @@ from functools import lru_cache
 from typing import Final, Protocol, Self
 
 from archive.folder import ArchiveFolder
-from keys.durable import Syscalls, SystemCalls, replace
+from keys.durable import replace
 from keys.errors import FormatError, HistoryError, IntegrityError
 from keys.signing import CheckpointSigner, body_of, has_line, verify_note
+from keys.syscalls import SYSTEM, Syscalls
 
 __all__ = ["Endorsement", "Succession", "adopt", "endorse", "generation_of", "go_on_from", "read_succession"]
 
@@ -26,7 +27,6 @@ _NOTE: Final = re.compile(
     rb"coffer/signing-key/v1\n(?:[^\n\0]+\n){6}\n(?:\xe2\x80\x94 [^\n\0]+\n)+"  # its text has seven lines
 )
 _HINT: Final = "take checkpoints/endorsements from a backup: coffer repair --from COPY does it"
-_SYSTEM: Final = SystemCalls()
 
 
 class TreeHead(Protocol):
@@ -171,7 +171,7 @@ def _followed(vkey: str, data: bytes) -> Succession:
 
 
 def endorse(
-    folder: ArchiveFolder, old: CheckpointSigner, new: CheckpointSigner, at: TreeHead, calls: Syscalls = _SYSTEM
+    folder: ArchiveFolder, old: CheckpointSigner, new: CheckpointSigner, at: TreeHead, calls: Syscalls = SYSTEM
 ) -> Endorsement:
     """Endorse `new`, which signs from the checkpoint `at` on; durable on return.
 
@@ -187,7 +187,7 @@ def endorse(
     return made
 
 
-def adopt(folder: ArchiveFolder, copy: ArchiveFolder, calls: Syscalls = _SYSTEM) -> bool:
+def adopt(folder: ArchiveFolder, copy: ArchiveFolder, calls: Syscalls = SYSTEM) -> bool:
     """Take endorsements from a copy that are missing or damaged here, durable on return; whether there were any.
 
     Raises IntegrityError where the copy's do not lead from this archive's first key, or neither goes on from the other.
@@ -213,7 +213,7 @@ def generation_of(folder: ArchiveFolder, signer: CheckpointSigner) -> int:
     return len(vkeys) - vkeys[::-1].index(mine)
 
 
-def go_on_from(folder: ArchiveFolder, signer: CheckpointSigner, at: TreeHead, calls: Syscalls = _SYSTEM) -> None:
+def go_on_from(folder: ArchiveFolder, signer: CheckpointSigner, at: TreeHead, calls: Syscalls = SYSTEM) -> None:
     """Let `signer`, the key that the keyring has, sign `at` and what follows, after records or the keyring were lost.
 
     Endorsements of keys that are lost with a newer keyring go to lost+found: whoever holds them will not believe what

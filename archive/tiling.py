@@ -14,16 +14,15 @@ from archive.leaves import Leaves
 from archive.merkle import Frontier
 from archive.proof import root
 from archive.tiles import ALL_LEVELS, HASH_BYTES, HEIGHT, Tiles, top
-from keys.durable import Syscalls, SystemCalls, discard, discard_folder, make_folders, replace
+from keys.durable import discard, discard_folder, make_folders, replace
 from keys.errors import HistoryError
-
-_SYSTEM = SystemCalls()
+from keys.syscalls import SYSTEM, Syscalls
 
 
 class Tiling:
     """The tiles of an archive, for its one writer. Not thread-safe."""
 
-    def __init__(self, folder: ArchiveFolder, calls: Syscalls = _SYSTEM) -> None:
+    def __init__(self, folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
         self._folder = folder
         self._calls = calls
         self._leaves = Leaves(folder)

@@ -22,7 +22,7 @@ from archive.draft import Draft
 from archive.log import LogWriter
 from index.index import Index
 from keys import aead
-from keys.durable import AppendFile
+from keys.appendfile import AppendFile
 from server import logs
 from server.config import Config, Keys
 from server.dimse.services import Caller, StoreRequest

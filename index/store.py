@@ -22,6 +22,7 @@ import lmdb
 from keys import durable
 from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
 from keys.store import require_whole
+from keys.syscalls import sync_folder
 
 __all__ = ["TABLES", "Change", "IndexStore"]
 
@@ -68,7 +69,7 @@ class IndexStore:
                 raise LockedError(f"the index in {folder} is already open in this process") from error
             raise UnavailableError(f"cannot open the index in {folder}: {error}") from error
         if not readonly:
-            durable.sync_folder(folder)
+            sync_folder(folder)
 
     def _open(self, path: Path, map_bytes: int) -> Any:
         """LMDB's environment in a folder, or in a file."""

@@ -7,9 +7,10 @@ Byte layouts: FORMAT.md beside this file. `keys.derive` stays the module (its la
 from __future__ import annotations
 
 from keys.aead import CHUNK, OVERHEAD, TAG, Opener, Sealer, open_sealed, plain_length, seal, sealed_length
+from keys.appendfile import AppendFile
 from keys.buffer import Buffer
 from keys.derive import hmac_sha256
-from keys.durable import AppendFile, Syscalls, SystemCalls, make_folder, replace, sync_folder, write_new
+from keys.durable import make_folder, replace, write_new
 from keys.errors import (
     AccessDeniedError,
     CofferError,
@@ -30,6 +31,7 @@ from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
 from keys.secret import Secret
 from keys.signing import CheckpointSigner, verify_note
 from keys.studykey import StudyKey
+from keys.syscalls import Syscalls, SystemCalls, sync_folder
 
 __all__ = [
     "CHEAPEST_FOR_TESTS",

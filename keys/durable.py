@@ -1,9 +1,8 @@
-"""The only code of the product that syncs, renames, links or removes files: what is to survive power loss.
+"""Whole files and folders that are to survive power loss: written, replaced, moved, removed.
 
-Rule: every function's docstring lists its system calls in order and says what is durable on return; every OSError
-becomes UnavailableError. A failed fsync is never retried: after it the kernel may have dropped the dirty pages
-(Rebello et al., ATC 2020), so `AppendFile` stops for good and only reopening, with recovery, continues.
-It does not lock, and knows nothing of what the bytes mean.
+Rule: this module, `keys.appendfile` and `keys.syscalls` are the only code of the product that syncs, renames, links or
+removes files. Every function's docstring lists its system calls in order and says what is durable on return; every
+OSError becomes UnavailableError. It does not lock, and knows nothing of what the bytes mean.
 """
 
 from __future__ import annotations
@@ -11,18 +10,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from keys.appendfile import AppendFile
 from keys.buffer import Buffer
 from keys.errors import UnavailableError
-from keys.syscalls import Syscalls, SystemCalls
+from keys.syscalls import SYSTEM, Syscalls, converted, sync_folder, write_fully
 
 __all__ = [
-    "AppendFile",
-    "Syscalls",
-    "SystemCalls",
     "discard",
     "discard_folder",
     "install",
@@ -35,67 +32,17 @@ __all__ = [
     "replace",
     "settle",
     "stage",
-    "sync_folder",
     "tidy",
     "write_new",
 ]
 
-_IOV_MAX: Final = 1024  # POSIX lower bounds aside, this is Linux's and macOS's limit
 _DROP: Final = getattr(os, "POSIX_FADV_DONTNEED", 4)
-_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-_SYSTEM: Final = SystemCalls()
-
-
-def _unavailable(error: OSError, doing: str, path: Path) -> UnavailableError:
-    reason = error.strerror or type(error).__name__
-    hint = "check the volume, its mount and its permissions"
-    if error.errno in _NO_SPACE:
-        hint = f"free space on the volume that holds {path.parent}, then start again"
-    return UnavailableError(f"cannot {doing} {path}: {reason}", hint=hint)
-
-
-@contextlib.contextmanager
-def _converted(doing: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _unavailable(error, doing, path) from error
-
-
-def _write_fully(calls: Syscalls, fd: int, buffers: Sequence[Buffer]) -> int:
-    """Hand every byte of `buffers` to the kernel; writev may take only part of them. Returns the bytes written."""
-    rest = [view for view in (memoryview(buffer).cast("B") for buffer in buffers) if len(view)]
-    total = 0
-    at = 0
-    while at < len(rest):
-        wrote = calls.writev(fd, rest[at : at + _IOV_MAX])
-        if wrote <= 0:
-            raise OSError(errno.EIO, "the kernel accepted no bytes")
-        total += wrote
-        while at < len(rest) and wrote >= len(rest[at]):
-            wrote -= len(rest[at])
-            at += 1
-        if wrote:
-            rest[at] = rest[at][wrote:]
-    return total
-
-
-def sync_folder(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
-    """Make the names inside a folder durable: open(O_DIRECTORY), fsync, close."""
-    with _converted("sync folder", path):
-        fd = calls.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0)
-        try:
-            calls.fsync(fd)
-        finally:
-            calls.close(fd)
-
-
-def make_folder(path: Path, mode: int = 0o700, *, calls: Syscalls = _SYSTEM) -> None:
+def make_folder(path: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> None:
     """Make one folder, durable on return: mkdir, fsync(parent). An existing folder is left as it is, but synced too."""
-    with _converted("make folder", path):
+    with converted("make folder", path):
         try:
             calls.mkdir(path, mode)
         except FileExistsError:
@@ -104,7 +51,7 @@ def make_folder(path: Path, mode: int = 0o700, *, calls: Syscalls = _SYSTEM) -> 
     sync_folder(path.parent, calls=calls)
 
 
-def make_folders(path: Path, mode: int = 0o700, *, calls: Syscalls = _SYSTEM) -> None:
+def make_folders(path: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> None:
     """Make a folder and those above it that are missing, durable on return: mkdir, fsync(parent) for each."""
     missing = []
     while not path.exists():
@@ -119,7 +66,7 @@ def _write_and_sync(path: Path, data: Buffer, mode: int, calls: Syscalls) -> Non
     fd = calls.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         try:
-            _write_fully(calls, fd, [data])
+            write_fully(calls, fd, [data])
             calls.fsync(fd)
         finally:
             calls.close(fd)
@@ -129,7 +76,7 @@ def _write_and_sync(path: Path, data: Buffer, mode: int, calls: Syscalls) -> Non
         raise
 
 
-def write_new(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = _SYSTEM) -> None:
+def write_new(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> None:
     """Write a file that must not exist yet: unlink(stale), open(O_EXCL) of `.<name>.new`, writev, fsync, close, then as
     `place`.
 
@@ -137,7 +84,7 @@ def write_new(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = 
     UnavailableError; a file that existed is untouched. One process at a time may write a given path.
     """
     fresh = path.with_name(f".{path.name}.new")
-    with _converted("write", path):
+    with converted("write", path):
         with contextlib.suppress(FileNotFoundError):
             calls.unlink(fresh)
         _write_and_sync(fresh, data, mode, calls)
@@ -150,7 +97,7 @@ def write_new(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = 
         raise UnavailableError(f"cannot write {path}: it is there already", hint="choose another name, or move it away")
 
 
-def tidy(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+def tidy(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     """Remove the second name that a stop in `write_new` may have left of a file: unlink, fsync(folder), where there is
     one. Durable on return."""
     fresh = path.with_name(f".{path.name}.new")
@@ -158,7 +105,7 @@ def tidy(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
         remove(fresh, calls=calls)
 
 
-def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = _SYSTEM) -> None:
+def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> None:
     """Replace a file's content as a whole: unlink(stale), open(O_EXCL) of `.<name>.new`, writev, fsync, close, rename,
     fsync(folder).
 
@@ -166,7 +113,7 @@ def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = _S
     Raises UnavailableError. One process at a time may replace a given path.
     """
     fresh = path.with_name(f".{path.name}.new")
-    with _converted("replace", path):
+    with converted("replace", path):
         with contextlib.suppress(FileNotFoundError):
             calls.unlink(fresh)
         _write_and_sync(fresh, data, mode, calls)
@@ -174,14 +121,14 @@ def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = _S
     sync_folder(path.parent, calls=calls)
 
 
-def remove(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+def remove(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     """Remove a file that may not be there: unlink, fsync(folder). Durable on return."""
-    with _converted("remove", path), contextlib.suppress(FileNotFoundError):
+    with converted("remove", path), contextlib.suppress(FileNotFoundError):
         calls.unlink(path)
     sync_folder(path.parent, calls=calls)
 
 
-def discard(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+def discard(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     """Remove a file that nobody needs any more, where that can be done: unlink. It may be back after a power cut.
 
     One that stays, as on a volume that turned read-only, is no failure of whatever it was for.
@@ -190,7 +137,7 @@ def discard(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
         calls.unlink(path)
 
 
-def discard_folder(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+def discard_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     """Remove a folder that nobody needs any more, and what is in it, as far as it goes: unlink, rmdir."""
     for folder, folders, names in os.walk(path, topdown=False):
         for name in names:
@@ -202,7 +149,7 @@ def discard_folder(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
         calls.rmdir(path)
 
 
-def remove_folder(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+def remove_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     """Remove a folder that may not be there, as a whole: rename to `.<name>.old`, fsync(folder), then what is in it.
 
     On return its name is gone durably. A stop may leave some of the old one, which the next call removes.
@@ -214,20 +161,20 @@ def remove_folder(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
     discard_folder(old, calls=calls)
 
 
-def move(path: Path, target: Path, *, calls: Syscalls = _SYSTEM) -> None:
+def move(path: Path, target: Path, *, calls: Syscalls = SYSTEM) -> None:
     """Move a file to another folder of the same volume: rename, fsync(both folders). Durable on return."""
-    with _converted("move", path):
+    with converted("move", path):
         calls.rename(path, target)
     sync_folder(target.parent, calls=calls)
     sync_folder(path.parent, calls=calls)
 
 
-def stage(path: Path, pieces: Iterable[Buffer], *, calls: Syscalls = _SYSTEM) -> Path:
+def stage(path: Path, pieces: Iterable[Buffer], *, calls: Syscalls = SYSTEM) -> Path:
     """Write what is to take a file's place beside it, as `.<name>.new`: unlink(stale), open(O_EXCL), fsync(folder),
     writev, fdatasync, close. Durable on return, and without effect until `install` or `place`; where anything fails it
     is unlinked, and the error raised."""
     fresh = path.with_name(f".{path.name}.new")
-    with _converted("replace", path), contextlib.suppress(FileNotFoundError):
+    with converted("replace", path), contextlib.suppress(FileNotFoundError):
         calls.unlink(fresh)
     try:
         file = AppendFile(fresh, create=True, calls=calls)
@@ -243,7 +190,7 @@ def stage(path: Path, pieces: Iterable[Buffer], *, calls: Syscalls = _SYSTEM) ->
     return fresh
 
 
-def install(fresh: Path, path: Path, kept: Path | None, *, calls: Syscalls = _SYSTEM) -> None:
+def install(fresh: Path, path: Path, kept: Path | None, *, calls: Syscalls = SYSTEM) -> None:
     """Let a staged file take the place of `path`, whose old content stays as `kept` (None: there is none): link,
     fsync(its folder), rename, fsync(folder).
 
@@ -251,21 +198,21 @@ def install(fresh: Path, path: Path, kept: Path | None, *, calls: Syscalls = _SY
     reader that has the old one open goes on reading it.
     """
     if kept is not None:
-        with _converted("keep", path), contextlib.suppress(FileExistsError):  # an earlier stop came this far
+        with converted("keep", path), contextlib.suppress(FileExistsError):  # an earlier stop came this far
             calls.link(path, kept)
         sync_folder(kept.parent, calls=calls)
-    with _converted("replace", path):
+    with converted("replace", path):
         calls.rename(fresh, path)
     sync_folder(path.parent, calls=calls)
 
 
-def place(fresh: Path, path: Path, *, calls: Syscalls = _SYSTEM) -> bool:
+def place(fresh: Path, path: Path, *, calls: Syscalls = SYSTEM) -> bool:
     """Give a staged file its name, unless that is taken: link, unlink(fresh), fsync(folder). Durable on return.
 
     False, and `path` untouched, where it exists. Where the file system has no links it is looked for, then renamed to.
     """
     is_free = True
-    with _converted("write", path):
+    with converted("write", path):
         try:
             calls.link(fresh, path)
         except FileExistsError:
@@ -281,7 +228,7 @@ def place(fresh: Path, path: Path, *, calls: Syscalls = _SYSTEM) -> bool:
     return is_free
 
 
-def settle(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
+def settle(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     """Let an existing file show what is stable of it: open(O_RDWR), fdatasync, posix_fadvise(DONTNEED), close,
     fsync(folder).
 
@@ -290,7 +237,7 @@ def settle(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
     a second sync calls them stable; so the cache is dropped, and who reads next is told by the device. Raises
     UnavailableError.
     """
-    with _converted("sync", path):
+    with converted("sync", path):
         fd = calls.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0)
         try:
             calls.fdatasync(fd)
@@ -298,103 +245,3 @@ def settle(path: Path, *, calls: Syscalls = _SYSTEM) -> None:
         finally:
             calls.close(fd)
     sync_folder(path.parent, calls=calls)
-
-
-class AppendFile:
-    """One file that grows at its end: open(O_RDWR), lseek(end); with `create`, open(O_EXCL) and fsync(folder) too.
-
-    Fail-stop: after any OSError every further call but `close()` raises UnavailableError, because nobody knows any more
-    which bytes are stable. Not thread-safe: the caller serialises. `size` counts the bytes handed to the kernel,
-    of which only those before the last successful `sync()` are durable.
-    """
-
-    __slots__ = ("_calls", "_failed", "_fd", "_path", "_size")
-
-    def __init__(self, path: Path, *, create: bool = False, mode: int = 0o600, calls: Syscalls = _SYSTEM) -> None:
-        self._path = path
-        self._calls = calls
-        self._failed = False
-        self._fd = -1
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        with _converted("open", path):
-            self._fd = calls.open(path, flags | os.O_CREAT | os.O_EXCL if create else flags, mode)
-            try:
-                self._size = calls.lseek(self._fd, 0, os.SEEK_END)
-            except OSError:
-                calls.close(self._fd)
-                raise
-        if create:
-            try:
-                sync_folder(path.parent, calls=calls)
-            except UnavailableError:
-                self.close()
-                raise
-
-    @property
-    def path(self) -> Path:
-        """Where the file is."""
-        return self._path
-
-    @property
-    def size(self) -> int:
-        """Bytes in the file as far as this object wrote them; not a promise of durability."""
-        return self._size
-
-    @property
-    def failed(self) -> bool:
-        """True once a call failed; only reopening helps."""
-        return self._failed
-
-    def write_all(self, buffers: Sequence[Buffer]) -> None:
-        """Append `buffers` in order: writev, repeated until all is taken. Nothing is durable before `sync()`."""
-        with self._guarded("append to"):
-            self._size += _write_fully(self._calls, self._fd, buffers)
-
-    def write_at(self, offset: int, data: Buffer) -> None:
-        """Write `data` at `offset`: pwrite, repeated. The append position stays. Nothing is durable before `sync()`."""
-        view = memoryview(data).cast("B")
-        with self._guarded("write to"):
-            while len(view):
-                wrote = self._calls.pwrite(self._fd, view, offset)
-                if wrote <= 0:
-                    raise OSError(errno.EIO, "the kernel accepted no bytes")
-                view = view[wrote:]
-                offset += wrote
-            self._size = max(self._size, offset)
-            self._calls.lseek(self._fd, self._size, os.SEEK_SET)
-
-    def sync(self) -> None:
-        """Make all bytes and the size durable: fdatasync. A failure is final (see the class)."""
-        with self._guarded("sync"):
-            self._calls.fdatasync(self._fd)
-
-    def truncate(self, length: int) -> None:
-        """Cut (or extend with zeros) to `length` bytes: ftruncate, lseek. Durable after the next `sync()`."""
-        with self._guarded("truncate"):
-            self._calls.ftruncate(self._fd, length)
-            self._calls.lseek(self._fd, length, os.SEEK_SET)
-            self._size = length
-
-    def close(self) -> None:
-        """Close without syncing. Harmless when repeated; never raises for a file that already failed."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            try:
-                self._calls.close(fd)
-            except OSError as error:
-                if not self._failed:
-                    self._failed = True
-                    raise _unavailable(error, "close", self._path) from error
-
-    @contextlib.contextmanager
-    def _guarded(self, doing: str) -> Iterator[None]:
-        if self._failed or self._fd < 0:
-            state = "an earlier write failed" if self._failed else "it is closed"
-            raise UnavailableError(
-                f"cannot {doing} {self._path}: {state}", hint="reopen it, which recovers and checks what is stable"
-            )
-        try:
-            yield
-        except OSError as error:
-            self._failed = True
-            raise _unavailable(error, doing, self._path) from error

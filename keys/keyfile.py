@@ -21,6 +21,7 @@ from typing import Final
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from keys import aead, durable, selftest
+from keys.appendfile import AppendFile
 from keys.derive import KEYFILE_WRAP, derive
 from keys.errors import ConfigError, FormatError, IntegrityError, KeyUnavailableError, UnavailableError
 from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
@@ -242,7 +243,7 @@ class KeyFileProvider:
             content = _read(self._path)
             kept = tuple(slot for slot in content.slots if slot[0] != epoch)
             if len(kept) != len(content.slots):
-                old = durable.AppendFile(self._path)
+                old = AppendFile(self._path)
                 try:
                     durable.replace(self._path, with_changes(content, slots=kept).encode(), 0o600)
                     old.write_at(0, bytes(old.size))  # the name is gone already: a crash leaves the new file whole

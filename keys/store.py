@@ -18,6 +18,7 @@ import lmdb
 
 from keys import durable
 from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
+from keys.syscalls import sync_folder
 
 __all__ = ["SUM_KEY", "RowStore", "require_whole"]
 
@@ -80,7 +81,7 @@ class RowStore:
                 raise LockedError(f"the keyring in {folder} is already open in this process") from error
             raise UnavailableError(f"cannot open the keyring in {folder}: {error}") from error
         if create:
-            durable.sync_folder(folder)
+            sync_folder(folder)
         if not readonly:
             self._env.reader_check()  # a killed reader's slot would keep old pages, and old wrapped keys, for ever
 

@@ -1,19 +1,30 @@
-"""The system calls that change files, as `keys.durable` makes them, by name: a test can stand between."""
+"""The system calls that change files, by name, so that a test can stand between, and the steps that each durable change
+is made of.
+
+Rule: who makes a call here is handed it as `calls`, and an OSError of the system becomes UnavailableError, once, with
+the path. Whole changes are in `keys.durable` and `keys.appendfile`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from keys.buffer import Buffer
+from keys.errors import UnavailableError
 
-__all__ = ["Syscalls", "SystemCalls"]
+__all__ = ["SYSTEM", "Syscalls", "SystemCalls", "converted", "sync_folder", "unavailable", "write_fully"]
+
+_IOV_MAX: Final = 1024  # POSIX lower bounds aside, this is Linux's and macOS's limit
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Syscalls(Protocol):
-    """The system calls that `keys.durable` makes, so that a test can record their order and make any of them fail.
+    """The system calls of every durable change, so that a test can record their order and make any of them fail.
 
     Each behaves as the function of `os` with the same name; `fsync` and `fdatasync` return only when the device
     said that the bytes are stable.
@@ -52,3 +63,52 @@ class SystemCalls:
     unlink = staticmethod(os.unlink)
     rmdir = staticmethod(os.rmdir)
     posix_fadvise = staticmethod(getattr(os, "posix_fadvise", lambda *_: None))
+
+
+SYSTEM: Final = SystemCalls()
+
+
+def unavailable(error: OSError, doing: str, path: Path) -> UnavailableError:
+    """Return what a refusal of the system is to whoever asked `path` to be changed."""
+    reason = error.strerror or type(error).__name__
+    hint = "check the volume, its mount and its permissions"
+    if error.errno in _NO_SPACE:
+        hint = f"free space on the volume that holds {path.parent}, then start again"
+    return UnavailableError(f"cannot {doing} {path}: {reason}", hint=hint)
+
+
+@contextlib.contextmanager
+def converted(doing: str, path: Path) -> Iterator[None]:
+    """Raise an OSError of the block as UnavailableError."""
+    try:
+        yield
+    except OSError as error:
+        raise unavailable(error, doing, path) from error
+
+
+def write_fully(calls: Syscalls, fd: int, buffers: Sequence[Buffer]) -> int:
+    """Hand every byte of `buffers` to the kernel; writev may take only part of them. Returns the bytes written."""
+    rest = [view for view in (memoryview(buffer).cast("B") for buffer in buffers) if len(view)]
+    total = 0
+    at = 0
+    while at < len(rest):
+        wrote = calls.writev(fd, rest[at : at + _IOV_MAX])
+        if wrote <= 0:
+            raise OSError(errno.EIO, "the kernel accepted no bytes")
+        total += wrote
+        while at < len(rest) and wrote >= len(rest[at]):
+            wrote -= len(rest[at])
+            at += 1
+        if wrote:
+            rest[at] = rest[at][wrote:]
+    return total
+
+
+def sync_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Make the names inside a folder durable: open(O_DIRECTORY), fsync, close."""
+    with converted("sync folder", path):
+        fd = calls.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0)
+        try:
+            calls.fsync(fd)
+        finally:
+            calls.close(fd)

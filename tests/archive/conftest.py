@@ -14,9 +14,9 @@ from archive.folder import ArchiveFolder
 from archive.log import Entry, LogWriter, Position
 from archive.record import Kind
 from archive.verify import Finding, Level, Options, Verifier
-from keys.durable import Syscalls, SystemCalls
 from keys.secret import Secret
 from keys.signing import CheckpointSigner
+from keys.syscalls import Syscalls, SystemCalls
 
 ORIGIN = "archive.example/test"
 FIRST_MS = 1767225600000

@@ -26,10 +26,10 @@ from archive.notes import read_notes
 from archive.reader import LogReader
 from archive.record import Kind
 from archive.verify import Level, Options, Verifier
-from keys.durable import Syscalls, SystemCalls
 from keys.errors import UnavailableError
 from keys.secret import Secret
 from keys.signing import CheckpointSigner
+from keys.syscalls import Syscalls, SystemCalls
 from tests.crash.disk import Disk, Recorder
 
 ORIGIN = "archive.example/crash"

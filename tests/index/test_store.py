@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from index.store import Change, IndexStore
-from keys import durable
 from keys.errors import UnavailableError
+from keys.syscalls import SystemCalls
 
 ROOT = Path(__file__).resolve().parents[2]
 READER = """
@@ -97,7 +97,7 @@ def test_a_copy_that_cannot_be_written_changes_nothing(
     def full(_fd: int, _buffers: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(durable.SystemCalls, "writev", staticmethod(full))
+    monkeypatch.setattr(SystemCalls, "writev", staticmethod(full))
     with pytest.raises(UnavailableError, match="No space"):
         store.compact()
     monkeypatch.undo()
@@ -121,7 +121,7 @@ def _compact_and_die(folder: Path, step: int) -> None:
         source.rename(target)
         tick()
 
-    durable.SystemCalls.rename = staticmethod(rename)  # type: ignore[assignment]
+    SystemCalls.rename = staticmethod(rename)  # type: ignore[assignment]
     IndexStore(folder).compact()
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from archive.record import Kind
-from keys.durable import SystemCalls
 from keys.keyfile import generate_keyfile
 from keys.overview import Overview, overview
 from keys.sharetext import parse
 from keys.store import RowStore
+from keys.syscalls import SystemCalls
 from server.config import Config, Dimse, Http, Keys, Storage
 from server.engine import Engine
 from server.founding import create_archive

@@ -21,11 +21,11 @@ from index.tables import INSTANCE, SERIES, STUDY
 from keys import rows, shred
 from keys.buffer import Buffer
 from keys.clock import clock_ms
-from keys.durable import SystemCalls
 from keys.errors import AccessDeniedError, ShreddedError
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
 from keys.store import RowStore
+from keys.syscalls import SystemCalls
 from server.cli import main
 from server.config_load import load_config
 from server.demo import sample_study

@@ -22,6 +22,7 @@ from keys.keyring import Keyring
 from keys.secret import Secret
 from keys.signing import CheckpointSigner
 from keys.store import RowStore
+from keys.syscalls import SystemCalls
 from server.config_load import load_config
 from server.custody import open_keyring, provider_of
 from server.engine import Engine
@@ -225,8 +226,6 @@ def test_epochs_and_signing_keys_change_beside_each_other(archive: Path) -> None
 
 def rotate_until(base: Path, at: int) -> None:
     """In a process of its own: change the signing key, and die at a durable step, before it or after it by turns."""
-    import keys.durable
-
     left = at
 
     def stopping(inner: Callable[..., object]) -> Callable[..., object]:
@@ -247,7 +246,7 @@ def rotate_until(base: Path, at: int) -> None:
     with Engine.open_for_keys(load_config(Path("coffer.toml"))) as engine:
         RowStore.put = stopping(RowStore.put)  # type: ignore[method-assign, assignment]
         for name in ("fsync", "fdatasync", "rename"):
-            setattr(keys.durable.SystemCalls, name, staticmethod(stopping(getattr(keys.durable.SystemCalls, name))))
+            setattr(SystemCalls, name, staticmethod(stopping(getattr(SystemCalls, name))))
         order(engine.keyring, engine.folder, "r", Officer("Meyer", "meyer"))
         engine.settle()
         os._exit(0)
