@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from keys.durable import make_folder, write_new
+from keys.durable import make_folder, settle, write_new
 from keys.errors import ConfigError, FormatError, NotFoundError
 
 FORMAT_VERSION = 1
@@ -95,10 +95,12 @@ class ArchiveFolder:
             )
 
     def complete(self) -> None:
-        """Make the folders that a copy may have left out because they were empty. Only the writer may call this."""
+        """Make the folders that a copy may have left out because they were empty, and stable what a stop left of the
+        creation: its names, and archive.json. Only the writer may call this."""
         for part in _PARTS:
             if not (self.path / part).exists():
                 make_folder(self.path / part)
+        settle(self.path / _NAME)
 
     def commit(self) -> None:
         """Write archive.json: from here on the folder is an archive. Durable on return."""

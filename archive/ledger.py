@@ -5,11 +5,11 @@ whole or not there, so that the server adds to them while an administrator answe
 """
 
 import hashlib
-import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from archive import summedjson
 from archive.report import Finding
 from keys import durable
 from keys.errors import FormatError, NotFoundError
@@ -51,10 +51,10 @@ class Ledger:
         found = []
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")) if self._folder.exists() else []:
             try:
-                found.append(Entry(**json.loads(path.read_bytes())))
+                found.append(Entry(**summedjson.parse(path.read_bytes())))
             except FileNotFoundError:
                 continue  # mended a moment ago
-            except (ValueError, TypeError) as error:
+            except (FormatError, TypeError) as error:
                 raise FormatError(f"{path} cannot be read", hint="move it away and run coffer verify") from error
         return sorted(found, key=lambda e: (e.segment, e.offset))
 
@@ -66,16 +66,22 @@ class Ledger:
         """Keep a finding, durable on return; None where it is known already."""
         entry = Entry(finding.segment, finding.offset, finding.seq, finding.what, now_ms, kept=kept)
         if self._path(entry).exists():
+            durable.settle(self._path(entry), calls=self._calls)  # a stop may have come before its name was stable
             return None
         self._write(entry)
         return entry
 
     def acknowledge(self, names: Collection[str], now_ms: int) -> list[Entry]:
-        """Mark findings as known to somebody, all open ones where no name is given. Raises NotFoundError."""
+        """Mark findings as known to somebody, all open ones where no name is given; durable on return.
+
+        Raises NotFoundError.
+        """
         entries = {e.name: e for e in self.entries()}
         unknown = [name for name in names if name not in entries]
         if unknown:
             raise NotFoundError(f"there is no finding {unknown[0]}", hint="coffer scrub show lists them")
+        for known in (e for e in entries.values() if e.name in names and e.acknowledged_ms):
+            durable.settle(self._path(known), calls=self._calls)
         waiting = [e for e in entries.values() if (e.name in names or not names) and not e.acknowledged_ms]
         answered = [replace(entry, acknowledged_ms=now_ms) for entry in waiting]
         for entry in answered:
@@ -101,5 +107,4 @@ class Ledger:
         return self._folder / (entry.name + _SUFFIX)
 
     def _write(self, entry: Entry) -> None:
-        text = json.dumps(asdict(entry), indent=1)
-        durable.replace(self._path(entry), text.encode() + b"\n", calls=self._calls)
+        durable.replace(self._path(entry), summedjson.serialize(asdict(entry)), calls=self._calls)

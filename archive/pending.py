@@ -5,11 +5,11 @@ until a writer with keys comes by; a stop in between loses neither. A deed that 
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from archive import summedjson
 from archive.folder import ArchiveFolder
 from keys.durable import remove, replace
 from keys.errors import FormatError
@@ -46,18 +46,18 @@ def _path(folder: ArchiveFolder) -> Path:
 def announce(folder: ArchiveFolder, deeds: list[Pending], calls: Syscalls = SYSTEM) -> None:
     """Write what is about to be done, beside what waits already; durable on return."""
     waiting = [*read_pending(folder), *deeds]
-    text = json.dumps([{"facts": dict(d.facts), "proof": d.proof} for d in waiting], indent=1)
-    replace(_path(folder), text.encode() + b"\n", calls=calls)
+    data = summedjson.serialize([{"facts": dict(d.facts), "proof": d.proof} for d in waiting])
+    replace(_path(folder), data, calls=calls)
 
 
 def read_pending(folder: ArchiveFolder) -> list[Pending]:
     """The deeds that wait to be recorded. Raises FormatError for a file that nobody wrote like this."""
     try:
-        rows = json.loads(_path(folder).read_bytes())
+        rows = summedjson.parse(_path(folder).read_bytes())
         return [Pending(dict(row["facts"]), str(row["proof"])) for row in rows]
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
+    except (FormatError, KeyError, TypeError) as error:
         raise FormatError(
             f"{_path(folder)} cannot be read", hint="move it away: it only held what a repair or recovery has done"
         ) from error

@@ -5,11 +5,11 @@ is written once a minute; after a restart it goes on there, and only the headers
 never changes the log. Clock and waiting are injected.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from archive import summedjson
 from archive.chain import Chain, read_segment_header
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
@@ -42,19 +42,19 @@ class Place:
     verified: dict[int, int] = field(default_factory=dict)
 
     def serialize(self) -> bytes:
-        """JSON, one form."""
+        """JSON with a sum, one form."""
         told = {
             "segment": self.segment, "offset": self.offset, "size": self.size, "head": self.head.hex(),
             "edge": [node.hex() for node in self.edge], "is_whole": self.is_whole, "passes": self.passes,
             "verified": {str(n): ms for n, ms in sorted(self.verified.items())},
         }  # fmt: skip
-        return json.dumps(told, indent=1).encode() + b"\n"
+        return summedjson.serialize(told)
 
 
 def parse_place(data: bytes) -> Place:
     """What `serialize` wrote. Raises FormatError."""
     try:
-        told = json.loads(data)
+        told = summedjson.parse(data)
         return Place(
             int(told["segment"]), int(told["offset"]), int(told["size"]), bytes.fromhex(told["head"]),
             tuple(bytes.fromhex(node) for node in told["edge"]), bool(told["is_whole"]), int(told["passes"]),

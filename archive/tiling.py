@@ -27,6 +27,7 @@ class Tiling:
         self._calls = calls
         self._leaves = Leaves(folder)
         self._is_tidy = False
+        self._made: set[Path] = set()  # folders
 
     def extend(self, old: Checkpoint, new: Checkpoint) -> None:
         """Write the tiles of `new`, durable on return, and make sure by the log that `new` extends `old`.
@@ -52,6 +53,7 @@ class Tiling:
                 discard(path, calls=self._calls)
                 if path.parent.suffix == ".p" and not any(path.parent.iterdir()):
                     discard_folder(path.parent, calls=self._calls)
+                    self._made.discard(path.parent)
 
     def _view(self, size: int, distrust: int = ALL_LEVELS) -> Tiles:
         return Tiles(self._folder, size, leaves=self._leaves, distrust=distrust)
@@ -76,7 +78,9 @@ class Tiling:
                 self._put(view.path(level, number), view.tile(level, number))
 
     def _put(self, path: Path, data: bytes) -> None:
-        make_folders(path.parent, calls=self._calls)
+        if path.parent not in self._made:
+            make_folders(path.parent, self._folder.path, calls=self._calls)
+            self._made.add(path.parent)
         replace(path, data, calls=self._calls)
 
     def _require_log(self, old: Checkpoint, new: Checkpoint) -> None:

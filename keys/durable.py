@@ -51,14 +51,12 @@ def make_folder(path: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> N
     sync_folder(path.parent, calls=calls)
 
 
-def make_folders(path: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> None:
-    """Make a folder and those above it that are missing, durable on return: mkdir, fsync(parent) for each."""
-    missing = []
-    while not path.exists():
-        missing.append(path)
-        path = path.parent
-    for folder in reversed(missing):
-        make_folder(folder, mode, calls=calls)
+def make_folders(path: Path, above: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> None:
+    """Make a folder and those between it and `above`, which is there: mkdir, fsync(parent) for each, also for one that
+    is there, as a stop may have left it. Durable on return."""
+    names = path.relative_to(above).parts
+    for count in range(1, len(names) + 1):
+        make_folder(above.joinpath(*names[:count]), mode, calls=calls)
 
 
 def _write_and_sync(path: Path, data: Buffer, mode: int, calls: Syscalls) -> None:
@@ -77,23 +75,12 @@ def _write_and_sync(path: Path, data: Buffer, mode: int, calls: Syscalls) -> Non
 
 
 def write_new(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> None:
-    """Write a file that must not exist yet: unlink(stale), open(O_EXCL) of `.<name>.new`, writev, fsync, close, then as
-    `place`.
+    """Write a file that must not exist yet: `stage` and `place`.
 
-    A crash at any point leaves the whole file or none under its name. On return name and content are durable. Raises
-    UnavailableError; a file that existed is untouched. One process at a time may write a given path.
+    At any point it is whole or not there; on return name and content are durable. Raises UnavailableError; a file that
+    existed is untouched.
     """
-    fresh = path.with_name(f".{path.name}.new")
-    with converted("write", path):
-        with contextlib.suppress(FileNotFoundError):
-            calls.unlink(fresh)
-        _write_and_sync(fresh, data, mode, calls)
-    try:
-        is_free = place(fresh, path, calls=calls)
-    except UnavailableError:
-        discard(fresh, calls=calls)
-        raise
-    if not is_free:
+    if not place(stage(path, [data], mode, calls=calls), path, calls=calls):
         raise UnavailableError(f"cannot write {path}: it is there already", hint="choose another name, or move it away")
 
 
@@ -169,7 +156,7 @@ def move(path: Path, target: Path, *, calls: Syscalls = SYSTEM) -> None:
     sync_folder(path.parent, calls=calls)
 
 
-def stage(path: Path, pieces: Iterable[Buffer], *, calls: Syscalls = SYSTEM) -> Path:
+def stage(path: Path, pieces: Iterable[Buffer], mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> Path:
     """Write what is to take a file's place beside it, as `.<name>.new`: unlink(stale), open(O_EXCL), fsync(folder),
     writev, fdatasync, close. Durable on return, and without effect until `install` or `place`; where anything fails it
     is unlinked, and the error raised."""
@@ -177,7 +164,7 @@ def stage(path: Path, pieces: Iterable[Buffer], *, calls: Syscalls = SYSTEM) -> 
     with converted("replace", path), contextlib.suppress(FileNotFoundError):
         calls.unlink(fresh)
     try:
-        file = AppendFile(fresh, create=True, calls=calls)
+        file = AppendFile(fresh, create=True, mode=mode, calls=calls)
         try:
             for piece in pieces:
                 file.write_all([piece])
@@ -212,25 +199,27 @@ def place(fresh: Path, path: Path, *, calls: Syscalls = SYSTEM) -> bool:
     False, and `path` untouched, where it exists. Where the file system has no links it is looked for, then renamed to.
     """
     is_free = True
-    with converted("write", path):
-        try:
-            calls.link(fresh, path)
-        except FileExistsError:
-            is_free = False
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            is_free = not path.exists()
-            if is_free:
-                calls.rename(fresh, path)
-    discard(fresh, calls=calls)
+    try:
+        with converted("write", path):
+            try:
+                calls.link(fresh, path)
+            except FileExistsError:
+                is_free = False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                is_free = not path.exists()
+                if is_free:
+                    calls.rename(fresh, path)
+    finally:
+        discard(fresh, calls=calls)
     sync_folder(path.parent, calls=calls)
     return is_free
 
 
 def settle(path: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Let an existing file show what is stable of it: open(O_RDWR), fdatasync, posix_fadvise(DONTNEED), close,
-    fsync(folder).
+    """Let an existing file show what is stable of it: open(O_RDONLY), fdatasync, posix_fadvise(DONTNEED),
+    close, fsync(folder).
 
     Called before a file is read that an earlier process wrote: if it was killed, its last bytes may be in the page
     cache only, and the name too. If a sync of its failed, the cache goes on showing bytes that the device never got and
@@ -238,7 +227,7 @@ def settle(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     UnavailableError.
     """
     with converted("sync", path):
-        fd = calls.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0)
+        fd = calls.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0)
         try:
             calls.fdatasync(fd)
             calls.posix_fadvise(fd, 0, 0, _DROP)

@@ -27,6 +27,7 @@ from keys.errors import ConfigError, FormatError, IntegrityError, KeyUnavailable
 from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
 from keys.providers import only
 from keys.secret import Secret
+from keys.syscalls import SYSTEM, Syscalls
 
 __all__ = ["CHEAPEST_FOR_TESTS", "DEFAULT_COST", "Argon2Cost", "KeyFileProvider", "generate_keyfile"]
 
@@ -140,6 +141,8 @@ def generate_keyfile(
     random: Callable[[int], bytes] = os.urandom,
     cost: Argon2Cost = DEFAULT_COST,
     epoch: int = 1,
+    *,
+    calls: Syscalls = SYSTEM,
 ) -> None:
     """Write a new key file with the secret of one epoch, mode 0600, whole or not at all, durable on return.
 
@@ -152,7 +155,7 @@ def generate_keyfile(
     selftest.require()
     salt = random(16) if passphrase is not None else bytes(16)
     content = _KeyFile(cost if passphrase is not None else None, salt, ((epoch, Secret(random(32))),))
-    durable.write_new(path, content.encode(), 0o600)
+    durable.write_new(path, content.encode(), 0o600, calls=calls)
 
 
 class KeyFileProvider:
@@ -161,15 +164,17 @@ class KeyFileProvider:
     Thread-safe. Reads the file at every call, so a file that was replaced or removed is noticed.
     """
 
-    __slots__ = ("_lock", "_passphrase", "_path", "_random", "_stretched")
+    __slots__ = ("_calls", "_lock", "_passphrase", "_path", "_random", "_stretched")
 
     def __init__(
         self,
         path: Path,
         passphrase: Callable[[], Secret] | None = None,
         random: Callable[[int], bytes] = os.urandom,
+        calls: Syscalls = SYSTEM,
     ) -> None:
         self._path = path
+        self._calls = calls
         self._passphrase = passphrase
         self._random = random
         self._lock = threading.Lock()
@@ -200,7 +205,7 @@ class KeyFileProvider:
         return kek, self.adopt_epoch(epoch, kek, context)
 
     def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
-        """See KekProvider. Adds the epoch's secret by `durable.replace` unless the file already holds it."""
+        """See KekProvider. Adds the epoch's secret by `durable.replace`; one that a stop left there is settled."""
         with self._lock:
             content = _read(self._path)
             secret = content.secret(epoch)
@@ -208,8 +213,10 @@ class KeyFileProvider:
                 if not 1 <= epoch < 2**32 or len(content.slots) >= MOST_SLOTS:
                     raise ConfigError("the key file cannot take another epoch", hint="destroy retired epochs first")
                 secret = Secret(self._random(32))
-                slots = sorted((*content.slots, (epoch, secret)), key=lambda slot: slot[0])
-                durable.replace(self._path, with_changes(content, slots=tuple(slots)).encode(), 0o600)
+                slots = tuple(sorted((*content.slots, (epoch, secret)), key=lambda slot: slot[0]))
+                durable.replace(self._path, with_changes(content, slots=slots).encode(), 0o600, calls=self._calls)
+            else:
+                durable.settle(self._path, calls=self._calls)  # else a power cut takes it, and what it wraps
             place = WRAPPED_EPOCH.pack(epoch)
             wrap_key = self._wrap_key(content, secret)
             return place + aead.seal(wrap_key, place + context, kek.reveal(), self._random(aead.SALT))
@@ -238,18 +245,23 @@ class KeyFileProvider:
             ) from error
 
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
-        """See KekProvider: `durable.replace` without the secret, then zeros over the old file's bytes, fdatasync."""
+        """See KekProvider: `durable.replace` without the secret, then zeros over the old file's bytes, fdatasync.
+
+        Where a stop came after the secret had left the file, that is settled.
+        """
         with self._lock:
             content = _read(self._path)
             kept = tuple(slot for slot in content.slots if slot[0] != epoch)
             if len(kept) != len(content.slots):
-                old = AppendFile(self._path)
+                old = AppendFile(self._path, calls=self._calls)
                 try:
-                    durable.replace(self._path, with_changes(content, slots=kept).encode(), 0o600)
+                    durable.replace(self._path, with_changes(content, slots=kept).encode(), 0o600, calls=self._calls)
                     old.write_at(0, bytes(old.size))  # the name is gone already: a crash leaves the new file whole
                     old.sync()
                 finally:
                     old.close()
+            else:
+                durable.settle(self._path, calls=self._calls)
         return DestroyReceipt(KIND, epoch, "destroy every other copy of the key file that holds this epoch")
 
     def _wrap_key(self, content: _KeyFile, secret: Secret) -> Secret:

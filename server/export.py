@@ -29,7 +29,9 @@ class Exporter:
     """Writes into one folder: `study UID/series UID/instance UID.dcm`. Used by one thread."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder.absolute()
+        self._above = next(path for path in (self._folder, *self._folder.parents) if path.exists())
+        self._made: set[Path] = set()
         self._numbers: dict[tuple[str, str], int] = {}
 
     def write(self, instance: StoredInstance, progress: Callable[[int], None] = lambda _: None) -> Written:
@@ -38,7 +40,9 @@ class Exporter:
         located = instance.located
         folder = self._folder / self._name("study", located.study_uid) / self._name("series", located.series_uid)
         target = folder / f"{self._name('instance', instance.sop_instance)}.dcm"
-        durable.make_folders(folder, 0o777)
+        if folder not in self._made:
+            durable.make_folders(folder, self._above, 0o777)
+            self._made.add(folder)
         if target.exists():
             return Written(target, instance.length, existed=True)
         size = 0

@@ -27,7 +27,7 @@ def create_archive(config: Config) -> None:
     path = config.archive
     ArchiveFolder.prepare(path)
     if config.keys.provider == "file":
-        _require_key_file(config)
+        _provide_key_file(config)
     try:
         begun = archive_id_in(path / "keyring")
     except IntegrityError as error:
@@ -47,10 +47,12 @@ def create_archive(config: Config) -> None:
         keyring.close()
 
 
-def _require_key_file(config: Config) -> None:
+def _provide_key_file(config: Config) -> None:
+    """Make the key file where there is none; what a stop left of an earlier call is made stable."""
     path = config.keys.key_file
     if path.exists():
         durable.tidy(path)
+        durable.settle(path)
     else:
         passphrase = passphrase_of(config.keys)
         generate_keyfile(path, passphrase() if passphrase else None)

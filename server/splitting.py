@@ -6,6 +6,7 @@ Shares never stand in the archive folder. Order and what a stop in between leave
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from keys.errors import ConfigError, InputError
 from keys.keyring import Keyring
 from keys.shares import Group, Share, combine
 from keys.sharetext import file_name, parse, render
+from keys.syscalls import SYSTEM, Syscalls, sync_folder
 from server import outbox
 from server.config import Config
 from server.custody import open_keyring, provider_of
 from server.officers import Officer
 
-__all__ = ["Split", "split_key"]
+__all__ = ["Split", "split_key", "write_shares"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ def split_key(config: Config, threshold: int, count: int, folder: Path, officer:
     try:
         if os.path.lexists(folder):
             made = _found(keyring, folder, threshold, count)
+            sync_folder(folder.parent)  # the stop may have come between its name and the sync of that
             splitting.end(keyring, made.of)
             return made
         _clear(keyring, folder, officer)
@@ -67,11 +70,17 @@ def _split(keyring: Keyring, threshold: int, count: int, folder: Path, officer: 
     of, fresh = shares[0].of, _unfinished_name(folder)
     durable.make_folder(fresh, 0o700)  # first: while it is there, no share of the group has left it
     splitting.begin(keyring, of, splitting.place_of(folder), _event(keyring, "key split", of, officer))
-    for share in shares:
-        durable.write_new(fresh / file_name(share), render(share).encode(), 0o600)
-    durable.move(fresh, folder)
+    write_shares(shares, fresh, folder)
     splitting.end(keyring, of)
     return Split({folder / file_name(share): share for share in shares}, resumed=False)
+
+
+def write_shares(shares: Sequence[Share], fresh: Path, folder: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Write shares into the empty folder `fresh`, mode 0600, then give it the name `folder`; durable on return, and all
+    or none under that name. Raises UnavailableError."""
+    for share in shares:
+        durable.write_new(fresh / file_name(share), render(share).encode(), 0o600, calls=calls)
+    durable.move(fresh, folder, calls=calls)
 
 
 def _found(keyring: Keyring, folder: Path, threshold: int, count: int) -> Split:

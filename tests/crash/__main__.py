@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import count
 from pathlib import Path
 
+from tests.crash import files
 from tests.crash.campaign import Tally, one_run
 
 
@@ -20,6 +21,8 @@ def some_runs(first: int, runs: int, states_a_call: int) -> Tally:
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         for seed in range(first, first + runs):
             one_run(seed, Path(folder), tally, states_a_call)
+            for kind in files.LIVES:
+                files.one_run(kind, seed, Path(folder), tally, 1)
     return tally
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from archive.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
@@ -34,6 +35,7 @@ from tests.crash.disk import Disk, Recorder
 
 ORIGIN = "archive.example/crash"
 SIGNER = CheckpointSigner(Secret(bytes(range(32))))
+_SYSTEM = SystemCalls()
 
 
 def entry(number: int, size: int) -> Entry:
@@ -107,9 +109,9 @@ class Stop(BaseException):
 class Watched(Recorder):
     """A recorder that keeps the disk as it is after each call, and that the process may die in, or a sync fail."""
 
-    def __init__(self, root: Path, disk: Disk, rng: random.Random, promises: Promises | None = None) -> None:
+    def __init__(self, root: Path, disk: Disk, rng: random.Random, promises: object = None) -> None:
         super().__init__(root, disk, rng)
-        self.moments: list[tuple[Disk, Promises]] = []
+        self.moments: list[tuple[Disk, Any]] = []
         self.promises = promises
         self.dies_in = self.fails_in = 0  # calls from now; 0 is never
         self._is_doomed = self._is_whole = False
@@ -161,7 +163,7 @@ class _Life:
     """What a server does, in small: groups of records, segments that fill up, checkpoints, restarts, sudden ends."""
 
     def __init__(self, rng: random.Random, folder: ArchiveFolder, calls: Watched, tally: Tally) -> None:
-        assert calls.promises is not None
+        assert isinstance(calls.promises, Promises)
         self._rng, self._folder, self._calls, self._tally = rng, folder, calls, tally
         self._promises = calls.promises
         self._segment_bytes = rng.choice((1500, 3000, 8000, 1 << 20))
@@ -182,7 +184,7 @@ class _Life:
         while True:
             self._calls.release()
             try:
-                self._log = _open(self._folder, self._calls, self._promises.witness, self._segment_bytes)
+                self._log = open_log(self._folder, self._calls, self._promises.witness, self._segment_bytes)
                 break
             except (Stop, UnavailableError):
                 self._calls.spare()
@@ -226,7 +228,10 @@ class _Life:
         self._tally.signed += made is not None
 
 
-def _open(folder: ArchiveFolder, calls: Syscalls, witness: Checkpoint | None, segment_bytes: int = 3000) -> LogWriter:
+def open_log(
+    folder: ArchiveFolder, calls: Syscalls = _SYSTEM, witness: Checkpoint | None = None, segment_bytes: int = 3000
+) -> LogWriter:
+    """The real writer, over these calls."""
     return LogWriter(folder, now_ms=lambda: 1, segment_bytes=segment_bytes, calls=calls, witness=witness)
 
 
@@ -240,7 +245,7 @@ def _try(rng: random.Random, disk: Disk, promises: Promises, root: Path, where: 
         again = Watched(root, Disk.of(root), rng)
         again.die_in(rng.randint(1, 12))
         try:
-            _open(ArchiveFolder.open(root), again, promises.witness).close()
+            open_log(ArchiveFolder.open(root), again, promises.witness).close()
         except Stop:
             again.release()
             shutil.rmtree(root)
@@ -256,13 +261,13 @@ def _try(rng: random.Random, disk: Disk, promises: Promises, root: Path, where: 
 
 def _check(root: Path, promises: Promises, tally: Tally) -> None:
     folder = ArchiveFolder.open(root)
-    log = _open(folder, SystemCalls(), promises.witness)
+    log = open_log(folder, SystemCalls(), promises.witness)
     tally.cuts += log.cut_bytes > 0
     assert log.cut_records == 0 or Ledger(folder.scrub).open_entries(), "records are cut in silence"
     count = log.next_seq
     log.close()
     before = _content(root)
-    log = _open(folder, SystemCalls(), promises.witness)
+    log = open_log(folder, SystemCalls(), promises.witness)
     assert log.cut_bytes == 0, "the second opening cuts again"
     log.close()
     assert _content(root) == before, "the second opening changes something"
@@ -280,7 +285,7 @@ def _check(root: Path, promises: Promises, tally: Tally) -> None:
 def _go_on(root: Path, promises: Promises) -> None:
     """What is stored and signed now joins on to what was there."""
     folder = ArchiveFolder.open(root)
-    log = _open(folder, SystemCalls(), promises.witness)
+    log = open_log(folder, SystemCalls(), promises.witness)
     log.append([entry(1_000_000, 40)])
     log.checkpoint(partial(SIGNER.sign_note, ORIGIN))
     log.close()

@@ -121,6 +121,12 @@ class Disk:
         self.names[target] = inode
         self.pending.append((f"move {source}", target, inode))
 
+    def rename_folder(self, source: str, target: str) -> None:
+        change = (f"folder {source}", target, 0)
+        self._apply(self.names, change)
+        self.pending.append(change)
+        self.folders = {_moved(folder, source, target) for folder in self.folders}
+
     def sync(self, inode: int) -> None:
         file = self.inodes[inode]
         file.stable, file.pending = file.now(), []
@@ -143,6 +149,10 @@ class Disk:
         if what == "drop":
             names.pop(name, None)
             return
+        if what.startswith("folder "):
+            for below in [each for each in names if _is_below(each, {what.removeprefix("folder ")})]:
+                names[_moved(below, what.removeprefix("folder "), name)] = names.pop(below)
+            return
         names[name] = inode
         if what.startswith("move "):
             source = what.removeprefix("move ")
@@ -151,22 +161,29 @@ class Disk:
 
     def materialise(self, root: Path, rng: random.Random) -> None:
         """Write one of the states in which the power may have left it."""
-        names = dict(self.stable)
+        names, folders = dict(self.stable), self.folders
         share = rng.choice((0.0, 0.5, 1.0))
         for change in self.pending:
             if rng.random() < share:
                 self._apply(names, change)
+            elif change[0].startswith("folder "):
+                folders = {_moved(folder, change[1], change[0].removeprefix("folder ")) for folder in folders}
         lost = {folder for folder in self.new_folders if rng.random() >= share}
-        for folder in sorted(self.folders):
+        for folder in sorted(folders):
             if not _is_below(folder, lost):
                 (root / folder).mkdir(parents=True, exist_ok=True)
         for name, inode in names.items():
             if not _is_below(name, lost):
                 (root / name).write_bytes(self.inodes[inode].after_crash(rng))
+                (root / name).chmod(0o600)
 
 
 def _is_below(name: str, lost: set[str]) -> bool:
     return bool(lost) and any(name == folder or name.startswith(folder + "/") for folder in lost)
+
+
+def _moved(name: str, source: str, target: str) -> str:
+    return target + name.removeprefix(source) if _is_below(name, {source}) else name
 
 
 class Recorder:
@@ -246,8 +263,10 @@ class Recorder:
         """The cache is dropped: what is read from now on is what the device has."""
         inode = self.disk.inodes[self._files[fd][0]]
         if (offset, length, advice) == (0, 0, os.POSIX_FADV_DONTNEED) and not inode.pending:
-            os.ftruncate(fd, len(inode.stable))
-            os.pwrite(fd, inode.stable, 0)
+            again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)
+            os.ftruncate(again, len(inode.stable))
+            os.pwrite(again, inode.stable, 0)
+            os.close(again)
 
     def ftruncate(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
@@ -266,7 +285,8 @@ class Recorder:
 
     def rename(self, source: Path, target: Path) -> None:
         os.rename(source, target)  # noqa: PTH104  as the product calls it
-        self.disk.rename(self._name(source), self._name(target))
+        move = self.disk.rename_folder if target.is_dir() else self.disk.rename
+        move(self._name(source), self._name(target))
         self._done()
 
     def mkdir(self, path: Path, mode: int) -> None:

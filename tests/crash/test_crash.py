@@ -12,6 +12,7 @@ import pytest
 from archive.folder import ArchiveFolder
 from archive.log import LogWriter
 from keys.errors import UnavailableError
+from tests.crash import files
 from tests.crash.campaign import ORIGIN, SIGNER, Promises, Stop, Tally, Watched, entry, one_run, require_notes
 from tests.crash.disk import Disk
 
@@ -31,6 +32,14 @@ def test_what_was_acknowledged_survives_a_power_cut_anywhere(seed: int, memory: 
     tally = Tally()
     one_run(seed, memory, tally, states_a_call=2)
     assert tally.states == 2 * tally.calls > 0
+
+
+@pytest.mark.parametrize("seed", range(RUNS // 5))
+@pytest.mark.parametrize("kind", files.LIVES)
+def test_files_beside_the_log_survive_a_power_cut_anywhere(kind: type[files.Life], seed: int, memory: Path) -> None:
+    tally = Tally()
+    files.one_run(kind, seed, memory, tally, states_a_call=1)
+    assert tally.states == tally.calls > 0
 
 
 def _found_by_the_next_writer(base: Path, doom: str) -> tuple[int, int]:
