@@ -1,4 +1,4 @@
-"""The commit protocol in small, to be explored completely: every order of steps, a power cut anywhere, and recovery.
+"""The commit protocol in small, to be explored completely: every order of steps, a stop anywhere, and recovery.
 
 Some senders store one object each, of several studies or of one; they share a sync as the real committer lets them. A
 state holds what is stable and what is not. `steps` is the protocol; `Faults` takes one of its rules out. It is a model
@@ -15,7 +15,7 @@ from itertools import chain, combinations
 Record = tuple[int, int, int]  # whose object, the group it was written in, its number
 
 
-_CUTS = 2
+_STOPS = 2  # power cuts, killed processes and failed syncs together
 
 
 class At(Enum):
@@ -39,6 +39,8 @@ class Faults:
     next_group_before_sync: bool = False
     answer_before_index: bool = False
     recovery_keeps_holes: bool = False
+    found_is_not_synced: bool = False
+    failed_sync_is_retried: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class State:
     index: frozenset[int] = frozenset()  # what a query finds; none of it needs to be stable
     signed: int = 0
     acknowledged: frozenset[int] = frozenset()
-    cuts: int = 0
+    stops: int = 0
 
 
 def steps(state: State, faults: Faults) -> Iterator[State]:
@@ -66,8 +68,11 @@ def steps(state: State, faults: Faults) -> Iterator[State]:
     size = len(state.stable) + (len(state.unsynced) if faults.checkpoint_before_sync else 0)
     if size > state.signed and (not state.unsynced or faults.checkpoint_before_sync):
         yield replace(state, signed=size)
-    if state.cuts < _CUTS:
+    if state.stops < _STOPS:
         yield from crashes(state, faults)
+        yield killed(state, faults)
+        if faults.failed_sync_is_retried and state.unsynced:
+            yield from retried(state, faults)
 
 
 def _sender(state: State, sender: int, at: At, faults: Faults) -> Iterator[State]:
@@ -75,8 +80,8 @@ def _sender(state: State, sender: int, at: At, faults: Faults) -> Iterator[State
         return replace(state, at=(*state.at[:sender], new, *state.at[sender + 1 :]), **changes)  # type: ignore[arg-type]
 
     study = state.studies[sender]
-    if at is At.START and any(sender == there for there, _, _ in state.stable):
-        yield to(At.INDEXED)  # sent again after a power cut: it is known already
+    if at is At.START and sender in state.index:
+        yield to(At.INDEXED)  # sent again after a stop: it is known already
         return
     if at is At.START:
         yield to(At.HAS_KEY, keys=state.keys | {study})
@@ -93,7 +98,10 @@ def _sender(state: State, sender: int, at: At, faults: Faults) -> Iterator[State
 
 
 def crashes(state: State, faults: Faults) -> Iterator[State]:
-    """The power goes: any part of what was not synced may be there; then recovery, and the senders start again."""
+    """The power goes: any part of what was not synced may be there; then recovery, and the senders start again.
+
+    A sync that fails comes to the same: the writer stops, and who opens drops the cache and reads what the device has.
+    """
     places = range(len(state.unsynced))
     for kept in chain.from_iterable(combinations(places, n) for n in range(len(places) + 1)):
         whole = list(state.stable)
@@ -108,11 +116,27 @@ def crashes(state: State, faults: Faults) -> Iterator[State]:
             if any(group > len(whole) for _, group, _ in later):
                 whole.append((-1, -1, -1))  # it refuses to open
             break
-        found = frozenset(sender for sender, _, _ in whole)
-        at = tuple(At.ANSWERED if s in state.acknowledged else At.START for s in range(len(state.at)))
-        yield replace(
-            state, at=at, stable=tuple(whole), unsynced=(), index=found, cuts=state.cuts + 1, keys=state.keys
-        )  # fmt: skip
+        yield _opened(state, tuple(whole), ())
+
+
+def killed(state: State, faults: Faults) -> State:
+    """The process is killed, and the next one finds all that the cache holds; it syncs that before it is believed."""
+    if faults.found_is_not_synced:
+        return _opened(state, state.stable, state.unsynced)
+    return _opened(state, state.stable + state.unsynced, ())
+
+
+def retried(state: State, faults: Faults) -> Iterator[State]:
+    """A sync failed, and the next one, which has nothing to write any more, is believed: the senders are answered."""
+    for after in crashes(state, faults):
+        at = tuple(At.STABLE if a is At.WRITTEN else a for a in state.at)
+        yield replace(after, at=at)
+
+
+def _opened(state: State, stable: tuple[Record, ...], unsynced: tuple[Record, ...]) -> State:
+    found = frozenset(sender for sender, _, _ in stable + unsynced)
+    at = tuple(At.ANSWERED if s in state.acknowledged else At.START for s in range(len(state.at)))
+    return replace(state, at=at, stable=stable, unsynced=unsynced, index=found, stops=state.stops + 1)
 
 
 def broken(state: State) -> str | None:

@@ -7,11 +7,12 @@ import pytest
 from tests.crash.protocol import Faults, explore
 
 
-@pytest.mark.parametrize("studies", [(1,), (1, 1), (1, 2), (1, 2, 1)])
-def test_every_reachable_state_keeps_every_promise(studies: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("studies", "count"), [((1,), 33), ((1, 1), 546), ((1, 2), 590), ((1, 2, 1), 13_956)])
+def test_every_reachable_state_keeps_every_promise(studies: tuple[int, ...], count: int) -> None:
+    """The number is known: a model that lost some of its steps would keep every promise too."""
     states, what = explore(studies, Faults())
     assert what is None
-    assert states > 10 ** len(studies)
+    assert states == count
 
 
 @pytest.mark.parametrize("rule", [field.name for field in fields(Faults)])

@@ -10,14 +10,19 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
+from archive.chain import read_footer
 from archive.checkpoint import open_checkpoint
 from archive.folder import ArchiveFolder
-from archive.verify import Finding, Options, Verifier
+from archive.ledger import Ledger
+from archive.pending import Pending, announce, read_pending
+from archive.scrub import Scrub, parse_place
+from archive.verify import Finding, Level, Options, Verifier
 from keys.errors import CofferError, FormatError, NotFoundError
 from server.byhand import look, look_at_index
 from server.config import Config, Http, Keys, Storage
@@ -30,6 +35,10 @@ from tests.server.filled import flip
 SCRIPT = Path(__file__).with_name("lmdb_flips.py")
 STEP = 1 if os.environ.get("COFFER_EVERY_BYTE") else 41
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
+HARMLESS = (
+    ("checkpoints",), ("index",), ("tiles",), ("checkpoints", "tiles"), ("archive.json",), ("scrub",),
+    ("segments", "checkpoints", "keyring"),
+)  # fmt: skip
 
 
 def store(config: Config, count: int, prefix: str) -> None:
@@ -91,6 +100,55 @@ def test_every_byte_of_archive_json(folder: ArchiveFolder, mask: int) -> None:
     assert verified(ArchiveFolder.open(folder.path)) == []
 
 
+@pytest.mark.parametrize("part", ["checkpoints/history", "tiles"])
+def test_every_byte_of_history_and_tiles(folder: ArchiveFolder, part: str) -> None:
+    """Headers are enough to tell: neither has anything to do with bodies."""
+    top = folder.path / part
+    paths = [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
+    assert sum(path.stat().st_size for path in paths) > 400
+    for path in paths:
+        for offset in range(path.stat().st_size):
+            flip(path, offset, 1 << offset % 8)
+            assert list(Verifier(folder, Options(Level.HEADERS)).findings()), (path.name, offset)
+            flip(path, offset, 1 << offset % 8)
+    assert verified(folder) == []
+
+
+def test_every_byte_of_what_the_scrub_keeps_and_of_pending_deeds(folder: ArchiveFolder) -> None:
+    """A flipped place is no place: the pass begins again. A finding or a deed that was flipped is refused by name."""
+    ledger = Ledger(folder.scrub)
+    ledger.add(Finding(1, 96, 0, "damage"), 1)
+    scrub = Scrub(folder, witness=lambda: None, now_ms=lambda: 1, pace=lambda _: None, tell=lambda _: None)
+    scrub.segment()
+    announce(folder, [Pending({"what": "a deed"}, "note:00")])
+    (finding,) = folder.scrub.glob("*.finding")
+    readers: dict[Path, Callable[[], object]] = {
+        folder.scrub / "place.json": lambda: parse_place((folder.scrub / "place.json").read_bytes()),
+        finding: ledger.entries,
+        folder.path / "pending.json": lambda: read_pending(folder),
+    }
+    for path, read in readers.items():
+        read()
+        for offset in range(path.stat().st_size):
+            flip(path, offset, 1 << offset % 8)
+            with pytest.raises(FormatError):
+                read()
+            flip(path, offset, 1 << offset % 8)
+        read()
+
+
+@pytest.mark.parametrize("name", ["LOCK", "keyring/lock.mdb", "index/lock.mdb"])
+def test_bytes_of_locks_are_harmless(states: Path, folder: ArchiveFolder, name: str) -> None:
+    """The lock is flock's, whatever the text says; LMDB makes its table of readers anew when nobody has it open."""
+    config = Config(archive=folder.path, keys=Keys(key_file=states / "key"), storage=Storage(reserve_bytes=0))
+    for size in (1, 100, 9000):
+        (folder.path / name).write_bytes(os.urandom(size))
+        with Engine.open(config, write=True) as engine:
+            assert engine.stats().objects == 9
+            assert list(engine.index.query("STUDY", {0x0020000D: ()}, "study"))
+        assert verified(folder) == []
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["keyring", "index"])
 def test_bytes_of_the_databases(folder: ArchiveFolder, kind: str) -> None:
@@ -143,6 +201,12 @@ def test_every_meta_page_byte_that_brings_back_an_older_keyring_is_found(folder:
         (("index",), False),  # harmless: it catches up from the log when the archive is opened
         (("segments", "checkpoints"), False),
         (("segments", "checkpoints", "index"), False),
+        (("tiles",), False),  # harmless: they are the hashes of an older tree, which are those of this one too
+        (("checkpoints", "tiles"), False),
+        (("checkpoints/history",), True),
+        (("checkpoints/history", "tiles"), True),
+        (("archive.json",), False),  # harmless: it never changes
+        (("scrub",), False),  # harmless: what was read since is read again
         (("segments", "checkpoints", "keyring"), False),  # all witnesses lie: only a checkpoint kept elsewhere tells
     ],
 )
@@ -151,14 +215,44 @@ def test_an_older_copy_of_each_part(
 ) -> None:
     kept = ArchiveFolder.open(states / "new").checkpoint.read_bytes()
     for part in parts:
-        shutil.rmtree(folder.path / part)
-        shutil.copytree(states / "old" / part, folder.path / part)
+        put_back(folder.path / part, states / "old" / part)
     assert bool(verified(folder, outside=False)) == found_alone
-    harmless = parts in (("checkpoints",), ("index",), ("segments", "checkpoints", "keyring"))
+    harmless = parts in HARMLESS
     assert bool(verified(folder)) != harmless
     if "segments" in parts:
         since = open_checkpoint(kept, folder)
         assert any("covers" in f.what for f in Verifier(folder, Options(since=since)).findings())
+
+
+def put_back(path: Path, old: Path) -> None:
+    """An older copy of a file or folder takes its place."""
+    if old.is_file():
+        shutil.copy(old, path)
+        return
+    shutil.rmtree(path)
+    shutil.copytree(old, path)
+
+
+def test_an_older_state_of_one_segment_alone(folder: ArchiveFolder, states: Path) -> None:
+    """Each that has one, sealed since or not: as it was in the older archive, and as it was before its footer."""
+    for number in folder.segment_numbers():
+        path, old = folder.segment_path(number), states / "old" / "segments" / f"{number:08d}.seg"
+        now, found = path.read_bytes(), read_tail_of(path)
+        for content in [old.read_bytes()] if old.exists() else []:
+            path.write_bytes(content)
+            assert bool(verified(folder, outside=False)) == (content != now), f"segment {number} as it was"
+        if found:
+            path.write_bytes(now[:found])
+            assert verified(folder, outside=False), f"segment {number} before it was sealed"
+        path.write_bytes(now)
+    assert verified(folder) == []
+
+
+def read_tail_of(path: Path) -> int:
+    """Where a segment's footer begins; 0 where it has none."""
+    with path.open("rb") as file:
+        sealed = read_footer(file.fileno(), path.stat().st_size)
+    return sealed[1] if sealed else 0
 
 
 @pytest.mark.parametrize("part", ["keyring", "index", "checkpoints", "segments"])

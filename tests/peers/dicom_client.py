@@ -5,6 +5,7 @@ pynetdicom carries the protocol; what was really on the wire is the wire tap's b
 
 import contextlib
 import io
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +214,13 @@ def move(port: int, destination: str, level: str = "STUDY", **keys: str) -> Data
         final = status
     association.release()
     return final
+
+
+def noisy(number: int, size: int, study: int = 0) -> Item:
+    """A data set with `size` bytes of noise, which no codec makes smaller, the same at every run."""
+    item, noise = synthetic(number, 100, study), random.Random(f"{study}/{number}").randbytes(size)
+    element = b"\x23\x00\x10\x00LO\x06\x00TESTER\x23\x00\x01\x10OB\0\0" + len(noise).to_bytes(4, "little")
+    return Item(item.sop_class, item.sop_instance, item.transfer_syntax, item.data + element + noise)
 
 
 def synthetic(number: int, size: int = 6000, study: int = 0) -> Item:

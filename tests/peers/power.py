@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from archive.folder import ArchiveFolder
+from archive.record import Kind
 from archive.verify import Level, Options, Verifier
 from index.check import check_index
 from server import logs
@@ -38,6 +39,7 @@ from tests.peers.dicom_client import Item, associate, store_one, synthetic
 
 _MOST_CHANGES = 80  # until the next cut: several commits
 _PER_STUDY = 6
+_SENDERS = 2
 _LOOKER = Caller("TESTER")
 
 
@@ -115,7 +117,7 @@ def powered(coffer: CofferProcess) -> Iterator[PowerSupply]:
 
 
 @contextmanager
-def load(coffer: CofferProcess, senders: int = 2) -> Iterator[Sent]:
+def load(coffer: CofferProcess, senders: int = _SENDERS) -> Iterator[Sent]:
     """Objects come in all the time, a few for each study, and keys are rotated now and then."""
     sent, stop = Sent(), threading.Event()
     threads = [threading.Thread(target=_send, args=(coffer.port, number, sent, stop)) for number in range(senders)]
@@ -170,17 +172,21 @@ def check(folder: Path, key_file: Path, sent: Sent, moment: float) -> int:
 
 
 def _open(config: Config) -> list[tuple[str, bytes]]:
-    """Every object the index knows, after recovery; as many as the log holds."""
+    """Every object the index knows, after recovery: those of the log. No key is there for nothing, but for what was on
+    its way."""
     with Engine.open(config, write=True) as engine:
-        stats = engine.stats()
         studies = tuple({row[0x0020000D][0] for row in engine.index.query("STUDY", {0x0020000D: ()}, "study")})
-        found = [
-            (str(each.located.sop_instance), b"".join(each.open()))
-            for study in studies
-            for each in engine.retriever.instances({0x0020000D: (str(study),)}, _LOOKER)
+        objects = [
+            each for study in studies for each in engine.retriever.instances({0x0020000D: (str(study),)}, _LOOKER)
         ]
-        assert len(found) == stats.objects, "the index is not the log"
-        return sorted(found)
+        headers = [header for _, header in engine.reader.records() if header.kind == Kind.OBJECT]
+        indexed = [version for each in objects for version in each.located.versions]
+        assert sorted(version.seq for version in indexed) == [header.seq for header in headers], "the index is another"
+        used = {header.study_key_id for header in headers}
+        made = set(engine.keyring.study_key_ids())
+        assert used <= made, "a record has no key"
+        assert len(made - used) <= _SENDERS, f"{len(made - used)} keys are there for nothing"
+        return sorted((str(each.located.sop_instance), b"".join(each.open())) for each in objects)
 
 
 def try_states(cut: Cut, states: int, seed: int, key_file: Path, sent: Sent) -> None:

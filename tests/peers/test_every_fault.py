@@ -17,11 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from archive.folder import ArchiveFolder
+from archive.log import LogWriter
+from tests.archive.conftest import entry
 from tests.conftest import absent
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.dicom_client import split_part10
 from tests.peers.test_flips import part10
-from tests.server.filled import run, told
+from tests.server.filled import flip, run, told
 
 EVERY = bool(os.environ.get("COFFER_EVERY_FAULT"))
 CALLS = "write,writev,pwrite64,pwritev,fsync,fdatasync,msync,rename,ftruncate"
@@ -201,3 +204,42 @@ def test_a_rotation_that_fails_opens_everything_and_goes_on(
         run(*config, "verify", "--level", "decrypt")
         assert ward.again()["epoch"] in (2, 3), what
         run(*config, "verify", "--level", "decrypt")
+
+
+def test_a_rebuild_of_the_index_that_fails_says_so_and_is_done_again(
+    new_coffer_process: Callable[[], CofferProcess],
+) -> None:
+    coffer = new_coffer_process()
+    coffer.init()
+    coffer.run("put", str(files(coffer.base / "before", range(5))))
+    ward = make_ward(coffer, "index", "rebuild")
+    first = [(call, path, 1, "ENOSPC") for call, path in sorted(ward.counts) if path == "archive/index/data.mdb"]
+    for fault in (*first, *faults(ward, r"archive/index/data\.mdb")):
+        what, _ = ward.failing(*fault)
+        assert ward.again()["objects"] == 5, what
+        run("--config", str(coffer.config), "verify", "--level", "decrypt")
+
+
+@pytest.fixture(scope="module")
+def torn(new_coffer_process: Callable[[], CofferProcess]) -> Ward:
+    """An import into an archive whose last group came to the disk without its first record: opening cuts it."""
+    coffer = new_coffer_process()
+    coffer.init()
+    coffer.run("put", str(files(coffer.base / "before", range(1, 3))))
+    folder = ArchiveFolder.open(coffer.archive)
+    log = LogWriter(folder, now_ms=lambda: 1)
+    place, _ = log.append([entry(1, 700), entry(2, 700)])
+    log.close()
+    flip(folder.segment_path(place.segment), place.offset + 400)
+    return make_ward(coffer, "put", "--jobs", "1", str(files(coffer.base / "source", range(3, 6))))
+
+
+@pytest.mark.parametrize("kind", [r"lost\+found.*", r"scrub.*", r"segments/\d+\.seg"])
+def test_an_opening_that_cuts_a_torn_end_with_a_call_that_fails(torn: Ward, kind: str) -> None:
+    for fault in faults(torn, f"archive/{kind}"):
+        what, done = torn.failing(*fault)
+        check_import(torn, what, done)
+        (kept,) = json.loads(run("--config", str(torn.coffer.config), "scrub", "show", "--json", code=1).stdout)[
+            "findings"
+        ]
+        assert "was cut" in kept["what"], what

@@ -1,5 +1,6 @@
 """Fifty times kill -9 under load: whatever was acknowledged is there afterwards, bit for bit.
 
+Some objects are large enough to be spooled and sealed in files, and now and then the keys are rotated meanwhile.
 The seed is printed; COFFER_KILL_SEED repeats a run as far as timing allows.
 """
 
@@ -15,16 +16,23 @@ from keys.errors import CofferError
 from server.dimse.negotiation import Offer
 from server.dimse.requestor import Requestor
 from tests.peers.coffer_process import CofferProcess
-from tests.peers.dicom_client import Item, find, get, synthetic
+from tests.peers.dicom_client import Item, find, get, noisy, synthetic
+from tests.peers.ward import SPOOLING
 from tests.peers.wiretap import WireTap
 
 ROUNDS = int(os.environ.get("COFFER_KILL_ROUNDS", "50"))
 SECONDS = max(240, 4 * ROUNDS)
 SENDERS = 3
+ROTATED_EVERY = 12
 
 
-def send_until_dead(port: int, first: int, study: int, acknowledged: dict[str, Item], stop: threading.Event) -> None:
-    """Store one data set after the other until the server is gone; note each that was acknowledged."""
+def some_object(number: int, study: int) -> Item:
+    """Small, or every ninth too large for memory."""
+    return synthetic(number, 2000 + number * 37 % 30000, study) if number % 9 else noisy(number, 300_000, study)
+
+
+def send_until_dead(port: int, first: int, study: int, acknowledged: dict[str, str], stop: threading.Event) -> None:
+    """Store one data set after the other until the server is gone; note the SHA-256 of each that was acknowledged."""
     sample = synthetic(0)
     offers = [Offer(1, sample.sop_class, (sample.transfer_syntax,))]
     number = first
@@ -32,13 +40,13 @@ def send_until_dead(port: int, first: int, study: int, acknowledged: dict[str, I
     with contextlib.suppress(CofferError), Requestor("127.0.0.1", port, "KILLER", "COFFER", offers, 10.0) as peer:
         (context,) = peer.contexts.values()
         while not stop.is_set():
-            item = synthetic(number, 2000 + number * 37 % 30000, study)
+            item = some_object(number, study)
             if peer.store(context, item.sop_instance, [item.data]) == 0:
-                acknowledged[item.sop_instance] = item
+                acknowledged[item.sop_instance] = hashlib.sha256(item.data).hexdigest()
             number += 1
 
 
-def kill_once(coffer: CofferProcess, dice: random.Random, round_number: int, acknowledged: dict[str, Item]) -> None:
+def kill_once(coffer: CofferProcess, dice: random.Random, round_number: int, acknowledged: dict[str, str]) -> None:
     """One life of the server: start, load from several senders, death at a random moment."""
     coffer.start()
     stop = threading.Event()
@@ -52,6 +60,10 @@ def kill_once(coffer: CofferProcess, dice: random.Random, round_number: int, ack
         sender.start()
         if n == 0 and dice.random() < 0.2:
             time.sleep(dice.uniform(0, 0.02))  # sometimes the others are still negotiating
+    if round_number % ROTATED_EVERY == 1:
+        senders.append(threading.Thread(target=coffer.run, args=("keys", "rotate")))
+        senders[-1].start()
+        time.sleep(dice.uniform(0.2, 1.5))  # it takes about so long to begin
     time.sleep(dice.uniform(0.02, 0.5))
     coffer.kill()
     stop.set()
@@ -66,8 +78,8 @@ def test_fifty_kills_lose_nothing_that_was_acknowledged(
     seed = int(os.environ.get("COFFER_KILL_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"COFFER_KILL_SEED={seed}")
     dice = random.Random(seed)
-    coffer = new_coffer(serve=False)
-    acknowledged: dict[str, Item] = {}
+    coffer = new_coffer(extra=SPOOLING, serve=False)
+    acknowledged: dict[str, str] = {}
     begin, rounds = time.monotonic(), 0
     while rounds < ROUNDS and time.monotonic() - begin < SECONDS:
         kill_once(coffer, dice, rounds, acknowledged)
@@ -87,5 +99,6 @@ def test_fifty_kills_lose_nothing_that_was_acknowledged(
     back = wire.newest("received")
     lost = [name for name in acknowledged if name not in back]
     assert not lost, f"{len(lost)} acknowledged objects are gone, such as {lost[:3]}"
-    changed = [n for n, item in acknowledged.items() if back[n].sha256 != hashlib.sha256(item.data).hexdigest()]
+    changed = [name for name, digest in acknowledged.items() if back[name].sha256 != digest]
     assert not changed, f"{len(changed)} acknowledged objects changed, such as {changed[:3]}"
+    assert len(coffer.json("keys", "list")) > 1, "no rotation came through"

@@ -1,6 +1,5 @@
 """What the tests of faults share: a server and what it has acknowledged, its health, and strace in front of it."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 from server.demo import encoded, sample_study
 from tests.conftest import absent
 from tests.peers.coffer_process import CofferProcess
-from tests.peers.dicom_client import Item, Reply, find, store, synthetic
+from tests.peers.dicom_client import Item, Reply, find, noisy, store
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 FULL = 0xA700
@@ -71,15 +70,18 @@ def health(coffer: CofferProcess) -> tuple[int, str]:
 
 
 @contextmanager
-def failing(coffer: CofferProcess, inject: str, path: Path | None, pid: int = 0) -> Iterator[None]:
-    """Let strace make chosen system calls of the server on one file (None: any) fail, while the block runs.
+def failing(
+    coffer: CofferProcess, inject: str, *paths: Path, pid: int = 0, out: Path = Path("/dev/null")
+) -> Iterator[None]:
+    """Let strace make chosen system calls of the server on some files (none: any) fail, while the block runs.
 
-    `pid` is one of its processes, without one the process that commits.
+    `pid` is one of its processes, without one the process that commits; `out` gets the calls that were looked at.
     """
     require_strace()
     assert coffer.process is not None
     pid = pid or coffer.process.pid
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", *(["-P", str(path)] if path else []), "-e", f"inject={inject}"]
+    chosen = [word for path in paths for word in ("-P", str(path))]
+    command = ["strace", "-f", "-qq", "-o", str(out), *chosen, "-e", f"inject={inject}"]
     with subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.DEVNULL) as tracer:
         try:
             status = Path(f"/proc/{pid}/status")
@@ -112,10 +114,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def large(size: int = 2 << 20, number: int = 1) -> Item:
     """An object of noise, which takes its `size` in each of the files that it is spooled and sealed in."""
-    small = synthetic(number, 100, study=77)
-    noise = os.urandom(size)
-    element = b"\x23\x00\x10\x00LO\x06\x00TESTER" + b"\x23\x00\x01\x10OB\0\0" + len(noise).to_bytes(4, "little")
-    return Item(small.sop_class, small.sop_instance, small.transfer_syntax, small.data + element + noise)
+    return noisy(number, size, study=77)
 
 
 def require_empty_spool_and_store(ward: Ward, item: Item) -> None:
