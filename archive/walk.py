@@ -72,19 +72,21 @@ class Walker:
         """Add records from `raw` on while bodies are large: one read takes a trailer and the header behind it."""
         self._read_no_more_than_asked()
         pread, fd, offsets, raws, closings = os.pread, self._fd, batch.offsets, batch.raws, batch.closings
-        at = batch.end
-        while len(raws) < _RECORDS and len(raw) == HEADER.size:
-            body_end, end = _ends(raw, at)
-            if end > stop or body_end - at < _NEAR:
+        head, size, lengths = HEADER.size, TRAILER.size, _LENGTH.unpack_from
+        at, room = batch.end, _RECORDS - len(raws)
+        while room and len(raw) == head:  # this loop costs as much as all hashes: no call that can be spared
+            (length,) = lengths(raw)
+            body_end = at + head + length
+            closed = size + -(body_end + size) % ALIGNMENT
+            if body_end + closed > stop or length < _NEAR:
                 break
-            window = pread(fd, end - body_end + HEADER.size, body_end)
-            closing = window[: end - body_end]
-            if len(closing) < end - body_end:
+            window = pread(fd, closed + head, body_end)
+            if len(window) < closed:
                 break
             offsets.append(at)
             raws.append(raw)
-            closings.append(closing)
-            at, raw = end, window[end - body_end :]
+            closings.append(window[:closed])
+            at, raw, room = body_end + closed, window[closed:], room - 1
         batch.end, self._base, self._window = at, at, raw
 
     def _read_no_more_than_asked(self) -> None:

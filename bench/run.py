@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import kit
+from bench import kit, verify_bench
 from bench.figures import Figures
 from bench.finding import finding
 from bench.growth import growth
@@ -35,8 +36,9 @@ from bench.report import keys_table, targets_table
 from bench.retrieving import retrieving
 from bench.rotating import rotating
 from bench.simulate import simulate
+from bench.verify_bench import Amount
 
-PARTS = ("store", "find", "retrieve", "codec", "profile", "growth", "simulate", "hostile")
+PARTS = ("store", "find", "retrieve", "codec", "profile", "growth", "simulate", "hostile", "verify")
 BY_NAME = ("keys",)  # not among those that everything is: with it, everything would take longer than it may
 WITH_PEERS = ("store", "find", "retrieve", "profile")  # what needs the kit or the corpora that it makes
 LONGEST_SECONDS = 900
@@ -56,15 +58,16 @@ class Size(NamedTuple):
     simulated: int
     stretch: float
     keys: int
+    verified: Amount
 
 
 QUICK = Size(
     images=20, reports=80, find_studies=200, runs=1, rounds=1, batch=20, studies=1000, simulated=5000, stretch=0.3,
-    keys=2000,
+    keys=2000, verified=verify_bench.QUICK,
 )  # fmt: skip
 FULL = Size(
     images=300, reports=800, find_studies=20_000, runs=3, rounds=2, batch=300, studies=200_000, simulated=1_000_000,
-    stretch=2.0, keys=1_000_000,
+    stretch=2.0, keys=1_000_000, verified=Amount(200_000, 10_000, 100),
 )  # fmt: skip
 
 
@@ -85,9 +88,7 @@ class Run(NamedTuple):
             case "find":
                 yield from finding(self.data, self.work, size.find_studies, size.rounds, [ORTHANC, self.coffer])
             case "retrieve":
-                specs = [ORTHANC, DCMQRSCP, self.coffer]
-                for corpus in ("ct", *self.real()[:1]) if size.runs > 1 else ("ct",):
-                    yield from retrieving(self.data, self.work, corpus, size.runs, specs)
+                yield from self.retrieve()
             case "codec":
                 yield from codec()
             case "profile":
@@ -101,10 +102,18 @@ class Run(NamedTuple):
                 yield from hostile(self.work, size.stretch, size.runs)
             case "keys":
                 yield from rotating(self.data, self.work, size.keys, size.stretch * 5)
+            case "verify":
+                yield from verify_rates(self.work, size.verified)
 
     def real(self) -> list[str]:
         """The real series that are there."""
         return [name for name in REAL if (self.data / name).is_dir()]
+
+    def retrieve(self) -> Iterator[Row]:
+        """C-MOVE and C-GET, of the synthetic and of the first real series."""
+        specs = [ORTHANC, DCMQRSCP, self.coffer]
+        for corpus in ("ct", *self.real()[:1]) if self.size.runs > 1 else ("ct",):
+            yield from retrieving(self.data, self.work, corpus, self.size.runs, specs)
 
     def store(self) -> Iterator[Row]:
         """C-STORE: the peers alternate."""
@@ -121,6 +130,17 @@ class Run(NamedTuple):
             if corpora:
                 more = ["--corpus", corpora, "--assoc", assoc, "--limit", str(limit), "--runs", str(runs)]
                 yield from kit.script("store_bench.py", *common, *more)
+
+
+def verify_rates(work: Path, amount: Amount) -> Iterator[Row]:
+    """The rates of coffer verify, on logs that are made for it and removed."""
+    folder = work / "verify"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield from verify_bench.verifying(folder, amount)
+    finally:
+        shutil.rmtree(folder)
 
 
 def codec() -> Iterator[Row]:
@@ -156,6 +176,7 @@ def brief(row: Row) -> str:
         "stored_ratio", "error", "studies", "objects", "cpu_ms", "cpu_us", "store_s", "find_s", "series",
         "stored_share", "in_mb_s", "out_mb_s", "peers", "extra_ms", "memory_kb", "step", "us", "wall_s", "seconds",
         "own_peak_mb", "alone_p99_ms", "beside_p99_ms", "beside_max_ms",
+        "level", "bodies", "records_s", "gb_s", "mb_s",
     )  # fmt: skip
     return " ".join(f"{k}={row[k]}" for k in keys if row.get(k) is not None)
 

@@ -57,6 +57,7 @@ def checks(f: Figures) -> Iterator[Check]:
     yield from _codec(f)
     yield from _growth(f)
     yield from _hostile(f)
+    yield from _verify(f)
 
 
 def _cost(f: Figures, **where: object) -> str:
@@ -196,6 +197,19 @@ def _hostile(f: Figures) -> Iterator[Check]:
             detail=f"alone {figure(f.highest('alone_ms', **where))} ms at most",
         )  # fmt: skip
         yield Check(f"memory of each: {name}", "KB", memory, 1000, None, lower_is_better=True)
+
+
+def _verify(f: Figures) -> Iterator[Check]:
+    where: dict[str, Any] = {"bench": "verify", "level": "headers"}
+    for bodies in ("64 bytes", "100 KB"):
+        rate = f.median("records_s", bodies=bodies, **where)
+        yield Check(f"coffer verify, headers, bodies of {bodies}", "records/s, one core", rate, 300_000, None)
+    rate = f.median("gb_s", bench="verify", level="bodies", bodies="100 KB")
+    yield Check("coffer verify, bodies", "GB/s, one core", rate, 1.0, None)
+    yield Check(
+        "coffer verify, decrypt, CT images", "MB/s, one core", f.median("mb_s", bench="verify", level="decrypt"), 300,
+        None,
+    )  # fmt: skip
 
 
 def key_checks(f: Figures) -> Iterator[Check]:

@@ -2,7 +2,7 @@
 
     python bench/verify_bench.py [--folder DIR] [--jobs N]
 
-Everything lies in the page cache; the disk's own rate is a second limit. Rates are of wall time, the best of three.
+Everything lies in the page cache; the disk's own rate is a second limit. The best of three counts.
 """
 
 import argparse
@@ -10,8 +10,10 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -30,16 +32,27 @@ from server.founding import create_archive
 from server.unsealing import open_records
 
 ORIGIN = "bench/verify"
+
+
+class Amount(NamedTuple):
+    """Records with small and with large bodies, and CT images."""
+
+    small: int
+    large: int
+    objects: int
+
+
+QUICK, FULL = Amount(5000, 100, 3), Amount(600_000, 30_000, 300)
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 
 
 def log_of(path: Path, records: int, body_bytes: int) -> ArchiveFolder:
-    """A signed log of records of one size, in segments of 256 MiB."""
+    """A signed log of records of one size, in segments of 1 GiB, the default."""
     signer = CheckpointSigner(Secret(bytes(32)))
     ArchiveFolder.prepare(path)
     ArchiveFolder(path, bytes(16), ORIGIN, signer.vkey(ORIGIN)).commit()
     folder = ArchiveFolder.open(path)
-    writer = LogWriter(folder, now_ms=lambda: 1, segment_bytes=256 << 20)
+    writer = LogWriter(folder, now_ms=lambda: 1, segment_bytes=1 << 30)
     body = os.urandom(body_bytes)
     for start in range(0, records, 1000):
         writer.append([Entry(1, bytes(16), 0, bytes(32), body, n) for n in range(start, min(start + 1000, records))])
@@ -73,37 +86,36 @@ def archive_of(path: Path, objects: int) -> Config:
     return config
 
 
-def best(make: partial[Verifier]) -> tuple[float, Verifier]:
+def best(make: partial[Verifier], clock: Callable[[], float]) -> tuple[float, Verifier]:
     """Seconds of the fastest of three clean verifications."""
     times = []
     for _ in range(3):
-        verifier, started = make(), time.perf_counter()
+        verifier, started = make(), clock()
         assert list(verifier.findings()) == []
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return min(times), verifier
 
 
-def measure(work: Path, jobs: int) -> None:
-    """Print a row per level."""
-    small, large = log_of(work / "small", 600_000, 64), log_of(work / "large", 6_000, 500_000)
-    config, objects = archive_of(work / "whole", 300), 300
-    rows = []
-    seconds, verifier = best(partial(Verifier, small, Options(Level.HEADERS, jobs=jobs)))
-    rows.append(("headers, bodies of 64 bytes", f"{verifier.summary.records / seconds:,.0f} records/s"))
-    seconds, verifier = best(partial(Verifier, large, Options(Level.HEADERS, jobs=jobs)))
-    rows.append(("headers, bodies of 500 KB", f"{verifier.summary.records / seconds:,.0f} records/s"))
-    seconds, verifier = best(partial(Verifier, small, Options(Level.BODIES, jobs=jobs)))
-    rows.append(("bodies of 64 bytes", f"{verifier.summary.records / seconds:,.0f} records/s"))
-    seconds, verifier = best(partial(Verifier, large, Options(Level.BODIES, jobs=jobs)))
-    rows.append(("bodies of 500 KB", f"{verifier.summary.bytes / seconds / 1e9:.2f} GB/s"))
-    keys = partial(open_records, config)
-    whole = ArchiveFolder.open(config.archive)
-    seconds, verifier = best(partial(Verifier, whole, Options(Level.DECRYPT, jobs=jobs), open_records=keys))
-    received = objects * 512 * 512 * 2
-    rows.append(("decrypt, CT images", f"{received / seconds / 1e6:,.0f} MB/s of data sets"))
-    print(f"| level, {jobs} process{'es' * (jobs > 1)} | rate |\n|---|--:|")
-    for name, rate in rows:
-        print(f"| {name} | {rate} |")
+def verifying(work: Path, amount: Amount, jobs: int = 1) -> Iterator[dict[str, Any]]:
+    """A row for each level and kind of log. In one process, seconds are of CPU time: what else runs does not count."""
+    clock = time.process_time if jobs == 1 else time.perf_counter
+    small, large = log_of(work / "small", amount.small, 64), log_of(work / "large", amount.large, 100_000)
+    for level in (Level.HEADERS, Level.BODIES):
+        for bodies, folder in (("64 bytes", small), ("100 KB", large)):
+            seconds, verifier = best(partial(Verifier, folder, Options(level, jobs=jobs)), clock)
+            yield {
+                "bench": "verify", "level": level.name.lower(), "bodies": bodies, "jobs": jobs,
+                "records_s": round(verifier.summary.records / seconds),
+                "gb_s": round(verifier.summary.bytes / seconds / 1e9, 2),
+            }  # fmt: skip
+    config = archive_of(work / "whole", amount.objects)
+    options, whole = Options(Level.DECRYPT, jobs=jobs), ArchiveFolder.open(config.archive)
+    seconds, _ = best(partial(Verifier, whole, options, open_records=partial(open_records, config)), clock)
+    received = amount.objects * 512 * 512 * 2
+    yield {
+        "bench": "verify", "level": "decrypt", "bodies": "CT images", "jobs": jobs,
+        "mb_s": round(received / seconds / 1e6),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -115,7 +127,8 @@ def main() -> None:
     logs.configure(Log(level="error"))
     work = Path(tempfile.mkdtemp(dir=chosen.folder))
     try:
-        measure(work, chosen.jobs)
+        for row in verifying(work, FULL, chosen.jobs):
+            print(" ".join(f"{key}={value}" for key, value in row.items() if key != "bench"))
     finally:
         shutil.rmtree(work)
 
