@@ -10,9 +10,9 @@ from server.find import Finder
 from server.ingest import Ingest
 from server.metrics import Metrics
 from server.retrieve import Retriever
-from server.vault import ArchiveStats, Vault, Waiting
+from server.vault import Vault, Waiting
 
-__all__ = ["ArchiveStats", "Engine"]
+__all__ = ["Engine"]
 
 
 class Engine(Vault):

@@ -32,7 +32,7 @@ _SUCCESS, _PENDING, _CANCELLED = 0x0000, (0xFF00, 0xFF01), 0xFE00
 
 
 class ArchiveFacts(Protocol):
-    """The facts about an archive that are gauges; `server.engine.ArchiveStats` has them and more."""
+    """The facts about an archive that are gauges; `server.stats.ArchiveStats` has them and more."""
 
     @property
     def studies(self) -> int: ...

@@ -20,7 +20,7 @@ from keys.errors import CofferError, UnavailableError
 from server import logs, signorder
 from server.config import Config
 from server.dimse.listener import Listener
-from server.engine import ArchiveStats, Engine
+from server.engine import Engine
 from server.http import HttpServer, application
 from server.keywatch import KeyWatch
 from server.lanes import Lanes
@@ -28,6 +28,7 @@ from server.metrics import Metrics
 from server.rekeywatch import RekeyWatch
 from server.renewalwatch import RenewalWatch
 from server.scrubbing import Scrubbing
+from server.stats import ArchiveStats
 
 __all__ = ["Server", "serve"]
 

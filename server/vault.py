@@ -6,11 +6,9 @@ ready; without, it reads beside whoever writes. Key, record, index: in that orde
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -31,7 +29,7 @@ from archive.spool import clear_stale
 from index import rebuild
 from index.index import Index
 from index.rows import Version
-from keys import derive, rekey, rows, shred
+from keys import derive, rekey
 from keys.clock import clock_ms
 from keys.errors import CofferError, ShreddedError, UnavailableError
 from keys.keyring import Keyring
@@ -41,45 +39,17 @@ from server.access import Policy
 from server.bodies import Bodies
 from server.config import Config
 from server.custody import open_keyring, provider_of, settings_of
-from server.erasure import uncompacted
 from server.intake import Intake
 from server.metrics import Metrics
 from server.olderkeyring import missed, shred_again, trouble_of
 from server.rekeying import Rekeyer
-from server.renewal import age_seconds
+from server.settlement import Settlement
 from server.signatory import Signatory, signers_of
+from server.stats import ArchiveStats, stats_of
 
 _log = structlog.get_logger(__name__)
 _SALT_BYTES = 24
-_AGAIN_SECONDS = 60.0
 Waiting = Callable[[UnavailableError, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveStats:
-    """What `coffer status` and the gauges show. Bytes are of data sets as received, and of the log on disk."""
-
-    studies: int
-    series: int
-    objects: int
-    bytes_received: int
-    bytes_stored: int
-    segments: int
-    segment_bytes: int
-    records: int
-    index_lag: int
-    key_epoch: int
-    key_epoch_age: float
-    key_rotation_unfinished: bool
-    conflicts: int
-    unindexed: int
-    unreadable_studies: int
-    key_trouble: int
-
-    @property
-    def ratio(self) -> float:
-        """Bytes stored per byte received; 0 for an empty archive."""
-        return self.bytes_stored / self.bytes_received if self.bytes_received else 0.0
 
 
 class Vault:
@@ -112,10 +82,7 @@ class Vault:
         self.intake = Intake(config.limits, self.folder.archive_id, self.room)
         self.limits = self.intake.header_limits
         self._writer: LogWriter | None = None
-        self._delivering = threading.Lock()
-        self._settled = -1  # the keyring's changes up to which nothing is left to do
         self._looked = False
-        self._compact_after = 0.0
         with ExitStack() as opened:
             if write:
                 command = " ".join(["coffer", *sys.argv[1:2]])
@@ -140,6 +107,8 @@ class Vault:
                 opened.callback(self._close_writer, self._writer)
             self.index = Index.open(self.folder.index, self.keyring, readonly=not write)
             opened.callback(self.index.close)
+            if write:
+                self._settlement = Settlement(self.keyring, self.log, self.reader, self.index, self._signatory)
             if write and self.log.refusal is None:  # an index that is ahead would be emptied: it tells what is missing
                 self._record_pending()
                 self.settle()
@@ -230,49 +199,12 @@ class Vault:
             _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
 
     def settle(self) -> None:
-        """Finish what this or another process began with the keys, if anything: durable on return. Raises CofferError.
-
-        In this order: the signing key changes where that was ordered, events reach the log and are signed, the index is
-        rid of what shredded keys sealed, their wrapped form leaves the keyring, and where an epoch ended, the index is
-        written anew. Stopped anywhere, the next call does the rest.
-        """
-        self._signatory.rotate()
-        if self.deliver():
-            self.sign_checkpoint()
-        changes = self.keyring.follow()
-        if changes == self._settled:
-            return
-        doomed = shred.waiting(self.keyring)
-        for key_id, stone in doomed.items():
-            self.index.forget(key_id, stone.name)
-        if doomed:
-            self.index.flush()
-            shred.drop(self.keyring, list(doomed))
-            _log.info("shredded", keys=[key_id.hex()[:8] for key_id in doomed])
-        if self._compact():
-            self._settled = changes
-
-    def _compact(self) -> bool:
-        """Write the index anew where an epoch ended since it was; whether it is done. A failure is tried again."""
-        epoch = uncompacted(self.keyring)
-        if not epoch:
-            return True
-        if time.monotonic() < self._compact_after:
-            return False
-        try:
-            self.index.compact()
-        except CofferError as error:  # what is left over opens nothing: it need not keep an archive closed
-            self._compact_after = time.monotonic() + _AGAIN_SECONDS
-            _log.error("the index keeps traces of shredded studies", cause=str(error), way_out=error.hint())
-            return False
-        self.keyring.amend([(rows.COMPACTED_KEY, epoch.to_bytes(4, "big"))])
-        _log.info("the index was written anew", epoch=epoch)
-        return True
+        """Finish what this or another process began with the keys: durable on return. Raises as `Settlement.settle`."""
+        self._settlement.settle()
 
     def deliver(self) -> int:
         """Move the events that wait in the keyring into the log, durable on return; how many there were."""
-        with self._delivering:
-            return outbox.deliver(self.keyring, self.log, self.reader, self.index.cover)
+        return self._settlement.deliver()
 
     def _change_over(self) -> None:
         """Let the index lead to the records that count where a stop came between the two."""
@@ -347,31 +279,8 @@ class Vault:
 
     def stats(self) -> ArchiveStats:
         """Totals as they are now."""
-        index = self.index.stats()
-        sizes = [self.folder.segment_path(n).stat().st_size for n in self.folder.segment_numbers()]
-        writes = self._writer is not None and self._writer.refusal is None
-        records = self.log.next_seq if writes else self._count_records(index.applied_seq + 1)
-        return ArchiveStats(
-            studies=index.studies,
-            series=index.series,
-            objects=index.instances + index.conflicts,
-            bytes_received=index.data_bytes,
-            bytes_stored=sum(sizes),
-            segments=len(sizes),
-            segment_bytes=sum(sizes),
-            records=records,
-            index_lag=records - index.applied_seq - 1,
-            key_epoch=self.keyring.epoch,
-            key_epoch_age=age_seconds(self.keyring),
-            key_rotation_unfinished=bool(self.keyring.half_left()),
-            conflicts=index.conflicts,
-            unindexed=index.unindexed,
-            unreadable_studies=index.unreadable_studies,
-            key_trouble=len(self.key_trouble),
-        )
-
-    def _count_records(self, known: int) -> int:
-        return known + sum(1 for _ in self.reader.records(known))
+        writer = self._writer if self.writes and self.log.refusal is None else None
+        return stats_of(self.folder, self.keyring, self.index, self.reader, writer, len(self.key_trouble))
 
 
 class _Counted:

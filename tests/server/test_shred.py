@@ -462,7 +462,7 @@ def test_finishing_waits_for_whoever_writes_the_index(archive: Path, monkeypatch
         opened = Engine.open(load_config(Path("coffer.toml")), write=True)  # it opens all the same
     with opened as engine:
         assert not wait_until_compacted(engine, 0.2)  # a copy is not tried again at once
-        engine._compact_after = 0.0
+        engine._settlement._compact_after = 0.0
         assert wait_until_compacted(engine, 0.2)
 
 

@@ -1,0 +1,75 @@
+"""What an archive holds, in numbers, for `coffer status` and the gauges."""
+
+from dataclasses import dataclass
+
+from archive.folder import ArchiveFolder
+from archive.log import LogWriter
+from archive.reader import LogReader
+from index.index import Index
+from keys.keyring import Keyring
+from server.renewal import age_seconds
+
+__all__ = ["ArchiveStats", "stats_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveStats:
+    """What `coffer status` and the gauges show. Bytes are of data sets as received, and of the log on disk."""
+
+    studies: int
+    series: int
+    objects: int
+    bytes_received: int
+    bytes_stored: int
+    segments: int
+    segment_bytes: int
+    records: int
+    index_lag: int
+    key_epoch: int
+    key_epoch_age: float
+    key_rotation_unfinished: bool
+    conflicts: int
+    unindexed: int
+    unreadable_studies: int
+    key_trouble: int
+
+    @property
+    def ratio(self) -> float:
+        """Bytes stored per byte received; 0 for an empty archive."""
+        return self.bytes_stored / self.bytes_received if self.bytes_received else 0.0
+
+
+def stats_of(  # noqa: PLR0917  # the parts of an open archive
+    folder: ArchiveFolder,
+    keyring: Keyring,
+    index: Index,
+    reader: LogReader,
+    writer: LogWriter | None,
+    key_trouble: int,
+) -> ArchiveStats:
+    """Totals as they are now. Without a writer, the records that are not in the index yet are counted in the log."""
+    seen = index.stats()
+    sizes = [folder.segment_path(n).stat().st_size for n in folder.segment_numbers()]
+    records = writer.next_seq if writer is not None else _count(reader, seen.applied_seq + 1)
+    return ArchiveStats(
+        studies=seen.studies,
+        series=seen.series,
+        objects=seen.instances + seen.conflicts,
+        bytes_received=seen.data_bytes,
+        bytes_stored=sum(sizes),
+        segments=len(sizes),
+        segment_bytes=sum(sizes),
+        records=records,
+        index_lag=records - seen.applied_seq - 1,
+        key_epoch=keyring.epoch,
+        key_epoch_age=age_seconds(keyring),
+        key_rotation_unfinished=bool(keyring.half_left()),
+        conflicts=seen.conflicts,
+        unindexed=seen.unindexed,
+        unreadable_studies=seen.unreadable_studies,
+        key_trouble=key_trouble,
+    )
+
+
+def _count(reader: LogReader, known: int) -> int:
+    return known + sum(1 for _ in reader.records(known))
