@@ -29,7 +29,9 @@ from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, find, noisy, store, synthetic
 from tests.peers.ward import FULL, SPOOLING, failing, health, require_strace
 
-SEED = int(os.environ.get("COFFER_FAULT_SEED", random.SystemRandom().randrange(1 << 32)))
+# All workers of one run must draw the same.
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", "") or f"{random.SystemRandom().randrange(1 << 32):x}"
+SEED = int(os.environ.get("COFFER_FAULT_SEED", int(RUN[:8], 16)))
 DRAWN = 4
 SENDERS = 3
 SETTINGS = f"{SPOOLING}\n[storage]\nsegment_bytes = 1_048_576\nreserve_bytes = 0\nscrub_days = 0.00002\n"
