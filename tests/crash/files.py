@@ -27,6 +27,7 @@ from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from keys.secret import Secret
 from keys.shares import Group, split
 from keys.sharetext import file_name, render
+from keys.syscalls import Syscalls, SystemCalls
 from server.splitting import write_shares
 from tests.crash.campaign import ORIGIN, SIGNER, BrokenPromiseError, Stop, Tally, Watched, entry, open_log
 from tests.crash.disk import Disk
@@ -179,7 +180,7 @@ class ScrubLife(Life):
             told.place = (scrub.place.passes, scrub.place.segment, scrub.place.offset)
 
     @staticmethod
-    def _scrub(root: Path, calls: durable.Syscalls) -> Scrub:
+    def _scrub(root: Path, calls: Syscalls) -> Scrub:
         return Scrub(
             ArchiveFolder.open(root), witness=lambda: None, now_ms=lambda: 1, pace=lambda _: None, tell=lambda _: None,
             calls=calls,
@@ -192,7 +193,7 @@ class ScrubLife(Life):
             assert name in found, "a finding is forgotten"
             assert bool(found[name].acknowledged_ms) or not is_answered, "an answer is forgotten"
             assert not found[name].acknowledged_ms or name in promises.changing, "nobody answered"
-        place = ScrubLife._scrub(root, durable.SystemCalls()).place
+        place = ScrubLife._scrub(root, SystemCalls()).place
         assert (place.passes, place.segment, place.offset) >= promises.place, "the scrub went back"
 
 
