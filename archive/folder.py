@@ -9,10 +9,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from keys.durable import make_folder, settle, write_new
+from keys.durable import Syscalls, SystemCalls, make_folder, settle, write_new
 from keys.errors import ConfigError, FormatError, NotFoundError
 
 FORMAT_VERSION = 1
+_SYSTEM = SystemCalls()
 _NAME = "archive.json"
 _PARTS = ("segments", "checkpoints", "tiles", "keyring", "index", "spool", "scrub", "lost+found")
 _SEGMENT = re.compile(r"[0-9]{8}\.seg")
@@ -94,17 +95,17 @@ class ArchiveFolder:
                 f"{path} holds segments, and {_NAME} is missing", hint=f"take {_NAME} from a backup: it never changes"
             )
 
-    def complete(self) -> None:
+    def complete(self, calls: Syscalls = _SYSTEM) -> None:
         """Make the folders that a copy may have left out because they were empty, and stable what a stop left of the
         creation: its names, and archive.json. Only the writer may call this."""
         for part in _PARTS:
             if not (self.path / part).exists():
-                make_folder(self.path / part)
-        settle(self.path / _NAME)
+                make_folder(self.path / part, calls=calls)
+        settle(self.path / _NAME, calls=calls)
 
-    def commit(self) -> None:
+    def commit(self, calls: Syscalls = _SYSTEM) -> None:
         """Write archive.json: from here on the folder is an archive. Durable on return."""
-        write_new(self.path / _NAME, self._serialize())
+        write_new(self.path / _NAME, self._serialize(), calls=calls)
 
     def _serialize(self) -> bytes:
         text = json.dumps(

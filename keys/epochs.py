@@ -74,11 +74,13 @@ class OpenEpochs:
 
     def kek(self, epoch: int) -> tuple[bytes, Secret]:
         """Return an epoch's KEK id and KEK, also when another process has just made it."""
-        if epoch not in self.keks:
+        known = self.keks.get(epoch)
+        if known is None:
             self.load(epoch)  # a retired one, or another process has rotated
-        if epoch not in self.keks:
+            known = self.keks.get(epoch)
+        if known is None:
             raise KeyUnavailableError(f"epoch {epoch} of the keyring cannot be opened (any more)")
-        return self.keks[epoch]
+        return known
 
     def unwrap(self, row: KeyRow, purpose: Purpose, key_id: bytes) -> Secret:
         """Open a row under the one KEK that it names."""

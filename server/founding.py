@@ -48,11 +48,10 @@ def create_archive(config: Config) -> None:
 
 
 def _provide_key_file(config: Config) -> None:
-    """Make the key file where there is none; what a stop left of an earlier call is made stable."""
+    """Make the key file where there is none; of one that an earlier call left, its second name goes."""
     path = config.keys.key_file
     if path.exists():
         durable.tidy(path)
-        durable.settle(path)
     else:
         passphrase = passphrase_of(config.keys)
         generate_keyfile(path, passphrase() if passphrase else None)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from archive import verify
 from archive.chain import read_footer
 from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.reader import LogReader
@@ -80,13 +81,17 @@ def test_behind_a_damaged_header_the_tree_is_still_proved(ten: SmallArchive) -> 
 
 
 @pytest.mark.parametrize("jobs", [2, 4])
-def test_several_processes_find_the_same_in_the_same_order(ten: SmallArchive, jobs: int) -> None:
+def test_several_processes_find_the_same_in_the_same_order(
+    ten: SmallArchive, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dice = random.Random(jobs)
     for seq in dice.sample(range(30), 6):
         flip(ten, seq, dice.choice((5, 90, 150, 170, ONE - 3)))
     alone = Verifier(ten.folder, ALL)
+    expected = list(alone.findings())
     shared = Verifier(ten.folder, Options(jobs=jobs))
-    assert list(alone.findings()) == list(shared.findings()) != []
+    monkeypatch.setattr(verify, "scan", None)  # not in this process
+    assert list(shared.findings()) == expected != []
     assert alone.summary == shared.summary
 
 

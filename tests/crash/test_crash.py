@@ -3,18 +3,23 @@
 import contextlib
 import os
 import random
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from archive.folder import ArchiveFolder
+from archive.ledger import Ledger
 from archive.log import LogWriter
+from archive.report import Finding
 from keys.errors import UnavailableError
+from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from tests.crash import files
 from tests.crash.campaign import ORIGIN, SIGNER, Promises, Stop, Tally, Watched, entry, one_run, require_notes
 from tests.crash.disk import Disk
+from tests.crash.files import KEK
 
 RUNS = int(os.environ.get("COFFER_CRASH_RUNS", "20"))
 
@@ -78,6 +83,63 @@ def test_what_a_writer_finds_when_it_opens_is_stable(memory: Path, doom: str) ->
         assert found == left
         seen.add(found)
     assert seen == ({4} if doom == "killed before the sync" else {3, 4})
+
+
+@pytest.mark.parametrize("does", ["adopt", "destroy", "find", "answer"])
+@pytest.mark.parametrize("call", range(1, 10))
+def test_what_a_killed_command_left_is_stable_once_it_is_said_again(memory: Path, does: str, call: int) -> None:
+    """What a KEK hangs on is not taken by the next power cut; what was destroyed or answered does not come back."""
+    for number in range(4):
+        live, cold = memory / f"{number}", memory / f"cold{number}"
+        live.mkdir()
+        generate_keyfile(live / "key", cost=CHEAPEST_FOR_TESTS)
+        KeyFileProvider(live / "key").adopt_epoch(2, KEK, b"")
+        finding = Ledger(live).add(Finding(1, 96, 0, "damage"), 1)
+        assert finding is not None
+        calls = Watched(live, Disk.of(live), random.Random(f"{does}/{number}"))
+        keeper, ledger = KeyFileProvider(live / "key", calls=calls), Ledger(live, calls)
+        act: dict[str, Callable[[], object]] = {
+            "adopt": lambda keeper=keeper: keeper.adopt_epoch(3, KEK, b""),
+            "destroy": lambda keeper=keeper: keeper.destroy_epoch(2),
+            "find": lambda ledger=ledger: ledger.add(Finding(1, 400, 1, "more damage"), 1),
+            "answer": lambda ledger=ledger, name=finding.name: ledger.acknowledge([name], 2),
+        }
+        calls.die_in(call)
+        with contextlib.suppress(Stop):
+            act[does]()
+        calls.spare()
+        calls.release()
+        done = act[does]()
+        cold.mkdir()
+        calls.disk.materialise(cold, random.Random(f"{does}/{number}/{call}"))
+        if does == "adopt":
+            assert isinstance(done, bytes)
+            assert KeyFileProvider(cold / "key").unwrap(done, b"").matches(KEK)
+        elif does == "destroy":
+            assert 2 not in KeyFileProvider(cold / "key").describe().epochs
+        else:
+            found = Ledger(cold).entries()
+            assert len(found) == 2 if does == "find" else found[0].acknowledged_ms
+
+
+@pytest.mark.parametrize("call", range(1, 16))
+def test_an_archive_whose_making_was_killed_is_there_once_somebody_writes_to_it(memory: Path, call: int) -> None:
+    live, cold = memory / "live", memory / "cold"
+    ArchiveFolder.prepare(live)
+    calls = Watched(live, Disk.of(live), random.Random(call))
+    calls.die_in(call)
+    with contextlib.suppress(Stop):
+        ArchiveFolder(live, bytes(16), ORIGIN, SIGNER.vkey(ORIGIN)).commit(calls)
+    calls.spare()
+    calls.release()
+    if not (live / "archive.json").exists():
+        return
+    ArchiveFolder.open(live).complete(calls)
+    for number in range(8):
+        shutil.rmtree(cold, ignore_errors=True)
+        cold.mkdir()
+        calls.disk.materialise(cold, random.Random(number))
+        assert ArchiveFolder.open(cold) == ArchiveFolder(cold, bytes(16), ORIGIN, SIGNER.vkey(ORIGIN))
 
 
 @pytest.mark.parametrize("sync", range(1, 14))

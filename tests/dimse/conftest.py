@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from keys.errors import UnavailableError
-from server.config import Config, Dimse, Peer, Storage
+from server import logs
+from server.config import Config, Dimse, Log, Peer, Storage
 from server.dimse.acceptor import Acceptor
 from server.dimse.associations import Associations
 from server.dimse.connection import Connection
@@ -113,3 +114,9 @@ def listen(memory: Memory, tmp_path: Path) -> Iterator[Callable[..., Listener]]:
 def listener(listen: Callable[..., Listener]) -> Listener:
     """A running listener."""
     return listen()
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> None:
+    """Warnings are written, whatever another test of this process has configured."""
+    logs.configure(Log(), level="warning")

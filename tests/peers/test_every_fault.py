@@ -213,8 +213,9 @@ def test_a_rebuild_of_the_index_that_fails_says_so_and_is_done_again(
     coffer.init()
     coffer.run("put", str(files(coffer.base / "before", range(5))))
     ward = make_ward(coffer, "index", "rebuild")
-    first = [(call, path, 1, "ENOSPC") for call, path in sorted(ward.counts) if path == "archive/index/data.mdb"]
-    for fault in (*first, *faults(ward, r"archive/index/data\.mdb")):
+    commits = ward.counts["fdatasync", path := "archive/index/data.mdb"]
+    each = [("fdatasync", path, number, "ENOSPC") for number in range(1, commits + 1)]
+    for fault in (*each, *faults(ward, r"archive/index/data\.mdb")):
         what, _ = ward.failing(*fault)
         assert ward.again()["objects"] == 5, what
         run("--config", str(coffer.config), "verify", "--level", "decrypt")

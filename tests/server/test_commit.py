@@ -97,6 +97,21 @@ def test_twins_in_one_batch_are_stored_once(engine: Engine) -> None:
     assert engine.stats().objects == 1
 
 
+def test_an_index_that_is_behind_is_caught_up_when_the_archive_is_opened(engine: Engine, tmp_path: Path) -> None:
+    engine.committer.commit(parcels(engine, "1.2.3", 1))
+    engine.index.flush()
+    behind = (engine.folder.index / "data.mdb").read_bytes()
+    engine.committer.commit(parcels(engine, "1.2.4", 3))
+    config = engine.config
+    engine.close()
+    (engine.folder.index / "data.mdb").write_bytes(behind)
+    with Engine.open(config) as reading:
+        assert (reading.stats().objects, reading.stats().index_lag) == (1, 4)
+    with Engine.open(config, write=True) as opened:
+        assert (opened.stats().objects, opened.stats().index_lag) == (4, 0)
+        assert opened.committer.commit(parcels(opened, "1.2.4", 1))[0].duplicate
+
+
 def test_what_was_sealed_under_another_key_is_not_stored(engine: Engine) -> None:
     mine, other = parcels(engine, "1.2.3", 1) + parcels(engine, "1.2.4", 1)
     wrong = Parcel(_with_key(mine.sealed, other.sealed.key_id), mine.body)
