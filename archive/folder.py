@@ -9,11 +9,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from keys.durable import Syscalls, SystemCalls, make_folder, settle, write_new
+from keys.durable import make_folder, settle, write_new
 from keys.errors import ConfigError, FormatError, NotFoundError
+from keys.syscalls import SYSTEM, Syscalls
 
 FORMAT_VERSION = 1
-_SYSTEM = SystemCalls()
 _NAME = "archive.json"
 _PARTS = ("segments", "checkpoints", "tiles", "keyring", "index", "spool", "scrub", "lost+found")
 _SEGMENT = re.compile(r"[0-9]{8}\.seg")
@@ -95,7 +95,7 @@ class ArchiveFolder:
                 f"{path} holds segments, and {_NAME} is missing", hint=f"take {_NAME} from a backup: it never changes"
             )
 
-    def complete(self, calls: Syscalls = _SYSTEM) -> None:
+    def complete(self, calls: Syscalls = SYSTEM) -> None:
         """Make the folders that a copy may have left out because they were empty, and stable what a stop left of the
         creation: its names, and archive.json. Only the writer may call this."""
         for part in _PARTS:
@@ -103,7 +103,7 @@ class ArchiveFolder:
                 make_folder(self.path / part, calls=calls)
         settle(self.path / _NAME, calls=calls)
 
-    def commit(self, calls: Syscalls = _SYSTEM) -> None:
+    def commit(self, calls: Syscalls = SYSTEM) -> None:
         """Write archive.json: from here on the folder is an archive. Durable on return."""
         write_new(self.path / _NAME, self._serialize(), calls=calls)
 

@@ -20,9 +20,15 @@ from keys.keyring import Keyring
 from keys.rows import EpochState
 from keys.secret import Secret
 from keys.shares import combine
+from tests.conftest import absent
 
 ROOT = Path(__file__).resolve().parents[2]
-linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc and prctl are Linux's")
+
+
+@pytest.fixture
+def linux() -> None:
+    if sys.platform != "linux":
+        absent("/proc and prctl are Linux's")
 
 
 def held(needle: bytes) -> bool:
@@ -156,7 +162,7 @@ def test_a_keyring_lets_go_of_keys_for_good(tmp_path: Path, monkeypatch: pytest.
     assert not held(stretched)
 
 
-@linux
+@pytest.mark.usefixtures("linux")
 def test_pages_of_secrets_are_locked_and_in_no_dump() -> None:
     secret = Secret(b"x" * 32)
     assert len(secret) == 32
@@ -182,7 +188,7 @@ print(guard.refusals())
 """
 
 
-@linux
+@pytest.mark.usefixtures("linux")
 def test_where_memory_cannot_be_locked_it_is_told_once_and_all_works() -> None:
     done = python(REFUSED)
     assert done.returncode == 0, done.stderr
@@ -201,10 +207,10 @@ os.abort()
 """
 
 
-@linux
+@pytest.mark.usefixtures("linux")
 def test_a_guarded_process_leaves_no_core_dump(tmp_path: Path) -> None:
     if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
-        pytest.skip("core dumps are forbidden here already")
+        absent("core dumps are forbidden here already")
 
     def dumps(*args: str) -> bool:
         process = subprocess.Popen(
@@ -216,7 +222,7 @@ def test_a_guarded_process_leaves_no_core_dump(tmp_path: Path) -> None:
         return os.WCOREDUMP(status)
 
     if not dumps():
-        pytest.skip("no process leaves a core dump here")
+        absent("no process leaves a core dump here")
     assert not dumps("guarded")
 
 
@@ -230,7 +236,7 @@ ENTRIES = {
 }
 
 
-@linux
+@pytest.mark.usefixtures("linux")
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_kind_of_process_forbids_dumps(entry: str) -> None:
     script = ENTRIES[entry] + "\nimport ctypes, resource\n"

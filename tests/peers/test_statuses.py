@@ -24,6 +24,7 @@ from server.dimse import command as dimse
 from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
 from server.identifier import encode_identifier
+from tests.conftest import absent
 from tests.dimse.raw_peer import Message, RawDestination, RawRequestor
 from tests.peers.coffer_process import COFFER, CofferProcess, Peer, free_port, run_tool
 from tests.peers.dicom_client import GET, MOVE, Item, associate, synthetic
@@ -62,7 +63,7 @@ def in_implicit(data: bytes, syntax: str = EXPLICIT_LE) -> bytes:
 def coffer(tmp_path_factory: pytest.TempPathFactory, few: list[Item]) -> Iterator[CofferProcess]:
     """A running server that holds both studies and takes no unknown SOP class; at the end it verifies."""
     if not COFFER.exists():
-        pytest.skip(f"{COFFER} is not installed: make test installs it")
+        absent(f"{COFFER} is not installed: make test installs it")
     made = CofferProcess(tmp_path_factory.mktemp("statuses"), [Peer("GONE", free_port()), Peer("MOVEDST", free_port())])
     made.write_config("[storage]\naccept_unknown_sop_classes = false\n[limits]\nmax_object_bytes = 1048576\n")
     made.init()
@@ -367,6 +368,6 @@ def test_every_failure_stands_in_metrics_and_log(dcmtk: None, coffer: CofferProc
     assert not re.search(rf"{MANY}|{FEW}", "".join(lines))
     promtool = shutil.which("promtool", path="/usr/bin:/usr/local/bin")
     if promtool is None:
-        pytest.skip("promtool is not installed: apt install prometheus")
+        absent("promtool is not installed: apt install prometheus")
     done = subprocess.run([promtool, "check", "metrics"], input=page, text=True, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
