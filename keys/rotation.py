@@ -139,7 +139,7 @@ def _begin(
         (rows.epoch_place(epoch), new.encode()),
     ]
     fresh += [
-        (place, _moved(value, rows.NO_ID, new, kek, keks, was.archive_id, random))
+        (place, _moved(KeyRow.decode(value), rows.NO_ID, new, kek, keks, was.archive_id, random))
         for place, value in own
         if value is not None
     ]
@@ -150,7 +150,7 @@ def _begin(
 
 
 def _moved(  # noqa: PLR0917  # the parts of a row, its old and its new place
-    value: bytes,
+    row: KeyRow,
     key_id: bytes,
     new: EpochRow,
     kek: Secret,
@@ -159,14 +159,12 @@ def _moved(  # noqa: PLR0917  # the parts of a row, its old and its new place
     random: Callable[[int], bytes],
 ) -> bytes:
     """A key row's bytes with the same key under the new epoch's KEK."""
-    row = KeyRow.decode(value)
     kek_id, old = keks.of(row.epoch)
     if row.kek_id != kek_id:
         raise IntegrityError("a row of the keyring was altered", hint="restore the keyring from its backup")
     key = row.unwrap(old, archive_id, key_id)
-    return replace(row, epoch=new.epoch, kek_id=new.kek_id, sealed=b"").wrap(
-        kek, archive_id, key_id, key, random(aead.SALT)
-    )
+    moved = KeyRow(row.purpose, row.state, new.epoch, new.kek_id, row.created_ms)
+    return moved.wrap(kek, archive_id, key_id, key, random(aead.SALT))
 
 
 def _rewrap(  # noqa: PLR0917
@@ -180,11 +178,11 @@ def _rewrap(  # noqa: PLR0917
     """Move a page's keys; returns how many were not there yet. A row that is gone or new since is looked at again."""
     kek = keks.of(new.epoch)[1]
     while True:
-        old = [(place, value) for place, value in page if _moves(KeyRow.decode(value), new)]
+        old = [(place, value, row) for place, value in page if _moves(row := KeyRow.decode(value), new)]
         if not old:
             return 0
-        fresh = [(place, _moved(value, place[1:], new, kek, keks, archive_id, random)) for place, value in old]
-        if store.put(fresh, expected=old):
+        fresh = [(place, _moved(row, place[1:], new, kek, keks, archive_id, random)) for place, _, row in old]
+        if store.put(fresh, expected=[(place, value) for place, value, _ in old]):
             return len(fresh)
         again = ((place, store.get(place)) for place, _ in page)
         page = [(place, value) for place, value in again if value is not None]
