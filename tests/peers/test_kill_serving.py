@@ -3,13 +3,13 @@
 A rekey, a shred and a rotation that is due wait at the same time. COFFER_EVERY_KILL=1 takes a hundred of the calls.
 """
 
+import contextlib
 import os
 import random
 import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def is_done(keyring: RowStore) -> bool:
     return not doomed and not waiting and states == ["RETIRED", "ACTIVE"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(base: Path) -> Iterator[Fork]:
     """A server; it is stopped at the end, unless it is dead."""
     fork = Fork(base, serve)
@@ -89,6 +89,7 @@ def serving(base: Path) -> Iterator[Fork]:
     assert pid is not None
     deadline = time.monotonic() + SECONDS
     while not is_serving(pid):
+        assert fork.process.is_alive(), f"it does not serve: {fork.finish()}"
         assert time.monotonic() < deadline, "it does not serve"
         time.sleep(0.02)
     try:
@@ -101,8 +102,10 @@ def serving(base: Path) -> Iterator[Fork]:
 
 def is_serving(pid: int) -> bool:
     """Whether it waits to be told to stop: it catches SIGTERM from then on."""
-    (mask,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+    with contextlib.suppress(FileNotFoundError):
+        found = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return found is not None and bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
+    return False
 
 
 def ended_well(facts: Facts) -> bool:
