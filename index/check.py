@@ -29,8 +29,10 @@ def check_index(folder: Path, archive_id: bytes) -> str | None:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)  # noqa: S603  ourselves
         told = json.loads(done.stdout)["complaint"]
         return None if told is None else str(told)
-    except (ValueError, KeyError, TypeError, subprocess.TimeoutExpired):
-        return "reading it ended without an answer"
+    except subprocess.TimeoutExpired:
+        return f"reading it took longer than {_SECONDS} s"
+    except (ValueError, KeyError, TypeError):
+        return f"reading it ended without an answer, with {done.returncode}"
 
 
 def _look(folder: Path, archive_id: bytes) -> str | None:

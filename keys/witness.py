@@ -43,8 +43,10 @@ def read_witness(folder: Path) -> Witness:
         told = json.loads(done.stdout)
         note = None if told["note"] is None else base64.b64decode(told["note"])
         return Witness(note, told["complaint"], told["readable"])
-    except (ValueError, KeyError, TypeError, subprocess.TimeoutExpired):
-        return Witness(None, "reading it ended without an answer", readable=False)
+    except subprocess.TimeoutExpired:
+        return Witness(None, f"reading it took longer than {_SECONDS} s", readable=False)
+    except (ValueError, KeyError, TypeError):
+        return Witness(None, f"reading it ended without an answer, with {done.returncode}", readable=False)
 
 
 def _look(folder: Path) -> Witness:

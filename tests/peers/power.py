@@ -167,7 +167,8 @@ def check(folder: Path, key_file: Path, sent: Sent, moment: float) -> int:
     options = Options(Level.DECRYPT)
     findings = list(Verifier(archive, options, open_records=partial(open_records, config)).findings())
     assert not findings, findings[0].what
-    assert check_index(archive.index, archive.archive_id) is None, "the index is damaged"
+    complaint = check_index(archive.index, archive.archive_id)
+    assert complaint is None, f"the index: {complaint}"
     return len(found)
 
 
