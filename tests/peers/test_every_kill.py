@@ -3,7 +3,7 @@
 strace counts the calls that the command makes on archive, keyring, key file, token and shares; for each, a copy of the
 archive is put back and the command is killed as it enters that call. Then the archive opens, every living study comes
 back bit for bit, no shredded one does, and the same command finishes the work. The suite takes some calls of each
-command, COFFER_EVERY_KILL=1 takes all (docs/keys.md says what came of it).
+command, COFFER_EVERY_KILL=1 takes all: docs/keys.md says what came of it.
 """
 
 import random
