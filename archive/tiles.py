@@ -4,19 +4,21 @@ Rule: tiles hold nothing that the log does not, and are believed only under a si
 is made from the log again; level 0 from record headers, every other level from the one below it.
 """
 
+import hashlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Final
 
 from archive.folder import ArchiveFolder
 from archive.leaves import Leaves
-from archive.merkle import node_hash
+from archive.merkle import NODE
 
 HEIGHT: Final = 8
 WIDTH: Final = 1 << HEIGHT
 HASH_BYTES: Final = 32
 ALL_LEVELS: Final = 64
 _CACHED = 64
+_sha256 = hashlib.sha256
 
 
 def tile_path(level: int, number: int, width: int = WIDTH) -> str:
@@ -31,7 +33,7 @@ def top(hashes: bytes) -> bytes:
     """The root over a power of two of hashes, one behind the other."""
     row = [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
     while len(row) > 1:
-        row = [node_hash(left, right) for left, right in zip(row[::2], row[1::2], strict=True)]
+        row = [_sha256(NODE + left + right).digest() for left, right in zip(row[::2], row[1::2], strict=True)]
     return row[0]
 
 

@@ -49,6 +49,9 @@ class Walker:
             (length,) = _LENGTH.unpack_from(raw)
             if length > _NEAR and not self._bodies:
                 self._leap(batch, raw, stop)
+            elif not self._bodies and self._stride(batch, stop):
+                at = batch.end
+                continue
             else:
                 self._read_over(batch, raw, at, stop)
                 if self._bodies and batch.end > at:
@@ -67,6 +70,26 @@ class Walker:
             batch.raws.append(raw)
             batch.closings.append(closing)
             batch.end = end
+
+    def _stride(self, batch: Batch, stop: int) -> bool:
+        """Add the records that are whole in the window while bodies are small; False where there is none."""
+        window, base, end, head = self._window, self._base, batch.end, HEADER.size
+        offsets, raws, closings = batch.offsets, batch.raws, batch.closings
+        size, lengths, room = TRAILER.size, _LENGTH.unpack_from, _RECORDS - len(batch.raws)
+        at, last = end - base, min(len(window), stop - base)
+        while room and at + head <= last:  # as in `_leap`, no call that can be spared
+            (length,) = lengths(window, at)
+            body_end = at + head + length
+            closed = body_end + size
+            closed += -(base + closed) % ALIGNMENT
+            if closed > last or length > _NEAR:
+                break
+            offsets.append(base + at)
+            raws.append(window[at : at + head])
+            closings.append(window[body_end:closed])
+            at, room = closed, room - 1
+        batch.end = base + at
+        return batch.end > end
 
     def _leap(self, batch: Batch, raw: bytes, stop: int) -> None:
         """Add records from `raw` on while bodies are large: one read takes a trailer and the header behind it."""
