@@ -21,7 +21,7 @@ from tests.peers.ward import SPOOLING
 from tests.peers.wiretap import WireTap
 
 ROUNDS = int(os.environ.get("COFFER_KILL_ROUNDS", "50"))
-SECONDS = max(240, 4 * ROUNDS)
+SECONDS = max(240, 12 * ROUNDS)
 SENDERS = 3
 ROTATED_EVERY = 12
 
