@@ -146,6 +146,10 @@ RECORDED: dict[str, tuple[tuple[str, ...], set[tuple[Kind, str]]]] = {
         ("keys", "rekey", "UID", "--reason", "r", "--yes", "--officer", "Meyer"),
         {(Kind.STATE, "study rekey started"), (Kind.STUDY_REKEYED, "study rekeyed")},
     ),
+    "keys rotate-signing": (
+        ("keys", "rotate-signing", "--reason", "r", "--officer", "Meyer"),
+        {(Kind.STATE, "signing key rotation ordered"), (Kind.SIGNING_KEY_ROTATED, "signing key rotated")},
+    ),
     "keys split": (
         ("keys", "split", "-n", "2", "-k", "2", "-o", "more", "--officer", "Meyer"),
         {(Kind.STATE, "key split")},
@@ -170,7 +174,7 @@ ELSEWHERE = {  # they change keys too; tests/server/test_shred.py and test_certi
     "shred finish",
     "shred certificate",
 }
-CHANGE_NOTHING = {"keys list", "keys audit", "shred list", "shred check"}
+CHANGE_NOTHING = {"keys list", "keys audit", "keys export", "shred list", "shred check"}
 
 
 def test_the_table_below_is_complete() -> None:
