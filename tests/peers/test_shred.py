@@ -93,10 +93,10 @@ def test_a_shredded_study_that_is_sent_again_is_a_new_one(filled: CofferProcess)
 def test_a_running_server_goes_on_while_its_keys_move_and_the_old_epoch_is_destroyed(filled: CofferProcess) -> None:
     with Engine.open(load_config(filled.config)) as engine:
         token = engine.index.name_of(uid(1))
+    assert token in (filled.archive / "index" / "data.mdb").read_bytes()
     filled.run("shred", uid(1), "--reason", "r", "--yes")
     filled.run("shred", "finish", "--early")
     assert {reply.status for reply in store(filled.port, [synthetic(n, 900, 4) for n in range(2)])} == {0}
-    assert token in (filled.archive / "index" / "data.mdb").read_bytes()
     filled.run("shred", "finish", "--early", "--copied")
     assert token not in (filled.archive / "index" / "data.mdb").read_bytes()
     assert {reply.status for reply in store(filled.port, [synthetic(n, 900, 5) for n in range(2)])} == {0}
