@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from archive import segment
 from archive.merkle import Frontier, leaf_hash
-from archive.record import HEADER, MAGIC, RecordHeader, genesis_hash, header_hash, parse_header, record_size, trailer
+from archive.record import HEADER, MAGIC, RecordHeader, genesis_hash, parse_header, record_size, trailer
 from archive.segment import Footer, SegmentHeader
 from keys.errors import FormatError
 
@@ -40,15 +40,15 @@ class Chain:
         """Why this record cannot be the next one, or None."""
         if header.seq != self.next_seq:
             return f"record {header.seq} stands where record {self.next_seq} belongs"
-        if header.prev_header_sha256 != self.head:
+        if header.prev_leaf != self.head:
             return f"record {header.seq} does not chain to the record before it"
         return None
 
     def follow(self, raw: bytes) -> None:
         """Take the next record's 160 header bytes into chain and tree."""
         self.next_seq += 1
-        self.head = header_hash(raw)
-        self.tree.append(leaf_hash(raw))
+        self.head = leaf_hash(raw)
+        self.tree.append(self.head)
 
 
 def read_record(fd: int, at: int, stop: int) -> tuple[bytes, RecordHeader, int]:

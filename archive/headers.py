@@ -1,7 +1,7 @@
 """Check many records at once: fields by column, hashes one by one; what is not in order is left to a closer look.
 
 Rule: pure, and all or nothing. A batch passes only if every byte of its headers and trailers is what the record format
-and the chain demand; why one does not pass is not said here. A record costs about 2 us.
+and the chain demand; why one does not pass is not said here. A record costs about 1.5 us.
 """
 
 import hashlib
@@ -29,41 +29,33 @@ assert _ENDS.itemsize == TRAILER.size
 
 @dataclass(slots=True)
 class Batch:
-    """Records back to back: offsets and raw headers, trailers with padding, the end of the last one."""
+    """Records back to back: their offsets, raw headers, trailers and paddings, and the end of the last one."""
 
     end: int
     offsets: list[int] = field(default_factory=list)
     raws: list[bytes] = field(default_factory=list)
-    closings: list[bytes] = field(default_factory=list)
+    trailers: list[bytes] = field(default_factory=list)
+    paddings: list[bytes] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What a good batch gives: the hash the next record chains to, and a leaf hash for each record."""
-
-    head: bytes
-    leaves: list[bytes]
-
-
-def check(batch: Batch, first_seq: int, head: bytes, bodies: Sequence[bytes | None]) -> Checked | None:
-    """The batch as the continuation of a chain, or None where anything is wrong with it.
+def check(batch: Batch, first_seq: int, head: bytes, bodies: Sequence[bytes | None]) -> list[bytes] | None:
+    """The leaf hashes of a batch that continues the chain behind the leaf hash `head`; None where anything is wrong.
 
     `bodies` are the SHA-256 of the bodies as read, None for one that was not, empty where none was.
     """
     raws = batch.raws
     data = b"".join(raws)
     rows = np.frombuffer(data, _COLUMNS)
-    if not (_fields_hold(rows, first_seq) and _ends_hold(rows, batch.closings)):
+    if not (_fields_hold(rows, first_seq) and _ends_hold(rows, batch)):
         return None
     if [_crc32(raw[:156]) for raw in raws] != rows["crc"].tolist():
         return None
-    heads = [head, *[_sha256(raw).digest() for raw in raws]]
-    table = np.frombuffer(data, np.uint8).reshape(len(raws), HEADER.size)
-    if table[:, 116:148].tobytes() != b"".join(heads[:-1]):
+    leaves = [_sha256(LEAF + raw).digest() for raw in raws]
+    if rows["prev"].tobytes() != b"".join([head, *leaves[:-1]]):
         return None
     if any(body is not None and body != raw[84:116] for body, raw in zip(bodies, raws, strict=False)):
         return None
-    return Checked(heads[-1], [_sha256(LEAF + raw).digest() for raw in raws])
+    return leaves
 
 
 def kinds(raws: Sequence[bytes]) -> list[int]:
@@ -82,9 +74,9 @@ def _fields_hold(rows: np.ndarray, first_seq: int) -> bool:
     )
 
 
-def _ends_hold(rows: np.ndarray, closings: list[bytes]) -> bool:
-    ends = np.frombuffer(b"".join([closing[:16] for closing in closings]), _ENDS)
-    padding = b"".join([closing[16:] for closing in closings])
+def _ends_hold(rows: np.ndarray, batch: Batch) -> bool:
+    ends = np.frombuffer(b"".join(batch.trailers), _ENDS)
+    padding = b"".join(batch.paddings)
     lengths, which = np.unique(rows["body_len"], return_inverse=True)
     crcs = np.array([_crc32(length.to_bytes(8, "big")) for length in lengths.tolist()])
     return bool(

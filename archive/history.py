@@ -198,7 +198,7 @@ def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
             break
         report = _scan(folder, number)
         header = report.header
-        if header is None or (header.number, header.first_seq, header.prev_header_sha256) != (
+        if header is None or (header.number, header.first_seq, header.prev_leaf) != (
             number,
             chain.next_seq,
             chain.head,

@@ -37,7 +37,7 @@ class Joined:
     def add(self, report: Report) -> Iterator[Finding]:
         """Take the next segment. Yields what is wrong with its place, and every claim that it disproves."""
         header, chain = report.header, self.chain
-        if header is not None and (header.first_seq, header.prev_header_sha256) != (chain.next_seq, chain.head):
+        if header is not None and (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head):
             yield Finding(report.number, 0, None, MISPLACED)
             self.is_whole = False
         for run in report.runs:

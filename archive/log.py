@@ -271,7 +271,7 @@ class LogWriter:
             body_len=length,
             content_id=entry.content_id,
             body_sha256=body_hash,
-            prev_header_sha256=chain.head,
+            prev_leaf=chain.head,
             group=self._group,
         ).serialize()
         if isinstance(body, SealedFile):

@@ -46,6 +46,7 @@ class Flags(IntFlag):
 class RecordHeader:
     """The parsed header. Numbers are unsigned; ids and hashes are raw bytes; `time_ms` counts from 1970 UTC.
 
+    `prev_leaf` is the Merkle leaf hash of the record before: chain and tree share the one hash that a record costs.
     `group` is the number of the first record that was synced together with this one: a record of a later group proves
     that this one was on stable storage before.
     """
@@ -58,14 +59,14 @@ class RecordHeader:
     body_len: int
     content_id: bytes
     body_sha256: bytes
-    prev_header_sha256: bytes
+    prev_leaf: bytes
     group: int
 
     def serialize(self) -> bytes:
         """The 160 header bytes, big endian, ending in the CRC-32 of the 156 before it."""
         packed = HEADER.pack(
             MAGIC, VERSION, self.kind, self.seq, self.time_ms, self.study_key_id, self.flags, self.body_len,
-            self.content_id, self.body_sha256, self.prev_header_sha256, self.group, 0,
+            self.content_id, self.body_sha256, self.prev_leaf, self.group, 0,
         )  # fmt: skip
         return packed[:156] + zlib.crc32(packed[:156]).to_bytes(4, "big")
 
@@ -84,11 +85,6 @@ def parse_header(data: bytes) -> RecordHeader:
     if group > seq:
         raise FormatError("a record says that a later one was written before it")
     return RecordHeader(kind, seq, time_ms, key_id, flags, length, content_id, body, prev, group)
-
-
-def header_hash(header: bytes) -> bytes:
-    """What the next record chains to."""
-    return hashlib.sha256(header).digest()
 
 
 def genesis_hash(archive_id: bytes) -> bytes:

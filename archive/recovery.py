@@ -123,7 +123,7 @@ def _scan(folder: ArchiveFolder, number: int, chain: Chain, checkpoint: Checkpoi
             return tail  # torn while the segment was made: no record was ever in it
         header = read_segment_header(fd)
         expected = (folder.archive_id, number, chain.next_seq, chain.head)
-        if (header.archive_id, header.number, header.first_seq, header.prev_header_sha256) != expected:
+        if (header.archive_id, header.number, header.first_seq, header.prev_leaf) != expected:
             raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
         sealed = _whole_footer(fd, size)
         stop = sealed[1] if sealed else size

@@ -18,7 +18,7 @@ from archive import headers, segment
 from archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
 from archive.join import MISPLACED
 from archive.merkle import Frontier, leaf_hash
-from archive.record import HEADER, Kind, RecordHeader, header_hash, parse_header
+from archive.record import HEADER, Kind, RecordHeader, parse_header
 from archive.report import Finding, Level, OpenRecord, Report, Run, Task
 from archive.segment import Footer
 from archive.span import Span
@@ -103,7 +103,7 @@ class _Scan:
         if (header.archive_id, header.number) != (self._task.archive_id, self._task.number):
             self._found(0, None, MISPLACED)
         self.report.header = header
-        self._next_seq, self._head = header.first_seq, header.prev_header_sha256
+        self._next_seq, self._head = header.first_seq, header.prev_leaf
 
     def _read_footer(self) -> None:
         complaint = "the segment has no valid footer"
@@ -148,8 +148,8 @@ class _Scan:
             )
         except OSError:
             return at, at + 1
-        checked = headers.check(batch, first_seq, self._head, digests) if batch.raws else None
-        if checked is None:
+        leaves = headers.check(batch, first_seq, self._head, digests) if batch.raws else None
+        if leaves is None:
             return at, max(batch.end, at + 1)
         read = [d is not None for d in digests]
         counts = self.report.counts
@@ -158,7 +158,7 @@ class _Scan:
             if was_read:
                 counts.bytes += int.from_bytes(raw[44:52], "big")
                 self._open(offset, raw)
-        self._take(batch.raws, checked.leaves, checked.head)
+        self._take(batch.raws, leaves)
         self._offsets.extend(batch.offsets)
         return batch.end, 0
 
@@ -179,18 +179,18 @@ class _Scan:
             return following
         if self._next_seq is None:
             self._next_seq = header.seq
-        self._head = self._head or header.prev_header_sha256
+        self._head = self._head or header.prev_leaf
         complaint = Chain(self._next_seq, self._head, Frontier()).complaint(header)
         if complaint is not None:
             self._found(at, header.seq, complaint)
-            self._next_seq, self._head = header.seq, header.prev_header_sha256
+            self._next_seq, self._head = header.seq, header.prev_leaf
         if self._task.level >= Level.BODIES and self._is_wanted(header.seq, at):
             self._body(at, raw, header)
-        self._take([raw], [leaf_hash(raw)], header_hash(raw))
+        self._take([raw], [leaf_hash(raw)])
         self._offsets.append(at)
         return end
 
-    def _take(self, raws: list[bytes], leaves: list[bytes], head: bytes) -> None:
+    def _take(self, raws: list[bytes], leaves: list[bytes]) -> None:
         """Add good records to the runs; a run ends at each cut, so that the tree is known there."""
         assert self._next_seq is not None
         first, last = self._next_seq, self._next_seq + len(raws)
@@ -200,7 +200,7 @@ class _Scan:
             if not runs or (runs[-1].span.end, runs[-1].head) != (start, self._head) or start in self._task.cuts:
                 runs.append(Run(self._head, self._head, Span.at(start)))
             runs[-1].span.extend(leaves[start - first : end - first])
-            runs[-1].head = self._head = head if end == last else header_hash(raws[end - first - 1])
+            runs[-1].head = self._head = leaves[end - first - 1]
         self._next_seq = last
         self.report.counts.records += len(raws)
         if self._task.level is Level.DECRYPT:

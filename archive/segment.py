@@ -31,13 +31,13 @@ class SegmentHeader:
     archive_id: bytes
     number: int
     first_seq: int
-    prev_header_sha256: bytes
+    prev_leaf: bytes
     created_ms: int
 
     def serialize(self) -> bytes:
         """The 96 header bytes, big endian, ending in their CRC-32."""
         packed = HEADER.pack(
-            MAGIC, VERSION, 0, self.archive_id, self.number, self.first_seq, self.prev_header_sha256, self.created_ms, 0
+            MAGIC, VERSION, 0, self.archive_id, self.number, self.first_seq, self.prev_leaf, self.created_ms, 0
         )
         return packed[:-4] + zlib.crc32(packed[:-4]).to_bytes(4, "big")
 

@@ -68,25 +68,27 @@ class Walker:
         if end <= stop and len(closing) == end - body_end:
             batch.offsets.append(at)
             batch.raws.append(raw)
-            batch.closings.append(closing)
+            batch.trailers.append(closing[: TRAILER.size])
+            batch.paddings.append(closing[TRAILER.size :])
             batch.end = end
 
     def _stride(self, batch: Batch, stop: int) -> bool:
         """Add the records that are whole in the window while bodies are small; False where there is none."""
         window, base, end, head = self._window, self._base, batch.end, HEADER.size
-        offsets, raws, closings = batch.offsets, batch.raws, batch.closings
+        offsets, raws, trailers, paddings = batch.offsets, batch.raws, batch.trailers, batch.paddings
         size, lengths, room = TRAILER.size, _LENGTH.unpack_from, _RECORDS - len(batch.raws)
         at, last = end - base, min(len(window), stop - base)
         while room and at + head <= last:  # as in `_leap`, no call that can be spared
             (length,) = lengths(window, at)
             body_end = at + head + length
-            closed = body_end + size
-            closed += -(base + closed) % ALIGNMENT
+            closing = body_end + size
+            closed = closing + -(base + closing) % ALIGNMENT
             if closed > last or length > _NEAR:
                 break
             offsets.append(base + at)
             raws.append(window[at : at + head])
-            closings.append(window[body_end:closed])
+            trailers.append(window[body_end:closing])
+            paddings.append(window[closing:closed])
             at, room = closed, room - 1
         batch.end = base + at
         return batch.end > end
@@ -94,7 +96,8 @@ class Walker:
     def _leap(self, batch: Batch, raw: bytes, stop: int) -> None:
         """Add records from `raw` on while bodies are large: one read takes a trailer and the header behind it."""
         self._read_no_more_than_asked()
-        pread, fd, offsets, raws, closings = os.pread, self._fd, batch.offsets, batch.raws, batch.closings
+        pread, fd, offsets, raws = os.pread, self._fd, batch.offsets, batch.raws
+        trailers, paddings = batch.trailers, batch.paddings
         head, size, lengths = HEADER.size, TRAILER.size, _LENGTH.unpack_from
         at, room = batch.end, _RECORDS - len(raws)
         while room and len(raw) == head:  # this loop costs as much as all hashes: no call that can be spared
@@ -108,7 +111,8 @@ class Walker:
                 break
             offsets.append(at)
             raws.append(raw)
-            closings.append(window[:closed])
+            trailers.append(window[:size])
+            paddings.append(window[size:closed])
             at, raw, room = body_end + closed, window[closed:], room - 1
         batch.end, self._base, self._window = at, at, raw
 

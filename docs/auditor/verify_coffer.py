@@ -253,10 +253,9 @@ class Archive:
 
     def follow(self, path, head):
         """Take a record into chain and tree, and hold the tree against what was signed of it."""
-        self.head, self.seq = sha256(head), number(head[8:16]) + 1
+        self.head, self.seq = node, count = sha256(b"\0", head), number(head[8:16]) + 1
         if self.edge is None:
             return
-        node, count = sha256(b"\0", head), self.seq
         self.leaves += node
         while count & 1 == 0:
             node, count = sha256(b"\1", self.edge.pop(), node), count >> 1

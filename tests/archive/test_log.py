@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from archive.log import Entry, LogWriter, Position, SealedFile
+from archive.merkle import leaf_hash
 from archive.reader import LogReader
-from archive.record import genesis_hash, header_hash, record_size
+from archive.record import genesis_hash, record_size
 from archive.segment import HEADER as SEGMENT_HEADER
 from keys.errors import UnavailableError
 from tests.archive.conftest import FIRST_MS, FaultyCalls, SmallArchive, body_of, entry
@@ -24,10 +25,10 @@ def test_positions_and_chain(small: SmallArchive) -> None:
     reader = LogReader(small.folder)
     head = genesis_hash(small.folder.archive_id)
     for n, (_, header) in enumerate(reader.records()):
-        assert header.prev_header_sha256 == head
+        assert header.prev_leaf == head
         assert (header.time_ms, header.content_id) == (FIRST_MS + n, entry(n).content_id)
         assert header.body_sha256 == sha256(body_of(n)).digest()
-        head = header_hash(header.serialize())
+        head = leaf_hash(header.serialize())
     reader.close()
 
 

@@ -239,7 +239,7 @@ def test_a_missing_key_that_a_record_says_was_destroyed_is_no_finding(ten: Small
     assert verifier.summary.shredded == 2
 
 
-@pytest.mark.parametrize("wrong", ["first_seq", "prev_header_sha256"])
+@pytest.mark.parametrize("wrong", ["first_seq", "prev_leaf"])
 def test_an_empty_segment_that_belongs_elsewhere(small: SmallArchive, wrong: str) -> None:
     """A stop may leave a segment that is a header only: nothing in it but the header can tell."""
     small.fill(4, segment_bytes=SEGMENT_HEADER.size + 3 * ONE)
@@ -248,7 +248,7 @@ def test_an_empty_segment_that_belongs_elsewhere(small: SmallArchive, wrong: str
     path.write_bytes(path.read_bytes()[: SEGMENT_HEADER.size])
     assert small.findings() == []
     header = parse_segment_header(path.read_bytes())
-    other = replace(header, first_seq=4) if wrong == "first_seq" else replace(header, prev_header_sha256=bytes(32))
+    other = replace(header, first_seq=4) if wrong == "first_seq" else replace(header, prev_leaf=bytes(32))
     path.write_bytes(other.serialize())
     assert [f.what for f in small.findings()] == ["the segment header belongs to another place or archive"]
 

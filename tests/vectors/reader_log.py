@@ -228,9 +228,9 @@ class Log:
         self.records.append(
             {"kind": kind, "time_ms": time_ms, "flags": flags, "key_id": key_id, "content_id": content_id, "body": body}
         )
-        self.head = sha256(head).digest()
+        self.head = sha256(b"\0" + head).digest()
         self.tree.add(head)
-        self.leaves.append(sha256(b"\0" + head).digest())
+        self.leaves.append(self.head)
         if self.signed is not None and self.tree.size == self.signed[0]:
             must(self.tree.root() == self.signed[1], "a fork")
         return end
