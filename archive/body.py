@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from archive import codec
 from archive.draft import Draft
@@ -35,6 +35,13 @@ MAX_META_BYTES: Final = 1 << 20
 MAX_FRAMES: Final = 1 << 26
 _KEPT_FRAMES: Final = 4
 
+Memory: TypeAlias = Callable[[int], memoryview]  # so many bytes to write to
+
+
+def own_memory(length: int) -> memoryview:
+    """Fresh memory of this process."""
+    return memoryview(bytearray(length))
+
 
 @dataclass(frozen=True, slots=True)
 class BodyContext:
@@ -51,20 +58,22 @@ class BodyContext:
 
 
 def seal_body(  # noqa: PLR0917  # the parts of a body in their order
-    key: Secret, context: BodyContext, meta: bytes, draft: Draft, salt: bytes, room: Room
-) -> bytes | SealedFile:
+    key: Secret, context: BodyContext, meta: bytes, draft: Draft, salt: bytes, room: Room, memory: Memory
+) -> memoryview | SealedFile:
     """Seal a finished draft.
 
-    Where its frames are in memory the sealed bytes are returned; frames in a file are sealed into a new file in
-    `room`, with memory for a few of them. That file is the caller's to delete. Raises UnavailableError.
+    Where its frames are in memory they are sealed into what `memory` gives, which is returned; frames in a file are
+    sealed into a new file in `room`, with memory for a few of them. That file is the caller's to delete. Raises
+    UnavailableError.
     """
     head = HEAD.pack(VERSION, codec.CODEC_FRAMES, draft.size, draft.sha256(), len(meta), len(draft.frames))
     head += meta + b"".join(FRAME.pack(coded, plain) for coded, plain in draft.frames)
     if not draft.coded.is_in_memory:
         return _seal_to_file(key, context, head, draft.coded, salt, room)
-    with draft.coded.view() as frames:
-        plain = b"".join((head, frames))
-    return aead.seal(key, context.bind(len(plain)), plain, salt)
+    plain = len(head) + draft.coded.size
+    sealed = memory(aead.sealed_length(plain))
+    aead.Sealer(key, context.bind(plain), salt).into((head, *draft.coded.parts()), sealed)
+    return sealed
 
 
 def _seal_to_file(  # noqa: PLR0917

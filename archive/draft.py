@@ -14,6 +14,7 @@ from typing import Final
 
 from archive import codec
 from archive.codec import Piece
+from archive.inflow import Inflow
 from archive.pixels import PixelLayout
 from archive.spool import Spool
 from keys.buffer import Buffer
@@ -31,7 +32,7 @@ class Coders:
         self._pool = ThreadPoolExecutor(threads, "coder")
         self._room = threading.BoundedSemaphore(_AHEAD * threads)
 
-    def encode(self, data: bytes | bytearray, layout: PixelLayout | None) -> "Future[bytes]":
+    def encode(self, data: memoryview, layout: PixelLayout | None) -> "Future[bytes]":
         """As `codec.encode`, later. Waits while too much is under way."""
         self._room.acquire()
         future = self._pool.submit(codec.encode, data, layout)
@@ -50,7 +51,7 @@ class Draft:
         self._coders = coders
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
-        self._raw = bytearray()  # from _cut_to on
+        self._inflow = Inflow()  # from _cut_to on
         self._cut_to = 0
         self._cuts: Iterator[Piece] | None = None
         self._piece = Piece(0, 0, None)  # the next one
@@ -70,10 +71,11 @@ class Draft:
             raise UnavailableError(
                 f"the object is larger than {self._max_bytes} bytes", hint="raise limits.max_object_bytes"
             )
-        self._raw += data
+        self._inflow.add(data)
         self.size += len(data)
         if self._cuts is not None:
             self._cut()
+            self._inflow.reserve(self._piece.stop - self._cut_to)
         elif self.size > _UNSETTLED and not self.coded.reserve(self.size):
             self.lay_out(None)
 
@@ -87,7 +89,7 @@ class Draft:
         if self._cuts is None:
             self._settle(layout)
         self._cut(inline=codec.FRAME_BYTES)  # nothing is left to do meanwhile
-        if self._raw:
+        if len(self._inflow):
             self._code(Piece(self._cut_to, self.size, None), codec.FRAME_BYTES)
         self._collect(everything=True)
 
@@ -99,7 +101,7 @@ class Draft:
         """Data set bytes [start, stop), as far as they have arrived. Raises UnavailableError, IntegrityError."""
         stop = min(stop, self.size)
         if start >= self._cut_to:
-            return bytes(self._raw[start - self._cut_to : stop - self._cut_to])
+            return bytes(self._inflow.view(start - self._cut_to, stop - self._cut_to))
         self._collect(everything=True)
         parts = []
         while start < min(stop, self._cut_to):
@@ -107,7 +109,7 @@ class Draft:
             part = self._frame(index)[start - self._starts[index] : stop - self._starts[index]]
             parts.append(part)
             start += len(part)
-        parts.append(bytes(self._raw[: max(stop - self._cut_to, 0)]))
+        parts.append(bytes(self._inflow.view(0, max(stop - self._cut_to, 0))))
         return b"".join(parts)
 
     def close(self) -> None:
@@ -116,7 +118,7 @@ class Draft:
             if isinstance(coded, Future):
                 coded.cancel()
         self._under_way.clear()
-        self._raw.clear()
+        self._inflow.clear()
         self._kept = (-1, b"")
         self.coded.close()
 
@@ -134,22 +136,12 @@ class Draft:
 
     def _code(self, piece: Piece, inline: int) -> None:
         length = piece.stop - piece.start
-        data = self._taken(length)
+        data = self._inflow.take(length)
         self._cut_to = piece.stop
         is_small = length <= inline
         coded = codec.encode(data, piece.layout) if is_small else self._coders.encode(data, piece.layout)
         self._under_way.append((length, coded))
         self._hash.update(data)
-
-    def _taken(self, length: int) -> bytes | bytearray:
-        """The first bytes that were not cut yet, out of the way; without a copy where they are all there is."""
-        if length == len(self._raw):
-            data, self._raw = self._raw, bytearray()
-            return data
-        with memoryview(self._raw) as raw:
-            first = bytes(raw[:length])
-        del self._raw[:length]
-        return first
 
     def _collect(self, *, everything: bool) -> None:
         """Put the frames that are done into the spool, in their order."""

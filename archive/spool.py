@@ -6,13 +6,13 @@ next start. Each chunk has its own counter as nonce under a key for this one fil
 
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from archive.room import Room
-from keys.buffer import Buffer
 from keys.durable import discard
 from keys.errors import IntegrityError, UnavailableError
 
@@ -62,7 +62,7 @@ class Spool:
         self._room = room
         self._budget = budget
         self._memory_bytes = memory_bytes
-        self._memory = bytearray()
+        self._parts: list[bytes] = []  # as they were written; of a file, what does not fill a chunk yet
         self._reserved = 0
         self._file = -1
         self._path: Path | None = None
@@ -72,15 +72,15 @@ class Spool:
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether `view` gives the whole object."""
+        """Whether `parts` are the whole object."""
         return self._file < 0
 
-    def write(self, data: Buffer) -> None:
+    def write(self, data: bytes) -> None:
         """Append bytes. Raises UnavailableError where there is no room for them, or the disk does not take them."""
         count = len(data)
         if self.is_in_memory and not self.reserve(self.size + count):
             self._open_file()
-        self._memory += data
+        self._parts.append(data)
         self.size += count
         if not self.is_in_memory:
             self._flush()
@@ -97,10 +97,10 @@ class Spool:
         self._reserved += more
         return True
 
-    def view(self) -> memoryview:
-        """The whole object, where it is in memory."""
+    def parts(self) -> Sequence[bytes]:
+        """The whole object, where it is in memory, as it was written."""
         assert self.is_in_memory, "this object is in a file"
-        return memoryview(self._memory)
+        return self._parts
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop), fewer at the end. Raises UnavailableError, IntegrityError."""
@@ -112,12 +112,19 @@ class Spool:
             plain = b"".join(self._chunk(i) for i in range(first, last + 1))
             parts.append(plain[start - first * _CHUNK : stop - first * _CHUNK])
         if stop > on_disk:
-            parts.append(bytes(self._memory[max(start - on_disk, 0) : stop - on_disk]))
+            parts += self._held(max(start - on_disk, 0), stop - on_disk)
         return b"".join(parts)
+
+    def _held(self, start: int, stop: int) -> Iterator[bytes]:
+        at = 0
+        for part in self._parts:
+            if start < at + len(part) and at < stop:
+                yield part[max(start - at, 0) : stop - at]
+            at += len(part)
 
     def close(self) -> None:
         """Forget everything; the file is removed. Harmless when repeated."""
-        self._memory = bytearray()
+        self._parts = []
         self._budget.give(self._reserved)
         self._reserved = 0
         if self._file >= 0:
@@ -141,11 +148,11 @@ class Spool:
 
     def _flush(self) -> None:
         """Encrypt whole chunks to the file; what is left stays in memory."""
-        whole = len(self._memory) // _CHUNK * _CHUNK
-        with memoryview(self._memory) as view:
-            for start in range(0, whole, _BATCH):
-                self._append(view[start : min(start + _BATCH, whole)])
-        del self._memory[:whole]
+        held = memoryview(b"".join(self._parts))
+        whole = len(held) // _CHUNK * _CHUNK
+        for start in range(0, whole, _BATCH):
+            self._append(held[start : min(start + _BATCH, whole)])
+        self._parts = [bytes(held[whole:])]
 
     def _append(self, plain: memoryview) -> None:
         assert self._cipher is not None

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from archive.body import own_memory
 from archive.log import SealedFile
 from bench.studies import HeaderOnly, header_only
 from keys.studykey import StudyKey
@@ -40,9 +41,12 @@ class _Gathering:
         """A study's key, made before."""
         return self._keys[study_uid]
 
-    def commit(self, sealed: Sealed, body: bytes | SealedFile) -> Committed:
+    def memory(self, length: int) -> memoryview:
+        """Memory that is kept till then."""
+        return own_memory(length)
+
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         """Keep it; it is durable after the group's commit."""
-        assert isinstance(body, bytes)
         self.parcels.append(Parcel(sealed, body))
         return Committed()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hmac
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, cast
 
 from cryptography.exceptions import InvalidTag
@@ -90,8 +90,8 @@ def _schedule(key: Secret, context: bytes, salt: bytes) -> tuple[AESGCM, int, by
 class Sealer:
     """Seals one message as a stream. Takes the 32-byte key, the context and a fresh random 24-byte salt.
 
-    Write `header`, then what every `update()` returns, then what `finish()` returns. Not thread-safe. A salt must
-    never be used twice under one key and context.
+    Write `header`, then what every `update()` returns, then what `finish()` returns; or have it all written by
+    `into()`. Not thread-safe. A salt must never be used twice under one key and context.
     """
 
     __slots__ = ("_base", "_cipher", "_done", "_index", "_pending", "header")
@@ -105,22 +105,26 @@ class Sealer:
 
     def update(self, data: Buffer) -> bytes:
         """Return the ciphertext of every chunk that is whole after `data`; keeps less than one chunk back."""
+        pieces = [self._run(stretch) for stretch in self._stretches(data)]
+        return pieces[0] if len(pieces) == 1 else _EMPTY.join(pieces)
+
+    def _stretches(self, data: Buffer) -> Iterator[Buffer]:
+        """What `data` makes whole, in stretches of whole chunks of at most 1 MiB; the rest stays pending."""
         view = memoryview(data).cast("B")
         if self._done:
             raise InputError("this message is finished")
-        pieces: list[bytes] = []
         start = 0
         if self._pending:
             start = min(CHUNK - len(self._pending), len(view))
             self._pending += view[:start]
             if len(self._pending) < CHUNK:
-                return _EMPTY
-            pieces.append(self._run(self._pending))
+                return
+            yield self._pending
             self._pending = bytearray()
         stop = len(view) - (len(view) - start) % CHUNK
-        pieces += [self._run(view[at : min(at + _RUN, stop)]) for at in range(start, stop, _RUN)]
+        for at in range(start, stop, _RUN):
+            yield view[at : min(at + _RUN, stop)]
         self._pending += view[stop:]
-        return pieces[0] if len(pieces) == 1 else _EMPTY.join(pieces)
 
     def finish(self) -> bytes:
         """Return the last chunk, shorter than 16 384 bytes of plaintext; the message ends here, once."""
@@ -137,23 +141,45 @@ class Sealer:
         if len(view) > _RUN:
             return _EMPTY.join((self.header, self.update(view), self.finish()))
         self._done = True
-        return self._run(view, last=True, head=self.header)
+        out = _scratch()
+        out[:HEADER] = self.header
+        return bytes(out[: self._run_into(view, out, HEADER, last=True)])
 
-    def _run(self, plain: Buffer, *, last: bool = False, head: bytes = _EMPTY) -> bytes:
+    def into(self, pieces: Iterable[Buffer], out: memoryview) -> None:
+        """Seal the whole message, given in pieces of any size, into `out`; only as the first and only call.
+
+        `out` has the message's `sealed_length`; for another one InputError is raised, and `out` holds no message.
+        """
+        if self._done or self._index or self._pending:
+            raise InputError("this message was begun as a stream")
+        if len(out) < HEADER:
+            raise InputError("a sealed message is longer than the memory that was made for it")
+        out[:HEADER] = self.header
+        end = HEADER
+        for piece in pieces:
+            for stretch in self._stretches(piece):
+                end = self._run_into(stretch, out, end)
+        self._done = True
+        if self._run_into(self._pending, out, end, last=True) != len(out):
+            raise InputError("a sealed message does not fill the memory that was made for it")
+
+    def _run(self, plain: Buffer, *, last: bool = False) -> bytes:
         """Seal at most 1 MiB of whole chunks, plus the short one when `last`, in this thread's scratch buffer."""
+        out = _scratch()
+        return bytes(out[: self._run_into(plain, out, 0, last=last)])
+
+    def _run_into(self, plain: Buffer, out: memoryview, end: int, *, last: bool = False) -> int:
+        """Seal whole chunks, plus the short one when `last`, to `out` from `end` on. Returns where they end there."""
         view = memoryview(plain)
         count = len(view) // CHUNK + last
-        if self._index + count > _MOST_CHUNKS:
-            raise InputError("a sealed message holds 0 bytes to 4 PiB")
-        out = _scratch()
-        out[: len(head)] = head
-        end = len(head)
+        if self._index + count > _MOST_CHUNKS or end + len(view) + count * TAG > len(out):
+            raise InputError("a sealed message is longer than it may be, or than the memory that was made for it")
         for number in range(count):
             piece = view[number * CHUNK : (number + 1) * CHUNK]
             start, end = end, end + len(piece) + TAG
             self._cipher.encrypt_into((self._base ^ self._index).to_bytes(12, "big"), piece, None, out[start:end])
             self._index += 1
-        return bytes(out[:end])
+        return end
 
 
 class Opener:

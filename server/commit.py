@@ -64,7 +64,7 @@ class Parcel(NamedTuple):
     """One object to commit."""
 
     sealed: Sealed
-    body: bytes | memoryview | SealedFile
+    body: memoryview | SealedFile
 
 
 class _Ticket:

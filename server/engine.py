@@ -2,6 +2,7 @@
 
 from typing import Self
 
+from archive.body import own_memory
 from archive.log import SealedFile
 from keys.errors import LockedError
 from server.commit import Committed, Committer, Parcel, Sealed
@@ -66,5 +67,8 @@ class _Local:
         self._committer = committer
         self.study_key = committer.study_key
 
-    def commit(self, sealed: Sealed, body: bytes | SealedFile) -> Committed:
+    def memory(self, length: int) -> memoryview:
+        return own_memory(length)
+
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         return self._committer.commit([Parcel(sealed, body)])[0]

@@ -42,8 +42,14 @@ class Desk(Protocol):
     def study_key(self, study_uid: str) -> StudyKey:
         """A study's key, durable. Raises UnavailableError where nothing can be stored now."""
 
-    def commit(self, sealed: Sealed, body: bytes | SealedFile) -> Committed:
-        """Store it; durable on return, and can be found. Raises UnavailableError. A SealedFile stays the caller's."""
+    def memory(self, length: int) -> memoryview:
+        """Where a body of so many bytes is sealed for `commit`: one at a time. Raises UnavailableError."""
+
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
+        """Store it; durable on return, and can be found. Raises UnavailableError.
+
+        A SealedFile stays the caller's; memory is what `memory` gave last, and must not be used any more.
+        """
 
 
 class Ingest:
@@ -151,7 +157,7 @@ class Reception:
             file_meta=request.file_meta,
             preamble=request.preamble,
         )
-        body = self._intake.seal(key, content_id, meta.encode(), self._draft)
+        body = self._intake.seal(key, content_id, meta.encode(), self._draft, self._desk.memory)
         sealed = Sealed(
             key.key_id,
             content_id,

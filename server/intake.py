@@ -6,7 +6,7 @@ sealed body; `server.commit` gives it a place in the log.
 
 import os
 
-from archive.body import BodyContext, seal_body
+from archive.body import BodyContext, Memory, seal_body
 from archive.draft import Coders, Draft
 from archive.log import SealedFile
 from archive.record import Kind
@@ -42,7 +42,9 @@ class Intake:
         coded = Spool(self._room, self._budget, self._limits.memory_object_bytes)
         return Draft(coded, self._coders, self._limits.max_object_bytes)
 
-    def seal(self, key: StudyKey, content_id: bytes, meta: bytes, draft: Draft) -> bytes | SealedFile:
-        """Seal a finished draft under its study's key. A SealedFile is the caller's to delete."""
+    def seal(  # as `seal_body`
+        self, key: StudyKey, content_id: bytes, meta: bytes, draft: Draft, memory: Memory
+    ) -> memoryview | SealedFile:
+        """Seal a finished draft under its study's key, as `seal_body`. A SealedFile is the caller's to delete."""
         context = BodyContext(self._archive_id, key.key_id, content_id, Kind.OBJECT)
-        return seal_body(key.blob, context, meta, draft, os.urandom(_SALT_BYTES), self._room)
+        return seal_body(key.blob, context, meta, draft, os.urandom(_SALT_BYTES), self._room, memory)

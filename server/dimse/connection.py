@@ -13,7 +13,7 @@ from typing import Final
 
 from server.dimse import pdu
 
-_FIRST_BUFFER: Final = 16 << 10
+_AHEAD: Final = 16 << 10  # is read beyond what is asked for: small PDUs come in one call, of large ones little is moved
 _LINGER_SECONDS: Final = 1.0
 _GATHERED_BYTES: Final = 64 << 10  # up to this it is cheaper to join buffers than to list them
 _MOST_BUFFERS: Final = 512
@@ -42,7 +42,7 @@ class Connection:
         self._gap_seconds = gap_seconds
         self._timeout = -1.0
         # Bytes start:end of the buffer were read from the socket and not given out yet.
-        self._buffer = bytearray(_FIRST_BUFFER)
+        self._buffer = bytearray(_AHEAD)
         self._start = self._end = 0
 
     def read_pdu(self, wait_seconds: float) -> tuple[int, memoryview]:
@@ -62,19 +62,19 @@ class Connection:
     def _need(self, count: int, seconds: float) -> None:
         """Have `count` bytes in the buffer before the deadline, so that dripping single bytes gains no time.
 
-        Reads whatever has come, which may be the beginning of the next PDUs too.
+        Reads a little more where it has come: the next PDU's header, or several small PDUs.
         """
         have = self._end - self._start
         if have >= count:
             return
         self._make_room(count)
         deadline = time.monotonic() + seconds
-        free = memoryview(self._buffer)
+        buffer, stop = memoryview(self._buffer), self._start + count + _AHEAD
         try:
             while self._end - self._start < count:
                 self._acknowledge()
                 self._set_timeout(seconds)
-                got = self._socket.recv_into(free[self._end :])
+                got = self._socket.recv_into(buffer[self._end : stop])
                 if not got:
                     raise ConnectionClosed("the peer closed the connection")
                 self._end += got
@@ -89,15 +89,15 @@ class Connection:
     def _make_room(self, count: int) -> None:
         """Let `count` bytes from the start fit into the buffer.
 
-        It grows with what a checked PDU header announces: by at most two PDUs of the size that we announced.
+        It grows to what a checked PDU header announces: at most a PDU of the size that we announced, and a little.
         """
         have = self._end - self._start
         if self._start + count <= len(self._buffer) and have:
             return
-        rest = self._buffer[self._start : self._end]
+        rest = memoryview(self._buffer)[self._start : self._end]
         if count > len(self._buffer):
-            self._buffer = bytearray(count + self._max_pdu)
-        self._buffer[:have] = rest
+            self._buffer = bytearray(count + _AHEAD)
+        memoryview(self._buffer)[:have] = rest
         self._start, self._end = 0, have
 
     def _acknowledge(self) -> None:
@@ -155,7 +155,7 @@ class Connection:
             with contextlib.suppress(OSError, ValueError):
                 self._socket.shutdown(socket.SHUT_WR)
                 self._socket.settimeout(_LINGER_SECONDS)
-                while self._socket.recv(_FIRST_BUFFER):
+                while self._socket.recv(_AHEAD):
                     pass
         self.cut()
 

@@ -68,15 +68,20 @@ class Line:
         except LineClosed:
             return
 
-    def commit(self, sealed: Sealed, body: bytes | SealedFile) -> Committed:
+    def memory(self, length: int) -> memoryview:
+        """As `server.ingest.Desk.memory`."""
+        return self._memory.room(length)
+
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         """As `server.ingest.Desk.commit`."""
         if isinstance(body, SealedFile):
             return self.ask(Commit(sealed, body.length, str(body.path)), Done).committed
-        fd = self._memory.put(body)
+        fd = self._memory.take_unsent()
         try:
             message = messages.encode(Commit(sealed, len(body), ""))
             return self._ask(message, () if fd is None else (fd,), Done).committed
         finally:
+            body.release()
             if fd is not None:
                 os.close(fd)
             if self._memory.is_large():
@@ -118,7 +123,10 @@ class _Desk:
     def study_key(self, study_uid: str) -> StudyKey:
         return self._kept.key(StudyKeyFor(study_uid))
 
-    def commit(self, sealed: Sealed, body: bytes | SealedFile) -> Committed:
+    def memory(self, length: int) -> memoryview:
+        return self._line.memory(length)
+
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         done = self._line.commit(sealed, body)
         if done.stale:
             self._kept.forget()

@@ -4,6 +4,7 @@ Rule: a message is its length (4 bytes, big endian) and its bytes. A body is nev
 writes it into memory that both ends map, and does not touch it again before the reply.
 """
 
+import contextlib
 import mmap
 import os
 import socket
@@ -95,27 +96,30 @@ class SharedMemory:
     def __init__(self) -> None:
         self._map: mmap.mmap | None = None
         self._size = 0
+        self._unsent: int | None = None
 
-    def put(self, body: bytes) -> int | None:
-        """Write a body to the start; returns the descriptor of new memory to send along, the caller's to close."""
-        fd = None
-        if self._map is None or self._size < len(body):
+    def room(self, length: int) -> memoryview:
+        """The first bytes, to write a body to. Raises UnavailableError."""
+        if self._map is None or self._size < length:
             self.close()
-            fd = self._make(max(_SMALLEST, 1 << (len(body) - 1).bit_length()))
+            self._make(max(_SMALLEST, 1 << (length - 1).bit_length()))
         assert self._map is not None
-        self._map[: len(body)] = body
+        return memoryview(self._map)[:length]
+
+    def take_unsent(self) -> int | None:
+        """The descriptor of memory that the other end does not have yet; the caller's to send along and to close."""
+        fd, self._unsent = self._unsent, None
         return fd
 
-    def _make(self, size: int) -> int:
-        fd = os.memfd_create("coffer-body", os.MFD_CLOEXEC)
+    def _make(self, size: int) -> None:
         try:
-            os.ftruncate(fd, size)
-            self._map = mmap.mmap(fd, size)
+            self._unsent = os.memfd_create("coffer-body", os.MFD_CLOEXEC)
+            os.ftruncate(self._unsent, size)
+            self._map = mmap.mmap(self._unsent, size)
         except OSError as error:
-            os.close(fd)
+            self.close()
             raise UnavailableError(f"no memory for a body: {error.strerror}", hint="send the object again") from error
         self._size = size
-        return fd
 
     def is_large(self) -> bool:
         """Whether it should be closed after use."""
@@ -123,6 +127,11 @@ class SharedMemory:
 
     def close(self) -> None:
         """Give the memory back. Harmless when repeated."""
+        fd = self.take_unsent()
+        if fd is not None:
+            os.close(fd)
         if self._map is not None:
-            self._map.close()
+            # The traceback of a failed store may still look at it: then it goes when that does.
+            with contextlib.suppress(BufferError):
+                self._map.close()
         self._map, self._size = None, 0

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archive import codec
-from archive.body import BodyContext, BodyReader, seal_body
+from archive.body import BodyContext, BodyReader, own_memory, seal_body
 from archive.draft import Coders, Draft
 from archive.log import SealedFile
 from archive.pixels import PixelLayout
@@ -57,7 +57,7 @@ def test_files_of_objects_on_their_way_leave_the_reserve_alone(tmp_path: Path, f
     with closing(Spool(room, MemoryBudget(0), 0)) as spool, reader(stored) as body:
         write = {
             "spool": lambda: spool.write(data),
-            "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, SALT, room),
+            "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, SALT, room, own_memory),
             "reseal": lambda: reseal(body, KEY, CONTEXT, SALT, room, in_memory=False),
         }
         free[0] = 1000 + (64 << 10) + 550_000
@@ -87,7 +87,7 @@ def test_a_file_that_is_being_sealed_stops_where_others_took_the_room(
     room.require = others_write  # type: ignore[method-assign]
     with reader(stored) as body:
         write = {
-            "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, SALT, room),
+            "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, SALT, room, own_memory),
             "reseal": lambda: reseal(body, KEY, CONTEXT, SALT, room, in_memory=False),
         }
         with pytest.raises(UnavailableError, match="reserve"):
@@ -96,9 +96,9 @@ def test_a_file_that_is_being_sealed_stops_where_others_took_the_room(
     draft.close()
 
 
-def sealed_bytes(body: bytes | SealedFile) -> bytes:
-    if isinstance(body, bytes):
-        return body
+def sealed_bytes(body: memoryview | SealedFile) -> bytes:
+    if isinstance(body, memoryview):
+        return bytes(body)
     data = body.path.read_bytes()
     assert (len(data), hashlib.sha256(data).digest()) == (body.length, body.sha256)
     body.path.unlink()
@@ -108,7 +108,7 @@ def sealed_bytes(body: bytes | SealedFile) -> bytes:
 def seal(folder: Path, data: bytes, memory: int = MEMORY, layout: PixelLayout | None = None) -> bytes:
     draft = drafted(folder, data, memory, layout)
     try:
-        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, Room(folder, 0)))
+        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, Room(folder, 0), own_memory))
     finally:
         draft.close()
 
@@ -137,7 +137,7 @@ def test_it_does_not_matter_when_and_where_it_is_coded(tmp_path: Path, memory: i
     layout = PixelLayout(4000, len(pixels), 500, 450, 1, 16, 2)
     draft = drafted(tmp_path, data, memory, layout, early)
     assert draft.sha256() == hashlib.sha256(data).digest()
-    sealed = sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, Room(tmp_path, 0)))
+    sealed = sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, Room(tmp_path, 0), own_memory))
     draft.close()
     assert sealed == seal(tmp_path, data, layout=layout)
     with reader(sealed) as body:
@@ -194,7 +194,7 @@ def test_a_large_object_is_sealed_and_read_with_little_memory(tmp_path: Path) ->
     for _ in range(60):
         draft.write(block)
     draft.finish(None)
-    body = seal_body(KEY, CONTEXT, b"", draft, SALT, Room(tmp_path, 0))
+    body = seal_body(KEY, CONTEXT, b"", draft, SALT, Room(tmp_path, 0), own_memory)
     assert isinstance(body, SealedFile)
     draft.close()
     with body.path.open("rb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,18 @@ def test_every_split_of_a_stream_gives_the_same_bytes(cuts: list[int], length: i
         at += cut
     out += sealer.update(memoryview(plain)[min(at, length) :]) + sealer.finish()
     assert bytes(out) == aead.seal(KEY, b"c", plain, SALT)
+    ends = [0, *accumulate(cuts), max(length, sum(cuts))]
+    written = memoryview(bytearray(aead.sealed_length(length)))
+    aead.Sealer(KEY, b"c", SALT).into([plain[a:b] for a, b in pairwise(ends)], written)
+    assert written == out
+
+
+@pytest.mark.parametrize("length", [0, 5, 16383, 16384, 16385, 2_000_000])
+@pytest.mark.parametrize("wrong", [-56, -1, 1])
+def test_memory_of_another_length_is_refused(length: int, wrong: int) -> None:
+    out = memoryview(bytearray(aead.sealed_length(length) + wrong))
+    with pytest.raises(InputError):
+        aead.Sealer(KEY, b"c", SALT).into([bytes(length)], out)
 
 
 @given(st.integers(0, len(BIG)), st.integers(0, len(BIG)))
@@ -155,7 +168,12 @@ def test_lengths_are_inverse(length: int) -> None:
 def test_wrong_use_is_refused() -> None:
     sealer = aead.Sealer(KEY, b"c", SALT)
     sealer.finish()
-    for call in (sealer.finish, lambda: sealer.update(b""), lambda: sealer.whole(b"")):
+    for call in (
+        sealer.finish,
+        lambda: sealer.update(b""),
+        lambda: sealer.whole(b""),
+        lambda: sealer.into([], memoryview(bytearray(72))),
+    ):
         with pytest.raises(InputError):
             call()
     for key, salt in ((Secret(b"x" * 31), SALT), (KEY, SALT[:-1])):

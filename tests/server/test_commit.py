@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from archive.log import LogWriter
+from archive.body import own_memory
+from archive.log import LogWriter, SealedFile
 from archive.verify import Verifier
 from keys.errors import UnavailableError
 from server.commit import Committed, Committer, Parcel, Sealed
@@ -36,7 +37,10 @@ class Desk:
         self.study_key = committer.study_key
         self.parcels: list[Parcel] = []
 
-    def commit(self, sealed: Sealed, body: bytes) -> Committed:
+    def memory(self, length: int) -> memoryview:
+        return own_memory(length)
+
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         self.parcels.append(Parcel(sealed, body))
         return Committed(0)
 

@@ -159,16 +159,28 @@ def test_messages_come_whole_and_in_order(messages: list[bytes]) -> None:
 
 
 def test_bodies_pass_through_memory_that_grows() -> None:
-    memory = SharedMemory()
-    first = memory.put(b"a" * 1000)
+    memory, fds = SharedMemory(), []
+    for body in (b"a" * 1000, b"b" * 1_000_000, b"c" * 3_000_000):
+        memory.room(len(body))[:] = body
+        fds.append(memory.take_unsent())
+    first, none, second = fds
     assert first is not None
-    assert memory.put(b"b" * 1_000_000) is None
-    second = memory.put(b"c" * 3_000_000)
+    assert none is None
     assert second is not None
     assert os.pread(second, 3_000_001, 0).rstrip(b"\0") == b"c" * 3_000_000
     for fd in (first, second):
         os.close(fd)
     memory.close()
+
+
+def test_memory_that_was_never_sent_is_given_back() -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    memory = SharedMemory()
+    held = memory.room(1000)  # a store that failed before its commit
+    memory.room(3_000_000)
+    memory.close()
+    held.release()
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 @pytest.mark.parametrize(("keyword", "status"), [("StudyDescription", 0xFF00), ("DetectorTemperature", 0xFF01)])
