@@ -233,7 +233,7 @@ def surroundings(command: str, rows: Sequence[Row]) -> dict[str, str]:
         "Coffer": f"{importlib.metadata.version('coffer')}, commit {commit}",
         "Orthanc": first_line("Orthanc", "--version").removeprefix("Orthanc "),
         "DCMTK": first_line("/usr/bin/storescp", "--version").strip("$ "),
-        "Python": f"{platform.python_version()}; "
+        "Python": f"{sys.version}; "
         + ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages),
     }  # fmt: skip
 
