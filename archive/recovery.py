@@ -219,7 +219,8 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
     kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
     replace(kept, torn, calls=calls)  # not write_new: an earlier stop may have left half of it
     if tail.cut_records:
-        what = f"an unfinished group with {tail.cut_records} records was cut, and is kept as lost+found/{kept.name}"
+        records = "1 record" if tail.cut_records == 1 else f"{tail.cut_records} records"
+        what = f"an unfinished group with {records} was cut, and is kept as lost+found/{kept.name}"
         Ledger(folder.scrub, calls).add(Finding(tail.segment, tail.end, None, what), now_ms(), kept.name)
     file_end = AppendFile(path, calls=calls)
     try:
