@@ -46,8 +46,7 @@ class Filter(IntEnum):
 
 
 _DTYPES: Final = {1: "u1", 2: "u2", 4: "u4"}
-_STRIPS: Final = 12
-_STRIP_ROWS: Final = 2
+_SAMPLED_ROWS: Final = 12
 _GROUP: Final = 16
 
 
@@ -58,13 +57,13 @@ def words_of(data: bytes | bytearray | memoryview, word_bytes: int, *, big_endia
 
 
 def choose(words: Words, width: int, step: int) -> Filter:
-    """The filter that leaves the fewest bits in a sample of the image: strips of two rows from everywhere in it."""
+    """The filter that leaves the fewest bits in a sample of the image: rows from everywhere in it."""
     rows = words.reshape(-1, width)
-    last = len(rows) - _STRIP_ROWS - 1
-    if last <= 0 or width <= step:
+    if len(rows) < 2 or width <= step:
         return Filter.LEFT
-    strips = rows[np.arange(0, last + 1, max(last // _STRIPS, 1))[:, None] + np.arange(_STRIP_ROWS + 1)]
-    here, left, up, corner = strips[:, 1:, step:], strips[:, 1:, :-step], strips[:, :-1, step:], strips[:, :-1, :-step]
+    places = np.arange(1, len(rows), max(len(rows) // _SAMPLED_ROWS, 1))
+    sample, above = rows[places], rows[places - 1]
+    here, left, up, corner = sample[:, step:], sample[:, :-step], above[:, step:], above[:, :-step]
     residuals = np.zeros((len(Filter), -(-here.size // BLOCK) * BLOCK), words.dtype)
     none, minus_left, minus_up, minus_both = (r[: here.size].reshape(here.shape) for r in residuals)
     np.copyto(none, here)
