@@ -168,7 +168,7 @@ def _decode_pixels(coded: bytes | memoryview, length: int) -> bytes:
     streams = [_plane(part, size) for part, size in zip(parts[1:], layers.sizes(), strict=True)]
     with _scratches.one() as scratch:
         words = layers.join(streams, scratch, is_signed=choice != Filter.NONE)
-        return pixels.undo(words, n_words, width, Filter(choice), step, big_endian=bool(form & _BIG))
+        return pixels.undo(words, n_words, width, Filter(choice), step, scratch, big_endian=bool(form & _BIG))
 
 
 def _plane(coded: bytes | memoryview, size: int) -> strata.Plane:

@@ -48,6 +48,8 @@ class Filter(IntEnum):
 _DTYPES: Final = {1: "u1", 2: "u2", 4: "u4"}
 _SAMPLED_ROWS: Final = 12
 _GROUP: Final = 16
+_LANE: Final = np.dtype("<u8")  # the first of its words is the lowest on every machine
+_FEW: Final = 4096
 
 
 def words_of(data: bytes | bytearray | memoryview, word_bytes: int, *, big_endian: bool) -> Words:
@@ -94,37 +96,72 @@ def apply(words: Words, width: int, choice: Filter, step: int, scratch: Scratch)
     return out
 
 
-def undo(words: Words, count: int, width: int, choice: Filter, step: int, *, big_endian: bool) -> bytes:
-    """The bytes of the first `count` of `words`, in their byte order; they are whole blocks. Changes `words`."""
-    if choice in (Filter.UP, Filter.BOTH):
-        _add_up(words[:count].reshape(-1, width))
+def undo(  # noqa: PLR0917  # what `apply` was given
+    words: Words, count: int, width: int, choice: Filter, step: int, scratch: Scratch, *, big_endian: bool
+) -> bytes:
+    """The bytes of the first `count` of `words`, in their byte order; they are whole blocks. Changes `words`.
+
+    They may lie in the first room of `scratch`; the others are used.
+    """
     if choice in (Filter.LEFT, Filter.BOTH):
         if step == 1:
-            _add_along(words)
+            _add_along(words, scratch)
         else:
             rows = words[:count].reshape(-1, step)
             np.add.accumulate(rows, axis=0, dtype=words.dtype, out=rows)
+    words = words[:count]
+    if choice in (Filter.UP, Filter.BOTH):
+        words = _add_up(words.reshape(-1, width), scratch).reshape(-1)
     order = words.dtype.newbyteorder(">" if big_endian else "<")
-    return words[:count].astype(order, copy=False).tobytes()
+    return words.astype(order, copy=False).tobytes()
 
 
-def _add_up(rows: Words) -> None:
-    """Add to each row the one above, from the top: in all groups of rows at once, and then the groups are joined."""
-    groups = rows[: len(rows) // _GROUP * _GROUP].reshape(-1, _GROUP, rows.shape[1])
+def _add_up(rows: Words, scratch: Scratch) -> Words:
+    """Each row plus all above it: within every group of rows at once, and then the groups are joined.
+
+    Sums within groups lie by their place in the group, so that one addition goes through all groups without a gap.
+    """
+    height, width = rows.shape
+    groups = height // _GROUP
+    whole = groups * _GROUP
+    grouped = rows[:whole].reshape(groups, _GROUP, width)
+    within = scratch.array(1, rows.dtype, whole * width).reshape(_GROUP, groups, width)
+    out: Words = scratch.array(2, rows.dtype, rows.size).reshape(rows.shape)
+    within[0] = grouped[:, 0]
     for i in range(1, _GROUP):
-        np.add(groups[:, i], groups[:, i - 1], out=groups[:, i])
-    for i in range(1, len(groups)):
-        groups[i] += groups[i - 1, -1]
-    for i in range(len(groups) * _GROUP or 1, len(rows)):
-        np.add(rows[i], rows[i - 1], out=rows[i])
+        np.add(within[i - 1], grouped[:, i], out=within[i])
+    above = np.zeros((groups, width), rows.dtype)
+    for before, last, upon in zip(above, within[-1], above[1:], strict=False):
+        np.add(before, last, out=upon)
+    np.add(within, above, out=out[:whole].reshape(grouped.shape).transpose(1, 0, 2))
+    if not whole:
+        out[0] = rows[0]
+    for i in range(whole or 1, height):
+        np.add(out[i - 1], rows[i], out=out[i])
+    return out
 
 
-def _add_along(words: Words) -> None:
-    """Add to each word of whole blocks the one before it: columns of blocks at once, and then the blocks are joined."""
-    blocks = words.reshape(-1, BLOCK)
-    for i in range(1, BLOCK):
-        np.add(blocks[:, i], blocks[:, i - 1], out=blocks[:, i])
-    blocks[1:] += np.add.accumulate(blocks[:-1, -1], dtype=words.dtype)[:, None]
+def _add_along(words: Words, scratch: Scratch) -> None:
+    """Add to each word all before it: within lanes of 64 bits first, then each lane gets what stands before it.
+
+    One addition for each word would wait for the one before: five cycles each.
+    """
+    if words.size <= _FEW or words.nbytes % _LANE.itemsize:
+        np.add.accumulate(words, dtype=words.dtype, out=words)
+        return
+    bits, each = 8 * words.itemsize, _LANE.itemsize // words.itemsize
+    lanes = words.view(_LANE)
+    moved = scratch.array(1, _LANE, lanes.size)
+    distance = 1
+    while distance < each:
+        np.left_shift(lanes, distance * bits, out=moved)
+        np.add(words, moved.view(words.dtype), out=words)  # as words: what overflows must not reach the next one
+        distance *= 2
+    last = words[each - 1 :: each].copy()
+    _add_along(last, scratch)
+    moved[0], moved[1:] = 0, last[:-1]
+    np.multiply(moved, sum(1 << at for at in range(0, 64, bits)), out=moved)  # the same in every word of the lane
+    np.add(words, moved.view(words.dtype.newbyteorder("<")), out=words)
 
 
 def _minus(words: Words, distance: int, out: Words) -> Words:

@@ -12,13 +12,15 @@ from numpy.typing import DTypeLike, NDArray
 
 _ROOMS: Final = 3
 _KEPT: Final = 8
+_LINE: Final = 64  # bytes of the processor's cache lines: a vector that lies across two costs as much as two
 
 
 class Scratch:
     """Rooms for arrays of up to `size` bytes each."""
 
     def __init__(self, size: int) -> None:
-        self._rooms = [np.empty(size, np.uint8) for _ in range(_ROOMS)]
+        rooms = [np.empty(size + _LINE, np.uint8) for _ in range(_ROOMS)]
+        self._rooms = [room[-room.ctypes.data % _LINE :][:size] for room in rooms]
 
     def array(self, room: int, dtype: DTypeLike, count: int) -> NDArray[Any]:
         """Room number `room` for `count` items, with whatever lies in it."""

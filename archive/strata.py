@@ -5,6 +5,7 @@ what a context model does for a coder that goes word by word, done by sorting. N
 before its size is checked.
 """
 
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,7 @@ Plane = NDArray[np.uint8]
 
 BLOCK: Final = 16
 WIDE: Final = 9  # the class of blocks whose largest word needs more than a byte; the others are named by their bits
+_CLASSES: Final = np.arange(WIDE + 1, dtype=np.uint8)
 _FIELD: Final = (0, 1, 2, 4, 4, 8, 8, 8, 8, 8)  # bits that a word of each class takes in its stream
 _FEWEST: Final = 24  # blocks that make a stream of their own worth its header
 _PAIR: Final = np.dtype("<u2")
@@ -84,10 +86,12 @@ class Strata:
         self._blocks = -(-words // BLOCK)
         self._dtype = np.dtype(f"u{word_bytes}")
         classes = _unpack(class_map, 4)
-        self._counts = _counts(classes[: self._blocks])
-        if sum(self._counts) != self._blocks or classes[self._blocks :].any():
+        classes, beyond = classes[: self._blocks], classes[self._blocks :]
+        self._order = np.argsort(classes, kind="stable")
+        ends = np.searchsorted(classes.take(self._order), _CLASSES, side="right").tolist()
+        self._counts = [end - start for start, end in pairwise([0, *ends])]
+        if sum(self._counts) != self._blocks or any(beyond):
             raise FormatError("a coded frame has an impossible map")
-        self._order = np.argsort(classes[: self._blocks], kind="stable")
 
     def sizes(self) -> list[int]:
         """Bytes of each stream that `split` gives behind the map."""
@@ -100,6 +104,8 @@ class Strata:
         at = self._counts[0] * BLOCK
         low[:at] = 0
         for number in range(1, WIDE + 1):
+            if not self._counts[number]:
+                continue
             end = at + self._counts[number] * BLOCK
             fields = _unpack(streams[number - 1], _FIELD[number])
             np.subtract(fields, _middle(number, is_signed=is_signed), out=low[at:end])
