@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
@@ -121,18 +121,20 @@ class BodyReader:
         self._opener = aead.Opener(key, context.bind(plain), bytes(read_sealed(0, aead.HEADER)), total)
         if plain < HEAD.size:
             raise FormatError("a body is too short")
-        version, coding, self.length, self.sha256, meta_length, frames = HEAD.unpack(self._open(0, HEAD.size))
+        first = self._open(0, min(plain, aead.CHUNK))
+        version, coding, self.length, self.sha256, meta_length, frames = HEAD.unpack_from(first)
         if version != VERSION or coding != codec.CODEC_FRAMES:
             raise FormatError(f"body version {version} is unknown", hint="open it with a newer Coffer")
         table_at = HEAD.size + meta_length
-        if meta_length > MAX_META_BYTES or frames > MAX_FRAMES or table_at + frames * FRAME.size > plain:
+        frames_at = table_at + frames * FRAME.size
+        if meta_length > MAX_META_BYTES or frames > MAX_FRAMES or frames_at > plain:
             raise FormatError("a body has impossible lengths")
         self.codec = coding
-        head = self._open(HEAD.size, table_at + frames * FRAME.size)
-        self.meta = head[:meta_length]
-        rows = list(FRAME.iter_unpack(head[meta_length:]))
+        head = first if frames_at <= len(first) else self._open(0, frames_at)
+        self.meta = bytes(head[HEAD.size : table_at])
+        rows = list(FRAME.iter_unpack(head[table_at:frames_at]))
         self._plain_at = [0, *accumulate(length for _, length in rows)]
-        self._coded_at = list(accumulate((n for n, _ in rows), initial=table_at + frames * FRAME.size))
+        self._coded_at = list(accumulate((n for n, _ in rows), initial=frames_at))
         if self._plain_at[-1] != self.length or self._coded_at[-1] != plain:
             raise FormatError("the frames of a body do not add up")
         if any(length > codec.FRAME_BYTES or coded > 2 * codec.FRAME_BYTES for coded, length in rows):
@@ -149,14 +151,24 @@ class BodyReader:
         """The data set frame by frame. Its SHA-256 is checked before the last frame is given."""
         digest = hashlib.sha256()
         last = len(self._plain_at) - 2
-        for index in range(last + 1):
-            frame = self._frame(index)
+        for index, coded in enumerate(self._coded()):
+            frame = self._decoded(index, coded)
             digest.update(frame)
             if index == last and digest.digest() != self.sha256:
                 raise IntegrityError("the data set does not match its SHA-256", hint="run coffer verify")
             yield frame
 
-    def plain(self) -> Iterator[bytes]:
+    def _coded(self) -> Iterator[memoryview]:
+        """Every frame as it is coded. Small ones are opened together: a chunk that several lie in is opened once."""
+        index, at = 0, self._coded_at
+        while index < len(at) - 1:
+            beyond = max(bisect_right(at, at[index] + codec.FRAME_BYTES) - 1, index + 1)
+            base = at[index]
+            opened = self._open(base, at[beyond])
+            yield from (opened[start - base : stop - base] for start, stop in pairwise(at[index : beyond + 1]))
+            index = beyond
+
+    def plain(self) -> Iterator[memoryview]:
         """Everything that was sealed, head and meta included, in pieces: what another key can seal again."""
         for start in range(0, self.plain_length, codec.FRAME_BYTES):
             yield self._open(start, min(start + codec.FRAME_BYTES, self.plain_length))
@@ -182,8 +194,10 @@ class BodyReader:
         return bisect_right(self._plain_at, at) - 1
 
     def _frame(self, index: int) -> bytes:
-        coded = self._open(self._coded_at[index], self._coded_at[index + 1])
+        return self._decoded(index, self._open(self._coded_at[index], self._coded_at[index + 1]))
+
+    def _decoded(self, index: int, coded: memoryview) -> bytes:
         return codec.decode(coded, self._plain_at[index + 1] - self._plain_at[index])
 
-    def _open(self, start: int, stop: int) -> bytes:
+    def _open(self, start: int, stop: int) -> memoryview:
         return self._opener.open_range(self._read_sealed, start, stop)

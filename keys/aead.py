@@ -233,26 +233,25 @@ class Opener:
         offset = HEADER + first * _SEALED_CHUNK
         return first, last, offset, min(self.total, HEADER + (last + 1) * _SEALED_CHUNK) - offset
 
-    def open_range(self, read: Callable[[int, int], Buffer], start: int, stop: int) -> bytes:
+    def open_range(self, read: Callable[[int, int], Buffer], start: int, stop: int) -> memoryview:
         """Return plaintext [start, stop). `read(offset, length)` yields sealed bytes, asked for about 1 MiB at a time.
 
         Raises IntegrityError for altered or missing bytes; nothing of the range is returned then.
         """
-        first, _, offset, length = self.chunk_span(start, stop)
-        pieces: list[bytes] = []
+        first, last, offset, length = self.chunk_span(start, stop)
+        plain = memoryview(bytearray(length - (last - first + 1) * TAG))
         for at in range(0, length, _WINDOW):
             size = min(_WINDOW, length - at)
             window = memoryview(read(offset + at, size))
             if len(window) != size:
                 raise IntegrityError("sealed data ends early")
-            pieces.append(self._run(first + at // _SEALED_CHUNK, window))
+            done = at // _SEALED_CHUNK
+            self._run(first + done, window, plain[done * CHUNK :])
         low = start - first * CHUNK
-        plain = pieces[0] if len(pieces) == 1 else _EMPTY.join(pieces)
-        return plain if len(plain) == stop - start else plain[low : low + stop - start]
+        return plain[low : low + stop - start]
 
-    def _run(self, index: int, window: memoryview) -> bytes:
-        """Open consecutive sealed chunks, at most a window of them, in this thread's scratch buffer."""
-        out = _scratch()
+    def _run(self, index: int, window: memoryview, out: memoryview) -> None:
+        """Open consecutive sealed chunks into the beginning of `out`."""
         end = 0
         for low in range(0, len(window), _SEALED_CHUNK):
             piece = window[low : low + _SEALED_CHUNK]
@@ -262,7 +261,6 @@ class Opener:
             except InvalidTag:
                 raise IntegrityError(f"sealed chunk {index} was altered: its tag does not verify") from None
             index += 1
-        return bytes(out[:end])
 
 
 def seal(key: Secret, context: bytes, plaintext: Buffer, salt: bytes) -> bytes:
@@ -276,4 +274,4 @@ def open_sealed(key: Secret, context: bytes, sealed: Buffer) -> bytes:
     opener = Opener(key, context, bytes(view[:HEADER]), len(view))
     if not opener.last_chunk:  # a key, a row of the index: what follows costs more than opening it
         return opener.chunk(0, view[HEADER:])
-    return opener.open_range(lambda offset, length: view[offset : offset + length], 0, opener.length)
+    return bytes(opener.open_range(lambda offset, length: view[offset : offset + length], 0, opener.length))
