@@ -221,10 +221,10 @@ class Metrics:
         if status not in (_SUCCESS, _CANCELLED, *_PENDING):
             self._failures.labels(service, f"{status & 0xFFFF:04X}").inc()
 
-    def sent(self, service: str, size: int) -> None:
-        """One object of `size` bytes left by C-MOVE, C-GET or `coffer get`."""
+    def sent(self, service: str, objects: int, size: int) -> None:
+        """So many objects, of `size` bytes together, left by C-MOVE, C-GET or `coffer get`."""
         service = service if service in SERVICES else _OTHER
-        self._sent.labels(service).inc()
+        self._sent.labels(service).inc(objects)
         self._sent_bytes.labels(service).inc(size)
 
     def association_opened(self) -> None:

@@ -14,6 +14,7 @@ from server.dimse.connection import Connection
 from server.dimse.pdu import Pdv, ProtocolError
 
 _SEND_BYTES: Final = 1 << 20  # about what is handed to the kernel at once
+_LEAST_BYTES: Final = 256  # what even the smallest piece takes in memory
 _LARGEST_PDU: Final = 128 << 10  # of ours, where the peer sets no limit
 
 
@@ -49,6 +50,7 @@ class Channel:
         self._fragment = max(limit - pdu.PDV_OVERHEAD, 2) & ~1
         self._gap_seconds = gap_seconds
         self._waiting: deque[Pdv] = deque()
+        self._held: Frames = []
 
     def read_command(self, wait_seconds: float) -> tuple[Context, Command]:
         """The next message's command set. Raises AssociationEnded, ConnectionClosed, ProtocolError."""
@@ -100,11 +102,12 @@ class Channel:
 
         Raises ConnectionClosed. When `data` itself raises, the message stays unfinished: only an abort may follow.
         """
-        buffers = self.frames(context, command)
+        frames = self._held + self.frames(context, command)
+        self._held = []
         if data is None:
-            self._connection.send(buffers)
+            self._connection.send(frames)
             return 0
-        return self._send_data(context, data, buffers)
+        return self._send_data(context, data, frames)
 
     def frames(self, context: Context, command: Mapping[int, Value], data: bytes | None = None) -> Frames:
         """The PDUs of a small message, to be sent together with others by `flush`."""
@@ -115,7 +118,12 @@ class Channel:
 
     def flush(self, frames: Frames) -> None:
         """Send PDUs that `frames` made. Raises ConnectionClosed."""
+        frames, self._held = self._held + frames, []
         self._connection.send(frames)
+
+    def hold(self, frames: Frames) -> None:
+        """Send PDUs that `frames` made together with what is sent next, which the caller is about to do."""
+        self._held += frames
 
     def _fragments(self, context: Context, data: memoryview, *, is_command: bool) -> Frames:
         out: Frames = []
@@ -123,35 +131,34 @@ class Channel:
         for start in starts:
             piece = data[start : start + self._fragment]
             is_last = start == starts[-1]
-            out += pdu.data_pdu(context.context_id, piece, is_command=is_command, is_last=is_last)
+            out += pdu.data_header(context.context_id, len(piece), is_command=is_command, is_last=is_last), piece
         return out
 
-    def _send_data(self, context: Context, data: Iterable[bytes], buffers: Frames) -> int:
+    def _send_data(self, context: Context, data: Iterable[bytes], frames: Frames) -> int:
         """Cut the pieces into full fragments; the newest bytes are held back, because only the last may say so."""
-        rest, total, gathered = b"", 0, 0
+        total, gathered, room = 0, 0, self._fragment
+        newest: list[memoryview] = []
 
-        def add(fragment: bytes | memoryview, *, is_last: bool = False) -> None:
-            nonlocal buffers
-            buffers += pdu.data_pdu(context.context_id, fragment, is_command=False, is_last=is_last)
+        def close(*, is_last: bool) -> None:
+            size = self._fragment - room
+            frames.append(pdu.data_header(context.context_id, size, is_command=False, is_last=is_last))
+            frames.extend(newest)
+            newest.clear()
 
         for piece in data:
             total += len(piece)
-            gathered += len(piece)
+            gathered += max(len(piece), _LEAST_BYTES)
             view = memoryview(piece)
-            if rest:
-                missing = self._fragment - len(rest)
-                rest, view = rest + bytes(view[:missing]), view[missing:]
-                if not view:
-                    continue
-                add(rest)
-            at = 0
-            while len(view) - at > self._fragment:
-                add(view[at : at + self._fragment])
-                at += self._fragment
-            rest = bytes(view[at:])
+            while view:
+                if not room:
+                    close(is_last=False)
+                    room = self._fragment
+                newest.append(view[:room])
+                view = view[room:]
+                room -= len(newest[-1])
             if gathered >= _SEND_BYTES:
-                self._connection.send(buffers)
-                buffers, gathered = [], 0
-        add(rest, is_last=True)
-        self._connection.send(buffers)
+                self._connection.send(frames)
+                frames, gathered = [], 0
+        close(is_last=True)
+        self._connection.send(frames)
         return total

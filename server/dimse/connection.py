@@ -38,6 +38,10 @@ class Connection:
         # An answer must not wait for the acknowledgement of the one before it (Nagle, 40 ms each).
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
+        # Sends what fits without asking first whether anything does: each wait costs the global lock, which other
+        # threads are eager for.
+        self._out = sock.dup()
+        self._out.setblocking(False)
         self._max_pdu = max_pdu
         self._gap_seconds = gap_seconds
         self._timeout = -1.0
@@ -118,27 +122,34 @@ class Connection:
     def send(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Send everything in order. Raises ConnectionClosed when the peer does not take it in time."""
         try:
-            self._set_timeout(self._gap_seconds)
             if sum(map(len, buffers)) < _GATHERED_BYTES:
-                self._socket.sendall(b"".join(buffers))
+                self._send_views([memoryview(b"".join(buffers))])
             else:
-                self._send_large([memoryview(buffer) for buffer in buffers])
+                self._send_views([memoryview(buffer) for buffer in buffers])
         except (OSError, ValueError) as error:
             raise ConnectionClosed("the peer does not take what is sent") from error
 
-    def _send_large(self, views: list[memoryview]) -> None:
-        """Hand many buffers to the kernel without joining them first."""
+    def _send_views(self, views: list[memoryview]) -> None:
+        """Hand buffers to the kernel as it takes them. Raises TimeoutError."""
         deadline = time.monotonic() + self._gap_seconds
         at = 0
         while at < len(views):
-            sent = self._socket.sendmsg(views[at : at + _MOST_BUFFERS])
+            try:
+                sent = self._out.sendmsg(views[at : at + _MOST_BUFFERS])
+            except BlockingIOError:
+                self._wait_for_room(deadline - time.monotonic())
+                continue
             while at < len(views) and sent >= len(views[at]):
                 sent -= len(views[at])
                 at += 1
             if sent:
                 views[at] = views[at][sent:]
-            if time.monotonic() > deadline and at < len(views):
-                raise ConnectionClosed("the peer does not take what is sent")
+
+    def _wait_for_room(self, seconds: float) -> None:
+        poll = select.poll()
+        poll.register(self._out, select.POLLOUT)
+        if seconds <= 0 or not poll.poll(1000 * seconds):
+            raise TimeoutError
 
     def is_readable(self, seconds: float = 0.0) -> bool:
         """Whether the peer has sent something that was not read yet, or does so within `seconds`."""
@@ -164,3 +175,4 @@ class Connection:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        self._out.close()

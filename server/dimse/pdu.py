@@ -72,13 +72,10 @@ def split(body: memoryview) -> Iterator[Pdv]:
         at = stop
 
 
-def data_pdu(
-    context_id: int, data: bytes | memoryview, *, is_command: bool, is_last: bool
-) -> tuple[bytes, bytes | memoryview]:
-    """One P-DATA-TF with one PDV: its 12 header bytes and the data as given."""
+def data_header(context_id: int, size: int, *, is_command: bool, is_last: bool) -> bytes:
+    """The 12 bytes before the `size` bytes of data in a P-DATA-TF with one PDV."""
     control = (_COMMAND if is_command else 0) | (_LAST if is_last else 0)
-    size = len(data)
-    return HEADER.pack(P_DATA, size + _PDV.size) + _PDV.pack(size + 2, context_id, control), data
+    return HEADER.pack(P_DATA, size + _PDV.size) + _PDV.pack(size + 2, context_id, control)
 
 
 def release(kind: int) -> bytes:

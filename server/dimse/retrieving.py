@@ -48,11 +48,12 @@ def serve_move(operation: Operation) -> None:
         operation.refuse(error)
         return
     line = _Line(peer)
-    try:
-        cancelled = any(_move_batch(work, line, batch) for batch in batches(instances))
-    except Cancelled:
-        cancelled = True
-    work.finish(cancelled=cancelled)
+    with work:
+        try:
+            cancelled = any(_move_batch(work, line, batch) for batch in batches(instances))
+        except Cancelled:
+            cancelled = True
+        work.finish(cancelled=cancelled)
 
 
 def _destination(operation: Operation) -> Peer:
@@ -168,7 +169,7 @@ def _move_one(
         raise
     line.answered()
     counters.count(instance.sop_instance, status)
-    operation.session.observer.sent("move", instance.length)
+    work.sent(instance.length)
 
 
 class _Ready(NamedTuple):
@@ -222,21 +223,21 @@ def serve_get(operation: Operation) -> None:
         return
     cancelled = False
     usable = [c for c in operation.session.channel.contexts.values() if c.requestor_is_scp]
-    with closing(_ahead(instances, usable)) as ready:
+    with work, closing(_ahead(instances, usable)) as ready:
         for number, (instance, found) in enumerate(ready):
-            cancelled = _get_one(work, instance, found, number) or work.is_cancelled()
+            cancelled = _get_one(work, instance, found, number)
             if cancelled:
                 break
-    work.finish(cancelled=cancelled)
+        work.finish(cancelled=cancelled)
 
 
 def _get_one(work: SubOperations, instance: Instance, found: _Ready | str, number: int) -> bool:
-    """One sub-operation; True when a C-CANCEL came while its answer was awaited."""
+    """One sub-operation; True when a C-CANCEL came before its answer."""
     operation, counters = work.operation, work.counters
     session = operation.session
     if isinstance(found, str):
         counters.fail(instance.sop_instance, found)
-        return False
+        return work.is_cancelled()
     message_id = (operation.request.number(dimse.MESSAGE_ID) + number) % 0xFFFF + 1
     command: dict[int, Value] = {
         dimse.AFFECTED_CLASS: instance.sop_class,
@@ -251,11 +252,13 @@ def _get_one(work: SubOperations, instance: Instance, found: _Ready | str, numbe
     except CofferError as error:
         # Half a data set is out and cannot be taken back.
         raise ProtocolError(str(error), INVALID_VALUE) from error
-    session.observer.sent("get", instance.length)
+    work.sent(instance.length)
     cancelled = False
     while True:
         _, answer = session.channel.read_command(session.config.dimse.destination_seconds)
         if answer.number(dimse.FIELD) == dimse.C_STORE | dimse.RESPONSE:
             counters.count(instance.sop_instance, answer.number(dimse.STATUS))
+            if not cancelled:
+                work.report()
             return cancelled
         cancelled |= operation.is_cancel(answer)

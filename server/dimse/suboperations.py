@@ -1,13 +1,15 @@
 """The sub-operations of one C-MOVE or C-GET: counted, reported while they run, then summed up (PS3.4 C.4.2, C.4.3).
 
 Rule: Completed counts successes only; every failed instance is listed at the end. Whoever asked hears of it after each
-sub-operation and, while one takes long, every two seconds; a C-CANCEL is seen as often.
+sub-operation and, while one takes long, every two seconds; a C-CANCEL is seen as often. What was sent is told to the
+observer every second and when the retrieval ends in whatever way.
 """
 
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from server.dimse import command as dimse
 from server.dimse import negotiation
@@ -19,6 +21,7 @@ from server.identifier import encode_identifier
 _FAILED_LIST: Final = 0x00080058  # Failed SOP Instance UID List
 _PENDING_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.25
+_TELL_SECONDS: Final = 1.0
 
 
 class Cancelled(Exception):  # noqa: N818  # what was asked for, not an error
@@ -74,21 +77,47 @@ class Counters:
 
 
 class SubOperations:
-    """What one C-MOVE or C-GET has to do, and where it stands."""
+    """What one C-MOVE or C-GET has to do, and where it stands; a context manager."""
 
     def __init__(self, operation: Operation, count: int) -> None:
         self.operation = operation
         self.counters = Counters(count)
-        self._reported = self._looked = time.monotonic()
+        self._reported = self._looked = self._told = time.monotonic()
+        self._objects = self._bytes = 0
 
-    def is_cancelled(self) -> bool:
-        """Between two: send a pending response with the counters, then see whether the peer wants to stop."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._tell()
+
+    def sent(self, size: int) -> None:
+        """One object of `size` bytes has left."""
+        self._objects += 1
+        self._bytes += size
+        if time.monotonic() - self._told >= _TELL_SECONDS:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._objects:
+            self.operation.session.observer.sent(self.operation.service, self._objects, self._bytes)
+        self._objects = self._bytes = 0
+        self._told = time.monotonic()
+
+    def report(self) -> None:
+        """Between two: let a pending response with the counters go together with what is sent next."""
         operation = self.operation
         values = operation.response(PENDING)
         values.update(self.counters.values(with_remaining=True))
-        operation.session.channel.flush(operation.session.channel.frames(operation.context, values))
-        self._reported = self._looked = time.monotonic()
-        return operation.is_cancelled()
+        operation.session.channel.hold(operation.session.channel.frames(operation.context, values))
+        self._reported = time.monotonic()
+
+    def is_cancelled(self) -> bool:
+        """Between two: send a pending response with the counters, then see whether the peer wants to stop."""
+        self.report()
+        self.operation.session.channel.flush([])
+        self._looked = time.monotonic()
+        return self.operation.is_cancelled()
 
     def pulse(self) -> None:
         """In the middle of one: report when that is due. Raises Cancelled. Cheap: call it often."""
@@ -108,6 +137,7 @@ class SubOperations:
 
     def finish(self, *, cancelled: bool) -> None:
         """Send the final response."""
+        self._tell()
         counters = self.counters
         data = None
         if counters.failed:

@@ -185,8 +185,8 @@ class RemoteObserver:
     def answered(self, service: str, status: int, seconds: float) -> None:
         self.line.tell("answered", service, status, seconds)
 
-    def sent(self, service: str, size: int) -> None:
-        self.line.tell("sent", service, size)
+    def sent(self, service: str, objects: int, size: int) -> None:
+        self.line.tell("sent", service, objects, size)
 
 
 class RemoteServices:

@@ -129,6 +129,14 @@ def test_round_trip(tmp_path: Path, size: int, memory: int) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_meta_that_goes_beyond_the_first_chunk(tmp_path: Path) -> None:
+    meta, draft = bytes(range(256)) * 300, drafted(tmp_path, b"data set")
+    sealed = sealed_bytes(seal_body(KEY, CONTEXT, meta, draft, SALT, Room(tmp_path, 0), own_memory))
+    draft.close()
+    with reader(sealed) as body:
+        assert (body.meta, b"".join(body.chunks())) == (meta, b"data set")
+
+
 @pytest.mark.parametrize("memory", [0, MEMORY])
 @pytest.mark.parametrize("early", [1, 300_000, 700_000, MEMORY])
 def test_it_does_not_matter_when_and_where_it_is_coded(tmp_path: Path, memory: int, early: int) -> None:

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive import codec
+from archive import codec, pixels, strata
 from archive.codec import Piece
-from archive.pixels import PixelLayout
+from archive.pixels import Filter, PixelLayout
+from archive.scratch import Scratch
 from keys.errors import FormatError
 
 
@@ -168,3 +169,25 @@ def test_real_pixels(shared_data: Path) -> None:
             samples, frames = int(ds.get("SamplesPerPixel", 1)), int(ds.get("NumberOfFrames", 1) or 1)
             shape = (int(ds.Rows), int(ds.Columns), samples, int(ds.BitsAllocated), frames)
             round_trip(content, PixelLayout(offset, len(value), *shape))
+
+
+def test_a_map_with_an_unknown_class_or_more_blocks_than_there_are_is_refused() -> None:
+    whole = np.array([0x10, 0x02], np.uint8)  # classes 0, 1, 2, and nothing behind the third block
+    assert strata.Strata(whole, 3 * strata.BLOCK, 2).sizes()[:2] == [2, 4]
+    for at, byte in ((0, 0xA0), (1, 0x12)):
+        damaged = whole.copy()
+        damaged[at] = byte
+        with pytest.raises(FormatError, match="impossible map"):
+            strata.Strata(damaged, 3 * strata.BLOCK, 2)
+
+
+@pytest.mark.parametrize("choice", Filter)
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4"])
+def test_each_filter_is_undone_for_words_of_every_bit(choice: Filter, dtype: str) -> None:
+    """Sizes around whole groups of rows, lanes, and where sums along begin to go by lanes."""
+    rng, scratch = np.random.default_rng(7), Scratch(1 << 20)
+    for rows, width in ((1, 1), (15, 3), (16, 64), (33, 129), (257, 67), (512, 512)):
+        words = rng.integers(0, 1 << 8 * np.dtype(dtype).itemsize, rows * width).astype(dtype)
+        filtered = pixels.apply(words, width, choice, 1, scratch)
+        back = pixels.undo(filtered, words.size, width, choice, 1, scratch, big_endian=False)
+        assert back == words.tobytes()

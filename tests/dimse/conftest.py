@@ -60,6 +60,12 @@ class Memory:
         labels = {"service": service, "status": status}
         return self.metrics.registry.get_sample_value("coffer_failures_total", labels) or 0
 
+    def sent(self, service: str) -> tuple[float, float]:
+        """How many objects and bytes of them a service was counted to have sent."""
+        names = "coffer_objects_sent_total", "coffer_sent_data_bytes_total"
+        objects, size = (self.metrics.registry.get_sample_value(name, {"service": service}) or 0 for name in names)
+        return objects, size
+
 
 class InThisProcess:
     """Serves what the listener accepts, with threads."""

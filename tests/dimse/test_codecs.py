@@ -74,7 +74,7 @@ def test_pdvs_fill_their_pdu_or_are_refused(body: bytes) -> None:
 
 @given(data=st.binary(max_size=100), is_command=st.booleans(), is_last=st.booleans())
 def test_a_pdv_survives(data: bytes, is_command: bool, is_last: bool) -> None:
-    made = b"".join(pdu.data_pdu(5, data, is_command=is_command, is_last=is_last))
+    made = pdu.data_header(5, len(data), is_command=is_command, is_last=is_last) + data
     kind, length = pdu.parse_header(made[:6], 1 << 20)
     assert (kind, length) == (pdu.P_DATA, len(made) - 6)
     (pdv,) = pdu.split(memoryview(made)[6:])

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.dimse import command as dimse
 from server.dimse import pdu
+from server.dimse.channel import Channel, Context
+from server.dimse.command import parse_command
 from server.dimse.connection import Connection, ConnectionClosed
 from server.dimse.pdu import ProtocolError
 
@@ -103,3 +106,50 @@ def test_what_was_read_ahead_is_waiting() -> None:
     assert not connection.is_readable()
     peer.close()
     connection.close()
+
+
+def test_a_slow_reader_gets_everything_and_one_that_stops_costs_a_bounded_time() -> None:
+    peer, connection = pair(gap_seconds=2.0)
+    buffers = [bytes([n % 256]) * (7 << 10) for n in range(4000)]  # far more than the kernel keeps for one peer
+    came = bytearray()
+
+    def read() -> None:
+        while part := peer.recv(1 << 20):
+            came.extend(part)
+            time.sleep(0.0005)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    connection.send(buffers)
+    connection.cut()
+    reader.join()
+    assert bytes(came) == b"".join(buffers)
+    peer, connection = pair(gap_seconds=0.2)
+    with pytest.raises(ConnectionClosed):
+        connection.send(buffers)
+    connection.cut()
+    peer.close()
+
+
+@given(st.lists(st.integers(0, 900), max_size=12))
+def test_a_data_set_in_pieces_of_any_size_leaves_in_full_fragments(sizes: list[int]) -> None:
+    peer, connection = pair()
+    context = Context(1, "1.2", "1.3")
+    channel = Channel(connection, {1: context}, peer_max_pdu=262, gap_seconds=5.0)
+    pieces = [bytes([n + 1]) * size for n, size in enumerate(sizes)]
+    channel.hold(channel.frames(context, {dimse.FIELD: 1}))
+    assert channel.send(context, {dimse.FIELD: 2}, pieces) == sum(sizes)
+    connection.cut()
+    receiver = Connection(peer, max_pdu=262, gap_seconds=5.0)
+    pdvs = []
+    while True:
+        try:
+            pdvs += [(p.is_command, p.is_last, bytes(p.data)) for p in pdu.split(receiver.read_pdu(5.0)[1])]
+        except ConnectionClosed:
+            break
+    receiver.cut()
+    assert [parse_command(data).number(dimse.FIELD) for is_command, _, data in pdvs if is_command] == [1, 2]
+    fragments = [(is_last, data) for is_command, is_last, data in pdvs[2:]]
+    assert b"".join(data for _, data in fragments) == b"".join(pieces)
+    assert [is_last for is_last, _ in fragments] == [False] * (len(fragments) - 1) + [True]
+    assert {len(data) for _, data in fragments[:-1]} <= {256}

@@ -142,6 +142,30 @@ def test_every_answer_of_a_sub_operation_has_its_counter(
     assert memory.failures(way, "B000") == 1
 
 
+@pytest.mark.parametrize("way", ["get", "move"])
+def test_each_sub_operation_is_reported_and_counted(listen: Callable[..., Listener], memory: Memory, way: str) -> None:
+    memory.instances = [*named(2), Stored("1.2.9", transfer_syntax=JPEG), *named(1)]
+    with RawDestination(syntaxes=[EXPLICIT_LE]) as destination:
+        listener = listen(destination=destination.port)
+        with RawRequestor(listener.port, OFFERS) as peer:
+            field = dimse.C_GET if way == "get" else dimse.C_MOVE
+            peer.request(peer.context(GET if way == "get" else MOVE), field, b"", DESTINATION="MOVEDST")
+            told = [(message.status, message.counters) for message in peer.responses()]
+            assert memory.sent(way) == (3, 12)
+    assert told[-1] == (0xB000, (-1, 3, 1, 0))
+    assert told[:-1] == [(0xFF00, counters) for counters in [(3, 1, 0, 0), (2, 2, 0, 0), (1, 2, 1, 0), (0, 3, 1, 0)]]
+
+
+def test_what_was_sent_before_an_association_breaks_is_counted(listener: Listener, memory: Memory) -> None:
+    memory.instances = [*named(2), DamagedLarge("1.2.9")]
+    with pytest.raises(Broken):
+        get(listener)
+    deadline = time.monotonic() + 5
+    while memory.sent("get") != (2, 8) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert memory.sent("get") == (2, 8)
+
+
 def test_warnings_alone_have_no_list(listener: Listener, memory: Memory) -> None:
     memory.instances = named(2)
     final = get(listener, lambda _: 0xB007)

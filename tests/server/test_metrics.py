@@ -72,7 +72,7 @@ def test_associations(metrics: Metrics) -> None:
 
 def test_labels_stay_a_closed_set(metrics: Metrics) -> None:
     metrics.answered("DOE^JANE", 0, 0)
-    metrics.sent("DOE^JANE", 1)
+    metrics.sent("DOE^JANE", 1, 1)
     for number in range(1000):
         metrics.rejected(f"reason {number}")
     text = metrics.render().decode()
@@ -119,7 +119,7 @@ def test_promtool_has_nothing_to_say(metrics: Metrics) -> None:
     metrics.attach(Facts)
     for service in SERVICES:
         metrics.answered(service, 0xC000, 0.1)
-        metrics.sent(service, 10)
+        metrics.sent(service, 2, 10)
     metrics.rejected("busy")
     done = subprocess.run([promtool, "check", "metrics"], input=metrics.render(), capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
