@@ -111,6 +111,22 @@ def test_both_sides_agree() -> None:
     assert (agreed, peer_max) == (contexts, 131072)
 
 
+def test_a_request_that_is_remembered_is_answered_as_it_asks() -> None:
+    """One byte or one setting apart is another request; what is too large to be remembered is answered as well."""
+    seen = []
+    for _ in range(2):
+        for caller, syntaxes in (("PACS", 1), ("PACT", 1), ("PACS", 700)):
+            offers = [Offer(1, PRIVATE, (IMPLICIT_LE, *(f"1.2.{'9' * 40}.{n}" for n in range(1, syntaxes))))]
+            request = negotiation.parse_request(negotiation.request(caller, "COFFER", offers, 16384)[6:])
+            assert (request.calling_ae, request.offers) == (caller, tuple(offers))
+            for unknown in (True, False):
+                answer, contexts = negotiation.accept(request, accept_unknown=unknown, max_pdu=131072)
+                assert list(contexts) == ([1] if unknown else [])
+                assert caller.encode() in answer
+            seen.append(request)
+    assert [seen[n] is seen[n + 3] for n in range(3)] == [True, True, False]
+
+
 @given(st.binary(max_size=400))
 def test_a_request_of_garbage(body: bytes) -> None:
     with contextlib.suppress(ProtocolError):
