@@ -42,6 +42,7 @@ _SERVICE_SYNTAXES: Final = (EXPLICIT_LE, IMPLICIT_LE)
 _MAX_CONTEXTS: Final = 128
 _REMEMBERED: Final = 16
 _REMEMBERED_BYTES: Final = 32 << 10  # 128 contexts with a few syntaxes each; a larger one takes too much memory
+_USER_IDENTITY: Final = b"\x58\0"  # PS3.7 D.3.3.7: may hold a password, which nobody keeps
 # PS3.8 Table 9-18
 _ACCEPTED, _NO_ABSTRACT_SYNTAX, _NO_TRANSFER_SYNTAX = 0, 3, 4
 
@@ -106,7 +107,8 @@ TOO_MANY: Final = Rejection(2, 3, 2, "limit")
 
 def parse_request(body: bytes) -> Request:
     """Decode the body of an A-ASSOCIATE-RQ. Raises ProtocolError for anything that is none."""
-    return _remembered(body) if len(body) <= _REMEMBERED_BYTES else _parsed(body)
+    is_kept = len(body) <= _REMEMBERED_BYTES and _USER_IDENTITY not in body
+    return _remembered(body) if is_kept else _parsed(body)
 
 
 def _parsed(body: bytes) -> Request:

@@ -127,6 +127,18 @@ def test_a_request_that_is_remembered_is_answered_as_it_asks() -> None:
     assert [seen[n] is seen[n + 3] for n in range(3)] == [True, True, False]
 
 
+def test_a_request_with_a_password_is_not_remembered() -> None:
+    """A User Identity item (PS3.7 D.3.3.7.1) behind the others, in the user information that is the last item."""
+    body = bytearray(negotiation.request("PACS", "COFFER", [Offer(1, PRIVATE, (IMPLICIT_LE,))], 16384)[6:])
+    identity = b"\x02\x01\x00\x05smith\x00\x06secret"
+    item = b"\x58\x00" + len(identity).to_bytes(2, "big") + identity
+    at = body.index(b"\x50\x00", body.index(b"\x40\x00")) + 2
+    body[at : at + 2] = (int.from_bytes(body[at : at + 2], "big") + len(item)).to_bytes(2, "big")
+    first, second = (negotiation.parse_request(bytes(body + item)) for _ in range(2))
+    assert first is not second
+    assert first.calling_ae == second.calling_ae == "PACS"
+
+
 @given(st.binary(max_size=400))
 def test_a_request_of_garbage(body: bytes) -> None:
     with contextlib.suppress(ProtocolError):
