@@ -60,6 +60,8 @@ class StudyTable:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        # One transaction for good: a commit of what only this process sees makes nothing safer, and it walks the cache.
+        self._db.execute("BEGIN")
         columns = ", ".join(f"{name} TEXT" for name in (*_COLUMNS.values(), "patient", "modalities"))
         self._db.execute(f"CREATE TABLE study (number INTEGER PRIMARY KEY, odd INTEGER, {columns})")
         marks = ", ".join("?" * (len(_COLUMNS) + 4))
@@ -75,9 +77,7 @@ class StudyTable:
     def put(self, rows: Iterable[tuple[int, StudyRow]]) -> None:
         """Add or replace studies by their number."""
         with self._lock:
-            self._db.execute("BEGIN")
             self._db.executemany(self._insert, (_columns(number, row) for number, row in rows))
-            self._db.execute("COMMIT")
 
     def remove(self, number: int) -> None:
         """Take a study away."""
