@@ -19,6 +19,7 @@ HEADER = struct.Struct(">4sHHQQ16sIQ32s32s32sQI")
 TRAILER = struct.Struct(">QI4s")
 ALIGNMENT = 8
 assert HEADER.size == 160
+assert HEADER.size % ALIGNMENT == TRAILER.size % ALIGNMENT == 0  # so padding follows from the body alone
 
 
 class Kind(IntEnum):

@@ -76,20 +76,23 @@ class Walker:
         """Add the records that are whole in the window while bodies are small; False where there is none."""
         window, base, end, head = self._window, self._base, batch.end, HEADER.size
         offsets, raws, trailers, paddings = batch.offsets, batch.raws, batch.trailers, batch.paddings
-        size, lengths, room = TRAILER.size, _LENGTH.unpack_from, _RECORDS - len(batch.raws)
+        size, lengths = TRAILER.size, _LENGTH.unpack_from
         at, last = end - base, min(len(window), stop - base)
-        while room and at + head <= last:  # as in `_leap`, no call that can be spared
+        for _ in range(_RECORDS - len(raws)):  # as in `_leap`, no call that can be spared
+            if at + head > last:
+                break
             (length,) = lengths(window, at)
             body_end = at + head + length
             closing = body_end + size
-            closed = closing + -(base + closing) % ALIGNMENT
+            closed = closing + -length % ALIGNMENT
             if closed > last or length > _NEAR:
                 break
             offsets.append(base + at)
             raws.append(window[at : at + head])
             trailers.append(window[body_end:closing])
-            paddings.append(window[closing:closed])
-            at, room = closed, room - 1
+            if closed > closing:
+                paddings.append(window[closing:closed])
+            at = closed
         batch.end = base + at
         return batch.end > end
 
@@ -99,12 +102,15 @@ class Walker:
         pread, fd, offsets, raws = os.pread, self._fd, batch.offsets, batch.raws
         trailers, paddings = batch.trailers, batch.paddings
         head, size, lengths = HEADER.size, TRAILER.size, _LENGTH.unpack_from
-        at, room = batch.end, _RECORDS - len(raws)
-        while room and len(raw) == head:  # this loop costs as much as all hashes: no call that can be spared
+        at = batch.end
+        for _ in range(_RECORDS - len(raws)):  # this loop costs as much as all hashes: no call that can be spared
+            if len(raw) < head:
+                break
             (length,) = lengths(raw)
             body_end = at + head + length
-            closed = size + -(body_end + size) % ALIGNMENT
-            if body_end + closed > stop or length < _NEAR:
+            closed = size + -length % ALIGNMENT  # header and trailer are whole multiples
+            end = body_end + closed
+            if end > stop or length < _NEAR:
                 break
             window = pread(fd, closed + head, body_end)
             if len(window) < closed:
@@ -112,8 +118,9 @@ class Walker:
             offsets.append(at)
             raws.append(raw)
             trailers.append(window[:size])
-            paddings.append(window[size:closed])
-            at, raw, room = body_end + closed, window[closed:], room - 1
+            if closed > size:
+                paddings.append(window[size:closed])
+            at, raw = end, window[closed:]
         batch.end, self._base, self._window = at, at, raw
 
     def _read_no_more_than_asked(self) -> None:
