@@ -76,13 +76,14 @@ class Requestor:
         data: Iterable[bytes],
         more: Mapping[int, Value] | None = None,
         *,
+        meanwhile: Callable[[], None] = lambda: None,
         waiting: Callable[[], None] = lambda: None,
     ) -> int:
-        """C-STORE one data set; the status that the peer answers. `more` adds elements to the command; `waiting` is
-        called each half second until the answer comes.
+        """C-STORE one data set; the status that the peer answers. `more` adds elements to the command; `meanwhile` is
+        called once when all is sent, `waiting` each half second until the answer comes.
 
-        Raises UnavailableError when the association breaks, and whatever `data` or `waiting` raises: then only `abort`
-        may follow.
+        Raises UnavailableError when the association breaks, and whatever one of these raises: then only `abort` may
+        follow.
         """
         self._message_id = self._message_id % 0xFFFF + 1
         request: dict[int, Value] = {
@@ -96,6 +97,7 @@ class Requestor:
         }
         try:
             self._channel.send(context, request, data)
+            meanwhile()
             deadline = time.monotonic() + self._seconds
             while not self._channel.has_waiting(_WAIT_SECONDS) and time.monotonic() < deadline:
                 waiting()

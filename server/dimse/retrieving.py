@@ -6,10 +6,7 @@ the association is called again for the rest, unless it does so time after time.
 """
 
 import time
-from collections import deque
-from collections.abc import Collection, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -32,7 +29,6 @@ _log = structlog.get_logger(__name__)
 
 _MOST_SUB_OPERATIONS: Final = 0xFFFF  # the counters are US
 _MOST_FAILURES: Final = 5  # of a destination, in a row
-_OPENERS: Final = 2
 # An object up to this size is read whole and checked before its first byte leaves; of a larger one, damage that is
 # found on the way costs the association.
 _CHECKED_FIRST_BYTES: Final = 16 << 20
@@ -125,13 +121,11 @@ def _move_batch(work: SubOperations, line: _Line, batch: Batch) -> bool:
     while at < len(instances) and not line.is_given_up:
         rest = map(instances.__getitem__, range(at, len(instances)))
         try:
-            with (
-                line.call(work.operation, batch) as destination,
-                closing(_ahead(rest, destination.contexts.values())) as ready,
-            ):
-                for instance, found in ready:
+            with line.call(work.operation, batch) as destination:
+                ahead = _Ahead(rest, destination.contexts.values())
+                for instance, found in ahead:
                     at += 1
-                    _move_one(work, line, destination, instance, found)
+                    _move_one(work, line, destination, instance, found, ahead)
                     if work.is_cancelled():
                         return True
         except CofferError as error:
@@ -143,8 +137,13 @@ def _move_batch(work: SubOperations, line: _Line, batch: Batch) -> bool:
     return False
 
 
-def _move_one(
-    work: SubOperations, line: _Line, destination: Requestor, instance: Instance, found: "_Ready | str"
+def _move_one(  # noqa: PLR0917  # one of many
+    work: SubOperations,
+    line: _Line,
+    destination: Requestor,
+    instance: Instance,
+    found: "_Ready | str",
+    ahead: "_Ahead",
 ) -> None:
     """One sub-operation. Raises CofferError when it broke the association, and Cancelled; it is counted even so."""
     counters, operation = work.counters, work.operation
@@ -157,7 +156,12 @@ def _move_one(
         return
     try:
         status = destination.store(
-            found.context, instance.sop_instance, work.watched(found.data), originator, waiting=work.pulse
+            found.context,
+            instance.sop_instance,
+            work.watched(found.data),
+            originator,
+            meanwhile=ahead.prepare,
+            waiting=work.pulse,
         )
     except CofferError as error:
         counters.fail(instance.sop_instance, str(error))
@@ -179,18 +183,30 @@ class _Ready(NamedTuple):
     data: Iterable[bytes]
 
 
-def _ahead(instances: Iterable[Instance], contexts: Collection[Context]) -> Generator[tuple[Instance, _Ready | str]]:
-    """Each instance with what to send of it, or why nothing; the next ones are opened while one is on its way."""
-    opened: deque[tuple[Instance, Future[_Ready | str]]] = deque()
-    with ThreadPoolExecutor(_OPENERS, thread_name_prefix="retrieve") as openers:
-        for instance in instances:
-            opened.append((instance, openers.submit(_content, instance, contexts)))
-            if len(opened) > _OPENERS:
-                first, content = opened.popleft()
-                yield first, content.result()
-        while opened:
-            first, content = opened.popleft()
-            yield first, content.result()
+class _Ahead:
+    """Each instance with what to send of it, or why nothing. Used by one thread.
+
+    Threads that open the next ones were slower: each short call of numpy gives the global lock away, and to get it back
+    from the thread that sends takes longer than the call.
+    """
+
+    def __init__(self, instances: Iterable[Instance], contexts: Collection[Context]) -> None:
+        self._rest = iter(instances)
+        self._contexts = contexts
+        self._next: tuple[Instance, _Ready | str] | None = None
+
+    def __iter__(self) -> Iterator[tuple[Instance, "_Ready | str"]]:
+        while True:
+            self.prepare()
+            ready, self._next = self._next, None
+            if ready is None:
+                return
+            yield ready
+
+    def prepare(self) -> None:
+        """Open the next one, while the peer is busy with the one before."""
+        if self._next is None and (instance := next(self._rest, None)) is not None:
+            self._next = instance, _content(instance, self._contexts)
 
 
 def _content(instance: Instance, contexts: Iterable[Context]) -> _Ready | str:
@@ -223,15 +239,16 @@ def serve_get(operation: Operation) -> None:
         return
     cancelled = False
     usable = [c for c in operation.session.channel.contexts.values() if c.requestor_is_scp]
-    with work, closing(_ahead(instances, usable)) as ready:
-        for number, (instance, found) in enumerate(ready):
-            cancelled = _get_one(work, instance, found, number)
+    ahead = _Ahead(instances, usable)
+    with work:
+        for number, (instance, found) in enumerate(ahead):
+            cancelled = _get_one(work, instance, found, number, ahead)
             if cancelled:
                 break
         work.finish(cancelled=cancelled)
 
 
-def _get_one(work: SubOperations, instance: Instance, found: _Ready | str, number: int) -> bool:
+def _get_one(work: SubOperations, instance: Instance, found: _Ready | str, number: int, ahead: _Ahead) -> bool:
     """One sub-operation; True when a C-CANCEL came before its answer."""
     operation, counters = work.operation, work.counters
     session = operation.session
@@ -253,6 +270,7 @@ def _get_one(work: SubOperations, instance: Instance, found: _Ready | str, numbe
         # Half a data set is out and cannot be taken back.
         raise ProtocolError(str(error), INVALID_VALUE) from error
     work.sent(instance.length)
+    ahead.prepare()
     cancelled = False
     while True:
         _, answer = session.channel.read_command(session.config.dimse.destination_seconds)

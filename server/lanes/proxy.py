@@ -6,7 +6,6 @@ committing process has the last word on which key is the right one.
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
@@ -33,12 +32,11 @@ Changes: TypeAlias = Callable[[], bytes | None]  # the keyring's change counter 
 
 
 class Line:
-    """The lane's end of one association's line."""
+    """The lane's end of one association's line. Used by the association's thread."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._memory = SharedMemory()
-        self._lock = threading.Lock()  # a retrieval opens the next object in another thread
 
     def ask(self, request: messages.Request, kind: type[R]) -> R:
         """Send a request and wait for its reply. Raises the error that the other end raised."""
@@ -46,9 +44,8 @@ class Line:
 
     def _ask(self, message: bytes, fds: tuple[int, ...], kind: type[R]) -> R:
         try:
-            with self._lock:
-                self._wire.send(message, fds)
-                reply = messages.decode_reply(self._wire.receive())
+            self._wire.send(message, fds)
+            reply = messages.decode_reply(self._wire.receive())
         except LineClosed as error:
             raise UnavailableError("the committing process is gone", hint="see the log of the server") from error
         if isinstance(reply, Failed):
@@ -63,8 +60,7 @@ class Line:
     def send(self, request: messages.Request) -> None:
         """Send what has no reply; nobody misses it when the other end is gone."""
         try:
-            with self._lock:
-                self._wire.send(messages.encode(request))
+            self._wire.send(messages.encode(request))
         except LineClosed:
             return
 
