@@ -11,6 +11,7 @@ from server.engine import Engine
 from tests.peers.coffer_process import CofferProcess, Peer, free_port
 from tests.peers.dicom_client import find, get, move, store, synthetic
 from tests.peers.test_phi import TextSearch
+from tests.peers.ward import wait_until
 
 STUDIES = 3
 EACH = 5
@@ -93,12 +94,13 @@ def test_a_shredded_study_that_is_sent_again_is_a_new_one(filled: CofferProcess)
 def test_a_running_server_goes_on_while_its_keys_move_and_the_old_epoch_is_destroyed(filled: CofferProcess) -> None:
     with Engine.open(load_config(filled.config)) as engine:
         token = engine.index.name_of(uid(1))
-    assert token in (filled.archive / "index" / "data.mdb").read_bytes()
+    index = filled.archive / "index" / "data.mdb"
+    wait_until(lambda: token in index.read_bytes())  # rows are written a moment behind the answers
     filled.run("shred", uid(1), "--reason", "r", "--yes")
     filled.run("shred", "finish", "--early")
     assert {reply.status for reply in store(filled.port, [synthetic(n, 900, 4) for n in range(2)])} == {0}
     filled.run("shred", "finish", "--early", "--copied")
-    assert token not in (filled.archive / "index" / "data.mdb").read_bytes()
+    wait_until(lambda: token not in index.read_bytes())  # `finish` waits for the server, but not for ever
     assert {reply.status for reply in store(filled.port, [synthetic(n, 900, 5) for n in range(2)])} == {0}
     for is_again in (False, True):
         if is_again:
