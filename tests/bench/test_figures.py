@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bench.figures import Figures, figure, percentile
 from bench.kit import COFFER, ORTHANC, STORESCP
 from bench.pages import section_of, with_section
-from bench.report import KEYS, keys_section, readme_section, results_page, table, targets_table
+from bench.report import KEYS, fill_note, keys_section, readme_section, results_page, table, targets_table
 from bench.targets import Check, checks, key_checks
 
 AROUND = {"Date": "d", "Command": "c", "Machine": "m", "Orthanc": "1", "DCMTK": "3"}
@@ -135,3 +135,9 @@ def test_what_is_measured_by_its_name_alone_has_a_section_that_stays() -> None:
 
 def test_a_table_is_markdown() -> None:
     assert table(("a", "b"), [("1", "2")]) == "| a | b |\n|---|--:|\n| 1 | 2 |"
+
+
+def test_an_archive_that_was_kept_has_no_rate() -> None:
+    kept, fresh = ({"bench": "fill", "studies": 1000, "wall_s": s, "cached": not s} for s in (0, 2.0))
+    assert fill_note(Figures([kept])) == "1,000 studies, kept from an earlier run"
+    assert fill_note(Figures([fresh])) == "1,000 studies, filled now in 2 s, 500 studies/s"
