@@ -87,6 +87,7 @@ class Committer:
         self._metrics = metrics
         self._fresh: dict[str, StudyKey] = {}  # keys of studies that have no record yet
         self._fresh_lock = threading.Lock()
+        self._recorded: list[str] = []  # studies that have one since the last commit
         self._queue: list[_Ticket] = []
         self._queue_lock = threading.Lock()
         self._lock = threading.Lock()
@@ -140,6 +141,14 @@ class Committer:
         if self.refusal is not None:
             raise self.refusal
 
+    def _let_go(self) -> None:
+        """Forget the keys of studies whose first record the last commit wrote, and which the index has since."""
+        with self._fresh_lock:  # who asks for a study's key must find it in the one or in the other
+            for study_uid in self._recorded:
+                if self._index.study_key_for(study_uid) is not None:
+                    self._fresh.pop(study_uid, None)
+        self._recorded = []
+
     def _live(self, study_uid: str) -> StudyKey | None:
         """The key of a study that has no record yet."""
         fresh = self._fresh.get(study_uid)
@@ -148,9 +157,10 @@ class Committer:
     def _commit(self, tickets: list[_Ticket]) -> None:
         try:
             self._index.follow()
-            results = _Batch(self._index, self._live).commit(
-                self._log, [parcel for ticket in tickets for parcel in ticket.parcels]
-            )
+            self._let_go()
+            batch = _Batch(self._index, self._live)
+            results = batch.commit(self._log, [parcel for ticket in tickets for parcel in ticket.parcels])
+            self._recorded = batch.recorded
         except Exception as error:  # noqa: BLE001  # who waits for this commit must hear of its end, whatever it is
             if not isinstance(error, CofferError):
                 _log.exception("a commit ended with a fault of ours")
@@ -177,6 +187,7 @@ class _Batch:
         self._fresh = fresh
         self._entries: list[Entry] = []
         self._announced: set[bytes] = set()  # keys whose first record is in this batch
+        self.recorded: list[str] = []  # their studies
         self._new: dict[tuple[bytes, bytes, str], int] = {}  # what the batch stores, and at which entry
 
     def commit(self, log: LogWriter, parcels: Sequence[Parcel]) -> list[Committed]:
@@ -215,6 +226,7 @@ class _Batch:
         covers = 1
         if known is None and fresh is not None and sealed.key_id not in self._announced:
             self._announced.add(sealed.key_id)
+            self.recorded.append(entry.study_uid)
             self._entries.append(
                 Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, fresh.kcv, sealed.received_ms)
             )

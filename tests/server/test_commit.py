@@ -9,7 +9,8 @@ import pytest
 from archive.body import own_memory
 from archive.log import LogWriter, SealedFile
 from archive.verify import Verifier
-from keys.errors import UnavailableError
+from index.index import Index
+from keys.errors import IntegrityError, UnavailableError
 from server.commit import Committed, Committer, Parcel, Sealed
 from server.config import Config, Http, Keys
 from server.demo import encoded, sample_study
@@ -99,6 +100,35 @@ def test_twins_in_one_batch_are_stored_once(engine: Engine) -> None:
     (again,) = engine.committer.commit([one])
     assert again == Committed(first.seq, duplicate=True)
     assert engine.stats().objects == 1
+
+
+def test_the_key_of_a_new_study_is_let_go_of_once_the_index_has_it(engine: Engine) -> None:
+    committer = engine.committer
+    keys = {study: committer.study_key(study) for study in ("1.2.3", "1.2.4", "1.2.5")}
+    first, second = parcels(engine, "1.2.3", 2)
+    committer.commit([first])
+    assert committer.study_key("1.2.3").key_id == keys["1.2.3"].key_id
+    committer.commit(parcels(engine, "1.2.4", 1))
+    committer.commit([second])
+    assert list(committer._fresh) == ["1.2.5"]  # it has no record yet
+    assert all(committer.study_key(study).key_id == key.key_id for study, key in keys.items())
+
+
+def test_a_study_whose_record_the_index_did_not_take_keeps_its_key(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = engine.committer.study_key("1.2.3")
+    engine.committer.commit(parcels(engine, "1.2.3", 1))
+
+    def damaged(*_: object, **__: object) -> None:
+        raise IntegrityError("a damaged row")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "_apply", damaged)
+        with pytest.raises(IntegrityError):
+            engine.index.follow()
+    engine.committer.commit(parcels(engine, "1.2.4", 1))
+    assert engine.committer.study_key("1.2.3").key_id == key.key_id
 
 
 def test_an_index_that_is_behind_is_caught_up_when_the_archive_is_opened(engine: Engine, tmp_path: Path) -> None:
