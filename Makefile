@@ -19,7 +19,7 @@ run: $(VENV)/.run-stamp ## start an archive in ./archive-data, show a store, a f
 	@$(BIN)/coffer demo
 
 test: $(VENV)/.dev-stamp ## run the whole test suite
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile $(TESTARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile --no-loadscope-reorder $(TESTARGS)
 
 lint: $(VENV)/.dev-stamp ## check style and format
 	$(BIN)/ruff check .

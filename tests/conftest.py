@@ -37,3 +37,8 @@ def shared_data() -> Path:
     if not (data / "files.csv").is_file():
         pytest.skip(f"no shared DICOM data at {data} (set COFFER_SHARED)")
     return data
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest first: at the end all workers but one would wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_kill.py")
