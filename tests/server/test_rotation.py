@@ -212,9 +212,10 @@ def test_a_server_goes_on_with_what_was_stopped_before_it_and_beside_it(
 def test_a_half_done_rotation_that_cannot_go_on_is_told(config: Config) -> None:
     leave_half_done(config)
     with Server(config) as server:
-        wait_for(lambda: server.engine.keyring.half_left() == [], "finished")
-        config.keys.key_file.rename(config.archive.parent / "away")
         ring = server.engine.keyring
+        # Nothing is half done a moment before the server lets go of what it changed the keys under.
+        wait_for(lambda: ring.half_left() == [] and ring.changing() is None, "finished")
+        config.keys.key_file.rename(config.archive.parent / "away")
         first = rows.epoch_place(1)
         row = ring.row(first)
         assert row is not None
