@@ -160,7 +160,7 @@ class Committer:
             self._let_go()
             batch = _Batch(self._index, self._live)
             results = batch.commit(self._log, [parcel for ticket in tickets for parcel in ticket.parcels])
-            self._recorded = batch.recorded
+            self._recorded = list(batch.announced.values())
         except Exception as error:  # noqa: BLE001  # who waits for this commit must hear of its end, whatever it is
             if not isinstance(error, CofferError):
                 _log.exception("a commit ended with a fault of ours")
@@ -186,8 +186,7 @@ class _Batch:
         self._index = index
         self._fresh = fresh
         self._entries: list[Entry] = []
-        self._announced: set[bytes] = set()  # keys whose first record is in this batch
-        self.recorded: list[str] = []  # their studies
+        self.announced: dict[bytes, str] = {}  # keys whose first record is in this batch, and their studies
         self._new: dict[tuple[bytes, bytes, str], int] = {}  # what the batch stores, and at which entry
 
     def commit(self, log: LogWriter, parcels: Sequence[Parcel]) -> list[Committed]:
@@ -224,9 +223,8 @@ class _Batch:
         if twin is not None:
             return twin, 0
         covers = 1
-        if known is None and fresh is not None and sealed.key_id not in self._announced:
-            self._announced.add(sealed.key_id)
-            self.recorded.append(entry.study_uid)
+        if known is None and fresh is not None and sealed.key_id not in self.announced:
+            self.announced[sealed.key_id] = entry.study_uid
             self._entries.append(
                 Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, fresh.kcv, sealed.received_ms)
             )
