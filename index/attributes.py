@@ -19,6 +19,7 @@ __all__ = [
     "ATTRIBUTES",
     "BINARY_VRS",
     "COMPUTED",
+    "ITEM_ATTRIBUTES",
     "LEVEL_TAGS",
     "TEXT_VRS",
     "WANTED",
@@ -164,6 +165,35 @@ ATTRIBUTES: Final[Mapping[int, Attribute]] = {
 }
 LEVEL_TAGS: Final[Mapping[Level, frozenset[int]]] = {level: frozenset(table) for level, table in _TABLE.items()}
 WANTED: Final[frozenset[int]] = frozenset(ATTRIBUTES) | {SPECIFIC_CHARACTER_SET}
+
+_CODE: Final = {
+    0x00080100: "SH",  # Code Value
+    0x00080102: "SH",  # Coding Scheme Designator
+    0x00080103: "SH",  # Coding Scheme Version
+    0x00080104: "LO",  # Code Meaning
+    0x00080119: "UC",  # Long Code Value
+    0x00080120: "UR",  # URN Code Value
+}
+# Which attributes of its items a sequence is asked by and answered with (PS3.3 8.8, 10.6, 10.14; PS3.4 C.6.2.1): what
+# else an item holds is not kept, or a row would be as large as the sender wants.
+ITEM_ATTRIBUTES: Final[Mapping[int, Mapping[int, str]]] = {
+    0x00080051: {
+        0x00400031: "UT",  # Local Namespace Entity ID
+        0x00400032: "UT",  # Universal Entity ID
+        0x00400033: "CS",  # Universal Entity ID Type
+    },
+    0x00081032: _CODE,
+    0x0040A043: _CODE,
+    0x00400275: {
+        0x00080050: "SH",  # Accession Number
+        STUDY_UID: "UI",
+        0x00321060: "LO",  # Requested Procedure Description
+        0x00400007: "LO",  # Scheduled Procedure Step Description
+        0x00400009: "SH",  # Scheduled Procedure Step ID
+        0x00401001: "SH",  # Requested Procedure ID
+        0x00401002: "LO",  # Reason for the Requested Procedure
+    },
+}
 
 # Keys whose value is made from rows, by the lowest level at which they can be answered.
 COMPUTED: Final[Mapping[int, Level]] = {

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from index.attributes import SPECIFIC_CHARACTER_SET, WANTED, Values, vr_of
+from index.attributes import ITEM_ATTRIBUTES, SPECIFIC_CHARACTER_SET, WANTED, Values, vr_of
+from index.charset import charset_of
 from index.values import decode_value
 from index.walk import Element, Elements, Limits, PixelValue, Read, Walk
 from keys.buffer import Buffer
@@ -59,17 +60,16 @@ class Header:
     @property
     def charset(self) -> tuple[str, ...]:
         """The values of Specific Character Set (0008,0005)."""
-        return self.values(SPECIFIC_CHARACTER_SET)
+        element = self.elements.get(SPECIFIC_CHARACTER_SET)
+        return charset_of(element.raw) if element is not None else ()
 
     def values(self, tag: int) -> tuple[str, ...]:
         """The values of an element as text; () where it is absent, empty or a sequence."""
         element = self.elements.get(tag)
         if element is None or not element.raw:
             return ()
-        # (0008,0005) is a CS: its own value is plain ASCII.
-        charset = () if tag == SPECIFIC_CHARACTER_SET or element.raw.isascii() else self.charset
-        if element.raw.isascii() and b"\x1b" in element.raw:
-            charset = self.charset
+        # In whatever set, ASCII without a switch is ASCII.
+        charset = () if element.raw.isascii() and b"\x1b" not in element.raw else self.charset
         return decode_value(tag, element.vr, element.raw, charset, big_endian=self.big_endian)
 
     def text(self, tag: int) -> str:
@@ -176,6 +176,7 @@ def _walk(
         explicit=transfer_syntax not in (_IMPLICIT_LE, _GE_PRIVATE),
         big_endian=transfer_syntax == _EXPLICIT_BE,
         wanted=wanted,
+        wanted_in_items=ITEM_ATTRIBUTES,
         limits=limits,
         stop_at_pixels=stop_at_pixels,
     )
@@ -219,7 +220,7 @@ def decode_identifier(identifier: Buffer, *, implicit: bool, big_endian: bool = 
     if walk.problem is not None:
         raise InputError(f"the identifier is not a well-formed data set: {walk.problem}")
     named = walk.elements.get(SPECIFIC_CHARACTER_SET)
-    charset = decode_value(SPECIFIC_CHARACTER_SET, "CS", named.raw, ()) if named else ()
+    charset = charset_of(named.raw) if named else ()
     values = _decoded(walk.elements, charset, big_endian)
     if any(len(v) > _MOST_VALUES for v in values.values()):
         raise InputError("a key holds more than 10 000 values", hint="ask for fewer unique keys at once")

@@ -1,38 +1,57 @@
 """What the index keeps of one instance: plain attribute values by level, its identity, and its pixel layout.
 
-Rule: pure. The data set decides; the identity that the C-STORE request gave only fills what the data set lacks.
-Nothing is validated or corrected: odd values are indexed as they are, and a data set that cannot be read at all still
-gives an entry that can be found by its SOP Instance UID.
+Rule: pure, total and bounded (`index.bounds`). The data set decides; the identity that the C-STORE request gave only
+fills what the data set lacks. Odd values are indexed as they are. A value of another kind than its attribute, and what
+goes beyond a bound, is left out and told in `problem`: the object is stored and found by the rest all the same, and a
+data set that cannot be read at all still gives an entry that can be found by its SOP Instance UID.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from archive.pixels import PixelLayout
 from index.attributes import (
     ATTRIBUTES,
+    BINARY_VRS,
+    ISSUER_OF_PATIENT_ID,
+    ITEM_ATTRIBUTES,
+    PATIENT_ID,
     SERIES_UID,
     SOP_CLASS,
     SOP_INSTANCE,
     STUDY_UID,
+    Attribute,
     Item,
     Stored,
-    vr_of,
 )
+from index.bounds import ATTRIBUTE_BYTES, ENTRY_BYTES, MOST_ITEMS, MOST_VALUES, longest_of
 from index.elements import Header
-from index.values import decode_value
-from index.walk import Elements
+from index.values import decode_value, is_kind_of, pack_numbers
+from index.walk import Element, Elements
 
 __all__ = ["Identity", "InstanceEntry", "extract", "pixel_layout"]
 
 _ROWS, _COLUMNS, _FRAMES = 0x00280010, 0x00280011, 0x00280008
 _SAMPLES, _BITS_ALLOCATED = 0x00280002, 0x00280100
-_LONGEST_UID: Final = 128  # twice PS3.5's 64, so that an overlong one is still found by what it is
-_LONGEST_ITEM_VALUE: Final = 1024
-_MOST_VALUES: Final = 64
-_FROM_DATA_SET: Final = {tag: a.level for tag, a in ATTRIBUTES.items()}
+_ACCESSION_NUMBER, _STUDY_ID, _ADMISSION_ID = 0x00080050, 0x00200010, 0x00380010
+# The beginning of these is another one's name: better none than a wrong one.
+_NAMING: Final = frozenset({PATIENT_ID, ISSUER_OF_PATIENT_ID, _ACCESSION_NUMBER, _STUDY_ID, _ADMISSION_ID})
+_LONG_TEXTS: Final = frozenset({"LT", "ST", "UC", "UT"})
+
+
+def _rank(attribute: Attribute) -> tuple[int, int]:
+    """What comes first where not everything finds room: UIDs, IDs, then values by level, sequences, long texts."""
+    if attribute.vr == "UI":
+        return 0, attribute.level
+    if attribute.tag in _NAMING:
+        return 1, attribute.level
+    return (4 if attribute.vr in _LONG_TEXTS else 3 if attribute.vr == "SQ" else 2), attribute.level
+
+
+_BY_RANK: Final = tuple(sorted(ATTRIBUTES.values(), key=_rank))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +74,17 @@ class InstanceEntry:
     series: Stored
     image: Stored
     layout: PixelLayout | None
+    problem: str | None = None  # why something of it is not kept, free of data
 
 
 def extract(header: Header, identity: Identity) -> InstanceEntry:
     """Return the index's view of a scanned header. Never raises."""
-    charset = header.charset
+    keeper = _Keeper(header)
     by_level: tuple[Stored, Stored, Stored, Stored] = ({}, {}, {}, {})
-    for tag, element in header.elements.items():
-        level = _FROM_DATA_SET.get(tag)
-        if level is None:
-            continue
-        if element.vr == "SQ":
-            items = tuple(_item(item, charset, header.big_endian) for item in element.items)
-            if items:
-                by_level[level][tag] = items
-        else:
-            values = decode_value(tag, element.vr, element.raw, charset, big_endian=header.big_endian)
-            if values:
-                by_level[level][tag] = values[:_MOST_VALUES]
+    for attribute in _BY_RANK:
+        element = header.elements.get(attribute.tag)
+        if element is not None and (values := keeper.keep(attribute, element)):
+            by_level[attribute.level][attribute.tag] = values
     patient, study, series, image = by_level
     sop_class = _uid(image.get(SOP_CLASS)) or identity.sop_class
     sop_instance = _uid(image.get(SOP_INSTANCE)) or identity.sop_instance
@@ -87,22 +99,103 @@ def extract(header: Header, identity: Identity) -> InstanceEntry:
         series=series,
         image=image,
         layout=pixel_layout(header),
+        problem=keeper.problem,
     )
 
 
 def _uid(values: tuple[str | Item, ...] | None) -> str:
     first = values[0] if values else ""
-    return first[:_LONGEST_UID] if isinstance(first, str) else ""
+    return first if isinstance(first, str) else ""
 
 
-def _item(elements: Elements, charset: tuple[str, ...], big_endian: bool) -> Item:
-    out: Item = {}
-    for tag, element in elements.items():
-        if element.vr != "SQ" and len(element.raw) <= _LONGEST_ITEM_VALUE and vr_of(tag) != "SQ":
-            values = decode_value(tag, element.vr, element.raw, charset, big_endian=big_endian)
-            if values:
-                out[tag] = values[:_MOST_VALUES]
-    return out
+class _Keeper:
+    """Takes values in one after the other while there is room. `problem` is the first reason to leave one out."""
+
+    def __init__(self, header: Header) -> None:
+        self.problem: str | None = None
+        self._charset = header.charset
+        self._big_endian = header.big_endian
+        self._left = ENTRY_BYTES
+
+    def keep(self, attribute: Attribute, element: Element) -> tuple[str | Item, ...]:
+        """What is kept of one element; () where it is empty, of another kind than its attribute, or finds no room."""
+        if attribute.vr == "SQ":
+            return self._items(ITEM_ATTRIBUTES[attribute.tag], element)
+        room = self._left if attribute.vr in _LONG_TEXTS else min(ATTRIBUTE_BYTES, self._left)
+        values, spent = self._values(attribute.tag, attribute.vr, element, room)
+        self._left -= spent
+        return values
+
+    def _items(self, wanted: Mapping[int, str], element: Element) -> tuple[Item, ...]:
+        if element.vr != "SQ":
+            self._note_kind(element)
+            return ()
+        room = min(ATTRIBUTE_BYTES, self._left)
+        if len(element.items) > MOST_ITEMS:
+            self._note("a sequence has more items than the index keeps")
+        out = []
+        for elements in element.items[:MOST_ITEMS]:
+            item, spent = self._item(wanted, elements, room)
+            room -= spent
+            self._left -= spent
+            out.append(item)
+        return tuple(out)
+
+    def _item(self, wanted: Mapping[int, str], elements: Elements, room: int) -> tuple[Item, int]:
+        item: Item = {}
+        left = room
+        for tag, element in elements.items():
+            if tag in wanted:
+                values, spent = self._values(tag, wanted[tag], element, left)
+                left -= spent
+                if values:
+                    item[tag] = values
+        return item, room - left
+
+    def _values(self, tag: int, vr: str, element: Element, room: int) -> tuple[tuple[str, ...], int]:
+        """The values of one element that are kept, and how many bytes they are."""
+        if not is_kind_of(element.vr, vr):
+            self._note_kind(element)
+            return (), 0
+        written = element.vr if vr in BINARY_VRS else vr
+        values = decode_value(tag, written, element.raw, self._charset, big_endian=self._big_endian)
+        if vr in BINARY_VRS and pack_numbers(vr, values[:MOST_VALUES]) is None:
+            self._note("a number is beyond the range of its attribute")
+            return (), 0
+        most = 1 if vr == "UI" else MOST_VALUES
+        if len(values) > most:
+            self._note("an attribute has more values than the index keeps")
+        kept, spent = [], 0
+        for value in values[:most]:
+            text = self._bounded(tag, vr, value)
+            size = _size(text)
+            if spent + size > room:
+                self._note("the attributes are longer than the index keeps")
+                if vr not in _LONG_TEXTS:
+                    break
+                text = text.encode()[: room - spent].decode("utf-8", "ignore")
+                size = _size(text)
+            spent += size
+            kept.append(text)
+        return (tuple(kept) if any(kept) else ()), spent
+
+    def _bounded(self, tag: int, vr: str, value: str) -> str:
+        longest = longest_of(vr)
+        if len(value) <= longest:
+            return value
+        self._note("a value is longer than the index keeps")
+        return "" if vr == "UI" or tag in _NAMING else value[:longest].rstrip()
+
+    def _note_kind(self, element: Element) -> None:
+        if element.raw or element.items:
+            self._note("a value is of another kind than its attribute")
+
+    def _note(self, problem: str) -> None:
+        self.problem = self.problem or problem
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def pixel_layout(header: Header) -> PixelLayout | None:

@@ -1,7 +1,8 @@
 """Attribute matching of PS3.4 C.2.2.2: single value, list of UID, universal, wildcard, range, and sequence.
 
 Rule: pure, and the only judge: whatever narrows candidates elsewhere may let too many through, never too few. Work is
-bounded by (length of key) x (length of value); there is no backtracking and no regular expression over stored text.
+linear in the length of the value and in the number of patterns, and both are bounded (`index.bounds`); there is no
+backtracking, and the only regular expressions over stored text are those of dates and times, without a choice.
 Choices where PS3.4 leaves them: PN ignores case and Unicode compatibility forms, everything else is case-sensitive;
 IS, DS and binary numbers compare as numbers (CP-2305); several values in a key of any VR mean "any of them".
 It knows no levels and no rows, and does no fuzzy, empty-value or multiple-value matching (none is negotiated).
@@ -9,6 +10,7 @@ It knows no levels and no rows, and does no fuzzy, empty-value or multiple-value
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -16,19 +18,30 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from index.attributes import BINARY_VRS, Item, Values, vr_of
+from index.bounds import KEY_CHARACTERS, MOST_PATTERNS
+from index.wildcards import compile_wildcards
+from keys.errors import InputError
 
-__all__ = ["WILDCARD_VRS", "Key", "compile_key", "fold_name", "wildcard_matches"]
+__all__ = ["WILDCARD_VRS", "IdentifierError", "Key", "compile_key", "fold_name"]
 
 WILDCARD_VRS: Final = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})  # PS3.4 C.2.2.2.4
 _NUMBER_VRS: Final = frozenset({"IS", "DS"}) | frozenset(BINARY_VRS)
 _RANGE_VRS: Final = frozenset({"DA", "TM", "DT"})
-_LONGEST_KEY: Final = 4096  # characters of one key value that are looked at; no stored value of a key VR is longer
-_DATE: Final = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})")  # with the ACR-NEMA dots of PS3.5 6.2
-_TIME: Final = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d{1,6}))?)?)?")
-_DATETIME: Final = re.compile(r"(\d{4}(?:\d{2}){0,5})(?:\.(\d{1,6}))?([+-]\d{4})?")
-_OFFSET_AT_END: Final = re.compile(r"-\d{4}$")
+_DATE: Final = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})", re.ASCII)  # with the ACR-NEMA dots of PS3.5 6.2
+_TIME: Final = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d{1,6}))?)?)?", re.ASCII)
+_DATETIME: Final = re.compile(r"(\d{4}(?:\d{2}){0,5})(?:\.(\d{1,6}))?([+-]\d{4})?", re.ASCII)
+_OFFSET_AT_END: Final = re.compile(r"-\d{4}$", re.ASCII)
+_PADDED_END: Final = re.compile(r"[*^]*$")
 
 Test: TypeAlias = Callable[[str], bool]
+
+
+class IdentifierError(InputError):
+    """An identifier that does not fit the information model (status A900); `offending` lists the tags."""
+
+    def __init__(self, message: str, offending: tuple[int, ...], *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.offending = offending
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +77,18 @@ class Key:
 
 
 def compile_key(tag: int, values: Values) -> Key:
-    """Return the key for one attribute of a query; its VR is that of PS3.6. Never raises."""
+    """Return the key for one attribute of a query; its VR is that of PS3.6.
+
+    Raises IdentifierError for items where text belongs or text where items do, for a value beyond 4096 characters, and
+    for more than 32 names, ranges or values with wildcards: they must be tried one after the other.
+    """
     vr = vr_of(tag)
     if vr == "SQ":
         return _sequence_key(tag, values)
-    text = tuple(v[:_LONGEST_KEY] for v in values if isinstance(v, str) and v)
+    if any(not isinstance(v, str) for v in values):
+        raise _refused(tag, "takes no sequence", "send it with the VR of PS3.6")
+    text = tuple(v for v in values if isinstance(v, str) and v)
+    _check_size(tag, vr, text)
     if not text or ((vr in WILDCARD_VRS or vr == "UI") and any(v.strip("*") == "" for v in text)):
         return Key(tag, vr, universal=True)
     if vr in _RANGE_VRS:
@@ -81,60 +101,49 @@ def compile_key(tag: int, values: Values) -> Key:
     return _text_key(tag, vr, text)
 
 
-def _text_key(tag: int, vr: str, text: tuple[str, ...]) -> Key:
-    if vr in WILDCARD_VRS and any("*" in v or "?" in v for v in text):
-        return Key(
+def _refused(tag: int, what: str, hint: str) -> IdentifierError:
+    return IdentifierError(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {what}", (tag,), hint=hint)
+
+
+def _check_size(tag: int, vr: str, text: tuple[str, ...]) -> None:
+    if any(len(v) > KEY_CHARACTERS for v in text):
+        raise _refused(tag, f"takes at most {KEY_CHARACTERS} characters a value", "shorten the value of this key")
+    if any(not v.isascii() and not _is_text(v) for v in text):
+        raise _refused(tag, "holds bytes that are no text", "give the value in the character set of the query")
+    listed = vr != "PN" and vr not in _RANGE_VRS and not (vr in WILDCARD_VRS and _has_wildcards(text))
+    if not listed and len(text) > MOST_PATTERNS:
+        raise _refused(
             tag,
-            vr,
-            universal=False,
-            patterns=text,
-            test=lambda v: any(wildcard_matches(pattern, v) for pattern in text),
+            f"takes at most {MOST_PATTERNS} values of this kind",
+            "ask for fewer names, ranges or wildcards at once",
         )
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be encoded: a command line turns bytes that are no UTF-8 into lone surrogates."""
+    return not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _has_wildcards(text: tuple[str, ...]) -> bool:
+    return any("*" in v or "?" in v for v in text)
+
+
+def _text_key(tag: int, vr: str, text: tuple[str, ...]) -> Key:
+    if vr in WILDCARD_VRS and _has_wildcards(text):
+        tests = tuple(compile_wildcards(pattern) for pattern in text)
+        return Key(tag, vr, universal=False, patterns=text, test=lambda v: any(test(v) for test in tests))
     listed = frozenset(text)
     return Key(tag, vr, universal=False, exact=text, test=lambda v: v in listed)
 
 
 def _sequence_key(tag: int, values: Values) -> Key:
     """PS3.4 C.2.2.2.6: one item; an entity matches when any of its items satisfies every key of that item."""
+    if any(isinstance(v, str) and v for v in values):
+        raise _refused(tag, "takes a sequence, no text", "send it with the VR of PS3.6")
     item = next((v for v in values if not isinstance(v, str)), None)
     inner = tuple(compile_key(t, v) for t, v in item.items()) if item is not None else ()
     inner = tuple(key for key in inner if not key.universal)
     return Key(tag, "SQ", universal=not inner, items=inner)
-
-
-def wildcard_matches(pattern: str, text: str) -> bool:
-    """Match `*` (any run, also empty) and `?` (exactly one character) over the whole text, without backtracking.
-
-    The first piece is anchored left, the last right, and every piece between them is taken at its leftmost place,
-    which is right because a later place could only leave less text for the rest.
-    """
-    pieces = pattern.split("*")
-    if len(pieces) == 1:
-        return len(text) == len(pattern) and _piece_at(pattern, text, 0)
-    first, last = pieces[0], pieces[-1]
-    stop = len(text) - len(last)
-    if len(first) > stop or not _piece_at(first, text, 0) or not _piece_at(last, text, stop):
-        return False
-    at = len(first)
-    for piece in pieces[1:-1]:
-        if piece:
-            found = _find_piece(piece, text, at, stop)
-            if found < 0:
-                return False
-            at = found + len(piece)
-    return True
-
-
-def _piece_at(piece: str, text: str, at: int) -> bool:
-    if "?" not in piece:
-        return text.startswith(piece, at)
-    return at + len(piece) <= len(text) and all(p in ("?", text[at + i]) for i, p in enumerate(piece))
-
-
-def _find_piece(piece: str, text: str, at: int, stop: int) -> int:
-    if "?" not in piece:
-        return text.find(piece, at, stop)
-    return next((i for i in range(at, stop - len(piece) + 1) if _piece_at(piece, text, i)), -1)
 
 
 def fold_name(name: str) -> tuple[str, ...]:
@@ -142,44 +151,74 @@ def fold_name(name: str) -> tuple[str, ...]:
 
     Used for keys and stored values alike; `*` and `?` pass through unchanged.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    groups = []
-    for group in folded.split("="):
-        parts = [part.strip() for part in group.split("^")]
-        while parts and not parts[-1]:
-            parts.pop()
-        groups.append("^".join(parts))
+    if name.isascii():
+        folded = name.lower()
+    else:
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    groups = ["^".join(part.strip() for part in group.split("^")).rstrip("^") for group in folded.split("=")]
     while groups and not groups[-1]:
         groups.pop()
     return tuple(groups)
 
 
+@dataclass(frozen=True, slots=True)
+class _NamePattern:
+    """One component group of a key. `core` is what every group that matches must hold; `tests` are alternatives.
+
+    Without tests any group matches, also one that is absent.
+    """
+
+    core: str
+    tests: tuple[Test, ...]
+
+    @staticmethod
+    def of(group: str) -> _NamePattern:
+        """The pattern of a folded group of a key.
+
+        Components that are empty at the end may be written or left out (PS3.5 6.2.1.1): SMITH is SMITH^^^^ on both
+        sides. So carets and stars at the end of a key may also stand for such carets: what is before them may be all
+        of the name, or the carets up to the first star are there and anything follows. A `?` is one character that
+        the name has.
+        """
+        core = group[: _PADDED_END.search(group).start()]  # type: ignore[union-attr]  # it matches the empty end
+        carets, star, _ = group[len(core) :].partition("*")
+        if not core and not carets:
+            return _NamePattern("", ())
+        patterns = [core] if carets or not star else []
+        if star:
+            patterns.append(f"{core}{carets}*")
+        return _NamePattern(core, tuple(map(compile_wildcards, patterns)))
+
+    def matches(self, group: str) -> bool:
+        """Whether a folded group of a value matches."""
+        return not self.tests or any(test(group) for test in self.tests)
+
+
 def _name_key(tag: int, text: tuple[str, ...]) -> Key:
     """Each group given in the key against its group; one group alone is matched against any group of the value."""
-    keys = tuple(fold_name(v) for v in text)
-    if any(all(not group.strip("*") for group in key) for key in keys):
+    keys = tuple(tuple(_NamePattern.of(group) for group in fold_name(v)) for v in text)
+    if any(not any(group.tests for group in key) for key in keys):
         return Key(tag, "PN", universal=True)
-    patterns = tuple("=".join(key) for key in keys)
-    return Key(tag, "PN", universal=False, patterns=patterns, test=lambda v: _name_matches(keys, fold_name(v)))
+    cores = tuple("=".join(group.core for group in key) for key in keys)
+    return Key(tag, "PN", universal=False, patterns=cores, test=lambda v: _name_matches(keys, fold_name(v)))
 
 
-def _name_matches(keys: tuple[tuple[str, ...], ...], groups: tuple[str, ...]) -> bool:
+def _name_matches(keys: tuple[tuple[_NamePattern, ...], ...], groups: tuple[str, ...]) -> bool:
     for key in keys:
         if len(key) == 1:
-            if any(wildcard_matches(key[0], group) for group in groups):
+            if any(key[0].matches(group) for group in groups):
                 return True
-        elif all(
-            not pattern or (i < len(groups) and wildcard_matches(pattern, groups[i])) for i, pattern in enumerate(key)
-        ):
+        elif all(pattern.matches(groups[i] if i < len(groups) else "") for i, pattern in enumerate(key)):
             return True
     return False
 
 
 def _canonical_number(text: str) -> str | float:
     try:
-        return float(text) if len(text) <= 64 else text
+        number = float(text) if len(text) <= 64 else math.nan
     except ValueError:
         return text
+    return text if math.isnan(number) else number  # what is no number equals what is written alike
 
 
 def _range_key(tag: int, vr: str, text: tuple[str, ...]) -> Key:

@@ -14,11 +14,11 @@ from typing import Final, cast
 
 from index import attributes as a
 from index.attributes import ATTRIBUTES, COMPUTED, Item, Level, Values
-from index.matching import Key, compile_key
+from index.matching import IdentifierError, Key, compile_key
 from index.rows import InstanceRow, SeriesRow, StudyRow
 from index.table import StudyTable, patient_key
 from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child
-from keys.errors import InputError, KeyUnavailableError, ShreddedError
+from keys.errors import KeyUnavailableError, ShreddedError
 
 __all__ = ["IdentifierError", "Query"]
 
@@ -30,14 +30,6 @@ _UNIQUE: Final = {
 }
 _PAUSE_ROWS: Final = 64
 _TOP: Final = {"patient": Level.PATIENT, "study": Level.STUDY}
-
-
-class IdentifierError(InputError):
-    """An identifier that does not fit the information model (status A900); `offending` lists the tags."""
-
-    def __init__(self, message: str, offending: tuple[int, ...], *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.offending = offending
 
 
 @dataclass(frozen=True, slots=True)

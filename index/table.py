@@ -134,12 +134,14 @@ def _columns(number: int, row: StudyRow) -> tuple[int | str, ...]:
     for tag, name in _COLUMNS.items():
         stored = values.get(tag, ())
         text = stored[0] if stored and isinstance(stored[0], str) else ""
-        if len(stored) > 1 or len(text) > _LONGEST:
+        if len(stored) > 1:
             odd = 1
         if name in _NAMES:
-            text = "=".join(fold_name(text[:_LONGEST]))
+            text = "=".join(fold_name(text))
         elif name.endswith("_date") and not (len(text) == 8 or not text):
             odd = 1  # not YYYYMMDD: only the matcher reads it
+        if len(text) > _LONGEST or "\0" in text or _TOP in text:
+            odd = 1  # cut, or beyond what the comparisons of `_narrow` can tell
         out.append(text[:_LONGEST].replace("\0", " "))
     modalities = "".join(f"\\{m}" for m in row.modalities) + "\\"
     return (number, odd, *out, patient_key(row)[: 4 * _LONGEST], modalities)

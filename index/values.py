@@ -7,12 +7,13 @@ trailing ones for LT, ST and UT. It validates nothing: what was stored is what i
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from index.attributes import BINARY_VRS, TEXT_VRS, vr_of
 from index.charset import decode_text
 
-__all__ = ["decode_value"]
+__all__ = ["decode_value", "is_kind_of", "pack_numbers"]
 
 _UNSPLIT: Final = frozenset({"LT", "ST", "UT", "UR"})  # a backslash is text in these
 _STRUCTS: Final = {
@@ -21,6 +22,36 @@ _STRUCTS: Final = {
 _TAG: Final = {False: struct.Struct("<HH"), True: struct.Struct(">HH")}
 _OPAQUE: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ"})
 _PADDING: Final = " \0"
+
+
+def is_kind_of(written: str, vr: str) -> bool:
+    """Whether a value written with one VR ("" in Implicit VR) can be one of `vr`: text, number, or sequence as it is.
+
+    Text under the name of another text VR is text all the same, and so are numbers; what the VR is unknown of is read
+    as what it should be.
+    """
+    return written in ("", "UN", vr) or (_kind(written) == _kind(vr) != "opaque")
+
+
+def _kind(vr: str) -> str:
+    if vr in BINARY_VRS:
+        return "number"
+    if vr == "SQ":
+        return "sequence"
+    return "opaque" if vr in _OPAQUE or vr == "AT" else "text"
+
+
+def pack_numbers(vr: str, values: Sequence[str]) -> bytes | None:
+    """Return numbers as Little Endian binary of a VR of BINARY_VRS; None where one is no number, or beyond its range.
+
+    An empty value makes no number.
+    """
+    number = float if vr in ("FL", "FD") else int
+    code = _STRUCTS[vr, False]
+    try:
+        return b"".join(code.pack(number(value)) for value in values if value)
+    except (ValueError, OverflowError, struct.error):
+        return None
 
 
 def decode_value(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
@@ -73,13 +73,22 @@ class _Stop(Exception):  # noqa: N818  # leaves nested loops; never leaves this 
 class _Frame:
     """A data set, item, or sequence being walked. `stop` is the nearest enclosing end that is known."""
 
-    __slots__ = ("collected", "explicit", "is_sequence", "opaque", "sink", "stop", "tag", "undefined")
+    __slots__ = ("collected", "explicit", "is_sequence", "opaque", "sink", "stop", "tag", "undefined", "wanted")
 
-    def __init__(self, stop: int, *, explicit: bool, undefined: bool, sink: Elements | None) -> None:
+    def __init__(
+        self,
+        stop: int,
+        *,
+        explicit: bool,
+        undefined: bool,
+        sink: Elements | None,
+        wanted: Collection[int] | None = (),
+    ) -> None:
         self.stop = stop
         self.explicit = explicit
         self.undefined = undefined
         self.sink = sink  # where the elements of a data set or item go; None: they are only passed over
+        self.wanted = wanted  # which of them; None: all
         self.is_sequence = False
         self.opaque = False  # fragments: items hold bytes, not elements
         self.collected: list[Elements] | None = None  # the wanted items of a sequence
@@ -98,6 +107,7 @@ class Walk:
         big_endian: bool,
         wanted: frozenset[int] | None,
         limits: Limits,
+        wanted_in_items: Mapping[int, Collection[int]] | None = None,
         stop_at_pixels: bool = False,
     ) -> None:
         self.elements: Elements = {}
@@ -108,7 +118,8 @@ class Walk:
         self._length = length
         self._explicit = explicit
         self._big = big_endian
-        self._wanted = wanted  # None: every tag, as a query identifier is read
+        self._wanted = wanted  # None: every tag at every depth, as a query identifier is read
+        self._wanted_in_items = wanted_in_items or {}  # by the tag of their sequence at the root
         self._limits = limits
         self._stop_at_pixels = stop_at_pixels  # what is behind is not there yet, or would have to be inflated
         self._window = b""
@@ -125,7 +136,9 @@ class Walk:
         try:
             self._fill(0, 8)
             self._trust_first_element()
-            root = _Frame(self._length, explicit=self._explicit, undefined=False, sink=self.elements)
+            root = _Frame(
+                self._length, explicit=self._explicit, undefined=False, sink=self.elements, wanted=self._wanted
+            )
             self._stack.append(root)
             while self._stack:
                 frame = self._stack[-1]
@@ -181,8 +194,7 @@ class Walk:
     def _walk_elements(self, frame: _Frame) -> None:  # noqa: C901, PLR0912, PLR0915
         """Pass over elements until the frame ends or a sequence must be entered."""
         unpack = (_EXPLICIT if frame.explicit else _TAG_LENGTH)[self._big].unpack_from
-        explicit, stop, sink, big = frame.explicit, frame.stop, frame.sink, self._big
-        wanted = self._wanted if sink is self.elements else None
+        explicit, stop, sink, big, wanted = frame.explicit, frame.stop, frame.sink, self._big, frame.wanted
         window, base, position = self._window, self._base, self.position
         spent = 0
         while position < stop:
@@ -227,6 +239,8 @@ class Walk:
                     start = offset + head
                     raw = window[start : start + length]
                     sink[tag] = Element(vr, raw if len(raw) == length else self._value(position + head, end))
+                else:
+                    self._note("a value is longer than the limit")
             position = end
         self.position = position
         self._count(spent)
@@ -314,9 +328,7 @@ class Walk:
         below.is_sequence = True
         below.opaque = tag == _PIXEL_DATA or vr not in ("SQ", "UN", "")
         below.tag = tag
-        wanted = frame.sink is not None and (
-            frame.sink is not self.elements or self._wanted is None or tag in self._wanted
-        )
+        wanted = frame.sink is not None and (frame.wanted is None or tag in frame.wanted)
         if wanted and not below.opaque:
             below.collected = []
         self._stack.append(below)
@@ -364,6 +376,8 @@ class Walk:
             self._note("an item is longer than its sequence")
             end = frame.stop
         full = frame.collected is not None and len(frame.collected) >= self._limits.items
+        if full and self._wanted is not None:
+            self._note("a sequence holds more items than the limit")
         if not undefined and (frame.collected is None or full):
             self.position = end
             return False
@@ -373,7 +387,8 @@ class Walk:
         if frame.collected is not None and not full:
             sink = {}
             frame.collected.append(sink)
-        self._stack.append(_Frame(end, explicit=frame.explicit, undefined=undefined, sink=sink))
+        inside = None if self._wanted is None else self._wanted_in_items.get(frame.tag, ())
+        self._stack.append(_Frame(end, explicit=frame.explicit, undefined=undefined, sink=sink, wanted=inside))
         return True
 
     def _pop(self) -> None:

@@ -1,14 +1,16 @@
 """Encode the identifier of a C-FIND response or a Failed SOP Instance UID List (PS3.4 C.4.1.1.3, PS3.5 7.1).
 
-Rule: pure. Values come as text by tag; text goes out in the character set the request named where it can carry every
-value, else as UTF-8 with (0008,0005) ISO_IR 192, so that no name arrives with a letter lost.
+Rule: pure and total: whatever a row holds, it can be answered. Values come as text by tag; text goes out in the
+character set the request named where it can carry every value, else as UTF-8 with (0008,0005) ISO_IR 192, so that no
+name arrives with a letter lost.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
 
-from index.attributes import vr_of
+from index.attributes import BINARY_VRS, vr_of
 from index.charset import encode_text
+from index.values import pack_numbers
 
 Values = Sequence[str] | Sequence[Mapping[int, "Values"]]
 
@@ -16,16 +18,7 @@ SPECIFIC_CHARACTER_SET = 0x00080005
 UTF_8 = "ISO_IR 192"
 _CHARACTER_SET_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.3
 _LONG_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
-_BINARY = {
-    "US": struct.Struct("<H"),
-    "SS": struct.Struct("<h"),
-    "UL": struct.Struct("<I"),
-    "SL": struct.Struct("<i"),
-    "UV": struct.Struct("<Q"),
-    "SV": struct.Struct("<q"),
-    "FL": struct.Struct("<f"),
-    "FD": struct.Struct("<d"),
-}
+_OPAQUE_VRS = frozenset({"AT", "OB", "OD", "OF", "OL", "OV", "OW"})  # such an attribute is not indexed
 _LONGEST_SHORT = 0xFFFF
 _TAG_LENGTH = struct.Struct("<HHI")
 _SHORT = struct.Struct("<HH2sH")
@@ -88,12 +81,16 @@ def _items(values: Values, charset: Sequence[str], *, implicit: bool) -> bytes:
 
 
 def _value(values: Values, vr: str, charset: Sequence[str]) -> bytes:
+    """The bytes of one value field; empty where a number is none, or does not fit: nothing ends an answer."""
     text = [v for v in values if isinstance(v, str)]
-    if vr in _BINARY:
-        number = float if vr in ("FL", "FD") else int
-        return b"".join(_BINARY[vr].pack(number(v)) for v in text if v)
+    if vr in BINARY_VRS:
+        return pack_numbers(vr, text) or b""
+    if vr in _OPAQUE_VRS:
+        return b""
     joined = "\\".join(text)
-    raw = encode_text(joined, charset, vr) if vr in _CHARACTER_SET_VRS else joined.encode("ascii", "replace")
+    # Bytes beyond the default repertoire go out as they came in: `index.values` reads them so.
+    plain = "ascii" if vr in _CHARACTER_SET_VRS else "latin-1"
+    raw = encode_text(joined, charset, vr) if vr in _CHARACTER_SET_VRS else None
     if raw is None:
-        raw = joined.encode("ascii", "replace")
+        raw = joined.encode(plain, "replace")
     return raw if len(raw) % 2 == 0 else raw + (b"\0" if vr == "UI" else b" ")

@@ -14,6 +14,7 @@ import structlog
 from archive.codec import FRAME_BYTES
 from archive.log import SealedFile
 from archive.record import Flags
+from index.bounds import longest_of
 from index.elements import Header, scan, scan_early
 from index.entry import Identity, InstanceEntry, extract, pixel_layout
 from index.objectmeta import ObjectMeta
@@ -125,7 +126,7 @@ class Reception:
                 calling_ae=self._request.caller.calling_ae,
                 bytes=self._draft.size,
                 duplicate=done.duplicate,
-                problem=header.problem,
+                problem=header.problem or entry.problem,
             )
         return StoreOutcome(duplicate=done.duplicate)
 
@@ -140,6 +141,9 @@ class Reception:
     def _check_identity(self, header: Header) -> None:
         """PS3.4 B.2.3: the request's UIDs must be those of the data set where the data set has them."""
         given = ((_SOP_CLASS, self._request.sop_class), (_SOP_INSTANCE, self._request.sop_instance))
+        longest = longest_of("UI")
+        if offending := tuple(tag for tag, uid in given if len(uid) > longest):
+            raise DimseStatusError(DOES_NOT_MATCH, f"a SOP UID is longer than {longest} characters", offending)
         offending = tuple(tag for tag, uid in given if not _is_same(header.text(tag), uid))
         if offending:
             raise DimseStatusError(DOES_NOT_MATCH, "SOP UIDs of command and data set differ", offending)
@@ -162,7 +166,7 @@ class Reception:
             key.key_id,
             content_id,
             body.sha256 if isinstance(body, SealedFile) else hashlib.sha256(body).digest(),
-            Flags.UNINDEXED if header.problem else Flags(0),
+            Flags.UNINDEXED if header.problem or entry.problem else Flags(0),
             request.transfer_syntax,
             self._draft.size,
             now,
