@@ -153,7 +153,7 @@ def _decode_pixels(coded: bytes | memoryview, length: int) -> bytes:
     _, choice, form, step, width = _PIXEL_HEADER.unpack_from(coded)
     word_bytes = form & ~_BIG
     known = choice < len(Filter) and word_bytes in _WORD_BYTES.values() and 1 <= step <= 4
-    if not known or not width or width % step or length % (width * word_bytes):
+    if not known or not length or not width or width % step or length % (width * word_bytes):
         raise FormatError("a coded frame has an impossible shape")
     n_words = length // word_bytes
     lengths = struct.Struct(f">{strata.WIDE + word_bytes}I")

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from index.attributes import ITEM_ATTRIBUTES, SPECIFIC_CHARACTER_SET, WANTED, Values, vr_of
+from index.attributes import ITEM_ATTRIBUTES, SPECIFIC_CHARACTER_SET, WANTED, Values, is_supported, vr_of
 from index.charset import charset_of
-from index.values import decode_value
+from index.matching import IdentifierError
+from index.values import decode_as
 from index.walk import Element, Elements, Limits, PixelValue, Read, Walk
 from keys.buffer import Buffer
 from keys.errors import InputError
@@ -64,13 +65,13 @@ class Header:
         return charset_of(element.raw) if element is not None else ()
 
     def values(self, tag: int) -> tuple[str, ...]:
-        """The values of an element as text; () where it is absent, empty or a sequence."""
+        """The values of an element as text; () where it is absent, empty, or of another kind than its attribute."""
         element = self.elements.get(tag)
         if element is None or not element.raw:
             return ()
         # In whatever set, ASCII without a switch is ASCII.
         charset = () if element.raw.isascii() and b"\x1b" not in element.raw else self.charset
-        return decode_value(tag, element.vr, element.raw, charset, big_endian=self.big_endian)
+        return decode_as(tag, vr_of(tag), element.vr, element.raw, charset, big_endian=self.big_endian) or ()
 
     def text(self, tag: int) -> str:
         """The first value of an element as text, or an empty string."""
@@ -203,7 +204,8 @@ def decode_identifier(identifier: Buffer, *, implicit: bool, big_endian: bool = 
     """Decode the identifier of a C-FIND, C-MOVE or C-GET request (PS3.4 C.4.1.1.3).
 
     Takes at most 1 MiB, 8 nested sequences, 1000 elements, 10 000 values of one key. Raises InputError otherwise and
-    for anything that is not well formed. Group lengths are dropped: they are no keys.
+    for anything that is not well formed, IdentifierError where it can name the key. Group lengths are dropped: they are
+    no keys.
     """
     data = bytes(identifier)
     if len(data) > _LONGEST_IDENTIFIER:
@@ -222,8 +224,13 @@ def decode_identifier(identifier: Buffer, *, implicit: bool, big_endian: bool = 
     named = walk.elements.get(SPECIFIC_CHARACTER_SET)
     charset = charset_of(named.raw) if named else ()
     values = _decoded(walk.elements, charset, big_endian)
-    if any(len(v) > _MOST_VALUES for v in values.values()):
-        raise InputError("a key holds more than 10 000 values", hint="ask for fewer unique keys at once")
+    for tag, given in values.items():
+        if len(given) > _MOST_VALUES:
+            raise IdentifierError(
+                f"({tag >> 16:04X},{tag & 0xFFFF:04X}) takes at most {_MOST_VALUES} values",
+                (tag,),
+                hint="ask for fewer unique keys at once",
+            )
     return Identifier(values, charset)
 
 
@@ -234,6 +241,13 @@ def _decoded(elements: Elements, charset: tuple[str, ...], big_endian: bool) -> 
             continue
         if element.vr == "SQ" or vr_of(tag) == "SQ":
             out[tag] = tuple(_decoded(item, charset, big_endian) for item in element.items)
-        else:
-            out[tag] = decode_value(tag, element.vr, element.raw, charset, big_endian=big_endian)
+            continue
+        values = decode_as(tag, vr_of(tag), element.vr, element.raw, charset, big_endian=big_endian)
+        if values is None and element.raw and is_supported(tag):
+            raise IdentifierError(
+                f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has another kind of VR than PS3.6 says",
+                (tag,),
+                hint="send it with the VR of PS3.6",
+            )
+        out[tag] = values or ()
     return out

@@ -29,7 +29,7 @@ from index.attributes import (
 )
 from index.bounds import ATTRIBUTE_BYTES, ENTRY_BYTES, MOST_ITEMS, MOST_VALUES, longest_of
 from index.elements import Header
-from index.values import decode_value, is_kind_of, pack_numbers
+from index.values import decode_as, pack_numbers
 from index.walk import Element, Elements
 
 __all__ = ["Identity", "InstanceEntry", "extract", "pixel_layout"]
@@ -154,11 +154,10 @@ class _Keeper:
 
     def _values(self, tag: int, vr: str, element: Element, room: int) -> tuple[tuple[str, ...], int]:
         """The values of one element that are kept, and how many bytes they are."""
-        if not is_kind_of(element.vr, vr):
+        values = decode_as(tag, vr, element.vr, element.raw, self._charset, big_endian=self._big_endian)
+        if values is None:
             self._note_kind(element)
             return (), 0
-        written = element.vr if vr in BINARY_VRS else vr
-        values = decode_value(tag, written, element.raw, self._charset, big_endian=self._big_endian)
         if vr in BINARY_VRS and pack_numbers(vr, values[:MOST_VALUES]) is None:
             self._note("a number is beyond the range of its attribute")
             return (), 0

@@ -206,7 +206,7 @@ def _name_key(tag: int, text: tuple[str, ...]) -> Key:
 def _name_matches(keys: tuple[tuple[_NamePattern, ...], ...], groups: tuple[str, ...]) -> bool:
     for key in keys:
         if len(key) == 1:
-            if any(key[0].matches(group) for group in groups):
+            if any(key[0].matches(group) for group in groups or ("",)):
                 return True
         elif all(pattern.matches(groups[i] if i < len(groups) else "") for i, pattern in enumerate(key)):
             return True

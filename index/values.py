@@ -13,7 +13,7 @@ from typing import Final
 from index.attributes import BINARY_VRS, TEXT_VRS, vr_of
 from index.charset import decode_text
 
-__all__ = ["decode_value", "is_kind_of", "pack_numbers"]
+__all__ = ["decode_as", "decode_value", "pack_numbers"]
 
 _UNSPLIT: Final = frozenset({"LT", "ST", "UT", "UR"})  # a backslash is text in these
 _STRUCTS: Final = {
@@ -22,15 +22,6 @@ _STRUCTS: Final = {
 _TAG: Final = {False: struct.Struct("<HH"), True: struct.Struct(">HH")}
 _OPAQUE: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ"})
 _PADDING: Final = " \0"
-
-
-def is_kind_of(written: str, vr: str) -> bool:
-    """Whether a value written with one VR ("" in Implicit VR) can be one of `vr`: text, number, or sequence as it is.
-
-    Text under the name of another text VR is text all the same, and so are numbers; what the VR is unknown of is read
-    as what it should be.
-    """
-    return written in ("", "UN", vr) or (_kind(written) == _kind(vr) != "opaque")
 
 
 def _kind(vr: str) -> str:
@@ -77,3 +68,16 @@ def decode_value(
     if not text:
         return ()
     return tuple(part.strip(_PADDING) for part in text.split("\\")) if "\\" in text else (text,)
+
+
+def decode_as(
+    tag: int, vr: str, written: str, raw: bytes, charset: tuple[str, ...], *, big_endian: bool = False
+) -> tuple[str, ...] | None:
+    """Return the values of an element that was written with one VR ("" in Implicit VR) and whose attribute has `vr`.
+
+    None where they cannot be one: text, number and sequence stay what they are. Text under the name of another text VR
+    is text all the same, and so are numbers; what the VR is unknown of is read as what it should be.
+    """
+    if written in ("", "UN", vr) or (_kind(written) == _kind(vr) != "opaque"):
+        return decode_value(tag, written if vr in BINARY_VRS else vr, raw, charset, big_endian=big_endian)
+    return None

@@ -9,13 +9,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from index.elements import scan
-from keys.errors import InputError
+from keys.errors import CofferError, InputError
 from server.dimse.services import Caller, StoreOutcome, StoreRequest
 from server.engine import Engine
 from server.part10 import MEDIA_DIRECTORY, Part10, looks_like_uid, read_part10
 
 __all__ = ["Importer", "Outcome", "Result"]
+
+_log = structlog.get_logger(__name__)
 
 _PIECE: Final = 1 << 20
 _SUCCESS, _DOES_NOT_MATCH = 0x0000, 0xA900
@@ -52,7 +56,11 @@ class Importer:
         self._caller = caller
 
     def put(self, path: Path) -> Result:
-        """Store one file; durable on return of STORED or DUPLICATE. Raises UnavailableError."""
+        """Store one file; durable on return of STORED or DUPLICATE.
+
+        Raises UnavailableError where the archive cannot go on. Nothing that a file holds raises: the files behind it
+        are imported whatever becomes of it.
+        """
         try:
             with path.open("rb") as file:
                 found = read_part10(file)
@@ -64,6 +72,11 @@ class Importer:
             return Result(path, Outcome.SKIPPED, str(error))
         except OSError as error:
             return Result(path, Outcome.FAILED, error.strerror or "cannot be read")
+        except CofferError:
+            raise
+        except Exception as error:  # noqa: BLE001  # one file must not take the others with it
+            _log.exception("a file was not imported: a fault of ours")
+            return Result(path, Outcome.FAILED, f"a fault of Coffer: {type(error).__name__}")
 
     def _put(self, path: Path, found: Part10) -> Result:
         """Under the identity of the file meta; where that is none or wrong, of the data set."""

@@ -26,7 +26,7 @@ from keys.studykey import StudyKey
 from server.access import Action, Policy
 from server.commit import Committed, Sealed
 from server.dimse.services import StoreOutcome, StoreRequest
-from server.dimse.status import DOES_NOT_MATCH, DimseStatusError
+from server.dimse.status import CANNOT_UNDERSTAND, DOES_NOT_MATCH, DimseStatusError
 from server.intake import Intake
 from server.logs import is_verbose, short_id
 
@@ -98,11 +98,14 @@ class Reception:
         self._draft.close()
 
     def finish(self) -> StoreOutcome:
-        """Store what was received; durable on return without an error in the outcome. Never raises a CofferError."""
+        """Store what was received; durable on return without an error in the outcome. Never raises."""
         try:
             return self._store()
         except CofferError as error:
             return StoreOutcome(error=error)
+        except Exception as error:  # noqa: BLE001  # one object must not end an association, or an import
+            _log.exception("an object was not stored: a fault of ours")
+            return StoreOutcome(error=_fault(error))
         finally:
             self._draft.close()
 
@@ -178,6 +181,12 @@ class Reception:
         finally:
             if isinstance(body, SealedFile):
                 discard(body.path)
+
+
+def _fault(error: Exception) -> CofferError:
+    fault = DimseStatusError(CANNOT_UNDERSTAND, f"a fault of the archive: {type(error).__name__}")
+    fault.__cause__ = error
+    return fault
 
 
 def _is_same(stored: str, named: str) -> bool:

@@ -78,6 +78,10 @@ class Acceptor:
             gracefully = True
         except ConnectionClosed as error:
             _log.info("association lost", cause=str(error), host=self._host)
+        except Exception:
+            self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))  # a fault of ours: the peer must not wait
+            gracefully = True
+            raise
         finally:
             self._connection.close(gracefully=gracefully)
 

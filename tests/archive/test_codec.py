@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
@@ -148,6 +149,13 @@ def test_frames_do_not_share_memory_between_threads() -> None:
 def test_garbage_is_refused(frame: bytes, length: int) -> None:
     with contextlib.suppress(FormatError):
         assert len(codec.decode(frame, length)) == length
+
+
+@pytest.mark.parametrize("choice", list(Filter))
+def test_pixels_of_no_length_are_refused(choice: Filter) -> None:
+    frame = struct.pack(">BBBBI", codec.PIXELS, choice, 1, 1, 1) + bytes(40)
+    with pytest.raises(FormatError, match="impossible shape"):
+        codec.decode(frame, 0)
 
 
 def test_a_frame_that_would_inflate_too_far_is_refused() -> None:

@@ -19,6 +19,7 @@ from pydicom.multival import MultiValue
 from index.attributes import ATTRIBUTES
 from index.elements import Header, decode_identifier, scan, scan_early
 from index.entry import Identity, extract
+from index.matching import IdentifierError
 from index.walk import Limits
 from keys.errors import InputError
 
@@ -272,3 +273,24 @@ def test_identifier_limits() -> None:
     for data in (b"\0" * 3, deep, bytes(2 << 20), element(0x0020000D, "UI", b"\\".join([b"1"] * 10_001))):
         with pytest.raises(InputError):
             decode_identifier(data, implicit=False)
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "raw", "expected"),
+    [
+        (0x0020000D, "UT", b"1.2\\1.3", ("1.2", "1.3")),
+        (0x00100020, "UN", b"P1", ("P1",)),
+        (0x00280010, "UL", b"\x00\x02\x00\x00", ("512",)),
+        (0x00100020, "US", b"", ()),
+        (0x00091001, "OB", b"any", ()),
+    ],
+)
+def test_keys_are_read_as_their_attributes(tag: int, vr: str, raw: bytes, expected: tuple[str, ...]) -> None:
+    assert decode_identifier(element(tag, vr, raw), implicit=False).values[tag] == expected
+
+
+@pytest.mark.parametrize(("tag", "vr", "raw"), [(0x00100020, "US", b"\1\0"), (0x00280010, "IS", b"512 ")])
+def test_a_key_of_another_kind_is_refused_by_its_name(tag: int, vr: str, raw: bytes) -> None:
+    with pytest.raises(IdentifierError, match="another kind of VR") as raised:
+        decode_identifier(element(tag, vr, raw), implicit=False)
+    assert raised.value.offending == (tag,)
