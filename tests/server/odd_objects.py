@@ -82,15 +82,22 @@ ODDITIES: tuple[tuple[str, bytes], ...] = (
 )  # fmt: skip
 
 
-def odd_objects(root: str = f"{ROOT}.1") -> Iterator[Object]:
-    """Every attribute with every oddity, in Explicit and, where a VR is not what is odd, in Implicit VR."""
+def odd_objects(*, named: bool = False) -> Iterator[Object]:
+    """Every attribute with every oddity, in Explicit and, where a VR is not what is odd, in Implicit VR.
+
+    With `named` their own UIDs are sound, and each is a study of its own under its SOP Instance UID.
+    """
     for syntax in (EXPLICIT, IMPLICIT):
         oddities = ODDITIES if syntax == EXPLICIT else tuple(o for o in reversed(ODDITIES) if not o[0])
         for number in range(len(oddities)):
-            yield _odd_object(f"{root}.{len(syntax)}.{number}", number, oddities, syntax)
+            name = f"{ROOT}.1.{len(syntax)}.{number}"
+            sound = {SOP_CLASS: SECONDARY_CAPTURE, SOP_INSTANCE: name, STUDY_UID: name, SERIES_UID: name}
+            yield _odd_object(name, number, oddities, syntax, sound if named else {})
 
 
-def _odd_object(name: str, number: int, oddities: tuple[tuple[str, bytes], ...], syntax: str) -> Object:
+def _odd_object(
+    name: str, number: int, oddities: tuple[tuple[str, bytes], ...], syntax: str, sound: dict[int, str]
+) -> Object:
     tags = sorted({*ATTRIBUTES, CHARSET})
     out = []
     for at, tag in enumerate(tags):
@@ -99,6 +106,8 @@ def _odd_object(name: str, number: int, oddities: tuple[tuple[str, bytes], ...],
         if own == "SQ" and not written:
             inside = ITEM_ATTRIBUTES[tag].items()
             raw = item(b"".join(element(t, vr, raw[:9000], syntax) for t, vr in inside))
+        if tag in sound:
+            written, raw = "UI", _even(sound[tag].encode())
         out.append(element(tag, written or own, raw, syntax))
     data = b"".join(out)
     header = scan(lambda start, stop: data[start:stop], len(data), syntax)
@@ -107,7 +116,7 @@ def _odd_object(name: str, number: int, oddities: tuple[tuple[str, bytes], ...],
     sop_class, sop_instance = (
         uid if len(uid) <= 1024 else uid[:64] for uid in map(header.text, (SOP_CLASS, SOP_INSTANCE))
     )
-    return Object(sop_class or SECONDARY_CAPTURE, sop_instance or name, syntax, data)
+    return Object(sop_class or SECONDARY_CAPTURE, sop_instance or name, syntax, data, sound.get(STUDY_UID, ""))
 
 
 def healthy_objects(root: str = f"{ROOT}.2") -> Iterator[Object]:
