@@ -1,5 +1,9 @@
-"""Cut what a C-MOVE sends into parts whose presentation contexts fit into one association (PS3.8 9.3.2.2: 128)."""
+"""Cut what a C-MOVE sends into parts whose presentation contexts fit into one association (PS3.8 9.3.2.2: 128).
 
+Rule: what no peer could read is not proposed: one object whose SOP class is no UID would cost all others theirs.
+"""
+
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -8,10 +12,11 @@ from server.dimse.negotiation import Offer
 from server.dimse.services import Instance
 
 _MOST_CONTEXTS: Final = 128
+_UID: Final = re.compile(r"[0-9.]{1,64}")  # PS3.8 F; leading zeros of a component do no harm
 
 
 class Batch(NamedTuple):
-    """Instances for one association, and the contexts to propose for them."""
+    """Instances for one association, and the contexts to propose for them: none where nothing can be proposed."""
 
     instances: list[Instance]
     offers: list[Offer]
@@ -34,8 +39,10 @@ def batches(instances: Iterable[Instance]) -> Iterator[Batch]:
 
 def _pairs(instance: Instance) -> set[tuple[str, str]]:
     """SOP class with each syntax an instance may leave in: its own, and those it can be converted to."""
+    if not _UID.fullmatch(instance.sop_class):
+        return set()
     others = {s for s in CONVERTIBLE if instance.convertible_to(s)}
-    return {(instance.sop_class, syntax) for syntax in {instance.transfer_syntax, *others}}
+    return {(instance.sop_class, syntax) for syntax in {instance.transfer_syntax, *others} if _UID.fullmatch(syntax)}
 
 
 def _offers(pairs: set[tuple[str, str]]) -> list[Offer]:

@@ -118,6 +118,10 @@ class _Line:
 def _move_batch(work: SubOperations, line: _Line, batch: Batch) -> bool:
     """Send one batch, over a new association after each that breaks; True when the move was cancelled."""
     instances, at = batch.instances, 0
+    if not batch.offers:
+        for instance in instances:
+            work.counters.fail(instance.sop_instance, "its SOP class or transfer syntax is no UID")
+        return False
     while at < len(instances) and not line.is_given_up:
         rest = map(instances.__getitem__, range(at, len(instances)))
         try:
@@ -226,6 +230,9 @@ def _content(instance: Instance, contexts: Iterable[Context]) -> _Ready | str:
     except CofferError as error:
         _log.error("an object cannot be sent", cause=str(error), way_out=error.hint())
         return str(error)
+    except Exception as error:  # noqa: BLE001  # one object must not take the others with it
+        _log.exception("an object cannot be sent: a fault of ours")
+        return f"a fault of the archive: {type(error).__name__}"
     return _Ready(context, data)
 
 

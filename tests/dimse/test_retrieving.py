@@ -58,6 +58,14 @@ class Damaged(Stored):
         raise IntegrityError("a sealed body does not match its hash")
 
 
+class Faulty(Stored):
+    """One that meets a fault of ours."""
+
+    def open(self) -> Iterator[bytes]:
+        yield self.data[:-1]
+        raise ValueError(self.data)
+
+
 class DamagedLarge(Damaged):
     """One that is not read whole before it is sent."""
 
@@ -362,3 +370,30 @@ def test_what_the_destination_says_too_late_is_a_failure(listen: Callable[..., L
         final = move(listen(destination=destination.port, destination_seconds=0.5))
     assert (final.status, final.counters) == (0xA702, (-1, 0, 1, 0))
     assert final.comment.endswith("does not answer in time")
+
+
+@pytest.mark.parametrize("odd", ["1.2.é", "1." * 300, "ABC", "", "1.2\\3", "\x1b", "1" * 65])
+def test_an_object_that_no_peer_can_be_offered_costs_itself_only(
+    listen: Callable[..., Listener], memory: Memory, odd: str
+) -> None:
+    memory.instances = [Stored("9.1", sop_class=odd), *named(3), Stored("9.2", transfer_syntax=odd)]
+    with RawDestination() as destination:
+        final = move(listen(destination=destination.port))
+        assert (final.status, final.counters[1:]) == (0xB000, (3, 2, 0))
+        assert failed_list(final) == ["9.1", "9.2"]
+        assert set(destination.data) == {"1.2.0", "1.2.1", "1.2.2"}
+        memory.instances = [Stored("9.1", sop_class=odd)]
+        final = move(listen(destination=destination.port))
+        assert (final.status, final.comment) == (0xA702, "its SOP class or transfer syntax is no UID")
+
+
+def test_an_object_that_meets_a_fault_of_ours_costs_itself_only(
+    listen: Callable[..., Listener], memory: Memory
+) -> None:
+    memory.instances = [*named(2), Faulty("9.1"), Stored("1.2.9")]
+    with RawDestination() as destination:
+        listener = listen(destination=destination.port)
+        for final in (get(listener), move(listener)):
+            assert (final.status, final.counters[1:]) == (0xB000, (3, 1, 0))
+            assert failed_list(final) == ["9.1"]
+            assert final.comment == "a fault of the archive: ValueError"
