@@ -22,6 +22,7 @@ __all__ = [
     "MOST_PATTERNS",
     "MOST_VALUES",
     "longest_of",
+    "most_values_of",
 ]
 
 ENTRY_BYTES: Final = 16 << 10  # of all values of one object, as UTF-8
@@ -29,6 +30,8 @@ ATTRIBUTE_BYTES: Final = 4 << 10  # of one attribute, items included; a single l
 MOST_VALUES: Final = 16  # of one attribute; real files have up to 9
 MOST_ITEMS: Final = 16  # of one sequence
 _CHARACTERS: Final = 256  # of one value: four times what LO may have
+# A study's row counts every distinct one of these.
+_BY_TAG: Final[Mapping[int, int]] = {0x00080016: 128, 0x00080060: 16}  # SOP Class UID, Modality
 _BY_VR: Final[Mapping[str, int]] = {"UI": 1024, "LT": 10_240, "ST": 1024, "UC": 1024, "UR": 1024, "UT": 1024}
 
 MOST_CHARSETS: Final = 16  # values of Specific Character Set that are looked at; PS3.3 C.12.1.1.2 has no more
@@ -39,6 +42,11 @@ KEY_CHARACTERS: Final = 4096  # of one value of a key
 MOST_PATTERNS: Final = 32  # values of a key that are tried one after the other: wildcards, names, ranges
 
 
-def longest_of(vr: str) -> int:
-    """Return how many characters of one value of this VR are kept."""
-    return _BY_VR.get(vr, _CHARACTERS)
+def longest_of(tag: int, vr: str) -> int:
+    """Return how many characters of one value of an attribute are kept."""
+    return _BY_TAG.get(tag) or _BY_VR.get(vr, _CHARACTERS)
+
+
+def most_values_of(tag: int, vr: str) -> int:
+    """Return how many values of an attribute are kept: one of a UID, and of what a study's row counts."""
+    return 1 if vr == "UI" or tag in _BY_TAG else MOST_VALUES

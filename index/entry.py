@@ -18,6 +18,7 @@ from index.attributes import (
     BINARY_VRS,
     ISSUER_OF_PATIENT_ID,
     ITEM_ATTRIBUTES,
+    MODALITY,
     PATIENT_ID,
     SERIES_UID,
     SOP_CLASS,
@@ -27,7 +28,7 @@ from index.attributes import (
     Item,
     Stored,
 )
-from index.bounds import ATTRIBUTE_BYTES, ENTRY_BYTES, MOST_ITEMS, MOST_VALUES, longest_of
+from index.bounds import ATTRIBUTE_BYTES, ENTRY_BYTES, MOST_ITEMS, MOST_VALUES, longest_of, most_values_of
 from index.elements import Header
 from index.values import decode_as, pack_numbers
 from index.walk import Element, Elements
@@ -38,7 +39,7 @@ _ROWS, _COLUMNS, _FRAMES = 0x00280010, 0x00280011, 0x00280008
 _SAMPLES, _BITS_ALLOCATED = 0x00280002, 0x00280100
 _ACCESSION_NUMBER, _STUDY_ID, _ADMISSION_ID = 0x00080050, 0x00200010, 0x00380010
 # The beginning of these is another one's name: better none than a wrong one.
-_NAMING: Final = frozenset({PATIENT_ID, ISSUER_OF_PATIENT_ID, _ACCESSION_NUMBER, _STUDY_ID, _ADMISSION_ID})
+_NAMING: Final = frozenset({PATIENT_ID, ISSUER_OF_PATIENT_ID, _ACCESSION_NUMBER, _STUDY_ID, _ADMISSION_ID, MODALITY})
 _LONG_TEXTS: Final = frozenset({"LT", "ST", "UC", "UT"})
 
 
@@ -161,7 +162,7 @@ class _Keeper:
         if vr in BINARY_VRS and pack_numbers(vr, values[:MOST_VALUES]) is None:
             self._note("a number is beyond the range of its attribute")
             return (), 0
-        most = 1 if vr == "UI" else MOST_VALUES
+        most = most_values_of(tag, vr)
         if len(values) > most:
             self._note("an attribute has more values than the index keeps")
         kept, spent = [], 0
@@ -179,7 +180,7 @@ class _Keeper:
         return (tuple(kept) if any(kept) else ()), spent
 
     def _bounded(self, tag: int, vr: str, value: str) -> str:
-        longest = longest_of(vr)
+        longest = longest_of(tag, vr)
         if len(value) <= longest:
             return value
         self._note("a value is longer than the index keeps")

@@ -144,9 +144,8 @@ class Reception:
     def _check_identity(self, header: Header) -> None:
         """PS3.4 B.2.3: the request's UIDs must be those of the data set where the data set has them."""
         given = ((_SOP_CLASS, self._request.sop_class), (_SOP_INSTANCE, self._request.sop_instance))
-        longest = longest_of("UI")
-        if offending := tuple(tag for tag, uid in given if len(uid) > longest):
-            raise DimseStatusError(DOES_NOT_MATCH, f"a SOP UID is longer than {longest} characters", offending)
+        if offending := tuple(tag for tag, uid in given if len(uid) > longest_of(tag, "UI")):
+            raise DimseStatusError(DOES_NOT_MATCH, "a SOP UID is longer than an index can hold", offending)
         offending = tuple(tag for tag, uid in given if not _is_same(header.text(tag), uid))
         if offending:
             raise DimseStatusError(DOES_NOT_MATCH, "SOP UIDs of command and data set differ", offending)

@@ -181,6 +181,10 @@ def test_overlong_values_are_cut_but_never_names_that_would_then_be_others() -> 
     uid = b"1." * 600
     entry = entry_of(element(0x00080018, "UI", uid) + element(STUDY_UID, "UI", uid))
     assert (entry.sop_instance, entry.study_uid) == ("4.5.6", "")
+    data = element(0x00080016, "UI", b"1." * 65) + element(MODALITY, "CS", b"A" * 18)
+    entry = entry_of(data)
+    assert (entry.sop_class, kept(entry, MODALITY)) == ("1.2.3", ())
+    assert kept(entry_of(element(MODALITY, "CS", b"CT\\MR ")), MODALITY) == ("CT",)
     whole = b"1." * 320
     assert entry_of(element(STUDY_UID, "UI", whole)).study_uid == whole.decode()
 

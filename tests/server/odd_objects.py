@@ -113,9 +113,9 @@ def _odd_object(
     header = scan(lambda start, stop: data[start:stop], len(data), syntax)
     # A request names the object as its data set does (PS3.4 B.2.3), cut where toolkits cut; else it says what that
     # does not.
-    sop_class, sop_instance = (
-        uid if len(uid) <= 1024 else uid[:64] for uid in map(header.text, (SOP_CLASS, SOP_INSTANCE))
-    )
+    sop_class, sop_instance = header.text(SOP_CLASS), header.text(SOP_INSTANCE)
+    sop_class = sop_class if len(sop_class) <= 128 else sop_class[:64]
+    sop_instance = sop_instance if len(sop_instance) <= 1024 else sop_instance[:64]
     return Object(sop_class or SECONDARY_CAPTURE, sop_instance or name, syntax, data, sound.get(STUDY_UID, ""))
 
 
