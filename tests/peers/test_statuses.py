@@ -36,6 +36,7 @@ COUNT = 1100
 JPEG = "1.2.840.10008.1.2.4.50"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 LEVEL, PATIENT_ID, STUDY, SERIES, SOP = 0x00080052, 0x00100020, 0x0020000D, 0x0020000E, 0x00080018
+NAME = 0x00100010
 FIND_MODEL = "1.2.840.10008.5.1.4.1.2.2.1"
 
 
@@ -131,15 +132,19 @@ BAD_TO_RETRIEVE = {
     "no study and no UID": (identifier("IMAGE", STUDY="", SERIES="", SOP=""), [SOP]),
     "no key at the level": (identifier("IMAGE", STUDY=MANY, SERIES="1.2"), [SOP]),
     "a wildcard at the level": (identifier("STUDY", STUDY="1.2*"), [STUDY]),
-    "too many UIDs": (identifier("STUDY", STUDY=("1.2.3",) * 10_001), []),
+    "too many UIDs": (identifier("STUDY", STUDY=("1.2.3",) * 10_001), [STUDY]),
+}
+BAD_TO_FIND = {
+    "more patterns than are tried": (identifier(STUDY="", NAME=("*" + "?" * 44 + "z*",) * 9990), [NAME]),
+    "a value of endless length": (identifier(STUDY="", NAME="A" * 4097), [NAME]),
 }
 
 
-@pytest.mark.parametrize("name", BAD | BAD_TO_RETRIEVE)
+@pytest.mark.parametrize("name", BAD | BAD_TO_RETRIEVE | BAD_TO_FIND)
 def test_a_bad_identifier_is_refused_with_what_offends(coffer: CofferProcess, name: str) -> None:
-    query, offending = (BAD | BAD_TO_RETRIEVE)[name]
-    finals = [retrieve(coffer, "get", query), retrieve(coffer, "move", query)]
-    if name in BAD:
+    query, offending = (BAD | BAD_TO_RETRIEVE | BAD_TO_FIND)[name]
+    finals = [] if name in BAD_TO_FIND else [retrieve(coffer, way, query) for way in ("get", "move")]
+    if name not in BAD_TO_RETRIEVE:
         with raw(coffer) as peer:
             peer.request(peer.context(FIND_MODEL), dimse.C_FIND, query)
             finals.append(peer.final())
