@@ -9,6 +9,7 @@ deal more, because real files go beyond it: 26 characters in a CS, 67 in a UID.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 __all__ = [
@@ -42,6 +43,7 @@ KEY_CHARACTERS: Final = 4096  # of one value of a key
 MOST_PATTERNS: Final = 32  # values of a key that are tried one after the other: wildcards, names, ranges
 
 
+@lru_cache(maxsize=1024)
 def longest_of(tag: int, vr: str) -> int:
     """Return how many characters of one value of an attribute are kept."""
     return _BY_TAG.get(tag) or _BY_VR.get(vr, _CHARACTERS)

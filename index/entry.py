@@ -52,7 +52,10 @@ def _rank(attribute: Attribute) -> tuple[int, int]:
     return (4 if attribute.vr in _LONG_TEXTS else 3 if attribute.vr == "SQ" else 2), attribute.level
 
 
-_BY_RANK: Final = tuple(sorted(ATTRIBUTES.values(), key=_rank))
+_BY_RANK: Final = tuple(
+    (a.tag, a.vr, a.level, ENTRY_BYTES if a.vr in _LONG_TEXTS else ATTRIBUTE_BYTES)
+    for a in sorted(ATTRIBUTES.values(), key=_rank)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,13 @@ def extract(header: Header, identity: Identity) -> InstanceEntry:
     """Return the index's view of a scanned header. Never raises."""
     keeper = _Keeper(header)
     by_level: tuple[Stored, Stored, Stored, Stored] = ({}, {}, {}, {})
-    for attribute in _BY_RANK:
-        element = header.elements.get(attribute.tag)
-        if element is not None and (values := keeper.keep(attribute, element)):
-            by_level[attribute.level][attribute.tag] = values
+    elements = header.elements
+    for tag, vr, level, room in _BY_RANK:
+        element = elements.get(tag)
+        if element is not None and (element.raw or element.items):
+            values = keeper.items(tag, element) if vr == "SQ" else keeper.values(tag, vr, element, room)
+            if values:
+                by_level[level][tag] = values
     patient, study, series, image = by_level
     sop_class = _uid(image.get(SOP_CLASS)) or identity.sop_class
     sop_instance = _uid(image.get(SOP_INSTANCE)) or identity.sop_instance
@@ -118,16 +124,14 @@ class _Keeper:
         self._big_endian = header.big_endian
         self._left = ENTRY_BYTES
 
-    def keep(self, attribute: Attribute, element: Element) -> tuple[str | Item, ...]:
-        """What is kept of one element; () where it is empty, of another kind than its attribute, or finds no room."""
-        if attribute.vr == "SQ":
-            return self._items(ITEM_ATTRIBUTES[attribute.tag], element)
-        room = self._left if attribute.vr in _LONG_TEXTS else min(ATTRIBUTE_BYTES, self._left)
-        values, spent = self._values(attribute.tag, attribute.vr, element, room)
+    def values(self, tag: int, vr: str, element: Element, room: int) -> tuple[str, ...]:
+        """What is kept of one element in `room` bytes; () where it is of another kind, or finds no room."""
+        values, spent = self._values(tag, vr, element, min(room, self._left))
         self._left -= spent
         return values
 
-    def _items(self, wanted: Mapping[int, str], element: Element) -> tuple[Item, ...]:
+    def items(self, tag: int, element: Element) -> tuple[Item, ...]:
+        """What is kept of one sequence; () where it is none."""
         if element.vr != "SQ":
             self._note_kind(element)
             return ()
@@ -136,7 +140,7 @@ class _Keeper:
             self._note("a sequence has more items than the index keeps")
         out = []
         for elements in element.items[:MOST_ITEMS]:
-            item, spent = self._item(wanted, elements, room)
+            item, spent = self._item(ITEM_ATTRIBUTES[tag], elements, room)
             room -= spent
             self._left -= spent
             out.append(item)
@@ -159,6 +163,17 @@ class _Keeper:
         if values is None:
             self._note_kind(element)
             return (), 0
+        if not values:
+            return (), 0
+        if len(values) == 1 and len(values[0]) <= min(longest_of(tag, vr), room) and values[0].isascii():
+            if vr in BINARY_VRS and element.vr != vr and pack_numbers(vr, values) is None:
+                self._note("a number is beyond the range of its attribute")
+                return (), 0
+            return values, len(values[0])  # nearly all are so
+        return self._several(tag, vr, values, room)
+
+    def _several(self, tag: int, vr: str, values: tuple[str, ...], room: int) -> tuple[tuple[str, ...], int]:
+        """As `_values`, of values that may be more, or longer, than what is kept."""
         if vr in BINARY_VRS and pack_numbers(vr, values[:MOST_VALUES]) is None:
             self._note("a number is beyond the range of its attribute")
             return (), 0
