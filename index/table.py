@@ -34,6 +34,7 @@ _NAMES: Final = ("name", "referring")
 _INDEXED: Final = ("name", "patient_id", "birth_date", "study_date", "accession", "study_id", "patient")
 _LONGEST: Final = 1024  # characters held of one attribute; longer ones make the study always a candidate
 _PAGE: Final = 256
+_MOST_PARAMETERS: Final = 30_000  # of one statement; SQLite takes 32,766
 _TOP: Final = "\U0010ffff"
 
 
@@ -159,6 +160,8 @@ def _narrow(tag: int, key: Key, conditions: list[str], parameters: list[str]) ->
     if column is None:
         return
     if key.exact is not None:
+        if len(parameters) + len(key.exact) > _MOST_PARAMETERS:
+            return
         conditions.append(f"{column} IN ({', '.join('?' * len(key.exact))})")
         parameters.extend(key.exact)
     elif key.span is not None:

@@ -7,8 +7,8 @@ from index.matching import compile_key
 from index.rows import Merged, StudyRow
 from index.table import StudyTable
 
-NAME, ID, BORN, DATE, ACCESSION, DESCRIPTION, REFERRING = (
-    0x00100010, 0x00100020, 0x00100030, 0x00080020, 0x00080050, 0x00081030, 0x00080090,
+NAME, ID, BORN, DATE, ACCESSION, DESCRIPTION, REFERRING, STUDY_ID = (
+    0x00100010, 0x00100020, 0x00100030, 0x00080020, 0x00080050, 0x00081030, 0x00080090, 0x00200010,
 )  # fmt: skip
 SEARCHED = (NAME, ID, BORN, DATE, ACCESSION, DESCRIPTION, REFERRING)
 # NUL, the last code point, one that folds to 18 characters, marks, wide signs, and what SQL or a key gives a meaning.
@@ -47,3 +47,13 @@ def test_values_at_the_ends_of_what_can_be_compared_are_found() -> None:
                 assert found({tag: (value,)}, tag, (key,)) == (True, True), (value, key)
     long = "\ufdfa" * 200 + "end"  # folds to 3,603 characters
     assert found({NAME: (long,)}, NAME, ("*end",)) == (True, True)
+
+
+def test_long_lists_in_many_keys_are_answered() -> None:
+    wanted = tuple(f"V{n}" for n in range(9_990))
+    tags = ID, ACCESSION, DESCRIPTION, STUDY_ID
+    keys = {tag: compile_key(tag, wanted) for tag in tags}
+    table = StudyTable()
+    table.put([(n, StudyRow("1.2", bytes(16), Merged(dict.fromkeys(tags, (f"V{n}",))))) for n in (1, 9_989, 9_990)])
+    assert {1, 9_989} <= set(table.candidates(keys))
+    table.close()
