@@ -22,6 +22,7 @@ __all__ = [
     "KeyUnavailableError",
     "LockedError",
     "NotFoundError",
+    "ServiceError",
     "ShreddedError",
     "SupersededError",
     "UnavailableError",
@@ -116,3 +117,9 @@ class InputError(CofferError):
     """The caller's data is bad: not DICOM, a bad identifier, a value out of range."""
 
     exit_code: ClassVar[int] = 12
+
+
+class ServiceError(CofferError):
+    """A part of the running server died and did not come back, so that the server ended: start it again."""
+
+    exit_code: ClassVar[int] = 15

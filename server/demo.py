@@ -23,7 +23,7 @@ from rich.console import Console
 from archive.folder import ArchiveFolder
 from archive.verify import Verifier
 from keys.errors import IntegrityError, UnavailableError
-from server import logs
+from server import logs, service
 from server.config import Config
 from server.engine import Engine
 from server.founding import create_archive
@@ -44,15 +44,19 @@ def run(config: Config, *, once: bool = False) -> None:
     fresh = not (config.archive / "archive.json").exists()
     if fresh:
         create_archive(config)
-    # Ctrl-C in the middle of a store would leave pynetdicom's threads waiting for each other for ever.
-    with Server(config) as server, server.catching_signals():
+
+    def shown(server: Server) -> None:
         _tell_where(console, config, fresh=fresh)
         _show(console, config, server.engine)
         if not once:
             http = f", http://{config.http.host}:{config.http.port}/metrics" if config.http.enabled else ""
             console.print(f"\nServing DICOM on {config.dimse.host}:{config.dimse.port}{http}. Ctrl-C ends it.")
             logs.configure(config.log)
+            logs.run_in_background()
             server.wait()
+
+    # Ctrl-C in the middle of a store would leave pynetdicom's threads waiting for each other for ever.
+    service.run(Server(config), shown)
 
 
 def _tell_where(console: Console, config: Config, *, fresh: bool) -> None:

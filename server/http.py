@@ -1,14 +1,18 @@
 """Health and metrics over HTTP: /healthz, /readyz and /metrics, for probes and Prometheus.
 
-Rule: GET and HEAD only, no bodies, no parameters, few and short connections; it tells counts and reasons, nothing of a
-patient. Readiness is decided by the function it is given: this door does not look into the archive.
+Rule: GET and HEAD only, no bodies, no parameters, one request for each connection, all of it within seconds; where too
+many are open, one that has not asked anything yet goes first, so that nobody keeps these pages from others. They tell
+counts and reasons, nothing of a patient. Readiness is decided by the function it is given: this door does not look into
+the archive.
 """
 
 import asyncio
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -22,13 +26,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from keys.errors import ConfigError
 from server.config import Http
+from server.headroom import lacks_descriptors
+from server.sockets import listen, named
+from server.watched import Watched
 
 __all__ = ["HttpServer", "application"]
 
+R = TypeVar("R")
 _CONNECTIONS: Final = 64
+_CONNECTIONS_WHEN_SHORT: Final = 8  # of descriptors
 _HEADER_BYTES: Final = 8 << 10
-_FIRST_REQUEST_SECONDS: Final = 5.0
+_REQUEST_SECONDS: Final = 5.0  # until the request is there
+_CONNECTION_SECONDS: Final = 15.0  # until its answer is taken
 _STOP_SECONDS: Final = 5
+_PAGE_THREADS: Final = 2
 
 
 def application(
@@ -42,23 +53,48 @@ def application(
     Concerns do not make it unready: to take an archive with one damaged record out of service would protect nobody.
     """
 
-    def healthz(_: Request) -> Response:
+    pool = _started(_PAGE_THREADS)
+
+    async def asked(question: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(pool, question)
+
+    async def healthz(_: Request) -> Response:
         return JSONResponse({"alive": True})
 
-    def readyz(_: Request) -> Response:
-        reasons = list(readiness())
-        told: dict[str, Any] = {"ready": not reasons, "reasons": reasons, "degraded": list(concerns())}
+    async def readyz(_: Request) -> Response:
+        try:
+            reasons, also = await asked(lambda: (list(readiness()), list(concerns())))
+        except Exception as error:  # noqa: BLE001  # what cannot be told is no good news
+            reasons, also = [f"the state cannot be told: {type(error).__name__}"], []
+        told: dict[str, Any] = {"ready": not reasons, "reasons": reasons, "degraded": also}
         return JSONResponse(told, 503 if reasons else 200)
 
-    def exposition(_: Request) -> Response:
-        return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
+    async def exposition(_: Request) -> Response:
+        return Response(await asked(metrics), media_type=CONTENT_TYPE_LATEST)
 
     routes = [
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
         Route("/metrics", exposition, methods=["GET"]),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(_Strict)])
+    pages = Starlette(routes=routes, middleware=[Middleware(_Strict)])
+    pages.router.redirect_slashes = False  # it would redirect to whatever host the caller names
+    return pages
+
+
+def _started(threads: int) -> ThreadPoolExecutor:
+    """A pool whose threads are there already: when none can be had any more, these pages must say so."""
+    pool, together = ThreadPoolExecutor(threads, "page"), threading.Barrier(threads)
+    for begun in [pool.submit(together.wait) for _ in range(threads)]:
+        begun.result()
+    return pool
+
+
+_HEADERS: Final = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"connection", b"close"),
+)
 
 
 class _Strict:
@@ -70,28 +106,50 @@ class _Strict:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] += [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+                message["headers"] += _HEADERS
             await send(message)
 
         headers = dict(scope.get("headers", ()))
         if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
-            refusal = JSONResponse({"error": "no request body is accepted here"}, 413, {"connection": "close"})
+            refusal = JSONResponse({"error": "no request body is accepted here"}, 413)
             await refusal(scope, receive, with_headers)
             return
         await self._app(scope, receive, with_headers)
 
 
 class _ImpatientProtocol(H11Protocol):
-    """Closes a connection whose first request is not there in time; uvicorn would wait for it for ever."""
+    """One request, in time, and one answer, taken in time; uvicorn would wait for either for ever."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
-        self.loop.call_later(_FIRST_REQUEST_SECONDS, self._close_if_silent)
+        self.loop.call_later(_REQUEST_SECONDS, self._cut_if_silent)
+        self.loop.call_later(_CONNECTION_SECONDS, transport.abort)
+        sock = transport.get_extra_info("socket")
+        most = _CONNECTIONS_WHEN_SHORT if sock is not None and lacks_descriptors(sock.fileno()) else _CONNECTIONS
+        if len(self.connections) > most:
+            self._make_room()
 
-    def _close_if_silent(self) -> None:
-        transport: asyncio.Transport = self.transport
-        if getattr(self, "cycle", None) is None and not transport.is_closing():
-            transport.close()
+    @property
+    def is_asking(self) -> bool:
+        """Whether its request has not come whole yet."""
+        return getattr(self, "cycle", None) is None
+
+    def _cut_if_silent(self) -> None:
+        if self.is_asking:
+            self.transport.abort()
+
+    def _make_room(self) -> None:
+        """End another connection: of those that have asked nothing yet, one of the address that has most."""
+        others = [each for each in self.connections if isinstance(each, _ImpatientProtocol) and each is not self]
+        held = Counter(each.caller for each in others)
+        others.sort(key=lambda each: (each.is_asking, held[each.caller]))
+        if others:
+            others[-1].transport.abort()
+
+    @property
+    def caller(self) -> str:
+        """The address it comes from."""
+        return named(str(self.client[0])) if self.client else ""
 
 
 class HttpServer:
@@ -101,8 +159,9 @@ class HttpServer:
         self._settings = settings
         self._app = app
         self._server: uvicorn.Server | None = None
-        self._thread: threading.Thread | None = None
         self._socket: socket.socket | None = None
+        self._stopping = threading.Event()
+        self.watched: Watched | None = None
 
     @property
     def address(self) -> tuple[str, int]:
@@ -113,42 +172,43 @@ class HttpServer:
 
     def start(self) -> None:
         """Listen and serve. Raises ConfigError when the address cannot be had; the port is open on return."""
-        self._socket = _listen(self._settings.host, self._settings.port)
+        settings = self._settings
+        try:
+            self._socket = listen(settings.host, settings.port, _CONNECTIONS)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen for HTTP on {settings.host} port {settings.port}: {error.strerror}",
+                hint="give http.host and http.port an address that is free here, or set http.enabled = false",
+            ) from error
+        self.watched = Watched("answering HTTP", self._serve, self._stopping)
+        self.watched.start()
+
+    def _serve(self) -> None:
+        assert self._socket is not None
         options: dict[str, Any] = {"http": _ImpatientProtocol, "ws": "none", "lifespan": "off", "loop": "asyncio"}
-        self._server = uvicorn.Server(
+        self._server = server = uvicorn.Server(
             uvicorn.Config(
                 self._app,
                 log_config=None,
+                log_level="error",
                 access_log=False,
                 server_header=False,
-                limit_concurrency=_CONNECTIONS,
                 h11_max_incomplete_event_size=_HEADER_BYTES,
-                timeout_keep_alive=5,
                 timeout_graceful_shutdown=_STOP_SECONDS,
                 **options,
             )
         )
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, name="http", daemon=True
-        )
-        self._thread.start()
+        if not self._stopping.is_set():
+            # uvicorn closes what it is given: were it to die, the port would be another's.
+            with self._socket.dup() as its_own:
+                server.run(sockets=[its_own])
 
     def stop(self) -> None:
         """Answer what is being asked, then close. Harmless when repeated or never started."""
-        if self._server is not None and self._thread is not None:
+        self._stopping.set()
+        if self._server is not None:
             self._server.should_exit = True
-            self._thread.join(2 * _STOP_SECONDS)
+        if self.watched is not None:
+            self.watched.join(2 * _STOP_SECONDS)
         if self._socket is not None:
             self._socket.close()
-        self._server = self._thread = None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_CONNECTIONS)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen for HTTP on {host} port {port}: {error.strerror}",
-            hint="give http.host and http.port an address that is free here, or set http.enabled = false",
-        ) from error

@@ -17,6 +17,7 @@ from keys.errors import CofferError, IntegrityError, KeyUnavailableError, Unavai
 from keys.keyring import Keyring
 from server.commit import Committer
 from server.metrics import Metrics
+from server.watched import Watched
 
 __all__ = ["KeyWatch"]
 
@@ -48,17 +49,17 @@ class KeyWatch:
         self._returned: tuple[int, ...] = ()
         self._asked: float | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="key watch", daemon=True)
+        self.watched = Watched("watching the key provider", self._run, self._stopping)
 
     def start(self) -> None:
         """Begin. The archive was just opened, so the first question waits for its time."""
         self._metrics.asked_for_keys(up=True)
-        self._thread.start()
+        self.watched.start()
 
     def stop(self) -> None:
         """End; a provider that does not answer is not waited for."""
         self._stopping.set()
-        self._thread.join(_JOIN_SECONDS)
+        self.watched.join(_JOIN_SECONDS)
 
     def concerns(self) -> list[str]:
         """What a human should know of the provider, for /readyz: it does not open the key in use, or opens what was

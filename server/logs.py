@@ -2,7 +2,8 @@
 
 Rule: code logs short ids (`short_id`), counts and AE titles, never values of a data set; what slips through is caught
 here once more: UIDs in any text become short ids, bytes become their length, exceptions their type and place, and the
-loggers of pydicom and pynetdicom, which print values, stay mute. It keeps no files and rotates nothing.
+loggers of pydicom and pynetdicom, which print values, stay mute. It keeps no files and rotates nothing. Logging never
+stops work: it neither raises nor waits, and what was lost is counted (`server.logsink`).
 """
 
 import hmac
@@ -10,24 +11,28 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, MutableMapping
-from typing import Any, Final, TextIO
+from functools import partial
+from typing import Any, Final, TextIO, cast
 
 import msgspec
 import structlog
 
 from keys.secret import Secret
 from server.config import Log
+from server.logsink import LogSink
 
-__all__ = ["configure", "is_verbose", "short_id", "use_id_key"]
+__all__ = ["configure", "is_losing", "is_verbose", "lost", "run_in_background", "short_id", "use_id_key"]
 
 _MUTE: Final = ("pynetdicom", "pydicom", "py.warnings")
 # At least five components tell a UID from an address; the arcs of the standard itself name no patient.
 _UID = re.compile(r"(?<![\w.])(?!1\.2\.840\.10008\.)\d{1,39}(?:\.\d{1,39}){4,}(?![\w.]\w)")
 _LONGEST = 500
 _level = [logging.INFO]
+_sink = [LogSink(None)]
 _id_key = [Secret(os.urandom(32))]  # a key of this process until the archive's own is known
 
 
@@ -48,33 +53,91 @@ def is_verbose() -> bool:
 
 def configure(settings: Log, stream: TextIO | None = None, *, level: str | None = None) -> None:
     """Send the log lines of this process to `stream` (standard error); `level` goes before the configured one."""
-    out = sys.stderr if stream is None else stream
     number: int = getattr(logging, (level or settings.level).upper())
     _level[0] = number
+    sink = _sink_for(sys.stderr if stream is None else stream)
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        stamp,
         _outline_exception,
         _scrub,
     ]
     render: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(serializer=_json)
         if settings.format == "json"
-        else structlog.dev.ConsoleRenderer(colors=out.isatty(), sort_keys=False)
+        else structlog.dev.ConsoleRenderer(colors=sink.isatty(), sort_keys=False)
     )
+    sink.tell_lost = partial(_line_of_lost, [structlog.processors.add_log_level, stamp, render])
     structlog.configure(
         processors=[*shared, render],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        wrapper_class=_quiet(structlog.make_filtering_bound_logger(number), sink),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, sink)),
         cache_logger_on_first_use=False,
     )
-    _adopt_standard_loggers(out, [*shared, structlog.stdlib.ProcessorFormatter.remove_processors_meta, render], number)
+    _adopt_standard_loggers(sink, [*shared, structlog.stdlib.ProcessorFormatter.remove_processors_meta, render], number)
 
 
-def _adopt_standard_loggers(out: TextIO, processors: list[structlog.typing.Processor], level: int) -> None:
+def run_in_background() -> None:
+    """Let a thread of its own write the lines from now on, and tell in them of faults that nobody caught.
+
+    For processes that stay: a reader of the log who stops reading then holds up nothing.
+    """
+    _sink[0].start()
+    threading.excepthook = lambda fault: _tell_uncaught(fault.exc_value)
+    sys.unraisablehook = lambda fault: _tell_uncaught(fault.exc_value)
+    sys.excepthook = lambda _, error, __: _tell_uncaught(error)
+
+
+def lost() -> int:
+    """How many lines of this process could not be written."""
+    return _sink[0].lost
+
+
+def is_losing() -> bool:
+    """Whether lines were lost and the log still cannot be written."""
+    return _sink[0].is_losing
+
+
+def _sink_for(stream: TextIO | None) -> LogSink:
+    """The present sink where it writes to this stream already: its thread and its counts go on."""
+    if _sink[0].stream is not stream:
+        _sink[0] = LogSink(stream)
+    return _sink[0]
+
+
+def _quiet(kind: type[structlog.typing.FilteringBoundLogger], sink: LogSink) -> type[Any]:
+    """A logger class whose calls lose a line rather than raise, whatever is wrong with the line."""
+
+    class Quiet(kind):  # type: ignore[valid-type, misc]  # made by structlog for the level
+        def _proxy_to_logger(self, *arguments: Any, **event: Any) -> Any:
+            try:
+                return super()._proxy_to_logger(*arguments, **event)
+            except Exception:  # noqa: BLE001  # out of memory, say: no reason to stop what is being logged
+                sink.lose()
+                return None
+
+    return Quiet
+
+
+def _line_of_lost(processors: list[structlog.typing.Processor], count: int) -> str:
+    event: Any = {"event": "log lines were lost", "lines": count, "way_out": "look at what reads or holds the log"}
+    for process in processors:
+        event = process(None, "warning", event)
+    return str(event)
+
+
+def _tell_uncaught(error: BaseException | None) -> None:
+    """Python would print the message, which may quote a data set."""
+    if error is not None and not isinstance(error, SystemExit):
+        structlog.get_logger(__name__).error("a fault of ours that nobody caught", exc_info=error)
+
+
+def _adopt_standard_loggers(sink: LogSink, processors: list[structlog.typing.Processor], level: int) -> None:
     """Let libraries that use `logging` speak through the same door, from warnings up, and mute those that may tell."""
-    handler = logging.StreamHandler(out)
+    logging.raiseExceptions = False
+    handler = logging.StreamHandler(cast(TextIO, sink))
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors))
     root = logging.getLogger()
     root.handlers[:] = [handler]

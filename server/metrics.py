@@ -5,7 +5,8 @@ an attacker can put a name or a million series here. Gauges of the archive are r
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import (
@@ -17,12 +18,12 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from keys.errors import CofferError
 
-__all__ = ["SERVICES", "ArchiveFacts", "Metrics"]
+__all__ = ["SERVICES", "ArchiveFacts", "Metrics", "Vitals"]
 
 SERVICES = ("echo", "store", "find", "move", "get")
 _OTHER = "other"
@@ -120,6 +121,41 @@ class _ScrubCollector(Collector):
             yield GaugeMetricFamily("coffer_scrub_findings", waiting, value=float(facts[1]))
 
 
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How the process itself is: log lines lost since it began, how often which of its parts was started again, and
+    what it is short of now."""
+
+    log_lines_lost: int
+    restarts: Mapping[str, int]
+    short_of: Mapping[str, bool]
+
+
+class _VitalsCollector(Collector):
+    """Asks the running server at scrape time."""
+
+    def __init__(self) -> None:
+        self.source: Callable[[], Vitals] | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        if self.source is None:
+            return
+        vitals = self.source()
+        lost = "Log lines that could not be written."
+        yield CounterMetricFamily("coffer_log_lines_lost", lost, value=vitals.log_lines_lost)
+        again = "Threads and processes of the server that died and were started again."
+        restarts = CounterMetricFamily("coffer_restarts", again, labels=["what"])
+        for what, count in vitals.restarts.items():
+            restarts.add_metric([what], count)
+        yield restarts
+        short = GaugeMetricFamily(
+            "coffer_short_of", "Whether associations are refused because this ran out.", labels=["what"]
+        )
+        for what, is_short in vitals.short_of.items():
+            short.add_metric([what], float(is_short))
+        yield short
+
+
 class Metrics:
     """All metrics of one server. Every method is thread-safe and cheap."""
 
@@ -163,6 +199,8 @@ class Metrics:
         registry.register(self._archive)
         self._scrub = _ScrubCollector()
         registry.register(self._scrub)
+        self._vitals = _VitalsCollector()
+        registry.register(self._vitals)
         self._keys = Gauge(
             "coffer_key_provider_up",
             "Whether the key provider, when it was last asked, opened the key in use.",
@@ -185,6 +223,10 @@ class Metrics:
     def attach(self, source: Callable[[], ArchiveFacts] | None) -> None:
         """Read the archive's gauges from `source` at each scrape; None once the archive is closed."""
         self._archive.source = source
+
+    def attach_vitals(self, source: Callable[[], Vitals] | None) -> None:
+        """Read how the process is from `source` at each scrape."""
+        self._vitals.source = source
 
     def attach_scrub(self, source: Callable[[], tuple[float, int]] | None) -> None:
         """Read the scrub's gauges from `source` at each scrape: seconds, open findings. None: no scrub runs."""

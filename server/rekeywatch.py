@@ -9,6 +9,7 @@ from keys import rekey, rows
 from keys.errors import CofferError
 from server.engine import Engine
 from server.rekeying import Rekeyer
+from server.watched import Watched
 
 __all__ = ["RekeyWatch"]
 
@@ -24,7 +25,7 @@ class RekeyWatch:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rekey", daemon=True)
+        self.watched = Watched("rekeying", self._run, self._stopping)
         self._rekeyer = Rekeyer(
             engine,
             pause=engine.committer.paused,
@@ -34,12 +35,12 @@ class RekeyWatch:
 
     def start(self) -> None:
         """Begin, or go on where the last run stopped."""
-        self._thread.start()
+        self.watched.start()
 
     def stop(self) -> None:
         """End after the group that is being written."""
         self._stopping.set()
-        self._thread.join()
+        self.watched.join()
 
     def concerns(self) -> list[str]:
         """What a human should look at, for /readyz; nothing when all is well."""

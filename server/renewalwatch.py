@@ -14,6 +14,7 @@ from server.engine import Engine
 from server.metrics import Metrics
 from server.officers import Officer
 from server.renewal import Renewal
+from server.watched import Watched
 
 __all__ = ["RenewalWatch"]
 
@@ -36,16 +37,16 @@ class RenewalWatch:
         self._renewal = Renewal(engine.folder, engine.keyring, engine.config.keys, Officer.here(None), "coffer serve")
         self._failure = ""
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="key renewal", daemon=True)
+        self.watched = Watched("renewing the keys", self._run, self._stopping)
 
     def start(self) -> None:
         """Begin, with what the last run left."""
-        self._thread.start()
+        self.watched.start()
 
     def stop(self) -> None:
         """End after the keys that are being moved; a provider that does not answer is not waited for."""
         self._stopping.set()
-        self._thread.join(_JOIN_SECONDS)
+        self.watched.join(_JOIN_SECONDS)
 
     def concerns(self) -> list[str]:
         """What a human should look at, for /readyz; nothing when all is well."""

@@ -20,6 +20,7 @@ from keys.clock import clock_ms
 from keys.errors import CofferError
 from server.metrics import Metrics
 from server.vault import Vault
+from server.watched import Watched
 
 __all__ = ["Scrubbing"]
 
@@ -38,7 +39,7 @@ class Scrubbing:
         self._metrics = metrics
         self._days = days
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self.watched = Watched("the scrub", self._run, self._stopping)
         self.ledger = Ledger(vault.folder.scrub)
         self._scrub = Scrub(
             vault.folder,
@@ -53,14 +54,12 @@ class Scrubbing:
         for entry in self.ledger.open_entries():
             _log.error("a finding waits for an answer", finding=entry.name, what=entry.what, record=entry.record)
         self._metrics.attach_scrub(self.facts)
-        self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
-        self._thread.start()
+        self.watched.start()
 
     def stop(self) -> None:
         """End between two bites; where it is, is durable on return."""
         self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
+        self.watched.join()
         self._metrics.attach_scrub(None)
 
     def concerns(self) -> list[str]:

@@ -4,31 +4,32 @@ Rule: HTTP answers first and last, so that a probe sees why the server is not re
 before the archive is closed. It interprets no message: the listener does.
 """
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Final, Self
+from collections.abc import Callable
+from contextlib import ExitStack
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 import structlog
 
 from archive.allocator import keep_objects
 from keys import guard
-from keys.errors import CofferError, UnavailableError
-from server import logs, signorder
+from keys.errors import CofferError, ServiceError, UnavailableError
+from server import headroom, logs, signorder
 from server.config import Config
 from server.dimse.listener import Listener
 from server.engine import Engine
 from server.http import HttpServer, application
 from server.keywatch import KeyWatch
 from server.lanes import Lanes
-from server.metrics import Metrics
+from server.metrics import Metrics, Vitals
 from server.rekeywatch import RekeyWatch
 from server.renewalwatch import RenewalWatch
 from server.scrubbing import Scrubbing
+from server.signals import EndOrdered, Signals
 from server.stats import ArchiveStats
+from server.watched import Watched
 
 __all__ = ["Server", "serve"]
 
@@ -37,25 +38,34 @@ _log = structlog.get_logger(__name__)
 _CHECKPOINT_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 0.5
 _GRACE_SECONDS: Final = 10.0
+_END: Final = ""
+
+
+class _Watch(Protocol):
+    """A thread of the service that does its own work beside the others."""
+
+    @property
+    def watched(self) -> Watched: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def concerns(self) -> list[str]: ...
 
 
 class Server:
-    """A context manager that serves from enter to exit. `wait` blocks until SIGTERM, SIGINT or `stop`."""
+    """A context manager that serves from enter to exit. `wait` blocks until `stop`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._metrics = Metrics()
-        self._stopping = threading.Event()
+        self._orders: SimpleQueue[str] = SimpleQueue()  # to end, or the name of a signal that is ignored
         self._state = "starting"
         self._unguarded: set[str] = set()  # what was told
         self._unsigned = ""  # why the last checkpoint was not signed
+        self._unsettled = ""  # what went wrong in the last round
         self._engine: Engine | None = None
         self._lanes: Lanes | None = None
         self._listener: Listener | None = None
-        self._scrubbing: Scrubbing | None = None
-        self._key_watch: KeyWatch | None = None
-        self._rekey_watch: RekeyWatch | None = None
-        self._renewal_watch: RenewalWatch | None = None
+        self._watches: list[_Watch] = []
         self._http = HttpServer(config.http, application(self.reasons, self._metrics.render, self.concerns))
 
     @property
@@ -69,13 +79,17 @@ class Server:
         """Where health and metrics are served."""
         return self._http.address
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
         """Open the archive and listen. Raises what Engine.open raises, ConfigError for an address that is taken."""
         try:
             self._start()
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> Self:
+        """As `open`."""
+        self.open()
         return self
 
     def __exit__(
@@ -85,6 +99,9 @@ class Server:
 
     def _start(self) -> None:
         config = self._config
+        # An association takes two in a lane, one here; what they need beside is in the rest.
+        headroom.raise_limit(2 * config.dimse.max_associations + 256)
+        self._metrics.attach_vitals(self._vitals)
         if config.http.enabled:
             self._http.start()
         _log.info("opening", archive=str(config.archive))
@@ -94,22 +111,22 @@ class Server:
         )
         self._state = "starting"
         self._tell_unguarded()
-        self._key_watch = KeyWatch(engine.keyring, engine.committer, self._metrics, config.keys.check_seconds)
-        self._key_watch.start()
+        self._begin(KeyWatch(engine.keyring, engine.committer, self._metrics, config.keys.check_seconds))
         self._metrics.attach(self._facts)
         lanes.start(engine)
         self._listener = Listener(config, lanes, self._metrics)
         self._listener.start()
-        self._rekey_watch = RekeyWatch(engine)
-        self._rekey_watch.start()
-        self._renewal_watch = RenewalWatch(engine, self._metrics)
-        self._renewal_watch.start()
+        self._begin(RekeyWatch(engine))
+        self._begin(RenewalWatch(engine, self._metrics))
         if config.storage.scrub_days:
-            self._scrubbing = Scrubbing(engine, self._metrics, config.storage.scrub_days)
-            self._scrubbing.start()
+            self._begin(Scrubbing(engine, self._metrics, config.storage.scrub_days))
         keep_objects()
         self._state = ""
         _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)
+
+    def _begin(self, watch: _Watch) -> None:
+        self._watches.append(watch)
+        watch.start()
 
     def _facts(self) -> ArchiveStats:
         """The archive's gauges. Raises UnavailableError while nobody has counted yet."""
@@ -127,36 +144,93 @@ class Server:
         """Why the server cannot do its work now; nothing when it can."""
         if self._state or self._engine is None:
             return [self._state or "starting"]
+        told = [watched.trouble() for watched in self._needed()]
+        told += self._listener.reasons() if self._listener is not None else []
+        told += self._lanes.reasons() if self._lanes is not None else []
         try:
             self._engine.committer.require_accepting()
         except CofferError as error:
-            return [str(error)]
-        return []
+            told.append(str(error))
+        return [each for each in told if each]
 
     def concerns(self) -> list[str]:
         """What a human should look at although the server does its work."""
         trouble = self._engine.key_trouble if self._engine is not None else []
         told = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in trouble]
-        watchers = (self._key_watch, self._renewal_watch, self._rekey_watch, self._scrubbing)
-        told += [self._unsigned] if self._unsigned else []
+        told += [self._unsigned, self._unsettled]
         if self._engine is not None and not self._engine.index.is_loaded:
             told.append("the index is being read: objects are stored, queries wait")
-        return told + [concern for watcher in watchers if watcher is not None for concern in watcher.concerns()]
+        if logs.is_losing():
+            told.append(f"the log cannot be written: {logs.lost()} lines are lost")
+        told += self._lanes.concerns() if self._lanes is not None else []
+        for watch in list(self._watches):
+            told += [watch.watched.trouble(), *watch.concerns()]
+        return [each for each in told if each]
+
+    def _needed(self) -> list[Watched]:
+        """The threads without which nothing can be stored, found or seen."""
+        needed = [self._http.watched] if self._http.watched is not None else []
+        if self._listener is not None:
+            needed.append(self._listener.watched)
+        if self._lanes is not None and self._lanes.desk is not None:
+            needed.append(self._lanes.desk.watched)
+        return needed
+
+    def _vitals(self) -> Vitals:
+        """How the process itself is, for the metrics."""
+        lanes, listener = self._lanes, self._listener
+        watched = self._needed() + [watch.watched for watch in list(self._watches)]
+        restarts = {each.name: each.deaths for each in watched}
+        short, lost = set(), logs.lost()
+        if lanes is not None:
+            restarts["a receiving process"] = lanes.deaths
+            short, lost = lanes.short_of(), lost + lanes.lost_lines()
+        if listener is not None:
+            short.add(listener.short_of())
+        return Vitals(lost, restarts, {kind: kind in short for kind in headroom.KINDS})
 
     def wait(self) -> None:
-        """Block until the process is told to end, signing checkpoints and doing what is left to do with keys meanwhile.
+        """Block until `stop`, signing checkpoints and doing what is left to do with keys meanwhile.
 
         After a checkpoint that was ordered the next one is a minute away too: time to copy what must fit together.
-        Call from the main thread.
+        Raises ServiceError where a part of the server that it needs died and does not come back.
         """
-        with self.catching_signals():
-            signed = time.monotonic()
-            while not self._stopping.wait(_SETTLE_SECONDS):
+        signed = time.monotonic()
+        while not self._is_told_to_end():
+            self._require_whole()
+            try:
                 self._settle()
                 if self._is_asked_to_sign() or time.monotonic() - signed >= _CHECKPOINT_SECONDS:
                     signed = time.monotonic()
                     self._sign()
                     self._tell_unguarded()
+                self._unsettled = ""
+            except Exception as error:  # noqa: BLE001  # short of descriptors or memory: the next round may do
+                self._tell_unsettled(error)
+
+    def _is_told_to_end(self) -> bool:
+        try:
+            order = self._orders.get(timeout=_SETTLE_SECONDS)
+        except Empty:
+            return False
+        if order != _END:
+            _log.info("a signal is ignored", signal=order, way_out="a change of coffer.toml needs a restart")
+        return order == _END
+
+    def _require_whole(self) -> None:
+        for watched in self._needed():
+            if watched.is_lost():
+                raise ServiceError(
+                    f"the server ends, because a part of it does not come back: {watched.trouble()}",
+                    hint="start it again; the log says what happened",
+                )
+
+    def _tell_unsettled(self, error: Exception) -> None:
+        what = headroom.what_ran_out(error)
+        told = f"keys and checkpoints wait: {f'short of {what}' if what else type(error).__name__}"
+        if told != self._unsettled:
+            _log.error("keys and checkpoints were not looked after", exc_info=error)
+        self._unsettled = told
 
     def _settle(self) -> None:
         """Do what commands in other processes began with the keys."""
@@ -192,55 +266,59 @@ class Server:
             self._unsigned = f"no checkpoint was signed: {error}"
             _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
 
-    @contextmanager
-    def catching_signals(self) -> Iterator[None]:
-        """While the block runs, SIGTERM and SIGINT only let `wait` return: nothing in it is cut short."""
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def stop(self) -> None:
-        """Let `wait` return."""
-        self._stopping.set()
+        """Let `wait` return. May be called from a signal handler."""
+        self._orders.put(_END)
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._stopping.set()
+    def tell_ignored(self, signal: str) -> None:
+        """Let `wait` write that a signal is ignored. May be called from a signal handler."""
+        self._orders.put(signal)
 
     def close(self) -> None:
         """Finish what is under way, then close everything. Harmless when repeated."""
         self._state = "stopping"
-        if self._listener is not None:
-            _log.info("stopping")
-            self._listener.stop()
-            self._listener = None
-        if self._lanes is not None:
-            self._lanes.stop(_GRACE_SECONDS)
-            self._lanes = None
-        if self._key_watch is not None:
-            self._key_watch.stop()
-            self._key_watch = None
-        if self._renewal_watch is not None:
-            self._renewal_watch.stop()
-            self._renewal_watch = None
-        if self._rekey_watch is not None:
-            self._rekey_watch.stop()
-            self._rekey_watch = None
-        if self._scrubbing is not None:
-            self._scrubbing.stop()
-            self._scrubbing = None
-        self._metrics.attach(None)
+        with ExitStack() as last_first:  # whatever fails in one part, the others are closed
+            last_first.callback(self._http.stop)
+            last_first.callback(self._close_engine)
+            last_first.callback(self._metrics.attach, None)
+            watches, self._watches = self._watches, []
+            for watch in watches:
+                last_first.callback(watch.stop)
+            if self._lanes is not None:
+                last_first.callback(self._lanes.stop, _GRACE_SECONDS)
+            if self._listener is not None:
+                _log.info("stopping")
+                last_first.callback(self._listener.stop)
+            self._lanes = self._listener = None
+
+    def _close_engine(self) -> None:
         if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+            engine, self._engine = self._engine, None
+            engine.close()
             _log.info("stopped")
-        self._http.stop()
 
 
 def serve(config: Config) -> None:
-    """Serve until SIGTERM or Ctrl-C. Raises what starting raises; the archive is closed on return."""
+    """Serve until SIGTERM or Ctrl-C, which may also come while the archive is opened; it is closed on return.
+
+    Raises what starting raises, and ServiceError.
+    """
     logs.configure(config.log)
-    with Server(config) as server:
-        server.wait()
+    logs.run_in_background()
+    run(Server(config), Server.wait)
+
+
+def run(server: Server, work: Callable[[Server], None]) -> None:
+    """Open a server, do `work` with it and close it, with nothing of that cut short by a signal. Raises as `serve`.
+
+    The first order to end that comes while it is opened ends that at once, which is as safe as a power cut.
+    """
+    with Signals(server.stop, server.tell_ignored) as signals:
+        try:
+            with signals.interrupting():
+                server.open()
+            work(server)
+        except EndOrdered:
+            _log.info("ended while opening, as ordered")
+        finally:
+            server.close()

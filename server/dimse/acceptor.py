@@ -4,6 +4,7 @@ Rule: whatever the peer does, this returns in bounded time, the connection is cl
 A broken rule of PS3.8 is answered with the A-ABORT of Table 9-26 that names it.
 """
 
+import time
 from collections import Counter
 from typing import Final
 
@@ -22,6 +23,7 @@ from server.dimse.services import Caller, Observer, Services
 from server.dimse.session import Operation, Session
 from server.dimse.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, DimseStatusError
 from server.dimse.storing import serve_store
+from server.headroom import refusal_of
 
 _log = structlog.get_logger(__name__)
 _NAMES: Final = {
@@ -50,7 +52,9 @@ class Acceptor:
         self._config = config
         self._services = services
         self._observer = observer
-        self.is_idle = False
+        self._is_established = False
+        self.is_used = False  # whether the peer has asked for anything
+        self.idle_since: float | None = time.monotonic()  # None while something is under way
 
     def serve(self) -> None:
         """Serve until the association ends. Raises nothing that a peer can cause."""
@@ -85,9 +89,15 @@ class Acceptor:
         finally:
             self._connection.close(gracefully=gracefully)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self.idle_since is not None
+
     def abort(self) -> None:
-        """End the association at once because the server stops."""
-        self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))
+        """End the association at once: the server stops, or another one needs its place more."""
+        if self._is_established:
+            self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))
         self._connection.cut()
 
     def _read_request(self) -> Request:
@@ -122,6 +132,7 @@ class Acceptor:
             request, accept_unknown=self._config.storage.accept_unknown_sop_classes, max_pdu=settings.max_pdu
         )
         self._connection.send([answer])
+        self._is_established = True
         channel = Channel(self._connection, contexts, peer_max_pdu=request.max_pdu, gap_seconds=settings.gap_seconds)
         caller = Caller(request.calling_ae, request.called_ae, self._host)
         session = Session(channel, caller, services, self._observer, self._config)
@@ -129,12 +140,12 @@ class Acceptor:
         served: Counter[str] = Counter()
         try:
             while True:
-                self.is_idle = True
+                self.idle_since = time.monotonic()
                 context, command = channel.read_command(settings.idle_seconds)
-                self.is_idle = False
+                self.idle_since, self.is_used = None, True
                 if command.number(dimse.FIELD) == dimse.C_CANCEL:
                     continue  # PS3.7 9.3.2.3: one that comes after the end is no error
-                _serve_one(Operation(session, context, command))
+                _answer_one(Operation(session, context, command))
                 served[_NAMES.get(command.number(dimse.FIELD), "other")] += 1
         finally:
             self._observer.association_closed()
@@ -145,6 +156,17 @@ class Acceptor:
             self._connection.send([data])
         except ConnectionClosed:
             _log.debug("the peer was gone before our last word", host=self._host)
+
+
+def _answer_one(operation: Operation) -> None:
+    """Run one operation to its final response, also where something that it needs ran out."""
+    try:
+        _serve_one(operation)
+    except (OSError, RuntimeError, MemoryError) as error:
+        refusal = refusal_of(error)
+        if refusal is None or operation.is_answered:
+            raise
+        operation.refuse(refusal)
 
 
 def _serve_one(operation: Operation) -> None:

@@ -19,10 +19,18 @@ class Associations:
         self._open: set[Acceptor] = set()
 
     def begin(self, acceptor: Acceptor, ended: Callable[[], None]) -> None:
-        """Serve an association in a thread of its own; `ended` is called once when it is over."""
+        """Serve an association in a thread of its own; `ended` is called once when it is over.
+
+        Raises RuntimeError where the system gives no thread, MemoryError: then nothing was begun.
+        """
         with self._lock:
             self._open.add(acceptor)
-        threading.Thread(target=self._serve, args=(acceptor, ended), daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, args=(acceptor, ended), daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self._open.discard(acceptor)
+            raise
 
     def _serve(self, acceptor: Acceptor, ended: Callable[[], None]) -> None:
         try:

@@ -5,13 +5,14 @@ of the announced PDU size; nothing is allocated for a length that the peer only 
 """
 
 import contextlib
-import select
+import os
 import socket
 import time
 from collections.abc import Sequence
 from typing import Final
 
 from server.dimse import pdu
+from server.sockets import has_come, takes_more
 
 _AHEAD: Final = 16 << 10  # is read beyond what is asked for: small PDUs come in one call, of large ones little is moved
 _LINGER_SECONDS: Final = 1.0
@@ -38,13 +39,10 @@ class Connection:
         # An answer must not wait for the acknowledgement of the one before it (Nagle, 40 ms each).
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
-        # Sends what fits without asking first whether anything does: each wait costs the global lock, which other
-        # threads are eager for.
-        self._out = sock.dup()
-        self._out.setblocking(False)
         self._max_pdu = max_pdu
         self._gap_seconds = gap_seconds
         self._timeout = -1.0
+        self._set_timeout(gap_seconds)
         # Bytes start:end of the buffer were read from the socket and not given out yet.
         self._buffer = bytearray(_AHEAD)
         self._start = self._end = 0
@@ -135,7 +133,9 @@ class Connection:
         at = 0
         while at < len(views):
             try:
-                sent = self._out.sendmsg(views[at : at + _MOST_BUFFERS])
+                # The system call itself takes what fits. Python's own would ask first whether anything does: each
+                # wait costs the global lock, which other threads are eager for.
+                sent = os.writev(self._socket.fileno(), views[at : at + _MOST_BUFFERS])
             except BlockingIOError:
                 self._wait_for_room(deadline - time.monotonic())
                 continue
@@ -146,9 +146,7 @@ class Connection:
                 views[at] = views[at][sent:]
 
     def _wait_for_room(self, seconds: float) -> None:
-        poll = select.poll()
-        poll.register(self._out, select.POLLOUT)
-        if seconds <= 0 or not poll.poll(1000 * seconds):
+        if seconds <= 0 or not takes_more(self._socket, seconds):
             raise TimeoutError
 
     def is_readable(self, seconds: float = 0.0) -> bool:
@@ -156,7 +154,7 @@ class Connection:
         if self._end > self._start:
             return True
         try:
-            return bool(select.select([self._socket], [], [], seconds)[0])
+            return has_come(self._socket, seconds)
         except (OSError, ValueError):
             return True
 
@@ -175,4 +173,3 @@ class Connection:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._out.close()

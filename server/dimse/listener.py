@@ -1,40 +1,55 @@
 """The listening socket: one thread that accepts, and limits before a connection costs much.
 
-Rule: connections beyond the limits are answered (local limit exceeded) by few threads and then dropped, so that a flood
-of silent clients never keeps an honest one out for longer than the handshake time. Who serves is the dispatcher's
-business: this module hands out connections and counts them.
+Rule: nothing that a connection, or a shortage, brings about ends the accepting. Connections beyond the limits are
+answered (local limit exceeded, or temporary congestion) by few threads and then dropped, so that a flood of silent
+clients never keeps an honest one out. Who serves is the dispatcher's business: this module hands out connections and
+counts them.
 """
 
 import contextlib
+import errno
 import socket
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
 import structlog
 
-from keys.errors import ConfigError
+from keys.errors import ConfigError, UnavailableError
+from server import headroom
 from server.config import Config
 from server.dimse.acceptor import Acceptor
 from server.dimse.associations import Associations
 from server.dimse.connection import Connection
+from server.dimse.negotiation import CONGESTED, Rejection
+from server.dimse.places import Place, Places
+from server.dimse.refusal import refuse_at_once
 from server.dimse.services import Observer
+from server.headroom import CongestedError, Shortage
+from server.sockets import listen, named
+from server.watched import Watched
 
 _log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 128
 _MOST_REFUSALS: Final = 32  # connections that are being told that there are too many
 _RECEIVE_BUFFER: Final = 1 << 20
+_PAUSE_SECONDS: Final = 0.1
+_BROKEN: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})  # the listening socket itself
 
 
 class Dispatcher(Protocol):
     """Serves the connections that a listener accepts."""
 
-    def dispatch(self, connection: socket.socket, host: str, ended: Callable[[], None]) -> None:
-        """Serve a connection, which is its own from now on; call `ended` once when it is over. Returns at once."""
+    def dispatch(self, connection: socket.socket, place: Place, ended: Callable[[], None]) -> None:
+        """Serve a connection, which is its own from now on; call `ended` once when it is over. Returns at once.
+
+        Raises CongestedError, UnavailableError or what ran out: then the connection is still the caller's.
+        """
+
+    def end(self, place: Place) -> None:
+        """End the association of a place, unless it has begun to do something. Returns at once."""
 
 
 class Listener:
@@ -45,12 +60,13 @@ class Listener:
         self._dispatcher = dispatcher
         self._observer = observer
         self._lock = threading.Lock()
-        self._open: Counter[str] = Counter()  # by host
+        self._places = Places(config.dimse.max_associations, config.dimse.max_associations_per_peer)
         self._refused = Associations()
         self._refusing = 0
         self._socket: socket.socket | None = None
-        self._stopping = False
-        self._thread = threading.Thread(target=self._accept, name="dimse-listener", daemon=True)
+        self._stopping = threading.Event()
+        self._shortage = Shortage()
+        self.watched = Watched("accepting associations", self._accept, self._stopping)
 
     @property
     def port(self) -> int:
@@ -60,10 +76,13 @@ class Listener:
 
     def start(self) -> None:
         """Listen. Raises ConfigError where the address cannot be had."""
+        self._listen()
+        self.watched.start()
+
+    def _listen(self) -> None:
         settings = self._config.dimse
         try:
-            family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-            self._socket = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+            self._socket = listen(settings.host, settings.port, _BACKLOG)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
@@ -71,54 +90,107 @@ class Listener:
             ) from error
         # Inherited by accepted sockets: a window that holds a whole small object.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        self._thread.start()
 
     def stop(self) -> None:
         """Accept nothing more. What was dispatched goes on."""
-        self._stopping = True
+        self._stopping.set()
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
+            self.watched.join()
             self._socket.close()
-            self._thread.join()
         self._refused.stop(0)
+
+    def reasons(self) -> list[str]:
+        """Why no association is accepted now; nothing when all is well."""
+        return [told for told in (self.watched.trouble(), self._shortage.told()) if told]
+
+    def short_of(self) -> str:
+        """What runs short in this process, one of `headroom.KINDS`; empty when nothing does."""
+        return self._shortage.now()
 
     def _accept(self) -> None:
         assert self._socket is not None
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 sock, address = self._socket.accept()
             except OSError as error:
-                if not self._stopping:
-                    _log.error("cannot accept connections", cause=error.strerror)
-                    time.sleep(0.1)
+                self._could_not_accept(error)
                 continue
-            self._begin(sock, str(address[0]))
+            try:
+                self._begin(sock, named(str(address[0])))
+            except Exception as error:  # noqa: BLE001  # one connection must not keep the others out
+                sock.close()
+                self._could_not_begin(error)
+
+    def _could_not_accept(self, error: OSError) -> None:
+        """Wait a moment. Whoever knocks meanwhile waits in the backlog."""
+        if self._stopping.is_set():
+            return
+        what = headroom.what_ran_out(error)
+        if what:
+            self._shortage.note(what)
+        elif error.errno in _BROKEN:
+            _log.error("the listening socket broke and is opened again", cause=error.strerror)
+            assert self._socket is not None
+            self._socket.close()
+            self._listen()
+        self._stopping.wait(_PAUSE_SECONDS)
+
+    def _could_not_begin(self, error: Exception) -> None:
+        what = headroom.what_ran_out(error)
+        if what:
+            self._shortage.note(what)
+        else:
+            _log.error("a connection was lost by a fault of ours", exc_info=error)
 
     def _begin(self, connection: socket.socket, host: str) -> None:
+        if headroom.lacks_descriptors(connection.fileno()):
+            self._shortage.note(headroom.DESCRIPTORS)
+            self._refuse(connection, host, CONGESTED)
+            return
+        with self._lock:
+            place, victim = self._places.enter(host)
+        if victim is not None:
+            self._observer.rejected("silent")
+            self._dispatcher.end(victim)
+        if place is None:
+            self._tell_too_many(connection, host)
+            return
+        try:
+            self._dispatcher.dispatch(connection, place, partial(self._leave, place))
+        except BaseException as error:
+            self._leave(place)
+            if not isinstance(error, UnavailableError):
+                raise
+            self._refuse(connection, host, CONGESTED, cause="" if isinstance(error, CongestedError) else str(error))
+
+    def _tell_too_many(self, connection: socket.socket, host: str) -> None:
+        """Answer at leisure, as the request deserves, where few are being answered so."""
         settings = self._config.dimse
         with self._lock:
-            is_full = self._open.total() >= settings.max_associations
-            is_full = is_full or self._open[host] >= settings.max_associations_per_peer
-            if not is_full:
-                self._open[host] += 1
-            elif self._refusing < _MOST_REFUSALS:
-                self._refusing += 1
-            else:
-                connection.close()
-                self._observer.rejected("flood")
-                return
-        if is_full:
+            is_flood = self._refusing >= _MOST_REFUSALS
+            self._refusing += not is_flood
+        if is_flood:
+            connection.close()
+            self._observer.rejected("flood")
+            return
+        try:
             pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
             self._refused.begin(Acceptor(pdus, host, self._config, None, self._observer), self._end_refusal)
-        else:
-            self._dispatcher.dispatch(connection, host, partial(self._end, host))
+        except BaseException:
+            self._end_refusal()
+            raise
 
-    def _end(self, host: str) -> None:
+    def _refuse(self, connection: socket.socket, host: str, rejection: Rejection, cause: str = "") -> None:
+        if cause:
+            _log.warning("association rejected", reason=rejection.word, host=host, cause=cause)
+        self._observer.rejected(rejection.word)
+        refuse_at_once(connection, rejection)
+
+    def _leave(self, place: Place) -> None:
         with self._lock:
-            self._open[host] -= 1
-            if not self._open[host]:
-                del self._open[host]
+            self._places.leave(place)
 
     def _end_refusal(self) -> None:
         with self._lock:

@@ -103,6 +103,7 @@ WRONG_APPLICATION_CONTEXT: Final = Rejection(1, 1, 2, "application-context")
 UNKNOWN_CALLING_AE: Final = Rejection(1, 1, 3, "calling-ae")
 UNKNOWN_CALLED_AE: Final = Rejection(1, 1, 7, "called-ae")
 TOO_MANY: Final = Rejection(2, 3, 2, "limit")
+CONGESTED: Final = Rejection(2, 3, 1, "congestion")
 
 
 def parse_request(body: bytes) -> Request:

@@ -52,6 +52,7 @@ class Operation:
         self.context = context
         self.request = request
         self.service = _NAMES.get(request.number(dimse.FIELD), "other")
+        self.is_answered = False
         self._started = time.perf_counter()
 
     def response(self, status: int, *, has_data: bool = False) -> dict[int, Value]:
@@ -83,6 +84,7 @@ class Operation:
 
         Raises ConnectionClosed; the outcome is counted and logged even so.
         """
+        self.is_answered = True
         self._tell(status, cause, way_out)
         values = self.response(status, has_data=data is not None)
         if cause:

@@ -1,11 +1,12 @@
 """C-STORE as SCP (PS3.4 B.2, PS3.7 9.1.1): stream the data set into a reception, answer what became of it."""
 
-from keys.errors import CofferError
+from keys.errors import CofferError, UnavailableError
 from server.dimse import command as dimse
 from server.dimse import negotiation
 from server.dimse.services import Reception, StoreRequest
 from server.dimse.session import Operation
 from server.dimse.status import CLASS_NOT_SUPPORTED, DOES_NOT_MATCH, SUCCESS, DimseStatusError
+from server.headroom import converting_shortage
 
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 
@@ -16,7 +17,8 @@ def serve_store(operation: Operation) -> None:
     A failed store does not end the association: the rest of its data set is read and forgotten.
     """
     try:
-        reception = _begin(operation)
+        with converting_shortage():
+            reception = _begin(operation)
     except CofferError as error:
         operation.pass_over_data()
         operation.refuse(error)
@@ -52,7 +54,8 @@ def _receive(operation: Operation, reception: Reception) -> CofferError | None:
     def take(piece: memoryview) -> None:
         if not failures:
             try:
-                reception.write(piece)
+                with converting_shortage():
+                    reception.write(piece)
             except CofferError as error:
                 failures.append(error)
 
@@ -64,4 +67,8 @@ def _receive(operation: Operation, reception: Reception) -> CofferError | None:
     if failures:
         reception.abort()
         return failures[0]
-    return reception.finish().error
+    try:
+        with converting_shortage():
+            return reception.finish().error
+    except UnavailableError as error:
+        return error

@@ -9,7 +9,6 @@ import itertools
 import mmap
 import os
 import selectors
-import signal
 import socket
 import threading
 import time
@@ -32,6 +31,7 @@ from server.engine import Engine
 from server.lanes import messages
 from server.lanes.messages import Commit, Done, Find, Key, KeyOf, More, Places, Plan, Rows, Stop, StudyKeyFor, Told
 from server.lanes.wire import LineClosed, Wire
+from server.watched import Watched
 
 _log = structlog.get_logger(__name__)
 
@@ -84,42 +84,47 @@ class Desk:
         self._fresh: SimpleQueue[_Client] = SimpleQueue()
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
+        self._waker.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._queries = ThreadPoolExecutor(_QUERY_THREADS, thread_name_prefix="query")
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
+        self._batch: list[tuple[_Client, Parcel]] = []
+        self._stopping = threading.Event()
+        self.watched = Watched("committing what is received", self._serve, self._stopping)
 
     def start(self) -> None:
         """Begin to serve."""
-        self._thread.start()
+        self.watched.start()
 
     def add(self, ended: Callable[[], None]) -> socket.socket:
-        """A new line: returns the lane's end, to be sent to it. `ended` is called once when that end is closed."""
+        """A new line: returns the lane's end, to be sent to it. `ended` is called once when that end is closed.
+
+        Raises OSError where there are no descriptors for it.
+        """
         ours, theirs = socket.socketpair()
         ours.setblocking(True)
         self._fresh.put(_Client(ours, ended))
-        self._waker.send(b"+")
+        self._wake()
         return theirs
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # so many wake-ups are waiting that it wakes without this one
+            self._waker.send(b"+")
 
     def stop(self) -> None:
         """Serve no more; lines that are open are closed."""
-        self._stopping = True
-        self._waker.send(b"-")
-        self._thread.join()
+        self._stopping.set()
+        self._wake()
+        self.watched.join()
         self._queries.shutdown()
         self._waker.close()
 
-    def _run(self) -> None:
-        try:
-            self._serve()
-        except Exception:
-            _log.exception("the committing thread failed, and the server ends")
-            os.kill(os.getpid(), signal.SIGTERM)
-            raise
-
     def _serve(self) -> None:
-        while not self._stopping:
+        # What was in hand when this thread died was never acknowledged: its lines end, so that the senders notice.
+        for client, _ in self._batch:
+            self._end(client)
+        while not self._stopping.is_set():
             batch: list[tuple[_Client, Parcel]] = []
+            self._batch = batch
             for key, _ in self._selector.select():
                 if key.data is None:
                     self._admit()
@@ -140,7 +145,11 @@ class Desk:
             return
         while not self._fresh.empty():
             client = self._fresh.get()
-            self._selector.register(client.wire.socket, selectors.EVENT_READ, client)
+            try:
+                self._selector.register(client.wire.socket, selectors.EVENT_READ, client)
+            except OSError:  # the system has no room for one more to watch
+                client.wire.close()
+                client.ended()
 
     def _read(self, client: _Client, batch: list[tuple[_Client, Parcel]]) -> None:
         try:
@@ -154,7 +163,10 @@ class Desk:
             self._end(client)
 
     def _end(self, client: _Client) -> None:
-        self._selector.unregister(client.wire.socket)
+        try:
+            self._selector.unregister(client.wire.socket)
+        except (KeyError, ValueError):
+            return  # it has ended already
         client.wire.close()
         client.unmap()
         client.ended()

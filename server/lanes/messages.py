@@ -40,9 +40,17 @@ class Setup(_Message, frozen=True):
 
 
 class Serve(_Message, frozen=True):
-    """Serve an association. Its connection and the lane's end of a new line come with it as file descriptors."""
+    """Serve an association, which has this number. Its connection and the lane's end of a new line come with it as
+    file descriptors."""
 
     host: str
+    number: int
+
+
+class End(_Message, frozen=True):
+    """End the association with this number, unless something is under way on it: another one needs its place."""
+
+    number: int
 
 
 class Quit(_Message, frozen=True):
@@ -53,6 +61,15 @@ class Quit(_Message, frozen=True):
 
 class Ready(_Message, frozen=True):
     """The lane's answer to `Setup`."""
+
+
+class Pulse(_Message, frozen=True):
+    """Twice a second from a lane: what it is short of, how many lines of its log were lost since it began, and which of
+    its associations are idle: number, for how many seconds, and whether it was ever used."""
+
+    short_of: str
+    lost_lines: int
+    idle: list[tuple[int, float, bool]]
 
 
 class StudyKeyFor(_Message, frozen=True):
@@ -146,7 +163,7 @@ class Failed(_Message, frozen=True):
     offending: tuple[int, ...]
 
 
-Order = Setup | Serve | Quit
+Order = Setup | Serve | End | Quit
 Request = StudyKeyFor | KeyOf | Commit | Find | Plan | More | Stop | Told
 Reply = Key | Done | Rows | Places | Failed
 
@@ -154,6 +171,7 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode
 decode_order: Final = msgspec.msgpack.Decoder(Order).decode
 decode_request: Final = msgspec.msgpack.Decoder(Request).decode
+decode_pulse: Final = msgspec.msgpack.Decoder(Pulse).decode
 decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
 
 

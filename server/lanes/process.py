@@ -7,6 +7,7 @@ folder named `archive` where the server was started is not our package.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -33,15 +34,21 @@ from server.config import Config
 from server.dimse.acceptor import Acceptor
 from server.dimse.associations import Associations
 from server.dimse.connection import Connection
+from server.dimse.negotiation import CONGESTED
+from server.dimse.refusal import refuse_at_once
+from server.headroom import Shortage, lacks_descriptors, what_ran_out
 from server.intake import Intake
 from server.lanes import messages
-from server.lanes.messages import Quit, Ready, Serve, Setup
+from server.lanes.messages import End, Pulse, Quit, Ready, Serve, Setup
 from server.lanes.proxy import Line, RemoteServices
 from server.lanes.wire import LineClosed, Wire
 from server.vault import policy_of
+from server.watched import Watched
 
 _log = structlog.get_logger(__name__)
 _LOOK_SECONDS: Final = 0.5
+_IDLE_SECONDS: Final = 1.0
+HARMLESS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
 
 def encode_config(config: Config) -> bytes:
@@ -62,6 +69,7 @@ class Lane:
     def __init__(self, setup: Setup) -> None:
         self._config = config = _decode_config(setup.config)
         logs.configure(config.log)
+        logs.run_in_background()
         selftest.require()
         logs.use_id_key(Secret(setup.log_id_key))
         folder = ArchiveFolder.open(config.archive)
@@ -73,34 +81,82 @@ class Lane:
         self._services: set[RemoteServices] = set()
         self._policy = policy_of(config)
         self._associations = Associations()
-        threading.Thread(target=self._forget_keys, name="forget keys", daemon=True).start()
+        self._acceptors: dict[int, Acceptor] = {}
+        self._shortage = Shortage()
+        self._quitting = threading.Event()
+        self._seen = self._changes()
 
-    def serve(self, host: str, connection: socket.socket, line: socket.socket) -> None:
-        """Serve one association in a thread of its own."""
+    def serve(self, host: str, number: int, fds: list[int]) -> None:
+        """Serve one association in a thread of its own, or refuse it where something that it needs has run out.
+
+        `fds` are its connection and its line, as many of them as this process could be given.
+        """
+        sockets = [socket.socket(fileno=fd) for fd in fds]
+        try:
+            if len(fds) < 2 or lacks_descriptors(max(fds)):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._begin(host, number, *sockets)
+        except Exception as error:  # noqa: BLE001  # one association must not take the process with it
+            what = what_ran_out(error)
+            if what:
+                self._shortage.note(what)
+            else:
+                _log.error("an association did not begin by a fault of ours", exc_info=error)
+            if sockets:
+                refuse_at_once(sockets[0], CONGESTED)
+            for each in sockets:
+                each.close()
+
+    def _begin(self, host: str, number: int, connection: socket.socket, line: socket.socket) -> None:
         settings = self._config.dimse
         end = Line(Wire(line))
         services = RemoteServices(end, self._intake, self._policy, self._archive_id, self._reader, self._changes)
-        self._services.add(services)
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
         acceptor = Acceptor(pdus, host, self._config, services, services.observer)
 
         def over() -> None:
             self._services.discard(services)
+            self._acceptors.pop(number, None)
             end.close()
 
-        self._associations.begin(acceptor, over)
+        self._services.add(services)
+        self._acceptors[number] = acceptor
+        try:
+            self._associations.begin(acceptor, over)
+        except BaseException:
+            self._services.discard(services)
+            del self._acceptors[number]
+            raise
+
+    def end(self, number: int) -> None:
+        """End an association that is idle."""
+        acceptor = self._acceptors.get(number)
+        if acceptor is not None and acceptor.is_idle:
+            acceptor.abort()
+
+    def pulse(self, control: Wire) -> None:
+        """Start the thread that says twice a second how this process is: without it the process counts as hung."""
+        Watched("the pulse of a receiving process", lambda: self._pulse(control), self._quitting).start()
+
+    def _pulse(self, control: Wire) -> None:
+        while not self._quitting.wait(_LOOK_SECONDS):
+            self._forget_keys()
+            now, idle = time.monotonic(), []
+            for number, acceptor in list(self._acceptors.items()):
+                since = acceptor.idle_since
+                if since is not None and now - since >= _IDLE_SECONDS:
+                    idle.append((number, now - since, acceptor.is_used))
+            with contextlib.suppress(LineClosed):  # the main thread meets it too
+                control.send(messages.encode(Pulse(self._shortage.now(), logs.lost(), idle)))
 
     def _forget_keys(self) -> None:
         """Drop the keys of associations that are idle, too, when a key was taken away."""
-        seen = self._changes()
-        while True:
-            time.sleep(_LOOK_SECONDS)
-            with contextlib.suppress(CofferError):  # whoever needs a key meets it
-                changes = self._changes()
-                if changes != seen:
-                    seen = changes
-                    for services in list(self._services):
-                        services.forget_keys()
+        with contextlib.suppress(CofferError):  # whoever needs a key meets it
+            changes = self._changes()
+            if changes != self._seen:
+                self._seen = changes
+                for services in list(self._services):
+                    services.forget_keys()
 
     def quit(self, grace_seconds: float) -> None:
         """Let operations end."""
@@ -117,9 +173,11 @@ def run(control: Wire) -> None:
                 lane = Lane(order)
                 keep_objects()
                 control.send(messages.encode(Ready()))
-            case Serve(host) if lane is not None:
-                connection, line = (socket.socket(fileno=fd) for fd in control.take_fds()[:2])
-                lane.serve(host, connection, line)
+                lane.pulse(control)
+            case Serve(host, number) if lane is not None:
+                lane.serve(host, number, control.take_fds())
+            case End(number) if lane is not None:
+                lane.end(number)
             case Quit(grace_seconds):
                 if lane is not None:
                     lane.quit(grace_seconds)
@@ -130,9 +188,10 @@ def run(control: Wire) -> None:
 
 def main() -> None:
     """Run a lane on the control socket whose descriptor is the first argument."""
-    # Ctrl-C and systemd signal the whole group: the committing process decides when a lane ends.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C, a closed terminal and systemd signal the whole group: the committing process decides when a lane ends.
+    for number in HARMLESS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HARMLESS)  # blocked by whoever launched this, until now
     guard.forbid_dumps()
     keep_blocks()
     control = Wire(socket.socket(fileno=int(sys.argv[1])))

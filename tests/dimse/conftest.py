@@ -13,6 +13,7 @@ from server.dimse.acceptor import Acceptor
 from server.dimse.associations import Associations
 from server.dimse.connection import Connection
 from server.dimse.listener import Listener
+from server.dimse.places import Place
 from server.dimse.services import Caller, Instance, Matches, StoreOutcome, StoreRequest
 from server.metrics import Metrics
 
@@ -75,10 +76,14 @@ class InThisProcess:
         self._associations = Associations()
         self.stop = self._associations.stop
 
-    def dispatch(self, connection: socket.socket, host: str, ended: Callable[[], None]) -> None:
+    def dispatch(self, connection: socket.socket, place: Place, ended: Callable[[], None]) -> None:
         settings = self._config.dimse
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-        self._associations.begin(Acceptor(pdus, host, self._config, self._memory, self._memory.metrics), ended)
+        acceptor = Acceptor(pdus, place.host, self._config, self._memory, self._memory.metrics)
+        self._associations.begin(acceptor, ended)
+
+    def end(self, place: Place) -> None:
+        raise AssertionError("nobody said that an association is idle")
 
 
 def free_port() -> int:

@@ -1,0 +1,130 @@
+"""The places that associations take, and who gives his up when there are none left.
+
+Rule: silence holds no place against somebody who wants to work. Where all are taken, an association that has not done
+anything yet goes first, then one that has long been idle and whose address holds more places than the newcomer's. One
+that is in the middle of an operation never goes. Neighbours (a /24, in IPv6 a /64) count together where they are
+silent, so that many addresses gain no more than one.
+"""
+
+import ipaddress
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["Place", "Places"]
+
+_SILENT_SECONDS: Final = 2.0  # after which one that never did anything may have to go
+_SHORT_IDLE_SECONDS: Final = 5.0  # the same for one of an address that holds many
+_LONG_IDLE_SECONDS: Final = 30.0  # and for one whose address holds hardly more than the newcomer's
+_MOST_ENDING: Final = 16  # places given twice while their former holders are on their way out
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One association's place. `idle_since` is a monotonic time in seconds; None: something is under way, or nobody
+    has said yet."""
+
+    number: int
+    host: str
+    idle_since: float | None = None
+    is_used: bool = False  # whether it has done anything
+    is_ending: bool = False
+
+
+class Places:
+    """Not thread-safe: the caller holds a lock."""
+
+    def __init__(self, total: int, per_host: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total = total
+        self._per_host = per_host
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._taken: dict[int, Place] = {}
+        self._held: Counter[str] = Counter()  # by host, without those that are ending
+        self._ending = 0
+
+    def enter(self, host: str) -> tuple[Place | None, Place | None]:
+        """A place for a newcomer, and the one whose association the caller must end for it. (None, None): full."""
+        victim = None
+        if self._held[host] >= self._per_host:
+            victim = self._silent_one(host)
+        elif self._held.total() >= self._total:
+            victim = self._dispensable(host)
+        else:
+            return self._take(host), None
+        if victim is None or self._ending >= _MOST_ENDING:
+            self._forget_empty(host)
+            return None, None
+        victim.is_ending = True
+        self._ending += 1
+        self._release(victim.host)
+        return self._take(host), victim
+
+    def leave(self, place: Place) -> None:
+        """An association is over. Harmless when repeated."""
+        if self._taken.pop(place.number, None) is None:
+            return
+        if place.is_ending:
+            self._ending -= 1
+        else:
+            self._release(place.host)
+
+    def _take(self, host: str) -> Place:
+        place = Place(next(self._numbers), host)
+        self._taken[place.number] = place
+        self._held[host] += 1
+        return place
+
+    def _release(self, host: str) -> None:
+        self._held[host] -= 1
+        self._forget_empty(host)
+
+    def _forget_empty(self, host: str) -> None:
+        if not self._held[host]:
+            del self._held[host]
+
+    def _silent_one(self, host: str) -> Place | None:
+        """Of one address, the association that never did anything for longest."""
+        now = self._clock()
+        return _longest(place for place in self._idle() if place.host == host and self._is_silent(place, now))
+
+    def _dispensable(self, host: str) -> Place | None:
+        now = self._clock()
+        silent = [place for place in self._idle() if self._is_silent(place, now)]
+        if silent:
+            networks = Counter(_network(place.host) for place in silent)
+            held = self._held
+            most = max((networks[_network(place.host)], held[place.host]) for place in silent)
+            return _longest(p for p in silent if (networks[_network(p.host)], held[p.host]) == most)
+        idle = [place for place in self._idle() if self._may_go(place, now, host)]
+        most_held = max((self._held[place.host] for place in idle), default=0)
+        return _longest(place for place in idle if self._held[place.host] == most_held)
+
+    def _idle(self) -> list[Place]:
+        return [place for place in self._taken.values() if place.idle_since is not None and not place.is_ending]
+
+    @staticmethod
+    def _is_silent(place: Place, now: float) -> bool:
+        return not place.is_used and place.idle_since is not None and now - place.idle_since >= _SILENT_SECONDS
+
+    def _may_go(self, place: Place, now: float, newcomer: str) -> bool:
+        if not place.is_used or place.idle_since is None:
+            return False
+        more, idle = self._held[place.host] - self._held[newcomer], now - place.idle_since
+        return idle >= (_SHORT_IDLE_SECONDS if more > 1 else _LONG_IDLE_SECONDS) and more > 0
+
+
+def _longest(places: Iterable[Place]) -> Place | None:
+    """The one that has been idle for longest."""
+    return min(places, key=lambda place: place.idle_since or 0.0, default=None)
+
+
+def _network(host: str) -> str:
+    try:
+        address = ipaddress.ip_address(host.split("%", maxsplit=1)[0])
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 64), strict=False))

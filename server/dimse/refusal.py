@@ -1,0 +1,27 @@
+"""Turn a connection away at once, with a word (PS3.8 9.3.4), where there is no thread to do it at leisure."""
+
+import contextlib
+import socket
+from typing import Final
+
+from server.dimse import negotiation
+from server.dimse.negotiation import Rejection
+
+__all__ = ["refuse_at_once"]
+
+_MOMENT_SECONDS: Final = 0.02
+_READ_BYTES: Final = 64 << 10
+
+
+def refuse_at_once(connection: socket.socket, rejection: Rejection) -> None:
+    """Send an A-ASSOCIATE-RJ and close; takes a moment at most.
+
+    What has come of the request is read first: closing a socket with unread bytes is a reset, which would overtake
+    the answer.
+    """
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(_MOMENT_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            connection.recv(_READ_BYTES)
+        connection.send(negotiation.reject(rejection))
+        connection.shutdown(socket.SHUT_WR)

@@ -1,0 +1,140 @@
+"""What a process must keep free to end in order what it has begun, and what ran out where it could not.
+
+Rule: a new association is refused before the last descriptors are gone, because those that are open need some too: for
+bodies, segments, destinations, checkpoints. The limit is asked each time, since an administrator may change it while
+the server runs (`prlimit`); a shortage is over as soon as a trial says so, without a restart.
+"""
+
+import contextlib
+import errno
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+import structlog
+
+from keys.errors import UnavailableError
+
+__all__ = [
+    "DESCRIPTORS",
+    "KINDS",
+    "CongestedError",
+    "Shortage",
+    "converting_shortage",
+    "lacks_descriptors",
+    "raise_limit",
+    "refusal_of",
+    "what_ran_out",
+]
+
+_log = structlog.get_logger(__name__)
+
+SPARE: Final = 24  # descriptors that no new association may touch
+DESCRIPTORS, THREADS, MEMORY = "file descriptors", "threads", "memory"
+KINDS: Final = (DESCRIPTORS, THREADS, MEMORY)
+_WAYS_OUT: Final = {
+    DESCRIPTORS: "raise the limit of open files (LimitNOFILE=, ulimit -n), or lower dimse.max_associations",
+    THREADS: "raise the limit of threads (TasksMax=, ulimit -u), or lower dimse.max_associations",
+    MEMORY: "give the machine more memory, or lower dimse.max_associations",
+}
+_ERRNOS: Final = {
+    errno.EMFILE: DESCRIPTORS,
+    errno.ENFILE: DESCRIPTORS,
+    errno.ENOMEM: MEMORY,
+    errno.ENOBUFS: MEMORY,
+    errno.EAGAIN: THREADS,  # of fork and clone; a socket that would block is dealt with where it is used
+}
+
+
+class CongestedError(UnavailableError):
+    """This process has no room for one more association now."""
+
+
+def what_ran_out(error: BaseException) -> str:
+    """One of `KINDS` where an error says that the system gives no more of it; empty for any other error."""
+    if isinstance(error, MemoryError):
+        return MEMORY
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return THREADS
+    return _ERRNOS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+
+
+def refusal_of(error: BaseException) -> UnavailableError | None:
+    """What a peer is told when a request failed because something ran out; None where that is not the cause."""
+    what = what_ran_out(error)
+    return UnavailableError(f"the server is short of {what}", hint=_WAYS_OUT[what]) if what else None
+
+
+@contextlib.contextmanager
+def converting_shortage() -> Iterator[None]:
+    """Let what the block could not have be an UnavailableError that says so."""
+    try:
+        yield
+    except (OSError, RuntimeError, MemoryError) as error:
+        refusal = refusal_of(error)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def lacks_descriptors(newest: int) -> bool:
+    """Whether fewer than `SPARE` are left; `newest` was given last, and the system gives the lowest that is free."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit != resource.RLIM_INFINITY and newest >= limit - SPARE
+
+
+def raise_limit(wanted: int) -> None:
+    """Let this process and its children have `wanted` descriptors, as far as the hard limit goes; never fewer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+
+
+class Shortage:
+    """What this process is short of. Thread-safe. Logged once when it begins and once when it is over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._what = ""
+
+    def note(self, what: str) -> None:
+        """Something ran out (one of `KINDS`)."""
+        with self._lock:
+            is_new, self._what = what != self._what, what
+        if is_new:
+            _log.error("new associations are refused", short_of=what, way_out=_WAYS_OUT[what])
+
+    def told(self) -> str:
+        """A sentence for /readyz while something runs short; empty when nothing does."""
+        what = self.now()
+        return f"short of {what}, new associations are refused: {_WAYS_OUT[what]}" if what else ""
+
+    def now(self) -> str:
+        """What still runs short, tried now; empty when nothing does."""
+        what = self._what
+        if what and not _is_short(what):
+            with self._lock:
+                self._what = ""
+            _log.info("new associations are accepted again", was_short_of=what)
+            return ""
+        return what
+
+
+def _is_short(what: str) -> bool:
+    try:
+        if what == DESCRIPTORS:
+            newest = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            os.close(newest)
+            return lacks_descriptors(newest)
+        if what == THREADS:
+            trial = threading.Thread(target=int)
+            trial.start()
+            trial.join()
+    except (OSError, RuntimeError, MemoryError):
+        return True
+    return False
