@@ -5,6 +5,7 @@ terminal; bars and colours appear only on a terminal.
 """
 
 import datetime as dt
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,26 @@ from rich.table import Table
 from rich.text import Text
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def require_streams() -> None:
+    """Put something in the place of standard streams that were closed by whoever started us (`2>&-`).
+
+    Otherwise the next file that is opened, a segment for example, would be standard error, and what a library says
+    there would be written into it. Standard output fails when it is written to: nobody shall believe it was read.
+    """
+    for descriptor, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, flags)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def plain(text: str) -> str:

@@ -102,6 +102,7 @@ def main(ctx: click.Context) -> None:
     The archive is the one that --archive or COFFER_ARCHIVE names, else the one the config file names (--config or
     COFFER_CONFIG, else ./coffer.toml), else ./archive-data. An archive folder may hold its own coffer.toml.
     """
+    output.require_streams()
     guard.forbid_dumps()
     ctx.ensure_object(Chosen)
 
