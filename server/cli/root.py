@@ -5,7 +5,6 @@ that `--help` and completion answer at once.
 """
 
 import os
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -49,11 +48,12 @@ class _Reporting(click.Group):
             output.failure(str(error), error.hint(), code, as_json=_wants_json(ctx))
         except BrokenPipeError:
             # Who reads our output had enough (`| head`); Python would complain once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            output.forget_unwritten()
             code = 0
         except KeyboardInterrupt:
             code = INTERRUPTED
         except OSError as error:
+            output.forget_unwritten()
             code = 6
             what = f"{error.filename}: " if error.filename else ""
             output.failure(
