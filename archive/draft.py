@@ -30,6 +30,10 @@ class Coders:
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, "coder")
+        # All at once: a thread that cannot be had later would leave behind work that nobody does.
+        together = threading.Barrier(threads)
+        for begun in [self._pool.submit(together.wait) for _ in range(threads)]:
+            begun.result()
         self._room = threading.BoundedSemaphore(_AHEAD * threads)
 
     def encode(self, data: memoryview, layout: PixelLayout | None) -> "Future[bytes]":

@@ -14,7 +14,7 @@ from index.loading import Loading
 from index.rows import StudyRow
 from index.table import StudyTable, is_found_alike
 from index.tables import Ref, Tables, number_of
-from keys.errors import CofferError
+from keys.errors import CofferError, UnavailableError
 
 __all__ = ["Catalogue"]
 
@@ -67,6 +67,9 @@ class Catalogue:
                 loading.finish()
         except CofferError as error:
             loading.finish(error)
+        except Exception as error:  # noqa: BLE001  # whoever waits for the end of the filling must hear of it
+            what = type(error).__name__
+            loading.finish(UnavailableError(f"the index could not be read: {what}", hint="restart Coffer"))
 
     @property
     def is_loaded(self) -> bool:

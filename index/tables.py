@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -41,6 +42,7 @@ _NUMBER: Final = struct.Struct(">Q")
 _CACHED: Final = 8192  # study and series rows kept open
 _FLUSH_SECONDS: Final = 0.05
 _FLUSH_ROWS: Final = 4096
+_PATIENCE_SECONDS: Final = 60.0  # with writes that fail for another reason than the disk
 _MOST_WAITING: Final = 200_000  # rows in memory before writers wait for the disk
 
 Row: TypeAlias = StudyRow | SeriesRow | InstanceRow
@@ -263,12 +265,26 @@ class Tables:
             except CofferError as error:
                 self._failure = UnavailableError(f"the index stopped: {error}", hint=error.hint())
                 raise self._failure from error
+            except BaseException:  # out of memory, say: what was to be written waits for the next time
+                self._take_back()
+                raise
             with self.lock:
                 self._flushing = {}
                 self._flushing_names = {}
                 self._flushing_gone = {}
         with self._flushed:
             self._flushed.notify_all()
+
+    def _take_back(self) -> None:
+        """Let what was about to be written wait again, under what was put meanwhile. Writing it twice does no harm."""
+        with self.lock:
+            names = dict(self._flushing_names)
+            for token, refs in self._fresh_names.items():
+                # A name that was taken away meanwhile was written down with what is left of it.
+                names[token] = refs if token in self._fresh_gone else (*names.get(token, ()), *refs)
+            self._fresh_gone = {**self._flushing_gone, **self._fresh_gone}
+            self._fresh_names, self._fresh = names, {**self._flushing, **self._fresh}
+            self._flushing, self._flushing_names, self._flushing_gone = {}, {}, {}
 
     def _changes(self) -> list[Change]:
         key_ids: dict[bytes, bytes] = {}
@@ -307,6 +323,7 @@ class Tables:
         self.require_writable()
 
     def _run(self) -> None:
+        failing_since: float | None = None
         while not self._closing.is_set():
             self._wake.wait()
             self._wake.clear()
@@ -314,8 +331,17 @@ class Tables:
                 self._closing.wait(_FLUSH_SECONDS)  # let a burst gather into one commit
             try:
                 self.flush()
+                failing_since = None
             except CofferError:
                 return  # kept in `_failure`, which every writer meets
+            except Exception as error:  # noqa: BLE001  # a shortage passes; whoever stores must hear of what does not
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since > _PATIENCE_SECONDS:
+                    what = type(error).__name__
+                    self._failure = UnavailableError(f"the index stopped: {what}", hint="restart Coffer")
+                    return
+                self._closing.wait(_FLUSH_SECONDS)
+                self._wake.set()
 
     def compact(self) -> None:
         """Write the file anew, without what was removed from it, as `IndexStore.compact` says; durable on return."""

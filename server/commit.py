@@ -23,6 +23,7 @@ from keys.errors import CofferError, ShreddedError, UnavailableError
 from keys.keyring import Keyring
 from keys.shred import is_shredded
 from keys.studykey import StudyKey
+from server.headroom import require_descriptors
 from server.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -133,8 +134,10 @@ class Committer:
     def require_accepting(self) -> None:
         """Return when objects can be stored. Raises UnavailableError, or what log, keyring or index says of itself.
 
-        One of them that stopped stops all: a record whose key or whose row cannot be kept helps nobody.
+        One of them that stopped stops all: a record whose key or whose row cannot be kept helps nobody. None of them is
+        begun with where it might have to stop for want of a file descriptor.
         """
+        require_descriptors()
         self._log.require_writable()
         self._keyring.require_writable()
         self._index.require_writable()

@@ -26,12 +26,14 @@ __all__ = [
     "lacks_descriptors",
     "raise_limit",
     "refusal_of",
+    "require_descriptors",
     "what_ran_out",
 ]
 
 _log = structlog.get_logger(__name__)
 
 SPARE: Final = 24  # descriptors that no new association may touch
+_FOR_ONE_STEP: Final = 8
 DESCRIPTORS, THREADS, MEMORY = "file descriptors", "threads", "memory"
 KINDS: Final = (DESCRIPTORS, THREADS, MEMORY)
 _WAYS_OUT: Final = {
@@ -83,6 +85,19 @@ def lacks_descriptors(newest: int) -> bool:
     """Whether fewer than `SPARE` are left; `newest` was given last, and the system gives the lowest that is free."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return limit != resource.RLIM_INFINITY and newest >= limit - SPARE
+
+
+def require_descriptors() -> None:
+    """Return where the few that one step of work opens can be had. Raises UnavailableError.
+
+    For work that must not fail half-way: a log that cannot open its next segment stops until a restart.
+    """
+    with converting_shortage():
+        newest = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.close(newest)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if limit != resource.RLIM_INFINITY and newest + _FOR_ONE_STEP > limit:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def raise_limit(wanted: int) -> None:
