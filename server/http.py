@@ -124,9 +124,8 @@ class _ImpatientProtocol(H11Protocol):
         super().connection_made(transport)
         self.loop.call_later(_REQUEST_SECONDS, self._cut_if_silent)
         self.loop.call_later(_CONNECTION_SECONDS, transport.abort)
-        sock = transport.get_extra_info("socket")
-        most = _CONNECTIONS_WHEN_SHORT if sock is not None and lacks_descriptors(sock.fileno()) else _CONNECTIONS
-        if len(self.connections) > most:
+        held = len(self.connections)
+        if held > _CONNECTIONS or (held > _CONNECTIONS_WHEN_SHORT and lacks_descriptors()):
             self._make_room()
 
     @property

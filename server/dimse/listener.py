@@ -145,25 +145,43 @@ class Listener:
             _log.error("a connection was lost by a fault of ours", exc_info=error)
 
     def _begin(self, connection: socket.socket, host: str) -> None:
-        if headroom.lacks_descriptors(connection.fileno()):
+        if headroom.lacks_descriptors():
             self._shortage.note(headroom.DESCRIPTORS)
-            self._refuse(connection, host, CONGESTED)
+            self._refuse_congested(connection, host)
             return
-        with self._lock:
-            place, victim = self._places.enter(host)
-        if victim is not None:
-            self._observer.rejected("silent")
-            self._dispatcher.end(victim)
+        place = self._enter(host)
         if place is None:
             self._tell_too_many(connection, host)
             return
         try:
             self._dispatcher.dispatch(connection, place, partial(self._leave, place))
-        except BaseException as error:
+        except CongestedError:
             self._leave(place)
-            if not isinstance(error, UnavailableError):
-                raise
-            self._refuse(connection, host, CONGESTED, cause="" if isinstance(error, CongestedError) else str(error))
+            self._refuse_congested(connection, host)
+        except UnavailableError as error:
+            self._leave(place)
+            _log.warning("association rejected", reason=CONGESTED.word, host=host, cause=str(error))
+            self._refuse(connection, CONGESTED)
+        except BaseException:
+            self._leave(place)
+            raise
+
+    def _enter(self, host: str, *, is_full: bool = False) -> Place | None:
+        """A place for a newcomer, for which another one may be ended; None where there is none."""
+        with self._lock:
+            place, victim = self._places.enter(host, is_full=is_full)
+        if victim is not None:
+            _log.info("an idle association gives up its place", host=victim.host, was_used=victim.is_used)
+            self._observer.rejected("idle")
+            self._dispatcher.end(victim)
+        return place
+
+    def _refuse_congested(self, connection: socket.socket, host: str) -> None:
+        """Turn a newcomer away, and let an idle association make room for the next one."""
+        place = self._enter(host, is_full=True)
+        if place is not None:
+            self._leave(place)
+        self._refuse(connection, CONGESTED)
 
     def _tell_too_many(self, connection: socket.socket, host: str) -> None:
         """Answer at leisure, as the request deserves, where few are being answered so."""
@@ -182,9 +200,7 @@ class Listener:
             self._end_refusal()
             raise
 
-    def _refuse(self, connection: socket.socket, host: str, rejection: Rejection, cause: str = "") -> None:
-        if cause:
-            _log.warning("association rejected", reason=rejection.word, host=host, cause=cause)
+    def _refuse(self, connection: socket.socket, rejection: Rejection) -> None:
         self._observer.rejected(rejection.word)
         refuse_at_once(connection, rejection)
 

@@ -46,12 +46,15 @@ class Places:
         self._held: Counter[str] = Counter()  # by host, without those that are ending
         self._ending = 0
 
-    def enter(self, host: str) -> tuple[Place | None, Place | None]:
-        """A place for a newcomer, and the one whose association the caller must end for it. (None, None): full."""
+    def enter(self, host: str, *, is_full: bool = False) -> tuple[Place | None, Place | None]:
+        """A place for a newcomer, and the one whose association the caller must end for it. (None, None): full.
+
+        With `is_full` there is no room although places are left.
+        """
         victim = None
         if self._held[host] >= self._per_host:
             victim = self._silent_one(host)
-        elif self._held.total() >= self._total:
+        elif is_full or self._held.total() >= self._total:
             victim = self._dispensable(host)
         else:
             return self._take(host), None

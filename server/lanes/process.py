@@ -93,7 +93,7 @@ class Lane:
         """
         sockets = [socket.socket(fileno=fd) for fd in fds]
         try:
-            if len(fds) < 2 or lacks_descriptors(max(fds)):
+            if len(fds) < 2 or lacks_descriptors():
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._begin(host, number, *sockets)
         except Exception as error:  # noqa: BLE001  # one association must not take the process with it
