@@ -191,6 +191,7 @@ class HttpServer:
                 log_config=None,
                 log_level="error",
                 access_log=False,
+                backlog=_CONNECTIONS,
                 server_header=False,
                 h11_max_incomplete_event_size=_HEADER_BYTES,
                 timeout_graceful_shutdown=_STOP_SECONDS,

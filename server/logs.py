@@ -12,8 +12,10 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any, Final, TextIO, cast
@@ -31,6 +33,8 @@ _MUTE: Final = ("pynetdicom", "pydicom", "py.warnings")
 # At least five components tell a UID from an address; the arcs of the standard itself name no patient.
 _UID = re.compile(r"(?<![\w.])(?!1\.2\.840\.10008\.)\d{1,39}(?:\.\d{1,39}){4,}(?![\w.]\w)")
 _LONGEST = 500
+_BRAKE_SECONDS: Final = 10.0
+_BRAKE_LINES: Final = 20
 _level = [logging.INFO]
 _sink = [LogSink(None)]
 _id_key = [Secret(os.urandom(32))]  # a key of this process until the archive's own is known
@@ -138,6 +142,7 @@ def _adopt_standard_loggers(sink: LogSink, processors: list[structlog.typing.Pro
     """Let libraries that use `logging` speak through the same door, from warnings up, and mute those that may tell."""
     logging.raiseExceptions = False
     handler = logging.StreamHandler(cast(TextIO, sink))
+    handler.addFilter(_Brake())
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -149,6 +154,23 @@ def _adopt_standard_loggers(sink: LogSink, processors: list[structlog.typing.Pro
         muted.setLevel(logging.CRITICAL + 1)
     logging.captureWarnings(capture=True)
     warnings.filterwarnings("ignore", module="pydicom")
+
+
+class _Brake(logging.Filter):
+    """Lets through few lines of a library in a while: asyncio says a thousand times a second what it is short of."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._began = 0.0
+        self._told: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self._clock() - self._began > _BRAKE_SECONDS:
+            self._began = self._clock()
+            self._told.clear()
+        self._told[record.name] += 1
+        return self._told[record.name] <= _BRAKE_LINES
 
 
 def _json(value: Any, **_: Callable[[Any], Any]) -> str:

@@ -64,6 +64,7 @@ class Listener:
         self._refused = Associations()
         self._refusing = 0
         self._socket: socket.socket | None = None
+        self._is_broken = False  # the socket is to be opened again
         self._stopping = threading.Event()
         self._shortage = Shortage()
         self.watched = Watched("accepting associations", self._accept, self._stopping)
@@ -111,6 +112,10 @@ class Listener:
 
     def _accept(self) -> None:
         assert self._socket is not None
+        if self._is_broken:
+            self._socket.close()
+            self._listen()
+            self._is_broken = False
         while not self._stopping.is_set():
             try:
                 sock, address = self._socket.accept()
@@ -124,17 +129,15 @@ class Listener:
                 self._could_not_begin(error)
 
     def _could_not_accept(self, error: OSError) -> None:
-        """Wait a moment. Whoever knocks meanwhile waits in the backlog."""
+        """Wait a moment. Whoever knocks meanwhile waits in the backlog. Raises the error where a new socket is needed."""
         if self._stopping.is_set():
             return
         what = headroom.what_ran_out(error)
         if what:
             self._shortage.note(what)
         elif error.errno in _BROKEN:
-            _log.error("the listening socket broke and is opened again", cause=error.strerror)
-            assert self._socket is not None
-            self._socket.close()
-            self._listen()
+            self._is_broken = True
+            raise error
         self._stopping.wait(_PAUSE_SECONDS)
 
     def _could_not_begin(self, error: Exception) -> None:
