@@ -9,7 +9,7 @@ import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Final
 
 from archive import codec
@@ -19,6 +19,7 @@ from archive.pixels import PixelLayout
 from archive.spool import Spool
 from keys.buffer import Buffer
 from keys.errors import UnavailableError
+from keys.pool import started_pool
 
 _AHEAD: Final = 4  # frames for each thread that may wait for it
 _TINY: Final = 16 << 10  # to hand a frame to another thread costs about 0.1 ms
@@ -29,11 +30,7 @@ class Coders:
     """The threads that code for all drafts of a process, and the bound on the frames that wait for them."""
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, "coder")
-        # All at once: a thread that cannot be had later would leave behind work that nobody does.
-        together = threading.Barrier(threads)
-        for begun in [self._pool.submit(together.wait) for _ in range(threads)]:
-            begun.result()
+        self._pool = started_pool(threads, "coder")
         self._room = threading.BoundedSemaphore(_AHEAD * threads)
 
     def encode(self, data: memoryview, layout: PixelLayout | None) -> "Future[bytes]":

@@ -28,6 +28,7 @@ from server.config import Config
 from server.engine import Engine
 from server.founding import create_archive
 from server.service import Server
+from server.signals import Signals
 
 _SLICES, _SIZE = 3, 256
 _PENDING = 0xFF00
@@ -56,7 +57,8 @@ def run(config: Config, *, once: bool = False) -> None:
             server.wait()
 
     # Ctrl-C in the middle of a store would leave pynetdicom's threads waiting for each other for ever.
-    service.run(Server(config), shown)
+    with Signals() as signals:
+        service.run(Server(config), shown, signals)
 
 
 def _tell_where(console: Console, config: Config, *, fresh: bool) -> None:

@@ -11,7 +11,6 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import uvicorn
@@ -25,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from keys.errors import ConfigError
+from keys.pool import started_pool
 from server.config import Http
 from server.headroom import lacks_descriptors
 from server.sockets import listen, named
@@ -53,7 +53,7 @@ def application(
     Concerns do not make it unready: to take an archive with one damaged record out of service would protect nobody.
     """
 
-    pool = _started(_PAGE_THREADS)
+    pool = started_pool(_PAGE_THREADS, "page")  # without threads to be had these pages must say so
 
     async def asked(question: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(pool, question)
@@ -80,14 +80,6 @@ def application(
     pages = Starlette(routes=routes, middleware=[Middleware(_Strict)])
     pages.router.redirect_slashes = False  # it would redirect to whatever host the caller names
     return pages
-
-
-def _started(threads: int) -> ThreadPoolExecutor:
-    """A pool whose threads are there already: when none can be had any more, these pages must say so."""
-    pool, together = ThreadPoolExecutor(threads, "page"), threading.Barrier(threads)
-    for begun in [pool.submit(together.wait) for _ in range(threads)]:
-        begun.result()
-    return pool
 
 
 _HEADERS: Final = (

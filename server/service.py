@@ -298,27 +298,27 @@ class Server:
             _log.info("stopped")
 
 
-def serve(config: Config) -> None:
+def serve(config: Config, signals: Signals) -> None:
     """Serve until SIGTERM or Ctrl-C, which may also come while the archive is opened; it is closed on return.
 
     Raises what starting raises, and ServiceError.
     """
     logs.configure(config.log)
     logs.run_in_background()
-    run(Server(config), Server.wait)
+    run(Server(config), Server.wait, signals)
 
 
-def run(server: Server, work: Callable[[Server], None]) -> None:
+def run(server: Server, work: Callable[[Server], None], signals: Signals) -> None:
     """Open a server, do `work` with it and close it, with nothing of that cut short by a signal. Raises as `serve`.
 
     The first order to end that comes while it is opened ends that at once, which is as safe as a power cut.
     """
-    with Signals(server.stop, server.tell_ignored) as signals:
-        try:
-            with signals.interrupting():
-                server.open()
-            work(server)
-        except EndOrdered:
-            _log.info("ended while opening, as ordered")
-        finally:
-            server.close()
+    signals.tell(server.stop, server.tell_ignored)
+    try:
+        with signals.interrupting():
+            server.open()
+        work(server)
+    except EndOrdered:
+        _log.info("ended while opening, as ordered")
+    finally:
+        server.close()

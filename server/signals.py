@@ -26,16 +26,22 @@ class EndOrdered(BaseException):  # an order, not an error; nothing below may ta
 class Signals:
     """Catches signals from enter to exit. Use it in the main thread."""
 
-    def __init__(self, end: Callable[[], None], ignore: Callable[[str], None] = lambda _: None) -> None:
-        """`end` is called for each order to end, `ignore` with the name of each signal that is ignored.
-
-        Both are called in the middle of anything: they may only use what is made for that (`SimpleQueue.put`).
-        """
-        self._end = end
-        self._ignore = ignore
+    def __init__(self) -> None:
+        self._end: Callable[[], None] = lambda: None
+        self._ignore: Callable[[str], None] = lambda _: None
         self._interrupts = False
         self._is_ordered = False
         self._before: dict[signal.Signals, Any] = {}
+
+    def tell(self, end: Callable[[], None], ignore: Callable[[str], None]) -> None:
+        """Call `end` for each order to end, also for one that has come already, and `ignore` with the name of each
+        signal that is ignored.
+
+        Both are called in the middle of anything: they may only use what is made for that (`SimpleQueue.put`).
+        """
+        self._end, self._ignore = end, ignore
+        if self._is_ordered:
+            end()
 
     def __enter__(self) -> Self:
         handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {

@@ -12,13 +12,24 @@ Examples:
   coffer --config /etc/coffer.toml serve
 
 \b
-It logs to standard error, ends on SIGTERM or Ctrl-C after the requests that are under way, and holds
-the archive's one writer's lock. find, get, verify and status work beside it; put and index rebuild do not."""
+It logs to standard error, ends on SIGTERM or Ctrl-C after the requests that are under way (exit code 0, also
+while it is still opening the archive; a second signal changes nothing), and holds the archive's one writer's
+lock. SIGHUP ends it the same way where it was started from a terminal, and is ignored elsewhere; a changed
+coffer.toml needs a restart. Exit code 15: a part of it died and did not come back, start it again. find, get,
+verify and status work beside it; put and index rebuild do not."""
 )
 @archive_options()
 @click.pass_obj
 def serve(chosen: Chosen) -> None:
     """Serve DICOM (C-ECHO, C-STORE, C-FIND, C-MOVE, C-GET) and, over HTTP, health and metrics."""
-    from server.service import serve as run
+    from server.signals import EndOrdered, Signals
 
-    run(chosen.load())
+    with Signals() as signals:
+        try:
+            with signals.interrupting():
+                from server.service import serve as run
+
+                config = chosen.load()
+        except EndOrdered:
+            return
+        run(config, signals)

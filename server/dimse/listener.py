@@ -129,7 +129,7 @@ class Listener:
                 self._could_not_begin(error)
 
     def _could_not_accept(self, error: OSError) -> None:
-        """Wait a moment. Whoever knocks meanwhile waits in the backlog. Raises the error where a new socket is needed."""
+        """Wait a moment: whoever knocks waits in the backlog. Raises the error where a new socket is needed."""
         if self._stopping.is_set():
             return
         what = headroom.what_ran_out(error)

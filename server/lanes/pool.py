@@ -152,6 +152,9 @@ class Lanes:
         with self._lock:
             lanes = [lane for lane in self._lanes if lane is not None]
         for lane in lanes:
+            if not lane.is_ready:
+                lane.process.kill()  # it is still loading, and has nothing in hand
+                continue
             with lane.lock, contextlib.suppress(LineClosed):
                 lane.control.send(messages.encode(Quit(grace_seconds)))
         deadline = time.monotonic() + grace_seconds + 2

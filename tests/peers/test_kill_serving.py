@@ -20,6 +20,7 @@ from keys.rows import EpochRow
 from keys.store import RowStore
 from server import rekeyorder, rekeywatch, renewalwatch, service, shredding
 from server.config_load import load_config
+from server.signals import Signals
 from tests.peers.killed import (
     BOTH,
     EVERY,
@@ -47,7 +48,8 @@ def serve() -> int:
     small_steps()
     service._CHECKPOINT_SECONDS, service._SETTLE_SECONDS, renewalwatch._POLL_SECONDS = 0.3, 0.1, 0.2
     rekeywatch._POLL_SECONDS, rekeywatch._GRACE_SECONDS, rekeywatch._RETRY_SECONDS = 0.1, 0.0, 0.5
-    service.serve(load_config(Path("coffer.toml")))
+    with Signals() as signals:
+        service.serve(load_config(Path("coffer.toml")), signals)
     return 0
 
 
