@@ -130,14 +130,14 @@ class CofferProcess:
             self.write_config()
         self.run("init")
 
-    def start(self) -> "CofferProcess":
-        """Start `coffer serve` and return when it says it is ready."""
+    def start(self, stderr: int | None = None) -> "CofferProcess":
+        """Start `coffer serve` and return when it says it is ready; `stderr` is a descriptor instead of `log`."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(COFFER), "--config", str(self.config), "serve"],
                 cwd=self.base,
                 stdout=log,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
                 stdin=subprocess.DEVNULL,
                 env=self.environment(),
             )

@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from server.dimse import negotiation
+from server.dimse import negotiation, pdu
 from server.dimse.negotiation import IMPLICIT_LE, Offer
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import store, synthetic
@@ -38,3 +38,25 @@ def test_two_hundred_idle_and_slow_peers_hold_up_nobody(new_coffer: Callable[...
     for sock in crowd:
         sock.close()
     assert {reply.status for reply in store(coffer.port, items[:1])} == {0}
+
+
+def test_silent_peers_of_other_addresses_keep_nobody_out(new_coffer: Callable[..., CofferProcess]) -> None:
+    """Two addresses with all that one may have each, then a whole network of one each: every honest caller gets in."""
+    coffer = new_coffer()
+    request = negotiation.request("CROWD", "COFFER", [Offer(1, negotiation.VERIFICATION, (IMPLICIT_LE,))], 16384)
+    for crowd in (["127.0.1.1"] * 32 + ["127.0.2.1"] * 32, [f"127.0.3.{n}" for n in range(1, 60)]):
+        silent = [socket.create_connection(("127.0.0.1", coffer.port), 5, (host, 0)) for host in crowd]
+        for number, sock in enumerate(silent):
+            if number % 3:
+                sock.sendall(request)
+        time.sleep(4)  # longer than anybody may be silent where places are few
+        honest = []
+        for _ in range(12):  # who stay, and work
+            sock = socket.create_connection(("127.0.0.1", coffer.port), 20)
+            sock.sendall(request)
+            assert sock.recv(1) == bytes((pdu.ASSOCIATE_AC,))
+            honest.append(sock)
+            assert {reply.status for reply in store(coffer.port, [synthetic(1)])} == {0}
+        for sock in silent + honest:
+            sock.close()
+    assert 'coffer_associations_rejected_total{reason="idle"}' in coffer.metrics()

@@ -124,3 +124,78 @@ def test_a_taken_port_is_a_config_error(running: http.HttpServer, app: object) -
 def test_stop_is_harmless_when_repeated(running: http.HttpServer) -> None:
     running.stop()
     running.stop()
+
+
+def test_a_connection_answers_one_request(running: http.HttpServer) -> None:
+    with socket.create_connection(running.address, timeout=30) as kept:
+        kept.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /metr")
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):  # the second one was not read
+            while piece := kept.recv(4096):
+                answer += piece
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer.lower()
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+HALF = {
+    "nothing": b"",
+    "half a request": b"GET /heal",
+    "half a second request": b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /heal",
+    "a body that never comes": b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n",
+    "a body in pieces": b"POST /metrics HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_two_hundred_that_say_half_of_it_keep_the_pages_from_nobody(running: http.HttpServer, name: str) -> None:
+    crowd = []
+    for _ in range(200):
+        sock = socket.create_connection(running.address, timeout=30)
+        with contextlib.suppress(ConnectionError):  # it may have to make room already
+            sock.sendall(HALF[name])
+        crowd.append(sock)
+    for page in ("/healthz", "/readyz", "/metrics") * 3:
+        assert httpx.get(f"http://127.0.0.1:{running.address[1]}{page}", timeout=30).status_code == 200
+    for sock in crowd:
+        sock.close()
+
+
+def test_an_answer_that_nobody_takes_is_given_up(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_CONNECTION_SECONDS", 0.3)
+    server = http.HttpServer(Http(port=free_port()), app)  # type: ignore[arg-type]
+    server.start()
+    with socket.create_connection(server.address, timeout=30) as lazy:
+        lazy.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            while lazy.recv(4096):
+                pass
+    server.stop()
+
+
+def test_no_page_sends_the_caller_elsewhere(running: http.HttpServer) -> None:
+    for page in ("/metrics/", "/healthz/", "//evil.example/metrics"):
+        answer = httpx.get(f"http://127.0.0.1:{running.address[1]}{page}", headers={"host": "evil.example"})
+        assert answer.status_code == 404
+        assert "location" not in answer.headers
+
+
+def test_a_state_that_cannot_be_told_is_no_good_news() -> None:
+    def broken() -> list[str]:
+        raise MemoryError
+
+    server = http.HttpServer(Http(port=free_port()), http.application(broken, Metrics().render))
+    server.start()
+    answer = httpx.get(f"http://127.0.0.1:{server.address[1]}/readyz")
+    assert (answer.status_code, answer.json()["reasons"]) == (503, ["the state cannot be told: MemoryError"])
+    assert httpx.get(f"http://127.0.0.1:{server.address[1]}/healthz").status_code == 200
+    server.stop()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_every_address_means_those_of_ipv4_too(app: object) -> None:
+    server = http.HttpServer(Http(host="::", port=free_port()), app)  # type: ignore[arg-type]
+    server.start()
+    for host in ("127.0.0.1", "[::1]"):
+        assert httpx.get(f"http://{host}:{server.address[1]}/healthz").status_code == 200
+    server.stop()

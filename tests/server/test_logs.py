@@ -1,10 +1,18 @@
 """Log lines: text or JSON, and nothing of a patient in them, whatever is logged by mistake."""
 
+import contextlib
 import io
 import json
 import logging
+import os
+import resource
+import sys
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
 
 import pytest
 import structlog
@@ -21,7 +29,10 @@ def restored() -> Iterator[None]:
     """Leave logging as it was."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    hooks = threading.excepthook, sys.unraisablehook, sys.excepthook
     yield
+    threading.excepthook, sys.unraisablehook, sys.excepthook = hooks
+    logging.raiseExceptions = True
     structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -102,3 +113,109 @@ def test_short_ids_are_keyed_and_stable() -> None:
     assert len(first) == 12
     logs.use_id_key(Secret(b"2" * 32))
     assert logs.short_id(UID) != first
+
+
+def lines_of(reader: int, count: int) -> list[str]:
+    """The next lines of a pipe."""
+    data = b""
+    while data.count(b"\n") < count:
+        data += os.read(reader, 1 << 16)
+    return data.decode().splitlines()
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, TextIO]]:
+    """The reading end of a pipe, and a stream that writes to it."""
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w")
+    yield reader, stream
+    for end in (reader, stream.fileno()):
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+def test_a_reader_who_stops_reading_holds_up_nobody_and_is_told_what_he_missed(pipe: tuple[int, TextIO]) -> None:
+    reader, stream = pipe
+    logs.configure(Log(format="json"), stream)
+    logs.run_in_background()
+    log = structlog.get_logger("test")
+    for number in range(8000):
+        log.info("a line of some length, so that the pipe is soon full", number=number)
+        logging.getLogger("some.library").error("this one too")
+    lost = logs.lost()
+    assert lost > 0
+    assert logs.is_losing()
+    seen: list[str] = []
+    while not any("log lines were lost" in line for line in seen):
+        seen += lines_of(reader, 1)
+    (told,) = (json.loads(line) for line in seen if "log lines were lost" in line)
+    assert told["lines"] == lost
+    assert all(json.loads(line)["event"] for line in seen[:-1])  # none of them is cut or mixed with another
+    until(lambda: not logs.is_losing())
+    assert logs.lost() == lost
+
+
+def test_a_reader_who_is_gone_is_an_error_of_nobody(pipe: tuple[int, TextIO]) -> None:
+    reader, stream = pipe
+    logs.configure(Log(), stream)
+    os.close(reader)
+    structlog.get_logger("test").info("nobody hears this")
+    logging.getLogger("some.library").error("nor this")
+    assert logs.lost() == 2
+    logs.run_in_background()
+    structlog.get_logger("test").info("nor this")
+    until(lambda: logs.lost() == 3)
+
+
+def test_a_volume_that_is_full_takes_lines_again_when_it_can(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        logs.configure(Log(format="json"), stream)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))  # in the middle of a line
+        try:
+            structlog.get_logger("test").info("this does not fit, but for its beginning")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        structlog.get_logger("test").info("fits")
+    lines = path.read_text().splitlines()
+    assert len(lines[0]) == 50
+    assert [json.loads(line)["event"] for line in lines[1:]] == ["fits"]
+    assert logs.lost() == 1
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_without_a_stream_every_line_is_counted(format_: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    logs.configure(Log(format=format_))
+    before = logs.lost()
+    structlog.get_logger("test").warning("nobody hears this")
+    assert logs.lost() == before + 1
+
+
+def test_what_cannot_be_made_a_line_of_stops_nothing() -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise MemoryError
+
+    stream = io.StringIO()
+    logs.configure(Log(), stream)
+    structlog.get_logger("test").info("cannot be said", what=Broken())
+    logging.getLogger("some.library").error("%s", Broken())
+    assert logs.lost() >= 1
+    assert "cannot be said" not in stream.getvalue()
+
+
+def test_a_library_that_repeats_itself_is_cut_short() -> None:
+    stream = io.StringIO()
+    logs.configure(Log(), stream)
+    for _ in range(1000):
+        logging.getLogger("asyncio").error("socket.accept() out of system resource")
+    assert len(stream.getvalue().splitlines()) == 20
