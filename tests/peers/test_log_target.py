@@ -17,10 +17,10 @@ from tests.peers.ward import Ward, health, objects, wait_until
 _PIPE_BYTES = 4096
 
 
-def work(ward: Ward, first: int) -> None:
+def work(ward: Ward, study: int) -> None:
     """Stores and queries, each in an association of its own, whose end is a line."""
-    for study in range(first, first + 15):
-        assert {reply.status for reply in ward.store(objects(study, 1))} == {0}
+    for number in range(15):
+        assert {reply.status for reply in ward.store(objects(study, 1, number))} == {0}
         assert len(find(ward.coffer.port, "STUDY", StudyInstanceUID=f"1.2.3.{study}")) == 1
 
 
@@ -39,7 +39,7 @@ def test_a_reader_who_stops_and_then_is_gone(new_coffer: Callable[..., CofferPro
     work(ward, 0)  # more than the pipe holds, and nobody reads
     assert health(coffer)[0] == 200
     os.close(reader)
-    work(ward, 100)
+    work(ward, 1)
     wait_until(lambda: lost(coffer) > 0)
     status, told = health(coffer)
     assert (status, "the log cannot be written" in told) == (200, True)
@@ -70,7 +70,7 @@ def test_a_volume_that_is_full_when_it_starts(new_coffer: Callable[..., CofferPr
     work(ward, 0)
     assert lost(coffer) > 0
     (full_volume / "rest").unlink()
-    work(ward, 50)
+    work(ward, 1)
     wait_until(lambda: "log lines were lost" in (full_volume / "log").read_text())
     wait_until(lambda: 'degraded":[]' in health(coffer)[1])
     ward.all_is_there()
