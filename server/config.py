@@ -31,7 +31,10 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ae_title: Annotated[AeTitle, Meta(description="Coffer's own AE title, as the PACS must call it.")] = "COFFER"
     host: Annotated[
         Host,
-        Meta(description="Address to listen on. Anything but loopback lets others on the network store and retrieve."),
+        Meta(
+            description="Name or address to listen on: one, or all of them with `0.0.0.0` (IPv4) or `::` (IPv4 and "
+            "IPv6). Anything but loopback lets others on the network store and retrieve."
+        ),
     ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="TCP port to listen on.")] = 11112
     processes: Annotated[
@@ -57,9 +60,24 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=4 * KIB, le=MIB, description="Largest PDU that Coffer announces and accepts, in bytes.")
     ] = 128 * KIB
     max_associations: Annotated[
-        int, Meta(ge=1, le=1000, description="Associations open at the same time; more are rejected as busy.")
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Associations open at the same time. Above it an idle one gives up its place: first one that "
+            "never did anything, then one of an address that holds more than the newcomer's; where there is none, the "
+            "newcomer is rejected as busy.",
+        ),
     ] = 50
-    max_associations_per_peer: Annotated[int, Meta(ge=1, le=1000, description="The same for one remote address.")] = 32
+    max_associations_per_peer: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="The same for one remote address, where only associations that never did anything give up "
+            "their place.",
+        ),
+    ] = 32
     handshake_seconds: Annotated[
         Seconds, Meta(description="Time from the TCP connection to a complete A-ASSOCIATE-RQ.")
     ] = 10.0
@@ -82,7 +100,9 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Health and metrics over HTTP: `/healthz`, `/readyz`, `/metrics`. They hold no patient data, but counts."""
 
     enabled: Annotated[bool, Meta(description="Whether to listen at all.")] = True
-    host: Annotated[Host, Meta(description="Address to listen on.")] = "127.0.0.1"
+    host: Annotated[
+        Host, Meta(description="Name or address to listen on; `::` for every address of IPv4 and IPv6.")
+    ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="TCP port to listen on.")] = 11180
 
 
@@ -274,7 +294,8 @@ class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is written to standard error. Never patient data; UIDs only as short ids that a key makes unlinkable."""
+    """What is written to standard error. Never patient data; UIDs only as short ids that a key makes unlinkable. Lines
+    that cannot be written are lost and counted (`coffer_log_lines_lost_total`); nothing waits for them."""
 
     format: Annotated[
         Literal["text", "json"], Meta(description='`"text"` for people, `"json"` for a log collector.')

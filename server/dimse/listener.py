@@ -103,8 +103,9 @@ class Listener:
         self._refused.stop(0)
 
     def reasons(self) -> list[str]:
-        """Why no association is accepted now; nothing when all is well."""
-        return [told for told in (self.watched.trouble(), self._shortage.told()) if told]
+        """Why no association is accepted now, but for what is wrong with its thread; nothing when all is well."""
+        told = self._shortage.told()
+        return [told] if told else []
 
     def short_of(self) -> str:
         """What runs short in this process, one of `headroom.KINDS`; empty when nothing does."""

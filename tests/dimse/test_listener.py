@@ -1,6 +1,7 @@
 """The listener on a real socket: hostile peers get their A-ABORT or are dropped, and everybody else is served."""
 
 import contextlib
+import errno
 import socket
 import struct
 import time
@@ -15,7 +16,9 @@ from server.dimse import command as dimse
 from server.dimse import negotiation, pdu
 from server.dimse.listener import Listener
 from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from server.dimse.places import Place
 from server.dimse.requestor import Requestor
+from server.headroom import CongestedError
 from tests.dimse.conftest import Memory
 from tests.dimse.raw_peer import RawRequestor
 
@@ -208,3 +211,66 @@ def test_a_sender_that_dies_leaves_nothing(listener: Listener, memory: Memory) -
     sock.close()
     assert store(listener, "1.2", b"ok") == 0
     assert memory.stored == {"1.2": b"ok"}
+
+
+def test_a_listening_socket_that_breaks_is_opened_again(listener: Listener, memory: Memory) -> None:
+    port = listener.port
+    assert listener._socket is not None
+    listener._socket.shutdown(socket.SHUT_RDWR)
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            assert store(listener, "1.2", b"ok") == 0
+            break
+        except UnavailableError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert listener.port == port
+    assert listener.watched.deaths == 1
+    assert memory.stored == {"1.2": b"ok"}
+
+
+class Short:
+    """A dispatcher that something is missing to, so many times."""
+
+    def __init__(self, listener: Listener, errors: list[BaseException]) -> None:
+        self._real, self._errors = listener._dispatcher, errors
+        listener._dispatcher = self
+
+    def dispatch(self, connection: socket.socket, place: Place, ended: Callable[[], None]) -> None:
+        if self._errors:
+            raise self._errors.pop(0)
+        self._real.dispatch(connection, place, ended)
+
+    def end(self, place: Place) -> None:
+        self._real.end(place)
+
+
+def test_what_is_missing_for_one_association_is_missed_by_no_other(listener: Listener) -> None:
+    refused = [CongestedError("short of it"), UnavailableError("none is running")]
+    lost = [OSError(errno.EMFILE, "Too many open files"), MemoryError(), RuntimeError("can't start new thread")]
+    Short(listener, [*refused, *lost])
+    for _ in refused:
+        with raw(listener) as sock:
+            sock.sendall(negotiation.request("TESTER", "COFFER", OFFERS, 16384))
+            assert receive(sock, 10) == negotiation.reject(negotiation.CONGESTED)
+            assert receive(sock, 1) == b""
+    for _ in lost:
+        with raw(listener) as sock, contextlib.suppress(ConnectionError):
+            sock.sendall(negotiation.request("TESTER", "COFFER", OFFERS, 16384))
+            assert receive(sock, 1) == b""
+    held = [established(listener) for _ in range(3)]  # none of them took a place
+    assert listener.watched.deaths == 0
+    assert listener.reasons() == []
+    for sock in held:
+        sock.close()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_every_address_takes_ipv4_too_and_knows_it_by_its_own_name(listen: Callable[..., Listener]) -> None:
+    listener = listen(host="::")
+    for host in ("127.0.0.1", "::1"):
+        with capture_logs() as logged, socket.create_connection((host, listener.port), 5.0) as sock:
+            sock.sendall(b"\x09\0\0\0\0\0")
+            assert receive(sock, 10) == pdu.abort(pdu.PROVIDER, pdu.UNRECOGNISED_PDU)
+        assert [line["host"] for line in logged] == [host]

@@ -22,16 +22,19 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 from archive.record import Kind
 from archive.verify import Verifier
 from index.table import StudyTable
-from keys.errors import ConfigError, UnavailableError
+from keys.errors import ConfigError, ServiceError, UnavailableError
+from server import watched
 from server.config import Config, Dimse, Http, Keys
 from server.demo import encoded, leave_answers_to_caller, sample_study
 from server.dimse import command as dimse
+from server.dimse import negotiation
 from server.dimse.connection import ConnectionClosed
 from server.dimse.negotiation import EXPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
 from server.engine import Engine
 from server.founding import create_archive
 from server.identifier import encode_identifier
+from server.lanes import pool
 from server.lanes.wire import LineClosed, SharedMemory, Wire
 from server.officers import Officer
 from server.renewal import Renewal
@@ -115,6 +118,44 @@ def test_a_process_that_dies_costs_its_own_associations_and_comes_back(config: C
                 assert store(peer, 2) == 0
         assert server.engine.stats().objects == 3
     assert not lanes()
+
+
+def test_a_process_that_hangs_is_ended_and_started_again(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_PULSE_SECONDS", 2.0)
+    with Server(config) as server:
+        victim = min(lanes())
+        os.kill(victim, signal.SIGSTOP)
+        wait_for("the lane's end", lambda: victim not in lanes(), 60)
+        wait_for("a new lane", lambda: len(lanes()) == 2 and not server.concerns(), 60)
+        assert server.reasons() == []
+        for _ in range(4):
+            with connect(config) as peer:
+                assert store(peer, 2) == 0
+
+
+def test_without_a_receiving_process_it_is_not_ready(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(config) as server:
+        monkeypatch.setattr(pool, "_RESTART_SECONDS", 3600.0)
+        for pid in lanes():
+            os.kill(pid, signal.SIGKILL)
+        wait_for("no lane", lambda: server.reasons() == ["no receiving process is running: they are started again"])
+        with socket.create_connection(("127.0.0.1", config.dimse.port), 10.0) as sock:
+            sock.sendall(negotiation.request("TESTER", "COFFER", [Offer(1, CT, (EXPLICIT_LE,))], 16384))
+            assert sock.recv(10, socket.MSG_WAITALL) == negotiation.reject(negotiation.CONGESTED)
+
+
+def test_a_part_that_does_not_come_back_ends_the_server(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched, "_PATIENCE_SECONDS", 0.5)
+    with Server(config) as server:
+        assert server._listener is not None
+        server._listener._listen = lambda: (_ for _ in ()).throw(ConfigError("the port is another's"))  # type: ignore[method-assign]
+        assert server._listener._socket is not None
+        server._listener._socket.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(ServiceError, match="accepting associations died"):
+            server.wait()
+        (told,) = server.reasons()
+        assert "accepting associations died" in told
+    assert ServiceError.exit_code == 15
 
 
 def test_no_process_is_left_when_the_port_is_taken(config: Config) -> None:
