@@ -1,6 +1,7 @@
 """What test folders share: where the real DICOM files are, what an absent peer means, how Hypothesis is bounded."""
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -25,6 +26,15 @@ def absent(reason: str) -> NoReturn:
     if os.environ.get("COFFER_CI") and sys.platform == "linux":
         pytest.fail(f"{reason} (COFFER_CI is set: nothing may be left out)")
     pytest.skip(reason)
+
+
+@pytest.fixture
+def both_families() -> None:
+    """A socket that listens on IPv4 and IPv6 together."""
+    try:
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True).close()
+    except (OSError, ValueError):
+        absent("this machine has no IPv6")
 
 
 @pytest.fixture(scope="session")

@@ -266,7 +266,7 @@ def test_what_is_missing_for_one_association_is_missed_by_no_other(listener: Lis
         sock.close()
 
 
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@pytest.mark.usefixtures("both_families")
 def test_every_address_takes_ipv4_too_and_knows_it_by_its_own_name(listen: Callable[..., Listener]) -> None:
     listener = listen(host="::")
     for host in ("127.0.0.1", "::1"):

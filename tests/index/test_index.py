@@ -1,7 +1,7 @@
 """The whole index: put in, found at once, durable, the same after a crash, and the same when built again."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from index import tables
 from index.entry import InstanceEntry
 from index.index import Index
 from index.rows import Version
+from index.store import Change
 from keys.errors import IntegrityError, NotFoundError, UnavailableError
 from keys.keyring import Keyring
 from keys.shred import drop, schedule
@@ -339,3 +340,36 @@ def test_an_index_of_another_archive_is_refused(tmp_path: Path, index: Index, fi
             Index.open(tmp_path / "index", other)
     finally:
         other.close()
+
+
+def test_what_could_not_be_written_for_want_of_memory_waits_for_the_next_flush(
+    tmp_path: Path, index: Index, filler: Filler, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filler.add("1.1", "1.1.1", "1.1.1.1")
+    index.flush()
+    store, is_short = index._tables.store, [True]
+    write = store.write
+
+    def failing(changes: Sequence[Change]) -> None:
+        if is_short:
+            raise MemoryError
+        write(changes)
+
+    monkeypatch.setattr(store, "write", failing)
+    for number in (2, 3):
+        filler.add("1.1", "1.1.1", f"1.1.1.{number}")
+        filler.add("1.2", "1.2.1", f"1.2.1.{number}")
+        with pytest.raises(MemoryError):
+            index.flush()
+    assert len(list(index.locate({STUDY_UID: ("1.1",)}))) == 3
+    is_short.clear()
+    index.flush()
+    index.require_writable()
+    index.close(flush=False)
+    again = Index.open(tmp_path / "index", keyring)
+    try:
+        found = {each.sop_instance for each in again.locate({STUDY_UID: ("1.1", "1.2")})}
+        assert found == {"1.1.1.1", "1.1.1.2", "1.1.1.3", "1.2.1.2", "1.2.1.3"}
+        assert again.applied_seq == filler.seq - 1
+    finally:
+        again.close()

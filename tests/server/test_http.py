@@ -192,7 +192,7 @@ def test_a_state_that_cannot_be_told_is_no_good_news() -> None:
     server.stop()
 
 
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@pytest.mark.usefixtures("both_families")
 def test_every_address_means_those_of_ipv4_too(app: object) -> None:
     server = http.HttpServer(Http(host="::", port=free_port()), app)  # type: ignore[arg-type]
     server.start()
