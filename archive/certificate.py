@@ -19,23 +19,37 @@ from archive.succession import Succession
 from keys.errors import FormatError, IntegrityError
 from keys.signing import body_of
 
-__all__ = ["EFFECTIVE", "NOT_PROMISED", "SCHEDULED", "TITLES", "Certificate", "Epoch", "Key", "Proof", "Step", "runs"]
+__all__ = [
+    "EFFECTIVE",
+    "NOT_PROMISED",
+    "SCHEDULED",
+    "SHARES",
+    "TITLES",
+    "Certificate",
+    "Epoch",
+    "Key",
+    "Opener",
+    "Proof",
+    "Step",
+    "runs",
+]
 
-EFFECTIVE: Final = "coffer/erasure/v1"
-SCHEDULED: Final = "coffer/scheduled-erasure/v1"
+EFFECTIVE: Final = "coffer/erasure/v2"
+SCHEDULED: Final = "coffer/scheduled-erasure/v2"
 TITLES: Final = {
-    EFFECTIVE: "ERASED: the keys of this study are destroyed, and so is every epoch that held them.",
+    EFFECTIVE: "ERASED: the keys of this study are destroyed, and so is everything that ever opened their epochs.",
     SCHEDULED: "NOT ERASED YET: a shred is scheduled. Older copies of the keys may still open this study.",
 }
 NOT_PROMISED: Final = (
     "Copies of keyring and key file from before that were kept longer than the holding window.",
-    "Shares of the key of a destroyed epoch that were not collected and burned.",
+    "Shares that an officer said were burned and were not, and copies of shares.",
     "Memory of other hosts and processes that had opened the study, and keys that were copied out of it.",
     "What had left the archive before: exports, retrievals, prints.",
     "What a provider keeps by itself: backups of an HSM, of a key service, of a file system with the key file.",
     "The same study where it is stored again: it then has another key.",
     "The host's clock: all times are as it told them.",
 )
+SHARES: Final = "shares"
 _SHREDDED: Final = "shredded"
 _REKEYED: Final = "rekeyed"
 _NO_KEY: Final = bytes(16).hex()
@@ -66,15 +80,31 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     objects: str
 
 
-class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One epoch that a key may have been under, and its provider's receipt; None and "" where it still opens."""
+class Opener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One secret of a provider, or one group of shares, that could ever open an epoch: the kind of provider, or
+    `shares`; its id in hex; a name by which people find it; its receipt, None where it opens the epoch yet; and what
+    the receipt leaves to people, or why there is none."""
 
-    epoch: int
-    provider: str
+    kind: str
+    id: str
+    name: str
     receipt_ms: int | None
     effective_ms: int | None
     record: int | None
     caveat: str
+
+
+class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One epoch that a key may have been under, and everything that could ever open it."""
+
+    epoch: int
+    openers: tuple[Opener, ...]
+
+    @property
+    def effective_ms(self) -> int | None:
+        """Since when nothing opens it; None where something does."""
+        ends = [each.effective_ms for each in self.openers]
+        return None if None in ends else max((end or 0 for end in ends), default=None)
 
 
 class _Endorsed(msgspec.Struct, frozen=True):
@@ -156,7 +186,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raise IntegrityError unless everything it says of itself fits together, and is under its checkpoint."""
         heads = self._proved(vkey)
         named = {each.record for each in self.steps} | {each.record for each in self.keys}
-        named |= {each.record for each in self.epochs if each.record is not None}
+        named |= {each.record for epoch in self.epochs for each in epoch.openers if each.record is not None}
         _must(named == set(heads), "it proves other records than it names")
         self._check_keys(heads)
         self._check_steps(heads)
@@ -166,7 +196,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _must(self.effective_ms is None, "it is scheduled, and says since when it is effective")
             return
         ends = [each.effective_ms for each in self.epochs]
-        _must(None not in ends, "an epoch that held the key is not destroyed")
+        _must(None not in ends, "something opens an epoch yet that held the key")
         effective = max(self.scheduled_ms, self.backups_until_ms, *(end or 0 for end in ends))
         _must(self.effective_ms == effective, "it is effective since another time")
         _must(effective <= self.issued_ms, "it was issued before it was effective")
@@ -216,17 +246,21 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         last = max(each.last_epoch for each in self.keys)
         _must([each.epoch for each in self.epochs] == list(range(1, last + 1)), "it does not tell of every epoch")
         used: set[int] = set()
-        for each in self.epochs:
-            what = f"epoch {each.epoch}"
-            if each.record is None:
-                _must(each.receipt_ms is None and each.effective_ms is None, f"{what}: a receipt without a record")
-                continue
-            head = heads[each.record]
-            ends = head.kind == Kind.EPOCH_DESTROYED and head.study_key_id.hex() == _NO_KEY
-            _must(ends and each.record not in used, f"{what}: its record is not of its end")
-            _must(head.time_ms == each.receipt_ms, f"{what}: the receipt is of another time")
-            _must(each.effective_ms is not None, f"{what}: a receipt without an end")
-            used.add(each.record)
+        for epoch in self.epochs:
+            what = f"epoch {epoch.epoch}"
+            _must(any(each.kind != SHARES for each in epoch.openers), f"{what}: nothing is said to have opened it")
+            _must(len({each.id for each in epoch.openers}) == len(epoch.openers), f"{what}: it names something twice")
+            for each in epoch.openers:
+                if each.record is None:
+                    _must(each.receipt_ms is None and each.effective_ms is None, f"{what}: a receipt without a record")
+                    continue
+                head = heads[each.record]
+                kind = Kind.STATE if each.kind == SHARES else Kind.EPOCH_DESTROYED
+                is_end = head.kind == kind and head.study_key_id.hex() == _NO_KEY
+                _must(is_end and each.record not in used, f"{what}: a record is not of the end of what opened it")
+                _must(head.time_ms == each.receipt_ms, f"{what}: a receipt is of another time")
+                _must(each.effective_ms is not None, f"{what}: a receipt without an end")
+                used.add(each.record)
 
 
 def _endorsements_in(body: bytes) -> list[bytes]:

@@ -24,6 +24,7 @@ __all__ = [
     "INDEX_ROW",
     "INDEX_TOKEN",
     "KCV",
+    "KEYFILE_ID",
     "KEYFILE_WRAP",
     "LOG_ID",
     "NOTE",
@@ -52,6 +53,7 @@ LOG_ID: Final = b"coffer/log-id/v1"  # short keyed ids that stand for UIDs in lo
 
 # Under a key file's secret, or secret and stretched passphrase together.
 KEYFILE_WRAP: Final = b"coffer/keyfile-wrap/v1"
+KEYFILE_ID: Final = b"coffer/keyfile-id/v1"  # the secret's name, in clear; under the secret alone
 
 _LONGEST: Final = 255 * 32  # RFC 5869: L <= 255 * HashLen
 

@@ -1,46 +1,63 @@
-"""The end of an old epoch: its provider destroys the secret for ever, or is lost and cannot.
+"""The end of an old epoch: everything that ever opened its key gives a receipt, or a provider is lost and cannot.
 
-Rule: the keyring is told first: from then on no process asks for that secret. Only a provider's receipt makes a
-destruction; an epoch whose provider was lost is abandoned, and what was erased under it is not called gone. Whoever
-calls holds the keyring's `ChangeLock`.
+Rule: the keyring is told first: from then on no process asks for that secret. Only a provider that was seen with the
+very secret, and has destroyed it, gives a receipt; one that has another secret, or none, says nothing about it. An
+epoch is destroyed when all of its keepers have given theirs; one whose provider was lost is abandoned, and what was
+erased under it is not called gone. Whoever calls holds the keyring's `ChangeLock`.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from keys import rows
-from keys.errors import ConfigError, FormatError, LockedError, NotFoundError
+from keys.errors import CofferError, ConfigError, KeyUnavailableError, LockedError, NotFoundError
+from keys.keepers import Keeper, KeeperState, keepers_in, require_keeper
 from keys.provider import DestroyReceipt, KekProvider
 from keys.rows import EpochRow, EpochState, Header, KeyRow
 from keys.store import RowStore
 
-__all__ = ["Destruction", "abandon", "destroy"]
+__all__ = ["Ending", "Missing", "Receipt", "abandon", "destroy"]
 
-_LAYOUT: Final = struct.Struct(">QQ")  # receipt_ms effective_ms
 _ENDED: Final = frozenset({EpochState.DESTROYED, EpochState.ABANDONED})
+_AGAIN: Final = "it held no such secret when it was asked again after a stop"
 
 
 @dataclass(frozen=True, slots=True)
-class Destruction:
-    """When an epoch's provider gave its receipt, and from when on nobody can bring the secret back; ms since 1970."""
+class Receipt:
+    """A keeper that has ended, and what its provider said: what is left to do elsewhere."""
 
-    receipt_ms: int
-    effective_ms: int
+    keeper: Keeper
+    caveat: str
 
-    def encode(self) -> bytes:
-        """Return the 16 bytes."""
-        return _LAYOUT.pack(self.receipt_ms, self.effective_ms)
 
-    @classmethod
-    def decode(cls, data: bytes) -> Destruction:
-        """Return the value. Raises FormatError for any other length."""
-        if len(data) != _LAYOUT.size:
-            raise FormatError("a destruction row of the keyring has the wrong length")
-        return cls(*_LAYOUT.unpack(data))
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A keeper whose provider did not do what it was asked, and why."""
+
+    keeper: Keeper
+    cause: CofferError
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An epoch, its state, the receipts that came now, what has given none, and what gave one before and could not be
+    asked whether its secret is back."""
+
+    epoch: int
+    state: EpochState
+    receipts: tuple[Receipt, ...]
+    missing: tuple[Missing, ...]
+    unasked: tuple[Missing, ...]
+
+    def require(self) -> Ending:
+        """Return this where any provider did what it was asked. Raises why the first one did not."""
+        failed = (*self.missing, *self.unasked)
+        if failed and not self.receipts:
+            raise failed[0].cause
+        return self
 
 
 def destroy(
@@ -48,36 +65,74 @@ def destroy(
     provider: KekProvider,
     epoch: int,
     now_ms: Callable[[], int],
-    event: Callable[[DestroyReceipt, Destruction], tuple[bytes, bytes]] | None = None,
-) -> DestroyReceipt:
-    """Destroy an old epoch's secret for ever, durable on return; repeated, it gives the receipt again.
+    event: Callable[[Receipt], tuple[bytes, bytes]] | None = None,
+) -> Ending:
+    """Destroy all that ever opened an old epoch's key, each receipt durable before the next is asked for.
 
-    A stop before the provider has destroyed it leaves an archive that opens. The row that `event` makes of receipt and
-    times is written with the receipt, once; also for an epoch that was abandoned, when its provider is back. Raises
-    NotFoundError for an epoch that never was, ConfigError for the current one or one that still holds keys, LockedError
-    where its row changed meanwhile, and what the provider raises.
+    Stopped anywhere, the archive opens, and the next call goes on. The row that `event` makes of a receipt is written
+    with it, once; also for an epoch that was abandoned, when its provider is back. A secret that came back after its
+    receipt is destroyed again, and gives none. Raises NotFoundError for an epoch that never was, ConfigError for the
+    current one or one that still holds keys, LockedError where its rows changed meanwhile. What a provider raises
+    stands in the answer. A share gives no receipt here: `keys.keepers.Burned`.
     """
     row = _told(store, epoch)
-    place = rows.epoch_place(epoch)
-    receipt = provider.of_kind(row.provider).destroy_epoch(epoch)
-    if row.state is EpochState.DESTROYED:
-        return receipt
-    now = now_ms()
-    done = Destruction(now, receipt.effective_ms or now)
-    put = [
-        (place, replace(row, state=EpochState.DESTROYED, wrapped=b"").encode()),
-        (rows.DESTRUCTION_PREFIX + place[1:], done.encode()),
-        *([] if event is None else [event(receipt, done)]),
-    ]
+    receipts: list[Receipt] = []
+    missing: list[Missing] = []
+    unasked: list[Missing] = []
+    for keeper in keepers_in(store, epoch):
+        try:
+            said = _end(store, provider, keeper)
+        except LockedError:
+            raise
+        except CofferError as error:
+            (unasked if keeper.is_ended else missing).append(Missing(keeper, error))
+            continue
+        if keeper.is_ended and (said.effective_ms or 0) <= keeper.effective_ms:
+            continue  # else a key service was told to delete it once more, and can bring it back until another day
+        now = now_ms()
+        ended = replace(keeper, state=KeeperState.ENDED, receipt_ms=now, effective_ms=said.effective_ms or now)
+        receipt = Receipt(ended, said.caveat)
+        row = _receive(store, row, receipt, [] if event is None else [event(receipt)])
+        receipts.append(receipt)
+    return Ending(epoch, row.state, tuple(receipts), tuple(missing), tuple(unasked))
+
+
+def _end(store: RowStore, provider: KekProvider, keeper: Keeper) -> DestroyReceipt:
+    """Let the provider destroy the keeper's very secret. Raises KeyUnavailableError where it has another, or none."""
+    asked = provider.of_kind(keeper.kind)
+    held = asked.holding(keeper.epoch, keeper.name)
+    if held is not None and held.id == keeper.id:
+        if keeper.state is KeeperState.HOLDS:
+            ending = replace(keeper, state=KeeperState.ENDING)
+            if not store.put([(keeper.place, ending.encode())], expected=[(keeper.place, keeper.encode())]):
+                raise LockedError("another process changes the keys", hint="say it again")
+        return asked.destroy_epoch(keeper.epoch)
+    if keeper.is_ended or (keeper.state is KeeperState.ENDING and held is None):
+        return DestroyReceipt(keeper.kind, keeper.epoch, _AGAIN)
+    has = "no secret" if held is None else "another secret"
+    raise KeyUnavailableError(
+        f"the {keeper.kind} provider that is configured has {has} for epoch {keeper.epoch}, so it cannot say that the"
+        f" one that opens it is destroyed: {keeper.name}",
+        hint=f"where that one is: coffer keys destroy {keeper.epoch} --keys-of FILE, a configuration that names it",
+    )
+
+
+def _receive(store: RowStore, row: EpochRow, receipt: Receipt, events: list[tuple[bytes, bytes]]) -> EpochRow:
+    """Keep a receipt; with the last one the epoch is destroyed. Returns its row as it then is."""
+    keeper = receipt.keeper
+    others = [each for each in keepers_in(store, keeper.epoch) if each.id != keeper.id]
+    now = row if not all(each.is_ended for each in others) else replace(row, state=EpochState.DESTROYED, wrapped=b"")
+    put = [(keeper.place, keeper.encode()), (rows.epoch_place(row.epoch), now.encode()), *events]
     _put(store, put, row)
-    return receipt
+    return now
 
 
 def abandon(store: RowStore, epoch: int, event: Callable[[EpochRow], tuple[bytes, bytes]]) -> EpochRow:
     """Give an old epoch up without its provider: its wrapped KEK leaves the keyring, durable on return.
 
-    The row that `event` makes is written with it, once. No `Destruction` is: what was shredded under the epoch stays
-    as it is until `destroy` gets a receipt. Returns the epoch's row; raises as `destroy`, asks no provider.
+    The row that `event` makes is written with it, once. Its keepers stay without a receipt, and what was shredded under
+    the epoch stays as it is until `destroy` gets one of each. Returns the epoch's row; raises as `destroy`, and asks
+    nobody.
     """
     row = _told(store, epoch)
     if row.state in _ENDED:
@@ -94,6 +149,7 @@ def _told(store: RowStore, epoch: int) -> EpochRow:
     if value is None:
         raise NotFoundError(f"this archive has no key epoch {epoch}")
     row = EpochRow.decode(value)
+    require_keeper(row, keepers_in(store, epoch))
     if epoch >= Header.decode(store.get(rows.HEADER_KEY) or b"").epoch or row.state is EpochState.ACTIVE:
         raise ConfigError(f"epoch {epoch} is in use", hint="rotate first: coffer keys rotate")
     own = [value for place in rows.OWN_KEYS if (value := store.get(place)) is not None]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from keys import rows
 from keys.errors import IntegrityError, KeyUnavailableError, NotFoundError
+from keys.keepers import keepers_in
 from keys.overview import epoch_rows, header_in
 from keys.provider import KekProvider
 from keys.providers import Returned, returned
@@ -123,4 +124,4 @@ class OpenEpochs:
 
     def returned(self) -> Returned:
         """Return the destroyed epochs whose secrets the provider has again, as `keys.providers.returned` finds them."""
-        return returned(epoch_rows(self._store), self._provider)
+        return returned(epoch_rows(self._store), keepers_in(self._store), self._provider)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from keys import aead, rows
 from keys.errors import ConfigError
+from keys.keepers import Keeper
 from keys.provider import KekProvider
 from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState
 from keys.secret import Secret
@@ -34,7 +35,12 @@ def found(
     kek_id, now = random(16), now_ms()
     kek, wrapped = provider.create_epoch(1, rows.epoch_context(archive_id, kek_id, 1))
     epoch = EpochRow(EpochState.ACTIVE, 1, kek_id, now, provider.kind, wrapped)
-    made = [(rows.HEADER_KEY, Header(1, archive_id, now).encode()), (rows.epoch_place(1), epoch.encode())]
+    keeper = Keeper.of(1, provider.kind, provider.holding(1))
+    made = [
+        (rows.HEADER_KEY, Header(1, archive_id, now).encode()),
+        (rows.epoch_place(1), epoch.encode()),
+        (keeper.place, keeper.encode()),
+    ]
     for place in (rows.ARCHIVE_ROOT_KEY, rows.SIGNING_KEY):
         row = KeyRow(rows.OWN_KEYS[place], KeyState.ACTIVE, 1, kek_id, now)
         made.append((place, row.wrap(kek, archive_id, rows.NO_ID, Secret(random(32)), random(aead.SALT))))

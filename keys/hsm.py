@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
 from keys.hsm_token import NotThere, Token
-from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
+from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
 from keys.providers import only
 from keys.secret import Secret
 
@@ -28,6 +29,7 @@ AES_GCM: Final = 1
 HEAD: Final = struct.Struct(">BI12s")  # mechanism epoch nonce
 WRAPPED: Final = HEAD.size + 32 + 16
 _TAG_BITS: Final = 128
+_ID_CONTEXT: Final = b"coffer/hsm-key-id/v1"
 
 
 class HsmProvider:
@@ -118,6 +120,16 @@ class HsmProvider:
             raise self._gone(epoch) from error
         self._used.add(epoch)
         return kek
+
+    def holding(self, epoch: int, name: str = "") -> Holding | None:  # noqa: ARG002  the epoch finds it
+        """See KekProvider. Its id is a hash of what the key makes of a fixed message under the nonce of zeros, which is
+        used for nothing else."""
+        head = HEAD.pack(AES_GCM, epoch, bytes(12))
+        try:
+            made = self._token.run(lambda session: _encrypt(self._get(session, epoch), head, _ID_CONTEXT, bytes(16)))
+        except NotThere:
+            return None
+        return Holding(sha256(made).digest()[:16], f"{self._token}, label {self._label}, id {epoch:08x}")
 
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
         """See KekProvider: C_DestroyObject, then a search that must not find it."""

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from keys import aead, durable, selftest
 from keys.appendfile import AppendFile
-from keys.derive import KEYFILE_WRAP, derive
+from keys.derive import KEYFILE_ID, KEYFILE_WRAP, derive
 from keys.errors import ConfigError, FormatError, IntegrityError, KeyUnavailableError, UnavailableError
-from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
+from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
 from keys.providers import only
 from keys.secret import Secret
 from keys.syscalls import SYSTEM, Syscalls
@@ -243,6 +243,14 @@ class KeyFileProvider:
                 f"key file {self._path} does not open epoch {epoch} of this archive",
                 hint="check that file and passphrase belong to this archive",
             ) from error
+
+    def holding(self, epoch: int, name: str = "") -> Holding | None:  # noqa: ARG002  the epoch finds it
+        """See KekProvider: the secret of the slot, whatever the passphrase: without it nothing opens."""
+        secret = _read(self._path).secret(epoch)
+        if secret is None:
+            return None
+        own = derive(secret, KEYFILE_ID).reveal()[:16]
+        return Holding(own, f"secret {own[:4].hex()}")
 
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
         """See KekProvider: `durable.replace` without the secret, then zeros over the old file's bytes, fdatasync.

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from keys import aead, derive, founding, rows, selftest
 from keys.clock import clock_ms
-from keys.destruction import Destruction, abandon, destroy
+from keys.destruction import Ending, Receipt, abandon, destroy
 from keys.epochs import OpenEpochs
 from keys.errors import ConfigError, IntegrityError, KeyUnavailableError
+from keys.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
 from keys.lock import ChangeLock, Holder
-from keys.overview import EpochInfo, changes_in, epochs_in, groups_in, half_left
-from keys.provider import DestroyReceipt, KekProvider
+from keys.overview import EpochInfo, changes_in, epochs_in, half_left
+from keys.provider import KekProvider
 from keys.providers import Returned
 from keys.rotation import Rotated, rotate
 from keys.rows import EpochRow, KeyRow
@@ -264,6 +265,14 @@ class Keyring:
         of = Group(self._random(8), self.archive_id, kek_id, epoch, made_s, threshold, count)
         return split(kek, of, self._random)
 
+    def keepers(self) -> list[Keeper]:
+        """Return every secret of a provider that ever opened an epoch's key, by epoch."""
+        return keepers_in(self._store)
+
+    def burned(self) -> dict[bytes, Burned]:
+        """Return by group which of its shares are burned; groups of which none is are left out."""
+        return burned_in(self._store)
+
     def share_groups(self) -> list[Group]:
         """Return the groups of shares that were made, oldest first."""
         return groups_in(self._store)
@@ -306,13 +315,17 @@ class Keyring:
         return done
 
     def destroy_epoch(
-        self, epoch: int, event: Callable[[DestroyReceipt, Destruction], tuple[bytes, bytes]] | None = None
-    ) -> DestroyReceipt:
-        """Destroy an old epoch's secret for ever, as `keys.destruction.destroy` says."""
+        self,
+        epoch: int,
+        event: Callable[[Receipt], tuple[bytes, bytes]] | None = None,
+        provider: KekProvider | None = None,
+    ) -> Ending:
+        """Destroy for ever what opens an old epoch, as `keys.destruction.destroy` says; `provider`, where it is given,
+        is asked in place of the keyring's own."""
         with self.alone("a destruction"):
-            receipt = destroy(self._store, self._provider, epoch, self._now_ms, event)
+            ending = destroy(self._store, provider or self._provider, epoch, self._now_ms, event)
         self._epochs.forget(epoch)
-        return receipt
+        return ending
 
     def abandon_epoch(self, epoch: int, event: Callable[[EpochRow], tuple[bytes, bytes]]) -> EpochRow:
         """Give an old epoch up whose provider is lost, as `keys.destruction.abandon` says."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, Final
 
 from keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
 from keys.kms_errors import MissingError, StateError, asking
-from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
+from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
 from keys.providers import only
 from keys.secret import Secret
 
@@ -127,6 +128,16 @@ class KmsProvider:
         self._known[epoch] = arn
         return kek
 
+    def holding(self, epoch: int, name: str = "") -> Holding | None:
+        """See KekProvider: by the alias, or by the ARN that `name` is, also while it waits for its deletion."""
+        arn = self._known.get(epoch) or self._arn(epoch)
+        if name and arn != name:
+            arn = self._described(epoch, name) or arn
+        if arn is None:
+            return None
+        self._known[epoch] = arn
+        return Holding(sha256(arn.encode()).digest()[:16], arn)
+
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
         """See KekProvider. ScheduleKeyDeletion; a key that waits for it already, or is gone, gives a receipt again."""
         arn = self._known.get(epoch) or self._arn(epoch)
@@ -157,9 +168,12 @@ class KmsProvider:
         return {"coffer-archive": self._archive, "coffer-epoch": str(epoch), "coffer-context": context.hex()}
 
     def _arn(self, epoch: int) -> str | None:
+        return self._described(epoch, self._alias(epoch))
+
+    def _described(self, epoch: int, key: str) -> str | None:
         try:
             with asking(f"find the key of epoch {epoch}"):
-                arn: str = self._client.describe_key(KeyId=self._alias(epoch))["KeyMetadata"]["Arn"]
+                arn: str = self._client.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
         except MissingError:
             return None
         return arn

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from keys import rows
 from keys.errors import FormatError
+from keys.keepers import Burned, Keeper
 from keys.rekey import Rekey
 from keys.rows import EpochRow, Header, KeyRow
 from keys.store import RowStore
@@ -21,14 +22,15 @@ __all__ = ["Listing", "listing"]
 
 @dataclass(slots=True)
 class Listing:
-    """The header; epochs by number; study keys, tombstones and rekeys by key id; sealed events by their row's key;
-    and what is wrong with rows that are none of these."""
+    """The header; epochs by number; study keys, tombstones and rekeys by key id; what ever opened an epoch; sealed
+    events by their row's key; and what is wrong with rows that are none of these."""
 
     header: Header | None = None
     epochs: dict[int, EpochRow] = field(default_factory=dict)
     keys: dict[bytes, KeyRow] = field(default_factory=dict)
     stones: dict[bytes, Tombstone] = field(default_factory=dict)
     rekeys: dict[bytes, Rekey] = field(default_factory=dict)
+    keepers: list[Keeper] = field(default_factory=list)
     events: dict[bytes, bytes] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
 
@@ -46,6 +48,10 @@ class Listing:
                 self.stones[rest] = Tombstone.decode(value)
             elif prefix == rows.REKEY_PREFIX:
                 self.rekeys[rest] = Rekey.decode(rest, value)
+            elif prefix == rows.KEEPER_PREFIX:
+                self.keepers.append(Keeper.decode(value))
+            elif prefix == rows.BURNED_PREFIX:
+                Burned.decode(value)
             elif prefix == rows.EVENT_PREFIX:
                 self.events[rest] = value
         except FormatError as error:

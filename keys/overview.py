@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keys import rows
-from keys.destruction import Destruction
 from keys.errors import FormatError
+from keys.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
 from keys.lock import ChangeLock, Holder
 from keys.rows import EpochRow, EpochState, Header, KeyRow
 from keys.shares import Group
@@ -24,7 +24,6 @@ __all__ = [
     "changes_in",
     "epoch_rows",
     "epochs_in",
-    "groups_in",
     "half_left",
     "header_in",
     "overview",
@@ -33,8 +32,9 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class EpochInfo:
-    """One epoch for an administrator: number, kind of provider, state, creation (ms since 1970), study rows, and from
-    when on (ms since 1970) nobody brings its secret back, None while it was not destroyed."""
+    """One epoch for an administrator: number, kind of the provider that opens it now, state, creation (ms since 1970),
+    study rows, from when on (ms since 1970) no provider brings its secrets back, None while it was not destroyed, and
+    every secret that ever opened it."""
 
     epoch: int
     provider: str
@@ -42,17 +42,20 @@ class EpochInfo:
     created_ms: int
     rows: int
     gone_ms: int | None
+    keepers: tuple[Keeper, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The current epoch, every epoch ascending, every group of shares, oldest first, the ids of those groups whose
-    shares were being written when it was stopped, the epochs that a rotation has begun to leave and not left yet, who
-    changes the keys now, and whether a rotation of the signing key was begun and has not ended."""
+    """The current epoch, every epoch ascending, every group of shares, oldest first, which of their shares are burned
+    (by group), the ids of those groups whose shares were being written when it was stopped, the epochs that a rotation
+    has begun to leave and not left yet, who changes the keys now, and whether a rotation of the signing key was begun
+    and has not ended."""
 
     current: int
     epochs: tuple[EpochInfo, ...]
     groups: tuple[Group, ...]
+    burned: dict[bytes, Burned]
     unfinished: frozenset[bytes]
     half_left: tuple[int, ...]
     changing: Holder | None
@@ -87,24 +90,16 @@ def epochs_in(store: RowStore) -> list[EpochInfo]:
     """Return every epoch a keyring ever had, ascending, with the number of study rows under each."""
     used: Counter[int] = Counter()
     store.walk(rows.STUDY_PREFIX, lambda _, value: used.update((KeyRow.decode(value).epoch,)))
-    ends = {place[1:]: Destruction.decode(value) for place, value in store.scan(rows.DESTRUCTION_PREFIX)}
-    return [
-        EpochInfo(
-            row.epoch,
-            row.provider,
-            row.state,
-            row.created_ms,
-            used[row.epoch],
-            end.effective_ms if (end := ends.get(rows.epoch_place(row.epoch)[1:])) is not None else None,
-        )
-        for row in epoch_rows(store)
-    ]
+    keepers: dict[int, list[Keeper]] = {}
+    for each in keepers_in(store):
+        keepers.setdefault(each.epoch, []).append(each)
+    return [_info(row, used[row.epoch], tuple(keepers.get(row.epoch, ()))) for row in epoch_rows(store)]
 
 
-def groups_in(store: RowStore) -> list[Group]:
-    """Return the groups of shares that were made, oldest first."""
-    found = (Group.decode(value) for _, value in store.scan(rows.SHARES_PREFIX))
-    return sorted(found, key=lambda of: (of.made_s, of.group))
+def _info(row: EpochRow, used: int, keepers: tuple[Keeper, ...]) -> EpochInfo:
+    is_over = row.state is EpochState.DESTROYED and all(each.is_ended for each in keepers)
+    gone_ms = max((each.effective_ms for each in keepers), default=None) if is_over else None
+    return EpochInfo(row.epoch, row.provider, row.state, row.created_ms, used, gone_ms, keepers)
 
 
 def archive_id_in(folder: Path) -> bytes | None:
@@ -131,6 +126,7 @@ def overview(folder: Path) -> Overview:
         current = header_in(store).epoch
         groups, unfinished = groups_in(store), frozenset(key[1:] for key, _ in store.scan(rows.SPLITTING_PREFIX))
         signing = store.get(rows.NEXT_SIGNING_KEY) is not None
-        return Overview(current, tuple(epochs_in(store)), tuple(groups), unfinished, left, changing, signing)
+        burned = burned_in(store)
+        return Overview(current, tuple(epochs_in(store)), tuple(groups), burned, unfinished, left, changing, signing)
     finally:
         store.close()

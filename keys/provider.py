@@ -12,7 +12,7 @@ from typing import Protocol
 
 from keys.secret import Secret
 
-__all__ = ["DestroyReceipt", "KekProvider", "ProviderInfo"]
+__all__ = ["DestroyReceipt", "Holding", "KekProvider", "ProviderInfo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,15 @@ class ProviderInfo:
     epochs: tuple[int, ...]
     fips_algorithms: bool
     destruction: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A secret that a provider holds for an epoch: 16 bytes that only this secret has, also in another copy of it, and
+    that tell nothing of it; and the words by which an administrator finds it."""
+
+    id: bytes
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,13 @@ class KekProvider(Protocol):
 
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         """Return the 32-byte KEK. Raises KeyUnavailableError for a wrong secret, wrong context or altered bytes."""
+        ...
+
+    def holding(self, epoch: int, name: str = "") -> Holding | None:
+        """Return the secret that it has for an epoch now, None where it was reached and has none.
+
+        `name` is where one was kept, as an earlier answer said, for a provider that finds it by that only.
+        """
         ...
 
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from keys.errors import CofferError, ConfigError, UnavailableError
-from keys.provider import DestroyReceipt, KekProvider, ProviderInfo
+from keys.keepers import Keeper
+from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
 from keys.rows import EpochRow, EpochState
 from keys.secret import Secret
 
-__all__ = ["Patience", "Patient", "ProviderSet", "Returned", "only", "returned"]
+__all__ = ["Patience", "Patient", "ProviderSet", "Returned", "is_held", "only", "returned"]
 
 _T = TypeVar("_T")
 _PAUSE: Final = 2.0
@@ -40,25 +41,42 @@ class Returned:
     epochs: tuple[int, ...]
     unasked: tuple[str, ...]
 
+    def is_gone(self, keeper: Keeper, now_ms: int) -> bool:
+        """Whether nobody has this secret or can bring it back.
 
-def returned(rows: Iterable[EpochRow], provider: KekProvider) -> Returned:
-    """Find the destroyed ones among epoch rows whose secret its provider has: a copy was put back, or a provider that
-    was lost before it destroyed anything is there again.
+        Where a destruction could be taken back for a while, only the provider knows whether it was.
+        """
+        is_told = keeper.effective_ms == keeper.receipt_ms or keeper.kind not in self.unasked
+        return keeper.is_ended and keeper.effective_ms <= now_ms and is_told and keeper.epoch not in self.epochs
 
-    Asks each kind of provider once, and none where nothing was destroyed.
+
+def returned(rows: Iterable[EpochRow], keepers: Iterable[Keeper], provider: KekProvider) -> Returned:
+    """Find the epochs of which a secret was destroyed, or given up, that its provider has: a copy was put back, or a
+    provider that was lost before it destroyed anything is there again.
+
+    Asks each kind of provider what it has once, and none where nothing was destroyed.
     """
-    destroyed: dict[str, list[int]] = {}
-    for row in rows:
-        if row.state in {EpochState.DESTROYED, EpochState.ABANDONED}:
-            destroyed.setdefault(row.provider, []).append(row.epoch)
-    found: list[int] = []
+    abandoned = {row.epoch for row in rows if row.state is EpochState.ABANDONED}
+    gone: dict[str, list[Keeper]] = {}
+    for each in keepers:
+        if each.is_ended or each.epoch in abandoned:
+            gone.setdefault(each.kind, []).append(each)
+    found: set[int] = set()
     unasked: list[str] = []
-    for kind, epochs in destroyed.items():
+    for kind, ended in gone.items():
         try:
-            found += set(epochs).intersection(provider.of_kind(kind).describe().epochs)
+            asked = provider.of_kind(kind)
+            there = set(asked.describe().epochs)
+            found |= {each.epoch for each in ended if each.epoch in there and is_held(asked, each)}
         except CofferError:
             unasked.append(kind)
     return Returned(tuple(sorted(found)), tuple(unasked))
+
+
+def is_held(asked: KekProvider, keeper: Keeper) -> bool:
+    """Whether a provider has this very secret now. Raises what the provider raises."""
+    held = asked.holding(keeper.epoch, keeper.name)
+    return held is not None and held.id == keeper.id
 
 
 class ProviderSet:
@@ -105,6 +123,10 @@ class ProviderSet:
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         """See KekProvider: by the current provider. For a row's KEK ask `of_kind(row.provider)`."""
         return self.of_kind(self._current).unwrap(wrapped, context)
+
+    def holding(self, epoch: int, name: str = "") -> Holding | None:
+        """See KekProvider: the current provider's."""
+        return self.of_kind(self._current).holding(epoch, name)
 
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
         """See KekProvider: by the current provider. For a row's secret ask `of_kind(row.provider)`."""
@@ -166,6 +188,10 @@ class Patient:
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         """See KekProvider."""
         return self._again(lambda: self._provider.unwrap(wrapped, context))
+
+    def holding(self, epoch: int, name: str = "") -> Holding | None:
+        """See KekProvider."""
+        return self._again(lambda: self._provider.holding(epoch, name))
 
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
         """See KekProvider."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from keys import derive, rows, selftest
 from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from keys.keepers import Keeper, keepers_in, require_keeper
 from keys.lock import ChangeLock
 from keys.overview import header_in
 from keys.provider import KekProvider
@@ -130,10 +131,15 @@ class Recovery:
             store.close()
 
     def move(
-        self, provider: KekProvider, command: str, now_ms: int, events: Sequence[tuple[bytes, bytes]] = ()
+        self,
+        provider: KekProvider,
+        command: str,
+        now_ms: int,
+        events: Callable[[Sequence[Keeper]], Sequence[tuple[bytes, bytes]]] = lambda _: (),
     ) -> bool:
-        """Let `provider` keep the epoch from now on: its secret, then the epoch row and the rows of `events` with it;
-        all durable on return. False, and nothing was changed, where it keeps it already.
+        """Let `provider` keep the epoch from now on: its secret, then the epoch row, what opens it now and the rows
+        that `events` makes of all that ever did; all durable on return. What opened it before stays in the keyring, for
+        older copies name it. False, and nothing was changed, where it keeps it already.
 
         `command` is who does it, for others. Raises LockedError while somebody else changes the keys, UnavailableError
         when the row changed meanwhile, and what the provider raises.
@@ -141,7 +147,7 @@ class Recovery:
         with ChangeLock(self._folder).held(command, now_ms):
             return self._move(provider, events)
 
-    def _move(self, provider: KekProvider, events: Sequence[tuple[bytes, bytes]]) -> bool:
+    def _move(self, provider: KekProvider, events: Callable[[Sequence[Keeper]], Sequence[tuple[bytes, bytes]]]) -> bool:
         of = self._of
         context = rows.epoch_context(of.archive_id, of.kek_id, of.epoch)
         if self._is_kept_by(provider, context):
@@ -151,9 +157,15 @@ class Recovery:
             raise KeyUnavailableError(f"the {provider.kind} provider does not open what it just wrapped")
         key = rows.epoch_place(of.epoch)
         moved = with_changes(self._row, provider=provider.kind, wrapped=wrapped)
+        keeper = Keeper.of(of.epoch, provider.kind, provider.holding(of.epoch))
         store = RowStore(self._folder)
         try:
-            if not store.put([(key, moved.encode()), *events], expected=[(key, self._row.encode())]):
+            before = keepers_in(store, of.epoch)
+            require_keeper(self._row, before)
+            fresh = [] if any(each.id == keeper.id for each in before) else [keeper]
+            told = events([*before, *fresh])
+            put = [(key, moved.encode()), *((each.place, each.encode()) for each in fresh), *told]
+            if not store.put(put, expected=[(key, self._row.encode())]):
                 raise UnavailableError("the key epoch changed meanwhile", hint="wait for the rotation, then try again")
         finally:
             store.close()

@@ -15,6 +15,7 @@ from typing import Final
 
 from keys import aead, rows
 from keys.errors import FormatError, IntegrityError, KeyUnavailableError, LockedError
+from keys.keepers import Keeper, keepers_in, require_keeper
 from keys.overview import epoch_rows, half_left, header_in
 from keys.provider import KekProvider
 from keys.rows import GONE, EpochRow, EpochState, Header, KeyRow, KeyState
@@ -95,6 +96,7 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
     if not resumed:
         _begin(store, provider, keks, random, now_ms)
     current = next(row for row in epoch_rows(store) if row.epoch == header_in(store).epoch)
+    require_keeper(current, keepers_in(store, current.epoch))
     if resumed:
         keks.take(current, keks.asked(current))
     total, done, moved, after = store.walk(rows.STUDY_PREFIX, lambda _key, _value: None), 0, 0, b""
@@ -132,11 +134,13 @@ def _begin(
             f"the {provider.kind} provider does not open what it has just wrapped",
             hint="no key was moved: say it again",
         )
+    keeper = Keeper.of(epoch, provider.kind, provider.holding(epoch))
     changes = store.get(rows.CHANGES_KEY)
     fresh = [
         rows.raised(changes),
         (rows.HEADER_KEY, replace(was, epoch=epoch).encode()),
         (rows.epoch_place(epoch), new.encode()),
+        (keeper.place, keeper.encode()),
     ]
     fresh += [
         (place, _moved(KeyRow.decode(value), rows.NO_ID, new, kek, keks, was.archive_id, random))

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MAGIC: Final = b"CofferKR"
-VERSION: Final = 1
+VERSION: Final = 2  # 1 kept of an epoch that changed its provider only the last one
 HEADER: Final = struct.Struct(">8sHI16sQ")  # magic version epoch archive_id created_ms
 KEY_CLEAR: Final = struct.Struct(">HBBB3xI16sQ")  # version wrap_alg purpose state pad epoch kek_id created_ms
 EPOCH_CLEAR: Final = struct.Struct(
@@ -47,7 +47,8 @@ SHARES_PREFIX: Final = b"G"  # splittings of an epoch key into shares; no share 
 SPLITTING_PREFIX: Final = b"F"  # those whose shares are not all written yet
 TOMBSTONE_PREFIX: Final = b"T"
 CHANGES_KEY: Final = b"C"  # goes up whenever keys that another process may hold, or what may be done to them, changed
-DESTRUCTION_PREFIX: Final = b"D"  # when an epoch was destroyed, and when for good
+KEEPER_PREFIX: Final = b"U"  # what could ever open an epoch's key, and its receipts
+BURNED_PREFIX: Final = b"B"  # which shares of a group are burned
 EVENT_PREFIX: Final = b"P"  # events on their way into the log, sealed
 HOLD_PREFIX: Final = b"L"  # holds, sealed
 REKEY_PREFIX: Final = b"R"  # rekeys under way
@@ -86,8 +87,8 @@ class KeyState(IntEnum):
 class EpochState(IntEnum):
     """New keys go under the one active epoch; a retired one still opens rows; a destroyed one opens nothing.
 
-    One that is being destroyed is used by nobody any more, and its provider was not heard to have destroyed it yet. One
-    that was abandoned is used by nobody either, and its provider was lost before it destroyed anything.
+    One that is being destroyed is used by nobody any more, and not all that ever opened it has given a receipt.
+    One that was abandoned is used by nobody either, and a provider was lost before it destroyed anything.
     """
 
     ACTIVE = 1
@@ -126,7 +127,10 @@ class Header:
             raise FormatError("this is not a Coffer keyring")
         _, version, epoch, archive_id, created_ms = HEADER.unpack(data)
         if version != VERSION:
-            raise FormatError(f"keyring version {version} is not known here", hint="use the release that wrote it")
+            raise FormatError(
+                f"the keyring is of version {version}, and this release knows {VERSION} only",
+                hint="use the release that wrote it, or import the images into a new archive",
+            )
         return cls(epoch, archive_id, created_ms)
 
 

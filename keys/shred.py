@@ -32,6 +32,7 @@ def schedule(
     event: Callable[[bytes, Tombstone], tuple[bytes, bytes]] | None = None,
     done: Sequence[tuple[bytes, bytes]] = (),
     allowed: Callable[[], None] = lambda: None,
+    last_epoch: int = 0,
 ) -> list[bytes]:
     """Shred the keys whose ids `names` maps to what they are found by; return the ids that were not shredded before.
 
@@ -39,10 +40,10 @@ def schedule(
 
     One transaction, durable on return: the rows' state, the tombstones, the change that every process sees, the row
     that `event` makes for each key (the deed on its way into the log), and the removal of the rows `done` (the request
-    for it, as it was read). Where nothing
-    is left to shred, nothing else is written. `allowed` raises where something forbids it, and is asked again when the
-    change counter moved: whoever forbids raises it. Raises KeyUnavailableError for a key that the keyring does not
-    hold, UnavailableError where a row of `done` is not there any more.
+    for it, as it was read). Where nothing is left to shred, nothing else is written. `allowed` raises where something
+    forbids it, and is asked again when the change counter moved: whoever forbids raises it. `last_epoch` is a later
+    epoch than a row's that copies of the key are known to be under. Raises KeyUnavailableError for a key that the
+    keyring does not hold, UnavailableError where a row of `done` is not there any more.
     """
     while True:
         changes = keyring.row(rows.CHANGES_KEY)
@@ -63,7 +64,7 @@ def schedule(
             place = rows.STUDY_PREFIX + key_id
             value = keyring.row(place)
             row, dek = keyring.opened(key_id, value)
-            stone = Tombstone(row.epoch, now_ms, until_ms, doomed[key_id])
+            stone = Tombstone(max(row.epoch, last_epoch), now_ms, until_ms, doomed[key_id])
             put += [
                 (place, keyring.sealed(replace(row, state=KeyState.SHRED_SCHEDULED), key_id, dek)),
                 (rows.TOMBSTONE_PREFIX + key_id, stone.encode()),

@@ -7,17 +7,20 @@ to. No share is kept. It writes no files: the floors above do.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from keys import rows
+from keys.errors import InputError, UnavailableError
+from keys.keepers import Burned, place_of_group
 from keys.shares import Group
 
 if TYPE_CHECKING:
     from keys.keyring import Keyring
 
-__all__ = ["begin", "end", "give_up", "place_of", "unfinished"]
+__all__ = ["begin", "burn", "end", "give_up", "place_of", "unfinished"]
 
 _LABEL: Final = b"coffer/splitting/v1\x00"
 _PLACE: Final = 16
@@ -36,6 +39,30 @@ def begin(keyring: Keyring, of: Group, place: bytes, event: tuple[bytes, bytes])
 def end(keyring: Keyring, of: Group) -> None:
     """Note that all shares of a group are written; durable on return, harmless when repeated."""
     keyring.amend([], [rows.SPLITTING_PREFIX + of.group])
+
+
+def burn(
+    keyring: Keyring,
+    of: Group,
+    numbers: Sequence[int],
+    now_ms: int,
+    event: Callable[[Burned], tuple[bytes, bytes]],
+) -> Burned:
+    """Note that these shares of a group, counted from 1, are burned, with the row of an event; durable on return.
+
+    Nothing shows Coffer that they are: whoever calls has an officer's word. Raises InputError for a number that no
+    share of the group has, UnavailableError where the row changed meanwhile.
+    """
+    if not numbers or not all(1 <= number <= of.count for number in numbers):
+        raise InputError(
+            f"the shares of group {of.group.hex()} are numbered 1 to {of.count}", hint="each bears its own"
+        )
+    place = place_of_group(of)
+    value = keyring.row(place)
+    burned = (Burned() if value is None else Burned.decode(value)).add(of, numbers, now_ms)
+    if not keyring.amend([(place, burned.encode()), event(burned)], expected=[(place, value)]):
+        raise UnavailableError("somebody else dealt with these shares just now", hint="say it again")
+    return burned
 
 
 def give_up(keyring: Keyring, of: Group, event: tuple[bytes, bytes]) -> None:

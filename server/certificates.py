@@ -17,16 +17,16 @@ from archive.event import Event
 from archive.evidence import Inclusion
 from archive.record import Kind
 from archive.succession import read_succession
-from keys import derive, rows, shred, signingkey
+from keys import derive, shred, signingkey
 from keys.clock import clock_ms
 from keys.derive import hmac_sha256
-from keys.destruction import Destruction
 from keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
 from keys.tombstone import Reason, Tombstone
 from server import erasure
 from server.deeds import Deeds, Noted
 from server.engine import Engine
 from server.officers import Officer
+from server.provedopeners import ProvedOpeners
 from server.requests import Requests
 from server.shredding import wait_until_settled
 
@@ -69,6 +69,7 @@ class Certifier:
         self._with_reason = with_reason
         self._stones = shred.tombstones(self._keyring)
         self._deeds = Deeds.read(engine, self._stones, progress)
+        self._openers = ProvedOpeners(self._keyring, self._deeds)
         self._states = {each.key_id: each.state for each in erasure.erasures(self._keyring)}
 
     def issue(self, names: Sequence[str], study_uid: str = "", most: int | None = None) -> list[Issued]:
@@ -158,7 +159,9 @@ class Certifier:
         epochs = self._epochs(max(self._stones[key].epoch for key in keys))
         gone = [self._noted(key) for key in keys]
         records = [noted for _, noted in steps] + gone
-        records += [self._deeds.epochs[each.epoch] for each in epochs if each.record is not None]
+        records += [
+            self._openers.record(each.record) for of in epochs for each in of.openers if each.record is not None
+        ]
         note, size = self._checkpoint(max(noted.seq for noted in records))
         is_effective = all(self._states[key] == erasure.EFFECTIVE for key in keys)
         until = max(self._stones[key].until_ms for key in keys)
@@ -209,21 +212,7 @@ class Certifier:
 
     def _epochs(self, last: int) -> list[Epoch]:
         """Epochs 1 to `last`, as keyring and log agree on them."""
-        receipts = {
-            int.from_bytes(place[1:], "big"): Destruction.decode(value)
-            for place, value in self._keyring.rows(rows.DESTRUCTION_PREFIX)
-        }
-        found = []
-        for number in range(1, last + 1):
-            provider, receipt = self._keyring.epoch_row(number).provider, receipts.get(number)
-            noted = self._deeds.epochs.get(number) if receipt is not None else None
-            if receipt is not None and (noted is None or noted.event.time_ms != receipt.receipt_ms):
-                raise IntegrityError(
-                    f"the log has no record of the receipt for epoch {number} that the keyring keeps",
-                    hint="coffer recover show tells whether the log lost records",
-                )
-            found.append(_epoch(number, provider, receipt, noted))
-        return found
+        return [Epoch(number, self._openers.of(number)) for number in range(1, last + 1)]
 
     def _checkpoint(self, last: int) -> tuple[bytes, int]:
         """The last signed note, once it covers record `last`, and how many records it covers."""
@@ -270,10 +259,3 @@ def _step(what: str, noted: Noted) -> Step:
     officers = noted.event.facts.get("officers")
     who = officers[-1] if isinstance(officers, list) and officers else noted.event.facts
     return Step(what, noted.event.time_ms, str(who["officer"]), str(who["account"]), noted.seq)
-
-
-def _epoch(number: int, provider: str, receipt: Destruction | None, noted: Noted | None) -> Epoch:
-    if receipt is None or noted is None:
-        return Epoch(number, provider, None, None, None, "")
-    kind, caveat = noted.text("provider"), noted.text("caveat")
-    return Epoch(number, kind, receipt.receipt_ms, receipt.effective_ms, noted.seq, caveat)

@@ -8,7 +8,7 @@ from archive import certified
 from archive.certificate import Certificate, Epoch, Key
 from archive.folder import ArchiveFolder
 from keys import rows
-from keys.destruction import Destruction
+from keys.keepers import Burned, burned_in, groups_in, keepers_in
 from keys.rows import EpochRow, EpochState
 from keys.store import RowStore
 from keys.tombstone import Reason, Tombstone
@@ -36,7 +36,7 @@ def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:
         for key in found.keys:
             yield from _of_key(key, store, must_be_dropped=found.is_effective)
         for epoch in found.epochs:
-            yield from _of_epoch(epoch, store)
+            yield from _of_epoch(epoch, store, must_be_gone=found.is_effective)
     finally:
         store.close()
 
@@ -56,12 +56,23 @@ def _of_key(key: Key, store: RowStore, *, must_be_dropped: bool) -> Iterator[str
         yield f"{what}: its wrapped form is still in the keyring"
 
 
-def _of_epoch(epoch: Epoch, store: RowStore) -> Iterator[str]:
-    if epoch.record is None:
-        return  # it can have been destroyed since
-    place = epoch.epoch.to_bytes(4, "big")
-    row, receipt = store.get(rows.EPOCH_PREFIX + place), store.get(rows.DESTRUCTION_PREFIX + place)
-    if row is None or receipt is None or EpochRow.decode(row).state is not EpochState.DESTROYED:
-        yield f"epoch {epoch.epoch}: by the keyring it is not destroyed"
-    elif Destruction.decode(receipt) != Destruction(epoch.receipt_ms or 0, epoch.effective_ms or 0):
-        yield f"epoch {epoch.epoch}: the keyring keeps another receipt"
+def _of_epoch(epoch: Epoch, store: RowStore, *, must_be_gone: bool) -> Iterator[str]:
+    """What opened it by the keyring, and which receipts that keeps; what had none then can have one since."""
+    what = f"epoch {epoch.epoch}"
+    value = store.get(rows.epoch_place(epoch.epoch))
+    if must_be_gone and (value is None or EpochRow.decode(value).state is not EpochState.DESTROYED):
+        yield f"{what}: by the keyring it is not destroyed"
+        return
+    ends = {each.id.hex(): (each.receipt_ms, each.effective_ms) for each in keepers_in(store, epoch.epoch)}
+    burned = burned_in(store)
+    for of in (of for of in groups_in(store) if of.epoch == epoch.epoch):
+        closed = burned.get(of.group, Burned()).closed_ms
+        ends[of.group.hex()] = closed, closed
+    named = {each.id: each for each in epoch.openers}
+    for each in epoch.openers:
+        if each.id not in ends:
+            yield f"{what}: the keyring does not know of {each.kind} {each.name}"
+        elif each.record is not None and ends[each.id] != (each.receipt_ms, each.effective_ms):
+            yield f"{what}: the keyring keeps another receipt of {each.kind} {each.name}"
+    if must_be_gone and (more := ends.keys() - named.keys()):
+        yield f"{what}: by the keyring {len(more)} more could open it than the certificate tells"

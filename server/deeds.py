@@ -1,5 +1,6 @@
-"""What the log tells of erasures: who asked and approved, which record says so, what lay under each key, which epochs
-ended. It is read in one pass over the record headers; events are opened, objects are only counted.
+"""What the log tells of erasures: who asked and approved, which record says so, what lay under each key, what ever
+opened an epoch and which of it has ended. It is read in one pass over the record headers; events are opened, objects
+are only counted.
 """
 
 from collections.abc import Callable, Container
@@ -9,11 +10,16 @@ from typing import Final
 from archive.event import Event
 from archive.record import Kind
 from keys import derive
+from keys.keepers import Keeper
+from keys.shares import Group
 from server.engine import Engine
+from server.openers import SHARES_BURNED, Openers
 
 __all__ = ["Deeds", "Noted"]
 
-_TOLD: Final = frozenset({Kind.STATE, Kind.SHRED_SCHEDULED, Kind.STUDY_REKEYED, Kind.EPOCH_DESTROYED})
+_TOLD: Final = frozenset(
+    {Kind.STATE, Kind.SHRED_SCHEDULED, Kind.STUDY_REKEYED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED}
+)
 _EVERY: Final = 4096  # records between two reports of progress
 _STEPS: Final = {"shred requested": "asked", "shred approved": "approved"}
 
@@ -33,12 +39,16 @@ class Noted:
 
 @dataclass(slots=True)
 class Deeds:
-    """Shreds and rekeys by key id, ended epochs by number, the steps of each request, objects' records by key id."""
+    """Shreds and rekeys by key id, receipts by epoch and keeper's id, words about burned shares by group, the steps of
+    each request, objects' records by key id; and every keeper and group of shares that was ever told of."""
 
     gone: dict[bytes, Noted] = field(default_factory=dict)
-    epochs: dict[int, Noted] = field(default_factory=dict)
+    receipts: dict[tuple[int, bytes], Noted] = field(default_factory=dict)
+    burned: dict[bytes, list[Noted]] = field(default_factory=dict)
     steps: dict[str, list[tuple[str, Noted]]] = field(default_factory=dict)
     objects: dict[bytes, list[int]] = field(default_factory=dict)
+    keepers: dict[tuple[int, bytes], Keeper] = field(default_factory=dict)
+    groups: dict[bytes, Group] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -65,10 +75,16 @@ class Deeds:
 
     def _take(self, noted: Noted) -> None:
         kind, facts = noted.event.kind, noted.event.facts
+        told = Openers.of(facts)
+        self.keepers |= {(each.epoch, each.id): each for each in told.keepers}
+        self.groups |= {each.group: each for each in told.groups}
+        self.groups.pop(told.given_up, None)
         if kind in {Kind.SHRED_SCHEDULED, Kind.STUDY_REKEYED}:
             if kind == Kind.SHRED_SCHEDULED or noted.event.key_id not in self.gone:
                 self.gone[noted.event.key_id] = noted  # a key that was shredded while it was replaced: shredded
         elif kind == Kind.EPOCH_DESTROYED:
-            self.epochs[int(str(facts["epoch"]))] = noted
+            self.receipts[int(str(facts["epoch"])), bytes.fromhex(noted.text("keeper"))] = noted
+        elif noted.text("what") == SHARES_BURNED:
+            self.burned.setdefault(bytes.fromhex(noted.text("group")), []).append(noted)
         elif (what := _STEPS.get(noted.text("what"))) is not None:
             self.steps.setdefault(noted.text("request"), []).append((what, noted))

@@ -1,8 +1,8 @@
 """How far the erasure of each shredded study is.
 
 Rule: `scheduled` means that no process of this archive gives the key away any more; `effective` that no backup which
-was kept as configured can: the days that backups of the keyring are kept are over, and no epoch under which the key was
-ever wrapped can be opened by the provider. What was copied out of the archive before is beyond both.
+was kept as configured can: the days that backups of the keyring are kept are over, and everything that could ever open
+an epoch under which the key was wrapped has given its receipt. What was copied out before is beyond both.
 """
 
 from collections.abc import Callable
@@ -10,24 +10,27 @@ from dataclasses import dataclass
 
 from keys import rows
 from keys.clock import clock_ms
-from keys.destruction import Destruction
+from keys.keepers import Burned
 from keys.keyring import Keyring
 from keys.rows import GONE, EpochRow
+from keys.shares import Group
 from keys.shred import tombstones
 from keys.tombstone import Tombstone
 
-__all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "uncompacted"]
+__all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "openers", "uncompacted"]
 
 SCHEDULED, EFFECTIVE = "scheduled", "effective"
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """One shredded key and what still stands against its erasure: epochs that are not destroyed, and time."""
+    """One shredded key and what still stands against its erasure: epochs that something opens, that which opens them in
+    words, and time."""
 
     key_id: bytes
     stone: Tombstone
     open_epochs: tuple[int, ...]
+    opened_by: tuple[str, ...]
     is_dropped: bool  # its wrapped form has left the keyring
     is_over: bool  # the days of the backups
 
@@ -38,22 +41,53 @@ class Erasure:
 
 
 def erasures(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> list[Erasure]:
-    """Every shredded key, the oldest first."""
+    """Every shredded key, the oldest first. Asks the providers whether secrets that were destroyed are back."""
     now = now_ms()
-    receipts = ((place[1:], Destruction.decode(value)) for place, value in keyring.rows(rows.DESTRUCTION_PREFIX))
-    destroyed = {int.from_bytes(epoch, "big") for epoch, each in receipts if each.effective_ms <= now}
-    still_open = [each.epoch for each in keyring.epochs() if each.epoch not in destroyed]
+    stones = tombstones(keyring)
+    still_open = openers(keyring, now, max((each.epoch for each in stones.values()), default=0))
     found = [
         Erasure(
             key_id,
             stone,
             tuple(epoch for epoch in still_open if epoch <= stone.epoch),
+            tuple(what for epoch, by in still_open.items() if epoch <= stone.epoch for what in by),
             keyring.row(rows.STUDY_PREFIX + key_id) is None,
             stone.until_ms <= now,
         )
-        for key_id, stone in tombstones(keyring).items()
+        for key_id, stone in stones.items()
     ]
     return sorted(found, key=lambda each: (each.stone.scheduled_ms, each.key_id))
+
+
+def openers(keyring: Keyring, now: int, last: int) -> dict[int, tuple[str, ...]]:
+    """By epoch, from 1 to `last`, everything that opens its key yet, in words. Epochs that nothing opens are left out.
+
+    That is keepers without a receipt, or whose secret can be brought back or is back, and shares that were not burned.
+    """
+    if not last:
+        return {}
+    back, burned = keyring.returned(), keyring.burned()
+    known = {each.epoch: each for each in keyring.epochs()}
+    found: dict[int, tuple[str, ...]] = {}
+    for number in range(1, last + 1):
+        info = known.get(number)
+        by = [str(each) for each in keyring.keepers() if each.epoch == number and not back.is_gone(each, now)]
+        by += [_shares(of, burned.get(of.group, Burned())) for of in keyring.share_groups() if of.epoch == number]
+        if number in back.epochs:
+            by.append(f"a secret that is back at its provider: coffer keys destroy {number}")
+        if info is None or (info.gone_ms is None and not any(by)):
+            by.append("something that this keyring does not know")
+        if told := tuple(f"epoch {number}: {what}" for what in by if what):
+            found[number] = told
+    return found
+
+
+def _shares(of: Group, burned: Burned) -> str:
+    """What can be done with the shares of a group yet, "" where those that are left are too few."""
+    left = burned.left(of)
+    if left < of.threshold:
+        return ""
+    return f"shares of group {of.group.hex()}, any {of.threshold} of {left}: coffer keys burn {of.group.hex()} NUMBERS"
 
 
 def uncompacted(keyring: Keyring) -> int:

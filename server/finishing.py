@@ -1,14 +1,16 @@
 """Make scheduled shreds effective: move what lives to a new epoch, then destroy the epochs that the shredded keys knew.
 
-Rule: an epoch is destroyed only when somebody has said that keyring and provider were copied since everything moved
-away from it: older copies open nothing afterwards. Stopped anywhere, saying it again goes on.
+Rule: first destroyed, then copied. A copy of what opens an epoch, made while that still holds the secret which is about
+to be destroyed, opens every older copy of the keyring; so none is asked for before the last receipt. What gives no
+receipt is named, and asked again by the next call. Stopped anywhere, saying it again goes on.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from keys.clock import clock_ms
-from keys.errors import InputError, UnavailableError
+from keys.errors import UnavailableError
+from keys.keyring import Keyring
 from keys.rows import EpochState
 from server.engine import Engine
 from server.erasure import EFFECTIVE, Erasure, erasures
@@ -16,18 +18,19 @@ from server.officers import Officer
 from server.renewal import Renewal
 from server.shredding import wait_until_compacted, wait_until_settled
 
-__all__ = ["Finished", "finish"]
+__all__ = ["Finished", "finish", "finish_keys"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """What a call did and what is left: keys moved to a new epoch, epochs destroyed now and what else has to be
-    destroyed of them, epochs that wait for the copies, every shred with its state, and whether the index was written
-    anew since the last epoch ended."""
+    destroyed of them, what gave no receipt and why, epochs that are to be destroyed yet, every shred with its state,
+    and whether the index was written anew since the last epoch ended."""
 
     moved: int
     destroyed: tuple[int, ...]
     caveats: tuple[str, ...]
+    missing: tuple[str, ...]
     waiting: tuple[int, ...]
     erasures: tuple[Erasure, ...]
     is_index_new: bool = False
@@ -37,21 +40,26 @@ class Finished:
         """How many shreds are effective."""
         return sum(each.state == EFFECTIVE for each in self.erasures)
 
+    @property
+    def opened_by(self) -> tuple[str, ...]:
+        """What opens what was shredded yet, each once, in words."""
+        return tuple(dict.fromkeys(what for each in self.erasures for what in each.opened_by))
+
 
 def finish(
     engine: Engine,
     by: Officer,
     *,
-    copied: bool,
+    destroy: bool,
     early: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Finished:
-    """Do the next part of what makes the due shreds effective; durable on return.
+    """Do what makes the due shreds effective; durable on return.
 
-    The first call moves all keys to a new epoch; a later one, with `copied`, destroys the epochs before. Due is what
-    backups may not hold any more, with `early` everything. `progress` gets study keys moved and in all. Raises
-    UnavailableError while the writer has not recorded the shreds, LockedError while somebody else changes the keys,
-    InputError for `copied` before there was anything new to copy, and what the provider raises.
+    All living keys move to a new epoch, where that was not done yet; with `destroy`, everything that ever opened the
+    epochs before is destroyed. Due is what backups may not hold any more, with `early` everything. `progress` gets
+    study keys moved and in all. Raises UnavailableError while the writer has not recorded the shreds, LockedError while
+    somebody else changes the keys, and what the provider of the new epoch raises.
     """
     if not wait_until_settled(engine):
         raise UnavailableError(
@@ -60,38 +68,41 @@ def finish(
         )
     renewal = Renewal(engine.folder, engine.keyring, engine.config.keys, by, "coffer shred finish")
     with renewal.alone():
-        done = _finish(engine, renewal, progress, copied=copied, early=early)
+        done = finish_keys(engine.keyring, renewal, progress, destroy=destroy, early=early)
+    if not wait_until_settled(engine):
+        return done
     return replace(done, is_index_new=wait_until_compacted(engine))
 
 
-def _finish(
-    engine: Engine, renewal: Renewal, progress: Callable[[int, int], None], *, copied: bool, early: bool
+def finish_keys(
+    keyring: Keyring, renewal: Renewal, progress: Callable[[int, int], None], *, destroy: bool, early: bool
 ) -> Finished:
-    keyring = engine.keyring
+    """As `finish`, for a keyring whose shreds are recorded, and nobody else changes the keys."""
     target = _target(erasures(keyring), early=early)
     moved = 0
-    if target >= keyring.epoch or keyring.half_left():
-        if copied:
-            raise InputError(
-                "the keys move to a new epoch first: what you copied is the state before it",
-                hint="say coffer shred finish, copy keyring and key file, then say it again with --copied",
-            )
-        moved = renewal.rotate(progress).rewrapped
+    while keyring.half_left() or target >= keyring.epoch:
+        moved += renewal.rotate(progress).rewrapped
     found = keyring.epochs()
     retired = {each.epoch for each in found if each.state is EpochState.RETIRED and each.epoch <= target}
-    unfinished = {each.epoch for each in found if each.state is EpochState.DESTROYING}
-    due = sorted(unfinished | (retired if copied else set()))
-    receipts = [renewal.destroy(epoch) for epoch in due]
-    wait_until_settled(engine)
-    caveats = [f"epoch {each.epoch}: {each.caveat}" for each in receipts]
-    caveats += [
-        f"epoch {of.epoch}: collect and burn the {of.count} shares of group {of.group.hex()}: with an old copy of the"
-        f" keyring, {of.threshold} of them open what was erased"
-        for of in keyring.share_groups()
-        if of.epoch in due
-    ]
+    going = {each.epoch for each in found if each.state is EpochState.DESTROYING}
+    back = {*keyring.returned().epochs}
+    due = sorted(going | back | (retired if destroy else set()))
+    caveats: list[str] = []
+    missing: list[str] = []
+    for epoch in due:
+        ended = renewal.end(epoch)
+        caveats += [f"epoch {epoch}, {each.keeper}: {each.caveat}" for each in ended.receipts]
+        missing += [f"epoch {epoch}, {each.keeper}: {each.cause}" for each in ended.missing]
+    is_over = {each.epoch for each in keyring.epochs() if each.state is EpochState.DESTROYED}
     left = tuple(sorted(retired - {*due}))
-    return Finished(moved, tuple(due), tuple(caveats), left, tuple(erasures(keyring)))
+    return Finished(
+        moved,
+        tuple(epoch for epoch in due if epoch in is_over),
+        tuple(caveats),
+        tuple(missing),
+        left,
+        tuple(erasures(keyring)),
+    )
 
 
 def _target(found: list[Erasure], *, early: bool) -> int:

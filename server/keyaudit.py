@@ -123,7 +123,8 @@ class KeyAudit:
         yield from _revived(before, keyring)
         yield from self._unexplained(keyring)
         yield from _lost_epochs(keyring)
-        back = returned(keyring.epochs.values(), self._provider)
+        yield from _keeperless(keyring)
+        back = returned(keyring.epochs.values(), keyring.keepers, self._provider)
         for epoch in back.epochs:
             yield f"the secret of destroyed epoch {epoch} is back at its provider: coffer keys destroy {epoch}"
         self._sum_up(keyring, back.unasked)
@@ -200,6 +201,14 @@ def _revived(log: _Told, keyring: Listing) -> Iterator[str]:
             yield f"key {key_id.hex()} was {what}, and is alive in this keyring"
         else:
             yield f"key {key_id.hex()} was {what}, and this keyring knows nothing of it"
+
+
+def _keeperless(keyring: Listing) -> Iterator[str]:
+    """Epochs of which the keyring does not say what opens them: an erasure under them would never be proved."""
+    known = {(each.epoch, each.kind) for each in keyring.keepers}
+    for number, row in sorted(keyring.epochs.items()):
+        if (number, row.provider) not in known:
+            yield f"the keyring does not say which secret of its {row.provider} provider opens epoch {number}"
 
 
 def _lost_epochs(keyring: Listing) -> Iterator[str]:

@@ -25,6 +25,7 @@ from keys.keyring import Keyring
 from keys.rows import GONE
 from keys.shred import is_shredded, schedule
 from server import outbox
+from server.openers import Told
 
 __all__ = ["Missed", "missed", "shred_again", "trouble_of"]
 
@@ -43,6 +44,7 @@ class Missed:
     remembered: int = 0  # records, and how many are signed
     signed: int = 0
     replaced: set[bytes] = field(default_factory=set)  # keys, by a rekey
+    openers: Told = field(default_factory=Told)  # of epochs
     notes: dict[bytes, bool] = field(default_factory=dict)  # by the place of a hold or request: whether it still counts
     revived: int = 0
     lost: int = 0
@@ -145,6 +147,7 @@ def _read(  # noqa: PLR0917
         found.replaced.add(header.study_key_id)
     elif header.kind in _TOLD:
         event = Event.open(keyring.archive_key(derive.EVENT), folder.archive_id, header, body())
+        found.openers.add(event.facts)
         if header.kind == Kind.EPOCH_DESTROYED:
             _require_destroyed(keyring, event)
         elif header.kind == Kind.KEYRING_ROTATED:
@@ -183,7 +186,13 @@ def _require_destroyed(keyring: Keyring, event: Event) -> None:
 
 
 def shred_again(late: Missed, keyring: Keyring) -> None:
-    """Do to an older keyring what the log says was done to it, durable on return; `late` then holds no shred."""
+    """Do to an older keyring what the log says was done to it, durable on return; `late` then holds no shred.
+
+    It learns again what opens its epochs, and which of it has ended: else an erasure would be called complete while
+    something that it never heard of opens what was erased.
+    """
+    if openers := late.openers.missing(keyring):
+        keyring.amend(openers)
     for key_id, event in late.shredded.items():
         name, until = bytes.fromhex(str(event.facts["study"])), int(str(event.facts["until_ms"]))
         again = {"what": "shredded again: an older keyring was put back", "study": name.hex()}
@@ -191,6 +200,13 @@ def shred_again(late: Missed, keyring: Keyring) -> None:
             keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(aead.SALT)
         )
         row = outbox.enclose(entry, os.urandom(8))
-        schedule(keyring, {key_id: name}, now_ms=event.time_ms, until_ms=until, event=lambda *_, row=row: row)
+        schedule(
+            keyring,
+            {key_id: name},
+            now_ms=event.time_ms,
+            until_ms=until,
+            event=lambda *_, row=row: row,
+            last_epoch=int(str(event.facts["epoch"])),
+        )
         _log.warning("an older keyring was put back: shredded again", key=key_id.hex()[:8])
     late.shredded.clear()

@@ -18,17 +18,18 @@ from archive.folder import ArchiveFolder
 from archive.record import Kind
 from keys import derive
 from keys.clock import clock_ms
-from keys.destruction import Destruction
-from keys.errors import CofferError, ConfigError, LockedError
+from keys.destruction import Ending, Missing, Receipt
+from keys.errors import ConfigError
 from keys.keyring import Keyring
 from keys.lock import holder
-from keys.provider import DestroyReceipt
+from keys.provider import KekProvider
 from keys.rotation import Rotated
-from keys.rows import EpochRow
+from keys.rows import EpochRow, EpochState
 from server import outbox
 from server.config import Config, Keys
 from server.custody import KINDS, open_keyring, provider_of, settings_of
 from server.officers import Officer
+from server.openers import facts_of
 
 __all__ = ["Ended", "Renewal", "age_seconds", "destroy", "rotate"]
 
@@ -36,21 +37,29 @@ _log = structlog.get_logger(__name__)
 
 _DAY_SECONDS: Final = 86_400
 _NOT_DESTROYED: Final = (
-    "the provider was lost and has destroyed nothing: what was shredded under this epoch is not erased for good. When"
-    " the provider is back, coffer keys destroy again"
+    "a provider was lost and has destroyed nothing: what was shredded under this epoch is not erased for good. When it"
+    " is back, coffer keys destroy again"
 )
+_DESTROYED_BEFORE: Final = "it was destroyed before, and every receipt is there"
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The end of an epoch: who kept it, whether that provider has destroyed its secret, what is left to do in words,
-    and from when on (ms since 1970) nobody brings the secret back; None where that is now, or never."""
+    """The end of an epoch: the state it is in, the receipts that came now, what has given none, a remark, and, once it
+    is destroyed, from when on (ms since 1970) nobody brings a secret back."""
 
     epoch: int
     provider: str
-    is_destroyed: bool
-    caveat: str
+    state: EpochState
+    receipts: tuple[Receipt, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    remark: str = ""
     effective_ms: int | None = None
+
+    @property
+    def is_destroyed(self) -> bool:
+        """Whether everything that its providers had for it is destroyed."""
+        return self.state is EpochState.DESTROYED
 
 
 def rotate(config: Config, progress: Callable[[int, int], None], by: Officer, provider: str = "") -> Rotated:
@@ -71,16 +80,18 @@ def rotate(config: Config, progress: Callable[[int, int], None], by: Officer, pr
         keyring.close()
 
 
-def destroy(config: Config, epoch: int, by: Officer, lost: str = "") -> Ended:
+def destroy(config: Config, epoch: int, by: Officer, lost: str = "", keys_of: Keys | None = None) -> Ended:
     """Destroy an old epoch, beside whoever serves the archive; durable on return. Raises as `Renewal.destroy`.
 
-    With `lost`, the reason why the provider is lost for ever, an epoch whose provider fails is abandoned instead.
+    With `lost`, the reason why a provider is lost for ever, an epoch of which one fails is abandoned instead. With
+    `keys_of`, these settings say which providers are asked to destroy: others than those that open the archive now.
     """
     folder, keyring = _open(config)
     try:
         renewal = Renewal(folder, keyring, config.keys, by, "coffer keys destroy")
         with renewal.alone():
-            return renewal.destroy_or_abandon(epoch, lost) if lost else renewal.destroy(epoch)
+            others = None if keys_of is None else provider_of(keys_of, folder.archive_id)
+            return renewal.destroy_or_abandon(epoch, lost, others) if lost else renewal.destroy(epoch, others)
     finally:
         keyring.close()
 
@@ -130,23 +141,39 @@ class Renewal:
         _log.info("keys rotated", epoch=done.epoch, moved=done.rewrapped)
         return True
 
-    def destroy(self, epoch: int) -> Ended:
-        """Destroy an old epoch's secret; durable on return. Raises as `keys.destruction.destroy`."""
-        with self.alone():
-            receipt = self._keyring.destroy_epoch(epoch, self._destroyed)
-        return Ended(epoch, receipt.kind, True, receipt.caveat, receipt.effective_ms)
+    def destroy(self, epoch: int, others: KekProvider | None = None) -> Ended:
+        """As `end`, at its providers or at `others`, but raises why, where no provider did what it was asked."""
+        return self._ended(self._end(epoch, others).require())
 
-    def destroy_or_abandon(self, epoch: int, reason: str) -> Ended:
-        """As `destroy`; where the epoch's provider fails, abandon it. Raises as `keys.destruction.abandon`."""
+    def end(self, epoch: int) -> Ended:
+        """Destroy all that ever opened an old epoch; durable on return. What gave no receipt stands in the answer.
+
+        Raises as `keys.destruction.destroy`.
+        """
+        return self._ended(self._end(epoch, None))
+
+    def _end(self, epoch: int, others: KekProvider | None) -> Ending:
         with self.alone():
-            try:
-                return self.destroy(epoch)
-            except LockedError:
-                raise
-            except CofferError as error:
-                cause = str(error)
-            row = self._keyring.abandon_epoch(epoch, lambda row: self._abandoned(row, reason, cause))
-        return Ended(epoch, row.provider, False, _NOT_DESTROYED)
+            return self._keyring.destroy_epoch(epoch, self._destroyed, others)
+
+    def destroy_or_abandon(self, epoch: int, reason: str, others: KekProvider | None = None) -> Ended:
+        """As `destroy`; where a provider gives no receipt, abandon it. Raises as `keys.destruction.abandon`."""
+        with self.alone():
+            ending = self._end(epoch, others)
+            if ending.missing:
+                cause = str(ending.missing[0].cause)
+                self._keyring.abandon_epoch(epoch, lambda row: self._abandoned(row, reason, cause))
+        return self._ended(ending)
+
+    def _ended(self, ending: Ending) -> Ended:
+        """How the epoch stands now."""
+        info = next(each for each in self._keyring.epochs() if each.epoch == ending.epoch)
+        remark = _NOT_DESTROYED if info.state is EpochState.ABANDONED else ""
+        if info.state is EpochState.DESTROYED and not ending.receipts:
+            remark = _DESTROYED_BEFORE
+            if ending.unasked:
+                remark += f"; whether a secret is back could not be asked: {ending.unasked[0].cause}"
+        return Ended(ending.epoch, info.provider, info.state, ending.receipts, ending.missing, remark, info.gone_ms)
 
     def _is_old(self, now_ms: Callable[[], int]) -> bool:
         days = self._keys.rotate_days
@@ -167,19 +194,29 @@ class Renewal:
     # What the log is told
 
     def _rotated(self, done: Rotated) -> tuple[bytes, bytes]:
-        facts = {"epoch": done.epoch, "provider": done.provider, "moved": done.rewrapped, "resumed": done.resumed}
+        """It tells of everything that opens any epoch yet, so that no keyring can lose it without the log knowing."""
+        facts = {
+            "epoch": done.epoch,
+            "provider": done.provider,
+            "moved": done.rewrapped,
+            "resumed": done.resumed,
+            **facts_of((each for each in self._keyring.keepers() if not each.is_ended), self._keyring.share_groups()),
+        }
         return self._enclosed(Kind.KEYRING_ROTATED, clock_ms(), facts)
 
-    def _destroyed(self, receipt: DestroyReceipt, done: Destruction) -> tuple[bytes, bytes]:
+    def _destroyed(self, receipt: Receipt) -> tuple[bytes, bytes]:
+        keeper = receipt.keeper
         facts = {
-            "epoch": receipt.epoch,
-            "provider": receipt.kind,
+            "epoch": keeper.epoch,
+            "provider": keeper.kind,
+            "keeper": keeper.id.hex(),
+            **facts_of([keeper]),
             "caveat": receipt.caveat,
-            "destroyed_ms": done.receipt_ms,
-            "effective_ms": done.effective_ms,
-            "share_groups": self._share_groups(receipt.epoch),
+            "destroyed_ms": keeper.receipt_ms,
+            "effective_ms": keeper.effective_ms,
+            "share_groups": self._share_groups(keeper.epoch),
         }
-        return self._enclosed(Kind.EPOCH_DESTROYED, done.receipt_ms, facts)
+        return self._enclosed(Kind.EPOCH_DESTROYED, keeper.receipt_ms, facts)
 
     def _abandoned(self, row: EpochRow, reason: str, cause: str) -> tuple[bytes, bytes]:
         facts = {

@@ -5,6 +5,7 @@ no provider, and waits in the keyring for whoever writes the log (`server.outbox
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from archive.event import Event
@@ -13,15 +14,18 @@ from archive.record import Kind
 from keys import derive, durable
 from keys.clock import clock_ms
 from keys.errors import ConfigError, FormatError, InputError, UnavailableError
+from keys.keepers import Keeper
 from keys.keyfile import generate_keyfile
 from keys.provider import KekProvider
 from keys.recovery import Proof, Recovery
+from keys.secret import Secret
 from keys.shares import Recovered, Share, combine
 from keys.sharetext import parse
 from server import outbox
 from server.config import Config
 from server.custody import key_file_provider, passphrase_of
 from server.officers import Officer
+from server.openers import facts_of
 
 __all__ = ["drill", "read_shares", "recover"]
 
@@ -52,7 +56,7 @@ def drill(
     proof = recovery.prove(progress)
     facts = {"what": "key shares drilled", "opened": proof.opened, "studies": proof.studies}
     try:
-        for event in _events(recovery, recovered, facts, officer):
+        for event in _events(recovery.archive_key(derive.EVENT), recovered, facts, officer):
             recovery.record(event)
     except UnavailableError as error:  # a copy on a medium that cannot be written may be tried as well
         return proof, error
@@ -83,16 +87,30 @@ def recover(
         passphrase = passphrase_of(config.keys)
         generate_keyfile(key_file, passphrase() if passphrase else None, epoch=recovered.of.epoch)
     facts = {"what": "key recovered from shares", "provider": keeper.kind}
-    recovery.move(keeper, "coffer keys recover", clock_ms(), _events(recovery, recovered, facts, officer))
+
+    seal = recovery.archive_key(derive.EVENT)  # before the keyring is open for the change
+    told = partial(_recovered, seal, recovered, facts, officer)
+    recovery.move(keeper, "coffer keys recover", clock_ms(), told)
     return proof, None if proof.archive else _other_epoch(proof)
 
 
+def _recovered(
+    seal: Secret | None,
+    recovered: Recovered,
+    facts: Mapping[str, object],
+    officer: Officer,
+    keepers: Sequence[Keeper],
+) -> list[tuple[bytes, bytes]]:
+    """The row of a recovery's event, which tells of all that ever opened the epoch."""
+    return _events(seal, recovered, {**facts, **facts_of(keepers)}, officer)
+
+
 def _events(
-    recovery: Recovery, recovered: Recovered, facts: Mapping[str, object], officer: Officer
+    seal: Secret | None, recovered: Recovered, facts: Mapping[str, object], officer: Officer
 ) -> list[tuple[bytes, bytes]]:
     """The row of the event, or none where the shares do not give the key that seals it."""
-    of, key = recovered.of, recovery.archive_key(derive.EVENT)
-    if key is None:
+    of = recovered.of
+    if seal is None:
         return []
     whole = {
         **facts,
@@ -102,7 +120,7 @@ def _events(
         "officer": officer.name,
         "account": officer.account,
     }
-    return [outbox.enclosed(Event(Kind.STATE, clock_ms(), whole), key, of.archive_id)]
+    return [outbox.enclosed(Event(Kind.STATE, clock_ms(), whole), seal, of.archive_id)]
 
 
 def _other_epoch(proof: Proof) -> UnavailableError:

@@ -6,7 +6,7 @@ Shares never stand in the archive folder. Order and what a stop in between leave
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from archive.folder import ArchiveFolder
 from archive.record import Kind
 from keys import derive, durable, splitting
 from keys.clock import clock_ms
-from keys.errors import ConfigError, InputError
+from keys.errors import ConfigError, InputError, NotFoundError
+from keys.keepers import Burned
 from keys.keyring import Keyring
 from keys.shares import Group, Share, combine
 from keys.sharetext import file_name, parse, render
@@ -24,8 +25,9 @@ from server import outbox
 from server.config import Config
 from server.custody import open_keyring, provider_of
 from server.officers import Officer
+from server.openers import GIVEN_UP, SHARES_BURNED, facts_of
 
-__all__ = ["Split", "split_key", "write_shares"]
+__all__ = ["Split", "burn_shares", "split_key", "write_shares"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,31 @@ def split_key(config: Config, threshold: int, count: int, folder: Path, officer:
             return made
         _clear(keyring, folder, officer)
         return _split(keyring, threshold, count, folder, officer)
+    finally:
+        keyring.close()
+
+
+def burn_shares(
+    config: Config, group: str, numbers: Sequence[int], officer: Officer, reason: str
+) -> tuple[Group, Burned]:
+    """Keep an officer's word that these shares of a group were collected and burned; durable on return.
+
+    Returns the group and all of it that is burned by now. Works beside a running server. Raises NotFoundError for a
+    group that the archive never had, InputError for a number that none of its shares has, and as `Keyring.open`.
+    """
+    archive = ArchiveFolder.open(config.archive)
+    keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
+    try:
+        of = next((each for each in keyring.share_groups() if each.group.hex() == group.strip().lower()), None)
+        if of is None:
+            raise NotFoundError(f"the archive has no group of shares {group}", hint="coffer keys list shows them")
+        now = clock_ms()
+
+        def event(burned: Burned) -> tuple[bytes, bytes]:
+            facts = {"numbers": sorted({*numbers}), "row": burned.encode().hex(), "reason": reason.strip()}
+            return _event(keyring, SHARES_BURNED, of, officer, facts, now)
+
+        return of, splitting.burn(keyring, of, numbers, now, event)
     finally:
         keyring.close()
 
@@ -117,7 +144,7 @@ def _clear(keyring: Keyring, folder: Path, officer: Officer) -> None:
         if place != splitting.place_of(folder) and not any(of.group.hex() in name for name in left):
             continue
         if was_there:
-            splitting.give_up(keyring, of, _event(keyring, "key split given up", of, officer))
+            splitting.give_up(keyring, of, _event(keyring, GIVEN_UP, of, officer))
         else:
             splitting.end(keyring, of)
 
@@ -126,8 +153,16 @@ def _unfinished_name(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.new")
 
 
-def _event(keyring: Keyring, what: str, of: Group, officer: Officer) -> tuple[bytes, bytes]:
-    facts = {
+def _event(  # noqa: PLR0917
+    keyring: Keyring,
+    what: str,
+    of: Group,
+    officer: Officer,
+    more: Mapping[str, object] | None = None,
+    now: int = 0,
+) -> tuple[bytes, bytes]:
+    facts: dict[str, object] = facts_of(groups=[of] if what != GIVEN_UP else [])
+    facts |= {
         "what": what,
         "group": of.group.hex(),
         "epoch": of.epoch,
@@ -136,5 +171,5 @@ def _event(keyring: Keyring, what: str, of: Group, officer: Officer) -> tuple[by
         "officer": officer.name,
         "account": officer.account,
     }
-    event = Event(Kind.STATE, clock_ms(), facts)
+    event = Event(Kind.STATE, now or clock_ms(), {**facts, **(more or {})})
     return outbox.enclosed(event, keyring.archive_key(derive.EVENT), keyring.archive_id)

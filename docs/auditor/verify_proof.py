@@ -16,14 +16,14 @@ from pathlib import Path
 
 from verify_coffer import Archive, Keys, must, number, sha256
 
-EFFECTIVE, SCHEDULED = "coffer/erasure/v1", "coffer/scheduled-erasure/v1"
+EFFECTIVE, SCHEDULED = "coffer/erasure/v2", "coffer/scheduled-erasure/v2"
 TITLES = {
-    EFFECTIVE: "ERASED: the keys of this study are destroyed, and so is every epoch that held them.",
+    EFFECTIVE: "ERASED: the keys of this study are destroyed, and so is everything that ever opened their epochs.",
     SCHEDULED: "NOT ERASED YET: a shred is scheduled. Older copies of the keys may still open this study.",
 }
 NOT_PROMISED = [
     "Copies of keyring and key file from before that were kept longer than the holding window.",
-    "Shares of the key of a destroyed epoch that were not collected and burned.",
+    "Shares that an officer said were burned and were not, and copies of shares.",
     "Memory of other hosts and processes that had opened the study, and keys that were copied out of it.",
     "What had left the archive before: exports, retrievals, prints.",
     "What a provider keeps by itself: backups of an HSM, of a key service, of a file system with the key file.",
@@ -35,8 +35,9 @@ OR_NULL = (int, type(None))
 STEP = {"what": str, "ms": int, "officer": str, "account": str, "record": int}
 KEY = {"key": str, "why": str, "successor": str, "gone_ms": int, "backups_until_ms": int, "last_epoch": int}
 KEY.update({"record": int, "objects": str})
-EPOCH = {"epoch": int, "provider": str, "receipt_ms": OR_NULL, "effective_ms": OR_NULL, "record": OR_NULL}
-EPOCH.update({"caveat": str})
+OPENER = {"kind": str, "id": str, "name": str, "receipt_ms": OR_NULL, "effective_ms": OR_NULL, "record": OR_NULL}
+OPENER.update({"caveat": str})
+EPOCH = {"epoch": int, "openers": [OPENER]}
 FIELDS = {"type": str, "archive": str, "issued_ms": int, "officer": str, "account": str, "study": str, "study_uid": str}
 FIELDS.update({"reason": str, "request": str, "steps": [STEP], "scheduled_ms": int, "backups_until_ms": int})
 FIELDS.update({"effective_ms": OR_NULL, "keys": [KEY], "epochs": [EPOCH]})
@@ -156,18 +157,27 @@ def check_steps(told, heads):
         must(time_ms(head) == each["ms"], f"{each['what']}: at another time than its record says")
 
 
+def openers(told):
+    """Everything that could ever open an epoch, each with the epoch's number."""
+    return [(epoch["epoch"], each) for epoch in told["epochs"] for each in epoch["openers"]]
+
+
 def check_epochs(told, heads):
     last, used = max(each["last_epoch"] for each in told["keys"]), set()
     must([each["epoch"] for each in told["epochs"]] == [*range(1, last + 1)], "it does not tell of every epoch")
-    for each in told["epochs"]:
-        what, seq = f"epoch {each['epoch']}: ", each["record"]
+    for epoch in told["epochs"]:
+        names, what = [each["id"] for each in epoch["openers"]], f"epoch {epoch['epoch']}: "
+        must(any(each["kind"] != "shares" for each in epoch["openers"]), what + "nothing is said to have opened it")
+        must(len({*names}) == len(names), what + "it names something twice")
+    for epoch, each in openers(told):
+        what, seq = f"epoch {epoch}: ", each["record"]
         if seq is None:
             must(each["receipt_ms"] is None and each["effective_ms"] is None, what + "a receipt without a record")
             continue
-        head = heads[seq]
-        is_end = kind(head) == EPOCH_DESTROYED and head[24:40] == bytes(16) and seq not in used
-        must(is_end, what + "its record is not of its end")
-        must(time_ms(head) == each["receipt_ms"], what + "the receipt is of another time")
+        head, end = heads[seq], STATE if each["kind"] == "shares" else EPOCH_DESTROYED
+        is_end = kind(head) == end and head[24:40] == bytes(16) and seq not in used
+        must(is_end, what + "a record is not of the end of what opened it")
+        must(time_ms(head) == each["receipt_ms"], what + "a receipt is of another time")
         must(each["effective_ms"] is not None, what + "a receipt without an end")
         used.add(seq)
 
@@ -178,8 +188,8 @@ def check_times(told):
     if told["type"] == SCHEDULED:
         must(told["effective_ms"] is None, "it is scheduled, and says since when it is effective")
         return
-    ends = [each["effective_ms"] for each in told["epochs"]]
-    must(None not in ends, "an epoch that held the key is not destroyed")
+    ends = [each["effective_ms"] for _, each in openers(told)]
+    must(None not in ends, "something opens an epoch yet that held the key")
     effective = max(told["scheduled_ms"], until, *ends)
     must(told["effective_ms"] == effective, "it is effective since another time")
     must(effective <= told["issued_ms"], "it was issued before it was effective")
@@ -192,8 +202,9 @@ def check_certificate(note, vkey):
     """
     told, key = read(note, vkey)
     heads, size = proved(told, key)
-    steps, keys, epochs = ([each["record"] for each in told[name]] for name in ("steps", "keys", "epochs"))
-    must(set(heads) == {*steps, *keys, *epochs} - {None}, "it proves other records than it names")
+    steps, keys = ([each["record"] for each in told[name]] for name in ("steps", "keys"))
+    ends = [each["record"] for _, each in openers(told)]
+    must(set(heads) == {*steps, *keys, *ends} - {None}, "it proves other records than it names")
     for part in (check_keys, check_steps, check_epochs):
         part(told, heads)
     check_times(told)
@@ -243,7 +254,9 @@ def judge(data, vkey, folder):
     if data.startswith(b"{"):
         return 0, [], check_proof(json.loads(data), vkey)
     told, size = check_certificate(data, vkey)
-    code, word = (0, "ERASED") if told["type"] == EFFECTIVE else (3, "genuine, and NOT ERASED YET")
+    by = [f"epoch {epoch}: {each['kind']} {each['name']}" for epoch, each in openers(told) if each["record"] is None]
+    word = f"genuine, and NOT ERASED YET{'; it can be opened by ' * bool(by)}{', '.join(by)}"
+    code, word = (0, "ERASED") if told["type"] == EFFECTIVE else (3, word)
     copy = Copy(folder, vkey, told) if folder else None
     found = copy.contradict(size) if copy else []
     return code, found, f"study {told['study_uid'] or told['study']} of {told['archive']}: {word}"

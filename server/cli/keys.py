@@ -12,7 +12,7 @@ from server.cli import output
 from server.cli.keys_audit import audit
 from server.cli.keys_rekey import rekey
 from server.cli.keys_rotate import destroy, rotate
-from server.cli.keys_shares import drill, recover, split
+from server.cli.keys_shares import burn, drill, recover, split
 from server.cli.keys_signing import export, rotate_signing, signing_keys
 from server.cli.options import Chosen, archive_options, json_option
 
@@ -28,7 +28,7 @@ def keys() -> None:
     """Look at the archive's keys, renew them, divide them among people, and bring them back."""
 
 
-for _command in (rotate, rekey, rotate_signing, destroy, audit, export, split, recover, drill):
+for _command in (rotate, rekey, rotate_signing, destroy, audit, export, split, recover, drill, burn):
     keys.add_command(_command)
 
 
@@ -59,8 +59,8 @@ def list_epochs(chosen: Chosen) -> None:
     if chosen.json:
         output.as_json({"epochs": rows, "signing_key": {**signing, "changing": seen.is_signing_key_changing}})
         return
-    shown = ([_text(value) for value in row.values()] for row in rows)
-    output.table(list(rows[0]) if rows else ["epoch"], shown)
+    columns = [name for name in (rows[0] if rows else ["epoch"]) if name != "opened_by"]
+    output.table(columns, ([_text(row[name]) for name in columns] for row in rows))
     output.say(f"Signing key {signing['generation']}, from {signing['from_records']} records on:")
     output.say(output.plain(signing["verifier_key"]))
     for line in _remarks(seen, now):
@@ -77,7 +77,8 @@ def _row(seen: Overview, of: EpochInfo, now: int) -> dict[str, Any]:
         "age_days": round(max(0, now - of.created_ms) / _DAY_MS, 1),
         "study_keys": of.rows,
         "can_be_taken_back_until": output.when(of.gone_ms) if of.gone_ms is not None and of.gone_ms > now else None,
-        "shares": [_told(each, seen.unfinished) for each in groups],
+        "shares": [_told(each, seen) for each in groups],
+        "opened_by": [str(each) for each in of.keepers if not each.is_ended],
     }
 
 
@@ -97,7 +98,8 @@ def _remarks(seen: Overview, now: int) -> Iterator[str]:
                 f" {each.epoch}; {how}."
             )
         elif each.state is EpochState.DESTROYING:
-            yield f"Epoch {each.epoch} is not destroyed yet, it was stopped or failed: coffer keys destroy {each.epoch}"
+            by = ", ".join(str(keeper) for keeper in each.keepers if not keeper.is_ended)
+            yield f"Epoch {each.epoch} is not destroyed yet, {by} gave no receipt: coffer keys destroy {each.epoch}"
         elif each.state is EpochState.ABANDONED:
             yield (
                 f"Epoch {each.epoch} was given up without its provider, and is NOT destroyed: what was shredded under"
@@ -116,7 +118,9 @@ def _remarks(seen: Overview, now: int) -> Iterator[str]:
         yield "A splitting was stopped before its shares were whole: say the same `coffer keys split` again."
 
 
-def _told(of: Group, unfinished: frozenset[bytes]) -> str:
+def _told(of: Group, seen: Overview) -> str:
     """A group of shares in a few words."""
-    state = " (unfinished)" if of.group in unfinished else ""
+    state = " (unfinished)" if of.group in seen.unfinished else ""
+    if burned := seen.burned.get(of.group):
+        state += f" ({of.count - burned.left(of)} burned)"
     return f"{of.threshold} of {of.count}, group {of.group.hex()}{state}"

@@ -65,7 +65,7 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
     output.say("The old records stay in the log, sealed under the old keys. Still readable by whoever has:")
     output.say("  - an old key and any copy of the log: what it sealed before now, for good; call such copies in;")
     output.say("  - an old copy of the keyring and what opened it, until its epoch is destroyed:")
-    output.say("    coffer shred finish, copy keyring and key file, coffer shred finish --copied.")
+    output.say("    coffer shred finish, then coffer shred finish --destroy; then copy keyring and key file.")
     output.say(
         "The archive's own key stays the same, here and at a rotation. Whoever opened a keyring of this archive, of"
     )

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from keys.rows import EpochState
 from server.cli import output
 from server.cli.options import Chosen, archive_options, confirm, json_option, officer_option
+
+if TYPE_CHECKING:
+    from server.renewal import Ended
+
+_NO_RECEIPT = 6
+_STATES = {EpochState.DESTROYED: "destroyed", EpochState.ABANDONED: "given up, NOT destroyed"}
 
 
 @click.command(
@@ -71,42 +80,91 @@ Examples:
   coffer keys destroy 1 --officer Meyer
   coffer keys destroy 1 --yes --json
   coffer keys destroy 1 --provider-lost --reason 'HSM burnt on 2026-11-20'
+  coffer keys destroy 1 --keys-of old-hsm.toml
 
 \b
 After it no copy of the keyring from before the rotation opens anything, whoever has it: this is what makes
 erasures (`coffer shred`) effective, and what ends the use of old backups of keyring and key file. It cannot be
 undone. Refused (exit code 11) for the current epoch and while study keys are under it. Interrupted, run it again.
-With --provider-lost an epoch whose provider fails is given up: nothing here asks for it any more. Its secret is NOT
-destroyed, and what was shredded under it stays `scheduled` until the provider is back and this is said again."""
+Everything that ever opened the epoch is asked for a receipt: also the HSM or key file that kept it before a recovery or
+a move. What gives none is named (exit code 6), and the epoch is not destroyed before it does: say it again. --keys-of
+names a configuration whose [keys] lead to one that the archive's own do not lead to any more.
+With --provider-lost an epoch of which a provider fails is given up: nothing here asks for it any more. That secret is
+NOT destroyed, and what was shredded under it stays `scheduled` until the provider is back and this is said again."""
 )
 @click.argument("epoch", type=click.IntRange(min=1))
 @click.option("--provider-lost", is_flag=True, help="Give the epoch up where its provider fails. Needs --reason.")
 @click.option("--reason", default="", metavar="TEXT", help="Why the provider is lost. It is kept for good.")
+@click.option(
+    "--keys-of",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
+    help="A configuration whose [keys] say where to destroy.",
+)
 @officer_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @archive_options()
 @json_option
 @click.pass_obj
 def destroy(  # noqa: PLR0917  one parameter for each option
-    chosen: Chosen, epoch: int, provider_lost: bool, reason: str, officer: str | None, yes: bool
+    chosen: Chosen,
+    epoch: int,
+    provider_lost: bool,
+    reason: str,
+    keys_of: Path | None,
+    officer: str | None,
+    yes: bool,
 ) -> None:
     """Destroy the secret of an old key epoch for ever."""
     if provider_lost != bool(reason.strip()):
         raise click.UsageError("Say --provider-lost and --reason together, or neither.")
     config = chosen.existing()
+    from server.config_load import load_config
     from server.officers import Officer
     from server.renewal import destroy as run
 
-    confirm(f"Destroy the secret of epoch {epoch}? Old backups of the keyring open nothing after it", yes=yes)
-    ended = run(config, epoch, Officer.here(officer), reason.strip())
+    confirm(f"Destroy all that opens epoch {epoch}? Old backups of the keyring open nothing after it", yes=yes)
+    others = None if keys_of is None else load_config(keys_of, config.archive).keys
+    ended = run(config, epoch, Officer.here(officer), reason.strip(), others)
     if chosen.json:
-        told = {"epoch": epoch, "provider": ended.provider, "destroyed": ended.is_destroyed}
-        until = None if ended.effective_ms is None else output.when(ended.effective_ms)
-        output.as_json({**told, "can_be_taken_back_until": until, "still_to_do": ended.caveat})
-        return
-    output.say(
-        f"Epoch {epoch} is {'destroyed' if ended.is_destroyed else 'given up, NOT destroyed'} ({ended.provider})."
-    )
-    if ended.effective_ms is not None:
-        output.say(f"It can be taken back until {output.when(ended.effective_ms)}.")
-    output.say(f"Still to do: {ended.caveat}.")
+        output.as_json(_told(ended))
+    else:
+        _say(ended)
+    if ended.missing:
+        click.get_current_context().exit(_NO_RECEIPT)
+
+
+def _told(ended: Ended) -> dict[str, object]:
+    until = _until(ended)
+    return {
+        "epoch": ended.epoch,
+        "provider": ended.provider,
+        "destroyed": ended.is_destroyed,
+        "can_be_taken_back_until": until or None,
+        "still_to_do": "; ".join(each.caveat for each in ended.receipts) or ended.remark,
+        "receipts": [str(each.keeper) for each in ended.receipts],
+        "no_receipt": [f"{each.keeper}: {each.cause}" for each in ended.missing],
+        "remark": ended.remark,
+    }
+
+
+def _until(ended: Ended) -> str:
+    """Until when a provider can take a destruction back, "" where none can."""
+    from keys.clock import clock_ms
+
+    is_over = ended.effective_ms is None or ended.effective_ms <= clock_ms()
+    return "" if is_over else output.when(ended.effective_ms or 0)
+
+
+def _say(ended: Ended) -> None:
+    for each in ended.receipts:
+        output.say(output.plain(f"Destroyed: {each.keeper}. Still to do: {each.caveat}."))
+    for missing in ended.missing:
+        output.say(output.plain(f"NOT destroyed: {missing.keeper}: {missing.cause}"))
+        if hint := missing.cause.hint():
+            output.say(output.plain(f"  {hint}"))
+    output.say(f"Epoch {ended.epoch} is {_STATES.get(ended.state, 'NOT destroyed yet')} ({ended.provider}).")
+    if until := _until(ended):
+        output.say(f"It can be taken back until {until}.")
+    if ended.remark:
+        output.say(output.plain(f"{ended.remark[0].upper()}{ended.remark[1:]}."))

@@ -145,7 +145,47 @@ def recover(chosen: Chosen, shares: tuple[Path, ...], key_file: Path | None, off
         output.say(f'Set in coffer.toml: [keys] key_file = "{target}"')
     if config.keys.provider != "file":
         output.say(f'New epochs still go to {config.keys.provider}: mend it, or set [keys] provider = "file".')
-    output.say("Copy the key file to a safe place. Then rotate and split again: these shares were used.")
+    output.say(f"Now: coffer keys rotate, then coffer keys destroy {proof.epoch}: these shares were in one room.")
+    output.say("Then copy the key file to a safe place, and split again. What kept the epoch before opens older copies")
+    output.say(f"of the keyring yet: it is asked for a receipt when epoch {proof.epoch} is destroyed.")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys burn 5f1c0a77a52688ed 1 2 3 --officer Meyer --reason 'in the shredder on 2026-11-30'
+
+\b
+GROUP and numbers stand on each share; `coffer keys list` shows the groups. While enough shares of an old epoch are
+there, they open what was erased in it together with an old copy of the keyring, so that its erasure is not complete.
+Nobody can show Coffer that paper burned: it keeps your word, in the log and on certificates, with your name. Works
+beside a running server. Exit code 5 for a group that never was, 12 for a number that no share of it has."""
+)
+@click.argument("group")
+@click.argument("numbers", type=click.IntRange(1, 16), nargs=-1, required=True)
+@click.option("--reason", default="", metavar="TEXT", help="How. It is kept for good.")
+@_OFFICER
+@archive_options()
+@json_option
+@click.pass_obj
+def burn(chosen: Chosen, group: str, numbers: tuple[int, ...], reason: str, officer: str | None) -> None:
+    """State that shares of a group were collected and burned, by their numbers."""
+    config = chosen.existing()
+    from server.officers import Officer
+    from server.splitting import burn_shares
+
+    of, burned = burn_shares(config, group, numbers, Officer.here(officer), reason)
+    left = burned.left(of)
+    if chosen.json:
+        told = {"group": of.group.hex(), "epoch": of.epoch, "shares": of.count, "needed": of.threshold}
+        output.as_json({**told, "left": left, "opens": left >= of.threshold})
+        return
+    output.say(f"Group {of.group.hex()}, epoch {of.epoch}: {of.count - left} of {of.count} shares are burned.")
+    output.say(
+        f"{left} are left, and {of.threshold} give the key: burn {left - of.threshold + 1} more."
+        if left >= of.threshold
+        else "Those that are left do not give the key."
+    )
 
 
 def _facts(recovered: Recovered, proof: Proof) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option, open_for_keys
 
 if TYPE_CHECKING:
-    from archive.certificate import Certificate
+    from archive.certificate import Certificate, Opener
     from server.certificates import Issued
 
 _NOT_ERASED = 1
@@ -137,8 +137,17 @@ def _say(found: Certificate, against: list[str]) -> None:
             "checked": ", ".join(against),
         }
     )
-    for each in (*(f"epoch {e.epoch}: {e.caveat}" for e in found.epochs if e.caveat), *found.not_promised):
-        output.say(output.plain(f"not promised: {each}"))
+    for epoch in found.epochs:
+        for each in epoch.openers:
+            output.say(output.plain(_opener(epoch.epoch, each)))
+    for promise in found.not_promised:
+        output.say(output.plain(f"not promised: {promise}"))
+
+
+def _opener(epoch: int, of: Opener) -> str:
+    what = f"epoch {epoch}: {of.kind} {of.name}"
+    end = "STILL OPENS IT" if of.effective_ms is None else f"ended {output.when(of.effective_ms)}"
+    return f"{what}: {end}; {of.caveat}"
 
 
 def _epoch(number: int, effective_ms: int | None) -> str:
@@ -155,8 +164,14 @@ def _told(found: Certificate) -> dict[str, Any]:
         "scheduled": output.when(found.scheduled_ms),
         "effective": "" if found.effective_ms is None else output.when(found.effective_ms),
         "issued": output.when(found.issued_ms),
-        "epochs_destroyed": [each.epoch for each in found.epochs if each.record is not None],
-        "epochs_to_destroy": [each.epoch for each in found.epochs if each.record is None],
+        "epochs_destroyed": [each.epoch for each in found.epochs if each.effective_ms is not None],
+        "epochs_to_destroy": [each.epoch for each in found.epochs if each.effective_ms is None],
+        "opened_by": [
+            f"epoch {epoch.epoch}: {each.kind} {each.name}"
+            for epoch in found.epochs
+            for each in epoch.openers
+            if each.record is None
+        ],
         "objects": [each.objects for each in found.keys],
     }
 

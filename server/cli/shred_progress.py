@@ -10,36 +10,40 @@ from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
 
 if TYPE_CHECKING:
+    from server.finishing import Finished
     from server.requests import Request
+
+_NO_RECEIPT = 6
 
 
 @click.command(
     epilog="""\b
 Examples:
   coffer shred finish               moves all living keys to a new epoch
-  coffer shred finish --copied      when keyring and key file have been copied: destroys the old epochs
+  coffer shred finish --destroy     then destroys all that ever opened the old epochs
 
 \b
-Two steps, because copies of keyring and key file from before the first one open nothing after the second one: whoever
-destroys first and copies later is one failed disk away from losing everything. Works beside a running server.
-Exit code 12 for --copied before the first step, 6 where the provider or the writer cannot be reached, 7 where somebody
-else changes the keys: say it again."""
+First destroyed, then copied: until the second step the key file holds the very secret that is to be destroyed, and a
+copy of it would open every older copy of the keyring. Copy keyring and key file right after the second step; before
+it, `coffer keys split` makes a copy of the new epoch's key that holds nothing of the old ones. Works beside a running
+server. Exit code 6 where something gave no receipt, or the writer cannot be reached: it is named, and saying the same
+again asks for it again; 7 where somebody else changes the keys."""
 )
-@click.option("--copied", is_flag=True, help="Keyring and key file were copied after the first step; destroy.")
+@click.option("--destroy", is_flag=True, help="Destroy all that ever opened the old epochs. It cannot be undone.")
 @click.option("--early", is_flag=True, help="Do not wait for the days of backups: older ones open nothing then.")
 @officer_option
 @archive_options()
 @json_option
 @click.pass_obj
-def finish(chosen: Chosen, copied: bool, early: bool, officer: str | None) -> None:
-    """Make scheduled shreds effective, in two steps: move the living keys, then destroy the old epochs."""
+def finish(chosen: Chosen, destroy: bool, early: bool, officer: str | None) -> None:
+    """Make scheduled shreds effective: move the living keys to a new epoch, then destroy the old epochs."""
     with open_for_keys(chosen) as engine:
         from server.finishing import finish as next_step
         from server.officers import Officer
 
-        title = "ending old epochs" if copied else "moving keys"
+        title = "ending old epochs" if destroy else "moving keys"
         with output.progress(title, hidden=chosen.json) as bar:
-            done = next_step(engine, Officer.here(officer), copied=copied, early=early, progress=bar.reach)
+            done = next_step(engine, Officer.here(officer), destroy=destroy, early=early, progress=bar.reach)
         epoch = engine.keyring.epoch
     if chosen.json:
         output.as_json(
@@ -48,25 +52,43 @@ def finish(chosen: Chosen, copied: bool, early: bool, officer: str | None) -> No
                 "moved": done.moved,
                 "destroyed": done.destroyed,
                 "still_to_destroy": done.caveats,
-                "wait_for_copies": done.waiting,
+                "no_receipt": done.missing,
+                "to_be_destroyed": done.waiting,
+                "opened_by": done.opened_by,
                 "effective": done.effective,
                 "scheduled": len(done.erasures) - done.effective,
                 "index_written_anew": done.is_index_new,
             }
         )
+        _exit(done)
         return
     if done.moved:
         output.say(f"{done.moved} keys are under epoch {epoch} now")
     for caveat in done.caveats:
-        output.say(f"destroyed, {caveat}")
+        output.say(output.plain(f"destroyed, {caveat}"))
+    for missing in done.missing:
+        output.say(output.plain(f"NOT destroyed, {missing}"))
     if done.waiting:
-        output.say("now copy the keyring and what opens it (key file, HSM backup, shares), then:")
-        output.say("  coffer shred finish --copied")
+        output.say("copy nothing yet: what opens the archive still holds what is to be destroyed. Next:")
+        output.say("  coffer shred finish --destroy")
+    elif done.destroyed:
+        output.say(
+            "now copy the keyring and what opens it (key file, HSM backup, new shares), and destroy older copies"
+        )
+    for what in done.opened_by if destroy else ():
+        output.say(output.plain(f"it can still be opened by {what}"))
     if not done.is_index_new:
         output.say(
             "the index still holds keyed hashes of shredded studies; the process that writes tries again: its log"
         )
     output.say(f"{done.effective} shreds are effective, {len(done.erasures) - done.effective} are scheduled")
+    _exit(done)
+
+
+def _exit(done: Finished) -> None:
+    """End with the exit code of a provider that cannot be reached, where anything gave no receipt."""
+    if done.missing:
+        click.get_current_context().exit(_NO_RECEIPT)
 
 
 @click.command(
@@ -97,6 +119,7 @@ def list_shreds(chosen: Chosen) -> None:
                 "scheduled": output.when(each.stone.scheduled_ms),
                 "backups_until": output.when(each.stone.until_ms),
                 "epochs_to_destroy": list(each.open_epochs),
+                "opened_by": list(each.opened_by),
             }
             for each in erasures(engine.keyring)
         ]
@@ -107,7 +130,9 @@ def list_shreds(chosen: Chosen) -> None:
         output.table(list(requests[0]), ([str(v) for v in row.values()] for row in requests))
         output.say()
     columns = ["study_key", "why", "state", "scheduled", "backups_until", "epochs_to_destroy"]
-    output.table(columns, ([_text(v) for v in row.values()] for row in shreds))
+    output.table(columns, ([_text(row[name]) for name in columns] for row in shreds))
+    for what in dict.fromkeys(what for row in shreds for what in row["opened_by"]):
+        output.say(output.plain(f"what was shredded can still be opened by {what}"))
 
 
 def _request_row(request_id: str, one: Request) -> dict[str, Any]:

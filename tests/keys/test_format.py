@@ -14,7 +14,7 @@ from types import ModuleType
 import lmdb
 import pytest
 
-from keys import aead, derive, keyfile, rekey, rows, shares, shred, tombstone
+from keys import aead, derive, keepers, keyfile, rekey, rows, shares, shred, tombstone
 from keys.errors import ShreddedError
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
@@ -51,6 +51,8 @@ def offsets_of(layout: struct.Struct) -> list[tuple[int, int]]:
         ("## Key file", keyfile.HEAD, []),
         ("\nHeader:", rows.HEADER, []),
         ("\nEpoch row:", rows.EPOCH_CLEAR, []),
+        ("\nKeeper:", keepers.LAYOUT, []),
+        ("\nBurned shares:", keepers.BURNED, []),
         ("\nShare group:", shares.GROUP, []),
         ("\nOne share:", struct.Struct(f">{shares.GROUP.size}s{shares.BODY.format[1:]}"), []),
         ("\nTombstone:", tombstone._LAYOUT, []),
@@ -119,6 +121,9 @@ def test_the_product_opens_the_golden_keyring(tmp_path: Path) -> None:
         with pytest.raises(ShreddedError):
             ring.study(bytes.fromhex(key_id))
     assert len(shred.waiting(ring)) == 1
+    told = {each.id.hex(): [each.epoch, each.state, each.kind, each.name] for each in ring.keepers()}
+    assert told == EXPECTED["keepers"]
+    assert {group.hex(): [each.numbers, each.closed_ms] for group, each in ring.burned().items()} == EXPECTED["burned"]
     ring.close()
     name = EXPECTED["vkey"].split("+")[0]
     assert verify_note(EXPECTED["note"].encode(), name, EXPECTED["vkey"]).startswith(name.encode())
@@ -131,6 +136,8 @@ def test_the_second_reader_opens_the_golden_keyring(load_vector_script: Callable
     assert opened.epochs == {1: 1}
     assert {key_id.hex(): list(facts) for key_id, facts in opened.shredded.items()} == EXPECTED["shredded"]
     assert {group.hex(): place.hex() for group, place in opened.unfinished.items()} == EXPECTED["unfinished"]
+    assert {each.hex(): list(facts) for each, facts in opened.keepers.items()} == EXPECTED["keepers"]
+    assert {group.hex(): list(facts) for group, facts in opened.burned.items()} == EXPECTED["burned"]
     assert {key_id.hex(): opened.derived(key_id) for key_id in opened.deks} == EXPECTED["studies"]
     body = EXPECTED["note"].split("\n\n")[0] + "\n"
     assert opened.vkey_and_note(body.split("\n", 1)[0], body.encode()) == (EXPECTED["vkey"], EXPECTED["note"])
@@ -163,7 +170,8 @@ def test_the_second_reader_refuses_what_the_page_says(load_vector_script: Callab
     found = golden_rows()
     studies = [key for key in found if key[:1] == b"K"]
     swapped = {**found, studies[0]: found[studies[1]], studies[1]: found[studies[0]]}
-    for bad in (swapped, {**found, b"A": found[studies[0]]}, {k: v for k, v in found.items() if k != b"H"}):
+    without = [{k: v for k, v in found.items() if k[:1] != prefix} for prefix in (b"H", b"U", b"G")]
+    for bad in (swapped, {**found, b"A": found[studies[0]]}, *without):
         with pytest.raises(reader.Rejected):
             reader.open_rows(bad, wrapping)
     for at in range(len(data)):

@@ -116,5 +116,5 @@ def test_a_change_of_provider_is_killed_at_every_step_and_goes_on(tmp_path: Path
     command = [sys.executable, "-c", code, str(tmp_path / "made"), str(module)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200)
     assert done.returncode == 0, done.stderr
-    # Before and after each: the token's key, the first, three pages' and the last transaction, three of the end.
-    assert int(done.stdout) == 2 * (1 + 1 + 3 + 1 + 3)
+    # Before and after each: the token's key, the first, three pages' and the last transaction, four of the end.
+    assert int(done.stdout) == 2 * (1 + 1 + 3 + 1 + 4)

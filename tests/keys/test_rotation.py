@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from keys import derive, rows, signingkey
-from keys.destruction import Destruction
+from keys.destruction import Receipt
 from keys.errors import ConfigError, IntegrityError, KeyUnavailableError, NotFoundError
+from keys.keepers import Keeper
 from keys.keyfile import KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring
-from keys.provider import DestroyReceipt
 from keys.rotation import Rotated
 from keys.rows import STUDY_PREFIX, EpochState
 from keys.store import RowStore
@@ -289,25 +289,29 @@ def test_the_events_go_with_the_last_steps_and_come_once(keyring: Keyring, provi
         rotated.append((rows.EVENT_PREFIX + b"r", bytes([done.epoch, done.rewrapped])))
         return rotated[-1]
 
-    def at_destruction(receipt: DestroyReceipt, done: Destruction) -> tuple[bytes, bytes]:
-        return rows.EVENT_PREFIX + b"d" + bytes(
-            [len(keyring.rows(rows.EVENT_PREFIX))]
-        ), receipt.kind.encode() + done.encode()
+    def at_destruction(receipt: Receipt) -> tuple[bytes, bytes]:
+        return rows.EVENT_PREFIX + b"d" + bytes([len(keyring.rows(rows.EVENT_PREFIX))]), receipt.keeper.encode()
 
     keyring.rotate(event=at_rotation)
     for _ in range(2):
         keyring.destroy_epoch(1, at_destruction)
     found = keyring.rows(rows.EVENT_PREFIX)
-    ((place, value),) = keyring.rows(rows.DESTRUCTION_PREFIX)
-    assert found == [(rows.EVENT_PREFIX + b"d\1", b"keyfile" + value), (rows.EVENT_PREFIX + b"r", b"\2\3")]
+    (place, value), (other, _) = keyring.rows(rows.KEEPER_PREFIX)
+    assert found == [(rows.EVENT_PREFIX + b"d\1", value), (rows.EVENT_PREFIX + b"r", b"\2\3")]
     assert keyring.epoch_row(1).wrapped == b""
-    assert place == rows.DESTRUCTION_PREFIX + bytes([0, 0, 0, 1])
-    assert 0 < Destruction.decode(value).effective_ms == Destruction.decode(value).receipt_ms
+    ended = Keeper.decode(value)
+    assert (place[:5], other[:5]) == (
+        rows.KEEPER_PREFIX + bytes([0, 0, 0, 1]),
+        rows.KEEPER_PREFIX + bytes([0, 0, 0, 2]),
+    )
+    assert (ended.kind, ended.is_ended) == ("keyfile", True)
+    assert 0 < ended.effective_ms == ended.receipt_ms
 
 
 PROVER = """
 import sys
 from pathlib import Path
+from keys.keepers import Keeper
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])), readonly=True)

@@ -102,8 +102,8 @@ CASES = {
         before=(SHRED_BOTH,),
         gone=(*BOTH, GONE),
     ),
-    "finish --copied": Case(
-        ("shred", "finish", "--copied"),
+    "finish --destroy": Case(
+        ("shred", "finish", "--destroy"),
         lambda facts: (
             [each[1:] for each in facts.epochs] == [("destroyed", 0), ("active", 2)] and shredded(3, "effective")(facts)
         ),

@@ -99,7 +99,7 @@ def test_a_running_server_goes_on_while_its_keys_move_and_the_old_epoch_is_destr
     filled.run("shred", uid(1), "--reason", "r", "--yes")
     filled.run("shred", "finish", "--early")
     assert {reply.status for reply in store(filled.port, [synthetic(n, 900, 4) for n in range(2)])} == {0}
-    filled.run("shred", "finish", "--early", "--copied")
+    filled.run("shred", "finish", "--early", "--destroy")
     wait_until(lambda: token not in index.read_bytes())  # `finish` waits for the server, but not for ever
     assert {reply.status for reply in store(filled.port, [synthetic(n, 900, 5) for n in range(2)])} == {0}
     for is_again in (False, True):

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from archive.certificate import EFFECTIVE, SCHEDULED, TITLES, Certificate, Proof, runs
+from archive.certificate import EFFECTIVE, SCHEDULED, TITLES, Certificate, Opener, Proof, runs
 from archive.evidence import Inclusion
 from archive.record import Kind, parse_header
 from keys import signingkey
@@ -47,7 +47,7 @@ def shredded() -> list[str]:
 def finish() -> None:
     """Make every shred effective."""
     run("shred", "finish")
-    run("shred", "finish", "--copied")
+    run("shred", "finish", "--destroy")
 
 
 def issue(*args: str) -> Certificate:
@@ -88,15 +88,15 @@ def test_it_says_scheduled_until_it_is_effective(archive: Path) -> None:
     assert told("shred", "check", str(FILE), code=1)["epochs_to_destroy"] == [1]
     run("shred", "finish")
     assert issue(key).type == SCHEDULED
-    run("shred", "finish", "--copied")
+    run("shred", "finish", "--destroy")
     run("shred", "check", str(FILE), code=1)  # what was written before says no more than before
 
     made = issue(key)
     assert (made.type, made.scheduled_ms, made.archive) == (EFFECTIVE, notice.scheduled_ms, vkey().partition("+")[0])
     assert [(each.what, each.officer) for each in made.steps] == [("asked", "Meyer")]
     assert [(each.key, each.why, records(each.objects)) for each in made.keys] == [(key, "shredded", 3)]
-    (epoch,) = made.epochs
-    assert (epoch.provider, epoch.receipt_ms) == ("keyfile", made.effective_ms)
+    ((opener,),) = (epoch.openers for epoch in made.epochs)
+    assert (opener.kind, opener.receipt_ms) == ("keyfile", made.effective_ms)
     shown = told("shred", "check", str(FILE))
     assert (shown["state"], shown["epochs_destroyed"]) == ("effective", [1])
     assert shown["checked_against"] == ["verifier key", "log", "keyring"]
@@ -273,6 +273,17 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
     good, replace = made.certificate, msgspec.structs.replace
     last, first = good.keys
     epoch = good.epochs[0]
+    opener = epoch.openers[0]
+
+    def opened(*openers: Opener) -> Certificate:
+        return replace(good, epochs=(replace(epoch, openers=openers),))
+
+    assert "nothing is said" in made.refused(opened())
+    assert "nothing is said" in made.refused(opened(replace(opener, kind="shares")))
+    assert "twice" in made.refused(opened(opener, opener))
+    assert "opens an epoch" in made.refused(
+        opened(opener, Opener("pkcs11", "00" * 16, "another", None, None, None, "it is away"))
+    )
     assert "epoch" in made.refused(replace(made.notice, type=EFFECTIVE))  # the notice again, as effective
     assert "effective" in made.refused(replace(good, type=SCHEDULED))
     for name in ("effective_ms", "scheduled_ms", "backups_until_ms"):
@@ -287,7 +298,7 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
     assert "every epoch" in made.refused(replace(good, keys=(replace(last, last_epoch=2), first)))
     assert "every epoch" in made.refused(replace(good, epochs=(epoch, replace(epoch, epoch=2))))
     for key in good.keys:
-        for change in ({"key": "00" * 16}, {"why": "lost"}, {"successor": "00" * 16}, {"record": epoch.record}):
+        for change in ({"key": "00" * 16}, {"why": "lost"}, {"successor": "00" * 16}, {"record": opener.record}):
             lie = replace(key, **change)
             assert made.refused(replace(good, keys=tuple(lie if each is key else each for each in good.keys)))
     lie = replace(last, gone_ms=last.gone_ms - 1)
@@ -295,7 +306,7 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
     twice = replace(first, why="shredded", successor="", gone_ms=good.scheduled_ms)
     assert "no shred" in made.refused(replace(good, keys=(last, twice)))
     for change in ({"receipt_ms": 1}, {"effective_ms": None}, {"record": last.record}, {"record": None}):
-        assert made.refused(replace(good, epochs=(replace(epoch, **change),)))
+        assert made.refused(opened(replace(opener, **change)))
     asked, approved = good.steps
     for steps in ((), (approved, asked), (asked,), (replace(asked, ms=1), approved), (approved,)):
         assert made.refused(replace(good, steps=steps))
@@ -355,9 +366,13 @@ def test_a_study_that_lives_cannot_be_passed_off_as_erased(made: Made) -> None:
     check_fails(sign(replace(good, keys=(last, replace(first, objects="")))), "other objects")
     lie = replace(first, backups_until_ms=first.backups_until_ms - 1)
     check_fails(sign(replace(good, keys=(last, lie))), "tombstone")
-    shown = replace(good.epochs[0], effective_ms=(good.epochs[0].effective_ms or 0) - 1)
+    (opener,) = good.epochs[0].openers
+    shown = replace(opener, effective_ms=(opener.effective_ms or 0) - 1)
     effective = max(good.scheduled_ms, good.backups_until_ms, shown.effective_ms or 0)
-    check_fails(sign(replace(good, epochs=(shown,), effective_ms=effective)), "another receipt")
+    epochs = (replace(good.epochs[0], openers=(shown,)),)
+    check_fails(sign(replace(good, epochs=epochs, effective_ms=effective)), "another receipt")
+    epochs = (replace(good.epochs[0], openers=(replace(opener, id="00" * 16),)),)
+    check_fails(sign(replace(good, epochs=epochs)), "does not know of keyfile", "1 more could open it")
 
     with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:  # a record of a shred that never was
         (living,) = engine.index.key_ids_of(UIDS[2])
@@ -368,15 +383,14 @@ def test_a_study_that_lives_cannot_be_passed_off_as_erased(made: Made) -> None:
         shred_seq = max(seq for seq, h in heads.items() if h.kind == Kind.SHRED_SCHEDULED)
         head = heads[shred_seq]
         objects = [s for s, h in heads.items() if h.kind == Kind.OBJECT and h.study_key_id == living]
-        epoch = good.epochs[0]
-        wanted = sorted((shred_seq, epoch.record or 0))
+        wanted = sorted((shred_seq, opener.record or 0))
         proofs = [Inclusion.make(engine.folder, heads[seq].serialize(), note) for seq in wanted]
     key = replace(last, key=living.hex(), record=shred_seq, gone_ms=head.time_ms, objects=runs(objects))
     lie_of_all = replace(
         good,
         keys=(key,),
         scheduled_ms=head.time_ms,
-        effective_ms=max(head.time_ms, good.backups_until_ms, epoch.effective_ms or 0),
+        effective_ms=max(head.time_ms, good.backups_until_ms, opener.effective_ms or 0),
         issued_ms=head.time_ms + 10,
         steps=(replace(good.steps[0], ms=head.time_ms, record=shred_seq),),
         proofs=tuple(

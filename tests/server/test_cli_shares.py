@@ -115,10 +115,12 @@ def test_after_a_rotation_old_shares_are_stale_and_say_so(archive: Path) -> None
     assert "stale" not in run("keys", "list").output
     shares = [word for path in (archive / "second").iterdir() for word in ("--share", str(path))]
     assert told("keys", "drill", *shares)["epoch"] == 2
-    (archive / "key").unlink()
+    (archive / "key").rename(archive / "lost")
     run("keys", "recover", *shares)
     run("verify", "--level", "decrypt")
-    run("keys", "destroy", "1", "--yes")
+    assert "has no secret for epoch 1" in fails("keys", "destroy", "1", "--yes", code=8)  # which the lost one has
+    (archive / "lost.toml").write_text('[keys]\nkey_file = "lost"\n')
+    assert told("keys", "destroy", "1", "--yes", "--keys-of", "lost.toml")["destroyed"] is True
     assert "destroyed on purpose" in fails("keys", "drill", *given(archive, 1, 2, 3), code=9)
 
 

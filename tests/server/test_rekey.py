@@ -192,7 +192,7 @@ def test_all_studies_whose_key_is_older_than_an_epoch(archive: Path) -> None:
     assert not key_ids(STUDY) & old[STUDY]
     assert (told("keys", "rekey", "--all-before", "2", "--reason", "r", "--yes")["studies"]) == 0
     assert told("shred", "finish", "--early")["moved"] == 4
-    run("shred", "finish", "--early", "--copied")  # what an old keyring opens ends with its epoch
+    run("shred", "finish", "--early", "--destroy")  # what an old keyring opens ends with its epoch
     states = [each["state"] for each in json.loads(run("keys", "list", "--json").stdout)["epochs"]]
     assert states == ["destroyed", "destroyed", "active"]
     assert found() == [*UIDS, "1.2.3.5"]

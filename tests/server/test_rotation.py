@@ -351,8 +351,11 @@ def test_an_epoch_whose_hsm_is_lost_is_given_up_honestly(config: Config, hsm: So
             (3, "keyfile", "retired", 0),
             (4, "keyfile", "active", 0),
         ]
-        for number in ("1", "3"):
-            coffer(config, "keys", "destroy", number, "--yes")
+        coffer(config, "keys", "destroy", "1", "--yes")
+        partly = coffer(config, "keys", "destroy", "3", "--yes", code=6).stdout
+        assert "Destroyed: keyfile" in partly
+        assert 'NOT destroyed: pkcs11 token "archive"' in partly  # it kept the epoch before the recovery
+        assert "Epoch 3 is NOT destroyed yet" in partly
         assert 'token "archive"' in coffer(config, "keys", "destroy", "2", "--yes", code=6).stderr
         assert "is not destroyed yet" in coffer(config, "keys", "list").stdout
         coffer(config, "keys", "destroy", "2", "--yes", "--provider-lost", code=2)
@@ -363,15 +366,25 @@ def test_an_epoch_whose_hsm_is_lost_is_given_up_honestly(config: Config, hsm: So
         assert "is NOT destroyed" in coffer(config, "keys", "list").stdout
         assert "in use" in coffer(config, *[a if a != "2" else "4" for a in arguments], code=11).stderr
     (shred,) = told(config, "shred", "list")["shreds"]
-    assert (shred["state"], shred["epochs_to_destroy"]) == ("scheduled", [2])
+    assert (shred["state"], shred["epochs_to_destroy"]) == ("scheduled", [2, 3])
     (given_up,) = [e for e in events(config, Kind.STATE) if e.facts.get("what") == "epoch abandoned"]
     assert (given_up.facts["epoch"], given_up.facts["reason"], given_up.facts["officer"]) == (2, "burnt", "Meyer")
     assert 'token "archive"' in str(given_up.facts["cause"])
     ended = told(config, "keys", "destroy", "2", "--yes")  # it was found again
     assert ended["destroyed"] is True
+    with hsm.away():
+        said = coffer(config, *arguments).stdout  # not given up: everything was destroyed before
+        assert "Epoch 2 is destroyed (pkcs11)" in said
+        assert "every receipt is there; whether a secret is back could not be asked" in said
+    assert told(config, "keys", "destroy", "3", "--yes")["receipts"] != []
+    (shred,) = told(config, "shred", "list")["shreds"]
+    assert (shred["state"], shred["epochs_to_destroy"]) == ("scheduled", [3])
+    group = shares[1].rpartition("/")[2].split("-")
+    (name,) = [word for word in group if len(word) == 16]
+    assert told(config, "keys", "burn", name, "2")["opens"] is False
     (shred,) = told(config, "shred", "list")["shreds"]
     assert (shred["state"], shred["epochs_to_destroy"]) == ("effective", [])
-    assert [e.facts["epoch"] for e in events(config, Kind.EPOCH_DESTROYED)] == [1, 3, 2]
+    assert [e.facts["epoch"] for e in events(config, Kind.EPOCH_DESTROYED)] == [1, 3, 2, 3]
 
 
 # The commands
@@ -383,6 +396,8 @@ def test_rotate_and_destroy_say_who_and_destroy_asks_before(config: Config) -> N
     assert "say --yes where nobody can be asked" in refused.stderr
     assert refused.stdout == ""
     assert epochs_of(config)[0][2] == "retired"
+    before = told(config, "keys", "list")["epochs"][0]["opened_by"]
+    assert len(before) == 1
     ended = told(config, "keys", "destroy", "1", "--yes", "--officer", "Schmidt")
     assert ended == {
         "epoch": 1,
@@ -390,6 +405,9 @@ def test_rotate_and_destroy_say_who_and_destroy_asks_before(config: Config) -> N
         "destroyed": True,
         "can_be_taken_back_until": None,
         "still_to_do": "destroy every other copy of the key file that holds this epoch",
+        "receipts": before,
+        "no_receipt": [],
+        "remark": "",
     }
     found = events(config, ROTATION, Kind.EPOCH_DESTROYED)
     assert [(e.facts["officer"], e.facts["command"]) for e in found] == [

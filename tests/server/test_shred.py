@@ -378,18 +378,20 @@ def test_finishing_takes_two_steps_and_erases(archive: Path) -> None:
     assert epochs() == [(1, "active", 2)]
     effective_at_once()
     run("shred", UIDS[1], "--reason", "r", "--yes")
-    run("shred", "finish", "--copied", code=12)
     first = told("shred", "finish")
-    assert (first["epoch"], first["moved"], first["destroyed"], first["wait_for_copies"]) == (2, 1, [], [1])
+    assert (first["epoch"], first["moved"], first["destroyed"], first["to_be_destroyed"]) == (2, 1, [], [1])
+    said = run("shred", "finish").output
+    assert "copy nothing yet" in said
+    assert "now copy" not in said
     assert epochs() == [(1, "retired", 0), (2, "active", 1)]
     assert states() == ["scheduled", "scheduled"]
     assert told("shred", "finish")["moved"] == 0
     put("1.2.3.5")
-    second = told("shred", "finish", "--copied")
+    second = told("shred", "finish", "--destroy")
     assert (second["destroyed"], second["effective"], second["scheduled"]) == ([1], 1, 1)
     assert epochs() == [(1, "destroyed", 0), (2, "active", 2)]
     assert states() == ["scheduled", "effective"]  # the first one's days are not over
-    assert told("shred", "finish", "--copied")["destroyed"] == []
+    assert told("shred", "finish", "--destroy")["destroyed"] == []
     assert found() == [UIDS[2], "1.2.3.5"]
     (facts,) = events(Kind.EPOCH_DESTROYED)
     assert (facts["epoch"], facts["provider"]) == (1, "keyfile")
@@ -431,7 +433,7 @@ def test_nothing_of_the_study_is_left_in_the_index_when_its_epoch_ended(archive:
     run("shred", UIDS[0], "--reason", "r", "--yes")
     run("shred", "finish")
     assert in_the_index(gone) > 0  # in pages that LMDB does not use any more, and in gaps of others
-    assert told("shred", "finish", "--copied")["index_written_anew"] is True
+    assert told("shred", "finish", "--destroy")["index_written_anew"] is True
     assert in_the_index(gone) == 0
     assert in_the_index(kept) == len(kept)
     put("1.2.3.5")
@@ -468,8 +470,8 @@ def test_finishing_waits_for_whoever_writes_the_index(archive: Path, monkeypatch
 
 def test_finishing_early_destroys_before_the_days_are_over(archive: Path) -> None:
     run("shred", UIDS[0], "--reason", "r", "--yes")
-    assert told("shred", "finish", "--early")["wait_for_copies"] == [1]
-    assert told("shred", "finish", "--early", "--copied")["destroyed"] == [1]
+    assert told("shred", "finish", "--early")["to_be_destroyed"] == [1]
+    assert told("shred", "finish", "--early", "--destroy")["destroyed"] == [1]
     assert states() == ["scheduled"]
     assert found() == [UIDS[1], UIDS[2]]
 
@@ -482,7 +484,7 @@ def test_finishing_killed_at_every_step_goes_on(archive: Path, step: str) -> Non
     run("shred", UIDS[0], "--reason", "r", "--yes")
     if step == "second":
         run("shred", "finish")
-    command = ("shred", "finish") if step == "first" else ("shred", "finish", "--copied")
+    command = ("shred", "finish") if step == "first" else ("shred", "finish", "--destroy")
     shutil.copytree("data", "untouched")
     shutil.copy("data.key", "untouched.key")
     number = 0
@@ -510,7 +512,7 @@ def test_a_key_file_with_a_destroyed_secret_is_told_and_destroyed_again(archive:
     run("shred", UIDS[0], "--reason", "r", "--yes")
     run("shred", "finish")
     shutil.copy("data.key", "between.key")  # it has the secrets of epochs 1 and 2
-    run("shred", "finish", "--copied")
+    run("shred", "finish", "--destroy")
     assert told("keys", "audit")["findings"] == []
     shutil.copy("between.key", "data.key")
     assert found() == [UIDS[1], UIDS[2]]
@@ -539,7 +541,11 @@ def test_shares_of_a_destroyed_epoch_open_an_old_keyring_and_finishing_says_so(a
     shutil.copytree("data/keyring", "before")
     run("shred", UIDS[0], "--reason", "r", "--yes")
     run("shred", "finish")
-    assert any("burn the 3 shares" in each for each in told("shred", "finish", "--copied")["still_to_destroy"])  # type: ignore[attr-defined]
+    done = told("shred", "finish", "--destroy")
+    assert (done["destroyed"], done["effective"]) == ([1], 0)
+    (what,) = done["opened_by"]  # type: ignore[misc]
+    assert "epoch 1: shares of group" in what
+    assert states() == ["scheduled"]
     assert "destroyed on purpose" in run("keys", "drill", *shares, code=9).output
     shutil.copytree("data/keyring", "last")
     shutil.copy("data.key", "last.key")
@@ -616,7 +622,7 @@ def test_a_destroyed_epoch_stays_destroyed_whatever_is_put_back(archive: Path) -
     put_back("rotated")
     shutil.copy("data.key.now", "data.key")
 
-    run("shred", "finish", "--copied")
+    run("shred", "finish", "--destroy")
     assert states() == ["effective"]
     shutil.copytree("data/keyring", "last")
     shutil.copy("data.key", "last.key")

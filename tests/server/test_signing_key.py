@@ -140,7 +140,7 @@ def test_certificates_over_a_change_hold_for_who_has_the_first_key(archive: Path
     for turn in range(2):
         run("shred", UIDS[turn], "--reason", "r", "--yes")
         run("shred", "finish")
-        run("shred", "finish", "--copied")
+        run("shred", "finish", "--destroy")
         key = told("shred", "list")["shreds"][-1]["study_key"]  # type: ignore[index]
         run("keys", "rotate-signing", "--reason", "r")
         EFFECTIVE_FILE.write_text(run("shred", "certificate", key).stdout)

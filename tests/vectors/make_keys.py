@@ -90,6 +90,13 @@ def make(folder: Path) -> None:
     shares = keyring.divide(2, 3)
     _split(keyring, shares[0].of)
     splitting.end(keyring, shares[0].of)
+    splitting.burn(
+        keyring, shares[0].of, [3], SHREDDED_MS, lambda burned: (rows.EVENT_PREFIX + b"burned", burned.encode())
+    )
+    expected["burned"] = {shares[0].of.group.hex(): [0b100, 0]}
+    expected["keepers"] = {
+        each.id.hex(): [each.epoch, int(each.state), each.kind, each.name] for each in keyring.keepers()
+    }
     for share in shares:
         (folder / f"share{share.index}.txt").write_text(render(share), encoding="utf-8")
     expected["shares"] = {"group": shares[0].of.group.hex(), "epoch": 1, "kek": combine_all(shares)}

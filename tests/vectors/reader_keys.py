@@ -137,6 +137,8 @@ class Opened:
     epochs: dict[int, int] = field(default_factory=dict)  # epoch -> state
     shredded: dict[bytes, tuple[int, ...]] = field(default_factory=dict)  # key id -> epoch, scheduled, until
     unfinished: dict[bytes, bytes] = field(default_factory=dict)  # group -> place
+    keepers: dict[bytes, tuple[int, int, str, str]] = field(default_factory=dict)  # id -> epoch, state, kind, name
+    burned: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # group -> shares, when too few were left
 
     def derived(self, key_id: bytes) -> dict[str, str]:
         dek = self.deks[key_id]
@@ -160,11 +162,39 @@ def open_keyring(keyfile: bytes, passphrase: bytes, folder: Path) -> Opened:
     return open_rows(dict(rows), wrapping)
 
 
+def keepers_of(rows: dict[bytes, bytes], states: dict[int, int]) -> dict[bytes, tuple[int, int, str, str]]:
+    """What ever opened each epoch, held against the epochs' own rows."""
+    found: dict[bytes, tuple[int, int, str, str]] = {}
+    for key, row in rows.items():
+        if key[:1] != b"U":
+            continue
+        need(len(row) >= 58 and row[:2] == b"\0\1" and row[2] in (1, 2, 3) and row[3] == 0, "keeper")
+        need(key == b"U" + row[4:24] and len(row) == 58 + int.from_bytes(row[56:58], "big"), "keeper")
+        need((row[2] == 3) == any(row[40:48]), "keeper's receipt")
+        epoch, kind = int.from_bytes(row[4:8], "big"), row[24:40].rstrip(b"\0").decode()
+        need(epoch not in states or states[epoch] != 3 or row[2] == 3, "a destroyed epoch that is opened")
+        found[row[8:24]] = epoch, row[2], kind, row[58:].decode()
+    for epoch in states:
+        kind = rows[b"E" + epoch.to_bytes(4, "big")][32:48].rstrip(b"\0").decode()
+        need(any((of, its) == (epoch, kind) for of, _, its, _ in found.values()), "an epoch without a keeper")
+    return found
+
+
+def burned_of(rows: dict[bytes, bytes]) -> dict[bytes, tuple[int, int]]:
+    """Which shares of each group are burned."""
+    found: dict[bytes, tuple[int, int]] = {}
+    for key, row in rows.items():
+        if key[:1] == b"B":
+            need(len(key) == 9 and len(row) == 12 and row[:2] == b"\0\1" and b"G" + key[1:] in rows, "burned shares")
+            found[key[1:]] = struct.unpack(">HQ", row[2:])
+    return found
+
+
 def open_rows(
     rows: dict[bytes, bytes], wrapping: dict[int, bytes], known: dict[int, tuple[bytes, bytes]] | None = None
 ) -> Opened:
     header = rows.get(b"H", b"")
-    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x01", "header")
+    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x02", "header")
     archive_id = header[14:30]
     keks: dict[int, tuple[bytes, bytes]] = dict(known or {})
     states: dict[int, int] = {}
@@ -173,7 +203,7 @@ def open_rows(
             continue
         version, alg, state, epoch = struct.unpack(">HBBI", row[:8])
         length = int.from_bytes(row[48:50], "big")
-        need((version, alg) == (1, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
+        need((version, alg) == (2, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
         need(key == b"E" + epoch.to_bytes(4, "big"), "epoch row under another key")
         states[epoch] = state
         need(length == 0 or state not in (3, 5), "a KEK of an epoch that is gone")
@@ -184,11 +214,12 @@ def open_rows(
             context = place + b"coffer/kek/v1\0" + archive_id + row[8:24] + row[4:8]
             keks[epoch] = (row[8:24], unseal(wrapping[int.from_bytes(place, "big")], context, row[54:]))
     need(int.from_bytes(header[10:14], "big") in keks, "current epoch")
+    keepers, burned = keepers_of(rows, states), burned_of(rows)
 
     def unwrap(row: bytes, purpose: int, key_id: bytes) -> bytes:
         need(len(row) == 140 and row[5:8] == bytes(3), "key row")
         version, alg, found, state = struct.unpack(">HBBB", row[:5])
-        need((version, alg, found) == (1, 1, purpose) and state in (1, 2), "key row")
+        need((version, alg, found) == (2, 1, purpose) and state in (1, 2), "key row")
         epoch = int.from_bytes(row[8:12], "big")
         need(epoch in keks and keks[epoch][0] == row[12:28], "KEK id")
         return unseal(keks[epoch][1], b"coffer/dek/v1\0" + archive_id + key_id + row[:36], row[36:])
@@ -218,4 +249,4 @@ def open_rows(
     if b"N" in rows:
         unwrap(rows[b"N"], 4, bytes(16))
     ark, signing = (unwrap(rows.get(key, b""), purpose, bytes(16)) for key, purpose in ((b"A", 2), (b"V", 3)))
-    return Opened(archive_id, ark, signing, deks, states, shredded, unfinished)
+    return Opened(archive_id, ark, signing, deks, states, shredded, unfinished, keepers, burned)

@@ -1,0 +1,58 @@
+"""Whatever happens to an epoch, in whatever order: what is called erased opens nowhere, and what is destroyed is called so.
+
+All sequences of up to two steps and a sample of those of three to five; `python -m tests.erasure --steps 5` tries all.
+"""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from keys.recovery import Recovery
+from keys.store import RowStore
+from tests.erasure.campaign import Tally, prefixes, walk
+from tests.erasure.model import STEPS
+
+SEED = int(os.environ.get("COFFER_ERASURE_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
+SAMPLE = int(os.environ.get("COFFER_ERASURE_SAMPLE", "60"))
+
+
+def test_every_short_sequence(tmp_path: Path) -> None:
+    tally = Tally()
+    for number, prefix in enumerate(prefixes(1)):
+        (tmp_path / str(number)).mkdir()
+        walk(tmp_path / str(number), prefix, 2, tally)
+    assert tally.wrong == []
+    assert tally.sequences == 8 + 64 + 512
+    assert tally.erased > 10
+
+
+def test_a_sample_of_longer_ones(tmp_path: Path) -> None:
+    chosen, tally = random.Random(SEED), Tally()
+    for number in range(SAMPLE):
+        steps = tuple(chosen.choices(STEPS, k=chosen.randint(4, 5)))
+        (tmp_path / str(number)).mkdir()
+        walk(tmp_path / str(number), steps, 0, tally, alone=True)
+    assert tally.wrong == [], f"COFFER_ERASURE_SEED={SEED}"
+
+
+def test_an_epoch_that_forgets_what_kept_it_before_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison itself: a recovery that overwrites the provider in the epoch's row, and keeps nothing of it."""
+    put, move = RowStore.put, Recovery.move
+
+    def forgetting(self: RowStore, rows: object, *args: object, **more: object) -> bool:
+        done = put(self, rows, *args, **more)  # type: ignore[arg-type]
+        before = [key for key, value in self.scan(b"U") if b"file 0" in value]
+        return done and put(self, [], before)
+
+    def moving(*args: object) -> bool:
+        with monkeypatch.context() as patched:
+            patched.setattr(RowStore, "put", forgetting)
+            return move(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Recovery, "move", moving)
+    tally = Tally()
+    walk(tmp_path, ("split", "recover", "shred", "finish"), 0, tally, alone=True)
+    (wrong,) = tally.wrong
+    assert "called erased, and" in wrong
