@@ -130,7 +130,7 @@ def destroy(  # noqa: PLR0917  one parameter for each option
         output.as_json(_told(ended))
     else:
         _say(ended)
-    if ended.missing:
+    if ended.missing and ended.state is not EpochState.ABANDONED:
         click.get_current_context().exit(_NO_RECEIPT)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,18 +37,15 @@ def _try(folder: Path, world: World, model: Model, done: tuple[str, ...], left: 
     tally.sequences += bool(done)
     tally.erased += model.is_erased()
     wrong = difference(world, model)
-    if not wrong:
-        end = world.copy(folder / f"end{len(done)}")
-        wrong = finished(end, model.copy())
-        shutil.rmtree(end.folder)
-    if wrong:
-        tally.wrong.append(f"{', '.join(done)}: {wrong}")
     for name in STEPS if left else ():
         next_world, next_model = world.copy(folder / f"at{len(done)}"), model.copy()
         next_world.step(name)
         next_model.step(name)
         _try(folder, next_world, next_model, (*done, name), left - 1, tally)
-        shutil.rmtree(next_world.folder)
+    wrong = wrong or finished(world, model)
+    if wrong:
+        tally.wrong.append(f"{', '.join(done)}: {wrong}")
+    world.close()
 
 
 def prefixes(length: int) -> list[tuple[str, ...]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Protocol
 
 from keys import aead
 from keys.errors import ConfigError, IntegrityError, KeyUnavailableError, UnavailableError
 from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
+from keys.providers import ProviderSet
 from keys.secret import Secret
 
 
@@ -100,6 +102,31 @@ class MemoryProvider:
         return self._store
 
 
-def makers(stores: Mapping[str, Store], random: Callable[[int], bytes]) -> dict[str, Callable[[], KekProvider]]:
-    """For a ProviderSet: the store that is in place of each kind."""
-    return {kind: lambda store=store: MemoryProvider(store, random) for kind, store in stores.items()}  # type: ignore[misc]
+class Configured(Protocol):
+    """Which store is in place of each kind, and who makes new epochs."""
+
+    places: dict[int, Store]
+    in_place: dict[str, int]
+    current: str
+
+
+class InPlace(ProviderSet):
+    """What is configured now: it changes while a keyring is open, as when the settings change between two commands."""
+
+    def __init__(self, configured: Configured, random: Callable[[int], bytes]) -> None:
+        super().__init__(configured.current, {})
+        self._configured = configured
+        self._random = random
+
+    @property
+    def kind(self) -> str:
+        return self._configured.current
+
+    def of_kind(self, kind: str) -> KekProvider:
+        return MemoryProvider(self._configured.places[self._configured.in_place[kind]], self._random)
+
+    def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
+        return self.of_kind(self.kind).create_epoch(epoch, context)
+
+    def holding(self, epoch: int, name: str = "") -> Holding | None:
+        return self.of_kind(self.kind).holding(epoch, name)

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from archive.folder import ArchiveFolder
 from keys import rows, shred, splitting
 from keys.errors import CofferError
 from keys.keyring import Keyring
-from keys.providers import ProviderSet
 from keys.recovery import Recovery
 from keys.rows import EpochRow, EpochState, KeyRow
 from keys.secret import Secret
@@ -25,7 +23,7 @@ from server.finishing import finish_keys
 from server.officers import Officer
 from server.renewal import Renewal
 from tests.erasure.model import Model
-from tests.erasure.stores import MemoryProvider, Store, makers
+from tests.erasure.stores import InPlace, MemoryProvider, Store
 
 ARCHIVE_ID = bytes(range(16))
 STUDY = b"the study's keys"
@@ -56,21 +54,22 @@ class World:
     wrapped: set[tuple[int, bytes, bytes]] = field(default_factory=set)  # epoch, KEK id, wrapped
     study_rows: set[bytes] = field(default_factory=set)
     path: str = ""
+    _ring: Keyring | None = None
 
     @classmethod
     def begin(cls, folder: Path) -> World:
         """An archive's keyring with one study."""
         places = {0: Store("file", "file 0"), 1: Store("hsm", "hsm 1")}
         made = cls(folder, places, {"file": 0, "hsm": 1}, "file", [])
-        ring = Keyring.create(folder, made._providers(), ARCHIVE_ID, random_from("begin"), lambda: NOW)
-        ring.new_study(STUDY)
-        ring.close()
+        made._ring = Keyring.create(folder, made.providers, ARCHIVE_ID, random_from("begin"), lambda: NOW)
+        made._ring.new_study(STUDY)
         made._see()
         return made
 
     def copy(self, folder: Path) -> World:
         """The same in another folder."""
-        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("lock.mdb", "LOCK"))
+        folder.mkdir()
+        shutil.copyfile(self.folder / "data.mdb", folder / "data.mdb")
         places = {number: store.copy() for number, store in self.places.items()}
         return World(
             folder,
@@ -83,6 +82,11 @@ class World:
             self.path,
         )
 
+    def close(self) -> None:
+        """Close the keyring, and remove it."""
+        self._close()
+        shutil.rmtree(self.folder)
+
     def step(self, name: str) -> None:
         """Do it; what is refused is not done."""
         self.path += f"/{name}"
@@ -93,11 +97,11 @@ class World:
                 self._see()
 
     def do_split(self) -> None:
-        with self._open() as ring:
-            made = ring.divide(2, 3)
-            splitting.begin(ring, made[0].of, bytes(16), (rows.EVENT_PREFIX + made[0].of.group, b"event"))
-            splitting.end(ring, made[0].of)
-            self.shares += made
+        ring = self._open()
+        made = ring.divide(2, 3)
+        splitting.begin(ring, made[0].of, bytes(16), (rows.EVENT_PREFIX + made[0].of.group, b"event"))
+        splitting.end(ring, made[0].of)
+        self.shares += made
 
     def do_recover(self) -> None:
         row = self._current_row()
@@ -110,6 +114,7 @@ class World:
         self.places[lost].lose()
         self.places[new] = Store("file", f"file {new}")
         self.in_place["file"], self.current = new, "file"
+        self._close()
         recovery = Recovery(self.folder, combine({str(s.index): s for s in shares if s.of == of}))
         recovery.prove()
         assert recovery.move(MemoryProvider(self.places[new], random_from(self.path)), "test", NOW)
@@ -121,20 +126,20 @@ class World:
         self._rotate(self.current)
 
     def do_shred(self) -> None:
-        with self._open() as ring:
-            shred.schedule(ring, {STUDY: bytes(16)}, now_ms=NOW, until_ms=NOW)
-            shred.drop(ring, [STUDY])
+        ring = self._open()
+        shred.schedule(ring, {STUDY: bytes(16)}, now_ms=NOW, until_ms=NOW)
+        shred.drop(ring, [STUDY])
 
     def do_finish(self) -> None:
-        with self._open() as ring:
-            renewal = self._renewal(ring)
-            try:
-                finish_keys(ring, renewal, lambda *_: None, destroy=True, early=True)
-            except CofferError:
-                return
-            for store in self.places.values():  # those that are found again, and not configured any more
-                if not store.away and store is not self.places[self.in_place[store.kind]]:
-                    self._end_at(ring, renewal, store)
+        ring = self._open()
+        renewal = self._renewal(ring)
+        try:
+            finish_keys(ring, renewal, lambda *_: None, destroy=True, early=True)
+        except CofferError:
+            return
+        for store in self.places.values():  # those that are found again, and not configured any more
+            if not store.away and store is not self.places[self.in_place[store.kind]]:
+                self._end_at(ring, renewal, store)
 
     def do_back(self) -> None:
         for store in self.places.values():
@@ -149,17 +154,17 @@ class World:
         """All shares there are, of every group."""
         if not self.shares:
             return
-        with self._open() as ring:
-            for of in {share.of for share in self.shares}:
-                splitting.burn(ring, of, [1, 2, 3], NOW, lambda _: (rows.EVENT_PREFIX, b"event"))
+        ring = self._open()
+        for of in {share.of for share in self.shares}:
+            splitting.burn(ring, of, [1, 2, 3], NOW, lambda _: (rows.EVENT_PREFIX, b"event"))
         self.shares.clear()
 
     # What is true
 
     def erasures(self) -> list[Erasure]:
         """What Coffer says."""
-        with self._open() as ring:
-            return erasures(ring, lambda: NOW)
+        ring = self._open()
+        return erasures(ring, lambda: NOW)
 
     def is_erased(self) -> bool:
         """Whether Coffer says so."""
@@ -192,25 +197,29 @@ class World:
 
     def _see(self) -> None:
         """The adversary takes a copy of the keyring."""
-        with self._open() as ring:
-            found = [EpochRow.decode(value) for _, value in ring.rows(rows.EPOCH_PREFIX)]
-            self.wrapped |= {(row.epoch, row.kek_id, row.wrapped) for row in found if row.wrapped}
-            value = ring.row(rows.STUDY_PREFIX + STUDY)
+        ring = self._open()
+        found = [EpochRow.decode(value) for _, value in ring.rows(rows.EPOCH_PREFIX)]
+        self.wrapped |= {(row.epoch, row.kek_id, row.wrapped) for row in found if row.wrapped}
+        value = ring.row(rows.STUDY_PREFIX + STUDY)
         self.study_rows |= set() if value is None else {value}
 
     # How
 
-    def _providers(self) -> ProviderSet:
-        stores = {kind: self.places[number] for kind, number in self.in_place.items()}
-        return ProviderSet(self.current, makers(stores, random_from(self.path)))
+    @property
+    def providers(self) -> InPlace:
+        """As they are configured at any moment."""
+        return InPlace(self, random_from(f"{self.path}?"))
 
-    @contextmanager
-    def _open(self) -> Iterator[Keyring]:
-        ring = Keyring.open(self.folder, self._providers(), random=random_from(self.path + "!"), now_ms=lambda: NOW)
-        try:
-            yield ring
-        finally:
-            ring.close()
+    def _open(self) -> Keyring:
+        if self._ring is None:
+            random = random_from(self.path + "!")
+            self._ring = Keyring.open(self.folder, self.providers, random=random, now_ms=lambda: NOW)
+        return self._ring
+
+    def _close(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
+        self._ring = None
 
     def _renewal(self, ring: Keyring) -> Renewal:
         return Renewal(ArchiveFolder(self.folder / "none", ARCHIVE_ID, "test", ""), ring, Keys(), NOBODY, "test")
@@ -218,8 +227,8 @@ class World:
     def _rotate(self, kind: str) -> None:
         before, self.current = self.current, kind
         try:
-            with self._open() as ring:
-                self._renewal(ring).rotate()
+            ring = self._open()
+            self._renewal(ring).rotate()
         except CofferError:
             self.current = before
 
@@ -232,8 +241,8 @@ class World:
                     continue
 
     def _current_row(self) -> EpochRow:
-        with self._open() as ring:
-            return ring.epoch_row(ring.epoch)
+        ring = self._open()
+        return ring.epoch_row(ring.epoch)
 
     def _opens(self, store: Store, row: EpochRow) -> bool:
         context = rows.epoch_context(ARCHIVE_ID, row.kek_id, row.epoch)
