@@ -65,7 +65,8 @@ def rotate(chosen: Chosen, kind: str | None, officer: str | None) -> None:
     output.say(f"{how}Epoch {done.epoch} ({done.provider}) is current; {done.rewrapped} study keys moved, {seconds} s.")
     if done.provider != KINDS[kind or config.keys.provider]:
         output.say(f"New epochs go to {config.keys.provider}: to move there too, say coffer keys rotate once more.")
-    output.say("Now copy what the provider keeps again: a key file has changed.")
+    output.say("Now copy what the provider keeps again: a key file has changed. Where shreds are scheduled, first say")
+    output.say("coffer shred finish --destroy: until then it holds what that destroys.")
     for group in stale:
         output.say(
             f"Stale now, collect and burn: {group.count} shares of group {group.group.hex()}. Then: coffer keys split"

@@ -33,15 +33,18 @@ def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
     from archive.ledger import Ledger
     from server.custody import guarded, told
+    from server.erasure import EFFECTIVE, erasures
 
     with chosen.open() as engine:
         stats = engine.stats()
         archive, key, memory = engine.config.archive, told(engine.config.keys), guarded()
+        shreds = [each.state == EFFECTIVE for each in erasures(engine.keyring)]
         waiting = len(Ledger(engine.folder.scrub).open_entries())
         details: dict[str, list[dict[str, Any]]] = _details(engine) if listed else {}
     if chosen.json:
         facts = {"archive": archive, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
-        output.as_json({**facts, "key_memory": memory, **details})
+        erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
+        output.as_json({**facts, "key_memory": memory, **erased, **details})
         return
     output.facts(
         {
@@ -56,6 +59,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "index lag": f"{stats.index_lag} records",
             "key epoch": str(stats.key_epoch),
             "key memory": memory,
+            "shreds": f"{sum(shreds)} effective, {len(shreds) - sum(shreds)} scheduled" if shreds else "none",
             "conflicts": f"{stats.conflicts:,}",
             "findings": f"{waiting} of the scrub wait for an answer: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
