@@ -198,3 +198,21 @@ def test_patience_waits_for_what_may_come_back_and_for_nothing_else(answers: lis
             patient.of_kind("scripted").unwrap(b"", b"")
     assert now <= seconds
     assert all(left > 0 for left in left_over)
+
+
+def test_a_secret_has_an_id_of_its_own_wherever_it_lies(make: Maker) -> None:
+    provider = make()
+    for epoch in (1, 2):
+        provider.create_epoch(epoch, context(epoch))
+    first, second = make().holding(1), make().holding(2)
+    assert first is not None
+    assert second is not None
+    assert (len(first.id), len(second.id)) == (16, 16)
+    assert first.id != second.id
+    assert first.name
+    provider.adopt_epoch(1, Secret(os.urandom(32)), context(1))  # it wraps another key: it is the same secret
+    assert make().holding(1, first.name) == provider.holding(1) == first
+    assert make().holding(77) is None
+    provider.destroy_epoch(1)
+    later = make().holding(1)
+    assert later is None or (later == first and provider.destroy_epoch(1).effective_ms)  # or it can be taken back
