@@ -37,6 +37,10 @@ class Store:
         """As when the oldest backup is restored into what is there now."""
         self.secrets = {**self.ever, **self.secrets}
 
+    def provider(self, random: Callable[[int], bytes]) -> KekProvider:
+        """As Coffer meets it."""
+        return MemoryProvider(self, random)
+
     def opens(self, epoch: int, wrapped: bytes, context: bytes) -> Secret | None:
         """Whoever has this store tries it, with no Coffer around it."""
         secret = self.secrets.get(epoch)
@@ -123,7 +127,7 @@ class InPlace(ProviderSet):
         return self._configured.current
 
     def of_kind(self, kind: str) -> KekProvider:
-        return MemoryProvider(self._configured.places[self._configured.in_place[kind]], self._random)
+        return self._configured.places[self._configured.in_place[kind]].provider(self._random)
 
     def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
         return self.of_kind(self.kind).create_epoch(epoch, context)

@@ -12,7 +12,10 @@ import pytest
 from keys.recovery import Recovery
 from keys.store import RowStore
 from tests.erasure.campaign import Tally, prefixes, walk
-from tests.erasure.model import STEPS
+from tests.erasure.hsmstore import TokenStore
+from tests.erasure.model import STEPS, Model
+from tests.erasure.world import ARCHIVE_ID, World, difference, finished
+from tests.keys import softhsm
 
 SEED = int(os.environ.get("COFFER_ERASURE_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
 SAMPLE = int(os.environ.get("COFFER_ERASURE_SAMPLE", "60"))
@@ -35,6 +38,25 @@ def test_a_sample_of_longer_ones(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         walk(tmp_path / str(number), steps, 0, tally, alone=True)
     assert tally.wrong == [], f"COFFER_ERASURE_SEED={SEED}"
+
+
+def test_with_a_real_token(tmp_path: Path) -> None:
+    """Those whose first step moves the keys into an HSM, the recoveries from it first; a sample of the rest."""
+    chosen = random.Random(SEED)
+    tails = [("split", "recover", "shred", "finish"), ("shred", "finish", "old copy", "finish")]
+    tails += [tuple(chosen.choices(STEPS, k=3)) for _ in range(6)]
+    for number, tail in enumerate(tails):
+        hsm = softhsm.make(tmp_path / f"hsm{number}")
+        hsm.restart()
+        store = TokenStore(hsm, ARCHIVE_ID, tmp_path / f"backup{number}")
+        world, model = World.begin(tmp_path / f"keyring{number}", store), Model()
+        for name in ("change", *tail):
+            world.step(name)
+            model.step(name)
+            wrong = difference(world, model)
+            assert not wrong, f"change, {', '.join(tail)} at {name}: {wrong} (COFFER_ERASURE_SEED={SEED})"
+        assert not finished(world, model), f"change, {', '.join(tail)} (COFFER_ERASURE_SEED={SEED})"
+        world.close()
 
 
 def test_an_epoch_that_forgets_what_kept_it_before_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

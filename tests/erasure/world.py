@@ -23,7 +23,7 @@ from server.finishing import finish_keys
 from server.officers import Officer
 from server.renewal import Renewal
 from tests.erasure.model import Model
-from tests.erasure.stores import InPlace, MemoryProvider, Store
+from tests.erasure.stores import InPlace, Store
 
 ARCHIVE_ID = bytes(range(16))
 STUDY = b"the study's keys"
@@ -57,10 +57,10 @@ class World:
     _ring: Keyring | None = None
 
     @classmethod
-    def begin(cls, folder: Path) -> World:
-        """An archive's keyring with one study."""
-        places = {0: Store("file", "file 0"), 1: Store("hsm", "hsm 1")}
-        made = cls(folder, places, {"file": 0, "hsm": 1}, "file", [])
+    def begin(cls, folder: Path, hsm: Store | None = None) -> World:
+        """An archive's keyring with one study; with `hsm`, that is the HSM."""
+        places = {0: Store("file", "file 0"), 1: hsm or Store("hsm", "hsm 1")}
+        made = cls(folder, places, {"file": 0, places[1].kind: 1}, "file", [])
         made._ring = Keyring.create(folder, made.providers, ARCHIVE_ID, random_from("begin"), lambda: NOW)
         made._ring.new_study(STUDY)
         made._see()
@@ -117,10 +117,10 @@ class World:
         self._close()
         recovery = Recovery(self.folder, combine({str(s.index): s for s in shares if s.of == of}))
         recovery.prove()
-        assert recovery.move(MemoryProvider(self.places[new], random_from(self.path)), "test", NOW)
+        assert recovery.move(self.places[new].provider(random_from(self.path)), "test", NOW)
 
     def do_change(self) -> None:
-        self._rotate("hsm" if self.current == "file" else "file")
+        self._rotate(self.places[1].kind if self.current == "file" else "file")
 
     def do_rotate(self) -> None:
         self._rotate(self.current)
@@ -236,7 +236,7 @@ class World:
         for info in ring.epochs():
             if info.state is EpochState.DESTROYING:
                 try:
-                    renewal.destroy(info.epoch, MemoryProvider(store, random_from(self.path)))
+                    renewal.destroy(info.epoch, store.provider(random_from(self.path)))
                 except CofferError:
                     continue
 

@@ -1,4 +1,4 @@
-"""What ever opened an epoch: it is kept, a receipt counts for one secret only, and shares count until they are burned."""
+"""What ever opened an epoch: it is kept, a receipt is for one secret only, and shares count until they are burned."""
 
 from __future__ import annotations
 
