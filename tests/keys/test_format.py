@@ -15,13 +15,14 @@ import lmdb
 import pytest
 
 from keys import aead, derive, keepers, keyfile, rekey, rows, shares, shred, tombstone
-from keys.errors import ShreddedError
+from keys.errors import FormatError, ShreddedError
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
 from keys.secret import Secret
 from keys.shares import combine
 from keys.sharetext import parse
 from keys.signing import verify_note
+from keys.store import RowStore
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "vectors" / "keys"
@@ -127,6 +128,18 @@ def test_the_product_opens_the_golden_keyring(tmp_path: Path) -> None:
     ring.close()
     name = EXPECTED["vkey"].split("+")[0]
     assert verify_note(EXPECTED["note"].encode(), name, EXPECTED["vkey"]).startswith(name.encode())
+
+
+def test_a_keyring_from_before_is_refused_with_one_sentence(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN, tmp_path / "g")
+    store = RowStore(tmp_path / "g" / "keyring")
+    header = store.get(rows.HEADER_KEY) or b""
+    store.put([(rows.HEADER_KEY, header[:8] + b"\0\1" + header[10:])])
+    store.close()
+    with pytest.raises(FormatError) as refused:
+        Keyring.open(tmp_path / "g" / "keyring", KeyFileProvider(tmp_path / "g" / "keyfile"))
+    assert str(refused.value) == "the keyring is of version 1, and this release knows 2 only"
+    assert "import the images into a new archive" in refused.value.hint()
 
 
 def test_the_second_reader_opens_the_golden_keyring(load_vector_script: Callable[[str], ModuleType]) -> None:
