@@ -17,7 +17,7 @@ from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.notes import last_checkpoint, publish, set_aside
 from archive.pending import Pending, announce
-from archive.recovery import Tail, cut, newest, read_tail
+from archive.recovery import Tail, cut, promised, read_tail
 from archive.report import Level, Report, Task
 from archive.scan import scan
 from archive.succession import adopt, generation_of, go_on_from
@@ -60,7 +60,7 @@ def read_history(folder: ArchiveFolder, witness: Checkpoint | None) -> History:
     try:
         signed = read_checkpoint(folder)
         noted = last_checkpoint(folder)
-        read_tail(folder, newest(signed, witness, noted))
+        read_tail(folder, promised(signed, witness, noted))
     except IntegrityError as error:
         complaint = error
     chain, end = _longest(folder)

@@ -17,7 +17,7 @@ from archive.folder import ArchiveFolder
 from archive.merkle import EMPTY_ROOT
 from archive.notes import last_checkpoint, publish, settle_notes
 from archive.record import RecordHeader, record_size, trailer
-from archive.recovery import Tail, cut, newest, read_tail, settle_end
+from archive.recovery import Tail, cut, promised, read_tail, settle_end
 from archive.room import Room
 from archive.segment import Footer, SegmentHeader, footer_size
 from archive.succession import read_succession
@@ -25,7 +25,7 @@ from archive.tiling import Tiling
 from keys.appendfile import AppendFile
 from keys.buffer import Buffer
 from keys.durable import replace
-from keys.errors import CofferError, HistoryError, IntegrityError, UnavailableError
+from keys.errors import CofferError, HistoryError, IntegrityError, UnavailableError, UnreadableError
 from keys.syscalls import SYSTEM, Syscalls
 
 _COPY_BYTES = 1 << 20
@@ -106,14 +106,16 @@ class LogWriter:
         calls: Syscalls = SYSTEM,
         witness: Checkpoint | None = None,
         signers: Collection[str] = (),
+        objection: HistoryError | None = None,
         may_refuse: bool = False,
     ) -> None:
         """Find the end of the log, cut a torn tail, and be ready to append.
 
         `witness` is what the keyring remembers of the last checkpoint, `signers` are the verifier keys of what it can
-        sign with (none: not looked at). Raises IntegrityError where the log is damaged, and HistoryError where it is
-        older than, or differs from, what was signed, or another key signs now: then nothing was changed. With
-        `may_refuse` it does not raise, but every append raises UnavailableError with that cause, so that reads go on.
+        sign with (none: not looked at), `objection` is what else speaks against writing. Raises IntegrityError where the
+        log is damaged, HistoryError where it is older than, or differs from, what was signed, or another key signs now,
+        and the objection; UnreadableError where the medium does not say. Then nothing was changed. With `may_refuse` it
+        does not raise, but every append raises UnavailableError with that cause, so that reads go on.
         """
         self._folder = folder
         self._now_ms = now_ms
@@ -129,17 +131,20 @@ class LogWriter:
         self._tiling = Tiling(folder, calls)
         self._group = 0  # the first record of those that the next sync makes stable
         self._tail = Tail(Chain.start(folder.archive_id), 0, [], 0)
-        self.refusal: IntegrityError | None = None
+        self.refusal: IntegrityError | UnreadableError | None = None
         try:
             settle_end(folder, calls)
             self._signed = read_checkpoint(folder)
-            told = newest(self._signed, witness, last_checkpoint(folder))
+            claims = promised(self._signed, witness, last_checkpoint(folder))
             _require_signer(folder, signers)
-            self._tail = read_tail(folder, told)
-            self._told = told or self._told
+            tail = read_tail(folder, claims)
+            if objection is not None:
+                raise objection
+            self._tail = tail
+            self._told = claims[-1] if claims else self._told
             cut(folder, self._tail, now_ms, calls)
             self._file = self._open_segment()
-        except IntegrityError as error:
+        except (IntegrityError, UnreadableError) as error:
             if not may_refuse:
                 raise
             self.refusal = error

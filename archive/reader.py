@@ -14,7 +14,8 @@ from archive.chain import pass_over, read_footer, read_record
 from archive.folder import ArchiveFolder
 from archive.log import Position
 from archive.record import HEADER, RecordHeader, parse_header, record_size
-from keys.errors import FormatError, IntegrityError, NotFoundError
+from keys.errors import FormatError, IntegrityError, NotFoundError, UnreadableError
+from keys.reading import read_exactly, reading
 
 
 class LogReader:
@@ -33,10 +34,10 @@ class LogReader:
             self._files.clear()
 
     def read_header(self, position: Position) -> RecordHeader:
-        """The header of a record. Raises IntegrityError naming segment, offset and record; NotFoundError."""
-        raw = os.pread(self._file(position.segment), HEADER.size, position.offset)
+        """The header of a record. Raises IntegrityError naming segment, offset and record; NotFoundError, UnreadableError."""
         try:
-            header = parse_header(raw)
+            with reading(_where(position)):
+                header = parse_header(read_exactly(self._file(position.segment), position.offset, HEADER.size))
         except FormatError as error:
             raise self.damaged(position, str(error)) from error
         if header.seq != position.seq or header.body_len != position.body_len:
@@ -60,7 +61,8 @@ class LogReader:
         return partial(self._read, position)
 
     def records(self, from_seq: int = 0, *, behind: Position | None = None) -> Iterator[tuple[Position, RecordHeader]]:
-        """Whole records from `from_seq` on, in order, up to the end of what is written. Raises IntegrityError.
+        """Whole records from `from_seq` on, in order, up to the end of what is written. Raises IntegrityError,
+        and UnreadableError where the medium does not say: that is no end.
 
         `behind` is a record before `from_seq`: what stands before it is not looked at again.
         """
@@ -68,17 +70,18 @@ class LogReader:
         for number in numbers:
             if behind is not None and number < behind.segment:
                 continue
-            fd = self._file(number)
-            size = os.fstat(fd).st_size
-            sealed = read_footer(fd, size)
-            if sealed is not None and sealed[0].tree_size <= from_seq:
-                continue
-            # Only the last segment may be growing: anywhere else, stopping early would skip records in silence.
-            is_sealed = sealed is not None or number != numbers[-1]
-            at, stop = segment.HEADER.size, sealed[1] if sealed else size
-            if behind is not None and number == behind.segment:
-                at = behind.offset + record_size(behind.body_len)
-            yield from self._records(fd, number, pass_over(fd, at, stop, from_seq), stop, is_sealed=is_sealed)
+            with reading(f"segment {number}"):
+                fd = self._file(number)
+                size = os.fstat(fd).st_size
+                sealed = read_footer(fd, size)
+                if sealed is not None and sealed[0].tree_size <= from_seq:
+                    continue
+                # Only the last segment may be growing: anywhere else, stopping early would skip records in silence.
+                is_sealed = sealed is not None or number != numbers[-1]
+                at, stop = segment.HEADER.size, sealed[1] if sealed else size
+                if behind is not None and number == behind.segment:
+                    at = behind.offset + record_size(behind.body_len)
+                yield from self._records(fd, number, pass_over(fd, at, stop, from_seq), stop, is_sealed=is_sealed)
 
     def _records(
         self, fd: int, number: int, at: int, stop: int, *, is_sealed: bool
@@ -101,21 +104,26 @@ class LogReader:
                     fd = os.open(self._folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
                 except FileNotFoundError as error:
                     raise NotFoundError(f"segment {number} does not exist", hint=_HINT) from error
+                except OSError as error:
+                    raise UnreadableError(f"segment {number} cannot be read: {error.strerror}") from error
                 self._files[number] = fd
             return fd
 
     def _read(self, position: Position, offset: int, length: int) -> bytes:
-        data = os.pread(self._file(position.segment), length, position.offset + HEADER.size + offset)
-        if len(data) != length:
-            raise self.damaged(position, "the body is cut")
-        return data
+        try:
+            with reading(_where(position)):
+                return read_exactly(self._file(position.segment), position.offset + HEADER.size + offset, length)
+        except FormatError as error:
+            raise self.damaged(position, "the body is cut") from error
 
     @staticmethod
     def damaged(position: Position, what: str) -> IntegrityError:
         """The error that says where a record is damaged, and how."""
-        return IntegrityError(
-            f"segment {position.segment}, offset {position.offset}, record {position.seq}: {what}", hint=_HINT
-        )
+        return IntegrityError(f"{_where(position)}: {what}", hint=_HINT)
+
+
+def _where(position: Position) -> str:
+    return f"segment {position.segment}, offset {position.offset}, record {position.seq}"
 
 
 _HINT = "run coffer verify; restore the segment from a backup or replica"

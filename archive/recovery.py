@@ -1,14 +1,15 @@
 """Find the end of the log again after any stop, and cut off what was never finished.
 
 Rule: only what was never acknowledged is ever cut, and it is kept in lost+found. Where a record of a later group, or a
-footer, follows the damage, or a signed checkpoint covers what is missing, nothing is changed and the log refuses to be
-written.
+footer, follows a damaged body, that is a finding and the log goes on; where it follows a damaged header, or a signed
+checkpoint covers what is missing, nothing is changed and the log refuses to be written. What the medium does not give
+is neither: nothing is known then, and nothing is done.
 """
 
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from archive import segment
 from archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
@@ -18,9 +19,11 @@ from archive.ledger import Ledger
 from archive.notes import settle_notes
 from archive.record import HEADER, RecordHeader, parse_header
 from archive.report import Finding
+from archive.seams import FORK, Seams, require_signed
 from keys.appendfile import AppendFile
 from keys.durable import replace, settle
 from keys.errors import FormatError, HistoryError, IntegrityError
+from keys.reading import read_exactly, reading
 from keys.syscalls import SYSTEM, Syscalls
 
 _PIECE = 1 << 20
@@ -42,6 +45,7 @@ class Tail:
     cut_bytes: int = 0
     cut_records: int = 0
     is_sealed: bool = False
+    damaged: list[Finding] = field(default_factory=list)  # records that were stable and whose body is not whole now
 
 
 def settle_end(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
@@ -56,32 +60,41 @@ def settle_end(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
     settle_notes(folder, calls)
 
 
-def read_tail(folder: ArchiveFolder, checkpoint: Checkpoint | None) -> Tail:
-    """Find the end of the log without changing anything; only the last two segments are read.
+def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
+    """Find the end of the log without changing anything, and hold the log against what was signed of it.
 
-    Raises IntegrityError where a record behind the damage shows that this is no torn tail, HistoryError where a segment
-    is missing and where the log is shorter than, or differs from, its last signed checkpoint (a rollback or a fork).
+    `claims` are signed checkpoints, as `promised` gives them. Read are the ends of every segment, the record headers of
+    one for each claim, and the last one. Raises IntegrityError where a record behind the damage shows that this is no
+    torn tail, HistoryError where a segment is missing or does not go on from the one before it, and where the log is
+    shorter than, or differs from, a claim (a rollback or a fork); UnreadableError: nothing is known.
     """
     numbers = folder.segment_numbers()
     if numbers != list(range(1, len(numbers) + 1)):
         raise HistoryError("a segment is missing from the log", hint=_WAYS_OUT)
-    chain = Chain.start(folder.archive_id)
-    if len(numbers) > 1:
-        chain = Chain.behind(_footer(folder, numbers[-2]))
-        _refuse_fork(chain, checkpoint)
-    tail = _scan(folder, numbers[-1], chain, checkpoint) if numbers else Tail(chain, 0, [], 0, is_sealed=True)
-    size = tail.chain.tree.size
-    if checkpoint is not None and size < checkpoint.size:
+    seams = Seams.read(folder, numbers[:-1])
+    for claim in claims:
+        if 0 < claim.size <= seams.size:
+            seams.require(claim)
+    chain = Chain.behind(seams.footer(len(seams.endings) - 1)) if seams.endings else Chain.start(folder.archive_id)
+    if not numbers:
+        tail = Tail(chain, 0, [], 0, is_sealed=True)
+    else:
+        with reading(f"segment {numbers[-1]}"):
+            tail = _scan(folder, numbers[-1], chain, claims)
+    size, last = tail.chain.tree.size, claims[-1].size if claims else 0
+    if size < last:
         raise HistoryError(
-            f"the log ends at record {size}, but a signed checkpoint covers {checkpoint.size}",
+            f"the log ends at record {size}, but a signed checkpoint covers {last}",
             hint="an older copy was put back, or records were lost: " + _WAYS_OUT,
         )
     return tail
 
 
-def newest(signed: Checkpoint | None, witness: Checkpoint | None, noted: Checkpoint | None = None) -> Checkpoint | None:
+def promised(
+    signed: Checkpoint | None, witness: Checkpoint | None, noted: Checkpoint | None = None
+) -> tuple[Checkpoint, ...]:
     """What the log must hold to, of its signed checkpoint, what the keyring remembers and the end of the history of
-    checkpoints; None where there are none.
+    checkpoints: each that says something, the newest last.
 
     A checkpoint is entered in the history, then in the keyring, then shown: after a stop each may be one ahead of the
     next. The keyring is never behind; the history may be, where it was lost. Raises HistoryError where the keyring is,
@@ -92,55 +105,53 @@ def newest(signed: Checkpoint | None, witness: Checkpoint | None, noted: Checkpo
             f"the keyring is older than the log: it remembers {witness.size} records, and {signed.size} are signed",
             hint="put the newest copy of the keyring back, or see coffer recover show",
         )
-    known = [c for c in (signed, witness, noted) if c is not None]
-    last = max(known, key=lambda c: c.size, default=None)
-    for other in known:
-        if last is not None and other.size == last.size and other.root != last.root:
+    known: list[Checkpoint] = []
+    for claim in sorted((c for c in (signed, witness, noted) if c is not None), key=lambda c: c.size):
+        if not known or known[-1].size != claim.size:
+            known.append(claim)
+        elif known[-1].root != claim.root:
             raise HistoryError(
-                f"signed checkpoint, keyring and history differ about the first {last.size} records",
-                hint="a fork: " + _WAYS_OUT,
+                f"signed checkpoint, keyring and history differ about the first {claim.size} records", hint=FORK
             )
-    return last
+    return tuple(known)
 
 
-def _footer(folder: ArchiveFolder, number: int) -> segment.Footer:
-    fd = os.open(folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        found = read_footer(fd, os.fstat(fd).st_size)
-    finally:
-        os.close(fd)
-    if found is None:
-        raise IntegrityError(f"segment {number} has no footer but is not the last", hint=_HINT)
-    return found[0]
-
-
-def _scan(folder: ArchiveFolder, number: int, chain: Chain, checkpoint: Checkpoint | None) -> Tail:
+def _scan(folder: ArchiveFolder, number: int, chain: Chain, claims: Sequence[Checkpoint]) -> Tail:
     fd = os.open(folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
         tail = Tail(chain, number, [], 0, size)
         if size <= segment.HEADER.size and not _has_header(fd):
             return tail  # torn while the segment was made: no record was ever in it
-        header = read_segment_header(fd)
-        expected = (folder.archive_id, number, chain.next_seq, chain.head)
-        if (header.archive_id, header.number, header.first_seq, header.prev_leaf) != expected:
-            raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
+        _require_place(folder, number, read_segment_header(fd), chain)
         sealed = _whole_footer(fd, size)
         stop = sealed[1] if sealed else size
-        tail.end = _walk(fd, segment.HEADER.size, stop, tail, checkpoint)
-        tail.is_sealed = sealed is not None and tail.end == stop
-        tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
-        behind = _groups_behind(fd, tail.end, size, chain.next_seq) if tail.cut_bytes else []
-        # A record of a later group proves that the damaged one was stable once. Of the group that was being written
-        # when the power went, any part may be there, its last record too.
-        if tail.cut_bytes and (sealed is not None or any(group > chain.next_seq for group in behind)):
+        doubt = _Walk(fd, tail, claims).run(segment.HEADER.size, stop)
+        behind = _groups_behind(fd, tail.end, size, tail.chain.next_seq) if tail.end < stop else []
+        # A record of a later group proves that the damaged one was stable once, and so does a footer. Of the group that
+        # was being written when the power went, any part may be there, its last record too.
+        if tail.end < stop and (sealed is not None or any(group > tail.chain.next_seq for group in behind)):
             raise IntegrityError(
                 f"segment {number} is damaged at offset {tail.end}, and records follow the damage", hint=_HINT
             )
+        if doubt is not None and (sealed is not None or any(group > doubt.group for group in behind)):
+            doubt.accept(tail)
+        elif doubt is not None:
+            behind = [0] * (tail.chain.next_seq - doubt.chain.next_seq) + behind
+            doubt.go_back(tail)
+        tail.is_sealed = sealed is not None and tail.end == stop
+        tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
         tail.cut_records = len(behind)
         return tail
     finally:
         os.close(fd)
+
+
+def _require_place(folder: ArchiveFolder, number: int, header: segment.SegmentHeader, chain: Chain) -> None:
+    if (header.archive_id, header.number) != (folder.archive_id, number):
+        raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
+    if (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head):
+        raise HistoryError(f"segment {number} does not go on from the one before it", hint=FORK)
 
 
 def _groups_behind(fd: int, at: int, size: int, seq: int) -> list[int]:
@@ -148,7 +159,7 @@ def _groups_behind(fd: int, at: int, size: int, seq: int) -> list[int]:
     groups = []
     following = find_record(fd, at, size, seq)
     while following is not None:
-        groups.append(parse_header(os.pread(fd, HEADER.size, following)).group)
+        groups.append(parse_header(read_exactly(fd, following, HEADER.size)).group)
         following = find_record(fd, following + 1, size, seq)
     return groups
 
@@ -169,47 +180,88 @@ def _has_header(fd: int) -> bool:
     return True
 
 
-def _walk(fd: int, at: int, stop: int, tail: Tail, checkpoint: Checkpoint | None) -> int:
-    """Follow records up to the first that is not whole; return the offset behind the last that is."""
-    chain = tail.chain
-    while at < stop:
-        try:
-            raw, header, end = read_record(fd, at, stop)
-        except FormatError:
-            break
-        # What a checkpoint covers was synced; of the rest, a file system may have kept the end without the middle.
-        is_signed = checkpoint is not None and header.seq < checkpoint.size
-        if chain.complaint(header) is not None or not (is_signed or _body_is_whole(fd, at, header)):
-            break
-        tail.offsets.append(at)
-        chain.follow(raw)
-        _refuse_fork(chain, checkpoint)
-        at = end
-    return at
+@dataclass(slots=True)
+class _Doubt:
+    """Records whose bodies are not what their headers say, all of one group, and where the log stood before the first.
+
+    A power cut leaves such in the group that was being written. Once a record of a later group follows, they were
+    stable, and somebody was told that they are stored: then they stay, and a human is told.
+    """
+
+    group: int
+    offset: int
+    chain: Chain
+    found: list[Finding]
+
+    def accept(self, tail: Tail) -> None:
+        tail.damaged += self.found
+
+    def go_back(self, tail: Tail) -> None:
+        del tail.offsets[len(tail.offsets) - (tail.chain.next_seq - self.chain.next_seq) :]
+        tail.chain, tail.end = self.chain, self.offset
 
 
-def _refuse_fork(chain: Chain, checkpoint: Checkpoint | None) -> None:
-    if checkpoint is not None and chain.tree.size == checkpoint.size and chain.tree.root() != checkpoint.root:
-        raise HistoryError(
-            f"the first {checkpoint.size} records are not those that were signed", hint="a fork: " + _WAYS_OUT
-        )
+class _Walk:
+    """Follows the records of the last segment up to the first whose header or trailer is not whole."""
+
+    def __init__(self, fd: int, tail: Tail, claims: Sequence[Checkpoint]) -> None:
+        self._fd = fd
+        self._tail = tail
+        self._claims = claims
+        self._signed = claims[-1].size if claims else 0
+        self._doubt: _Doubt | None = None
+
+    def run(self, at: int, stop: int) -> _Doubt | None:
+        """Fill the tail; what is returned is still in doubt."""
+        tail, chain = self._tail, self._tail.chain
+        while at < stop:
+            try:
+                raw, header, end = read_record(self._fd, at, stop)
+            except FormatError:
+                break
+            if chain.complaint(header) is not None:
+                break
+            if self._doubt is not None and header.group > self._doubt.group:
+                self._doubt.accept(tail)
+                self._doubt = None
+            # What a checkpoint covers was synced; of the rest, a file system may have kept the end without the middle.
+            if header.seq >= self._signed:
+                self._look(at, header)
+            tail.offsets.append(at)
+            chain.follow(raw)
+            for claim in self._claims:
+                require_signed(chain.tree, claim)
+            at = end
+        tail.end = at
+        return self._doubt
+
+    def _look(self, at: int, header: RecordHeader) -> None:
+        what = _complaint(self._fd, at, header)
+        if what is None:
+            return
+        if self._doubt is None:
+            self._doubt = _Doubt(header.group, at, self._tail.chain.copy(), [])
+        self._doubt.found.append(Finding(self._tail.segment, at + HEADER.size, header.seq, what))
 
 
-def _body_is_whole(fd: int, at: int, header: RecordHeader) -> bool:
+def _complaint(fd: int, at: int, header: RecordHeader) -> str | None:
+    """What is wrong with a record's body, or None."""
     digest, offset, left = hashlib.sha256(), at + HEADER.size, header.body_len
     while left:
-        piece = os.pread(fd, min(left, _PIECE), offset)
+        piece = read_exactly(fd, offset, min(left, _PIECE))
         digest.update(piece)
         offset, left = offset + len(piece), left - len(piece)
-    return digest.digest() == header.body_sha256
+    return None if digest.digest() == header.body_sha256 else "the body does not match its hash"
 
 
 def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls = SYSTEM) -> None:
     """Move what lies behind the last whole record to lost+found, then truncate; durable on return, in that order.
 
     Where that holds records, a finding for a human is made in between: they were most likely never acknowledged, but a
-    disk that damaged the last group after its sync leaves the same.
+    disk that damaged the last group after its sync leaves the same. Findings are made of damaged records too that stay.
     """
+    for finding in tail.damaged:
+        Ledger(folder.scrub, calls).add(finding, now_ms())
     if not tail.cut_bytes:
         return
     path = folder.segment_path(tail.segment)

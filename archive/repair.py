@@ -23,7 +23,8 @@ from archive.record import HEADER
 from archive.succession import adopt
 from archive.verify import Finding, Level, Options, Verifier
 from keys.durable import install, remove, stage
-from keys.errors import FormatError, InputError, IntegrityError, NotFoundError, UnavailableError
+from keys.errors import FormatError, InputError, IntegrityError, NotFoundError, UnavailableError, UnreadableError
+from keys.reading import read_exactly, read_up_to
 from keys.syscalls import SYSTEM, Syscalls
 
 _PIECE = 1 << 20
@@ -234,7 +235,7 @@ class _Mender:
                 if mine is not None and fd == theirs and own > size:  # the copy is older: the rest is ours alone
                     records += _walk(mine, _Region(first + len(records), 0, size), own)
                 yield [_Region(_HEAD, 0, segment.HEADER.size), *records]
-            except FormatError:
+            except (FormatError, UnreadableError):
                 continue
 
     def _is_whole(self, fd: int, region: _Region) -> bool:
@@ -250,7 +251,7 @@ class _Mender:
             return (record.seq, end) == (region.seq, region.stop) and record.body_sha256 == _hash(
                 fd, region.start + HEADER.size, record.body_len
             )
-        except (FormatError, OSError):
+        except (FormatError, UnreadableError):
             return False
 
 
@@ -267,7 +268,7 @@ def _walk(fd: int, before: _Region, size: int) -> list[_Region]:
 
 def _hash(fd: int, at: int, length: int) -> bytes:
     digest = hashlib.sha256()
-    while length and (piece := os.pread(fd, min(length, _PIECE), at)):
+    while length and (piece := read_up_to(fd, at, min(length, _PIECE))):
         digest.update(piece)
         at, length = at + len(piece), length - len(piece)
     return digest.digest()
@@ -276,7 +277,8 @@ def _hash(fd: int, at: int, length: int) -> bytes:
 def _pieces(plan: Sequence[tuple[int, _Region]]) -> Iterator[bytes]:
     for fd, region in plan:
         at = region.start
-        while at < region.stop and (piece := os.pread(fd, min(region.stop - at, _PIECE), at)):
+        while at < region.stop:
+            piece = read_exactly(fd, at, min(region.stop - at, _PIECE))
             yield piece
             at += len(piece)
 

@@ -14,6 +14,7 @@ from archive.room import Room
 from keys import aead
 from keys.durable import discard
 from keys.errors import IntegrityError, UnavailableError
+from keys.reading import read_exactly
 from keys.secret import Secret
 
 __all__ = ["reseal"]
@@ -62,7 +63,7 @@ def reseal(
 
 
 def _reading(fd: int) -> Callable[[int, int], bytes]:
-    return lambda at, length: os.pread(fd, length, at)
+    return lambda at, length: read_exactly(fd, at, length)
 
 
 def _compare(

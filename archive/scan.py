@@ -23,7 +23,15 @@ from archive.report import Finding, Level, OpenRecord, Report, Run, Task
 from archive.segment import Footer
 from archive.span import Span
 from archive.walk import Walker
-from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, SupersededError
+from keys.errors import (
+    FormatError,
+    IntegrityError,
+    KeyUnavailableError,
+    ShreddedError,
+    SupersededError,
+    UnreadableError,
+)
+from keys.reading import read_exactly, read_up_to
 
 _PIECE = 1 << 20
 _LIVE_TRIES = 20  # a live writer finishes one group of records well within these, 0.1 s apart
@@ -97,8 +105,8 @@ class _Scan:
     def _read_header(self) -> None:
         try:
             header = read_segment_header(self._fd)
-        except (FormatError, OSError) as error:
-            self._found(0, None, _what(error))
+        except (FormatError, UnreadableError) as error:
+            self._found(0, None, str(error))
             return
         if (header.archive_id, header.number) != (self._task.archive_id, self._task.number):
             self._found(0, None, MISPLACED)
@@ -117,8 +125,8 @@ class _Scan:
             if self._task.is_last:
                 self._tries = 0
                 return
-        except (FormatError, OSError) as error:
-            complaint = _what(error)
+        except (FormatError, UnreadableError) as error:
+            complaint = str(error)
         self._found(self._stop, None, complaint)
 
     def _records(self) -> None:
@@ -146,7 +154,7 @@ class _Scan:
             batch, digests = self._walker.batch(
                 at, self._stop, lambda place, start: self._is_wanted(first_seq + place, start)
             )
-        except OSError:
+        except UnreadableError:
             return at, at + 1
         leaves = headers.check(batch, first_seq, self._head, digests) if batch.raws else None
         if leaves is None:
@@ -166,12 +174,12 @@ class _Scan:
         """Take one record, saying what is wrong with it. Returns where the next one may begin, None at the end."""
         try:
             raw, header, end = read_record(self._fd, at, self._stop)
-        except (FormatError, OSError) as error:
+        except (FormatError, UnreadableError) as error:
             following = self._next_record(at)
             # The writer is in the middle of this record, or finished it a moment ago and went away.
             if following is None and self._may_grow():
                 return at
-            self._found(at, self._next_seq, _what(error))
+            self._found(at, self._next_seq, str(error))
             if self._place(at) < self._place(at + 1):
                 self._offsets.append(at)  # the footer lists it rightly: it says nothing wrong
             if self._next_seq is not None:
@@ -225,12 +233,12 @@ class _Scan:
         counts.bodies += 1
         offset, left = at + HEADER.size, header.body_len
         try:
-            while left and (piece := os.pread(self._fd, min(left, _PIECE), offset)):
+            while left and (piece := read_up_to(self._fd, offset, min(left, _PIECE))):
                 digest.update(piece)
                 offset, left = offset + len(piece), left - len(piece)
                 counts.bytes += len(piece)
-        except OSError as error:
-            self._found(offset, header.seq, f"the body cannot be read: {_what(error)}")
+        except UnreadableError as error:
+            self._found(offset, header.seq, f"the body cannot be read: {error}")
             return
         if digest.digest() != header.body_sha256:
             self._found(at + HEADER.size, header.seq, "the body does not match its hash")
@@ -243,14 +251,16 @@ class _Scan:
         header = parse_header(raw)
         body = at + HEADER.size
         try:
-            self._open_record(header, lambda offset, length: os.pread(self._fd, length, body + offset))
+            self._open_record(header, lambda offset, length: read_exactly(self._fd, body + offset, length))
             self.report.counts.opened += 1
         except (ShreddedError, KeyUnavailableError) as error:
             self.report.unopened.setdefault(header.study_key_id, []).append(header.seq)
             if isinstance(error, ShreddedError) and not isinstance(error, SupersededError):
                 self.report.shredded.add(header.study_key_id)
-        except (IntegrityError, OSError) as error:
-            self._found(body, header.seq, f"the body does not open: {_what(error)}")
+        except UnreadableError as error:
+            self._found(body, header.seq, f"the body cannot be read: {error}")
+        except IntegrityError as error:
+            self._found(body, header.seq, f"the body does not open: {error}")
 
     def _next_record(self, at: int) -> int | None:
         """Where the next record begins: by the footer if there is one, else by searching."""
@@ -259,7 +269,7 @@ class _Scan:
             return self._listed[place]
         try:
             return find_record(self._fd, at + 1, self._stop, self._next_seq or 0)
-        except OSError:
+        except UnreadableError:
             return None
 
     def _place(self, at: int) -> int:
@@ -276,10 +286,6 @@ class _Scan:
         time.sleep(0.1)
         self._tries, self._stop = self._tries + 1, _end_of_records(self._fd)
         return True
-
-
-def _what(error: Exception) -> str:
-    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 def _has_writer(lock: Path) -> bool:
@@ -299,6 +305,6 @@ def _end_of_records(fd: int) -> int:
     size = os.fstat(fd).st_size
     try:
         sealed = read_footer(fd, size)
-    except FormatError:
+    except (FormatError, UnreadableError):
         return size
     return sealed[1] if sealed else size

@@ -18,7 +18,7 @@ from archive.merkle import Frontier
 from archive.report import Finding, Level, Task
 from archive.scan import scan
 from keys.durable import replace
-from keys.errors import FormatError, IntegrityError
+from keys.errors import FormatError, IntegrityError, UnreadableError
 from keys.syscalls import SYSTEM, Syscalls
 
 _SAVE_MS = 60_000
@@ -200,5 +200,5 @@ class Scrub:
         try:
             with self._folder.segment_path(number).open("rb") as file:
                 return read_segment_header(file.fileno()).created_ms
-        except (FormatError, OSError):
+        except (FormatError, UnreadableError, OSError):
             return 0

@@ -19,7 +19,7 @@ VERSION = 1
 HEADER = struct.Struct(">4sHH16sQQ32sQ12xI")
 FOOTER_HEAD = struct.Struct(">4sHHQ32sQ")  # magic, version, number of tree hashes, records, last header hash, tree size
 FOOTER_TAIL = struct.Struct(">Q32s4s")  # bytes of the whole footer, SHA-256 of all before it, end magic
-HASH_BYTES = 32
+HASH_BYTES, OFFSET_BYTES = 32, 8
 MAX_FOOTER_BYTES = 1 << 30
 assert HEADER.size == 96
 
@@ -77,9 +77,29 @@ class Footer:
         return Frontier(self.tree_size, list(self.edge))
 
 
+@dataclass(frozen=True, slots=True)
+class FooterHead:
+    """What stands in front of a footer's lists: how many records, the last one's leaf hash, the tree's size, and how
+    many bytes the footer with these lists has."""
+
+    records: int
+    head: bytes
+    tree_size: int
+    size: int
+
+
+def parse_footer_head(data: bytes) -> FooterHead:
+    """Parse the first bytes of a footer; what stands behind them is not looked at. Raises FormatError."""
+    magic, version, hashes, records, head, tree_size = FOOTER_HEAD.unpack_from(data)
+    if magic != FOOTER_MAGIC or version != VERSION:
+        raise FormatError("the segment footer is damaged or of an unknown version")
+    size = FOOTER_HEAD.size + hashes * HASH_BYTES + records * OFFSET_BYTES + FOOTER_TAIL.size
+    return FooterHead(records, head, tree_size, size)
+
+
 def footer_size(records: int) -> int:
     """Bytes of the footer of a segment of so many records, at most: the tree's edge has no more than 64 hashes."""
-    return FOOTER_HEAD.size + 64 * HASH_BYTES + 8 * records + FOOTER_TAIL.size
+    return FOOTER_HEAD.size + 64 * HASH_BYTES + OFFSET_BYTES * records + FOOTER_TAIL.size
 
 
 def footer_length(tail: bytes) -> int | None:
@@ -93,14 +113,12 @@ def parse_footer(data: bytes) -> Footer:
     """Parse exactly one footer. Raises FormatError on anything `serialize` would not have written."""
     if len(data) < FOOTER_HEAD.size + FOOTER_TAIL.size:
         raise FormatError("the segment footer is cut")
-    magic, version, hashes, records, head, tree_size = FOOTER_HEAD.unpack_from(data)
-    if magic != FOOTER_MAGIC or version != VERSION:
-        raise FormatError("the segment footer is damaged or of an unknown version")
-    at = FOOTER_HEAD.size + hashes * HASH_BYTES
-    if at + records * 8 + FOOTER_TAIL.size != len(data):
+    head = parse_footer_head(data)
+    if head.size != len(data):
         raise FormatError("the segment footer has the wrong length")
+    at = len(data) - FOOTER_TAIL.size - head.records * OFFSET_BYTES
     edge = tuple(data[i : i + HASH_BYTES] for i in range(FOOTER_HEAD.size, at, HASH_BYTES))
-    footer = Footer(struct.unpack_from(f">{records}Q", data, at), head, tree_size, edge)
+    footer = Footer(struct.unpack_from(f">{head.records}Q", data, at), head.head, head.tree_size, edge)
     if footer.serialize() != data:
         raise FormatError("the segment footer is damaged")
     return footer

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from archive.room import Room
 from keys.durable import discard
 from keys.errors import IntegrityError, UnavailableError
+from keys.reading import read_exactly
 
 _CHUNK: Final = 1 << 16
 _TAG: Final = 16
@@ -172,7 +173,7 @@ class Spool:
 
     def _chunk(self, index: int) -> bytes:
         assert self._cipher is not None
-        sealed = os.pread(self._file, _CHUNK + _TAG, index * (_CHUNK + _TAG))
+        sealed = read_exactly(self._file, index * (_CHUNK + _TAG), _CHUNK + _TAG)
         try:
             return self._cipher.decrypt(self._nonce(index), sealed, None)
         except Exception as error:  # cryptography raises InvalidTag, or ValueError for a cut chunk

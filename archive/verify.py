@@ -23,7 +23,7 @@ from archive.report import Counts, Finding, Level, OpenRecord, Report, Task
 from archive.scan import scan
 from archive.succession import read_succession
 from archive.tilecheck import check
-from keys.errors import FormatError, InputError, IntegrityError, UnavailableError
+from keys.errors import FormatError, InputError, IntegrityError, UnavailableError, UnreadableError
 
 __all__ = ["Finding", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
 
@@ -242,7 +242,7 @@ def _first_seq(path: Path) -> int | None:
     try:
         with path.open("rb") as file:
             return read_segment_header(file.fileno()).first_seq
-    except (FormatError, OSError):
+    except (FormatError, UnreadableError, OSError):
         return None
 
 
@@ -250,6 +250,6 @@ def _footer_state(path: Path) -> Chain | None:
     try:
         with path.open("rb") as file:
             found = read_footer(file.fileno(), os.fstat(file.fileno()).st_size)
-    except (FormatError, OSError):
+    except (FormatError, UnreadableError, OSError):
         return None
     return Chain.behind(found[0]) if found else None

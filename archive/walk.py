@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from archive.headers import Batch
 from archive.record import ALIGNMENT, HEADER, TRAILER
+from keys.errors import UnreadableError
+from keys.reading import read_up_to
 
 _LENGTH = struct.Struct(">44xQ")
 _WINDOW, _AHEAD = 1 << 20, 256 << 10
@@ -38,7 +40,7 @@ class Walker:
     def batch(self, at: int, stop: int, wanted: Callable[[int, int], bool]) -> tuple[Batch, list[bytes | None]]:
         """Whole records from `at` on, perhaps none, and the SHA-256 of those bodies that `wanted(place, at)` asks for.
 
-        Raises OSError where the medium cannot be read.
+        Raises UnreadableError where the medium cannot be read.
         """
         batch, digests = Batch(at), list[bytes | None]()
         first = at
@@ -99,6 +101,12 @@ class Walker:
     def _leap(self, batch: Batch, raw: bytes, stop: int) -> None:
         """Add records from `raw` on while bodies are large: one read takes a trailer and the header behind it."""
         self._read_no_more_than_asked()
+        try:
+            self._leap_on(batch, raw, stop)
+        except OSError as error:
+            raise UnreadableError(f"cannot be read: {error.strerror}") from error
+
+    def _leap_on(self, batch: Batch, raw: bytes, stop: int) -> None:
         pread, fd, offsets, raws = os.pread, self._fd, batch.offsets, batch.raws
         trailers, paddings = batch.trailers, batch.paddings
         head, size, lengths = HEADER.size, TRAILER.size, _LENGTH.unpack_from
@@ -113,8 +121,10 @@ class Walker:
             if end > stop or length < _NEAR:
                 break
             window = pread(fd, closed + head, body_end)
-            if len(window) < closed:
-                break
+            if len(window) < closed + head:  # the end of the file, or a short answer
+                window = read_up_to(fd, body_end, closed + head)
+                if len(window) < closed:
+                    break
             offsets.append(at)
             raws.append(raw)
             trailers.append(window[:size])
@@ -132,7 +142,7 @@ class Walker:
     def _take(self, at: int, length: int, ahead: int) -> bytes:
         start = at - self._base
         if start < 0 or start + length > len(self._window):
-            self._window, self._base, start = os.pread(self._fd, max(ahead, length), at), at, 0
+            self._window, self._base, start = read_up_to(self._fd, at, max(ahead, length)), at, 0
         return self._window[start : start + length]
 
     def _hash(self, at: int, length: int) -> bytes:
@@ -143,7 +153,7 @@ class Walker:
         while at < stop:
             start = at - self._base
             if not 0 <= start < len(self._window):
-                self._window, self._base, start = os.pread(self._fd, _WINDOW, at), at, 0
+                self._window, self._base, start = read_up_to(self._fd, at, _WINDOW), at, 0
                 if not self._window:
                     break
             piece = memoryview(self._window)[start : start + stop - at]

@@ -26,6 +26,7 @@ __all__ = [
     "ShreddedError",
     "SupersededError",
     "UnavailableError",
+    "UnreadableError",
 ]
 
 
@@ -74,6 +75,13 @@ class UnavailableError(CofferError):
     """Cannot be done now, may be possible later: disk full, writer stopped, provider away. Nothing was acknowledged."""
 
     exit_code: ClassVar[int] = 6
+
+
+class UnreadableError(UnavailableError):
+    """The medium does not give the bytes now. They may be whole: nothing is cut, left out or called altered for it."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint or "check the volume and its cable, mount or server; then try again")
 
 
 class LockedError(UnavailableError):

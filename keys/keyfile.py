@@ -23,9 +23,17 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from keys import aead, durable, selftest
 from keys.appendfile import AppendFile
 from keys.derive import KEYFILE_ID, KEYFILE_WRAP, derive
-from keys.errors import ConfigError, FormatError, IntegrityError, KeyUnavailableError, UnavailableError
+from keys.errors import (
+    ConfigError,
+    FormatError,
+    IntegrityError,
+    KeyUnavailableError,
+    UnavailableError,
+    UnreadableError,
+)
 from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
 from keys.providers import only
+from keys.reading import read_up_to
 from keys.secret import Secret
 from keys.syscalls import SYSTEM, Syscalls
 
@@ -117,9 +125,9 @@ def _read(path: Path) -> _KeyFile:
         raise KeyUnavailableError(f"cannot open key file {path}: {error.strerror}") from error
     try:
         _check_guarded(path, os.fstat(fd))
-        return _decode(os.read(fd, _LONGEST + 1))
-    except OSError as error:
-        raise UnavailableError(f"cannot read key file {path}: {error.strerror}") from error
+        return _decode(read_up_to(fd, 0, _LONGEST + 1))
+    except UnreadableError as error:
+        raise UnavailableError(f"key file {path} {error}") from error
     finally:
         os.close(fd)
 

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from keys.errors import LockedError, UnavailableError
+from keys.reading import read_up_to
 
 __all__ = ["ChangeLock", "Holder", "ProcessLock", "holder"]
 
@@ -75,7 +76,7 @@ class ProcessLock:
     ) -> None:
         self._fd = _opened(path)
         if not _locked(self._fd):
-            who = Holder.decode(os.pread(self._fd, _LONGEST, 0))
+            who = Holder.decode(read_up_to(self._fd, 0, _LONGEST))
             os.close(self._fd)
             raise LockedError(f"{busy} {who}", hint=hint)
         told = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since_ms": since_ms}
@@ -130,7 +131,7 @@ def holder(path: Path) -> Holder | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return Holder.decode(os.pread(fd, _LONGEST, 0))
+        return Holder.decode(read_up_to(fd, 0, _LONGEST))
     finally:
         os.close(fd)
     return None
