@@ -71,5 +71,5 @@ class Loading:
         """Wait until everything is in, at most so long; False where it is not. Raises what ended it."""
         self._settled.wait(seconds)
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # it would grow with each who meets it
         return self.is_done

@@ -21,7 +21,7 @@ import lmdb
 
 from keys import durable
 from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from keys.store import require_whole
+from keys.store import refused, require_whole
 from keys.syscalls import sync_folder
 
 __all__ = ["TABLES", "Change", "IndexStore"]
@@ -49,7 +49,7 @@ class IndexStore:
         self._gate = threading.Condition()
         self._readers = 0
         self._growing = False
-        self._failed = False
+        self._failed: UnavailableError | None = None
         self._readonly = readonly
         if readonly and not (folder / "data.mdb").is_file():
             raise NotFoundError(f"there is no index in {folder}", hint="start the archive once, it makes its index")
@@ -67,7 +67,7 @@ class IndexStore:
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 raise LockedError(f"the index in {folder} is already open in this process") from error
-            raise UnavailableError(f"cannot open the index in {folder}: {error}") from error
+            raise refused(f"cannot open the index in {folder}", error, folder) from error
         if not readonly:
             sync_folder(folder)
 
@@ -93,7 +93,7 @@ class IndexStore:
         except _DAMAGED as error:
             raise IntegrityError("the index is damaged", hint=_REBUILD) from error
         except lmdb.Error as error:
-            raise UnavailableError(f"the index cannot be read: {error}") from error
+            raise refused("the index cannot be read", error, self._folder) from error
         finally:
             with self._gate:
                 self._readers -= 1
@@ -154,16 +154,16 @@ class IndexStore:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Any]:
         """A transaction, committed at the end. Raises MapFullError: try again; UnavailableError, and then for ever."""
-        if self._failed:
-            raise UnavailableError("the index stopped after a failed write", hint="free space, then restart")
+        if self._failed is not None:
+            raise self._failed.with_traceback(None)  # it would grow with each who meets it
         try:
             with self._env.begin(write=True) as txn:
                 yield txn
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
-            self._failed = True
-            raise UnavailableError(f"the index cannot be written: {error}", hint="free space, then restart") from error
+            self._failed = refused("the index cannot be written", error, self._folder, then="restart Coffer")
+            raise self._failed from error
 
     def _change(self, txn: Any, table: str, key: bytes, value: bytes | None) -> int:
         """Make one change; what it adds to the sum of all rows' hashes."""
@@ -219,24 +219,24 @@ class IndexStore:
         except lmdb.Error as error:
             raise UnavailableError(f"the index's copy cannot be opened: {error}", hint=_REBUILD) from error
         with self._alone():
-            self._failed = True
+            self._failed = UnavailableError("the index stopped while it was written anew", hint="restart Coffer")
             # The lock first: a reader opens data, then lock, and must not read the new data unseen by its writer.
             durable.install(fresh.with_name(fresh.name + "-lock"), self._folder / "lock.mdb", None)
             durable.install(fresh, self._folder / "data.mdb", None)
-            self._failed = False
+            self._failed = None
             old, self._env, self._tables = self._env, env, tables
             old.close()
 
     def _copied(self) -> Generator[bytes]:
         """The file as it would be had it been written at once, in pieces. Raises UnavailableError."""
         out, into = os.pipe()
-        failed: list[str] = []
+        failed: list[UnavailableError] = []
 
         def copy() -> None:
             try:
                 self._env.copyfd(into, compact=True)
             except lmdb.Error as error:
-                failed.append(str(error))
+                failed.append(refused("the index cannot be copied", error, self._folder))
             finally:
                 os.close(into)
 
@@ -249,7 +249,7 @@ class IndexStore:
         finally:  # whoever writes it may have failed: LMDB then finds nobody at the other end
             copier.join()
         if failed:
-            raise UnavailableError(f"the index cannot be copied: {failed[0]}", hint="see the volume of the archive")
+            raise failed[0]
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

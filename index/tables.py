@@ -313,7 +313,7 @@ class Tables:
     def require_writable(self) -> None:
         """Raise UnavailableError when the flusher stopped."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)  # it would grow with each who meets it
 
     def wait_for_room(self) -> None:
         """Block while too many rows wait for the disk. Raises UnavailableError when the flusher stopped."""

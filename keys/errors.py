@@ -27,6 +27,7 @@ __all__ = [
     "SupersededError",
     "UnavailableError",
     "UnreadableError",
+    "WriterGoneError",
 ]
 
 
@@ -82,6 +83,10 @@ class UnreadableError(UnavailableError):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint or "check the volume and its cable, mount or server; then try again")
+
+
+class WriterGoneError(UnavailableError):
+    """The process that was to do it has ended before it did. Whoever asks again does it itself."""
 
 
 class LockedError(UnavailableError):

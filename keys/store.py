@@ -8,6 +8,7 @@ Transactions of one store never overlap, so the map may grow at any time. It kno
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
@@ -20,10 +21,12 @@ from keys import durable
 from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
 from keys.syscalls import sync_folder
 
-__all__ = ["SUM_KEY", "RowStore", "require_whole"]
+__all__ = ["SUM_KEY", "RowStore", "refused", "require_whole"]
 
 _FIRST_MAP: Final = 64 * 1024 * 1024  # address space, not disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
+_FULL: Final = 64 * 1024  # bytes: less than a small commit takes
+_RESTART: Final = "restart Coffer"
 SUM_KEY: Final = b"S"  # LMDB has no checksums: the sum of all rows' hashes tells accidents
 
 
@@ -43,6 +46,29 @@ def require_whole(env: Any, file: Path) -> None:
         raise lmdb.CorruptedError(f"{file} was cut")
 
 
+def refused(what: str, error: Exception, folder: Path, *, then: str = "") -> UnavailableError:
+    """What a refusal of LMDB is to whoever asked `what` to be opened, read or written; `then` is what to do after.
+
+    Of a write that a full disk cut short LMDB says Input/output error: the volume is asked.
+    """
+    if isinstance(error, lmdb.DiskError) or _is_full(folder):
+        return UnavailableError(
+            f"{what}: no space is left on its volume",
+            hint=f"free space on the volume that holds {folder}{then and ', then '}{then}",
+        )
+    return UnavailableError(
+        f"{what}: {error}", hint=f"check the volume, its mount and its permissions{then and ', then '}{then}"
+    )
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        volume = os.statvfs(folder)
+    except OSError:
+        return False
+    return volume.f_bavail * volume.f_frsize < _FULL
+
+
 class RowStore:
     """One LMDB environment. `create` makes the folder (make_folder, LMDB files, fsync of the folder)."""
 
@@ -53,7 +79,7 @@ class RowStore:
     ) -> None:
         self._folder = folder
         self._readonly = readonly
-        self._failed = ""
+        self._failed: UnavailableError | None = None
         self._lock = threading.Lock()
         file = folder / "data.mdb"
         if create:
@@ -79,7 +105,7 @@ class RowStore:
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 raise LockedError(f"the keyring in {folder} is already open in this process") from error
-            raise UnavailableError(f"cannot open the keyring in {folder}: {error}") from error
+            raise refused(f"cannot open the keyring in {folder}", error, folder) from error
         if create:
             sync_folder(folder)
         if not readonly:
@@ -98,7 +124,9 @@ class RowStore:
             except _DAMAGED as error:
                 raise IntegrityError(f"the keyring in {self._folder} is damaged", hint="restore it") from error
             except lmdb.Error as error:
-                raise UnavailableError(f"the keyring in {self._folder} cannot be read or written: {error}") from error
+                raise refused(
+                    f"the keyring in {self._folder} cannot be read or written", error, self._folder
+                ) from error
 
     def _begin_read(self) -> Any:
         try:
@@ -167,16 +195,13 @@ class RowStore:
                 except lmdb.MapResizedError:
                     self._env.set_mapsize(0)
                 except lmdb.Error as error:
-                    self._failed = str(error)
-                    raise
+                    self._failed = refused("the keyring stopped", error, self._folder, then=_RESTART)
+                    raise self._failed from error
 
     def require_writable(self) -> None:
         """Return where no write failed until now. Raises UnavailableError with the cause."""
-        if self._failed:
-            raise UnavailableError(
-                f"the keyring stopped: {self._failed}",
-                hint="check the volume, then restart Coffer",
-            )
+        if self._failed is not None:
+            raise self._failed.with_traceback(None)  # it would grow with each who meets it
 
     def _write(
         self,

@@ -22,7 +22,7 @@ from keys.clock import clock_ms
 from keys.derive import hmac_sha256
 from keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
 from keys.tombstone import Reason, Tombstone
-from server import erasure
+from server import erasure, otherwriter
 from server.deeds import Deeds, Noted
 from server.engine import Engine
 from server.officers import Officer
@@ -227,6 +227,8 @@ class Certifier:
                 raise UnavailableError(
                     f"record {last} is not under a signed checkpoint yet", hint="a server signs every minute"
                 )
+            if not self._engine.writes:
+                otherwriter.require(folder, f"record {last} is not under a signed checkpoint yet")
             time.sleep(0.1)
 
     def _proofs(self, records: Sequence[Noted], note: bytes) -> tuple[Proof, ...]:

@@ -142,7 +142,7 @@ class Committer:
         self._keyring.require_writable()
         self._index.require_writable()
         if self.refusal is not None:
-            raise self.refusal
+            raise self.refusal.with_traceback(None)  # it would grow with each who meets it
 
     def _let_go(self) -> None:
         """Forget the keys of studies whose first record the last commit wrote, and which the index has since."""

@@ -20,6 +20,7 @@ from keys.lock import holder
 from keys.rekey import NOT_STUCK, Rekey
 from keys.rows import KeyRow
 from keys.tombstone import Reason
+from server import otherwriter
 from server.engine import Engine
 from server.holds import Holds
 from server.officers import Officer
@@ -115,7 +116,8 @@ def order(engine: Engine, chosen: Chosen, reason: str, officer: Officer) -> list
 def carry_out(engine: Engine, begun: list[Rekey], progress: Callable[[int, int], None]) -> None:
     """Do it, or wait for the writer that runs to do it; old keys are destroyed on return.
 
-    Raises IntegrityError for a study that does not open, UnavailableError where the writer does not go on.
+    Raises IntegrityError for a study that does not open, UnavailableError where the writer does not go on,
+    WriterGoneError where it has ended: who opens the archive again then does it itself.
     """
     if engine.writes:
         engine.settle()
@@ -132,6 +134,7 @@ def carry_out(engine: Engine, begun: list[Rekey], progress: Callable[[int, int],
         if now != last:
             moved, last = time.monotonic(), now
         progress(sum(each.done for each in waiting), sum(each.total for each in waiting))
+        otherwriter.require(engine.folder, f"{len(waiting)} studies wait for their new keys")
         if time.monotonic() - moved > _STILL_SECONDS:
             raise _still(engine, len(waiting))
         time.sleep(_POLL_SECONDS)
@@ -143,12 +146,7 @@ def carry_out(engine: Engine, begun: list[Rekey], progress: Callable[[int, int],
 
 
 def _still(engine: Engine, studies: int) -> UnavailableError:
-    who = holder(engine.folder.lock)
-    if who is None:
-        return UnavailableError(
-            f"nobody writes the archive any more; {studies} studies wait for their new keys",
-            hint="say it again: the command then does it itself; or start the server, which goes on",
-        )
+    who = holder(engine.folder.lock) or "whoever writes"
     return UnavailableError(
         f"{who} has not gone on with {studies} studies for {_STILL_SECONDS:.0f} s",
         hint="a server goes on by itself: see its log. Any other command: say it again when that one has ended",

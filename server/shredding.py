@@ -5,7 +5,6 @@ after which no process gives the key to anybody. The rest (log, index, the key's
 process that runs: `Vault.settle`. Order and what a stop in between leaves: docs/keys.md.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +18,7 @@ from keys import rows, shred
 from keys.clock import clock_ms
 from keys.errors import InputError, NotFoundError
 from keys.tombstone import Tombstone
+from server import otherwriter
 from server.engine import Engine
 from server.erasure import uncompacted
 from server.holds import Holds, Subject, require_retention_over
@@ -210,9 +210,4 @@ def _wait(engine: Engine, is_done: Callable[[], bool], seconds: float) -> bool:
     if engine.writes:
         engine.settle()
         return is_done()
-    deadline = time.monotonic() + seconds
-    while not is_done():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+    return otherwriter.wait_until(engine.folder, is_done, seconds)

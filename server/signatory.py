@@ -26,7 +26,7 @@ from keys.errors import UnavailableError
 from keys.keyring import Keyring
 from keys.lock import holder
 from keys.signing import CheckpointSigner
-from server import outbox, signorder
+from server import otherwriter, outbox, signorder
 from server.officers import Officer
 
 __all__ = ["Signatory", "finish", "order", "signers_of", "wait_until_rotated"]
@@ -125,6 +125,7 @@ def wait_until_rotated(keyring: Keyring, folder: ArchiveFolder) -> None:
     """Wait for the process that writes to carry an order out. Raises UnavailableError where it does not."""
     deadline = time.monotonic() + _WAIT_SECONDS
     while signingkey.is_under_way(keyring):
+        otherwriter.require(folder, "the signing key is not changed yet")
         if time.monotonic() > deadline:
             who = holder(folder.lock) or "the next command that writes"
             raise UnavailableError(

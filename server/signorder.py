@@ -15,6 +15,7 @@ from keys.clock import clock_ms
 from keys.errors import UnavailableError
 from keys.keyring import Keyring
 from keys.lock import holder
+from server import otherwriter
 
 __all__ = ["answer", "ask", "asked"]
 
@@ -36,7 +37,8 @@ def answer(keyring: Keyring, orders: list[bytes]) -> None:
 def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATIENCE_SECONDS) -> None:
     """Give an order and wait: on return a checkpoint over all that was stored before the call is signed.
 
-    Raises UnavailableError, and withdraws the order, where the writer does not sign in time.
+    Raises UnavailableError, and withdraws the order, where the writer does not sign in time; WriterGoneError where it
+    has ended.
     """
     place, end = rows.SIGN_PREFIX + os.urandom(8), time.monotonic() + patience_seconds
     keyring.amend([(place, clock_ms().to_bytes(8, "big"))])
@@ -44,6 +46,7 @@ def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATI
         while keyring.row(place) is not None:
             if time.monotonic() >= end:
                 raise _late(folder, patience_seconds)
+            otherwriter.require(folder, "nothing was signed")
             time.sleep(_POLL_SECONDS)
     except BaseException:
         keyring.amend([], [place])
@@ -51,13 +54,7 @@ def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATI
 
 
 def _late(folder: ArchiveFolder, seconds: float) -> UnavailableError:
-    who = holder(folder.lock)
-    if who is None:
-        return UnavailableError(
-            "nobody writes the archive any more, and nothing was signed",
-            hint="say it again: the command then signs itself",
-        )
     return UnavailableError(
-        f"{who} has signed nothing for {seconds:.0f} s",
+        f"{holder(folder.lock) or 'whoever writes'} has signed nothing for {seconds:.0f} s",
         hint="a server: /readyz and its log say why. Any other command: say it again when that one has ended",
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keys.errors import InputError, LockedError, NotFoundError
+from keys.errors import InputError, LockedError, NotFoundError, WriterGoneError
 from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option
 
@@ -102,11 +102,8 @@ def sign(chosen: Chosen) -> None:
     from archive.checkpoint import open_checkpoint
 
     before = folder.checkpoint.read_bytes() if folder.checkpoint.exists() else b""
-    try:
-        with chosen.open(write=True) as engine:
-            engine.sign_checkpoint()
-    except LockedError:
-        _let_the_writer_sign(chosen, folder)
+    if not _signed_here(chosen) and not _signed_by_the_writer(chosen, folder) and not _signed_here(chosen):
+        raise LockedError("the archive was opened by another process just now", hint="run the command again")
     note = _latest(folder)
     signed = open_checkpoint(note, folder)
     if chosen.json:
@@ -214,16 +211,32 @@ def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
         output.say(output.plain(line))
 
 
-def _let_the_writer_sign(chosen: Chosen, folder: ArchiveFolder) -> None:
-    """On return the process that writes the archive has signed. Raises UnavailableError where it does not."""
+def _signed_here(chosen: Chosen) -> bool:
+    """Sign in this process; False where another one writes the archive."""
+    try:
+        with chosen.open(write=True) as engine:
+            engine.sign_checkpoint()
+    except LockedError:
+        return False
+    return True
+
+
+def _signed_by_the_writer(chosen: Chosen, folder: ArchiveFolder) -> bool:
+    """On return the process that writes the archive has signed; False where it has ended before it did.
+
+    Raises UnavailableError where it does not sign.
+    """
     from server import signorder
     from server.custody import open_keyring, provider_of
 
     keyring = open_keyring(folder, provider_of(chosen.existing().keys, folder.archive_id))
     try:
         signorder.ask(keyring, folder)
+    except WriterGoneError:
+        return False
     finally:
         keyring.close()
+    return True
 
 
 def _signed(signed: Checkpoint) -> dict[str, Any]:
