@@ -23,7 +23,7 @@ from archive.scan import scan
 from archive.succession import adopt, generation_of, go_on_from
 from archive.verify import Options, Verifier
 from keys.durable import install, move, remove_folder, replace, stage
-from keys.errors import InputError, IntegrityError
+from keys.errors import HistoryError, InputError, IntegrityError
 from keys.signing import CheckpointSigner
 from keys.syscalls import SYSTEM, Syscalls
 
@@ -53,9 +53,13 @@ class History:
         return max((c.size for c in (self.signed, self.witness, self.noted) if c is not None), default=0)
 
 
-def read_history(folder: ArchiveFolder, witness: Checkpoint | None) -> History:
-    """Compare, changing nothing. Headers of the whole log are read; bodies are not."""
-    complaint: IntegrityError | None = None
+def read_history(folder: ArchiveFolder, witness: Checkpoint | None, objection: HistoryError | None = None) -> History:
+    """Compare, changing nothing. Headers of the whole log are read; bodies are not.
+
+    `objection` is what else speaks against the keyring, where log and checkpoints do not. Raises UnreadableError where
+    the medium does not say.
+    """
+    complaint: IntegrityError | None = objection
     signed = noted = None
     try:
         signed = read_checkpoint(folder)

@@ -112,10 +112,10 @@ class LogWriter:
         """Find the end of the log, cut a torn tail, and be ready to append.
 
         `witness` is what the keyring remembers of the last checkpoint, `signers` are the verifier keys of what it can
-        sign with (none: not looked at), `objection` is what else speaks against writing. Raises IntegrityError where the
-        log is damaged, HistoryError where it is older than, or differs from, what was signed, or another key signs now,
-        and the objection; UnreadableError where the medium does not say. Then nothing was changed. With `may_refuse` it
-        does not raise, but every append raises UnavailableError with that cause, so that reads go on.
+        sign with (none: not looked at), `objection` is what else speaks against writing. Raises IntegrityError where
+        the log is damaged, HistoryError where it is older than, or differs from, what was signed, or another key signs
+        now, and the objection; UnreadableError where the medium does not say. Then nothing was changed. With
+        `may_refuse` it does not raise, but every append raises UnavailableError with that cause, so that reads go on.
         """
         self._folder = folder
         self._now_ms = now_ms
@@ -225,7 +225,7 @@ class LogWriter:
     def require_stable(self) -> None:
         """Raise UnavailableError where a failed write left it unknown what is stable."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)  # it would grow with each who meets it
 
     def close(self) -> None:
         """Close the open segment. Everything acknowledged is durable already."""

@@ -34,7 +34,10 @@ class LogReader:
             self._files.clear()
 
     def read_header(self, position: Position) -> RecordHeader:
-        """The header of a record. Raises IntegrityError naming segment, offset and record; NotFoundError, UnreadableError."""
+        """The header of a record.
+
+        Raises IntegrityError naming segment, offset and record; NotFoundError, UnreadableError.
+        """
         try:
             with reading(_where(position)):
                 header = parse_header(read_exactly(self._file(position.segment), position.offset, HEADER.size))

@@ -26,6 +26,7 @@ from index.locate import Located, Locator
 from index.merging import study_with, with_version
 from index.query import Query
 from index.rows import SCHEMA, InstanceRow, Merged, SeriesRow, StudyRow, Version
+from index.skipped import Skipped
 from index.store import Change
 from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child
 from keys import shred
@@ -34,14 +35,15 @@ from keys.keyring import Keyring
 
 __all__ = ["Index", "IndexStats", "Located"]
 
-_SCHEMA_KEY, _ARCHIVE_KEY, _APPLIED_KEY = b"schema", b"archive", b"applied"
+_SCHEMA_KEY, _ARCHIVE_KEY, _APPLIED_KEY, _SKIPPED_KEY = b"schema", b"archive", b"applied", b"skipped"
 _LOAD_PATIENCE: Final = 1.0  # seconds: a small archive is open when its table is filled
 _NOTHING: Final = Merged()
 
 
 @dataclass(frozen=True, slots=True)
 class IndexStats:
-    """Totals over all studies. `unreadable_studies` have rows whose key is gone (shredded, or a keyring too old)."""
+    """Totals over all studies. `unreadable_studies` have rows whose key is gone (shredded, or a keyring too old);
+    `skipped` objects are stored and in no row, because they could not be read or opened."""
 
     studies: int
     series: int
@@ -51,6 +53,7 @@ class IndexStats:
     data_bytes: int
     unreadable_studies: int
     applied_seq: int
+    skipped: int
 
 
 class Index:
@@ -65,6 +68,8 @@ class Index:
         self._key_change = KeyChange(tables, self._catalogue, keyring)
         self._locator = Locator(tables, self._catalogue.table)
         self._applied = Applied()
+        self._skipped = Skipped()
+        self._written_skipped = b""
         self._accepted: deque[tuple[Version, bytes, InstanceEntry, int]] = deque()
         self._accepted_lock = threading.Lock()
         self._next_number = 1
@@ -116,6 +121,8 @@ class Index:
         """Begin again with what the disk holds. Nobody else uses the index, or the caller holds the tables' locks."""
         applied = self._tables.store.get("meta", _APPLIED_KEY)
         self._applied = Applied.decode(applied) if applied else Applied()
+        self._written_skipped = self._tables.store.get("meta", _SKIPPED_KEY) or b""
+        self._skipped = Skipped.decode(self._written_skipped)
         self._next_number = self._catalogue.load()
 
     @property
@@ -124,11 +131,16 @@ class Index:
         return self._catalogue.is_loaded
 
     def _meta_rows(self) -> list[Change]:
-        return [
+        made: list[Change] = [
             ("meta", _SCHEMA_KEY, SCHEMA.to_bytes(4, "big")),
             ("meta", _ARCHIVE_KEY, self._keyring.archive_id),
             ("meta", _APPLIED_KEY, self._applied.encode()),
         ]
+        skipped = self._skipped.encode()
+        if skipped != self._written_skipped:
+            made.append(("meta", _SKIPPED_KEY, skipped or None))
+            self._written_skipped = skipped
+        return made
 
     def require_writable(self) -> None:
         """Return where what is put in can be kept. Raises UnavailableError once a write failed, until a restart.
@@ -164,11 +176,22 @@ class Index:
             if study_key_id not in self._shredded:  # else it was shredded between its commit and here
                 self._put(version, entry)
             self._applied.cover(version.seq - covers + 1, covers, version)
+            self._skipped.discard(version.seq)
 
     def cover(self, seq: int) -> None:
         """Say that record `seq` holds nothing for the index, so that `applied_seq` can pass it."""
         with self._tables.lock:
             self._applied.cover(seq)
+            self._skipped.discard(seq)
+
+    def skip(self, seq: int) -> None:
+        """Say that the object of record `seq` cannot be read now.
+
+        `applied_seq` passes it, and `skipped` has it, durably after the next flush, until it is applied or covered.
+        """
+        with self._tables.lock:
+            self._applied.cover(seq)
+            self._skipped.add(seq)
 
     def settle(self, next_seq: int) -> None:
         """Say that every record below `next_seq` is in, or holds nothing for the index."""
@@ -290,16 +313,34 @@ class Index:
         return self._applied.next_seq - 1
 
     @property
+    def stored_seq(self) -> int:
+        """As `applied_seq`, of what is on disk."""
+        applied = self._tables.store.get("meta", _APPLIED_KEY)
+        return (Applied.decode(applied) if applied else Applied()).next_seq - 1
+
+    @property
     def anchor(self) -> Anchor | None:
         """The newest object at or below `applied_seq`, to tell whether the log is still the same one."""
         return self._applied.anchor
+
+    @property
+    def skipped(self) -> tuple[tuple[int, int], ...]:
+        """First and last number of each run of records whose objects could not be read."""
+        with self._tables.lock:
+            return self._skipped.runs
+
+    @property
+    def skipped_objects(self) -> int:
+        """How many objects could not be read, and are in no answer."""
+        with self._tables.lock:
+            return len(self._skipped)
 
     def stats(self) -> IndexStats:
         """Totals as they are now."""
         self.follow()
         self._catalogue.wait()
         with self._tables.lock:
-            numbers = [*self._catalogue.totals(), self.applied_seq]
+            numbers = [*self._catalogue.totals(), self.applied_seq, len(self._skipped)]
         return IndexStats(*numbers)
 
     def name_of(self, study_uid: str) -> bytes:

@@ -1,8 +1,8 @@
 """Bring an index level with the log: from where it stopped, or from nothing.
 
 Rule: the log decides. An index that is ahead of it, or that was made from another history, is emptied first. An object
-whose key is destroyed is passed over; one that cannot be opened is reported and passed over, because the others must
-still be found. It opens no files itself: records and bodies come from the caller.
+whose key is destroyed is passed over. One that cannot be read or opened is skipped, because the others must still be
+found; the index remembers it, and it is tried again. It opens no files itself: records and bodies come from the caller.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from index.entry import Identity, extract
 from index.index import Index
 from index.objectmeta import ObjectMeta
 from index.rows import Version
-from keys.errors import IntegrityError, KeyUnavailableError, ShreddedError
+from keys.errors import IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
 
-__all__ = ["Body", "CatchUp", "Log", "OpenBody", "apply_object", "catch_up", "rebuild"]
+__all__ = ["Body", "CatchUp", "Log", "OpenBody", "apply_object", "catch_up", "is_of", "rebuild", "retry"]
 
 
 class Body(Protocol):
@@ -46,35 +46,47 @@ OpenBody = Callable[[Position, RecordHeader], AbstractContextManager[Body]]
 
 @dataclass(slots=True)
 class CatchUp:
-    """What a catch-up did: objects applied, objects whose key is gone, and the seq of each that is damaged."""
+    """What a catch-up did: objects applied, objects whose key was destroyed, the seq of each that is damaged or cannot
+    be read now, and of each whose key is missing. The last two are skipped: they are tried again."""
 
     applied: int = 0
     shredded: int = 0
     damaged: list[int] = field(default_factory=list)
+    keyless: list[int] = field(default_factory=list)
     emptied: bool = False  # the index did not belong to this log
 
 
-def catch_up(index: Index, log: Log, open_body: OpenBody, limits: Limits | None = None) -> CatchUp:
-    """Apply every record that the index lacks; durable on return. Idempotent, and may be interrupted anywhere."""
+def catch_up(
+    index: Index, log: Log, open_body: OpenBody, limits: Limits | None = None, *, flush: bool = True
+) -> CatchUp:
+    """Apply every record that the index lacks; durable on return. Idempotent, and may be interrupted anywhere.
+
+    Without `flush` what is applied is seen by this process only, as where the index is open for reading. Raises what
+    `log.records` does.
+    """
     report = CatchUp()
-    if not _same_history(index, log):
+    if not is_of(index, log):
         index.clear()
         report.emptied = True
     for position, header in log.records(index.applied_seq + 1):
         index.settle(header.seq)  # records come in order: whatever is below this one was seen
-        if header.kind != Kind.OBJECT:
-            index.cover(header.seq)
-            continue
-        try:
-            apply_object(index, position, header, open_body, limits)
-            report.applied += 1
-        except (ShreddedError, KeyUnavailableError):
-            report.shredded += 1
-            index.cover(header.seq)
-        except IntegrityError:
-            report.damaged.append(header.seq)
-            index.cover(header.seq)
-    index.flush()
+        _take_in(index, position, header, open_body, limits, report)
+    if flush:
+        index.flush()
+    return report
+
+
+def retry(index: Index, log: Log, open_body: OpenBody, limits: Limits | None = None, *, most: int = 1 << 62) -> CatchUp:
+    """Try up to `most` of the records again that were skipped, the oldest first; durable on return."""
+    report = CatchUp()
+    for first, last in index.skipped:
+        for position, header in log.records(first):
+            if header.seq > last or most <= 0:
+                break
+            _take_in(index, position, header, open_body, limits, report)
+            most -= 1
+    if report.applied or report.shredded:
+        index.flush()
     return report
 
 
@@ -82,6 +94,26 @@ def rebuild(index: Index, log: Log, open_body: OpenBody, limits: Limits | None =
     """Empty the index and fill it from the whole log; durable on return. What it answers afterwards is the same."""
     index.clear()
     return catch_up(index, log, open_body, limits)
+
+
+def _take_in(  # noqa: PLR0917  # what a record is taken in with
+    index: Index, position: Position, header: RecordHeader, open_body: OpenBody, limits: Limits | None, report: CatchUp
+) -> None:
+    if header.kind != Kind.OBJECT:
+        index.cover(header.seq)
+        return
+    try:
+        apply_object(index, position, header, open_body, limits)
+        report.applied += 1
+    except ShreddedError:
+        report.shredded += 1
+        index.cover(header.seq)
+    except KeyUnavailableError:
+        report.keyless.append(header.seq)
+        index.skip(header.seq)
+    except (IntegrityError, UnreadableError):
+        report.damaged.append(header.seq)
+        index.skip(header.seq)
 
 
 def apply_object(
@@ -98,7 +130,7 @@ def apply_object(
     index.apply(version, header.study_key_id, entry)
 
 
-def _same_history(index: Index, log: Log) -> bool:
+def is_of(index: Index, log: Log) -> bool:
     """Whether the last object that the index knows stands in this log, at the same place with the same content."""
     anchor = index.anchor
     if anchor is None:

@@ -125,7 +125,13 @@ def discard(path: Path, *, calls: Syscalls = SYSTEM) -> None:
 
 
 def discard_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Remove a folder that nobody needs any more, and what is in it, as far as it goes: unlink, rmdir."""
+    """Remove a folder that nobody needs any more, and what is in it, as far as it goes: unlink, rmdir.
+
+    Of a link only the link is removed.
+    """
+    if path.is_symlink() or path.is_file():
+        discard(path, calls=calls)
+        return
     for folder, folders, names in os.walk(path, topdown=False):
         for name in names:
             discard(Path(folder, name), calls=calls)
@@ -143,7 +149,7 @@ def remove_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     """
     old = path.with_name(f".{path.name}.old")
     discard_folder(old, calls=calls)
-    if path.exists():
+    if os.path.lexists(path):
         move(path, old, calls=calls)
     discard_folder(old, calls=calls)
 

@@ -19,13 +19,13 @@ from archive.verify import Finding, Level, Options, Verifier
 from index.check import check_index
 from keys import signingkey
 from keys.clock import clock_ms
-from keys.errors import IntegrityError
+from keys.errors import HistoryError, IntegrityError
 from keys.keyring import Keyring
 from keys.signing import CheckpointSigner
 from keys.witness import read_witness
 from server.config import Config
 from server.custody import open_keyring, provider_of
-from server.olderkeyring import missed, shred_again
+from server.olderkeyring import Missed, keys_since, missed, shred_again
 from server.signatory import finish
 
 __all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "settle"]
@@ -35,11 +35,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the keyring says without its key: a checkpoint it remembers, what is wrong, whether its rows can be read."""
+    """What the keyring says without its key: a checkpoint it remembers, what is wrong, whether its rows can be read,
+    and why nothing may be written with it, if it lacks keys of the log."""
 
     witness: Checkpoint | None
     findings: tuple[Finding, ...]
     readable: bool = True
+    objection: HistoryError | None = None
 
 
 def look_at_index(folder: ArchiveFolder) -> list[Finding]:
@@ -51,13 +53,14 @@ def look_at_index(folder: ArchiveFolder) -> list[Finding]:
 
 def look(folder: ArchiveFolder) -> Seen:
     """Look at the keyring of an archive, if it has one, beside whoever writes it."""
-    if not (folder.keyring / "data.mdb").is_file():
-        return Seen(None, ())
+    if not (folder.keyring / "data.mdb").is_file():  # a copy of the log alone is whole in itself
+        gone = HistoryError("there is no keyring beside the log", hint="put its newest copy back")
+        return Seen(None, (), objection=gone)
     try:
         signed = read_checkpoint(folder)  # before the keyring, which is told of a checkpoint first
     except IntegrityError:
         signed = None  # the verification itself says so
-    told = read_witness(folder.keyring)
+    told = read_witness(folder.keyring, keys_since(folder, 0 if signed is None else signed.size))
     found = [] if told.complaint is None else [f"the keyring: {told.complaint}"]
     witness = None
     try:
@@ -69,8 +72,11 @@ def look(folder: ArchiveFolder) -> Seen:
         found.append(
             f"the keyring is older than the log: it remembers {witness.size} records, {signed.size} are signed"
         )
+    objection = Missed(keyless=told.lacks).objection(0) if told.lacks else None
+    if objection is not None:
+        found.append(str(objection))
     usable = witness if witness is not None and witness.size else None
-    return Seen(usable, tuple(Finding(0, 0, None, what) for what in found), told.readable)
+    return Seen(usable, tuple(Finding(0, 0, None, what) for what in found), told.readable, objection)
 
 
 def settle(folder: ArchiveFolder) -> None:
@@ -85,10 +91,11 @@ def settle(folder: ArchiveFolder) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """The archive under the writer's lock, its log closed."""
+    """The archive under the writer's lock, its log closed; `objection` is what its keyring lacks of the log, if any."""
 
     folder: ArchiveFolder
     keyring: Keyring
+    objection: HistoryError | None
 
     @property
     def witness(self) -> Checkpoint:
@@ -111,13 +118,13 @@ def hands_on(config: Config, command: str) -> Iterator[Hand]:
         reader = LogReader(folder)
         try:
             # Whoever accepts a loss makes an older keyring the newest: what was shredded since must not live again.
-            late = missed(folder, keyring, reader)
+            late = missed(folder, keyring, reader, alone=True)
             shred_again(late, keyring)
             for what in late.told(keyring.epoch):
                 _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
             with suppress(IntegrityError):  # what is wrong with the endorsements is about to be told
                 finish(folder, keyring)
-            yield Hand(folder, keyring)
+            yield Hand(folder, keyring, late.objection(keyring.epoch))
         finally:
             reader.close()
             keyring.close()

@@ -28,10 +28,12 @@ class Engine(Vault):
         may_refuse: bool = False,
         waiting: Waiting | None = None,
         change_keys: bool = False,
+        fresh_index: bool = False,
     ) -> None:
         super().__init__(
-            config, write=write, metrics=metrics, may_refuse=may_refuse, waiting=waiting, change_keys=change_keys
-        )
+            config, write=write, metrics=metrics, may_refuse=may_refuse, waiting=waiting, change_keys=change_keys,
+            fresh_index=fresh_index,
+        )  # fmt: skip
         if write:
             self.committer = Committer(self.keyring, self.log, self.index, self.metrics)
             self.ingest = Ingest(self.intake, _Local(self.committer), self.policy)
@@ -47,9 +49,12 @@ class Engine(Vault):
         metrics: Metrics | None = None,
         may_refuse: bool = False,
         waiting: Waiting | None = None,
+        fresh_index: bool = False,
     ) -> Self:
         """Open the archive, with `write` as its one writer; see `Vault`, which also says what is raised."""
-        return cls(config, write=write, metrics=metrics, may_refuse=may_refuse, waiting=waiting)
+        return cls(
+            config, write=write, metrics=metrics, may_refuse=may_refuse, waiting=waiting, fresh_index=fresh_index
+        )
 
     @classmethod
     def open_for_keys(cls, config: Config) -> Self:

@@ -60,6 +60,8 @@ class ArchiveFacts(Protocol):
     @property
     def key_trouble(self) -> int: ...
     @property
+    def skipped(self) -> int: ...
+    @property
     def conflicts(self) -> int: ...
     @property
     def unindexed(self) -> int: ...
@@ -79,6 +81,7 @@ _GAUGES = (
     ("key_epoch_age", "coffer_key_epoch_age_seconds", "Age of the key epoch in use."),
     ("key_rotation_unfinished", "coffer_key_rotation_unfinished", "Whether a rotation runs, or was stopped half done."),
     ("conflicts", "coffer_conflicts", "Instances that were received more than once with different bytes."),
+    ("skipped", "coffer_skipped_objects", "Objects stored that no query finds: they cannot be read or opened now."),
     ("unindexed", "coffer_unindexed_objects", "Objects stored as received because their header could not be read."),
 )
 

@@ -2,7 +2,9 @@
 
 Rule: the log says what was shredded and which epochs were destroyed, and it is believed: what an older keyring brings
 back is not given to anybody. Only what the keyring has not seen signed is read: a minute, unless it was put back. One
-that remembers less than was signed is older, whatever it lacks: nothing is stored and no key is changed with it.
+that remembers less than was signed is older, whatever it lacks; so is one that lacks what the log has of keys, epochs,
+holds and requests since, signed or not. Nothing is stored and no key is changed with it: new objects would get keys in
+a second keyring, and nothing puts two keyrings together.
 """
 
 import os
@@ -20,23 +22,25 @@ from archive.reader import LogReader
 from archive.record import Kind, RecordHeader
 from keys import aead, derive, rekey, rows
 from keys.clock import clock_ms
-from keys.errors import HistoryError, IntegrityError
+from keys.errors import HistoryError, IntegrityError, UnavailableError, UnreadableError
 from keys.keyring import Keyring
 from keys.rows import GONE
 from keys.shred import is_shredded, schedule
 from server import outbox
 from server.openers import Told
 
-__all__ = ["Missed", "missed", "shred_again", "trouble_of"]
+__all__ = ["Missed", "keys_since", "missed", "shred_again", "trouble_of"]
 
 _log = structlog.get_logger(__name__)
+_NEWEST: Final = "put the newest copy of the keyring back, or see coffer recover show"
+_UNDER_A_KEY: Final = frozenset({Kind.STUDY_KEY_CREATED, Kind.OBJECT})  # a rekey's new key has objects only
 _TOLD: Final = frozenset({Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED, Kind.STATE})
 
 
 @dataclass(slots=True)
 class Missed:
-    """What happened after the keyring was copied: shreds by their key's id, how many studies have no key now, and,
-    where it remembers less than was signed, what it says of keys, holds and requests that is not so any more."""
+    """What happened after the keyring was copied: shreds by their key's id, how many studies have no key now, and what
+    it says of keys, holds and requests that is not so any more."""
 
     shredded: dict[bytes, Event] = field(default_factory=dict)
     keyless: int = 0
@@ -51,12 +55,15 @@ class Missed:
     ended: int = 0
 
     @property
-    def is_older(self) -> bool:
+    def is_behind(self) -> bool:
         """Whether it remembers less than was signed: a keyring that was not put back is told before anybody else."""
         return self.remembered < self.signed
 
     def told(self, epoch: int) -> list[str]:
         """What cannot be mended here, of a keyring whose newest epoch is `epoch`, a sentence each."""
+        return [f"it is {what}" for what in self._older(epoch)]
+
+    def _older(self, epoch: int) -> list[str]:
         counted = (
             (self.keyless, "{} studies have no key"),
             (self.revived, "{} keys that a rekey replaced are alive in it"),
@@ -64,19 +71,20 @@ class Missed:
             (self.ended, "{} holds or requests to shred that were ended are in it"),
             (self.epoch if epoch < self.epoch else 0, "the keys were moved to epoch {} since"),
         )
-        found = [f"it is older than the log: {what.format(number)}" for number, what in counted if number]
-        return found or ([self._older()] if self.is_older else [])
+        found = [f"older than the log: {what.format(number)}" for number, what in counted if number]
+        behind = f"older than the log: it remembers {self.remembered} records, and {self.signed} are signed"
+        return found or ([behind] if self.is_behind else [])
 
-    def _older(self) -> str:
-        return f"it is older than the log: it remembers {self.remembered} records, and {self.signed} are signed"
+    def objection(self, epoch: int) -> HistoryError | None:
+        """Why nothing may be written with a keyring whose newest epoch is `epoch`, or None."""
+        found = self._older(epoch)
+        return HistoryError(f"the keyring is {found[0]}", hint=_NEWEST) if found else None
 
-    def require_newest(self) -> None:
+    def require_newest(self, epoch: int) -> None:
         """Raise HistoryError where the keyring is older than the log: no key is changed by what it says."""
-        if self.is_older:
-            raise HistoryError(
-                self._older().replace("it is", "the keyring is", 1),
-                hint="put the newest copy of the keyring back, or see coffer recover show",
-            )
+        error = self.objection(epoch)
+        if error is not None:
+            raise error
 
     def require_none_shredded(self) -> None:
         """Raise HistoryError where the keyring holds keys that were shredded."""
@@ -87,10 +95,12 @@ class Missed:
             )
 
 
-def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader) -> Missed:
+def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone: bool = False) -> Missed:
     """What the keyring has missed: what stands in the log behind the last checkpoint that it knows.
 
-    Raises HistoryError where an epoch that it uses was destroyed since, IntegrityError for an altered event.
+    `alone` says that the caller holds the writer's lock, so that nobody moves events into the log: then holds and
+    requests are compared too. Raises HistoryError where an epoch that it uses was destroyed since, IntegrityError for
+    an altered event.
     """
     found = Missed()
     try:
@@ -105,12 +115,42 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader) -> Missed
             _read(found, made, keyring, folder, header, partial(reader.read_body, position))
     except HistoryError:
         raise
-    except IntegrityError:
-        pass  # damage is told by whoever writes or verifies; what stands before it counts
+    except (IntegrityError, UnreadableError):
+        pass  # told by whoever writes or verifies; what stands before it counts
     found.keyless = sum(not keyring.is_used(key_id) for key_id in made)
-    if found.is_older:  # else whoever writes may be about to tell, or to have told, the log
+    if alone:
+        _compare_all(found, made, keyring, folder)
+    elif found.is_behind:
         _compare(found, keyring)
     return found
+
+
+def keys_since(folder: ArchiveFolder, size: int) -> set[bytes]:
+    """The ids of the study keys that records from `size` on are sealed under; what stands behind damage is not read."""
+    reader, found = LogReader(folder), set[bytes]()
+    try:
+        found.update(header.study_key_id for _, header in reader.records(size) if header.kind in _UNDER_A_KEY)
+    except (IntegrityError, UnavailableError):
+        pass  # told by whoever writes or verifies
+    finally:
+        reader.close()
+    return found
+
+
+def _compare_all(found: Missed, made: set[bytes], keyring: Keyring, folder: ArchiveFolder) -> None:
+    """As `_compare`, with the events that are on their way into the log; again where another process added one."""
+    places: list[bytes] = []
+    while True:
+        for place, entry in outbox.waiting(keyring):
+            if place not in places:
+                header = RecordHeader(
+                    entry.kind, 0, entry.time_ms, entry.study_key_id, entry.flags, 0, entry.content_id, b"", b"", 0
+                )
+                _read(found, made, keyring, folder, header, partial(bytes, entry.body))
+                places.append(place)
+        _compare(found, keyring)
+        if [place for place, _ in outbox.waiting(keyring)] == places:
+            return
 
 
 def _compare(found: Missed, keyring: Keyring) -> None:
@@ -141,7 +181,7 @@ def _read(  # noqa: PLR0917
     body: Callable[[], bytes],
 ) -> None:
     """Take one record in."""
-    if header.kind == Kind.STUDY_KEY_CREATED:
+    if header.kind in _UNDER_A_KEY:
         made.add(header.study_key_id)
     elif header.kind == Kind.STUDY_REKEYED:
         found.replaced.add(header.study_key_id)

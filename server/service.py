@@ -155,8 +155,7 @@ class Server:
 
     def concerns(self) -> list[str]:
         """What a human should look at although the server does its work."""
-        trouble = self._engine.key_trouble if self._engine is not None else []
-        told = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in trouble]
+        told = self._engine.concerns() if self._engine is not None else []
         told += [self._unsigned, self._unsettled]
         if self._engine is not None and not self._engine.index.is_loaded:
             told.append("the index is being read: objects are stored, queries wait")

@@ -5,6 +5,7 @@ Rule: nothing is kept but the keyring's rows, so a stop anywhere costs nothing, 
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -12,6 +13,7 @@ import structlog
 from archive.log import LogWriter
 from archive.reader import LogReader
 from index.index import Index
+from index.rebuild import CatchUp
 from keys import rows, shred
 from keys.errors import CofferError
 from keys.keyring import Keyring
@@ -23,6 +25,7 @@ __all__ = ["Settlement"]
 
 _log = structlog.get_logger(__name__)
 _AGAIN_SECONDS: Final = 60.0
+_AGAIN_OBJECTS: Final = 100  # of those that cannot be read: each may cost a damaged disk many seconds
 
 
 class Settlement:
@@ -37,6 +40,19 @@ class Settlement:
         self._delivering = threading.Lock()
         self._settled = -1  # the keyring's changes up to which nothing is left to do
         self._compact_after = 0.0
+        self._retry_after = 0.0
+
+    def retry(self, again: Callable[[int], CatchUp]) -> None:
+        """Let `again` try some of the objects again that could not be read, if there are any and it is time.
+
+        It takes how many at most. Raises CofferError.
+        """
+        if time.monotonic() < self._retry_after or not self._index.skipped_objects:
+            return
+        self._retry_after = time.monotonic() + _AGAIN_SECONDS
+        done = again(_AGAIN_OBJECTS)
+        if done.applied:
+            _log.info("objects can be read again and are found now", count=done.applied)
 
     def settle(self) -> None:
         """Finish what this or another process began with the keys, if anything: durable on return. Raises CofferError.

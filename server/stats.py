@@ -32,6 +32,7 @@ class ArchiveStats:
     unindexed: int
     unreadable_studies: int
     key_trouble: int
+    skipped: int
 
     @property
     def ratio(self) -> float:
@@ -60,7 +61,7 @@ def stats_of(  # noqa: PLR0917  # the parts of an open archive
         segments=len(sizes),
         segment_bytes=sum(sizes),
         records=records,
-        index_lag=records - seen.applied_seq - 1,
+        index_lag=records - 1 - (seen.applied_seq if writer is not None else index.stored_seq),
         key_epoch=keyring.epoch,
         key_epoch_age=age_seconds(keyring),
         key_rotation_unfinished=bool(keyring.half_left()),
@@ -68,6 +69,7 @@ def stats_of(  # noqa: PLR0917  # the parts of an open archive
         unindexed=seen.unindexed,
         unreadable_studies=seen.unreadable_studies,
         key_trouble=key_trouble,
+        skipped=seen.skipped,
     )
 
 

@@ -31,8 +31,10 @@ from index.index import Index
 from index.rows import Version
 from keys import derive, rekey
 from keys.clock import clock_ms
-from keys.errors import CofferError, ShreddedError, UnavailableError
+from keys.durable import remove_folder
+from keys.errors import CofferError, HistoryError, IntegrityError, ShreddedError, UnavailableError
 from keys.keyring import Keyring
+from keys.lock import holder
 from keys.providers import Patience, Patient
 from server import logs, outbox
 from server.access import Policy
@@ -40,6 +42,7 @@ from server.bodies import Bodies
 from server.config import Config
 from server.custody import open_keyring, provider_of, settings_of
 from server.intake import Intake
+from server.levelling import level
 from server.metrics import Metrics
 from server.olderkeyring import missed, shred_again, trouble_of
 from server.rekeying import Rekeyer
@@ -50,6 +53,10 @@ from server.stats import ArchiveStats, stats_of
 _log = structlog.get_logger(__name__)
 _SALT_BYTES = 24
 Waiting = Callable[[UnavailableError, float], None]
+SKIPPED = (
+    "objects are stored and are not found, because they cannot be read or opened now: coffer verify --level decrypt"
+    " names them"
+)
 
 
 class Vault:
@@ -64,6 +71,7 @@ class Vault:
         may_refuse: bool = False,
         waiting: Waiting | None = None,
         change_keys: bool = False,
+        fresh_index: bool = False,
     ) -> None:
         """Open the archive. Raises NotFoundError, ConfigError, LockedError, KeyUnavailableError, IntegrityError.
 
@@ -71,7 +79,8 @@ class Vault:
         read, and refuses every append with that cause. With `waiting`, a key provider that cannot be reached is waited
         for as long as the configuration says, and `waiting` gets the cause and the seconds left at each try. With
         `change_keys` and without `write`, the keyring can be changed beside the process that writes, which then does
-        the rest (`settle`).
+        the rest (`settle`). With `write` and `fresh_index`, whatever lies where the index is kept is removed unread.
+        Without `write`, `shortfall` says why the index lacks what is stored, if it does.
         """
         keep_blocks()
         self.config = config
@@ -83,6 +92,7 @@ class Vault:
         self.limits = self.intake.header_limits
         self._writer: LogWriter | None = None
         self._looked = False
+        self.shortfall: UnavailableError | None = None
         with ExitStack() as opened:
             if write:
                 command = " ".join(["coffer", *sys.argv[1:2]])
@@ -94,29 +104,40 @@ class Vault:
             logs.use_id_key(self.keyring.archive_key(derive.LOG_ID))
             self.reader = LogReader(self.folder)
             opened.callback(self.reader.close)
-            late = missed(self.folder, self.keyring, self.reader)
+            late = missed(self.folder, self.keyring, self.reader, alone=write)
             self.key_trouble = late.told(self.keyring.epoch)
             if write:
                 shred_again(late, self.keyring)
             late.require_none_shredded()
             if change_keys and not write:
-                late.require_newest()
+                late.require_newest(self.keyring.epoch)
             self.bodies = Bodies(self.folder.archive_id, self.reader, self.keyring.study)
             if write:
-                self._writer = self._open_writer(may_refuse=may_refuse)
+                self._writer = self._open_writer(late.objection(self.keyring.epoch), may_refuse=may_refuse)
                 opened.callback(self._close_writer, self._writer)
-            self.index = Index.open(self.folder.index, self.keyring, readonly=not write)
-            opened.callback(self.index.close)
-            if write:
-                self._settlement = Settlement(self.keyring, self.log, self.reader, self.index, self._signatory)
-            if write and self.log.refusal is None:  # an index that is ahead would be emptied: it tells what is missing
-                self._record_pending()
-                self.settle()
-                self._change_over()
-                self._report(rebuild.catch_up(self.index, self.reader, self._open_counted, self.limits))
+            self._open_index(opened, write=write, fresh=fresh_index)
             self._tell(self.key_trouble)
             self.look_at_keys()
             self._opened = opened.pop_all()
+
+    def _open_index(self, opened: ExitStack, *, write: bool, fresh: bool) -> None:
+        """Open the index and bring it level with the log."""
+        if write and fresh:
+            remove_folder(self.folder.index)
+        self.index = Index.open(self.folder.index, self.keyring, readonly=not write)
+        opened.callback(self.index.close)
+        if not write:
+            self.shortfall = level(self.index, self.reader, self._open_counted, self.limits, self._is_written)
+            return
+        self._settlement = Settlement(self.keyring, self.log, self.reader, self.index, self._signatory)
+        if self.log.refusal is not None:
+            self._catch_up_refused()
+            return
+        self._record_pending()
+        self._settlement.settle()
+        self._change_over()
+        self._report(rebuild.catch_up(self.index, self.reader, self._open_counted, self.limits))
+        self._settlement.retry(self._retry)
 
     def __enter__(self) -> Self:
         return self
@@ -151,7 +172,7 @@ class Vault:
         finally:
             patience.end = 0.0
 
-    def _open_writer(self, *, may_refuse: bool) -> LogWriter:
+    def _open_writer(self, objection: HistoryError | None, *, may_refuse: bool) -> LogWriter:
         storage = self.config.storage
         writer = LogWriter(
             self.folder,
@@ -160,6 +181,7 @@ class Vault:
             reserve_bytes=storage.reserve_bytes,
             witness=witnessed(self.keyring.witness(), self.folder),
             signers=signers_of(self.keyring, self.folder.origin),
+            objection=objection,
             may_refuse=may_refuse,
         )
         self._signatory = Signatory(self.folder, self.keyring, writer)
@@ -199,8 +221,33 @@ class Vault:
             _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
 
     def settle(self) -> None:
-        """Finish what this or another process began with the keys: durable on return. Raises as `Settlement.settle`."""
+        """Finish what this or another process began with the keys: durable on return. Raises as `Settlement.settle`.
+
+        Now and then what could not be read is tried again; what is committed reaches the index on disk.
+        """
         self._settlement.settle()
+        self._settlement.retry(self._retry)
+        self.index.follow()
+
+    def _is_written(self) -> bool:
+        return holder(self.folder.lock) is not None
+
+    def _retry(self, most: int) -> rebuild.CatchUp:
+        return rebuild.retry(self.index, self.reader, self._open_counted, self.limits, most=most)
+
+    def _catch_up_refused(self) -> None:
+        """Of a log that must not be written, show what there is to read; an index of another history stays as it is."""
+        try:
+            if rebuild.is_of(self.index, self.reader):
+                self._report(rebuild.catch_up(self.index, self.reader, self._open_counted, self.limits))
+        except (IntegrityError, UnavailableError) as error:
+            _log.error("the index lacks what cannot be read of the log", cause=str(error), way_out=error.hint())
+
+    def concerns(self) -> list[str]:
+        """What a human should look at although the archive does its work."""
+        found = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in self.key_trouble]
+        skipped = self.index.skipped_objects
+        return [*found, f"{skipped} {SKIPPED}"] if skipped else found
 
     def deliver(self) -> int:
         """Move the events that wait in the keyring into the log, durable on return; how many there were."""
@@ -226,10 +273,11 @@ class Vault:
         return self._signatory.sign()
 
     def _report(self, done: rebuild.CatchUp) -> None:
-        if done.applied or done.damaged or done.emptied:
+        missing = sorted([*done.damaged, *done.keyless])
+        if done.applied or missing or done.emptied:
             _log.info("index caught up with the log", applied=done.applied, emptied=done.emptied)
-        if done.damaged:
-            _log.error("records that cannot be opened", count=len(done.damaged), first=done.damaged[0])
+        if missing:
+            _log.error("records that cannot be opened", count=len(missing), first=missing[0])
 
     def rebuild_index(self, progress: Callable[[int, int], None]) -> rebuild.CatchUp:
         """Empty the index and fill it from the log; `progress` gets records done and in all. Durable on return."""

@@ -47,7 +47,7 @@ def add(  # noqa: PLR0917  one parameter for each option
     chosen: Chosen, study: str | None, patient: str | None, reason: str, until: str | None, officer: str | None
 ) -> None:
     """Hold a study, or all studies of a patient."""
-    with open_for_keys(chosen) as engine:
+    with open_for_keys(chosen, may_lag=True) as engine:
         from keys.clock import clock_ms
         from server.holds import Hold, Holds
         from server.officers import Officer
@@ -88,7 +88,7 @@ Examples:
 @click.pass_obj
 def list_holds(chosen: Chosen) -> None:
     """List the holds: on what, since and until when, by whom and why."""
-    with chosen.open() as engine:
+    with chosen.open(may_lag=True) as engine:
         from server.holds import Holds
 
         rows = [
@@ -122,7 +122,7 @@ Examples:
 @click.pass_obj
 def remove(chosen: Chosen, hold_id: str, officer: str | None) -> None:
     """End a hold; the log keeps that it was, and who ended it."""
-    with open_for_keys(chosen) as engine:
+    with open_for_keys(chosen, may_lag=True) as engine:
         from server.holds import Holds
         from server.officers import Officer
         from server.shredding import wait_until_settled

@@ -4,6 +4,7 @@ import time
 
 import click
 
+from keys.errors import IntegrityError
 from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option
 
@@ -19,7 +20,8 @@ Examples:
   coffer index rebuild
 
 \b
-Needs the key file, and that no server is running. Nothing is lost when it is interrupted: start it again."""
+Needs the key file, and that no server is running. What lies there is removed unread, damaged or not. Nothing is lost
+when it is interrupted: start it again. Exit code 3 when objects could not be read; a server tries them again."""
 )
 @archive_options()
 @json_option
@@ -27,11 +29,17 @@ Needs the key file, and that no server is running. Nothing is lost when it is in
 def rebuild(chosen: Chosen) -> None:
     """Throw the index away and make it again from every record of the log."""
     started = time.monotonic()
-    with output.progress("indexing", hidden=chosen.json) as bar, chosen.open(write=True) as engine:
+    with output.progress("indexing", hidden=chosen.json) as bar, chosen.open(write=True, fresh_index=True) as engine:
         engine.rebuild_index(bar.reach)
         stats = engine.stats()
     seconds = time.monotonic() - started
     if chosen.json:
-        output.as_json({"studies": stats.studies, "objects": stats.objects, "seconds": round(seconds, 3)})
+        told = {"studies": stats.studies, "objects": stats.objects, "skipped": stats.skipped}
+        output.as_json({**told, "seconds": round(seconds, 3)})
     else:
         output.say(f"{stats.objects} objects of {stats.studies} studies are indexed again ({seconds:.1f} s)")
+    if stats.skipped:
+        raise IntegrityError(
+            f"{stats.skipped} objects could not be read or opened and are not in the index",
+            hint="coffer verify --level decrypt names them; once repaired, or once their key is back, they are found",
+        )

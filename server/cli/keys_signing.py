@@ -48,7 +48,7 @@ def rotate_signing(chosen: Chosen, reason: str, officer: str | None) -> None:
     require_reason("a rotation of the signing key", reason)
     by = Officer.here(officer)
     resumed = overview(ArchiveFolder.open(config.archive).keyring).is_signing_key_changing
-    with open_for_keys(chosen) as engine:  # which goes on with one that was stopped, where it may write
+    with open_for_keys(chosen, may_lag=True) as engine:  # which goes on with one that was stopped, where it may write
         if not resumed:
             order(engine.keyring, engine.folder, reason, by)
         if engine.writes:

@@ -54,24 +54,46 @@ class Chosen:
             )
         return config
 
-    def open(self, *, write: bool = False) -> Engine:
-        """The archive, opened; with `write` as its one writer. Raises what Engine.open does, or ConfigError."""
+    def open(self, *, write: bool = False, fresh_index: bool = False, may_lag: bool = False) -> Engine:
+        """The archive, opened; with `write` as its one writer, with `fresh_index` with an empty index.
+
+        Raises what Engine.open does, or ConfigError; and UnavailableError where the index is so far behind the log that
+        answers would lack what is stored, unless it `may_lag`.
+        """
         config = self.existing()
         from server import logs
         from server.engine import Engine
 
         logs.configure(config.log, level="error")  # the command itself reports; the log is the server's
-        return Engine.open(config, write=write)
+        engine = Engine.open(config, write=write, fresh_index=fresh_index)
+        if not may_lag:
+            require_level(engine)
+        return engine
 
 
-def open_for_keys(chosen: Chosen) -> Engine:
+def require_level(engine: Engine) -> None:
+    """Close the archive and raise UnavailableError where its index lacks what is stored; tell of what is skipped."""
+    if engine.shortfall is not None:
+        engine.close()
+        raise engine.shortfall
+    skipped = engine.index.skipped_objects
+    if skipped and not engine.writes:
+        from server.vault import SKIPPED
+
+        click.echo(f"note: {skipped} {SKIPPED}", err=True)
+
+
+def open_for_keys(chosen: Chosen, *, may_lag: bool = False) -> Engine:
     """The archive, opened to change its keys, also beside the process that writes. Raises as `Chosen.open`."""
     config = chosen.existing()
     from server import logs
     from server.engine import Engine
 
     logs.configure(config.log, level="error")
-    return Engine.open_for_keys(config)
+    engine = Engine.open_for_keys(config)
+    if not may_lag:
+        require_level(engine)
+    return engine
 
 
 def officer_option(function: F) -> F:

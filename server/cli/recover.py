@@ -42,7 +42,8 @@ def show(chosen: Chosen) -> None:
     from server.byhand import look
 
     folder = ArchiveFolder.open(config.archive)
-    history = read_history(folder, look(folder).witness)
+    seen = look(folder)
+    history = read_history(folder, seen.witness, seen.objection)
     told = _told(history)
     if chosen.json:
         output.as_json(told)
@@ -77,7 +78,7 @@ def take(chosen: Chosen, copy: Path) -> None:
     source = ArchiveFolder.open(copy)
     total = sum(source.segment_path(n).stat().st_size for n in source.segment_numbers())
     with hands_on(config, "coffer recover from") as hand:
-        history = read_history(hand.folder, hand.witness)
+        history = read_history(hand.folder, hand.witness, hand.objection)
         with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:
             numbers = take_from(
                 hand.folder, history, source, hand.keyring.remember, progress=lambda done: bar.advance(done, total)
@@ -118,7 +119,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
     from server.byhand import hands_on, settle
 
     with hands_on(config, "coffer recover accept-loss") as hand:
-        history = read_history(hand.folder, hand.witness)
+        history = read_history(hand.folder, hand.witness, hand.objection)
         if history.complaint is None:
             raise InputError("nothing is lost: log, checkpoint and keyring agree", hint="start the server")
         if size != history.size:
@@ -161,6 +162,7 @@ def _say(history: History) -> None:
     if history.complaint is not None:
         output.say(
             "\nways out, with the server stopped:\n"
+            "  put the newest copy of the keyring back, where the keyring is older than the log, or gone\n"
             "  coffer recover from COPY        take what is missing from a backup or replica\n"
             "  coffer repair --from COPY       where single records are damaged\n"
             f"  coffer recover accept-loss --to {history.size}\n"

@@ -34,17 +34,19 @@ def status(chosen: Chosen, listed: bool) -> None:
     from archive.ledger import Ledger
     from server.custody import guarded, told
     from server.erasure import EFFECTIVE, erasures
+    from server.vault import SKIPPED
 
-    with chosen.open() as engine:
+    with chosen.open(may_lag=True) as engine:
         stats = engine.stats()
         archive, key, memory = engine.config.archive, told(engine.config.keys), guarded()
         shreds = [each.state == EFFECTIVE for each in erasures(engine.keyring)]
         waiting = len(Ledger(engine.folder.scrub).open_entries())
+        short = None if engine.shortfall is None else str(engine.shortfall)
         details: dict[str, list[dict[str, Any]]] = _details(engine) if listed else {}
     if chosen.json:
         facts = {"archive": archive, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
-        output.as_json({**facts, "key_memory": memory, **erased, **details})
+        output.as_json({**facts, "shortfall": short, "key_memory": memory, **erased, **details})
         return
     output.facts(
         {
@@ -57,12 +59,14 @@ def status(chosen: Chosen, listed: bool) -> None:
             "stored": f"{output.size(stats.bytes_stored)} ({stats.ratio:.3f} of what was received)",
             "segments": f"{stats.segments}, {output.size(stats.segment_bytes)}",
             "index lag": f"{stats.index_lag} records",
+            **({"incomplete": f"the figures lack what is stored: {short}"} if short else {}),
             "key epoch": str(stats.key_epoch),
             "key memory": memory,
             "shreds": f"{sum(shreds)} effective, {len(shreds) - sum(shreds)} scheduled" if shreds else "none",
             "conflicts": f"{stats.conflicts:,}",
             "findings": f"{waiting} of the scrub wait for an answer: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
+            **({"not readable": f"{stats.skipped:,} {SKIPPED}"} if stats.skipped else {}),
         }
     )
     for title, items in details.items():

@@ -1,8 +1,11 @@
 """Catch-up and rebuild from a log in memory: same answers, damage and shredded keys passed over, other logs noticed."""
 
 import contextlib
+import random
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,9 +18,10 @@ from index.elements import scan
 from index.entry import Identity, extract
 from index.index import Index
 from index.objectmeta import ObjectMeta
-from index.rebuild import catch_up, rebuild
+from index.rebuild import catch_up, rebuild, retry
 from index.rows import Version
-from keys.errors import IntegrityError, KeyUnavailableError
+from index.skipped import Skipped
+from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
 from keys.keyring import Keyring
 from tests.index.conftest import CT_CLASS, EXPLICIT_LE, everything
 
@@ -112,10 +116,67 @@ def test_a_deleted_index_comes_back(index: Index, log: MemoryLog, tmp_path: Path
 
 
 def test_damaged_and_shredded_objects_are_passed_over(index: Index, log: MemoryLog) -> None:
-    log.failing = {3: IntegrityError("altered"), 5: KeyUnavailableError("gone")}
+    log.failing = {
+        3: IntegrityError("altered"), 5: ShreddedError("gone"), 6: KeyUnavailableError("missing"),
+        7: UnreadableError("Input/output error"),
+    }  # fmt: skip
     report = rebuild(index, log, log.open_body)
-    assert (report.applied, report.shredded, report.damaged) == (8, 1, [3])
+    assert (report.applied, report.shredded, report.damaged, report.keyless) == (6, 1, [3, 7], [6])
     assert index.applied_seq == 11
+    assert index.skipped == ((3, 3), (6, 7))  # what was shredded will never be read: it is not missed
+    assert (index.skipped_objects, index.stats().skipped) == (3, 3)
+
+
+def test_what_was_skipped_is_remembered_and_found_again(
+    index: Index, log: MemoryLog, reopen: Callable[..., Index]
+) -> None:
+    expected = everything(index)
+    log.failing = {3: IntegrityError("altered"), 6: KeyUnavailableError("missing"), 7: UnreadableError("EIO")}
+    rebuild(index, log, log.open_body)
+    index.close()
+    again = reopen()
+    assert again.skipped == ((3, 3), (6, 7))
+    assert catch_up(again, log, log.open_body).applied == 0
+    assert retry(again, log, log.open_body).damaged == [3, 7]
+    del log.failing[3], log.failing[6]
+    assert retry(again, log, log.open_body, most=1).applied == 1
+    assert again.skipped == ((6, 7),)
+    assert retry(again, log, log.open_body).applied == 1
+    again.close()
+    again = reopen()
+    assert again.skipped == ((7, 7),)
+    log.failing = {7: ShreddedError("gone meanwhile")}
+    assert retry(again, log, log.open_body).shredded == 1
+    assert again.skipped == ()
+    again.close()
+    log.failing = {}
+    again = reopen()
+    assert again.skipped == ()
+    again.clear()
+    catch_up(again, log, log.open_body)
+    assert everything(again) == expected
+
+
+def test_runs_of_skipped_records() -> None:
+    rng = random.Random(20)
+    for _ in range(200):
+        runs, naive = Skipped(), set[int]()
+        for _ in range(rng.randrange(60)):
+            seq, adds = rng.randrange(40), rng.random() < 0.6
+            (runs.add if adds else runs.discard)(seq)
+            (naive.add if adds else naive.discard)(seq)
+        assert {seq for seq in range(-1, 45) if seq in runs} == naive
+        assert len(runs) == len(naive)
+        assert Skipped.decode(runs.encode()).runs == runs.runs
+        assert all(b[0] > a[1] + 1 for a, b in pairwise(runs.runs))
+
+
+@pytest.mark.parametrize("runs", [[(3, 2)], [(1, 2), (3, 4)], [(5, 6), (1, 2)], [(1, 4), (2, 3)]])
+def test_runs_that_are_none_are_rejected(runs: list[tuple[int, int]]) -> None:
+    with pytest.raises(FormatError, match="skipped records"):
+        Skipped.decode(b"".join(struct.pack(">QQ", *run) for run in runs))
+    with pytest.raises(FormatError, match="is cut"):
+        Skipped.decode(bytes(15))
 
 
 def test_an_index_of_another_or_longer_history_is_emptied(

@@ -24,6 +24,7 @@ def test_the_second_reader_reads_it() -> None:
     assert series[0] == "1.2.3"
     assert instance[0] == make_index.SOP
     assert instance[3][0][:5] == [0, 1, 256, 4096, bytes([3]) * 32]
+    assert reader_index.skipped(golden["tables"]) == [3, 5, 6]
     with pytest.raises(ValueError, match="commitment"):
         reader_index.read(golden["tables"], *keys, bytes(16), make_index.SOP)
 

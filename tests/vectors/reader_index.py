@@ -42,6 +42,20 @@ def row(row_key: bytes, archive_id: bytes, reference: bytes, value: bytes) -> li
     return decoded
 
 
+def skipped(tables: dict[str, dict[str, str]]) -> list[int]:
+    """The records whose objects are not in, from tables in hexadecimal."""
+    data, found, least = bytes.fromhex(tables["meta"].get(b"skipped".hex(), "")), list[int](), 0
+    if len(data) % 16:
+        raise ValueError("skipped")
+    for at in range(0, len(data), 16):
+        first, last = (int.from_bytes(data[place : place + 8], "big") for place in (at, at + 8))
+        if last < first or first < least:
+            raise ValueError("skipped")
+        found += range(first, last + 1)
+        least = last + 2
+    return found
+
+
 def read(tables: dict[str, dict[str, str]], token_key: bytes, row_key: bytes, archive_id: bytes, sop: str) -> list[Any]:
     """The study, series and instance row of a SOP Instance UID, from tables in hexadecimal."""
     total = 0
