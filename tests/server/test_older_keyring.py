@@ -1,0 +1,87 @@
+"""A keyring that lacks what the newest minute of the log has, and one that only looks so in the middle of a change."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from archive.event import Event
+from archive.record import Kind
+from keys import rows
+from keys.clock import clock_ms
+from keys.errors import HistoryError
+from server.byhand import look
+from server.engine import Engine
+from tests.promises.kept import Kept
+
+_NOTE = bytes(range(8))
+_KINDS = {
+    rows.HOLD_PREFIX: ("hold", "hold added", "hold removed"),
+    rows.REQUEST_PREFIX: ("request", "shred requested", "shred request cancelled"),
+}
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    made = Kept.create(tmp_path / "kept")
+    with made.opened() as engine:
+        made.put(engine, 1, 1)
+    return made
+
+
+def _say(engine: Engine, prefix: bytes, *, begins: bool) -> None:
+    """Write, or take away, a note of the keyring with the event that tells of it, as `server.sealednotes` does."""
+    name, added, removed = _KINDS[prefix]
+    facts = {"what": added if begins else removed, name: _NOTE.hex()}
+    told = engine.enclosed(Event(Kind.STATE, clock_ms(), facts))
+    place = prefix + _NOTE
+    assert engine.keyring.amend([told, *([(place, b"sealed")] if begins else [])], [] if begins else [place])
+
+
+@pytest.mark.parametrize("prefix", _KINDS)
+def test_a_note_that_the_log_knows_and_the_keyring_does_not(kept: Kept, tmp_path: Path, prefix: bytes) -> None:
+    with kept.opened() as engine:
+        shutil.copytree(kept.archive / "keyring", tmp_path / "then")
+        _say(engine, prefix, begins=True)
+        engine.deliver()  # the server was killed before it signed
+        killed = kept.copy(tmp_path / "killed")
+    shutil.rmtree(killed.archive / "keyring")
+    shutil.copytree(tmp_path / "then", killed.archive / "keyring")
+    with pytest.raises(HistoryError, match="1 holds or requests to shred are missing from it"), killed.opened():
+        pass
+
+
+@pytest.mark.parametrize("prefix", _KINDS)
+@pytest.mark.parametrize("delivered", [0, 1, 2])
+def test_an_event_that_is_on_its_way_is_no_alarm(kept: Kept, tmp_path: Path, prefix: bytes, delivered: int) -> None:
+    """The keyring is ahead of the log for a moment: killed there, the archive opens."""
+    with kept.opened() as engine:
+        _say(engine, prefix, begins=True)
+        if delivered:
+            engine.deliver()
+        _say(engine, prefix, begins=False)
+        if delivered == 2:
+            engine.deliver()
+        killed = kept.copy(tmp_path / "killed")
+    with killed.opened() as engine:
+        assert engine.key_trouble == []
+        assert killed.put(engine, 2, 1) == [0]
+
+
+def test_the_look_without_a_key_counts_the_keys_that_are_missing(kept: Kept, tmp_path: Path) -> None:
+    with kept.opened() as engine:
+        shutil.copytree(kept.archive / "keyring", tmp_path / "then")
+        for study in (2, 3):
+            kept.put(engine, study, 1)
+        killed = kept.copy(tmp_path / "killed")
+        assert look(engine.folder).objection is None
+    with killed.opened(write=False) as engine:
+        folder = engine.folder
+    assert look(folder).findings == ()
+    shutil.rmtree(killed.archive / "keyring")
+    shutil.copytree(tmp_path / "then", killed.archive / "keyring")
+    (finding,) = look(folder).findings
+    assert finding.what == "the keyring is older than the log: 2 studies have no key"
+    shutil.rmtree(killed.archive / "keyring")
+    assert look(folder).findings == ()  # a copy of the log alone is whole in itself
+    assert str(look(folder).objection) == "there is no keyring beside the log"
