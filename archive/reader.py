@@ -76,7 +76,7 @@ class LogReader:
             with reading(f"segment {number}"):
                 fd = self._file(number)
                 size = os.fstat(fd).st_size
-                sealed = read_footer(fd, size)
+                sealed = self._footer(fd, size, is_last=number == numbers[-1])
                 if sealed is not None and sealed[0].tree_size <= from_seq:
                     continue
                 # Only the last segment may be growing: anywhere else, stopping early would skip records in silence.
@@ -85,6 +85,16 @@ class LogReader:
                 if behind is not None and number == behind.segment:
                     at = behind.offset + record_size(behind.body_len)
                 yield from self._records(fd, number, pass_over(fd, at, stop, from_seq), stop, is_sealed=is_sealed)
+
+    @staticmethod
+    def _footer(fd: int, size: int, *, is_last: bool) -> tuple[segment.Footer, int] | None:
+        """A segment's footer; a stop may have left one with holes, which the next writer makes again."""
+        try:
+            return read_footer(fd, size)
+        except FormatError:
+            if is_last:
+                return None
+            raise
 
     def _records(
         self, fd: int, number: int, at: int, stop: int, *, is_sealed: bool

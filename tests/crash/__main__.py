@@ -48,7 +48,7 @@ def main() -> None:
         f"{total.states} states after {total.calls} system calls of {total.runs} runs, {seconds:.0f} s: "
         f"every promise held; {total.cuts} had a torn tail, in {total.twice} the power went again during recovery; "
         f"{total.kills} processes killed and {total.failures} syncs failed on the way, "
-        f"{total.signed} checkpoints were signed"
+        f"{total.signed} checkpoints were signed; in {total.short} states the system answered readings short"
     )
 
 

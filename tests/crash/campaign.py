@@ -2,17 +2,20 @@
 
 One run is a few groups of records, checkpoints, full segments and reopenings, made by the real writer through a
 recorder; now and then the process is killed in the middle of a call, or a sync fails and it is started again. After
-each system call several states of the disk are tried: each is opened by the real writer (and in some of them the power
-goes again during that), and held against what had been acknowledged by then. What a writer found when it opened counts
+each system call several states of the disk are tried: each is read as a command does before any writer comes, opened by
+the real writer (in some of them the power goes again during that, in some the system answers readings short), and held
+against what had been acknowledged by then. What a writer found when it opened counts
 as acknowledged, for who sends it again is told that it is there.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import partial
 from hashlib import sha256
@@ -92,6 +95,7 @@ class Tally:
     kills: int = 0
     failures: int = 0
     signed: int = 0
+    short: int = 0
 
     def add(self, other: Tally) -> None:
         for each in fields(Tally):
@@ -251,12 +255,42 @@ def _try(rng: random.Random, disk: Disk, promises: Promises, root: Path, where: 
             shutil.rmtree(root)
             root.mkdir()
             again.disk.materialise(root, rng)
+    is_short = rng.random() < 0.25
+    tally.short += is_short
     try:
-        _check(root, promises, tally)
+        with _short_reads(rng) if is_short else nullcontext():
+            _read(root, promises)
+            _check(root, promises, tally)
         if rng.random() < 0.3:
             _go_on(root, promises)
     except Exception as error:
         raise BrokenPromiseError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _short_reads(rng: random.Random) -> Iterator[None]:
+    """One reading in ten answers with a part of what there is."""
+    real = os.pread
+
+    def pread(fd: int, length: int, offset: int) -> bytes:
+        return real(fd, rng.randint(1, length) if length and rng.random() < 0.1 else length, offset)
+
+    os.pread = pread
+    try:
+        yield
+    finally:
+        os.pread = real
+
+
+def _read(root: Path, promises: Promises) -> None:
+    """What a command gives that comes before any writer."""
+    reader, found = LogReader(ArchiveFolder.open(root)), 0
+    for (position, header), want in zip(reader.records(), promises.tried[: promises.acknowledged], strict=False):
+        assert header.content_id == want.content_id, "another record, before a writer came"
+        assert reader.read_body(position) == want.body, "another body, before a writer came"
+        found += 1
+    reader.close()
+    assert found == promises.acknowledged, f"{found} records, {promises.acknowledged} promised, before a writer came"
 
 
 def _check(root: Path, promises: Promises, tally: Tally) -> None:

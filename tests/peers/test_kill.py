@@ -16,7 +16,7 @@ from keys.errors import CofferError
 from server.dimse.negotiation import Offer
 from server.dimse.requestor import Requestor
 from tests.peers.coffer_process import CofferProcess
-from tests.peers.dicom_client import Item, find, get, noisy, synthetic
+from tests.peers.dicom_client import Item, find, get, noisy, split_part10, synthetic
 from tests.peers.ward import SPOOLING
 from tests.peers.wiretap import WireTap
 
@@ -71,6 +71,17 @@ def kill_once(coffer: CofferProcess, dice: random.Random, round_number: int, ack
         sender.join(20)
 
 
+def read_without_a_writer(coffer: CofferProcess, acknowledged: dict[str, str]) -> None:
+    """After the last kill, before anybody opens the archive for writing: a command gives all that was acknowledged."""
+    out = coffer.base / "read"
+    studies = [str(row["StudyInstanceUID"]) for row in coffer.json("find")]  # type: ignore[attr-defined]
+    coffer.run("get", *(part for uid in studies for part in ("--study", uid)), "--out", str(out))
+    came = {path.stem: split_part10(path.read_bytes())[1] for path in out.rglob("*.dcm")}
+    lost = [name for name in acknowledged if name not in came]
+    assert not lost, f"{len(lost)} acknowledged objects are not given, such as {lost[:3]}"
+    assert all(hashlib.sha256(came[name]).hexdigest() == digest for name, digest in acknowledged.items())
+
+
 def test_fifty_kills_lose_nothing_that_was_acknowledged(
     new_coffer: Callable[..., CofferProcess],
     tap: Callable[[int], WireTap],
@@ -88,6 +99,7 @@ def test_fifty_kills_lose_nothing_that_was_acknowledged(
     assert rounds == ROUNDS, "the machine is too slow for this many kills: COFFER_KILL_ROUNDS says how many"
     assert len(acknowledged) > rounds
 
+    read_without_a_writer(coffer, acknowledged)
     coffer.start()
     wire = tap(coffer.port)
     sample = synthetic(0)
