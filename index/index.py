@@ -184,7 +184,7 @@ class Index:
             self._applied.cover(seq)
             self._skipped.discard(seq)
 
-    def skip(self, seq: int) -> None:
+    def set_aside(self, seq: int) -> None:
         """Say that the object of record `seq` cannot be read now.
 
         `applied_seq` passes it, and `skipped` has it, durably after the next flush, until it is applied or covered.

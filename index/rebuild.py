@@ -110,10 +110,10 @@ def _take_in(  # noqa: PLR0917  # what a record is taken in with
         index.cover(header.seq)
     except KeyUnavailableError:
         report.keyless.append(header.seq)
-        index.skip(header.seq)
+        index.set_aside(header.seq)
     except (IntegrityError, UnreadableError):
         report.damaged.append(header.seq)
-        index.skip(header.seq)
+        index.set_aside(header.seq)
 
 
 def apply_object(

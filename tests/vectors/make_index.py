@@ -38,7 +38,7 @@ def make(folder: Path) -> dict[str, Any]:
     entry = InstanceEntry("1.2", "1.2.3", SOP, image[0x00080016][0], patient, {0x00080060: ("CT",)}, image, None)
     index.apply(version, KEY_ID, entry)
     for seq in (3, 5, 6):
-        index.skip(seq)
+        index.set_aside(seq)
     index.flush()
     store = index._tables.store
     tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in ("meta", "uid", "study", "series", "instance")}
