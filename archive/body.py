@@ -168,10 +168,17 @@ class BodyReader:
             yield from (opened[start - base : stop - base] for start, stop in pairwise(at[index : beyond + 1]))
             index = beyond
 
-    def plain(self) -> Iterator[memoryview]:
-        """Everything that was sealed, head and meta included, in pieces: what another key can seal again."""
-        for start in range(0, self.plain_length, codec.FRAME_BYTES):
+    def plain(self, meta: bytes) -> Iterator[Buffer]:
+        """Everything that was sealed, in pieces, with `meta` in the place of what was recorded: what another key can
+        seal again. It has `plain_length_with(meta)` bytes."""
+        table_at = HEAD.size + len(self.meta)
+        yield HEAD.pack(VERSION, self.codec, self.length, self.sha256, len(meta), len(self._plain_at) - 1) + meta
+        for start in range(table_at, self.plain_length, codec.FRAME_BYTES):
             yield self._open(start, min(start + codec.FRAME_BYTES, self.plain_length))
+
+    def plain_length_with(self, meta: bytes) -> int:
+        """How many bytes `plain` gives."""
+        return self.plain_length - len(self.meta) + len(meta)
 
     def read(self, start: int, stop: int) -> bytes:
         """Data set bytes [start, stop), fewer at the end."""

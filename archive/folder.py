@@ -13,7 +13,7 @@ from keys.durable import make_folder, settle, write_new
 from keys.errors import ConfigError, FormatError, NotFoundError
 from keys.syscalls import SYSTEM, Syscalls
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _NAME = "archive.json"
 _PARTS = ("segments", "checkpoints", "tiles", "keyring", "index", "spool", "scrub", "lost+found")
 _SEGMENT = re.compile(r"[0-9]{8}\.seg")
@@ -130,7 +130,10 @@ class ArchiveFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path / _NAME} cannot be read", hint="restore it from a backup") from error
         if version != FORMAT_VERSION or len(archive_id) != 16:
-            raise FormatError(f"{path} has archive format {version}", hint="open it with a newer Coffer")
+            raise FormatError(
+                f"{path} has archive format {version}, and this Coffer has format {FORMAT_VERSION}",
+                hint="open it with the Coffer that made it: its coffer get writes files that coffer put takes here",
+            )
         return opened
 
     def segment_numbers(self) -> list[int]:

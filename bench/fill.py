@@ -14,6 +14,7 @@ from typing import Final
 from archive.body import own_memory
 from archive.log import SealedFile
 from bench.studies import HeaderOnly, header_only
+from index.identity import PartId
 from keys.studykey import StudyKey
 from server import logs
 from server.commit import Committed, Parcel, Sealed
@@ -35,11 +36,12 @@ class _Gathering:
 
     def __init__(self, keys: dict[str, StudyKey]) -> None:
         self._keys = keys
+        self.parts: dict[PartId, StudyKey] = {}
         self.parcels: list[Parcel] = []
 
-    def study_key(self, study_uid: str) -> StudyKey:
+    def study_key(self, part: PartId) -> StudyKey:
         """A study's key, made before."""
-        return self._keys[study_uid]
+        return self.parts.setdefault(part, self._keys[part.study_uid])
 
     def memory(self, length: int) -> memoryview:
         """Memory that is kept till then."""
@@ -54,13 +56,13 @@ class _Gathering:
 def _store(engine: Engine, items: list[HeaderOnly]) -> None:
     keys = {item.study_uid: key for item, key in zip(items, engine.keyring.new_studies(len(items)), strict=True)}
     desk = _Gathering(keys)
-    ingest = Ingest(engine.intake, desk, engine.policy)
+    ingest = Ingest(engine.intake, desk, engine.policy, engine.index.rules)
     for item in items:
         reception = ingest.begin(item.request())
         reception.write(item.data)
         assert reception.finish().status == 0
     # What `Committer.study_key` does for one new study at a time, with a sync for each.
-    engine.committer._fresh = keys  # noqa: SLF001
+    engine.committer._fresh = desk.parts  # noqa: SLF001
     done = engine.committer.commit(desk.parcels)
     assert not any(each.stale or each.duplicate for each in done)
 

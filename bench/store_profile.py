@@ -40,7 +40,7 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (LogWriter, "append", "append, sync included"),
     (AppendFile, "sync", "of that, fdatasync"),
     (Index, "study_key_for", "look up the study"),
-    (Index, "known_content", "look for duplicates"),
+    (Index, "newest_of", "look for duplicates"),
     (Index, "apply", "index"),
 )
 _FRAGMENT = 128 << 10

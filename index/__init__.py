@@ -7,9 +7,11 @@ The index is disposable: log and keyring are the archive.
 
 from index.elements import Header, Identifier, decode_identifier, scan
 from index.entry import Identity, InstanceEntry, extract
+from index.identity import PartId, Patient, Rules
 from index.index import Index, IndexStats
 from index.locate import Located
 from index.objectmeta import ObjectMeta
+from index.parts import Part, StoredVersion
 from index.query import IdentifierError
 from index.rows import Version
 from index.walk import Limits
@@ -25,6 +27,11 @@ __all__ = [
     "Limits",
     "Located",
     "ObjectMeta",
+    "Part",
+    "PartId",
+    "Patient",
+    "Rules",
+    "StoredVersion",
     "Version",
     "decode_identifier",
     "extract",

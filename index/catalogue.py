@@ -1,4 +1,4 @@
-"""What is kept in memory of all studies: the searchable table and the totals, filled from the rows on disk.
+"""What is kept in memory of all parts of studies: the searchable table and the totals, filled from the rows on disk.
 
 Rule: a view of `Tables`, and never ahead of them. The filling runs in a thread of its own, because the rows of a large
 archive take a while to open; `index.loading` keeps it from overwriting what is put meanwhile. It decides no match.
@@ -10,6 +10,9 @@ import threading
 from itertools import islice
 from typing import Final
 
+import msgspec
+
+from index.identity import PartId, Patients
 from index.loading import Loading
 from index.rows import StudyRow
 from index.table import StudyTable, is_found_alike
@@ -18,6 +21,7 @@ from keys.errors import CofferError, UnavailableError
 
 __all__ = ["Catalogue"]
 
+_TOTALS: Final = 8
 _PAGE: Final = 200  # whoever puts something in waits for a page at most
 
 
@@ -27,15 +31,19 @@ class Catalogue:
     def __init__(self, tables: Tables) -> None:
         self.table = StudyTable()
         self._tables = tables
-        self._totals = [0] * 6
+        self._totals = [0] * _TOTALS
         self._unreadable: set[Ref] = set()
+        self._shared: dict[str, dict[Ref, PartId]] = {}  # the parts that are shown of studies that have several
+        self._stale: set[Ref] = set()
         self._loading = Loading()
         self._loaders: list[threading.Thread] = []
 
     def load(self) -> int:
         """Begin again with what the disk holds; returns the number that the next new study gets."""
-        self._totals = [0] * 6
+        self._totals = [0] * _TOTALS
         self._unreadable.clear()
+        self._shared.clear()
+        self._stale.clear()
         self.table.clear()
         self._loading.stop()
         self._loading = Loading()
@@ -59,8 +67,10 @@ class Catalogue:
                     fresh = loading.take(page)
                     self._unreadable.update(ref for ref, row in fresh if row is None)
                     readable = [(number_of(ref), row) for ref, row in fresh if row is not None]
-                    for _, row in readable:
-                        self._count(1, row)
+                    for ref, row in fresh:
+                        if row is not None:
+                            self._count(1, row)
+                            self._look(ref, row)
                     self.table.put(readable)
             with self._tables.lock:
                 self.table.index()
@@ -86,30 +96,63 @@ class Catalogue:
         self._loading.wait(seconds)
 
     def note(self, ref: Ref, before: StudyRow | None, after: StudyRow | None) -> None:
-        """Keep in step with a study's row; None: it was, or is, not there for anybody."""
+        """Keep in step with a part's row; None: it was, or is, not there for anybody."""
         is_new = self._loading.meets(ref) or ref in self._unreadable
         if before is not None and not is_new:
             self._count(-1, before)
         if after is None:
             self.table.remove(number_of(ref))
+            if before is not None:
+                self._look(ref, msgspec.structs.replace(before, instances=0))
             return
         self._count(1, after)
+        if after.shared or after.differing_series or after.attributes.stale or ref in self._stale:
+            self._look(ref, after)
         if before is None or is_new or not is_found_alike(before, after):
             self.table.put([(number_of(ref), after)])
 
     def drop(self, ref: Ref) -> None:
-        """A study's rows are gone from the tables."""
+        """A part's rows are gone from the tables."""
         self._loading.meets(ref)
         self._unreadable.discard(ref)
 
     def _count(self, sign: int, row: StudyRow) -> None:
-        numbers = (1, row.series, row.instances, row.conflicts, row.unindexed, row.data_bytes)
+        numbers = (
+            row.is_shown,
+            row.series,
+            row.instances,
+            row.versions - row.instances,
+            row.unindexed,
+            row.data_bytes,
+            bool(row.attributes.differing),
+            row.differing_series,
+        )
         for i, number in enumerate(numbers):
             self._totals[i] += sign * number
 
+    def _look(self, ref: Ref, row: StudyRow) -> None:
+        """See whether it is one of several parts of a study, and whether its values have to be looked for again."""
+        if row.shared and row.is_shown:
+            self._shared.setdefault(row.study_uid, {})[ref] = row.part
+        elif row.study_uid in self._shared:
+            self._shared[row.study_uid].pop(ref, None)
+            if not self._shared[row.study_uid]:
+                del self._shared[row.study_uid]
+        if row.attributes.stale and row.instances:
+            self._stale.add(ref)
+        else:
+            self._stale.discard(ref)
+
     def totals(self) -> list[int]:
-        """Studies, series, instances, conflicts, unindexed, bytes of data sets, and studies whose key is gone."""
-        return [*self._totals, len(self._unreadable)]
+        """Studies, series, instances, versions that are not served, unindexed ones, bytes of data sets, studies and
+        series that contradict themselves, Study Instance UIDs of several patients, and parts whose key is gone."""
+        several = [(len(parts), Patients(parts.values()).count) for parts in self._shared.values()]
+        studies = self._totals[0] - sum(parts - whose for parts, whose in several)
+        return [studies, *self._totals[1:], sum(whose > 1 for _, whose in several), len(self._unreadable)]
+
+    def stale(self) -> list[Ref]:
+        """The parts whose values have to be looked for again."""
+        return list(self._stale)
 
     def stop(self) -> None:
         """End the filling: LMDB must not be closed under a thread that reads it."""

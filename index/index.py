@@ -15,35 +15,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from index.applied import Anchor, Applied
 from index.attributes import SERIES_UID, SOP_INSTANCE, STUDY_UID, Values
 from index.catalogue import Catalogue
 from index.entry import InstanceEntry
+from index.identity import Rules
 from index.keychange import KeyChange
+from index.listing import Listing
 from index.locate import Located, Locator
-from index.merging import study_with, with_version
+from index.lookup import Lookup
+from index.putting import Putting
 from index.query import Query
-from index.rows import SCHEMA, InstanceRow, Merged, SeriesRow, StudyRow, Version
+from index.rows import SCHEMA, Version
 from index.skipped import Skipped
 from index.store import Change
-from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child
+from index.tables import STUDY, Tables
+from index.views import Views
 from keys import shred
-from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from keys.errors import FormatError, IntegrityError, UnavailableError
 from keys.keyring import Keyring
 
 __all__ = ["Index", "IndexStats", "Located"]
 
-_SCHEMA_KEY, _ARCHIVE_KEY, _APPLIED_KEY, _SKIPPED_KEY = b"schema", b"archive", b"applied", b"skipped"
+_SCHEMA_KEY, _ARCHIVE_KEY, _APPLIED_KEY, _RULES_KEY = b"schema", b"archive", b"applied", b"rules"
+_SKIPPED_KEY = b"skipped"
+_PLAIN: Final = Rules()
 _LOAD_PATIENCE: Final = 1.0  # seconds: a small archive is open when its table is filled
-_NOTHING: Final = Merged()
 
 
 @dataclass(frozen=True, slots=True)
 class IndexStats:
-    """Totals over all studies. `unreadable_studies` have rows whose key is gone (shredded, or a keyring too old);
-    `skipped` objects are stored and in no row, because they could not be read or opened."""
+    """Totals over all studies, one for each part that is shown.
+
+    `conflicts` are versions that are not served. Of `differing_studies` and `differing_series` the served instances
+    contradict each other in a value of their study (its patient included) or series; under `shared_studies` Study
+    Instance UIDs stand objects of several patients. `unreadable_studies` have rows whose key is gone (shredded, or a
+    keyring too old); `skipped` objects are stored and in no row, because they could not be read or opened.
+    """
 
     studies: int
     series: int
@@ -51,28 +59,35 @@ class IndexStats:
     conflicts: int
     unindexed: int
     data_bytes: int
+    differing_studies: int
+    differing_series: int
+    shared_studies: int
     unreadable_studies: int
     applied_seq: int
     skipped: int
 
 
-class Index:
+class Index(Listing):
     """An open index; make one with `open`. Thread-safe: any number of readers beside any number of writers."""
 
-    def __init__(self, tables: Tables, keyring: Keyring, *, readonly: bool) -> None:
+    def __init__(self, tables: Tables, keyring: Keyring, rules: Rules, *, readonly: bool) -> None:
         """Check what the folder holds and load the searchable table; `open` calls this."""
         self._tables = tables
         self._keyring = keyring
         self._readonly = readonly
+        self.rules = rules
         self._catalogue = Catalogue(tables)
-        self._key_change = KeyChange(tables, self._catalogue, keyring)
-        self._locator = Locator(tables, self._catalogue.table)
+        self._lookup = Lookup(tables)
+        self._views = Views(tables, self._catalogue, self._lookup)
+        self._putting = Putting(tables, self._catalogue, self._lookup, rules)
+        self._key_change = KeyChange(tables, self._catalogue, self._lookup, self._putting, keyring)
+        self._locator = Locator(tables, self._lookup, self._views)
+        super().__init__(tables, self._catalogue, self._lookup, self._views)
         self._applied = Applied()
         self._skipped = Skipped()
         self._written_skipped = b""
         self._accepted: deque[tuple[Version, bytes, InstanceEntry, int]] = deque()
         self._accepted_lock = threading.Lock()
-        self._next_number = 1
         self._changes = keyring.changes()
         self._shredded = set(shred.tombstones(keyring))
         if self._check_meta():
@@ -89,18 +104,25 @@ class Index:
 
     @classmethod
     def open(
-        cls, folder: Path, keyring: Keyring, *, readonly: bool = False, random: Callable[[int], bytes] = os.urandom
+        cls,
+        folder: Path,
+        keyring: Keyring,
+        rules: Rules = _PLAIN,
+        *,
+        readonly: bool = False,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> Index:
         """Open the index in `folder`, made when absent. With `readonly` safely beside the process that writes.
 
-        An index of another schema is emptied, to be filled again by `index.rebuild.catch_up`. Of many studies the
-        searchable table is still being filled on return: objects can be put in, `query` and `stats` wait. Raises
+        An index of another schema, or made under other rules of patients and versions, is emptied, to be filled again
+        by `index.rebuild.catch_up`; with `readonly` it is a FormatError. Of many studies the searchable table is still
+        being filled on return: objects can be put in, `query` and `stats` wait. Raises
         NotFoundError (readonly, none there), LockedError, IntegrityError when it is damaged or belongs to another
         archive; damage that is met later is raised by who waits and by `require_writable`.
         """
         tables = Tables(folder, keyring, readonly=readonly, random=random)
         try:
-            return cls(tables, keyring, readonly=readonly)
+            return cls(tables, keyring, rules, readonly=readonly)
         except BaseException:
             tables.close(flush=False)
             raise
@@ -112,8 +134,14 @@ class Index:
         if archive is not None and archive != self._keyring.archive_id:
             raise IntegrityError("the index belongs to another archive", hint="remove the index folder and start again")
         if schema == SCHEMA.to_bytes(4, "big"):
-            return True
-        if self._readonly and schema is not None:
+            if get("meta", _RULES_KEY) == self.rules.digest:
+                return True
+            if self._readonly:
+                raise FormatError(
+                    "the index was made under other [patients] or [versions] than the configuration has now",
+                    hint="start the server again, or run coffer index rebuild: it then follows them",
+                )
+        elif self._readonly and schema is not None:
             raise FormatError("the index has an unknown schema", hint="start the archive once, it makes it anew")
         return self._readonly
 
@@ -123,7 +151,10 @@ class Index:
         self._applied = Applied.decode(applied) if applied else Applied()
         self._written_skipped = self._tables.store.get("meta", _SKIPPED_KEY) or b""
         self._skipped = Skipped.decode(self._written_skipped)
-        self._next_number = self._catalogue.load()
+        self._putting.next_number = self._catalogue.load()
+        with self._tables.lock:
+            for key_id, stone in shred.waiting(self._keyring).items():
+                self._key_change.serve_again(key_id, stone.name)
 
     @property
     def is_loaded(self) -> bool:
@@ -134,6 +165,7 @@ class Index:
         made: list[Change] = [
             ("meta", _SCHEMA_KEY, SCHEMA.to_bytes(4, "big")),
             ("meta", _ARCHIVE_KEY, self._keyring.archive_id),
+            ("meta", _RULES_KEY, self.rules.digest),
             ("meta", _APPLIED_KEY, self._applied.encode()),
         ]
         skipped = self._skipped.encode()
@@ -171,10 +203,9 @@ class Index:
         self._apply(version, study_key_id, entry, covers)
 
     def _apply(self, version: Version, study_key_id: bytes, entry: InstanceEntry, covers: int) -> None:
-        version = msgspec.structs.replace(version, study_key_id=study_key_id)
         with self._tables.lock:
             if study_key_id not in self._shredded:  # else it was shredded between its commit and here
-                self._put(version, entry)
+                self._putting.put(version, study_key_id, entry)
             self._applied.cover(version.seq - covers + 1, covers, version)
             self._skipped.discard(version.seq)
 
@@ -198,91 +229,7 @@ class Index:
         with self._tables.lock:
             self._applied.settle(next_seq)
 
-    def _put(self, version: Version, entry: InstanceEntry) -> None:
-        study_ref, before = self._study(entry.study_uid)
-        fresh_study = study_ref is None
-        if study_ref is None:
-            study_ref = self._next_number.to_bytes(8, "big")
-        study = before or StudyRow(entry.study_uid, version.study_key_id, _NOTHING)
-        series_ref, series = self._series(study_ref, entry.series_uid)
-        fresh_series = series_ref is None
-        if series_ref is None:
-            series_ref = child(study_ref, study.series)
-        series = series or SeriesRow(entry.series_uid, _NOTHING)
-        instance_ref, old = self._instance(series_ref, entry.sop_instance)
-        if old is not None and any(v.seq == version.seq for v in old.versions):
-            return
-        new = with_version(old, version, entry)
-        if instance_ref is None:
-            instance_ref = child(series_ref, series.instances)
-            self._tables.name(entry.sop_instance, instance_ref)
-        if fresh_series:
-            self._tables.name(entry.series_uid, series_ref)
-        if fresh_study:
-            self._tables.name(entry.study_uid, study_ref)
-            self._next_number += 1
-        after = study_with(study, version, entry, fresh_series=fresh_series, old=old, new=new)
-        # Bottom up: whoever finds the study row finds everything that it counts.
-        self._tables.put(instance_ref, new)
-        attributes = series.attributes.merge(version.seq, entry.series)
-        self._tables.put(series_ref, SeriesRow(series.series_uid, attributes, series.instances + (old is None)))
-        self._tables.put(study_ref, after)
-        self._catalogue.note(study_ref, before, after)
-
     # Looking up
-
-    def _study(self, uid: str) -> tuple[Ref, StudyRow] | tuple[None, None]:
-        for ref in self._tables.named(STUDY, uid):
-            try:
-                row = self._tables.study(ref)
-            except (KeyUnavailableError, ShreddedError):
-                continue  # shredded, and received again under a new key: the old rows are as good as gone
-            if row is not None:
-                return ref, row
-        return None, None
-
-    def is_stored(self, name: bytes) -> bool:
-        """Whether a study that can be opened stands under what `name_of` gave for it."""
-        for ref in self._tables.under(bytes((STUDY,)) + name):
-            try:
-                if self._tables.study(ref) is not None:
-                    return True
-            except (KeyUnavailableError, ShreddedError):
-                continue
-        return False
-
-    def _series(self, study: Ref, uid: str) -> tuple[Ref, SeriesRow] | tuple[None, None]:
-        for ref in self._tables.named(SERIES, uid):
-            if ref[:8] == study and (row := self._tables.series(ref)) is not None:
-                return ref, row
-        return None, None
-
-    def _instance(self, series: Ref, uid: str) -> tuple[Ref, InstanceRow] | tuple[None, None]:
-        for ref in self._tables.named(INSTANCE, uid):
-            if ref[:12] == series and (row := self._tables.instance(ref)) is not None:
-                return ref, row
-        return None, None
-
-    def study_key_for(self, study_uid: str) -> bytes | None:
-        """The id of the key a study's objects are sealed under; None for a study that has no readable row."""
-        _, row = self._study(study_uid)
-        return row.study_key_id if row else None
-
-    def key_ids_of(self, study_uid: str) -> frozenset[bytes]:
-        """The ids of every key that a version of a study's instances is sealed under; none for an unknown study."""
-        _, row = self._study(study_uid)
-        if row is None:
-            return frozenset()
-        located = self._locator.locate({STUDY_UID: (study_uid,)})
-        used = {version.study_key_id or row.study_key_id for each in located for version in each.versions}
-        return frozenset({row.study_key_id, *used})
-
-    def known_content(self, study_uid: str, series_uid: str, sop_instance: str) -> Sequence[Version]:
-        """Every version stored of one instance of one series of one study, newest last; empty when it is unknown."""
-        study, _ = self._study(study_uid)
-        series, _ = self._series(study, series_uid) if study else (None, None)
-        _, row = self._instance(series, sop_instance) if series else (None, None)
-        return row.versions if row else ()
 
     def query(self, level: str, keys: Mapping[int, Values], model: str) -> Iterator[dict[int, Values]]:
         """Yield what matches `keys` at a level ("PATIENT", "STUDY", "SERIES", "IMAGE") of `model` ("patient", "study").
@@ -296,14 +243,21 @@ class Index:
         """As `query`, with None now and then while nothing matches, so that who waits can look up."""
         self.follow()
         self._catalogue.wait()
-        return Query(level, keys, model, self._tables, self._catalogue.table).run()
+        return Query(level, keys, model, self._tables, self._catalogue.table, self._views).run()
 
-    def locate(self, keys: Mapping[int, Sequence[str]]) -> Iterator[Located]:
+    def locate(self, keys: Mapping[int, Sequence[str]], issuer: str | None = None) -> Iterator[Located]:
         """Yield the instances under exact unique keys, as `index.locate.Locator.locate` says."""
         self.follow()
         if not any(keys.get(tag) for tag in (STUDY_UID, SERIES_UID, SOP_INSTANCE)):
             self._catalogue.wait()
-        return self._locator.locate(keys)
+        return self._locator.locate(keys, issuer)
+
+    def issuers_of(self, patient_id: str, studies: Sequence[str] = ()) -> set[str]:
+        """The issuers ("": none) of the patients with this ID who have any of these studies; without, of all."""
+        self.follow()
+        if not studies:
+            self._catalogue.wait()
+        return self._locator.issuers_of(patient_id, studies)
 
     # Keeping
 
@@ -339,12 +293,15 @@ class Index:
         """Totals as they are now."""
         self.follow()
         self._catalogue.wait()
+        for ref in self._catalogue.stale():
+            if (row := self._lookup.study(ref)) is not None:
+                self._views.sound(ref, row)
         with self._tables.lock:
             numbers = [*self._catalogue.totals(), self.applied_seq, len(self._skipped)]
         return IndexStats(*numbers)
 
     def name_of(self, study_uid: str) -> bytes:
-        """The 16 bytes by which a study's rows are found when its key was shredded."""
+        """The 16 bytes by which a study's rows, of whatever part, are found when their key was shredded."""
         return self._tables.token(STUDY, study_uid)[1:]
 
     def follow(self) -> None:
@@ -381,7 +338,7 @@ class Index:
                 self._accepted.popleft()
 
     def forget(self, key_id: bytes, name: bytes) -> int:
-        """Remove the rows and tokens of a shredded study, durable after the next flush; return how many instances.
+        """Remove the rows and tokens of a shredded part, durable after the next flush; return how many instances.
 
         Takes the key's id and the study's `name_of`. Call it while the keyring still has the key's row: rows that
         cannot be opened keep their tokens, which then lead nowhere. Others may use the index meanwhile.
@@ -390,7 +347,7 @@ class Index:
         return self._key_change.remove(key_id, name)
 
     def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
-        """Let a study's instances be found in new records; durable, all or nothing, after the next flush.
+        """Let a part's instances be found in new records; durable, all or nothing, after the next flush.
 
         Takes the study's `name_of`, the ids of its old and its new key, and for each old record's number where the
         object is now. Returns the numbers of the new records that its instances then have. May be repeated.

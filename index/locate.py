@@ -1,19 +1,21 @@
 """From unique keys to stored instances: what C-MOVE, C-GET and commitment ask.
 
-Rule: exact values only, and every key that is given must hold, so that two studies which claim the same UID never mix.
-It matches no other attributes (`index.query`) and reads no bodies.
+Rule: exact values only, and every key that is given must hold, so that neither two studies that claim the same UID nor
+two patients under one Study Instance UID ever mix unasked. It matches no other attributes (`index.query`) and reads no
+bodies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from index.attributes import PATIENT_ID, SERIES_UID, SOP_INSTANCE, STUDY_UID
-from index.matching import compile_key
+from index.identity import Patient, Patients
+from index.lookup import Link, Lookup
 from index.rows import Version
-from index.table import StudyTable
-from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child
+from index.tables import SERIES, STUDY, Ref, Tables, child
+from index.views import StudyView, Views
 from keys.errors import KeyUnavailableError, ShreddedError
 
 __all__ = ["Located", "Locator"]
@@ -21,7 +23,8 @@ __all__ = ["Located", "Locator"]
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """One instance and where its bytes are. `version` is the newest of `versions`."""
+    """One instance that is served, whose it is, and where its bytes are. `version` is the served one; `versions` are
+    those of the same part, oldest first."""
 
     study_uid: str
     series_uid: str
@@ -30,87 +33,94 @@ class Located:
     study_key_id: bytes
     version: Version
     versions: tuple[Version, ...]
+    patient: Patient
 
 
 class Locator:
     """Finds instances in the tables. Thread-safe, as they are."""
 
-    def __init__(self, tables: Tables, table: StudyTable) -> None:
+    def __init__(self, tables: Tables, lookup: Lookup, views: Views) -> None:
         self._tables = tables
-        self._table = table
+        self._lookup = lookup
+        self._views = views
 
-    def locate(self, keys: Mapping[int, Sequence[str]]) -> Iterator[Located]:
+    def locate(self, keys: Mapping[int, Sequence[str]], issuer: str | None = None) -> Iterator[Located]:
         """Yield the instances under exact unique keys (Patient ID, Study, Series and SOP Instance UID), oldest first.
 
-        A key that is absent or empty restricts nothing; without any key nothing is yielded. Instances that could not be
-        indexed are found by their SOP Instance UID alone.
+        A key that is absent or empty restricts nothing; without any key nothing is yielded. `issuer` restricts a
+        Patient ID to that of one issuer ("": of none); None: of any. Instances that could not be indexed are found by
+        their SOP Instance UID alone.
         """
-        sop = _listed(keys, SOP_INSTANCE)
-        series = _listed(keys, SERIES_UID)
-        studies = _listed(keys, STUDY_UID)
-        patients = _listed(keys, PATIENT_ID)
-        refs: Iterator[Ref]
+        sop, series, studies, patients = (
+            _listed(keys, tag) for tag in (SOP_INSTANCE, SERIES_UID, STUDY_UID, PATIENT_ID)
+        )
+        links: Iterator[Link | None]
         if sop:
-            refs = iter(sorted({ref for uid in sop for ref in self._tables.named(INSTANCE, uid)}))
+            found = {link.ref: link for uid in sop for link in self._lookup.links(uid)}
+            links = (found[ref] for ref in sorted(found))
         elif series:
-            found = sorted({ref for uid in series for ref in self._tables.named(SERIES, uid)})
-            refs = (ref for each in found for ref in self.instances_of(each))
+            refs = sorted({ref for uid in series for ref in self._tables.named(SERIES, uid)})
+            links = (link for ref in refs for link in self._instances_of(ref))
         elif studies:
-            found = sorted({ref for uid in studies for ref in self._tables.named(STUDY, uid)})
-            refs = (ref for each in found for ref in self._all_of(each))
+            refs = sorted({ref for uid in studies for ref in self._tables.named(STUDY, uid)})
+            links = (link for ref in refs for link in self._all_of(ref))
         elif patients:
-            numbers = sorted(self._table.candidates({PATIENT_ID: compile_key(PATIENT_ID, tuple(patients))}))
-            refs = (ref for number in numbers for ref in self._all_of(number.to_bytes(8, "big")))
+            views = (view for each in sorted(patients) for view in self._views.with_patient_id(each))
+            refs = sorted({ref for view in views for ref, _ in view.parts})
+            links = (link for ref in refs for link in self._all_of(ref))
         else:
             return
-        for ref in refs:
-            located = self._row_of(ref)
-            if located is not None and self._is_in(located, ref, patients, studies, series):
-                yield located
+        known: dict[str, Patients] = {}
+        for link in links:
+            if link is None or not link.row.is_served:
+                continue
+            if (studies and link.study.study_uid not in studies) or (series and link.series.series_uid not in series):
+                continue
+            patient = self._patient_of(link, known)
+            if patients and (patient.patient_id not in patients or issuer not in (None, patient.issuer)):
+                continue
+            yield _located(link, patient)
 
-    def _is_in(
-        self, found: Located, ref: Ref, patients: frozenset[str], studies: frozenset[str], series: frozenset[str]
-    ) -> bool:
-        if (studies and found.study_uid not in studies) or (series and found.series_uid not in series):
-            return False
-        study = self._tables.study(ref[:8]) if patients else None
-        return study is None or bool(patients & set(study.attributes.values.get(PATIENT_ID, ())))
+    def issuers_of(self, patient_id: str, studies: Sequence[str] = ()) -> set[str]:
+        """The issuers of the patients with this ID who have any of these studies; without studies, of all."""
+        views: Iterable[StudyView] = self._views.with_patient_id(patient_id) if not studies else ()
+        if studies:
+            views = (view for uid in studies for view in self._views.of_study(uid))
+        return {view.patient.issuer for view in views if view.patient.patient_id == patient_id}
 
-    def _all_of(self, study: Ref) -> Iterator[Ref]:
-        try:
-            row = self._tables.study(study)
-        except (KeyUnavailableError, ShreddedError):
-            return
-        for number in range(row.series if row else 0):
-            yield from self.instances_of(child(study, number))
+    def _patient_of(self, link: Link, known: dict[str, Patients]) -> Patient:
+        name = link.study.part.name
+        if name not in known:
+            siblings = self._lookup.siblings(link.ref[:8], link.study)
+            known[name] = Patients([link.study.part, *(row.part for _, row in siblings if row.instances)])
+        return known[name].of(link.study.part)
 
-    def instances_of(self, series: Ref) -> Iterator[Ref]:
-        """Yield the references of a series' instances; none for a series that is gone or cannot be opened."""
+    def _all_of(self, study: Ref) -> Iterator[Link | None]:
+        row = self._lookup.study(study)
+        for number in range(row.numbered if row else 0):
+            yield from self._instances_of(child(study, number))
+
+    def _instances_of(self, series: Ref) -> Iterator[Link | None]:
         try:
             row = self._tables.series(series)
         except (KeyUnavailableError, ShreddedError):
             return
-        for number in range(row.instances if row else 0):
-            yield child(series, number)
+        for number in range(row.numbered if row else 0):
+            yield self._lookup.link(child(series, number))
 
-    def _row_of(self, ref: Ref) -> Located | None:
-        try:
-            study, series = self._tables.study(ref[:8]), self._tables.series(ref[:12])
-            row = self._tables.instance(ref)
-        except (KeyUnavailableError, ShreddedError):
-            return None
-        if study is None or series is None or row is None:
-            return None
-        newest = row.newest
-        return Located(
-            study.study_uid,
-            series.series_uid,
-            row.sop_instance,
-            row.sop_class,
-            newest.study_key_id or study.study_key_id,
-            newest,
-            row.versions,
-        )
+
+def _located(link: Link, patient: Patient) -> Located:
+    version = link.row.best
+    return Located(
+        link.study.study_uid,
+        link.series.series_uid,
+        link.row.sop_instance,
+        link.row.sop_class,
+        version.study_key_id or link.study.study_key_id,
+        version,
+        link.row.versions,
+        patient,
+    )
 
 
 def _listed(keys: Mapping[int, Sequence[str]], tag: int) -> frozenset[str]:

@@ -15,11 +15,15 @@ from keys.errors import FormatError
 
 __all__ = ["VERSION", "ObjectMeta"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Version 1. `received_ms` counts milliseconds since 1970 UTC; `file_meta` is group 0002 as received, if any."""
+    """Version 2. `received_ms` counts milliseconds since 1970 UTC; `file_meta` is group 0002 as received, if any.
+
+    `order` is the number of the record that the object first came in, where it was sealed again since and stands in a
+    later one; -1: it stands where it came in. Of two versions of an instance the one with the higher number is newer.
+    """
 
     transfer_syntax: str
     sop_class: str
@@ -29,6 +33,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     received_ms: int
     file_meta: bytes | None = None
     preamble: bytes | None = None
+    order: int = -1
 
     def encode(self) -> bytes:
         """Return the msgpack map: key "v" first, then every field that differs from its default."""
@@ -40,7 +45,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         try:
             fields = _DECODER.decode(data)
             if not isinstance(fields, dict) or fields.pop("v", None) != VERSION:
-                raise FormatError("object meta has an unknown version", hint="it was written by a newer Coffer")
+                raise FormatError("object meta has an unknown version", hint="it was written by another Coffer")
             return msgspec.convert(fields, ObjectMeta, builtin_types=(bytes,))
         except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
             raise FormatError("object meta is not valid") from error

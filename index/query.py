@@ -1,4 +1,4 @@
-"""C-FIND over the rows (PS3.4 C.4.1, C.6): check the hierarchy, narrow, match level by level, answer what was asked.
+"""C-FIND over the views (PS3.4 C.4.1, C.6): check the hierarchy, narrow, match level by level, answer what was asked.
 
 Rule: hierarchical queries only. Every unique key above the level holds exactly one value without wildcards; keys below
 the level, and attributes the index does not hold, restrict nothing and are answered empty. Rows come one by one, and
@@ -8,17 +8,17 @@ It encodes nothing and decides no access; Retrieve AE Title and Instance Availab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, cast
 
 from index import attributes as a
-from index.attributes import ATTRIBUTES, COMPUTED, Item, Level, Values
+from index.attributes import ATTRIBUTES, COMPUTED, Item, Level, Stored, Values
+from index.identity import Patient
 from index.matching import IdentifierError, Key, compile_key
-from index.rows import InstanceRow, SeriesRow, StudyRow
-from index.table import StudyTable, patient_key
-from index.tables import INSTANCE, SERIES, STUDY, Ref, Tables, child
-from keys.errors import KeyUnavailableError, ShreddedError
+from index.rows import InstanceRow, SeriesRow
+from index.table import StudyTable
+from index.tables import INSTANCE, Ref, Tables, child
+from index.views import SeriesView, StudyView, Views
 
 __all__ = ["IdentifierError", "Query"]
 
@@ -32,18 +32,23 @@ _PAUSE_ROWS: Final = 64
 _TOP: Final = {"patient": Level.PATIENT, "study": Level.STUDY}
 
 
-@dataclass(frozen=True, slots=True)
-class _Study:
-    ref: Ref
-    row: StudyRow
-
-
 class Query:
     """One checked query. Making it raises IdentifierError; `run` yields one mapping for each match, and pauses."""
 
-    def __init__(self, level: str, keys: Mapping[int, Values], model: str, tables: Tables, table: StudyTable) -> None:
+    def __init__(  # noqa: PLR0917  # what is asked, and where it is looked for
+        self, level: str, keys: Mapping[int, Values], model: str, tables: Tables, table: StudyTable, views: Views
+    ) -> None:
         self._tables = tables
         self._table = table
+        self._views = views
+        self._made: dict[int, Callable[[StudyView], tuple[str, ...]]] = {
+            a.STUDY_UID: lambda view: (view.study_uid,),
+            a.MODALITIES_IN_STUDY: lambda view: view.modalities,
+            a.SOP_CLASSES_IN_STUDY: lambda view: view.sop_classes,
+            a.STUDY_SERIES: lambda view: (str(views.count_of_series(view)),),
+            a.STUDY_INSTANCES: lambda view: (str(view.instances),),
+            **{tag: self._counts(tag) for tag in _PATIENT_COUNTS},
+        }
         self._asked = keys
         self._level = _level(level, model)
         self._top = _TOP[model]
@@ -84,107 +89,94 @@ class Query:
         if self._level is Level.PATIENT:
             yield from self._patients()
             return
-        for study in self._studies():
-            if study is None:
+        for view in self._studies():
+            if view is None:
                 yield None
             elif self._level is Level.STUDY:
-                yield self._answer(study.row, None, None)
+                yield self._answer(view, None, None)
             else:
-                yield from self._below(study)
+                yield from self._below(view)
 
-    def _studies(self) -> Iterator[_Study | None]:
+    def _studies(self) -> Iterator[StudyView | None]:
+        """The views that match, and None after every so many that do not."""
         keys = self._keys[Level.PATIENT] | self._keys[Level.STUDY]
-        uid = keys.get(a.STUDY_UID)
-        refs: Iterator[Ref]
-        if uid is not None and uid.exact is not None:
-            refs = (ref for value in dict.fromkeys(uid.exact) for ref in self._tables.named(STUDY, value))
-        else:
-            refs = (number.to_bytes(8, "big") for number in self._table.candidates(keys))
-        for count, ref in enumerate(refs, 1):
-            row = self._study(ref)
-            if row is not None and row.study_uid and self._study_matches(row, keys):
-                yield _Study(ref, row)
+        for count, view in enumerate(self._candidates(keys), 1):
+            if view is not None and self._study_matches(view, keys):
+                yield view
             elif not count % _PAUSE_ROWS:
                 yield None
 
-    def _study(self, ref: Ref) -> StudyRow | None:
-        try:
-            return self._tables.study(ref)
-        except (KeyUnavailableError, ShreddedError):
-            return None
+    def _candidates(self, keys: Mapping[int, Key]) -> Iterator[StudyView | None]:
+        """Each view that may match, once; None in the place of what is not shown."""
+        uid = keys.get(a.STUDY_UID)
+        if uid is not None and uid.exact is not None:
+            for value in dict.fromkeys(uid.exact):
+                yield from self._views.of_study(value)
+            return
+        yield from self._views.each(self._table.candidates(keys))
 
-    def _study_matches(self, row: StudyRow, keys: Mapping[int, Key]) -> bool:
+    def _study_matches(self, view: StudyView, keys: Mapping[int, Key]) -> bool:
+        values = view.values
         return all(
-            key.universal or tag in _PATIENT_COUNTS or key.matches(self._study_value(row, tag))
+            key.universal or tag in _PATIENT_COUNTS or key.matches(self._study_value(view, values, tag))
             for tag, key in keys.items()
         )
 
     def _patients(self) -> Iterator[dict[int, Values] | None]:
         keys = self._keys[Level.PATIENT]
-        seen: set[str] = set()
-        for count, number in enumerate(self._table.candidates(keys), 1):
+        seen: set[Patient] = set()
+        for count, view in enumerate(self._candidates(keys), 1):
             if not count % _PAUSE_ROWS:
                 yield None
-            row = self._study(number.to_bytes(8, "big"))
-            if row is None or not row.study_uid or not self._study_matches(row, keys):
+            if view is None or view.patient in seen or not self._study_matches(view, keys):
                 continue
-            patient = patient_key(row)
-            if patient not in seen:
-                seen.add(patient)
-                others = [other for other in self._of_patient(patient) if self._study_matches(other, keys)]
-                # The newest study speaks for the patient, whatever order the studies were numbered in.
-                yield self._answer(max(others, key=lambda r: r.attributes.newest, default=row), None, None)
+            seen.add(view.patient)
+            others = [each for each in self._views.of_patient(view.patient) if self._study_matches(each, keys)]
+            # The newest study speaks for the patient, whatever order the studies were numbered in.
+            yield self._answer(max(others, key=lambda each: each.attributes.newest, default=view), None, None)
 
-    def _of_patient(self, patient: str) -> list[StudyRow]:
-        rows = (self._study(n.to_bytes(8, "big")) for n in self._table.of_patient(patient[: 4 * 1024]))
-        return [row for row in rows if row is not None and row.study_uid]
-
-    def _below(self, study: _Study) -> Iterator[dict[int, Values] | None]:
+    def _below(self, view: StudyView) -> Iterator[dict[int, Values] | None]:
         keys = self._keys[Level.SERIES]
-        for ref, series in self._children_named(study, keys.get(a.SERIES_UID)):
-            if not series.series_uid or not all(
-                key.matches(self._series_value(series, tag)) for tag, key in keys.items()
-            ):
+        for series in self._series(view, keys.get(a.SERIES_UID)):
+            if not all(key.matches(self._series_value(series.row, tag)) for tag, key in keys.items()):
                 continue
             if self._level is Level.SERIES:
-                yield self._answer(study.row, series, None)
+                yield self._answer(view, series.row, None)
             else:
-                yield from self._images(study.row, ref, series)
+                yield from self._images(view, series)
 
-    def _children_named(self, study: _Study, uid: Key | None) -> Iterator[tuple[Ref, SeriesRow]]:
-        if uid is not None and uid.exact is not None:
-            refs = [r for v in dict.fromkeys(uid.exact) for r in self._tables.named(SERIES, v) if r[:8] == study.ref]
-        else:
-            refs = [child(study.ref, number) for number in range(study.row.series)]
-        for ref in refs:
-            row = self._tables.series(ref)
-            if row is not None:
-                yield ref, row
+    def _series(self, view: StudyView, uid: Key | None) -> Iterable[SeriesView]:
+        if uid is None or uid.exact is None:
+            return self._views.series(view)
+        named = (self._views.series_named(view, value) for value in dict.fromkeys(uid.exact))
+        return [series for series in named if series is not None]
 
-    def _images(self, study: StudyRow, series_ref: Ref, series: SeriesRow) -> Iterator[dict[int, Values] | None]:
+    def _images(self, view: StudyView, series: SeriesView) -> Iterator[dict[int, Values] | None]:
         keys = self._keys[Level.IMAGE]
-        uid = keys.get(a.SOP_INSTANCE)
-        if uid is not None and uid.exact is not None:
-            named = (r for v in dict.fromkeys(uid.exact) for r in self._tables.named(INSTANCE, v))
-            refs = [r for r in named if r[:12] == series_ref]
-        else:
-            refs = [child(series_ref, number) for number in range(series.instances)]
-        for count, ref in enumerate(refs, 1):
+        for count, ref in enumerate(self._image_refs(series, keys.get(a.SOP_INSTANCE)), 1):
             row = self._tables.instance(ref)
-            if row is not None and all(key.matches(_image_value(row, tag)) for tag, key in keys.items()):
-                yield self._answer(study, series, row)
+            if row and row.is_served and all(key.matches(_image_value(row, tag)) for tag, key in keys.items()):
+                yield self._answer(view, series.row, row)
             elif not count % _PAUSE_ROWS:
                 yield None
 
-    def _answer(self, study: StudyRow, series: SeriesRow | None, instance: InstanceRow | None) -> dict[int, Values]:
+    def _image_refs(self, series: SeriesView, uid: Key | None) -> Iterable[Ref]:
+        if uid is not None and uid.exact is not None:
+            named = (ref for value in dict.fromkeys(uid.exact) for ref in self._tables.named(INSTANCE, value))
+            above = {ref for ref, _ in series.rows}
+            return [ref for ref in named if ref[:12] in above]
+        return [child(ref, number) for ref, row in series.rows for number in range(row.numbered)]
+
+    def _answer(self, view: StudyView, series: SeriesRow | None, instance: InstanceRow | None) -> dict[int, Values]:
         out: dict[int, Values] = {}
+        known = view.values
         for tag, asked in self._asked.items():
             level = self._level_of(tag)
             values: tuple[str | Item, ...] = ()
             if level is None or level > self._level:
                 pass  # not held, or of an entity below
             elif level <= Level.STUDY:
-                values = self._study_value(study, tag)
+                values = self._study_value(view, known, tag)
             elif level is Level.SERIES and series is not None:
                 values = self._series_value(series, tag)
             elif instance is not None:
@@ -193,15 +185,22 @@ class Query:
         out[a.QUERY_RETRIEVE_LEVEL] = (self._level.name,)
         return out
 
-    def _study_value(self, row: StudyRow, tag: int) -> tuple[str | Item, ...]:
-        stored = row.attributes.values.get(tag)
+    def _study_value(self, view: StudyView, values: Stored, tag: int) -> tuple[str | Item, ...]:
+        stored = values.get(tag)
         if stored is not None:
             return stored
-        if tag in _PATIENT_COUNTS:
-            rows = self._of_patient(patient_key(row))
-            return (str(sum(_PATIENT_COUNTS[tag](each) for each in rows)),)
-        made = _STUDY_COMPUTED.get(tag)
-        return made(row) if made else ()
+        made = self._made.get(tag)
+        return made(view) if made is not None else ()
+
+    def _counts(self, tag: int) -> Callable[[StudyView], tuple[str, ...]]:
+        """How a count of a patient's entities is made."""
+        return lambda view: (str(sum(map(self._counted(tag), self._views.of_patient(view.patient)))),)
+
+    def _counted(self, tag: int) -> Callable[[StudyView], int]:
+        """What one study adds to a count of its patient's entities."""
+        if tag == a.PATIENT_SERIES:
+            return self._views.count_of_series
+        return (lambda view: view.instances) if tag == a.PATIENT_INSTANCES else (lambda _: 1)
 
     @staticmethod
     def _series_value(row: SeriesRow, tag: int) -> tuple[str | Item, ...]:
@@ -212,18 +211,7 @@ class Query:
         return row.attributes.values.get(tag, ())
 
 
-_PATIENT_COUNTS: Final[Mapping[int, Callable[[StudyRow], int]]] = {
-    a.PATIENT_STUDIES: lambda row: 1,  # noqa: ARG005  # one study each
-    a.PATIENT_SERIES: lambda row: row.series,
-    a.PATIENT_INSTANCES: lambda row: row.instances,
-}
-_STUDY_COMPUTED: Final[Mapping[int, Callable[[StudyRow], tuple[str, ...]]]] = {
-    a.STUDY_UID: lambda row: (row.study_uid,),
-    a.MODALITIES_IN_STUDY: lambda row: row.modalities,
-    a.SOP_CLASSES_IN_STUDY: lambda row: row.sop_classes,
-    a.STUDY_SERIES: lambda row: (str(row.series),),
-    a.STUDY_INSTANCES: lambda row: (str(row.instances),),
-}
+_PATIENT_COUNTS: Final = frozenset({a.PATIENT_STUDIES, a.PATIENT_SERIES, a.PATIENT_INSTANCES})
 
 
 def _level(level: str, model: str) -> Level:
@@ -238,7 +226,7 @@ def _level(level: str, model: str) -> Level:
 
 def _image_value(row: InstanceRow, tag: int) -> tuple[str | Item, ...]:
     if tag == a.AVAILABLE_TRANSFER_SYNTAX:
-        return (row.newest.transfer_syntax,)
+        return (row.best.transfer_syntax,)
     return row.attributes.get(tag, ())
 
 

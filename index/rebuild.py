@@ -125,7 +125,14 @@ def apply_object(
         scanned = scan(body.read, body.length, meta.transfer_syntax, limits)
         entry = extract(scanned, Identity(meta.sop_class, meta.sop_instance))
         version = Version.of(
-            position, header.content_id, meta.transfer_syntax, body.length, meta.received_ms, header.flags
+            position,
+            header.content_id,
+            meta.transfer_syntax,
+            body.length,
+            meta.received_ms,
+            header.flags,
+            meta.source_ae,
+            meta.order,
         )
     index.apply(version, header.study_key_id, entry)
 

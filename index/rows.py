@@ -1,27 +1,33 @@
-"""The rows of the index and their bytes: one per study, series and instance, as msgpack arrays.
+"""The rows of the index and their bytes: one per part of a study, series and instance, as msgpack arrays.
 
-Rule: pure and frozen; a change makes a new row, so that readers never see half of one. Merging is independent of the
-order in which records arrive: the newest record (highest `seq`) that has an attribute decides its value, and versions
-are kept sorted. That is what makes a rebuilt index equal to the one that grew. Sealing and storing is `index.tables`.
+Rule: pure and frozen; a change makes a new row, so that readers never see half of one. What a row says is independent
+of the order in which records arrive: that is what makes a rebuilt index equal to the one that grew. Sealing and storing
+is `index.tables`, what a further object changes is `index.merging`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
 import msgspec
 
 from archive.log import Position
 from index.attributes import Stored
+from index.identity import PartId
 from keys.errors import FormatError
 
-__all__ = ["SCHEMA", "InstanceRow", "Merged", "SeriesRow", "StudyRow", "Version", "decode_row", "encode_row"]
+__all__ = ["SCHEMA", "InstanceRow", "Merged", "SeriesRow", "StudyRow", "Version", "decode_row", "encode_row", "served"]
 
-SCHEMA: Final = 1  # of the three rows together; another number means: rebuild
+SCHEMA: Final = 2  # of the three rows together; another number means: rebuild
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True):
-    """One stored data set of an instance and where the log has it. Lengths in bytes, time in ms since 1970 UTC."""
+    """One stored data set of an instance and where the log has it. Lengths in bytes, time in ms since 1970 UTC.
+
+    `order` is the number of the record that the object first came in: it tells what is newer, also after the object was
+    sealed again and stands in a later record. `replaces`: whether it takes the place of the version served before it.
+    """
 
     seq: int
     segment: int
@@ -32,13 +38,23 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
     dataset_length: int
     received_ms: int
     flags: int
-    study_key_id: bytes = b""  # empty until `Index.apply` fills it in
+    study_key_id: bytes = b""  # empty until `Index.apply` fills it in, as `replaces`
+    order: int = -1
+    source_ae: str = ""
+    replaces: bool = True
 
     @staticmethod
     def of(  # noqa: PLR0917  # the order of the record's own fields
-        position: Position, content_id: bytes, transfer_syntax: str, dataset_length: int, received_ms: int, flags: int
+        position: Position,
+        content_id: bytes,
+        transfer_syntax: str,
+        dataset_length: int,
+        received_ms: int,
+        flags: int,
+        source_ae: str = "",
+        order: int = -1,
     ) -> Version:
-        """Return the version that a record at `position` holds."""
+        """Return the version that a record at `position` holds; `order` where it first came in an earlier one."""
         return Version(
             position.seq,
             position.segment,
@@ -49,6 +65,8 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
             dataset_length,
             received_ms,
             int(flags),
+            order=order if order >= 0 else position.seq,
+            source_ae=source_ae,
         )
 
     @property
@@ -57,75 +75,137 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
         return Position(self.seq, self.segment, self.offset, self.body_len)
 
 
-class Merged(msgspec.Struct, frozen=True, array_like=True):
-    """Attributes of an entity that many instances describe; each value is that of the newest record that had one.
+def served(versions: Iterable[Version]) -> Version:
+    """The version that counts, of one or more: the first, then each that replaces what was served before it."""
+    known = list(versions)
+    return max((v for v in known if v.replaces), key=_order, default=None) or min(known, key=_order)
 
-    `own[tag]` is the seq a value comes from; `all_since` stands for every tag at once (the usual case: all instances
-    of a series say the same), so that a thousand equal descriptions cost one integer each.
+
+def _order(version: Version) -> int:
+    return version.order
+
+
+class Merged(msgspec.Struct, frozen=True, array_like=True):
+    """Attributes of an entity that many instances describe; each value is that of the newest one that has a value.
+
+    `own[tag]` is the order of the version a value comes from; `all_since` stands for every tag at once (the usual case:
+    all instances of a series say the same), so that a thousand equal descriptions cost one integer each. `differing`
+    are the tags of which there is more than one value. `stale`: a description was taken back that cannot be taken out
+    without looking at the others: all are merged again when somebody asks.
     """
 
     values: Stored = {}
     own: dict[int, int] = {}
     all_since: int = -1
+    differing: tuple[int, ...] = ()
+    stale: bool = False
 
     @property
     def newest(self) -> int:
-        """The highest seq that any of the values comes from."""
+        """The highest order that any of the values comes from."""
         return max(self.all_since, *self.own.values(), -1)
 
-    def merge(self, seq: int, values: Stored) -> Merged:
-        """Return the attributes with those of record `seq` taken in; self where nothing changes."""
+    def merge(self, order: int, values: Stored) -> Merged:
+        """Return the attributes with those of one more description taken in; self where nothing changes."""
+        if self.stale:
+            return self
         if values == self.values:
-            return self if seq <= self.all_since else Merged(self.values, self.own, seq)
+            if order <= self.all_since:
+                return self
+            return Merged(self.values, self.own, order, self.differing)
         own = {tag: max(self.own.get(tag, -1), self.all_since) for tag in self.values}
-        merged = dict(self.values)
+        merged, differing = dict(self.values), set(self.differing)
         for tag, value in values.items():
-            if seq > own.get(tag, -1):
+            if tag in merged and merged[tag] != value:
+                differing.add(tag)
+            if order > own.get(tag, -1):
                 merged[tag] = value
-                own[tag] = seq
-        return Merged(merged, own)
+                own[tag] = order
+        return Merged(merged, own, differing=tuple(sorted(differing)))
+
+    def without(self, order: int) -> Merged:
+        """Return the attributes after the description of this order was taken back; what remains is described anew."""
+        if self.stale or (not self.differing and order != self.all_since and order not in self.own.values()):
+            return self
+        return Merged(self.values, self.own, self.all_since, self.differing, stale=True)
+
+    def beside(self, other: Merged) -> Merged:
+        """Return the attributes of both together: of each the value of the newest description."""
+        values, own = dict(self.values), {tag: self.order_of(tag) for tag in self.values}
+        for tag, value in other.values.items():
+            if other.order_of(tag) > own.get(tag, -1):
+                values[tag], own[tag] = value, other.order_of(tag)
+        return Merged(values, own)
+
+    def order_of(self, tag: int) -> int:
+        """The order of the version that an attribute's value comes from."""
+        return max(self.own.get(tag, -1), self.all_since)
+
+    @staticmethod
+    def of(descriptions: Iterable[tuple[int, Stored]]) -> Merged:
+        """Return the attributes of all these descriptions, each with its order."""
+        merged = Merged()
+        for order, values in sorted(descriptions, key=lambda each: each[0]):
+            merged = merged.merge(order, values)
+        return merged
 
 
 class StudyRow(msgspec.Struct, frozen=True, array_like=True):
-    """One study with its patient's attributes. Counts are of distinct instances, versions not counted."""
+    """One part of a study: the objects of one patient in it. What it tells is of versions that are served, but for
+    `versions` and what follows it: those are of every version that was ever stored in the part."""
 
-    study_uid: str
-    study_key_id: bytes  # of the first record of the study
+    part: PartId
+    study_key_id: bytes  # of the first record of the part
     attributes: Merged
-    series: int = 0  # ever numbered; series keep their number
+    numbered: int = 0  # series that ever got a number; they keep it
+    series: int = 0
     instances: int = 0
-    modalities: tuple[str, ...] = ()  # sorted
-    sop_classes: tuple[str, ...] = ()  # sorted
-    conflicts: int = 0  # further contents under one SOP Instance UID
-    unindexed: int = 0  # instances whose record carries a flag: kept, but not fully read
-    data_bytes: int = 0  # of all data sets, versions included
+    differing_series: int = 0  # series whose instances contradict each other
+    modalities: dict[str, int] = {}  # of how many instances
+    sop_classes: dict[str, int] = {}
+    shared: bool = False  # another part has, or had, the same name
+    versions: int = 0
+    unindexed: int = 0  # versions whose record carries a flag: kept, but not fully read
+    data_bytes: int = 0
+    latest_date: str = ""  # the latest valid Study Date, YYYYMMDD
+    received_ms: int = 0  # when the newest came
+
+    @property
+    def study_uid(self) -> str:
+        """Study Instance UID; "" for an object without one."""
+        return self.part.study_uid
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether queries may show it: it is of a study, and something in it is served."""
+        return bool(self.instances and self.part.study_uid)
 
 
 class SeriesRow(msgspec.Struct, frozen=True, array_like=True):
-    """One series of a study."""
+    """One series of a part. `numbered` instances ever got a number, `instances` of them are served."""
 
     series_uid: str
     attributes: Merged
+    numbered: int = 0
     instances: int = 0
 
 
 class InstanceRow(msgspec.Struct, frozen=True, array_like=True):
-    """One instance: attributes of its newest version, and all versions, newest last."""
+    """One instance of a part: all its versions in the part by their order, and what the best of them says of patient
+    and study, series, and itself. `is_served`: that version is the one served; else one in another part is."""
 
     sop_instance: str
     sop_class: str
+    study: Stored
+    series: Stored
     attributes: Stored
     versions: tuple[Version, ...]
+    is_served: bool = False
 
     @property
-    def newest(self) -> Version:
-        """The version that queries describe and retrievals return."""
-        return self.versions[-1]
-
-    @property
-    def contents(self) -> int:
-        """How many different data sets arrived under this UID."""
-        return len({v.content_id for v in self.versions})
+    def best(self) -> Version:
+        """The version of this part that queries describe and retrievals return, if any of this part is served."""
+        return served(self.versions)
 
 
 Row = TypeVar("Row", StudyRow, SeriesRow, InstanceRow)

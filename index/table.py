@@ -16,9 +16,9 @@ from index.attributes import MODALITIES_IN_STUDY, PATIENT_ID, PATIENT_NAME
 from index.matching import Key, fold_name
 from index.rows import StudyRow
 
-__all__ = ["StudyTable", "is_found_alike", "patient_key"]
+__all__ = ["StudyTable", "is_found_alike"]
 
-_ISSUER, _BIRTH_DATE = 0x00100021, 0x00100030
+_BIRTH_DATE: Final = 0x00100030
 _COLUMNS: Final[Mapping[int, str]] = {
     PATIENT_NAME: "name",
     PATIENT_ID: "patient_id",
@@ -29,7 +29,6 @@ _COLUMNS: Final[Mapping[int, str]] = {
     0x00081030: "description",
     0x00080090: "referring",
 }
-_SEARCHED: Final = (*_COLUMNS, _ISSUER)
 _NAMES: Final = ("name", "referring")
 _INDEXED: Final = ("name", "patient_id", "birth_date", "study_date", "accession", "study_id", "patient")
 _LONGEST: Final = 1024  # characters held of one attribute; longer ones make the study always a candidate
@@ -38,25 +37,22 @@ _MOST_PARAMETERS: Final = 30_000  # of one statement; SQLite takes 32,766
 _TOP: Final = "\U0010ffff"
 
 
-def patient_key(row: StudyRow) -> str:
-    """Return what makes two studies one patient's: Patient ID and its issuer, or name and birth date without an ID."""
-    values = row.attributes.values
-    patient, issuer, name, born = (
-        "\\".join(v for v in values.get(tag, ()) if isinstance(v, str))
-        for tag in (PATIENT_ID, _ISSUER, PATIENT_NAME, _BIRTH_DATE)
-    )
-    return f"id\n{patient}\n{issuer}" if patient else f"name\n{'='.join(fold_name(name))}\n{born}"
-
-
 def is_found_alike(one: StudyRow, other: StudyRow) -> bool:
     """Whether the table holds the same of both rows."""
     first, second = one.attributes.values, other.attributes.values
-    same = first is second or all(first.get(tag) == second.get(tag) for tag in _SEARCHED)
-    return same and one.modalities == other.modalities
+    same = first is second or all(first.get(tag) == second.get(tag) for tag in _COLUMNS)
+    alike = one.modalities is other.modalities or one.modalities.keys() == other.modalities.keys()
+    return same and alike and _is_odd(one) == _is_odd(other)
+
+
+def _is_odd(row: StudyRow) -> bool:
+    """Whether more than its own columns may answer what is asked of it: another part, or its instances."""
+    return row.shared or row.attributes.stale
 
 
 class StudyTable:
-    """One row for each study. Thread-safe: one connection, one lock, results in pages so that nobody waits long."""
+    """One row for each part of a study. Thread-safe: one connection, one lock, results in pages so that nobody waits
+    long."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -104,10 +100,11 @@ class StudyTable:
         narrowed = " AND ".join(conditions)  # our column names and question marks; values are parameters
         yield from self._pages(f"SELECT number FROM study WHERE {narrowed}", parameters, seen)  # noqa: S608
 
-    def of_patient(self, patient: str) -> list[int]:
-        """Numbers of all studies with this `patient_key`, oldest first."""
+    def of_patient(self, patient_id: str) -> list[int]:
+        """Numbers of the parts that may be of a patient with this ID, oldest first."""
+        statement = "SELECT number FROM study WHERE patient = ? ORDER BY number"
         with self._lock:
-            rows = self._db.execute("SELECT number FROM study WHERE patient = ? ORDER BY number", (patient,)).fetchall()
+            rows = self._db.execute(statement, (_cell(patient_id),)).fetchall()
         return [number for (number,) in rows]
 
     def _pages(self, statement: str, parameters: list[str], seen: set[int]) -> Iterator[int]:
@@ -130,7 +127,7 @@ class StudyTable:
 
 def _columns(number: int, row: StudyRow) -> tuple[int | str, ...]:
     values = row.attributes.values
-    odd = 0
+    odd = int(_is_odd(row))
     out: list[str] = []
     for tag, name in _COLUMNS.items():
         stored = values.get(tag, ())
@@ -143,9 +140,13 @@ def _columns(number: int, row: StudyRow) -> tuple[int | str, ...]:
             odd = 1  # not YYYYMMDD: only the matcher reads it
         if len(text) > _LONGEST or "\0" in text or _TOP in text:
             odd = 1  # cut, or beyond what the comparisons of `_narrow` can tell
-        out.append(text[:_LONGEST].replace("\0", " "))
+        out.append(_cell(text))
     modalities = "".join(f"\\{m}" for m in row.modalities) + "\\"
-    return (number, odd, *out, patient_key(row)[: 4 * _LONGEST], modalities)
+    return (number, odd, *out, _cell(row.part.patient_id), modalities)
+
+
+def _cell(text: str) -> str:
+    return text[:_LONGEST].replace("\0", " ")
 
 
 def _narrow(tag: int, key: Key, conditions: list[str], parameters: list[str]) -> None:

@@ -26,11 +26,11 @@ from keys.errors import CofferError, FormatError, KeyUnavailableError, ShreddedE
 from keys.keyring import Keyring
 from keys.studykey import StudyKey
 
-__all__ = ["INSTANCE", "SERIES", "STUDY", "Ref", "Tables", "child", "number_of"]
+__all__ = ["INSTANCE", "PART", "SERIES", "STUDY", "Ref", "Tables", "child", "number_of"]
 
 # A row's key: study number (8), series number in the study (4), instance number in the series (4), big endian.
 Ref: TypeAlias = bytes
-STUDY, SERIES, INSTANCE = 1, 2, 3  # kinds of UID, and by their reference's length of rows
+STUDY, SERIES, INSTANCE, PART = 1, 2, 3, 4  # kinds of names; the first three by their reference's length of rows too
 _KINDS: Final = {8: STUDY, 12: SERIES, 16: INSTANCE}
 _TABLE: Final = {STUDY: "study", SERIES: "series", INSTANCE: "instance"}
 _TOKEN_BYTES: Final = 16
@@ -114,7 +114,7 @@ class Tables:
         return prefix + hmac_sha256(self._token_key, prefix + uid.encode("utf-8", "surrogatepass"))[:_TOKEN_BYTES]
 
     def named(self, kind: int, uid: str) -> list[Ref]:
-        """Return the references of every entity with this UID, oldest first. More than one only where UIDs conflict."""
+        """Return the references of every entity with this UID or text, oldest first."""
         return self.under(self.token(kind, uid))
 
     def under(self, token: bytes) -> list[Ref]:
@@ -140,9 +140,9 @@ class Tables:
         stored = [] if token in self._flushing_gone else self.store.values(token)
         return sorted({*stored, *waiting}) if waiting else stored
 
-    def name(self, uid: str, ref: Ref) -> None:
-        """Let a UID stand for one more entity. The caller holds `lock`."""
-        token = self.token(_KINDS[len(ref)], uid)
+    def name(self, kind: int, uid: str, ref: Ref) -> None:
+        """Let a UID, or a part's text, stand for one more entity. The caller holds `lock`."""
+        token = self.token(kind, uid)
         self._fresh_names[token] = (*self._fresh_names.get(token, ()), ref)
         self._rename(token)
 
@@ -155,14 +155,15 @@ class Tables:
                 self._remember(ref, row)
         self._wake.set()
 
-    def remove(self, ref: Ref, uid: str) -> None:
-        """Take a row and its UID's token away, durable with the next flush. The caller holds `lock`."""
+    def remove(self, ref: Ref, *names: tuple[int, str]) -> None:
+        """Take a row and its names' tokens away, durable with the next flush. The caller holds `lock`."""
         self._fresh[ref] = None
-        token = self.token(_KINDS[len(ref)], uid)
-        others = tuple(r for r in self.named(_KINDS[len(ref)], uid) if r != ref)
-        self._fresh_gone[token] = None
-        self._fresh_names[token] = others
-        self._rename(token)
+        for kind, uid in names:
+            token = self.token(kind, uid)
+            others = tuple(r for r in self.named(kind, uid) if r != ref)
+            self._fresh_gone[token] = None
+            self._fresh_names[token] = others
+            self._rename(token)
         with self._cache_lock:
             self._cache.pop(ref, None)
         self._wake.set()
@@ -287,10 +288,17 @@ class Tables:
             self._flushing, self._flushing_names, self._flushing_gone = {}, {}, {}
 
     def _changes(self) -> list[Change]:
-        key_ids: dict[bytes, bytes] = {}
+        rows, gone = self._sealed_rows()
         out: list[Change] = [("uid", token, None) for token in self._flushing_gone]
         named = ((token, ref) for token, refs in self._flushing_names.items() for ref in refs)
-        out += [("uid", token, ref) for token, ref in named if ref[:8] not in self._dead]
+        out += [("uid", token, ref) for token, ref in named if ref[:8] not in self._dead and ref[:8] not in gone]
+        return out + rows
+
+    def _sealed_rows(self) -> tuple[list[Change], set[Ref]]:
+        """The rows to write, and the studies that were shredded while theirs waited: nothing leads to them either."""
+        key_ids: dict[bytes, bytes] = {}
+        out: list[Change] = []
+        gone: set[Ref] = set()
         for ref, row in self._flushing.items():
             table = _TABLE[_KINDS[len(ref)]]
             if row is None:
@@ -298,17 +306,17 @@ class Tables:
                 continue
             if ref[:8] in self._dead:
                 continue
-            key_id = key_ids.get(ref[:8])
-            if key_id is None:
-                study = self.study(ref[:8])
-                if study is None:  # forgotten meanwhile: a row without its study is nothing
-                    continue
-                key_id = key_ids[ref[:8]] = study.study_key_id
             try:
+                key_id = key_ids.get(ref[:8])
+                if key_id is None:
+                    study = self.study(ref[:8])
+                    if study is None:  # forgotten meanwhile: a row without its study is nothing
+                        continue
+                    key_id = key_ids[ref[:8]] = study.study_key_id
                 out.append((table, ref, self.seal_row(ref, row, key_id)))
             except (KeyUnavailableError, ShreddedError):
-                continue  # the study was shredded while its row waited
-        return out
+                gone.add(ref[:8])
+        return out, gone
 
     def require_writable(self) -> None:
         """Raise UnavailableError when the flusher stopped."""
@@ -350,7 +358,10 @@ class Tables:
             self.store.compact()
 
     def forget_cache(self) -> None:
-        """Read every row from the disk again, as another process may have written it."""
+        """Read every row from the disk again, as another process may have written it. Only where nothing waits to be
+        written: what a reader keeps for itself is forgotten too."""
+        if not self._keeps_names:
+            self._fresh = {}
         with self._cache_lock:
             self._puts += 1
             self._cache.clear()

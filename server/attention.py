@@ -1,4 +1,4 @@
-"""Which objects an administrator should look at: those that could not be indexed, and those with several contents.
+"""Which objects an administrator should look at: those that could not be indexed, and those with several versions.
 
 Rule: reads only. Unindexed objects are found by the flag in the log's headers, conflicts by the index; both lists cost
 time in proportion to the archive and are made only when they are asked for.
@@ -28,7 +28,7 @@ class Unindexed:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An instance that was received with different bytes: its UIDs, and the record of each content, newest last."""
+    """An instance that was received in several versions: its UIDs, and the record of each, newest last."""
 
     study_uid: str
     sop_instance: str
@@ -53,9 +53,17 @@ def unindexed(engine: Engine) -> Iterator[Unindexed]:
 
 
 def conflicts(engine: Engine) -> Iterator[Conflict]:
-    """Every instance of which more than one content is kept; the newest is the one that is handed out."""
-    for study in engine.index.query("STUDY", {STUDY_UID: ()}, "study"):
-        uid = str(study[STUDY_UID][0])
+    """Every instance of which more than one version is kept, in whatever part of its study; `coffer versions` tells
+    which one is served."""
+    uids = dict.fromkeys(str(row[STUDY_UID][0]) for row in engine.index.query("STUDY", {STUDY_UID: ()}, "study"))
+    for uid in uids:
+        if not any(part.superseded for part in engine.index.parts(uid)):
+            continue
         for found in engine.index.locate({STUDY_UID: (uid,)}):
-            if len(found.versions) > 1:
-                yield Conflict(uid, found.sop_instance, tuple(v.seq for v in found.versions))
+            chain = [
+                each.located.version.seq
+                for each in engine.index.versions(found.sop_instance)
+                if (each.located.study_uid, each.located.series_uid) == (uid, found.series_uid)
+            ]
+            if len(chain) > 1:
+                yield Conflict(uid, found.sop_instance, tuple(chain))

@@ -17,6 +17,7 @@ from msgspec import Struct
 from archive.log import Entry, LogWriter, SealedFile
 from archive.record import Flags, Kind
 from index.entry import InstanceEntry
+from index.identity import PartId, are_apart
 from index.index import Index
 from index.rows import Version
 from keys.errors import CofferError, ShreddedError, UnavailableError
@@ -24,6 +25,7 @@ from keys.keyring import Keyring
 from keys.shred import is_shredded
 from keys.studykey import StudyKey
 from server.headroom import require_descriptors
+from server.logs import short_id
 from server.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -49,12 +51,13 @@ class Sealed(Struct, frozen=True, array_like=True):
     data_bytes: int
     received_ms: int
     started: float
+    source_ae: str
     entry: InstanceEntry
 
 
 class Committed(Struct, frozen=True, array_like=True):
-    """How a commit ended: the record's number, whether the same bytes were there before, or that the key is not the
-    study's any more: then nothing was written and the object must be sealed again."""
+    """How a commit ended: the record's number, whether the same bytes were there before, or that the key is not that of
+    the object's part any more: then nothing was written and the object must be sealed again."""
 
     seq: int = -1
     duplicate: bool = False
@@ -66,6 +69,15 @@ class Parcel(NamedTuple):
 
     sealed: Sealed
     body: memoryview | SealedFile
+
+
+class Change(NamedTuple):
+    """A version of an instance that was there already: whether it is of another patient than the newest before it, and
+    whether it takes the place of the one served."""
+
+    is_moved: bool
+    replaces: bool
+    sealed: Sealed
 
 
 class _Ticket:
@@ -86,28 +98,31 @@ class Committer:
         self._log = log
         self._index = index
         self._metrics = metrics
-        self._fresh: dict[str, StudyKey] = {}  # keys of studies that have no record yet
+        self._fresh: dict[PartId, StudyKey] = {}  # keys of parts that have no record yet
         self._fresh_lock = threading.Lock()
-        self._recorded: list[str] = []  # studies that have one since the last commit
+        self._recorded: list[PartId] = []  # parts that have one since the last commit
         self._queue: list[_Ticket] = []
         self._queue_lock = threading.Lock()
         self._lock = threading.Lock()
         self.refusal: UnavailableError | None = None  # set while what is stored could not be opened after a restart
 
-    def study_key(self, study_uid: str) -> StudyKey:
-        """A study's key, made where there is none; durable. Raises UnavailableError where nothing can be stored."""
+    def study_key(self, part: PartId) -> StudyKey:
+        """The key of one patient's objects of a study, made where there is none; durable.
+
+        Raises UnavailableError where nothing can be stored.
+        """
         self.require_accepting()
         self._index.follow()
         with self._fresh_lock:
-            known = self._index.study_key_for(study_uid)
+            known = self._index.study_key_for(part)
             if known is not None:
-                self._fresh.pop(study_uid, None)
+                self._fresh.pop(part, None)
                 with contextlib.suppress(ShreddedError):  # a moment ago: then it is a new study
                     return self._keyring.study(known)
-            if self._live(study_uid) is None:
+            if self._live(part) is None:
                 # The most damaging order possible would be a record before its key: the key is synced here.
-                self._fresh[study_uid] = self._keyring.new_study()
-            return self._fresh[study_uid]
+                self._fresh[part] = self._keyring.new_study()
+            return self._fresh[part]
 
     def commit(self, parcels: Sequence[Parcel]) -> list[Committed]:
         """Commit objects together; on return they are durable and can be found. Raises UnavailableError: none is."""
@@ -145,17 +160,34 @@ class Committer:
             raise self.refusal.with_traceback(None)  # it would grow with each who meets it
 
     def _let_go(self) -> None:
-        """Forget the keys of studies whose first record the last commit wrote, and which the index has since."""
+        """Forget the keys of parts whose first record the last commit wrote, and which the index has since."""
         with self._fresh_lock:  # who asks for a study's key must find it in the one or in the other
-            for study_uid in self._recorded:
-                if self._index.study_key_for(study_uid) is not None:
-                    self._fresh.pop(study_uid, None)
+            for part in self._recorded:
+                if self._index.study_key_for(part) is not None:
+                    self._fresh.pop(part, None)
         self._recorded = []
 
-    def _live(self, study_uid: str) -> StudyKey | None:
-        """The key of a study that has no record yet."""
-        fresh = self._fresh.get(study_uid)
+    def _live(self, part: PartId) -> StudyKey | None:
+        """The key of a part that has no record yet."""
+        fresh = self._fresh.get(part)
         return None if fresh is None or is_shredded(self._keyring, fresh.key_id) else fresh
+
+    def _tell(self, batch: "_Batch") -> None:
+        """Say in log and metrics which versions took the place of others, or did not, and which studies are shared."""
+        for change in batch.changes:
+            entry = change.sealed.entry
+            self._metrics.version_stored(replaces=change.replaces, moved=change.is_moved)
+            _log.warning(
+                "another version of an instance came, and is served from now on"
+                if change.replaces
+                else "another version of an instance came, and is kept without being served",
+                sop_instance=short_id(entry.sop_instance),
+                study=short_id(entry.study_uid),
+                calling_ae=change.sealed.source_ae,
+                another_patient=change.is_moved,
+            )
+        for study_uid in batch.shared:
+            _log.warning("objects of several patients have one Study Instance UID", study=short_id(study_uid))
 
     def _commit(self, tickets: list[_Ticket]) -> None:
         try:
@@ -164,6 +196,7 @@ class Committer:
             batch = _Batch(self._index, self._live)
             results = batch.commit(self._log, [parcel for ticket in tickets for parcel in ticket.parcels])
             self._recorded = list(batch.announced.values())
+            self._tell(batch)
         except Exception as error:  # noqa: BLE001  # who waits for this commit must hear of its end, whatever it is
             if not isinstance(error, CofferError):
                 _log.exception("a commit ended with a fault of ours")
@@ -182,15 +215,27 @@ class Committer:
             ticket.done = True
 
 
+class _Newest(NamedTuple):
+    """The version of an instance that came last, its part, and its entry in the batch or record in the log."""
+
+    part: PartId
+    content_id: bytes
+    transfer_syntax: str
+    at: int
+    is_new: bool
+
+
 class _Batch:
     """One commit: what of it is new, in the order it came."""
 
-    def __init__(self, index: Index, fresh: Callable[[str], StudyKey | None]) -> None:
+    def __init__(self, index: Index, fresh: Callable[[PartId], StudyKey | None]) -> None:
         self._index = index
         self._fresh = fresh
         self._entries: list[Entry] = []
-        self.announced: dict[bytes, str] = {}  # keys whose first record is in this batch, and their studies
-        self._new: dict[tuple[bytes, bytes, str], int] = {}  # what the batch stores, and at which entry
+        self.announced: dict[bytes, PartId] = {}  # keys whose first record is in this batch, and their parts
+        self.changes: list[Change] = []
+        self.shared: list[str] = []  # studies of one patient more
+        self._new: dict[tuple[str, str, str], _Newest] = {}  # what the batch stores, by the instance
 
     def commit(self, log: LogWriter, parcels: Sequence[Parcel]) -> list[Committed]:
         places = [self._place(parcel) for parcel in parcels]
@@ -205,7 +250,7 @@ class _Batch:
             if covers:
                 version = Version.of(
                     position, sealed.content_id, sealed.transfer_syntax, sealed.data_bytes, sealed.received_ms,
-                    sealed.flags,
+                    sealed.flags, sealed.source_ae,
                 )  # fmt: skip
                 self._index.accept(version, sealed.key_id, sealed.entry, covers=covers)
             results.append(Committed(position.seq, duplicate=not covers))
@@ -214,24 +259,20 @@ class _Batch:
     def _place(self, parcel: Parcel) -> Committed | tuple[int, int]:
         """What becomes of a parcel: an answer at once, or its entry and how many records it takes (0: a twin's)."""
         sealed = parcel.sealed
-        entry = sealed.entry
-        known = self._index.study_key_for(entry.study_uid)
-        fresh = self._fresh(entry.study_uid) if known is None else None
+        part = self._index.rules.part_of(sealed.entry, sealed.source_ae)
+        known = self._index.study_key_for(part)
+        fresh = self._fresh(part) if known is None else None
         if sealed.key_id != (known or (fresh.key_id if fresh else None)):
             return Committed(stale=True)
-        for version in self._index.known_content(entry.study_uid, entry.series_uid, entry.sop_instance):
-            if version.content_id == sealed.content_id:
-                return Committed(version.seq, duplicate=True)
-        twin = self._new.get((sealed.key_id, sealed.content_id, entry.sop_instance))
-        if twin is not None:
-            return twin, 0
+        newest = self._newest(sealed)
+        if newest is not None and newest[:3] == (part, sealed.content_id, sealed.transfer_syntax):
+            return (newest.at, 0) if newest.is_new else Committed(newest.at, duplicate=True)
         covers = 1
         if known is None and fresh is not None and sealed.key_id not in self.announced:
-            self.announced[sealed.key_id] = entry.study_uid
-            self._entries.append(
-                Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, fresh.kcv, sealed.received_ms)
-            )
+            self._announce(part, sealed, fresh)
             covers = 2
+        if newest is not None:
+            self.changes.append(Change(newest.part != part, self._index.rules.replaces(sealed.source_ae), sealed))
         at = len(self._entries)
         self._entries.append(
             Entry(
@@ -239,5 +280,31 @@ class _Batch:
                 sealed.body_sha256,
             )
         )  # fmt: skip
-        self._new[sealed.key_id, sealed.content_id, entry.sop_instance] = at
+        self._new[_instance(sealed)] = _Newest(part, sealed.content_id, sealed.transfer_syntax, at, True)
         return at, covers
+
+    def _newest(self, sealed: Sealed) -> _Newest | None:
+        """What this object would be a duplicate of: the newest of the batch, else of the archive."""
+        instance = _instance(sealed)
+        if (new := self._new.get(instance)) is not None:
+            return new
+        found = self._index.newest_of(*instance)
+        if found is None:
+            return None
+        part, version = found
+        return _Newest(part, version.content_id, version.transfer_syntax, version.seq, False)
+
+    def _announce(self, part: PartId, sealed: Sealed, key: StudyKey) -> None:
+        """Let the record that makes a key known go before the first object under it."""
+        beside = (each for each in self.announced.values() if each.study_uid == part.study_uid)
+        if part.study_uid and (any(are_apart(each, part) for each in beside) or self._index.has_another_patient(part)):
+            self.shared.append(part.study_uid)
+        self.announced[sealed.key_id] = part
+        self._entries.append(
+            Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, key.kcv, sealed.received_ms)
+        )
+
+
+def _instance(sealed: Sealed) -> tuple[str, str, str]:
+    entry = sealed.entry
+    return entry.study_uid, entry.series_uid, entry.sop_instance

@@ -9,7 +9,21 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ["AwsKms", "Config", "Dimse", "Http", "Keys", "Limits", "Log", "Peer", "Pkcs11", "Retention", "Storage"]
+__all__ = [
+    "AwsKms",
+    "Config",
+    "Dimse",
+    "Http",
+    "Keys",
+    "Limits",
+    "Log",
+    "Patients",
+    "Peer",
+    "Pkcs11",
+    "Retention",
+    "Storage",
+    "Versions",
+]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -22,6 +36,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 VariableName = Annotated[str, Meta(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")]
 TokenLabel = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,32}$")]
 Region = Annotated[str, Meta(pattern=r"^([a-z]{2}(-[a-z]+)+-[0-9]+)?$")]
+Issuer = Annotated[str, Meta(pattern=r"^(?! )[^\\\x00-\x1f\x7f]{0,64}(?<! )$")]  # PS3.5 6.2: VR LO
+Serve = Literal["newest", "first"]
 Url = Annotated[str, Meta(pattern=r"^(https?://[!-~]{1,250})?$")]
 
 
@@ -293,6 +309,46 @@ class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 0.0
 
 
+class Patients(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How patients are told apart: by Patient ID and Issuer of Patient ID. This changes no byte of any object. When it
+    is changed, the next start fills the index anew."""
+
+    default_issuer: Annotated[
+        Issuer,
+        Meta(
+            description="Issuer of Patient ID of objects that name none. Without it, an object without issuer belongs "
+            "to the one issuer that its Patient ID has in the same study, and across studies to a patient of its own."
+        ),
+    ] = ""
+    default_issuer_by_ae: Annotated[
+        dict[AeTitle, Issuer],
+        Meta(
+            description="The same for objects from one calling AE title, instead of `default_issuer`: "
+            '`default_issuer_by_ae = { CT1 = "WARD" }`. Anyone can claim an AE title.'
+        ),
+    ] = {}
+
+
+class Versions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happens when an instance comes again with other content. Every version is kept. When this is changed, the
+    next start fills the index anew."""
+
+    serve: Annotated[
+        Serve,
+        Meta(
+            description='What queries and retrievals give: `"newest"`, the version that came last, or `"first"`, the '
+            "one that came first; `coffer get --version` gives any."
+        ),
+    ] = "newest"
+    serve_by_ae: Annotated[
+        dict[AeTitle, Serve],
+        Meta(
+            description="The same for versions from one calling AE title, instead of `serve`: "
+            '`serve_by_ae = { GATEWAY = "first" }` lets that one replace nothing. Anyone can claim an AE title.'
+        ),
+    ] = {}
+
+
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is written to standard error. Never patient data; UIDs only as short ids that a key makes unlinkable. Lines
     that cannot be written are lost and counted (`coffer_log_lines_lost_total`); nothing waits for them."""
@@ -322,4 +378,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     storage: Storage = Storage()
     keys: Keys = Keys()
     retention: Retention = Retention()
+    patients: Patients = Patients()
+    versions: Versions = Versions()
     log: Log = Log()

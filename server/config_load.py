@@ -18,7 +18,7 @@ from msgspec import inspect
 
 from keys.errors import ConfigError
 from server import config_lines
-from server.config import AeTitle, Config, Keys, Peer, Pkcs11, Region, TokenLabel, Url, VariableName
+from server.config import AeTitle, Config, Issuer, Keys, Peer, Pkcs11, Region, TokenLabel, Url, VariableName
 
 FILE_NAME = "coffer.toml"
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)$")
@@ -144,12 +144,25 @@ class _Checker:
             return None
         if path == ("peers",):
             return self._peers(raw, path)
+        if field.default_factory is dict and isinstance(raw, dict):
+            return self._by_ae(field, raw, path)
         try:
             value = msgspec.convert(raw, field.type, dec_hook=_path_of)
         except msgspec.ValidationError:
             self._report(path, f"{_dotted(path)} = {_shown(raw)} is not allowed", f"give {allowed(field.type)}")
             return None
         return self._absolute(value) if isinstance(value, Path) else value
+
+    def _by_ae(self, field: msgspec.structs.FieldInfo, raw: dict[str, Any], path: config_lines.KeyPath) -> Any:
+        """A table from AE titles to values, each entry looked at by itself."""
+        values = {}
+        for name, value in raw.items():
+            try:
+                values.update(msgspec.convert({name: value}, field.type))
+            except msgspec.ValidationError:
+                here = (*path, name)
+                self._report(here, f"{_dotted(here)} = {_shown(value)} is not allowed", f"give {allowed(field.type)}")
+        return values
 
     def _peers(self, raw: Any, path: config_lines.KeyPath) -> tuple[Peer, ...] | None:
         if not isinstance(raw, list) or not all(isinstance(one, dict) for one in raw):
@@ -254,6 +267,7 @@ _WORDS: Final = {
         (AeTitle, "1 to 16 characters without backslash"),
         (VariableName, "an environment variable's name"),
         (TokenLabel, "up to 32 characters"),
+        (Issuer, "up to 64 characters without backslash"),
         (Region, "an AWS region, for example eu-central-1"),
         (Url, "an http or https URL"),
     )
@@ -276,6 +290,8 @@ def _in_words(info: inspect.Type) -> str:  # noqa: PLR0911  one line per type is
             return " or ".join(f'"{v}"' for v in info.values)
         case inspect.StrType(pattern=str(pattern)):
             return _WORDS[pattern]
+        case inspect.DictType():
+            return f"a table of AE titles, for each {_in_words(info.value_type)}"
         case inspect.StrType():
             return "a host name or an address"
         case _:

@@ -56,7 +56,7 @@ def _section(title: str, table: type[Struct]) -> str:
     for field in msgspec.structs.fields(table):
         if field.name != "peers" and not isinstance(field.default, Struct):
             meta = _meta(field.type, table, field.name)
-            default = (meta.extra or {}).get("default") or _default(field.default)
+            default = (meta.extra or {}).get("default") or ("none" if _is_map(field) else _default(field.default))
             lines.append(f"| `{field.name}` | {default} | {allowed(field.type)} | {meta.description} |")
     return "\n".join([*lines, ""])
 
@@ -68,6 +68,10 @@ def _meta(kind: Any, table: type[Struct], name: str) -> Meta:
         if isinstance(one, Meta) and one.description:
             return one
     raise AssertionError(f"{table.__name__}.{name} has no description (its type is {get_origin(annotated)})")
+
+
+def _is_map(field: msgspec.structs.FieldInfo) -> bool:
+    return field.default_factory is dict
 
 
 def _default(value: Any) -> str:

@@ -36,7 +36,7 @@ class Engine(Vault):
         )  # fmt: skip
         if write:
             self.committer = Committer(self.keyring, self.log, self.index, self.metrics)
-            self.ingest = Ingest(self.intake, _Local(self.committer), self.policy)
+            self.ingest = Ingest(self.intake, _Local(self.committer), self.policy, self.index.rules)
         self.finder = Finder(self)
         self.retriever = Retriever(self)
 

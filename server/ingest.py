@@ -1,4 +1,4 @@
-"""Receive one object: draft, identify, seal under its study's key, commit, and only then say so.
+"""Receive one object: draft, identify, seal under the key of its patient's study, commit, and only then say so.
 
 Rule: a success outcome is returned after the record and the key that opens it are on stable storage and the instance
 can be found. The bytes are never changed, parsed for more than their identity, or written readable anywhere. How they
@@ -17,6 +17,7 @@ from archive.record import Flags
 from index.bounds import longest_of
 from index.elements import Header, scan, scan_early
 from index.entry import Identity, InstanceEntry, extract, pixel_layout
+from index.identity import PartId, Rules
 from index.objectmeta import ObjectMeta
 from keys.clock import clock_ms
 from keys.derive import hmac_sha256
@@ -40,8 +41,8 @@ _MOST_TRIES = 4  # a study that is shredded while its objects come in gets a new
 class Desk(Protocol):
     """Where sealed objects get their place in the log: in this process, or at the other end of a socket."""
 
-    def study_key(self, study_uid: str) -> StudyKey:
-        """A study's key, durable. Raises UnavailableError where nothing can be stored now."""
+    def study_key(self, part: PartId) -> StudyKey:
+        """The key of a part of a study, durable. Raises UnavailableError where nothing can be stored now."""
 
     def memory(self, length: int) -> memoryview:
         """Where a body of so many bytes is sealed for `commit`: one at a time. Raises UnavailableError."""
@@ -56,9 +57,10 @@ class Desk(Protocol):
 class Ingest:
     """The only way into the archive for a data set. Serves any number of threads as far as its desk does."""
 
-    def __init__(self, intake: Intake, desk: Desk, policy: Policy) -> None:
+    def __init__(self, intake: Intake, desk: Desk, policy: Policy, rules: Rules) -> None:
         self.intake = intake
         self.desk = desk
+        self.rules = rules
         self._policy = policy
 
     def begin(self, request: StoreRequest) -> "Reception":
@@ -73,6 +75,7 @@ class Reception:
     def __init__(self, ingest: Ingest, request: StoreRequest) -> None:
         self._intake = ingest.intake
         self._desk = ingest.desk
+        self._rules = ingest.rules
         self._request = request
         self._draft = self._intake.new_draft()
         self._early: Header | None = None
@@ -114,8 +117,9 @@ class Reception:
         self._check_identity(header)
         entry = extract(header, Identity(self._request.sop_class, self._request.sop_instance))
         self._draft.finish(entry.layout)
+        part = self._rules.part_of(entry, self._request.caller.calling_ae)
         for _ in range(_MOST_TRIES):
-            done = self._commit(header, entry, self._desk.study_key(entry.study_uid))
+            done = self._commit(header, entry, self._desk.study_key(part))
             if not done.stale:
                 break
         else:
@@ -173,6 +177,7 @@ class Reception:
             self._draft.size,
             now,
             self._started,
+            request.caller.calling_ae,
             entry,
         )
         try:

@@ -64,6 +64,12 @@ class ArchiveFacts(Protocol):
     @property
     def conflicts(self) -> int: ...
     @property
+    def shared_studies(self) -> int: ...
+    @property
+    def differing_studies(self) -> int: ...
+    @property
+    def differing_series(self) -> int: ...
+    @property
     def unindexed(self) -> int: ...
 
 
@@ -80,8 +86,11 @@ _GAUGES = (
     ("key_trouble", "coffer_keyring_findings", "What the start found wrong with the keyring: coffer keys audit."),
     ("key_epoch_age", "coffer_key_epoch_age_seconds", "Age of the key epoch in use."),
     ("key_rotation_unfinished", "coffer_key_rotation_unfinished", "Whether a rotation runs, or was stopped half done."),
-    ("conflicts", "coffer_conflicts", "Instances that were received more than once with different bytes."),
+    ("conflicts", "coffer_conflicts", "Stored versions of instances that are not served, because another one is."),
     ("skipped", "coffer_skipped_objects", "Objects stored that no query finds: they cannot be read or opened now."),
+    ("shared_studies", "coffer_shared_studies", "Study Instance UIDs under which objects of several patients stand."),
+    ("differing_studies", "coffer_differing_studies", "Studies whose objects contradict each other about the study."),
+    ("differing_series", "coffer_differing_series", "Series whose objects contradict each other about the series."),
     ("unindexed", "coffer_unindexed_objects", "Objects stored as received because their header could not be read."),
 )
 
@@ -171,6 +180,17 @@ class Metrics:
             "Objects acknowledged because the same bytes are stored already.",
             registry=registry,
         )
+        self._versions = Counter(
+            "coffer_object_versions",
+            "Objects stored as a further version of an instance, by whether it is served instead of the one before.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._moved = Counter(
+            "coffer_objects_moved",
+            "Objects stored as a version of an instance that was another patient's before.",
+            registry=registry,
+        )
         self._bytes = Counter(
             "coffer_stored_data_bytes", "Bytes of the data sets stored and acknowledged.", registry=registry
         )
@@ -217,6 +237,8 @@ class Metrics:
         self._scrubbed = Counter("coffer_scrub_records", "Records whose body the scrub has read.", registry=registry)
         self._scrubbed_bytes = Counter("coffer_scrub_bytes", "Bytes of bodies the scrub has read.", registry=registry)
         ProcessCollector(registry=registry)
+        for outcome in ("replaced", "kept"):
+            self._versions.labels(outcome)
         for service in SERVICES:
             self._seconds.labels(service)
         for service in ("move", "get"):
@@ -258,6 +280,13 @@ class Metrics:
         else:
             self._objects.inc()
             self._bytes.inc(size)
+
+    def version_stored(self, *, replaces: bool, moved: bool) -> None:
+        """A stored object was a further version of an instance: served instead of the one before it, or not; `moved`:
+        it is another patient's than that one."""
+        self._versions.labels("replaced" if replaces else "kept").inc()
+        if moved:
+            self._moved.inc()
 
     def answered(self, service: str, status: int, seconds: float) -> None:
         """One request of a service (`SERVICES`) ended with its final `status` after `seconds`."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from archive.body import BodyContext, BodyReader
@@ -22,6 +23,7 @@ from archive.reader import LogReader
 from archive.record import Flags, Kind
 from archive.reseal import reseal
 from index import rebuild
+from index.objectmeta import ObjectMeta
 from index.rows import Version
 from keys import aead, rekey, shred
 from keys.clock import clock_ms
@@ -230,7 +232,7 @@ class Rekeyer:
                 content_id = hmac_sha256(study.new.cid, body.sha256)
                 context = BodyContext(self._keyring.archive_id, job.new, content_id, Kind.OBJECT)
                 sealed = reseal(
-                    body, study.new.blob, context, os.urandom(aead.SALT), self._vault.room,
+                    body, _meta(body, position), study.new.blob, context, os.urandom(aead.SALT), self._vault.room,
                     in_memory=position.body_len <= _IN_MEMORY_BYTES,
                 )  # fmt: skip
         except IntegrityError as error:
@@ -286,6 +288,12 @@ class Rekeyer:
             "last_record": max(seqs, default=None),
         }
         return Event(Kind.STUDY_REKEYED, clock_ms(), facts, study.job.old)
+
+
+def _meta(body: BodyReader, position: Position) -> bytes:
+    """What is recorded beside an object that is sealed again: as before, and in which record it first came in."""
+    meta = ObjectMeta.decode(body.meta)
+    return body.meta if meta.order >= 0 else msgspec.structs.replace(meta, order=position.seq).encode()
 
 
 def _advance(progress: Callable[[int, int], None], before: int, total: int, count: int) -> None:

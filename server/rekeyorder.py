@@ -12,7 +12,6 @@ from typing import Final
 
 from archive.event import Event
 from archive.record import Kind
-from index.attributes import STUDY_UID
 from keys import rekey, rows, shred
 from keys.clock import clock_ms
 from keys.errors import AccessDeniedError, IntegrityError, ShreddedError, SupersededError, UnavailableError
@@ -22,14 +21,13 @@ from keys.rows import KeyRow
 from keys.tombstone import Reason
 from server import otherwriter
 from server.engine import Engine
-from server.holds import Holds
+from server.holds import Holds, Subject
 from server.officers import Officer
 from server.rekeying import Rekeyer
-from server.shredding import Doomed, by_study, require_reason
+from server.shredding import by_study, require_reason
 
 __all__ = ["Chosen", "all_before", "carry_out", "one_study", "order"]
 
-_NO_STUDY: Final = ""  # what came without a Study Instance UID has one key together
 _POLL_SECONDS: Final = 0.2
 _STILL_SECONDS: Final = 120.0  # the writer has said nothing for so long
 
@@ -62,22 +60,15 @@ def all_before(engine: Engine, epoch: int) -> Chosen:
     begin = engine.keyring.epoch_row(epoch).created_ms
     names: dict[bytes, bytes] = {}
     studies, objects, held = 0, 0, 0
-    uids = [str(row[STUDY_UID][0]) for row in engine.index.query("STUDY", {STUDY_UID: ()}, "study")]
-    for study_uid in (*uids, _NO_STUDY):
-        due = [key_id for key_id in engine.index.key_ids_of(study_uid) if _made_ms(engine, key_id) < begin]
+    for part in engine.index.all_parts():
+        due = [key_id for key_id in part.key_ids if _made_ms(engine, key_id) < begin]
         if not due:
             continue
-        if study_uid == _NO_STUDY:
-            names.update(dict.fromkeys(due, engine.index.name_of(study_uid)))
-            objects += sum(1 for _ in engine.index.locate({STUDY_UID: (study_uid,)}))
-            studies += 1
-            continue
-        (found,) = by_study(engine, study_uid)
-        if _is_held(engine, found):
+        if _is_held(engine, Subject(part.study_uid, part.patient_id, part.latest_date, part.received_ms)):
             held += 1
             continue
-        names.update(dict.fromkeys(due, engine.index.name_of(study_uid)))
-        studies, objects = studies + 1, objects + found.instances
+        names.update(dict.fromkeys(due, part.name))
+        studies, objects = studies + 1, objects + part.versions
     return Chosen(names, studies, objects, held)
 
 
@@ -89,7 +80,7 @@ def order(engine: Engine, chosen: Chosen, reason: str, officer: Officer) -> list
     """
     require_reason("a rekey", reason)
     keyring = engine.keyring
-    under_way = {each.name: each for each in rekey.under_way(keyring)}
+    under_way = {each.new: each.old for each in rekey.under_way(keyring)}
 
     def event(made: Rekey) -> tuple[bytes, bytes]:
         facts = {
@@ -104,8 +95,7 @@ def order(engine: Engine, chosen: Chosen, reason: str, officer: Officer) -> list
 
     begun: dict[bytes, Rekey] = {}
     for key_id, name in chosen.names.items():
-        known = under_way.get(name)
-        old = known.old if known is not None and known.new == key_id else key_id
+        old = under_way.get(key_id, key_id)
         try:
             begun[old] = rekey.begin(keyring, old, name, engine.index.applied_seq + 1, clock_ms(), os.urandom, event)
         except SupersededError:
@@ -158,9 +148,9 @@ def _made_ms(engine: Engine, key_id: bytes) -> int:
     return KeyRow.decode(value).created_ms if value is not None else clock_ms()
 
 
-def _is_held(engine: Engine, found: Doomed) -> bool:
+def _is_held(engine: Engine, subject: Subject) -> bool:
     try:
-        Holds(engine).require_none([found.subject])
+        Holds(engine).require_none([subject])
     except AccessDeniedError:
         return True
     return False

@@ -13,14 +13,16 @@ import structlog
 
 from archive.body import BodyReader
 from index.elements import Identifier, decode_identifier
-from index.index import Located
+from index.identity import identity_text
+from index.locate import Located
 from index.objectmeta import ObjectMeta
 from index.query import IdentifierError
 from keys.errors import InputError
 from server.access import Action
 from server.bodies import Bodies
 from server.convert import CONVERTIBLE, EXPLICIT_LE, Converter
-from server.dimse.services import Caller
+from server.dimse.services import Caller, Planned
+from server.dimse.status import SEVERAL_PATIENTS, DimseStatusError
 from server.logs import short_id
 from server.vault import Vault
 
@@ -28,6 +30,8 @@ _log = structlog.get_logger(__name__)
 
 QUERY_RETRIEVE_LEVEL = 0x00080052
 PATIENT_ID, STUDY_UID, SERIES_UID, SOP_UID = 0x00100020, 0x0020000D, 0x0020000E, 0x00080018
+ISSUER = 0x00100021
+_NO_ISSUER = '""'  # as a value of ISSUER: the patient whose objects name none
 _LEVELS = {"PATIENT": PATIENT_ID, "STUDY": STUDY_UID, "SERIES": SERIES_UID, "IMAGE": SOP_UID}
 _ROOTS = {"patient": ("PATIENT", "STUDY", "SERIES", "IMAGE"), "study": ("STUDY", "SERIES", "IMAGE")}
 
@@ -91,10 +95,12 @@ class Retriever:
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
-    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Sequence[StoredInstance]:
-        """The instances an identifier names, oldest study first.
+    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Planned[StoredInstance]:
+        """The instances an identifier names, oldest study first (PS3.4 C.6.1, C.6.2).
 
-        Raises InputError with the offending tags for a bad identifier (PS3.4 C.4.2.1.4), AccessDeniedError.
+        Of the Patient Root model they are one patient's; of Study Root all that have the UIDs, with a remark where they
+        are of several patients. Raises InputError with the offending tags for a bad identifier (PS3.4 C.4.2.1.4),
+        DimseStatusError where it names several patients, AccessDeniedError.
         """
         keys = decode_identifier(identifier, implicit=implicit)
         level = "".join(keys.text(QUERY_RETRIEVE_LEVEL)).strip()
@@ -105,25 +111,26 @@ class Retriever:
                 offending=(QUERY_RETRIEVE_LEVEL,),
                 hint="set (0008,0052) to a level of the information model",
             )
-        if level == "IMAGE" and self._is_empty(keys, STUDY_UID) and self._is_empty(keys, SERIES_UID):
-            return self._without_study(keys, roots, caller)
         chosen: dict[int, tuple[str, ...]] = {}
+        without_study = level == "IMAGE" and self._is_empty(keys, STUDY_UID) and self._is_empty(keys, SERIES_UID)
         for name in roots[: roots.index(level) + 1]:
-            chosen[_LEVELS[name]] = self._unique_key(keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level)
-        return self.instances(chosen, caller)
+            if not (without_study and name in ("STUDY", "SERIES")):
+                chosen[_LEVELS[name]] = self._unique_key(
+                    keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level
+                )
+        issuer = self._issuer(keys, chosen, caller) if PATIENT_ID in chosen else None
+        found = self.instances(chosen, caller, issuer)
+        if without_study:  # docs/adr/0015
+            found = [each for each in found if not each.located.study_uid]
+        return Planned(found, self._remark(found, caller))
 
     @staticmethod
     def _is_empty(keys: Identifier, tag: int) -> bool:
         return tag in keys.values and not "".join(keys.text(tag))
 
-    def _without_study(self, keys: Identifier, roots: Sequence[str], caller: Caller) -> Sequence[StoredInstance]:
-        """The instances that name no study, by their own UIDs (docs/adr/0015)."""
-        chosen = {SOP_UID: self._unique_key(keys.text(SOP_UID), SOP_UID, is_level=True)}
-        if "PATIENT" in roots:
-            chosen[PATIENT_ID] = self._unique_key(keys.text(PATIENT_ID), PATIENT_ID, is_level=False)
-        return [found for found in self.instances(chosen, caller) if not found.located.study_uid]
-
     def _unique_key(self, values: Sequence[str], tag: int, *, is_level: bool) -> tuple[str, ...]:
+        if tag == PATIENT_ID:  # PS3.4 C.4.2.1.4.1: a single value at every level
+            values, is_level = [identity_text(values)], False
         present = tuple(v for v in values if v)
         if not present or (len(present) > 1 and not is_level) or any("*" in v or "?" in v for v in present):
             raise IdentifierError(
@@ -134,10 +141,42 @@ class Retriever:
             )
         return present
 
-    def instances(self, keys: dict[int, tuple[str, ...]], caller: Caller) -> Sequence[StoredInstance]:
-        """The instances under exact unique keys by tag. Raises AccessDeniedError."""
+    def _issuer(self, keys: Identifier, chosen: dict[int, tuple[str, ...]], caller: Caller) -> str | None:
+        """Which patient of this ID is meant: by the identifier's issuer, or because there is only one."""
+        said = identity_text(keys.text(ISSUER))
+        if said:
+            return "" if said == _NO_ISSUER else said
         self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
-        found = [StoredInstance(self._vault.bodies, row) for row in self._vault.index.locate(keys)]
+        issuers = self._vault.index.issuers_of(chosen[PATIENT_ID][0], chosen.get(STUDY_UID, ()))
+        if len(issuers) > 1:
+            told = ", ".join(issuer or _NO_ISSUER for issuer in sorted(issuers))
+            raise DimseStatusError(
+                SEVERAL_PATIENTS,
+                f"{len(issuers)} patients have this ID: give (0010,0021): {told}",
+                (PATIENT_ID, ISSUER),
+            )
+        return next(iter(issuers), None)
+
+    @staticmethod
+    def _remark(found: Sequence[StoredInstance], caller: Caller) -> str:
+        count = len({each.located.patient for each in found if each.located.study_uid})
+        if count < 2:
+            return ""
+        studies = dict.fromkeys(short_id(each.located.study_uid) for each in found)
+        _log.warning(
+            "objects of several patients are sent together",
+            calling_ae=caller.calling_ae,
+            patients=count,
+            study=list(studies)[:8],
+        )
+        return f"objects of {count} patients have the UIDs that were asked for"
+
+    def instances(
+        self, keys: dict[int, tuple[str, ...]], caller: Caller, issuer: str | None = None
+    ) -> Sequence[StoredInstance]:
+        """The instances under exact unique keys by tag; `issuer` as `Index.locate` has it. Raises AccessDeniedError."""
+        self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
+        found = [StoredInstance(self._vault.bodies, row) for row in self._vault.index.locate(keys, issuer)]
         _log.info(
             "retrieve",
             calling_ae=caller.calling_ae,

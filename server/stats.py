@@ -29,6 +29,9 @@ class ArchiveStats:
     key_epoch_age: float
     key_rotation_unfinished: bool
     conflicts: int
+    shared_studies: int
+    differing_studies: int
+    differing_series: int
     unindexed: int
     unreadable_studies: int
     key_trouble: int
@@ -66,6 +69,9 @@ def stats_of(  # noqa: PLR0917  # the parts of an open archive
         key_epoch_age=age_seconds(keyring),
         key_rotation_unfinished=bool(keyring.half_left()),
         conflicts=seen.conflicts,
+        shared_studies=seen.shared_studies,
+        differing_studies=seen.differing_studies,
+        differing_series=seen.differing_series,
         unindexed=seen.unindexed,
         unreadable_studies=seen.unreadable_studies,
         key_trouble=key_trouble,

@@ -27,6 +27,7 @@ from archive.record import Kind, RecordHeader
 from archive.room import Room
 from archive.spool import clear_stale
 from index import rebuild
+from index.identity import Rules
 from index.index import Index
 from index.rows import Version
 from keys import derive, rekey
@@ -124,7 +125,7 @@ class Vault:
         """Open the index and bring it level with the log."""
         if write and fresh:
             remove_folder(self.folder.index)
-        self.index = Index.open(self.folder.index, self.keyring, readonly=not write)
+        self.index = Index.open(self.folder.index, self.keyring, rules_of(self.config), readonly=not write)
         opened.callback(self.index.close)
         if not write:
             self.shortfall = level(self.index, self.reader, self._open_counted, self.limits, self._is_written)
@@ -343,6 +344,12 @@ class _Counted:
         for position, header in self._reader.records(from_seq):
             yield position, header
             self._progress(position.seq + 1, self._total)
+
+
+def rules_of(config: Config) -> Rules:
+    """How patients are told apart and which versions are served, by the configuration."""
+    patients, versions = config.patients, config.versions
+    return Rules(patients.default_issuer, patients.default_issuer_by_ae, versions.serve, versions.serve_by_ae)
 
 
 def policy_of(config: Config) -> Policy:

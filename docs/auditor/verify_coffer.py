@@ -146,7 +146,7 @@ class Archive:
             self.keys = Keys(trusted, [])
         for size, root in self.keys.standing:
             self.claims.setdefault(size, []).append((path, root))
-        meant = {"format": 1, "archive_id": self.id.hex(), "origin": self.keys.name, "vkey": self.keys.vkeys[0]}
+        meant = {"format": 2, "archive_id": self.id.hex(), "origin": self.keys.name, "vkey": self.keys.vkeys[0]}
         if raw != json.dumps(meant, indent=1).encode() + b"\n":
             self.say("archive.json", "altered, or another key than was given")
         self.seq, self.head = 0, sha256(b"coffer/genesis/v1\0" + self.id)

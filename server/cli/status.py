@@ -23,7 +23,8 @@ Examples:
 
 \b
 Works beside a running server. "index lag" counts records that the index on disk does not hold yet: a running
-server has them in memory. "conflicts" are instances that came again with other bytes; every version is kept."""
+server has them in memory. "conflicts" are versions of instances that are not served, because another one is; every
+version is kept. "contradictions" are studies and series whose objects say different things about them."""
 )
 @click.option("--list", "listed", is_flag=True, help="Name the conflicts and the objects that are not indexed.")
 @archive_options()
@@ -63,7 +64,9 @@ def status(chosen: Chosen, listed: bool) -> None:
             "key epoch": str(stats.key_epoch),
             "key memory": memory,
             "shreds": f"{sum(shreds)} effective, {len(shreds) - sum(shreds)} scheduled" if shreds else "none",
-            "conflicts": f"{stats.conflicts:,}",
+            "conflicts": f"{stats.conflicts:,} versions that are not served: coffer versions",
+            "shared studies": f"{stats.shared_studies:,} Study Instance UIDs of several patients",
+            "contradictions": f"{stats.differing_studies:,} studies, {stats.differing_series:,} series",
             "findings": f"{waiting} of the scrub wait for an answer: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
             **({"not readable": f"{stats.skipped:,} {SKIPPED}"} if stats.skipped else {}),

@@ -62,15 +62,16 @@ def _destination(operation: Operation) -> Peer:
 
 def _plan(operation: Operation, identifier: bytes, models: dict[str, str]) -> tuple[SubOperations, Sequence[Instance]]:
     session, context = operation.session, operation.context
-    instances = session.services.retriever.plan(
+    planned = session.services.retriever.plan(
         identifier,
         implicit=context.transfer_syntax == negotiation.IMPLICIT_LE,
         model=models[context.abstract_syntax],
         caller=session.caller,
     )
-    if len(instances) > _MOST_SUB_OPERATIONS:
-        raise DimseStatusError(CANNOT_COUNT, f"{len(instances)} instances: ask for fewer than 65536 at once")
-    return SubOperations(operation, len(instances)), instances
+    count = len(planned.instances)
+    if count > _MOST_SUB_OPERATIONS:
+        raise DimseStatusError(CANNOT_COUNT, f"{count} instances: ask for fewer than 65536 at once")
+    return SubOperations(operation, count, planned.remark), planned.instances
 
 
 class _Line:

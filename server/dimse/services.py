@@ -5,7 +5,7 @@ Rule: the door imports this and nothing below; `server.ingest`, `server.find` an
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from keys.errors import CofferError
 from server.dimse.status import SUCCESS, status_of
@@ -112,10 +112,21 @@ class Instance(Protocol):
         """The data set in another syntax, in pieces. Raises InputError."""
 
 
+I_co = TypeVar("I_co", bound=Instance, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Generic[I_co]):
+    """What a retrieval sends, and what its final response has to remark about it, if anything."""
+
+    instances: Sequence[I_co]
+    remark: str = ""
+
+
 class RetrieveService(Protocol):
     """Resolves what a C-MOVE or C-GET names."""
 
-    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Sequence[Instance]:
+    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Planned[Instance]:
         """The instances. Raises InputError (with `offending` tags) or AccessDeniedError."""
 
 

@@ -27,6 +27,7 @@ CANNOT_PERFORM: Final = 0xA702
 UNKNOWN_DESTINATION: Final = 0xA801
 DOES_NOT_MATCH: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
+SEVERAL_PATIENTS: Final = 0xC001  # unable to process: the identifier names more than one patient
 CLASS_NOT_SUPPORTED: Final = 0x0122
 NOT_AUTHORISED: Final = 0x0124
 UNRECOGNISED_OPERATION: Final = 0x0211

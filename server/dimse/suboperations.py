@@ -79,8 +79,10 @@ class Counters:
 class SubOperations:
     """What one C-MOVE or C-GET has to do, and where it stands; a context manager."""
 
-    def __init__(self, operation: Operation, count: int) -> None:
+    def __init__(self, operation: Operation, count: int, remark: str = "") -> None:
+        """`remark` stands in the final response where no failure has to be explained there."""
         self.operation = operation
+        self._remark = remark
         self.counters = Counters(count)
         self._reported = self._looked = self._told = time.monotonic()
         self._objects = self._bytes = 0
@@ -145,7 +147,7 @@ class SubOperations:
             data = encode_identifier({_FAILED_LIST: tuple(counters.failed)}, (), implicit=implicit)
         self.operation.answer(
             CANCEL if cancelled else counters.final_status(),
-            cause=counters.why,
+            cause=counters.why or self._remark,
             more=counters.values(with_remaining=cancelled),
             data=data,
         )

@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 
 from archive.log import SealedFile
-from index.index import Located
+from index.locate import Located
 from keys.errors import CofferError
 from keys.studykey import StudyKey
 from server.commit import Parcel
@@ -52,6 +52,7 @@ class _Client:
         self.rows: Iterator[bytes | None] = iter(())
         self.places: Iterator[Located] = iter(())
         self.is_plan = False
+        self.remark = ""
         self.all_supported = True
         self._map: mmap.mmap | None = None
 
@@ -177,8 +178,8 @@ class Desk:
                 batch.append((client, Parcel(sealed, client.body(length))))
             case Commit(sealed, length, path):
                 batch.append((client, Parcel(sealed, SealedFile(Path(path), length, sealed.body_sha256))))
-            case StudyKeyFor(study_uid):
-                self._reply(client, lambda: _key(self._engine.committer.study_key(study_uid)))
+            case StudyKeyFor(part):
+                self._reply(client, lambda: _key(self._engine.committer.study_key(part)))
             case KeyOf(key_id):
                 self._reply(client, lambda: _key(self._engine.keyring.study(key_id)))
             case Told(what, arguments) if what in _TOLD:
@@ -231,11 +232,12 @@ class Desk:
                 client.rows, client.all_supported = matches.rows, matches.all_supported
             case Plan(identifier, implicit, model, caller):
                 client.is_plan = True
-                found = self._engine.retriever.plan(identifier, implicit=implicit, model=model, caller=caller)
-                client.places = (replace(instance.located, versions=()) for instance in found)
+                planned = self._engine.retriever.plan(identifier, implicit=implicit, model=model, caller=caller)
+                client.places = (replace(instance.located, versions=()) for instance in planned.instances)
+                client.remark = planned.remark
         if client.is_plan:
             places = list(itertools.islice(client.places, _PLACES))
-            return Places(places, len(places) < _PLACES)
+            return Places(places, len(places) < _PLACES, client.remark)
         rows, is_last = _some(client.rows, room)
         return Rows(rows, is_last, client.all_supported)
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from index.index import Located
+from index.identity import PartId
+from index.locate import Located
 from index.query import IdentifierError
 from keys import errors
 from keys.errors import CofferError
@@ -73,9 +74,9 @@ class Pulse(_Message, frozen=True):
 
 
 class StudyKeyFor(_Message, frozen=True):
-    """The key of a study, made where there is none: `Key`."""
+    """The key of one patient's objects of a study, made where there is none: `Key`."""
 
-    study_uid: str
+    part: PartId
 
 
 class KeyOf(_Message, frozen=True):
@@ -147,10 +148,11 @@ class Rows(_Message, frozen=True):
 
 
 class Places(_Message, frozen=True):
-    """Instances and where they are, and whether they are the last."""
+    """Instances and where they are, whether they are the last, and what whoever gets them should hear."""
 
     places: list[Located]
     is_last: bool
+    remark: str = ""
 
 
 class Failed(_Message, frozen=True):

@@ -42,7 +42,7 @@ from server.lanes import messages
 from server.lanes.messages import End, Pulse, Quit, Ready, Serve, Setup
 from server.lanes.proxy import Line, RemoteServices
 from server.lanes.wire import LineClosed, Wire
-from server.vault import policy_of
+from server.vault import policy_of, rules_of
 from server.watched import Watched
 
 _log = structlog.get_logger(__name__)
@@ -80,6 +80,7 @@ class Lane:
         self._changes = partial(RowStore(folder.keyring, readonly=True).get, rows.CHANGES_KEY)
         self._services: set[RemoteServices] = set()
         self._policy = policy_of(config)
+        self._rules = rules_of(config)
         self._associations = Associations()
         self._acceptors: dict[int, Acceptor] = {}
         self._shortage = Shortage()
@@ -110,7 +111,9 @@ class Lane:
     def _begin(self, host: str, number: int, connection: socket.socket, line: socket.socket) -> None:
         settings = self._config.dimse
         end = Line(Wire(line))
-        services = RemoteServices(end, self._intake, self._policy, self._archive_id, self._reader, self._changes)
+        services = RemoteServices(
+            end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._changes
+        )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
         acceptor = Acceptor(pdus, host, self._config, services, services.observer)
 

@@ -6,20 +6,21 @@ committing process has the last word on which key is the right one.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from archive.log import SealedFile
 from archive.reader import LogReader
-from index.index import Located
+from index.identity import PartId, Rules
+from index.locate import Located
 from keys.errors import UnavailableError
 from keys.secret import Secret
 from keys.studykey import StudyKey
 from server.access import Policy
 from server.bodies import Bodies
 from server.commit import Committed, Sealed
-from server.dimse.services import Caller, Matches
+from server.dimse.services import Caller, Matches, Planned
 from server.ingest import Ingest
 from server.intake import Intake
 from server.lanes import messages
@@ -116,8 +117,8 @@ class _Desk:
         self._line = line
         self._kept = kept
 
-    def study_key(self, study_uid: str) -> StudyKey:
-        return self._kept.key(StudyKeyFor(study_uid))
+    def study_key(self, part: PartId) -> StudyKey:
+        return self._kept.key(StudyKeyFor(part))
 
     def memory(self, length: int) -> memoryview:
         return self._line.memory(length)
@@ -154,13 +155,13 @@ class _Retriever:
     line: Line
     bodies: Bodies
 
-    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Sequence[StoredInstance]:
+    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Planned[StoredInstance]:
         part = self.line.ask(Plan(identifier, implicit, model, caller), Places)
         places: list[Located] = part.places
         while not part.is_last:
             part = self.line.ask(More(), Places)
             places += part.places
-        return [StoredInstance(self.bodies, place) for place in places]
+        return Planned([StoredInstance(self.bodies, place) for place in places], part.remark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +190,19 @@ class RemoteServices:
     """`server.dimse.services.Services` for one association of a lane."""
 
     def __init__(  # noqa: PLR0917  # what a lane has
-        self, line: Line, intake: Intake, policy: Policy, archive_id: bytes, reader: LogReader, changes: Changes
+        self,
+        line: Line,
+        intake: Intake,
+        policy: Policy,
+        rules: Rules,
+        archive_id: bytes,
+        reader: LogReader,
+        changes: Changes,
     ) -> None:
         self._kept = _Kept(line, changes), _Kept(line, changes)
         to_seal, to_open = self._kept
         self.observer = RemoteObserver(line)
-        self.ingest = Ingest(intake, _Desk(line, to_seal), policy)
+        self.ingest = Ingest(intake, _Desk(line, to_seal), policy, rules)
         self.finder = _Finder(line)
         self.retriever = _Retriever(line, Bodies(archive_id, reader, lambda key_id: to_open.key(KeyOf(key_id))))
 

@@ -58,7 +58,7 @@ def test_files_of_objects_on_their_way_leave_the_reserve_alone(tmp_path: Path, f
         write = {
             "spool": lambda: spool.write(data),
             "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, SALT, room, own_memory),
-            "reseal": lambda: reseal(body, KEY, CONTEXT, SALT, room, in_memory=False),
+            "reseal": lambda: reseal(body, body.meta, KEY, CONTEXT, SALT, room, in_memory=False),
         }
         free[0] = 1000 + (64 << 10) + 550_000
         with pytest.raises(UnavailableError, match="reserve"):
@@ -88,7 +88,7 @@ def test_a_file_that_is_being_sealed_stops_where_others_took_the_room(
     with reader(stored) as body:
         write = {
             "seal": lambda: seal_body(KEY, CONTEXT, b"meta", draft, SALT, room, own_memory),
-            "reseal": lambda: reseal(body, KEY, CONTEXT, SALT, room, in_memory=False),
+            "reseal": lambda: reseal(body, body.meta, KEY, CONTEXT, SALT, room, in_memory=False),
         }
         with pytest.raises(UnavailableError, match="reserve"):
             write[writes]()

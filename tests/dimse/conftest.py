@@ -14,7 +14,7 @@ from server.dimse.associations import Associations
 from server.dimse.connection import Connection
 from server.dimse.listener import Listener
 from server.dimse.places import Place
-from server.dimse.services import Caller, Instance, Matches, StoreOutcome, StoreRequest
+from server.dimse.services import Caller, Instance, Matches, Planned, StoreOutcome, StoreRequest
 from server.metrics import Metrics
 
 
@@ -44,6 +44,7 @@ class Memory:
         self.stored: dict[str, bytes] = {}
         self.matches: Callable[[bytes], Iterator[bytes | None]] = lambda identifier: iter([identifier] * 3)
         self.instances: Sequence[Instance] = []
+        self.remark = ""
         self.metrics = Metrics()
         self.ingest = self.finder = self.retriever = self
 
@@ -53,8 +54,8 @@ class Memory:
     def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
         return Matches(self.matches(identifier))
 
-    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Sequence[Instance]:
-        return self.instances
+    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Planned[Instance]:
+        return Planned(self.instances, self.remark)
 
     def failures(self, service: str, status: str) -> float:
         """How many failures of a service with a status were counted."""

@@ -120,6 +120,19 @@ def test_nothing_found_is_success_with_counters_of_zero(listener: Listener) -> N
         assert (final.status, final.counters, final.data, final.comment) == (0, (-1, 0, 0, 0), None, "")
 
 
+def test_a_remark_stands_in_the_final_response_where_no_failure_has_to_be_explained(
+    listener: Listener, memory: Memory
+) -> None:
+    memory.remark = "objects of 2 patients have the UIDs that were asked for"
+    memory.instances = named(2)
+    final = get(listener)
+    assert (final.status, final.counters, final.comment) == (0, (-1, 2, 0, 0), memory.remark)
+    memory.instances = [*named(1), Damaged("1.2.9")]
+    final = get(listener)
+    assert (final.status, final.counters) == (0xB000, (-1, 1, 1, 0))
+    assert final.comment == "a sealed body does not match its hash"
+
+
 @pytest.mark.parametrize("syntax", [IMPLICIT_LE, EXPLICIT_LE])
 def test_a_list_of_any_length_can_be_read(listener: Listener, memory: Memory, syntax: str) -> None:
     names = [f"1.2.840.113619.2.55.3.604688119.971.1700000000.{number}" for number in range(2000)]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from archive.log import Position
 from index.entry import InstanceEntry
+from index.identity import PartId, Rules
 from index.index import Index
 from index.rows import Version
 from keys.keyfile import KeyFileProvider, generate_keyfile
@@ -49,6 +51,7 @@ def entry(study: str, series: str, sop: str, **attributes: str) -> InstanceEntry
 _TAGS = {
     "name": ("study", 0x00100010),
     "patient_id": ("study", 0x00100020),
+    "issuer": ("study", 0x00100021),
     "birth_date": ("study", 0x00100030),
     "study_date": ("study", 0x00080020),
     "accession": ("study", 0x00080050),
@@ -60,10 +63,11 @@ _TAGS = {
 }
 
 
-def version(seq: int, content: bytes = b"", flags: int = 0) -> Version:
+def version(seq: int, content: bytes = b"", flags: int = 0, source_ae: str = "SCU") -> Version:
     """The version that record `seq` would hold."""
     content_id = (content or seq.to_bytes(4, "big")).ljust(32, b"\1")
-    return Version(seq, 1, 160 * seq, 500, content_id, EXPLICIT_LE, 1000, 1_700_000_000_000 + seq, flags)
+    position = Position(seq, 1, 160 * seq, 500)
+    return Version.of(position, content_id, EXPLICIT_LE, 1000, 1_700_000_000_000 + seq, flags, source_ae)
 
 
 class Filler:
@@ -73,21 +77,33 @@ class Filler:
         self.index = index
         self.keyring = keyring
         self.seq = 0
-        self.keys: dict[str, StudyKey] = {}
+        self.keys: dict[PartId, StudyKey] = {}
         self.history: list[tuple[Version, bytes, InstanceEntry]] = []
 
-    def add(
-        self, study: str, series: str, sop: str, content: bytes = b"", flags: int = 0, **attributes: str
+    def add(  # the short ones that most tests need
+        self,
+        study: str,
+        series: str,
+        sop: str,
+        content: bytes = b"",
+        flags: int = 0,
+        source_ae: str = "SCU",
+        **attributes: str,
     ) -> Version:
         """Apply one instance."""
-        if study not in self.keys:
-            self.keys[study] = self.keyring.new_study()
-        made = version(self.seq, content, flags)
-        record = (made, self.keys[study].key_id, entry(study, series, sop, **attributes))
+        made, what = version(self.seq, content, flags, source_ae), entry(study, series, sop, **attributes)
+        part = self.index.rules.part_of(what, source_ae)
+        if part not in self.keys:
+            self.keys[part] = self.keyring.new_study()
+        record = (made, self.keys[part].key_id, what)
         self.history.append(record)
         self.index.apply(*record)
         self.seq += 1
         return made
+
+    def key(self, study: str, patient_id: str = "P1") -> StudyKey:
+        """The key of a part without an issuer."""
+        return self.keys[PartId(study, patient_id)]
 
 
 @pytest.fixture
@@ -101,8 +117,8 @@ def reopen(tmp_path: Path, keyring: Keyring) -> Iterator[Callable[..., Index]]:
     """Opens the index of `tmp_path` again; closes what it opened."""
     opened: list[Index] = []
 
-    def again(**options: bool) -> Index:
-        opened.append(Index.open(tmp_path / "index", keyring, **options))
+    def again(rules: Rules | None = None, **options: bool) -> Index:
+        opened.append(Index.open(tmp_path / "index", keyring, rules or Rules(), **options))
         return opened[-1]
 
     yield again

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from index import tables
 from index.entry import InstanceEntry
+from index.identity import PartId
 from index.index import Index
 from index.rows import Version
 from index.store import Change
@@ -21,6 +22,11 @@ from tests.index.conftest import Filler, entry, everything, version
 STUDY_UID, SERIES_UID, SOP_UID, PATIENT_ID = 0x0020000D, 0x0020000E, 0x00080018, 0x00100020
 
 
+def seqs(index: Index, sop_instance: str) -> list[int]:
+    """The records of all versions under a SOP Instance UID."""
+    return [each.located.version.seq for each in index.versions(sop_instance)]
+
+
 def test_an_instance_is_found_at_once_and_after_reopening(
     index: Index, filler: Filler, reopen: Callable[..., Index]
 ) -> None:
@@ -29,11 +35,11 @@ def test_an_instance_is_found_at_once_and_after_reopening(
         if is_again:
             index.close()
         open_index = reopen() if is_again else index
-        assert [v.seq for v in open_index.known_content("1.1", "1.1.1", "1.1.1.1")] == [made.seq]
-        assert open_index.study_key_for("1.1") == filler.keys["1.1"].key_id
+        assert seqs(open_index, "1.1.1.1") == [made.seq]
+        assert open_index.study_key_for(PartId("1.1", "P1")) == filler.key("1.1").key_id
         found = list(open_index.locate({STUDY_UID: ("1.1",)}))
         assert [(f.sop_instance, f.version.offset, f.study_key_id) for f in found] == [
-            ("1.1.1.1", made.offset, filler.keys["1.1"].key_id)
+            ("1.1.1.1", made.offset, filler.key("1.1").key_id)
         ]
         assert open_index.applied_seq == 0
 
@@ -56,14 +62,14 @@ def test_an_accepted_object_that_cannot_go_in_holds_up_no_other(
     index: Index, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = keyring.new_study()
-    put = index._put
+    put = index._putting.put
 
-    def failing(one: Version, what: InstanceEntry) -> None:
+    def failing(one: Version, key_id: bytes, what: InstanceEntry) -> None:
         if one.seq == 1:
             raise IntegrityError("a row is damaged")
-        put(one, what)
+        put(one, key_id, what)
 
-    monkeypatch.setattr(index, "_put", failing)
+    monkeypatch.setattr(index._putting, "put", failing)
     for seq in range(3):
         index.accept(version(seq), key.key_id, entry("1.1", "1.1.1", f"1.1.1.{seq}"))
     with pytest.raises(IntegrityError):
@@ -97,7 +103,7 @@ def test_the_same_record_twice_changes_nothing(index: Index, filler: Filler) -> 
 def test_other_content_is_a_new_version_and_counts_as_a_conflict(index: Index, filler: Filler) -> None:
     filler.add("1.1", "1.1.1", "1.1.1.1", name="Old^Name")
     filler.add("1.1", "1.1.1", "1.1.1.1", name="New^Name")
-    assert len(index.known_content("1.1", "1.1.1", "1.1.1.1")) == 2
+    assert seqs(index, "1.1.1.1") == [0, 1]
     (found,) = index.locate({SOP_UID: ("1.1.1.1",)})
     assert (found.version.seq, len(found.versions)) == (1, 2)
     (study,) = index.query("STUDY", {0x00100010: (), 0x00201208: ()}, "study")
@@ -112,7 +118,7 @@ def test_two_studies_that_claim_one_sop_uid_do_not_mix(index: Index, filler: Fil
     assert [f.version.seq for f in index.locate({SOP_UID: ("7.7",)})] == [0, 1, 2]
     assert [f.version.seq for f in index.locate({STUDY_UID: ("2.2",), SOP_UID: ("7.7",)})] == [1, 2]
     assert [f.version.seq for f in index.locate({STUDY_UID: ("2.2",), SERIES_UID: ("1.1.1",)})] == [2]
-    assert [v.seq for v in index.known_content("1.1", "1.1.1", "7.7")] == [0]
+    assert [each.number for each in index.versions("7.7")] == [1, 1, 1]
     assert index.stats().instances == 3
 
 
@@ -243,27 +249,28 @@ def test_forgetting_a_study_leaves_the_others(
     index: Index, filler: Filler, reopen: Callable[..., Index], keyring: Keyring
 ) -> None:
     filler.add("2.2", "2.2.1", "7.7")
+    part = PartId("1.1", "P9")
     rest = everything(index)[1:]
     filler.add("1.1", "1.1.1", "1.1.1.1", patient_id="P9")
     filler.add("1.1", "1.1.2", "7.7", patient_id="P9")
-    before, key_id = index.stats(), filler.keys["1.1"].key_id
+    before, key_id = index.stats(), filler.keys[part].key_id
     shred(keyring, "1.1", key_id, index)
     assert everything(index)[1:] == rest
-    assert index.study_key_for("1.1") is None
+    assert index.study_key_for(part) is None
     assert (before.instances, index.stats().instances, index.stats().studies) == (3, 1, 1)
     assert index.forget(key_id, index.name_of("1.1")) == 2
     assert index.forget(key_id, index.name_of("1.1")) == 0
     index.flush()
     drop(keyring, [key_id])
     assert [len(index._tables.store.scan(table)) for table in ("study", "series", "instance")] == [1, 1, 1]
-    assert len(index._tables.store.scan("uid")) == 3
+    assert len(index._tables.store.scan("uid")) == 4
     for is_again in (False, True):
         if is_again:
             index.close()
         again = reopen() if is_again else index
         assert everything(again)[1:] == rest
         assert [f.study_uid for f in again.locate({SOP_UID: ("7.7",)})] == ["2.2"]
-        assert again.study_key_for("1.1") is None
+        assert again.study_key_for(part) is None
         assert again.stats().studies == 1
 
 
@@ -271,11 +278,12 @@ def test_forgetting_a_study_leaves_the_others(
 def test_a_shredded_study_that_comes_again_is_a_new_one(
     index: Index, filler: Filler, keyring: Keyring, reopen: Callable[..., Index], stored: bool
 ) -> None:
+    part = PartId("1.1", "P1")
     filler.add("1.1", "1.1.1", "1.1.1.1")
     filler.add("1.1", "1.1.2", "1.1.2.1")
     if stored:
         index.flush()
-    old = filler.keys.pop("1.1").key_id
+    old = filler.keys.pop(part).key_id
     shred(keyring, "1.1", old, index)
     late = version(99)
     index.apply(late, old, entry("1.1", "1.1.1", "1.1.1.9"))  # was committed when the key went
@@ -283,7 +291,7 @@ def test_a_shredded_study_that_comes_again_is_a_new_one(
     index.follow()
     index.apply(version(98), old, entry("1.1", "1.1.1", "1.1.1.8"))
     assert not list(index.locate({STUDY_UID: ("1.1",)}))
-    filler.add("1.1", "1.1.1", "1.1.1.1", patient_id="P7")
+    filler.add("1.1", "1.1.1", "1.1.1.1")
     index.flush()
     assert index.forget(old, index.name_of("1.1")) == (2 if stored else 0)  # what waited was never written
     index.flush()
@@ -292,22 +300,23 @@ def test_a_shredded_study_that_comes_again_is_a_new_one(
         index.close() if each is None else None
         now = each or reopen()
         assert [f.sop_instance for f in now.locate({STUDY_UID: ("1.1",)})] == ["1.1.1.1"]
-        assert now.study_key_for("1.1") == filler.keys["1.1"].key_id
+        assert now.study_key_for(part) == filler.keys[part].key_id
         assert (now.stats().studies, now.stats().instances, now.stats().unreadable_studies) == (1, 1, 0)
-        assert len(now._tables.store.scan("uid")) == 3
+        assert len(now._tables.store.scan("uid")) == 4
         assert now._tables.store.complaint() is None
 
 
 def test_an_index_that_was_put_back_shows_nothing_shredded(
     index: Index, filler: Filler, keyring: Keyring, reopen: Callable[..., Index]
 ) -> None:
+    part = PartId("1.1", "P1")
     filler.add("1.1", "1.1.1", "1.1.1.1")
     filler.add("2.2", "2.2.1", "2.2.1.1")
     index.close()
-    shred(keyring, "1.1", filler.keys["1.1"].key_id, index)
+    shred(keyring, "1.1", filler.keys[part].key_id, index)
     again = reopen()
     assert (again.stats().studies, again.stats().unreadable_studies) == (1, 1)
-    assert again.forget(filler.keys["1.1"].key_id, again.name_of("1.1")) == 1
+    assert again.forget(filler.keys[part].key_id, again.name_of("1.1")) == 1
     assert (again.stats().studies, again.stats().unreadable_studies) == (1, 0)
 
 

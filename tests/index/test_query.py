@@ -161,11 +161,16 @@ TEXT = st.text("abAÄß *?=^1[%", min_size=1, max_size=6)
     TEXT,
 )
 def test_narrowing_never_loses_a_match(stored: list[tuple[str, str, str]], tag: int, key: str) -> None:
+    from index.identity import PartId
     from index.rows import Merged, StudyRow
 
     table = StudyTable()
     studies = [
-        StudyRow(str(i), bytes(16), Merged({NAME: (n,), PATIENT_ID: (p.strip(),), DESCRIPTION: (d,)}, {}, 1))
+        StudyRow(
+            PartId(str(i), p.strip()),
+            bytes(16),
+            Merged({NAME: (n,), PATIENT_ID: (p.strip(),), DESCRIPTION: (d,)}, {}, 1),
+        )
         for i, (n, p, d) in enumerate(stored)
     ]
     table.put(enumerate(studies))

@@ -93,7 +93,7 @@ def log(index: Index, keyring: Keyring) -> MemoryLog:
         meta = ObjectMeta(EXPLICIT_LE, CT_CLASS, f"{study}.1.{number}", study, "SCU", 1000 + number)
         position, header = made.add(Kind.OBJECT, keys[study], Stored(meta.encode(), data))
         entry = extract(scan(lambda a, b, d=data: d[a:b], len(data), EXPLICIT_LE), Identity("", ""))  # type: ignore[misc]
-        version = Version.of(position, header.content_id, EXPLICIT_LE, len(data), 1000 + number, 0)
+        version = Version.of(position, header.content_id, EXPLICIT_LE, len(data), 1000 + number, 0, "SCU")
         index.apply(version, keys[study], entry, covers=covers)
     return made
 
@@ -201,7 +201,7 @@ def test_a_record_applied_late_is_not_lost(index: Index, log: MemoryLog, reopen:
         body = log.bodies[position.seq]
         entry = extract(scan(body.read, body.length, EXPLICIT_LE), Identity("", ""))
         received = ObjectMeta.decode(body.meta).received_ms
-        version = Version.of(position, header.content_id, EXPLICIT_LE, body.length, received, 0)
+        version = Version.of(position, header.content_id, EXPLICIT_LE, body.length, received, 0, "SCU")
         index.apply(version, header.study_key_id, entry)
     assert index.applied_seq == late - 1
     index.close()

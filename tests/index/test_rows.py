@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from archive.log import Position
 from index.applied import Applied
+from index.identity import PartId
 from index.objectmeta import ObjectMeta
 from index.rows import InstanceRow, Merged, SeriesRow, StudyRow, Version, decode_row, encode_row
 from keys.errors import FormatError
@@ -18,13 +19,13 @@ SMALL = st.dictionaries(st.integers(1, 3), st.sampled_from([("a",), ("b",), ("c"
 
 @given(VALUES, st.binary(min_size=32, max_size=32), st.integers(0, 2**40))
 def test_rows_come_back_as_they_were(values: dict[int, tuple[str, ...]], content_id: bytes, number: int) -> None:
-    version = Version.of(Position(number, 1, number, 3), content_id, "1.2", number, number, 1)
+    version = Version.of(Position(number, 1, number, 3), content_id, "1.2", number, number, 1, "AE", 3)
     merged = Merged().merge(3, values).merge(2, {7: ("x",)})
     items = values | {0x00400275: ({0x00400007: ("Head",)},)}
     for row in (
-        StudyRow("1.2", bytes(16), merged, 1, 2, ("CT",), ("1.2",), 0, 0, number),
-        SeriesRow("1.2.3", merged, 5),
-        InstanceRow("1.2.3.4", "1.2", items, (version,)),
+        StudyRow(PartId("1.2", "P", "X"), bytes(16), merged, 1, 1, 2, 0, {"CT": 2}, {"1.2": 2}, True, 3, 0, number),
+        SeriesRow("1.2.3", merged, 5, 4),
+        InstanceRow("1.2.3.4", "1.2", items, values, items, (version,), True),
     ):
         assert decode_row(type(row), encode_row(row)) == row
     assert version.position == Position(number, 1, number, 3)
@@ -69,9 +70,9 @@ def test_the_watermark_passes_only_what_is_complete(order: list[int]) -> None:
 
 
 def test_object_meta_comes_back_and_other_versions_are_refused() -> None:
-    meta = ObjectMeta("1.2.840.10008.1.2.1", "1.2", "3.4", "5.6", "MODALITY", 17, b"\2\0", bytes(128))
+    meta = ObjectMeta("1.2.840.10008.1.2.1", "1.2", "3.4", "5.6", "MODALITY", 17, b"\2\0", bytes(128), 5)
     assert ObjectMeta.decode(meta.encode()) == meta
     with pytest.raises(FormatError):
-        ObjectMeta.decode(meta.encode().replace(b"\xa1v\x01", b"\xa1v\x02"))
+        ObjectMeta.decode(meta.encode().replace(b"\xa1v\x02", b"\xa1v\x01"))
     with pytest.raises(FormatError):
         ObjectMeta.decode(b"\x82" + meta.encode()[1:4] + b"\xa1z\x01")

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from index.identity import PartId
 from index.matching import compile_key
 from index.rows import Merged, StudyRow
 from index.table import StudyTable
@@ -20,7 +21,7 @@ def found(values: dict[int, tuple[str, ...]], tag: int, key: tuple[str, ...]) ->
     """Whether the matcher says yes to a study with these values, and whether the table lets it through."""
     compiled = compile_key(tag, key)
     table = StudyTable()
-    table.put([(1, StudyRow("1.2", bytes(16), Merged(values)))])
+    table.put([(1, StudyRow(PartId("1.2"), bytes(16), Merged(values)))])
     table.index()
     try:
         return compiled.matches(values.get(tag)), 1 in set(table.candidates({tag: compiled}))
@@ -54,6 +55,8 @@ def test_long_lists_in_many_keys_are_answered() -> None:
     tags = ID, ACCESSION, DESCRIPTION, STUDY_ID
     keys = {tag: compile_key(tag, wanted) for tag in tags}
     table = StudyTable()
-    table.put([(n, StudyRow("1.2", bytes(16), Merged(dict.fromkeys(tags, (f"V{n}",))))) for n in (1, 9_989, 9_990)])
+    table.put(
+        [(n, StudyRow(PartId("1.2"), bytes(16), Merged(dict.fromkeys(tags, (f"V{n}",))))) for n in (1, 9_989, 9_990)]
+    )
     assert {1, 9_989} <= set(table.candidates(keys))
     table.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from index.identity import Rules
 from tests.vectors import make_index, reader_index
 
 
@@ -18,13 +19,23 @@ def test_the_second_reader_reads_it() -> None:
     golden = json.loads(make_index.OUT.read_text())
     keys = bytes.fromhex(golden["token_key"]), bytes.fromhex(golden["row_key"])
     study, series, instance = reader_index.read(golden["tables"], *keys, make_index.ARCHIVE_ID, make_index.SOP)
-    assert study[:2] == ["1.2", make_index.KEY_ID]
+    assert study[:2] == [["1.2", "P1", "", ""], make_index.KEY_ID]
     assert study[2][0] == {0x00100010: ["Doe^Jane"], 0x00100020: ["P1"]}
-    assert study[3:6] == [1, 1, ["CT"]]
+    assert study[3:11] == [1, 1, 1, 0, {"CT": 1}, {"1.2.840.10008.5.1.4.1.1.2": 1}, False, 1]
     assert series[0] == "1.2.3"
     assert instance[0] == make_index.SOP
-    assert instance[3][0][:5] == [0, 1, 256, 4096, bytes([3]) * 32]
+    assert instance[2:4] == [study[2][0], {0x00080060: ["CT"]}]
+    assert instance[5][0][:5] == [0, 1, 256, 4096, bytes([3]) * 32]
+    assert instance[5][0][10:] == [0, "SCU", True]
+    assert instance[6] is True
     assert reader_index.skipped(golden["tables"]) == [3, 5, 6]
+    uids, meta = golden["tables"]["uid"], golden["tables"]["meta"]
+    for token in (reader_index.part_token(keys[0], *study[0]), reader_index.token(keys[0], "study", study[0][0])):
+        assert uids[token.hex()] == (1).to_bytes(8, "big").hex()
+    assert bytes.fromhex(meta[b"rules".hex()]) == reader_index.rules_digest("", {}, "newest", {})
+    assert Rules("H", {"B": "K", "A": "Ä"}, "first", {"C": "newest"}).digest == reader_index.rules_digest(
+        "H", {"A": "Ä", "B": "K"}, "first", {"C": "newest"}
+    )
     with pytest.raises(ValueError, match="commitment"):
         reader_index.read(golden["tables"], *keys, bytes(16), make_index.SOP)
 
@@ -75,7 +86,14 @@ def test_the_tables_of_the_page_are_those_of_the_golden_index() -> None:
     keys = bytes.fromhex(golden["token_key"]), bytes.fromhex(golden["row_key"])
     study, series, instance = reader_index.read(tables, *keys, make_index.ARCHIVE_ID, make_index.SOP)
     said = {name: len(cells.split(", ")) for name, cells in columns("row").items()}
-    rows = {"study": study, "series": series, "instance": instance, "merged": study[2], "version": instance[3][0]}
+    rows = {
+        "study": study,
+        "series": series,
+        "instance": instance,
+        "merged": study[2],
+        "part": study[0],
+        "version": instance[5][0],
+    }
     assert said == {name: len(row) for name, row in rows.items()}
     sizes = {int(n) for n in re.findall(r"\d+", columns("database")["uid"])}
     assert {len(value) // 2 for value in tables["uid"].values()} == sizes

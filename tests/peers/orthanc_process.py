@@ -27,6 +27,8 @@ class OrthancProcess:
             "AuthenticationEnabled": False,
             "DicomCheckCalledAet": False,
             "DicomAlwaysAllowStore": True,
+            "DicomAlwaysAllowFind": True,
+            "DicomAlwaysAllowGet": True,
             "OverwriteInstances": True,
             "UnknownSopClassAccepted": True,
             "DicomModalities": {"coffer": ["COFFER", "127.0.0.1", coffer_port]},

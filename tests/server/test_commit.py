@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from archive.body import own_memory
 from archive.log import LogWriter, SealedFile
 from archive.verify import Verifier
+from index.identity import PartId
 from index.index import Index
 from keys.errors import IntegrityError, UnavailableError
 from server.commit import Committed, Committer, Parcel, Sealed
@@ -46,13 +48,20 @@ class Desk:
         return Committed(0)
 
 
-def parcels(engine: Engine, study: str, count: int) -> list[Parcel]:
+def part(study: str) -> PartId:
+    """Of the sample's patient."""
+    return PartId(study, str(sample_study()[0].PatientID))
+
+
+def parcels(engine: Engine, study: str, count: int, **more: str) -> list[Parcel]:
     """Objects of one study, sealed and not yet committed."""
     desk = Desk(engine.committer)
-    ingest = type(engine.ingest)(engine.intake, desk, engine.policy)  # type: ignore[arg-type]
+    ingest = type(engine.ingest)(engine.intake, desk, engine.policy, engine.index.rules)  # type: ignore[arg-type]
     for number in range(count):
         ds = sample_study()[0]
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = study, f"{study}.1", f"{study}.1.{number}"
+        for keyword, value in more.items():
+            setattr(ds, keyword, value)
         reception = ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST")))
         reception.write(encoded(ds))
         assert reception.finish().status == 0
@@ -102,22 +111,65 @@ def test_twins_in_one_batch_are_stored_once(engine: Engine) -> None:
     assert engine.stats().objects == 1
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_only_the_newest_version_has_duplicates(engine: Engine, together: bool) -> None:
+    """A, B, A: the last one counts. The same bytes under another transfer syntax are another version too."""
+    first, other = parcels(engine, "1.2.3", 1), parcels(engine, "1.2.3", 1, PatientComments="corrected")
+    again = _with(first[0].sealed, transfer_syntax="1.2.840.10008.1.2.4.70")
+    sent = [first[0], other[0], first[0], first[0], Parcel(again, first[0].body)]
+    with capture_logs() as lines:
+        if together:
+            done = engine.committer.commit(sent)
+        else:
+            done = [result for each in sent for result in engine.committer.commit([each])]
+    assert [result.duplicate for result in done] == [False, False, False, True, False]
+    assert [result.seq for result in done] == [1, 2, 3, 3, 4]
+    (found,) = engine.index.locate({0x0020000D: ("1.2.3",)})
+    assert (found.version.seq, found.version.transfer_syntax) == (4, "1.2.840.10008.1.2.4.70")
+    told = [line for line in lines if line["log_level"] == "warning"]
+    assert [line["event"] for line in told] == ["another version of an instance came, and is served from now on"] * 3
+    assert all((line["calling_ae"], line["another_patient"]) == ("TEST", False) for line in told)
+    assert "1.2.3" not in str(told)
+    value = engine.metrics.registry.get_sample_value
+    assert value("coffer_object_versions_total", {"outcome": "replaced"}) == 3
+
+
+def test_two_patients_under_one_study_uid_have_two_keys_and_are_told(engine: Engine) -> None:
+    mine = parcels(engine, "1.2.3", 2)
+    theirs = parcels(engine, "1.2.3", 1, PatientID="ANOTHER")
+    assert mine[0].sealed.key_id != theirs[0].sealed.key_id
+    with capture_logs() as lines:
+        engine.committer.commit([mine[0], theirs[0]])
+        engine.committer.commit([mine[1]])
+    events = [line["event"] for line in lines if line["log_level"] == "warning"]
+    assert events == [
+        "another version of an instance came, and is served from now on",
+        "objects of several patients have one Study Instance UID",
+    ]
+    assert engine.metrics.registry.get_sample_value("coffer_objects_moved_total") == 1
+    assert engine.stats().shared_studies == 1
+    assert {each.patient.patient_id for each in engine.index.locate({0x0020000D: ("1.2.3",)})} == {
+        "ANOTHER",
+        part("1.2.3").patient_id,
+    }
+
+
 def test_the_key_of_a_new_study_is_let_go_of_once_the_index_has_it(engine: Engine) -> None:
     committer = engine.committer
-    keys = {study: committer.study_key(study) for study in ("1.2.3", "1.2.4", "1.2.5")}
+    keys = {study: committer.study_key(part(study)) for study in ("1.2.3", "1.2.4", "1.2.5")}
     first, second = parcels(engine, "1.2.3", 2)
     committer.commit([first])
-    assert committer.study_key("1.2.3").key_id == keys["1.2.3"].key_id
+    assert committer.study_key(part("1.2.3")).key_id == keys["1.2.3"].key_id
     committer.commit(parcels(engine, "1.2.4", 1))
     committer.commit([second])
-    assert list(committer._fresh) == ["1.2.5"]  # it has no record yet
-    assert all(committer.study_key(study).key_id == key.key_id for study, key in keys.items())
+    assert list(committer._fresh) == [part("1.2.5")]  # it has no record yet
+    assert all(committer.study_key(part(study)).key_id == key.key_id for study, key in keys.items())
 
 
 def test_a_study_whose_record_the_index_did_not_take_keeps_its_key(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = engine.committer.study_key("1.2.3")
+    key = engine.committer.study_key(part("1.2.3"))
     engine.committer.commit(parcels(engine, "1.2.3", 1))
 
     def damaged(*_: object, **__: object) -> None:
@@ -128,7 +180,7 @@ def test_a_study_whose_record_the_index_did_not_take_keeps_its_key(
         with pytest.raises(IntegrityError):
             engine.index.follow()
     engine.committer.commit(parcels(engine, "1.2.4", 1))
-    assert engine.committer.study_key("1.2.3").key_id == key.key_id
+    assert engine.committer.study_key(part("1.2.3")).key_id == key.key_id
 
 
 def test_an_index_that_is_behind_is_caught_up_when_the_archive_is_opened(engine: Engine, tmp_path: Path) -> None:
@@ -148,15 +200,15 @@ def test_an_index_that_is_behind_is_caught_up_when_the_archive_is_opened(engine:
 
 def test_what_was_sealed_under_another_key_is_not_stored(engine: Engine) -> None:
     mine, other = parcels(engine, "1.2.3", 1) + parcels(engine, "1.2.4", 1)
-    wrong = Parcel(_with_key(mine.sealed, other.sealed.key_id), mine.body)
+    wrong = Parcel(_with(mine.sealed, key_id=other.sealed.key_id), mine.body)
     (result,) = engine.committer.commit([wrong])
     assert result == Committed(stale=True)
     assert engine.log.next_seq == 0
 
 
-def _with_key(sealed: Sealed, key_id: bytes) -> Sealed:
+def _with(sealed: Sealed, **changes: object) -> Sealed:
     values = {name: getattr(sealed, name) for name in sealed.__struct_fields__}
-    return Sealed(**{**values, "key_id": key_id})
+    return Sealed(**{**values, **changes})
 
 
 def test_a_fault_reaches_everybody_who_waits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

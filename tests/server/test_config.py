@@ -213,3 +213,23 @@ def test_every_default_is_allowed() -> None:
     assert problems == []
     assert again is not None
     assert again.dimse == config.dimse
+
+
+def test_rules_by_ae_title_are_checked_one_by_one() -> None:
+    text = (
+        '[patients]\ndefault_issuer = "HOSPITAL"\ndefault_issuer_by_ae = { CT1 = "WARD" }\n'
+        '[versions.serve_by_ae]\nGATEWAY = "first"\n'
+    )
+    config, problems = check_text(text, Path("/base"))
+    assert config is not None
+    assert problems == []
+    assert (config.patients.default_issuer_by_ae, config.versions.serve_by_ae) == (
+        {"CT1": "WARD"},
+        {"GATEWAY": "first"},
+    )
+    wrong = '[patients]\ndefault_issuer = " X"\n[versions]\nserve = "oldest"\n'
+    wrong += '[versions.serve_by_ae]\nA = "last"\nB = "first"\n'
+    config, problems = check_text(wrong, Path("/base"))
+    assert config is None
+    assert [problem.line for problem in problems] == [2, 4, 6]
+    assert "versions.serve_by_ae.A" in problems[2].cause

@@ -28,6 +28,9 @@ class Facts:
     key_rotation_unfinished: bool = False
     key_trouble: int = 0
     conflicts: int = 0
+    shared_studies: int = 0
+    differing_studies: int = 0
+    differing_series: int = 0
     unindexed: int = 0
 
 

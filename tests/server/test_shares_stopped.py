@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from archive.record import Kind
+from index.identity import PartId
 from keys.keyfile import generate_keyfile
 from keys.overview import Overview, overview
 from keys.sharetext import parse
@@ -41,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("made")
     create_archive(config_of(base))
     with Engine.open(config_of(base), write=True) as engine:
-        engine.committer.study_key("1.2.3")
+        engine.committer.study_key(PartId("1.2.3"))
     split_key(config_of(base), 2, 3, base / "first", WHO)
     return base
 

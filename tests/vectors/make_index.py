@@ -32,7 +32,9 @@ def make(folder: Path) -> dict[str, Any]:
         rows=lambda _: [],
     )
     index = Index.open(folder, cast("Keyring", ring), random=lambda size: bytes([5]) * size)
-    version = Version.of(Position(0, 1, 256, 4096), bytes([3]) * 32, "1.2.840.10008.1.2.1", 4000, 1_700_000_000_000, 0)
+    version = Version.of(
+        Position(0, 1, 256, 4096), bytes([3]) * 32, "1.2.840.10008.1.2.1", 4000, 1_700_000_000_000, 0, "SCU"
+    )
     patient = {0x00100010: ("Doe^Jane",), 0x00100020: ("P1",)}
     image = {0x00080018: (SOP,), 0x00080016: ("1.2.840.10008.5.1.4.1.1.2",)}
     entry = InstanceEntry("1.2", "1.2.3", SOP, image[0x00080016][0], patient, {0x00080060: ("CT",)}, image, None)

@@ -4,6 +4,7 @@ Takes rows as the databases hold them, the token key, and a study's row key; ret
 """
 
 import hmac
+import json
 from hashlib import sha256
 from typing import Any
 
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-KINDS = {"study": 1, "series": 2, "instance": 3}
+KINDS = {"study": 1, "series": 2, "instance": 3, "part": 4}
 
 
 def token(token_key: bytes, kind: str, uid: str) -> bytes:
@@ -67,8 +68,19 @@ def read(tables: dict[str, dict[str, str]], token_key: bytes, row_key: bytes, ar
                 )
     if bytes.fromhex(tables["meta"][b"sum".hex()]) != (total % 2**256).to_bytes(32, "big"):
         raise ValueError("sum")
+    if tables["meta"][b"schema".hex()] != "00000002":
+        raise ValueError("schema")
     reference = bytes.fromhex(tables["uid"][token(token_key, "instance", sop).hex()])
     return [
         row(row_key, archive_id, reference[:size], bytes.fromhex(tables[name][reference[:size].hex()]))
         for name, size in (("study", 8), ("series", 12), ("instance", 16))
     ]
+
+
+def part_token(token_key: bytes, study_uid: str, patient_id: str, issuer: str, sop_instance: str) -> bytes:
+    return token(token_key, "part", f"{study_uid}\0{patient_id}\0{issuer}\0{sop_instance}")
+
+
+def rules_digest(issuer: str, issuers: dict[str, str], serve: str, serves: dict[str, str]) -> bytes:
+    told = [issuer, sorted(issuers.items()), serve, sorted(serves.items())]
+    return sha256(json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()).digest()

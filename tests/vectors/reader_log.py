@@ -94,7 +94,7 @@ class Log:
 
     def __init__(self, folder: Path) -> None:
         about = json.loads((folder / "archive.json").read_bytes())
-        must(about["format"] == 1, "format")
+        must(about["format"] == 2, "format")
         self.archive_id = bytes.fromhex(about["archive_id"])
         self.origin = about["origin"]
         self.tree = Tree()
