@@ -27,6 +27,7 @@ class Facts:
     key_epoch_age: float = 60.0
     key_rotation_unfinished: bool = False
     key_trouble: int = 0
+    skipped: int = 0
     conflicts: int = 0
     shared_studies: int = 0
     differing_studies: int = 0
