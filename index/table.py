@@ -132,14 +132,14 @@ def _columns(number: int, row: StudyRow) -> tuple[int | str, ...]:
     for tag, name in _COLUMNS.items():
         stored = values.get(tag, ())
         text = stored[0] if stored and isinstance(stored[0], str) else ""
-        if len(stored) > 1:
+        if len(stored) > 1 or not _is_plain(text):
             odd = 1
         if name in _NAMES:
             text = "=".join(fold_name(text))
         elif name.endswith("_date") and not (len(text) == 8 or not text):
             odd = 1  # not YYYYMMDD: only the matcher reads it
-        if len(text) > _LONGEST or "\0" in text or _TOP in text:
-            odd = 1  # cut, or beyond what the comparisons of `_narrow` can tell
+        if not _is_plain(text):
+            odd = 1
         out.append(_cell(text))
     modalities = "".join(f"\\{m}" for m in row.modalities) + "\\"
     return (number, odd, *out, _cell(row.part.patient_id), modalities)
@@ -147,6 +147,11 @@ def _columns(number: int, row: StudyRow) -> tuple[int | str, ...]:
 
 def _cell(text: str) -> str:
     return text[:_LONGEST].replace("\0", " ")
+
+
+def _is_plain(text: str) -> bool:
+    """Whether the table holds all of it, and the comparisons of `_narrow` can tell it from others."""
+    return len(text) <= _LONGEST and "\0" not in text and _TOP not in text
 
 
 def _narrow(tag: int, key: Key, conditions: list[str], parameters: list[str]) -> None:
