@@ -22,6 +22,7 @@ from typing import Final
 import structlog
 
 from archive.log import SealedFile
+from index.entry import could_be_extracted
 from index.locate import Located
 from keys.errors import CofferError
 from keys.studykey import StudyKey
@@ -174,6 +175,8 @@ class Desk:
 
     def _take(self, client: _Client, request: messages.Request, batch: list[tuple[_Client, Parcel]]) -> None:
         match request:
+            case Commit(sealed) if not could_be_extracted(sealed.entry):
+                raise LineClosed  # what no data set says must not reach the index: a lane reads bytes of strangers
             case Commit(sealed, length, ""):
                 batch.append((client, Parcel(sealed, client.body(length))))
             case Commit(sealed, length, path):

@@ -5,6 +5,8 @@ import struct
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from index.attributes import ATTRIBUTES, BINARY_VRS, ITEM_ATTRIBUTES
 from index.bounds import ENTRY_BYTES, MOST_ITEMS, MOST_VALUES
 from index.elements import scan
-from index.entry import Identity, InstanceEntry, extract
+from index.entry import Identity, InstanceEntry, could_be_extracted, extract
 from index.matching import fold_name
 
 EXPLICIT, IMPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"
@@ -84,6 +86,7 @@ def test_every_attribute_filled_to_the_brim_stays_within_the_bound(syntax: str) 
         data += element(tag, attribute.vr, raw) if syntax == EXPLICIT else implicit(tag, raw)
     entry = entry_of(data, syntax)
     assert entry.problem is not None
+    assert could_be_extracted(entry)
     assert size_of(entry) < ENTRY_BYTES + 2048
     assert (entry.study_uid, entry.series_uid, entry.sop_instance) == ("1.2",) * 3
     assert kept(entry, ID) == ("x" * 255,) * MOST_VALUES
@@ -109,6 +112,7 @@ def test_whatever_comes_the_entry_is_bounded_and_of_the_kinds_it_should_be(
 ) -> None:
     data = element(CHARSET, "CS", charset) + b"".join(element(t, vr, raw * n) for t, vr, raw, n in sorted(fields))
     entry = entry_of(data)
+    assert could_be_extracted(entry)
     assert size_of(entry) < ENTRY_BYTES + 8192
     for tag, values in (entry.study | entry.series | entry.image).items():
         assert len(values) <= MOST_VALUES
@@ -253,3 +257,26 @@ def test_a_value_full_of_switches_is_decoded_at_one_go() -> None:
         sys.setprofile(None)
     assert kept(entry, DESCRIPTION) == (("\x1b$B" * 86)[:256],)
     assert calls < 1000
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"study_uid": "1" * 1025},
+        {"sop_class": "1" * 129},
+        {"study": {ID: ({0x00080100: ("x",)},)}},
+        {"study": {ID: ("x",) * 17}},
+        {"study": {COMMENTS: ("x" * 20_000,)}},
+        {"study": {CODES: ("text",)}},
+        {"study": {CODES: ({},) * 17}},
+        {"study": {CODES: ({0x00091001: ("x",)},)}},
+        {"study": {CODES: ({0x00080100: ("x" * 20_000,)},)}},
+        {"study": {MODALITY: ("CT",)}},
+        {"series": {MODALITY: ("CT", "MR")}},
+        {"image": {0x00091001: ("x",)}},
+    ],
+)
+def test_an_entry_that_no_data_set_makes_is_known(more: dict[str, Any]) -> None:
+    made = entry_of(element(ID, "LO", b"P1"))
+    assert could_be_extracted(made)
+    assert not could_be_extracted(replace(made, **more))
