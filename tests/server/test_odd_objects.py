@@ -66,7 +66,8 @@ def find(
 def retrieve(engine: Engine, level: str, model: str, keys: Mapping[int, Values]) -> set[bytes]:
     """The data sets that one C-GET would send."""
     request = encode_identifier({LEVEL: (level,), **keys}, (), implicit=True)
-    return {b"".join(one.open()) for one in engine.retriever.plan(request, implicit=True, model=model, caller=CALLER)}
+    plan = engine.retriever.plan(request, implicit=True, model=model, caller=CALLER)
+    return {b"".join(one.open()) for one in plan.instances}
 
 
 @pytest.fixture(scope="module")
