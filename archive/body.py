@@ -5,7 +5,6 @@ content id, kind and length, so a body opens in one place only. Lengths inside a
 """
 
 import hashlib
-import os
 import struct
 from bisect import bisect_right
 from collections import OrderedDict
@@ -19,11 +18,10 @@ from archive import codec
 from archive.draft import Draft
 from archive.log import SealedFile
 from archive.room import Room
-from archive.spool import Spool
+from archive.spool import Spool, sealed_file
 from keys import aead
 from keys.buffer import Buffer
-from keys.durable import discard
-from keys.errors import FormatError, IntegrityError, UnavailableError
+from keys.errors import FormatError, IntegrityError
 from keys.secret import Secret
 
 VERSION: Final = 1
@@ -79,23 +77,16 @@ def seal_body(  # noqa: PLR0917  # the parts of a body in their order
 def _seal_to_file(  # noqa: PLR0917
     key: Secret, context: BodyContext, head: bytes, coded: Spool, salt: bytes, room: Room
 ) -> SealedFile:
-    path, plain = room.folder / (os.urandom(8).hex() + ".sealed"), len(head) + coded.size
+    plain = len(head) + coded.size
     room.require(2 * aead.sealed_length(plain))  # in the log it takes as much again
-    try:
-        sealer = aead.Sealer(key, context.bind(plain), salt)
-        digest, length = hashlib.sha256(), 0
-        with path.open("xb") as out:
-            for part in _parts(sealer, head, coded):
-                room.require(len(part))  # others write too
-                digest.update(part)
-                length += out.write(part)
-        return SealedFile(path, length, digest.digest())
-    except OSError as error:
-        discard(path)
-        raise UnavailableError(f"cannot seal an object: {error.strerror}", hint="check the volume") from error
-    except BaseException:
-        discard(path)
-        raise
+    sealer = aead.Sealer(key, context.bind(plain), salt)
+    digest, length = hashlib.sha256(), 0
+    with sealed_file(room) as (path, out):
+        for part in _parts(sealer, head, coded):
+            room.require(len(part))  # others write too
+            digest.update(part)
+            length += out.write(part)
+    return SealedFile(path, length, digest.digest())
 
 
 def _parts(sealer: aead.Sealer, head: bytes, coded: Spool) -> Iterator[bytes]:

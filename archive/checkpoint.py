@@ -7,12 +7,17 @@ signed it (`archive.succession`). Signing and checking signatures is `keys.signi
 import base64
 import binascii
 from dataclasses import dataclass
+from typing import Final
 
 from archive.folder import ArchiveFolder
 from archive.merkle import EMPTY_ROOT
 from archive.succession import Succession, read_succession
+from keys import opening
 from keys.errors import FormatError, IntegrityError
 from keys.signing import body_of
+
+LONGEST_NOTE: Final = 64 << 10  # far more than a note with the signatures of its witnesses
+_DIGITS: Final = 20  # of the greatest number of records, 2 ** 64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +33,37 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n".encode()
 
 
+def _number(text: str) -> int:
+    """A number of records (C2SP tlog-checkpoint: ASCII digits, no sign). Raises ValueError."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+        raise ValueError("this is no number of records")
+    return int(text)
+
+
 def parse_checkpoint(body: bytes) -> Checkpoint:
     """Parse a checkpoint's text. Raises FormatError on anything `serialize` would not have written."""
     try:
         origin, size, root, end = body.decode().split("\n")
-        parsed = Checkpoint(origin, int(size), base64.b64decode(root, validate=True))
+        parsed = Checkpoint(origin, _number(size), base64.b64decode(root, validate=True))
     except (UnicodeDecodeError, ValueError, binascii.Error) as error:
         raise FormatError("the checkpoint cannot be read") from error
     if end or len(parsed.root) != 32 or not origin or parsed.serialize() != body:
         raise FormatError("the checkpoint is not in its one form")
     return parsed
+
+
+def read_note(folder: ArchiveFolder) -> bytes:
+    """The bytes of the last checkpoint's note, unchecked. Raises FileNotFoundError where there is none, IntegrityError
+    where it is a link, no file, or larger than any note."""
+    return opening.read(folder.checkpoint, LONGEST_NOTE)
+
+
+def latest_note(folder: ArchiveFolder) -> bytes:
+    """As `read_note`, and no bytes where nothing was signed yet."""
+    try:
+        return read_note(folder)
+    except FileNotFoundError:
+        return b""
 
 
 def read_checkpoint(folder: ArchiveFolder) -> Checkpoint | None:
@@ -46,7 +72,7 @@ def read_checkpoint(folder: ArchiveFolder) -> Checkpoint | None:
     Raises IntegrityError where it is damaged or not by this archive's key.
     """
     try:
-        note = folder.checkpoint.read_bytes()
+        note = read_note(folder)
     except FileNotFoundError:
         return None
     return open_checkpoint(note, folder)

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from archive import segment
 from archive.chain import Chain, read_record
-from archive.checkpoint import Checkpoint, read_checkpoint
+from archive.checkpoint import Checkpoint, read_checkpoint, read_note
 from archive.folder import ArchiveFolder
 from archive.notes import last_checkpoint, publish, set_aside
-from archive.pending import Pending, announce
+from archive.pending import LOSS_ACCEPTED, TAKEN, Pending, announce
 from archive.recovery import Tail, cut, promised, read_tail
 from archive.report import Level, Report, Task
 from archive.scan import scan
 from archive.succession import adopt, generation_of, go_on_from
 from archive.verify import Options, Verifier
+from keys import opening
 from keys.durable import install, move, remove_folder, replace, stage
 from keys.errors import HistoryError, InputError, IntegrityError
 from keys.signing import CheckpointSigner
@@ -68,7 +69,7 @@ def read_history(folder: ArchiveFolder, witness: Checkpoint | None, objection: H
     except IntegrityError as error:
         complaint = error
     chain, end = _longest(folder)
-    sizes = {n: folder.segment_path(n).stat().st_size for n in folder.segment_numbers()}
+    sizes = {n: folder.segment_size(n) for n in folder.segment_numbers()}
     beyond = sum(size for number, size in sizes.items() if number > end[0])
     left_over = beyond + (sizes[end[0]] - end[1] if end[0] in sizes and not _is_sealed_at(folder, end) else 0)
     return History(chain.next_seq, chain.tree.root(), end, left_over, signed, witness, noted, complaint)
@@ -89,14 +90,14 @@ def accept_loss(
     generation_of(folder, signer)  # before anything is changed
     made = Checkpoint(folder.origin, history.size, history.root)
     note = signer.sign_note(folder.origin, made.serialize())
-    announce(folder, [Pending(_facts("loss accepted", history, made), f"note:{_digest(note)}")], calls)
+    announce(folder, [Pending(_facts(LOSS_ACCEPTED, history, made), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     number, offset = history.end
     for beyond in (n for n in folder.segment_numbers() if n > number):
         path = folder.segment_path(beyond)
         move(path, folder.lost_and_found / f"{path.name}-beyond-{history.size}", calls=calls)
     if history.left_over and number in folder.segment_numbers():
-        size = folder.segment_path(number).stat().st_size
+        size = folder.segment_size(number)
         if not _is_sealed_at(folder, history.end) and size > offset:
             torn = Tail(Chain.start(folder.archive_id), number, [], offset, size - offset)
             cut(folder, torn, lambda: 0, calls)  # who accepts a loss needs no finding
@@ -133,14 +134,14 @@ def take_from(
     numbers = [n for n in copy.segment_numbers() if not _is_same(folder, copy, n)]
     if not numbers and history.complaint is None:
         return []
-    note = copy.checkpoint.read_bytes()
-    announce(folder, [Pending(_facts("records taken from a copy", history, theirs), f"note:{_digest(note)}")], calls)
+    note = read_note(copy)
+    announce(folder, [Pending(_facts(TAKEN, history, theirs), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     adopt(folder, copy, calls)
     for number in numbers:
         path = folder.segment_path(number)
         fresh = stage(path, _pieces(copy.segment_path(number)), calls=calls)
-        kept = folder.lost_and_found / f"{path.name}-replaced-{history.size}" if path.exists() else None
+        kept = folder.lost_and_found / f"{path.name}-replaced-{history.size}" if opening.exists(path) else None
         install(fresh, path, kept, calls=calls)
     for number in (n for n in folder.segment_numbers() if n > copy.segment_numbers()[-1]):
         path = folder.segment_path(number)
@@ -173,7 +174,7 @@ def _facts(what: str, history: History, made: Checkpoint) -> dict[str, object]:
         "found_root": history.root.hex(),
         "to_records": made.size,
         "to_root": made.root.hex(),
-        "because": str(history.complaint) if history.complaint else "",
+        "because": opening.shown(str(history.complaint)) if history.complaint else "",
     }
     for name, claim in (("signed", history.signed), ("keyring", history.witness)):
         if claim is not None:
@@ -188,9 +189,9 @@ def _digest(note: bytes) -> str:
 def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
     """The checkpoint that will be contradicted is evidence: it stays, under a name that its content gives."""
     try:
-        note = folder.checkpoint.read_bytes()
-    except FileNotFoundError:
-        return
+        note = read_note(folder)
+    except (FileNotFoundError, IntegrityError):
+        return  # what is no note of ours, and no file, is replaced
     replace(folder.lost_and_found / f"checkpoint-{_digest(note)[:16]}.note", note, calls=calls)
 
 
@@ -226,7 +227,7 @@ def _scan(folder: ArchiveFolder, number: int) -> Report:
 
 def _offset(folder: ArchiveFolder, number: int, records: int) -> int:
     """Where the first `records` of a segment end."""
-    with folder.segment_path(number).open("rb") as file:
+    with opening.opened(folder.segment_path(number)) as file:
         at, size = segment.HEADER.size, os.fstat(file.fileno()).st_size
         for _ in range(records):
             _, _, at = read_record(file.fileno(), at, size)
@@ -264,6 +265,6 @@ def _is_same(folder: ArchiveFolder, copy: ArchiveFolder, number: int) -> bool:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with opening.opened(path) as file:
         while piece := file.read(_PIECE):
             yield piece

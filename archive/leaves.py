@@ -13,6 +13,7 @@ from archive.folder import ArchiveFolder
 from archive.merkle import Frontier, leaf_hash
 from archive.record import MAGIC
 from archive.walk import Walker
+from keys import opening
 from keys.errors import IntegrityError, NotFoundError
 
 _BATCH = 4096
@@ -67,7 +68,7 @@ class Leaves:
             raise NotFoundError("the log holds no record yet", hint="store something first")
         number = numbers[low]
         first = self._first(number)
-        with self._folder.segment_path(number).open("rb") as file:
+        with opening.opened(self._folder.segment_path(number)) as file:
             sealed = read_footer(file.fileno(), os.fstat(file.fileno()).st_size)
         self._ready, self._seq, self._place = [], first, _Place(number, segment.HEADER.size)
         if sealed is not None and first <= begin < first + len(sealed[0].offsets):
@@ -79,14 +80,14 @@ class Leaves:
         self._ready, self._seq = self._ready[begin - self._seq :], begin
 
     def _first(self, number: int) -> int:
-        with self._folder.segment_path(number).open("rb") as file:
+        with opening.opened(self._folder.segment_path(number)) as file:
             return read_segment_header(file.fileno()).first_seq
 
     def _fill(self) -> None:
         """Read more records into `_ready`, or step to the next segment."""
         place = self._place
         try:
-            fd = os.open(self._folder.segment_path(place.number), os.O_RDONLY | os.O_CLOEXEC)
+            fd = opening.descriptor(self._folder.segment_path(place.number))
         except FileNotFoundError as error:
             raise IntegrityError(f"segment {place.number} is missing", hint=_HINT) from error
         try:

@@ -5,17 +5,21 @@ whole or not there, so that the server adds to them while an administrator answe
 """
 
 import hashlib
+import re
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from archive import summedjson
 from archive.report import Finding
-from keys import durable
-from keys.errors import FormatError, NotFoundError
+from keys import durable, opening
+from keys.errors import FormatError, IntegrityError, NotFoundError
 from keys.syscalls import SYSTEM, Syscalls
 
 _SUFFIX = ".finding"
+_LONGEST = 64 << 10
+_MOST = 1_000_000  # findings: who planted more is found without reading them
+_KEPT = re.compile(r"[0-9A-Za-z._-]*")  # a name in lost+found
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,20 @@ class Entry:
         return f"{self.segment}-{self.offset}-{hashlib.sha256(self.what.encode()).hexdigest()[:6]}"
 
 
+def _parse(data: bytes) -> Entry:
+    """What `Ledger` wrote. Raises FormatError."""
+    told: object = summedjson.parse(data)
+    if not isinstance(told, dict) or set(told) != {one.name for one in fields(Entry)}:
+        raise FormatError("a finding has other facts")
+    numbers = (told["segment"], told["offset"], told["record"] or 0, told["found_ms"], told["acknowledged_ms"])
+    texts = (told["what"], told["kept"])
+    if any(type(one) is not int for one in numbers) or not all(isinstance(one, str) for one in texts):
+        raise FormatError("a finding has other facts")
+    if not _KEPT.fullmatch(told["kept"]):
+        raise FormatError("what a finding names is not in lost+found")
+    return Entry(**told)
+
+
 class Ledger:
     """The findings in one folder."""
 
@@ -47,16 +65,29 @@ class Ledger:
         self._calls = calls
 
     def entries(self) -> list[Entry]:
-        """All of them, in the order of the log. Raises FormatError for a file that cannot be read."""
+        """All of them, in the order of the log. Raises FormatError for a file that cannot be read, is not called after
+        what is in it, or is no file."""
         found = []
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")) if self._folder.exists() else []:
+        for name in sorted(self._names()):
+            path = self._folder / name
             try:
-                found.append(Entry(**summedjson.parse(path.read_bytes())))
+                entry = _parse(opening.read(path, _LONGEST))
+                if name != entry.name + _SUFFIX:
+                    raise FormatError("it is another finding's")
+                found.append(entry)
             except FileNotFoundError:
                 continue  # mended a moment ago
-            except (FormatError, TypeError) as error:
-                raise FormatError(f"{path} cannot be read", hint="move it away and run coffer verify") from error
+            except IntegrityError as error:
+                raise FormatError(
+                    f"{opening.shown(path)} cannot be read", hint="move it away and run coffer verify"
+                ) from error
         return sorted(found, key=lambda e: (e.segment, e.offset))
+
+    def _names(self) -> list[str]:
+        try:
+            return [name for name in opening.names(self._folder, _MOST) if name.endswith(_SUFFIX)]
+        except FileNotFoundError:
+            return []
 
     def open_entries(self) -> list[Entry]:
         """Those that nobody acknowledged."""
@@ -65,7 +96,7 @@ class Ledger:
     def add(self, finding: Finding, now_ms: int, kept: str = "") -> Entry | None:
         """Keep a finding, durable on return; None where it is known already."""
         entry = Entry(finding.segment, finding.offset, finding.seq, finding.what, now_ms, kept=kept)
-        if self._path(entry).exists():
+        if opening.exists(self._path(entry)):
             durable.settle(self._path(entry), calls=self._calls)  # a stop may have come before its name was stable
             return None
         self._write(entry)

@@ -22,6 +22,7 @@ from archive.room import Room
 from archive.segment import Footer, SegmentHeader, footer_size
 from archive.succession import read_succession
 from archive.tiling import Tiling
+from keys import opening
 from keys.appendfile import AppendFile
 from keys.buffer import Buffer
 from keys.durable import replace
@@ -245,7 +246,7 @@ class LogWriter:
 
     def _is_full(self, at: int, records: int, size: int) -> bool:
         """Whether a segment of `at` bytes takes no more record of `size`; each takes one."""
-        return records > 0 and at + size > self._segment_bytes
+        return records > 0 and (at + size > self._segment_bytes or records >= segment.MOST_RECORDS)
 
     def _commit(self, entries: Sequence[Entry], hashes: list[bytes]) -> list[Position]:
         self._group = self._tail.chain.next_seq
@@ -292,7 +293,7 @@ class LogWriter:
 
     def _copy(self, body: SealedFile) -> None:
         left = body.length
-        with body.path.open("rb") as source:
+        with opening.opened(body.path) as source:
             while left and (piece := source.read(min(left, _COPY_BYTES))):
                 self._file.write_all([piece])
                 left -= len(piece)

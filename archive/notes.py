@@ -8,15 +8,17 @@ may leave it with holes, which read as zeros (no note has any).
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
-from archive.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from archive.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, read_note
 from archive.folder import ArchiveFolder
 from archive.leaves import Leaves
 from archive.merkle import Frontier
+from keys import opening
 from keys.appendfile import AppendFile
-from keys.durable import replace, settle
+from keys.durable import install, replace, settle, stage
 from keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
 from keys.syscalls import SYSTEM, Syscalls
 
@@ -25,6 +27,8 @@ _NOTE: Final = re.compile(  # where a line begins: what follows a hole is no not
 )
 _TORN: Final = re.compile(rb"[^\n]+(?:\n[0-9]*(?:\n[^\n]*(?:\n(?:\n(?:\xe2[^\n]*)?)?)?)?)?")  # a note, cut anywhere
 _TAIL_BYTES: Final = 64 << 10  # far more than one note
+_PIECE: Final = 1 << 20
+_MOST_BY_HAND: Final = 1 << 30  # of a history that recovery by hand divides in memory
 
 
 class Noted(NamedTuple):
@@ -34,24 +38,44 @@ class Noted(NamedTuple):
     note: bytes
 
 
-def split(data: bytes) -> Iterator[Noted]:
-    """The notes in `data`, without an unfinished one at the end. Raises FormatError for anything else in between."""
-    at = 0
-    for found in _NOTE.finditer(data):
-        if found.start() != at:
+def split(pieces: Iterable[bytes]) -> Iterator[Noted]:
+    """The notes in a history that is read in pieces, without an unfinished one at the end; holds little more than one
+    piece. Raises FormatError for anything else in between."""
+    held, passed = b"", 0
+    for piece in pieces:
+        held += piece
+        at = 0
+        while len(held) - at > 2 * _TAIL_BYTES and (found := _NOTE.match(held, at)):  # its lines are all here
+            yield _noted(found[0])
+            at = found.end()
+        held, passed = held[at:], passed + at
+        if len(held) > 2 * _TAIL_BYTES:
             break
-        note, at = found[0], found.end()
-        yield Noted(parse_checkpoint(note[: note.index(b"\n\n") + 1]), note)
-    if at != len(data) and not _is_torn(data[at:]):
-        raise FormatError(f"the history of checkpoints cannot be read from byte {at} on", hint="take it from a backup")
+    at = 0
+    while found := _NOTE.match(held, at):
+        yield _noted(found[0])
+        at = found.end()
+    if at != len(held) and not _is_torn(held[at:]):
+        raise FormatError(
+            f"the history of checkpoints cannot be read from byte {passed + at} on", hint="take it from a backup"
+        )
 
 
-def read_notes(folder: ArchiveFolder) -> list[Noted]:
-    """The whole history. Raises FormatError."""
+def _noted(note: bytes) -> Noted:
+    if len(note) > _TAIL_BYTES:
+        raise FormatError("a note of the history is longer than any that was signed", hint="take it from a backup")
+    return Noted(parse_checkpoint(note[: note.index(b"\n\n") + 1]), note)
+
+
+def read_notes(folder: ArchiveFolder) -> Iterator[Noted]:
+    """The whole history, one after the other, however long it is. Raises as `split`, and IntegrityError for what is no
+    file."""
     try:
-        return list(split(folder.notes.read_bytes()))
+        file = opening.opened(folder.notes)
     except FileNotFoundError:
-        return []
+        return
+    with file:
+        yield from split(iter(partial(file.read, _PIECE), b""))
 
 
 def last_checkpoint(folder: ArchiveFolder) -> Checkpoint | None:
@@ -66,14 +90,14 @@ def last_note(folder: ArchiveFolder) -> Noted | None:
     Raises IntegrityError where it is damaged or not by this archive's key.
     """
     try:
-        with folder.notes.open("rb") as file:
+        with opening.opened(folder.notes) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             tail = file.read()
     except FileNotFoundError:
         return None
     start = 0 if size <= _TAIL_BYTES else tail.find(b"\n" + folder.origin.encode() + b"\n") + 1
-    found = list(split(tail[start:]))
+    found = list(split([tail[start:]]))
     if not found:
         return None
     open_checkpoint(found[-1].note, folder)
@@ -82,12 +106,12 @@ def last_note(folder: ArchiveFolder) -> Noted | None:
 
 def find_note(folder: ArchiveFolder, size: int) -> bytes:
     """The note of the checkpoint over `size` records. Raises NotFoundError, naming the nearest ones; FormatError."""
-    sizes = []
+    sizes: list[int] = []
     for noted in read_notes(folder):
         if noted.checkpoint.size == size:
             return noted.note
-        sizes.append(noted.checkpoint.size)
-    near = sorted(sorted(sizes, key=lambda other: abs(other - size))[:3])
+        sizes = sorted([*sizes, noted.checkpoint.size], key=lambda other: abs(other - size))[:3]
+    near = sorted(sizes)
     hint = f"the nearest ones cover {', '.join(map(str, near))} records" if near else "nothing was signed yet"
     raise NotFoundError(f"no checkpoint over {size} records was signed", hint=hint)
 
@@ -122,7 +146,7 @@ def publish(
 def _latest(folder: ArchiveFolder) -> Noted | None:
     """What `latest` says; None where it is missing or damaged: verify tells, and it is about to be replaced."""
     try:
-        note = folder.checkpoint.read_bytes()
+        note = read_note(folder)
         return Noted(open_checkpoint(note, folder), note)
     except (FileNotFoundError, IntegrityError):
         return None
@@ -140,7 +164,7 @@ def settle_notes(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
 
     Raises UnavailableError.
     """
-    if folder.notes.exists():
+    if opening.exists(folder.notes):
         settle(folder.notes, calls=calls)
 
 
@@ -150,11 +174,11 @@ def set_aside(folder: ArchiveFolder, size: int, calls: Syscalls = SYSTEM) -> Non
     Durable on return. A history that cannot be read goes as a whole. Raises IntegrityError where the log is shorter.
     """
     try:
-        data = folder.notes.read_bytes()
+        data = opening.read(folder.notes, _MOST_BY_HAND)
     except FileNotFoundError:
         return
     try:
-        noted = list(split(data))
+        noted = list(split([data]))
     except FormatError:
         noted = []
     leaves, tree, kept = Leaves(folder), Frontier(), b""
@@ -177,9 +201,14 @@ def _require_newer(old: Checkpoint, new: Checkpoint) -> None:
 
 
 def _append(folder: ArchiveFolder, data: bytes, calls: Syscalls) -> None:
-    if not folder.notes.exists():
+    found = opening.look(folder.notes)
+    if found is None:
         replace(folder.notes, data, calls=calls)
         return
+    if found.st_nlink > 1:  # what is known under another name too is not changed there
+        with opening.opened(folder.notes) as shared:
+            own = stage(folder.notes, iter(partial(shared.read, _PIECE), b""), calls=calls)
+        install(own, folder.notes, None, calls=calls)
     file = AppendFile(folder.notes, calls=calls)
     try:
         torn = _torn(folder)
@@ -193,14 +222,16 @@ def _append(folder: ArchiveFolder, data: bytes, calls: Syscalls) -> None:
 
 def _is_torn(rest: bytes) -> bool:
     """Whether this can be what a stop left of one append: a note, cut anywhere, or with holes that hold zeros."""
+    if len(rest) >= _TAIL_BYTES:
+        return False
     if b"\0" not in rest:
         return _TORN.fullmatch(rest) is not None
-    return len(rest) < _TAIL_BYTES and rest.count(b"\n\n") < 2 and not _NOTE.search(rest)
+    return rest.count(b"\n\n") < 2 and not _NOTE.search(rest)
 
 
 def _torn(folder: ArchiveFolder) -> int:
     """How many bytes of an unfinished append stand at the end; a signature line may be cut anywhere."""
-    with folder.notes.open("rb") as file:
+    with opening.opened(folder.notes) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_BYTES))
         tail = file.read()

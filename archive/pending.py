@@ -5,15 +5,45 @@ until a writer with keys comes by; a stop in between loses neither. A deed that 
 """
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from archive import summedjson
+from archive.checkpoint import latest_note
 from archive.folder import ArchiveFolder
+from keys import opening
 from keys.durable import remove, replace
-from keys.errors import FormatError
+from keys.errors import FormatError, InputError, IntegrityError
 from keys.syscalls import SYSTEM, Syscalls
+
+LOSS_ACCEPTED: Final = "loss accepted"
+TAKEN: Final = "records taken from a copy"
+REPAIRED: Final = "records repaired from a copy"
+_LONGEST: Final = 64 << 20  # a deed names each record that a repair took from a copy
+_MOST: Final = 1000
+_PROOF: Final = re.compile(r"note:[0-9a-f]{64}|segment:[0-9]{1,8}:[0-9A-Za-z._-]{0,200}")
+_ROOT: Final = re.compile(r"[0-9a-f]{64}")
+_KEPT: Final = re.compile(r"[0-9A-Za-z._-]{0,200}")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 64
+
+
+_FACTS: Final[dict[str, Callable[[object], bool]]] = {
+    "what": lambda value: value in {LOSS_ACCEPTED, TAKEN, REPAIRED},
+    "because": lambda value: isinstance(value, str) and len(value) <= 2000 and value.isprintable(),
+    "kept": lambda value: isinstance(value, str) and bool(_KEPT.fullmatch(value)),
+    "records": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+    **dict.fromkeys(("segment", "found_records", "to_records", "signed_records", "keyring_records"), _is_number),
+    **dict.fromkeys(
+        ("found_root", "to_root", "signed_root", "keyring_root"),
+        lambda value: isinstance(value, str) and bool(_ROOT.fullmatch(value)),
+    ),
+}  # what repair and recovery tell: nobody else's words are sealed and signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +61,12 @@ class Pending:
         """Whether the deed was done, and not stopped before."""
         kind, _, rest = self.proof.partition(":")
         if kind == "note":
-            note = folder.checkpoint
-            return note.exists() and hashlib.sha256(note.read_bytes()).hexdigest() == rest
+            return hashlib.sha256(latest_note(folder)).hexdigest() == rest
         number, _, kept = rest.partition(":")
         path = folder.segment_path(int(number))
-        is_staged = path.with_name(f".{path.name}.new").exists()
-        return path.exists() and not is_staged and (not kept or (folder.lost_and_found / kept).exists())
+        if not opening.exists(path) or opening.exists(path.with_name(f".{path.name}.new")):
+            return False
+        return not kept or opening.exists(folder.lost_and_found / kept)
 
 
 def _path(folder: ArchiveFolder) -> Path:
@@ -44,23 +74,41 @@ def _path(folder: ArchiveFolder) -> Path:
 
 
 def announce(folder: ArchiveFolder, deeds: list[Pending], calls: Syscalls = SYSTEM) -> None:
-    """Write what is about to be done, beside what waits already; durable on return."""
+    """Write what is about to be done, beside what waits already; durable on return. Raises FormatError where
+    that cannot be read, InputError where it is too much."""
     waiting = [*read_pending(folder), *deeds]
     data = summedjson.serialize([{"facts": dict(d.facts), "proof": d.proof} for d in waiting])
+    if len(data) > _LONGEST or len(waiting) > _MOST:
+        raise InputError("too much is mended at once to be recorded", hint="name some records, then the others")
     replace(_path(folder), data, calls=calls)
 
 
 def read_pending(folder: ArchiveFolder) -> list[Pending]:
-    """The deeds that wait to be recorded. Raises FormatError for a file that nobody wrote like this."""
+    """The deeds that wait to be recorded. Raises FormatError for one that nobody wrote like this."""
     try:
-        rows = summedjson.parse(_path(folder).read_bytes())
-        return [Pending(dict(row["facts"]), str(row["proof"])) for row in rows]
+        return [_parse(row) for row in _rows(summedjson.parse(opening.read(_path(folder), _LONGEST)))]
     except FileNotFoundError:
         return []
-    except (FormatError, KeyError, TypeError) as error:
+    except (IntegrityError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(
             f"{_path(folder)} cannot be read", hint="move it away: it only held what a repair or recovery has done"
         ) from error
+
+
+def _rows(value: object) -> list[dict[str, object]]:
+    if not isinstance(value, list) or len(value) > _MOST:
+        raise FormatError("these are no deeds")
+    return value
+
+
+def _parse(row: dict[str, object]) -> Pending:
+    """A deed in its one form: facts under names of ours, a proof that names nothing outside its folder."""
+    facts, proof = row["facts"], row["proof"]
+    if not isinstance(facts, dict) or not isinstance(proof, str) or not _PROOF.fullmatch(proof):
+        raise FormatError("this is no deed")
+    if not all(name in _FACTS and _FACTS[name](value) for name, value in facts.items()):
+        raise FormatError("this deed has facts that none has")
+    return Pending(facts, proof)
 
 
 def forget(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:

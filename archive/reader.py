@@ -14,6 +14,7 @@ from archive.chain import pass_over, read_footer, read_record
 from archive.folder import ArchiveFolder
 from archive.log import Position
 from archive.record import HEADER, RecordHeader, parse_header, record_size
+from keys import opening
 from keys.errors import FormatError, IntegrityError, NotFoundError, UnreadableError
 from keys.reading import read_exactly, reading
 
@@ -114,7 +115,7 @@ class LogReader:
             fd = self._files.get(number)
             if fd is None:
                 try:
-                    fd = os.open(self._folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
+                    fd = opening.descriptor(self._folder.segment_path(number))
                 except FileNotFoundError as error:
                     raise NotFoundError(f"segment {number} does not exist", hint=_HINT) from error
                 except OSError as error:

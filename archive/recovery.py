@@ -20,6 +20,7 @@ from archive.notes import settle_notes
 from archive.record import HEADER, RecordHeader, parse_header
 from archive.report import Finding
 from archive.seams import FORK, Seams, require_signed
+from keys import opening
 from keys.appendfile import AppendFile
 from keys.durable import replace, settle
 from keys.errors import FormatError, HistoryError, IntegrityError
@@ -117,7 +118,7 @@ def promised(
 
 
 def _scan(folder: ArchiveFolder, number: int, chain: Chain, claims: Sequence[Checkpoint]) -> Tail:
-    fd = os.open(folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
+    fd = opening.descriptor(folder.segment_path(number))
     try:
         size = os.fstat(fd).st_size
         tail = Tail(chain, number, [], 0, size)
@@ -265,7 +266,7 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
     if not tail.cut_bytes:
         return
     path = folder.segment_path(tail.segment)
-    with path.open("rb") as file:
+    with opening.opened(path) as file:
         file.seek(tail.end)
         torn = file.read()
     kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"

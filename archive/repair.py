@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 from archive import segment
 from archive.chain import read_footer, read_record, read_segment_header
-from archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
 from archive.folder import ArchiveFolder
 from archive.notes import last_note, publish
-from archive.pending import Pending, announce
+from archive.pending import REPAIRED, Pending, announce
 from archive.record import HEADER
 from archive.succession import adopt
 from archive.verify import Finding, Level, Options, Verifier
+from keys import opening
 from keys.durable import install, remove, stage
 from keys.errors import FormatError, InputError, IntegrityError, NotFoundError, UnavailableError, UnreadableError
 from keys.reading import read_exactly, read_up_to
@@ -110,7 +111,7 @@ def repair(
 
 def _facts(mended: Mended) -> dict[str, object]:
     return {
-        "what": "records repaired from a copy",
+        "what": REPAIRED,
         "segment": mended.segment,
         "records": list(mended.records),
         "kept": mended.kept,
@@ -131,7 +132,7 @@ def _mend_checkpoint(folder: ArchiveFolder, copy: ArchiveFolder, witness: Checkp
     with suppress(IntegrityError):
         known += [noted for noted in (last_note(folder),) if noted is not None]
     with suppress(OSError, IntegrityError):
-        note = copy.checkpoint.read_bytes()
+        note = read_note(copy)
         known.append((open_checkpoint(note, folder), note))
     last, note = max(known, key=lambda k: k[0].size, default=(None, b""))
     if last is None or (witness is not None and last.size < witness.size):
@@ -171,12 +172,13 @@ class _Mender:
         """Write the mended segment beside the damaged one; None where nothing would change."""
         with ExitStack() as stack:
             try:
-                theirs = stack.enter_context(self._theirs.open("rb")).fileno()
-            except OSError as error:
+                theirs = stack.enter_context(opening.opened(self._theirs)).fileno()
+            except (OSError, IntegrityError) as error:
+                cause = error.strerror if isinstance(error, OSError) else error
                 raise NotFoundError(
-                    f"the copy cannot give segment {self._number}: {error.strerror}", hint="name another copy"
+                    f"the copy cannot give segment {self._number}: {cause}", hint="name another copy"
                 ) from error
-            mine = stack.enter_context(self._mine.open("rb")).fileno() if self._mine.exists() else None
+            mine = self._opened(stack)
             plan, taken = self._plan(mine, theirs)
             if not taken:
                 return None
@@ -185,6 +187,13 @@ class _Mender:
         if mine is not None:
             kept = f"{self._mine.name}-damaged-{_digest(self._mine)[:16]}"
         return Mended(self._number, tuple(seq for seq in taken if seq >= 0), kept), fresh
+
+    def _opened(self, stack: ExitStack) -> int | None:
+        """The descriptor of the segment here; None where no file stands under its name."""
+        try:
+            return stack.enter_context(opening.opened(self._mine)).fileno()
+        except (FileNotFoundError, IntegrityError):
+            return None
 
     def _plan(self, mine: int | None, theirs: int) -> _Plan:
         """From which file each region comes, and the regions that come from the copy."""
@@ -284,5 +293,5 @@ def _pieces(plan: Sequence[tuple[int, _Region]]) -> Iterator[bytes]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with opening.opened(path) as file:
+        return _hash(file.fileno(), 0, os.fstat(file.fileno()).st_size).hex()

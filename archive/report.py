@@ -3,9 +3,10 @@
 Rule: pure, and small enough to be sent: a segment of any size makes a report of a few kilobytes, unless it is damaged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +41,20 @@ class Finding:
     offset: int
     seq: int | None
     what: str
+
+
+def gaps(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Which segments are missing before the last of `numbers`, which ascend: the first and the last of each gap."""
+    for before, number in pairwise((0, *numbers)):
+        if number > before + 1:
+            yield before + 1, number - 1
+
+
+def missing(first: int, last: int) -> Finding:
+    """The finding that segments from `first` to `last` are missing: one, as a name that was planted is soon a million
+    away from the others."""
+    what = "the segment is missing" if first == last else f"the segment and those up to {last} are missing"
+    return Finding(first, 0, None, what)
 
 
 @dataclass(frozen=True, slots=True)

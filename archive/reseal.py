@@ -5,15 +5,14 @@ opened once more and compared before it is given to anybody. No plaintext leaves
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 
 from archive.body import BodyContext, BodyReader
 from archive.log import SealedFile
 from archive.room import Room
+from archive.spool import sealed_file
 from keys import aead
-from keys.durable import discard
-from keys.errors import IntegrityError, UnavailableError
+from keys.errors import IntegrityError
 from keys.reading import read_exactly
 from keys.secret import Secret
 
@@ -38,31 +37,23 @@ def reseal(  # noqa: PLR0917  # as `archive.body.seal_body`
         sealed = sealer.header + b"".join(map(sealer.update, body.plain(meta))) + sealer.finish()
         _compare(body, meta, key, context, lambda at, length: sealed[at : at + length], len(sealed))
         return sealed
-    path = room.folder / (os.urandom(8).hex() + ".sealed")
     room.require(2 * aead.sealed_length(length_inside))  # in the log it takes as much again
     digest, length = hashlib.sha256(), 0
-    try:
-        with path.open("x+b") as out:
+    with sealed_file(room) as (path, out):
 
-            def put(part: bytes) -> None:
-                nonlocal length
-                room.require(len(part))
-                digest.update(part)
-                length += out.write(part)
+        def put(part: bytes) -> None:
+            nonlocal length
+            room.require(len(part))
+            digest.update(part)
+            length += out.write(part)
 
-            put(sealer.header)
-            for part in body.plain(meta):
-                put(sealer.update(part))
-            put(sealer.finish())
-            out.flush()
-            _compare(body, meta, key, context, _reading(out.fileno()), length)
-        return SealedFile(path, length, digest.digest())
-    except OSError as error:
-        discard(path)
-        raise UnavailableError(f"cannot seal an object: {error.strerror}", hint="check the volume") from error
-    except BaseException:
-        discard(path)
-        raise
+        put(sealer.header)
+        for part in body.plain(meta):
+            put(sealer.update(part))
+        put(sealer.finish())
+        out.flush()
+        _compare(body, meta, key, context, _reading(out.fileno()), length)
+    return SealedFile(path, length, digest.digest())
 
 
 def _reading(fd: int) -> Callable[[int, int], bytes]:

@@ -4,7 +4,6 @@ Rule: it needs nothing of the segments before it, so that segments are checked i
 is joined by `archive.verify`. Records pass in batches; where a batch does not, each is looked at to say what is wrong.
 """
 
-import fcntl
 import hashlib
 import os
 import time
@@ -12,7 +11,6 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 from archive import headers, segment
 from archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
@@ -23,6 +21,7 @@ from archive.report import Finding, Level, OpenRecord, Report, Run, Task
 from archive.segment import Footer
 from archive.span import Span
 from archive.walk import Walker
+from keys import opening
 from keys.errors import (
     FormatError,
     IntegrityError,
@@ -31,6 +30,7 @@ from keys.errors import (
     SupersededError,
     UnreadableError,
 )
+from keys.lock import holder
 from keys.reading import read_exactly, read_up_to
 
 _PIECE = 1 << 20
@@ -48,10 +48,12 @@ def scan(
     `progress` gets the bytes done since its last call, `tell` each finding as it is made; what these raise ends it.
     """
     tell = tell or (lambda _: None)
+    opening.distrust(task.lock.parent)  # where this is a process of its own
     try:
-        fd = os.open(task.path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        unreadable = Finding(task.number, 0, None, f"the segment cannot be opened: {error.strerror}")
+        fd = opening.descriptor(task.path)
+    except (IntegrityError, OSError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        unreadable = Finding(task.number, 0, None, f"the segment cannot be opened: {cause}")
         tell(unreadable)
         return Report(task.number, findings=[unreadable])
     try:
@@ -281,23 +283,11 @@ class _Scan:
         if self._tries is None or self._tries >= _LIVE_TRIES:
             return False
         size = os.fstat(self._fd).st_size
-        if size == self._stop and not _has_writer(self._task.lock):
+        if size == self._stop and holder(self._task.lock) is None:
             return False
         time.sleep(0.1)
         self._tries, self._stop = self._tries + 1, _end_of_records(self._fd)
         return True
-
-
-def _has_writer(lock: Path) -> bool:
-    """Whether somebody holds the writer's lock now."""
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
 
 
 def _end_of_records(fd: int) -> int:

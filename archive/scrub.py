@@ -15,14 +15,16 @@ from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.join import Claim, Joined
 from archive.merkle import Frontier
-from archive.report import Finding, Level, Task
+from archive.report import Finding, Level, Task, missing
 from archive.scan import scan
+from keys import opening
 from keys.durable import replace
 from keys.errors import FormatError, IntegrityError, UnreadableError
 from keys.syscalls import SYSTEM, Syscalls
 
 _SAVE_MS = 60_000
 _BATCH_BYTES = 4 << 20
+_LONGEST = 64 << 20  # a line for each segment
 
 
 @dataclass(slots=True)
@@ -55,12 +57,17 @@ def parse_place(data: bytes) -> Place:
     """What `serialize` wrote. Raises FormatError."""
     try:
         told = summedjson.parse(data)
-        return Place(
+        place = Place(
             int(told["segment"]), int(told["offset"]), int(told["size"]), bytes.fromhex(told["head"]),
             tuple(bytes.fromhex(node) for node in told["edge"]), bool(told["is_whole"]), int(told["passes"]),
             {int(n): int(ms) for n, ms in told["verified"].items()},
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if place.segment < 1 or min(place.offset, place.size, place.passes) < 0 or len(place.head) not in {0, 32}:
+            raise FormatError("the scrub is nowhere in this log")
+        if any(len(node) != 32 for node in place.edge) or len(place.edge) not in {0, place.size.bit_count()}:
+            raise FormatError("the scrub's tree is none")
+        return place
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise FormatError("the scrub's position cannot be read") from error
 
 
@@ -106,8 +113,8 @@ class Scrub:
         self._saved_ms = 0
         self._path = folder.scrub / "place.json"
         try:
-            self.place = parse_place(self._path.read_bytes())
-        except (FileNotFoundError, FormatError):
+            self.place = parse_place(opening.read(self._path, _LONGEST))
+        except (FileNotFoundError, IntegrityError):
             self.place = Place()  # nothing is lost but the knowledge of when what was read
 
     def segment(self) -> Looked:
@@ -119,8 +126,8 @@ class Scrub:
             return Looked(0)
         found: list[Finding] = []
         is_resumed, is_last, self._done = number == place.segment and place.offset > 0, number == numbers[-1], 0
-        for missing in range(place.segment, number):
-            self._found(found, Finding(missing, 0, None, "the segment is missing"))
+        if place.segment < number:
+            self._found(found, missing(place.segment, number - 1))
         claims = self._claims(found)
         report = scan(self._task(number, claims, is_last=is_last), None, self._progressed, self._tell)
         joined = Joined(self._chain(), claims, place.is_whole)
@@ -198,7 +205,7 @@ class Scrub:
 
     def _created_ms(self, number: int) -> int:
         try:
-            with self._folder.segment_path(number).open("rb") as file:
+            with opening.opened(self._folder.segment_path(number)) as file:
                 return read_segment_header(file.fileno()).created_ms
-        except (FormatError, UnreadableError, OSError):
+        except (IntegrityError, UnreadableError, OSError):
             return 0

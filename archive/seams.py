@@ -20,6 +20,7 @@ from archive.proof import root
 from archive.record import HEADER, genesis_hash, parse_header
 from archive.segment import Footer
 from archive.tiles import Tiles
+from keys import opening
 from keys.errors import FormatError, HistoryError, IntegrityError
 from keys.reading import read_exactly, reading
 
@@ -46,7 +47,7 @@ class Seams:
         seams = cls(folder, [])
         for number in numbers:
             with reading(f"segment {number}"):
-                fd = os.open(folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
+                fd = opening.descriptor(folder.segment_path(number))
                 try:
                     seams._add(fd, number)
                 finally:
@@ -85,7 +86,7 @@ class Seams:
         """The whole footer of one of the segments, by its place here. Raises IntegrityError, UnreadableError."""
         number = place + 1
         with reading(f"segment {number}"):
-            fd = os.open(self.folder.segment_path(number), os.O_RDONLY | os.O_CLOEXEC)
+            fd = opening.descriptor(self.folder.segment_path(number))
             try:
                 found = read_footer(fd, os.fstat(fd).st_size)
             except FormatError as error:

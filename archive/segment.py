@@ -20,7 +20,7 @@ HEADER = struct.Struct(">4sHH16sQQ32sQ12xI")
 FOOTER_HEAD = struct.Struct(">4sHHQ32sQ")  # magic, version, number of tree hashes, records, last header hash, tree size
 FOOTER_TAIL = struct.Struct(">Q32s4s")  # bytes of the whole footer, SHA-256 of all before it, end magic
 HASH_BYTES, OFFSET_BYTES = 32, 8
-MAX_FOOTER_BYTES = 1 << 30
+MOST_RECORDS = 1 << 22  # of one segment: so that its footer, which is read as a whole, stays small
 assert HEADER.size == 96
 
 
@@ -93,6 +93,10 @@ def parse_footer_head(data: bytes) -> FooterHead:
     magic, version, hashes, records, head, tree_size = FOOTER_HEAD.unpack_from(data)
     if magic != FOOTER_MAGIC or version != VERSION:
         raise FormatError("the segment footer is damaged or of an unknown version")
+    if hashes != tree_size.bit_count():
+        raise FormatError("the segment footer tells of a tree that there cannot be")
+    if records > MOST_RECORDS:
+        raise FormatError("the segment footer tells of more records than a segment has")
     size = FOOTER_HEAD.size + hashes * HASH_BYTES + records * OFFSET_BYTES + FOOTER_TAIL.size
     return FooterHead(records, head, tree_size, size)
 
@@ -100,6 +104,9 @@ def parse_footer_head(data: bytes) -> FooterHead:
 def footer_size(records: int) -> int:
     """Bytes of the footer of a segment of so many records, at most: the tree's edge has no more than 64 hashes."""
     return FOOTER_HEAD.size + 64 * HASH_BYTES + OFFSET_BYTES * records + FOOTER_TAIL.size
+
+
+MAX_FOOTER_BYTES = footer_size(MOST_RECORDS)
 
 
 def footer_length(tail: bytes) -> int | None:
@@ -113,6 +120,8 @@ def parse_footer(data: bytes) -> Footer:
     """Parse exactly one footer. Raises FormatError on anything `serialize` would not have written."""
     if len(data) < FOOTER_HEAD.size + FOOTER_TAIL.size:
         raise FormatError("the segment footer is cut")
+    if FOOTER_TAIL.unpack(data[-FOOTER_TAIL.size :])[1] != hashlib.sha256(data[: -FOOTER_TAIL.size]).digest():
+        raise FormatError("the segment footer is damaged")
     head = parse_footer_head(data)
     if head.size != len(data):
         raise FormatError("the segment footer has the wrong length")

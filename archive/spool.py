@@ -4,15 +4,19 @@ Rule: the key never leaves memory, so what a crash leaves behind is noise; the f
 next start. Each chunk has its own counter as nonce under a key for this one file (NIST SP 800-38D 8.2.1).
 """
 
+import contextlib
 import os
+import re
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from archive.room import Room
+from keys import opening
 from keys.durable import discard
 from keys.errors import IntegrityError, UnavailableError
 from keys.reading import read_exactly
@@ -21,17 +25,39 @@ _CHUNK: Final = 1 << 16
 _TAG: Final = 16
 _BATCH: Final = 16 * _CHUNK
 _SUFFIX: Final = ".spool"
+_SEALED: Final = ".sealed"
+_OURS: Final = re.compile(r"[0-9a-f]{16}\.(?:spool|sealed)")
 
 
 def clear_stale(folder: Path) -> int:
     """Remove what a crash left in the spool folder; returns how many files. Only the writer may call this.
 
-    One that cannot be removed, as on a volume that turned read-only, does no harm: it holds nothing readable.
+    What has another name than a spool gives, or is no file, is left alone. One that cannot be removed, as on a volume
+    that turned read-only, does no harm: it holds nothing readable. Raises IntegrityError where the folder is a link.
     """
-    stale = [path for path in folder.iterdir() if path.is_file()]
-    for path in stale:
+    stale = [folder / name for name in opening.names(folder) if _OURS.fullmatch(name)]
+    files = [path for path in stale if (found := opening.look(path)) is not None and stat.S_ISREG(found.st_mode)]
+    for path in files:
         discard(path)
-    return len(stale)
+    return len(files)
+
+
+@contextlib.contextmanager
+def sealed_file(room: Room) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file in the spool folder for a sealed body, open while the block runs; it is removed where that fails.
+
+    Raises UnavailableError.
+    """
+    path = room.folder / (os.urandom(8).hex() + _SEALED)
+    try:
+        with os.fdopen(opening.create(path), "w+b") as out:
+            yield path, out
+    except OSError as error:
+        discard(path)
+        raise UnavailableError(f"cannot seal an object: {error.strerror}", hint="check the volume") from error
+    except BaseException:
+        discard(path)
+        raise
 
 
 class MemoryBudget:
@@ -138,7 +164,7 @@ class Spool:
     def _open_file(self) -> None:
         path = self._room.folder / (os.urandom(8).hex() + _SUFFIX)
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._file = opening.create(path)
         except OSError as error:
             raise UnavailableError(f"cannot spool an object: {error.strerror}", hint="check the volume") from error
         self._path = path

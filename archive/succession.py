@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Final, Protocol, Self
 
 from archive.folder import ArchiveFolder
+from keys import opening
 from keys.durable import replace
 from keys.errors import FormatError, HistoryError, IntegrityError
 from keys.signing import CheckpointSigner, body_of, has_line, verify_note
@@ -26,6 +27,7 @@ TYPE: Final = "coffer/signing-key/v1"
 _NOTE: Final = re.compile(
     rb"coffer/signing-key/v1\n(?:[^\n\0]+\n){6}\n(?:\xe2\x80\x94 [^\n\0]+\n)+"  # its text has seven lines
 )
+_LONGEST: Final = 1 << 20  # more than a thousand keys
 _HINT: Final = "take checkpoints/endorsements from a backup: coffer repair --from COPY does it"
 
 
@@ -153,7 +155,7 @@ def read_succession(folder: ArchiveFolder) -> Succession:
     Read what a key signed first: its endorsement is durable before it.
     """
     try:
-        data = folder.endorsements.read_bytes()
+        data = opening.read(folder.endorsements, _LONGEST)
     except FileNotFoundError:
         data = b""
     found = _followed(folder.vkey, data)

@@ -26,4 +26,7 @@ def parse(data: bytes) -> Any:
     text, told = data[:-_SUM_BYTES], data[-_SUM_BYTES:]
     if told != hashlib.sha256(text).hexdigest().encode() + b"\n":
         raise FormatError("it is not what was written: its sum differs")
-    return json.loads(text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError("it is not what was written: it is no JSON, whatever its sum says") from error

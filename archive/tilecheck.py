@@ -16,8 +16,10 @@ from archive.proof import root
 from archive.report import Finding
 from archive.succession import read_succession
 from archive.tiles import HASH_BYTES, HEIGHT, WIDTH, Tiles, tile_path, top
+from keys import opening
 from keys.errors import IntegrityError
 
+_MOST_TOLD = 100  # of one kind: who planted thousands is found by the first
 _WAY_OUT = "remove it: the next checkpoint makes it again from the log"
 
 
@@ -43,26 +45,33 @@ def check(folder: ArchiveFolder, signed: Checkpoint | None, since: int = 0) -> I
 
 def _history(folder: ArchiveFolder, signed: Checkpoint | None, since: int, good: list[Checkpoint]) -> Iterator[Finding]:
     """Check order and signatures; fills `good` with the checkpoints whose root is still to be checked."""
+    before, earlier, wrong, is_noted = -1, -1, 0, signed is None
     try:
-        noted = read_notes(folder)
+        for checkpoint, note in read_notes(folder):
+            complaint = None
+            if checkpoint.size <= before:
+                complaint = f"the history's checkpoint over {checkpoint.size} records is out of order"
+            before, earlier = checkpoint.size, before
+            is_noted |= checkpoint == signed
+            if checkpoint.size >= since:
+                try:
+                    good.append(open_checkpoint(note, folder))
+                except IntegrityError as error:
+                    complaint = f"the history's checkpoint over {checkpoint.size} records: {error}"
+            if complaint is not None:
+                yield _beside(complaint)
+                wrong += 1
+                if wrong == _MOST_TOLD:
+                    yield _beside("the rest of the history is not looked at; take it from a backup")
+                    return
     except IntegrityError as error:
         yield _beside(str(error))
         return
-    before = -1
-    for checkpoint, note in noted:
-        if checkpoint.size <= before:
-            yield _beside(f"the history's checkpoint over {checkpoint.size} records is out of order")
-        before = checkpoint.size
-        if checkpoint.size >= since:
-            try:
-                good.append(open_checkpoint(note, folder))
-            except IntegrityError as error:
-                yield _beside(f"the history's checkpoint over {checkpoint.size} records: {error}")
-    if signed is not None and signed not in (c for c, _ in noted):
+    if signed is not None and not is_noted:
         yield _beside(f"the history lacks the signed checkpoint over {signed.size} records")
     with suppress(IntegrityError):  # that it cannot be read, a verification says
         latest = read_checkpoint(folder)  # again, behind the history: a writer enters a checkpoint there first
-        if len(noted) > 1 and (latest is None or latest.size < noted[-2].checkpoint.size):
+        if earlier >= 0 and (latest is None or latest.size < earlier):
             yield _beside(f"checkpoints/latest was put back: the history has one over {before} records")
 
 
@@ -82,8 +91,9 @@ def _tiles(folder: ArchiveFolder, signed: Checkpoint, since: int) -> Iterator[Fi
     doubtful = set[tuple[int, int]]()
     for level in view.levels():
         for number in view.numbers(level, since):
-            if not _has_right_size(view, level, number):
-                yield _beside(f"the tile {_name(view, level, number)} has the wrong length; {_WAY_OUT}")
+            complaint = _complaint(view, level, number)
+            if complaint is not None:
+                yield _beside(f"the tile {_name(view, level, number)} {complaint}; {_WAY_OUT}")
             is_whole = view.width(level, number) == WIDTH
             if is_whole and top(view.tile(level, number)) != view.at(HEIGHT * (level + 1), number):
                 doubtful |= {(level, number), (level + 1, number // WIDTH)}
@@ -106,9 +116,12 @@ def _name(view: Tiles, level: int, number: int) -> str:
     return tile_path(level, number, view.width(level, number))
 
 
-def _has_right_size(view: Tiles, level: int, number: int) -> bool:
+def _complaint(view: Tiles, level: int, number: int) -> str | None:
+    """What a look at a tile's file, unread, tells."""
     try:
-        found = view.path(level, number).stat()
+        size = opening.size(view.path(level, number))
     except (FileNotFoundError, NotADirectoryError):
-        return True
-    return found.st_size == view.width(level, number) * HASH_BYTES
+        return None
+    except IntegrityError:
+        return "is a link, or another thing than a file"
+    return None if size == view.width(level, number) * HASH_BYTES else "has the wrong length"

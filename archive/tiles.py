@@ -5,6 +5,7 @@ is made from the log again; level 0 from record headers, every other level from 
 """
 
 import hashlib
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Final
@@ -12,12 +13,15 @@ from typing import Final
 from archive.folder import ArchiveFolder
 from archive.leaves import Leaves
 from archive.merkle import NODE
+from keys import opening
+from keys.errors import IntegrityError
 
 HEIGHT: Final = 8
 WIDTH: Final = 1 << HEIGHT
 HASH_BYTES: Final = 32
 ALL_LEVELS: Final = 64
 _CACHED = 64
+_WIDTH: Final = re.compile(r"[1-9][0-9]{0,2}")
 _sha256 = hashlib.sha256
 
 
@@ -110,8 +114,8 @@ class Tiles:
         if data is None:
             partial = whole.with_name(f"{whole.name}.p")
             try:
-                widths = sorted(int(p.name) for p in partial.iterdir() if p.name.isdecimal())
-            except FileNotFoundError:
+                widths = sorted({int(name) for name in opening.names(partial) if _WIDTH.fullmatch(name)})
+            except (FileNotFoundError, IntegrityError):
                 widths = []
             wide = [w for w in widths if w >= width]
             for found in [*wide, *(w for w in reversed(widths) if w < width)]:
@@ -123,7 +127,7 @@ class Tiles:
 
 def _read(path: Path, width: int) -> bytes | None:
     try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        data = opening.read(path, WIDTH * HASH_BYTES)
+    except (FileNotFoundError, NotADirectoryError, IntegrityError):
         return None
     return data if len(data) == width * HASH_BYTES else None

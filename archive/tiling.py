@@ -14,8 +14,9 @@ from archive.leaves import Leaves
 from archive.merkle import Frontier
 from archive.proof import root
 from archive.tiles import ALL_LEVELS, HASH_BYTES, HEIGHT, Tiles, top
+from keys import opening
 from keys.durable import discard, discard_folder, make_folders, replace
-from keys.errors import HistoryError
+from keys.errors import HistoryError, IntegrityError
 from keys.syscalls import SYSTEM, Syscalls
 
 
@@ -51,7 +52,7 @@ class Tiling:
         for path in stale:
             if path not in wanted:
                 discard(path, calls=self._calls)
-                if path.parent.suffix == ".p" and not any(path.parent.iterdir()):
+                if path.parent.suffix == ".p" and not _names(path.parent):
                     discard_folder(path.parent, calls=self._calls)
                     self._made.discard(path.parent)
 
@@ -98,9 +99,16 @@ class Tiling:
 
 def _has(path: Path, width: int) -> bool:
     try:
-        return path.stat().st_size == width * HASH_BYTES
-    except (FileNotFoundError, NotADirectoryError):
+        return opening.size(path) == width * HASH_BYTES
+    except (FileNotFoundError, NotADirectoryError, IntegrityError):
         return False
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return opening.names(folder)
+    except (FileNotFoundError, IntegrityError):
+        return []
 
 
 def _edge(view: Tiles) -> Iterator[Path]:
@@ -112,6 +120,8 @@ def _edge(view: Tiles) -> Iterator[Path]:
 
 def _leftovers(tiles: Path) -> Iterator[Path]:
     """Every partial tile there is, and what writes that were stopped have left."""
+    if not opening.is_folder(tiles):
+        return
     for folder, _, names in os.walk(tiles):
         for name in names:
             if folder.endswith(".p") or name.endswith(".new"):

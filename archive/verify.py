@@ -19,11 +19,12 @@ from archive.checkpoint import Checkpoint, endorsed, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.join import Claim, Joined
 from archive.notes import last_checkpoint
-from archive.report import Counts, Finding, Level, OpenRecord, Report, Task
+from archive.report import Counts, Finding, Level, OpenRecord, Report, Task, gaps, missing
 from archive.scan import scan
 from archive.succession import read_succession
 from archive.tilecheck import check
-from keys.errors import FormatError, InputError, IntegrityError, UnavailableError, UnreadableError
+from keys import opening
+from keys.errors import InputError, IntegrityError, UnavailableError, UnreadableError
 
 __all__ = ["Finding", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
 
@@ -115,15 +116,15 @@ class Verifier:
         signed = yield from self._claims(claims)
         self.summary.signed_records = max((c.size for c in claims), default=0)
         numbers = sorted({*self._folder.segment_numbers(), *self._instead})
-        for missing in sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
-            yield Finding(missing, 0, None, "the segment is missing")
-        chain, first = self._start(numbers)
+        for first, last in gaps(numbers):
+            yield missing(first, last)
+        chain, begin = self._start(numbers)
         self.summary.first_record = chain.next_seq
         joined = Joined(chain, claims)
-        yield from joined.compare(numbers[first] if numbers else 0)
-        for number in numbers[:first]:
-            self._progress(self._path(number).stat().st_size)
-        for report in self._reports(numbers[first:], claims):
+        yield from joined.compare(numbers[begin] if numbers else 0)
+        for number in numbers[:begin]:
+            self._progress(self._folder.segment_size(number))
+        for report in self._reports(numbers[begin:], claims):
             self.summary.add(report.counts)
             yield from report.findings
             yield from joined.add(report)
@@ -240,16 +241,16 @@ def _scan(task: Task) -> Report:
 
 def _first_seq(path: Path) -> int | None:
     try:
-        with path.open("rb") as file:
+        with opening.opened(path) as file:
             return read_segment_header(file.fileno()).first_seq
-    except (FormatError, UnreadableError, OSError):
+    except (IntegrityError, UnreadableError, OSError):
         return None
 
 
 def _footer_state(path: Path) -> Chain | None:
     try:
-        with path.open("rb") as file:
+        with opening.opened(path) as file:
             found = read_footer(file.fileno(), os.fstat(file.fileno()).st_size)
-    except (FormatError, UnreadableError, OSError):
+    except (IntegrityError, UnreadableError, OSError):
         return None
     return Chain.behind(found[0]) if found else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from index.store import IndexStore
+from keys import opening
 from keys.errors import CofferError
 
 __all__ = ["check_index"]
@@ -37,6 +38,7 @@ def check_index(folder: Path, archive_id: bytes) -> str | None:
 
 def _look(folder: Path, archive_id: bytes) -> str | None:
     try:
+        opening.distrust(folder.parent)  # the archive folder: this is a process of its own
         store = IndexStore(folder, readonly=True)
         try:
             owner = store.get("meta", b"archive")

@@ -19,10 +19,11 @@ from typing import Any, Final, TypeAlias
 
 import lmdb
 
-from keys import durable
+from keys import durable, opening
+from keys.environment import environment
 from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from keys.store import refused, require_whole
-from keys.syscalls import sync_folder
+from keys.store import refused
+from keys.syscalls import sync_folder, unavailable
 
 __all__ = ["TABLES", "Change", "IndexStore"]
 
@@ -30,7 +31,7 @@ TABLES: Final = ("meta", "uid", "study", "series", "instance")
 Change: TypeAlias = "tuple[str, bytes, bytes | None]"  # table, key, value; None removes (in `uid`: all values)
 _FIRST_MAP: Final = 1 << 36  # 64 GiB of address space, not of disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
-_REBUILD: Final = "remove the index folder, or run `coffer index rebuild`"
+_REBUILD: Final = "stop the server, run `coffer index rebuild`, start it again: the log holds everything"
 _SUM_KEY: Final = b"sum"  # LMDB has no checksums: the sum of all rows' hashes tells accidents
 _MODULUS: Final = 1 << 256
 _PIECE: Final = 1 << 20
@@ -42,6 +43,10 @@ def _row_hash(table: str, key: bytes, value: bytes) -> int:
     return int.from_bytes(sha256(place + key + value).digest(), "big")
 
 
+def _lock_of(fresh: Path) -> Path:
+    return fresh.with_name(f"{fresh.name}-lock")
+
+
 class IndexStore:
     """One LMDB environment with its five tables. Thread-safe; one process writes, others may read beside it."""
 
@@ -51,31 +56,31 @@ class IndexStore:
         self._growing = False
         self._failed: UnavailableError | None = None
         self._readonly = readonly
-        if readonly and not (folder / "data.mdb").is_file():
+        if readonly and not opening.exists(folder / "data.mdb"):
             raise NotFoundError(f"there is no index in {folder}", hint="start the archive once, it makes its index")
         self._folder = folder
         if not readonly:
             durable.make_folder(folder, 0o700)
-            for left in folder.glob(".data.mdb.new*"):  # a stop came before it took the other's place
-                durable.remove(left)
+            for left in (name for name in opening.names(folder) if name.startswith(".data.mdb.new")):
+                durable.remove(folder / left)  # a stop came before it took the other's place
         try:
-            self._env = self._open(folder, map_bytes)
-            require_whole(self._env, folder / "data.mdb")
+            self._env = self._open(folder / "data.mdb", folder / "lock.mdb", map_bytes)
             self._tables = self._tables_of(self._env)
         except (*_DAMAGED, lmdb.NotFoundError) as error:
-            raise IntegrityError(f"the index in {folder} is damaged", hint=_REBUILD) from error
+            raise IntegrityError(f"the index in {folder} is damaged: {error}", hint=_REBUILD) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 raise LockedError(f"the index in {folder} is already open in this process") from error
             raise refused(f"cannot open the index in {folder}", error, folder) from error
+        except OSError as error:
+            raise unavailable(error, "open", folder / "data.mdb") from error
         if not readonly:
             sync_folder(folder)
 
-    def _open(self, path: Path, map_bytes: int) -> Any:
-        """LMDB's environment in a folder, or in a file."""
-        options: dict[str, Any] = {"map_size": map_bytes, "mode": 0o600, "max_dbs": 8, "max_readers": 256}
-        make = not self._readonly
-        return lmdb.open(str(path), subdir=path.is_dir(), create=make, readonly=not make, meminit=True, **options)
+    def _open(self, data: Path, lock: Path, map_bytes: int) -> Any:
+        """LMDB's environment in a file."""
+        options: dict[str, Any] = {"map_size": map_bytes, "max_dbs": 8, "max_readers": 256}
+        return environment(data, lock, create=not self._readonly, readonly=self._readonly, **options)
 
     def _tables_of(self, env: Any) -> dict[str, Any]:
         make = not self._readonly
@@ -91,7 +96,7 @@ class IndexStore:
             with self._begin() as txn:
                 yield txn
         except _DAMAGED as error:
-            raise IntegrityError("the index is damaged", hint=_REBUILD) from error
+            raise IntegrityError(f"the index is damaged: {error}", hint=_REBUILD) from error
         except lmdb.Error as error:
             raise refused("the index cannot be read", error, self._folder) from error
         finally:
@@ -214,14 +219,14 @@ class IndexStore:
         with contextlib.closing(self._copied()) as pieces:
             fresh = durable.stage(self._folder / "data.mdb", pieces)
         try:
-            env = self._open(fresh, self._env.info()["map_size"])
+            env = self._open(fresh, _lock_of(fresh), self._env.info()["map_size"])
             tables = self._tables_of(env)
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             raise UnavailableError(f"the index's copy cannot be opened: {error}", hint=_REBUILD) from error
         with self._alone():
             self._failed = UnavailableError("the index stopped while it was written anew", hint="restart Coffer")
             # The lock first: a reader opens data, then lock, and must not read the new data unseen by its writer.
-            durable.install(fresh.with_name(fresh.name + "-lock"), self._folder / "lock.mdb", None)
+            durable.install(_lock_of(fresh), self._folder / "lock.mdb", None)
             durable.install(fresh, self._folder / "data.mdb", None)
             self._failed = None
             old, self._env, self._tables = self._env, env, tables

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from keys import opening
 from keys.appendfile import AppendFile
 from keys.buffer import Buffer
 from keys.errors import UnavailableError
@@ -46,7 +47,7 @@ def make_folder(path: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> N
         try:
             calls.mkdir(path, mode)
         except FileExistsError:
-            if not path.is_dir():
+            if not opening.is_folder(path):
                 raise
     sync_folder(path.parent, calls=calls)
 
@@ -88,7 +89,7 @@ def tidy(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     """Remove the second name that a stop in `write_new` may have left of a file: unlink, fsync(folder), where there is
     one. Durable on return."""
     fresh = path.with_name(f".{path.name}.new")
-    if os.path.lexists(fresh):
+    if opening.exists(fresh):
         remove(fresh, calls=calls)
 
 
@@ -129,7 +130,7 @@ def discard_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
 
     Of a link only the link is removed.
     """
-    if path.is_symlink() or path.is_file():
+    if not opening.is_folder(path):
         discard(path, calls=calls)
         return
     for folder, folders, names in os.walk(path, topdown=False):
@@ -149,7 +150,7 @@ def remove_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     """
     old = path.with_name(f".{path.name}.old")
     discard_folder(old, calls=calls)
-    if os.path.lexists(path):
+    if opening.exists(path):
         move(path, old, calls=calls)
     discard_folder(old, calls=calls)
 
@@ -214,7 +215,7 @@ def place(fresh: Path, path: Path, *, calls: Syscalls = SYSTEM) -> bool:
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                is_free = not path.exists()
+                is_free = not opening.exists(path)
                 if is_free:
                     calls.rename(fresh, path)
     finally:

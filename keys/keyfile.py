@@ -8,7 +8,6 @@ One key file serves one archive. It does not guard the file beyond refusing one 
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import threading
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from keys.errors import (
     UnavailableError,
     UnreadableError,
 )
+from keys.permissions import require_secret
 from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
 from keys.providers import only
 from keys.reading import read_up_to
@@ -47,12 +47,12 @@ HEAD: Final = struct.Struct(">8sHHIII16sHH")  # magic version flags t p m_kib sa
 SLOT: Final = struct.Struct(">I32s")  # epoch secret
 CHECKSUM: Final = 32
 MOST_SLOTS: Final = 1024
-MOST_M_KIB: Final = 4 * 1024 * 1024  # 4 GiB
+MOST_M_KIB: Final = 1024 * 1024  # 1 GiB
 MOST_T: Final = 16
+MOST_M_KIB_PASSES: Final = 2 * MOST_M_KIB  # about 2 s: a header that somebody wrote is no reason to work longer
 MOST_P: Final = 16
 WRAPPED_EPOCH: Final = struct.Struct(">I")
 _LONGEST: Final = HEAD.size + MOST_SLOTS * SLOT.size + CHECKSUM
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,9 @@ class Argon2Cost:
     m_kib: int
 
     def check(self) -> None:
-        """Raise FormatError when outside t 1..16, p 1..16, m 8p KiB..4 GiB; allocates nothing."""
-        if not (1 <= self.t <= MOST_T and 1 <= self.p <= MOST_P and 8 * self.p <= self.m_kib <= MOST_M_KIB):
+        """Raise FormatError when outside t 1..16, p 1..16, m 8p KiB..1 GiB, t * m up to 2 GiB; allocates nothing."""
+        bounds = 1 <= self.t <= MOST_T and 1 <= self.p <= MOST_P and 8 * self.p <= self.m_kib <= MOST_M_KIB
+        if not bounds or self.t * self.m_kib > MOST_M_KIB_PASSES:
             raise FormatError("the key file asks for Argon2id parameters outside the allowed bounds")
 
 
@@ -124,23 +125,12 @@ def _read(path: Path) -> _KeyFile:
     except OSError as error:
         raise KeyUnavailableError(f"cannot open key file {path}: {error.strerror}") from error
     try:
-        _check_guarded(path, os.fstat(fd))
+        require_secret(path, os.fstat(fd), "key file")
         return _decode(read_up_to(fd, 0, _LONGEST + 1))
     except UnreadableError as error:
         raise UnavailableError(f"key file {path} {error}") from error
     finally:
         os.close(fd)
-
-
-def _check_guarded(path: Path, found: os.stat_result) -> None:
-    """Raise ConfigError unless the file is regular, closed to group and others, and owned by this user or root."""
-    if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"key file {path} is not a regular file")
-    if found.st_mode & _OTHERS:
-        mode = stat.S_IMODE(found.st_mode)
-        raise ConfigError(f"key file {path} is open to others (mode {mode:04o})", hint=f"run: chmod 600 {path}")
-    if found.st_uid not in (os.geteuid(), 0):
-        raise ConfigError(f"key file {path} belongs to another user", hint=f"run: chown {os.geteuid()} {path}")
 
 
 def generate_keyfile(

@@ -8,6 +8,7 @@ writing again what it keeps, and of two who do so at once one would lose the oth
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -20,12 +21,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from keys.errors import LockedError, UnavailableError
+from keys import opening
+from keys.errors import IntegrityError, LockedError, UnavailableError
 from keys.reading import read_up_to
+from keys.syscalls import SYSTEM
 
-__all__ = ["ChangeLock", "Holder", "ProcessLock", "holder"]
+__all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "is_foreign"]
 
 _LONGEST: Final = 1 << 16
+_BEGIN: Final = b'{"pid"'  # of a lock's text
+_REMOVE: Final = "move it away: the next command makes it again, it only says who works here"
 _TRIES: Final = 5  # somebody who only asks holds the lock for a moment too
 _PAUSE: Final = 0.02
 
@@ -61,7 +66,9 @@ class ProcessLock:
     """Held from construction to `close`. Takes a file, mode 0600, and what others are told: the command, since when (ms
     since 1970) and, where it matters to them, the key providers it has.
 
-    Raises LockedError, `busy` and the holder's name being its message, UnavailableError where the file cannot be made.
+    What stands in it is overwritten only where a lock wrote it; in other bytes, and in a file that has a second name
+    elsewhere, nothing is told. Raises LockedError, `busy` and the holder's name being
+    its message, UnavailableError where the file cannot be made, IntegrityError where it is a link or no file.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class ProcessLock:
             who = Holder.decode(read_up_to(self._fd, 0, _LONGEST))
             os.close(self._fd)
             raise LockedError(f"{busy} {who}", hint=hint)
+        self._is_ours = _is_ours(self._fd)
         told = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since_ms": since_ms}
         self._say(json.dumps({**told, "providers": dict(providers or {})}))
 
@@ -92,6 +100,8 @@ class ProcessLock:
     def _say(self, text: str) -> None:
         """Best effort: a volume that is full or turned read-only keeps nobody from the lock, or from letting it go."""
         with contextlib.suppress(OSError):
+            if not self._is_ours:
+                return
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, text.encode(), 0)
 
@@ -104,11 +114,28 @@ class ProcessLock:
 
 def _opened(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return SYSTEM.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
+            raise IntegrityError(f"{path} is a link, or another thing than a file", hint=_REMOVE) from error
         raise UnavailableError(
             f"cannot lock {path}: {error.strerror}", hint="check the volume, its mount and its permissions"
         ) from error
+
+
+def _is_ours(fd: int) -> bool:
+    """Whether nothing but a lock's text stands in a file, and no other name leads to it: who can write to the folder
+    may have given this name to another file. Zeros are what a power cut leaves."""
+    return os.fstat(fd).st_nlink == 1 and _BEGIN.startswith(os.pread(fd, len(_BEGIN), 0).rstrip(b"\0"))
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether something else than a lock's text stands under a lock's name, so that nobody is told who holds it."""
+    try:
+        with opening.opened(path) as file:
+            return not _is_ours(file.fileno())
+    except (FileNotFoundError, IntegrityError):
+        return False
 
 
 def _locked(fd: int) -> bool:
@@ -125,9 +152,13 @@ def _locked(fd: int) -> bool:
 def holder(path: Path) -> Holder | None:
     """Who holds the lock now; None where nobody does."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        fd = SYSTEM.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None  # nobody can hold what is no file
+        raise
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from keys import rows
+from keys import opening, rows
 from keys.errors import FormatError
 from keys.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
 from keys.lock import ChangeLock, Holder
@@ -107,7 +107,7 @@ def archive_id_in(folder: Path) -> bytes | None:
 
     Raises IntegrityError, FormatError, UnavailableError.
     """
-    if not (folder / "data.mdb").exists():
+    if not opening.exists(folder / "data.mdb"):
         return None
     store = RowStore(folder)  # to read only, LMDB does not open a file whose making was stopped
     try:

@@ -23,8 +23,8 @@ END: Final = "-----END COFFER KEY SHARE-----"
 LINES: Final = 7
 PER_LINE: Final = 15
 TAIL: Final = LINES * PER_LINE - SIZE  # bytes of SHA-256 over the share
-_LINE: Final = re.compile(r"^\s*([1-7])[\s.:)]\s*([A-Za-z0-9\s-]+)$")
-_FIELD: Final = re.compile(r"^\s*(Archive|Epoch|Group|Share|Made): *(.*?)\s*$")
+_LINE: Final = re.compile(r"([1-7])[\s.:)]([A-Za-z0-9\s-]+)")
+_FIELD: Final = re.compile(r"(Archive|Epoch|Group|Share|Made):(.*)")
 _LOOKS_LIKE: Final = str.maketrans("018", "OIB")  # base32 has no digits but 2 to 7
 _CHECK_LABEL: Final = b"coffer/share-line/v1\x00"
 
@@ -50,9 +50,9 @@ def parse(text: str, name: str) -> Share:
     parts: dict[int, bytes] = {}
     fields: dict[str, str] = {}
     for line in inside.splitlines():
-        if found := _FIELD.match(line):
-            fields[found[1]] = found[2]
-        elif found := _LINE.match(line):
+        if found := _FIELD.fullmatch(line.strip()):
+            fields[found[1]] = found[2].strip()
+        elif found := _LINE.fullmatch(line.strip()):
             number = int(found[1])
             parts[number] = _part(number, found[2], name)
     missing = [str(number) for number in range(1, LINES + 1) if number not in parts]
@@ -83,7 +83,7 @@ def file_name(share: Share) -> str:
 
 def _part(number: int, letters: str, name: str) -> bytes:
     wrong = InputError(f"{name}: line {number} is mistyped or damaged", hint="compare that line letter by letter")
-    plain = re.sub(r"[\s-]", "", letters).upper().translate(_LOOKS_LIKE)
+    plain = "".join(letters.split()).replace("-", "").upper().translate(_LOOKS_LIKE)
     if len(plain) != PER_LINE * 8 // 5 + 4:
         raise wrong
     try:

@@ -17,16 +17,18 @@ from typing import Any, Final
 
 import lmdb
 
-from keys import durable
+from keys import durable, opening
+from keys.environment import environment, reason
 from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from keys.syscalls import sync_folder
+from keys.syscalls import sync_folder, unavailable
 
-__all__ = ["SUM_KEY", "RowStore", "refused", "require_whole"]
+__all__ = ["SUM_KEY", "RowStore", "refused"]
 
 _FIRST_MAP: Final = 64 * 1024 * 1024  # address space, not disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
 _FULL: Final = 64 * 1024  # bytes: less than a small commit takes
 _RESTART: Final = "restart Coffer"
+_RESTORE: Final = "stop the server, put the newest copy of the keyring folder back, then run coffer keys audit"
 SUM_KEY: Final = b"S"  # LMDB has no checksums: the sum of all rows' hashes tells accidents
 
 
@@ -35,18 +37,7 @@ def _row_hash(key: bytes, value: bytes) -> int:
     return int.from_bytes(sha256(len(key).to_bytes(2, "big") + key + value).digest(), "big")
 
 
-def require_whole(env: Any, file: Path) -> None:
-    """Raise lmdb.CorruptedError, and close the environment, where its file is shorter than its newest state says.
-
-    LMDB reads through a memory map and does not check: behind the end of the file the process would be killed.
-    """
-    pages = env.info()["last_pgno"] + 1
-    if file.stat().st_size < pages * env.stat()["psize"]:
-        env.close()
-        raise lmdb.CorruptedError(f"{file} was cut")
-
-
-def refused(what: str, error: Exception, folder: Path, *, then: str = "") -> UnavailableError:
+def refused(what: str, error: lmdb.Error, folder: Path, *, then: str = "") -> UnavailableError:
     """What a refusal of LMDB is to whoever asked `what` to be opened, read or written; `then` is what to do after.
 
     Of a write that a full disk cut short LMDB says Input/output error: the volume is asked.
@@ -57,7 +48,7 @@ def refused(what: str, error: Exception, folder: Path, *, then: str = "") -> Una
             hint=f"free space on the volume that holds {folder}{then and ', then '}{then}",
         )
     return UnavailableError(
-        f"{what}: {error}", hint=f"check the volume, its mount and its permissions{then and ', then '}{then}"
+        f"{what}: {reason(error)}", hint=f"check the volume, its mount and its permissions{then and ', then '}{then}"
     )
 
 
@@ -84,28 +75,30 @@ class RowStore:
         file = folder / "data.mdb"
         if create:
             durable.make_folder(folder, 0o700)
-        elif not file.is_file():
+        elif not opening.exists(file):
             raise NotFoundError(
                 f"there is no keyring in {folder}", hint="restore it from its backup, or correct the path"
             )
-        size = file.stat().st_size if file.exists() else 0
+        size = opening.size(file) if opening.exists(file) else 0
         # A copy without a lock file has no writer; opening it must not add one, or a medium had to be writable.
-        lock = not readonly or (folder / "lock.mdb").exists()
-        options: dict[str, Any] = {
-            "lock": lock,
-            "map_size": max(map_bytes, 2 * size),
-            "mode": 0o600,
-            "max_readers": 256,
-        }
+        lock = folder / "lock.mdb"
+        options: dict[str, Any] = {"map_size": max(map_bytes, 2 * size), "max_readers": 256}
         try:
-            self._env = lmdb.open(str(folder), create=create, readonly=readonly, meminit=True, **options)
-            require_whole(self._env, file)
+            self._env = environment(
+                file,
+                lock if not readonly or opening.exists(lock) else None,
+                create=create,
+                readonly=readonly,
+                **options,
+            )
         except _DAMAGED as error:
-            raise IntegrityError(f"the keyring in {folder} is damaged", hint="restore it from its backup") from error
+            raise IntegrityError(f"the keyring in {folder} is damaged: {error}", hint=_RESTORE) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 raise LockedError(f"the keyring in {folder} is already open in this process") from error
             raise refused(f"cannot open the keyring in {folder}", error, folder) from error
+        except OSError as error:
+            raise unavailable(error, "open", file) from error
         if create:
             sync_folder(folder)
         if not readonly:
@@ -122,7 +115,7 @@ class RowStore:
             try:
                 yield
             except _DAMAGED as error:
-                raise IntegrityError(f"the keyring in {self._folder} is damaged", hint="restore it") from error
+                raise IntegrityError(f"the keyring in {self._folder} is damaged: {error}", hint=_RESTORE) from error
             except lmdb.Error as error:
                 raise refused(
                     f"the keyring in {self._folder} cannot be read or written", error, self._folder

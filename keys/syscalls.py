@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from keys import opening
 from keys.buffer import Buffer
 from keys.errors import UnavailableError
 
@@ -46,10 +48,48 @@ class Syscalls(Protocol):
     def posix_fadvise(self, fd: int, offset: int, length: int, advice: int) -> None: ...
 
 
-class SystemCalls:
-    """The real calls. macOS has no fdatasync in Python, so fsync stands in there, and keeps its cache."""
+def _open(path: Path, flags: int, mode: int) -> int:
+    """openat; below a folder that is not trusted with O_NOFOLLOW, and only a file, or a folder where one is wanted."""
+    with opening.below(path) as (handle, name):
+        if handle is None:
+            return os.open(name, flags, mode)
+        opened = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode, dir_fd=handle)
+        if not flags & os.O_DIRECTORY and not stat.S_ISREG(os.fstat(opened).st_mode):
+            os.close(opened)
+            raise opening.link_error(path)
+        return opened
 
-    open = staticmethod(os.open)
+
+def _rename(source: Path, target: Path) -> None:
+    with opening.below(source) as (of, old), opening.below(target) as (to, new):
+        os.rename(old, new, src_dir_fd=of, dst_dir_fd=to)
+
+
+def _link(source: Path, target: Path) -> None:
+    with opening.below(source) as (of, old), opening.below(target) as (to, new):
+        os.link(old, new, src_dir_fd=of, dst_dir_fd=to, follow_symlinks=False)
+
+
+def _mkdir(path: Path, mode: int) -> None:
+    with opening.below(path) as (handle, name):
+        os.mkdir(name, mode, dir_fd=handle)
+
+
+def _unlink(path: Path) -> None:
+    with opening.below(path) as (handle, name):
+        os.unlink(name, dir_fd=handle)
+
+
+def _rmdir(path: Path) -> None:
+    with opening.below(path) as (handle, name):
+        os.rmdir(name, dir_fd=handle)
+
+
+class SystemCalls:
+    """The real calls, through handles of folders where those are not trusted (`keys.opening`). macOS has no fdatasync
+    in Python, so fsync stands in there, and keeps its cache."""
+
+    open = staticmethod(_open)
     writev = staticmethod(os.writev)
     pwrite = staticmethod(os.pwrite)
     fsync = staticmethod(os.fsync)
@@ -57,11 +97,11 @@ class SystemCalls:
     ftruncate = staticmethod(os.ftruncate)
     lseek = staticmethod(os.lseek)
     close = staticmethod(os.close)
-    rename = staticmethod(os.rename)
-    mkdir = staticmethod(os.mkdir)
-    link = staticmethod(os.link)
-    unlink = staticmethod(os.unlink)
-    rmdir = staticmethod(os.rmdir)
+    rename = staticmethod(_rename)
+    mkdir = staticmethod(_mkdir)
+    link = staticmethod(_link)
+    unlink = staticmethod(_unlink)
+    rmdir = staticmethod(_rmdir)
     posix_fadvise = staticmethod(getattr(os, "posix_fadvise", lambda *_: None))
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from keys import rows
+from keys import opening, rows
 from keys.errors import CofferError, FormatError
 from keys.store import RowStore
 
@@ -60,6 +60,7 @@ def read_witness(folder: Path, key_ids: Collection[bytes] = ()) -> Witness:
 
 def _look(folder: Path, key_ids: Collection[bytes] = ()) -> Witness:
     try:
+        opening.distrust(folder.parent)  # the archive folder: this is a process of its own
         store = RowStore(folder, readonly=True)
         try:
             header = store.get(rows.HEADER_KEY)

@@ -17,7 +17,7 @@ from archive.lock import WriterLock
 from archive.reader import LogReader
 from archive.verify import Finding, Level, Options, Verifier
 from index.check import check_index
-from keys import signingkey
+from keys import opening, signingkey
 from keys.clock import clock_ms
 from keys.errors import HistoryError, IntegrityError
 from keys.keyring import Keyring
@@ -46,14 +46,14 @@ class Seen:
 
 def look_at_index(folder: ArchiveFolder) -> list[Finding]:
     """What is wrong with the rows of the index, if there is one, beside whoever writes it."""
-    complaint = check_index(folder.index, folder.archive_id) if (folder.index / "data.mdb").is_file() else None
+    complaint = check_index(folder.index, folder.archive_id) if opening.exists(folder.index / "data.mdb") else None
     what = f"the index: {complaint} (coffer index rebuild makes it again)"
     return [Finding(0, 0, None, what)] if complaint is not None else []
 
 
 def look(folder: ArchiveFolder) -> Seen:
     """Look at the keyring of an archive, if it has one, beside whoever writes it."""
-    if not (folder.keyring / "data.mdb").is_file():  # a copy of the log alone is whole in itself
+    if not opening.exists(folder.keyring / "data.mdb"):  # a copy of the log alone is whole in itself
         gone = HistoryError("there is no keyring beside the log", hint="put its newest copy back")
         return Seen(None, (), objection=gone)
     try:

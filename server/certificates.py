@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from archive.certificate import EFFECTIVE, SCHEDULED, Certificate, Epoch, Key, Proof, Step, runs
-from archive.checkpoint import open_checkpoint
+from archive.checkpoint import latest_note, open_checkpoint
 from archive.event import Event
 from archive.evidence import Inclusion
 from archive.record import Kind
@@ -219,7 +219,7 @@ class Certifier:
         folder = self._engine.folder
         deadline = time.monotonic() + _SIGN_SECONDS
         while True:
-            note = folder.checkpoint.read_bytes() if folder.checkpoint.exists() else b""
+            note = latest_note(folder)
             size = open_checkpoint(note, folder).size if note else 0
             if size > last:
                 return note, size

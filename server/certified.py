@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from archive import certified
 from archive.certificate import Certificate, Epoch, Key
 from archive.folder import ArchiveFolder
-from keys import rows
+from keys import opening, rows
 from keys.keepers import Burned, burned_in, groups_in, keepers_in
 from keys.rows import EpochRow, EpochState
 from keys.store import RowStore
@@ -19,7 +19,7 @@ __all__ = ["contradictions", "has_keyring"]
 
 def has_keyring(folder: ArchiveFolder) -> bool:
     """Whether a keyring lies beside this copy of the log."""
-    return (folder.keyring / "data.mdb").is_file()
+    return opening.exists(folder.keyring / "data.mdb")
 
 
 def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:

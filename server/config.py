@@ -246,7 +246,7 @@ class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             description="The key file. It must not be inside the archive folder, so that who takes a copy of the "
             "archive does not take the key too.",
-            extra={"default": "beside the archive folder, `<archive>.key`"},
+            extra={"default": "beside the archive folder itself, `<archive>.key`"},
         ),
     ] = Path()
     passphrase_env: Annotated[
@@ -368,7 +368,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Path,
         Meta(
             description="The archive folder. `--archive` and `COFFER_ARCHIVE` go before it.",
-            extra={"default": "the folder of `coffer.toml`"},
+            extra={"default": "`archive-data` beside `coffer.toml`"},
         ),
     ]
     dimse: Dimse = Dimse()

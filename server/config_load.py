@@ -1,4 +1,4 @@
-"""Find coffer.toml, read it, and report every problem in it at once with its line and its remedy.
+"""Read coffer.toml, and report every problem in it at once with its line and its remedy.
 
 Rule: an unknown key is an error, never ignored; a path in the file is relative to the file. It changes nothing on disk
 and does not look whether the archive exists: `config check` must work before `init`.
@@ -19,8 +19,9 @@ from msgspec import inspect
 from keys.errors import ConfigError
 from server import config_lines
 from server.config import AeTitle, Config, Issuer, Keys, Peer, Pkcs11, Region, TokenLabel, Url, VariableName
+from server.config_find import read_believable, require_outside
 
-FILE_NAME = "coffer.toml"
+DEFAULT_ARCHIVE: Final = "archive-data"  # where `make run` puts it
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)$")
 
 
@@ -37,44 +38,33 @@ class Problem:
         return f"{where}{self.cause}; {self.remedy}"
 
 
-def find_config(config: Path | None, archive: Path | None) -> Path | None:
-    """The config file to read: the one that was named, else coffer.toml in the archive folder if there is one."""
-    if config is not None:
-        return config
-    if archive is not None and (archive / FILE_NAME).is_file():
-        return archive / FILE_NAME
-    return None
-
-
 def load_config(config: Path | None = None, archive: Path | None = None) -> Config:
-    """The checked configuration; `archive` goes before the file's own key. Paths come back absolute.
+    """The checked configuration in the file `config`, or the defaults; `archive` goes before the file's own key. Paths
+    come back absolute.
 
-    Raises ConfigError naming every problem, or that no archive was chosen.
+    Raises ConfigError naming every problem, that no archive was chosen, or that the file may not be believed.
     """
-    source = find_config(config, archive)
-    if source is None and archive is None:
+    if config is None and archive is None:
         raise ConfigError(
             "no archive was chosen", hint="give --archive DIR or --config FILE, or set COFFER_ARCHIVE or COFFER_CONFIG"
         )
-    text = "" if source is None else read_text(source)
-    loaded, problems = check_text(text, _base(source), archive)
+    text = "" if config is None else read_text(config)
+    loaded, problems = check_text(text, _base(config), archive)
     if problems:
         raise ConfigError(
-            "\n".join([f"{source} is not usable", *(f"  {p}" for p in problems)]),
+            "\n".join([f"{config} is not usable", *(f"  {p}" for p in problems)]),
             hint="correct the file; docs/configuration.md lists every key, `coffer config check` checks it again",
         )
     assert loaded is not None
+    if config is not None:
+        require_outside(config, loaded.archive)
     return loaded
 
 
 def read_text(source: Path) -> str:
-    """The file's text. Raises ConfigError where it cannot be read or is not UTF-8."""
+    """The file's text. Raises ConfigError where it cannot be read, others may write it, or it is not UTF-8."""
     try:
-        return source.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the config file {source}: {error.strerror}", hint="check the path and its permissions"
-        ) from error
+        return read_believable(source).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{source} is not UTF-8 text", hint="save the file as UTF-8") from error
 
@@ -107,13 +97,14 @@ class _Checker:
 
     def config(self, data: dict[str, Any], archive: Path | None) -> Config | None:
         values = self._table(Config, data, ())
-        folder = archive or values.get("archive") or self._base
+        folder = archive or values.get("archive") or Path(DEFAULT_ARCHIVE)
         values["archive"] = self._absolute(Path.cwd() / folder if archive else folder)
         if self.problems:
             return None
         keys: Keys = values.get("keys", Keys())
         if keys.key_file == Path():
-            beside = values["archive"].with_name(values["archive"].name + ".key")
+            real = Path(os.path.realpath(values["archive"]))  # `init` put it beside the folder, not beside a link to it
+            beside = real.with_name(real.name + ".key")
             values["keys"] = msgspec.structs.replace(keys, key_file=beside)
         config = Config(**values)
         self.problems += [Problem(self._line(path), cause, remedy) for path, cause, remedy in _contradictions(config)]
@@ -151,7 +142,14 @@ class _Checker:
         except msgspec.ValidationError:
             self._report(path, f"{_dotted(path)} = {_shown(raw)} is not allowed", f"give {allowed(field.type)}")
             return None
-        return self._absolute(value) if isinstance(value, Path) else value
+        return self._place(value, path) if isinstance(value, Path) else value
+
+    def _place(self, value: Path, path: config_lines.KeyPath) -> Path | None:
+        try:
+            return self._absolute(value)
+        except (RuntimeError, ValueError):  # the home of an account that there is not
+            self._report(path, f"{_dotted(path)} = {str(value)!r} leads nowhere", "give the path of a file or folder")
+            return None
 
     def _by_ae(self, field: msgspec.structs.FieldInfo, raw: dict[str, Any], path: config_lines.KeyPath) -> Any:
         """A table from AE titles to values, each entry looked at by itself."""
@@ -193,7 +191,7 @@ class _Checker:
 def _contradictions(config: Config) -> Iterator[tuple[config_lines.KeyPath, str, str]]:
     """Values that are allowed each for itself, but not together."""
     key_file, archive = config.keys.key_file, config.archive
-    if key_file.resolve().is_relative_to(archive.resolve()):
+    if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(archive)):
         yield (
             ("keys", "key_file"),
             "the key file is inside the archive folder",

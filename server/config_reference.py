@@ -14,10 +14,15 @@ from server.config_load import allowed
 
 _INTRODUCTION = """# Configuration
 
-One file, `coffer.toml`, in [TOML](https://toml.io). It is read from where `--config` or `COFFER_CONFIG` says, else from
-the archive folder that `--archive` or `COFFER_ARCHIVE` names, else from `./coffer.toml`, else from `./archive-data`.
-Every key is optional, except those of a peer; without a file the defaults hold. Relative paths are relative to the
-folder the file stands in.
+One file, `coffer.toml`, in [TOML](https://toml.io). It is the one that `--config` or `COFFER_CONFIG` names, else the
+first there is of `./coffer.toml`, `$XDG_CONFIG_HOME/coffer/coffer.toml` (by default `~/.config/coffer/coffer.toml`) and
+`/etc/coffer/coffer.toml`. Every key is optional, except those of a peer; without a file the defaults hold. Relative
+paths are relative to the folder the file stands in.
+
+The file names libraries that are run and keys that are used, so that it is believed only where nobody else can have
+written it: it and its folder must belong to root or to the account that runs Coffer, and be writable by no other
+(a group of that account alone may). **None is taken from an archive folder**, which lies on disks and shares of others:
+a `coffer.toml` in there is passed over and told by `coffer verify`, `coffer status` and `/readyz`.
 
 An unknown key is an error. `coffer config check` names every problem with its line and the remedy; the server checks
 the same before it starts. A change needs a restart.

@@ -15,10 +15,13 @@ from keys import arena, guard, hsm, keyfile, kms
 from keys.errors import ConfigError, HistoryError
 from keys.hsm_token import Token
 from keys.keyring import Keyring
+from keys.permissions import read_secret
 from keys.provider import KekProvider
 from keys.providers import ProviderSet
 from keys.secret import Secret
 from server.config import AwsKms, Keys
+
+_LONGEST_LINE: Final = 64 << 10
 
 __all__ = [
     "KINDS",
@@ -68,7 +71,7 @@ def told(keys: Keys) -> str:
 def settings_of(keys: Keys) -> dict[str, str]:
     """By kind, every provider that is configured and where it keeps its secrets: two processes for which these words
     are the same open the same epochs, as far as settings go."""
-    found = {keyfile.KIND: f"key file {keys.key_file.resolve()}"}
+    found = {keyfile.KIND: f"key file {os.path.realpath(keys.key_file)}"}
     if keys.pkcs11.token:
         found[hsm.KIND] = f'HSM token "{keys.pkcs11.token}"'
     if keys.provider == "aws-kms" or keys.aws != AwsKms():
@@ -100,6 +103,11 @@ def _hsm(keys: Keys, archive_id: bytes) -> hsm.HsmProvider:
 
 def _kms(keys: Keys, archive_id: bytes) -> kms.KmsProvider:
     settings = keys.aws
+    if keys.provider != "aws-kms" and settings == AwsKms():  # what a row names is no reason to ask anybody
+        raise ConfigError(
+            "an epoch of this archive is kept by an aws-kms provider, which is not configured",
+            hint="add [keys.aws] with its region to coffer.toml",
+        )
     client = kms.connect(settings.region, settings.endpoint, settings.timeout_seconds)
     return kms.KmsProvider(archive_id, client, settings.deletion_days)
 
@@ -123,10 +131,7 @@ def _from_environment(name: str, what: str, environment: Mapping[str, str]) -> S
 
 
 def _from_file(path: Path, what: str) -> Secret:
-    try:
-        line = path.read_bytes().split(b"\n", 1)[0]
-    except OSError as error:
-        raise ConfigError(f"the {what} file {path} cannot be read", hint="check its path and mode") from error
+    line = read_secret(path, f"{what} file", _LONGEST_LINE).split(b"\n", 1)[0]
     if not line:
         raise ConfigError(f"the {what} file {path} is empty", hint=f"put the {what} into its first line")
     return Secret(line)

@@ -4,6 +4,7 @@ Rule: the modality speaks DICOM over the socket and uses nothing of the server's
 PACS sees. The sample is synthetic and its UIDs are fixed: a second run stores nothing twice.
 """
 
+import os
 import uuid
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ def run(config: Config, *, once: bool = False) -> None:
     """
     console = Console(highlight=False, soft_wrap=True, markup=False)
     logs.configure(config.log, level="warning")
-    fresh = not (config.archive / "archive.json").exists()
+    fresh = not os.path.lexists(config.archive / "archive.json")
     if fresh:
         create_archive(config)
 

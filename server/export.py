@@ -5,15 +5,36 @@ a file appears under its name when it is whole, durable, and its hash was checke
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from keys import durable
+from keys import durable, opening
+from keys.errors import ConfigError, UnavailableError
 from server.part10 import Part10, header_bytes, looks_like_uid
 from server.retrieve import StoredInstance
 
 __all__ = ["Exporter", "Written"]
+
+
+def _require_own(folder: Path) -> None:
+    """A link to the folder is followed where root or this account made it, not where somebody else did."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return  # nothing is there yet
+    if stat.S_ISLNK(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
+        raise ConfigError(f"{folder} is a link that another account made", hint="name the folder that it leads to")
+
+
+def _existing(target: Path, found: os.stat_result | None, size: int) -> "Written":
+    """What is told of a name that is taken. Raises UnavailableError where no file has it."""
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise UnavailableError(
+            f"{target} is a link, or another thing than a file", hint="look who put it there, or name a new folder"
+        )
+    return Written(target, size, existed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +47,17 @@ class Written:
 
 
 class Exporter:
-    """Writes into one folder: `study UID/series UID/instance UID.dcm`. Used by one thread."""
+    """Writes into one folder: `study UID/series UID/instance UID.dcm`. Used by one thread.
+
+    Others may write to it too: nothing is written through a link in it. Raises ConfigError where the folder itself is
+    another account's link.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder.absolute()
+        self._folder = Path(os.path.abspath(folder))  # noqa: PTH100  the link's own name is meant
+        _require_own(self._folder)
         self._above = next(path for path in (self._folder, *self._folder.parents) if path.exists())
+        opening.distrust(self._folder)
         self._made: set[Path] = set()
         self._numbers: dict[tuple[str, str], int] = {}
 
@@ -43,8 +70,8 @@ class Exporter:
         if folder not in self._made:
             durable.make_folders(folder, self._above, 0o777)
             self._made.add(folder)
-        if target.exists():
-            return Written(target, instance.length, existed=True)
+        if (found := opening.look(target)) is not None:
+            return _existing(target, found, instance.length)
         size = 0
 
         def count(more: int) -> None:
@@ -53,8 +80,9 @@ class Exporter:
             progress(more)
 
         mine = target.with_name(f"{target.name}.{os.getpid()}")  # two commands may write into one folder
-        durable.place(durable.stage(mine, self._pieces(instance, count)), target)
-        return Written(target, size)
+        if durable.place(durable.stage(mine, self._pieces(instance, count)), target):
+            return Written(target, size)
+        return _existing(target, opening.look(target), size)
 
     @staticmethod
     def _pieces(instance: StoredInstance, progress: Callable[[int], None]) -> Iterator[bytes]:

@@ -124,4 +124,4 @@ class Scrubbing:
 
     def _total(self) -> int:
         folder = self._vault.folder
-        return sum(folder.segment_path(n).stat().st_size for n in folder.segment_numbers())
+        return folder.log_size()

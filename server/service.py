@@ -13,6 +13,7 @@ from typing import Final, Protocol, Self
 
 import structlog
 
+from archive import planted
 from archive.allocator import keep_objects
 from keys import guard
 from keys.errors import CofferError, ServiceError, UnavailableError
@@ -110,6 +111,8 @@ class Server:
             config, write=True, metrics=self._metrics, may_refuse=True, waiting=self._wait_for_keys
         )
         self._state = "starting"
+        for what in planted.concerns(engine.folder):
+            _log.warning("the archive folder holds what is not Coffer's", cause=what)
         self._tell_unguarded()
         self._begin(KeyWatch(engine.keyring, engine.committer, self._metrics, config.keys.check_seconds))
         self._metrics.attach(self._facts)
@@ -156,6 +159,7 @@ class Server:
     def concerns(self) -> list[str]:
         """What a human should look at although the server does its work."""
         told = self._engine.concerns() if self._engine is not None else []
+        told += planted.concerns(self._engine.folder) if self._engine is not None else []
         told += [self._unsigned, self._unsettled]
         if self._engine is not None and not self._engine.index.is_loaded:
             told.append("the index is being read: objects are stored, queries wait")

@@ -4,6 +4,8 @@ Rule: what they did is recorded in the log. The event is sealed with the key tha
 no provider, and waits in the keyring for whoever writes the log (`server.outbox`).
 """
 
+import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from keys.clock import clock_ms
 from keys.errors import ConfigError, FormatError, InputError, UnavailableError
 from keys.keepers import Keeper
 from keys.keyfile import generate_keyfile
+from keys.permissions import require_secret
 from keys.provider import KekProvider
 from keys.recovery import Proof, Recovery
 from keys.secret import Secret
@@ -33,11 +36,15 @@ _LONGEST_FILE = 64 << 10
 
 
 def read_shares(paths: Sequence[Path]) -> Recovered:
-    """Read shares and put them together. Raises InputError, naming the file and what is wrong with it."""
+    """Read shares and put them together. Raises InputError, naming the file and what is wrong with it; ConfigError for
+    one that others may read or write."""
     shares: dict[str, Share] = {}
     for path in paths:
         try:
             with path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISFIFO(found.st_mode):  # what another program hands over stands in no file
+                    require_secret(path, found, "share")
                 text = file.read(_LONGEST_FILE).decode("utf-8", "replace")
         except OSError as error:
             raise InputError(f"cannot read the share {path}: {error.strerror}", hint="check the path") from error
@@ -75,7 +82,7 @@ def recover(
     the keys.
     """
     archive = ArchiveFolder.open(config.archive)
-    if key_file.resolve().is_relative_to(config.archive.resolve()):
+    if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(config.archive)):
         raise ConfigError(f"{key_file} is inside the archive", hint="put it elsewhere, best on another volume")
     recovery = Recovery(archive.keyring, recovered)
     proof = recovery.prove(progress)

@@ -13,9 +13,9 @@ from pathlib import Path
 from archive.event import Event
 from archive.folder import ArchiveFolder
 from archive.record import Kind
-from keys import derive, durable, splitting
+from keys import derive, durable, opening, splitting
 from keys.clock import clock_ms
-from keys.errors import ConfigError, InputError, NotFoundError
+from keys.errors import ConfigError, InputError, IntegrityError, NotFoundError
 from keys.keepers import Burned
 from keys.keyring import Keyring
 from keys.shares import Group, Share, combine
@@ -28,6 +28,8 @@ from server.officers import Officer
 from server.openers import GIVEN_UP, SHARES_BURNED, facts_of
 
 __all__ = ["Split", "burn_shares", "split_key", "write_shares"]
+
+_LONGEST = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,9 @@ def split_key(config: Config, threshold: int, count: int, folder: Path, officer:
     """
     archive = ArchiveFolder.open(config.archive)
     folder = Path(os.path.abspath(folder))  # noqa: PTH100  the link's own name is meant
-    if folder.resolve().is_relative_to(config.archive.resolve()):
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(config.archive)):
         raise ConfigError(f"{folder} is inside the archive", hint="choose a folder that no backup of the archive takes")
+    opening.distrust(folder.parent)  # others may have planted links beside it
     keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
     try:
         if os.path.lexists(folder):
@@ -114,9 +117,11 @@ def _found(keyring: Keyring, folder: Path, threshold: int, count: int) -> Split:
     """The shares in a folder, where they are all of one group of the current epoch, of the numbers that are wanted."""
     other = ConfigError(f"{folder} is there already", hint="choose a new folder: shares of two groups must not mix")
     try:
-        shares = {path: parse(path.read_text("utf-8"), str(path)) for path in sorted(folder.iterdir())}
+        shares = {
+            path: parse(_text(path), str(path)) for path in sorted(folder / name for name in opening.names(folder))
+        }
         whole = combine({str(path): share for path, share in shares.items()})
-    except (InputError, OSError, UnicodeDecodeError):
+    except (InputError, IntegrityError, OSError, UnicodeDecodeError):
         raise other from None
     of = whole.of
     wanted = (threshold, count, keyring.epoch, {*range(1, count + 1)})
@@ -130,14 +135,18 @@ def _found(keyring: Keyring, folder: Path, threshold: int, count: int) -> Split:
     return Split(shares, resumed=True)
 
 
+def _text(path: Path) -> str:
+    return opening.read(path, _LONGEST).decode("utf-8")
+
+
 def _clear(keyring: Keyring, folder: Path, officer: Officer) -> None:
     """Remove what stopped splittings into this folder have left, durably; then forget their groups.
 
     Where there is no unfinished folder, the shares were whole and somebody took them away: then the group stays known.
     """
     fresh = _unfinished_name(folder)
-    was_there = fresh.is_dir()
-    left = [path.name for path in fresh.iterdir()] if was_there else []
+    was_there = opening.is_folder(fresh)
+    left = opening.names(fresh) if was_there else []
     for name in left:
         durable.remove(fresh / name)
     for of, place in splitting.unfinished(keyring):

@@ -53,7 +53,7 @@ def stats_of(  # noqa: PLR0917  # the parts of an open archive
 ) -> ArchiveStats:
     """Totals as they are now. Without a writer, the records that are not in the index yet are counted in the log."""
     seen = index.stats()
-    sizes = [folder.segment_path(n).stat().st_size for n in folder.segment_numbers()]
+    sizes = [folder.segment_size(n) for n in folder.segment_numbers()]
     records = writer.next_seq if writer is not None else _count(reader, seen.applied_seq + 1)
     return ArchiveStats(
         studies=seen.studies,

@@ -33,7 +33,7 @@ from index.rows import Version
 from keys import derive, rekey
 from keys.clock import clock_ms
 from keys.durable import remove_folder
-from keys.errors import CofferError, HistoryError, IntegrityError, ShreddedError, UnavailableError
+from keys.errors import CofferError, FormatError, HistoryError, IntegrityError, ShreddedError, UnavailableError
 from keys.keyring import Keyring
 from keys.lock import holder
 from keys.providers import Patience, Patient
@@ -198,7 +198,11 @@ class Vault:
 
     def _record_pending(self) -> None:
         """Give what was repaired or recovered by hand its record."""
-        deeds = read_pending(self.folder)
+        try:
+            deeds = read_pending(self.folder)
+        except FormatError as error:  # it may be anybody's: a finding, and no reason to store nothing
+            _log.error("what was done by hand is not recorded", cause=str(error), way_out=error.hint())
+            return
         for deed in deeds:
             if deed.came_about(self.folder):
                 self.record_event(Kind.REPAIR, deed.facts)

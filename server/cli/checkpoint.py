@@ -51,7 +51,7 @@ def show(chosen: Chosen) -> None:
     from server.byhand import look
 
     note = _latest(folder)
-    signed, noted = open_checkpoint(note, folder), read_notes(folder)
+    signed, noted = open_checkpoint(note, folder), sum(1 for _ in read_notes(folder))
     reader, witness = LogReader(folder), look(folder).witness
     unsigned, keys = sum(1 for _ in reader.records(signed.size)), read_succession(folder)
     reader.close()
@@ -63,7 +63,7 @@ def show(chosen: Chosen) -> None:
         "verifier_key": folder.vkey,
         "signing_key": keys.current,
         "generation": len(keys.vkeys),
-        "checkpoints": len(noted),
+        "checkpoints": noted,
         "keyring_records": witness.size if witness else None,
         "note": note.decode(),
     }
@@ -77,7 +77,7 @@ def show(chosen: Chosen) -> None:
             "root": told["root"],
             "verifier key": folder.vkey,
             **({"signed now by": f"key {len(keys.vkeys)}, {keys.current}"} if keys.endorsements else {}),
-            "signed before": f"{max(len(noted) - 1, 0)} checkpoints, all in {folder.notes}",
+            "signed before": f"{max(noted - 1, 0)} checkpoints, all in {folder.notes}",
             "keyring": f"remembers {witness.size} records" if witness else "none at hand",
         }
     )
@@ -99,9 +99,9 @@ once, and waits until it has: say it before you take a snapshot or a copy of the
 def sign(chosen: Chosen) -> None:
     """Sign the log as it is now, after a check that it extends the last checkpoint. Needs the key file."""
     folder = _folder(chosen)
-    from archive.checkpoint import open_checkpoint
+    from archive.checkpoint import latest_note, open_checkpoint
 
-    before = folder.checkpoint.read_bytes() if folder.checkpoint.exists() else b""
+    before = latest_note(folder)
     if not _signed_here(chosen) and not _signed_by_the_writer(chosen, folder) and not _signed_here(chosen):
         raise LockedError("the archive was opened by another process just now", hint="run the command again")
     note = _latest(folder)
@@ -250,8 +250,10 @@ def _folder(chosen: Chosen) -> ArchiveFolder:
 
 
 def _latest(folder: ArchiveFolder) -> bytes:
+    from archive.checkpoint import read_note
+
     try:
-        return folder.checkpoint.read_bytes()
+        return read_note(folder)
     except FileNotFoundError as error:
         raise NotFoundError("nothing was signed yet", hint="store something; then coffer checkpoint sign") from error
 
@@ -295,7 +297,7 @@ def _give(chosen: Chosen, out: Path | None, proof: Inclusion | Consistency, told
     if out is None:
         output.say(proof.serialize().decode().removesuffix("\n"))
         return
-    out.write_bytes(proof.serialize())
+    output.into(out, proof.serialize())
     if chosen.json:
         output.as_json({**told, "file": str(out)})
     else:

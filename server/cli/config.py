@@ -8,6 +8,7 @@ import msgspec
 from keys.errors import ConfigError
 from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option
+from server.config_find import require_outside
 from server.config_load import check_text, read_text
 
 
@@ -33,7 +34,9 @@ def check(chosen: Chosen) -> None:
     source, archive = chosen.locations()
     text = "" if source is None else read_text(source)
     base = Path.cwd() if source is None else source.absolute().parent
-    loaded, problems = check_text(text, base, chosen.archive if source else archive)
+    loaded, problems = check_text(text, base, archive)
+    if source is not None and loaded is not None:
+        require_outside(source, loaded.archive)
     if chosen.json:
         effective = None if loaded is None else msgspec.to_builtins(loaded, enc_hook=str)
         output.as_json({"file": source, "ok": not problems, "problems": problems, "config": effective})

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keys.errors import InputError
 from server.cli import output
 from server.cli.options import Chosen, archive_options, json_option, open_for_keys
 
@@ -98,10 +97,7 @@ def export(chosen: Chosen, *, public: bool, out: Path | None) -> None:
     if out is None:
         output.say(text.removesuffix("\n"))
         return
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}", hint="name a folder that exists") from error
+    output.into(out, text.encode())
     if chosen.json:
         output.as_json({"file": str(out), "keys": len(told["keys"])})
     else:

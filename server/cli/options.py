@@ -5,6 +5,7 @@ Rule: an option given after the command goes before the one given ahead of it, a
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from keys.errors import ConfigError
-from server.config_load import FILE_NAME, find_config, load_config
+from server.cli import output
+from server.config_find import find_config, way_out_of
+from server.config_load import DEFAULT_ARCHIVE, load_config
 
 if TYPE_CHECKING:
     from server.config import Config
     from server.engine import Engine
 
 F = TypeVar("F", bound=Callable[..., Any])
-DEFAULT_ARCHIVE = Path("archive-data")  # where `make run` puts it
 
 
 @dataclass(slots=True)
@@ -31,23 +33,27 @@ class Chosen:
     archive: Path | None = None
     config: Path | None = None
     json: bool = False
+    told: bool = False
 
-    def locations(self) -> tuple[Path | None, Path]:
-        """The config file, if there is one, and the archive folder if the config file does not name another."""
-        if self.config is None and self.archive is None and Path(FILE_NAME).is_file():
-            return Path(FILE_NAME), Path()
-        archive = self.archive or DEFAULT_ARCHIVE
-        return find_config(self.config, archive if self.config is None else None), archive
+    def locations(self) -> tuple[Path | None, Path | None]:
+        """The config file, if there is one, and the archive folder, if the config file is not to name it.
+
+        Says, on standard error, which file was passed over because it lies in an archive folder.
+        """
+        found = find_config(self.config, self.archive)
+        for path in () if self.told else found.ignored:
+            output.warn(f"{path.absolute()} is not read: it lies in an archive folder", way_out_of(path.absolute()))
+        self.told = True
+        return found.path, self.archive or (None if found.path else Path(DEFAULT_ARCHIVE))
 
     def load(self) -> Config:
         """The configuration. Raises ConfigError naming every problem in the file."""
-        source, archive = self.locations()
-        return load_config(source, self.archive if source else archive)
+        return load_config(*self.locations())
 
     def existing(self) -> Config:
         """The configuration of an archive that is there. Raises ConfigError as `load`, and if there is none."""
         config = self.load()
-        if not (config.archive / "archive.json").exists():
+        if not os.path.lexists(config.archive / "archive.json"):
             raise ConfigError(
                 f"there is no archive in {config.archive}",
                 hint="make one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE",

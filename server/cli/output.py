@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -29,6 +30,9 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from keys import durable
+from keys.errors import InputError, UnavailableError
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -133,6 +137,21 @@ def failure(cause: str, way_out: str, exit_code: int, *, as_json: bool) -> None:
     click.echo(f"{click.style('error:', fg='red')} {_lines(cause)}", err=True)
     if way_out:
         click.echo(f"{click.style('way out:', fg='yellow')} {_lines(way_out)}", err=True)
+
+
+def warn(cause: str, way_out: str) -> None:
+    """What does not keep a command from its work, on standard error."""
+    click.echo(f"{click.style('warning:', fg='yellow')} {_lines(cause)}", err=True)
+    click.echo(f"{click.style('way out:', fg='yellow')} {_lines(way_out)}", err=True)
+
+
+def into(path: Path, data: bytes) -> None:
+    """A result that everybody may read, into a file instead of standard output: it takes the place of what has the
+    name, and goes through no link that somebody put there. Raises InputError."""
+    try:
+        durable.replace(path, data, 0o644)
+    except UnavailableError as error:
+        raise InputError(str(error), hint="name a folder that exists, and that you may write to") from error
 
 
 def _lines(text: str) -> str:

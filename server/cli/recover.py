@@ -76,7 +76,7 @@ def take(chosen: Chosen, copy: Path) -> None:
     from server.byhand import hands_on, settle
 
     source = ArchiveFolder.open(copy)
-    total = sum(source.segment_path(n).stat().st_size for n in source.segment_numbers())
+    total = source.log_size()
     with hands_on(config, "coffer recover from") as hand:
         history = read_history(hand.folder, hand.witness, hand.objection)
         with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:

@@ -43,7 +43,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     from server.byhand import look
 
     folder, source = ArchiveFolder.open(config.archive), ArchiveFolder.open(copy)
-    total = sum(folder.segment_path(n).stat().st_size for n in folder.segment_numbers())
+    total = folder.log_size()
     with WriterLock(folder.lock, "coffer repair", clock_ms()):
         folder.complete()
         with output.progress("looking for damage", hidden=chosen.json, in_bytes=True) as bar:

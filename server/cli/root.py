@@ -99,8 +99,9 @@ def _report_bug(error: Exception, *, as_json: bool) -> None:
 def main(ctx: click.Context) -> None:
     """Coffer, an encrypted DICOM archive: nothing readable on disk, nothing changed, everything provable.
 
-    The archive is the one that --archive or COFFER_ARCHIVE names, else the one the config file names (--config or
-    COFFER_CONFIG, else ./coffer.toml), else ./archive-data. An archive folder may hold its own coffer.toml.
+    The archive is the one that --archive or COFFER_ARCHIVE names, else the one that the config file names, else
+    archive-data beside that file. The config file is the one that --config or COFFER_CONFIG names, else ./coffer.toml,
+    ~/.config/coffer/coffer.toml or /etc/coffer/coffer.toml; none is taken from an archive folder.
     """
     output.require_streams()
     guard.forbid_dumps()

@@ -33,6 +33,7 @@ version is kept. "contradictions" are studies and series whose objects say diffe
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
     from archive.ledger import Ledger
+    from archive.planted import planted
     from server.custody import guarded, told
     from server.erasure import EFFECTIVE, erasures
     from server.vault import SKIPPED
@@ -43,11 +44,12 @@ def status(chosen: Chosen, listed: bool) -> None:
         shreds = [each.state == EFFECTIVE for each in erasures(engine.keyring)]
         waiting = len(Ledger(engine.folder.scrub).open_entries())
         short = None if engine.shortfall is None else str(engine.shortfall)
+        foreign = [finding.what for finding in planted(engine.folder)]
         details: dict[str, list[dict[str, Any]]] = _details(engine) if listed else {}
     if chosen.json:
         facts = {"archive": archive, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
-        output.as_json({**facts, "shortfall": short, "key_memory": memory, **erased, **details})
+        output.as_json({**facts, "foreign": foreign, "shortfall": short, "key_memory": memory, **erased, **details})
         return
     output.facts(
         {
@@ -70,6 +72,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "findings": f"{waiting} of the scrub wait for an answer: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
             **({"not readable": f"{stats.skipped:,} {SKIPPED}"} if stats.skipped else {}),
+            **({"not Coffer's": f"{foreign[0]}{' and more' if foreign[1:] else ''}: coffer verify"} if foreign else {}),
         }
     )
     for title, items in details.items():

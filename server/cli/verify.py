@@ -79,12 +79,13 @@ def verify(  # noqa: PLR0917  one parameter for each option
     """Check hash chain, hashes, checkpoint and every byte between, without any key."""
     config = chosen.existing()
     from archive.folder import ArchiveFolder
+    from archive.planted import planted
     from archive.verify import Level, Options, Verifier
     from server.byhand import look, look_at_index
     from server.unsealing import open_records
 
     folder = ArchiveFolder.open(config.archive)
-    total = sum(folder.segment_path(n).stat().st_size for n in folder.segment_numbers())
+    total = folder.log_size()
     depth = Level[level.upper()]
     if sample < 1 and depth is Level.HEADERS:
         raise click.UsageError("--sample is a share of the bodies: choose --level bodies or decrypt")
@@ -102,7 +103,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
             progress=lambda done: bar.advance(done, total),
         )
         index = look_at_index(folder) if depth is not Level.HEADERS else []
-        for finding in chain(seen.findings, index, verifier.findings()):
+        for finding in chain(planted(folder), seen.findings, index, verifier.findings()):
             findings.append(finding)
             if json_lines:
                 output.as_json(_row(finding))

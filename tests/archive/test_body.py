@@ -265,6 +265,7 @@ def test_an_object_over_the_limit_is_refused(tmp_path: Path) -> None:
 
 
 def test_stale_files_are_cleared(tmp_path: Path) -> None:
-    (tmp_path / "left.spool").write_bytes(b"noise")
-    assert clear_stale(tmp_path) == 1
-    assert not list(tmp_path.iterdir())
+    for name in ("0123456789abcdef.spool", "0123456789abcdef.sealed", "left.spool", "notes.txt"):
+        (tmp_path / name).write_bytes(b"noise")
+    assert clear_stale(tmp_path) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"left.spool", "notes.txt"}  # not ours to remove

@@ -223,7 +223,7 @@ def test_checkpoints_by_the_wrong_key_are_found(made: Changing, copied: ArchiveF
     history, latest = copied.notes.read_bytes(), copied.checkpoint.read_bytes()
     notes = [each.note for each in read_notes(copied)]
     for at, signer in itertools.product((2, 4), (THIEF, *made.signers[:2])):
-        size = read_notes(made.folder)[at].checkpoint.size
+        size = list(read_notes(made.folder))[at].checkpoint.size
         if size == 8 and signer in made.signers[1:]:
             continue
         lie = forged(copied, signer, size)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archive.checkpoint import Checkpoint, read_checkpoint
+from archive.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
 from archive.evidence import Consistency, Inclusion
 from archive.leaves import Leaves
 from archive.log import LogWriter
@@ -138,7 +138,7 @@ def test_every_flipped_tile_and_note_is_named(large: SmallArchive) -> None:
         ]
         path.write_bytes(whole)
     history = large.folder.notes.read_bytes()
-    notes = [note for _, note in split(history)]
+    notes = [note for _, note in split([history])]
     for at in (0, len(ORIGIN) + 1, len(ORIGIN) + 10, len(notes[0]) - 20, len(history) - 20):
         large.folder.notes.write_bytes(history[:at] + bytes([history[at] ^ 4]) + history[at + 1 :])
         assert "history" in whats(large)[0]
@@ -381,12 +381,12 @@ def test_a_stop_at_any_call_of_a_checkpoint_loses_no_note(tmp_path: Path) -> Non
 def test_a_torn_end_of_the_history_is_cut_before_the_next_note(small: SmallArchive) -> None:
     grow(small, 3, 5)
     whole = small.folder.notes.read_bytes()
-    first = len(read_notes(small.folder)[0].note)
+    first = len(next(read_notes(small.folder)).note)
     latest = small.folder.checkpoint.read_bytes()
     for cut in range(first, len(whole)):
         small.folder.notes.write_bytes(whole[:cut])
         small.folder.checkpoint.write_bytes(whole[:first])
-        assert last_checkpoint(small.folder) == read_notes(small.folder)[0].checkpoint
+        assert last_checkpoint(small.folder) == next(read_notes(small.folder)).checkpoint
         publish(small.folder, latest)
         assert small.folder.notes.read_bytes() == whole
 
@@ -395,7 +395,7 @@ def test_an_append_with_holes_is_cut_before_the_next_note(small: SmallArchive) -
     """Size and later sector were written before the power went, an earlier one was not; or the other way round."""
     grow(small, 3, 5)
     whole = small.folder.notes.read_bytes()
-    first = len(read_notes(small.folder)[0].note)
+    first = len(next(read_notes(small.folder)).note)
     latest = small.folder.checkpoint.read_bytes()
     small.folder.checkpoint.write_bytes(whole[:first])
     for sector in range(first + 1, len(whole)):
@@ -419,7 +419,7 @@ def test_a_hole_in_front_of_a_note_is_found(small: SmallArchive) -> None:
     """No stop leaves that: each note was stable before the next one."""
     grow(small, 3, 5, 7)
     whole = small.folder.notes.read_bytes()
-    first = len(read_notes(small.folder)[0].note)
+    first = len(next(read_notes(small.folder)).note)
     small.folder.notes.write_bytes(whole[:first] + bytes(20) + whole[first + 20 :])
     assert "cannot be read from byte" in whats(small)[0]
     small.folder.notes.write_bytes(whole)
@@ -528,7 +528,7 @@ def test_a_note_of_another_archive_proves_nothing_here(small: SmallArchive) -> N
 
 def test_notes_are_found_by_size(small: SmallArchive) -> None:
     grow(small, 3, 5, 7)
-    assert find_note(small.folder, 5) == read_notes(small.folder)[1].note
+    assert find_note(small.folder, 5) == list(read_notes(small.folder))[1].note
     with pytest.raises(NotFoundError) as missed:
         find_note(small.folder, 6)
     assert missed.value.hint() == "the nearest ones cover 3, 5, 7 records"
@@ -543,7 +543,7 @@ def test_the_end_of_a_long_history_is_read_alone(small: SmallArchive) -> None:
     small.folder.notes.write_bytes(b"x\n" * 50 + note * 2000)
     assert last_checkpoint(small.folder) == read_checkpoint(small.folder)
     with pytest.raises(FormatError):
-        read_notes(small.folder)
+        list(read_notes(small.folder))
     small.folder.notes.write_bytes(note)
 
 
@@ -567,3 +567,14 @@ def test_tiling_alone_refuses_what_the_log_is_not(small: SmallArchive) -> None:
     lie = Checkpoint(ORIGIN, 200, sha256(b"").digest())
     with pytest.raises(HistoryError, match="the first 200 records"):
         Tiling(small.folder).extend(lie, signed)
+
+
+@pytest.mark.parametrize(
+    "size", ["-15", "+5", "-0", "05", "\N{ARABIC-INDIC DIGIT THREE}", "1_0", " 1", "1" * 21, "1" * 5000, ""]
+)
+def test_a_number_of_records_is_ascii_digits(size: str) -> None:
+    """C2SP tlog-checkpoint: a decimal number without sign and leading zeros."""
+    text = f"origin/x\n{size}\n{'A' * 43}=\n".encode()
+    with pytest.raises(FormatError):
+        parse_checkpoint(text)
+    assert parse_checkpoint(b"origin/x\n15\n" + b"A" * 43 + b"=\n").size == 15

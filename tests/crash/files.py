@@ -18,7 +18,7 @@ from typing import Any
 
 from archive.folder import ArchiveFolder
 from archive.ledger import Ledger
-from archive.pending import Pending, announce, forget, read_pending
+from archive.pending import REPAIRED, Pending, announce, forget, read_pending
 from archive.report import Finding
 from archive.scrub import Scrub
 from keys import durable
@@ -217,7 +217,7 @@ class PendingLife(Life):
             proof = f"note:{sha256(b'%d' % self._made).hexdigest()}"
             self._made += 1
             told += [now, [*now, proof]]
-            announce(folder, [Pending({"what": "a deed"}, proof)], self.calls)
+            announce(folder, [Pending({"what": REPAIRED}, proof)], self.calls)
             told[:] = [[*now, proof]]
         else:
             told += [now, []]

@@ -2,8 +2,7 @@
 
     python lmdb_flips.py keyring|index FILE FIRST STOP STEP
 
-It runs in a process of its own, because LMDB may crash on damaged pages: whoever started it goes on behind the offset
-that it printed last. A line per byte: the offset, and
+It runs in a process of its own: were LMDB to crash on a damaged page, that must show. A line per byte: the offset, and
 
     found      opening or reading raises, or the sum of the rows differs
     same       every row is as it was, by walking and by its key, and still is after another commit on top

@@ -20,7 +20,7 @@ from archive.chain import read_footer
 from archive.checkpoint import open_checkpoint
 from archive.folder import ArchiveFolder
 from archive.ledger import Ledger
-from archive.pending import Pending, announce, read_pending
+from archive.pending import REPAIRED, Pending, announce, read_pending
 from archive.scrub import Scrub, parse_place
 from archive.verify import Finding, Level, Options, Verifier
 from keys.errors import CofferError, FormatError, NotFoundError
@@ -120,7 +120,7 @@ def test_every_byte_of_what_the_scrub_keeps_and_of_pending_deeds(folder: Archive
     ledger.add(Finding(1, 96, 0, "damage"), 1)
     scrub = Scrub(folder, witness=lambda: None, now_ms=lambda: 1, pace=lambda _: None, tell=lambda _: None)
     scrub.segment()
-    announce(folder, [Pending({"what": "a deed"}, "note:00")])
+    announce(folder, [Pending({"what": REPAIRED}, "note:" + "0" * 64)])
     (finding,) = folder.scrub.glob("*.finding")
     readers: dict[Path, Callable[[], object]] = {
         folder.scrub / "place.json": lambda: parse_place((folder.scrub / "place.json").read_bytes()),
@@ -155,20 +155,11 @@ def test_bytes_of_the_databases(folder: ArchiveFolder, kind: str) -> None:
     """LMDB has no checksums; ours find what touches a row. The rest is unused space, or chooses an older commit."""
     file = folder.path / kind / "data.mdb"
     (file.parent / "lock.mdb").unlink(missing_ok=True)
-    size, first, lines, crashes = file.stat().st_size, 7 % STEP, [], 0
-    good = file.read_bytes()
-    while first < size:
-        command = [sys.executable, str(SCRIPT), kind, str(file), str(first), str(size), str(STEP)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-        assert done.stdout, done.stderr
-        lines += done.stdout.splitlines()
-        if done.returncode == 0:
-            break
-        assert done.returncode < 0, done.stderr  # a signal: LMDB crashed, and `look` reports that as a finding
-        crashes += 1
-        lines[-1] = lines[-1].split()[0] + " found"
-        first = int(lines[-1].split()[0]) + STEP
-        file.write_bytes(good)
+    size = file.stat().st_size
+    command = [sys.executable, str(SCRIPT), kind, str(file), str(7 % STEP), str(size), str(STEP)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr  # a page that leads nowhere is told, and kills nobody
+    lines = done.stdout.splitlines()
     told = Counter(line.split()[1] for line in lines)
     assert sum(told.values()) == len(range(7 % STEP, size, STEP))
     assert told["WRONG"] == 0, [line for line in lines if "WRONG" in line]

@@ -10,7 +10,7 @@ import pytest
 
 from keys import keyfile as module
 from keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
-from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from keys.keyfile import CHEAPEST_FOR_TESTS, DEFAULT_COST, Argon2Cost, KeyFileProvider, generate_keyfile
 from keys.secret import Secret
 
 CONTEXT = b"archive and epoch"
@@ -160,3 +160,14 @@ def test_destroying_overwrites_the_old_file(provider: KeyFileProvider, keyfile: 
     remnant.hardlink_to(keyfile)  # stands for the blocks of the unlinked file
     provider.destroy_epoch(1)
     assert set(remnant.read_bytes()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("passes", "lanes", "m_kib"),
+    [(1, 1, (1 << 20) + 1), (17, 1, 8), (1, 17, 1 << 10), (3, 4, 1 << 20), (16, 16, 4 << 20)],
+)
+def test_a_header_that_asks_for_too_much_work_is_refused_before_it_begins(passes: int, lanes: int, m_kib: int) -> None:
+    with pytest.raises(FormatError, match="outside the allowed bounds"):
+        Argon2Cost(passes, lanes, m_kib).check()
+    DEFAULT_COST.check()
+    Argon2Cost(2, 4, 1 << 20).check()

@@ -244,3 +244,15 @@ def test_every_choice_of_three_of_five() -> None:
     made = shares(3, 5)
     for chosen in itertools.combinations(made, 3):
         assert combine(named(chosen)).kek.matches(KEK)
+
+
+def test_a_text_of_any_length_is_read_once() -> None:
+    """Looked at again from each of its blanks it would take years."""
+    for line in (
+        "1" + " " * 4_000_000 + "!",
+        " " * 4_000_000 + "1",
+        "Made:" + " " * 4_000_000 + "x",
+        "1 " + "- " * 2_000_000,
+    ):
+        with pytest.raises(InputError):
+            parse(line, "share.txt")

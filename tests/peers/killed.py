@@ -159,6 +159,7 @@ def begin() -> None:
     """The archive that all begin with: two studies that stay, two of one patient that may go, one that is gone."""
     module = softhsm.make(Path("hsm").absolute()).module
     Path("pin").write_text(softhsm.PIN)
+    Path("pin").chmod(0o600)
     Path("keys").mkdir(mode=0o700)
     Path("coffer.toml").write_text(CONFIG.format(module=module, port=free_port()))
     run("init")

@@ -128,6 +128,7 @@ def coffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CofferPr
     (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "faults"))
     (tmp_path / "phrase").write_text(PASSPHRASE)
+    (tmp_path / "phrase").chmod(0o600)
     (tmp_path / "coffer").mkdir()
     made = CofferProcess(tmp_path / "coffer")
     more = f'passphrase_file = "{tmp_path}/phrase"\n[storage]\nreserve_bytes = 0\n'
@@ -180,8 +181,10 @@ def test_no_key_is_printed_logged_answered_or_left_on_disk(
     run("get", "--study", study, "--out", "out", ends=3)
     flip(segment, segment.stat().st_size // 2)
     (tmp_path / "phrase").write_text(WRONG_PASSPHRASE)
+    (tmp_path / "phrase").chmod(0o600)
     run("status", ends=8)
     (tmp_path / "phrase").write_text(PASSPHRASE)
+    (tmp_path / "phrase").chmod(0o600)
     monkeypatch.setenv("RAISE_IN", "keys.keyring:Keyring.study")
     run("get", "--study", study, "--out", "out", ends=70)
     assert b"forced, with StudyKey(" in said[-1][1], "the fault came, and its traceback was printed"

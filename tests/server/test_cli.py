@@ -160,7 +160,7 @@ def test_which_archive_and_which_config(tmp_path: Path) -> None:
     assert chosen(*check) == (tmp_path / "here", 1)
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "coffer.toml").write_text("dimse.port = 2\n")
-    assert chosen(*check, env={"COFFER_ARCHIVE": "two"}) == (tmp_path / "two", 2)
+    assert chosen(*check, env={"COFFER_ARCHIVE": "two"}) == (tmp_path / "two", 1)  # none is taken from an archive
     (tmp_path / "three.toml").write_text("archive = 'three'\ndimse.port = 3\n")
     assert chosen(*check, env={"COFFER_CONFIG": "three.toml"}) == (tmp_path / "three", 3)
     both = {"COFFER_CONFIG": "three.toml", "COFFER_ARCHIVE": "two"}

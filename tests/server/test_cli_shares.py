@@ -202,6 +202,7 @@ def test_a_key_file_inside_the_archive_is_refused(archive: Path) -> None:
 def test_a_running_server_whose_hsm_is_lost_for_ever_stores_again_after_a_recovery(tmp_path: Path) -> None:
     hsm = softhsm.make(tmp_path / "hsm")
     (tmp_path / "pin").write_text(softhsm.PIN)
+    (tmp_path / "pin").chmod(0o600)
     settings = Pkcs11(module=hsm.module, token=softhsm.LABEL, pin_file=tmp_path / "pin")
     keys = Keys(provider="pkcs11", pkcs11=settings, check_seconds=0.1, key_file=tmp_path / "rescue.key")
     ports = {"dimse": Dimse(port=free_port(), processes=1), "http": Http(port=free_port())}

@@ -126,8 +126,8 @@ def test_defaults_and_paths() -> None:
     config, problems = check_text("", BASE)
     assert problems == []
     assert config is not None
-    assert config.archive == BASE
-    assert config.keys.key_file == Path("/etc/coffer.key")
+    assert config.archive == BASE / "archive-data"
+    assert config.keys.key_file == BASE / "archive-data.key"
     assert (config.dimse.host, config.dimse.port, config.http.port) == ("127.0.0.1", 11112, 11180)
     config, _ = check_text("archive = 'data'\n[keys]\nkey_file = '../k'\npassphrase_file = 'p'\n", BASE)
     assert config is not None
@@ -143,11 +143,10 @@ def test_the_chosen_archive_goes_before_the_file(tmp_path: Path) -> None:
     assert (both.archive, both.dimse.port) == (tmp_path / "two", 104)
 
 
-def test_the_archive_folder_may_hold_the_file(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "coffer.toml").write_text("[dimse]\nport = 104\n")
-    config = load_config(None, tmp_path / "a")
-    assert (config.archive, config.dimse.port) == (tmp_path / "a", 104)
+def test_a_home_that_there_is_not_is_a_problem_with_its_line() -> None:
+    config, problems = check_text("[keys]\nkey_file = '~no-such-user/x'\n", BASE)
+    assert config is None
+    assert [(p.line, p.cause) for p in problems] == [(2, "keys.key_file = '~no-such-user/x' leads nowhere")]
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:

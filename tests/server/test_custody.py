@@ -23,6 +23,7 @@ def test_a_pin_that_cannot_be_had_is_told(tmp_path: Path, content: bytes | None)
     pin = tmp_path / "pin"
     if content is not None:
         pin.write_bytes(content)
+        pin.chmod(0o600)
     settings = Pkcs11(module=softhsm.library(), token="t", pin_file=pin)
     softhsm.make(tmp_path / "hsm").make_token("t")
     with pytest.raises(ConfigError, match=r"the PIN file .* (is empty|cannot be read)"):

@@ -51,6 +51,7 @@ def hsm(tmp_path: Path) -> SoftHsm:
 def on_hsm(tmp_path: Path, hsm: SoftHsm) -> Iterator[Config]:
     pin = tmp_path / "pin"
     pin.write_text(softhsm.PIN + "\n")
+    pin.chmod(0o600)
     settings = Pkcs11(module=hsm.module, token=softhsm.LABEL, pin_file=pin)
     keys = Keys(provider="pkcs11", pkcs11=settings, check_seconds=0.1, wait_seconds=20)
     config = config_of(tmp_path, keys)

@@ -70,6 +70,7 @@ def config(tmp_path: Path) -> Iterator[Config]:
 @pytest.fixture
 def hsm(tmp_path: Path) -> SoftHsm:
     (tmp_path / "pin").write_text(softhsm.PIN + "\n")
+    (tmp_path / "pin").chmod(0o600)
     return softhsm.make(tmp_path / "hsm")
 
 

@@ -58,7 +58,7 @@ def wrapping_keys(data: bytes, passphrase: bytes) -> dict[int, bytes]:
     need(len(data) == 76 + 36 * slots and sha256(data[:-32]).digest() == data[-32:], "length or checksum")
     stretched = b""
     if flags:
-        need(1 <= t <= 16 and 1 <= p <= 16 and 8 * p <= m <= 4194304, "bounds")
+        need(1 <= t <= 16 and 1 <= p <= 16 and 8 * p <= m <= 1048576 and t * m <= 2097152, "bounds")
         stretched = Argon2id(salt=salt, length=32, iterations=t, lanes=p, memory_cost=m).derive(passphrase)
     else:
         need(data[12:40] == bytes(28), "parameters without a passphrase")

@@ -1,0 +1,111 @@
+"""Whether a file that is believed, or kept secret, is only this account's: told by its owner and mode.
+
+Rule: root may always; nobody else but the running account may write what is believed, nor read what is a secret. What
+is refused is told with the account that it works for: a service's files are not to be given to whoever asks. Lists of
+rights (POSIX ACL) show in the group's bits, so that they count.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+from typing import Final
+
+from keys.errors import ConfigError, UnavailableError
+
+__all__ = ["read_secret", "require_believable", "require_secret"]
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+def require_secret(path: Path, found: os.stat_result, what: str) -> None:
+    """Raise ConfigError unless a file is regular, closed to group and others, and owned by this account or root.
+
+    A systemd credential, which its account reads by a list of rights, shows that one in the group's bits.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{what} {path} is not a regular file", hint="name a file that is one")
+    allowed = stat.S_IRGRP if found.st_uid == 0 and _is_credential(path) else 0
+    if found.st_mode & _OTHERS & ~allowed:
+        mode = stat.S_IMODE(found.st_mode)
+        way_out = f"run: chmod 600 {path}; where that changes nothing, take a copy: install -m 600 {path} DIR"
+        raise ConfigError(f"{what} {path} is open to others (mode {mode:04o})", hint=way_out)
+    _require_owner(path, found, what)
+
+
+def read_secret(path: Path, what: str, most: int) -> bytes:
+    """Read at most `most` bytes of a file that holds a secret. Raises ConfigError as `require_secret`, and where it
+    cannot be opened; UnavailableError where it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(
+            f"the {what} {path} cannot be read: {error.strerror}", hint="check its path and mode"
+        ) from error
+    try:
+        require_secret(path, os.fstat(fd), what)
+        return os.read(fd, most)
+    except OSError as error:
+        raise UnavailableError(f"cannot read the {what} {path}: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def require_believable(path: Path, found: os.stat_result, what: str) -> None:
+    """Raise ConfigError unless a file is regular, and it and the folder it stands in are writable by this account and
+    root alone. In a folder with the sticky bit others make files, but replace none."""
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{what} {path} is not a regular file", hint="name a file that is one")
+    _require_owner(path, found, what)
+    _require_unwritable(path, found, what)
+    folder = path.parent
+    about = folder.stat()
+    if about.st_mode & stat.S_ISVTX:
+        return
+    _require_owner(folder, about, f"the folder of {what}")
+    _require_unwritable(folder, about, f"the folder of {what}")
+
+
+def _require_unwritable(path: Path, found: os.stat_result, what: str) -> None:
+    may = found.st_mode & _WRITE
+    if may == stat.S_IWGRP and _is_own_group(found.st_gid):
+        return
+    if may:
+        mode = stat.S_IMODE(found.st_mode)
+        raise ConfigError(f"others may write {what} {path} (mode {mode:04o})", hint=f"run: chmod go-w {path}")
+
+
+def _require_owner(path: Path, found: os.stat_result, what: str) -> None:
+    mine = os.geteuid()
+    if found.st_uid in {mine, 0}:
+        return
+    owner, me = _name(found.st_uid), _name(mine)
+    way_out = f"run the command as that account: sudo -u {owner} coffer ..."
+    if mine:
+        way_out += f"; or, where the file is to be this account's, chown {me} {path}"
+    raise ConfigError(f"{what} {path} belongs to another account, {owner}, and this runs as {me}", hint=way_out)
+
+
+def _is_credential(path: Path) -> bool:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return bool(folder) and Path(folder) in path.parents
+
+
+def _is_own_group(gid: int) -> bool:
+    """Whether a group is this account's alone: called like it, with no other members, as most systems make one."""
+    try:
+        group, me = grp.getgrgid(gid), _name(os.geteuid())
+    except KeyError:
+        return False
+    return group.gr_name == me and set(group.gr_mem) <= {me}
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
