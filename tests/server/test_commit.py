@@ -13,14 +13,21 @@ from archive.verify import Verifier
 from index.identity import PartId
 from index.index import Index
 from keys.errors import IntegrityError, UnavailableError
+from server import logs
 from server.commit import Committed, Committer, Parcel, Sealed
-from server.config import Config, Http, Keys
+from server.config import Config, Http, Keys, Log
 from server.demo import encoded, sample_study
 from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
 from server.founding import create_archive
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> None:
+    """Warnings are written, whatever another test of this process has configured."""
+    logs.configure(Log(), level="warning")
 
 
 @pytest.fixture
