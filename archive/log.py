@@ -7,6 +7,7 @@ for good; only opening again, with recovery, continues.
 import hashlib
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +21,15 @@ from archive.record import RecordHeader, record_size, trailer
 from archive.recovery import Tail, cut, promised, read_tail, settle_end
 from archive.room import Room
 from archive.segment import Footer, SegmentHeader, footer_size
+from archive.source import SourceError, opened, pieces
 from archive.succession import read_succession
 from archive.tiling import Tiling
-from keys import opening
 from keys.appendfile import AppendFile
 from keys.buffer import Buffer
 from keys.durable import replace
 from keys.errors import CofferError, HistoryError, IntegrityError, UnavailableError, UnreadableError
 from keys.syscalls import SYSTEM, Syscalls
 
-_COPY_BYTES = 1 << 20
 _LEAST_ROOM = 1 << 20  # where not even a small group fits any more, nobody shall be told that this archive is ready
 
 
@@ -44,10 +44,7 @@ class SealedFile:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record to append; seq, chain and place are the writer's.
-
-    `body_sha256` may be given by whoever has hashed the body already; otherwise `append` does.
-    """
+    """One record to append; seq, chain, hash and place are the writer's."""
 
     kind: int
     study_key_id: bytes
@@ -55,7 +52,6 @@ class Entry:
     content_id: bytes
     body: Buffer | SealedFile
     time_ms: int
-    body_sha256: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +69,6 @@ def _length(body: Buffer | SealedFile) -> int:
 
 
 def _hash(entry: Entry) -> bytes:
-    if entry.body_sha256:
-        return entry.body_sha256
     return entry.body.sha256 if isinstance(entry.body, SealedFile) else hashlib.sha256(entry.body).digest()
 
 
@@ -82,6 +76,7 @@ def _require_header(entry: Entry) -> None:
     """Raise ValueError for what no header can say: found here, it fails its caller and not the log."""
     numbers = ((entry.kind, 16), (entry.flags, 32), (entry.time_ms, 64))
     sizes_fit = (len(entry.study_key_id), len(entry.content_id)) == (16, 32)
+    sizes_fit &= not isinstance(entry.body, SealedFile) or (entry.body.length >= 0 and len(entry.body.sha256) == 32)
     if not sizes_fit or any(not 0 <= number < 1 << bits for number, bits in numbers):
         raise ValueError("the entry does not fit a record header")
 
@@ -175,16 +170,22 @@ class LogWriter:
         """Append entries in order, together; durable on return.
 
         They are one group with one fdatasync; who has many to append brings them together (`server.commit`). Raises
-        UnavailableError when they do not fit above the reserve (nothing was written: retry later), or when a write or
-        sync failed, now or before (nothing is acknowledged until the log is opened again).
+        UnavailableError when they do not fit above the reserve, or a SealedFile is not what it says (nothing was
+        written: retry later), or when a write or sync failed, now or before (nothing is acknowledged until the log is
+        opened again). What is hashed is what is written: memory must not change before this returns, a file may.
         """
         for entry in entries:
             _require_header(entry)
-        hashes = [_hash(entry) for entry in entries]  # before the lock, which is never held for it
-        with self._commit_lock:
-            self.require_writable()
-            self._room.require(max(self._needed(entries), _LEAST_ROOM))
-            return self._commit(entries, hashes)
+        with ExitStack() as stack:
+            files = [
+                stack.enter_context(opened(body.path, body.length)) if isinstance(body, SealedFile) else -1
+                for body in (entry.body for entry in entries)
+            ]
+            hashes = [_hash(entry) for entry in entries]  # before the lock, which is never held for it
+            with self._commit_lock:
+                self.require_writable()
+                self._room.require(max(self._needed(entries), _LEAST_ROOM))
+                return self._commit(entries, hashes, files)
 
     def require_writable(self) -> None:
         """Return where an append can be expected to work. Raises UnavailableError: stopped, or the volume is full."""
@@ -236,23 +237,30 @@ class LogWriter:
     def _needed(self, entries: Sequence[Entry]) -> int:
         """Bytes that the entries take, with footer and next header of each segment that they fill up."""
         at, records, total = self._file.size, len(self._tail.offsets), 0
-        for entry in entries:
-            size = record_size(_length(entry.body))
-            if self._is_full(at, records, size):
+        sizes = self._sizes(entries)
+        count = len(entries) // len(sizes) if sizes else 0  # one, or all of them together
+        for size in sizes:
+            if self._is_full(at, records, size, count):
                 total += footer_size(records) + segment.HEADER.size
                 at, records = segment.HEADER.size, 0
-            at, records, total = at + size, records + 1, total + size
+            at, records, total = at + size, records + count, total + size
         return total
 
-    def _is_full(self, at: int, records: int, size: int) -> bool:
-        """Whether a segment of `at` bytes takes no more record of `size`; each takes one."""
-        return records > 0 and (at + size > self._segment_bytes or records >= segment.MOST_RECORDS)
+    @staticmethod
+    def _sizes(entries: Sequence[Entry]) -> list[int]:
+        """Bytes of what must lie in one segment: a record each, or all of them where one comes from a file."""
+        sizes = [record_size(_length(entry.body)) for entry in entries]
+        return [sum(sizes)] if any(isinstance(entry.body, SealedFile) for entry in entries) else sizes
 
-    def _commit(self, entries: Sequence[Entry], hashes: list[bytes]) -> list[Position]:
-        self._group = self._tail.chain.next_seq
+    def _is_full(self, at: int, records: int, size: int, count: int = 1) -> bool:
+        """Whether a segment of `at` bytes takes no more `count` records of together `size`; each takes some."""
+        return records > 0 and (at + size > self._segment_bytes or records + count > segment.MOST_RECORDS)
+
+    def _commit(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Position]:
         try:
-            places = [self._write(entry, body_hash) for entry, body_hash in zip(entries, hashes, strict=True)]
-            self._file.sync()
+            return self._write_group(entries, hashes, files)
+        except SourceError:
+            raise  # undone
         except BaseException as error:
             # Whatever went wrong, the file no longer ends where the chain does: only recovery may go on.
             stopped = error if isinstance(error, CofferError) else UnavailableError(f"the log stopped: {error!r}")
@@ -260,13 +268,33 @@ class LogWriter:
             if not isinstance(error, Exception):
                 raise
             raise stopped from error
+
+    def _write_group(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Position]:
+        """Write and sync; where a file turns out not to be what it was, take everything back and raise SourceError."""
+        sizes = self._sizes(entries)
+        offsets = self._tail.offsets
+        if len(sizes) < len(entries) and self._is_full(self._file.size, len(offsets), sizes[0], len(entries)):
+            self._roll()
+        self._group = self._tail.chain.next_seq
+        end, count, before = self._file.size, len(self._tail.offsets), self._tail.chain.copy()
+        places = []
+        try:
+            for entry, body_hash, file in zip(entries, hashes, files, strict=True):
+                size = record_size(_length(entry.body))
+                if len(sizes) == len(entries) and self._is_full(self._file.size, len(self._tail.offsets), size):
+                    self._roll()
+                places.append(self._write(entry, body_hash, file))
+        except SourceError:  # of a group that lies in one segment
+            self._file.truncate(end)
+            del self._tail.offsets[count:]
+            self._tail.chain = before
+            raise
+        self._file.sync()
         return places
 
-    def _write(self, entry: Entry, body_hash: bytes) -> Position:
+    def _write(self, entry: Entry, body_hash: bytes, file: int) -> Position:
         body = entry.body
         length = _length(body)
-        if self._is_full(self._file.size, len(self._tail.offsets), record_size(length)):
-            self._roll()
         chain, at = self._tail.chain, self._file.size
         header = RecordHeader(
             kind=entry.kind,
@@ -282,7 +310,8 @@ class LogWriter:
         ).serialize()
         if isinstance(body, SealedFile):
             self._file.write_all([header])
-            self._copy(body)
+            for piece in pieces(file, length, body_hash):
+                self._file.write_all([piece])
             self._file.write_all([trailer(length)])
         else:
             self._file.write_all([header, body, trailer(length)])
@@ -290,15 +319,6 @@ class LogWriter:
         self._tail.offsets.append(at)
         chain.follow(header)
         return position
-
-    def _copy(self, body: SealedFile) -> None:
-        left = body.length
-        with opening.opened(body.path) as source:
-            while left and (piece := source.read(min(left, _COPY_BYTES))):
-                self._file.write_all([piece])
-                left -= len(piece)
-        if left:
-            raise UnavailableError("a sealed body is shorter than it was", hint="send the object again")
 
     def _roll(self) -> None:
         """Seal the open segment: records synced, then its footer, synced, then the next one is made.

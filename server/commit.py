@@ -275,11 +275,8 @@ class _Batch:
             self.changes.append(Change(newest.part != part, self._index.rules.replaces(sealed.source_ae), sealed))
         at = len(self._entries)
         self._entries.append(
-            Entry(
-                Kind.OBJECT, sealed.key_id, sealed.flags, sealed.content_id, parcel.body, sealed.received_ms,
-                sealed.body_sha256,
-            )
-        )  # fmt: skip
+            Entry(Kind.OBJECT, sealed.key_id, sealed.flags, sealed.content_id, parcel.body, sealed.received_ms)
+        )
         self._new[_instance(sealed)] = _Newest(part, sealed.content_id, sealed.transfer_syntax, at, True)
         return at, covers
 

@@ -241,8 +241,7 @@ class Rekeyer:
                 f"record {position.seq} of the study does not open, so the study keeps its key: {error}",
                 hint="coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
             ) from error
-        digest = sealed.sha256 if isinstance(sealed, SealedFile) else b""
-        return Entry(Kind.OBJECT, job.new, stored.flags, content_id, sealed, clock_ms(), digest)
+        return Entry(Kind.OBJECT, job.new, stored.flags, content_id, sealed, clock_ms())
 
     def _note(self, study: _Study) -> None:
         """Say now and then how far it is, for whoever waits in another process."""

@@ -1,6 +1,7 @@
 """Appending: durable on return, shared syncs, rolling, the reserve, and a full stop after any failed write."""
 
 import contextlib
+import os
 import threading
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +13,7 @@ from archive.merkle import leaf_hash
 from archive.reader import LogReader
 from archive.record import genesis_hash, record_size
 from archive.segment import HEADER as SEGMENT_HEADER
+from archive.verify import Verifier
 from keys.errors import UnavailableError
 from tests.archive.conftest import FIRST_MS, FaultyCalls, SmallArchive, body_of, entry
 
@@ -87,16 +89,58 @@ def test_a_sealed_file_is_copied(small: SmallArchive, tmp_path: Path) -> None:
     reader.close()
 
 
-def test_a_sealed_file_that_shrank_stops_the_log_and_leaves_nothing(small: SmallArchive, tmp_path: Path) -> None:
+def _other(what: str, path: Path) -> None:
+    """Put something else than the file that was told under its name."""
+    if what == "a shorter file":
+        path.write_bytes(bytes(9))
+    elif what == "another hash":
+        path.write_bytes(bytes(9) + b"x")
+    elif what == "a pipe":
+        os.mkfifo(path)
+    elif what == "a link":
+        path.with_name("aim").write_bytes(bytes(10))
+        path.symlink_to("aim")
+    elif what == "a second name":
+        path.with_name("aim").write_bytes(bytes(10))
+        path.hardlink_to(path.with_name("aim"))
+    elif what == "a folder":
+        path.mkdir()
+    else:
+        assert what == "nothing"
+
+
+@pytest.mark.parametrize("segment_bytes", [SMALL, 1 << 30])  # the first is full: the group begins a new one
+@pytest.mark.parametrize(
+    "what", ["nothing", "a shorter file", "another hash", "a pipe", "a link", "a second name", "a folder"]
+)
+def test_a_sealed_file_that_is_not_what_was_said_leaves_nothing_and_stops_nobody(
+    small: SmallArchive, tmp_path: Path, what: str, segment_bytes: int
+) -> None:
     path = tmp_path / "sealed"
-    path.write_bytes(bytes(10))
-    log = small.writer()
-    log.append([entry(1)])
-    with pytest.raises(UnavailableError, match="shorter"):
-        log.append([Entry(1, bytes(16), 0, bytes(32), SealedFile(path, 11, bytes(32)), 1)])
-    again = small.writer()
-    assert again.next_seq == 1
-    again.append([entry(2)])
+    _other(what, path)
+    log = small.writer(segment_bytes=segment_bytes)
+    log.append([entry(n) for n in range(3)])
+    sealed = Entry(1, bytes(16), 0, bytes(32), SealedFile(path, 10, sha256(bytes(10)).digest()), 1)
+    with pytest.raises(UnavailableError, match="sealed body"):
+        log.append([entry(3, 100), sealed])
+    assert log.next_seq == 3
+    (place,) = log.append([entry(4)])
+    assert place.seq == 3
+    log.close()
+    assert small.writer(segment_bytes=segment_bytes).next_seq == 4
+    assert not list(Verifier(small.folder).findings())
+
+
+def test_a_group_with_a_sealed_file_lies_in_one_segment(small: SmallArchive, tmp_path: Path) -> None:
+    path = tmp_path / "sealed"
+    path.write_bytes(bytes(5000))
+    log = small.writer(segment_bytes=SMALL)
+    sealed = Entry(1, bytes(16), 0, bytes(32), SealedFile(path, 5000, sha256(bytes(5000)).digest()), 1)
+    places = log.append([entry(0)]) + log.append([entry(1, 100), sealed, entry(2, 100)]) + log.append([entry(3)])
+    assert [place.segment for place in places] == [1, 2, 2, 2, 3]
+    log.close()
+    assert small.writer(segment_bytes=SMALL).next_seq == 5
+    assert not list(Verifier(small.folder).findings())
 
 
 @pytest.mark.parametrize("field", ["study_key_id", "content_id", "kind", "flags", "time_ms"])
