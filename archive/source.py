@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from keys.errors import UnavailableError
+from keys.errors import FormatError, UnavailableError, UnreadableError
+from keys.reading import read_exactly
 
 __all__ = ["SourceError", "opened", "pieces"]
 
@@ -60,11 +61,11 @@ def pieces(descriptor: int, length: int, sha256: bytes) -> Iterator[bytes]:
     digest, at = hashlib.sha256(), 0
     while True:
         try:
-            piece = os.pread(descriptor, min(length - at, _COPY_BYTES), at)
-        except OSError as error:
-            raise SourceError(f"a sealed body cannot be read: {error.strerror}") from error
-        if not piece and at < length:
-            raise SourceError("a sealed body is shorter than it was")
+            piece = read_exactly(descriptor, at, min(length - at, _COPY_BYTES))
+        except FormatError as error:
+            raise SourceError("a sealed body is shorter than it was") from error
+        except UnreadableError as error:
+            raise SourceError(f"a sealed body {error}") from error
         digest.update(piece)
         at += len(piece)
         if at == length:

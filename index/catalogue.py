@@ -91,9 +91,9 @@ class Catalogue:
         if self._loading.error is not None:
             raise self._loading.error
 
-    def wait(self, seconds: float | None = None) -> None:
-        """Wait until it is filled, at most so long. Raises what ended the filling."""
-        self._loading.wait(seconds)
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is filled, or stopped, at most so long; False where it goes on. Raises what ended it."""
+        return self._loading.wait(seconds) or self._loading.is_stopped
 
     def note(self, ref: Ref, before: StudyRow | None, after: StudyRow | None) -> None:
         """Keep in step with a part's row; None: it was, or is, not there for anybody."""

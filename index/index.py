@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from index.applied import Anchor, Applied
 from index.attributes import SERIES_UID, SOP_INSTANCE, STUDY_UID, Values
@@ -41,6 +41,9 @@ _SCHEMA_KEY, _ARCHIVE_KEY, _APPLIED_KEY, _RULES_KEY = b"schema", b"archive", b"a
 _SKIPPED_KEY = b"skipped"
 _PLAIN: Final = Rules()
 _LOAD_PATIENCE: Final = 1.0  # seconds: a small archive is open when its table is filled
+_LOADING_SECONDS: Final = 0.01  # a search that waits for the table gives its turn back as often
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +243,20 @@ class Index(Listing):
         return (row for row in self.query_in_steps(level, keys, model) if row is not None)
 
     def query_in_steps(self, level: str, keys: Mapping[int, Values], model: str) -> Iterator[dict[int, Values] | None]:
-        """As `query`, with None now and then while nothing matches, so that who waits can look up."""
+        """As `query`, with None now and then while nothing matches, or the searchable table is still being filled, so
+        that who waits can look up."""
         self.follow()
-        self._catalogue.wait()
-        return Query(level, keys, model, self._tables, self._catalogue.table, self._views).run()
+        steps = Query(level, keys, model, self._tables, self._catalogue.table, self._views).run()
+        return self._once_loaded(steps)
+
+    def _once_loaded(self, steps: Iterator[T]) -> Iterator[T | None]:
+        yield from self.loading()
+        yield from steps
+
+    def loading(self) -> Iterator[None]:
+        """Yield None now and then until the searchable table is filled. Raises what ended the filling."""
+        while not self._catalogue.wait(_LOADING_SECONDS):
+            yield None
 
     def locate(self, keys: Mapping[int, Sequence[str]], issuer: str | None = None) -> Iterator[Located]:
         """Yield the instances under exact unique keys, as `index.locate.Locator.locate` says."""
@@ -251,6 +264,14 @@ class Index(Listing):
         if not any(keys.get(tag) for tag in (STUDY_UID, SERIES_UID, SOP_INSTANCE)):
             self._catalogue.wait()
         return self._locator.locate(keys, issuer)
+
+    def locate_in_steps(self, keys: Mapping[int, Sequence[str]], issuer: str | None = None) -> Iterator[Located | None]:
+        """As `locate`, with None now and then while the searchable table is still being filled."""
+        self.follow()
+        located = self._locator.locate(keys, issuer)
+        if any(keys.get(tag) for tag in (STUDY_UID, SERIES_UID, SOP_INSTANCE)):
+            return located
+        return self._once_loaded(located)
 
     def issuers_of(self, patient_id: str, studies: Sequence[str] = ()) -> set[str]:
         """The issuers ("": none) of the patients with this ID who have any of these studies; without, of all."""

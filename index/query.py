@@ -2,12 +2,13 @@
 
 Rule: hierarchical queries only. Every unique key above the level holds exactly one value without wildcards; keys below
 the level, and attributes the index does not hold, restrict nothing and are answered empty. Rows come one by one, and
-None among them after every so many that did not match, so that a long search can be given up.
+None among them whenever so much time has passed without one, so that a long search can be put off or given up.
 It encodes nothing and decides no access; Retrieve AE Title and Instance Availability are the caller's.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, cast
 
@@ -28,7 +29,7 @@ _UNIQUE: Final = {
     Level.SERIES: a.SERIES_UID,
     Level.IMAGE: a.SOP_INSTANCE,
 }
-_PAUSE_ROWS: Final = 64
+_PAUSE_SECONDS: Final = 0.002  # whoever shares a thread with this search gets it back as often
 _TOP: Final = {"patient": Level.PATIENT, "study": Level.STUDY}
 
 
@@ -41,6 +42,7 @@ class Query:
         self._tables = tables
         self._table = table
         self._views = views
+        self._paused = time.monotonic()
         self._made: dict[int, Callable[[StudyView], tuple[str, ...]]] = {
             a.STUDY_UID: lambda view: (view.study_uid,),
             a.MODALITIES_IN_STUDY: lambda view: view.modalities,
@@ -85,7 +87,7 @@ class Query:
             )
 
     def run(self) -> Iterator[dict[int, Values] | None]:
-        """Yield the matches; each mapping holds every key that was asked for. None when many rows did not match."""
+        """Yield the matches; each mapping holds every key that was asked for. None when some time went without one."""
         if self._level is Level.PATIENT:
             yield from self._patients()
             return
@@ -98,13 +100,20 @@ class Query:
                 yield from self._below(view)
 
     def _studies(self) -> Iterator[StudyView | None]:
-        """The views that match, and None after every so many that do not."""
+        """The views that match, and None whenever some time went without one."""
         keys = self._keys[Level.PATIENT] | self._keys[Level.STUDY]
-        for count, view in enumerate(self._candidates(keys), 1):
+        for view in self._candidates(keys):
             if view is not None and self._study_matches(view, keys):
                 yield view
-            elif not count % _PAUSE_ROWS:
+            elif self._is_pause_due():
                 yield None
+
+    def _is_pause_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._paused < _PAUSE_SECONDS:
+            return False
+        self._paused = now
+        return True
 
     def _candidates(self, keys: Mapping[int, Key]) -> Iterator[StudyView | None]:
         """Each view that may match, once; None in the place of what is not shown."""
@@ -125,8 +134,8 @@ class Query:
     def _patients(self) -> Iterator[dict[int, Values] | None]:
         keys = self._keys[Level.PATIENT]
         seen: set[Patient] = set()
-        for count, view in enumerate(self._candidates(keys), 1):
-            if not count % _PAUSE_ROWS:
+        for view in self._candidates(keys):
+            if self._is_pause_due():
                 yield None
             if view is None or view.patient in seen or not self._study_matches(view, keys):
                 continue
@@ -138,6 +147,8 @@ class Query:
     def _below(self, view: StudyView) -> Iterator[dict[int, Values] | None]:
         keys = self._keys[Level.SERIES]
         for series in self._series(view, keys.get(a.SERIES_UID)):
+            if self._is_pause_due():
+                yield None
             if not all(key.matches(self._series_value(series.row, tag)) for tag, key in keys.items()):
                 continue
             if self._level is Level.SERIES:
@@ -153,11 +164,11 @@ class Query:
 
     def _images(self, view: StudyView, series: SeriesView) -> Iterator[dict[int, Values] | None]:
         keys = self._keys[Level.IMAGE]
-        for count, ref in enumerate(self._image_refs(series, keys.get(a.SOP_INSTANCE)), 1):
+        for ref in self._image_refs(series, keys.get(a.SOP_INSTANCE)):
             row = self._tables.instance(ref)
             if row and row.is_served and all(key.matches(_image_value(row, tag)) for tag, key in keys.items()):
                 yield self._answer(view, series.row, row)
-            elif not count % _PAUSE_ROWS:
+            elif self._is_pause_due():
                 yield None
 
     def _image_refs(self, series: SeriesView, uid: Key | None) -> Iterable[Ref]:

@@ -40,7 +40,8 @@ class Sealed(Struct, frozen=True, array_like=True):
     """What the log and the index need to know of a sealed object.
 
     `data_bytes` is its data set's length, `received_ms` counts from 1970 UTC, `started` is a reading of the machine's
-    monotonic clock in seconds, at its first byte.
+    monotonic clock in seconds, at its first byte. `body_sha256` is that of a body in a file, which the log holds it
+    against; of one in memory it is empty, and the log makes it.
     """
 
     key_id: bytes

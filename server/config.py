@@ -110,6 +110,13 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     destination_seconds: Annotated[
         Seconds, Meta(description="Longest wait for a C-MOVE destination to connect or to answer one C-STORE.")
     ] = 30.0
+    query_cpu_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="Processor time that one C-FIND, or the search of one C-MOVE or C-GET, may take; then it ends "
+            "with 0xA700 and a comment that says what to narrow. One second answers about 15,000 studies."
+        ),
+    ] = 20.0
 
 
 class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

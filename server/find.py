@@ -11,6 +11,7 @@ from index.attributes import is_supported
 from index.elements import decode_identifier
 from server.access import Action
 from server.dimse.services import Caller, Matches
+from server.dimse.status import OUT_OF_RESOURCES, DimseStatusError
 from server.identifier import SPECIFIC_CHARACTER_SET, Values, encode_identifier
 from server.vault import Vault
 
@@ -18,8 +19,21 @@ _log = structlog.get_logger(__name__)
 
 QUERY_RETRIEVE_LEVEL = 0x00080052
 RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY = 0x00080054, 0x00080056
+_STUDY_DATE = 0x00080020
+_IDENTITIES = (0x00100020, 0x00080050, 0x0020000D)  # Patient ID, Accession Number, Study Instance UID
+_MANY_VALUES = 100
 _ONLINE = ("ONLINE",)
 _ANSWERED = frozenset({SPECIFIC_CHARACTER_SET, QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY})
+
+
+def _advice(keys: Mapping[int, Values]) -> str:
+    """The first of what makes a query costly: many values of one key, nothing that narrows, wildcards."""
+    tag, values = max(keys.items(), key=lambda item: len(item[1]), default=(0, ()))
+    if len(values) >= _MANY_VALUES:
+        return f"give fewer than {len(values)} values in ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+    if not any(keys.get(tag) for tag in (_STUDY_DATE, *_IDENTITIES)):
+        return "narrow it by Study Date, Patient ID or Study UID"
+    return "narrow the Study Date, or use fewer wildcards"
 
 
 class Finder:
@@ -38,6 +52,13 @@ class Finder:
         rows = self._steps(keys.values, model=model, caller=caller)
         encoded = (None if row is None else encode_identifier(row, charset, implicit=implicit) for row in rows)
         return Matches(encoded, all(tag in _ANSWERED or is_supported(tag) for tag in keys.values))
+
+    @staticmethod
+    def too_costly(identifier: bytes, *, implicit: bool) -> DimseStatusError:
+        """What ends a query that has spent its budget: 0xA700, and in at most 64 characters what to narrow."""
+        return DimseStatusError(
+            OUT_OF_RESOURCES, f"too costly: {_advice(decode_identifier(identifier, implicit=implicit).values)}"
+        )
 
     def rows(self, keys: Mapping[int, Values], *, model: str, caller: Caller) -> Iterator[dict[int, Values]]:
         """Matching rows by tag, holding every key that was asked for. Raises as `find`."""

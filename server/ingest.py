@@ -5,7 +5,6 @@ can be found. The bytes are never changed, parsed for more than their identity, 
 arrived is the door's business; this module sees a data set and the identity its request gave.
 """
 
-import hashlib
 import time
 from typing import Protocol
 
@@ -171,7 +170,7 @@ class Reception:
         sealed = Sealed(
             key.key_id,
             content_id,
-            body.sha256 if isinstance(body, SealedFile) else hashlib.sha256(body).digest(),
+            body.sha256 if isinstance(body, SealedFile) else b"",
             Flags.UNINDEXED if header.problem or entry.problem else Flags(0),
             request.transfer_syntax,
             self._draft.size,

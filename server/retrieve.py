@@ -5,15 +5,16 @@ checked (AEAD, SHA-256 of the data set) before the last of them is handed over; 
 its check is never completed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 
 from archive.body import BodyReader
 from index.elements import Identifier, decode_identifier
-from index.identity import identity_text
+from index.identity import Patient, identity_text
 from index.locate import Located
 from index.objectmeta import ObjectMeta
 from index.query import IdentifierError
@@ -89,18 +90,46 @@ class StoredInstance:
         return self.bodies.open(self.located.study_key_id, version.content_id, version.position)
 
 
+@dataclass(slots=True)
+class Planning:
+    """A plan in the making. `steps` gives the instances, or None now and then while none is found; `remark` is what its
+    final response has to say, once they are at their end."""
+
+    steps: Iterator[StoredInstance | None] = field(default_factory=lambda: iter(()))
+    remark: str = ""
+
+
 class Retriever:
     """Resolves what a C-MOVE, C-GET or `coffer get` asks for. Safe to use from many threads."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
-    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Planned[StoredInstance]:
-        """The instances an identifier names, oldest study first (PS3.4 C.6.1, C.6.2).
+    def plan(
+        self,
+        identifier: bytes,
+        *,
+        implicit: bool,
+        model: str,
+        caller: Caller,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Planned[StoredInstance]:
+        """As `plan_in_steps`, at once; `waiting` is called where a pause of it is."""
+        planning = self.plan_in_steps(identifier, implicit=implicit, model=model, caller=caller)
+        found = []
+        for step in planning.steps:
+            if step is None:
+                waiting()
+            else:
+                found.append(step)
+        return Planned(found, planning.remark)
+
+    def plan_in_steps(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> "Planning":
+        """The instances an identifier names, oldest study first (PS3.4 C.6.1, C.6.2), one by one.
 
         Of the Patient Root model they are one patient's; of Study Root all that have the UIDs, with a remark where they
         are of several patients. Raises InputError with the offending tags for a bad identifier (PS3.4 C.4.2.1.4),
-        DimseStatusError where it names several patients, AccessDeniedError.
+        AccessDeniedError; its steps raise DimseStatusError where it names several patients.
         """
         keys = decode_identifier(identifier, implicit=implicit)
         level = "".join(keys.text(QUERY_RETRIEVE_LEVEL)).strip()
@@ -118,11 +147,29 @@ class Retriever:
                 chosen[_LEVELS[name]] = self._unique_key(
                     keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level
                 )
-        issuer = self._issuer(keys, chosen, caller) if PATIENT_ID in chosen else None
-        found = self.instances(chosen, caller, issuer)
-        if without_study:  # docs/adr/0015
-            found = [each for each in found if not each.located.study_uid]
-        return Planned(found, self._remark(found, caller))
+        self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
+        planning = Planning()
+        planning.steps = self._planned(planning, chosen, identity_text(keys.text(ISSUER)), without_study, caller)
+        return planning
+
+    def _planned(  # what was asked for
+        self, planning: "Planning", chosen: dict[int, tuple[str, ...]], said: str, without_study: bool, caller: Caller
+    ) -> Iterator[StoredInstance | None]:
+        issuer = None
+        if PATIENT_ID in chosen:
+            if not said and STUDY_UID not in chosen:
+                yield from self._vault.index.loading()
+            issuer = self._issuer(chosen, said)
+        patients: set[Patient] = set()
+        studies: dict[str, None] = {}
+        for one in self._found(chosen, caller, issuer):
+            if one is not None and one.located.study_uid:
+                if without_study:  # docs/adr/0015
+                    continue
+                patients.add(one.located.patient)
+                studies[one.located.study_uid] = None
+            yield one
+        planning.remark = self._remark(len(patients), studies, caller)
 
     @staticmethod
     def _is_empty(keys: Identifier, tag: int) -> bool:
@@ -141,12 +188,10 @@ class Retriever:
             )
         return present
 
-    def _issuer(self, keys: Identifier, chosen: dict[int, tuple[str, ...]], caller: Caller) -> str | None:
-        """Which patient of this ID is meant: by the identifier's issuer, or because there is only one."""
-        said = identity_text(keys.text(ISSUER))
+    def _issuer(self, chosen: dict[int, tuple[str, ...]], said: str) -> str | None:
+        """Which patient of this ID is meant: by the issuer that is said, or because there is only one."""
         if said:
             return "" if said == _NO_ISSUER else said
-        self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
         issuers = self._vault.index.issuers_of(chosen[PATIENT_ID][0], chosen.get(STUDY_UID, ()))
         if len(issuers) > 1:
             told = ", ".join(issuer or _NO_ISSUER for issuer in sorted(issuers))
@@ -158,16 +203,14 @@ class Retriever:
         return next(iter(issuers), None)
 
     @staticmethod
-    def _remark(found: Sequence[StoredInstance], caller: Caller) -> str:
-        count = len({each.located.patient for each in found if each.located.study_uid})
+    def _remark(count: int, studies: Iterable[str], caller: Caller) -> str:
         if count < 2:
             return ""
-        studies = dict.fromkeys(short_id(each.located.study_uid) for each in found)
         _log.warning(
             "objects of several patients are sent together",
             calling_ae=caller.calling_ae,
             patients=count,
-            study=list(studies)[:8],
+            study=[short_id(uid) for uid in islice(studies, 8)],
         )
         return f"objects of {count} patients have the UIDs that were asked for"
 
@@ -176,11 +219,18 @@ class Retriever:
     ) -> Sequence[StoredInstance]:
         """The instances under exact unique keys by tag; `issuer` as `Index.locate` has it. Raises AccessDeniedError."""
         self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
-        found = [StoredInstance(self._vault.bodies, row) for row in self._vault.index.locate(keys, issuer)]
+        return [found for found in self._found(keys, caller, issuer) if found is not None]
+
+    def _found(
+        self, keys: dict[int, tuple[str, ...]], caller: Caller, issuer: str | None
+    ) -> Iterator[StoredInstance | None]:
+        count = 0
+        for row in self._vault.index.locate_in_steps(keys, issuer):
+            count += row is not None
+            yield None if row is None else StoredInstance(self._vault.bodies, row)
         _log.info(
             "retrieve",
             calling_ae=caller.calling_ae,
             study=[short_id(uid) for uid in keys.get(STUDY_UID, ())][:8],
-            instances=len(found),
+            instances=count,
         )
-        return found

@@ -35,17 +35,21 @@ def _send_matches(operation: Operation, identifier: bytes) -> int:
     pending = operation.response(PENDING if matches.all_supported else PENDING_UNSUPPORTED, has_data=True)
     gathered: Frames = []
     count, room, looked = 0, 1, time.monotonic()
-    for row in matches.rows:
-        if row is not None:
-            gathered += session.channel.frames(context, pending, row)
-            count += 1
-        if count >= room or time.monotonic() - looked >= _LOOK_SECONDS:
-            session.channel.flush(gathered)
-            if count:
-                gathered, count, room = [], 0, _ROWS_AT_ONCE
-            if operation.is_cancelled():
-                return CANCEL
-            looked = time.monotonic()
+    try:
+        for row in matches.rows:
+            if row is not None:
+                gathered += session.channel.frames(context, pending, row)
+                count += 1
+            if count >= room or time.monotonic() - looked >= _LOOK_SECONDS:
+                session.channel.flush(gathered)
+                if count:
+                    gathered, count, room = [], 0, _ROWS_AT_ONCE
+                if operation.is_cancelled():
+                    return CANCEL
+                looked = time.monotonic()
+    except CofferError:  # what was found till then is an answer too
+        session.channel.flush(gathered)
+        raise
     if gathered:
         session.channel.flush(gathered)
     return SUCCESS

@@ -22,8 +22,8 @@ from server.dimse.pdu import INVALID_VALUE, ProtocolError
 from server.dimse.requestor import Requestor
 from server.dimse.services import Instance
 from server.dimse.session import Operation
-from server.dimse.status import CANNOT_COUNT, UNKNOWN_DESTINATION, DimseStatusError
-from server.dimse.suboperations import Cancelled, SubOperations
+from server.dimse.status import CANCEL, CANNOT_COUNT, UNKNOWN_DESTINATION, DimseStatusError
+from server.dimse.suboperations import LOOK_SECONDS, Cancelled, SubOperations
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +40,9 @@ def serve_move(operation: Operation) -> None:
     try:
         peer = _destination(operation)
         work, instances = _plan(operation, identifier, negotiation.MOVE)
+    except Cancelled:
+        operation.answer(CANCEL)
+        return
     except CofferError as error:
         operation.refuse(error)
         return
@@ -67,11 +70,26 @@ def _plan(operation: Operation, identifier: bytes, models: dict[str, str]) -> tu
         implicit=context.transfer_syntax == negotiation.IMPLICIT_LE,
         model=models[context.abstract_syntax],
         caller=session.caller,
+        waiting=_Watch(operation),
     )
     count = len(planned.instances)
     if count > _MOST_SUB_OPERATIONS:
         raise DimseStatusError(CANNOT_COUNT, f"{count} instances: ask for fewer than 65536 at once")
     return SubOperations(operation, count, planned.remark), planned.instances
+
+
+class _Watch:
+    """Called while instances are looked for: raises Cancelled once the peer has asked for that, or what its end is."""
+
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+        self._looked = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            if self._operation.is_cancelled():
+                raise Cancelled
+            self._looked = time.monotonic()
 
 
 class _Line:
@@ -242,6 +260,9 @@ def serve_get(operation: Operation) -> None:
     identifier = operation.read_identifier()
     try:
         work, instances = _plan(operation, identifier, negotiation.GET)
+    except Cancelled:
+        operation.answer(CANCEL)
+        return
     except CofferError as error:
         operation.refuse(error)
         return

@@ -3,7 +3,7 @@
 Rule: the door imports this and nothing below; `server.ingest`, `server.find` and `server.retrieve` fulfil it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -126,8 +126,13 @@ class Planned(Generic[I_co]):
 class RetrieveService(Protocol):
     """Resolves what a C-MOVE or C-GET names."""
 
-    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Planned[Instance]:
-        """The instances. Raises InputError (with `offending` tags) or AccessDeniedError."""
+    def plan(
+        self, identifier: bytes, *, implicit: bool, model: str, caller: Caller, waiting: Callable[[], None]
+    ) -> Planned[Instance]:
+        """The instances. `waiting` is called now and then while they are looked for; what it raises ends that.
+
+        Raises InputError (with `offending` tags) or AccessDeniedError.
+        """
 
 
 class Services(Protocol):

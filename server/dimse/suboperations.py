@@ -20,7 +20,7 @@ from server.identifier import encode_identifier
 
 _FAILED_LIST: Final = 0x00080058  # Failed SOP Instance UID List
 _PENDING_SECONDS: Final = 2.0
-_LOOK_SECONDS: Final = 0.25
+LOOK_SECONDS: Final = 0.25
 _TELL_SECONDS: Final = 1.0
 
 
@@ -124,7 +124,7 @@ class SubOperations:
     def pulse(self) -> None:
         """In the middle of one: report when that is due. Raises Cancelled. Cheap: call it often."""
         now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
         due = now - self._reported >= _PENDING_SECONDS

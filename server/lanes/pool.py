@@ -116,7 +116,7 @@ class Lanes:
             ended()
 
         try:
-            line = self.desk.add(over)
+            line = self.desk.add(over, place.host)
         except BaseException:
             with self._lock:
                 lane.places.pop(place.number, None)

@@ -72,7 +72,7 @@ class Line:
     def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         """As `server.ingest.Desk.commit`."""
         if isinstance(body, SealedFile):
-            return self.ask(Commit(sealed, body.length, str(body.path)), Done).committed
+            return self.ask(Commit(sealed, body.length, body.path.name), Done).committed
         fd = self._memory.take_unsent()
         try:
             message = messages.encode(Commit(sealed, len(body), ""))
@@ -155,10 +155,23 @@ class _Retriever:
     line: Line
     bodies: Bodies
 
-    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Planned[StoredInstance]:
+    def plan(
+        self,
+        identifier: bytes,
+        *,
+        implicit: bool,
+        model: str,
+        caller: Caller,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Planned[StoredInstance]:
         part = self.line.ask(Plan(identifier, implicit, model, caller), Places)
         places: list[Located] = part.places
         while not part.is_last:
+            try:
+                waiting()
+            except BaseException:
+                self.line.send(Stop())
+                raise
             part = self.line.ask(More(), Places)
             places += part.places
         return Planned([StoredInstance(self.bodies, place) for place in places], part.remark)

@@ -5,6 +5,7 @@ writes it into memory that both ends map, and does not touch it again before the
 """
 
 import contextlib
+import fcntl
 import mmap
 import os
 import socket
@@ -17,6 +18,8 @@ _LENGTH: Final = struct.Struct(">I")
 _MOST_BYTES: Final = 256 << 20
 _READ_BYTES: Final = 256 << 10
 _MOST_FDS: Final = 4
+# Memory that is shared keeps its size: whoever reads what is not there any more is ended by the system.
+SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _SMALLEST: Final = 1 << 20
 _KEPT: Final = 16 << 20  # more than this is given back to the system after use
 
@@ -25,17 +28,24 @@ class LineClosed(Exception):  # noqa: N818  # the end of a line is an event
     """The other end is gone."""
 
 
+def framed(message: bytes) -> bytes:
+    """A message as it crosses the line."""
+    return _LENGTH.pack(len(message)) + message
+
+
 class Wire:
     """Sends and receives messages on a connected Unix stream socket. One thread sends, one receives."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, most_bytes: int = _MOST_BYTES) -> None:
+        """`most_bytes` is the longest message that is received."""
         self.socket = sock
+        self._most_bytes = most_bytes
         self._buffer = bytearray()
         self._fds: list[int] = []
 
     def send(self, message: bytes, fds: tuple[int, ...] = ()) -> None:
         """Send one message. Raises LineClosed."""
-        data = _LENGTH.pack(len(message)) + message
+        data = framed(message)
         try:
             if fds:
                 sent = socket.send_fds(self.socket, [data], list(fds))
@@ -52,7 +62,10 @@ class Wire:
         return message
 
     def fill(self) -> None:
-        """Read what has come, waiting for it where the socket blocks. Raises LineClosed."""
+        """Read what has come, waiting for it where the socket blocks; at most so many descriptors are taken.
+
+        Raises LineClosed.
+        """
         try:
             data, fds, _, _ = socket.recv_fds(self.socket, _READ_BYTES, _MOST_FDS)
         except BlockingIOError:
@@ -69,7 +82,7 @@ class Wire:
         if len(self._buffer) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._buffer)
-        if length > _MOST_BYTES:
+        if length > self._most_bytes:
             raise LineClosed
         end = _LENGTH.size + length
         if len(self._buffer) < end:
@@ -77,6 +90,16 @@ class Wire:
         message = bytes(self._buffer[_LENGTH.size : end])
         del self._buffer[:end]
         return message
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that were read and not given out yet."""
+        return len(self._buffer)
+
+    @property
+    def waiting_fds(self) -> int:
+        """Descriptors that came and were not taken yet."""
+        return len(self._fds)
 
     def take_fds(self) -> list[int]:
         """File descriptors that came and were not taken yet; the caller's to close."""
@@ -113,8 +136,9 @@ class SharedMemory:
 
     def _make(self, size: int) -> None:
         try:
-            self._unsent = os.memfd_create("coffer-body", os.MFD_CLOEXEC)
+            self._unsent = os.memfd_create("coffer-body", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self._unsent, size)
+            fcntl.fcntl(self._unsent, fcntl.F_ADD_SEALS, SEALS)
             self._map = mmap.mmap(self._unsent, size)
         except OSError as error:
             self.close()

@@ -36,15 +36,15 @@ def rows(index: Index, level: str, keys: Mapping[int, Values], model: str = "stu
 @pytest.mark.parametrize(
     ("level", "keys", "count"),
     [
-        ("PATIENT", {PATIENT_ID: (), 0x00100040: ("X",)}, 10),
-        ("STUDY", {STUDY_UID: (), 0x00080030: ("235959",)}, 10),
-        ("IMAGE", {STUDY_UID: ("1.0",), SERIES_UID: ("1.0.1",), SOP_UID: (), 0x00200013: ("9999",)}, 20),
+        ("PATIENT", {PATIENT_ID: (), 0x00100040: ("X",)}, 40),
+        ("STUDY", {STUDY_UID: (), 0x00080030: ("235959",)}, 40),
+        ("IMAGE", {STUDY_UID: ("1.0",), SERIES_UID: ("1.0.1",), SOP_UID: (), 0x00200013: ("9999",)}, 82),
     ],
 )
 def test_a_search_that_finds_nothing_pauses(
     index: Index, filler: Filler, monkeypatch: pytest.MonkeyPatch, level: str, keys: dict[int, Values], count: int
 ) -> None:
-    monkeypatch.setattr(query, "_PAUSE_ROWS", 4)
+    monkeypatch.setattr(query, "_PAUSE_SECONDS", 0.0)  # each row, and each series, takes longer
     for number in range(40):
         filler.add(f"1.{number}", f"1.{number}.1", f"1.{number}.1.1", patient_id=f"{number}")
     for number in range(2, 82):

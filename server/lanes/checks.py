@@ -1,0 +1,150 @@
+"""Whether a message of a lane can be an honest one: sizes, lengths, names, numbers and kinds, before anything is done.
+
+Rule: pure. A lane parses bytes of strangers, so the committing process believes none of its messages. The bounds are
+those that the lane's own code keeps, so that what is beyond them is no mistake of a peer. What lies outside ends the
+line: `BrokenRule` says which rule, never a value.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from archive.body import FRAME, HEAD, MAX_META_BYTES
+from archive.codec import FRAME_BYTES
+from archive.record import Flags
+from index.attributes import ATTRIBUTES, Level, Stored
+from index.entry import InstanceEntry
+from keys import aead
+from server.commit import Sealed
+from server.config import Limits
+from server.dimse import negotiation
+from server.dimse.command import MAX_COMMAND_BYTES
+from server.dimse.negotiation import Rejection
+from server.dimse.services import Caller
+from server.dimse.session import MAX_IDENTIFIER_BYTES
+from server.lanes.messages import Commit, Find, KeyOf, Plan, Request, StudyKeyFor, Told
+
+__all__ = ["MAX_REQUEST_BYTES", "BrokenRule", "Now", "body_limits", "require_sound"]
+
+MAX_REQUEST_BYTES: Final = 32 << 20  # of one message: an entry of the largest header that is read, an identifier
+_ID, _HASH = 16, 32
+_LONGEST_UID: Final = 128  # as `index.entry` keeps them
+_LONGEST_AE: Final = 16  # the field of PS3.8 Table 9-11
+_MOST_VALUES: Final = 64
+_WRONG_CLOCK_MS: Final = 3_600_000  # both ends read the same clock; it may be set in between
+_LARGEST: Final = 1 << 53
+_NAME: Final = re.compile(r"[0-9a-f]{16}\.sealed")
+_REASONS: Final = frozenset(each.word for each in vars(negotiation).values() if isinstance(each, Rejection))
+_MODELS: Final = frozenset({"patient", "study"})
+
+
+class BrokenRule(Exception):  # noqa: N818  # what the lane did
+    """A lane said what an honest one cannot say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Both clocks: milliseconds since 1970 UTC, and the machine's monotonic one in seconds."""
+
+    clock_ms: int
+    monotonic: float
+
+
+def body_limits(limits: Limits) -> tuple[int, int]:
+    """The most bytes that a sealed body can have, in memory and in a file."""
+    frames = FRAME.size * (2 * limits.max_object_bytes // FRAME_BYTES + 16)
+    beside = HEAD.size + MAX_META_BYTES + frames
+    in_memory = beside + min(limits.memory_object_bytes, 2 * limits.max_object_bytes)
+    return aead.sealed_length(in_memory), aead.sealed_length(beside + 2 * limits.max_object_bytes)
+
+
+def require_sound(request: Request, limits: Limits, now: Now) -> None:
+    """Raise BrokenRule for a message that no honest lane sends."""
+    match request:
+        case Commit(sealed, length, path):
+            _require_body(sealed, length, path, limits)
+            _require_sealed(sealed, limits, now)
+            _require_entry(sealed.entry)
+        case StudyKeyFor(part):
+            _require(len(part.study_uid) <= _LONGEST_UID, "a UID that is too long")
+        case KeyOf(key_id):
+            _require(len(key_id) == _ID, "an id of another length")
+        case Find(identifier, _, model, caller) | Plan(identifier, _, model, caller):
+            _require(len(identifier) <= MAX_IDENTIFIER_BYTES, "an identifier that is too long")
+            _require(model in _MODELS, "an information model that there is not")
+            _require_caller(caller)
+        case Told(what, arguments):
+            _require_told(what, arguments)
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise BrokenRule(f"it sent {what}")
+
+
+def _require_body(sealed: Sealed, length: int, path: str, limits: Limits) -> None:
+    in_memory, in_file = body_limits(limits)
+    _require(0 < length <= (in_file if path else in_memory), "a body of an impossible size")
+    _require(not path or _NAME.fullmatch(path) is not None, "a name that is none of the spool's")
+    _require(len(sealed.body_sha256) == (_HASH if path else 0), "a hash of another length")
+
+
+def _require_sealed(sealed: Sealed, limits: Limits, now: Now) -> None:
+    _require((len(sealed.key_id), len(sealed.content_id)) == (_ID, _HASH), "an id of another length")
+    _require(sealed.flags in {0, Flags.UNINDEXED}, "flags that there are not")
+    _require(0 <= sealed.data_bytes <= limits.max_object_bytes, "a data set of an impossible size")
+    _require(abs(sealed.received_ms - now.clock_ms) <= _WRONG_CLOCK_MS, "another time of receipt than now")
+    _require(0 <= sealed.started <= now.monotonic, "a start in the future")  # a NaN is neither
+    _require(_is_text(sealed.transfer_syntax, _LONGEST_UID), "an odd transfer syntax")
+
+
+def _require_entry(entry: InstanceEntry) -> None:
+    uids = (entry.study_uid, entry.series_uid)
+    _require(all(len(uid) <= _LONGEST_UID for uid in uids), "a UID that is too long")
+    # Where the data set has none, they are the command's.
+    _require(max(len(entry.sop_instance), len(entry.sop_class)) <= MAX_COMMAND_BYTES, "a UID that is too long")
+    levels = ((entry.study, {Level.PATIENT, Level.STUDY}), (entry.series, {Level.SERIES}), (entry.image, {Level.IMAGE}))
+    for stored, allowed in levels:
+        _require_attributes(stored, allowed)
+
+
+def _require_attributes(stored: Stored, levels: set[Level]) -> None:
+    for tag, values in stored.items():
+        attribute = ATTRIBUTES.get(tag)
+        _require(attribute is not None and attribute.level in levels, "an attribute that is not indexed there")
+        _require(0 < len(values) <= _MOST_VALUES or any(isinstance(v, dict) for v in values), "too many values")
+
+
+def _require_caller(caller: Caller) -> None:
+    titles = (caller.calling_ae, caller.called_ae)
+    _require(all(len(title) <= _LONGEST_AE for title in titles), "an AE title that is too long")
+
+
+def _is_text(value: Any, longest: int) -> bool:
+    return isinstance(value, str) and len(value) <= longest and value.isprintable()
+
+
+def _is_count(value: Any, largest: int = _LARGEST) -> bool:
+    return type(value) is int and 0 <= value <= largest
+
+
+def _is_duration(value: Any) -> bool:
+    return type(value) in {int, float} and math.isfinite(value) and 0 <= value <= _LARGEST
+
+
+_TOLD: Final[Mapping[str, tuple[Callable[[Any], bool], ...]]] = {
+    "association_opened": (),
+    "association_closed": (),
+    "rejected": (_REASONS.__contains__,),
+    "answered": (lambda value: _is_text(value, 16), lambda value: _is_count(value, 0xFFFF), _is_duration),
+    "sent": (lambda value: _is_text(value, 16), _is_count, _is_count),
+}
+
+
+def _require_told(what: str, arguments: tuple[str | int | float, ...]) -> None:
+    kinds = _TOLD.get(what)
+    if kinds is None or len(arguments) != len(kinds):
+        raise BrokenRule("it told of something that is not counted")
+    _require(all(fits(each) for fits, each in zip(kinds, arguments, strict=True)), "a number that nothing has")
