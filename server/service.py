@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 _CHECKPOINT_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 0.5
-_GRACE_SECONDS: Final = 10.0
+_GRACE_SECONDS: Final = 7.0  # for operations under way: with all that follows a server ends within 10
 _END: Final = ""
 
 

@@ -152,12 +152,14 @@ class Lanes:
         with self._lock:
             lanes = [lane for lane in self._lanes if lane is not None]
         for lane in lanes:
-            if not lane.is_ready:
-                lane.process.kill()  # it is still loading, and has nothing in hand
+            if not lane.is_ready or not _takes_more(lane):
+                lane.process.kill()  # it is still loading, and has nothing in hand; or it hangs
                 continue
             with lane.lock, contextlib.suppress(LineClosed):
                 lane.control.send(messages.encode(Quit(grace_seconds)))
-        deadline = time.monotonic() + grace_seconds + 2
+        if self.desk is not None:
+            self.desk.end_searches()
+        deadline = time.monotonic() + grace_seconds + 1
         for lane in lanes:
             _end_process(lane, max(0.1, deadline - time.monotonic()))
         for watched in self._keepers:

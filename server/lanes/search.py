@@ -46,6 +46,7 @@ class Search:
         too_costly: Callable[[], CofferError],
     ) -> None:
         self.host = host
+        self.spent_seconds = 0.0
         self.is_over = False  # nobody waits any more; set by any thread
         self._begin = begin
         self._pack = pack
@@ -96,7 +97,7 @@ class Search:
                 if step is not None:
                     self._found.append(step)
                 self._require_serving()
-                if time.thread_time() - before > self._budget:
+                if self.spent_seconds + time.thread_time() - before > self._budget:
                     raise self._too_costly()
                 now = time.monotonic()
                 if len(self._found) >= self._room or now >= self._answer_by:
@@ -105,7 +106,7 @@ class Search:
                     return None
             return True
         finally:
-            self._budget -= time.thread_time() - before
+            self.spent_seconds += time.thread_time() - before
 
     def _require_serving(self) -> None:
         if self._is_stopping():
