@@ -126,10 +126,12 @@ class Association:
 class RawRequestor(Association):
     """An association that it asks for; established on return. Raises Broken where it is refused."""
 
-    def __init__(self, port: int, offers: Sequence[Offer], calling: str = "TESTER", called: str = "COFFER") -> None:
-        connection = Connection(
-            socket.create_connection(("127.0.0.1", port), SECONDS), max_pdu=MAX_PDU, gap_seconds=SECONDS
-        )
+    def __init__(
+        self, port: int, offers: Sequence[Offer], calling: str = "TESTER", called: str = "COFFER", source: str = ""
+    ) -> None:
+        """`source` is the address that it comes from."""
+        sock = socket.create_connection(("127.0.0.1", port), SECONDS, (source, 0) if source else None)
+        connection = Connection(sock, max_pdu=MAX_PDU, gap_seconds=SECONDS)
         connection.send([negotiation.request(calling, called, offers, MAX_PDU)])
         kind, body = connection.read_pdu(SECONDS)
         if kind != pdu.ASSOCIATE_AC:
