@@ -54,7 +54,9 @@ class Memory:
     def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
         return Matches(self.matches(identifier))
 
-    def plan(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Planned[Instance]:
+    def plan(
+        self, identifier: bytes, *, implicit: bool, model: str, caller: Caller, waiting: Callable[[], None]
+    ) -> Planned[Instance]:
         return Planned(self.instances, self.remark)
 
     def failures(self, service: str, status: str) -> float:
