@@ -14,7 +14,8 @@ from typing import Any, Final
 from archive.body import FRAME, HEAD, MAX_META_BYTES
 from archive.codec import FRAME_BYTES
 from archive.record import Flags
-from index.attributes import ATTRIBUTES, Level, Stored
+from index.attributes import ATTRIBUTES, SOP_CLASS, SOP_INSTANCE, STUDY_UID, Item, Level
+from index.bounds import ENTRY_BYTES, MOST_ITEMS, MOST_VALUES, longest_of
 from index.entry import InstanceEntry
 from keys import aead
 from server.commit import Sealed
@@ -28,11 +29,12 @@ from server.lanes.messages import Commit, Find, KeyOf, Plan, Request, StudyKeyFo
 
 __all__ = ["MAX_REQUEST_BYTES", "BrokenRule", "Now", "body_limits", "require_sound"]
 
-MAX_REQUEST_BYTES: Final = 32 << 20  # of one message: an entry of the largest header that is read, an identifier
+MAX_REQUEST_BYTES: Final = MAX_IDENTIFIER_BYTES + (64 << 10)  # the longest message; a commit has far less
 _ID, _HASH = 16, 32
-_LONGEST_UID: Final = 128  # as `index.entry` keeps them
+_LONGEST_UID: Final = longest_of(STUDY_UID, "UI")
+_LONGEST_SYNTAX: Final = 128
 _LONGEST_AE: Final = 16  # the field of PS3.8 Table 9-11
-_MOST_VALUES: Final = 64
+_LONGEST_PROBLEM: Final = 200
 _WRONG_CLOCK_MS: Final = 3_600_000  # both ends read the same clock; it may be set in between
 _LARGEST: Final = 1 << 53
 _NAME: Final = re.compile(r"[0-9a-f]{16}\.sealed")
@@ -97,7 +99,7 @@ def _require_sealed(sealed: Sealed, limits: Limits, now: Now) -> None:
     _require(0 <= sealed.data_bytes <= limits.max_object_bytes, "a data set of an impossible size")
     _require(abs(sealed.received_ms - now.clock_ms) <= _WRONG_CLOCK_MS, "another time of receipt than now")
     _require(0 <= sealed.started <= now.monotonic, "a start in the future")  # a NaN is neither
-    _require(_is_text(sealed.transfer_syntax, _LONGEST_UID), "an odd transfer syntax")
+    _require(_is_text(sealed.transfer_syntax, _LONGEST_SYNTAX), "an odd transfer syntax")
 
 
 def _require_entry(entry: InstanceEntry) -> None:
@@ -105,16 +107,26 @@ def _require_entry(entry: InstanceEntry) -> None:
     _require(all(len(uid) <= _LONGEST_UID for uid in uids), "a UID that is too long")
     # Where the data set has none, they are the command's.
     _require(max(len(entry.sop_instance), len(entry.sop_class)) <= MAX_COMMAND_BYTES, "a UID that is too long")
+    _require(len(entry.problem or "") <= _LONGEST_PROBLEM, "a problem that is too long")
     levels = ((entry.study, {Level.PATIENT, Level.STUDY}), (entry.series, {Level.SERIES}), (entry.image, {Level.IMAGE}))
-    for stored, allowed in levels:
-        _require_attributes(stored, allowed)
+    size = sum(_attribute_size(tag, values, allowed) for stored, allowed in levels for tag, values in stored.items())
+    _require(size <= ENTRY_BYTES, "more than the index keeps of an object")
 
 
-def _require_attributes(stored: Stored, levels: set[Level]) -> None:
-    for tag, values in stored.items():
-        attribute = ATTRIBUTES.get(tag)
-        _require(attribute is not None and attribute.level in levels, "an attribute that is not indexed there")
-        _require(0 < len(values) <= _MOST_VALUES or any(isinstance(v, dict) for v in values), "too many values")
+def _attribute_size(tag: int, values: tuple[str | Item, ...], levels: set[Level]) -> int:
+    """Characters of an attribute's values, which are at most as many as their bytes. Raises BrokenRule."""
+    attribute = ATTRIBUTES.get(tag)
+    _require(attribute is not None and attribute.level in levels, "an attribute that is not indexed there")
+    if attribute is None or tag in {SOP_CLASS, SOP_INSTANCE}:  # the command's, where the data set has none
+        return 0
+    is_sequence = attribute.vr == "SQ"
+    _require(0 < len(values) <= (MOST_ITEMS if is_sequence else MOST_VALUES), "too many values")
+    _require(all(isinstance(value, dict) == is_sequence for value in values), "a value of another kind")
+    return sum(len(value) if isinstance(value, str) else _item_size(value) for value in values)
+
+
+def _item_size(item: Item) -> int:
+    return sum(len(value) for values in item.values() for value in values)
 
 
 def _require_caller(caller: Caller) -> None:
