@@ -37,6 +37,7 @@ _MOST_BY_DEFAULT: Final = 4
 _RESTART_SECONDS: Final = 1.0
 _READY_SECONDS: Final = 30.0
 _PULSE_SECONDS: Final = 15.0  # a lane that is silent for twice as long hangs; once may be a pause of the whole machine
+_LONGEST_PULSE: Final = 1 << 20  # bytes; some twenty for each association
 _DYING_SECONDS: Final = 2.0
 
 
@@ -233,6 +234,8 @@ class Lanes:
             silent = 0
             try:
                 lane.control.fill()
+                for fd in lane.control.take_fds():  # it has none to send
+                    os.close(fd)
                 while (message := lane.control.next()) is not None:
                     self._take(lane, messages.decode_pulse(message))
             except (LineClosed, msgspec.MsgspecError):
@@ -294,4 +297,4 @@ def _launch() -> _Lane:
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return _Lane(process, Wire(ours))
+    return _Lane(process, Wire(ours, most_bytes=_LONGEST_PULSE))
