@@ -14,14 +14,13 @@ from typing import Any, Final
 from archive.body import FRAME, HEAD, MAX_META_BYTES
 from archive.codec import FRAME_BYTES
 from archive.record import Flags
-from index.attributes import ATTRIBUTES, SOP_CLASS, SOP_INSTANCE, STUDY_UID, Item, Level
-from index.bounds import ENTRY_BYTES, MOST_ITEMS, MOST_VALUES, longest_of
-from index.entry import InstanceEntry
+from index.attributes import STUDY_UID
+from index.bounds import longest_of
+from index.entry import InstanceEntry, could_be_extracted
 from keys import aead
 from server.commit import Sealed
 from server.config import Limits
 from server.dimse import negotiation
-from server.dimse.command import MAX_COMMAND_BYTES
 from server.dimse.negotiation import Rejection
 from server.dimse.services import Caller
 from server.dimse.session import MAX_IDENTIFIER_BYTES
@@ -99,34 +98,13 @@ def _require_sealed(sealed: Sealed, limits: Limits, now: Now) -> None:
     _require(0 <= sealed.data_bytes <= limits.max_object_bytes, "a data set of an impossible size")
     _require(abs(sealed.received_ms - now.clock_ms) <= _WRONG_CLOCK_MS, "another time of receipt than now")
     _require(0 <= sealed.started <= now.monotonic, "a start in the future")  # a NaN is neither
+    _require(len(sealed.source_ae) <= _LONGEST_AE, "an AE title that is too long")
     _require(_is_text(sealed.transfer_syntax, _LONGEST_SYNTAX), "an odd transfer syntax")
 
 
 def _require_entry(entry: InstanceEntry) -> None:
-    uids = (entry.study_uid, entry.series_uid)
-    _require(all(len(uid) <= _LONGEST_UID for uid in uids), "a UID that is too long")
-    # Where the data set has none, they are the command's.
-    _require(max(len(entry.sop_instance), len(entry.sop_class)) <= MAX_COMMAND_BYTES, "a UID that is too long")
+    _require(could_be_extracted(entry), "an entry for the index that no data set makes")
     _require(len(entry.problem or "") <= _LONGEST_PROBLEM, "a problem that is too long")
-    levels = ((entry.study, {Level.PATIENT, Level.STUDY}), (entry.series, {Level.SERIES}), (entry.image, {Level.IMAGE}))
-    size = sum(_attribute_size(tag, values, allowed) for stored, allowed in levels for tag, values in stored.items())
-    _require(size <= ENTRY_BYTES, "more than the index keeps of an object")
-
-
-def _attribute_size(tag: int, values: tuple[str | Item, ...], levels: set[Level]) -> int:
-    """Characters of an attribute's values, which are at most as many as their bytes. Raises BrokenRule."""
-    attribute = ATTRIBUTES.get(tag)
-    _require(attribute is not None and attribute.level in levels, "an attribute that is not indexed there")
-    if attribute is None or tag in {SOP_CLASS, SOP_INSTANCE}:  # the command's, where the data set has none
-        return 0
-    is_sequence = attribute.vr == "SQ"
-    _require(0 < len(values) <= (MOST_ITEMS if is_sequence else MOST_VALUES), "too many values")
-    _require(all(isinstance(value, dict) == is_sequence for value in values), "a value of another kind")
-    return sum(len(value) if isinstance(value, str) else _item_size(value) for value in values)
-
-
-def _item_size(item: Item) -> int:
-    return sum(len(value) for values in item.values() for value in values)
 
 
 def _require_caller(caller: Caller) -> None:

@@ -206,6 +206,7 @@ class Desk:
         require_sound(request, self._limits, Now(clock_ms(), time.monotonic()))
         match request:
             case Commit(sealed):
+                client.rights.require_same(sealed.source_ae)
                 client.rights.require_shown(self._part_of(sealed))
                 self._put(client, request)
             case StudyKeyFor(part):

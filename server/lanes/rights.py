@@ -31,6 +31,7 @@ class Rights:
         self._host = host
         self._now = now
         self._caller: Caller | None = None
+        self._calling_ae: str | None = None
         self._parts: OrderedDict[PartId, bool] = OrderedDict()  # shown: whether an object was stored since
         self._keys: set[bytes] = set()
         self._tokens = float(_MOST_TOLD)
@@ -39,12 +40,20 @@ class Rights:
 
     def caller(self, said: Caller) -> Caller:
         """Who asks. Its address is the one that was connected; its AE titles stay what they first were."""
+        self.require_same(said.calling_ae)
         caller = replace(said, host=self._host)
         if self._caller is None:
             self._caller = caller
         elif caller != self._caller:
             raise BrokenRule("an association changed its AE titles")
         return caller
+
+    def require_same(self, calling_ae: str) -> None:
+        """Raise where the association had another calling AE title before."""
+        if self._calling_ae is None:
+            self._calling_ae = calling_ae
+        elif calling_ae != self._calling_ae:
+            raise BrokenRule("an association changed its AE titles")
 
     def show(self, part: PartId) -> None:
         """Its key is about to be shown, so that an object is sealed under it."""

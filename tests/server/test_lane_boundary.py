@@ -24,6 +24,7 @@ import pytest
 from archive.body import own_memory
 from archive.log import SealedFile
 from archive.verify import Verifier
+from index.identity import PartId
 from keys.errors import CofferError, UnavailableError
 from keys.secret import Secret
 from keys.studykey import StudyKey
@@ -95,8 +96,8 @@ class Lane:
         self.line = Line(self.wire)
         self.hook: Callable[[Sealed, memoryview], None] | None = None
 
-    def study_key(self, study_uid: str) -> StudyKey:
-        reply = self.line.ask(m.StudyKeyFor(study_uid), m.Key)
+    def study_key(self, part: PartId) -> StudyKey:
+        reply = self.line.ask(m.StudyKeyFor(part), m.Key)
         return StudyKey(reply.key_id, Secret(reply.dek))
 
     def memory(self, length: int) -> memoryview:
@@ -114,7 +115,9 @@ class Lane:
         ds.StudyInstanceUID, ds.SeriesInstanceUID = study, f"{study}.1"
         ds.SOPInstanceUID = f"{study}.1.{number}"
         request = StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST"))
-        reception = Ingest(self.site.engine.intake, self, self.site.engine.policy).begin(request)
+        reception = Ingest(self.site.engine.intake, self, self.site.engine.policy, self.site.engine.index.rules).begin(
+            request
+        )
         reception.write(encoded(ds))
         outcome = reception.finish()
         self.said = str(outcome.error)
@@ -179,6 +182,7 @@ LIES: list[Callable[[Sealed], Sealed]] = [
     changed(started=math.nan),
     changed(started=math.inf),
     changed(started=-1.0),
+    changed(source_ae="A" * 17),
     changed(transfer_syntax="1" * 5000),
     changed(transfer_syntax="1.2\r\n"),
     with_entry(study_uid=HONEST + ".7"),  # its key was never asked for
@@ -223,7 +227,7 @@ def test_no_object_however_odd_makes_an_honest_lane_break_a_rule(site: Site, evi
     key = StudyKey(bytes(16), Secret(bytes(32)))
     for odd in [*odd_objects(), *odd_objects(named=True), *healthy_objects()]:
         request = StoreRequest(odd.sop_class, odd.sop_instance, odd.transfer_syntax, Caller("TEST"))
-        reception = Ingest(site.engine.intake, evil, site.engine.policy).begin(request)
+        reception = Ingest(site.engine.intake, evil, site.engine.policy, site.engine.index.rules).begin(request)
         reception.write(odd.data)
         reception.finish()
     assert count > 100
@@ -402,7 +406,7 @@ def find(identifier: bytes = IDENTIFIER, calling: str = "TEST", model: str = "st
         find(bytes(2 << 20)),
         find(calling="A" * 17),
         find(model="worklist"),
-        m.StudyKeyFor("1" * 1025),
+        m.StudyKeyFor(PartId("1" * 1025)),
         m.Told("stored", (0, 1, 1.0)),  # a method of the metrics that is not the lanes'
         m.Told("render", ()),
         m.Told("rejected", ("a patient's name",)),
@@ -457,15 +461,15 @@ def test_a_key_is_shown_for_what_a_plan_of_the_same_line_returned(site: Site, ev
 
 def test_who_asks_for_the_keys_of_many_studies_must_store_in_them(site: Site, evil: Lane) -> None:
     for number in range(rights._MOST_UNUSED):
-        evil.study_key(f"1.2.5.{number}")
+        evil.study_key(PartId(f"1.2.5.{number}"))
     with pytest.raises(CofferError):
-        evil.study_key("1.2.5.999")
+        evil.study_key(PartId("1.2.5.999"))
     assert evil.is_ended()
     site.check()
 
 
 def test_answers_that_are_not_taken_hold_nobody_up(site: Site, evil: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = m.encode(m.StudyKeyFor(HONEST))
+    message = m.encode(m.StudyKeyFor(PartId(HONEST)))
     pack = len(message).to_bytes(4, "big") + message
     evil.wire.socket.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -507,14 +511,14 @@ def test_descriptors_do_not_pile_up(site: Site, evil: Lane) -> None:
 def test_a_fault_of_one_object_is_told_to_its_sender_only(
     site: Site, evil: Lane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = type(site.engine.index).known_content
+    known = type(site.engine.index).newest_of
 
     def damaged(self: Any, study: str, series: str, instance: str) -> Any:
         if study == EVIL:
             raise UnavailableError("a row of this study is damaged")
         return known(self, study, series, instance)
 
-    monkeypatch.setattr(type(site.engine.index), "known_content", damaged)
+    monkeypatch.setattr(type(site.engine.index), "newest_of", damaged)
     held, statuses = threading.Event(), []
     follow = type(site.engine.index).follow
     monkeypatch.setattr(type(site.engine.index), "follow", lambda self: (held.wait(20), follow(self))[1])
