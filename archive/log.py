@@ -271,9 +271,9 @@ class LogWriter:
 
     def _write_group(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Position]:
         """Write and sync; where a file turns out not to be what it was, take everything back and raise SourceError."""
-        sizes = self._sizes(entries)
-        offsets = self._tail.offsets
-        if len(sizes) < len(entries) and self._is_full(self._file.size, len(offsets), sizes[0], len(entries)):
+        is_one = any(isinstance(entry.body, SealedFile) for entry in entries)  # then it lies in one segment
+        whole = sum(self._sizes(entries))
+        if is_one and self._is_full(self._file.size, len(self._tail.offsets), whole, len(entries)):
             self._roll()
         self._group = self._tail.chain.next_seq
         end, count, before = self._file.size, len(self._tail.offsets), self._tail.chain.copy()
@@ -281,10 +281,10 @@ class LogWriter:
         try:
             for entry, body_hash, file in zip(entries, hashes, files, strict=True):
                 size = record_size(_length(entry.body))
-                if len(sizes) == len(entries) and self._is_full(self._file.size, len(self._tail.offsets), size):
+                if not is_one and self._is_full(self._file.size, len(self._tail.offsets), size):
                     self._roll()
                 places.append(self._write(entry, body_hash, file))
-        except SourceError:  # of a group that lies in one segment
+        except SourceError:
             self._file.truncate(end)
             del self._tail.offsets[count:]
             self._tail.chain = before

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from keys import opening
 from keys.errors import FormatError, UnavailableError, UnreadableError
 from keys.reading import read_exactly
 
 __all__ = ["SourceError", "opened", "pieces"]
 
 _COPY_BYTES: Final = 1 << 20
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # not to wait for the other end of a pipe
 
 
@@ -35,11 +35,8 @@ class SourceError(UnavailableError):
 def opened(path: Path, length: int) -> Iterator[int]:
     """Hold a file of `length` bytes open while the block runs: its descriptor. Raises SourceError."""
     try:
-        folder = os.open(path.parent, _FOLDER)
-        try:
-            descriptor = os.open(path.name, _FILE, dir_fd=folder)
-        finally:
-            os.close(folder)
+        with opening.below(path) as (folder, name):
+            descriptor = os.open(name, _FILE, dir_fd=folder)
     except OSError as error:
         raise SourceError(f"a sealed body cannot be opened: {error.strerror}") from error
     try:

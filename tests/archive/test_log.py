@@ -110,11 +110,12 @@ def _other(what: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("segment_bytes", [SMALL, 1 << 30])  # the first is full: the group begins a new one
+@pytest.mark.parametrize("before", [0, 1])  # records of the group in front of it
 @pytest.mark.parametrize(
     "what", ["nothing", "a shorter file", "another hash", "a pipe", "a link", "a second name", "a folder"]
 )
 def test_a_sealed_file_that_is_not_what_was_said_leaves_nothing_and_stops_nobody(
-    small: SmallArchive, tmp_path: Path, what: str, segment_bytes: int
+    small: SmallArchive, tmp_path: Path, what: str, before: int, segment_bytes: int
 ) -> None:
     path = tmp_path / "sealed"
     _other(what, path)
@@ -122,7 +123,7 @@ def test_a_sealed_file_that_is_not_what_was_said_leaves_nothing_and_stops_nobody
     log.append([entry(n) for n in range(3)])
     sealed = Entry(1, bytes(16), 0, bytes(32), SealedFile(path, 10, sha256(bytes(10)).digest()), 1)
     with pytest.raises(UnavailableError, match="sealed body"):
-        log.append([entry(3, 100), sealed])
+        log.append([*(entry(3, 100) for _ in range(before)), sealed])
     assert log.next_seq == 3
     (place,) = log.append([entry(4)])
     assert place.seq == 3
