@@ -6,7 +6,7 @@ Rule: reads only; what was accepted until the question is in the answer. `index.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from index.catalogue import Catalogue
 from index.identity import PartId, are_apart
@@ -82,3 +82,8 @@ class Listing:
         """Every version under a SOP Instance UID, oldest first in each series of each study that has it."""
         self.follow()
         return self._parts.versions(sop_instance)
+
+    def served_without(self, going: Collection[PartId]) -> dict[PartId, int]:
+        """How many instances each other part would have served in place of these parts' versions, were they gone."""
+        self.follow()
+        return self._parts.served_without(going)

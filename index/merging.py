@@ -6,13 +6,12 @@ instances that are served: one that ceases to be is taken out of every count and
 
 from __future__ import annotations
 
-import datetime as dt
-from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from index.attributes import MODALITY, Stored
+from index.days import counts_from
 from index.entry import InstanceEntry
 from index.rows import InstanceRow, Merged, SeriesRow, StudyRow, Version
 
@@ -73,13 +72,13 @@ def study_with(  # both rows, before and after
 
 def stored_in(study: StudyRow, version: Version, entry: InstanceEntry) -> StudyRow:
     """A part's row after one more version was stored in it, served or not."""
-    dates = (each for each in map(_day, _texts(entry.study, _STUDY_DATE)) if each)
+    counts = counts_from(_texts(entry.study, _STUDY_DATE), version.received_ms)
     return msgspec.structs.replace(
         study,
         versions=study.versions + 1,
         unindexed=study.unindexed + (version.flags != 0),
         data_bytes=study.data_bytes + version.dataset_length,
-        latest_date=max(study.latest_date, *dates, ""),
+        latest_date=max(study.latest_date, counts),
         received_ms=max(study.received_ms, version.received_ms),
     )
 
@@ -119,16 +118,3 @@ def _count(counts: dict[str, int], value: str, sign: int) -> None:
         counts[value] = left
     else:
         counts.pop(value, None)
-
-
-@lru_cache(maxsize=4096)
-def _day(text: str) -> str:
-    """A date as YYYYMMDD, "" where it is none (PS3.5 6.2: VR DA, and the dots of ACR-NEMA)."""
-    digits = text.strip().replace(".", "")
-    if len(digits) != 8 or not (digits.isascii() and digits.isdigit()):
-        return ""
-    try:
-        dt.date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
-    except ValueError:
-        return ""
-    return digits

@@ -6,7 +6,8 @@ without such a UID; each has a key of its own, and what erases that key erases t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from index.attributes import PATIENT_NAME
@@ -20,7 +21,7 @@ from index.views import Views
 
 __all__ = ["Part", "Parts", "StoredVersion"]
 
-_STUDY_DATE = 0x00080020
+_STUDY_DATE, _DESCRIPTION, _BIRTH_DATE = 0x00080020, 0x00081030, 0x00100030
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class Part:
     """One patient's objects of one study, as they are stored. Times in ms since 1970 UTC, dates as YYYYMMDD.
 
     `issuer` is what the objects say (or the site's rules for them), `view_issuer` the one under which the patient is
-    shown: that of another part where this one has none. `patient_name` and `study_date` are those of what is served;
-    where nothing is, of an older version.
+    shown: that of another part where this one has none. Names, description and dates are those of what is served; where
+    nothing is, of an older version.
     """
 
     id: PartId
@@ -37,8 +38,10 @@ class Part:
     name: bytes  # the 16 bytes under which its rows are found when its key is gone; all parts of a study have the same
     key_ids: frozenset[bytes]  # every key that a version in it is sealed under
     patient_name: str
+    birth_date: str
     study_date: str
-    latest_date: str  # the latest valid Study Date of any version that was ever stored in it, "" without one
+    description: str
+    latest_date: str  # from which the retention counts (`index.days`): the latest of every version ever stored in it
     received_ms: int  # when its newest version came
     instances: int  # served
     versions: int  # stored, those that are not served included
@@ -121,6 +124,23 @@ class Parts:
             chains.setdefault((link.study.study_uid, link.series.series_uid), []).append(link)
         return [each for chain in chains.values() for each in self._chain(chain)]
 
+    def served_without(self, going: Collection[PartId]) -> dict[PartId, int]:
+        """How many instances each other part would have served in place of these parts' versions, were they gone."""
+        found: Counter[PartId] = Counter()
+        for part in going:
+            ref, row = self._lookup.part(part)
+            if ref is None or row is None:
+                continue
+            for _, series, instance in self._lookup.all_of(ref, row):
+                if instance.is_served:
+                    chain = self._lookup.chain(part.study_uid, series.series_uid, instance.sop_instance)
+                    left = [(version, link) for link in chain for version in link.row.versions]
+                    left = [(version, link) for version, link in left if link.study.part not in going]
+                    if left:
+                        counts = served(version for version, _ in left)
+                        found[next(link.study.part for version, link in left if version is counts)] += 1
+        return dict(found)
+
     def _chain(self, chain: list[Link]) -> list[StoredVersion]:
         all_of_it = [(version, link) for link in chain for version in link.row.versions]
         counts = served(version for version, _ in all_of_it)
@@ -161,7 +181,9 @@ class Parts:
             self._tables.token(STUDY, row.part.name)[1:],
             frozenset(keys - {b""}),
             _first(values.get(PATIENT_NAME, ())),
+            _first(values.get(_BIRTH_DATE, ())),
             _first(values.get(_STUDY_DATE, ())),
+            _first(values.get(_DESCRIPTION, ())),
             row.latest_date,
             row.received_ms,
             row.instances,

@@ -167,7 +167,7 @@ class StudyRow(msgspec.Struct, frozen=True, array_like=True):
     versions: int = 0
     unindexed: int = 0  # versions whose record carries a flag: kept, but not fully read
     data_bytes: int = 0
-    latest_date: str = ""  # the latest valid Study Date, YYYYMMDD
+    latest_date: str = ""  # from which the retention counts, YYYYMMDD: the latest of all (`index.days`)
     received_ms: int = 0  # when the newest came
 
     @property

@@ -310,8 +310,8 @@ class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=200,
-            description="Years from the study date (without a valid one: from the day of receipt) in which a study is "
-            "not shredded. 0: no such rule.",
+            description="Years from the study date in which a study is not shredded: the latest one that any object of "
+            "it has or had; an object without a valid date counts from the day of its receipt. 0: no such rule.",
         ),
     ] = 0.0
 

@@ -61,12 +61,21 @@ class Exporter:
         self._made: set[Path] = set()
         self._numbers: dict[tuple[str, str], int] = {}
 
-    def write(self, instance: StoredInstance, progress: Callable[[int], None] = lambda _: None) -> Written:
-        """Write one object, durable on return. Raises UnavailableError, IntegrityError and its kin: then nothing stands
-        under the name."""
+    def write(
+        self,
+        instance: StoredInstance,
+        progress: Callable[[int], None] = lambda _: None,
+        *,
+        version: int | None = None,
+    ) -> Written:
+        """Write one object, durable on return; `version` goes into its name, so that none is taken for another.
+
+        Raises UnavailableError, IntegrityError and its kin: then nothing stands under the name.
+        """
         located = instance.located
         folder = self._folder / self._name("study", located.study_uid) / self._name("series", located.series_uid)
-        target = folder / f"{self._name('instance', instance.sop_instance)}.dcm"
+        which = "" if version is None else f".version-{version}"
+        target = folder / f"{self._name('instance', instance.sop_instance)}{which}.dcm"
         if folder not in self._made:
             durable.make_folders(folder, self._above, 0o777)
             self._made.add(folder)

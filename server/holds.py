@@ -1,16 +1,21 @@
-"""What keeps a study from being shredded: a hold that an officer has put on it or its patient, and the retention.
+"""What keeps a study from being shredded: the holds that officers have put on it, its patients or one of its objects.
 
-Rule: a hold counts from the moment it is written, and until the end of its last day. Refusals name who and why.
-The records of the log name studies and patients by keyed hashes only: they outlive the studies.
+Rule: a hold follows every patient whose objects the study has or had: one that matches any part of it keeps all of it,
+so that nothing which is stored later lifts a hold. It counts from the moment it is written until its last day is over
+everywhere on earth. Refusals name who and why. The records of the log name studies and patients by keyed hashes only:
+they outlive the studies.
 """
 
 import datetime as dt
 from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 import msgspec
 
 from archive.event import Event
 from archive.record import Kind
+from index.index import Index
+from index.parts import Part
 from keys import derive, rows
 from keys.clock import clock_ms
 from keys.derive import hmac_sha256
@@ -19,23 +24,15 @@ from server.officers import Officer
 from server.sealednotes import SealedNotes
 from server.vault import Vault
 
-__all__ = ["Hold", "Holds", "Subject", "require_retention_over"]
+__all__ = ["Hold", "Holds", "Kept", "keeping", "kept_now", "today"]
 
-_TOKEN_BYTES = 16
-
-
-class Subject(msgspec.Struct, frozen=True):
-    """A study that could be shredded: its UID, its patient's id, its date as the study says it, and when its newest
-    object came (ms since 1970 UTC)."""
-
-    study_uid: str
-    patient_id: str
-    study_date: str
-    received_ms: int
+_TOKEN_BYTES: Final = 16
+_LAST_ZONE: Final = dt.timezone(dt.timedelta(hours=-12))  # where every day ends last
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """One hold: on a study or on all studies of a patient, until the end of a day (ISO; empty: until removed)."""
+    """One hold: on a study, on a patient's studies, or on an object that belongs to no study; until the end of a day
+    (ISO; empty: until removed). A patient without an issuer is every issuer's."""
 
     study_uid: str
     patient_id: str
@@ -43,14 +40,61 @@ class Hold(msgspec.Struct, frozen=True):
     until: str
     by: Officer
     added_ms: int
+    issuer: str = ""
+    sop_instance: str = ""
 
-    def applies(self, subject: Subject, today: dt.date) -> bool:
-        """Whether it keeps this study today."""
-        if self.until and today > dt.date.fromisoformat(self.until):
-            return False
+    def counts(self, day: dt.date) -> bool:
+        """Whether it is not over on this day."""
+        return not self.until or day <= dt.date.fromisoformat(self.until)
+
+    def matches(self, part: Part) -> bool:
+        """Whether it is about this part: its study, its object or its patient; an absent issuer is anybody's."""
         if self.study_uid:
-            return self.study_uid == subject.study_uid
-        return self.patient_id == subject.patient_id
+            return self.study_uid == part.study_uid
+        if self.sop_instance:
+            return not part.study_uid and self.sop_instance == part.sop_instance
+        is_issuer = not self.issuer or not part.issuer or self.issuer == part.issuer
+        return is_issuer and self.patient_id == part.patient_id
+
+    @property
+    def kind(self) -> str:
+        """What it is on: "study", "patient" or "instance"."""
+        return "study" if self.study_uid else "instance" if self.sop_instance else "patient"
+
+
+class Kept(NamedTuple):
+    """A hold, its id, and the first part that it matches."""
+
+    hold_id: str
+    hold: Hold
+    part: Part
+
+
+def keeping(holds: Iterable[tuple[str, Hold]], parts: Iterable[Part], day: dt.date) -> list[Kept]:
+    """Which holds keep a study on a day, given all of its parts: those that match any of them.
+
+    Pure. `parts` are everything that the study has or had, of whichever patient, served or not.
+    """
+    parts = list(parts)
+    counting = [(hold_id, hold) for hold_id, hold in holds if hold.counts(day)]
+    matching = ((hold_id, hold, next(filter(hold.matches, parts), None)) for hold_id, hold in counting)
+    return [Kept(hold_id, hold, part) for hold_id, hold, part in matching if part is not None]
+
+
+def today(now_ms: int) -> dt.date:
+    """The day that is not over yet anywhere on earth at a time (ms since 1970 UTC), or is over last."""
+    return dt.datetime.fromtimestamp(now_ms / 1000, _LAST_ZONE).date()
+
+
+def kept_now(index: Index, hold: Hold) -> int:
+    """How many studies, or objects of no study, that are stored now this hold keeps."""
+    if hold.study_uid:
+        parts = index.parts(hold.study_uid)
+    elif hold.sop_instance:
+        parts = index.parts_of_instance(hold.sop_instance)
+    else:
+        parts = index.parts_of_patient(hold.patient_id, None)
+    return len({part.study_uid or part.sop_instance for part in parts if hold.matches(part)})
 
 
 class Holds:
@@ -66,8 +110,10 @@ class Holds:
 
     def add(self, hold: Hold) -> str:
         """Put a hold, durable on return; returns its id. Raises InputError for one that says nothing."""
-        if bool(hold.study_uid) == bool(hold.patient_id):
-            raise InputError("a hold is on a study or on a patient", hint="give one of the two")
+        if sum(map(bool, (hold.study_uid, hold.patient_id, hold.sop_instance))) != 1:
+            raise InputError("a hold is on a study, a patient or an object of no study", hint="give one of the three")
+        if hold.issuer and not hold.patient_id:
+            raise InputError("an issuer goes with a patient", hint="say --patient ID --issuer TEXT")
         if not hold.reason.strip():
             raise InputError("a hold needs a reason", hint="say --reason TEXT; it is shown to whoever is refused")
         return self._notes.add(hold, lambda new: self._event("hold added", new, hold, hold.by))
@@ -79,24 +125,26 @@ class Holds:
             raise NotFoundError(f"there is no {hold_id} (any more)", hint="coffer hold list shows what there is")
         return hold
 
-    def require_none(self, subjects: Iterable[Subject]) -> None:
-        """Raise AccessDeniedError, saying who holds and why, where any of the studies is held."""
-        today = dt.datetime.now(dt.UTC).date()
-        found = self.all()
-        for subject in subjects:
-            for hold_id, hold in found:
-                if hold.applies(subject, today):
-                    until = f"until {hold.until}" if hold.until else "until it is removed"
-                    raise AccessDeniedError(
-                        f"hold {hold_id} by {hold.by} keeps this study {until}: {hold.reason}",
-                        hint=f"ask {hold.by.name}; coffer hold remove {hold_id} ends it",
-                    )
+    def keeping(self, studies: Iterable[Iterable[Part]]) -> list[Kept]:
+        """Which holds keep any of these studies today, given all parts of each."""
+        holds, day = self.all(), today(clock_ms())
+        return [kept for parts in studies for kept in keeping(holds, parts, day)]
+
+    def require_none(self, studies: Iterable[Iterable[Part]]) -> None:
+        """Raise AccessDeniedError, saying who holds and why, where a hold keeps any of the studies with these parts."""
+        for hold_id, hold, _ in self.keeping(studies):
+            until = f"until {hold.until}" if hold.until else "until it is removed"
+            whose = ", which has or had objects of a patient on hold," if hold.patient_id else ""
+            raise AccessDeniedError(
+                f"hold {hold_id} by {hold.by} keeps this study{whose} {until}: {hold.reason}",
+                hint=f"ask {hold.by.name}; coffer hold remove {hold_id} ends it",
+            )
 
     def _event(self, what: str, hold_id: str, hold: Hold, officer: Officer) -> Event:
         facts = {
             "what": what,
             "hold": hold_id,
-            "on": "study" if hold.study_uid else "patient",
+            "on": hold.kind,
             "token": self._token(hold).hex(),
             "until": hold.until,
             "reason": hold.reason,
@@ -109,24 +157,6 @@ class Holds:
         if hold.study_uid:
             return self._vault.index.name_of(hold.study_uid)
         key = self._vault.keyring.archive_key(derive.NOTE)
-        return hmac_sha256(key, b"patient\0" + hold.patient_id.encode())[:_TOKEN_BYTES]
-
-
-def require_retention_over(subjects: Iterable[Subject], years: float) -> None:
-    """Raise AccessDeniedError, naming the day, where a study is younger than the configured retention."""
-    today = dt.datetime.now(dt.UTC).date()
-    for subject in subjects:
-        begin = _day(subject)
-        until = begin + min(dt.timedelta(days=round(years * 365.2425)), dt.date.max - begin)
-        if years and today <= until:
-            raise AccessDeniedError(
-                f"the retention of {years:g} years ([retention] years in coffer.toml) keeps this study until {until}",
-                hint="wait, or have the retention changed by whoever answers for it",
-            )
-
-
-def _day(subject: Subject) -> dt.date:
-    try:
-        return dt.datetime.strptime(subject.study_date.replace(".", ""), "%Y%m%d").replace(tzinfo=dt.UTC).date()
-    except ValueError:
-        return dt.datetime.fromtimestamp(subject.received_ms / 1000, dt.UTC).date()
+        issuer = f"\0{hold.issuer}" if hold.issuer else ""
+        what = f"{hold.kind}\0{hold.patient_id or hold.sop_instance}{issuer}"
+        return hmac_sha256(key, what.encode())[:_TOKEN_BYTES]

@@ -14,17 +14,18 @@ from archive.event import Event
 from archive.record import Kind
 from keys import rekey, rows, shred
 from keys.clock import clock_ms
-from keys.errors import AccessDeniedError, IntegrityError, ShreddedError, SupersededError, UnavailableError
+from keys.errors import IntegrityError, ShreddedError, SupersededError, UnavailableError
 from keys.lock import holder
 from keys.rekey import NOT_STUCK, Rekey
 from keys.rows import KeyRow
 from keys.tombstone import Reason
 from server import otherwriter
+from server.doomed import beside, by_study, whole_studies
 from server.engine import Engine
-from server.holds import Holds, Subject
+from server.holds import Holds, keeping, today
 from server.officers import Officer
 from server.rekeying import Rekeyer
-from server.shredding import by_study, require_reason
+from server.shredding import require_reason
 
 __all__ = ["Chosen", "all_before", "carry_out", "one_study", "order"]
 
@@ -50,9 +51,10 @@ def one_study(engine: Engine, study_uid: str) -> Chosen:
         stone.name == name and stone.reason is Reason.SHREDDED for stone in stones
     ):
         raise ShreddedError("this study was shredded: there is nothing to seal again", hint="coffer shred list")
-    (found,) = by_study(engine, study_uid)
-    Holds(engine).require_none([found.subject])
-    return Chosen(dict.fromkeys(found.key_ids, name), 1, found.instances)
+    found = by_study(engine, study_uid, everybody=True)
+    Holds(engine).require_none(whole_studies(engine.index, found))
+    names = {key_id: each.name for each in found for key_id in each.key_ids}
+    return Chosen(names, 1, sum(each.versions for each in found))
 
 
 def all_before(engine: Engine, epoch: int) -> Chosen:
@@ -60,11 +62,12 @@ def all_before(engine: Engine, epoch: int) -> Chosen:
     begin = engine.keyring.epoch_row(epoch).created_ms
     names: dict[bytes, bytes] = {}
     studies, objects, held = 0, 0, 0
+    holds, day = Holds(engine).all(), today(clock_ms())
     for part in engine.index.all_parts():
         due = [key_id for key_id in part.key_ids if _made_ms(engine, key_id) < begin]
         if not due:
             continue
-        if _is_held(engine, Subject(part.study_uid, part.patient_id, part.latest_date, part.received_ms)):
+        if holds and keeping(holds, beside(engine.index, part.id), day):
             held += 1
             continue
         names.update(dict.fromkeys(due, part.name))
@@ -146,11 +149,3 @@ def _still(engine: Engine, studies: int) -> UnavailableError:
 def _made_ms(engine: Engine, key_id: bytes) -> int:
     value = engine.keyring.row(rows.STUDY_PREFIX + key_id)
     return KeyRow.decode(value).created_ms if value is not None else clock_ms()
-
-
-def _is_held(engine: Engine, subject: Subject) -> bool:
-    try:
-        Holds(engine).require_none([subject])
-    except AccessDeniedError:
-        return True
-    return False

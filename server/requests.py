@@ -1,7 +1,8 @@
 """Requests to shred that wait for another officer.
 
-Rule: a request is durable and names the studies as they were when it was made, with the keys they had then: what comes
-in later is not covered. Nobody agrees twice. The last approval shreds, in the transaction that takes the request away.
+Rule: a request is durable and names what it asks for as it was when it was made, with the keys it had then: what was
+approved is what is erased, so an approval is refused where a study has more by now than the officers were asked about.
+Nobody agrees twice. The last approval shreds, in the transaction that takes the request away.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ from archive.record import Kind
 from keys import rows
 from keys.clock import clock_ms
 from keys.errors import AccessDeniedError, NotFoundError, UnavailableError
+from server.doomed import Doomed, as_now, require_same
 from server.engine import Engine
 from server.officers import Officer
 from server.sealednotes import SealedNotes
-from server.shredding import Deed, Doomed, Shredding, as_now
+from server.shredding import Deed, Shredding
 
 __all__ = ["Request", "Requests"]
 
@@ -42,6 +44,15 @@ class Requests:
         """Every request that waits and its id, oldest first."""
         return sorted(self._notes.all(Request), key=lambda pair: pair[1].requested_ms)
 
+    def as_now(self, request_id: str) -> list[Doomed]:
+        """What a request asks for, as it is now. Raises NotFoundError."""
+        return as_now(self._engine, self._notes.get(request_id, Request)[0].doomed)
+
+    def require_allowed(self, request_id: str, now: Sequence[Doomed]) -> None:
+        """Raise AccessDeniedError where what the request asks for is held, or is more `now` than when it was made."""
+        Shredding(self._engine).require_allowed(now)  # a hold or the retention may count since
+        require_same(self._engine, self._notes.get(request_id, Request)[0].doomed, now)
+
     def add(self, doomed: Sequence[Doomed], reason: str, officer: Officer) -> str:
         """Ask, durable on return; returns the request's id. Raises AccessDeniedError for what is held, InputError."""
         Deed(reason, (officer,)).check()
@@ -52,7 +63,8 @@ class Requests:
     def approve(self, request_id: str, officer: Officer) -> list[bytes] | None:
         """Agree, durable on return. Returns the key ids that are shredded by it, or None where more must agree.
 
-        Raises AccessDeniedError for an officer who has agreed already, and for what is held by now.
+        Raises AccessDeniedError for an officer who has agreed already, for what is held by now, and where a study holds
+        more than when it was asked for.
         """
         request, before = self._notes.get(request_id, Request)
         if any(officer.is_same(each) for each in request.officers):
@@ -61,11 +73,11 @@ class Requests:
                 hint="that is the rule of [keys] shred_approvals; the other one says --officer NAME",
             )
         agreed = (*request.officers, officer)
-        doomed = as_now(self._engine, request.doomed)  # a hold or the retention may count since
+        doomed = as_now(self._engine, request.doomed)
+        self.require_allowed(request_id, doomed)
         if len(agreed) >= self._needed:
             deed = Deed(request.reason, agreed, request_id)
             return Shredding(self._engine).shred(doomed, deed, [(self._notes.place(request_id), before)])
-        Shredding(self._engine).require_allowed(doomed)
         after = msgspec.structs.replace(request, officers=agreed)
         if not self._notes.put(request_id, after, self._event("shred approved", request_id, after, officer), before):
             raise UnavailableError("somebody else dealt with this request just now", hint="look at coffer shred list")
@@ -80,7 +92,7 @@ class Requests:
         return request
 
     def _event(self, what: str, request_id: str, request: Request, officer: Officer) -> Event:
-        names = [self._engine.index.name_of(each.subject.study_uid).hex() for each in request.doomed]
+        names = sorted({each.name.hex() for each in request.doomed})
         facts = {
             "what": what,
             "request": request_id,

@@ -25,43 +25,60 @@ Examples:
   coffer get --study 1.2.840.99999.1 --out ./out
   coffer get --study 1.2.840.99999.1 --series 1.2.840.99999.1.2
   coffer get --instance 1.2.840.99999.1.2.3 --out ./out
+  coffer get --instance 1.2.840.99999.1.2.3 --version 1 --out ./out
 
 \b
-Files are named STUDY/SERIES/INSTANCE.dcm after their UIDs. A file that exists is left as it is. The data set in each
-is, bit for bit, the one that was received; of several versions of an instance it is the newest. The files are
-readable: they leave the protection of the archive."""
+Files are named STUDY/SERIES/INSTANCE.dcm after their UIDs, with --version INSTANCE.version-1.dcm. A file that exists is
+left as it is. The data set in each is, bit for bit, the one that was received; of several versions of an instance it is
+the one that is served, or the one that --version names (`coffer versions` lists them; where several studies or series
+have the UID, say --study or --series too). The files are readable: they leave the protection of the archive."""
 )
 @click.option("--study", "studies", multiple=True, metavar="UID", help="Study Instance UID; may be repeated.")
 @click.option("--series", multiple=True, metavar="UID", help="Series Instance UID; may be repeated.")
 @click.option("--instance", "instances", multiple=True, metavar="UID", help="SOP Instance UID; may be repeated.")
+@click.option("--version", "number", type=click.IntRange(1), help="With one --instance: which of its versions.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder to write to, default here."
 )
 @archive_options()
 @json_option
 @click.pass_obj
-def get(
-    chosen: Chosen, studies: tuple[str, ...], series: tuple[str, ...], instances: tuple[str, ...], out: Path
+def get(  # noqa: PLR0917  one parameter for each option
+    chosen: Chosen,
+    studies: tuple[str, ...],
+    series: tuple[str, ...],
+    instances: tuple[str, ...],
+    number: int | None,
+    out: Path,
 ) -> None:
     """Write objects as Part 10 files into a folder, by study, series or instance UID."""
     keys = {_STUDY: studies, _SERIES: series, _INSTANCE: instances}
     wanted = {tag: tuple(u.strip() for u in uids) for tag, uids in keys.items() if uids}
     if not wanted:
         raise click.UsageError("Give at least one --study, --series or --instance.")
+    if number is not None and len(instances) != 1:
+        raise click.UsageError("--version goes with one --instance.")
     with chosen.open() as engine:
         from server.dimse.services import Caller
+        from server.versions import one_version
 
-        found = engine.retriever.instances(wanted, Caller(calling_ae=engine.config.dimse.ae_title))
+        caller = Caller(calling_ae=engine.config.dimse.ae_title)
+        found: Sequence[StoredInstance]
+        if number is None:
+            found = engine.retriever.instances(wanted, caller)
+        else:
+            places = wanted.get(_STUDY, ()), wanted.get(_SERIES, ())
+            found = [one_version(engine, wanted[_INSTANCE][0], number, caller, *places)]
         if not found:
             raise NotFoundError("the archive has no such object", hint="`coffer find` lists what it has")
-        files, failed = _write(found, out, as_json=chosen.json)
+        files, failed = _write(found, out, number, as_json=chosen.json)
     _report(files, failed, out, as_json=chosen.json)
     if failed:
         raise failed[0][1]
 
 
 def _write(
-    found: Sequence[StoredInstance], out: Path, *, as_json: bool
+    found: Sequence[StoredInstance], out: Path, number: int | None, *, as_json: bool
 ) -> tuple[list[Written], list[tuple[str, CofferError]]]:
     """Write every object; one that cannot be written does not keep the others from it."""
     from server.export import Exporter
@@ -72,7 +89,7 @@ def _write(
     with output.progress("writing", len(found), hidden=as_json) as bar:
         for instance in found:
             try:
-                files.append(exporter.write(instance))
+                files.append(exporter.write(instance, version=number))
             except CofferError as error:
                 failed.append((instance.sop_instance, error))
             bar.advance()

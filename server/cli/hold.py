@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.cli import output
+from server.cli import output, shred_preview
 from server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
 
 if TYPE_CHECKING:
     from server.holds import Hold
+
+
+_PADDING = " \0"  # as the index takes it from what objects say
 
 
 @click.group(
@@ -30,13 +33,19 @@ def hold() -> None:
 Examples:
   coffer hold add 1.2.840.99999.1 --reason 'court case 12 O 34/26'
   coffer hold add --patient 4711 --reason 'study AMD-3' --until 2031-12-31
+  coffer hold add --patient 4711 --issuer HOSP --reason 'study AMD-3'
 
 \b
-Counts at once, also beside a running server, and for studies that come in later. It is sealed in the keyring; the log
-records it without naming study or patient."""
+Counts at once, also beside a running server, and for studies that come in later. A hold on a patient keeps every study
+that has or had an object of that patient, all of it: nothing that is stored later lifts it, whatever Patient ID that
+says. Without --issuer it counts for every issuer of the ID, with it also for objects that name none. It is sealed in
+the keyring; the log records it without naming study or patient. The last day ends when it is over everywhere on earth
+(UTC-12)."""
 )
 @click.argument("study", metavar="[STUDY_UID]", required=False)
-@click.option("--patient", metavar="ID", help="All studies with this Patient ID, present and future, of any issuer.")
+@click.option("--patient", metavar="ID", help="All studies with this Patient ID, present and future.")
+@click.option("--issuer", metavar="TEXT", help="With --patient: only as this issuer gave it, or where none is named.")
+@click.option("--instance", metavar="UID", help="The object with this SOP Instance UID that is in no study.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why. It is shown to whoever is refused.")
 @click.option("--until", metavar="DATE", help="The last day of the hold, as 2031-12-31.  [default: until removed]")
 @officer_option
@@ -44,34 +53,56 @@ records it without naming study or patient."""
 @json_option
 @click.pass_obj
 def add(  # noqa: PLR0917  one parameter for each option
-    chosen: Chosen, study: str | None, patient: str | None, reason: str, until: str | None, officer: str | None
+    chosen: Chosen,
+    study: str | None,
+    patient: str | None,
+    issuer: str | None,
+    instance: str | None,
+    reason: str,
+    until: str | None,
+    officer: str | None,
 ) -> None:
-    """Hold a study, or all studies of a patient."""
+    """Hold a study, all studies of a patient, or an object that is in no study."""
     with open_for_keys(chosen, may_lag=True) as engine:
         from keys.clock import clock_ms
-        from server.holds import Hold, Holds
+        from server.holds import Hold, Holds, kept_now
         from server.officers import Officer
         from server.shredding import wait_until_settled
 
         who = Officer.here(officer)
-        subject = (study or "").strip(), (patient or "").strip()
-        made = Hold(*subject, reason=reason.strip(), until=_date(until), by=who, added_ms=clock_ms())
+        made = Hold(
+            study_uid=(study or "").strip(_PADDING),
+            patient_id=(patient or "").strip(_PADDING),
+            reason=reason.strip(),
+            until=_date(until),
+            by=who,
+            added_ms=clock_ms(),
+            issuer=(issuer or "").strip(_PADDING),
+            sop_instance=(instance or "").strip(_PADDING),
+        )
         hold_id = Holds(engine).add(made)
         wait_until_settled(engine)
+        count = kept_now(engine.index, made)
     if chosen.json:
-        output.as_json({"hold": hold_id, "until": made.until, "officer": who.name})
-    else:
-        output.say(f"hold {hold_id} by {who} counts from now on {_until(made)}")
+        output.as_json({"hold": hold_id, "until": made.until, "officer": who.name, "keeps_now": count})
+        return
+    output.say(f"hold {hold_id} by {who} counts from now on {_until(made)}")
+    output.say(
+        f"it keeps {shred_preview.number_of(count, 'study', 'studies')} that {'is' if count == 1 else 'are'} stored"
+    )
 
 
 def _date(text: str | None) -> str:
+    from keys.clock import clock_ms
+    from server.holds import today
+
     if text is None:
         return ""
     try:
         day = dt.date.fromisoformat(text)
     except ValueError:
         raise click.BadParameter(f"{text} is no date such as 2031-12-31", param_hint="--until") from None
-    if day < dt.datetime.now(dt.UTC).date():
+    if day < today(clock_ms()):
         raise click.BadParameter(f"{text} is over", param_hint="--until")
     return day.isoformat()
 
@@ -96,6 +127,8 @@ def list_holds(chosen: Chosen) -> None:
                 "hold": hold_id,
                 "study": one.study_uid,
                 "patient": one.patient_id,
+                "issuer": one.issuer,
+                "instance": one.sop_instance,
                 "since": output.when(one.added_ms),
                 "until": one.until,
                 "officer": str(one.by),
@@ -106,7 +139,7 @@ def list_holds(chosen: Chosen) -> None:
     if chosen.json:
         output.as_json(rows)
     else:
-        columns = ["hold", "study", "patient", "since", "until", "officer", "reason"]
+        columns = ["hold", "study", "patient", "issuer", "instance", "since", "until", "officer", "reason"]
         output.table(columns, (list(row.values()) for row in rows))
 
 

@@ -33,6 +33,7 @@ from server.cli.serve import serve
 from server.cli.shred import shred
 from server.cli.status import status
 from server.cli.verify import verify
+from server.cli.versions import versions
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
 
@@ -114,6 +115,7 @@ for _command in (
     put,
     get,
     find,
+    versions,
     verify,
     repair,
     recover,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli import output
+from server.cli import output, shred_preview
 from server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def list_shreds(chosen: Chosen) -> None:
 def _request_row(request_id: str, one: Request) -> dict[str, Any]:
     return {
         "request": request_id,
-        "studies": len(one.doomed),
+        "studies": shred_preview.studies(one.doomed),
         "requested": output.when(one.requested_ms),
         "officers": ", ".join(map(str, one.officers)),
         "reason": one.reason,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import click
 
-from server.cli import output
+from server.cli import output, shred_preview
 from server.cli.options import Chosen, archive_options, json_option, open_for_keys
-from server.cli.shred_study import asked, chosen_studies, report
+from server.cli.shred_study import asked, chosen_parts, report, require_reason_unless
 
 
 @click.command(
@@ -16,50 +19,57 @@ Examples:
   coffer shred approve 5f1c0a77 --officer Schmidt
 
 \b
-Names the studies as they are now, with the keys they have now: what comes in later is not covered."""
+Names the studies as they are now, with the keys they have now. What was approved is what is erased: an approval is
+refused where such a study has more objects by then, or another patient's; a further study of the patient is not
+covered."""
 )
 @asked
 @archive_options()
 @json_option
 @click.pass_obj
-def request(  # noqa: PLR0917  one parameter for each option
-    chosen: Chosen, study: str | None, patient: str | None, issuer: str | None, reason: str, officer: str | None
-) -> None:
+def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_run: bool, **meant: Any) -> None:
     """Ask for a shred that another officer must approve."""
+    require_reason_unless(dry_run, reason)
     with open_for_keys(chosen) as engine:
         from server.officers import Officer
         from server.requests import Requests
-        from server.shredding import wait_until_settled
+        from server.shredding import Shredding, wait_until_settled
 
-        doomed = chosen_studies(engine, study, patient, issuer)
+        doomed = chosen_parts(chosen, engine, **meant)
+        if dry_run:
+            shred_preview.show(chosen, engine, doomed, partial(Shredding(engine).require_allowed, doomed))
+            return
         who = Officer.here(officer)
-        request_id = Requests(engine).add(doomed, reason, who)
+        request_id = Requests(engine).add(doomed, reason or "", who)
         wait_until_settled(engine)
         missing = engine.config.keys.shred_approvals - 1
     if chosen.json:
-        output.as_json(
-            {"request": request_id, "studies": len(doomed), "officer": who.name, "approvals_missing": missing}
-        )
+        count = shred_preview.studies(doomed)
+        output.as_json({"request": request_id, "studies": count, "officer": who.name, "approvals_missing": missing})
     else:
-        output.say(f"request {request_id} for {len(doomed)} studies by {who} waits for {max(missing, 1)} more")
+        what = shred_preview.counted(doomed)
+        output.say(f"request {request_id} for {what} by {who} waits for {max(missing, 1)} more")
         output.say(f"another officer: coffer shred approve {request_id} --officer NAME")
 
 
 @click.command(
     epilog="""\b
 Examples:
+  coffer shred approve 5f1c0a77 --dry-run
   coffer shred approve 5f1c0a77 --officer Schmidt
 
 \b
-The last approval that is needed shreds at once. Exit code 10 for an officer who has asked or agreed already, and where
-a hold or the retention forbids it."""
+--dry-run shows whom and what it erases. The last approval that is needed shreds at once. Exit code 10 for an officer
+who has asked or agreed already, where a hold or the retention forbids it, and where a study holds more by now than
+when it was asked for."""
 )
 @click.argument("request_id", metavar="REQUEST")
 @click.option("--officer", metavar="NAME", help="Who agrees.  [default: the account]")
+@click.option("--dry-run", is_flag=True, help="Show whom and what it would erase, and change nothing.")
 @archive_options()
 @json_option
 @click.pass_obj
-def approve(chosen: Chosen, request_id: str, officer: str | None) -> None:
+def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool) -> None:
     """Agree to a request; the last officer who must agree shreds."""
     with open_for_keys(chosen) as engine:
         from server.officers import Officer
@@ -67,6 +77,10 @@ def approve(chosen: Chosen, request_id: str, officer: str | None) -> None:
         from server.shredding import wait_until_settled
 
         requests = Requests(engine)
+        if dry_run:
+            doomed = requests.as_now(request_id)
+            shred_preview.show(chosen, engine, doomed, partial(requests.require_allowed, request_id, doomed))
+            return
         waiting = dict(requests.all()).get(request_id)
         key_ids = requests.approve(request_id, Officer.here(officer))
         if key_ids is not None:

@@ -31,6 +31,7 @@ from server.dimse import negotiation
 from server.dimse.connection import ConnectionClosed
 from server.dimse.negotiation import EXPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
+from server.doomed import by_study
 from server.engine import Engine
 from server.founding import create_archive
 from server.identifier import encode_identifier
@@ -39,7 +40,7 @@ from server.lanes.wire import LineClosed, SharedMemory, Wire
 from server.officers import Officer
 from server.renewal import Renewal
 from server.service import Server
-from server.shredding import Deed, Shredding, by_study
+from server.shredding import Deed, Shredding
 from tests.dimse.raw_peer import RawRequestor
 from tests.peers.dicom_client import get
 

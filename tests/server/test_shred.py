@@ -29,11 +29,12 @@ from keys.syscalls import SystemCalls
 from server.cli import main
 from server.config_load import load_config
 from server.demo import sample_study
+from server.doomed import Doomed, by_study
 from server.engine import Engine
-from server.holds import Hold, Holds, Subject
+from server.holds import Hold, Holds, keeping
 from server.officers import Officer
 from server.service import Server
-from server.shredding import Deed, Doomed, Shredding, by_study, wait_until_compacted
+from server.shredding import Deed, Shredding, wait_until_compacted
 from tests.server.filled import free_port, part10, run, told
 
 BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"
@@ -240,10 +241,12 @@ def test_a_request_is_held_to_what_its_studies_are_when_it_is_approved(archive: 
 
 
 def test_a_hold_that_is_over_holds_nothing(archive: Path) -> None:
-    hold = Hold("1.2", "", "r", "2026-03-31", Officer("a", "b"), 0)
-    subject = Subject("1.2", "P", "20240131", 0)
-    assert hold.applies(subject, dt.date(2026, 3, 31))
-    assert not hold.applies(subject, dt.date(2026, 4, 1))
+    holds = [("5f", Hold(UIDS[0], "", "r", "2026-03-31", Officer("a", "b"), 0))]
+    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+        parts = engine.index.parts(UIDS[0])
+        assert len(keeping(holds, parts, dt.date(2026, 3, 31))) == 1
+        assert not keeping(holds, parts, dt.date(2026, 4, 1))
+        assert not keeping(holds, engine.index.parts(UIDS[1]), dt.date(2026, 3, 31))
 
 
 def test_the_retention_refuses_and_names_the_day(archive: Path) -> None:

@@ -1,0 +1,241 @@
+"""What is to be shredded: which parts of which studies somebody means, and whether they are still what was meant.
+
+Rule: a part is one patient's objects of one study and has keys of its own, so one can go and the others stay. Where a
+UID or a Patient ID means more than one patient, nobody guesses: whoever asks must say which. It destroys nothing.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from archive.record import Kind
+from index.identity import PartId, Patient
+from index.index import Index
+from index.parts import Part
+from keys import rekey
+from keys.errors import AccessDeniedError, InputError, NotFoundError, UnavailableError
+from keys.shred import current, is_shredded, tombstones
+from server.engine import Engine
+
+__all__ = [
+    "Doomed",
+    "SeveralPatientsError",
+    "as_now",
+    "beside",
+    "by_instance",
+    "by_patient",
+    "by_study",
+    "require_same",
+    "wait_until_abreast",
+    "whole_studies",
+]
+
+_ABREAST_SECONDS: Final = 15.0
+
+
+class SeveralPatientsError(InputError):
+    """A UID stands for objects of several patients and nobody has said which; `parts` are all of them."""
+
+    def __init__(self, parts: Sequence[Part], patients: int) -> None:
+        super().__init__(
+            f"objects of {patients} patients stand under this UID: nothing was shredded",
+            hint="say whose with --patient-id ID (and --issuer TEXT), or --all-patients",
+        )
+        self.parts = tuple(parts)
+
+
+class Doomed(msgspec.Struct, frozen=True):
+    """A part that is to be shredded: what it is, the ids of its keys, how much it holds, who else is in the study."""
+
+    part: PartId
+    name: bytes  # under which its rows are found when its key is gone
+    key_ids: tuple[bytes, ...]
+    instances: int
+    versions: int
+    others: tuple[tuple[str, str], ...] = ()  # Patient IDs and issuers
+
+    @classmethod
+    def of(cls, part: Part, study: Iterable[Part]) -> "Doomed":
+        """A part of a study that has these parts."""
+        others = sorted((each.patient_id, each.issuer) for each in study if each.id != part.id)
+        return cls(part.id, part.name, tuple(sorted(part.key_ids)), part.instances, part.versions, tuple(others))
+
+
+def by_study(
+    engine: Engine, study_uid: str, patient_id: str | None = None, issuer: str | None = None, *, everybody: bool = False
+) -> list[Doomed]:
+    """The study with this UID: of several patients' the one named, or with `everybody` all.
+
+    Raises NotFoundError, InputError, SeveralPatientsError.
+    """
+    if not study_uid.strip():
+        raise InputError("a Study Instance UID is needed", hint="coffer find shows them")
+    wait_until_abreast(engine)
+    parts = engine.index.parts(study_uid.strip())
+    if not parts:
+        raise NotFoundError("the archive has no such study", hint="coffer find lists what it has")
+    chosen = _of_one_patient(parts, patient_id, issuer, everybody=everybody)
+    return [Doomed.of(part, parts) for part in chosen]
+
+
+def by_instance(
+    engine: Engine,
+    sop_instance: str,
+    patient_id: str | None = None,
+    issuer: str | None = None,
+    *,
+    everybody: bool = False,
+) -> list[Doomed]:
+    """The object with this SOP Instance UID that belongs to no study, or whose header could not be read.
+
+    Raises NotFoundError, InputError (also for one that belongs to a study), SeveralPatientsError.
+    """
+    if not sop_instance.strip():
+        raise InputError("a SOP Instance UID is needed", hint="coffer find --level instance shows them")
+    wait_until_abreast(engine)
+    found = engine.index.parts_of_instance(sop_instance.strip())
+    parts = [part for part in found if not part.study_uid]
+    if found and not parts:
+        raise InputError(
+            "this object belongs to a study and shares its key: it cannot be erased by itself",
+            hint="coffer versions UID says which; shred the study, or one patient's part of it",
+        )
+    if not parts:
+        raise NotFoundError("the archive has no such object", hint="coffer versions UID shows what it has of one")
+    return [Doomed.of(part, parts) for part in _of_one_patient(parts, patient_id, issuer, everybody=everybody)]
+
+
+def by_patient(engine: Engine, patient_id: str, issuer: str | None = None) -> list[Doomed]:
+    """Everything of the patient with exactly this ID.
+
+    Raises NotFoundError; InputError where several issuers have given the ID and none is named.
+    """
+    if not patient_id.strip():
+        raise InputError("a Patient ID is needed", hint="coffer find --level patient shows them")
+    wait_until_abreast(engine)
+    index = engine.index
+    every = index.parts_of_patient(patient_id, None)
+    chosen = [part for part in every if _is(issuer, part.view_issuer)]
+    if not chosen:
+        raise NotFoundError("the archive has no study of this patient", hint="coffer find --level patient lists them")
+    issuers = {part.view_issuer for part in chosen}
+    if len(issuers) > 1:
+        raise InputError(
+            f"{len(issuers)} issuers have given this Patient ID: it is not one patient's",
+            hint="say --issuer TEXT (empty: where the study names none)",
+        )
+    return [Doomed.of(part, beside(index, part.id)) for part in chosen]
+
+
+def _of_one_patient(
+    parts: Sequence[Part], patient_id: str | None, issuer: str | None, *, everybody: bool
+) -> Sequence[Part]:
+    """The parts of the patient who was named, or of the only one."""
+    if everybody:
+        return parts
+    chosen = [part for part in parts if _is(patient_id, part.patient_id) and _is(issuer, part.view_issuer)]
+    if len({patient_of(part) for part in chosen}) > 1:
+        raise SeveralPatientsError(parts, len({patient_of(part) for part in parts}))
+    if not chosen:
+        raise NotFoundError(
+            "no objects of this patient stand under this UID", hint="leave --patient-id away to see whose do"
+        )
+    return chosen
+
+
+def _is(named: str | None, value: str) -> bool:
+    return named is None or named.strip(" \0") == value
+
+
+def patient_of(part: Part) -> Patient:
+    """The patient of a part, as queries show it."""
+    return Patient(part.patient_id, part.view_issuer)
+
+
+def wait_until_abreast(engine: Engine, seconds: float = _ABREAST_SECONDS) -> None:
+    """Return when the index has every object that the log had at the call. Raises UnavailableError where it has not.
+
+    Who decides by the index what may be erased must not overlook an object that only the log has yet.
+    """
+    if engine.writes:
+        return  # caught up when it was opened
+    unseen = rekey.passed_over(engine.keyring) | tombstones(engine.keyring).keys()
+    objects = (
+        position.seq
+        for position, header in engine.reader.records(engine.index.applied_seq + 1)
+        if header.kind == Kind.OBJECT and header.study_key_id not in unseen
+    )
+    last = max(objects, default=-1)
+    deadline = time.monotonic() + seconds
+    while engine.index.applied_seq < last:
+        if time.monotonic() > deadline:
+            raise UnavailableError(
+                f"the index lacks {last - engine.index.applied_seq} records of the log: what is held is not known yet",
+                hint="the process that writes fills it: run the command again when coffer status says index lag 0",
+            )
+        time.sleep(0.05)
+        engine.index.refresh()
+
+
+def whole_studies(index: Index, doomed: Iterable[Doomed]) -> list[list[Part]]:
+    """For each study or lone object that is to be shredded, all of its parts, those that are to stay included.
+
+    Raises UnavailableError where the index does not have (any more) what is to be shredded: nothing can be said of it.
+    """
+    found: dict[tuple[str, str], list[Part]] = {}
+    for each in doomed:
+        place = each.part.study_uid, each.part.sop_instance
+        if place not in found:
+            found[place] = beside(index, each.part)
+        if each.part not in [part.id for part in found[place]]:
+            raise _unknown()
+    return list(found.values())
+
+
+def as_now(engine: Engine, asked: Iterable[Doomed]) -> list[Doomed]:
+    """The same parts as they are now, without those that were shredded meanwhile.
+
+    Raises UnavailableError where the index does not have one whose key lives.
+    """
+    wait_until_abreast(engine)
+    now: list[Doomed] = []
+    for each in asked:
+        parts = beside(engine.index, each.part)
+        part = next((part for part in parts if part.id == each.part), None)
+        if part is not None:
+            now.append(Doomed.of(part, parts))
+        elif _living(engine, each):
+            raise _unknown()
+    return now
+
+
+def require_same(engine: Engine, asked: Iterable[Doomed], now: Sequence[Doomed]) -> None:
+    """Raise AccessDeniedError where a study holds more `now` than when it was asked for, or another patient's."""
+    before = {each.part: each for each in asked}
+    for each in now:
+        then = before[each.part]
+        is_same = {*each.key_ids} == _living(engine, then) and each.versions == then.versions
+        if not is_same or not {*each.others} <= {*then.others}:
+            raise AccessDeniedError(
+                "a study is not what it was when this was asked for: objects or patients came in since",
+                hint="coffer shred cancel this request, look what the study is now (--dry-run), and ask again",
+            )
+
+
+def _living(engine: Engine, asked: Doomed) -> set[bytes]:
+    """Its keys as they are called now, without those that were shredded."""
+    keys = {current(engine.keyring, key_id) for key_id in asked.key_ids}
+    return {key_id for key_id in keys if not is_shredded(engine.keyring, key_id)}
+
+
+def beside(index: Index, one: PartId) -> list[Part]:
+    """All parts of its study; of an object that is in none, all that is in none under its SOP Instance UID."""
+    if one.study_uid:
+        return index.parts(one.study_uid)
+    return [part for part in index.parts_of_instance(one.sop_instance) if not part.study_uid]
+
+
+def _unknown() -> UnavailableError:
+    return UnavailableError("the index does not have this study (any more)", hint="look what coffer find says now")

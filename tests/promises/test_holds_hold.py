@@ -1,0 +1,252 @@
+"""Promise: what is on hold, or within its retention, is not erased, whatever else happens to its study.
+
+Adversary "who connects": any peer that may store. It sends objects into the study that say another patient, issuer or
+date, or nothing that can be read, and corrects what is there. Adversary "insider without the second officer": may run
+every command, has one name. Crossed with: a running server, index rebuilt, objects corrected, requests to shred, rekey,
+a wrong clock.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from pydicom.dataset import Dataset
+
+import server.holds
+import server.ingest
+import server.shredding
+from archive.record import Kind
+from server.config_load import load_config
+from server.demo import encoded
+from server.engine import Engine
+from tests.peers.coffer_process import CofferProcess
+from tests.peers.dicom_client import Item, store
+from tests.server.filled import free_port, part10, run, told
+
+SC, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.1.2.1"
+HELD = "P-4711"
+YEARS = 10
+EARLY, LATE = "19900101", "20240131"
+ALL_WAYS = (
+    ("{uid}", "--all-patients"),
+    ("{uid}", "--patient-id", HELD),
+    ("--patient", HELD, "--issuer", ""),
+)
+
+
+def data_set(study: str, instance: str, patient: str = HELD, date: str = LATE, **more: str) -> Dataset:
+    """A small object."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = SC, instance
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = study, f"{study}.1"
+    ds.PatientID, ds.PatientName, ds.StudyDate = patient, "Held^Patient", date
+    for name, value in more.items():
+        setattr(ds, name, value)
+    return ds
+
+
+def item(ds: Dataset, data: bytes | None = None) -> Item:
+    """As a peer sends it."""
+    return Item(SC, str(ds.SOPInstanceUID), EXPLICIT_LE, encoded(ds) if data is None else data)
+
+
+def without(ds: Dataset, *keywords: str) -> Dataset:
+    """The same, silent about some things."""
+    for keyword in keywords:
+        delattr(ds, keyword)
+    return ds
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What a peer stores into a study, given its UID and that of its one object."""
+
+    name: str
+    items: Callable[[str, str], list[Item]]
+
+
+ATTACKS = (
+    Attack("nothing", lambda _study, _one: []),
+    Attack("another patient beside", lambda study, one: [item(data_set(study, one + ".9", "P-99"))]),
+    Attack("another patient instead", lambda study, one: [item(data_set(study, one, "P-99"))]),
+    Attack("twice another patient", lambda study, one: [item(data_set(study, one, p)) for p in ("P-99", "P-98")]),
+    Attack("another case", lambda study, one: [item(data_set(study, one, HELD.lower()))]),
+    Attack("no Patient ID", lambda study, one: [item(without(data_set(study, one), "PatientID"))]),
+    Attack("an empty Patient ID", lambda study, one: [item(data_set(study, one, "  "))]),
+    Attack("an issuer", lambda study, one: [item(data_set(study, one, IssuerOfPatientID="ELSEWHERE"))]),
+    Attack("an older date", lambda study, one: [item(data_set(study, one, date=EARLY))]),
+    Attack("an older date beside", lambda study, one: [item(data_set(study, one + ".9", date=EARLY))]),
+    Attack("another's older date", lambda study, one: [item(data_set(study, one, "P-99", date=EARLY))]),
+    Attack("no date", lambda study, one: [item(data_set(study, one, date=""))]),
+    Attack("no such date", lambda study, one: [item(data_set(study, one, date="19900230"))]),
+    Attack("a date to come", lambda study, one: [item(data_set(study, one, date="99991231"))]),
+    Attack("no study", lambda study, one: [item(without(data_set(study, one), "StudyInstanceUID"))]),
+    Attack("no header", lambda study, one: [item(data_set(study, one), b"\x08\x00\x16\x00UI\xff\xffno header")]),
+)  # fmt: skip
+
+
+def study_of(number: int) -> str:
+    """The study that an attack is about."""
+    return f"1.2.3.{number + 1}"
+
+
+@pytest.fixture
+def coffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CofferProcess]:
+    """An archive that commands of this process find, with a server to be started; verified with keys at the end."""
+    monkeypatch.chdir(tmp_path)
+    made = CofferProcess(tmp_path, port=free_port(), http=free_port())
+    made.write_config()
+    made.init()
+    yield made
+    made.stop()
+    run("verify", "--level", "decrypt")
+
+
+def configure(coffer: CofferProcess, *tables: str) -> None:
+    """Write the config file anew."""
+    coffer.write_config("\n".join(("", *tables, "")).replace("[keys]\n", ""))
+
+
+def attacked(coffer: CofferProcess) -> dict[str, bytes]:
+    """Let a peer store one object into each study, and then attack. Returns the first ones by study."""
+    first: dict[str, bytes] = {}
+    items: list[Item] = []
+    for number, attack in enumerate(ATTACKS):
+        study = study_of(number)
+        one = item(data_set(study, f"{study}.1.1"))
+        first[study] = one.data
+        items += [one, *attack.items(study, f"{study}.1.1")]
+    coffer.start()
+    assert {reply.status for reply in store(coffer.port, items)} <= {0x0000, 0xB007}
+    return first
+
+
+def shred(*words: str, code: int = 0) -> Result:
+    return run("shred", *words, "--reason", "r", "--yes", code=code)
+
+
+def require_all_there(first: dict[str, bytes]) -> None:
+    """Every first object can be got, bit for bit."""
+    for study, data in first.items():
+        run("get", "--instance", f"{study}.1.1", "--study", study, "--version", "1", "--out", "out")
+        assert (Path("out") / study / f"{study}.1" / f"{study}.1.1.version-1.dcm").read_bytes().endswith(data)
+    shutil.rmtree("out")
+
+
+def ways(study: str) -> Iterator[tuple[str, ...]]:
+    """Every way to say that this study, or the held patient's part of it, shall go."""
+    for way in ALL_WAYS:
+        yield tuple(word.format(uid=study) for word in way)
+
+
+@pytest.mark.parametrize("on", ["patient", "each study"])
+def test_no_object_that_a_peer_stores_lifts_a_hold(coffer: CofferProcess, on: str) -> None:
+    first = attacked(coffer)
+    held = [("--patient", HELD)] if on == "patient" else [(study,) for study in first]
+    if on == "patient":
+        refused = coffer.run("hold", "add", *held[0], "--reason", "court case", "--officer", "Meyer")
+        assert f"keeps {len(ATTACKS) + 1} studies" in refused.stdout
+        beside = coffer.run("shred", study_of(2), "--all-patients", "--reason", "r", "--yes", check=False)
+        assert beside.returncode == 10, beside.stderr  # beside the server, too
+        shown = coffer.json("shred", study_of(2), "--all-patients", "--dry-run")
+        assert isinstance(shown, dict)
+        assert "court case" in shown["refused"]["cause"]
+        coffer.stop()
+    else:
+        coffer.stop()
+        for words in held:
+            run("hold", "add", *words, "--reason", "court case", "--officer", "Meyer")
+    for is_again in (False, True):
+        if is_again:
+            run("index", "rebuild")
+        for study in first:
+            for words in ways(study):
+                assert "court case" in shred(*words, code=10).output
+        assert "court case" in run("keys", "rekey", study_of(2), "--reason", "r", "--yes", code=10).output
+        require_all_there(first)
+    for each in json.loads(run("hold", "list", "--json").stdout):
+        run("hold", "remove", each["hold"])
+    for study in first:
+        shred(study, "--all-patients")
+        run("get", "--study", study, code=5)
+
+
+def test_no_object_that_a_peer_stores_shortens_a_retention(coffer: CofferProcess) -> None:
+    first = attacked(coffer)
+    coffer.stop()
+    configure(coffer, "[retention]", f"years = {YEARS}")
+    for is_again in (False, True):
+        if is_again:
+            run("index", "rebuild")
+        for study in first:
+            for words in ways(study):
+                assert "retention of 10 years" in shred(*words, code=10).output
+        require_all_there(first)
+
+
+def put(*datasets: Dataset) -> None:
+    """Store objects by the command."""
+    folder = Path("files")
+    folder.mkdir()
+    for number, ds in enumerate(datasets):
+        (folder / str(number)).write_bytes(part10(ds))
+    run("put", "files")
+    shutil.rmtree(folder)
+
+
+def test_a_clock_that_is_wrong_lifts_nothing(coffer: CofferProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(coffer, "[retention]", f"years = {YEARS}")
+    with monkeypatch.context() as patched:
+        patched.setattr(server.ingest, "clock_ms", lambda: 0)  # it started in 1970
+        put(data_set("1.2.3.1", "1.2.3.1.1"), data_set("1.2.3.2", "1.2.3.2.1", date=""))
+    put(data_set("1.2.3.3", "1.2.3.3.1", date=EARLY), data_set("1.2.3.4", "1.2.3.4.1", "P-99", date=EARLY))
+    run("hold", "add", "1.2.3.3", "--reason", "court case", "--until", "2999-12-31")
+    for study in ("1.2.3.1", "1.2.3.2"):
+        shred(study, code=10)
+    with monkeypatch.context() as patched:
+        for module in (server.holds, server.shredding):
+            patched.setattr(module, "clock_ms", lambda: 0)
+        for study in ("1.2.3.1", "1.2.3.2", "1.2.3.3", "1.2.3.4"):  # in 1970 nothing is over
+            shred(study, code=10)
+    shred("1.2.3.3", code=10)
+    shred("1.2.3.4")
+
+
+def test_an_insider_without_the_second_officer_erases_nothing_else(coffer: CofferProcess) -> None:
+    put(data_set("1.2.3.1", "1.2.3.1.1"), data_set("1.2.3.2", "1.2.3.2.1", "P-99"), data_set("1.2.3.3", "1.9", "P-98"))
+    put(without(data_set("1.2.3.4", "1.2.3.4.1", "P-97"), "StudyInstanceUID"))
+    configure(coffer, "[keys]", "shred_approvals = 2")
+    for words in (("1.2.3.1",), ("--patient", HELD), ("1.2.3.1", "--all-patients"), ("--instance", "1.2.3.4.1")):
+        assert "2 officers must agree" in shred(*words, code=10).output
+    # What the other officer agrees to is what goes, not what is put into it between.
+    asked = [
+        str(told("shred", "request", *words, "--reason", "r", "--officer", "Meyer")["request"])
+        for words in (("1.2.3.1",), ("--patient", "P-99"), ("1.2.3.3",), ("--instance", "1.2.3.4.1"))
+    ]
+    for request in asked:
+        assert "another officer" in run("shred", "approve", request, "--officer", " meyer ", code=10).output
+    put(data_set("1.2.3.1", "1.2.3.1.2"))  # more of the patient
+    put(data_set("1.2.3.2", "1.2.3.2.2", HELD))  # another patient
+    put(data_set("1.2.3.3", "1.9", "P-98", date=EARLY))  # another version
+    put(without(data_set("1.2.3.4", "1.2.3.4.1", "P-97", date=EARLY), "StudyInstanceUID"))
+    for request in asked:
+        shown = told("shred", "approve", request, "--dry-run")
+        assert "not what it was" in shown["refused"]["cause"]  # type: ignore[index]
+        assert "not what it was" in run("shred", "approve", request, "--officer", "Braun", code=10).output
+    with Engine.open(load_config(coffer.config)) as engine:
+        assert engine.index.stats().studies == 3
+        assert not [each for _, each in engine.events(frozenset({Kind.SHRED_SCHEDULED}))]
+    for request in asked:
+        run("shred", "cancel", request)
+    again = str(
+        told("shred", "request", "1.2.3.2", "--patient-id", HELD, "--reason", "r", "--officer", "Meyer")["request"]
+    )
+    hold = str(told("hold", "add", "--patient", "P-99", "--reason", "court case")["hold"])  # beside him in the study
+    assert "court case" in run("shred", "approve", again, "--officer", "Braun", code=10).output
+    run("hold", "remove", hold)
+    run("shred", "approve", again, "--officer", "Braun")
+    assert [each["patient_id"] for each in told("shred", "1.2.3.2", "--dry-run")["erases"]] == ["P-99"]  # type: ignore[attr-defined]
