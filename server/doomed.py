@@ -126,7 +126,10 @@ def by_patient(engine: Engine, patient_id: str, issuer: str | None = None) -> li
             f"{len(issuers)} issuers have given this Patient ID: it is not one patient's",
             hint="say --issuer TEXT (empty: where the study names none)",
         )
-    return [Doomed.of(part, beside(index, part.id)) for part in chosen]
+    studies = [(part, beside(index, part.id)) for part in chosen]
+    for _, study in studies:
+        _require_own_keys(chosen, study)
+    return [Doomed.of(part, study) for part, study in studies]
 
 
 def _of_one_patient(
@@ -142,7 +145,19 @@ def _of_one_patient(
         raise NotFoundError(
             "no objects of this patient stand under this UID", hint="leave --patient-id away to see whose do"
         )
+    _require_own_keys(chosen, parts)
     return chosen
+
+
+def _require_own_keys(chosen: Sequence[Part], study: Iterable[Part]) -> None:
+    """Raise InputError where a key of what goes is a key of what is to stay, too."""
+    ids = {part.id for part in chosen}
+    keys = frozenset[bytes]().union(*(part.key_ids for part in chosen))
+    if any(part.id not in ids and keys & part.key_ids for part in study):
+        raise InputError(
+            "these objects share a key with another patient's: they were one patient's by the rules for issuers then",
+            hint="set [patients] default_issuer as it was, or say --all-patients",
+        )
 
 
 def _is(named: str | None, value: str) -> bool:

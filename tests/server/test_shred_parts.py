@@ -114,6 +114,20 @@ def test_two_issuers_of_one_id_are_told_apart(archive: Path) -> None:
     assert [got(f"1.9.{number}") for number in (1, 2, 3)] == [False, True, False]
 
 
+def test_patients_who_were_one_by_other_rules_go_together_or_not_at_all(archive: Path) -> None:
+    plain = Path("coffer.toml").read_text()
+    Path("coffer.toml").write_text(plain + "[patients]\ndefault_issuer = 'X'\n")
+    put(one("1.9.1", "A"), one("1.9.2", "A", IssuerOfPatientID="X"), one("1.9.3", "A", IssuerOfPatientID="Y"))
+    Path("coffer.toml").write_text(plain)
+    run("index", "rebuild")
+    for words in ((STUDY, "--patient-id", "A", "--issuer", "X"), ("--patient", "A", "--issuer", "")):
+        assert "share a key" in run("shred", *words, "--reason", "r", "--yes", code=12).output
+    run("shred", STUDY, "--patient-id", "A", "--issuer", "Y", "--reason", "r", "--yes")
+    assert [got(f"1.9.{number}") for number in (1, 2, 3)] == [True, True, False]
+    run("shred", STUDY, "--all-patients", "--reason", "r", "--yes")
+    assert [got(f"1.9.{number}") for number in (1, 2, 3)] == [False, False, False]
+
+
 def test_an_absent_issuer_is_the_only_one_that_the_study_names(archive: Path) -> None:
     put(one("1.9.1", "A", IssuerOfPatientID="X"), one("1.9.2", "A"))
     shown = told("shred", STUDY, "--dry-run")
