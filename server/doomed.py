@@ -235,7 +235,7 @@ def require_same(engine: Engine, asked: Iterable[Doomed], now: Sequence[Doomed])
         if not is_same or not {*each.others} <= {*then.others}:
             raise AccessDeniedError(
                 "a study is not what it was when this was asked for: objects or patients came in since",
-                hint="coffer shred cancel this request, look what the study is now (--dry-run), and ask again",
+                hint="look what the study is now (--dry-run), and ask again; coffer shred cancel takes a request back",
             )
 
 

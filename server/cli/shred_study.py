@@ -63,6 +63,7 @@ def study(
     """Shred a study, a patient's part of one, all studies of a patient, or an object that is in no study."""
     require_reason_unless(dry_run, reason)
     with open_for_keys(chosen) as engine:
+        from server.doomed import as_now, require_same
         from server.officers import Officer
         from server.preview import preview
         from server.shredding import Deed, Shredding
@@ -80,6 +81,8 @@ def study(
         shredding.require_allowed(doomed)
         question = f"Destroy the keys of {shred_preview.counted(doomed)}? Nothing brings them back"
         confirm(question, yes=yes, told=[] if yes else shred_preview.lines(preview(engine, doomed)))
+        if not yes:
+            require_same(engine, doomed, as_now(engine, doomed))  # what was shown is what goes
         key_ids = shredding.shred(doomed, Deed(reason or "", (Officer.here(officer),)))
         report(chosen, engine, doomed, key_ids)
 
