@@ -71,8 +71,8 @@ class KeyChange:
     def _serve_again(self, gone: list[tuple[Ref, StudyRow]]) -> None:
         """Let what is left of each instance be served that one of these parts had versions of."""
         for ref, row in gone:
-            if row.study_uid and not self._lookup.siblings(ref, row):
-                continue  # an object of no study may have versions of other patients, too
+            if not self._lookup.siblings(ref, row):
+                continue
             for _, series, instance in self._all_of(ref, row):
                 chain = self._lookup.chain(row.study_uid, series.series_uid, instance.sop_instance)
                 self._putting.serve_again(chain)
