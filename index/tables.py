@@ -364,6 +364,7 @@ class Tables:
             self._fresh = {}
         with self._cache_lock:
             self._puts += 1
+            self._dead.clear()  # an index that is filled anew gives their numbers to others
             self._cache.clear()
             self._names.clear()
 
