@@ -40,7 +40,7 @@ INSTANCES = ("1.9.1", "1.9.2", "1.9.3")
 PATIENTS = ("", "A", "B", "a")
 ISSUERS = ("", "X", "Y")
 OLD, NEW = "19900102", "20240131"
-DATES = (*(OLD,) * 20, NEW, "2024.01.31", "", "19901301", "99991231", "17530101")  # one of these keeps a study whole
+DATES = (*(OLD,) * 9, NEW, "2024.01.31", "", "19901301", "99991231", "17530101")  # one of these keeps a study whole
 CLOCKS = (None, None, 0, 946_684_800_000)  # now, 1970, 2000
 WAYS = ("study", "part", "part", "everybody", "patient", "instance")
 SENT = st.tuples(
@@ -204,8 +204,7 @@ class Model(RuleBasedStateMachine):
         beside = [one for one in self.objects if (one.study, one.part[3]) in places]
         if any(held.is_about(one) for held in self.holds.values() for one in beside):
             return True
-        today = (dt.datetime.now(dt.UTC) - dt.timedelta(hours=12)).date()
-        return any(one.counts_from().replace(day=28) + dt.timedelta(days=365 * YEARS + 10) >= today for one in beside)
+        return any(one.counts_from().year + YEARS >= dt.datetime.now(dt.UTC).year for one in beside)
 
     def erase(self, choose: Callable[[], list[Doomed]], meant: list[Stored] | type[CofferError]) -> None:
         """Shred what `choose` gives; the model knows what that should be, or which error."""
