@@ -217,6 +217,7 @@ class Index(Listing):
         with self._tables.lock:
             self._applied.cover(seq)
             self._skipped.discard(seq)
+        self._tables.wake()
 
     def set_aside(self, seq: int) -> None:
         """Say that the object of record `seq` cannot be read now.

@@ -140,6 +140,10 @@ class Tables:
         stored = [] if token in self._flushing_gone else self.store.values(token)
         return sorted({*stored, *waiting}) if waiting else stored
 
+    def wake(self) -> None:
+        """Let what the meta rows tell be written soon, also where no row changes: readers wait for it."""
+        self._wake.set()
+
     def name(self, kind: int, uid: str, ref: Ref) -> None:
         """Let a UID, or a part's text, stand for one more entity. The caller holds `lock`."""
         token = self.token(kind, uid)
