@@ -4,19 +4,15 @@ Rule: a part is one patient's objects of one study and has keys of its own, so o
 UID or a Patient ID means more than one patient, nobody guesses: whoever asks must say which. It destroys nothing.
 """
 
-import time
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 import msgspec
 
-from archive.record import Kind
 from index.identity import PartId, Patient
 from index.index import Index
 from index.parts import Part
-from keys import rekey
 from keys.errors import AccessDeniedError, InputError, NotFoundError, UnavailableError
-from keys.shred import current, is_shredded, tombstones
+from keys.shred import current, is_shredded
 from server.engine import Engine
 
 __all__ = [
@@ -28,11 +24,8 @@ __all__ = [
     "by_patient",
     "by_study",
     "require_same",
-    "wait_until_abreast",
     "whole_studies",
 ]
-
-_ABREAST_SECONDS: Final = 15.0
 
 
 class SeveralPatientsError(InputError):
@@ -72,7 +65,7 @@ def by_study(
     """
     if not study_uid.strip():
         raise InputError("a Study Instance UID is needed", hint="coffer find shows them")
-    wait_until_abreast(engine)
+    engine.require_level()
     parts = engine.index.parts(study_uid.strip())
     if not parts:
         raise NotFoundError("the archive has no such study", hint="coffer find lists what it has")
@@ -94,7 +87,7 @@ def by_instance(
     """
     if not sop_instance.strip():
         raise InputError("a SOP Instance UID is needed", hint="coffer find --level instance shows them")
-    wait_until_abreast(engine)
+    engine.require_level()
     found = engine.index.parts_of_instance(sop_instance.strip())
     parts = [part for part in found if not part.study_uid]
     if found and not parts:
@@ -114,7 +107,7 @@ def by_patient(engine: Engine, patient_id: str, issuer: str | None = None) -> li
     """
     if not patient_id.strip():
         raise InputError("a Patient ID is needed", hint="coffer find --level patient shows them")
-    wait_until_abreast(engine)
+    engine.require_level()
     index = engine.index
     every = index.parts_of_patient(patient_id, None)
     chosen = [part for part in every if _is(issuer, part.view_issuer)]
@@ -169,31 +162,6 @@ def patient_of(part: Part) -> Patient:
     return Patient(part.patient_id, part.view_issuer)
 
 
-def wait_until_abreast(engine: Engine, seconds: float = _ABREAST_SECONDS) -> None:
-    """Return when the index has every object that the log had at the call. Raises UnavailableError where it has not.
-
-    Who decides by the index what may be erased must not overlook an object that only the log has yet.
-    """
-    if engine.writes:
-        return  # caught up when it was opened
-    unseen = rekey.passed_over(engine.keyring) | tombstones(engine.keyring).keys()
-    objects = (
-        position.seq
-        for position, header in engine.reader.records(engine.index.applied_seq + 1)
-        if header.kind == Kind.OBJECT and header.study_key_id not in unseen
-    )
-    last = max(objects, default=-1)
-    deadline = time.monotonic() + seconds
-    while engine.index.applied_seq < last:
-        if time.monotonic() > deadline:
-            raise UnavailableError(
-                f"the index lacks {last - engine.index.applied_seq} records of the log: what is held is not known yet",
-                hint="the process that writes fills it: run the command again when coffer status says index lag 0",
-            )
-        time.sleep(0.05)
-        engine.index.refresh()
-
-
 def whole_studies(index: Index, doomed: Iterable[Doomed]) -> list[list[Part]]:
     """For each study or lone object that is to be shredded, all of its parts, those that are to stay included.
 
@@ -214,7 +182,7 @@ def as_now(engine: Engine, asked: Iterable[Doomed]) -> list[Doomed]:
 
     Raises UnavailableError where the index does not have one whose key lives.
     """
-    wait_until_abreast(engine)
+    engine.require_level()
     now: list[Doomed] = []
     for each in asked:
         parts = beside(engine.index, each.part)

@@ -16,7 +16,7 @@ from keys.clock import clock_ms
 from keys.errors import InputError
 from keys.tombstone import Tombstone
 from server import otherwriter
-from server.doomed import Doomed, wait_until_abreast, whole_studies
+from server.doomed import Doomed, whole_studies
 from server.engine import Engine
 from server.erasure import uncompacted
 from server.holds import Holds, today
@@ -72,7 +72,7 @@ class Shredding:
         What any part of a study has or had counts, whichever part is to go. Raises UnavailableError where the index
         does not have all that the log has.
         """
-        wait_until_abreast(self._engine)
+        self._engine.require_level()
         studies = whole_studies(self._engine.index, doomed)
         Holds(self._engine).require_none(studies)
         for parts in studies:

@@ -128,7 +128,7 @@ class Vault:
         self.index = Index.open(self.folder.index, self.keyring, rules_of(self.config), readonly=not write)
         opened.callback(self.index.close)
         if not write:
-            self.shortfall = level(self.index, self.reader, self._open_counted, self.limits, self._is_written)
+            self.shortfall = self._level()
             return
         self._settlement = Settlement(self.keyring, self.log, self.reader, self.index, self._signatory)
         if self.log.refusal is not None:
@@ -233,6 +233,18 @@ class Vault:
         self._settlement.settle()
         self._settlement.retry(self._retry)
         self.index.follow()
+
+    def require_level(self) -> None:
+        """Have every record that the log has by now in the index. Raises UnavailableError where it lacks some.
+
+        Who decides by the index, and waited for somebody since it was opened, must not overlook what came meanwhile.
+        """
+        self.shortfall = None if self.writes else self._level()
+        if self.shortfall is not None:
+            raise self.shortfall
+
+    def _level(self) -> UnavailableError | None:
+        return level(self.index, self.reader, self._open_counted, self.limits, self._is_written)
 
     def _is_written(self) -> bool:
         return holder(self.folder.lock) is not None

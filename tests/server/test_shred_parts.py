@@ -15,7 +15,10 @@ from archive.record import Kind
 from server.config_load import load_config
 from server.demo import encoded, sample_study
 from server.dimse.services import Caller, StoreRequest
+from server.doomed import by_study
 from server.engine import Engine
+from server.officers import Officer
+from server.shredding import Deed, Shredding
 from tests.server.filled import free_port, part10, run, told
 
 STUDY = "1.2.3"
@@ -126,6 +129,16 @@ def test_patients_who_were_one_by_other_rules_go_together_or_not_at_all(archive:
     assert [got(f"1.9.{number}") for number in (1, 2, 3)] == [True, True, False]
     run("shred", STUDY, "--all-patients", "--reason", "r", "--yes")
     assert [got(f"1.9.{number}") for number in (1, 2, 3)] == [False, False, False]
+
+
+def test_an_index_made_anew_by_the_process_that_shredded_shows_what_is_left(archive: Path) -> None:
+    put(one("1.9.1", "A"), one("1.9.2", "B"))
+    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+        Shredding(engine).shred(by_study(engine, STUDY, "A"), Deed("r", (Officer("Meyer", "a"),)))
+        engine.settle()
+        engine.rebuild_index(lambda _done, _total: None)  # the part of B gets the number that the part of A had
+        assert [part.patient_id for part in engine.index.parts(STUDY)] == ["B"]
+        assert len(engine.index.versions("1.9.2")) == 1
 
 
 def test_an_absent_issuer_is_the_only_one_that_the_study_names(archive: Path) -> None:
