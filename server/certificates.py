@@ -138,8 +138,8 @@ class Certifier:
             raise NotFoundError("the archive never had such a study key", hint="coffer shred list shows the keys")
         if self._engine.index.is_stored(stone.name):
             raise InputError(
-                "the same study was stored again since, under another key: it is not erased",
-                hint="shred it again; a certificate that says it is gone would mislead",
+                "objects of the same study are stored under another key, another patient's or stored again since",
+                hint="shred them too; a certificate that says the study is gone would mislead",
             )
         heads = sorted(key for key, other in self._stones.items() if _is_same_deed(stone, other))
         found = list(heads)
