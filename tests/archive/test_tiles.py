@@ -291,7 +291,7 @@ def forked(small: SmallArchive, tmp_path: Path) -> SmallArchive:
 
 @pytest.mark.parametrize("tiles", ["as they were", "none", "the fork's"])
 def test_two_histories_are_never_signed(forked: SmallArchive, tiles: str) -> None:
-    """Opening reads the last two segments only, and all is well there. Signing does not believe it."""
+    """The last two segments are whole in themselves; whatever the tiles say, nothing is written on and nothing signed."""
     if tiles != "as they were":
         shutil.rmtree(forked.folder.tiles)
     if tiles == "the fork's":
@@ -300,12 +300,8 @@ def test_two_histories_are_never_signed(forked: SmallArchive, tiles: str) -> Non
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
     before = {name: data for name, data in forked.files().items() if name.startswith("checkpoints/")}
-    log = forked.writer(segment_bytes=1000)
-    log.append([entry(1000, 0)])
-    signed: list[bytes] = []
     with pytest.raises(HistoryError, match="the first 4 records are not those that were signed"):
-        log.checkpoint(lambda text: signed.append(text) or forked.sign(text))  # type: ignore[func-returns-value]
-    assert signed == []
+        forked.writer(segment_bytes=1000)
     assert before == {name: data for name, data in forked.files().items() if name.startswith("checkpoints/")}
 
 

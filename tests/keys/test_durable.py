@@ -270,7 +270,8 @@ def test_no_other_module_syncs_renames_links_or_removes() -> None:
     for package in ("keys", "archive", "index", "server"):
         for path in sorted((ROOT / package).rglob("*.py")):
             name = str(path.relative_to(ROOT))
-            if name not in ("keys/durable.py", "keys/appendfile.py", "keys/syscalls.py"):
+            # The second line: names in a folder of the process's own, gone when the database is open.
+            if name not in ("keys/durable.py", "keys/appendfile.py", "keys/syscalls.py", "keys/environment.py"):
                 found += [f"{name}:{line}" for line in changes_of_files(path.read_text())]
     assert found == []
     seen = "import os\nfrom os import fsync\nos.replace(a, b)\nx = os.unlink\npath.rename(b)\npath.replace(b)\n"
