@@ -291,7 +291,7 @@ def forked(small: SmallArchive, tmp_path: Path) -> SmallArchive:
 
 @pytest.mark.parametrize("tiles", ["as they were", "none", "the fork's"])
 def test_two_histories_are_never_signed(forked: SmallArchive, tiles: str) -> None:
-    """The last two segments are whole in themselves; whatever the tiles say, nothing is written on and nothing signed."""
+    """The last two segments are whole in themselves; whatever the tiles say, nothing is written on, nothing signed."""
     if tiles != "as they were":
         shutil.rmtree(forked.folder.tiles)
     if tiles == "the fork's":
