@@ -141,7 +141,7 @@ def look() -> Facts:
 
 def store_one_more() -> None:
     """Store another object of a living study."""
-    ds = next(slices(LIVING[0], "P-1"))
+    ds = next(slices(LIVING[0], "P-0"))
     ds.SOPInstanceUID, ds.Rows, ds.Columns, ds.PixelData = MORE, 4, 4, bytes(32)
     Path("more.dcm").write_bytes(part10(ds))
     assert told("put", "more.dcm")["failed"] == 0
