@@ -14,7 +14,9 @@ from typing import Final
 from archive.pixels import PixelLayout
 from index.attributes import (
     ATTRIBUTES,
+    ISSUER_OF_PATIENT_ID,
     ITEM_ATTRIBUTES,
+    PATIENT_ID,
     SERIES_UID,
     SOP_CLASS,
     SOP_INSTANCE,
@@ -27,6 +29,7 @@ from index.attributes import (
 from index.bounds import ATTRIBUTE_BYTES, ENTRY_BYTES, MOST_ITEMS, MOST_VALUES, longest_of, most_values_of
 from index.elements import Header
 from index.keeper import LONG_TEXTS, NAMING, Keeper
+from index.patientid import LONGEST_IDENTITY, identity_of
 
 __all__ = ["Identity", "InstanceEntry", "could_be_extracted", "extract", "pixel_layout"]
 
@@ -71,6 +74,8 @@ class InstanceEntry:
     series: Stored
     image: Stored
     layout: PixelLayout | None
+    patient_id: str  # what the patient is told apart by, with the issuer (`index.patientid`): whole, also where the
+    issuer: str  # values above are not
     problem: str | None = None  # why something of it is not kept, free of data
 
 
@@ -99,6 +104,8 @@ def extract(header: Header, identity: Identity) -> InstanceEntry:
         series=series,
         image=image,
         layout=pixel_layout(header),
+        patient_id=identity_of(PATIENT_ID, elements.get(PATIENT_ID), header.charset),
+        issuer=identity_of(ISSUER_OF_PATIENT_ID, elements.get(ISSUER_OF_PATIENT_ID), header.charset),
         problem=keeper.problem,
     )
 
@@ -109,12 +116,14 @@ def could_be_extracted(entry: InstanceEntry) -> bool:
     own = (SOP_INSTANCE, entry.sop_instance), (SOP_CLASS, entry.sop_class)
     if any(len(uid) > longest_of(tag, "UI") for tag, uid in (*study_and_series, *own)):
         return False
+    if max(len(entry.patient_id), len(entry.issuer)) > LONGEST_IDENTITY:
+        return False
     left = ENTRY_BYTES + longest_of(SOP_INSTANCE, "UI") + longest_of(SOP_CLASS, "UI")  # those may be the request's
     levels = (entry.study, _STUDY_LEVELS), (entry.series, {Level.SERIES}), (entry.image, {Level.IMAGE})
     for stored, allowed in levels:
         for tag, values in stored.items():
             attribute = ATTRIBUTES.get(tag)
-            if attribute is None or attribute.level not in allowed:
+            if attribute is None or attribute.level not in allowed or not values:
                 return False
             left -= _length(attribute, values)
     return left >= 0

@@ -10,20 +10,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from index.attributes import ISSUER_OF_PATIENT_ID, PATIENT_ID, Stored
 from index.entry import InstanceEntry
 
-__all__ = ["PartId", "Patient", "Patients", "Rules", "Serve", "are_apart", "identity_text"]
+__all__ = ["PartId", "Patient", "Patients", "Rules", "Serve", "are_apart"]
 
 Serve: TypeAlias = Literal["newest", "first"]
-_PADDING: Final = " \0"
-
-
-_LONGEST: Final = 256  # characters of an identity; what is beyond them counts by its SHA-256
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024)]
 
 
@@ -64,13 +59,11 @@ class Rules:
 
     def part_of(self, entry: InstanceEntry, source_ae: str) -> PartId:
         """The part that an object from `source_ae` belongs to."""
-        patient_id = identity_text(_texts(entry.study, PATIENT_ID))
         issuer = ""
-        if patient_id:
-            issuer = identity_text(_texts(entry.study, ISSUER_OF_PATIENT_ID))
-            issuer = issuer or self.default_issuer_by_ae.get(source_ae, self.default_issuer)
+        if entry.patient_id:
+            issuer = entry.issuer or self.default_issuer_by_ae.get(source_ae, self.default_issuer)
         own = "" if entry.study_uid else entry.sop_instance
-        return PartId(entry.study_uid, patient_id, issuer, own)
+        return PartId(entry.study_uid, entry.patient_id, issuer, own)
 
     def replaces(self, source_ae: str) -> bool:
         """Whether a version from `source_ae` takes the place of the one that is served."""
@@ -83,18 +76,6 @@ class Rules:
         issuers, serves = by_ae
         told = [self.default_issuer, issuers, self.serve, serves]
         return sha256(json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()).digest()
-
-
-def identity_text(values: Iterable[str]) -> str:
-    """What a Patient ID or issuer with these values is told apart by: without padding, its case kept (PS3.5 6.2)."""
-    text = "\\".join(values).strip(_PADDING).replace("\0", " ")
-    if len(text) <= _LONGEST:
-        return text
-    return f"{text[:_LONGEST]}#{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
-
-
-def _texts(values: Stored, tag: int) -> list[str]:
-    return [each for each in values.get(tag, ()) if isinstance(each, str)]
 
 
 class Patient(msgspec.Struct, frozen=True, array_like=True):

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from index.attributes import PATIENT_NAME
 from index.catalogue import Catalogue
-from index.identity import PartId, Patients, identity_text
+from index.identity import PartId, Patients
 from index.locate import Located
 from index.lookup import Link, Lookup
+from index.patientid import identity_text
 from index.rows import StudyRow, Version, served
 from index.tables import STUDY, Ref, Tables
 from index.views import Views

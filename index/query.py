@@ -59,7 +59,13 @@ class Query:
         for tag, values in keys.items():
             at = self._level_of(tag)
             if at is not None and at <= self._level:
-                self._keys[at][tag] = compile_key(tag, values)
+                self._keys[at][tag] = compile_key(tag, self._whole(tag, values))
+
+    def _whole(self, tag: int, values: Values) -> Values:
+        """The values of a key; one Patient ID above the level is one text (PS3.6: VM 1), whatever is in it."""
+        if tag == a.PATIENT_ID and self._top <= Level.PATIENT < self._level:
+            return ("\\".join(v for v in values if isinstance(v, str)),)
+        return values
 
     @staticmethod
     def _level_of(tag: int) -> Level | None:
@@ -74,7 +80,7 @@ class Query:
         self._check_unique_key(_UNIQUE[self._level], single=False)
 
     def _check_unique_key(self, tag: int, *, single: bool) -> None:
-        values = [v for v in self._asked.get(tag, ()) if isinstance(v, str) and v]
+        values = [v for v in self._whole(tag, self._asked.get(tag, ())) if isinstance(v, str) and v]
         is_uid = ATTRIBUTES[tag].vr == "UI"
         wild = [v for v in values if ("*" in v or "?" in v) and (single or (is_uid and v.strip("*")))]
         if wild or (single and len(values) != 1):
@@ -199,7 +205,8 @@ class Query:
     def _study_value(self, view: StudyView, values: Stored, tag: int) -> tuple[str | Item, ...]:
         stored = values.get(tag)
         if stored is not None:
-            return stored
+            one_text = tag == a.PATIENT_ID and len(stored) > 1
+            return ("\\".join(v for v in stored if isinstance(v, str)),) if one_text else stored
         made = self._made.get(tag)
         return made(view) if made is not None else ()
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from index.attributes import BINARY_VRS, TEXT_VRS, vr_of
+from index.attributes import BINARY_VRS, ISSUER_OF_PATIENT_ID, PATIENT_ID, TEXT_VRS, vr_of
 from index.charset import decode_text
 
 __all__ = ["decode_as", "decode_value", "pack_numbers"]
@@ -22,6 +22,8 @@ _STRUCTS: Final = {
 _TAG: Final = {False: struct.Struct("<HH"), True: struct.Struct(">HH")}
 _OPAQUE: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ"})
 _PADDING: Final = " \0"
+_LOST: Final = "\ufffd"
+_TELL_APART: Final = frozenset({PATIENT_ID, ISSUER_OF_PATIENT_ID})
 
 
 def _kind(vr: str) -> str:
@@ -61,6 +63,8 @@ def decode_value(
     if vr in _OPAQUE:
         return ()
     text = decode_text(raw, charset, vr) if vr in TEXT_VRS else raw.decode("latin-1")
+    if tag in _TELL_APART and _LOST in text:  # a wrong Specific Character Set must not make two patients one
+        text = raw.decode("latin-1")
     if vr in _UNSPLIT:
         text = text.rstrip(_PADDING)
         return (text,) if text else ()

@@ -146,8 +146,11 @@ class Views:
         return _series_of(rows) if rows and uid else None
 
     def count_of_series(self, view: StudyView) -> int:
-        """How many series `series` gives, those without a UID counted too."""
-        return view.parts[0][1].series if len(view.parts) == 1 else len(self.series(view))
+        """How many series `series` gives, and one more where objects have no Series Instance UID."""
+        if len(view.parts) == 1:
+            return view.parts[0][1].series
+        rows = (row for ref, study in view.parts for _, row in self._lookup.series_of(ref, study))
+        return len({row.series_uid for row in rows if row.instances})
 
     def sound(self, ref: Ref, row: StudyRow) -> StudyRow:
         """A part's row with the values of what is served, looked for again where something was taken back."""

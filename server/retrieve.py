@@ -14,9 +14,10 @@ import structlog
 
 from archive.body import BodyReader
 from index.elements import Identifier, decode_identifier
-from index.identity import Patient, identity_text
+from index.identity import Patient
 from index.locate import Located
 from index.objectmeta import ObjectMeta
+from index.patientid import identity_text
 from index.query import IdentifierError
 from keys.errors import InputError
 from server.access import Action

@@ -9,6 +9,7 @@ from archive.log import Position
 from index.entry import InstanceEntry
 from index.identity import PartId, Rules
 from index.index import Index
+from index.patientid import identity_text
 from index.rows import Version
 from keys.keyfile import KeyFileProvider, generate_keyfile
 from keys.keyring import Keyring
@@ -45,7 +46,9 @@ def entry(study: str, series: str, sop: str, **attributes: str) -> InstanceEntry
             levels[level][tag] = tuple(value.split("\\"))
     sop_class = attributes.get("sop_class", CT_CLASS)
     levels["image"] |= {0x00080018: (sop,), 0x00080016: (sop_class,)}
-    return InstanceEntry(study, series, sop, sop_class, levels["study"], levels["series"], levels["image"], None)
+    identity = [identity_text(levels["study"].get(tag, ())) for tag in (0x00100020, 0x00100021)]
+    own = levels["study"], levels["series"], levels["image"]
+    return InstanceEntry(study, series, sop, sop_class, *own, None, *identity)
 
 
 _TAGS = {

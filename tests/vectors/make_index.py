@@ -37,7 +37,9 @@ def make(folder: Path) -> dict[str, Any]:
     )
     patient = {0x00100010: ("Doe^Jane",), 0x00100020: ("P1",)}
     image = {0x00080018: (SOP,), 0x00080016: ("1.2.840.10008.5.1.4.1.1.2",)}
-    entry = InstanceEntry("1.2", "1.2.3", SOP, image[0x00080016][0], patient, {0x00080060: ("CT",)}, image, None)
+    entry = InstanceEntry(
+        "1.2", "1.2.3", SOP, image[0x00080016][0], patient, {0x00080060: ("CT",)}, image, None, "P1", ""
+    )
     index.apply(version, KEY_ID, entry)
     for seq in (3, 5, 6):
         index.set_aside(seq)
