@@ -101,11 +101,12 @@ class ArchiveFolder:
                 f"{path} holds segments, and {_NAME} is missing", hint=f"take {_NAME} from a backup: it never changes"
             )
 
-    def complete(self, calls: Syscalls = SYSTEM) -> None:
+    def complete(self, calls: Syscalls = SYSTEM, *, but: str = "") -> None:
         """Make the folders that a copy may have left out because they were empty, and stable what a stop left of the
         creation: its names, and archive.json. Only the writer may call this. Raises IntegrityError where a link, or
-        anything else that is no folder, stands in for one of them."""
-        for part in _PARTS:
+        anything else that is no folder, stands in for one of them. What stands in for
+        `but` is the caller's to remove."""
+        for part in (part for part in _PARTS if part != but):
             try:
                 opening.require_folder(self.path / part)
             except FileNotFoundError:

@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 
 import lmdb
 
+from keys.reading import read_up_to
+
 __all__ = ["require_sound"]
 
 _HEAD: Final = struct.Struct("=QHHHH")  # number, pad, flags, lower, upper
@@ -46,10 +48,11 @@ class _Tree(NamedTuple):
 def require_sound(fd: int, page_bytes: int, transaction: int) -> None:
     """Check the state that `transaction` committed, which a reader holds, in a file of pages of `page_bytes`.
 
-    Raises lmdb.CorruptedError, saying which page is wrong. Costs about 3 s for a gigabyte of small rows; OSError.
+    Raises lmdb.CorruptedError, saying which page is wrong. UnreadableError, OSError. Costs about 3 s for a
+    gigabyte of small rows.
     """
     for number in (0, 1):
-        data = os.pread(fd, _META.size, number * page_bytes + _HEAD.size)
+        data = read_up_to(fd, number * page_bytes + _HEAD.size, _META.size)
         if len(data) == _META.size:
             magic, _, _, _, free, main, last, written = _META.unpack(data)
             if magic == _MAGIC and written == transaction:
@@ -84,7 +87,7 @@ class _Walk:
     def _page(self, number: int, is_branch: bool, *, is_free: bool) -> list[int]:
         """Check a page and what hangs on it; the pages below it."""
         self._take(number, 1)
-        page = os.pread(self._fd, self._size, number * self._size)
+        page = read_up_to(self._fd, number * self._size, self._size)
         if len(page) != self._size:
             raise lmdb.CorruptedError(f"page {number} is cut")
         own, _, flags, _, _ = _HEAD.unpack_from(page)

@@ -98,7 +98,7 @@ class Vault:
             if write:
                 command = " ".join(["coffer", *sys.argv[1:2]])
                 opened.enter_context(WriterLock(self.folder.lock, command, clock_ms(), settings_of(config.keys)))
-                self.folder.complete()
+                self.folder.complete(but=self.folder.index.name if fresh_index else "")
                 clear_stale(self.folder.spool)
             self.keyring = self._open_keyring(waiting, readonly=not (write or change_keys))
             opened.callback(self.keyring.close)

@@ -81,7 +81,9 @@ def put(coffer: CofferProcess, files: list[Path]) -> list[str]:
             assert spent < CPU_SECONDS, f"{path.name} cost {spent:.1f} s"
     told = json.loads(coffer.run("put", "--json", *map(str, files), check=False).stdout)
     kept = sum(result.outcome in (Outcome.STORED, Outcome.DUPLICATE) for result in results)
-    assert (told["stored"], told["duplicate"]) == (0, kept)
+    # Some of them are versions of one instance: what is not equal to the newest of those is a further one.
+    assert told["stored"] + told["duplicate"] == kept
+    assert told["stored"] < kept // 5
     mine = {str(path) for path in files}  # a DICOMDIR among them names files that are not there
     reasons = {one["path"]: one["reason"] for one in told["not_stored"] if one["path"] in mine}
     assert reasons == {str(r.path): r.reason for r in results if r.reason}

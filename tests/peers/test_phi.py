@@ -40,7 +40,7 @@ KEYWORDS = (
 STANDARD = "1.2.840.10008."
 SHORTEST = 6
 RUN, WORD = 16, 8
-FEWEST_VALUES = 4
+FEWEST_VALUES = 6  # a word and zeros are in any file: "file" ends the keyring's "keyfile"
 SPOOLED = 256 << 10  # bytes of the large object that lie in the spool when the server dies
 _MIXES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], dtype=np.uint64)  # odd, or bits would get lost
 _TABLE_BITS = 26
