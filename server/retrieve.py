@@ -62,6 +62,11 @@ class StoredInstance:
         """Bytes of the data set as stored."""
         return self.located.version.dataset_length
 
+    @property
+    def has_problem(self) -> bool:
+        """Whether it could not be read to its end when it came in, or not all of its header could be kept."""
+        return self.located.version.flags != 0
+
     def meta(self) -> ObjectMeta:
         """What was recorded beside the data set when it came in."""
         with self._body() as body:

@@ -2,7 +2,8 @@
 
 Rule: an object goes out in its stored syntax where the peer accepts it, converted where both are uncompressed little
 endian, and otherwise counts as failed. What goes wrong with one object costs that one only: a destination that breaks
-the association is called again for the rest, unless it does so time after time.
+the association is called again for the rest, unless it does so time after time. Objects that a peer may be unable to
+read go last, so that what they break costs no sound one.
 """
 
 import time
@@ -18,6 +19,7 @@ from server.dimse import negotiation
 from server.dimse.batches import Batch, batches
 from server.dimse.channel import Context
 from server.dimse.command import Value
+from server.dimse.doubtful import is_doubtful, sound_first
 from server.dimse.pdu import INVALID_VALUE, ProtocolError
 from server.dimse.requestor import Requestor
 from server.dimse.services import Instance
@@ -29,6 +31,7 @@ _log = structlog.get_logger(__name__)
 
 _MOST_SUB_OPERATIONS: Final = 0xFFFF  # the counters are US
 _MOST_FAILURES: Final = 5  # of a destination, in a row
+_DOUBTFUL_SECONDS: Final = 60.0  # what doubtful objects may cost that break the association, all of a C-MOVE together
 # An object up to this size is read whole and checked before its first byte leaves; of a larger one, damage that is
 # found on the way costs the association.
 _CHECKED_FIRST_BYTES: Final = 16 << 20
@@ -75,7 +78,7 @@ def _plan(operation: Operation, identifier: bytes, models: dict[str, str]) -> tu
     count = len(planned.instances)
     if count > _MOST_SUB_OPERATIONS:
         raise DimseStatusError(CANNOT_COUNT, f"{count} instances: ask for fewer than 65536 at once")
-    return SubOperations(operation, count, planned.remark), planned.instances
+    return SubOperations(operation, count, planned.remark), sound_first(planned.instances)
 
 
 class _Watch:
@@ -93,23 +96,27 @@ class _Watch:
 
 
 class _Line:
-    """How a destination behaves. It is given up when it was never reached, or fails time after time."""
+    """How a destination behaves. It is given up when it was never reached, or fails time after time with sound objects,
+    or when doubtful ones have cost too much time."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.why = ""
         self._reached = False
         self._failures = 0
+        self._well_since = 0.0
+        self._doubtful_seconds = 0.0
 
     @property
     def is_given_up(self) -> bool:
         """Whether to try no more."""
-        return self._failures >= _MOST_FAILURES
+        return self._failures >= _MOST_FAILURES or self._doubtful_seconds >= _DOUBTFUL_SECONDS
 
     def call(self, operation: Operation, batch: Batch) -> Requestor:
         """A new association. Raises UnavailableError, after a pause where there is another try."""
         config = operation.session.config.dimse
         peer = self.peer
+        self._well_since = time.monotonic()
         try:
             requestor = Requestor(
                 peer.host, peer.port, config.ae_title, peer.ae_title, batch.offers, config.destination_seconds
@@ -129,9 +136,15 @@ class _Line:
         self._failures += 1
         self.why = str(error)
 
+    def broke_on_doubtful(self, error: CofferError) -> None:
+        """It failed over an object that it need not be able to read: only the time since all was well counts."""
+        self._doubtful_seconds += time.monotonic() - self._well_since
+        self.why = str(error)
+
     def answered(self) -> None:
         """It answered: what was before is forgiven."""
         self._failures = 0
+        self._well_since = time.monotonic()
 
 
 def _move_batch(work: SubOperations, line: _Line, batch: Batch) -> bool:
@@ -189,7 +202,7 @@ def _move_one(  # noqa: PLR0917  # one of many
     except CofferError as error:
         counters.fail(instance.sop_instance, str(error))
         if isinstance(error, UnavailableError):
-            line.fail(error)
+            (line.broke_on_doubtful if is_doubtful(instance) else line.fail)(error)
         raise
     except Cancelled:
         counters.fail(instance.sop_instance, "cancelled on its way")

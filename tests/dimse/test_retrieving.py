@@ -35,6 +35,7 @@ class Stored:
     data: bytes = b"data"
     sop_class: str = CT
     transfer_syntax: str = EXPLICIT_LE
+    has_problem: bool = False
 
     @property
     def length(self) -> int:
@@ -278,6 +279,52 @@ def test_a_destination_that_always_breaks_off_is_given_up(listen: Callable[..., 
     assert (final.status, final.counters) == (0xA702, (-1, 0, 1000, 0))
     assert len(failed_list(final)) == 1000
     assert destination.associations == retrieving._MOST_FAILURES
+
+
+def doubtful_among_sound() -> list[Stored]:
+    """Thirty sound ones with seven after the third that a peer need not be able to read."""
+    long = [Stored(f"1.2.{'7' * 66}{number}") for number in range(5)]
+    return [*named(30)[:3], *long, Stored("1.3.1", b"odd"), Stored("1.3.2", has_problem=True), *named(30)[3:]]
+
+
+def test_what_a_destination_cannot_read_costs_no_sound_object(listen: Callable[..., Listener], memory: Memory) -> None:
+    memory.instances = doubtful_among_sound()
+    sound = [instance.sop_instance for instance in named(30)]
+    bad = {instance.sop_instance for instance in memory.instances} - {*sound}
+    assert len(bad) > retrieving._MOST_FAILURES
+    with RawDestination(lambda m: None if m.text(dimse.AFFECTED_INSTANCE) in bad else 0) as destination:
+        final = move(listen(destination=destination.port))
+    assert (final.status, final.counters) == (0xB000, (-1, 30, 7, 0))
+    assert set(failed_list(final)) == bad
+    assert list(destination.data)[:31] == [*sound, "1.3.2"]
+    assert destination.associations == len(bad)
+
+
+def test_what_a_destination_cannot_read_takes_a_bounded_time(
+    listen: Callable[..., Listener], memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieving, "_DOUBTFUL_SECONDS", 1e-9)
+    memory.instances = doubtful_among_sound()
+    with RawDestination(lambda m: None if m.text(dimse.AFFECTED_INSTANCE) == "1.3.2" else 0) as destination:
+        final = move(listen(destination=destination.port))
+    assert (final.status, final.counters) == (0xB000, (-1, 30, 7, 0))
+    assert destination.associations == 1
+    assert len(failed_list(final)) == 7
+
+
+def test_a_requestor_that_breaks_off_over_an_object_has_all_sound_ones(listener: Listener, memory: Memory) -> None:
+    memory.instances = doubtful_among_sound()
+    came: list[str] = []
+
+    def keep(message: Message) -> int:
+        came.append(message.text(dimse.AFFECTED_INSTANCE))
+        if len(came) > 30:
+            raise Broken
+        return 0
+
+    with pytest.raises(Broken):
+        get(listener, keep)
+    assert came == [*(instance.sop_instance for instance in named(30)), "1.3.2"]
 
 
 def test_more_contexts_than_one_association_holds(listen: Callable[..., Listener], memory: Memory) -> None:
