@@ -28,10 +28,12 @@ Examples:
   coffer get --instance 1.2.840.99999.1.2.3 --version 1 --out ./out
 
 \b
-Files are named STUDY/SERIES/INSTANCE.dcm after their UIDs, with --version INSTANCE.version-1.dcm. A file that exists is
-left as it is. The data set in each is, bit for bit, the one that was received; of several versions of an instance it is
-the one that is served, or the one that --version names (`coffer versions` lists them; where several studies or series
-have the UID, say --study or --series too). The files are readable: they leave the protection of the archive."""
+Files are named STUDY/SERIES/INSTANCE.dcm after their UIDs, with --version INSTANCE.version-1.dcm. A UID that is more
+than digits and dots stands as study-, series- or instance- and a hash. A file that exists is left as it is: where it
+has the same data set the object counts as there, else it is written as INSTANCE.other-2.dcm. The data set in each is,
+bit for bit, the one that was received; of several versions of an instance it is the one that is served, or the one
+that --version names (`coffer versions` lists them; where several studies or series have the UID, say --study or
+--series too). The files are readable: they leave the protection of the archive."""
 )
 @click.option("--study", "studies", multiple=True, metavar="UID", help="Study Instance UID; may be repeated.")
 @click.option("--series", multiple=True, metavar="UID", help="Series Instance UID; may be repeated.")

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from server import service
@@ -129,6 +131,36 @@ def test_what_was_put_comes_out_bit_for_bit(archive: Path, files: Path, tmp_path
     missing = run("get", "--study", "1.2.3", "--out", "none", code=5)
     assert missing.stderr.startswith("error: the archive has no such object\nway out: ")
     assert not Path("none").exists()
+
+
+def test_another_object_with_the_same_uids_was_not_there(archive: Path, tmp_path: Path) -> None:
+    mine, others = STUDY[0], copy.deepcopy(STUDY[0])
+    others.PatientID = "ANOTHER"
+    for ds in (mine, others):
+        (tmp_path / "in.dcm").write_bytes(part10(ds))
+        run("put", str(tmp_path / "in.dcm"))
+        for expected in ((1, 0), (0, 1)):
+            done = told("get", "--study", UID, "--out", "out")
+            assert (done["written"], done["existed"], done["failed"]) == (*expected, [])
+    assert sorted(data_sets(tmp_path / "out")) == sorted(encoded(ds) for ds in (mine, others))
+    names = {path.name for path in (tmp_path / "out").rglob("*.dcm")}
+    assert names == {f"{mine.SOPInstanceUID}.dcm", f"{mine.SOPInstanceUID}.other-2.dcm"}
+
+
+def test_studies_whose_uids_name_no_folder_do_not_share_one(archive: Path, tmp_path: Path) -> None:
+    for number, uid in enumerate(("../../x", "../../y")):
+        ds = copy.deepcopy(STUDY[0])
+        ds["StudyInstanceUID"] = DataElement(0x0020000D, "UI", uid, validation_mode=0)
+        ds.PatientID = f"P{number}"
+        (tmp_path / "in.dcm").write_bytes(part10(ds))
+        run("put", str(tmp_path / "in.dcm"))
+        done = told("get", "--study", uid, "--out", "out")
+        assert (done["written"], done["existed"]) == (1, 0)
+    written = list((tmp_path / "out").rglob("*.dcm"))
+    assert len(written) == 2
+    folders = {path.relative_to(tmp_path / "out").parts[0] for path in written}
+    assert len(folders) == 2
+    assert all(re.fullmatch("study-[0-9a-f]{16}", folder) for folder in folders)
 
 
 def test_files_without_file_meta_and_with_a_wrong_one_go_in(archive: Path, tmp_path: Path) -> None:
