@@ -21,7 +21,7 @@ from keys.errors import CofferError, UnavailableError
 
 __all__ = ["Catalogue"]
 
-_TOTALS: Final = 8
+_TOTALS: Final = 9
 _PAGE: Final = 200  # whoever puts something in waits for a page at most
 
 
@@ -126,6 +126,7 @@ class Catalogue:
             row.data_bytes,
             bool(row.attributes.differing),
             row.differing_series,
+            0 if row.study_uid else row.instances,
         )
         for i, number in enumerate(numbers):
             self._totals[i] += sign * number
@@ -145,7 +146,8 @@ class Catalogue:
 
     def totals(self) -> list[int]:
         """Studies, series, instances, versions that are not served, unindexed ones, bytes of data sets, studies and
-        series that contradict themselves, Study Instance UIDs of several patients, and parts whose key is gone."""
+        series that contradict themselves, instances without a study, Study Instance UIDs of several patients, and parts
+        whose key is gone."""
         several = [(len(parts), Patients(parts.values()).count) for parts in self._shared.values()]
         studies = self._totals[0] - sum(parts - whose for parts, whose in several)
         return [studies, *self._totals[1:], sum(whose > 1 for _, whose in several), len(self._unreadable)]

@@ -51,9 +51,10 @@ class IndexStats:
     """Totals over all studies, one for each part that is shown.
 
     `conflicts` are versions that are not served. Of `differing_studies` and `differing_series` the served instances
-    contradict each other in a value of their study (its patient included) or series; under `shared_studies` Study
-    Instance UIDs stand objects of several patients. `unreadable_studies` have rows whose key is gone (shredded, or a
-    keyring too old); `skipped` objects are stored and in no row, because they could not be read or opened.
+    contradict each other in a value of their study (its patient included) or series; `without_study` are instances of
+    no study, which no query shows; under `shared_studies` Study Instance UIDs stand objects of several patients.
+    `unreadable_studies` have rows whose key is gone (shredded, or a keyring too old); `skipped` objects are stored and
+    in no row, because they could not be read or opened.
     """
 
     studies: int
@@ -64,6 +65,7 @@ class IndexStats:
     data_bytes: int
     differing_studies: int
     differing_series: int
+    without_study: int
     shared_studies: int
     unreadable_studies: int
     applied_seq: int

@@ -78,6 +78,13 @@ class Listing:
         self._catalogue.wait()
         return self._parts.all()
 
+    def without_study(self) -> Iterator[str]:
+        """The SOP Instance UIDs of objects that are in no study, oldest first; one of several patients' once for each.
+        No query shows them."""
+        self.follow()
+        self._catalogue.wait()
+        return self._parts.without_study()
+
     def versions(self, sop_instance: str) -> list[StoredVersion]:
         """Every version under a SOP Instance UID, oldest first in each series of each study that has it."""
         self.follow()

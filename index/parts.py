@@ -118,6 +118,10 @@ class Parts:
         """Every part, oldest first. Wants the searchable table."""
         return (self._part(ref, row) for ref, row in self._rows(None))
 
+    def without_study(self) -> Iterator[str]:
+        """The SOP Instance UIDs of objects that are in no study, oldest first. Wants the searchable table."""
+        return (row.part.sop_instance for _, row in self._rows(None) if row.instances and not row.study_uid)
+
     def versions(self, sop_instance: str) -> list[StoredVersion]:
         """Every version under a SOP Instance UID: study by study and series by series, oldest first in each."""
         chains: dict[tuple[str, str], list[Link]] = {}

@@ -27,6 +27,8 @@ __all__ = [
     "whole_studies",
 ]
 
+_WITHOUT_STUDY = "coffer status --list names the objects that are in no study"
+
 
 class SeveralPatientsError(InputError):
     """A UID stands for objects of several patients and nobody has said which; `parts` are all of them."""
@@ -86,7 +88,7 @@ def by_instance(
     Raises NotFoundError, InputError (also for one that belongs to a study), SeveralPatientsError.
     """
     if not sop_instance.strip():
-        raise InputError("a SOP Instance UID is needed", hint="coffer find --level instance shows them")
+        raise InputError("a SOP Instance UID is needed", hint=_WITHOUT_STUDY)
     engine.require_level()
     found = engine.index.parts_of_instance(sop_instance.strip())
     parts = [part for part in found if not part.study_uid]
@@ -96,7 +98,7 @@ def by_instance(
             hint="coffer versions UID says which; shred the study, or one patient's part of it",
         )
     if not parts:
-        raise NotFoundError("the archive has no such object", hint="coffer versions UID shows what it has of one")
+        raise NotFoundError("the archive has no such object", hint=_WITHOUT_STUDY)
     return [Doomed.of(part, parts) for part in _of_one_patient(parts, patient_id, issuer, everybody=everybody)]
 
 

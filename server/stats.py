@@ -32,6 +32,7 @@ class ArchiveStats:
     shared_studies: int
     differing_studies: int
     differing_series: int
+    without_study: int
     unindexed: int
     unreadable_studies: int
     key_trouble: int
@@ -72,6 +73,7 @@ def stats_of(  # noqa: PLR0917  # the parts of an open archive
         shared_studies=seen.shared_studies,
         differing_studies=seen.differing_studies,
         differing_series=seen.differing_series,
+        without_study=seen.without_study,
         unindexed=seen.unindexed,
         unreadable_studies=seen.unreadable_studies,
         key_trouble=key_trouble,

@@ -16,7 +16,11 @@ from server.logs import short_id
 from server.retrieve import StoredInstance
 from server.vault import Vault
 
-__all__ = ["one_version", "versions_of"]
+__all__ = ["WHERE_TO_LOOK", "one_version", "versions_of"]
+
+WHERE_TO_LOOK = (
+    "`coffer find` lists the studies that there are, `coffer status --list` the objects that are in no study"
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +40,7 @@ def versions_of(
     ]
     _log.info("versions", calling_ae=caller.calling_ae, sop_instance=short_id(sop_instance), versions=len(found))
     if not found:
-        raise NotFoundError("the archive has no such object", hint="`coffer find --level instance` lists what it has")
+        raise NotFoundError("the archive has no such object", hint=WHERE_TO_LOOK)
     return found
 
 

@@ -62,7 +62,7 @@ def get(  # noqa: PLR0917  one parameter for each option
         raise click.UsageError("--version goes with one --instance.")
     with chosen.open() as engine:
         from server.dimse.services import Caller
-        from server.versions import one_version
+        from server.versions import WHERE_TO_LOOK, one_version
 
         caller = Caller(calling_ae=engine.config.dimse.ae_title)
         found: Sequence[StoredInstance]
@@ -72,7 +72,7 @@ def get(  # noqa: PLR0917  one parameter for each option
             places = wanted.get(_STUDY, ()), wanted.get(_SERIES, ())
             found = [one_version(engine, wanted[_INSTANCE][0], number, caller, *places)]
         if not found:
-            raise NotFoundError("the archive has no such object", hint="`coffer find` lists what it has")
+            raise NotFoundError("the archive has no such object", hint=WHERE_TO_LOOK)
         files, failed = _write(found, out, number, as_json=chosen.json)
     _report(files, failed, out, as_json=chosen.json)
     if failed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -12,6 +13,8 @@ from server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from server.engine import Engine
+
+_MOST_NAMED: Final = 1000  # the list is for people
 
 
 @click.command(
@@ -24,9 +27,12 @@ Examples:
 \b
 Works beside a running server. "index lag" counts records that the index on disk does not hold yet: a running
 server has them in memory. "conflicts" are versions of instances that are not served, because another one is; every
-version is kept. "contradictions" are studies and series whose objects say different things about them."""
+version is kept. "in no study" are objects without a Study Instance UID, which coffer find does not show; --list names
+the first 1,000. "contradictions" are studies and series whose objects say different things about them."""
 )
-@click.option("--list", "listed", is_flag=True, help="Name the conflicts and the objects that are not indexed.")
+@click.option(
+    "--list", "listed", is_flag=True, help="Name the conflicts and the objects that are in no study or not indexed."
+)
 @archive_options()
 @json_option
 @click.pass_obj
@@ -68,6 +74,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "shreds": f"{sum(shreds)} effective, {len(shreds) - sum(shreds)} scheduled" if shreds else "none",
             "conflicts": f"{stats.conflicts:,} versions that are not served: coffer versions",
             "shared studies": f"{stats.shared_studies:,} Study Instance UIDs of several patients",
+            "in no study": f"{stats.without_study:,} objects{': coffer status --list' if stats.without_study else ''}",
             "contradictions": f"{stats.differing_studies:,} studies, {stats.differing_series:,} series",
             "findings": f"{waiting} of the scrub wait for an answer: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
@@ -86,5 +93,6 @@ def _details(engine: Engine) -> dict[str, list[dict[str, Any]]]:
 
     return {
         "conflicting_instances": [msgspec.to_builtins(c) for c in conflicts(engine)],
+        "objects_in_no_study": [{"sop_instance": uid} for uid in islice(engine.index.without_study(), _MOST_NAMED)],
         "unindexed_objects": [msgspec.to_builtins(u) for u in unindexed(engine)],
     }

@@ -23,7 +23,8 @@ from server import service
 from server.cli import main
 from server.config_load import load_config
 from server.demo import encoded, sample_study
-from server.dimse.services import Caller
+from server.dimse.services import Caller, StoreRequest
+from server.engine import Engine
 from server.importer import Importer, Outcome
 from server.part10 import Part10, header_bytes
 
@@ -294,6 +295,46 @@ def test_the_demonstration_twice(tmp_path: Path) -> None:
     assert "each equal to what was sent" in outputs[0]
     assert "found as it was left" in outputs[1]
     assert "stored once" in outputs[1]
+
+
+def test_objects_in_no_study_are_counted_listed_and_hinted_at(archive: Path, files: Path, tmp_path: Path) -> None:
+    lone = copy.deepcopy(STUDY[0])
+    del lone.StudyInstanceUID
+    lone.SOPInstanceUID = "1.2.3.9.1"
+    (tmp_path / "lone.dcm").write_bytes(part10(lone))
+    run("put", str(files), str(tmp_path / "lone.dcm"))
+    status = told("status", "--list")
+    assert (status["studies"], status["objects"], status["without_study"]) == (1, 4, 1)
+    assert status["objects_in_no_study"] == [{"sop_instance": "1.2.3.9.1"}]
+    assert re.search(r"^in no study +1 objects: coffer status --list$", run("status").stdout, re.MULTILINE)
+    for command in (("versions", "9.9"), ("shred", "--instance", "9.9", "--dry-run"), ("get", "--instance", "9.9")):
+        missing = run(*command, code=5)
+        assert "coffer status --list" in missing.stderr
+        assert "--level instance" not in missing.stderr
+    run("shred", "--instance", "1.2.3.9.1", "--reason", "a test", "--yes")
+    assert told("status")["without_study"] == 0
+    assert told("status", "--list")["objects_in_no_study"] == []
+
+
+@pytest.mark.parametrize("name", ["1.2.3.*", "1.2.3.?"])
+def test_a_uid_with_a_wildcard_is_addressed_exactly(archive: Path, tmp_path: Path, name: str) -> None:
+    odd, beside = copy.deepcopy(STUDY[0]), copy.deepcopy(STUDY[0])
+    with Engine.open(load_config(tmp_path / "coffer.toml"), write=True) as engine:
+        for ds, uid in ((odd, name), (beside, "1.2.3.4")):
+            for tag in (0x00080018, 0x0020000D):
+                ds[tag] = DataElement(tag, "UI", uid, validation_mode=0)
+            request = StoreRequest(str(ds.SOPClassUID), uid, "1.2.840.10008.1.2.1", Caller("TESTER"))
+            reception = engine.ingest.begin(request)
+            reception.write(encoded(ds))
+            assert reception.finish().status == 0
+    for option in ("--instance", "--study"):
+        assert told("get", option, name, "--out", f"out{option}")["written"] == 1
+        assert data_sets(tmp_path / f"out{option}") == [encoded(odd)]
+    (version,) = json.loads(run("versions", name, "--json").stdout)
+    assert version["study"] == name
+    run("shred", name, "--reason", "a test", "--yes")
+    assert run("versions", name, code=5)
+    assert told("get", "--study", "1.2.3.4", "--out", "left")["written"] == 1
 
 
 def test_status_names_what_needs_a_look(archive: Path, tmp_path: Path) -> None:
