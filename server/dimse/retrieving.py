@@ -31,6 +31,7 @@ _log = structlog.get_logger(__name__)
 
 _MOST_SUB_OPERATIONS: Final = 0xFFFF  # the counters are US
 _MOST_FAILURES: Final = 5  # of a destination, in a row
+_LOST_SECONDS: Final = 60.0  # what sound objects in a row may cost that break the association of who took others
 _DOUBTFUL_SECONDS: Final = 60.0  # what doubtful objects may cost that break the association, all of a C-MOVE together
 # An object up to this size is read whole and checked before its first byte leaves; of a larger one, damage that is
 # found on the way costs the association.
@@ -96,21 +97,25 @@ class _Watch:
 
 
 class _Line:
-    """How a destination behaves. It is given up when it was never reached, or fails time after time with sound objects,
-    or when doubtful ones have cost too much time."""
+    """How a destination behaves. It is given up when it was never reached, or cannot be reached again, or fails time
+    after time: at once where it took nothing, and else when that has cost too much time. Not every object that a peer
+    cannot read looks doubtful."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.why = ""
         self._reached = False
-        self._failures = 0
-        self._well_since = 0.0
+        self.has_answered = False
+        self.failures = 0  # in a row, over objects
+        self._calls = 0  # in a row, that were not answered
+        self._well_since = self._lost_seconds = 0.0
         self._doubtful_seconds = 0.0
 
     @property
     def is_given_up(self) -> bool:
         """Whether to try no more."""
-        return self._failures >= _MOST_FAILURES or self._doubtful_seconds >= _DOUBTFUL_SECONDS
+        is_failing = self.failures >= _MOST_FAILURES and not (self.has_answered and self._lost_seconds < _LOST_SECONDS)
+        return is_failing or self._calls >= _MOST_FAILURES or self._doubtful_seconds >= _DOUBTFUL_SECONDS
 
     def call(self, operation: Operation, batch: Batch) -> Requestor:
         """A new association. Raises UnavailableError, after a pause where there is another try."""
@@ -122,18 +127,19 @@ class _Line:
                 peer.host, peer.port, config.ae_title, peer.ae_title, batch.offers, config.destination_seconds
             )
         except UnavailableError as error:
-            self.fail(error)
-            if not self._reached:
-                self._failures = _MOST_FAILURES
-            elif not self.is_given_up:
-                time.sleep(self._failures / 2)  # it may be starting again, or still busy with the association it broke
+            self.why = str(error)
+            self._calls = self._calls + 1 if self._reached else _MOST_FAILURES
+            if not self.is_given_up:
+                time.sleep(self._calls / 2)  # it may be starting again, or still busy with the association it broke
             raise
         self._reached = True
+        self._calls = 0
         return requestor
 
     def fail(self, error: CofferError) -> None:
-        """It failed once more."""
-        self._failures += 1
+        """It failed once more over an object that it should be able to read."""
+        self.failures += 1
+        self._lost_seconds += time.monotonic() - self._well_since
         self.why = str(error)
 
     def broke_on_doubtful(self, error: CofferError) -> None:
@@ -143,7 +149,9 @@ class _Line:
 
     def answered(self) -> None:
         """It answered: what was before is forgiven."""
-        self._failures = 0
+        self.has_answered = True
+        self.failures = 0
+        self._lost_seconds = 0.0
         self._well_since = time.monotonic()
 
 
@@ -155,7 +163,7 @@ def _move_batch(work: SubOperations, line: _Line, batch: Batch) -> bool:
             work.counters.fail(instance.sop_instance, "its SOP class or transfer syntax is no UID")
         return False
     while at < len(instances) and not line.is_given_up:
-        rest = map(instances.__getitem__, range(at, len(instances)))
+        rest, failures = map(instances.__getitem__, range(at, len(instances))), line.failures
         try:
             with line.call(work.operation, batch) as destination:
                 ahead = _Ahead(rest, destination.contexts.values())
@@ -168,6 +176,9 @@ def _move_batch(work: SubOperations, line: _Line, batch: Batch) -> bool:
             _log.info("a sub-operation broke off, the rest goes over a new association", cause=str(error))
             if work.is_cancelled():
                 return True
+            if line.failures > failures and not line.has_answered:  # its neighbours may be like it: try others first
+                middle = (at + len(instances)) // 2
+                instances = instances[:at] + sound_first(instances[middle:] + instances[at:middle])
     for instance in instances[at:]:
         work.counters.fail(instance.sop_instance, line.why)
     return False

@@ -300,6 +300,18 @@ def test_what_a_destination_cannot_read_costs_no_sound_object(listen: Callable[.
     assert destination.associations == len(bad)
 
 
+@pytest.mark.parametrize("first", [0, 10])
+def test_a_row_of_objects_that_only_look_sound_costs_no_other(
+    listen: Callable[..., Listener], memory: Memory, first: int
+) -> None:
+    memory.instances = named(40)
+    bad = {f"1.2.{number}" for number in range(first, first + 12)}
+    with RawDestination(lambda m: None if m.text(dimse.AFFECTED_INSTANCE) in bad else 0) as destination:
+        final = move(listen(destination=destination.port))
+    assert (final.status, final.counters) == (0xB000, (-1, 28, 12, 0))
+    assert set(failed_list(final)) == bad
+
+
 def test_what_a_destination_cannot_read_takes_a_bounded_time(
     listen: Callable[..., Listener], memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
