@@ -9,10 +9,11 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from archive.chain import Chain, read_footer, read_segment_header
 from archive.checkpoint import Checkpoint, endorsed, read_checkpoint
@@ -29,6 +30,7 @@ from keys.errors import InputError, IntegrityError, UnavailableError, Unreadable
 __all__ = ["Finding", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
 
 OpenRecords = Callable[[], AbstractContextManager[OpenRecord]]  # called in each process; for jobs > 1 it must pickle
+_SAFE_PATH: Final = "PYTHONSAFEPATH"  # as python -P
 _worker_stack = ExitStack()  # held until a worker ends: what it opened must not be closed before
 _worker_open: OpenRecord | None = None
 
@@ -214,20 +216,39 @@ class Verifier:
         if open_records is not None:
             with open_records():
                 pass  # here a key that does not open is told as what it is; in a worker it would be a broken pool
-        pool = ProcessPoolExecutor(
-            min(self._options.jobs, len(tasks)),
-            multiprocessing.get_context("spawn"),  # a fork would take locks of other threads along
-            _prepare,
-            (open_records,),
-        )
-        try:
-            for report in pool.map(_scan, tasks):
-                self._progress(report.size)
-                yield report
-        except BrokenProcessPool as error:
-            raise UnavailableError("a verifying process was killed", hint="try again with --jobs 1") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with _no_modules_from_here():
+            pool = ProcessPoolExecutor(
+                min(self._options.jobs, len(tasks)),
+                multiprocessing.get_context("spawn"),  # a fork would take locks of other threads along
+                _prepare,
+                (open_records,),
+            )
+            try:
+                for report in pool.map(_scan, tasks):
+                    self._progress(report.size)
+                    yield report
+            except BrokenProcessPool as error:
+                raise UnavailableError("a verifying process was killed", hint="try again with --jobs 1") from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _no_modules_from_here() -> Iterator[None]:
+    """Python that is started meanwhile takes no module from the current folder, which may be the archive's.
+
+    `multiprocessing` starts its processes, and one that watches them, with `-c`, and they import before any code of
+    ours runs: only the environment reaches them.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 def _prepare(open_records: OpenRecords | None) -> None:

@@ -13,6 +13,8 @@ import os
 import resource
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,10 +24,13 @@ from click.testing import Result
 from archive import segment, summedjson
 from archive.folder import ArchiveFolder
 from archive.planted import planted
+from archive.record import Kind
 from archive.scrub import Place, parse_place
 from keys.errors import FormatError
 from keys.keyfile import CHEAPEST_FOR_TESTS, generate_keyfile
 from keys.secret import Secret
+from server.config import Config, Keys, Storage
+from server.engine import Engine
 from tests.server.filled import free_port, run, study_files, told
 
 HOLE = 3 << 30
@@ -253,6 +258,35 @@ def test_a_footer_and_a_place_of_a_tree_that_there_cannot_be_are_refused() -> No
             setattr(place, name, value)
         with pytest.raises(FormatError):
             parse_place(place.serialize())
+
+
+# Code
+
+
+def test_no_code_of_the_current_folder_is_run(base: Path) -> None:
+    """Also not by the processes that share the work, which Python starts by a line of code."""
+    keys = Keys(key_file=base / "data.key")
+    config = Config(archive=base / "data", keys=keys, storage=Storage(segment_bytes=4000, reserve_bytes=0))
+    with Engine.open(config, write=True) as engine:
+        for number in range(8):
+            engine.record_event(Kind.STATE, {"what": f"{number} of some", "reason": "long " * 200})
+    assert len(list((base / "data" / "segments").iterdir())) > 2
+    ran = base / "ran"
+    code = f"open({str(ran)!r}, 'a').write(__name__ + ' ')\nraise SystemExit(99)\n"
+    for name in ("pickle", "multiprocessing", "os", "json", "struct", "socket", "signal", "msgspec", "lmdb"):
+        (base / "data" / f"{name}.py").write_text(code)
+    for name in ("keys", "archive", "index", "server", "concurrent", "encodings"):
+        package = base / "data" / name
+        package.mkdir(exist_ok=True)
+        (package / "__init__.py").write_text(code)
+    coffer = str(Path(sys.executable).with_name("coffer"))
+    for args in (("verify", "--level", "decrypt", "--jobs", "2"), ("status",)):
+        done = subprocess.run(  # noqa: S603  ours
+            [coffer, "--archive", ".", *args], cwd=base / "data", capture_output=True, text=True, check=False
+        )
+        assert not ran.exists(), (args, ran.read_text())
+        assert done.returncode in {0, 1}, done.stderr
+        assert "Traceback" not in done.stderr
 
 
 # Configuration
