@@ -5,7 +5,6 @@ nobody by lying there, as nothing follows or opens it; who put it there had the 
 knowing. Folders of the file system's own (`.snapshot`, `.zfs`) are nobody's.
 """
 
-import os
 import re
 import stat
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Final
 from archive.folder import ArchiveFolder
 from archive.pending import read_pending
 from archive.report import Finding
-from archive.tiles import HASH_BYTES, WIDTH
+from archive.tiles import HASH_BYTES, MOST_DEEP, WIDTH
 from keys import opening
 from keys.errors import FormatError, IntegrityError
 from keys.lock import is_foreign
@@ -107,12 +106,27 @@ def _complaint(root: Path, part: str, name: str) -> str | None:
 def _tiles(root: Path) -> Iterator[str]:
     if not opening.is_folder(root / "tiles"):
         return
-    for above, folders, names in os.walk(root / "tiles"):
-        for name in (*folders, *names):
-            path = Path(above, name)
+    below = [root / "tiles"]
+    while below:
+        above = below.pop()
+        try:
+            names = sorted(opening.names(above))
+        except OSError:
+            continue  # it was removed in between, or is another account's
+        except IntegrityError as error:
+            yield str(error)
+            continue
+        is_last = len(above.relative_to(root).parts) >= MOST_DEEP
+        for name in names:
+            path = above / name
             found = opening.look(path)
             shown = opening.shown(path.relative_to(root))
-            if found is not None and stat.S_ISREG(found.st_mode) and found.st_size > WIDTH * HASH_BYTES:
+            if found is not None and stat.S_ISDIR(found.st_mode):
+                if is_last:
+                    yield f"{shown} is a folder where no tile lies: look who put it there"
+                else:
+                    below.append(path)
+            elif found is not None and stat.S_ISREG(found.st_mode) and found.st_size > WIDTH * HASH_BYTES:
                 yield f"{shown} is larger than any tile: look who put it there"
-            elif found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            elif found is not None and not stat.S_ISREG(found.st_mode):
                 yield f"{shown} is {opening.kind(found)}: Coffer did not put it there, and does not follow or open it"

@@ -20,6 +20,7 @@ HEIGHT: Final = 8
 WIDTH: Final = 1 << HEIGHT
 HASH_BYTES: Final = 32
 ALL_LEVELS: Final = 64
+MOST_DEEP: Final = 9  # folders: tiles/tile/LEVEL, up to five of xNNN for 2^64 records, and NNN.p
 _CACHED = 64
 _WIDTH: Final = re.compile(r"[1-9][0-9]{0,2}")
 _sha256 = hashlib.sha256

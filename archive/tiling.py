@@ -13,7 +13,7 @@ from archive.folder import ArchiveFolder
 from archive.leaves import Leaves
 from archive.merkle import Frontier
 from archive.proof import root
-from archive.tiles import ALL_LEVELS, HASH_BYTES, HEIGHT, Tiles, top
+from archive.tiles import ALL_LEVELS, HASH_BYTES, HEIGHT, MOST_DEEP, Tiles, top
 from keys import opening
 from keys.durable import discard, discard_folder, make_folders, replace
 from keys.errors import HistoryError, IntegrityError
@@ -122,7 +122,17 @@ def _leftovers(tiles: Path) -> Iterator[Path]:
     """Every partial tile there is, and what writes that were stopped have left."""
     if not opening.is_folder(tiles):
         return
-    for folder, _, names in os.walk(tiles):
-        for name in names:
-            if folder.endswith(".p") or name.endswith(".new"):
-                yield Path(folder, name)
+    below = [tiles]
+    for folder in below:  # it grows meanwhile
+        try:
+            with os.scandir(folder) as entries:
+                found = list(entries)
+        except OSError:
+            continue
+        is_last = len(folder.relative_to(tiles.parent).parts) >= MOST_DEEP
+        for entry in found:
+            if not entry.is_dir(follow_symlinks=False):
+                if folder.suffix == ".p" or entry.name.endswith(".new"):
+                    yield Path(entry.path)
+            elif not is_last:
+                below.append(Path(entry.path))

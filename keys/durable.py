@@ -133,14 +133,17 @@ def discard_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
     if not opening.is_folder(path):
         discard(path, calls=calls)
         return
-    for folder, folders, names in os.walk(path, topdown=False):
-        for name in names:
-            discard(Path(folder, name), calls=calls)
-        for name in folders:
-            with contextlib.suppress(OSError):
-                calls.rmdir(Path(folder, name))
-    with contextlib.suppress(OSError):
-        calls.rmdir(path)
+    found = [path]
+    for folder in found:  # it grows meanwhile: however deep they lie, each stands behind the one that it is in
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    found.append(Path(entry.path))
+                else:
+                    discard(Path(entry.path), calls=calls)
+    for folder in reversed(found):
+        with contextlib.suppress(OSError):
+            calls.rmdir(folder)
 
 
 def remove_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
