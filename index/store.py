@@ -37,6 +37,9 @@ _MODULUS: Final = 1 << 256
 _PIECE: Final = 1 << 20
 
 
+_FRESH: Final = ".data.mdb.new"  # as `keys.durable.stage` names it
+
+
 def _row_hash(table: str, key: bytes, value: bytes) -> int:
     """SHA-256(number of the table || u16 key length || key || value) as a number."""
     place = TABLES.index(table).to_bytes(1, "big") + len(key).to_bytes(2, "big")
@@ -61,8 +64,9 @@ class IndexStore:
         self._folder = folder
         if not readonly:
             durable.make_folder(folder, 0o700)
-            for left in (name for name in opening.names(folder) if name.startswith(".data.mdb.new")):
-                durable.remove(folder / left)  # a stop came before it took the other's place
+            for left in (_FRESH, _lock_of(Path(_FRESH)).name):  # a stop came before it took the other's place
+                if opening.exists(folder / left):
+                    durable.remove(folder / left)
         try:
             self._env = self._open(folder / "data.mdb", folder / "lock.mdb", map_bytes)
             self._tables = self._tables_of(self._env)

@@ -260,6 +260,38 @@ def test_a_footer_and_a_place_of_a_tree_that_there_cannot_be_are_refused() -> No
             parse_place(place.serialize())
 
 
+def deep(folder: Path) -> None:
+    """More folders in each other than Python calls functions."""
+    here = Path.cwd()
+    folder.mkdir()
+    os.chdir(folder)
+    for _ in range(1300):
+        Path("a").mkdir()
+        os.chdir("a")
+    os.chdir(here)
+
+
+def test_folders_in_each_other_by_the_thousand_end_nothing(base: Path) -> None:
+    data = base / "data"
+    deep(data / "tiles" / "x")
+    assert "is a folder where no tile lies" in attempt("verify").output
+    attempt("status")
+    attempt("put", "files")
+    attempt("checkpoint", "sign")
+    deep(data / ".index.old")
+    run("index", "rebuild")
+    assert not (data / ".index.old").exists()
+
+
+def test_a_name_in_the_index_that_only_begins_like_ours_is_left_and_told(base: Path) -> None:
+    data = base / "data"
+    (data / "index" / ".data.mdb.new").write_bytes(b"left by a stop")
+    (data / "index" / ".data.mdb.newx").mkdir()
+    run("put", "files")
+    assert sorted(p.name for p in (data / "index").iterdir()) == [".data.mdb.newx", "data.mdb", "lock.mdb"]
+    assert "index/.data.mdb.newx is" in run("verify", code=1).output
+
+
 # Code
 
 
@@ -281,7 +313,7 @@ def test_no_code_of_the_current_folder_is_run(base: Path) -> None:
         (package / "__init__.py").write_text(code)
     coffer = str(Path(sys.executable).with_name("coffer"))
     for args in (("verify", "--level", "decrypt", "--jobs", "2"), ("status",)):
-        done = subprocess.run(  # noqa: S603  ours
+        done = subprocess.run(
             [coffer, "--archive", ".", *args], cwd=base / "data", capture_output=True, text=True, check=False
         )
         assert not ran.exists(), (args, ran.read_text())
