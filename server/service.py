@@ -16,6 +16,7 @@ import structlog
 from archive import planted
 from archive.allocator import keep_objects
 from keys import guard
+from keys.clock import clock_ms
 from keys.errors import CofferError, ServiceError, UnavailableError
 from server import headroom, logs, signorder
 from server.config import Config
@@ -38,6 +39,7 @@ _log = structlog.get_logger(__name__)
 
 _CHECKPOINT_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 0.5
+_AGAIN_SECONDS: Final = 5.0  # after a checkpoint that was ordered and could not be signed
 _GRACE_SECONDS: Final = 7.0  # for operations under way: with all that follows a server ends within 10
 _END: Final = ""
 
@@ -62,6 +64,7 @@ class Server:
         self._state = "starting"
         self._unguarded: set[str] = set()  # what was told
         self._unsigned = ""  # why the last checkpoint was not signed
+        self._unfinished = ""  # why a change of the keys waits
         self._unsettled = ""  # what went wrong in the last round
         self._engine: Engine | None = None
         self._lanes: Lanes | None = None
@@ -160,7 +163,7 @@ class Server:
         """What a human should look at although the server does its work."""
         told = self._engine.concerns() if self._engine is not None else []
         told += planted.concerns(self._engine.folder) if self._engine is not None else []
-        told += [self._unsigned, self._unsettled]
+        told += [self._unsigned, self._unfinished, self._unsettled]
         if self._engine is not None and not self._engine.index.is_loaded:
             told.append("the index is being read: objects are stored, queries wait")
         if logs.is_losing():
@@ -203,7 +206,8 @@ class Server:
             self._require_whole()
             try:
                 self._settle()
-                if self._is_asked_to_sign() or time.monotonic() - signed >= _CHECKPOINT_SECONDS:
+                is_due = not self._unsigned or time.monotonic() - signed >= _AGAIN_SECONDS
+                if (is_due and self._is_asked_to_sign()) or time.monotonic() - signed >= _CHECKPOINT_SECONDS:
                     signed = time.monotonic()
                     self._sign()
                     self._tell_unguarded()
@@ -238,14 +242,18 @@ class Server:
     def _settle(self) -> None:
         """Do what commands in other processes began with the keys."""
         try:
-            self.engine.log.require_writable()
+            self.engine.log.require_stable()
         except CofferError:
             return  # told by readyz; the next opening does it
         try:
             self.engine.look_at_keys()
             self.engine.settle()
+            self._unfinished = ""
         except CofferError as error:
-            _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
+            told = f"a change of keys is not finished: {error}"
+            if told != self._unfinished:  # it is tried twice a second
+                _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
+            self._unfinished = told
 
     def _tell_unguarded(self) -> None:
         """Tell once what the system refused to do for keys in memory."""
@@ -256,7 +264,7 @@ class Server:
 
     def _is_asked_to_sign(self) -> bool:
         try:
-            return bool(signorder.asked(self.engine.keyring))
+            return signorder.is_waited_for(self.engine.keyring, clock_ms())
         except CofferError:
             return False  # a keyring that cannot be read is told of by whoever needs a key
 
@@ -266,8 +274,10 @@ class Server:
             self.engine.sign_checkpoint()
             self._unsigned = ""
         except CofferError as error:
-            self._unsigned = f"no checkpoint was signed: {error}"
-            _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
+            told = f"no checkpoint was signed: {error}"
+            if told != self._unsigned:
+                _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
+            self._unsigned = told
 
     def stop(self) -> None:
         """Let `wait` return. May be called from a signal handler."""

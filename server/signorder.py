@@ -17,15 +17,22 @@ from keys.keyring import Keyring
 from keys.lock import holder
 from server import otherwriter
 
-__all__ = ["answer", "ask", "asked"]
+__all__ = ["answer", "ask", "asked", "is_waited_for"]
 
 _POLL_SECONDS: Final = 0.1
 _PATIENCE_SECONDS: Final = 60.0
+_COUNTS_MS: Final = 2 * round(_PATIENCE_SECONDS * 1000)
 
 
 def asked(keyring: Keyring) -> list[bytes]:
     """The orders that wait, to be given to `answer`. Raises UnavailableError, IntegrityError."""
     return [place for place, _ in keyring.rows(rows.SIGN_PREFIX)]
+
+
+def is_waited_for(keyring: Keyring, now_ms: int) -> bool:
+    """Whether somebody may still wait for an order. Raises UnavailableError, IntegrityError."""
+    given = (int.from_bytes(value, "big") for _, value in keyring.rows(rows.SIGN_PREFIX))
+    return any(abs(now_ms - each) < _COUNTS_MS for each in given)
 
 
 def answer(keyring: Keyring, orders: list[bytes]) -> None:

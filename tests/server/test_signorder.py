@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from archive.record import Kind
+from keys.clock import clock_ms
 from keys.errors import UnavailableError
 from server import signorder
 from server.config import Config, Http, Keys, Storage
 from server.engine import Engine
 from server.founding import create_archive
+from server.service import Server
 
 
 @pytest.fixture
@@ -62,3 +65,36 @@ def test_an_order_that_nobody_answers_is_withdrawn(engine: Engine) -> None:
         signorder.ask(engine.keyring, engine.folder, patience_seconds=0.3)
     assert "readyz" in caught.value.hint()
     assert signorder.asked(engine.keyring) == []
+
+
+def test_an_order_that_was_left_behind_counts_no_more_after_a_while(engine: Engine) -> None:
+    engine.keyring.amend([(b"O" + bytes(8), (1_000_000).to_bytes(8, "big"))])
+    assert signorder.is_waited_for(engine.keyring, 1_000_000 + 60_000)
+    assert not signorder.is_waited_for(engine.keyring, 1_000_000 + 120_000)
+    engine.sign_checkpoint()
+    assert signorder.asked(engine.keyring) == []
+
+
+def test_an_order_that_cannot_be_followed_is_told_once_and_tried_with_pauses(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def fails() -> None:
+        tried.append("signed")
+        raise UnavailableError("no disk")
+
+    server = Server(engine.config)
+    server._engine = engine
+    monkeypatch.setattr(engine, "sign_checkpoint", fails)
+    engine.keyring.amend([(b"O" + bytes(8), clock_ms().to_bytes(8, "big"))])
+    rounds = iter([False] * 20 + [True])
+    monkeypatch.setattr(server, "_is_told_to_end", lambda: next(rounds))
+    monkeypatch.setattr(server, "_require_whole", lambda: None)
+    with structlog.testing.capture_logs() as told:
+        server.wait()
+        server._sign()
+    monkeypatch.undo()
+    assert len(tried) == 2
+    assert [line["event"] for line in told].count("no checkpoint was signed") == 1
+    server._engine = None
