@@ -17,7 +17,7 @@ from archive.checkpoint import Checkpoint, read_checkpoint
 from archive.folder import ArchiveFolder
 from archive.merkle import EMPTY_ROOT
 from archive.notes import last_checkpoint, publish, settle_notes
-from archive.record import RecordHeader, record_size, trailer
+from archive.record import Kind, RecordHeader, record_size, trailer
 from archive.recovery import Tail, cut, promised, read_tail, settle_end
 from archive.room import Room
 from archive.segment import Footer, SegmentHeader, footer_size
@@ -31,6 +31,7 @@ from keys.errors import CofferError, HistoryError, IntegrityError, UnavailableEr
 from keys.syscalls import SYSTEM, Syscalls
 
 _LEAST_ROOM = 1 << 20  # where not even a small group fits any more, nobody shall be told that this archive is ready
+_EVENT_ROOM = 1 << 20  # what a change of the keys takes in keyring, log, tiles and index
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +171,9 @@ class LogWriter:
         """Append entries in order, together; durable on return.
 
         They are one group with one fdatasync; who has many to append brings them together (`server.commit`). Raises
-        UnavailableError when they do not fit above the reserve, or a SealedFile is not what it says (nothing was
-        written: retry later), or when a write or sync failed, now or before (nothing is acknowledged until the log is
-        opened again). What is hashed is what is written: memory must not change before this returns, a file may.
+        UnavailableError when they do not fit (objects: above the reserve), or a SealedFile is not what it says (nothing
+        was written: retry later), or when a write or sync failed, now or before (nothing is acknowledged until the log
+        is opened again). What is hashed is what is written: memory must not change before this returns, a file may.
         """
         for entry in entries:
             _require_header(entry)
@@ -183,12 +184,27 @@ class LogWriter:
             ]
             hashes = [_hash(entry) for entry in entries]  # before the lock, which is never held for it
             with self._commit_lock:
-                self.require_writable()
-                self._room.require(max(self._needed(entries), _LEAST_ROOM))
+                self._require_going()
+                if any(entry.kind == Kind.OBJECT for entry in entries):
+                    self._room.require(max(self._needed(entries), _LEAST_ROOM))
+                else:
+                    self._room.require(self._needed(entries), into_reserve=True)
                 return self._commit(entries, hashes, files)
 
     def require_writable(self) -> None:
-        """Return where an append can be expected to work. Raises UnavailableError: stopped, or the volume is full."""
+        """Return where objects can be expected to be taken. Raises UnavailableError: stopped, or the volume is full."""
+        self._require_going()
+        self._room.require(_LEAST_ROOM)
+
+    def takes_events(self) -> bool:
+        """Whether the volume has room for events, which may use its reserve."""
+        try:
+            self._room.require(_EVENT_ROOM, into_reserve=True)
+        except UnavailableError:
+            return False
+        return True
+
+    def _require_going(self) -> None:
         if self.refusal is not None:
             self.require_stable()
         if self._failure is not None:
@@ -196,7 +212,6 @@ class LogWriter:
                 f"the log stopped after a failed write: {self._failure}",
                 hint="restart Coffer: opening recovers and checks what is stable",
             ) from self._failure
-        self._room.require(_LEAST_ROOM)
 
     def checkpoint(
         self, sign: Callable[[bytes], bytes], remember: Callable[[bytes], None] | None = None

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from archive.event import Event
 from archive.record import Kind
 from keys import rekey, rows, shred
 from keys.clock import clock_ms
-from keys.errors import InputError
+from keys.errors import InputError, UnavailableError
 from keys.tombstone import Tombstone
 from server import otherwriter
 from server.doomed import Doomed, whole_studies
@@ -31,6 +33,7 @@ __all__ = [
     "wait_until_settled",
 ]
 
+_log = structlog.get_logger(__name__)
 _DAY_MS: Final = 86_400_000
 _LONGEST_REASON: Final = 1000
 _SETTLE_SECONDS: Final = 15.0
@@ -133,7 +136,8 @@ def wait_until_settled(
 ) -> bool:
     """Do what is left to do, or wait for the writer that runs to do it; whether it is done. Raises CofferError.
 
-    `progress` gets shredded keys that have left the keyring, of those that were there.
+    On a full volume it is not done, and waits for who opens the archive when there is room. `progress` gets shredded
+    keys that have left the keyring, of those that were there.
     """
     keyring = engine.keyring
     total = len(shred.waiting(keyring))
@@ -153,6 +157,11 @@ def wait_until_compacted(engine: Engine, seconds: float = _COMPACT_SECONDS) -> b
 
 def _wait(engine: Engine, is_done: Callable[[], bool], seconds: float) -> bool:
     if engine.writes:
-        engine.settle()
+        try:
+            engine.settle()
+        except UnavailableError as error:
+            if engine.log.takes_events():
+                raise
+            _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
         return is_done()
     return otherwriter.wait_until(engine.folder, is_done, seconds)

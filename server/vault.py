@@ -134,11 +134,20 @@ class Vault:
         if self.log.refusal is not None:
             self._catch_up_refused()
             return
-        self._record_pending()
-        self._settlement.settle()
+        self._settle_at_opening()
         self._change_over()
         self._report(rebuild.catch_up(self.index, self.reader, self._open_counted, self.limits))
         self._settlement.retry(self._retry)
+
+    def _settle_at_opening(self) -> None:
+        """Finish what was begun; on a volume without room even for that, it waits, and what is stored is read."""
+        try:
+            self._record_pending()
+            self._settlement.settle()
+        except UnavailableError as error:
+            if self.log.takes_events():
+                raise
+            _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
 
     def __enter__(self) -> Self:
         return self

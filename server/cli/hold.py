@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from server.holds import Hold
 
 
+_NOT_RECORDED = (
+    "the log does not have it yet: whoever writes the archive records it, on a full volume when there is room"
+)
 _PADDING = " \0"  # as the index takes it from what objects say
 
 
@@ -81,15 +84,19 @@ def add(  # noqa: PLR0917  one parameter for each option
             sop_instance=(instance or "").strip(_PADDING),
         )
         hold_id = Holds(engine).add(made)
-        wait_until_settled(engine)
+        recorded = wait_until_settled(engine)
         count = kept_now(engine.index, made)
     if chosen.json:
-        output.as_json({"hold": hold_id, "until": made.until, "officer": who.name, "keeps_now": count})
+        output.as_json(
+            {"hold": hold_id, "until": made.until, "officer": who.name, "keeps_now": count, "recorded": recorded}
+        )
         return
     output.say(f"hold {hold_id} by {who} counts from now on {_until(made)}")
     output.say(
         f"it keeps {shred_preview.number_of(count, 'study', 'studies')} that {'is' if count == 1 else 'are'} stored"
     )
+    if not recorded:
+        output.say(_NOT_RECORDED)
 
 
 def _date(text: str | None) -> str:
@@ -161,11 +168,13 @@ def remove(chosen: Chosen, hold_id: str, officer: str | None) -> None:
         from server.shredding import wait_until_settled
 
         Holds(engine).remove(hold_id, Officer.here(officer))
-        wait_until_settled(engine)
+        recorded = wait_until_settled(engine)
     if chosen.json:
-        output.as_json({"hold": hold_id, "state": "removed"})
-    else:
-        output.say(f"hold {hold_id} is removed")
+        output.as_json({"hold": hold_id, "state": "removed", "recorded": recorded})
+        return
+    output.say(f"hold {hold_id} is removed")
+    if not recorded:
+        output.say(_NOT_RECORDED)
 
 
 def _until(one: Hold) -> str:

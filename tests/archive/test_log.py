@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from archive.log import Entry, LogWriter, Position, SealedFile
 from archive.merkle import leaf_hash
 from archive.reader import LogReader
-from archive.record import genesis_hash, record_size
+from archive.record import Kind, genesis_hash, record_size
 from archive.segment import HEADER as SEGMENT_HEADER
 from archive.verify import Verifier
 from keys.errors import UnavailableError
@@ -163,6 +164,23 @@ def test_a_volume_at_its_reserve_takes_nothing_and_heals(small: SmallArchive, fr
     assert small.files() == before
     free[0] = 2 << 20
     assert log.append([entry(1)])[0].seq == 0
+
+
+def test_events_use_the_reserve_and_objects_with_them_do_not(small: SmallArchive, free: list[int]) -> None:
+    log = small.writer(reserve_bytes=4 << 20)
+    event = replace(entry(2), kind=Kind.STATE)
+    free[0] = 2 << 20
+    assert log.takes_events()
+    assert log.append([event])[0].seq == 0
+    with pytest.raises(UnavailableError, match="reserve"):
+        log.append([event, entry(1)])
+    before, free[0] = small.files(), 60_000
+    assert not log.takes_events()
+    with pytest.raises(UnavailableError, match="full"):
+        log.append([event])
+    assert small.files() == before
+    free[0] = 8 << 20
+    assert log.append([event, entry(1)])[0].seq == 1
 
 
 @pytest.mark.parametrize("segment_bytes", [SMALL, 1 << 30])  # the first fills segments up, whose footers count too

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,8 +130,9 @@ class CofferProcess:
             self.write_config()
         self.run("init")
 
-    def start(self, stderr: int | None = None) -> "CofferProcess":
-        """Start `coffer serve` and return when it says it is ready; `stderr` is a descriptor instead of `log`."""
+    def start(self, stderr: int | None = None, until: Callable[[], bool] | None = None) -> "CofferProcess":
+        """Start `coffer serve` and return when it says it is ready, or else `until` holds; `stderr` is a descriptor
+        instead of `log`."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(COFFER), "--config", str(self.config), "serve"],
@@ -142,7 +143,7 @@ class CofferProcess:
                 env=self.environment(),
             )
         deadline = time.monotonic() + START_SECONDS
-        while not self.ready():
+        while not (until or self.ready)():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 state = "is not ready" if self.process.poll() is None else f"ended with {self.process.returncode}"
                 self.kill()

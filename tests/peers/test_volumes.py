@@ -106,6 +106,31 @@ def test_an_object_larger_than_the_room_that_is_left_is_refused_and_stops_nothin
         ward.all_is_there()
 
 
+@pytest.mark.parametrize("left", [RESERVE // 2, 60_000])  # in the reserve, and not even that
+def test_holds_and_shreds_on_a_full_volume_and_a_server_that_starts(small_volume: Path, left: int) -> None:
+    with served_from(small_volume) as ward:
+        coffer = ward.coffer
+        assert {reply.status for reply in ward.store(objects(1) + objects(2))} == {0}
+        coffer.stop()
+        ballast = coffer.base / "ballast"
+        ballast.write_bytes(bytes(free_bytes(ward) - left))
+        hold = coffer.json("hold", "add", "1.2.3.1", "--reason", "r")
+        assert isinstance(hold, dict)
+        assert hold["recorded"] == (left > 1 << 16)
+        coffer.start(until=lambda: coffer.log.read_text().count("serving") == 2)
+        code, why = health(coffer)
+        assert (code, "full up to its reserve" in why) == (503, True)
+        assert [reply.status for reply in ward.store(objects(3))] == [FULL] * len(objects(3))
+        rows = find(coffer.port, "STUDY", StudyInstanceUID="")
+        assert {row.StudyInstanceUID for row in rows} == {"1.2.3.1", "1.2.3.2"}
+        ballast.unlink()
+        ward.all_is_there()
+        assert health(coffer)[0] == 200
+        coffer.run("shred", "1.2.3.1", "--reason", "r", "--yes", check=False)
+        coffer.run("shred", "1.2.3.2", "--reason", "r", "--yes")
+        assert {row.StudyInstanceUID for row in find(coffer.port, "STUDY", StudyInstanceUID="")} == {"1.2.3.1"}
+
+
 def test_large_objects_on_their_way_leave_the_reserve_to_keys_and_index(small_volume: Path) -> None:
     """Each would fit alone; together they would fill the volume, and keyring and index would stop for good."""
     with served_from(small_volume, SPOOLING) as ward:
