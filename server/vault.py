@@ -262,16 +262,21 @@ class Vault:
         return rebuild.retry(self.index, self.reader, self._open_counted, self.limits, most=most)
 
     def _catch_up_refused(self) -> None:
-        """Of a log that must not be written, show what there is to read; an index of another history stays as it is."""
+        """Of a log that must not be written, show what there is to read, and nothing of another one: the index is the
+        log's, which is put right elsewhere, and follows that again."""
         try:
-            if rebuild.is_of(self.index, self.reader):
-                self._report(rebuild.catch_up(self.index, self.reader, self._open_counted, self.limits))
+            self._report(rebuild.catch_up(self.index, self.reader, self._open_counted, self.limits))
         except (IntegrityError, UnavailableError) as error:
+            self.shortfall = UnavailableError(
+                f"the index lacks what cannot be read of the log: {error}", hint=error.hint()
+            )
             _log.error("the index lacks what cannot be read of the log", cause=str(error), way_out=error.hint())
 
     def concerns(self) -> list[str]:
         """What a human should look at although the archive does its work."""
         found = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in self.key_trouble]
+        if self.shortfall is not None:
+            found.append(str(self.shortfall))
         skipped = self.index.skipped_objects
         return [*found, f"{skipped} {SKIPPED}"] if skipped else found
 

@@ -27,7 +27,7 @@ from server.rekeyorder import carry_out, one_study, order
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.dicom_client import store
 from tests.peers.ward import FULL, objects
-from tests.promises.kept import Kept
+from tests.promises.kept import CALLER, LEVEL, STUDY, Kept
 
 _PARTS = ("segments", "checkpoints", "tiles", "keyring", "index", "scrub", "lost+found", "spool")
 
@@ -156,6 +156,24 @@ def test_what_is_of_another_history_is_refused_and_the_right_part_back_is_all_th
     twins.mine.require_all(write=True)
     with twins.mine.opened() as engine:
         assert twins.mine.put(engine, 9, 1) == [0]
+
+
+@pytest.mark.parametrize("swap", [_log, _older_segments, _older_log, _no_last_segment])
+def test_what_is_found_in_a_refused_log_is_what_it_holds(twins: Twins, swap: Callable[[Twins], None]) -> None:
+    """No answer comes from the index of another state of the log, neither from the server nor from a command."""
+    swap(twins)
+
+    def found(*, write: bool) -> set[str]:
+        with twins.mine.opened(write=write, may_refuse=True) as engine:
+            assert engine.shortfall is None
+            assert engine.index.applied_seq == max(header.seq for _, header in engine.reader.records())
+            rows = engine.finder.rows({LEVEL: ("STUDY",), STUDY: ()}, model="study", caller=CALLER)
+            return {str(row[STUDY][0]) for row in rows}
+
+    studies = found(write=True)
+    assert "1.2.1" in studies
+    assert swap is _no_last_segment or "1.2.2" not in studies
+    assert found(write=False) == studies
 
 
 def test_each_single_segment_of_a_twin_is_refused(twins: Twins) -> None:
