@@ -7,6 +7,7 @@ never called so, and for a study that lives there is none.
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -71,13 +72,16 @@ class Certifier:
         self._deeds = Deeds.read(engine, self._stones, progress)
         self._openers = ProvedOpeners(self._keyring, self._deeds)
         self._states = {each.key_id: each.state for each in erasure.erasures(self._keyring)}
+        self._names = Counter(
+            self._stones[key_id].name for key_id, state in self._states.items() if state != erasure.EFFECTIVE
+        )
 
     def issue(self, names: Sequence[str], study_uid: str = "", most: int | None = None) -> list[Issued]:
         """One certificate for each study meant by these key ids and requests; recorded, durable, on return.
 
         With `study_uid`, the one study must have this UID, and the certificate tells it. Raises NotFoundError for what
-        was never shredded, InputError for a study that lives or waits for approval, for another study's UID, and for
-        more than `most` studies; then none is made.
+        was never shredded, InputError for a study that lives or waits for approval, for one of which another key can be
+        opened yet where these cannot, for another study's UID, and for more than `most` studies; then none is made.
         """
         studies = {keys: None for name in names for keys in self._meant(name)}
         if most is not None and len(studies) > most:
@@ -164,6 +168,12 @@ class Certifier:
         ]
         note, size = self._checkpoint(max(noted.seq for noted in records))
         is_effective = all(self._states[key] == erasure.EFFECTIVE for key in keys)
+        if is_effective and (more := self._names[first.name]):
+            raise InputError(
+                f"more keys of the same study ({more}), another patient's or of what was stored again,"
+                " are shredded and can be opened yet: the study is not erased",
+                hint="coffer shred list shows what still opens them, coffer shred finish ends it",
+            )
         until = max(self._stones[key].until_ms for key in keys)
         ends = [each.effective_ms or 0 for each in epochs]
         name = hmac_sha256(self._keyring.archive_key(derive.PSEUDONYM), _NAME_LABEL + first.name)[:16]

@@ -8,6 +8,7 @@ from archive import certified
 from archive.certificate import Certificate, Epoch, Key
 from archive.folder import ArchiveFolder
 from keys import opening, rows
+from keys.clock import clock_ms
 from keys.keepers import Burned, burned_in, groups_in, keepers_in
 from keys.rows import EpochRow, EpochState
 from keys.store import RowStore
@@ -35,6 +36,8 @@ def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:
     try:
         for key in found.keys:
             yield from _of_key(key, store, must_be_dropped=found.is_effective)
+        if found.is_effective:
+            yield from _of_others(found, store)
         for epoch in found.epochs:
             yield from _of_epoch(epoch, store, must_be_gone=found.is_effective)
     finally:
@@ -54,6 +57,32 @@ def _of_key(key: Key, store: RowStore, *, must_be_dropped: bool) -> Iterator[str
         yield f"{what}: the keyring's tombstone tells another end of it"
     if must_be_dropped and store.get(rows.STUDY_PREFIX + key_id) is not None:
         yield f"{what}: its wrapped form is still in the keyring"
+
+
+def _of_others(found: Certificate, store: RowStore) -> Iterator[str]:
+    """Shredded keys of the same study that the certificate does not tell of, and that can be opened yet."""
+    stones = {place[1:]: Tombstone.decode(value) for place, value in store.scan(rows.TOMBSTONE_PREFIX)}
+    ours = {bytes.fromhex(each.key) for each in found.keys}
+    names = {stones[key_id].name for key_id in ours & stones.keys()}
+    for key_id, stone in stones.items():
+        if stone.name in names and key_id not in ours and _can_be_opened(key_id, stone, store):
+            yield f"key {key_id.hex()[:8]}: it is the same study's, was shredded, and can be opened yet"
+
+
+def _can_be_opened(key_id: bytes, stone: Tombstone, store: RowStore) -> bool:
+    """As `server.erasure` asks it of an open keyring, by the rows alone."""
+    now, numbers = clock_ms(), range(1, stone.epoch + 1)
+    ends = [store.get(rows.epoch_place(number)) for number in numbers]
+    burned = burned_in(store)
+    return (
+        stone.until_ms > now
+        or store.get(rows.STUDY_PREFIX + key_id) is not None
+        or any(value is None or EpochRow.decode(value).state is not EpochState.DESTROYED for value in ends)
+        or any(not each.is_ended or each.effective_ms > now for of in numbers for each in keepers_in(store, of))
+        or any(
+            of.epoch in numbers and burned.get(of.group, Burned()).left(of) >= of.threshold for of in groups_in(store)
+        )
+    )
 
 
 def _of_epoch(epoch: Epoch, store: RowStore, *, must_be_gone: bool) -> Iterator[str]:

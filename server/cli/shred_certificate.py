@@ -29,7 +29,8 @@ Examples:
 Before `coffer shred list` says effective it gives a notice that says NOT ERASED YET, of another type and under another
 file name. It holds no name: the study is a keyed hash. --study-uid and --with-reason write more into it. Each one made
 is recorded in the log. Needs the key file, works beside a running server. Exit code 12 for a study that lives: not
-shredded, replaced by a rekey, or stored again; 5 for what was never shredded; 6 while the shred is not recorded yet.
+shredded, replaced by a rekey, or stored again, or of which another key is shredded and can be opened yet; 5 for what
+was never shredded; 6 while the shred is not recorded yet.
 Check it with `coffer shred check`, or docs/auditor/verify_proof.py without Coffer."""
 )
 @click.argument("names", metavar="STUDY_KEY_ID|REQUEST...", nargs=-1, required=True)

@@ -270,6 +270,30 @@ def test_who_writes_the_disk_gets_no_certificate_that_says_more(here: Path) -> N
     certified(key, "keyfile", "shares")
 
 
+def test_a_study_is_not_erased_while_another_key_of_it_can_be_opened(here: Path) -> None:
+    configure()
+    filled()
+    study = uid()
+    first = shredded()
+    burn()
+    run("shred", "finish")
+    run("shred", "finish", "--destroy")
+    certified(first)
+    run("put", "files")  # stored again
+    shutil.copytree("data", "before")
+    run("shred", study, "--reason", "r", "--yes")
+    (second,) = {*keys_gone()} - {first}
+    assert opens(study, "before")
+    assert "can be opened yet" in run("shred", "certificate", first, "--study-uid", study, code=12).output
+    assert f"key {second[:8]}: it is the same study's" in run("shred", "check", str(FILE), code=3).output
+    certified(second, "keyfile")
+    run("shred", "finish")
+    run("shred", "finish", "--destroy")
+    assert not opens(study, "before")
+    certified(second)
+    certified(first)
+
+
 def all_rows() -> list[tuple[bytes, bytes]]:
     store = RowStore(Path("data/keyring"), readonly=True)
     try:
