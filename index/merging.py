@@ -80,6 +80,7 @@ def stored_in(study: StudyRow, version: Version, entry: InstanceEntry) -> StudyR
         data_bytes=study.data_bytes + version.dataset_length,
         latest_date=max(study.latest_date, counts),
         received_ms=max(study.received_ms, version.received_ms),
+        some_without_issuer=study.some_without_issuer or not entry.issuer,
     )
 
 

@@ -46,6 +46,7 @@ class Part:
     received_ms: int  # when its newest version came
     instances: int  # served
     versions: int  # stored, those that are not served included
+    some_without_issuer: bool  # one of them at least does not state an issuer itself, whatever the rules say of it
 
     @property
     def study_uid(self) -> str:
@@ -193,6 +194,7 @@ class Parts:
             row.received_ms,
             row.instances,
             row.versions,
+            row.some_without_issuer,
         )
 
 

@@ -19,7 +19,7 @@ from keys.errors import FormatError
 
 __all__ = ["SCHEMA", "InstanceRow", "Merged", "SeriesRow", "StudyRow", "Version", "decode_row", "encode_row", "served"]
 
-SCHEMA: Final = 2  # of the three rows together; another number means: rebuild
+SCHEMA: Final = 3  # of the three rows together; another number means: rebuild
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True):
@@ -169,6 +169,7 @@ class StudyRow(msgspec.Struct, frozen=True, array_like=True):
     data_bytes: int = 0
     latest_date: str = ""  # from which the retention counts, YYYYMMDD: the latest of all (`index.days`)
     received_ms: int = 0  # when the newest came
+    some_without_issuer: bool = False  # one at least does not say who gave the Patient ID, whatever `part` has
 
     @property
     def study_uid(self) -> str:

@@ -48,12 +48,15 @@ class Hold(msgspec.Struct, frozen=True):
         return not self.until or day <= dt.date.fromisoformat(self.until)
 
     def matches(self, part: Part) -> bool:
-        """Whether it is about this part: its study, its object or its patient; an absent issuer is anybody's."""
+        """Whether it is about this part: its study, its object or its patient.
+
+        An absent issuer is anybody's, also where the site's rules say whose it is now: no setting lifts a hold.
+        """
         if self.study_uid:
             return self.study_uid == part.study_uid
         if self.sop_instance:
             return not part.study_uid and self.sop_instance == part.sop_instance
-        is_issuer = not self.issuer or not part.issuer or self.issuer == part.issuer
+        is_issuer = not self.issuer or part.some_without_issuer or self.issuer == part.issuer
         return is_issuer and self.patient_id == part.patient_id
 
     @property

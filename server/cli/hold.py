@@ -41,8 +41,8 @@ Examples:
 \b
 Counts at once, also beside a running server, and for studies that come in later. A hold on a patient keeps every study
 that has or had an object of that patient, all of it: nothing that is stored later lifts it, whatever Patient ID that
-says. Without --issuer it counts for every issuer of the ID, with it also for objects that name none. It is sealed in
-the keyring; the log records it without naming study or patient. The last day ends when it is over everywhere on earth
+says. Without --issuer it counts for every issuer of the ID, with it also for objects that name none, whatever
+[patients] default_issuer says of them. It is sealed in the keyring; the log records it without naming study or patient. The last day ends when it is over everywhere on earth
 (UTC-12)."""
 )
 @click.argument("study", metavar="[STUDY_UID]", required=False)

@@ -218,6 +218,28 @@ def test_a_clock_that_is_wrong_lifts_nothing(coffer: CofferProcess, monkeypatch:
     shred("1.2.3.4")
 
 
+def test_no_setting_of_issuers_lifts_a_hold(coffer: CofferProcess) -> None:
+    rules = "[patients]", 'default_issuer = "HOSP"'
+    configure(coffer, *rules)
+    silent, stated = data_set("1.2.3.1", "1.2.3.1.1"), data_set("1.2.3.2", "1.2.3.2.1", IssuerOfPatientID="HOSP")
+    mixed = data_set("1.2.3.3", "1.2.3.3.1"), data_set("1.2.3.3", "1.2.3.3.1", IssuerOfPatientID="HOSP")
+    put(silent, stated, *mixed)
+    hold = told("hold", "add", "--patient", HELD, "--issuer", "HOSP", "--reason", "court case")
+    assert hold["keeps_now"] == 3
+    for said in (rules, ("[patients]", 'default_issuer = "HOSPITAL"'), ()):
+        configure(coffer, *said)
+        for study in ("1.2.3.1", "1.2.3.2", "1.2.3.3"):
+            assert "court case" in shred(study, "--all-patients", code=10).output
+    run("hold", "remove", str(hold["hold"]))
+    configure(coffer, *rules)
+    other = str(told("hold", "add", "--patient", HELD, "--issuer", "ELSEWHERE", "--reason", "trial")["hold"])
+    assert "trial" in shred("1.2.3.1", code=10).output
+    assert "trial" in shred("1.2.3.3", code=10).output  # an older version in it is silent
+    shred("1.2.3.2")  # which says itself that it is another's
+    run("hold", "remove", other)
+    shred("1.2.3.1")
+
+
 def test_an_insider_without_the_second_officer_erases_nothing_else(coffer: CofferProcess) -> None:
     put(data_set("1.2.3.1", "1.2.3.1.1"), data_set("1.2.3.2", "1.2.3.2.1", "P-99"), data_set("1.2.3.3", "1.9", "P-98"))
     put(without(data_set("1.2.3.4", "1.2.3.4.1", "P-97"), "StudyInstanceUID"))

@@ -68,7 +68,7 @@ def read(tables: dict[str, dict[str, str]], token_key: bytes, row_key: bytes, ar
                 )
     if bytes.fromhex(tables["meta"][b"sum".hex()]) != (total % 2**256).to_bytes(32, "big"):
         raise ValueError("sum")
-    if tables["meta"][b"schema".hex()] != "00000002":
+    if tables["meta"][b"schema".hex()] != "00000003":
         raise ValueError("schema")
     reference = bytes.fromhex(tables["uid"][token(token_key, "instance", sop).hex()])
     return [
