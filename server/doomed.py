@@ -13,6 +13,7 @@ from index.index import Index
 from index.parts import Part
 from keys.errors import AccessDeniedError, InputError, NotFoundError, UnavailableError
 from keys.shred import current, is_shredded
+from server import named
 from server.engine import Engine
 
 __all__ = [
@@ -65,10 +66,11 @@ def by_study(
 
     Raises NotFoundError, InputError, SeveralPatientsError.
     """
-    if not study_uid.strip():
-        raise InputError("a Study Instance UID is needed", hint="coffer find shows them")
     engine.require_level()
-    parts = engine.index.parts(study_uid.strip())
+    study_uid = named.uid(study_uid, lambda text: bool(engine.index.parts(text)))
+    if not study_uid:
+        raise InputError("a Study Instance UID is needed", hint="coffer find shows them")
+    parts = engine.index.parts(study_uid)
     if not parts:
         raise NotFoundError("the archive has no such study", hint="coffer find lists what it has")
     chosen = _of_one_patient(parts, patient_id, issuer, everybody=everybody)
@@ -87,10 +89,11 @@ def by_instance(
 
     Raises NotFoundError, InputError (also for one that belongs to a study), SeveralPatientsError.
     """
-    if not sop_instance.strip():
-        raise InputError("a SOP Instance UID is needed", hint=_WITHOUT_STUDY)
     engine.require_level()
-    found = engine.index.parts_of_instance(sop_instance.strip())
+    sop_instance = named.uid(sop_instance, lambda text: bool(engine.index.parts_of_instance(text)))
+    if not sop_instance:
+        raise InputError("a SOP Instance UID is needed", hint=_WITHOUT_STUDY)
+    found = engine.index.parts_of_instance(sop_instance)
     parts = [part for part in found if not part.study_uid]
     if found and not parts:
         raise InputError(
@@ -107,12 +110,14 @@ def by_patient(engine: Engine, patient_id: str, issuer: str | None = None) -> li
 
     Raises NotFoundError; InputError where several issuers have given the ID and none is named.
     """
-    if not patient_id.strip():
-        raise InputError("a Patient ID is needed", hint="coffer find --level patient shows them")
     engine.require_level()
     index = engine.index
-    every = index.parts_of_patient(patient_id, None)
-    chosen = [part for part in every if _is(issuer, part.view_issuer)]
+    patient_id = named.patient_id(patient_id, lambda text: bool(index.parts_of_patient(text)))
+    if not patient_id:
+        raise InputError("a Patient ID is needed", hint="coffer find --level patient shows them")
+    every = index.parts_of_patient(patient_id)
+    issuer = _as_stored(issuer, [part.view_issuer for part in every])
+    chosen = [part for part in every if named.is_named(issuer, part.view_issuer)]
     if not chosen:
         raise NotFoundError("the archive has no study of this patient", hint="coffer find --level patient lists them")
     issuers = {part.view_issuer for part in chosen}
@@ -123,7 +128,7 @@ def by_patient(engine: Engine, patient_id: str, issuer: str | None = None) -> li
         )
     studies = [(part, beside(index, part.id)) for part in chosen]
     for _, study in studies:
-        _require_own_keys(chosen, study)
+        _require_own_keys(chosen, study, "coffer shred STUDY_UID --all-patients takes the study whole")
     return [Doomed.of(part, study) for part, study in studies]
 
 
@@ -133,30 +138,34 @@ def _of_one_patient(
     """The parts of the patient who was named, or of the only one."""
     if everybody:
         return parts
-    chosen = [part for part in parts if _is(patient_id, part.patient_id) and _is(issuer, part.view_issuer)]
+    patient_id = _as_stored(patient_id, [part.patient_id for part in parts])
+    issuer = _as_stored(issuer, [part.view_issuer for part in parts])
+    by_id = [part for part in parts if named.is_named(patient_id, part.patient_id)]
+    chosen = [part for part in by_id if named.is_named(issuer, part.view_issuer)]
     if len({patient_of(part) for part in chosen}) > 1:
         raise SeveralPatientsError(parts, len({patient_of(part) for part in parts}))
     if not chosen:
         raise NotFoundError(
             "no objects of this patient stand under this UID", hint="leave --patient-id away to see whose do"
         )
-    _require_own_keys(chosen, parts)
+    _require_own_keys(chosen, parts, "say --all-patients")
     return chosen
 
 
-def _require_own_keys(chosen: Sequence[Part], study: Iterable[Part]) -> None:
-    """Raise InputError where a key of what goes is a key of what is to stay, too."""
+def _require_own_keys(chosen: Sequence[Part], study: Iterable[Part], or_else: str) -> None:
+    """Raise InputError where a key of what goes is a key of what is to stay, too; `or_else`: what to do about it."""
     ids = {part.id for part in chosen}
     keys = frozenset[bytes]().union(*(part.key_ids for part in chosen))
     if any(part.id not in ids and keys & part.key_ids for part in study):
         raise InputError(
             "these objects share a key with another patient's: they were one patient's by the rules for issuers then",
-            hint="set [patients] default_issuer as it was, or say --all-patients",
+            hint=f"set [patients] default_issuer as it was, or {or_else}",
         )
 
 
-def _is(named: str | None, value: str) -> bool:
-    return named is None or named.strip(" \0") == value
+def _as_stored(text: str | None, stored: Sequence[str]) -> str | None:
+    """A Patient ID or issuer that was typed, as one of these is written if it is one."""
+    return text if text is None else named.patient_id(text, lambda one: named.identity(one) in stored)
 
 
 def patient_of(part: Part) -> Patient:

@@ -20,6 +20,7 @@ from keys import derive, rows
 from keys.clock import clock_ms
 from keys.derive import hmac_sha256
 from keys.errors import AccessDeniedError, InputError, NotFoundError
+from server import named
 from server.officers import Officer
 from server.sealednotes import SealedNotes
 from server.vault import Vault
@@ -56,8 +57,8 @@ class Hold(msgspec.Struct, frozen=True):
             return self.study_uid == part.study_uid
         if self.sop_instance:
             return not part.study_uid and self.sop_instance == part.sop_instance
-        is_issuer = not self.issuer or part.some_without_issuer or self.issuer == part.issuer
-        return is_issuer and self.patient_id == part.patient_id
+        is_issuer = not self.issuer or part.some_without_issuer or named.is_named(self.issuer, part.issuer)
+        return is_issuer and named.is_named(self.patient_id, part.patient_id)
 
     @property
     def kind(self) -> str:
@@ -96,7 +97,7 @@ def kept_now(index: Index, hold: Hold) -> int:
     elif hold.sop_instance:
         parts = index.parts_of_instance(hold.sop_instance)
     else:
-        parts = index.parts_of_patient(hold.patient_id, None)
+        parts = index.parts_of_patient(hold.patient_id)
     return len({part.study_uid or part.sop_instance for part in parts if hold.matches(part)})
 
 
@@ -111,10 +112,38 @@ class Holds:
         """Every hold and its id, oldest first, those that are over included."""
         return sorted(self._notes.all(Hold), key=lambda pair: pair[1].added_ms)
 
+    def as_stored(self, hold: Hold) -> Hold:
+        """The hold with its UID, Patient ID and issuer as the index has them. Raises InputError as `server.named`."""
+        index = self._vault.index
+
+        def is_patient(text: str) -> bool:
+            return bool(index.parts_of_patient(text))
+
+        patient_id = named.patient_id(hold.patient_id, is_patient)
+        issuers = {part.issuer for part in index.parts_of_patient(patient_id)} if hold.issuer else set()
+        return msgspec.structs.replace(
+            hold,
+            study_uid=named.uid(hold.study_uid, lambda text: bool(index.parts(text))),
+            sop_instance=named.uid(hold.sop_instance, lambda text: bool(index.parts_of_instance(text))),
+            patient_id=patient_id,
+            issuer=named.patient_id(hold.issuer, lambda text: named.identity(text) in issuers),
+        )
+
     def add(self, hold: Hold) -> str:
-        """Put a hold, durable on return; returns its id. Raises InputError for one that says nothing."""
+        """Put a hold, durable on return; returns its id.
+
+        Raises InputError for one that says nothing, and for one on an object that is in a study: that goes and stays
+        with its study.
+        """
+        hold = self.as_stored(hold)
         if sum(map(bool, (hold.study_uid, hold.patient_id, hold.sop_instance))) != 1:
             raise InputError("a hold is on a study, a patient or an object of no study", hint="give one of the three")
+        theirs = self._vault.index.parts_of_instance(hold.sop_instance) if hold.sop_instance else []
+        if theirs and all(part.study_uid for part in theirs):
+            raise InputError(
+                "this object belongs to a study and shares its key: it cannot be held by itself",
+                hint="coffer versions UID says which study; hold that",
+            )
         if hold.issuer and not hold.patient_id:
             raise InputError("an issuer goes with a patient", hint="say --patient ID --issuer TEXT")
         if not hold.reason.strip():

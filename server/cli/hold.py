@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 _NOT_RECORDED = (
     "the log does not have it yet: whoever writes the archive records it, on a full volume when there is room"
 )
-_PADDING = " \0"  # as the index takes it from what objects say
 
 
 @click.group(
@@ -42,8 +41,8 @@ Examples:
 Counts at once, also beside a running server, and for studies that come in later. A hold on a patient keeps every study
 that has or had an object of that patient, all of it: nothing that is stored later lifts it, whatever Patient ID that
 says. Without --issuer it counts for every issuer of the ID, with it also for objects that name none, whatever
-[patients] default_issuer says of them. It is sealed in the keyring; the log records it without naming study or patient. The last day ends when it is over everywhere on earth
-(UTC-12)."""
+[patients] default_issuer says of them. It is sealed in the keyring; the log records it without naming study or patient.
+The last day ends when it is over everywhere on earth (UTC-12)."""
 )
 @click.argument("study", metavar="[STUDY_UID]", required=False)
 @click.option("--patient", metavar="ID", help="All studies with this Patient ID, present and future.")
@@ -74,18 +73,24 @@ def add(  # noqa: PLR0917  one parameter for each option
 
         who = Officer.here(officer)
         made = Hold(
-            study_uid=(study or "").strip(_PADDING),
-            patient_id=(patient or "").strip(_PADDING),
+            study_uid=study or "",
+            patient_id=patient or "",
             reason=reason.strip(),
             until=_date(until),
             by=who,
             added_ms=clock_ms(),
-            issuer=(issuer or "").strip(_PADDING),
-            sop_instance=(instance or "").strip(_PADDING),
+            issuer=issuer or "",
+            sop_instance=instance or "",
         )
-        hold_id = Holds(engine).add(made)
+        holds = Holds(engine)
+        hold_id = holds.add(made)
         recorded = wait_until_settled(engine)
-        count = kept_now(engine.index, made)
+        count = kept_now(engine.index, holds.as_stored(made))
+    if not count:
+        output.warn(
+            f"hold {hold_id} keeps nothing that is stored now",
+            "look whether coffer find has what you mean under this very UID or ID; it counts for what comes in",
+        )
     if chosen.json:
         output.as_json(
             {"hold": hold_id, "until": made.until, "officer": who.name, "keeps_now": count, "recorded": recorded}

@@ -240,6 +240,37 @@ def test_no_setting_of_issuers_lifts_a_hold(coffer: CofferProcess) -> None:
     shred("1.2.3.1")
 
 
+def test_a_hold_is_on_what_a_shred_of_the_same_words_would_take(coffer: CofferProcess) -> None:
+    odd, several = "1.2.3.7\t", "\\".join((200 * "A", 200 * "B"))
+    put(
+        data_set("1.2.3.1", "1.2.3.1.1"),
+        data_set("1.2.3.2", "1.2.3.2.1", several),
+        data_set(odd, "1.2.3.7.1", "P-7"),
+        without(data_set("1.2.3.4", "1.2.3.4.1", "P-97"), "StudyInstanceUID"),
+    )
+    for words in (
+        ("1.2.3.1\r\n",),
+        ("\t1.2.3.1",),
+        ("--patient", f"{HELD}\r\n"),
+        ("--patient", several),
+        ("--instance", "1.2.3.4.1\r"),
+        (odd,),
+    ):
+        hold = told("hold", "add", *words, "--reason", "court case")
+        assert hold["keeps_now"] == 1, words
+        assert "court case" in shred(*words, code=10).output
+        run("hold", "remove", str(hold["hold"]))
+    for words in (("1.2.3.1\n1.2.3.2",), ("1.2.3.1 1.2.3.2",), ("--instance", "1\x002"), ("1.2.3.\u0661",)):
+        assert "this is no UID" in run("hold", "add", *words, "--reason", "r", code=12).output
+        assert "this is no UID" in shred(*words, code=12).output
+    assert "control characters" in run("hold", "add", "--patient", f"{HELD}\nP-7", "--reason", "r", code=12).output
+    assert "belongs to a study" in run("hold", "add", "--instance", "1.2.3.1.1", "--reason", "r", code=12).output
+    assert json.loads(run("hold", "list", "--json").stdout) == []
+    assert "keeps nothing that is stored now" in run("hold", "add", "1.2.3.9", "--reason", "r").output
+    shred("1.2.3.2", "--patient-id", several)
+    shred(odd)
+
+
 def test_an_insider_without_the_second_officer_erases_nothing_else(coffer: CofferProcess) -> None:
     put(data_set("1.2.3.1", "1.2.3.1.1"), data_set("1.2.3.2", "1.2.3.2.1", "P-99"), data_set("1.2.3.3", "1.9", "P-98"))
     put(without(data_set("1.2.3.4", "1.2.3.4.1", "P-97"), "StudyInstanceUID"))

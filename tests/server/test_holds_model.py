@@ -172,6 +172,10 @@ class Model(RuleBasedStateMachine):
         note = Hold(
             made.study, made.patient, "r", until.isoformat(), OFFICER, clock_ms(), made.issuer, made.instance
         )  # fmt: skip
+        if on == "instance" and all(each.study for each in self.objects if each.instance == one.instance):
+            with pytest.raises(InputError, match="belongs to a study"):
+                Holds(self.engine).add(note)
+            return
         self.holds[Holds(self.engine).add(note)] = replace(made, is_over=is_over)
 
     @rule()
