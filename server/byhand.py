@@ -19,16 +19,16 @@ from archive.verify import Finding, Level, Options, Verifier
 from index.check import check_index
 from keys import opening, signingkey
 from keys.clock import clock_ms
-from keys.errors import HistoryError, IntegrityError
+from keys.errors import CofferError, HistoryError, IntegrityError
 from keys.keyring import Keyring
 from keys.signing import CheckpointSigner
 from keys.witness import read_witness
 from server.config import Config
 from server.custody import open_keyring, provider_of
-from server.olderkeyring import Missed, keys_since, missed, shred_again
+from server.olderkeyring import LostHold, Missed, keys_since, missed, shred_again
 from server.signatory import finish
 
-__all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "settle"]
+__all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "lost_holds", "settle"]
 
 _log = structlog.get_logger(__name__)
 
@@ -89,13 +89,32 @@ def settle(folder: ArchiveFolder) -> None:
         ledger.settle({e.segment for e in entries}, left)
 
 
+def lost_holds(config: Config) -> tuple[LostHold, ...] | None:
+    """The holds of the log that the keyring lacks, beside whoever writes; None where the keyring does not open here."""
+    folder = ArchiveFolder.open(config.archive)
+    try:
+        keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
+    except CofferError:
+        return None
+    reader = LogReader(folder)
+    try:
+        return missed(folder, keyring, reader).lost_holds(keyring)
+    except CofferError:
+        return None
+    finally:
+        reader.close()
+        keyring.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """The archive under the writer's lock, its log closed; `objection` is what its keyring lacks of the log, if any."""
+    """The archive under the writer's lock, its log closed; `objection` is what its keyring lacks of the log, if any,
+    and `lost_holds` are the holds among it."""
 
     folder: ArchiveFolder
     keyring: Keyring
     objection: HistoryError | None
+    lost_holds: tuple[LostHold, ...] = ()
 
     @property
     def witness(self) -> Checkpoint:
@@ -124,7 +143,7 @@ def hands_on(config: Config, command: str) -> Iterator[Hand]:
                 _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
             with suppress(IntegrityError):  # what is wrong with the endorsements is about to be told
                 finish(folder, keyring)
-            yield Hand(folder, keyring, late.objection(keyring.epoch))
+            yield Hand(folder, keyring, late.objection(keyring.epoch), late.lost_holds(keyring))
         finally:
             reader.close()
             keyring.close()

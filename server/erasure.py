@@ -17,7 +17,7 @@ from keys.shares import Group
 from keys.shred import tombstones
 from keys.tombstone import Tombstone
 
-__all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "openers", "uncompacted"]
+__all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "openers", "shares", "uncompacted"]
 
 SCHEDULED, EFFECTIVE = "scheduled", "effective"
 
@@ -66,13 +66,13 @@ def openers(keyring: Keyring, now: int, last: int) -> dict[int, tuple[str, ...]]
     """
     if not last:
         return {}
-    back, burned = keyring.returned(), keyring.burned()
+    back = keyring.returned()
     known = {each.epoch: each for each in keyring.epochs()}
     found: dict[int, tuple[str, ...]] = {}
     for number in range(1, last + 1):
         info = known.get(number)
         by = [str(each) for each in keyring.keepers() if each.epoch == number and not back.is_gone(each, now)]
-        by += [_shares(of, burned.get(of.group, Burned())) for of in keyring.share_groups() if of.epoch == number]
+        by += shares(keyring, number)
         if number in back.epochs:
             by.append(f"a secret that is back at its provider: coffer keys destroy {number}")
         if info is None or (info.gone_ms is None and not any(by)):
@@ -80,6 +80,13 @@ def openers(keyring: Keyring, now: int, last: int) -> dict[int, tuple[str, ...]]
         if told := tuple(f"epoch {number}: {what}" for what in by if what):
             found[number] = told
     return found
+
+
+def shares(keyring: Keyring, epoch: int) -> tuple[str, ...]:
+    """The share groups that open an epoch's key yet, in words; whatever became of its providers."""
+    burned = keyring.burned()
+    told = (_shares(of, burned.get(of.group, Burned())) for of in keyring.share_groups() if of.epoch == epoch)
+    return tuple(each for each in told if each)
 
 
 def _shares(of: Group, burned: Burned) -> str:

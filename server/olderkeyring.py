@@ -29,12 +29,34 @@ from keys.shred import is_shredded, schedule
 from server import outbox
 from server.openers import Told
 
-__all__ = ["Missed", "keys_since", "missed", "shred_again", "trouble_of"]
+__all__ = ["LostHold", "Missed", "keys_since", "missed", "shred_again", "trouble_of"]
 
 _log = structlog.get_logger(__name__)
 _NEWEST: Final = "put the newest copy of the keyring back, or see coffer recover show"
 _UNDER_A_KEY: Final = frozenset({Kind.STUDY_KEY_CREATED, Kind.OBJECT})  # a rekey's new key has objects only
 _TOLD: Final = frozenset({Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED, Kind.STATE})
+
+
+@dataclass(frozen=True, slots=True)
+class LostHold:
+    """What the log tells of a hold: its id, "study", "patient" or "instance", until when, by whom, why, and since when
+    (ms since 1970 UTC)."""
+
+    hold_id: str
+    kind: str
+    until: str
+    officer: str
+    account: str
+    reason: str
+    added_ms: int
+
+    @classmethod
+    def of(cls, hold_id: str, event: Event) -> "LostHold":
+        """The hold that an event tells of."""
+        kind, until, officer, account, reason = (
+            str(event.facts.get(name, "")) for name in ("on", "until", "officer", "account", "reason")
+        )
+        return cls(hold_id, kind, until, officer, account, reason, event.time_ms)
 
 
 @dataclass(slots=True)
@@ -50,6 +72,7 @@ class Missed:
     replaced: set[bytes] = field(default_factory=set)  # keys, by a rekey
     openers: Told = field(default_factory=Told)  # of epochs
     notes: dict[bytes, bool] = field(default_factory=dict)  # by the place of a hold or request: whether it still counts
+    holds: dict[str, Event] = field(default_factory=dict)  # by id: those that were added since, and not removed
     revived: int = 0
     lost: int = 0
     ended: int = 0
@@ -74,6 +97,11 @@ class Missed:
         found = [f"older than the log: {what.format(number)}" for number, what in counted if number]
         behind = f"older than the log: it remembers {self.remembered} records, and {self.signed} are signed"
         return found or ([behind] if self.is_behind else [])
+
+    def lost_holds(self, keyring: Keyring) -> tuple["LostHold", ...]:
+        """The holds that the log tells of and the keyring lacks, oldest first; the log does not say on what."""
+        lost = [hold for hold in self.holds if keyring.row(rows.HOLD_PREFIX + bytes.fromhex(hold)) is None]
+        return tuple(LostHold.of(hold, self.holds[hold]) for hold in lost)
 
     def objection(self, epoch: int) -> HistoryError | None:
         """Why nothing may be written with a keyring whose newest epoch is `epoch`, or None."""
@@ -205,7 +233,11 @@ def _note(found: Missed, event: Event) -> None:
     """Take in what an officer said."""
     what = event.facts.get("what")
     if what in {"hold added", "hold removed"}:
-        found.notes[rows.HOLD_PREFIX + bytes.fromhex(str(event.facts["hold"]))] = what == "hold added"
+        hold = str(event.facts["hold"])
+        found.notes[rows.HOLD_PREFIX + bytes.fromhex(hold)] = what == "hold added"
+        found.holds.pop(hold, None)
+        if what == "hold added":
+            found.holds[hold] = event
     elif what in {"shred requested", "shred approved", "shred request cancelled"}:
         _ask(found, event, counts=what != "shred request cancelled")
 

@@ -28,6 +28,7 @@ from keys.rows import EpochRow, EpochState
 from server import outbox
 from server.config import Config, Keys
 from server.custody import KINDS, open_keyring, provider_of, settings_of
+from server.erasure import shares
 from server.officers import Officer
 from server.openers import facts_of
 
@@ -45,8 +46,8 @@ _DESTROYED_BEFORE: Final = "it was destroyed before, and every receipt is there"
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The end of an epoch: the state it is in, the receipts that came now, what has given none, a remark, and, once it
-    is destroyed, from when on (ms since 1970) nobody brings a secret back."""
+    """The end of an epoch: the state it is in, the receipts that came now, what has given none, a remark, once it is
+    destroyed, from when on (ms since 1970) nobody brings a secret back, and the shares that open it yet, in words."""
 
     epoch: int
     provider: str
@@ -55,6 +56,7 @@ class Ended:
     missing: tuple[Missing, ...] = ()
     remark: str = ""
     effective_ms: int | None = None
+    shares: tuple[str, ...] = ()
 
     @property
     def is_destroyed(self) -> bool:
@@ -173,7 +175,10 @@ class Renewal:
             remark = _DESTROYED_BEFORE
             if ending.unasked:
                 remark += f"; whether a secret is back could not be asked: {ending.unasked[0].cause}"
-        return Ended(ending.epoch, info.provider, info.state, ending.receipts, ending.missing, remark, info.gone_ms)
+        left = shares(self._keyring, ending.epoch)
+        return Ended(
+            ending.epoch, info.provider, info.state, ending.receipts, ending.missing, remark, info.gone_ms, left
+        )
 
     def _is_old(self, now_ms: Callable[[], int]) -> bool:
         days = self._keys.rotate_days

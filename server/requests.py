@@ -48,10 +48,17 @@ class Requests:
         """What a request asks for, as it is now. Raises NotFoundError."""
         return as_now(self._engine, self._notes.get(request_id, Request)[0].doomed)
 
-    def require_allowed(self, request_id: str, now: Sequence[Doomed]) -> None:
-        """Raise AccessDeniedError where what the request asks for is held, or is more `now` than when it was made."""
+    def require_allowed(self, request_id: str, now: Sequence[Doomed], officer: Officer) -> None:
+        """Raise AccessDeniedError where what the request asks for is held, or is more `now` than when it was made, and
+        for an officer who has agreed already."""
+        request = self._notes.get(request_id, Request)[0]
+        if any(officer.is_same(each) for each in request.officers):
+            raise AccessDeniedError(
+                f"{officer.name} has asked for it or agreed already: another officer must",
+                hint="that is the rule of [keys] shred_approvals; the other one says --officer NAME",
+            )
         Shredding(self._engine).require_allowed(now)  # a hold or the retention may count since
-        require_same(self._engine, self._notes.get(request_id, Request)[0].doomed, now)
+        require_same(self._engine, request.doomed, now)
 
     def add(self, doomed: Sequence[Doomed], reason: str, officer: Officer) -> str:
         """Ask, durable on return; returns the request's id. Raises AccessDeniedError for what is held, InputError."""
@@ -67,14 +74,9 @@ class Requests:
         more than when it was asked for.
         """
         request, before = self._notes.get(request_id, Request)
-        if any(officer.is_same(each) for each in request.officers):
-            raise AccessDeniedError(
-                f"{officer.name} has asked for it or agreed already: another officer must",
-                hint="that is the rule of [keys] shred_approvals; the other one says --officer NAME",
-            )
         agreed = (*request.officers, officer)
         doomed = as_now(self._engine, request.doomed)
-        self.require_allowed(request_id, doomed)
+        self.require_allowed(request_id, doomed, officer)
         if len(agreed) >= self._needed:
             deed = Deed(request.reason, agreed, request_id)
             return Shredding(self._engine).shred(doomed, deed, [(self._notes.place(request_id), before)])

@@ -84,9 +84,10 @@ Examples:
   coffer keys destroy 1 --keys-of old-hsm.toml
 
 \b
-After it no copy of the keyring from before the rotation opens anything, whoever has it: this is what makes
-erasures (`coffer shred`) effective, and what ends the use of old backups of keyring and key file. It cannot be
-undone. Refused (exit code 11) for the current epoch and while study keys are under it. Interrupted, run it again.
+After it no copy of the keyring from before the rotation opens anything, but with shares that were not burned, which are
+named: burn them too. This is what makes erasures (`coffer shred`) effective, and what ends the use of old backups of
+keyring and key file. It cannot be undone. Refused (exit code 11) for the current epoch and while study keys are under
+it. Interrupted, run it again.
 Everything that ever opened the epoch is asked for a receipt: also the HSM or key file that kept it before a recovery or
 a move. What gives none is named (exit code 6), and the epoch is not destroyed before it does: say it again. --keys-of
 names a configuration whose [keys] lead to one that the archive's own do not lead to any more.
@@ -124,7 +125,7 @@ def destroy(  # noqa: PLR0917  one parameter for each option
     from server.officers import Officer
     from server.renewal import destroy as run
 
-    confirm(f"Destroy all that opens epoch {epoch}? Old backups of the keyring open nothing after it", yes=yes)
+    confirm(f"Destroy all that opens epoch {epoch}? Old backups of the keyring open only with shares after it", yes=yes)
     others = None if keys_of is None else load_config(keys_of, config.archive).keys
     ended = run(config, epoch, Officer.here(officer), reason.strip(), others)
     if chosen.json:
@@ -146,6 +147,7 @@ def _told(ended: Ended) -> dict[str, object]:
         "receipts": [str(each.keeper) for each in ended.receipts],
         "no_receipt": [f"{each.keeper}: {each.cause}" for each in ended.missing],
         "remark": ended.remark,
+        "opened_by": list(ended.shares),
     }
 
 
@@ -167,5 +169,7 @@ def _say(ended: Ended) -> None:
     output.say(f"Epoch {ended.epoch} is {_STATES.get(ended.state, 'NOT destroyed yet')} ({ended.provider}).")
     if until := _until(ended):
         output.say(f"It can be taken back until {until}.")
+    for group in ended.shares:
+        output.say(output.plain(f"STILL OPENS IT, with an old copy of the keyring: {group}"))
     if ended.remark:
         output.say(output.plain(f"{ended.remark[0].upper()}{ended.remark[1:]}."))

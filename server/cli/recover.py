@@ -13,6 +13,7 @@ from server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from archive.history import History
+    from server.olderkeyring import LostHold
 
 _DIVERGED = 1
 
@@ -29,7 +30,8 @@ Examples:
   coffer recover show --json | jq .missing
 
 \b
-Needs no key, changes nothing and works beside a server. Exit code 0 when the three agree, 1 when they do not."""
+Needs no key, changes nothing and works beside a server; with the key it names the holds that an older keyring lacks.
+Exit code 0 when the three agree, 1 when they do not."""
 )
 @archive_options()
 @json_option
@@ -39,16 +41,17 @@ def show(chosen: Chosen) -> None:
     config = chosen.existing()
     from archive.folder import ArchiveFolder
     from archive.history import read_history
-    from server.byhand import look
+    from server.byhand import look, lost_holds
 
     folder = ArchiveFolder.open(config.archive)
     seen = look(folder)
     history = read_history(folder, seen.witness, seen.objection)
-    told = _told(history)
+    lost = () if history.complaint is None else lost_holds(config)
     if chosen.json:
-        output.as_json(told)
+        output.as_json(_told(history) | {"lost_holds": None if lost is None else [_fields(each) for each in lost]})
     else:
         _say(history)
+        _say_lost(lost)
     if history.complaint is not None:
         click.get_current_context().exit(_DIVERGED)
 
@@ -103,9 +106,10 @@ Examples:
   coffer recover accept-loss --to 4711
 
 \b
-What lies beyond the first break goes to lost+found, as do the checkpoints that are contradicted. A record in the log
-and a new checkpoint say what was lost: whoever kept an old checkpoint will see that the histories differ. Stop the
-server first. If there is a backup or a replica, use `coffer recover from` instead."""
+Holds that the log tells of and the keyring lacks are named: they count no more, and must be added again. What lies
+beyond the first break goes to lost+found, as do the checkpoints that are contradicted. A record in the log and a new
+checkpoint say what was lost: whoever kept an old checkpoint will see that the histories differ. Stop the server first.
+If there is a backup or a replica, use `coffer recover from` instead."""
 )
 @click.option("--to", "size", type=click.IntRange(0), required=True, help="How many records are left, as shown.")
 @archive_options()
@@ -125,13 +129,46 @@ def accept_loss(chosen: Chosen, size: int) -> None:
         if size != history.size:
             raise InputError(f"{history.size} records are left, not {size}", hint=f"say --to {history.size}")
         accept(hand.folder, history, hand.signer, hand.keyring.remember)
+        lost = hand.lost_holds
     with chosen.open(write=True) as engine:
         records = engine.log.next_seq
         settle(engine.folder)
     if chosen.json:
-        output.as_json({"records": records, "lost": max(history.promised - size, 0)})
+        output.as_json(
+            {
+                "records": records,
+                "lost": max(history.promised - size, 0),
+                "lost_holds": [_fields(each) for each in lost],
+            }
+        )
     else:
         output.say(f"the log goes on from record {size}; a record says so, and it can be written again")
+        _say_lost(lost)
+
+
+def _fields(hold: LostHold) -> dict[str, Any]:
+    return {
+        "hold": hold.hold_id,
+        "on": hold.kind,
+        "since": output.when(hold.added_ms),
+        "until": hold.until,
+        "officer": hold.officer,
+        "account": hold.account,
+        "reason": hold.reason,
+    }
+
+
+def _say_lost(lost: tuple[LostHold, ...] | None) -> None:
+    """The holds that count no more, and what to do about it."""
+    if lost is None:
+        output.say("whether the keyring lacks holds cannot be told: it does not open with the keys configured here")
+    elif lost:
+        output.say("\nholds that the log tells of and the keyring lacks; they keep nothing until they are added again:")
+        for each in lost:
+            until = f"until {each.until}" if each.until else "until removed"
+            what = f"  hold {each.hold_id} on a {each.kind}, {until}, by {each.officer} ({each.account}): {each.reason}"
+            output.say(output.plain(what))
+        output.say("ask these officers on what they were: coffer hold add ... --reason TEXT")
 
 
 def _told(history: History) -> dict[str, Any]:

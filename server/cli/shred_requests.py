@@ -79,7 +79,8 @@ def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool)
         requests = Requests(engine)
         if dry_run:
             doomed = requests.as_now(request_id)
-            shred_preview.show(chosen, engine, doomed, partial(requests.require_allowed, request_id, doomed))
+            who = Officer.here(officer)
+            shred_preview.show(chosen, engine, doomed, partial(requests.require_allowed, request_id, doomed, who))
             return
         waiting = dict(requests.all()).get(request_id)
         key_ids = requests.approve(request_id, Officer.here(officer))

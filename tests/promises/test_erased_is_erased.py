@@ -294,6 +294,26 @@ def test_a_study_is_not_erased_while_another_key_of_it_can_be_opened(here: Path)
     certified(first)
 
 
+def test_the_end_of_an_epoch_names_the_shares_that_open_it_yet(here: Path) -> None:
+    configure()
+    filled()
+    study = uid()
+    shutil.copytree("data", "before")
+    run("keys", "rotate")
+    group = min(Path("shares").iterdir()).name.split("-")[2]
+    for _ in range(2):
+        said = run("keys", "destroy", "1", "--yes").output
+        assert f"STILL OPENS IT, with an old copy of the keyring: shares of group {group}, any 2 of 3" in said
+    shutil.move("data", "kept")
+    shutil.move("before", "data")
+    run("keys", "recover", *shares(), "--key-file", "rescue.key")
+    assert opens(study, "data", "rescue.key")
+    shutil.move("data", "before")
+    shutil.move("kept", "data")
+    burn()
+    assert told("keys", "destroy", "1", "--yes")["opened_by"] == []
+
+
 def all_rows() -> list[tuple[bytes, bytes]]:
     store = RowStore(Path("data/keyring"), readonly=True)
     try:

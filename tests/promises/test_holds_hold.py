@@ -238,6 +238,10 @@ def test_no_setting_of_issuers_lifts_a_hold(coffer: CofferProcess) -> None:
     shred("1.2.3.2")  # which says itself that it is another's
     run("hold", "remove", other)
     shred("1.2.3.1")
+    put(data_set("1.2.3.5", "1.2.3.5.1"), data_set("1.2.3.5", "1.2.3.5.2", IssuerOfPatientID="HOSP"))
+    configure(coffer, "[patients]", 'default_issuer = "HOSPITAL"')  # two parts now, with the one key they got as one
+    assert "coffer shred STUDY_UID --all-patients" in shred("--patient", HELD, "--issuer", "HOSP", code=12).output
+    shred("1.2.3.5", "--all-patients")
 
 
 def test_a_hold_is_on_what_a_shred_of_the_same_words_would_take(coffer: CofferProcess) -> None:
@@ -271,6 +275,25 @@ def test_a_hold_is_on_what_a_shred_of_the_same_words_would_take(coffer: CofferPr
     shred(odd)
 
 
+def test_a_hold_that_an_older_keyring_lacks_is_named_to_whoever_accepts_that(coffer: CofferProcess) -> None:
+    put(data_set("1.2.3.1", "1.2.3.1.1"))
+    shutil.copytree(coffer.archive / "keyring", "before")
+    held = str(told("hold", "add", "1.2.3.1", "--reason", "court case", "--officer", "Meyer")["hold"])
+    ended = str(told("hold", "add", "--patient", HELD, "--reason", "trial")["hold"])
+    run("hold", "remove", ended)
+    shutil.rmtree(coffer.archive / "keyring")
+    shutil.copytree("before", coffer.archive / "keyring")
+    shown = told("recover", "show", code=1)
+    (lost,) = shown["lost_holds"]  # type: ignore[misc]
+    assert [lost[name] for name in ("hold", "on", "officer", "reason")] == [held, "study", "Meyer", "court case"]
+    assert f"hold {held} on a study" in run("recover", "show", code=1).output
+    said = run("recover", "accept-loss", "--to", str(shown["records"])).output
+    assert f"hold {held} on a study, until removed, by Meyer" in said
+    assert "coffer hold add" in said
+    assert ended not in said
+    assert told("recover", "show")["lost_holds"] == []
+
+
 def test_an_insider_without_the_second_officer_erases_nothing_else(coffer: CofferProcess) -> None:
     put(data_set("1.2.3.1", "1.2.3.1.1"), data_set("1.2.3.2", "1.2.3.2.1", "P-99"), data_set("1.2.3.3", "1.9", "P-98"))
     put(without(data_set("1.2.3.4", "1.2.3.4.1", "P-97"), "StudyInstanceUID"))
@@ -283,6 +306,8 @@ def test_an_insider_without_the_second_officer_erases_nothing_else(coffer: Coffe
         for words in (("1.2.3.1",), ("--patient", "P-99"), ("1.2.3.3",), ("--instance", "1.2.3.4.1"))
     ]
     for request in asked:
+        shown = told("shred", "approve", request, "--officer", "MEYER", "--dry-run")
+        assert "another officer" in shown["refused"]["cause"]  # type: ignore[index]
         assert "another officer" in run("shred", "approve", request, "--officer", " meyer ", code=10).output
     put(data_set("1.2.3.1", "1.2.3.1.2"))  # more of the patient
     put(data_set("1.2.3.2", "1.2.3.2.2", HELD))  # another patient

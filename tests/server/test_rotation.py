@@ -409,6 +409,7 @@ def test_rotate_and_destroy_say_who_and_destroy_asks_before(config: Config) -> N
         "receipts": before,
         "no_receipt": [],
         "remark": "",
+        "opened_by": [],
     }
     found = events(config, ROTATION, Kind.EPOCH_DESTROYED)
     assert [(e.facts["officer"], e.facts["command"]) for e in found] == [
