@@ -22,8 +22,8 @@ SLICE_SECONDS: Final = 0.02
 _LITTLE_SECONDS: Final = 0.05
 _THREADS: Final = 2  # so that one which waits for the disk does not hold up the other; Python runs one at a time
 _PATIENCE_SECONDS: Final = 5.0
-# So long Python lets a thread that computes go on while another one waits, which then is the one that commits: with the
-# usual 5 ms a store, which waits some ten times, took ten times as long beside a costly query.
+# So long Python lets a thread that computes go on while another one waits. That may be the one that commits, and it
+# waits several times for one object: the usual 5 ms would add up beside a costly query.
 _SWITCH_SECONDS: Final = 0.0005
 
 
