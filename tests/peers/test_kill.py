@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
 from keys.errors import CofferError
 from server.dimse.negotiation import Offer
 from server.dimse.requestor import Requestor
@@ -82,6 +84,7 @@ def read_without_a_writer(coffer: CofferProcess, acknowledged: dict[str, str]) -
     assert all(hashlib.sha256(came[name]).hexdigest() == digest for name, digest in acknowledged.items())
 
 
+@pytest.mark.timeout(SECONDS + 300)  # it may take long to read everything back on a busy machine
 def test_fifty_kills_lose_nothing_that_was_acknowledged(
     new_coffer: Callable[..., CofferProcess],
     tap: Callable[[int], WireTap],
