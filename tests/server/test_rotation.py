@@ -221,8 +221,7 @@ def test_a_half_done_rotation_that_cannot_go_on_is_told(config: Config) -> None:
         row = ring.row(first)
         assert row is not None
         ring.amend([(first, row[:3] + bytes([EpochState.ACTIVE]) + row[4:])])
-        watch = server._renewal_watch
-        assert watch is not None
+        watch = next(each for each in server._watches if isinstance(each, RenewalWatch))
         assert "half done" in watch.concerns()[0]
         assert value(config, "coffer_key_rotation_unfinished") == 1
         watch.look()
@@ -258,9 +257,8 @@ def test_a_server_ends_although_its_provider_never_answers(tmp_path: Path, monke
         with Server(config) as server:
             wait_for(lambda: kms.seen == ["Decrypt", "DescribeKey"], "it asks, and is not answered")
             assert store(config, 0) == 0
-            watch = server._renewal_watch
-            assert watch is not None
-        assert watch._thread.is_alive()  # the server is closed, and the provider has not answered yet
+            watch = next(each for each in server._watches if isinstance(each, RenewalWatch))
+        assert watch.watched._thread.is_alive()  # the server is closed, and the provider has not answered yet
         kms.always = "AccessDeniedException"  # what is asked after its end changes nothing
         kms.hang_seconds = 0
         with pytest.raises(Exception, match="AccessDenied"):
