@@ -27,7 +27,7 @@ from keys.secret import Secret
 from server.config import Log
 from server.logsink import LogSink
 
-__all__ = ["configure", "is_losing", "is_verbose", "lost", "run_in_background", "short_id", "use_id_key"]
+__all__ = ["configure", "drain", "is_losing", "is_verbose", "lost", "run_in_background", "short_id", "use_id_key"]
 
 _MUTE: Final = ("pynetdicom", "pydicom", "py.warnings")
 # At least five components tell a UID from an address; the arcs of the standard itself name no patient.
@@ -92,6 +92,11 @@ def run_in_background() -> None:
     threading.excepthook = lambda fault: _tell_uncaught(fault.exc_value)
     sys.unraisablehook = lambda fault: _tell_uncaught(fault.exc_value)
     sys.excepthook = lambda _, error, __: _tell_uncaught(error)
+
+
+def drain() -> None:
+    """Write the lines that wait, for a moment at most: before a process ends itself without its exit handlers."""
+    _sink[0].drain()
 
 
 def lost() -> int:

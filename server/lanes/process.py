@@ -202,6 +202,7 @@ def main() -> None:
         run(control)
     except CofferError as error:
         _log.error("this receiving process ends", cause=str(error), way_out=error.hint())
+        logs.drain()
         os._exit(1)
     except LineClosed:
         os._exit(1)  # without a word to any peer: what was not acknowledged must look like that
