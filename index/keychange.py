@@ -7,7 +7,7 @@ which then lead nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -79,28 +79,31 @@ class KeyChange:
 
     def _all_of(self, ref: Ref, row: StudyRow) -> list[tuple[Ref, SeriesRow, InstanceRow]]:
         """Every instance of a part whose key is doomed."""
-        found = []
+        return [
+            (instance_ref, series, instance)
+            for series_ref, series in self._series_of(ref, row)
+            for instance_ref, instance in self._instances_of(series_ref, series)
+        ]
+
+    def _series_of(self, ref: Ref, row: StudyRow) -> Iterator[tuple[Ref, SeriesRow]]:
         for series_ref in (child(ref, number) for number in range(row.numbered)):
             series = self._tables.read(series_ref, self._keyring.doomed)
-            for number in range(series.numbered if isinstance(series, SeriesRow) else 0):
-                instance_ref = child(series_ref, number)
-                instance = self._tables.read(instance_ref, self._keyring.doomed)
-                if isinstance(series, SeriesRow) and isinstance(instance, InstanceRow):
-                    found.append((instance_ref, series, instance))
-        return found
+            if isinstance(series, SeriesRow):
+                yield series_ref, series
+
+    def _instances_of(self, series_ref: Ref, series: SeriesRow) -> Iterator[tuple[Ref, InstanceRow]]:
+        for ref in (child(series_ref, number) for number in range(series.numbered)):
+            instance = self._tables.read(ref, self._keyring.doomed)
+            if isinstance(instance, InstanceRow):
+                yield ref, instance
 
     def _remove(self, ref: Ref, row: StudyRow) -> int:
         count = 0
-        for series_ref in (child(ref, number) for number in range(row.numbered)):
-            series = self._tables.read(series_ref, self._keyring.doomed)
-            if not isinstance(series, SeriesRow):
-                continue
+        for series_ref, series in self._series_of(ref, row):
             with self._tables.lock:
-                for instance_ref in (child(series_ref, number) for number in range(series.numbered)):
-                    instance = self._tables.read(instance_ref, self._keyring.doomed)
-                    if isinstance(instance, InstanceRow):
-                        self._tables.remove(instance_ref, (INSTANCE, instance.sop_instance))
-                        count += 1
+                for instance_ref, instance in self._instances_of(series_ref, series):
+                    self._tables.remove(instance_ref, (INSTANCE, instance.sop_instance))
+                    count += 1
                 self._tables.remove(series_ref, (SERIES, series.series_uid))
         with self._tables.lock:
             self._tables.remove(ref, (STUDY, row.part.name), (PART, row.part.text))

@@ -7,6 +7,7 @@ an attacker can put a name or a million series here. Gauges of the archive are r
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import (
@@ -174,35 +175,24 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = registry or CollectorRegistry()
-        self._objects = Counter("coffer_objects_stored", "Objects stored and acknowledged.", registry=registry)
-        self._duplicates = Counter(
-            "coffer_objects_duplicate",
-            "Objects acknowledged because the same bytes are stored already.",
-            registry=registry,
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        self._objects = counter("coffer_objects_stored", "Objects stored and acknowledged.")
+        self._duplicates = counter(
+            "coffer_objects_duplicate", "Objects acknowledged because the same bytes are stored already."
         )
-        self._versions = Counter(
+        self._versions = counter(
             "coffer_object_versions",
             "Objects stored as a further version of an instance, by whether it is served instead of the one before.",
             ["outcome"],
-            registry=registry,
         )
-        self._moved = Counter(
-            "coffer_objects_moved",
-            "Objects stored as a version of an instance that was another patient's before.",
-            registry=registry,
+        self._moved = counter(
+            "coffer_objects_moved", "Objects stored as a version of an instance that was another patient's before."
         )
-        self._bytes = Counter(
-            "coffer_stored_data_bytes", "Bytes of the data sets stored and acknowledged.", registry=registry
-        )
-        self._sent = Counter("coffer_objects_sent", "Objects handed out.", ["service"], registry=registry)
-        self._sent_bytes = Counter(
-            "coffer_sent_data_bytes", "Bytes of the data sets handed out.", ["service"], registry=registry
-        )
-        self._failures = Counter(
-            "coffer_failures",
-            "Requests that did not end in success, by DIMSE status.",
-            ["service", "status"],
-            registry=registry,
+        self._bytes = counter("coffer_stored_data_bytes", "Bytes of the data sets stored and acknowledged.")
+        self._sent = counter("coffer_objects_sent", "Objects handed out.", ["service"])
+        self._sent_bytes = counter("coffer_sent_data_bytes", "Bytes of the data sets handed out.", ["service"])
+        self._failures = counter(
+            "coffer_failures", "Requests that did not end in success, by DIMSE status.", ["service", "status"]
         )
         self._seconds = Histogram(
             "coffer_request_duration_seconds",
@@ -211,31 +201,24 @@ class Metrics:
             buckets=_BUCKETS,
             registry=registry,
         )
-        self._open = Gauge("coffer_open_associations", "Associations open now.", registry=registry)
-        self._associations = Counter("coffer_associations", "Associations accepted.", registry=registry)
-        self._rejected = Counter(
-            "coffer_associations_rejected", "Connections and associations turned away.", ["reason"], registry=registry
+        self._open = gauge("coffer_open_associations", "Associations open now.")
+        self._associations = counter("coffer_associations", "Associations accepted.")
+        self._rejected = counter(
+            "coffer_associations_rejected", "Connections and associations turned away.", ["reason"]
         )
         self._reasons: set[str] = set()
         self._lock = threading.Lock()
-        self._archive = _ArchiveCollector()
-        registry.register(self._archive)
-        self._scrub = _ScrubCollector()
-        registry.register(self._scrub)
-        self._vitals = _VitalsCollector()
-        registry.register(self._vitals)
-        self._keys = Gauge(
-            "coffer_key_provider_up",
-            "Whether the key provider, when it was last asked, opened the key in use.",
-            registry=registry,
+        self._archive, self._scrub, self._vitals = _ArchiveCollector(), _ScrubCollector(), _VitalsCollector()
+        for collector in (self._archive, self._scrub, self._vitals):
+            registry.register(collector)
+        self._keys = gauge(
+            "coffer_key_provider_up", "Whether the key provider, when it was last asked, opened the key in use."
         )
-        self._rotations_failed = Counter(
-            "coffer_key_rotation_failures",
-            "Times that the server tried to rotate the keys and failed.",
-            registry=registry,
+        self._rotations_failed = counter(
+            "coffer_key_rotation_failures", "Times that the server tried to rotate the keys and failed."
         )
-        self._scrubbed = Counter("coffer_scrub_records", "Records whose body the scrub has read.", registry=registry)
-        self._scrubbed_bytes = Counter("coffer_scrub_bytes", "Bytes of bodies the scrub has read.", registry=registry)
+        self._scrubbed = counter("coffer_scrub_records", "Records whose body the scrub has read.")
+        self._scrubbed_bytes = counter("coffer_scrub_bytes", "Bytes of bodies the scrub has read.")
         ProcessCollector(registry=registry)
         for outcome in ("replaced", "kept"):
             self._versions.labels(outcome)
