@@ -2,7 +2,10 @@
 
 import os
 import socket
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,6 +38,20 @@ def both_families() -> None:
         socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True).close()
     except (OSError, ValueError):
         absent("this machine has no IPv6")
+
+
+@contextmanager
+def volume_of(size: str, folder: Path) -> Iterator[Path]:
+    """A volume of its own, in memory and of so many bytes ("64k", "5m"), at `folder` while the block runs."""
+    if os.geteuid() != 0:
+        absent("mounting needs root")
+    folder.mkdir(exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=False).returncode:
+        absent("no tmpfs can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from server.dimse.services import Caller
 from server.engine import Engine
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, find, noisy, store, synthetic
-from tests.peers.ward import FULL, SPOOLING, failing, health, require_strace
+from tests.peers.ward import FULL, SPOOLING, Crowd, failing, health, require_strace
 
 # All workers of one run must draw the same.
 RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", "") or f"{random.SystemRandom().randrange(1 << 32):x}"
@@ -81,29 +81,18 @@ EVERY = [
 CHOSEN = EVERY if os.environ.get("COFFER_EVERY_FAULT") else random.Random(SEED).sample(EVERY, DRAWN)
 
 
-class Load:
+class Load(Crowd):
     """Senders that go on until told to stop; an object in nine is spooled, every tenth begins a new study."""
 
     def __init__(self, coffer: CofferProcess, sent: dict[str, Item], first: int) -> None:
+        super().__init__(SENDERS, self._send)
         self._coffer, self._sent, self._first = coffer, sent, first
-        self._stop = threading.Event()
         self.replies: list[Reply] = []
         self.acknowledged: set[str] = set()
-        self._threads = [threading.Thread(target=self._send, args=(n,)) for n in range(SENDERS)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def _send(self, sender: int) -> None:
         number = self._first + 1000 * sender
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             some = [self._object(number + n) for n in range(3)]
             number += 3
             for item, reply in zip(some, store(self._coffer.port, some), strict=True):

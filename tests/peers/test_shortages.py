@@ -7,7 +7,6 @@ the shortage is over the server serves as before; while it lasts, `/readyz` or t
 import contextlib
 import os
 import resource
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from server.engine import Engine
 from tests.conftest import absent
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, noisy, synthetic
-from tests.peers.ward import SPOOLING, failing, health, wait_until
+from tests.peers.ward import SPOOLING, Crowd, failing, health, wait_until
 
 SETTINGS = f"{SPOOLING}\n[storage]\nsegment_bytes = 1_048_576\nreserve_bytes = 0\n"
 SENDERS = 3
@@ -35,29 +34,18 @@ PIDS = Path("/sys/fs/cgroup/pids")
 Shortage = Callable[[CofferProcess], contextlib.AbstractContextManager[object]]
 
 
-class Senders:
+class Senders(Crowd):
     """Associations that store what they can, and remember what was acknowledged."""
 
     def __init__(self, port: int, first: int = 0) -> None:
+        super().__init__(SENDERS, self._send)
         self._port, self._first = port, first
-        self._stop = threading.Event()
         self.acknowledged: dict[str, bytes] = {}
         self.refused = 0
-        self._threads = [threading.Thread(target=self._send, args=(n,)) for n in range(SENDERS)]
-
-    def __enter__(self) -> "Senders":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def _send(self, sender: int) -> None:
         number = 100_000 * (sender + 1) + 2_000_000 * self._first
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             items = [self._item(number + n) for n in range(4)]
             number += 4
             try:

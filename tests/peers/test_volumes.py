@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import absent
+from tests.conftest import absent, volume_of
 from tests.peers.coffer_process import CofferProcess, Peer, free_port
 from tests.peers.dicom_client import Reply, find, get, move, store, synthetic
 from tests.peers.ward import (
@@ -35,19 +35,13 @@ RESERVE = 6_000_000
 
 
 def test_a_spool_on_a_volume_that_fills_up(new_coffer: Callable[..., CofferProcess]) -> None:
-    if os.geteuid() != 0:
-        absent("mounting needs root")
     ward, item = Ward(new_coffer(extra=f"{SPOOLING}[storage]\nreserve_bytes = 0\n")), large()
     spool = ward.coffer.archive / "spool"
     for size in ("64k", "1m"):  # at its beginning, and in the middle
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(spool)], check=False).returncode:
-            absent("no tmpfs can be mounted here")
-        try:
+        with volume_of(size, spool):
             (refused,) = ward.store([item])
             assert ward.store([synthetic(2, 1000, study=77)]) == [Reply(0)]
             assert list(spool.iterdir()) == []
-        finally:
-            subprocess.run(["umount", str(spool)], check=True)
         assert (refused.status, refused.comment) == (FULL, "the archive's volume is full up to its reserve")
     require_empty_spool_and_store(ward, item)
 
@@ -55,14 +49,8 @@ def test_a_spool_on_a_volume_that_fills_up(new_coffer: Callable[..., CofferProce
 @pytest.fixture
 def small_volume(tmp_path: Path) -> Iterator[Path]:
     """A volume of 24 MiB."""
-    if os.geteuid() != 0:
-        absent("mounting needs root")
-    volume = tmp_path / "volume"
-    volume.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(volume)], check=False).returncode:
-        absent("no tmpfs can be mounted here")
-    yield volume
-    subprocess.run(["umount", "-l", str(volume)], check=True)
+    with volume_of("24m", tmp_path / "volume") as volume:
+        yield volume
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from server.demo import encoded, sample_study
 from tests.conftest import absent
@@ -30,6 +32,24 @@ def objects(study: int, count: int = 3, first: int = 0) -> list[Item]:
         ds.SOPInstanceUID = f"1.2.3.{study}.1.{number}"
         out.append(Item(CT, ds.SOPInstanceUID, EXPLICIT_LE, encoded(ds)))
     return out
+
+
+class Crowd:
+    """Threads that do one thing while the block runs: each calls `work` with its number, until `stop` is set."""
+
+    def __init__(self, count: int, work: Callable[[int], None]) -> None:
+        self.stop = threading.Event()
+        self._threads = [threading.Thread(target=work, args=(n,)) for n in range(count)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join()
 
 
 class Ward:
