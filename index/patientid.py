@@ -11,19 +11,18 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final
 
-from index.values import decode_as
+from index.values import PADDING, decode_as
 from index.walk import Element
 
 __all__ = ["LONGEST_IDENTITY", "identity_of", "identity_text"]
 
-_PADDING: Final = " \0"
 _KEPT: Final = 256  # characters that are kept as they are
 LONGEST_IDENTITY: Final = _KEPT + 1 + 2 * sha256().digest_size
 
 
 def identity_text(values: Iterable[str]) -> str:
     """What a Patient ID or issuer with these values is told apart by; "" for one that says nothing."""
-    text = "\\".join(values).strip(_PADDING)
+    text = "\\".join(values).strip(PADDING)
     if len(text) <= _KEPT and "\0" not in text:
         return text
     return f"{text[:_KEPT].replace(chr(0), ' ')}#{_digest(text.encode('utf-8', 'surrogatepass'))}"
@@ -31,7 +30,7 @@ def identity_text(values: Iterable[str]) -> str:
 
 def identity_of(tag: int, element: Element | None, charset: tuple[str, ...]) -> str:
     """The same of an element of a data set; "" where there is none, or a sequence, which names nobody."""
-    if element is None or not element.raw.strip(b" \0"):
+    if element is None or not element.raw.strip(PADDING.encode()):
         return ""
     values = decode_as(tag, "LO", element.vr, element.raw, charset)
     return f"#{_digest(element.raw)}" if values is None else identity_text(values)

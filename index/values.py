@@ -13,7 +13,7 @@ from typing import Final
 from index.attributes import BINARY_VRS, ISSUER_OF_PATIENT_ID, PATIENT_ID, TEXT_VRS, vr_of
 from index.charset import decode_text
 
-__all__ = ["decode_as", "decode_value", "pack_numbers"]
+__all__ = ["PADDING", "decode_as", "decode_value", "pack_numbers"]
 
 _UNSPLIT: Final = frozenset({"LT", "ST", "UT", "UR"})  # a backslash is text in these
 _STRUCTS: Final = {
@@ -21,7 +21,7 @@ _STRUCTS: Final = {
 }
 _TAG: Final = {False: struct.Struct("<HH"), True: struct.Struct(">HH")}
 _OPAQUE: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ"})
-_PADDING: Final = " \0"
+PADDING: Final = " \0"  # around values, as PS3.5 6.2 has it and as devices write it
 _LOST: Final = "\ufffd"
 _TELL_APART: Final = frozenset({PATIENT_ID, ISSUER_OF_PATIENT_ID})
 
@@ -66,12 +66,12 @@ def decode_value(
     if tag in _TELL_APART and _LOST in text:  # a wrong Specific Character Set must not make two patients one
         text = raw.decode("latin-1")
     if vr in _UNSPLIT:
-        text = text.rstrip(_PADDING)
+        text = text.rstrip(PADDING)
         return (text,) if text else ()
-    text = text.strip(_PADDING)
+    text = text.strip(PADDING)
     if not text:
         return ()
-    return tuple(part.strip(_PADDING) for part in text.split("\\")) if "\\" in text else (text,)
+    return tuple(part.strip(PADDING) for part in text.split("\\")) if "\\" in text else (text,)
 
 
 def decode_as(

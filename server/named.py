@@ -7,34 +7,34 @@ of a list. Text that no stored object can have is refused: a hold on it would ho
 from collections.abc import Callable
 from typing import Final
 
+from index.attributes import STUDY_UID
+from index.bounds import longest_of
 from index.patientid import identity_text
+from index.values import PADDING
 from keys.errors import InputError
 
 __all__ = ["identity", "is_named", "patient_id", "uid"]
 
-_PADDING: Final = " \0"  # as the index takes it from what objects say
-_LONGEST_UID: Final = 1024  # as `index.bounds` has it: of a longer one nothing is kept
+_LONGEST_UID: Final = longest_of(STUDY_UID, "UI")
 
 
 def uid(text: str, is_stored: Callable[[str], bool]) -> str:
     """A UID as the index has it, "" for none. Raises InputError for what is none, and is not stored either."""
-    exact, bare = text.strip(_PADDING), _bare(text)
+    exact, bare = text.strip(PADDING), _bare(text)
     if exact != bare and is_stored(exact):
         return exact
-    if not bare or is_stored(bare):
+    if _may_be_uid(bare) or is_stored(bare):
         return bare
-    if len(bare) > _LONGEST_UID or any(not _is_plain(each) or each.isspace() or each in "\\\0" for each in bare):
-        raise InputError(
-            "this is no UID: it has spaces, control characters or others that no stored UID has, or too many",
-            hint="give one UID at a time, digits and dots, as coffer find shows it",
-        )
-    return bare
+    raise InputError(
+        "this is no UID: it has spaces, control characters or others that no stored UID has, or too many",
+        hint="give one UID at a time, digits and dots, as coffer find shows it",
+    )
 
 
 def patient_id(text: str, is_stored: Callable[[str], bool]) -> str:
     """A Patient ID or issuer as the index has it, as `uid`; spaces and other alphabets are usual in it."""
     exact, bare = (
-        "\\".join(value.strip(_PADDING) for value in each.split("\\")) for each in (text.strip(_PADDING), _bare(text))
+        "\\".join(value.strip(PADDING) for value in each.split("\\")) for each in (text.strip(PADDING), _bare(text))
     )
     if exact != bare and is_stored(exact):
         return exact
@@ -58,10 +58,12 @@ def is_named(text: str | None, value: str) -> bool:
 
 def _bare(text: str) -> str:
     """Without padding and white space around it."""
-    while (less := text.strip().strip(_PADDING)) != text:
+    while (less := text.strip().strip(PADDING)) != text:
         text = less
     return text
 
 
-def _is_plain(character: str) -> bool:
-    return character.isprintable() and ord(character) < 256
+def _may_be_uid(text: str) -> bool:
+    return len(text) <= _LONGEST_UID and all(
+        each.isprintable() and ord(each) < 256 and not each.isspace() and each != "\\" for each in text
+    )
