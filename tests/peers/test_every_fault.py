@@ -12,13 +12,16 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from archive.folder import ArchiveFolder
 from archive.log import LogWriter
+from archive.reader import LogReader
+from archive.record import Kind
 from tests.archive.conftest import entry
 from tests.conftest import absent
 from tests.peers.coffer_process import COFFER, CofferProcess
@@ -228,9 +231,10 @@ def torn(new_coffer_process: Callable[[], CofferProcess]) -> Ward:
     coffer.init()
     coffer.run("put", str(files(coffer.base / "before", range(1, 3))))
     folder = ArchiveFolder.open(coffer.archive)
-    log = LogWriter(folder, now_ms=lambda: 1)
-    place, _ = log.append([entry(1, 700), entry(2, 700)])
-    log.close()
+    with closing(LogReader(folder)) as reader:
+        key_id = next(header.study_key_id for _, header in reader.records() if header.kind == Kind.OBJECT)
+    with closing(LogWriter(folder, now_ms=lambda: 1)) as log:  # a study's key is durable before its first object
+        place, _ = log.append([replace(entry(number, 700), study_key_id=key_id) for number in (1, 2)])
     flip(folder.segment_path(place.segment), place.offset + 400)
     return make_ward(coffer, "put", "--jobs", "1", str(files(coffer.base / "source", range(3, 6))))
 
