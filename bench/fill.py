@@ -60,7 +60,7 @@ def _store(engine: Engine, items: list[HeaderOnly]) -> None:
     for item in items:
         reception = ingest.begin(item.request())
         reception.write(item.data)
-        assert reception.finish().status == 0
+        assert reception.finish().error is None
     # What `Committer.study_key` does for one new study at a time, with a sync for each.
     engine.committer._fresh = desk.parts  # noqa: SLF001
     done = engine.committer.commit(desk.parcels)

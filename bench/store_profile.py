@@ -24,8 +24,8 @@ from index.index import Index
 from keys import aead
 from keys.appendfile import AppendFile
 from server import logs
+from server.api import Caller, StoreRequest
 from server.config import Config, Keys
-from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
 from server.founding import create_archive
 from server.part10 import Part10, read_part10
@@ -66,7 +66,7 @@ def put(engine: Engine, found: Part10, data: bytes) -> None:
     reception = engine.ingest.begin(request)
     for at in range(0, len(data), _FRAGMENT):
         reception.write(memoryview(data)[at : at + _FRAGMENT])
-    assert reception.finish().status == 0
+    assert reception.finish().error is None
 
 
 def objects_of(folder: Path, limit: int) -> list[tuple[Part10, bytes]]:

@@ -6,7 +6,7 @@ two studies. UIDs lie under a root that no other corpus of the bench uses.
 
 from typing import Final, NamedTuple
 
-from server.dimse.services import Caller, StoreRequest
+from server.api import Caller, StoreRequest
 from server.identifier import encode_identifier
 
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"

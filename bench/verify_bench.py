@@ -24,9 +24,9 @@ from archive.verify import Level, Options, Verifier
 from keys.secret import Secret
 from keys.signing import CheckpointSigner
 from server import logs
+from server.api import Caller, StoreRequest
 from server.config import Config, Http, Keys, Log, Storage
 from server.demo import encoded
-from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
 from server.founding import create_archive
 from server.unsealing import open_records
@@ -82,7 +82,7 @@ def archive_of(path: Path, objects: int) -> Config:
             ds.PixelData = (disc + dice.normal(100, 12, disc.shape)).astype("<u2").tobytes()
             reception = engine.ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("BENCH")))
             reception.write(encoded(ds))
-            assert reception.finish().status == 0
+            assert reception.finish().error is None
     return config
 
 

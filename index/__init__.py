@@ -12,14 +12,12 @@ from index.index import Index, IndexStats
 from index.locate import Located
 from index.objectmeta import ObjectMeta
 from index.parts import Part, StoredVersion
-from index.query import IdentifierError
 from index.rows import Version
 from index.walk import Limits
 
 __all__ = [
     "Header",
     "Identifier",
-    "IdentifierError",
     "Identity",
     "Index",
     "IndexStats",

@@ -14,11 +14,10 @@ from typing import Final
 
 from index.attributes import ITEM_ATTRIBUTES, SPECIFIC_CHARACTER_SET, WANTED, Values, is_supported, vr_of
 from index.charset import charset_of
-from index.matching import IdentifierError
 from index.values import decode_as
 from index.walk import Element, Elements, Limits, PixelValue, Read, Walk
 from keys.buffer import Buffer
-from keys.errors import InputError
+from keys.errors import IdentifierError, InputError
 
 __all__ = [
     "QUERY_LIMITS",
@@ -228,7 +227,7 @@ def decode_identifier(identifier: Buffer, *, implicit: bool, big_endian: bool = 
         if len(given) > _MOST_VALUES:
             raise IdentifierError(
                 f"({tag >> 16:04X},{tag & 0xFFFF:04X}) takes at most {_MOST_VALUES} values",
-                (tag,),
+                offending=(tag,),
                 hint="ask for fewer unique keys at once",
             )
     return Identifier(values, charset)
@@ -246,7 +245,7 @@ def _decoded(elements: Elements, charset: tuple[str, ...], big_endian: bool) -> 
         if values is None and element.raw and is_supported(tag):
             raise IdentifierError(
                 f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has another kind of VR than PS3.6 says",
-                (tag,),
+                offending=(tag,),
                 hint="send it with the VR of PS3.6",
             )
         out[tag] = values or ()

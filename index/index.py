@@ -240,7 +240,7 @@ class Index(Listing):
     def query(self, level: str, keys: Mapping[int, Values], model: str) -> Iterator[dict[int, Values]]:
         """Yield what matches `keys` at a level ("PATIENT", "STUDY", "SERIES", "IMAGE") of `model` ("patient", "study").
 
-        Each mapping holds every key asked for, () where nothing is known. Raises `index.query.IdentifierError` at the
+        Each mapping holds every key asked for, () where nothing is known. Raises IdentifierError at the
         call, before the first row, for keys that break the hierarchy.
         """
         return (row for row in self.query_in_steps(level, keys, model) if row is not None)

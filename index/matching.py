@@ -20,9 +20,9 @@ from typing import Final, TypeAlias
 from index.attributes import BINARY_VRS, Item, Values, vr_of
 from index.bounds import KEY_CHARACTERS, MOST_PATTERNS
 from index.wildcards import compile_wildcards
-from keys.errors import InputError
+from keys.errors import IdentifierError
 
-__all__ = ["WILDCARD_VRS", "IdentifierError", "Key", "compile_key", "fold_name"]
+__all__ = ["WILDCARD_VRS", "Key", "compile_key", "fold_name"]
 
 WILDCARD_VRS: Final = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})  # PS3.4 C.2.2.2.4
 _NUMBER_VRS: Final = frozenset({"IS", "DS"}) | frozenset(BINARY_VRS)
@@ -34,14 +34,6 @@ _OFFSET_AT_END: Final = re.compile(r"-\d{4}$", re.ASCII)
 _PADDED_END: Final = re.compile(r"[*^]*$")
 
 Test: TypeAlias = Callable[[str], bool]
-
-
-class IdentifierError(InputError):
-    """An identifier that does not fit the information model (status A900); `offending` lists the tags."""
-
-    def __init__(self, message: str, offending: tuple[int, ...], *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.offending = offending
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +94,7 @@ def compile_key(tag: int, values: Values) -> Key:
 
 
 def _refused(tag: int, what: str, hint: str) -> IdentifierError:
-    return IdentifierError(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {what}", (tag,), hint=hint)
+    return IdentifierError(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {what}", hint=hint, offending=(tag,))
 
 
 def _check_size(tag: int, vr: str, text: tuple[str, ...]) -> None:

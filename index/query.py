@@ -15,13 +15,14 @@ from typing import Final, cast
 from index import attributes as a
 from index.attributes import ATTRIBUTES, COMPUTED, Item, Level, Stored, Values
 from index.identity import Patient
-from index.matching import IdentifierError, Key, compile_key
+from index.matching import Key, compile_key
 from index.rows import InstanceRow, SeriesRow
 from index.table import StudyTable
 from index.tables import INSTANCE, Ref, Tables, child
 from index.views import SeriesView, StudyView, Views
+from keys.errors import IdentifierError
 
-__all__ = ["IdentifierError", "Query"]
+__all__ = ["Query"]
 
 _UNIQUE: Final = {
     Level.PATIENT: a.PATIENT_ID,
@@ -88,7 +89,7 @@ class Query:
                 f"({tag >> 16:04X},{tag & 0xFFFF:04X}) needs exactly one value without wildcards"
                 if single
                 else f"({tag >> 16:04X},{tag & 0xFFFF:04X}) takes no wildcards",
-                (tag,),
+                offending=(tag,),
                 hint="a hierarchical query names one entity at every level above its own (PS3.4 C.4.1.2.2)",
             )
 
@@ -236,7 +237,7 @@ def _level(level: str, model: str) -> Level:
     if model not in _TOP or level not in Level.__members__ or Level[level] < _TOP[model]:
         raise IdentifierError(
             "Query/Retrieve Level is missing or not one of the information model",
-            (a.QUERY_RETRIEVE_LEVEL,),
+            offending=(a.QUERY_RETRIEVE_LEVEL,),
             hint="set (0008,0052) to PATIENT (Patient Root only), STUDY, SERIES or IMAGE",
         )
     return Level[level]

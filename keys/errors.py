@@ -2,7 +2,7 @@
 
 Rule: every failure a caller can act on is one of these classes; the message says the cause, `hint()` the way out.
 A message never holds key bytes, passphrases or anything taken from a patient's data.
-It does not map errors to DIMSE or HTTP codes: that is `server.status`.
+It does not map errors to the codes of a network: each door does, in one table (`server.dimse.status`).
 
 Exit codes of the command line: 0 done, 1 findings (verify), 2 wrong usage, otherwise `exit_code` of the class.
 """
@@ -13,18 +13,23 @@ from typing import ClassVar
 
 __all__ = [
     "AccessDeniedError",
+    "AmbiguousPatientError",
     "CofferError",
     "ConfigError",
+    "FaultError",
     "FormatError",
     "HistoryError",
+    "IdentifierError",
     "InputError",
     "IntegrityError",
     "KeyUnavailableError",
     "LockedError",
+    "MismatchError",
     "NotFoundError",
     "ServiceError",
     "ShreddedError",
     "SupersededError",
+    "TooCostlyError",
     "UnavailableError",
     "UnreadableError",
     "WriterGoneError",
@@ -127,12 +132,41 @@ class ConfigError(CofferError):
 
 
 class InputError(CofferError):
-    """The caller's data is bad: not DICOM, a bad identifier, a value out of range."""
+    """The caller's data is bad: not DICOM, a bad identifier, a value out of range.
+
+    `offending` names the elements at fault by their tags, where they are known (PS3.7 C.4).
+    """
 
     exit_code: ClassVar[int] = 12
+
+    def __init__(self, message: str, *, hint: str = "", offending: tuple[int, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.offending = offending
+
+
+class IdentifierError(InputError):
+    """The identifier of a query or retrieval does not fit the information model (PS3.4 C.4.1.1, C.4.2.1.4)."""
+
+
+class MismatchError(InputError):
+    """A data set is not the object that it was announced as (PS3.4 B.2.3)."""
+
+
+class AmbiguousPatientError(InputError):
+    """What was asked for is of more than one patient; the message names the choice."""
+
+
+class TooCostlyError(InputError):
+    """A query or retrieval has spent its budget of work; the message says what to narrow."""
 
 
 class ServiceError(CofferError):
     """A part of the running server died and did not come back, so that the server ended: start it again."""
 
     exit_code: ClassVar[int] = 15
+
+
+class FaultError(CofferError):
+    """A fault of Coffer's own, met while it served one request: the log has the traceback."""
+
+    exit_code: ClassVar[int] = 16

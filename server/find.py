@@ -9,9 +9,9 @@ import structlog
 
 from index.attributes import is_supported
 from index.elements import decode_identifier
+from keys.errors import TooCostlyError
 from server.access import Action
-from server.dimse.services import Caller, Matches
-from server.dimse.status import OUT_OF_RESOURCES, DimseStatusError
+from server.api import Caller, Matches
 from server.identifier import SPECIFIC_CHARACTER_SET, Values, encode_identifier
 from server.vault import Vault
 
@@ -54,11 +54,10 @@ class Finder:
         return Matches(encoded, all(tag in _ANSWERED or is_supported(tag) for tag in keys.values))
 
     @staticmethod
-    def too_costly(identifier: bytes, *, implicit: bool) -> DimseStatusError:
-        """What ends a query that has spent its budget: 0xA700, and in at most 64 characters what to narrow."""
-        return DimseStatusError(
-            OUT_OF_RESOURCES, f"too costly: {_advice(decode_identifier(identifier, implicit=implicit).values)}"
-        )
+    def too_costly(identifier: bytes, *, implicit: bool) -> TooCostlyError:
+        """What ends a query that has spent its budget; it says in at most 64 characters what to narrow."""
+        advice = _advice(decode_identifier(identifier, implicit=implicit).values)
+        return TooCostlyError(f"too costly: {advice}", hint=advice)
 
     def rows(self, keys: Mapping[int, Values], *, model: str, caller: Caller) -> Iterator[dict[int, Values]]:
         """Matching rows by tag, holding every key that was asked for. Raises as `find`."""

@@ -12,8 +12,8 @@ from typing import Final
 import structlog
 
 from index.elements import scan
-from keys.errors import CofferError, InputError
-from server.dimse.services import Caller, StoreOutcome, StoreRequest
+from keys.errors import CofferError, InputError, KeyUnavailableError, MismatchError, UnavailableError
+from server.api import Caller, StoreOutcome, StoreRequest
 from server.engine import Engine
 from server.part10 import MEDIA_DIRECTORY, Part10, looks_like_uid, read_part10
 
@@ -22,7 +22,6 @@ __all__ = ["Importer", "Outcome", "Result"]
 _log = structlog.get_logger(__name__)
 
 _PIECE: Final = 1 << 20
-_SUCCESS, _DOES_NOT_MATCH = 0x0000, 0xA900
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _IDENTITY_BYTES: Final = 1 << 20  # group 0008 stands at the beginning
 
@@ -39,13 +38,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome for one file, the reason where it was not stored, and the data set's length in bytes."""
+    """The outcome for one file, the reason where it was not stored, the data set's length in bytes, and whether it
+    failed for want of something (disk, key) that may be there the next time."""
 
     path: Path
     outcome: Outcome
     reason: str = ""
     size: int = 0
-    status: int = 0
+    is_shortage: bool = False
 
 
 class Importer:
@@ -86,11 +86,11 @@ class Importer:
         if not claimed and own is None:
             return Result(path, Outcome.SKIPPED, "no SOP Instance UID")
         outcome, size = self._send(path, found, sop_class, sop_instance, keep_meta=claimed)
-        if outcome.status == _DOES_NOT_MATCH and claimed and (own := self._identity(path, found)):
+        if isinstance(outcome.error, MismatchError) and claimed and (own := self._identity(path, found)):
             outcome, size = self._send(path, found, *own, keep_meta=False)
-        if outcome.status != _SUCCESS:
-            reason = outcome.comment or "refused"
-            return Result(path, Outcome.FAILED, f"{reason} ({outcome.status:04X})", size, outcome.status)
+        if outcome.error is not None:
+            is_shortage = isinstance(outcome.error, UnavailableError | KeyUnavailableError)
+            return Result(path, Outcome.FAILED, str(outcome.error), size, is_shortage)
         return Result(path, Outcome.DUPLICATE if outcome.duplicate else Outcome.STORED, size=size)
 
     def _identity(self, path: Path, found: Part10) -> tuple[str, str] | None:

@@ -21,12 +21,11 @@ from index.objectmeta import ObjectMeta
 from keys.clock import clock_ms
 from keys.derive import hmac_sha256
 from keys.durable import discard
-from keys.errors import CofferError, UnavailableError
+from keys.errors import CofferError, FaultError, MismatchError, UnavailableError
 from keys.studykey import StudyKey
 from server.access import Action, Policy
+from server.api import StoreOutcome, StoreRequest
 from server.commit import Committed, Sealed
-from server.dimse.services import StoreOutcome, StoreRequest
-from server.dimse.status import CANNOT_UNDERSTAND, DOES_NOT_MATCH, DimseStatusError
 from server.intake import Intake
 from server.logs import is_verbose, short_id
 
@@ -34,6 +33,7 @@ _log = structlog.get_logger(__name__)
 
 _LONGEST_UID = 64  # PS3.5 9.1
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+_NO_OTHER = "announce an object by the UIDs that it has, at most 64 characters each"
 _MOST_TRIES = 4  # a study that is shredded while its objects come in gets a new key each time
 
 
@@ -148,10 +148,10 @@ class Reception:
         """PS3.4 B.2.3: the request's UIDs must be those of the data set where the data set has them."""
         given = ((_SOP_CLASS, self._request.sop_class), (_SOP_INSTANCE, self._request.sop_instance))
         if offending := tuple(tag for tag, uid in given if len(uid) > longest_of(tag, "UI")):
-            raise DimseStatusError(DOES_NOT_MATCH, "a SOP UID is longer than an index can hold", offending)
+            raise MismatchError("a SOP UID is longer than an index can hold", hint=_NO_OTHER, offending=offending)
         offending = tuple(tag for tag, uid in given if not _is_same(header.text(tag), uid))
         if offending:
-            raise DimseStatusError(DOES_NOT_MATCH, "SOP UIDs of command and data set differ", offending)
+            raise MismatchError("SOP UIDs of command and data set differ", hint=_NO_OTHER, offending=offending)
 
     def _commit(self, header: Header, entry: InstanceEntry, key: StudyKey) -> Committed:
         request, now = self._request, clock_ms()
@@ -186,8 +186,8 @@ class Reception:
                 discard(body.path)
 
 
-def _fault(error: Exception) -> CofferError:
-    fault = DimseStatusError(CANNOT_UNDERSTAND, f"a fault of the archive: {type(error).__name__}")
+def _fault(error: Exception) -> FaultError:
+    fault = FaultError(f"a fault of the archive: {type(error).__name__}", hint="the log has the traceback: report it")
     fault.__cause__ = error
     return fault
 

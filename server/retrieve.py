@@ -18,13 +18,11 @@ from index.identity import Patient
 from index.locate import Located
 from index.objectmeta import ObjectMeta
 from index.patientid import identity_text
-from index.query import IdentifierError
-from keys.errors import InputError
+from keys.errors import AmbiguousPatientError, IdentifierError, InputError
 from server.access import Action
+from server.api import Caller, Planned
 from server.bodies import Bodies
 from server.convert import CONVERTIBLE, EXPLICIT_LE, Converter
-from server.dimse.services import Caller, Planned
-from server.dimse.status import SEVERAL_PATIENTS, DimseStatusError
 from server.logs import short_id
 from server.vault import Vault
 
@@ -135,7 +133,7 @@ class Retriever:
 
         Of the Patient Root model they are one patient's; of Study Root all that have the UIDs, with a remark where they
         are of several patients. Raises InputError with the offending tags for a bad identifier (PS3.4 C.4.2.1.4),
-        AccessDeniedError; its steps raise DimseStatusError where it names several patients.
+        AccessDeniedError; its steps raise AmbiguousPatientError where it names several patients.
         """
         keys = decode_identifier(identifier, implicit=implicit)
         level = "".join(keys.text(QUERY_RETRIEVE_LEVEL)).strip()
@@ -201,10 +199,10 @@ class Retriever:
         issuers = self._vault.index.issuers_of(chosen[PATIENT_ID][0], chosen.get(STUDY_UID, ()))
         if len(issuers) > 1:
             told = ", ".join(issuer or _NO_ISSUER for issuer in sorted(issuers))
-            raise DimseStatusError(
-                SEVERAL_PATIENTS,
+            raise AmbiguousPatientError(
                 f"{len(issuers)} patients have this ID: give (0010,0021): {told}",
-                (PATIENT_ID, ISSUER),
+                hint="name the issuer of the Patient ID, or retrieve by study",
+                offending=(PATIENT_ID, ISSUER),
             )
         return next(iter(issuers), None)
 

@@ -11,7 +11,7 @@ import structlog
 from index.parts import StoredVersion
 from keys.errors import InputError, NotFoundError
 from server.access import Action
-from server.dimse.services import Caller
+from server.api import Caller
 from server.logs import short_id
 from server.retrieve import StoredInstance
 from server.vault import Vault

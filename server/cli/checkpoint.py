@@ -267,7 +267,7 @@ def _read(path: Path) -> bytes:
 
 def _record_of(chosen: Chosen, uid: str) -> int:
     with chosen.open() as engine:
-        from server.dimse.services import Caller
+        from server.api import Caller
 
         found = engine.retriever.instances({_SOP_INSTANCE: (uid,)}, Caller(engine.config.dimse.ae_title))
         records = [version.seq for instance in found for version in instance.located.versions]

@@ -60,7 +60,7 @@ def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str
     columns = [_tag(one) for one in returned or _COLUMNS[name]]
     keys: dict[int, Values] = {_QUERY_RETRIEVE_LEVEL: (name,), **dict.fromkeys(columns, ()), **asked}
     with chosen.open() as engine:
-        from server.dimse.services import Caller
+        from server.api import Caller
 
         caller = Caller(calling_ae=engine.config.dimse.ae_title)
         model = "patient" if name == "PATIENT" else "study"

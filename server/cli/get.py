@@ -61,7 +61,7 @@ def get(  # noqa: PLR0917  one parameter for each option
     if number is not None and len(instances) != 1:
         raise click.UsageError("--version goes with one --instance.")
     with chosen.open() as engine:
-        from server.dimse.services import Caller
+        from server.api import Caller
         from server.versions import WHERE_TO_LOOK, one_version
 
         caller = Caller(calling_ae=engine.config.dimse.ae_title)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from server.media import Found
 
 _SHOWN = 20
-_OUT_OF_RESOURCES = 0xA7  # PS3.4 Table B.2-1: A7xx
 
 
 @click.command(
@@ -45,7 +44,7 @@ no DICOM at all."""
 def put(chosen: Chosen, paths: tuple[Path, ...], jobs: int) -> None:
     """Store Part 10 files: single ones, folders with all below, or what a DICOMDIR names."""
     with chosen.open(write=True) as engine, output.progress("storing", hidden=chosen.json) as bar:
-        from server.dimse.services import Caller
+        from server.api import Caller
         from server.importer import Importer
         from server.media import find_files
 
@@ -143,7 +142,7 @@ class _Tally:
     def raise_failure(self) -> None:
         """Raise the error that the exit code comes from, if anything failed or nothing was DICOM."""
         failed = self.counts["failed"]
-        if any(p.status >> 8 == _OUT_OF_RESOURCES for p in self.problems):
+        if any(p.is_shortage for p in self.problems):
             raise UnavailableError(
                 f"the archive could not store {failed} files", hint="see `coffer status`; start again"
             )

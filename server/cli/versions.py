@@ -32,7 +32,7 @@ studies or series, each of them counts its versions from 1."""
 def versions(chosen: Chosen, instance: str) -> None:
     """List every version of an object: when and from whom it came, and which one is served."""
     with chosen.open() as engine:
-        from server.dimse.services import Caller
+        from server.api import Caller
         from server.versions import versions_of
 
         caller = Caller(calling_ae=engine.config.dimse.ae_title)

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from server.api import Caller, Observer, Services
 from server.config import Config
 from server.dimse import command as dimse
 from server.dimse import negotiation, pdu
@@ -19,7 +20,6 @@ from server.dimse.finding import serve_find
 from server.dimse.negotiation import Rejection, Request
 from server.dimse.pdu import ProtocolError
 from server.dimse.retrieving import serve_get, serve_move
-from server.dimse.services import Caller, Observer, Services
 from server.dimse.session import Operation, Session
 from server.dimse.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, DimseStatusError
 from server.dimse.storing import serve_store

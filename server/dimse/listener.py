@@ -18,6 +18,7 @@ import structlog
 
 from keys.errors import ConfigError, UnavailableError
 from server import headroom
+from server.api import Observer
 from server.config import Config
 from server.dimse.acceptor import Acceptor
 from server.dimse.associations import Associations
@@ -25,7 +26,6 @@ from server.dimse.connection import Connection
 from server.dimse.negotiation import CONGESTED, Rejection
 from server.dimse.places import Place, Places
 from server.dimse.refusal import refuse_at_once
-from server.dimse.services import Observer
 from server.headroom import CongestedError, Shortage
 from server.sockets import listen, named
 from server.watched import Watched

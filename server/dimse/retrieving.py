@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from keys.errors import CofferError, UnavailableError
+from server.api import Instance
 from server.config import Peer
 from server.dimse import command as dimse
 from server.dimse import negotiation
@@ -22,7 +23,6 @@ from server.dimse.command import Value
 from server.dimse.doubtful import is_doubtful, sound_first
 from server.dimse.pdu import INVALID_VALUE, ProtocolError
 from server.dimse.requestor import Requestor
-from server.dimse.services import Instance
 from server.dimse.session import Operation
 from server.dimse.status import CANCEL, CANNOT_COUNT, UNKNOWN_DESTINATION, DimseStatusError
 from server.dimse.suboperations import LOOK_SECONDS, Cancelled, SubOperations

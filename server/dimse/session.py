@@ -12,12 +12,12 @@ from typing import Final
 import structlog
 
 from keys.errors import CofferError
+from server.api import Caller, Observer, Services
 from server.config import Config
 from server.dimse import command as dimse
 from server.dimse.channel import Channel, Context
 from server.dimse.command import Command, Value
 from server.dimse.pdu import INVALID_VALUE, ProtocolError
-from server.dimse.services import Caller, Observer, Services
 from server.dimse.status import CANCEL, SUCCESS, fit, offending_of, status_of
 
 _log = structlog.get_logger(__name__)

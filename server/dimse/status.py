@@ -7,12 +7,14 @@ from typing import Final
 
 from keys.errors import (
     AccessDeniedError,
+    AmbiguousPatientError,
     CofferError,
     InputError,
     IntegrityError,
     KeyUnavailableError,
     NotFoundError,
     ShreddedError,
+    TooCostlyError,
     UnavailableError,
 )
 
@@ -37,6 +39,8 @@ _COMMENT_CHARACTERS: Final = 64  # PS3.5 6.2: VR LO
 # The first class that fits decides: subclasses stand before their parents.
 _TABLE: Final[tuple[tuple[type[CofferError], int], ...]] = (
     (AccessDeniedError, NOT_AUTHORISED),
+    (AmbiguousPatientError, SEVERAL_PATIENTS),
+    (TooCostlyError, OUT_OF_RESOURCES),
     (InputError, DOES_NOT_MATCH),
     (UnavailableError, OUT_OF_RESOURCES),
     (KeyUnavailableError, OUT_OF_RESOURCES),
@@ -47,13 +51,11 @@ _TABLE: Final[tuple[tuple[type[CofferError], int], ...]] = (
 
 
 class DimseStatusError(InputError):
-    """A failure whose status is known where it is found. `offending` lists tags for (0000,0901)."""
+    """A failure that only this door knows, with its status. `offending` lists tags for (0000,0901)."""
 
     def __init__(self, status: int, comment: str, offending: tuple[int, ...] = ()) -> None:
-        super().__init__(comment, hint="see the DICOM conformance statement for the status")
+        super().__init__(comment, hint="see the DICOM conformance statement for the status", offending=offending)
         self.status = status
-        self.comment = fit(comment)
-        self.offending = offending
 
 
 def is_warning(status: int) -> bool:
@@ -69,11 +71,11 @@ def fit(comment: str) -> str:
 def status_of(error: CofferError) -> tuple[int, str]:
     """Status and comment for an error that ends an operation."""
     if isinstance(error, DimseStatusError):
-        return error.status, error.comment
+        return error.status, fit(str(error))
     status = next((status for kind, status in _TABLE if isinstance(error, kind)), CANNOT_UNDERSTAND)
     return status, fit(str(error))
 
 
 def offending_of(error: CofferError) -> tuple[int, ...]:
     """The tags an error names as offending, if any."""
-    return tuple(getattr(error, "offending", ()))
+    return error.offending if isinstance(error, InputError) else ()

@@ -1,9 +1,9 @@
 """C-STORE as SCP (PS3.4 B.2, PS3.7 9.1.1): stream the data set into a reception, answer what became of it."""
 
 from keys.errors import CofferError, UnavailableError
+from server.api import Reception, StoreRequest
 from server.dimse import command as dimse
 from server.dimse import negotiation
-from server.dimse.services import Reception, StoreRequest
 from server.dimse.session import Operation
 from server.dimse.status import CLASS_NOT_SUPPORTED, DOES_NOT_MATCH, SUCCESS, DimseStatusError
 from server.headroom import converting_shortage

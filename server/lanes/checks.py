@@ -18,11 +18,11 @@ from index.attributes import STUDY_UID
 from index.bounds import longest_of
 from index.entry import InstanceEntry, could_be_extracted
 from keys import aead
+from server.api import Caller
 from server.commit import Sealed
 from server.config import Limits
 from server.dimse import negotiation
 from server.dimse.negotiation import Rejection
-from server.dimse.services import Caller
 from server.dimse.session import MAX_IDENTIFIER_BYTES
 from server.lanes.messages import Commit, Find, KeyOf, Plan, Request, StudyKeyFor, Told
 

@@ -11,12 +11,10 @@ from msgspec import Struct
 
 from index.identity import PartId
 from index.locate import Located
-from index.query import IdentifierError
 from keys import errors
 from keys.errors import CofferError
+from server.api import Caller
 from server.commit import Committed, Sealed
-from server.dimse.services import Caller
-from server.dimse.status import DimseStatusError, offending_of
 
 
 class _Message(Struct, frozen=True, array_like=True, tag=True):
@@ -120,7 +118,7 @@ class Stop(_Message, frozen=True):
 
 
 class Told(_Message, frozen=True):
-    """Something for the metrics: a method of `server.dimse.services.Observer` and its arguments."""
+    """Something for the metrics: a method of `server.api.Observer` and its arguments."""
 
     what: str
     arguments: tuple[str | int | float, ...]
@@ -161,7 +159,6 @@ class Failed(_Message, frozen=True):
     kind: str
     message: str
     hint: str
-    status: int
     offending: tuple[int, ...]
 
 
@@ -179,16 +176,13 @@ decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
 
 def failed(error: CofferError) -> Failed:
     """The reply that stands for an error."""
-    status = error.status if isinstance(error, DimseStatusError) else 0
-    return Failed(type(error).__name__, str(error), error.hint(), status, offending_of(error))
+    offending = error.offending if isinstance(error, errors.InputError) else ()
+    return Failed(type(error).__name__, str(error), error.hint(), offending)
 
 
 def error_of(failure: Failed) -> CofferError:
     """The error that a reply stands for."""
-    if failure.kind == DimseStatusError.__name__:
-        return DimseStatusError(failure.status, failure.message, failure.offending)
-    if failure.kind == IdentifierError.__name__:
-        return IdentifierError(failure.message, offending=failure.offending, hint=failure.hint)
-    kind = getattr(errors, failure.kind, errors.UnavailableError)
-    made: CofferError = kind(failure.message, hint=failure.hint)
-    return made
+    kind: type[CofferError] = getattr(errors, failure.kind, errors.UnavailableError)
+    if issubclass(kind, errors.InputError):
+        return kind(failure.message, hint=failure.hint, offending=failure.offending)
+    return kind(failure.message, hint=failure.hint)

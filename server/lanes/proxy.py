@@ -18,9 +18,9 @@ from keys.errors import UnavailableError
 from keys.secret import Secret
 from keys.studykey import StudyKey
 from server.access import Policy
+from server.api import Caller, Matches, Planned
 from server.bodies import Bodies
 from server.commit import Committed, Sealed
-from server.dimse.services import Caller, Matches, Planned
 from server.ingest import Ingest
 from server.intake import Intake
 from server.lanes import messages
@@ -179,7 +179,7 @@ class _Retriever:
 
 @dataclass(frozen=True, slots=True)
 class RemoteObserver:
-    """`server.dimse.services.Observer` over a line."""
+    """`server.api.Observer` over a line."""
 
     line: Line
 
@@ -200,7 +200,7 @@ class RemoteObserver:
 
 
 class RemoteServices:
-    """`server.dimse.services.Services` for one association of a lane."""
+    """`server.api.Services` for one association of a lane."""
 
     def __init__(  # noqa: PLR0917  # what a lane has
         self,

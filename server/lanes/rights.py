@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from index.identity import PartId
-from server.dimse.services import Caller
+from server.api import Caller
 from server.lanes.checks import BrokenRule
 
 __all__ = ["Rights"]

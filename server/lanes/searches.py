@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from index.locate import Located
-from server.dimse.status import OUT_OF_RESOURCES, DimseStatusError
+from keys.errors import TooCostlyError
 from server.engine import Engine
 from server.lanes.checks import BrokenRule
 from server.lanes.client import Client
@@ -117,5 +117,7 @@ class Searches:
             rooms=(_PLACES, _PLACES),
             is_stopping=self._ending.is_set,
             budget_seconds=self._engine.config.dimse.query_cpu_seconds,
-            too_costly=lambda: DimseStatusError(OUT_OF_RESOURCES, "too costly: retrieve by study or by series"),
+            too_costly=lambda: TooCostlyError(
+                "too costly: retrieve by study or by series", hint="retrieve by study or by series"
+            ),
         )

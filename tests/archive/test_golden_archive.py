@@ -7,8 +7,8 @@ from pathlib import Path
 
 from archive.folder import ArchiveFolder
 from archive.verify import Verifier
+from server.api import Caller
 from server.config import Config, Http, Keys
-from server.dimse.services import Caller
 from server.engine import Engine
 from tests.vectors import make_archive, reader_body, reader_keys, reader_log
 

@@ -8,13 +8,13 @@ import pytest
 
 from keys.errors import UnavailableError
 from server import logs
+from server.api import Caller, Instance, Matches, Planned, StoreOutcome, StoreRequest
 from server.config import Config, Dimse, Log, Peer, Storage
 from server.dimse.acceptor import Acceptor
 from server.dimse.associations import Associations
 from server.dimse.connection import Connection
 from server.dimse.listener import Listener
 from server.dimse.places import Place
-from server.dimse.services import Caller, Instance, Matches, Planned, StoreOutcome, StoreRequest
 from server.metrics import Metrics
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from index.query import IdentifierError
-from keys.errors import AccessDeniedError, CofferError, InputError, UnavailableError
+from keys.errors import AccessDeniedError, CofferError, IdentifierError, InputError, UnavailableError
 from server.dimse import command as dimse
 from server.dimse import negotiation
 from server.dimse.listener import Listener
@@ -68,7 +67,7 @@ def test_a_cancel_for_another_operation_changes_nothing(listener: Listener, memo
 
 
 REFUSED: dict[str, tuple[CofferError, int, list[int]]] = {
-    "no level": (IdentifierError("Query/Retrieve Level is missing", (0x00080052,)), 0xA900, [0x00080052]),
+    "no level": (IdentifierError("Query/Retrieve Level is missing", offending=(0x00080052,)), 0xA900, [0x00080052]),
     "not decoded": (InputError("the identifier cannot be decoded"), 0xA900, []),
     "not allowed": (AccessDeniedError("AE title 'TESTER' is not a configured peer"), 0x0124, []),
     "no room": (UnavailableError("the index is closed"), 0xA700, []),

@@ -19,9 +19,8 @@ from pydicom.multival import MultiValue
 from index.attributes import ATTRIBUTES
 from index.elements import Header, decode_identifier, scan, scan_early
 from index.entry import Identity, extract
-from index.matching import IdentifierError
 from index.walk import Limits
-from keys.errors import InputError
+from keys.errors import IdentifierError, InputError
 
 EXPLICIT, IMPLICIT, BIG, DEFLATED = (f"1.2.840.10008.1.2{s}" for s in (".1", "", ".2", ".1.99"))
 UNDEFINED = 0xFFFFFFFF

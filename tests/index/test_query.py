@@ -10,8 +10,8 @@ from index import query
 from index.attributes import Values
 from index.index import Index
 from index.matching import compile_key
-from index.query import IdentifierError
 from index.table import StudyTable
+from keys.errors import IdentifierError
 from tests.index.conftest import Filler
 
 STUDY_UID, SERIES_UID, SOP_UID, PATIENT_ID, NAME = 0x0020000D, 0x0020000E, 0x00080018, 0x00100020, 0x00100010

@@ -24,10 +24,10 @@ from archive.pending import REPAIRED, Pending, announce, read_pending
 from archive.scrub import Scrub, parse_place
 from archive.verify import Finding, Level, Options, Verifier
 from keys.errors import CofferError, FormatError, NotFoundError
+from server.api import Caller, StoreRequest
 from server.byhand import look, look_at_index
 from server.config import Config, Http, Keys, Storage
 from server.demo import encoded, sample_study
-from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
 from server.founding import create_archive
 from tests.server.filled import flip
@@ -51,7 +51,7 @@ def store(config: Config, count: int, prefix: str) -> None:
             request = StoreRequest(ds.SOPClassUID, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST"))
             reception = engine.ingest.begin(request)
             reception.write(encoded(ds))
-            assert reception.finish().status == 0
+            assert reception.finish().error is None
 
 
 @pytest.fixture(scope="module")

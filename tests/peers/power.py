@@ -29,8 +29,8 @@ from archive.record import Kind
 from archive.verify import Level, Options, Verifier
 from index.check import check_index
 from server import logs
+from server.api import Caller
 from server.config import Config, Http, Keys, Log, Storage
-from server.dimse.services import Caller
 from server.engine import Engine
 from server.unsealing import open_records
 from tests.crash.disk import Disk

@@ -22,8 +22,8 @@ from keys.errors import CofferError
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
 from server import signorder
+from server.api import Caller
 from server.config import Config, Http, Keys, Storage
-from server.dimse.services import Caller
 from server.engine import Engine
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, find, noisy, store, synthetic

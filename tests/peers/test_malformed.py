@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from server.api import Caller
 from server.config_load import load_config
 from server.dimse import command as dimse
 from server.dimse.negotiation import Offer
-from server.dimse.services import Caller
 from server.engine import Engine
 from server.importer import Importer, Outcome
 from tests.dimse.raw_peer import RawRequestor

@@ -16,11 +16,11 @@ import pytest
 from archive.folder import ArchiveFolder
 from archive.verify import Verifier
 from keys.errors import UnavailableError
+from server.api import Caller
 from server.config import Config, Http, Keys, Storage
 from server.dimse.connection import ConnectionClosed
 from server.dimse.negotiation import Offer
 from server.dimse.requestor import Requestor
-from server.dimse.services import Caller
 from server.engine import Engine
 from tests.conftest import absent
 from tests.peers.coffer_process import CofferProcess

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import msgspec
 
+from server.api import Caller, StoreRequest
 from server.config import Config, Http, Keys, Storage
 from server.demo import encoded, sample_study
-from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
 from server.founding import create_archive
+from tests.server.filled import status
 
 STUDY, INSTANCE, LEVEL = 0x0020000D, 0x00080018, 0x00080052
 CALLER = Caller("TESTER")
@@ -59,8 +60,8 @@ class Kept:
             reception = engine.ingest.begin(StoreRequest(_CT, ds.SOPInstanceUID, _EXPLICIT_LE, CALLER))
             reception.write(data)
             outcome = reception.finish()
-            statuses.append(outcome.status)
-            if outcome.status == 0:
+            statuses.append(status(outcome))
+            if outcome.error is None:
                 self.acknowledged[ds.SOPInstanceUID] = data
         return statuses
 

@@ -22,9 +22,9 @@ import server.shredding
 from archive.record import Kind
 from keys.errors import AccessDeniedError
 from keys.shred import tombstones
+from server.api import Caller
 from server.config_load import load_config
 from server.demo import encoded
-from server.dimse.services import Caller
 from server.doomed import by_patient, by_study
 from server.engine import Engine
 from server.officers import Officer

@@ -19,11 +19,12 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
+from keys.errors import AmbiguousPatientError
 from keys.shred import schedule
+from server.api import Caller, StoreRequest
 from server.config import Config, Http, Keys, Patients, Versions
 from server.demo import encoded
-from server.dimse.services import Caller, StoreRequest
-from server.dimse.status import SEVERAL_PATIENTS, DimseStatusError
+from server.dimse.status import SEVERAL_PATIENTS, status_of
 from server.engine import Engine
 from server.founding import create_archive
 from server.identifier import encode_identifier
@@ -92,7 +93,7 @@ class Archive:
                 request = StoreRequest(SC, each.sop, EXPLICIT_LE, Caller(each.sender))
                 reception = engine.ingest.begin(request)
                 reception.write(encoded(each.data_set))
-                assert reception.finish().status == 0
+                assert reception.finish().error is None
 
 
 @pytest.fixture
@@ -266,9 +267,11 @@ def test_one_patient_id_of_two_issuers_is_two_patients(archive: Archive) -> None
     there = Thing("2.25.84", "A", study=other, issuer="Y", name="ADAM^A", born="19310203")
     archive.put(there)
     with archive.open() as engine:
-        with pytest.raises(DimseStatusError, match=r"2 patients have this ID: give \(0010,0021\): X, Y") as refused:
+        with pytest.raises(
+            AmbiguousPatientError, match=r"2 patients have this ID: give \(0010,0021\): X, Y"
+        ) as refused:
             plan(engine, "patient", "PATIENT", {PATIENT_ID: "A"})
-        assert (refused.value.status, refused.value.offending) == (SEVERAL_PATIENTS, (PATIENT_ID, ISSUER))
+        assert (status_of(refused.value)[0], refused.value.offending) == (SEVERAL_PATIENTS, (PATIENT_ID, ISSUER))
         assert plan(engine, "patient", "PATIENT", {PATIENT_ID: "A", ISSUER: "Y"})[0] == sent_of(there)
         assert plan(engine, "patient", "PATIENT", {PATIENT_ID: "A", ISSUER: "X"})[0] == sent_of(*here)
         assert plan(engine, "patient", "STUDY", {PATIENT_ID: "A", STUDY_UID: other})[0] == sent_of(there)
@@ -284,7 +287,7 @@ def test_one_patient_id_of_two_issuers_is_two_patients(archive: Archive) -> None
             ("IMAGE", {SERIES_UID: f"{STUDY}.1", SOP_UID: A[1].sop}),
         ):
             asked = {PATIENT_ID: "A", STUDY_UID: STUDY, **more}
-            with pytest.raises(DimseStatusError, match="3 patients"):
+            with pytest.raises(AmbiguousPatientError, match="3 patients"):
                 plan(engine, "patient", level, asked)
             assert plan(engine, "patient", level, asked | {ISSUER: '""'})[0] == sent_of(A[1])
 
@@ -293,7 +296,7 @@ def test_a_default_issuer_says_once_what_an_absent_one_means(archive: Archive) -
     """Across studies absent and X are two patients, until the site says what absent means; no byte changes by it."""
     other = Thing("2.25.84", "A", study="2.25.8002", issuer="X", name="ADAM^A", born="19310203")
     archive.put(A[0], other)
-    with archive.open() as engine, pytest.raises(DimseStatusError):
+    with archive.open() as engine, pytest.raises(AmbiguousPatientError):
         plan(engine, "patient", "PATIENT", {PATIENT_ID: "A"})
     archive.rules = {"patients": Patients(default_issuer="Z", default_issuer_by_ae={"SCANNER": "X"})}
     with archive.open() as engine:

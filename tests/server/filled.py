@@ -8,8 +8,10 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 from pydicom.dataset import Dataset
 
+from server.api import StoreOutcome
 from server.cli import main
 from server.demo import encoded, sample_study
+from server.dimse.status import SUCCESS, status_of
 from server.part10 import Part10, header_bytes
 
 
@@ -48,6 +50,11 @@ def study_files(folder: Path) -> list[Path]:
         paths.append(folder / f"{number}.dcm")
         paths[-1].write_bytes(part10(ds))
     return paths
+
+
+def status(outcome: StoreOutcome) -> int:
+    """The DIMSE status that a sender of the object would get."""
+    return SUCCESS if outcome.error is None else status_of(outcome.error)[0]
 
 
 def flip(path: Path, offset: int, mask: int = 0x10) -> None:

@@ -14,10 +14,10 @@ from index.identity import PartId
 from index.index import Index
 from keys.errors import IntegrityError, UnavailableError
 from server import logs
+from server.api import Caller, StoreRequest
 from server.commit import Committed, Committer, Parcel, Sealed
 from server.config import Config, Http, Keys, Log
 from server.demo import encoded, sample_study
-from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
 from server.founding import create_archive
 
@@ -71,7 +71,7 @@ def parcels(engine: Engine, study: str, count: int, **more: str) -> list[Parcel]
             setattr(ds, keyword, value)
         reception = ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST")))
         reception.write(encoded(ds))
-        assert reception.finish().status == 0
+        assert reception.finish().error is None
     return desk.parcels
 
 

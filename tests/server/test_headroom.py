@@ -16,12 +16,13 @@ import pytest
 from keys.errors import UnavailableError
 from keys.pool import started_pool
 from server import headroom
+from server.api import Caller, StoreRequest
 from server.config import Config, Keys, Storage
 from server.demo import encoded, sample_study
-from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
 from server.founding import create_archive
 from server.headroom import Shortage
+from tests.server.filled import status
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 
@@ -91,7 +92,7 @@ def test_a_store_is_refused_before_the_log_would_stop_at_its_next_segment(tmp_pa
             ds.PixelData = os.urandom(ds.Rows * ds.Columns * 2)
             reception = engine.ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TESTER")))
             reception.write(encoded(ds))
-            return reception.finish().status
+            return status(reception.finish())
 
         assert store(0) == 0
         with descriptors_left(2):

@@ -28,10 +28,10 @@ from index.identity import PartId
 from keys.errors import CofferError, UnavailableError
 from keys.secret import Secret
 from keys.studykey import StudyKey
+from server.api import Caller, StoreRequest
 from server.commit import Committed, Sealed
 from server.config import Config, Dimse, Http, Keys
 from server.demo import encoded, sample_study
-from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
 from server.founding import create_archive
 from server.identifier import encode_identifier
@@ -41,6 +41,7 @@ from server.lanes import messages as m
 from server.lanes.desk import Desk
 from server.lanes.proxy import Line
 from server.lanes.wire import LineClosed, Wire
+from tests.server.filled import status
 from tests.server.odd_objects import healthy_objects, odd_objects
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
@@ -121,7 +122,7 @@ class Lane:
         reception.write(encoded(ds))
         outcome = reception.finish()
         self.said = str(outcome.error)
-        return outcome.status
+        return status(outcome)
 
     def instead(self, study: str, hook: Callable[[Sealed, memoryview], None]) -> None:
         """Receive an object and do something else when it should be committed."""

@@ -13,13 +13,14 @@ from click.testing import CliRunner
 
 from index.attributes import ATTRIBUTES, BINARY_VRS, COMPUTED, Level, Values
 from index.elements import decode_identifier
+from server.api import Caller, StoreRequest
 from server.cli import main
 from server.config import Config, Http, Keys, Storage
-from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
 from server.founding import create_archive
 from server.identifier import encode_identifier
 from server.part10 import Part10, header_bytes
+from tests.server.filled import status
 from tests.server.odd_objects import (
     IMPLICIT,
     SECONDARY_CAPTURE,
@@ -51,7 +52,7 @@ def config_of(base: Path) -> Config:
 def store(engine: Engine, obj: Object) -> int:
     reception = engine.ingest.begin(StoreRequest(obj.sop_class, obj.sop_instance, obj.transfer_syntax, CALLER))
     reception.write(obj.data)
-    return reception.finish().status
+    return status(reception.finish())
 
 
 def find(

@@ -22,16 +22,16 @@ from keys.errors import ShreddedError, SupersededError
 from keys.keyfile import KeyFileProvider
 from keys.keyring import Keyring
 from keys.tombstone import Reason, Tombstone
+from server.api import Caller, StoreRequest
 from server.attention import unindexed
 from server.config_load import load_config
 from server.demo import encoded
-from server.dimse.services import Caller, StoreRequest
 from server.engine import Engine
 from server.officers import Officer
 from server.rekeying import Rekeyer
 from server.rekeyorder import one_study, order
 from server.rekeywatch import RekeyWatch
-from tests.server.filled import flip, part10, run, told
+from tests.server.filled import flip, part10, run, status, told
 from tests.server.test_shred import UIDS, configure, events, found, put, slices, stopped
 
 STUDY = UIDS[0]
@@ -166,7 +166,7 @@ def test_an_object_that_could_not_be_read_to_its_end_keeps_its_flag(archive: Pat
     with engine(write=True) as opened:
         reception = opened.ingest.begin(StoreRequest("1.2.840.10008.5.1.4.1.1.2", "1.2.3.77", EXPLICIT_LE, Caller("T")))
         reception.write(b"no data set at all")
-        assert reception.finish().status == 0
+        assert reception.finish().error is None
         (before,) = unindexed(opened)
     time.sleep(0.002)
     run("keys", "rotate")
@@ -408,7 +408,7 @@ def test_what_is_sent_during_the_change_over_waits_and_goes_under_the_new_key(
             request = StoreRequest(str(more.SOPClassUID), str(more.SOPInstanceUID), EXPLICIT_LE, Caller("TESTER"))
             reception = opened.ingest.begin(request)
             reception.write(encoded(more))
-            outcomes.append(reception.finish().status)
+            outcomes.append(status(reception.finish()))
 
         def changing_over(self: Rekeyer, *args: object) -> None:
             senders.append(threading.Thread(target=send_one))

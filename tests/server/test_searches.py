@@ -23,6 +23,7 @@ from server.demo import encoded, sample_study
 from server.dimse import command as dimse
 from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
 from server.dimse.requestor import Requestor
+from server.dimse.status import status_of
 from server.find import Finder
 from server.founding import create_archive
 from server.identifier import encode_identifier
@@ -176,7 +177,7 @@ def test_a_plan_that_spends_its_budget_fails_and_says_what_to_narrow(
 )
 def test_the_advice_fits_an_error_comment(keys: dict[int, tuple[str, ...]], advice: str) -> None:
     error = Finder.too_costly(encode_identifier({LEVEL: ("STUDY",), **keys}, (), implicit=True), implicit=True)
-    assert (error.status, error.comment) == (0xA700, advice)
+    assert status_of(error) == (0xA700, advice)
 
 
 @pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.9"])

@@ -1,6 +1,7 @@
-"""What the network door needs of the archive behind it: values and Protocols.
+"""The services of an archive, as every door sees them: values and Protocols.
 
-Rule: the door imports this and nothing below; `server.ingest`, `server.find` and `server.retrieve` fulfil it.
+Rule: a door imports this, and no service imports a door. A failure is an error of ours; each door has one table from
+errors to its own codes. `server.ingest`, `server.find` and `server.retrieve` fulfil the Protocols.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from keys.errors import CofferError
-from server.dimse.status import SUCCESS, status_of
 
 Buffer = bytes | bytearray | memoryview
 
@@ -40,16 +40,6 @@ class StoreOutcome:
 
     duplicate: bool = False
     error: CofferError | None = None
-
-    @property
-    def status(self) -> int:
-        """The DIMSE status that says so."""
-        return SUCCESS if self.error is None else status_of(self.error)[0]
-
-    @property
-    def comment(self) -> str:
-        """The cause of a failure as an Error Comment, at most 64 characters."""
-        return "" if self.error is None else status_of(self.error)[1]
 
 
 class Reception(Protocol):
@@ -126,7 +116,7 @@ class Planned(Generic[I_co]):
 
 
 class RetrieveService(Protocol):
-    """Resolves what a C-MOVE or C-GET names."""
+    """Resolves what a retrieval names."""
 
     def plan(
         self, identifier: bytes, *, implicit: bool, model: str, caller: Caller, waiting: Callable[[], None]
