@@ -49,7 +49,7 @@ bench: $(VENV)/.dev-stamp ## measure Coffer beside its peers; BENCHARGS="--quick
 crash-campaign: $(VENV)/.dev-stamp ## cut the power 100,000 times at every system call; CRASHARGS="--seed 7 --jobs 4"
 	$(BIN)/python -m tests.crash --states 100000 $(CRASHARGS)
 
-wheel: $(VENV)/.dev-stamp ## build dist/coffer-*.whl without the network
+wheel: $(VENV)/.dev-stamp ## build dist/coffer_dicom-*.whl without the network
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --no-isolation
 

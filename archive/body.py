@@ -14,15 +14,15 @@ from itertools import accumulate, pairwise
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from archive import codec
-from archive.draft import Draft
-from archive.log import SealedFile
-from archive.room import Room
-from archive.spool import Spool, sealed_file
-from keys import aead
-from keys.buffer import Buffer
-from keys.errors import FormatError, IntegrityError
-from keys.secret import Secret
+from coffer.archive import codec
+from coffer.archive.draft import Draft
+from coffer.archive.log import SealedFile
+from coffer.archive.room import Room
+from coffer.archive.spool import Spool, sealed_file
+from coffer.keys import aead
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import FormatError, IntegrityError
+from coffer.keys.secret import Secret
 
 VERSION: Final = 1
 HEAD: Final = struct.Struct(">BHQ32sII")  # version, codec, data set length, its SHA-256, meta length, frames

@@ -12,12 +12,12 @@ from typing import Final, Self
 
 import msgspec
 
-from archive.checkpoint import signed_in
-from archive.evidence import Inclusion
-from archive.record import Kind, RecordHeader, parse_header
-from archive.succession import Succession
-from keys.errors import FormatError, IntegrityError
-from keys.signing import body_of
+from coffer.archive.checkpoint import signed_in
+from coffer.archive.evidence import Inclusion
+from coffer.archive.record import Kind, RecordHeader, parse_header
+from coffer.archive.succession import Succession
+from coffer.keys.errors import FormatError, IntegrityError
+from coffer.keys.signing import body_of
 
 __all__ = [
     "EFFECTIVE",

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from archive.certificate import Certificate, runs
-from archive.checkpoint import Checkpoint, open_checkpoint
-from archive.folder import ArchiveFolder
-from archive.merkle import Frontier, leaf_hash
-from archive.reader import LogReader
-from archive.record import Kind, RecordHeader
-from keys.errors import HistoryError
+from coffer.archive.certificate import Certificate, runs
+from coffer.archive.checkpoint import Checkpoint, open_checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.merkle import Frontier, leaf_hash
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Kind, RecordHeader
+from coffer.keys.errors import HistoryError
 
 __all__ = ["contradictions"]
 

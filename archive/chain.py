@@ -6,12 +6,20 @@ Rule: reads only, at given offsets, and trusts nothing it has not checked. Recov
 import struct
 from dataclasses import dataclass
 
-from archive import segment
-from archive.merkle import Frontier, leaf_hash
-from archive.record import HEADER, MAGIC, RecordHeader, genesis_hash, parse_header, record_size, trailer
-from archive.segment import Footer, SegmentHeader
-from keys.errors import FormatError
-from keys.reading import read_exactly, read_up_to
+from coffer.archive import segment
+from coffer.archive.merkle import Frontier, leaf_hash
+from coffer.archive.record import (
+    HEADER,
+    MAGIC,
+    RecordHeader,
+    genesis_hash,
+    parse_header,
+    record_size,
+    trailer,
+)
+from coffer.archive.segment import Footer, SegmentHeader
+from coffer.keys.errors import FormatError
+from coffer.keys.reading import read_exactly, read_up_to
 
 _SEARCH_BYTES = 1 << 20
 _LOOK = struct.Struct(">4s4xQ28xQ")  # of a record header: magic, number, bytes of the body

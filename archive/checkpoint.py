@@ -9,12 +9,12 @@ import binascii
 from dataclasses import dataclass
 from typing import Final
 
-from archive.folder import ArchiveFolder
-from archive.merkle import EMPTY_ROOT
-from archive.succession import Succession, read_succession
-from keys import opening
-from keys.errors import FormatError, IntegrityError
-from keys.signing import body_of
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.merkle import EMPTY_ROOT
+from coffer.archive.succession import Succession, read_succession
+from coffer.keys import opening
+from coffer.keys.errors import FormatError, IntegrityError
+from coffer.keys.signing import body_of
 
 LONGEST_NOTE: Final = 64 << 10  # far more than a note with the signatures of its witnesses
 _DIGITS: Final = 20  # of the greatest number of records, 2 ** 64 - 1

@@ -13,11 +13,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import zstandard
 
-from archive import pixels, strata
-from archive.dictionary import HEADERS
-from archive.pixels import Filter, PixelLayout
-from archive.scratch import Scratches
-from keys.errors import FormatError
+from coffer.archive import pixels, strata
+from coffer.archive.dictionary import HEADERS
+from coffer.archive.pixels import Filter, PixelLayout
+from coffer.archive.scratch import Scratches
+from coffer.keys.errors import FormatError
 
 FRAME_BYTES: Final = 1 << 20
 # Body codec ids: what may stand in a body's frames.

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Final
 
-from archive import codec
-from archive.codec import Piece
-from archive.inflow import Inflow
-from archive.pixels import PixelLayout
-from archive.spool import Spool
-from keys.buffer import Buffer
-from keys.errors import UnavailableError
-from keys.pool import started_pool
+from coffer.archive import codec
+from coffer.archive.codec import Piece
+from coffer.archive.inflow import Inflow
+from coffer.archive.pixels import PixelLayout
+from coffer.archive.spool import Spool
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import UnavailableError
+from coffer.keys.pool import started_pool
 
 _AHEAD: Final = 4  # frames for each thread that may wait for it
 _TINY: Final = 16 << 10  # to hand a frame to another thread costs about 0.1 ms

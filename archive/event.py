@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from archive.body import BodyContext
-from archive.log import Entry
-from archive.record import Kind, RecordHeader
-from keys import aead, derive
-from keys.derive import hmac_sha256
-from keys.errors import FormatError, IntegrityError
-from keys.secret import Secret
+from coffer.archive.body import BodyContext
+from coffer.archive.log import Entry
+from coffer.archive.record import Kind, RecordHeader
+from coffer.keys import aead, derive
+from coffer.keys.derive import hmac_sha256
+from coffer.keys.errors import FormatError, IntegrityError
+from coffer.keys.secret import Secret
 
 __all__ = ["MAX_EVENT_BYTES", "NO_KEY", "Event"]
 

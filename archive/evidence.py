@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from archive.checkpoint import Checkpoint, parse_checkpoint, signed_in
-from archive.folder import ArchiveFolder
-from archive.merkle import leaf_hash
-from archive.proof import HashAt, consistency, extends, includes, inclusion
-from archive.record import parse_header
-from archive.succession import Succession, read_succession
-from archive.tiles import Tiles
-from keys.errors import FormatError, HistoryError, InputError, IntegrityError
-from keys.signing import body_of
+from coffer.archive.checkpoint import Checkpoint, parse_checkpoint, signed_in
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.merkle import leaf_hash
+from coffer.archive.proof import HashAt, consistency, extends, includes, inclusion
+from coffer.archive.record import parse_header
+from coffer.archive.succession import Succession, read_succession
+from coffer.archive.tiles import Tiles
+from coffer.keys.errors import FormatError, HistoryError, InputError, IntegrityError
+from coffer.keys.signing import body_of
 
 INCLUSION: Final = "coffer/inclusion/v1"
 CONSISTENCY: Final = "coffer/consistency/v1"

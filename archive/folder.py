@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from keys import opening
-from keys.durable import make_folder, settle, write_new
-from keys.errors import ConfigError, FormatError, IntegrityError, NotFoundError
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.keys import opening
+from coffer.keys.durable import make_folder, settle, write_new
+from coffer.keys.errors import ConfigError, FormatError, IntegrityError, NotFoundError
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 FORMAT_VERSION = 2
 _NAME = "archive.json"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from archive.merkle import LEAF
-from archive.record import END_MAGIC, HEADER, MAGIC, TRAILER, VERSION
+from coffer.archive.merkle import LEAF
+from coffer.archive.record import END_MAGIC, HEADER, MAGIC, TRAILER, VERSION
 
 _sha256, _crc32 = hashlib.sha256, zlib.crc32
 _COLUMNS = np.dtype(

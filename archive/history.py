@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive import segment
-from archive.chain import Chain, read_record
-from archive.checkpoint import Checkpoint, read_checkpoint, read_note
-from archive.folder import ArchiveFolder
-from archive.notes import last_checkpoint, publish, set_aside
-from archive.pending import LOSS_ACCEPTED, TAKEN, Pending, announce
-from archive.recovery import Tail, cut, promised, read_tail
-from archive.report import Level, Report, Task
-from archive.scan import scan
-from archive.succession import adopt, generation_of, go_on_from
-from archive.verify import Options, Verifier
-from keys import opening
-from keys.durable import install, move, remove_folder, replace, stage
-from keys.errors import HistoryError, InputError, IntegrityError
-from keys.signing import CheckpointSigner
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.archive import segment
+from coffer.archive.chain import Chain, read_record
+from coffer.archive.checkpoint import Checkpoint, read_checkpoint, read_note
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.notes import last_checkpoint, publish, set_aside
+from coffer.archive.pending import LOSS_ACCEPTED, TAKEN, Pending, announce
+from coffer.archive.recovery import Tail, cut, promised, read_tail
+from coffer.archive.report import Level, Report, Task
+from coffer.archive.scan import scan
+from coffer.archive.succession import adopt, generation_of, go_on_from
+from coffer.archive.verify import Options, Verifier
+from coffer.keys import opening
+from coffer.keys.durable import install, move, remove_folder, replace, stage
+from coffer.keys.errors import HistoryError, InputError, IntegrityError
+from coffer.keys.signing import CheckpointSigner
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 _PIECE = 1 << 20
 

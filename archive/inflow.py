@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from archive.codec import FRAME_BYTES
-from keys.buffer import Buffer
+from coffer.archive.codec import FRAME_BYTES
+from coffer.keys.buffer import Buffer
 
 _STRETCH: Final = FRAME_BYTES + (256 << 10)  # a frame and what came with its end
 

@@ -7,8 +7,8 @@ proved, like everything else, by the signed roots behind it.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from archive.chain import Chain
-from archive.report import Finding, Report
+from coffer.archive.chain import Chain
+from coffer.archive.report import Finding, Report
 
 MISPLACED = "the segment header belongs to another place or archive"
 

@@ -7,14 +7,14 @@ the append itself nothing. It checks a record's number only: whoever uses the ha
 import os
 from dataclasses import dataclass
 
-from archive import segment
-from archive.chain import read_footer, read_segment_header
-from archive.folder import ArchiveFolder
-from archive.merkle import Frontier, leaf_hash
-from archive.record import MAGIC
-from archive.walk import Walker
-from keys import opening
-from keys.errors import IntegrityError, NotFoundError
+from coffer.archive import segment
+from coffer.archive.chain import read_footer, read_segment_header
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.merkle import Frontier, leaf_hash
+from coffer.archive.record import MAGIC
+from coffer.archive.walk import Walker
+from coffer.keys import opening
+from coffer.keys.errors import IntegrityError, NotFoundError
 
 _BATCH = 4096
 _HINT = "run coffer verify; mend it with coffer repair --from a backup or replica"

@@ -10,11 +10,11 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from archive import summedjson
-from archive.report import Finding
-from keys import durable, opening
-from keys.errors import FormatError, IntegrityError, NotFoundError
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.archive import summedjson
+from coffer.archive.report import Finding
+from coffer.keys import durable, opening
+from coffer.keys.errors import FormatError, IntegrityError, NotFoundError
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 _SUFFIX = ".finding"
 _LONGEST = 64 << 10

@@ -7,7 +7,7 @@ would be out of its reach.
 from collections.abc import Mapping
 from pathlib import Path
 
-from keys.lock import ProcessLock
+from coffer.keys.lock import ProcessLock
 
 
 class WriterLock(ProcessLock):

@@ -11,24 +11,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive import segment
-from archive.chain import Chain
-from archive.checkpoint import Checkpoint, read_checkpoint
-from archive.folder import ArchiveFolder
-from archive.merkle import EMPTY_ROOT
-from archive.notes import last_checkpoint, publish, settle_notes
-from archive.record import Kind, RecordHeader, record_size, trailer
-from archive.recovery import Tail, cut, promised, read_tail, settle_end
-from archive.room import Room
-from archive.segment import Footer, SegmentHeader, footer_size
-from archive.source import SourceError, opened, pieces
-from archive.succession import read_succession
-from archive.tiling import Tiling
-from keys.appendfile import AppendFile
-from keys.buffer import Buffer
-from keys.durable import replace
-from keys.errors import CofferError, HistoryError, IntegrityError, UnavailableError, UnreadableError
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.archive import segment
+from coffer.archive.chain import Chain
+from coffer.archive.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.merkle import EMPTY_ROOT
+from coffer.archive.notes import last_checkpoint, publish, settle_notes
+from coffer.archive.record import Kind, RecordHeader, record_size, trailer
+from coffer.archive.recovery import Tail, cut, promised, read_tail, settle_end
+from coffer.archive.room import Room
+from coffer.archive.segment import Footer, SegmentHeader, footer_size
+from coffer.archive.source import SourceError, opened, pieces
+from coffer.archive.succession import read_succession
+from coffer.archive.tiling import Tiling
+from coffer.keys.appendfile import AppendFile
+from coffer.keys.buffer import Buffer
+from coffer.keys.durable import replace
+from coffer.keys.errors import CofferError, HistoryError, IntegrityError, UnavailableError, UnreadableError
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 _LEAST_ROOM = 1 << 20  # where not even a small group fits any more, nobody shall be told that this archive is ready
 _EVENT_ROOM = 1 << 20  # what a change of the keys takes in keyring, log, tiles and index

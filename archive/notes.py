@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
-from archive.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, read_note
-from archive.folder import ArchiveFolder
-from archive.leaves import Leaves
-from archive.merkle import Frontier
-from keys import opening
-from keys.appendfile import AppendFile
-from keys.durable import install, replace, settle, stage
-from keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.archive.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, read_note
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.leaves import Leaves
+from coffer.archive.merkle import Frontier
+from coffer.keys import opening
+from coffer.keys.appendfile import AppendFile
+from coffer.keys.durable import install, replace, settle, stage
+from coffer.keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 _NOTE: Final = re.compile(  # where a line begins: what follows a hole is no note
     rb"(?<![^\n])[^\n\0]+\n[0-9]+\n[^\n\0]+\n\n(?:\xe2\x80\x94 [^\n\0]+\n)+"

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from archive import summedjson
-from archive.checkpoint import latest_note
-from archive.folder import ArchiveFolder
-from keys import opening
-from keys.durable import remove, replace
-from keys.errors import FormatError, InputError, IntegrityError
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.archive import summedjson
+from coffer.archive.checkpoint import latest_note
+from coffer.archive.folder import ArchiveFolder
+from coffer.keys import opening
+from coffer.keys.durable import remove, replace
+from coffer.keys.errors import FormatError, InputError, IntegrityError
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 LOSS_ACCEPTED: Final = "loss accepted"
 TAKEN: Final = "records taken from a copy"

@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from archive import strata
-from archive.scratch import Scratch
-from archive.strata import BLOCK
+from coffer.archive import strata
+from coffer.archive.scratch import Scratch
+from coffer.archive.strata import BLOCK
 
 Words = NDArray[Any]  # unsigned integers of one size
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from archive.folder import ArchiveFolder
-from archive.pending import read_pending
-from archive.report import Finding
-from archive.tiles import HASH_BYTES, MOST_DEEP, WIDTH
-from keys import opening
-from keys.errors import FormatError, IntegrityError
-from keys.lock import is_foreign
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.pending import read_pending
+from coffer.archive.report import Finding
+from coffer.archive.tiles import HASH_BYTES, MOST_DEEP, WIDTH
+from coffer.keys import opening
+from coffer.keys.errors import FormatError, IntegrityError
+from coffer.keys.lock import is_foreign
 
 __all__ = ["CONFIG", "concerns", "planted"]
 

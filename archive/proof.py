@@ -6,7 +6,7 @@ Rule: pure. Makers ask `at(level, index)` for the root of the complete subtree o
 
 from collections.abc import Callable, Sequence
 
-from archive.merkle import EMPTY_ROOT, node_hash
+from coffer.archive.merkle import EMPTY_ROOT, node_hash
 
 HashAt = Callable[[int, int], bytes]
 

@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from archive import segment
-from archive.chain import pass_over, read_footer, read_record
-from archive.folder import ArchiveFolder
-from archive.log import Position
-from archive.record import HEADER, RecordHeader, parse_header, record_size
-from keys import opening
-from keys.errors import FormatError, IntegrityError, NotFoundError, UnreadableError
-from keys.reading import read_exactly, reading
+from coffer.archive import segment
+from coffer.archive.chain import pass_over, read_footer, read_record
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.log import Position
+from coffer.archive.record import HEADER, RecordHeader, parse_header, record_size
+from coffer.keys import opening
+from coffer.keys.errors import FormatError, IntegrityError, NotFoundError, UnreadableError
+from coffer.keys.reading import read_exactly, reading
 
 
 class LogReader:

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-from keys.errors import FormatError
+from coffer.keys.errors import FormatError
 
 MAGIC = b"CFRC"
 END_MAGIC = b"CFRE"

@@ -11,21 +11,21 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from archive import segment
-from archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
-from archive.checkpoint import Checkpoint
-from archive.folder import ArchiveFolder
-from archive.ledger import Ledger
-from archive.notes import settle_notes
-from archive.record import HEADER, RecordHeader, parse_header
-from archive.report import Finding
-from archive.seams import FORK, Seams, require_signed
-from keys import opening
-from keys.appendfile import AppendFile
-from keys.durable import replace, settle
-from keys.errors import FormatError, HistoryError, IntegrityError
-from keys.reading import read_exactly, reading
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.archive import segment
+from coffer.archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
+from coffer.archive.checkpoint import Checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.ledger import Ledger
+from coffer.archive.notes import settle_notes
+from coffer.archive.record import HEADER, RecordHeader, parse_header
+from coffer.archive.report import Finding
+from coffer.archive.seams import FORK, Seams, require_signed
+from coffer.keys import opening
+from coffer.keys.appendfile import AppendFile
+from coffer.keys.durable import replace, settle
+from coffer.keys.errors import FormatError, HistoryError, IntegrityError
+from coffer.keys.reading import read_exactly, reading
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 _PIECE = 1 << 20
 _HINT = "run coffer verify; mend it with coffer repair --from a backup or replica"

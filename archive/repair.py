@@ -13,20 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from archive import segment
-from archive.chain import read_footer, read_record, read_segment_header
-from archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
-from archive.folder import ArchiveFolder
-from archive.notes import last_note, publish
-from archive.pending import REPAIRED, Pending, announce
-from archive.record import HEADER
-from archive.succession import adopt
-from archive.verify import Finding, Level, Options, Verifier
-from keys import opening
-from keys.durable import install, remove, stage
-from keys.errors import FormatError, InputError, IntegrityError, NotFoundError, UnavailableError, UnreadableError
-from keys.reading import read_exactly, read_up_to
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.archive import segment
+from coffer.archive.chain import read_footer, read_record, read_segment_header
+from coffer.archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.notes import last_note, publish
+from coffer.archive.pending import REPAIRED, Pending, announce
+from coffer.archive.record import HEADER
+from coffer.archive.succession import adopt
+from coffer.archive.verify import Finding, Level, Options, Verifier
+from coffer.keys import opening
+from coffer.keys.durable import install, remove, stage
+from coffer.keys.errors import (
+    FormatError,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    UnavailableError,
+    UnreadableError,
+)
+from coffer.keys.reading import read_exactly, read_up_to
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 _PIECE = 1 << 20
 _HEAD, _FOOT = -1, -2  # what stands for a record's number where there is no record

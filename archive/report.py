@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from archive.record import RecordHeader
-from archive.segment import Footer, SegmentHeader
-from archive.span import Span
-from archive.walk import BATCH_BYTES
+from coffer.archive.record import RecordHeader
+from coffer.archive.segment import Footer, SegmentHeader
+from coffer.archive.span import Span
+from coffer.archive.walk import BATCH_BYTES
 
 
 class Level(IntEnum):

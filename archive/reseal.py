@@ -7,14 +7,14 @@ opened once more and compared before it is given to anybody. No plaintext leaves
 import hashlib
 from collections.abc import Callable
 
-from archive.body import BodyContext, BodyReader
-from archive.log import SealedFile
-from archive.room import Room
-from archive.spool import sealed_file
-from keys import aead
-from keys.errors import IntegrityError
-from keys.reading import read_exactly
-from keys.secret import Secret
+from coffer.archive.body import BodyContext, BodyReader
+from coffer.archive.log import SealedFile
+from coffer.archive.room import Room
+from coffer.archive.spool import sealed_file
+from coffer.keys import aead
+from coffer.keys.errors import IntegrityError
+from coffer.keys.reading import read_exactly
+from coffer.keys.secret import Secret
 
 __all__ = ["reseal"]
 

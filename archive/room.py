@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from keys.errors import UnavailableError
+from coffer.keys.errors import UnavailableError
 
 _OVERHEAD: Final = 64 << 10  # whole blocks, extents and folder entries of a few files
 

@@ -12,17 +12,24 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from archive import headers, segment
-from archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
-from archive.join import MISPLACED
-from archive.merkle import Frontier, leaf_hash
-from archive.record import HEADER, Kind, RecordHeader, parse_header
-from archive.report import Finding, Level, OpenRecord, Report, Run, Task
-from archive.segment import Footer
-from archive.span import Span
-from archive.walk import Walker
-from keys import opening
-from keys.errors import (
+from coffer.archive import headers, segment
+from coffer.archive.chain import Chain, find_record, read_footer, read_record, read_segment_header
+from coffer.archive.join import MISPLACED
+from coffer.archive.merkle import Frontier, leaf_hash
+from coffer.archive.record import HEADER, Kind, RecordHeader, parse_header
+from coffer.archive.report import (
+    Finding,
+    Level,
+    OpenRecord,
+    Report,
+    Run,
+    Task,
+)
+from coffer.archive.segment import Footer
+from coffer.archive.span import Span
+from coffer.archive.walk import Walker
+from coffer.keys import opening
+from coffer.keys.errors import (
     FormatError,
     IntegrityError,
     KeyUnavailableError,
@@ -30,8 +37,8 @@ from keys.errors import (
     SupersededError,
     UnreadableError,
 )
-from keys.lock import holder
-from keys.reading import read_exactly, read_up_to
+from coffer.keys.lock import holder
+from coffer.keys.reading import read_exactly, read_up_to
 
 _PIECE = 1 << 20
 _LIVE_TRIES = 20  # a live writer finishes one group of records well within these, 0.1 s apart

@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from archive import summedjson
-from archive.chain import Chain, read_segment_header
-from archive.checkpoint import Checkpoint, read_checkpoint
-from archive.folder import ArchiveFolder
-from archive.join import Claim, Joined
-from archive.merkle import Frontier
-from archive.report import Finding, Level, Task, missing
-from archive.scan import scan
-from keys import opening
-from keys.durable import replace
-from keys.errors import FormatError, IntegrityError, UnreadableError
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.archive import summedjson
+from coffer.archive.chain import Chain, read_segment_header
+from coffer.archive.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.join import Claim, Joined
+from coffer.archive.merkle import Frontier
+from coffer.archive.report import Finding, Level, Task, missing
+from coffer.archive.scan import scan
+from coffer.keys import opening
+from coffer.keys.durable import replace
+from coffer.keys.errors import FormatError, IntegrityError, UnreadableError
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 _SAVE_MS = 60_000
 _BATCH_BYTES = 4 << 20

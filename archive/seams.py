@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from archive.chain import Ending, read_ending, read_footer, read_segment_header
-from archive.checkpoint import Checkpoint
-from archive.folder import ArchiveFolder
-from archive.leaves import Leaves
-from archive.merkle import Frontier, leaf_hash
-from archive.proof import root
-from archive.record import HEADER, genesis_hash, parse_header
-from archive.segment import Footer
-from archive.tiles import Tiles
-from keys import opening
-from keys.errors import FormatError, HistoryError, IntegrityError
-from keys.reading import read_exactly, reading
+from coffer.archive.chain import Ending, read_ending, read_footer, read_segment_header
+from coffer.archive.checkpoint import Checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.leaves import Leaves
+from coffer.archive.merkle import Frontier, leaf_hash
+from coffer.archive.proof import root
+from coffer.archive.record import HEADER, genesis_hash, parse_header
+from coffer.archive.segment import Footer
+from coffer.archive.tiles import Tiles
+from coffer.keys import opening
+from coffer.keys.errors import FormatError, HistoryError, IntegrityError
+from coffer.keys.reading import read_exactly, reading
 
 __all__ = ["FORK", "Seams", "require_signed"]
 

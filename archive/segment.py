@@ -9,8 +9,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from archive.merkle import Frontier
-from keys.errors import FormatError
+from coffer.archive.merkle import Frontier
+from coffer.keys.errors import FormatError
 
 MAGIC = b"CFSG"
 FOOTER_MAGIC = b"CFSF"

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from keys import opening
-from keys.errors import FormatError, UnavailableError, UnreadableError
-from keys.reading import read_exactly
+from coffer.keys import opening
+from coffer.keys.errors import FormatError, UnavailableError, UnreadableError
+from coffer.keys.reading import read_exactly
 
 __all__ = ["SourceError", "opened", "pieces"]
 

@@ -7,7 +7,7 @@ subtree in a span is one of RFC 6962 2.1, whatever stands to its left.
 import hashlib
 from dataclasses import dataclass, field
 
-from archive.merkle import NODE, node_hash
+from coffer.archive.merkle import NODE, node_hash
 
 _sha256 = hashlib.sha256
 

@@ -15,11 +15,11 @@ from typing import BinaryIO, Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from archive.room import Room
-from keys import opening
-from keys.durable import discard
-from keys.errors import IntegrityError, UnavailableError
-from keys.reading import read_exactly
+from coffer.archive.room import Room
+from coffer.keys import opening
+from coffer.keys.durable import discard
+from coffer.keys.errors import IntegrityError, UnavailableError
+from coffer.keys.reading import read_exactly
 
 _CHUNK: Final = 1 << 16
 _TAG: Final = 16

@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from archive.scratch import Scratch
-from keys.errors import FormatError
+from coffer.archive.scratch import Scratch
+from coffer.keys.errors import FormatError
 
 Words = NDArray[Any]  # unsigned integers of one size
 Plane = NDArray[np.uint8]

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol, Self
 
-from archive.folder import ArchiveFolder
-from keys import opening
-from keys.durable import replace
-from keys.errors import FormatError, HistoryError, IntegrityError
-from keys.signing import CheckpointSigner, body_of, has_line, verify_note
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.archive.folder import ArchiveFolder
+from coffer.keys import opening
+from coffer.keys.durable import replace
+from coffer.keys.errors import FormatError, HistoryError, IntegrityError
+from coffer.keys.signing import CheckpointSigner, body_of, has_line, verify_note
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 __all__ = ["Endorsement", "Succession", "adopt", "endorse", "generation_of", "go_on_from", "read_succession"]
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from keys.errors import FormatError
+from coffer.keys.errors import FormatError
 
 __all__ = ["parse", "serialize"]
 

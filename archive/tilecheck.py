@@ -7,17 +7,24 @@ is the log read again, to say which file is wrong. One that is missing is no fin
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from archive.checkpoint import Checkpoint, endorsed, open_checkpoint, read_checkpoint
-from archive.folder import ArchiveFolder
-from archive.leaves import Leaves
-from archive.merkle import Frontier
-from archive.notes import read_notes
-from archive.proof import root
-from archive.report import Finding
-from archive.succession import read_succession
-from archive.tiles import HASH_BYTES, HEIGHT, WIDTH, Tiles, tile_path, top
-from keys import opening
-from keys.errors import IntegrityError
+from coffer.archive.checkpoint import Checkpoint, endorsed, open_checkpoint, read_checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.leaves import Leaves
+from coffer.archive.merkle import Frontier
+from coffer.archive.notes import read_notes
+from coffer.archive.proof import root
+from coffer.archive.report import Finding
+from coffer.archive.succession import read_succession
+from coffer.archive.tiles import (
+    HASH_BYTES,
+    HEIGHT,
+    WIDTH,
+    Tiles,
+    tile_path,
+    top,
+)
+from coffer.keys import opening
+from coffer.keys.errors import IntegrityError
 
 _MOST_TOLD = 100  # of one kind: who planted thousands is found by the first
 _WAY_OUT = "remove it: the next checkpoint makes it again from the log"

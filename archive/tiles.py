@@ -10,11 +10,11 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Final
 
-from archive.folder import ArchiveFolder
-from archive.leaves import Leaves
-from archive.merkle import NODE
-from keys import opening
-from keys.errors import IntegrityError
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.leaves import Leaves
+from coffer.archive.merkle import NODE
+from coffer.keys import opening
+from coffer.keys.errors import IntegrityError
 
 HEIGHT: Final = 8
 WIDTH: Final = 1 << HEIGHT

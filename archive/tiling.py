@@ -8,16 +8,23 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from archive.checkpoint import Checkpoint
-from archive.folder import ArchiveFolder
-from archive.leaves import Leaves
-from archive.merkle import Frontier
-from archive.proof import root
-from archive.tiles import ALL_LEVELS, HASH_BYTES, HEIGHT, MOST_DEEP, Tiles, top
-from keys import opening
-from keys.durable import discard, discard_folder, make_folders, replace
-from keys.errors import HistoryError, IntegrityError
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.archive.checkpoint import Checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.leaves import Leaves
+from coffer.archive.merkle import Frontier
+from coffer.archive.proof import root
+from coffer.archive.tiles import (
+    ALL_LEVELS,
+    HASH_BYTES,
+    HEIGHT,
+    MOST_DEEP,
+    Tiles,
+    top,
+)
+from coffer.keys import opening
+from coffer.keys.durable import discard, discard_folder, make_folders, replace
+from coffer.keys.errors import HistoryError, IntegrityError
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 
 class Tiling:

@@ -15,17 +15,26 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from archive.chain import Chain, read_footer, read_segment_header
-from archive.checkpoint import Checkpoint, endorsed, read_checkpoint
-from archive.folder import ArchiveFolder
-from archive.join import Claim, Joined
-from archive.notes import last_checkpoint
-from archive.report import Counts, Finding, Level, OpenRecord, Report, Task, gaps, missing
-from archive.scan import scan
-from archive.succession import read_succession
-from archive.tilecheck import check
-from keys import opening
-from keys.errors import InputError, IntegrityError, UnavailableError, UnreadableError
+from coffer.archive.chain import Chain, read_footer, read_segment_header
+from coffer.archive.checkpoint import Checkpoint, endorsed, read_checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.join import Claim, Joined
+from coffer.archive.notes import last_checkpoint
+from coffer.archive.report import (
+    Counts,
+    Finding,
+    Level,
+    OpenRecord,
+    Report,
+    Task,
+    gaps,
+    missing,
+)
+from coffer.archive.scan import scan
+from coffer.archive.succession import read_succession
+from coffer.archive.tilecheck import check
+from coffer.keys import opening
+from coffer.keys.errors import InputError, IntegrityError, UnavailableError, UnreadableError
 
 __all__ = ["Finding", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
 

@@ -9,10 +9,10 @@ import os
 import struct
 from collections.abc import Callable
 
-from archive.headers import Batch
-from archive.record import ALIGNMENT, HEADER, TRAILER
-from keys.errors import UnreadableError
-from keys.reading import read_up_to
+from coffer.archive.headers import Batch
+from coffer.archive.record import ALIGNMENT, HEADER, TRAILER
+from coffer.keys.errors import UnreadableError
+from coffer.keys.reading import read_up_to
 
 _LENGTH = struct.Struct(">44xQ")
 _WINDOW, _AHEAD = 1 << 20, 256 << 10

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pydicom
 
-from archive import codec
-from archive.allocator import keep_blocks
-from archive.pixels import Filter, PixelLayout
+from coffer.archive import codec
+from coffer.archive.allocator import keep_blocks
+from coffer.archive.pixels import Filter, PixelLayout
 
 SHARED = Path(os.environ.get("COFFER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 SERIES = {"CT phantom": "neurolabusc-dcm_qa_ct/ct-phantom-140", "MR T1": "neurolabusc-dcm_qa_deident/mr-t1-196"}

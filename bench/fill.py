@@ -11,17 +11,17 @@ import time
 from pathlib import Path
 from typing import Final
 
-from archive.body import own_memory
-from archive.log import SealedFile
 from bench.studies import HeaderOnly, header_only
-from index.identity import PartId
-from keys.studykey import StudyKey
-from server import logs
-from server.commit import Committed, Parcel, Sealed
-from server.config import Config, Http, Keys, Log
-from server.engine import Engine
-from server.founding import create_archive
-from server.ingest import Ingest
+from coffer.archive.body import own_memory
+from coffer.archive.log import SealedFile
+from coffer.index.identity import PartId
+from coffer.keys.studykey import StudyKey
+from coffer.server import logs
+from coffer.server.commit import Committed, Parcel, Sealed
+from coffer.server.config import Config, Http, Keys, Log
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.ingest import Ingest
 
 _GROUP: Final = 500
 

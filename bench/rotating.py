@@ -25,9 +25,9 @@ from bench.fill import config_of
 from bench.growth import copied, format_id
 from bench.hostile import Sender
 from bench.served import Served
-from keys.keyfile import KeyFileProvider
-from keys.keyring import Keyring
-from server.founding import create_archive
+from coffer.keys.keyfile import KeyFileProvider
+from coffer.keys.keyring import Keyring
+from coffer.server.founding import create_archive
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _AT_ONCE: Final = 20_000
@@ -134,7 +134,7 @@ def main() -> None:
     """Be `coffer keys rotate --json`; to what it prints add how often the key file was asked, and the peak memory."""
     from click.testing import CliRunner
 
-    from server.cli import main as coffer
+    from coffer.server.cli import main as coffer
 
     calls: Counter[str] = Counter()
 

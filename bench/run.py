@@ -145,9 +145,9 @@ def verify_rates(work: Path, amount: Amount) -> Iterator[Row]:
 
 def codec() -> Iterator[Row]:
     """Share and rates of the real series; nothing where the shared data are not there."""
-    from archive.allocator import keep_blocks
     from bench.codec_bench import load, measure
     from bench.store_profile import stored_share
+    from coffer.archive.allocator import keep_blocks
 
     keep_blocks()
     for name, folder in REAL.items():

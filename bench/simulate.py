@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from index.store import Change, IndexStore
+from coffer.index.store import Change, IndexStore
 
 _ROW_BYTES: Final = {"study": 600, "series": 344, "instance": 344}  # as `bench.fill` leaves them
 _COMMIT: Final = 100

@@ -15,27 +15,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import archive.codec
-import server.commit
-import server.ingest
-from archive.draft import Draft
-from archive.log import LogWriter
-from index.index import Index
-from keys import aead
-from keys.appendfile import AppendFile
-from server import logs
-from server.api import Caller, StoreRequest
-from server.config import Config, Keys
-from server.engine import Engine
-from server.founding import create_archive
-from server.part10 import Part10, read_part10
+import coffer.archive.codec
+import coffer.server.commit
+import coffer.server.ingest
+from coffer.archive.draft import Draft
+from coffer.archive.log import LogWriter
+from coffer.index.index import Index
+from coffer.keys import aead
+from coffer.keys.appendfile import AppendFile
+from coffer.server import logs
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.config import Config, Keys
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.part10 import Part10, read_part10
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
     (Draft, "write", "receive: copy, SHA-256, hand out frames"),
-    (server.ingest, "scan", "parse the header"),
-    (server.ingest, "extract", "take the index's attributes"),
+    (coffer.server.ingest, "scan", "parse the header"),
+    (coffer.server.ingest, "extract", "take the index's attributes"),
     (Draft, "finish", "code what is left, wait for the rest"),
-    (archive.codec, "encode", "code the frames, in all threads"),
+    (coffer.archive.codec, "encode", "code the frames, in all threads"),
     (aead, "seal", "encrypt"),
     (LogWriter, "append", "append, sync included"),
     (AppendFile, "sync", "of that, fdatasync"),

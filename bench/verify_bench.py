@@ -18,18 +18,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
-from archive.folder import ArchiveFolder
-from archive.log import Entry, LogWriter
-from archive.verify import Level, Options, Verifier
-from keys.secret import Secret
-from keys.signing import CheckpointSigner
-from server import logs
-from server.api import Caller, StoreRequest
-from server.config import Config, Http, Keys, Log, Storage
-from server.demo import encoded
-from server.engine import Engine
-from server.founding import create_archive
-from server.unsealing import open_records
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.log import Entry, LogWriter
+from coffer.archive.verify import Level, Options, Verifier
+from coffer.keys.secret import Secret
+from coffer.keys.signing import CheckpointSigner
+from coffer.server import logs
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.config import Config, Http, Keys, Log, Storage
+from coffer.server.demo import encoded
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.unsealing import open_records
 
 ORIGIN = "bench/verify"
 

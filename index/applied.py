@@ -10,8 +10,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from index.rows import Version
-from keys.errors import FormatError
+from coffer.index.rows import Version
+from coffer.keys.errors import FormatError
 
 __all__ = ["Anchor", "Applied"]
 

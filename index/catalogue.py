@@ -12,12 +12,12 @@ from typing import Final
 
 import msgspec
 
-from index.identity import PartId, Patients
-from index.loading import Loading
-from index.rows import StudyRow
-from index.table import StudyTable, is_found_alike
-from index.tables import Ref, Tables, number_of
-from keys.errors import CofferError, UnavailableError
+from coffer.index.identity import PartId, Patients
+from coffer.index.loading import Loading
+from coffer.index.rows import StudyRow
+from coffer.index.table import StudyTable, is_found_alike
+from coffer.index.tables import Ref, Tables, number_of
+from coffer.keys.errors import CofferError, UnavailableError
 
 __all__ = ["Catalogue"]
 

@@ -16,7 +16,7 @@ from typing import Final
 from pydicom.charset import STAND_ALONE_ENCODINGS, decode_bytes, encode_string, python_encoding
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
-from index.bounds import CHARSET_CHARACTERS, MOST_CHARSETS, MOST_ESCAPES
+from coffer.index.bounds import CHARSET_CHARACTERS, MOST_CHARSETS, MOST_ESCAPES
 
 __all__ = ["charset_of", "decode_text", "encode_text"]
 

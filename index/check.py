@@ -1,6 +1,6 @@
 """Look at an index without any key: whether its rows are those that were written.
 
-    python -m index.check FOLDER ARCHIVE_ID
+    python -I -m coffer.index.check FOLDER ARCHIVE_ID
 
 Rule: LMDB trusts its pages and may crash the process on damaged ones, so that another process reads them. The index is
 a view of the log: what is wrong with it is mended by making it again. The command prints a line of JSON: `complaint`.
@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from index.store import IndexStore
-from keys import opening
-from keys.errors import CofferError
+from coffer.index.store import IndexStore
+from coffer.keys import opening
+from coffer.keys.errors import CofferError
 
 __all__ = ["check_index"]
 
@@ -25,7 +25,7 @@ _SECONDS: Final = 3600
 
 def check_index(folder: Path, archive_id: bytes) -> str | None:
     """What is wrong with an archive's index, or None; read in a process of its own, beside whoever writes it."""
-    command = [sys.executable, "-I", "-m", "index.check", str(folder), archive_id.hex()]
+    command = [sys.executable, "-I", "-m", "coffer.index.check", str(folder), archive_id.hex()]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)  # noqa: S603  ourselves
         told = json.loads(done.stdout)["complaint"]

@@ -12,12 +12,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from index.attributes import ITEM_ATTRIBUTES, SPECIFIC_CHARACTER_SET, WANTED, Values, is_supported, vr_of
-from index.charset import charset_of
-from index.values import decode_as
-from index.walk import Element, Elements, Limits, PixelValue, Read, Walk
-from keys.buffer import Buffer
-from keys.errors import IdentifierError, InputError
+from coffer.index.attributes import (
+    ITEM_ATTRIBUTES,
+    SPECIFIC_CHARACTER_SET,
+    WANTED,
+    Values,
+    is_supported,
+    vr_of,
+)
+from coffer.index.charset import charset_of
+from coffer.index.values import decode_as
+from coffer.index.walk import (
+    Element,
+    Elements,
+    Limits,
+    PixelValue,
+    Read,
+    Walk,
+)
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import IdentifierError, InputError
 
 __all__ = [
     "QUERY_LIMITS",

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from archive.pixels import PixelLayout
-from index.attributes import (
+from coffer.archive.pixels import PixelLayout
+from coffer.index.attributes import (
     ATTRIBUTES,
     ISSUER_OF_PATIENT_ID,
     ITEM_ATTRIBUTES,
@@ -26,10 +26,17 @@ from index.attributes import (
     Level,
     Stored,
 )
-from index.bounds import ATTRIBUTE_BYTES, ENTRY_BYTES, MOST_ITEMS, MOST_VALUES, longest_of, most_values_of
-from index.elements import Header
-from index.keeper import LONG_TEXTS, NAMING, Keeper
-from index.patientid import LONGEST_IDENTITY, identity_of
+from coffer.index.bounds import (
+    ATTRIBUTE_BYTES,
+    ENTRY_BYTES,
+    MOST_ITEMS,
+    MOST_VALUES,
+    longest_of,
+    most_values_of,
+)
+from coffer.index.elements import Header
+from coffer.index.keeper import LONG_TEXTS, NAMING, Keeper
+from coffer.index.patientid import LONGEST_IDENTITY, identity_of
 
 __all__ = ["Identity", "InstanceEntry", "could_be_extracted", "extract", "pixel_layout"]
 

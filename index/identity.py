@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from index.entry import InstanceEntry
+from coffer.index.entry import InstanceEntry
 
 __all__ = ["PartId", "Patient", "Patients", "Rules", "Serve", "are_apart"]
 

@@ -15,25 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from index.applied import Anchor, Applied
-from index.attributes import SERIES_UID, SOP_INSTANCE, STUDY_UID, Values
-from index.catalogue import Catalogue
-from index.entry import InstanceEntry
-from index.identity import Rules
-from index.keychange import KeyChange
-from index.listing import Listing
-from index.locate import Located, Locator
-from index.lookup import Lookup
-from index.putting import Putting
-from index.query import Query
-from index.rows import SCHEMA, Version
-from index.skipped import Skipped
-from index.store import Change
-from index.tables import STUDY, Tables
-from index.views import Views
-from keys import shred
-from keys.errors import FormatError, IntegrityError, UnavailableError
-from keys.keyring import Keyring
+from coffer.index.applied import Anchor, Applied
+from coffer.index.attributes import SERIES_UID, SOP_INSTANCE, STUDY_UID, Values
+from coffer.index.catalogue import Catalogue
+from coffer.index.entry import InstanceEntry
+from coffer.index.identity import Rules
+from coffer.index.keychange import KeyChange
+from coffer.index.listing import Listing
+from coffer.index.locate import Located, Locator
+from coffer.index.lookup import Lookup
+from coffer.index.putting import Putting
+from coffer.index.query import Query
+from coffer.index.rows import SCHEMA, Version
+from coffer.index.skipped import Skipped
+from coffer.index.store import Change
+from coffer.index.tables import STUDY, Tables
+from coffer.index.views import Views
+from coffer.keys import shred
+from coffer.keys.errors import FormatError, IntegrityError, UnavailableError
+from coffer.keys.keyring import Keyring
 
 __all__ = ["Index", "IndexStats", "Located"]
 

@@ -9,11 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from index.attributes import BINARY_VRS, ISSUER_OF_PATIENT_ID, ITEM_ATTRIBUTES, MODALITY, PATIENT_ID, Item
-from index.bounds import ATTRIBUTE_BYTES, ENTRY_BYTES, MOST_ITEMS, MOST_VALUES, longest_of, most_values_of
-from index.elements import Header
-from index.values import decode_as, pack_numbers
-from index.walk import Element, Elements
+from coffer.index.attributes import (
+    BINARY_VRS,
+    ISSUER_OF_PATIENT_ID,
+    ITEM_ATTRIBUTES,
+    MODALITY,
+    PATIENT_ID,
+    Item,
+)
+from coffer.index.bounds import (
+    ATTRIBUTE_BYTES,
+    ENTRY_BYTES,
+    MOST_ITEMS,
+    MOST_VALUES,
+    longest_of,
+    most_values_of,
+)
+from coffer.index.elements import Header
+from coffer.index.values import decode_as, pack_numbers
+from coffer.index.walk import Element, Elements
 
 __all__ = ["LONG_TEXTS", "NAMING", "Keeper"]
 

@@ -11,13 +11,21 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from index.catalogue import Catalogue
-from index.lookup import Lookup
-from index.putting import Putting
-from index.rows import InstanceRow, SeriesRow, StudyRow, Version
-from index.tables import INSTANCE, PART, SERIES, STUDY, Ref, Tables, child
-from keys.errors import KeyUnavailableError, ShreddedError
-from keys.keyring import Keyring
+from coffer.index.catalogue import Catalogue
+from coffer.index.lookup import Lookup
+from coffer.index.putting import Putting
+from coffer.index.rows import InstanceRow, SeriesRow, StudyRow, Version
+from coffer.index.tables import (
+    INSTANCE,
+    PART,
+    SERIES,
+    STUDY,
+    Ref,
+    Tables,
+    child,
+)
+from coffer.keys.errors import KeyUnavailableError, ShreddedError
+from coffer.keys.keyring import Keyring
 
 __all__ = ["KeyChange"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Iterator
 
-from index.catalogue import Catalogue
-from index.identity import PartId, are_apart
-from index.lookup import Lookup
-from index.parts import Part, Parts, StoredVersion
-from index.rows import Version
-from index.tables import STUDY, Tables
-from index.views import Views
+from coffer.index.catalogue import Catalogue
+from coffer.index.identity import PartId, are_apart
+from coffer.index.lookup import Lookup
+from coffer.index.parts import Part, Parts, StoredVersion
+from coffer.index.rows import Version
+from coffer.index.tables import STUDY, Tables
+from coffer.index.views import Views
 
 __all__ = ["Listing"]
 

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterable
 from typing import Final, TypeVar
 
-from index.tables import Ref, number_of
-from keys.errors import CofferError
+from coffer.index.tables import Ref, number_of
+from coffer.keys.errors import CofferError
 
 __all__ = ["Loading"]
 

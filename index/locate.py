@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from index.attributes import PATIENT_ID, SERIES_UID, SOP_INSTANCE, STUDY_UID
-from index.identity import Patient, Patients
-from index.lookup import Link, Lookup
-from index.rows import Version
-from index.tables import SERIES, STUDY, Ref, Tables, child
-from index.views import StudyView, Views
-from keys.errors import KeyUnavailableError, ShreddedError
+from coffer.index.attributes import PATIENT_ID, SERIES_UID, SOP_INSTANCE, STUDY_UID
+from coffer.index.identity import Patient, Patients
+from coffer.index.lookup import Link, Lookup
+from coffer.index.rows import Version
+from coffer.index.tables import SERIES, STUDY, Ref, Tables, child
+from coffer.index.views import StudyView, Views
+from coffer.keys.errors import KeyUnavailableError, ShreddedError
 
 __all__ = ["Located", "Locator"]
 

@@ -8,10 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from index.identity import PartId
-from index.rows import InstanceRow, SeriesRow, StudyRow
-from index.tables import INSTANCE, PART, SERIES, STUDY, Ref, Tables, child
-from keys.errors import KeyUnavailableError, ShreddedError
+from coffer.index.identity import PartId
+from coffer.index.rows import InstanceRow, SeriesRow, StudyRow
+from coffer.index.tables import (
+    INSTANCE,
+    PART,
+    SERIES,
+    STUDY,
+    Ref,
+    Tables,
+    child,
+)
+from coffer.keys.errors import KeyUnavailableError, ShreddedError
 
 __all__ = ["Link", "Lookup"]
 

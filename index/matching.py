@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from index.attributes import BINARY_VRS, Item, Values, vr_of
-from index.bounds import KEY_CHARACTERS, MOST_PATTERNS
-from index.wildcards import compile_wildcards
-from keys.errors import IdentifierError
+from coffer.index.attributes import BINARY_VRS, Item, Values, vr_of
+from coffer.index.bounds import KEY_CHARACTERS, MOST_PATTERNS
+from coffer.index.wildcards import compile_wildcards
+from coffer.keys.errors import IdentifierError
 
 __all__ = ["WILDCARD_VRS", "Key", "compile_key", "fold_name"]
 

@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
-from index.attributes import MODALITY, Stored
-from index.days import counts_from
-from index.entry import InstanceEntry
-from index.rows import InstanceRow, Merged, SeriesRow, StudyRow, Version
+from coffer.index.attributes import MODALITY, Stored
+from coffer.index.days import counts_from
+from coffer.index.entry import InstanceEntry
+from coffer.index.rows import InstanceRow, Merged, SeriesRow, StudyRow, Version
 
 __all__ = ["series_with", "stored_in", "study_with", "with_version"]
 

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from keys.buffer import Buffer
-from keys.errors import FormatError
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import FormatError
 
 __all__ = ["VERSION", "ObjectMeta"]
 

@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from index.attributes import PATIENT_NAME
-from index.catalogue import Catalogue
-from index.identity import PartId, Patients
-from index.locate import Located
-from index.lookup import Link, Lookup
-from index.patientid import identity_text
-from index.rows import StudyRow, Version, served
-from index.tables import STUDY, Ref, Tables
-from index.views import Views
+from coffer.index.attributes import PATIENT_NAME
+from coffer.index.catalogue import Catalogue
+from coffer.index.identity import PartId, Patients
+from coffer.index.locate import Located
+from coffer.index.lookup import Link, Lookup
+from coffer.index.patientid import identity_text
+from coffer.index.rows import StudyRow, Version, served
+from coffer.index.tables import STUDY, Ref, Tables
+from coffer.index.views import Views
 
 __all__ = ["Part", "Parts", "StoredVersion"]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final
 
-from index.values import PADDING, decode_as
-from index.walk import Element
+from coffer.index.values import PADDING, decode_as
+from coffer.index.walk import Element
 
 __all__ = ["LONGEST_IDENTITY", "identity_of", "identity_text"]
 

@@ -11,13 +11,28 @@ from collections.abc import Iterable
 
 import msgspec
 
-from index.catalogue import Catalogue
-from index.entry import InstanceEntry
-from index.identity import PartId, Rules
-from index.lookup import Link, Lookup
-from index.merging import series_with, stored_in, study_with, with_version
-from index.rows import InstanceRow, Merged, SeriesRow, StudyRow, Version, served
-from index.tables import INSTANCE, PART, SERIES, STUDY, Ref, Tables, child
+from coffer.index.catalogue import Catalogue
+from coffer.index.entry import InstanceEntry
+from coffer.index.identity import PartId, Rules
+from coffer.index.lookup import Link, Lookup
+from coffer.index.merging import series_with, stored_in, study_with, with_version
+from coffer.index.rows import (
+    InstanceRow,
+    Merged,
+    SeriesRow,
+    StudyRow,
+    Version,
+    served,
+)
+from coffer.index.tables import (
+    INSTANCE,
+    PART,
+    SERIES,
+    STUDY,
+    Ref,
+    Tables,
+    child,
+)
 
 __all__ = ["Putting"]
 

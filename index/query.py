@@ -12,15 +12,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, cast
 
-from index import attributes as a
-from index.attributes import ATTRIBUTES, COMPUTED, Item, Level, Stored, Values
-from index.identity import Patient
-from index.matching import Key, compile_key
-from index.rows import InstanceRow, SeriesRow
-from index.table import StudyTable
-from index.tables import INSTANCE, Ref, Tables, child
-from index.views import SeriesView, StudyView, Views
-from keys.errors import IdentifierError
+from coffer.index import attributes as a
+from coffer.index.attributes import (
+    ATTRIBUTES,
+    COMPUTED,
+    Item,
+    Level,
+    Stored,
+    Values,
+)
+from coffer.index.identity import Patient
+from coffer.index.matching import Key, compile_key
+from coffer.index.rows import InstanceRow, SeriesRow
+from coffer.index.table import StudyTable
+from coffer.index.tables import INSTANCE, Ref, Tables, child
+from coffer.index.views import SeriesView, StudyView, Views
+from coffer.keys.errors import IdentifierError
 
 __all__ = ["Query"]
 

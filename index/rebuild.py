@@ -12,14 +12,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from archive.log import Position
-from archive.record import Kind, RecordHeader
-from index.elements import Limits, scan
-from index.entry import Identity, extract
-from index.index import Index
-from index.objectmeta import ObjectMeta
-from index.rows import Version
-from keys.errors import IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
+from coffer.archive.log import Position
+from coffer.archive.record import Kind, RecordHeader
+from coffer.index.elements import Limits, scan
+from coffer.index.entry import Identity, extract
+from coffer.index.index import Index
+from coffer.index.objectmeta import ObjectMeta
+from coffer.index.rows import Version
+from coffer.keys.errors import IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
 
 __all__ = ["Body", "CatchUp", "Log", "OpenBody", "apply_object", "catch_up", "is_of", "rebuild", "retry"]
 

@@ -12,10 +12,10 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from archive.log import Position
-from index.attributes import Stored
-from index.identity import PartId
-from keys.errors import FormatError
+from coffer.archive.log import Position
+from coffer.index.attributes import Stored
+from coffer.index.identity import PartId
+from coffer.keys.errors import FormatError
 
 __all__ = ["SCHEMA", "InstanceRow", "Merged", "SeriesRow", "StudyRow", "Version", "decode_row", "encode_row", "served"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final
 
-from keys.errors import FormatError
+from coffer.keys.errors import FormatError
 
 __all__ = ["Skipped"]
 

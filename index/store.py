@@ -19,11 +19,11 @@ from typing import Any, Final, TypeAlias
 
 import lmdb
 
-from keys import durable, opening
-from keys.environment import environment
-from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from keys.store import refused
-from keys.syscalls import sync_folder, unavailable
+from coffer.keys import durable, opening
+from coffer.keys.environment import environment
+from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
+from coffer.keys.store import refused
+from coffer.keys.syscalls import sync_folder, unavailable
 
 __all__ = ["TABLES", "Change", "IndexStore"]
 

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from index.attributes import MODALITIES_IN_STUDY, PATIENT_ID, PATIENT_NAME
-from index.matching import Key, fold_name
-from index.rows import StudyRow
+from coffer.index.attributes import MODALITIES_IN_STUDY, PATIENT_ID, PATIENT_NAME
+from coffer.index.matching import Key, fold_name
+from coffer.index.rows import StudyRow
 
 __all__ = ["StudyTable", "is_found_alike"]
 

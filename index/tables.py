@@ -18,13 +18,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from index.rows import InstanceRow, SeriesRow, StudyRow, decode_row, encode_row
-from index.store import Change, IndexStore
-from keys import aead
-from keys.derive import INDEX_TOKEN, hmac_sha256
-from keys.errors import CofferError, FormatError, KeyUnavailableError, ShreddedError, UnavailableError
-from keys.keyring import Keyring
-from keys.studykey import StudyKey
+from coffer.index.rows import InstanceRow, SeriesRow, StudyRow, decode_row, encode_row
+from coffer.index.store import Change, IndexStore
+from coffer.keys import aead
+from coffer.keys.derive import INDEX_TOKEN, hmac_sha256
+from coffer.keys.errors import CofferError, FormatError, KeyUnavailableError, ShreddedError, UnavailableError
+from coffer.keys.keyring import Keyring
+from coffer.keys.studykey import StudyKey
 
 __all__ = ["INSTANCE", "PART", "SERIES", "STUDY", "Ref", "Tables", "child", "number_of"]
 

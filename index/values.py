@@ -10,8 +10,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from index.attributes import BINARY_VRS, ISSUER_OF_PATIENT_ID, PATIENT_ID, TEXT_VRS, vr_of
-from index.charset import decode_text
+from coffer.index.attributes import BINARY_VRS, ISSUER_OF_PATIENT_ID, PATIENT_ID, TEXT_VRS, vr_of
+from coffer.index.charset import decode_text
 
 __all__ = ["PADDING", "decode_as", "decode_value", "pack_numbers"]
 

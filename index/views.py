@@ -13,12 +13,12 @@ from typing import Final
 
 import msgspec
 
-from index.attributes import ISSUER_OF_PATIENT_ID, Stored
-from index.catalogue import Catalogue
-from index.identity import PartId, Patient, Patients
-from index.lookup import Lookup
-from index.rows import InstanceRow, Merged, SeriesRow, StudyRow
-from index.tables import Ref, Tables
+from coffer.index.attributes import ISSUER_OF_PATIENT_ID, Stored
+from coffer.index.catalogue import Catalogue
+from coffer.index.identity import PartId, Patient, Patients
+from coffer.index.lookup import Lookup
+from coffer.index.rows import InstanceRow, Merged, SeriesRow, StudyRow
+from coffer.index.tables import Ref, Tables
 
 __all__ = ["SeriesView", "StudyView", "Views"]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from index.attributes import vr_of
+from coffer.index.attributes import vr_of
 
 __all__ = ["Element", "Elements", "Limits", "PixelValue", "Read", "Walk"]
 

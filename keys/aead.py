@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from keys.buffer import Buffer
-from keys.errors import FormatError, InputError, IntegrityError
-from keys.secret import Secret
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import FormatError, InputError, IntegrityError
+from coffer.keys.secret import Secret
 
 __all__ = [
     "CHUNK",

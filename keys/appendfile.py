@@ -13,9 +13,16 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from keys.buffer import Buffer
-from keys.errors import UnavailableError
-from keys.syscalls import SYSTEM, Syscalls, converted, sync_folder, unavailable, write_fully
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import UnavailableError
+from coffer.keys.syscalls import (
+    SYSTEM,
+    Syscalls,
+    converted,
+    sync_folder,
+    unavailable,
+    write_fully,
+)
 
 __all__ = ["AppendFile"]
 

@@ -11,8 +11,8 @@ import mmap
 from dataclasses import dataclass
 from typing import Final
 
-from keys import guard
-from keys.errors import UnavailableError
+from coffer.keys import guard
+from coffer.keys.errors import UnavailableError
 
 __all__ = ["Slot", "take"]
 

@@ -12,9 +12,9 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from keys.buffer import Buffer
-from keys.errors import InputError
-from keys.secret import Secret
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import InputError
+from coffer.keys.secret import Secret
 
 __all__ = [
     "AUDIT",

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from keys import rows
-from keys.errors import CofferError, ConfigError, KeyUnavailableError, LockedError, NotFoundError
-from keys.keepers import Keeper, KeeperState, keepers_in, require_keeper
-from keys.provider import DestroyReceipt, KekProvider
-from keys.rows import EpochRow, EpochState, Header, KeyRow
-from keys.store import RowStore
+from coffer.keys import rows
+from coffer.keys.errors import CofferError, ConfigError, KeyUnavailableError, LockedError, NotFoundError
+from coffer.keys.keepers import Keeper, KeeperState, keepers_in, require_keeper
+from coffer.keys.provider import DestroyReceipt, KekProvider
+from coffer.keys.rows import EpochRow, EpochState, Header, KeyRow
+from coffer.keys.store import RowStore
 
 __all__ = ["Ending", "Missing", "Receipt", "abandon", "destroy"]
 

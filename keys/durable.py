@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from keys import opening
-from keys.appendfile import AppendFile
-from keys.buffer import Buffer
-from keys.errors import UnavailableError
-from keys.syscalls import SYSTEM, Syscalls, converted, sync_folder, write_fully
+from coffer.keys import opening
+from coffer.keys.appendfile import AppendFile
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import UnavailableError
+from coffer.keys.syscalls import SYSTEM, Syscalls, converted, sync_folder, write_fully
 
 __all__ = [
     "discard",

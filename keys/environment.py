@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import lmdb
 
-from keys import opening
-from keys.errors import IntegrityError
-from keys.pages import require_sound
+from coffer.keys import opening
+from coffer.keys.errors import IntegrityError
+from coffer.keys.pages import require_sound
 
 __all__ = ["environment", "reason"]
 

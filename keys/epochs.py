@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from keys import rows
-from keys.errors import IntegrityError, KeyUnavailableError, NotFoundError
-from keys.keepers import keepers_in
-from keys.overview import epoch_rows, header_in
-from keys.provider import KekProvider
-from keys.providers import Returned, returned
-from keys.rows import EpochRow, Header, KeyRow, Purpose
-from keys.secret import Secret
-from keys.store import RowStore
+from coffer.keys import rows
+from coffer.keys.errors import IntegrityError, KeyUnavailableError, NotFoundError
+from coffer.keys.keepers import keepers_in
+from coffer.keys.overview import epoch_rows, header_in
+from coffer.keys.provider import KekProvider
+from coffer.keys.providers import Returned, returned
+from coffer.keys.rows import EpochRow, Header, KeyRow, Purpose
+from coffer.keys.secret import Secret
+from coffer.keys.store import RowStore
 
 __all__ = ["OpenEpochs"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from keys import aead, rows
-from keys.errors import ConfigError
-from keys.keepers import Keeper
-from keys.provider import KekProvider
-from keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState
-from keys.secret import Secret
-from keys.store import RowStore
+from coffer.keys import aead, rows
+from coffer.keys.errors import ConfigError
+from coffer.keys.keepers import Keeper
+from coffer.keys.provider import KekProvider
+from coffer.keys.rows import EpochRow, EpochState, Header, KeyRow, KeyState
+from coffer.keys.secret import Secret
+from coffer.keys.store import RowStore
 
 __all__ = ["found"]
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
-from keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
-from keys.hsm_token import NotThere, Token
-from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
-from keys.providers import only
-from keys.secret import Secret
+from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
+from coffer.keys.hsm_token import NotThere, Token
+from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
+from coffer.keys.providers import only
+from coffer.keys.secret import Secret
 
 if TYPE_CHECKING:
     from pkcs11 import SecretKey, Session

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from keys.errors import CofferError, ConfigError, UnavailableError
-from keys.secret import Secret
+from coffer.keys.errors import CofferError, ConfigError, UnavailableError
+from coffer.keys.secret import Secret
 
 if TYPE_CHECKING:
     from pkcs11 import Session
@@ -144,6 +144,6 @@ def _library() -> Any:
         import pkcs11
     except ImportError as error:
         raise ConfigError(
-            "the pkcs11 provider needs the package python-pkcs11", hint="pip install 'coffer[pkcs11]'"
+            "the pkcs11 provider needs the package python-pkcs11", hint="pip install 'coffer-dicom[pkcs11]'"
         ) from error
     return pkcs11

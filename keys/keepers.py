@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
-from keys import rows
-from keys.errors import FormatError, IntegrityError
-from keys.provider import Holding
-from keys.rows import EpochRow
-from keys.shares import Group
-from keys.store import RowStore
+from coffer.keys import rows
+from coffer.keys.errors import FormatError, IntegrityError
+from coffer.keys.provider import Holding
+from coffer.keys.rows import EpochRow
+from coffer.keys.shares import Group
+from coffer.keys.store import RowStore
 
 __all__ = [
     "LAYOUT",

@@ -19,10 +19,10 @@ from typing import Final
 
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from keys import aead, durable, selftest
-from keys.appendfile import AppendFile
-from keys.derive import KEYFILE_ID, KEYFILE_WRAP, derive
-from keys.errors import (
+from coffer.keys import aead, durable, selftest
+from coffer.keys.appendfile import AppendFile
+from coffer.keys.derive import KEYFILE_ID, KEYFILE_WRAP, derive
+from coffer.keys.errors import (
     ConfigError,
     FormatError,
     IntegrityError,
@@ -30,12 +30,12 @@ from keys.errors import (
     UnavailableError,
     UnreadableError,
 )
-from keys.permissions import require_secret
-from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
-from keys.providers import only
-from keys.reading import read_up_to
-from keys.secret import Secret
-from keys.syscalls import SYSTEM, Syscalls
+from coffer.keys.permissions import require_secret
+from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
+from coffer.keys.providers import only
+from coffer.keys.reading import read_up_to
+from coffer.keys.secret import Secret
+from coffer.keys.syscalls import SYSTEM, Syscalls
 
 __all__ = ["CHEAPEST_FOR_TESTS", "DEFAULT_COST", "Argon2Cost", "KeyFileProvider", "generate_keyfile"]
 

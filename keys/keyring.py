@@ -14,23 +14,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from keys import aead, derive, founding, rows, selftest
-from keys.clock import clock_ms
-from keys.destruction import Ending, Receipt, abandon, destroy
-from keys.epochs import OpenEpochs
-from keys.errors import ConfigError, IntegrityError, KeyUnavailableError
-from keys.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
-from keys.lock import ChangeLock, Holder
-from keys.overview import EpochInfo, changes_in, epochs_in, half_left
-from keys.provider import KekProvider
-from keys.providers import Returned
-from keys.rotation import Rotated, rotate
-from keys.rows import EpochRow, KeyRow
-from keys.secret import Secret
-from keys.shares import Group, Share, split
-from keys.store import RowStore
-from keys.studies import StudyKeys
-from keys.studykey import StudyKey
+from coffer.keys import aead, derive, founding, rows, selftest
+from coffer.keys.clock import clock_ms
+from coffer.keys.destruction import Ending, Receipt, abandon, destroy
+from coffer.keys.epochs import OpenEpochs
+from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError
+from coffer.keys.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
+from coffer.keys.lock import ChangeLock, Holder
+from coffer.keys.overview import EpochInfo, changes_in, epochs_in, half_left
+from coffer.keys.provider import KekProvider
+from coffer.keys.providers import Returned
+from coffer.keys.rotation import Rotated, rotate
+from coffer.keys.rows import EpochRow, KeyRow
+from coffer.keys.secret import Secret
+from coffer.keys.shares import Group, Share, split
+from coffer.keys.store import RowStore
+from coffer.keys.studies import StudyKeys
+from coffer.keys.studykey import StudyKey
 
 __all__ = ["Keyring"]
 

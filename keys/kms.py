@@ -14,11 +14,11 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
 
-from keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
-from keys.kms_errors import MissingError, StateError, asking
-from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
-from keys.providers import only
-from keys.secret import Secret
+from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
+from coffer.keys.kms_errors import MissingError, StateError, asking
+from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
+from coffer.keys.providers import only
+from coffer.keys.secret import Secret
 
 __all__ = ["KmsProvider", "connect"]
 
@@ -35,7 +35,9 @@ def connect(region: str, endpoint: str, timeout_seconds: float) -> Any:
         import boto3
         from botocore.config import Config
     except ImportError as error:
-        raise ConfigError("the aws-kms provider needs the package boto3", hint="pip install 'coffer[aws]'") from error
+        raise ConfigError(
+            "the aws-kms provider needs the package boto3", hint="pip install 'coffer-dicom[aws]'"
+        ) from error
     with asking("be set up"):
         return boto3.Session().client(
             "kms",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from keys.errors import ConfigError, KeyUnavailableError, UnavailableError
+from coffer.keys.errors import ConfigError, KeyUnavailableError, UnavailableError
 
 __all__ = ["MissingError", "StateError", "asking"]
 
@@ -63,7 +63,9 @@ def asking(doing: str) -> Iterator[None]:
             PartialCredentialsError,
         )
     except ImportError as error:
-        raise ConfigError("the aws-kms provider needs the package boto3", hint="pip install 'coffer[aws]'") from error
+        raise ConfigError(
+            "the aws-kms provider needs the package boto3", hint="pip install 'coffer-dicom[aws]'"
+        ) from error
     try:
         yield
     except ClientError as error:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keys import rows
-from keys.errors import FormatError
-from keys.keepers import Burned, Keeper
-from keys.rekey import Rekey
-from keys.rows import EpochRow, Header, KeyRow
-from keys.store import RowStore
-from keys.tombstone import Tombstone
+from coffer.keys import rows
+from coffer.keys.errors import FormatError
+from coffer.keys.keepers import Burned, Keeper
+from coffer.keys.rekey import Rekey
+from coffer.keys.rows import EpochRow, Header, KeyRow
+from coffer.keys.store import RowStore
+from coffer.keys.tombstone import Tombstone
 
 __all__ = ["Listing", "listing"]
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from keys import opening
-from keys.errors import IntegrityError, LockedError, UnavailableError
-from keys.reading import read_up_to
-from keys.syscalls import SYSTEM
+from coffer.keys import opening
+from coffer.keys.errors import IntegrityError, LockedError, UnavailableError
+from coffer.keys.reading import read_up_to
+from coffer.keys.syscalls import SYSTEM
 
 __all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "is_foreign"]
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from keys.errors import IntegrityError
+from coffer.keys.errors import IntegrityError
 
 __all__ = [
     "below",

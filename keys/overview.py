@@ -9,13 +9,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from keys import opening, rows
-from keys.errors import FormatError
-from keys.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
-from keys.lock import ChangeLock, Holder
-from keys.rows import EpochRow, EpochState, Header, KeyRow
-from keys.shares import Group
-from keys.store import RowStore
+from coffer.keys import opening, rows
+from coffer.keys.errors import FormatError
+from coffer.keys.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
+from coffer.keys.lock import ChangeLock, Holder
+from coffer.keys.rows import EpochRow, EpochState, Header, KeyRow
+from coffer.keys.shares import Group
+from coffer.keys.store import RowStore
 
 __all__ = [
     "EpochInfo",

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import lmdb
 
-from keys.reading import read_up_to
+from coffer.keys.reading import read_up_to
 
 __all__ = ["require_sound"]
 

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from keys.errors import ConfigError, UnavailableError
+from coffer.keys.errors import ConfigError, UnavailableError
 
 __all__ = ["read_secret", "require_believable", "require_secret"]
 

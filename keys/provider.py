@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from keys.secret import Secret
+from coffer.keys.secret import Secret
 
 __all__ = ["DestroyReceipt", "Holding", "KekProvider", "ProviderInfo"]
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from keys.errors import CofferError, ConfigError, UnavailableError
-from keys.keepers import Keeper
-from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
-from keys.rows import EpochRow, EpochState
-from keys.secret import Secret
+from coffer.keys.errors import CofferError, ConfigError, UnavailableError
+from coffer.keys.keepers import Keeper
+from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
+from coffer.keys.rows import EpochRow, EpochState
+from coffer.keys.secret import Secret
 
 __all__ = ["Patience", "Patient", "ProviderSet", "Returned", "is_held", "only", "returned"]
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from keys.errors import FormatError, UnreadableError
+from coffer.keys.errors import FormatError, UnreadableError
 
 __all__ = ["read_exactly", "read_up_to", "reading"]
 

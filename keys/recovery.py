@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from dataclasses import replace as with_changes
 from pathlib import Path
 
-from keys import derive, rows, selftest
-from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
-from keys.keepers import Keeper, keepers_in, require_keeper
-from keys.lock import ChangeLock
-from keys.overview import header_in
-from keys.provider import KekProvider
-from keys.rows import GONE, EpochRow, KeyRow
-from keys.secret import Secret
-from keys.shares import Recovered
-from keys.store import RowStore
+from coffer.keys import derive, rows, selftest
+from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from coffer.keys.keepers import Keeper, keepers_in, require_keeper
+from coffer.keys.lock import ChangeLock
+from coffer.keys.overview import header_in
+from coffer.keys.provider import KekProvider
+from coffer.keys.rows import GONE, EpochRow, KeyRow
+from coffer.keys.secret import Secret
+from coffer.keys.shares import Recovered
+from coffer.keys.store import RowStore
 
 __all__ = ["Proof", "Recovery"]
 

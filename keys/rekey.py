@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from keys import rows
-from keys.errors import FormatError, ShreddedError, UnavailableError
-from keys.rows import KeyRow, KeyState, Purpose
-from keys.secret import Secret
+from coffer.keys import rows
+from coffer.keys.errors import FormatError, ShreddedError, UnavailableError
+from coffer.keys.rows import KeyRow, KeyState, Purpose
+from coffer.keys.secret import Secret
 
 if TYPE_CHECKING:
-    from keys.keyring import Keyring
+    from coffer.keys.keyring import Keyring
 
 __all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "note", "of_key", "passed_over", "under_way"]
 

@@ -13,14 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from keys import aead, rows
-from keys.errors import FormatError, IntegrityError, KeyUnavailableError, LockedError
-from keys.keepers import Keeper, keepers_in, require_keeper
-from keys.overview import epoch_rows, half_left, header_in
-from keys.provider import KekProvider
-from keys.rows import GONE, EpochRow, EpochState, Header, KeyRow, KeyState
-from keys.secret import Secret
-from keys.store import RowStore
+from coffer.keys import aead, rows
+from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, LockedError
+from coffer.keys.keepers import Keeper, keepers_in, require_keeper
+from coffer.keys.overview import epoch_rows, half_left, header_in
+from coffer.keys.provider import KekProvider
+from coffer.keys.rows import (
+    GONE,
+    EpochRow,
+    EpochState,
+    Header,
+    KeyRow,
+    KeyState,
+)
+from coffer.keys.secret import Secret
+from coffer.keys.store import RowStore
 
 __all__ = ["Rotated", "rotate"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from keys import aead
-from keys.errors import FormatError
-from keys.secret import Secret
+from coffer.keys import aead
+from coffer.keys.errors import FormatError
+from coffer.keys.secret import Secret
 
 __all__ = [
     "EpochRow",

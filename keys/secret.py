@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 from typing import NoReturn, SupportsIndex
 
-from keys import arena
+from coffer.keys import arena
 
 __all__ = ["Secret"]
 

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from keys import aead, shares
-from keys.derive import derive, hmac_sha256
-from keys.errors import IntegrityError
-from keys.secret import Secret
+from coffer.keys import aead, shares
+from coffer.keys.derive import derive, hmac_sha256
+from coffer.keys.errors import IntegrityError
+from coffer.keys.secret import Secret
 
 __all__ = ["require", "run"]
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-from keys.derive import SHARE, hmac_sha256
-from keys.errors import InputError
-from keys.secret import Secret
+from coffer.keys.derive import SHARE, hmac_sha256
+from coffer.keys.errors import InputError
+from coffer.keys.secret import Secret
 
 __all__ = ["MOST_SHARES", "Group", "Recovered", "Share", "combine", "divide", "split"]
 

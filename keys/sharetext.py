@@ -13,8 +13,8 @@ import re
 from hashlib import sha256
 from typing import Final
 
-from keys.errors import InputError
-from keys.shares import SIZE, Group, Share
+from coffer.keys.errors import InputError
+from coffer.keys.shares import SIZE, Group, Share
 
 __all__ = ["file_name", "parse", "render"]
 

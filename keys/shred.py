@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from keys import rekey, rows
-from keys.errors import ShreddedError, UnavailableError
-from keys.rekey import Rekey
-from keys.rows import KeyState
-from keys.tombstone import Reason, Tombstone
+from coffer.keys import rekey, rows
+from coffer.keys.errors import ShreddedError, UnavailableError
+from coffer.keys.rekey import Rekey
+from coffer.keys.rows import KeyState
+from coffer.keys.tombstone import Reason, Tombstone
 
 if TYPE_CHECKING:
-    from keys.keyring import Keyring
+    from coffer.keys.keyring import Keyring
 
 __all__ = ["current", "drop", "is_shredded", "schedule", "supersede", "tombstones", "waiting"]
 

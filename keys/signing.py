@@ -18,8 +18,8 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from keys.errors import FormatError, InputError, IntegrityError
-from keys.secret import Secret
+from coffer.keys.errors import FormatError, InputError, IntegrityError
+from coffer.keys.secret import Secret
 
 __all__ = ["CheckpointSigner", "body_of", "has_line", "verify_note"]
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from keys import rows
-from keys.errors import LockedError
-from keys.rows import KeyRow, KeyState
-from keys.secret import Secret
-from keys.signing import CheckpointSigner
+from coffer.keys import rows
+from coffer.keys.errors import LockedError
+from coffer.keys.rows import KeyRow, KeyState
+from coffer.keys.secret import Secret
+from coffer.keys.signing import CheckpointSigner
 
 if TYPE_CHECKING:
-    from keys.keyring import Keyring
+    from coffer.keys.keyring import Keyring
 
 __all__ = ["Row", "begin", "current", "is_under_way", "pending", "promote"]
 

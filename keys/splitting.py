@@ -12,13 +12,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from keys import rows
-from keys.errors import InputError, UnavailableError
-from keys.keepers import Burned, place_of_group
-from keys.shares import Group
+from coffer.keys import rows
+from coffer.keys.errors import InputError, UnavailableError
+from coffer.keys.keepers import Burned, place_of_group
+from coffer.keys.shares import Group
 
 if TYPE_CHECKING:
-    from keys.keyring import Keyring
+    from coffer.keys.keyring import Keyring
 
 __all__ = ["begin", "burn", "end", "give_up", "place_of", "unfinished"]
 

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import lmdb
 
-from keys import durable, opening
-from keys.environment import environment, reason
-from keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from keys.syscalls import sync_folder, unavailable
+from coffer.keys import durable, opening
+from coffer.keys.environment import environment, reason
+from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
+from coffer.keys.syscalls import sync_folder, unavailable
 
 __all__ = ["SUM_KEY", "RowStore", "refused"]
 

@@ -11,15 +11,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from keys import aead, rows
-from keys.epochs import OpenEpochs
-from keys.errors import ConfigError, KeyUnavailableError, ShreddedError, SupersededError
-from keys.overview import changes_in, epoch_rows, header_in
-from keys.rows import KeyRow, KeyState, Purpose
-from keys.secret import Secret
-from keys.store import RowStore
-from keys.studykey import StudyKey
-from keys.tombstone import Reason, Tombstone
+from coffer.keys import aead, rows
+from coffer.keys.epochs import OpenEpochs
+from coffer.keys.errors import ConfigError, KeyUnavailableError, ShreddedError, SupersededError
+from coffer.keys.overview import changes_in, epoch_rows, header_in
+from coffer.keys.rows import KeyRow, KeyState, Purpose
+from coffer.keys.secret import Secret
+from coffer.keys.store import RowStore
+from coffer.keys.studykey import StudyKey
+from coffer.keys.tombstone import Reason, Tombstone
 
 __all__ = ["StudyKeys"]
 

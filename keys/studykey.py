@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from keys import derive
-from keys.secret import Secret
+from coffer.keys import derive
+from coffer.keys.secret import Secret
 
 __all__ = ["KCV_BYTES", "StudyKey"]
 

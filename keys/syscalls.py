@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from keys import opening
-from keys.buffer import Buffer
-from keys.errors import UnavailableError
+from coffer.keys import opening
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import UnavailableError
 
 __all__ = ["SYSTEM", "Syscalls", "SystemCalls", "converted", "sync_folder", "unavailable", "write_fully"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from keys.errors import FormatError
+from coffer.keys.errors import FormatError
 
 __all__ = ["NO_SUCCESSOR", "Reason", "Tombstone"]
 

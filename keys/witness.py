@@ -1,6 +1,6 @@
 """Look at a keyring without its key: what it remembers of the log, and whether its rows are those that were written.
 
-    python -m keys.witness FOLDER < KEY_IDS
+    python -I -m coffer.keys.witness FOLDER < KEY_IDS
 
 Rule: LMDB trusts its pages and may crash the process on damaged ones, so that another process reads them. It unwraps no
 key and writes nothing. The command prints one line of JSON: `note` (base64 or null), `complaint` (or null), `readable`,
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from keys import opening, rows
-from keys.errors import CofferError, FormatError
-from keys.store import RowStore
+from coffer.keys import opening, rows
+from coffer.keys.errors import CofferError, FormatError
+from coffer.keys.store import RowStore
 
 __all__ = ["Witness", "read_witness"]
 
@@ -45,7 +45,7 @@ def read_witness(folder: Path, key_ids: Collection[bytes] = ()) -> Witness:
 
     `key_ids` are those of studies (16 bytes each) that it should have, or have had.
     """
-    command = [sys.executable, "-I", "-m", "keys.witness", str(folder)]
+    command = [sys.executable, "-I", "-m", "coffer.keys.witness", str(folder)]
     try:
         wanted = b"".join(key_ids)
         done = subprocess.run(command, input=wanted, capture_output=True, timeout=_SECONDS, check=False)  # noqa: S603  ourselves

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from keys.errors import CofferError
+from coffer.keys.errors import CofferError
 
 Buffer = bytes | bytearray | memoryview
 

@@ -7,13 +7,13 @@ time in proportion to the archive and are made only when they are asked for.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archive.record import Flags, Kind
-from index.attributes import STUDY_UID
-from index.objectmeta import ObjectMeta
-from index.rows import Version
-from keys import rekey
-from keys.errors import CofferError, SupersededError
-from server.engine import Engine
+from coffer.archive.record import Flags, Kind
+from coffer.index.attributes import STUDY_UID
+from coffer.index.objectmeta import ObjectMeta
+from coffer.index.rows import Version
+from coffer.keys import rekey
+from coffer.keys.errors import CofferError, SupersededError
+from coffer.server.engine import Engine
 
 __all__ = ["Conflict", "Unindexed", "conflicts", "unindexed"]
 

@@ -8,13 +8,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from archive.body import BodyContext, BodyReader
-from archive.log import Position
-from archive.reader import LogReader
-from archive.record import Kind
-from keys.buffer import Buffer
-from keys.errors import IntegrityError, SupersededError
-from keys.studykey import StudyKey
+from coffer.archive.body import BodyContext, BodyReader
+from coffer.archive.log import Position
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Kind
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import IntegrityError, SupersededError
+from coffer.keys.studykey import StudyKey
 
 _IN_MEMORY_BYTES = 8 << 20
 Read = Callable[[int, int], Buffer]

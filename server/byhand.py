@@ -10,23 +10,23 @@ from dataclasses import dataclass
 
 import structlog
 
-from archive.checkpoint import Checkpoint, read_checkpoint, witnessed
-from archive.folder import ArchiveFolder
-from archive.ledger import Ledger
-from archive.lock import WriterLock
-from archive.reader import LogReader
-from archive.verify import Finding, Level, Options, Verifier
-from index.check import check_index
-from keys import opening, signingkey
-from keys.clock import clock_ms
-from keys.errors import CofferError, HistoryError, IntegrityError
-from keys.keyring import Keyring
-from keys.signing import CheckpointSigner
-from keys.witness import read_witness
-from server.config import Config
-from server.custody import open_keyring, provider_of
-from server.olderkeyring import LostHold, Missed, keys_since, missed, shred_again
-from server.signatory import finish
+from coffer.archive.checkpoint import Checkpoint, read_checkpoint, witnessed
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.ledger import Ledger
+from coffer.archive.lock import WriterLock
+from coffer.archive.reader import LogReader
+from coffer.archive.verify import Finding, Level, Options, Verifier
+from coffer.index.check import check_index
+from coffer.keys import opening, signingkey
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import CofferError, HistoryError, IntegrityError
+from coffer.keys.keyring import Keyring
+from coffer.keys.signing import CheckpointSigner
+from coffer.keys.witness import read_witness
+from coffer.server.config import Config
+from coffer.server.custody import open_keyring, provider_of
+from coffer.server.olderkeyring import LostHold, Missed, keys_since, missed, shred_again
+from coffer.server.signatory import finish
 
 __all__ = ["Hand", "Seen", "hands_on", "look", "look_at_index", "lost_holds", "settle"]
 

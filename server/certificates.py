@@ -12,24 +12,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from archive.certificate import EFFECTIVE, SCHEDULED, Certificate, Epoch, Key, Proof, Step, runs
-from archive.checkpoint import latest_note, open_checkpoint
-from archive.event import Event
-from archive.evidence import Inclusion
-from archive.record import Kind
-from archive.succession import read_succession
-from keys import derive, shred, signingkey
-from keys.clock import clock_ms
-from keys.derive import hmac_sha256
-from keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
-from keys.tombstone import Reason, Tombstone
-from server import erasure, otherwriter
-from server.deeds import Deeds, Noted
-from server.engine import Engine
-from server.officers import Officer
-from server.provedopeners import ProvedOpeners
-from server.requests import Requests
-from server.shredding import wait_until_settled
+from coffer.archive.certificate import (
+    EFFECTIVE,
+    SCHEDULED,
+    Certificate,
+    Epoch,
+    Key,
+    Proof,
+    Step,
+    runs,
+)
+from coffer.archive.checkpoint import latest_note, open_checkpoint
+from coffer.archive.event import Event
+from coffer.archive.evidence import Inclusion
+from coffer.archive.record import Kind
+from coffer.archive.succession import read_succession
+from coffer.keys import derive, shred, signingkey
+from coffer.keys.clock import clock_ms
+from coffer.keys.derive import hmac_sha256
+from coffer.keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
+from coffer.keys.tombstone import Reason, Tombstone
+from coffer.server import erasure, otherwriter
+from coffer.server.deeds import Deeds, Noted
+from coffer.server.engine import Engine
+from coffer.server.officers import Officer
+from coffer.server.provedopeners import ProvedOpeners
+from coffer.server.requests import Requests
+from coffer.server.shredding import wait_until_settled
 
 __all__ = ["Certifier", "Issued"]
 

@@ -4,16 +4,16 @@ beside it. Rule: it opens neither for writing and unwraps nothing.
 
 from collections.abc import Iterator
 
-from archive import certified
-from archive.certificate import Certificate, Epoch, Key
-from archive.folder import ArchiveFolder
-from keys import opening, rows
-from keys.clock import clock_ms
-from keys.keepers import Burned, burned_in, groups_in, keepers_in
-from keys.rows import EpochRow, EpochState
-from keys.store import RowStore
-from keys.tombstone import Reason, Tombstone
-from keys.witness import read_witness
+from coffer.archive import certified
+from coffer.archive.certificate import Certificate, Epoch, Key
+from coffer.archive.folder import ArchiveFolder
+from coffer.keys import opening, rows
+from coffer.keys.clock import clock_ms
+from coffer.keys.keepers import Burned, burned_in, groups_in, keepers_in
+from coffer.keys.rows import EpochRow, EpochState
+from coffer.keys.store import RowStore
+from coffer.keys.tombstone import Reason, Tombstone
+from coffer.keys.witness import read_witness
 
 __all__ = ["contradictions", "has_keyring"]
 

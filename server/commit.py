@@ -14,19 +14,19 @@ from typing import NamedTuple
 import structlog
 from msgspec import Struct
 
-from archive.log import Entry, LogWriter, SealedFile
-from archive.record import Flags, Kind
-from index.entry import InstanceEntry
-from index.identity import PartId, are_apart
-from index.index import Index
-from index.rows import Version
-from keys.errors import CofferError, ShreddedError, UnavailableError
-from keys.keyring import Keyring
-from keys.shred import is_shredded
-from keys.studykey import StudyKey
-from server.headroom import require_descriptors
-from server.logs import short_id
-from server.metrics import Metrics
+from coffer.archive.log import Entry, LogWriter, SealedFile
+from coffer.archive.record import Flags, Kind
+from coffer.index.entry import InstanceEntry
+from coffer.index.identity import PartId, are_apart
+from coffer.index.index import Index
+from coffer.index.rows import Version
+from coffer.keys.errors import CofferError, ShreddedError, UnavailableError
+from coffer.keys.keyring import Keyring
+from coffer.keys.shred import is_shredded
+from coffer.keys.studykey import StudyKey
+from coffer.server.headroom import require_descriptors
+from coffer.server.logs import short_id
+from coffer.server.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 

@@ -192,7 +192,7 @@ class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Pkcs11(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A hardware security module over PKCS#11 (`pip install 'coffer[pkcs11]'`). The PIN is never in this file."""
+    """A hardware security module over PKCS#11 (`pip install 'coffer-dicom[pkcs11]'`). The PIN is never in this file."""
 
     module: Annotated[
         Path,
@@ -213,8 +213,8 @@ class Pkcs11(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AwsKms(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """AWS Key Management Service (`pip install 'coffer[aws]'`). Credentials come from where AWS's own tools find them:
-    the instance's role, the environment, `~/.aws`; never from this file."""
+    """AWS Key Management Service (`pip install 'coffer-dicom[aws]'`). Credentials come from where AWS's own tools find
+    them: the instance's role, the environment, `~/.aws`; never from this file."""
 
     region: Annotated[Region, Meta(description="Region of the keys. Empty: as AWS's tools find it.")] = ""
     endpoint: Annotated[Url, Meta(description="A private endpoint. Empty: the region's public one.")] = ""

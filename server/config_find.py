@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from keys import permissions
-from keys.errors import ConfigError
+from coffer.keys import permissions
+from coffer.keys.errors import ConfigError
 
 __all__ = ["FILE_NAME", "MOST_BYTES", "Found", "find_config", "read_believable", "require_outside", "way_out_of"]
 

@@ -16,10 +16,21 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
-from keys.errors import ConfigError
-from server import config_lines
-from server.config import AeTitle, Config, Issuer, Keys, Peer, Pkcs11, Region, TokenLabel, Url, VariableName
-from server.config_find import read_believable, require_outside
+from coffer.keys.errors import ConfigError
+from coffer.server import config_lines
+from coffer.server.config import (
+    AeTitle,
+    Config,
+    Issuer,
+    Keys,
+    Peer,
+    Pkcs11,
+    Region,
+    TokenLabel,
+    Url,
+    VariableName,
+)
+from coffer.server.config_find import read_believable, require_outside
 
 DEFAULT_ARCHIVE: Final = "archive-data"  # where `make run` puts it
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)$")

@@ -9,8 +9,8 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
-from server.config import Config, Peer
-from server.config_load import allowed
+from coffer.server.config import Config, Peer
+from coffer.server.config_load import allowed
 
 _INTRODUCTION = """# Configuration
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pydicom.datadict import dictionary_VR
 
-from keys.errors import InputError
+from coffer.keys.errors import InputError
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"

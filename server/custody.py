@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from archive.folder import ArchiveFolder
-from keys import arena, guard, hsm, keyfile, kms
-from keys.errors import ConfigError, HistoryError
-from keys.hsm_token import Token
-from keys.keyring import Keyring
-from keys.permissions import read_secret
-from keys.provider import KekProvider
-from keys.providers import ProviderSet
-from keys.secret import Secret
-from server.config import AwsKms, Keys
+from coffer.archive.folder import ArchiveFolder
+from coffer.keys import arena, guard, hsm, keyfile, kms
+from coffer.keys.errors import ConfigError, HistoryError
+from coffer.keys.hsm_token import Token
+from coffer.keys.keyring import Keyring
+from coffer.keys.permissions import read_secret
+from coffer.keys.provider import KekProvider
+from coffer.keys.providers import ProviderSet
+from coffer.keys.secret import Secret
+from coffer.server.config import AwsKms, Keys
 
 _LONGEST_LINE: Final = 64 << 10
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Final
 
-from archive.event import Event
-from archive.record import Kind
-from keys import derive
-from keys.keepers import Keeper
-from keys.shares import Group
-from server.engine import Engine
-from server.openers import SHARES_BURNED, Openers
+from coffer.archive.event import Event
+from coffer.archive.record import Kind
+from coffer.keys import derive
+from coffer.keys.keepers import Keeper
+from coffer.keys.shares import Group
+from coffer.server.engine import Engine
+from coffer.server.openers import SHARES_BURNED, Openers
 
 __all__ = ["Deeds", "Noted"]
 

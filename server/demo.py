@@ -21,15 +21,15 @@ from pynetdicom.sop_class import (
 )
 from rich.console import Console
 
-from archive.folder import ArchiveFolder
-from archive.verify import Verifier
-from keys.errors import IntegrityError, UnavailableError
-from server import logs, service
-from server.config import Config
-from server.engine import Engine
-from server.founding import create_archive
-from server.service import Server
-from server.signals import Signals
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.verify import Verifier
+from coffer.keys.errors import IntegrityError, UnavailableError
+from coffer.server import logs, service
+from coffer.server.config import Config
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.service import Server
+from coffer.server.signals import Signals
 
 _SLICES, _SIZE = 3, 256
 _PENDING = 0xFF00

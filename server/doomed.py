@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from index.identity import PartId, Patient
-from index.index import Index
-from index.parts import Part
-from keys.errors import AccessDeniedError, InputError, NotFoundError, UnavailableError
-from keys.shred import current, is_shredded
-from server import named
-from server.engine import Engine
+from coffer.index.identity import PartId, Patient
+from coffer.index.index import Index
+from coffer.index.parts import Part
+from coffer.keys.errors import AccessDeniedError, InputError, NotFoundError, UnavailableError
+from coffer.keys.shred import current, is_shredded
+from coffer.server import named
+from coffer.server.engine import Engine
 
 __all__ = [
     "Doomed",

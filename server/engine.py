@@ -2,16 +2,16 @@
 
 from typing import Self
 
-from archive.body import own_memory
-from archive.log import SealedFile
-from keys.errors import LockedError
-from server.commit import Committed, Committer, Parcel, Sealed
-from server.config import Config
-from server.find import Finder
-from server.ingest import Ingest
-from server.metrics import Metrics
-from server.retrieve import Retriever
-from server.vault import Vault, Waiting
+from coffer.archive.body import own_memory
+from coffer.archive.log import SealedFile
+from coffer.keys.errors import LockedError
+from coffer.server.commit import Committed, Committer, Parcel, Sealed
+from coffer.server.config import Config
+from coffer.server.find import Finder
+from coffer.server.ingest import Ingest
+from coffer.server.metrics import Metrics
+from coffer.server.retrieve import Retriever
+from coffer.server.vault import Vault, Waiting
 
 __all__ = ["Engine"]
 

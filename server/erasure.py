@@ -8,14 +8,14 @@ an epoch under which the key was wrapped has given its receipt. What was copied 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keys import rows
-from keys.clock import clock_ms
-from keys.keepers import Burned
-from keys.keyring import Keyring
-from keys.rows import GONE, EpochRow
-from keys.shares import Group
-from keys.shred import tombstones
-from keys.tombstone import Tombstone
+from coffer.keys import rows
+from coffer.keys.clock import clock_ms
+from coffer.keys.keepers import Burned
+from coffer.keys.keyring import Keyring
+from coffer.keys.rows import GONE, EpochRow
+from coffer.keys.shares import Group
+from coffer.keys.shred import tombstones
+from coffer.keys.tombstone import Tombstone
 
 __all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "openers", "shares", "uncompacted"]
 

@@ -17,10 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from keys import durable, opening
-from keys.errors import ConfigError, InputError, UnavailableError
-from server.part10 import Part10, header_bytes, looks_like_uid, read_part10
-from server.retrieve import StoredInstance
+from coffer.keys import durable, opening
+from coffer.keys.errors import ConfigError, InputError, UnavailableError
+from coffer.server.part10 import Part10, header_bytes, looks_like_uid, read_part10
+from coffer.server.retrieve import StoredInstance
 
 __all__ = ["Exporter", "Written"]
 

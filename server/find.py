@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 
 import structlog
 
-from index.attributes import is_supported
-from index.elements import decode_identifier
-from keys.errors import TooCostlyError
-from server.access import Action
-from server.api import Caller, Matches
-from server.identifier import SPECIFIC_CHARACTER_SET, Values, encode_identifier
-from server.vault import Vault
+from coffer.index.attributes import is_supported
+from coffer.index.elements import decode_identifier
+from coffer.keys.errors import TooCostlyError
+from coffer.server.access import Action
+from coffer.server.api import Caller, Matches
+from coffer.server.identifier import SPECIFIC_CHARACTER_SET, Values, encode_identifier
+from coffer.server.vault import Vault
 
 _log = structlog.get_logger(__name__)
 

@@ -8,15 +8,15 @@ receipt is named, and asked again by the next call. Stopped anywhere, saying it 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from keys.clock import clock_ms
-from keys.errors import UnavailableError
-from keys.keyring import Keyring
-from keys.rows import EpochState
-from server.engine import Engine
-from server.erasure import EFFECTIVE, Erasure, erasures
-from server.officers import Officer
-from server.renewal import Renewal
-from server.shredding import wait_until_compacted, wait_until_settled
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import UnavailableError
+from coffer.keys.keyring import Keyring
+from coffer.keys.rows import EpochState
+from coffer.server.engine import Engine
+from coffer.server.erasure import EFFECTIVE, Erasure, erasures
+from coffer.server.officers import Officer
+from coffer.server.renewal import Renewal
+from coffer.server.shredding import wait_until_compacted, wait_until_settled
 
 __all__ = ["Finished", "finish", "finish_keys"]
 

@@ -6,14 +6,14 @@ a keyring that are there are used.
 
 import os
 
-from archive.folder import ArchiveFolder
-from keys import durable, signingkey
-from keys.errors import ConfigError, IntegrityError
-from keys.keyfile import generate_keyfile
-from keys.keyring import Keyring
-from keys.overview import archive_id_in
-from server.config import Config
-from server.custody import passphrase_of, provider_of
+from coffer.archive.folder import ArchiveFolder
+from coffer.keys import durable, signingkey
+from coffer.keys.errors import ConfigError, IntegrityError
+from coffer.keys.keyfile import generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.overview import archive_id_in
+from coffer.server.config import Config
+from coffer.server.custody import passphrase_of, provider_of
 
 __all__ = ["create_archive"]
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from keys.errors import UnavailableError
+from coffer.keys.errors import UnavailableError
 
 __all__ = [
     "DESCRIPTORS",

@@ -12,18 +12,18 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from archive.event import Event
-from archive.record import Kind
-from index.index import Index
-from index.parts import Part
-from keys import derive, rows
-from keys.clock import clock_ms
-from keys.derive import hmac_sha256
-from keys.errors import AccessDeniedError, InputError, NotFoundError
-from server import named
-from server.officers import Officer
-from server.sealednotes import SealedNotes
-from server.vault import Vault
+from coffer.archive.event import Event
+from coffer.archive.record import Kind
+from coffer.index.index import Index
+from coffer.index.parts import Part
+from coffer.keys import derive, rows
+from coffer.keys.clock import clock_ms
+from coffer.keys.derive import hmac_sha256
+from coffer.keys.errors import AccessDeniedError, InputError, NotFoundError
+from coffer.server import named
+from coffer.server.officers import Officer
+from coffer.server.sealednotes import SealedNotes
+from coffer.server.vault import Vault
 
 __all__ = ["Hold", "Holds", "Kept", "keeping", "kept_now", "today"]
 

@@ -23,12 +23,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from keys.errors import ConfigError
-from keys.pool import started_pool
-from server.config import Http
-from server.headroom import lacks_descriptors
-from server.sockets import listen, named
-from server.watched import Watched
+from coffer.keys.errors import ConfigError
+from coffer.keys.pool import started_pool
+from coffer.server.config import Http
+from coffer.server.headroom import lacks_descriptors
+from coffer.server.sockets import listen, named
+from coffer.server.watched import Watched
 
 __all__ = ["HttpServer", "application"]
 

@@ -8,9 +8,9 @@ name arrives with a letter lost.
 import struct
 from collections.abc import Mapping, Sequence
 
-from index.attributes import BINARY_VRS, vr_of
-from index.charset import encode_text
-from index.values import pack_numbers
+from coffer.index.attributes import BINARY_VRS, vr_of
+from coffer.index.charset import encode_text
+from coffer.index.values import pack_numbers
 
 Values = Sequence[str] | Sequence[Mapping[int, "Values"]]
 

@@ -11,11 +11,11 @@ from typing import Final
 
 import structlog
 
-from index.elements import scan
-from keys.errors import CofferError, InputError, KeyUnavailableError, MismatchError, UnavailableError
-from server.api import Caller, StoreOutcome, StoreRequest
-from server.engine import Engine
-from server.part10 import MEDIA_DIRECTORY, Part10, looks_like_uid, read_part10
+from coffer.index.elements import scan
+from coffer.keys.errors import CofferError, InputError, KeyUnavailableError, MismatchError, UnavailableError
+from coffer.server.api import Caller, StoreOutcome, StoreRequest
+from coffer.server.engine import Engine
+from coffer.server.part10 import MEDIA_DIRECTORY, Part10, looks_like_uid, read_part10
 
 __all__ = ["Importer", "Outcome", "Result"]
 

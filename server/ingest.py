@@ -10,24 +10,24 @@ from typing import Protocol
 
 import structlog
 
-from archive.codec import FRAME_BYTES
-from archive.log import SealedFile
-from archive.record import Flags
-from index.bounds import longest_of
-from index.elements import Header, scan, scan_early
-from index.entry import Identity, InstanceEntry, extract, pixel_layout
-from index.identity import PartId, Rules
-from index.objectmeta import ObjectMeta
-from keys.clock import clock_ms
-from keys.derive import hmac_sha256
-from keys.durable import discard
-from keys.errors import CofferError, FaultError, MismatchError, UnavailableError
-from keys.studykey import StudyKey
-from server.access import Action, Policy
-from server.api import StoreOutcome, StoreRequest
-from server.commit import Committed, Sealed
-from server.intake import Intake
-from server.logs import is_verbose, short_id
+from coffer.archive.codec import FRAME_BYTES
+from coffer.archive.log import SealedFile
+from coffer.archive.record import Flags
+from coffer.index.bounds import longest_of
+from coffer.index.elements import Header, scan, scan_early
+from coffer.index.entry import Identity, InstanceEntry, extract, pixel_layout
+from coffer.index.identity import PartId, Rules
+from coffer.index.objectmeta import ObjectMeta
+from coffer.keys.clock import clock_ms
+from coffer.keys.derive import hmac_sha256
+from coffer.keys.durable import discard
+from coffer.keys.errors import CofferError, FaultError, MismatchError, UnavailableError
+from coffer.keys.studykey import StudyKey
+from coffer.server.access import Action, Policy
+from coffer.server.api import StoreOutcome, StoreRequest
+from coffer.server.commit import Committed, Sealed
+from coffer.server.intake import Intake
+from coffer.server.logs import is_verbose, short_id
 
 _log = structlog.get_logger(__name__)
 

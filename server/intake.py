@@ -6,15 +6,15 @@ sealed body; `server.commit` gives it a place in the log.
 
 import os
 
-from archive.body import BodyContext, Memory, seal_body
-from archive.draft import Coders, Draft
-from archive.log import SealedFile
-from archive.record import Kind
-from archive.room import Room
-from archive.spool import MemoryBudget, Spool
-from index.walk import Limits as HeaderLimits
-from keys.studykey import StudyKey
-from server.config import Limits
+from coffer.archive.body import BodyContext, Memory, seal_body
+from coffer.archive.draft import Coders, Draft
+from coffer.archive.log import SealedFile
+from coffer.archive.record import Kind
+from coffer.archive.room import Room
+from coffer.archive.spool import MemoryBudget, Spool
+from coffer.index.walk import Limits as HeaderLimits
+from coffer.keys.studykey import StudyKey
+from coffer.server.config import Limits
 
 _SALT_BYTES = 24
 _MOST_CODERS = 2

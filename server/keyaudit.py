@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from archive.checkpoint import Checkpoint, read_checkpoint
-from archive.event import NO_KEY
-from archive.folder import ArchiveFolder
-from archive.merkle import Frontier, leaf_hash
-from archive.reader import LogReader
-from archive.record import Kind, RecordHeader
-from keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
-from keys.listing import Listing, listing
-from keys.provider import KekProvider
-from keys.providers import returned
-from keys.rows import GONE
-from keys.tombstone import Reason
-from server import outbox
-from server.byhand import look
+from coffer.archive.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.event import NO_KEY
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.merkle import Frontier, leaf_hash
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Kind, RecordHeader
+from coffer.keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
+from coffer.keys.listing import Listing, listing
+from coffer.keys.provider import KekProvider
+from coffer.keys.providers import returned
+from coffer.keys.rows import GONE
+from coffer.keys.tombstone import Reason
+from coffer.server import outbox
+from coffer.server.byhand import look
 
 __all__ = ["KeyAudit", "Summary"]
 

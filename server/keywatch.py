@@ -13,11 +13,11 @@ from typing import Final
 
 import structlog
 
-from keys.errors import CofferError, IntegrityError, KeyUnavailableError, UnavailableError
-from keys.keyring import Keyring
-from server.commit import Committer
-from server.metrics import Metrics
-from server.watched import Watched
+from coffer.keys.errors import CofferError, IntegrityError, KeyUnavailableError, UnavailableError
+from coffer.keys.keyring import Keyring
+from coffer.server.commit import Committer
+from coffer.server.metrics import Metrics
+from coffer.server.watched import Watched
 
 __all__ = ["KeyWatch"]
 

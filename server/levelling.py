@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from archive.reader import LogReader
-from index import rebuild
-from index.elements import Limits
-from index.index import Index
-from index.rebuild import OpenBody
-from keys.errors import IntegrityError, UnavailableError
+from coffer.archive.reader import LogReader
+from coffer.index import rebuild
+from coffer.index.elements import Limits
+from coffer.index.index import Index
+from coffer.index.rebuild import OpenBody
+from coffer.keys.errors import IntegrityError, UnavailableError
 
 __all__ = ["level"]
 

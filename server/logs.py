@@ -23,9 +23,9 @@ from typing import Any, Final, TextIO, cast
 import msgspec
 import structlog
 
-from keys.secret import Secret
-from server.config import Log
-from server.logsink import LogSink
+from coffer.keys.secret import Secret
+from coffer.server.config import Log
+from coffer.server.logsink import LogSink
 
 __all__ = ["configure", "drain", "is_losing", "is_verbose", "lost", "run_in_background", "short_id", "use_id_key"]
 

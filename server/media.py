@@ -15,7 +15,7 @@ from pydicom import dcmread
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
-from keys.errors import InputError
+from coffer.keys.errors import InputError
 
 __all__ = ["Found", "find_files", "read_media_directory"]
 

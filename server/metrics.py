@@ -22,7 +22,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from keys.errors import CofferError
+from coffer.keys.errors import CofferError
 
 __all__ = ["SERVICES", "ArchiveFacts", "Metrics", "Vitals"]
 

@@ -7,11 +7,11 @@ of a list. Text that no stored object can have is refused: a hold on it would ho
 from collections.abc import Callable
 from typing import Final
 
-from index.attributes import STUDY_UID
-from index.bounds import longest_of
-from index.patientid import identity_text
-from index.values import PADDING
-from keys.errors import InputError
+from coffer.index.attributes import STUDY_UID
+from coffer.index.bounds import longest_of
+from coffer.index.patientid import identity_text
+from coffer.index.values import PADDING
+from coffer.keys.errors import InputError
 
 __all__ = ["identity", "is_named", "patient_id", "uid"]
 

@@ -9,7 +9,7 @@ import pwd
 
 import msgspec
 
-from keys.errors import InputError
+from coffer.keys.errors import InputError
 
 __all__ = ["Officer"]
 

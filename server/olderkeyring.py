@@ -15,19 +15,19 @@ from typing import Final
 
 import structlog
 
-from archive.checkpoint import read_checkpoint, witnessed
-from archive.event import Event
-from archive.folder import ArchiveFolder
-from archive.reader import LogReader
-from archive.record import Kind, RecordHeader
-from keys import aead, derive, rekey, rows
-from keys.clock import clock_ms
-from keys.errors import HistoryError, IntegrityError, UnavailableError, UnreadableError
-from keys.keyring import Keyring
-from keys.rows import GONE
-from keys.shred import is_shredded, schedule
-from server import outbox
-from server.openers import Told
+from coffer.archive.checkpoint import read_checkpoint, witnessed
+from coffer.archive.event import Event
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Kind, RecordHeader
+from coffer.keys import aead, derive, rekey, rows
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import HistoryError, IntegrityError, UnavailableError, UnreadableError
+from coffer.keys.keyring import Keyring
+from coffer.keys.rows import GONE
+from coffer.keys.shred import is_shredded, schedule
+from coffer.server import outbox
+from coffer.server.openers import Told
 
 __all__ = ["LostHold", "Missed", "keys_since", "missed", "shred_again", "trouble_of"]
 

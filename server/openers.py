@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from keys import rows
-from keys.keepers import Burned, Keeper
-from keys.keyring import Keyring
-from keys.rows import EpochState
-from keys.shares import Group
+from coffer.keys import rows
+from coffer.keys.keepers import Burned, Keeper
+from coffer.keys.keyring import Keyring
+from coffer.keys.rows import EpochState
+from coffer.keys.shares import Group
 
 __all__ = ["GIVEN_UP", "SHARES_BURNED", "Openers", "Told", "facts_of"]
 

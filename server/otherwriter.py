@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from archive.folder import ArchiveFolder
-from keys.errors import WriterGoneError
-from keys.lock import holder
+from coffer.archive.folder import ArchiveFolder
+from coffer.keys.errors import WriterGoneError
+from coffer.keys.lock import holder
 
 __all__ = ["require", "wait_until"]
 

@@ -10,13 +10,13 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
-from archive.event import Event
-from archive.log import Entry, Position
-from archive.record import RecordHeader
-from keys import aead, rows
-from keys.errors import FormatError
-from keys.keyring import Keyring
-from keys.secret import Secret
+from coffer.archive.event import Event
+from coffer.archive.log import Entry, Position
+from coffer.archive.record import RecordHeader
+from coffer.keys import aead, rows
+from coffer.keys.errors import FormatError
+from coffer.keys.keyring import Keyring
+from coffer.keys.secret import Secret
 
 _LAYOUT: Final = struct.Struct(">HQ16s32sQ")  # kind time_ms key_id content_id from_seq; the sealed body follows
 _NOT_TRIED: Final = (1 << 64) - 1

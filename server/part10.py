@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from keys.errors import InputError
-from server.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from coffer.keys.errors import InputError
+from coffer.server.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 __all__ = ["MEDIA_DIRECTORY", "Part10", "header_bytes", "looks_like_uid", "read_part10"]
 

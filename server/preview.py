@@ -7,9 +7,9 @@ in no log, no event and no error.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from index.parts import Part
-from server.doomed import Doomed, whole_studies
-from server.engine import Engine
+from coffer.index.parts import Part
+from coffer.server.doomed import Doomed, whole_studies
+from coffer.server.engine import Engine
 
 __all__ = ["Portion", "Preview", "portion", "preview"]
 

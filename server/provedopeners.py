@@ -6,12 +6,12 @@ less proves nothing. A receipt counts with its record only, and not while the se
 
 from collections.abc import Iterator
 
-from archive.certificate import SHARES, Opener
-from keys.errors import IntegrityError
-from keys.keepers import Burned, Keeper
-from keys.keyring import Keyring
-from keys.shares import Group
-from server.deeds import Deeds, Noted
+from coffer.archive.certificate import SHARES, Opener
+from coffer.keys.errors import IntegrityError
+from coffer.keys.keepers import Burned, Keeper
+from coffer.keys.keyring import Keyring
+from coffer.keys.shares import Group
+from coffer.server.deeds import Deeds, Noted
 
 __all__ = ["ProvedOpeners"]
 

@@ -16,25 +16,25 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
-from archive.body import BodyContext, BodyReader
-from archive.event import Event
-from archive.log import Entry, Position, SealedFile
-from archive.reader import LogReader
-from archive.record import Flags, Kind
-from archive.reseal import reseal
-from index import rebuild
-from index.objectmeta import ObjectMeta
-from index.rows import Version
-from keys import aead, rekey, shred
-from keys.clock import clock_ms
-from keys.derive import hmac_sha256
-from keys.durable import discard
-from keys.errors import CofferError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
-from keys.rekey import NOT_STUCK, Phase, Rekey
-from keys.studykey import StudyKey
+from coffer.archive.body import BodyContext, BodyReader
+from coffer.archive.event import Event
+from coffer.archive.log import Entry, Position, SealedFile
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Flags, Kind
+from coffer.archive.reseal import reseal
+from coffer.index import rebuild
+from coffer.index.objectmeta import ObjectMeta
+from coffer.index.rows import Version
+from coffer.keys import aead, rekey, shred
+from coffer.keys.clock import clock_ms
+from coffer.keys.derive import hmac_sha256
+from coffer.keys.durable import discard
+from coffer.keys.errors import CofferError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from coffer.keys.rekey import NOT_STUCK, Phase, Rekey
+from coffer.keys.studykey import StudyKey
 
 if TYPE_CHECKING:
-    from server.vault import Vault
+    from coffer.server.vault import Vault
 
 __all__ = ["Rekeyer"]
 

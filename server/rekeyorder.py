@@ -10,22 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from archive.event import Event
-from archive.record import Kind
-from keys import rekey, rows, shred
-from keys.clock import clock_ms
-from keys.errors import IntegrityError, ShreddedError, SupersededError, UnavailableError
-from keys.lock import holder
-from keys.rekey import NOT_STUCK, Rekey
-from keys.rows import KeyRow
-from keys.tombstone import Reason
-from server import otherwriter
-from server.doomed import beside, by_study, whole_studies
-from server.engine import Engine
-from server.holds import Holds, keeping, today
-from server.officers import Officer
-from server.rekeying import Rekeyer
-from server.shredding import require_reason
+from coffer.archive.event import Event
+from coffer.archive.record import Kind
+from coffer.keys import rekey, rows, shred
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import IntegrityError, ShreddedError, SupersededError, UnavailableError
+from coffer.keys.lock import holder
+from coffer.keys.rekey import NOT_STUCK, Rekey
+from coffer.keys.rows import KeyRow
+from coffer.keys.tombstone import Reason
+from coffer.server import otherwriter
+from coffer.server.doomed import beside, by_study, whole_studies
+from coffer.server.engine import Engine
+from coffer.server.holds import Holds, keeping, today
+from coffer.server.officers import Officer
+from coffer.server.rekeying import Rekeyer
+from coffer.server.shredding import require_reason
 
 __all__ = ["Chosen", "all_before", "carry_out", "one_study", "order"]
 

@@ -5,11 +5,11 @@ from typing import Final
 
 import structlog
 
-from keys import rekey, rows
-from keys.errors import CofferError
-from server.engine import Engine
-from server.rekeying import Rekeyer
-from server.watched import Watched
+from coffer.keys import rekey, rows
+from coffer.keys.errors import CofferError
+from coffer.server.engine import Engine
+from coffer.server.rekeying import Rekeyer
+from coffer.server.watched import Watched
 
 __all__ = ["RekeyWatch"]
 

@@ -13,24 +13,24 @@ from typing import Final
 
 import structlog
 
-from archive.event import Event
-from archive.folder import ArchiveFolder
-from archive.record import Kind
-from keys import derive
-from keys.clock import clock_ms
-from keys.destruction import Ending, Missing, Receipt
-from keys.errors import ConfigError
-from keys.keyring import Keyring
-from keys.lock import holder
-from keys.provider import KekProvider
-from keys.rotation import Rotated
-from keys.rows import EpochRow, EpochState
-from server import outbox
-from server.config import Config, Keys
-from server.custody import KINDS, open_keyring, provider_of, settings_of
-from server.erasure import shares
-from server.officers import Officer
-from server.openers import facts_of
+from coffer.archive.event import Event
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.record import Kind
+from coffer.keys import derive
+from coffer.keys.clock import clock_ms
+from coffer.keys.destruction import Ending, Missing, Receipt
+from coffer.keys.errors import ConfigError
+from coffer.keys.keyring import Keyring
+from coffer.keys.lock import holder
+from coffer.keys.provider import KekProvider
+from coffer.keys.rotation import Rotated
+from coffer.keys.rows import EpochRow, EpochState
+from coffer.server import outbox
+from coffer.server.config import Config, Keys
+from coffer.server.custody import KINDS, open_keyring, provider_of, settings_of
+from coffer.server.erasure import shares
+from coffer.server.officers import Officer
+from coffer.server.openers import facts_of
 
 __all__ = ["Ended", "Renewal", "age_seconds", "destroy", "rotate"]
 

@@ -9,12 +9,12 @@ from typing import Final
 
 import structlog
 
-from keys.errors import CofferError, LockedError
-from server.engine import Engine
-from server.metrics import Metrics
-from server.officers import Officer
-from server.renewal import Renewal
-from server.watched import Watched
+from coffer.keys.errors import CofferError, LockedError
+from coffer.server.engine import Engine
+from coffer.server.metrics import Metrics
+from coffer.server.officers import Officer
+from coffer.server.renewal import Renewal
+from coffer.server.watched import Watched
 
 __all__ = ["RenewalWatch"]
 

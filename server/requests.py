@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from archive.event import Event
-from archive.record import Kind
-from keys import rows
-from keys.clock import clock_ms
-from keys.errors import AccessDeniedError, NotFoundError, UnavailableError
-from server.doomed import Doomed, as_now, require_same
-from server.engine import Engine
-from server.officers import Officer
-from server.sealednotes import SealedNotes
-from server.shredding import Deed, Shredding
+from coffer.archive.event import Event
+from coffer.archive.record import Kind
+from coffer.keys import rows
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import AccessDeniedError, NotFoundError, UnavailableError
+from coffer.server.doomed import Doomed, as_now, require_same
+from coffer.server.engine import Engine
+from coffer.server.officers import Officer
+from coffer.server.sealednotes import SealedNotes
+from coffer.server.shredding import Deed, Shredding
 
 __all__ = ["Request", "Requests"]
 

@@ -8,8 +8,8 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import Final
 
-from index.parts import Part
-from keys.errors import AccessDeniedError
+from coffer.index.parts import Part
+from coffer.keys.errors import AccessDeniedError
 
 __all__ = ["last_day", "require_over"]
 

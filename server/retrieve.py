@@ -12,19 +12,19 @@ from itertools import islice
 
 import structlog
 
-from archive.body import BodyReader
-from index.elements import Identifier, decode_identifier
-from index.identity import Patient
-from index.locate import Located
-from index.objectmeta import ObjectMeta
-from index.patientid import identity_text
-from keys.errors import AmbiguousPatientError, IdentifierError, InputError
-from server.access import Action
-from server.api import Caller, Planned
-from server.bodies import Bodies
-from server.convert import CONVERTIBLE, EXPLICIT_LE, Converter
-from server.logs import short_id
-from server.vault import Vault
+from coffer.archive.body import BodyReader
+from coffer.index.elements import Identifier, decode_identifier
+from coffer.index.identity import Patient
+from coffer.index.locate import Located
+from coffer.index.objectmeta import ObjectMeta
+from coffer.index.patientid import identity_text
+from coffer.keys.errors import AmbiguousPatientError, IdentifierError, InputError
+from coffer.server.access import Action
+from coffer.server.api import Caller, Planned
+from coffer.server.bodies import Bodies
+from coffer.server.convert import CONVERTIBLE, EXPLICIT_LE, Converter
+from coffer.server.logs import short_id
+from coffer.server.vault import Vault
 
 _log = structlog.get_logger(__name__)
 

@@ -12,15 +12,15 @@ from typing import Final
 
 import structlog
 
-from archive.checkpoint import witnessed
-from archive.ledger import Ledger
-from archive.report import Finding
-from archive.scrub import Looked, Scrub, StoppedError
-from keys.clock import clock_ms
-from keys.errors import CofferError
-from server.metrics import Metrics
-from server.vault import Vault
-from server.watched import Watched
+from coffer.archive.checkpoint import witnessed
+from coffer.archive.ledger import Ledger
+from coffer.archive.report import Finding
+from coffer.archive.scrub import Looked, Scrub, StoppedError
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import CofferError
+from coffer.server.metrics import Metrics
+from coffer.server.vault import Vault
+from coffer.server.watched import Watched
 
 __all__ = ["Scrubbing"]
 

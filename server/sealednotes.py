@@ -10,10 +10,10 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from archive.event import Event
-from keys import aead, derive, rows
-from keys.errors import FormatError, NotFoundError
-from server.vault import Vault
+from coffer.archive.event import Event
+from coffer.keys import aead, derive, rows
+from coffer.keys.errors import FormatError, NotFoundError
+from coffer.server.vault import Vault
 
 __all__ = ["SealedNotes"]
 

@@ -13,25 +13,25 @@ from typing import Final, Protocol, Self
 
 import structlog
 
-from archive import planted
-from archive.allocator import keep_objects
-from keys import guard
-from keys.clock import clock_ms
-from keys.errors import CofferError, ServiceError, UnavailableError
-from server import headroom, logs, signorder
-from server.config import Config
-from server.dimse.listener import Listener
-from server.engine import Engine
-from server.http import HttpServer, application
-from server.keywatch import KeyWatch
-from server.lanes import Lanes
-from server.metrics import Metrics, Vitals
-from server.rekeywatch import RekeyWatch
-from server.renewalwatch import RenewalWatch
-from server.scrubbing import Scrubbing
-from server.signals import EndOrdered, Signals
-from server.stats import ArchiveStats
-from server.watched import Watched
+from coffer.archive import planted
+from coffer.archive.allocator import keep_objects
+from coffer.keys import guard
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import CofferError, ServiceError, UnavailableError
+from coffer.server import headroom, logs, signorder
+from coffer.server.config import Config
+from coffer.server.dimse.listener import Listener
+from coffer.server.engine import Engine
+from coffer.server.http import HttpServer, application
+from coffer.server.keywatch import KeyWatch
+from coffer.server.lanes import Lanes
+from coffer.server.metrics import Metrics, Vitals
+from coffer.server.rekeywatch import RekeyWatch
+from coffer.server.renewalwatch import RenewalWatch
+from coffer.server.scrubbing import Scrubbing
+from coffer.server.signals import EndOrdered, Signals
+from coffer.server.stats import ArchiveStats
+from coffer.server.watched import Watched
 
 __all__ = ["Server", "serve"]
 

@@ -10,16 +10,16 @@ from typing import Final
 
 import structlog
 
-from archive.log import LogWriter
-from archive.reader import LogReader
-from index.index import Index
-from index.rebuild import CatchUp
-from keys import rows, shred
-from keys.errors import CofferError
-from keys.keyring import Keyring
-from server import outbox
-from server.erasure import uncompacted
-from server.signatory import Signatory
+from coffer.archive.log import LogWriter
+from coffer.archive.reader import LogReader
+from coffer.index.index import Index
+from coffer.index.rebuild import CatchUp
+from coffer.keys import rows, shred
+from coffer.keys.errors import CofferError
+from coffer.keys.keyring import Keyring
+from coffer.server import outbox
+from coffer.server.erasure import uncompacted
+from coffer.server.signatory import Signatory
 
 __all__ = ["Settlement"]
 

@@ -10,25 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from archive.event import Event
-from archive.folder import ArchiveFolder
-from archive.record import Kind
-from keys import derive, durable
-from keys.clock import clock_ms
-from keys.errors import ConfigError, FormatError, InputError, UnavailableError
-from keys.keepers import Keeper
-from keys.keyfile import generate_keyfile
-from keys.permissions import require_secret
-from keys.provider import KekProvider
-from keys.recovery import Proof, Recovery
-from keys.secret import Secret
-from keys.shares import Recovered, Share, combine
-from keys.sharetext import parse
-from server import outbox
-from server.config import Config
-from server.custody import key_file_provider, passphrase_of
-from server.officers import Officer
-from server.openers import facts_of
+from coffer.archive.event import Event
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.record import Kind
+from coffer.keys import derive, durable
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import ConfigError, FormatError, InputError, UnavailableError
+from coffer.keys.keepers import Keeper
+from coffer.keys.keyfile import generate_keyfile
+from coffer.keys.permissions import require_secret
+from coffer.keys.provider import KekProvider
+from coffer.keys.recovery import Proof, Recovery
+from coffer.keys.secret import Secret
+from coffer.keys.shares import Recovered, Share, combine
+from coffer.keys.sharetext import parse
+from coffer.server import outbox
+from coffer.server.config import Config
+from coffer.server.custody import key_file_provider, passphrase_of
+from coffer.server.officers import Officer
+from coffer.server.openers import facts_of
 
 __all__ = ["drill", "read_shares", "recover"]
 

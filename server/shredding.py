@@ -11,19 +11,19 @@ from typing import Final
 
 import structlog
 
-from archive.event import Event
-from archive.record import Kind
-from keys import rekey, rows, shred
-from keys.clock import clock_ms
-from keys.errors import InputError, UnavailableError
-from keys.tombstone import Tombstone
-from server import otherwriter
-from server.doomed import Doomed, whole_studies
-from server.engine import Engine
-from server.erasure import uncompacted
-from server.holds import Holds, today
-from server.officers import Officer
-from server.retention import require_over
+from coffer.archive.event import Event
+from coffer.archive.record import Kind
+from coffer.keys import rekey, rows, shred
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import InputError, UnavailableError
+from coffer.keys.tombstone import Tombstone
+from coffer.server import otherwriter
+from coffer.server.doomed import Doomed, whole_studies
+from coffer.server.engine import Engine
+from coffer.server.erasure import uncompacted
+from coffer.server.holds import Holds, today
+from coffer.server.officers import Officer
+from coffer.server.retention import require_over
 
 __all__ = [
     "Deed",

@@ -13,21 +13,21 @@ from typing import Final
 
 import structlog
 
-from archive.checkpoint import Checkpoint, read_checkpoint
-from archive.event import Event
-from archive.folder import ArchiveFolder
-from archive.log import LogWriter
-from archive.merkle import EMPTY_ROOT
-from archive.record import Kind
-from archive.succession import Succession, endorse, read_succession
-from keys import derive, signingkey
-from keys.clock import clock_ms
-from keys.errors import UnavailableError
-from keys.keyring import Keyring
-from keys.lock import holder
-from keys.signing import CheckpointSigner
-from server import otherwriter, outbox, signorder
-from server.officers import Officer
+from coffer.archive.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.event import Event
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.log import LogWriter
+from coffer.archive.merkle import EMPTY_ROOT
+from coffer.archive.record import Kind
+from coffer.archive.succession import Succession, endorse, read_succession
+from coffer.keys import derive, signingkey
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import UnavailableError
+from coffer.keys.keyring import Keyring
+from coffer.keys.lock import holder
+from coffer.keys.signing import CheckpointSigner
+from coffer.server import otherwriter, outbox, signorder
+from coffer.server.officers import Officer
 
 __all__ = ["Signatory", "finish", "order", "signers_of", "wait_until_rotated"]
 

@@ -9,13 +9,13 @@ import os
 import time
 from typing import Final
 
-from archive.folder import ArchiveFolder
-from keys import rows
-from keys.clock import clock_ms
-from keys.errors import UnavailableError
-from keys.keyring import Keyring
-from keys.lock import holder
-from server import otherwriter
+from coffer.archive.folder import ArchiveFolder
+from coffer.keys import rows
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import UnavailableError
+from coffer.keys.keyring import Keyring
+from coffer.keys.lock import holder
+from coffer.server import otherwriter
 
 __all__ = ["answer", "ask", "asked", "is_waited_for"]
 

@@ -10,22 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive.event import Event
-from archive.folder import ArchiveFolder
-from archive.record import Kind
-from keys import derive, durable, opening, splitting
-from keys.clock import clock_ms
-from keys.errors import ConfigError, InputError, IntegrityError, NotFoundError
-from keys.keepers import Burned
-from keys.keyring import Keyring
-from keys.shares import Group, Share, combine
-from keys.sharetext import file_name, parse, render
-from keys.syscalls import SYSTEM, Syscalls, sync_folder
-from server import outbox
-from server.config import Config
-from server.custody import open_keyring, provider_of
-from server.officers import Officer
-from server.openers import GIVEN_UP, SHARES_BURNED, facts_of
+from coffer.archive.event import Event
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.record import Kind
+from coffer.keys import derive, durable, opening, splitting
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import ConfigError, InputError, IntegrityError, NotFoundError
+from coffer.keys.keepers import Burned
+from coffer.keys.keyring import Keyring
+from coffer.keys.shares import Group, Share, combine
+from coffer.keys.sharetext import file_name, parse, render
+from coffer.keys.syscalls import SYSTEM, Syscalls, sync_folder
+from coffer.server import outbox
+from coffer.server.config import Config
+from coffer.server.custody import open_keyring, provider_of
+from coffer.server.officers import Officer
+from coffer.server.openers import GIVEN_UP, SHARES_BURNED, facts_of
 
 __all__ = ["Split", "burn_shares", "split_key", "write_shares"]
 

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from archive.folder import ArchiveFolder
-from archive.log import LogWriter
-from archive.reader import LogReader
-from index.index import Index
-from keys.keyring import Keyring
-from server.renewal import age_seconds
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.log import LogWriter
+from coffer.archive.reader import LogReader
+from coffer.index.index import Index
+from coffer.keys.keyring import Keyring
+from coffer.server.renewal import age_seconds
 
 __all__ = ["ArchiveStats", "stats_of"]
 

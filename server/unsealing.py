@@ -6,18 +6,18 @@ Rule: reads only, and needs the keyring but neither index nor lock. Nothing that
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from archive.body import BodyContext, BodyReader
-from archive.event import Event
-from archive.folder import ArchiveFolder
-from archive.reader import LogReader
-from archive.record import Kind, RecordHeader
-from archive.report import OpenRecord
-from keys import derive
-from keys.errors import IntegrityError
-from keys.keyring import Keyring
-from server.config import Config
-from server.custody import open_keyring, provider_of
-from server.olderkeyring import missed
+from coffer.archive.body import BodyContext, BodyReader
+from coffer.archive.event import Event
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Kind, RecordHeader
+from coffer.archive.report import OpenRecord
+from coffer.keys import derive
+from coffer.keys.errors import IntegrityError
+from coffer.keys.keyring import Keyring
+from coffer.server.config import Config
+from coffer.server.custody import open_keyring, provider_of
+from coffer.server.olderkeyring import missed
 
 __all__ = ["Unsealer", "open_records"]
 

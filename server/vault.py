@@ -14,42 +14,49 @@ from typing import Self
 
 import structlog
 
-from archive.allocator import keep_blocks
-from archive.body import BodyReader
-from archive.checkpoint import Checkpoint, witnessed
-from archive.event import NO_KEY, Event
-from archive.folder import ArchiveFolder
-from archive.lock import WriterLock
-from archive.log import Entry, LogWriter, Position
-from archive.pending import forget, read_pending
-from archive.reader import LogReader
-from archive.record import Kind, RecordHeader
-from archive.room import Room
-from archive.spool import clear_stale
-from index import rebuild
-from index.identity import Rules
-from index.index import Index
-from index.rows import Version
-from keys import derive, rekey
-from keys.clock import clock_ms
-from keys.durable import remove_folder
-from keys.errors import CofferError, FormatError, HistoryError, IntegrityError, ShreddedError, UnavailableError
-from keys.keyring import Keyring
-from keys.lock import holder
-from keys.providers import Patience, Patient
-from server import logs, outbox
-from server.access import Policy
-from server.bodies import Bodies
-from server.config import Config
-from server.custody import open_keyring, provider_of, settings_of
-from server.intake import Intake
-from server.levelling import level
-from server.metrics import Metrics
-from server.olderkeyring import missed, shred_again, trouble_of
-from server.rekeying import Rekeyer
-from server.settlement import Settlement
-from server.signatory import Signatory, signers_of
-from server.stats import ArchiveStats, stats_of
+from coffer.archive.allocator import keep_blocks
+from coffer.archive.body import BodyReader
+from coffer.archive.checkpoint import Checkpoint, witnessed
+from coffer.archive.event import NO_KEY, Event
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.lock import WriterLock
+from coffer.archive.log import Entry, LogWriter, Position
+from coffer.archive.pending import forget, read_pending
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Kind, RecordHeader
+from coffer.archive.room import Room
+from coffer.archive.spool import clear_stale
+from coffer.index import rebuild
+from coffer.index.identity import Rules
+from coffer.index.index import Index
+from coffer.index.rows import Version
+from coffer.keys import derive, rekey
+from coffer.keys.clock import clock_ms
+from coffer.keys.durable import remove_folder
+from coffer.keys.errors import (
+    CofferError,
+    FormatError,
+    HistoryError,
+    IntegrityError,
+    ShreddedError,
+    UnavailableError,
+)
+from coffer.keys.keyring import Keyring
+from coffer.keys.lock import holder
+from coffer.keys.providers import Patience, Patient
+from coffer.server import logs, outbox
+from coffer.server.access import Policy
+from coffer.server.bodies import Bodies
+from coffer.server.config import Config
+from coffer.server.custody import open_keyring, provider_of, settings_of
+from coffer.server.intake import Intake
+from coffer.server.levelling import level
+from coffer.server.metrics import Metrics
+from coffer.server.olderkeyring import missed, shred_again, trouble_of
+from coffer.server.rekeying import Rekeyer
+from coffer.server.settlement import Settlement
+from coffer.server.signatory import Signatory, signers_of
+from coffer.server.stats import ArchiveStats, stats_of
 
 _log = structlog.get_logger(__name__)
 _SALT_BYTES = 24

@@ -8,13 +8,13 @@ from collections.abc import Collection
 
 import structlog
 
-from index.parts import StoredVersion
-from keys.errors import InputError, NotFoundError
-from server.access import Action
-from server.api import Caller
-from server.logs import short_id
-from server.retrieve import StoredInstance
-from server.vault import Vault
+from coffer.index.parts import StoredVersion
+from coffer.keys.errors import InputError, NotFoundError
+from coffer.server.access import Action
+from coffer.server.api import Caller
+from coffer.server.logs import short_id
+from coffer.server.retrieve import StoredInstance
+from coffer.server.vault import Vault
 
 __all__ = ["WHERE_TO_LOOK", "one_version", "versions_of"]
 

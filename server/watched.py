@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from server.headroom import what_ran_out
+from coffer.server.headroom import what_ran_out
 
 __all__ = ["Watched"]
 

@@ -1,5 +1,5 @@
 """Who may do what: every door asks `decide` before anything is stored, listed or handed out."""
 
-from server.access.decision import Action, Policy
+from coffer.server.access.decision import Action, Policy
 
 __all__ = ["Action", "Policy"]

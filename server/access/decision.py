@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import structlog
 
-from keys.errors import AccessDeniedError
+from coffer.keys.errors import AccessDeniedError
 
 _log = structlog.get_logger(__name__)
 

@@ -1,5 +1,5 @@
 """The command line `coffer`: one command per file, errors as a cause and a way out, facts as text or JSON."""
 
-from server.cli.root import main
+from coffer.server.cli.root import main
 
 __all__ = ["main"]

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keys.errors import InputError, LockedError, NotFoundError, WriterGoneError
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.keys.errors import InputError, LockedError, NotFoundError, WriterGoneError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from archive.checkpoint import Checkpoint
-    from archive.evidence import Consistency, Inclusion
-    from archive.folder import ArchiveFolder
+    from coffer.archive.checkpoint import Checkpoint
+    from coffer.archive.evidence import Consistency, Inclusion
+    from coffer.archive.folder import ArchiveFolder
 
 _SOP_INSTANCE = 0x00080018
 _out_option = click.option(
@@ -44,11 +44,11 @@ holds one can prove later whether the log still begins with what it says."""
 def show(chosen: Chosen) -> None:
     """Show the last signed checkpoint, its verifier key, and how many there are."""
     folder = _folder(chosen)
-    from archive.checkpoint import open_checkpoint
-    from archive.notes import read_notes
-    from archive.reader import LogReader
-    from archive.succession import read_succession
-    from server.byhand import look
+    from coffer.archive.checkpoint import open_checkpoint
+    from coffer.archive.notes import read_notes
+    from coffer.archive.reader import LogReader
+    from coffer.archive.succession import read_succession
+    from coffer.server.byhand import look
 
     note = _latest(folder)
     signed, noted = open_checkpoint(note, folder), sum(1 for _ in read_notes(folder))
@@ -99,7 +99,7 @@ once, and waits until it has: say it before you take a snapshot or a copy of the
 def sign(chosen: Chosen) -> None:
     """Sign the log as it is now, after a check that it extends the last checkpoint. Needs the key file."""
     folder = _folder(chosen)
-    from archive.checkpoint import latest_note, open_checkpoint
+    from coffer.archive.checkpoint import latest_note, open_checkpoint
 
     before = latest_note(folder)
     if not _signed_here(chosen) and not _signed_by_the_writer(chosen, folder) and not _signed_here(chosen):
@@ -134,7 +134,7 @@ record's header, hashes and the signed checkpoint: nothing of the patient. Anyon
 def prove_inclusion(chosen: Chosen, object_: str, out: Path | None) -> None:
     """Prove that a stored object's record is under the last signed checkpoint."""
     folder = _folder(chosen)
-    from archive.evidence import Inclusion
+    from coffer.archive.evidence import Inclusion
 
     seq = int(object_) if object_.isascii() and object_.isdigit() else _record_of(chosen, object_.strip())
     made = Inclusion.make(folder, _header(folder, seq), _latest(folder))
@@ -162,8 +162,8 @@ was put back, cut or replaced, and OLD with checkpoints/latest is the evidence."
 def prove_consistency(chosen: Chosen, old: str, out: Path | None) -> None:
     """Prove that the log still begins with what an older checkpoint says."""
     folder = _folder(chosen)
-    from archive.evidence import Consistency
-    from archive.notes import find_note
+    from coffer.archive.evidence import Consistency
+    from coffer.archive.notes import find_note
 
     note = find_note(folder, int(old)) if old.isascii() and old.isdigit() else _read(Path(old))
     made = Consistency.make(folder, note, _latest(folder))
@@ -189,8 +189,8 @@ code 0 when it is proved, 3 or 4 when it is not."""
 @click.pass_obj
 def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
     """Check a proof of inclusion or consistency."""
-    from archive.evidence import Inclusion, parse_proof
-    from archive.record import parse_header
+    from coffer.archive.evidence import Inclusion, parse_proof
+    from coffer.archive.record import parse_header
 
     proof = parse_proof(_read(file))
     vkey = vkey if vkey is not None else _folder(chosen).vkey
@@ -226,8 +226,8 @@ def _signed_by_the_writer(chosen: Chosen, folder: ArchiveFolder) -> bool:
 
     Raises UnavailableError where it does not sign.
     """
-    from server import signorder
-    from server.custody import open_keyring, provider_of
+    from coffer.server import signorder
+    from coffer.server.custody import open_keyring, provider_of
 
     keyring = open_keyring(folder, provider_of(chosen.existing().keys, folder.archive_id))
     try:
@@ -244,13 +244,13 @@ def _signed(signed: Checkpoint) -> dict[str, Any]:
 
 
 def _folder(chosen: Chosen) -> ArchiveFolder:
-    from archive.folder import ArchiveFolder
+    from coffer.archive.folder import ArchiveFolder
 
     return ArchiveFolder.open(chosen.existing().archive)
 
 
 def _latest(folder: ArchiveFolder) -> bytes:
-    from archive.checkpoint import read_note
+    from coffer.archive.checkpoint import read_note
 
     try:
         return read_note(folder)
@@ -267,7 +267,7 @@ def _read(path: Path) -> bytes:
 
 def _record_of(chosen: Chosen, uid: str) -> int:
     with chosen.open() as engine:
-        from server.api import Caller
+        from coffer.server.api import Caller
 
         found = engine.retriever.instances({_SOP_INSTANCE: (uid,)}, Caller(engine.config.dimse.ae_title))
         records = [version.seq for instance in found for version in instance.located.versions]
@@ -280,7 +280,7 @@ def _record_of(chosen: Chosen, uid: str) -> int:
 
 
 def _header(folder: ArchiveFolder, seq: int) -> bytes:
-    from archive.reader import LogReader
+    from coffer.archive.reader import LogReader
 
     reader = LogReader(folder)
     try:

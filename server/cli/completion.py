@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from server.cli import output
+from coffer.server.cli import output
 
 _SHELLS = ("bash", "zsh", "fish")
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keys.errors import InputError
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.keys.errors import InputError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from server.identifier import Values
+    from coffer.server.identifier import Values
 
 _LEVELS = {"patient": "PATIENT", "study": "STUDY", "series": "SERIES", "instance": "IMAGE", "image": "IMAGE"}
 _COLUMNS = {
@@ -60,7 +60,7 @@ def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str
     columns = [_tag(one) for one in returned or _COLUMNS[name]]
     keys: dict[int, Values] = {_QUERY_RETRIEVE_LEVEL: (name,), **dict.fromkeys(columns, ()), **asked}
     with chosen.open() as engine:
-        from server.api import Caller
+        from coffer.server.api import Caller
 
         caller = Caller(calling_ae=engine.config.dimse.ae_title)
         model = "patient" if name == "PATIENT" else "study"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keys.errors import CofferError, NotFoundError
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.keys.errors import CofferError, NotFoundError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from server.export import Written
-    from server.retrieve import StoredInstance
+    from coffer.server.export import Written
+    from coffer.server.retrieve import StoredInstance
 
 _STUDY, _SERIES, _INSTANCE = 0x0020000D, 0x0020000E, 0x00080018
 
@@ -61,8 +61,8 @@ def get(  # noqa: PLR0917  one parameter for each option
     if number is not None and len(instances) != 1:
         raise click.UsageError("--version goes with one --instance.")
     with chosen.open() as engine:
-        from server.api import Caller
-        from server.versions import WHERE_TO_LOOK, one_version
+        from coffer.server.api import Caller
+        from coffer.server.versions import WHERE_TO_LOOK, one_version
 
         caller = Caller(calling_ae=engine.config.dimse.ae_title)
         found: Sequence[StoredInstance]
@@ -83,7 +83,7 @@ def _write(
     found: Sequence[StoredInstance], out: Path, number: int | None, *, as_json: bool
 ) -> tuple[list[Written], list[tuple[str, CofferError]]]:
     """Write every object; one that cannot be written does not keep the others from it."""
-    from server.export import Exporter
+    from coffer.server.export import Exporter
 
     exporter = Exporter(out)
     files: list[Written] = []

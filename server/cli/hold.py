@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.cli import output, shred_preview
-from server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
+from coffer.server.cli import output, shred_preview
+from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
 
 if TYPE_CHECKING:
-    from server.holds import Hold
+    from coffer.server.holds import Hold
 
 
 _NOT_RECORDED = (
@@ -66,10 +66,10 @@ def add(  # noqa: PLR0917  one parameter for each option
 ) -> None:
     """Hold a study, all studies of a patient, or an object that is in no study."""
     with open_for_keys(chosen, may_lag=True) as engine:
-        from keys.clock import clock_ms
-        from server.holds import Hold, Holds, kept_now
-        from server.officers import Officer
-        from server.shredding import wait_until_settled
+        from coffer.keys.clock import clock_ms
+        from coffer.server.holds import Hold, Holds, kept_now
+        from coffer.server.officers import Officer
+        from coffer.server.shredding import wait_until_settled
 
         who = Officer.here(officer)
         made = Hold(
@@ -105,8 +105,8 @@ def add(  # noqa: PLR0917  one parameter for each option
 
 
 def _date(text: str | None) -> str:
-    from keys.clock import clock_ms
-    from server.holds import today
+    from coffer.keys.clock import clock_ms
+    from coffer.server.holds import today
 
     if text is None:
         return ""
@@ -132,7 +132,7 @@ Examples:
 def list_holds(chosen: Chosen) -> None:
     """List the holds: on what, since and until when, by whom and why."""
     with chosen.open(may_lag=True) as engine:
-        from server.holds import Holds
+        from coffer.server.holds import Holds
 
         rows = [
             {
@@ -168,9 +168,9 @@ Examples:
 def remove(chosen: Chosen, hold_id: str, officer: str | None) -> None:
     """End a hold; the log keeps that it was, and who ended it."""
     with open_for_keys(chosen, may_lag=True) as engine:
-        from server.holds import Holds
-        from server.officers import Officer
-        from server.shredding import wait_until_settled
+        from coffer.server.holds import Holds
+        from coffer.server.officers import Officer
+        from coffer.server.shredding import wait_until_settled
 
         Holds(engine).remove(hold_id, Officer.here(officer))
         recorded = wait_until_settled(engine)

@@ -4,9 +4,9 @@ import time
 
 import click
 
-from keys.errors import IntegrityError
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.keys.errors import IntegrityError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 
 @click.group()

@@ -2,8 +2,8 @@
 
 import click
 
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 
 @click.command(
@@ -19,9 +19,9 @@ Examples:
 def init(chosen: Chosen) -> None:
     """Make an empty archive and its first key. Never touches an archive that is there already."""
     config = chosen.load()
-    from server import logs
-    from server.custody import told
-    from server.founding import create_archive
+    from coffer.server import logs
+    from coffer.server.custody import told
+    from coffer.server.founding import create_archive
 
     logs.configure(config.log, level="error")
     had_key = config.keys.key_file.exists()

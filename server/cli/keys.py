@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from keys.rows import EpochState
-from server.cli import output
-from server.cli.keys_audit import audit
-from server.cli.keys_rekey import rekey
-from server.cli.keys_rotate import destroy, rotate
-from server.cli.keys_shares import burn, drill, recover, split
-from server.cli.keys_signing import export, rotate_signing, signing_keys
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.keys.rows import EpochState
+from coffer.server.cli import output
+from coffer.server.cli.keys_audit import audit
+from coffer.server.cli.keys_rekey import rekey
+from coffer.server.cli.keys_rotate import destroy, rotate
+from coffer.server.cli.keys_shares import burn, drill, recover, split
+from coffer.server.cli.keys_signing import export, rotate_signing, signing_keys
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from keys.overview import EpochInfo, Overview
-    from keys.shares import Group
+    from coffer.keys.overview import EpochInfo, Overview
+    from coffer.keys.shares import Group
 
 _DAY_MS: Final = 86_400_000
 
@@ -49,9 +49,9 @@ it is half done, `retired`, `destroying`, `destroyed`, or `abandoned`: given up 
 def list_epochs(chosen: Chosen) -> None:
     """List the key epochs, with provider, state, age, study keys and shares of each, and the key that signs now."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from keys.clock import clock_ms
-    from keys.overview import overview
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.keys.clock import clock_ms
+    from coffer.keys.overview import overview
 
     folder, now = ArchiveFolder.open(config.archive), clock_ms()
     seen, signing = overview(folder.keyring), signing_keys(folder)["keys"][-1]

@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import click
 
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 _FINDINGS = 1
 
@@ -29,9 +29,9 @@ Exit codes: 0 no findings, 1 findings, others as for every command.""",
 def audit(chosen: Chosen) -> None:
     """Hold the keyring against the log: a key for all that is to be readable, none for what was erased."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from server.custody import provider_of
-    from server.keyaudit import KeyAudit
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.server.custody import provider_of
+    from coffer.server.keyaudit import KeyAudit
 
     folder, findings = ArchiveFolder.open(config.archive), []
     with output.progress("reading the log", hidden=chosen.json) as bar:

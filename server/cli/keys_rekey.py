@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keys.errors import WriterGoneError
-from server.cli import output
-from server.cli.options import Chosen, archive_options, confirm, json_option, open_for_keys
+from coffer.keys.errors import WriterGoneError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, confirm, json_option, open_for_keys
 
 if TYPE_CHECKING:
-    from keys.rekey import Rekey
-    from server.engine import Engine
+    from coffer.keys.rekey import Rekey
+    from coffer.server.engine import Engine
 
 
 @click.command(
@@ -46,8 +46,8 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
         raise click.UsageError("name one study, or --all-before EPOCH")
     started = time.monotonic()
     with open_for_keys(chosen) as engine:
-        from server.officers import Officer
-        from server.rekeyorder import all_before, carry_out, one_study, order
+        from coffer.server.officers import Officer
+        from coffer.server.rekeyorder import all_before, carry_out, one_study, order
 
         found = one_study(engine, study) if study is not None else all_before(engine, epoch or 0)
         question = f"Seal {found.objects} objects of {found.studies} studies again under new keys?"
@@ -82,7 +82,7 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
 
 def _is_left(chosen: Chosen, engine: Engine, begun: list[Rekey]) -> bool:
     """Carry it out, or wait until the process that writes has; whether that one ended before it had."""
-    from server.rekeyorder import carry_out
+    from coffer.server.rekeyorder import carry_out
 
     try:
         with output.progress("sealing again", hidden=chosen.json) as bar:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keys.rows import EpochState
-from server.cli import output
-from server.cli.options import Chosen, archive_options, confirm, json_option, officer_option
+from coffer.keys.rows import EpochState
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, confirm, json_option, officer_option
 
 if TYPE_CHECKING:
-    from server.renewal import Ended
+    from coffer.server.renewal import Ended
 
 _NO_RECEIPT = 6
 _STATES = {EpochState.DESTROYED: "destroyed", EpochState.ABANDONED: "given up, NOT destroyed"}
@@ -46,11 +46,11 @@ Exit code 7: somebody else changes the keys; 11: the running server does not kno
 def rotate(chosen: Chosen, kind: str | None, officer: str | None) -> None:
     """Make a new key epoch and move every study's key under it; objects stay as they are."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from keys.overview import overview
-    from server.custody import KINDS
-    from server.officers import Officer
-    from server.renewal import rotate as run
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.keys.overview import overview
+    from coffer.server.custody import KINDS
+    from coffer.server.officers import Officer
+    from coffer.server.renewal import rotate as run
 
     started = time.monotonic()
     with output.progress("moving keys", hidden=chosen.json) as bar:
@@ -121,9 +121,9 @@ def destroy(  # noqa: PLR0917  one parameter for each option
     if provider_lost != bool(reason.strip()):
         raise click.UsageError("Say --provider-lost and --reason together, or neither.")
     config = chosen.existing()
-    from server.config_load import load_config
-    from server.officers import Officer
-    from server.renewal import destroy as run
+    from coffer.server.config_load import load_config
+    from coffer.server.officers import Officer
+    from coffer.server.renewal import destroy as run
 
     confirm(f"Destroy all that opens epoch {epoch}? Old backups of the keyring open only with shares after it", yes=yes)
     others = None if keys_of is None else load_config(keys_of, config.archive).keys
@@ -153,7 +153,7 @@ def _told(ended: Ended) -> dict[str, object]:
 
 def _until(ended: Ended) -> str:
     """Until when a provider can take a destruction back, "" where none can."""
-    from keys.clock import clock_ms
+    from coffer.keys.clock import clock_ms
 
     is_over = ended.effective_ms is None or ended.effective_ms <= clock_ms()
     return "" if is_over else output.when(ended.effective_ms or 0)

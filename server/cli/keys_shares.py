@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from keys.errors import CofferError
-    from keys.recovery import Proof
-    from keys.shares import Recovered
+    from coffer.keys.errors import CofferError
+    from coffer.keys.recovery import Proof
+    from coffer.keys.shares import Recovered
 
 _SHARES = click.option(
     "--share",
@@ -50,8 +50,8 @@ which are stale. Interrupted, say the same again: it finishes, and no share is l
 def split(chosen: Chosen, count: int, threshold: int, folder: Path, officer: str | None) -> None:
     """Divide the current epoch's key into N shares, any K of which open the archive without its key provider."""
     config = chosen.existing()
-    from server.officers import Officer
-    from server.splitting import split_key
+    from coffer.server.officers import Officer
+    from coffer.server.splitting import split_key
 
     made = split_key(config, threshold, count, folder, Officer.here(officer))
     of = made.of
@@ -87,9 +87,9 @@ done. Once a month, with other people each time. Exit code 12: a share is damage
 def drill(chosen: Chosen, shares: tuple[Path, ...], officer: str | None) -> None:
     """Prove that these shares would bring the archive's key back, without changing anything."""
     config = chosen.existing()
-    from server.officers import Officer
-    from server.shareholders import drill as run
-    from server.shareholders import read_shares
+    from coffer.server.officers import Officer
+    from coffer.server.shareholders import drill as run
+    from coffer.server.shareholders import read_shares
 
     who, recovered = Officer.here(officer), read_shares(shares)
     with output.progress("opening every key", hidden=chosen.json) as bar:
@@ -126,9 +126,9 @@ the key in its memory and finds the new key file by itself, where [keys] key_fil
 def recover(chosen: Chosen, shares: tuple[Path, ...], key_file: Path | None, officer: str | None) -> None:
     """Open an archive again whose key provider is lost: shares in, a fresh key file out."""
     config = chosen.existing()
-    from server.officers import Officer
-    from server.shareholders import read_shares
-    from server.shareholders import recover as run
+    from coffer.server.officers import Officer
+    from coffer.server.shareholders import read_shares
+    from coffer.server.shareholders import recover as run
 
     who, recovered = Officer.here(officer), read_shares(shares)
     target = (key_file or config.keys.key_file).absolute()
@@ -171,8 +171,8 @@ beside a running server. Exit code 5 for a group that never was, 12 for a number
 def burn(chosen: Chosen, group: str, numbers: tuple[int, ...], reason: str, officer: str | None) -> None:
     """State that shares of a group were collected and burned, by their numbers."""
     config = chosen.existing()
-    from server.officers import Officer
-    from server.splitting import burn_shares
+    from coffer.server.officers import Officer
+    from coffer.server.splitting import burn_shares
 
     of, burned = burn_shares(config, group, numbers, Officer.here(officer), reason)
     left = burned.left(of)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option, open_for_keys
 
 if TYPE_CHECKING:
-    from archive.folder import ArchiveFolder
+    from coffer.archive.folder import ArchiveFolder
 
 
 @click.command(
@@ -37,12 +37,12 @@ it again, and it goes on. Exit code 6: ordered, and the process that writes has 
 def rotate_signing(chosen: Chosen, reason: str, officer: str | None) -> None:
     """Let a new key sign checkpoints, endorsed by the old one, which is destroyed."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from archive.succession import read_succession
-    from keys.overview import overview
-    from server.officers import Officer
-    from server.shredding import require_reason
-    from server.signatory import order, wait_until_rotated
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.archive.succession import read_succession
+    from coffer.keys.overview import overview
+    from coffer.server.officers import Officer
+    from coffer.server.shredding import require_reason
+    from coffer.server.signatory import order, wait_until_rotated
 
     require_reason("a rotation of the signing key", reason)
     by = Officer.here(officer)
@@ -88,7 +88,7 @@ matters is the way: a verifier key is worth as much as the way by which it came.
 def export(chosen: Chosen, *, public: bool, out: Path | None) -> None:
     """Print the archive's verifier keys, with what endorses each, for whoever checks checkpoints and proofs."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
+    from coffer.archive.folder import ArchiveFolder
 
     if not public:
         raise click.UsageError("only public keys are exported: say --public")
@@ -106,7 +106,7 @@ def export(chosen: Chosen, *, public: bool, out: Path | None) -> None:
 
 def signing_keys(folder: ArchiveFolder) -> dict[str, Any]:
     """The archive's signing keys as facts: origin, and for each its generation, verifier key, span and endorsement."""
-    from archive.succession import read_succession
+    from coffer.archive.succession import read_succession
 
     keys = read_succession(folder)
     rows: list[dict[str, Any]] = []

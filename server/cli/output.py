@@ -31,8 +31,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from keys import durable
-from keys.errors import InputError, UnavailableError
+from coffer.keys import durable
+from coffer.keys.errors import InputError, UnavailableError
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keys.errors import InputError
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.keys.errors import InputError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from archive.history import History
-    from server.olderkeyring import LostHold
+    from coffer.archive.history import History
+    from coffer.server.olderkeyring import LostHold
 
 _DIVERGED = 1
 
@@ -39,9 +39,9 @@ Exit code 0 when the three agree, 1 when they do not."""
 def show(chosen: Chosen) -> None:
     """Show what the log holds, what was signed, what the keyring remembers, and the ways out."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from archive.history import read_history
-    from server.byhand import look, lost_holds
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.archive.history import read_history
+    from coffer.server.byhand import look, lost_holds
 
     folder = ArchiveFolder.open(config.archive)
     seen = look(folder)
@@ -74,9 +74,9 @@ record in the log says what was found and what was taken.""",
 def take(chosen: Chosen, copy: Path) -> None:
     """Take the records that are missing, or differ, from a copy of the archive."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from archive.history import read_history, take_from
-    from server.byhand import hands_on, settle
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.archive.history import read_history, take_from
+    from coffer.server.byhand import hands_on, settle
 
     source = ArchiveFolder.open(copy)
     total = source.log_size()
@@ -118,9 +118,9 @@ If there is a backup or a replica, use `coffer recover from` instead."""
 def accept_loss(chosen: Chosen, size: int) -> None:
     """Go on with the log as it is, and sign that the rest is lost."""
     config = chosen.existing()
-    from archive.history import accept_loss as accept
-    from archive.history import read_history
-    from server.byhand import hands_on, settle
+    from coffer.archive.history import accept_loss as accept
+    from coffer.archive.history import read_history
+    from coffer.server.byhand import hands_on, settle
 
     with hands_on(config, "coffer recover accept-loss") as hand:
         history = read_history(hand.folder, hand.witness, hand.objection)

@@ -1,4 +1,4 @@
-"""Render docs/cli.md from the commands themselves and the error tree; `python -m server.cli.reference docs` writes it.
+"""Render docs/cli.md from the commands and the error tree; `python -m coffer.server.cli.reference docs` writes it.
 
 Rule: the page holds nothing that is not in the code, so it cannot be wrong; a test compares the two.
 """
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from keys import errors
-from server.cli.root import INTERNAL_ERROR, INTERRUPTED, main
-from server.config_reference import configuration_page
+from coffer.keys import errors
+from coffer.server.cli.root import INTERNAL_ERROR, INTERRUPTED, main
+from coffer.server.config_reference import configuration_page
 
 _INTRODUCTION = """# Command line
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from keys.errors import CofferError
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.keys.errors import CofferError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 _FINDINGS = 1
 
@@ -35,12 +35,12 @@ is written as soon as the archive is opened with its key. Stop the server first.
 def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     """Mend what is damaged, or the given records, from a copy of the archive."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from archive.ledger import Ledger
-    from archive.lock import WriterLock
-    from archive.repair import repair as mend
-    from keys.clock import clock_ms
-    from server.byhand import look
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.archive.ledger import Ledger
+    from coffer.archive.lock import WriterLock
+    from coffer.archive.repair import repair as mend
+    from coffer.keys.clock import clock_ms
+    from coffer.server.byhand import look
 
     folder, source = ArchiveFolder.open(config.archive), ArchiveFolder.open(copy)
     total = folder.log_size()

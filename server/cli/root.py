@@ -11,29 +11,29 @@ from typing import Any
 
 import click
 
-from keys import guard
-from keys.errors import CofferError
-from server.cli import output
-from server.cli.checkpoint import checkpoint
-from server.cli.completion import completion
-from server.cli.config import config
-from server.cli.demo import demo
-from server.cli.find import find
-from server.cli.get import get
-from server.cli.hold import hold
-from server.cli.index import index
-from server.cli.init import init
-from server.cli.keys import keys
-from server.cli.options import Chosen, archive_options
-from server.cli.put import put
-from server.cli.recover import recover
-from server.cli.repair import repair
-from server.cli.scrub import scrub
-from server.cli.serve import serve
-from server.cli.shred import shred
-from server.cli.status import status
-from server.cli.verify import verify
-from server.cli.versions import versions
+from coffer.keys import guard
+from coffer.keys.errors import CofferError
+from coffer.server.cli import output
+from coffer.server.cli.checkpoint import checkpoint
+from coffer.server.cli.completion import completion
+from coffer.server.cli.config import config
+from coffer.server.cli.demo import demo
+from coffer.server.cli.find import find
+from coffer.server.cli.get import get
+from coffer.server.cli.hold import hold
+from coffer.server.cli.index import index
+from coffer.server.cli.init import init
+from coffer.server.cli.keys import keys
+from coffer.server.cli.options import Chosen, archive_options
+from coffer.server.cli.put import put
+from coffer.server.cli.recover import recover
+from coffer.server.cli.repair import repair
+from coffer.server.cli.scrub import scrub
+from coffer.server.cli.serve import serve
+from coffer.server.cli.shred import shred
+from coffer.server.cli.status import status
+from coffer.server.cli.verify import verify
+from coffer.server.cli.versions import versions
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
 

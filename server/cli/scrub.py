@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from archive.ledger import Entry
+    from coffer.archive.ledger import Entry
 
 
 @click.group()
@@ -34,11 +34,11 @@ Needs no key and works beside a server. Exit code 1 while findings wait for an a
 def show(chosen: Chosen) -> None:
     """Show how far the scrub is, how old the oldest reading is, and every finding."""
     config = chosen.existing()
-    from archive.checkpoint import Checkpoint
-    from archive.folder import ArchiveFolder
-    from archive.ledger import Ledger
-    from archive.scrub import Scrub
-    from keys.clock import clock_ms
+    from coffer.archive.checkpoint import Checkpoint
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.archive.ledger import Ledger
+    from coffer.archive.scrub import Scrub
+    from coffer.keys.clock import clock_ms
 
     folder = ArchiveFolder.open(config.archive)
 
@@ -84,9 +84,9 @@ finding stays listed until the record is mended (coffer repair) and read again."
 def acknowledge(chosen: Chosen, names: tuple[str, ...]) -> None:
     """Say that somebody knows of findings; without names, of all that wait."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from archive.ledger import Ledger
-    from keys.clock import clock_ms
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.archive.ledger import Ledger
+    from coffer.keys.clock import clock_ms
 
     done = Ledger(ArchiveFolder.open(config.archive).scrub).acknowledge(names, clock_ms())
     if chosen.json:

@@ -2,10 +2,10 @@
 
 import click
 
-from server.cli.shred_certificate import certificate, check
-from server.cli.shred_progress import finish, list_shreds
-from server.cli.shred_requests import approve, cancel, request
-from server.cli.shred_study import study
+from coffer.server.cli.shred_certificate import certificate, check
+from coffer.server.cli.shred_progress import finish, list_shreds
+from coffer.server.cli.shred_requests import approve, cancel, request
+from coffer.server.cli.shred_study import study
 
 
 class _ByDefault(click.Group):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keys.errors import InputError
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from coffer.keys.errors import InputError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option, open_for_keys
 
 if TYPE_CHECKING:
-    from archive.certificate import Certificate, Opener
-    from server.certificates import Issued
+    from coffer.archive.certificate import Certificate, Opener
+    from coffer.server.certificates import Issued
 
 _NOT_ERASED = 1
 
@@ -46,8 +46,8 @@ def certificate(  # noqa: PLR0917  one parameter for each option
 ) -> None:
     """Certify, signed, that studies are erased, or that their erasure is scheduled."""
     with open_for_keys(chosen) as engine:
-        from server.certificates import Certifier
-        from server.officers import Officer
+        from coffer.server.certificates import Certifier
+        from coffer.server.officers import Officer
 
         with output.progress("reading the log", hidden=chosen.json) as bar:
             certifier = Certifier(engine, Officer.here(officer), with_reason=with_reason, progress=bar.reach)
@@ -84,7 +84,7 @@ begin with what the certificate was made from."""
 @click.pass_obj
 def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
     """Check a certificate of erasure."""
-    from archive.certificate import Certificate
+    from coffer.archive.certificate import Certificate
 
     note = _read(file)
     if vkey is not None:
@@ -102,10 +102,10 @@ def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
 
 def _checked(chosen: Chosen, note: bytes) -> tuple[Certificate, list[str]]:
     """The certificate, and what it was held against. Raises IntegrityError with all that contradicts it."""
-    from archive.certificate import Certificate
-    from archive.folder import ArchiveFolder
-    from keys.errors import IntegrityError
-    from server.certified import contradictions, has_keyring
+    from coffer.archive.certificate import Certificate
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.keys.errors import IntegrityError
+    from coffer.server.certified import contradictions, has_keyring
 
     folder = ArchiveFolder.open(chosen.existing().archive)
     found = Certificate.open(note, folder.vkey)
@@ -179,7 +179,7 @@ def _told(found: Certificate) -> dict[str, Any]:
 
 def _write(folder: Path, issued: Issued) -> Path:
     """A file of its own, durable on return, whose name says whether it is erased. Raises InputError, never replaces."""
-    from keys.durable import make_folder, write_new
+    from coffer.keys.durable import make_folder, write_new
 
     found = issued.certificate
     state = "erased" if found.is_effective else "not-erased-yet"

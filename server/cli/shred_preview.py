@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keys.errors import AccessDeniedError
-from server.cli import output
-from server.cli.options import Chosen
+from coffer.keys.errors import AccessDeniedError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen
 
 if TYPE_CHECKING:
-    from index.parts import Part
-    from server.doomed import Doomed
-    from server.engine import Engine
-    from server.preview import Portion, Preview
+    from coffer.index.parts import Part
+    from coffer.server.doomed import Doomed
+    from coffer.server.engine import Engine
+    from coffer.server.preview import Portion, Preview
 
 _MOST_LINES = 50
 
 
 def show(chosen: Chosen, engine: Engine, doomed: list[Doomed], require_allowed: Callable[[], None]) -> None:
     """The dry run: what would go, what would stay, and what forbids it, if `require_allowed` raises."""
-    from server.preview import preview
+    from coffer.server.preview import preview
 
     refused: AccessDeniedError | None = None
     try:
@@ -52,7 +52,7 @@ def show(chosen: Chosen, engine: Engine, doomed: list[Doomed], require_allowed: 
 
 def show_patients(chosen: Chosen, parts: Iterable[Part]) -> None:
     """Whose objects stand under one UID: what there is to choose from."""
-    from server.preview import portion
+    from coffer.server.preview import portion
 
     found = [portion(each) for each in parts]
     if chosen.json:

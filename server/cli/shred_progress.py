@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli import output, shred_preview
-from server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
+from coffer.server.cli import output, shred_preview
+from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
 
 if TYPE_CHECKING:
-    from server.finishing import Finished
-    from server.requests import Request
+    from coffer.server.finishing import Finished
+    from coffer.server.requests import Request
 
 _NO_RECEIPT = 6
 
@@ -38,8 +38,8 @@ again asks for it again; 7 where somebody else changes the keys."""
 def finish(chosen: Chosen, destroy: bool, early: bool, officer: str | None) -> None:
     """Make scheduled shreds effective: move the living keys to a new epoch, then destroy the old epochs."""
     with open_for_keys(chosen) as engine:
-        from server.finishing import finish as next_step
-        from server.officers import Officer
+        from coffer.server.finishing import finish as next_step
+        from coffer.server.officers import Officer
 
         title = "ending old epochs" if destroy else "moving keys"
         with output.progress(title, hidden=chosen.json) as bar:
@@ -107,8 +107,8 @@ Works beside a running server. Keys are named by their ids: what a shredded stud
 def list_shreds(chosen: Chosen) -> None:
     """List the requests that wait and every key that was shredded or replaced, with its state."""
     with chosen.open() as engine:
-        from server.erasure import erasures
-        from server.requests import Requests
+        from coffer.server.erasure import erasures
+        from coffer.server.requests import Requests
 
         requests = [_request_row(request_id, one) for request_id, one in Requests(engine).all()]
         shreds = [

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from server.cli import output, shred_preview
-from server.cli.options import Chosen, archive_options, json_option, open_for_keys
-from server.cli.shred_study import asked, chosen_parts, report, require_reason_unless
+from coffer.server.cli import output, shred_preview
+from coffer.server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from coffer.server.cli.shred_study import asked, chosen_parts, report, require_reason_unless
 
 
 @click.command(
@@ -31,9 +31,9 @@ def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_r
     """Ask for a shred that another officer must approve."""
     require_reason_unless(dry_run, reason)
     with open_for_keys(chosen) as engine:
-        from server.officers import Officer
-        from server.requests import Requests
-        from server.shredding import Shredding, wait_until_settled
+        from coffer.server.officers import Officer
+        from coffer.server.requests import Requests
+        from coffer.server.shredding import Shredding, wait_until_settled
 
         doomed = chosen_parts(chosen, engine, **meant)
         if dry_run:
@@ -72,9 +72,9 @@ when it was asked for."""
 def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool) -> None:
     """Agree to a request; the last officer who must agree shreds."""
     with open_for_keys(chosen) as engine:
-        from server.officers import Officer
-        from server.requests import Requests
-        from server.shredding import wait_until_settled
+        from coffer.server.officers import Officer
+        from coffer.server.requests import Requests
+        from coffer.server.shredding import wait_until_settled
 
         requests = Requests(engine)
         if dry_run:
@@ -110,9 +110,9 @@ Only what nobody has approved to the end can be cancelled: a study that is shred
 def cancel(chosen: Chosen, request_id: str, officer: str | None) -> None:
     """Take a request back before it is approved."""
     with open_for_keys(chosen) as engine:
-        from server.officers import Officer
-        from server.requests import Requests
-        from server.shredding import wait_until_settled
+        from coffer.server.officers import Officer
+        from coffer.server.requests import Requests
+        from coffer.server.shredding import wait_until_settled
 
         Requests(engine).cancel(request_id, Officer.here(officer))
         wait_until_settled(engine)

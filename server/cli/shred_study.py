@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keys.errors import AccessDeniedError
-from server.cli import output, shred_preview
-from server.cli.options import Chosen, archive_options, confirm, json_option, officer_option, open_for_keys
+from coffer.keys.errors import AccessDeniedError
+from coffer.server.cli import output, shred_preview
+from coffer.server.cli.options import (
+    Chosen,
+    archive_options,
+    confirm,
+    json_option,
+    officer_option,
+    open_for_keys,
+)
 
 if TYPE_CHECKING:
-    from server.doomed import Doomed
-    from server.engine import Engine
+    from coffer.server.doomed import Doomed
+    from coffer.server.engine import Engine
 
 
 def asked(function: Any) -> Any:
@@ -63,10 +70,10 @@ def study(
     """Shred a study, a patient's part of one, all studies of a patient, or an object that is in no study."""
     require_reason_unless(dry_run, reason)
     with open_for_keys(chosen) as engine:
-        from server.doomed import as_now, require_same
-        from server.officers import Officer
-        from server.preview import preview
-        from server.shredding import Deed, Shredding
+        from coffer.server.doomed import as_now, require_same
+        from coffer.server.officers import Officer
+        from coffer.server.preview import preview
+        from coffer.server.shredding import Deed, Shredding
 
         needed = engine.config.keys.shred_approvals
         if needed > 1 and not dry_run:
@@ -104,7 +111,7 @@ def chosen_parts(  # noqa: PLR0917  one parameter for each option
     all_patients: bool,
 ) -> list[Doomed]:
     """What the options mean. Where it is several patients', they are shown before that is refused."""
-    from server.doomed import SeveralPatientsError, by_instance, by_patient, by_study
+    from coffer.server.doomed import SeveralPatientsError, by_instance, by_patient, by_study
 
     if sum(what is not None for what in (study, patient, instance)) != 1:
         raise click.UsageError("Give a STUDY_UID, --patient or --instance.")
@@ -126,8 +133,8 @@ def chosen_parts(  # noqa: PLR0917  one parameter for each option
 
 def report(chosen: Chosen, engine: Engine, doomed: list[Doomed], key_ids: list[bytes]) -> None:
     """Wait until it is recorded, and say what was done."""
-    from keys.shred import tombstones
-    from server.shredding import wait_until_settled
+    from coffer.keys.shred import tombstones
+    from coffer.server.shredding import wait_until_settled
 
     with output.progress("clearing the index", hidden=chosen.json) as bar:
         settled = wait_until_settled(engine, progress=bar.reach)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from server.engine import Engine
+    from coffer.server.engine import Engine
 
 _MOST_NAMED: Final = 1000  # the list is for people
 
@@ -38,11 +38,11 @@ the first 1,000. "contradictions" are studies and series whose objects say diffe
 @click.pass_obj
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
-    from archive.ledger import Ledger
-    from archive.planted import planted
-    from server.custody import guarded, told
-    from server.erasure import EFFECTIVE, erasures
-    from server.vault import SKIPPED
+    from coffer.archive.ledger import Ledger
+    from coffer.archive.planted import planted
+    from coffer.server.custody import guarded, told
+    from coffer.server.erasure import EFFECTIVE, erasures
+    from coffer.server.vault import SKIPPED
 
     with chosen.open(may_lag=True) as engine:
         stats = engine.stats()
@@ -89,7 +89,7 @@ def status(chosen: Chosen, listed: bool) -> None:
 
 
 def _details(engine: Engine) -> dict[str, list[dict[str, Any]]]:
-    from server.attention import conflicts, unindexed
+    from coffer.server.attention import conflicts, unindexed
 
     return {
         "conflicting_instances": [msgspec.to_builtins(c) for c in conflicts(engine)],

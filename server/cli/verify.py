@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keys.errors import InputError
-from server.cli import output
-from server.cli.options import Chosen, archive_options, json_option
+from coffer.keys.errors import InputError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from archive.checkpoint import Checkpoint
-    from archive.folder import ArchiveFolder
-    from archive.verify import Finding, Options, Verifier
-    from server.config import Config
+    from coffer.archive.checkpoint import Checkpoint
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.archive.verify import Finding, Options, Verifier
+    from coffer.server.config import Config
 
 _FINDINGS = 1
 _SMALL = 256 << 20  # below this, starting processes costs more than they save
@@ -78,11 +78,11 @@ def verify(  # noqa: PLR0917  one parameter for each option
 ) -> None:
     """Check hash chain, hashes, checkpoint and every byte between, without any key."""
     config = chosen.existing()
-    from archive.folder import ArchiveFolder
-    from archive.planted import planted
-    from archive.verify import Level, Options, Verifier
-    from server.byhand import look, look_at_index
-    from server.unsealing import open_records
+    from coffer.archive.folder import ArchiveFolder
+    from coffer.archive.planted import planted
+    from coffer.archive.verify import Level, Options, Verifier
+    from coffer.server.byhand import look, look_at_index
+    from coffer.server.unsealing import open_records
 
     folder = ArchiveFolder.open(config.archive)
     total = folder.log_size()
@@ -122,7 +122,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
 
 def _start(since: str | None, folder: ArchiveFolder) -> Checkpoint | int | None:
     """What --since names: a number of records, or a note that this archive signed. Raises InputError."""
-    from archive.checkpoint import open_checkpoint
+    from coffer.archive.checkpoint import open_checkpoint
 
     if since is None or (since.isascii() and since.isdigit()):
         return None if since is None else int(since)

@@ -10,20 +10,20 @@ from typing import Final
 
 import structlog
 
-from server.api import Caller, Observer, Services
-from server.config import Config
-from server.dimse import command as dimse
-from server.dimse import negotiation, pdu
-from server.dimse.channel import AssociationEnded, Channel
-from server.dimse.connection import Connection, ConnectionClosed, PeerSilent
-from server.dimse.finding import serve_find
-from server.dimse.negotiation import Rejection, Request
-from server.dimse.pdu import ProtocolError
-from server.dimse.retrieving import serve_get, serve_move
-from server.dimse.session import Operation, Session
-from server.dimse.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, DimseStatusError
-from server.dimse.storing import serve_store
-from server.headroom import refusal_of
+from coffer.server.api import Caller, Observer, Services
+from coffer.server.config import Config
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse import negotiation, pdu
+from coffer.server.dimse.channel import AssociationEnded, Channel
+from coffer.server.dimse.connection import Connection, ConnectionClosed, PeerSilent
+from coffer.server.dimse.finding import serve_find
+from coffer.server.dimse.negotiation import Rejection, Request
+from coffer.server.dimse.pdu import ProtocolError
+from coffer.server.dimse.retrieving import serve_get, serve_move
+from coffer.server.dimse.session import Operation, Session
+from coffer.server.dimse.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, DimseStatusError
+from coffer.server.dimse.storing import serve_store
+from coffer.server.headroom import refusal_of
 
 _log = structlog.get_logger(__name__)
 _NAMES: Final = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
-from server.dimse.acceptor import Acceptor
+from coffer.server.dimse.acceptor import Acceptor
 
 _log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from server.api import Instance
-from server.convert import CONVERTIBLE
-from server.dimse.negotiation import Offer
+from coffer.server.api import Instance
+from coffer.server.convert import CONVERTIBLE
+from coffer.server.dimse.negotiation import Offer
 
 _MOST_CONTEXTS: Final = 128
 _UID: Final = re.compile(r"[0-9.]{1,64}")  # PS3.8 F; leading zeros of a component do no harm

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from server.dimse import pdu
-from server.dimse.command import MAX_COMMAND_BYTES, Command, Value, encode_command, parse_command
-from server.dimse.connection import Connection
-from server.dimse.pdu import Pdv, ProtocolError
+from coffer.server.dimse import pdu
+from coffer.server.dimse.command import MAX_COMMAND_BYTES, Command, Value, encode_command, parse_command
+from coffer.server.dimse.connection import Connection
+from coffer.server.dimse.pdu import Pdv, ProtocolError
 
 _SEND_BYTES: Final = 1 << 20  # about what is handed to the kernel at once
 _LEAST_BYTES: Final = 256  # what even the smallest piece takes in memory

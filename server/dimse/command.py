@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from server.dimse.pdu import INVALID_VALUE, ProtocolError
+from coffer.server.dimse.pdu import INVALID_VALUE, ProtocolError
 
 MAX_COMMAND_BYTES: Final = 64 << 10
 NO_DATA_SET: Final = 0x0101

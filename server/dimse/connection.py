@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from server.dimse import pdu
-from server.sockets import has_come, takes_more
+from coffer.server.dimse import pdu
+from coffer.server.sockets import has_come, takes_more
 
 _AHEAD: Final = 16 << 10  # is read beyond what is asked for: small PDUs come in one call, of large ones little is moved
 _LINGER_SECONDS: Final = 1.0

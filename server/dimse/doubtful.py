@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
-from server.api import Instance
+from coffer.server.api import Instance
 
 __all__ = ["is_doubtful", "sound_first"]
 

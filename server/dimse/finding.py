@@ -3,11 +3,11 @@
 import time
 from typing import Final
 
-from keys.errors import CofferError
-from server.dimse import negotiation
-from server.dimse.channel import Frames
-from server.dimse.session import Operation
-from server.dimse.status import CANCEL, PENDING, PENDING_UNSUPPORTED, SUCCESS
+from coffer.keys.errors import CofferError
+from coffer.server.dimse import negotiation
+from coffer.server.dimse.channel import Frames
+from coffer.server.dimse.session import Operation
+from coffer.server.dimse.status import CANCEL, PENDING, PENDING_UNSUPPORTED, SUCCESS
 
 _ROWS_AT_ONCE: Final = 32  # so many responses in one write; the first goes alone, for whoever looks at a screen
 _LOOK_SECONDS: Final = 0.25  # so often a C-CANCEL is looked for, also while nothing matches

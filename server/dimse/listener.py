@@ -16,19 +16,19 @@ from typing import Final, Protocol
 
 import structlog
 
-from keys.errors import ConfigError, UnavailableError
-from server import headroom
-from server.api import Observer
-from server.config import Config
-from server.dimse.acceptor import Acceptor
-from server.dimse.associations import Associations
-from server.dimse.connection import Connection
-from server.dimse.negotiation import CONGESTED, Rejection
-from server.dimse.places import Place, Places
-from server.dimse.refusal import refuse_at_once
-from server.headroom import CongestedError, Shortage
-from server.sockets import listen, named
-from server.watched import Watched
+from coffer.keys.errors import ConfigError, UnavailableError
+from coffer.server import headroom
+from coffer.server.api import Observer
+from coffer.server.config import Config
+from coffer.server.dimse.acceptor import Acceptor
+from coffer.server.dimse.associations import Associations
+from coffer.server.dimse.connection import Connection
+from coffer.server.dimse.negotiation import CONGESTED, Rejection
+from coffer.server.dimse.places import Place, Places
+from coffer.server.dimse.refusal import refuse_at_once
+from coffer.server.headroom import CongestedError, Shortage
+from coffer.server.sockets import listen, named
+from coffer.server.watched import Watched
 
 _log = structlog.get_logger(__name__)
 

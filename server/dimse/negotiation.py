@@ -23,10 +23,10 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
-from server.dimse import pdu
-from server.dimse.channel import Context
-from server.dimse.pdu import ProtocolError
-from server.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from coffer.server.dimse import pdu
+from coffer.server.dimse.channel import Context
+from coffer.server.dimse.pdu import ProtocolError
+from coffer.server.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 IMPLICIT_LE: Final = "1.2.840.10008.1.2"

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from keys.errors import UnavailableError
-from server.dimse import command as dimse
-from server.dimse import negotiation, pdu
-from server.dimse.channel import AssociationEnded, Channel, Context
-from server.dimse.command import Value
-from server.dimse.connection import Connection, ConnectionClosed, PeerSilent
-from server.dimse.negotiation import Offer
-from server.dimse.pdu import ProtocolError
+from coffer.keys.errors import UnavailableError
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse import negotiation, pdu
+from coffer.server.dimse.channel import AssociationEnded, Channel, Context
+from coffer.server.dimse.command import Value
+from coffer.server.dimse.connection import Connection, ConnectionClosed, PeerSilent
+from coffer.server.dimse.negotiation import Offer
+from coffer.server.dimse.pdu import ProtocolError
 
 _MAX_PDU: Final = 128 << 10
 _WAIT_SECONDS: Final = 0.5

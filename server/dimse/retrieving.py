@@ -12,20 +12,20 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from keys.errors import CofferError, UnavailableError
-from server.api import Instance
-from server.config import Peer
-from server.dimse import command as dimse
-from server.dimse import negotiation
-from server.dimse.batches import Batch, batches
-from server.dimse.channel import Context
-from server.dimse.command import Value
-from server.dimse.doubtful import is_doubtful, sound_first
-from server.dimse.pdu import INVALID_VALUE, ProtocolError
-from server.dimse.requestor import Requestor
-from server.dimse.session import Operation
-from server.dimse.status import CANCEL, CANNOT_COUNT, UNKNOWN_DESTINATION, DimseStatusError
-from server.dimse.suboperations import LOOK_SECONDS, Cancelled, SubOperations
+from coffer.keys.errors import CofferError, UnavailableError
+from coffer.server.api import Instance
+from coffer.server.config import Peer
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse import negotiation
+from coffer.server.dimse.batches import Batch, batches
+from coffer.server.dimse.channel import Context
+from coffer.server.dimse.command import Value
+from coffer.server.dimse.doubtful import is_doubtful, sound_first
+from coffer.server.dimse.pdu import INVALID_VALUE, ProtocolError
+from coffer.server.dimse.requestor import Requestor
+from coffer.server.dimse.session import Operation
+from coffer.server.dimse.status import CANCEL, CANNOT_COUNT, UNKNOWN_DESTINATION, DimseStatusError
+from coffer.server.dimse.suboperations import LOOK_SECONDS, Cancelled, SubOperations
 
 _log = structlog.get_logger(__name__)
 

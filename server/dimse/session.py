@@ -11,14 +11,14 @@ from typing import Final
 
 import structlog
 
-from keys.errors import CofferError
-from server.api import Caller, Observer, Services
-from server.config import Config
-from server.dimse import command as dimse
-from server.dimse.channel import Channel, Context
-from server.dimse.command import Command, Value
-from server.dimse.pdu import INVALID_VALUE, ProtocolError
-from server.dimse.status import CANCEL, SUCCESS, fit, offending_of, status_of
+from coffer.keys.errors import CofferError
+from coffer.server.api import Caller, Observer, Services
+from coffer.server.config import Config
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse.channel import Channel, Context
+from coffer.server.dimse.command import Command, Value
+from coffer.server.dimse.pdu import INVALID_VALUE, ProtocolError
+from coffer.server.dimse.status import CANCEL, SUCCESS, fit, offending_of, status_of
 
 _log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ Rule: a failure's comment names the cause in at most 64 characters of the defaul
 
 from typing import Final
 
-from keys.errors import (
+from coffer.keys.errors import (
     AccessDeniedError,
     AmbiguousPatientError,
     CofferError,

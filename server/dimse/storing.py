@@ -1,12 +1,12 @@
 """C-STORE as SCP (PS3.4 B.2, PS3.7 9.1.1): stream the data set into a reception, answer what became of it."""
 
-from keys.errors import CofferError, UnavailableError
-from server.api import Reception, StoreRequest
-from server.dimse import command as dimse
-from server.dimse import negotiation
-from server.dimse.session import Operation
-from server.dimse.status import CLASS_NOT_SUPPORTED, DOES_NOT_MATCH, SUCCESS, DimseStatusError
-from server.headroom import converting_shortage
+from coffer.keys.errors import CofferError, UnavailableError
+from coffer.server.api import Reception, StoreRequest
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse import negotiation
+from coffer.server.dimse.session import Operation
+from coffer.server.dimse.status import CLASS_NOT_SUPPORTED, DOES_NOT_MATCH, SUCCESS, DimseStatusError
+from coffer.server.headroom import converting_shortage
 
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 

@@ -11,12 +11,19 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
-from server.dimse import command as dimse
-from server.dimse import negotiation
-from server.dimse.command import Value
-from server.dimse.session import Operation
-from server.dimse.status import CANCEL, CANNOT_PERFORM, PENDING, SUCCESS, WARNING, is_warning
-from server.identifier import encode_identifier
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse import negotiation
+from coffer.server.dimse.command import Value
+from coffer.server.dimse.session import Operation
+from coffer.server.dimse.status import (
+    CANCEL,
+    CANNOT_PERFORM,
+    PENDING,
+    SUCCESS,
+    WARNING,
+    is_warning,
+)
+from coffer.server.identifier import encode_identifier
 
 _FAILED_LIST: Final = 0x00080058  # Failed SOP Instance UID List
 _PENDING_SECONDS: Final = 2.0

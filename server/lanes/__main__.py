@@ -1,5 +1,5 @@
 """A lane is a process of its own: see `server.lanes.process`."""
 
-from server.lanes.process import main
+from coffer.server.lanes.process import main
 
 main()

@@ -6,8 +6,8 @@ lie in one block that is used again for every batch; what does not fit makes the
 
 from typing import Final
 
-from server.commit import Parcel
-from server.lanes.client import Client
+from coffer.server.commit import Parcel
+from coffer.server.lanes.client import Client
 
 __all__ = ["Batch"]
 

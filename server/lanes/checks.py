@@ -11,20 +11,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from archive.body import FRAME, HEAD, MAX_META_BYTES
-from archive.codec import FRAME_BYTES
-from archive.record import Flags
-from index.attributes import STUDY_UID
-from index.bounds import longest_of
-from index.entry import InstanceEntry, could_be_extracted
-from keys import aead
-from server.api import Caller
-from server.commit import Sealed
-from server.config import Limits
-from server.dimse import negotiation
-from server.dimse.negotiation import Rejection
-from server.dimse.session import MAX_IDENTIFIER_BYTES
-from server.lanes.messages import Commit, Find, KeyOf, Plan, Request, StudyKeyFor, Told
+from coffer.archive.body import FRAME, HEAD, MAX_META_BYTES
+from coffer.archive.codec import FRAME_BYTES
+from coffer.archive.record import Flags
+from coffer.index.attributes import STUDY_UID
+from coffer.index.bounds import longest_of
+from coffer.index.entry import InstanceEntry, could_be_extracted
+from coffer.keys import aead
+from coffer.server.api import Caller
+from coffer.server.commit import Sealed
+from coffer.server.config import Limits
+from coffer.server.dimse import negotiation
+from coffer.server.dimse.negotiation import Rejection
+from coffer.server.dimse.session import MAX_IDENTIFIER_BYTES
+from coffer.server.lanes.messages import (
+    Commit,
+    Find,
+    KeyOf,
+    Plan,
+    Request,
+    StudyKeyFor,
+    Told,
+)
 
 __all__ = ["MAX_REQUEST_BYTES", "BrokenRule", "Now", "body_limits", "require_sound"]
 

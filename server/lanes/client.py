@@ -13,10 +13,10 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
-from server.lanes.checks import MAX_REQUEST_BYTES, BrokenRule
-from server.lanes.rights import Rights
-from server.lanes.search import Search
-from server.lanes.wire import SEALS, LineClosed, Wire, framed
+from coffer.server.lanes.checks import MAX_REQUEST_BYTES, BrokenRule
+from coffer.server.lanes.rights import Rights
+from coffer.server.lanes.search import Search
+from coffer.server.lanes.wire import SEALS, LineClosed, Wire, framed
 
 __all__ = ["Client"]
 

@@ -17,21 +17,32 @@ from typing import Final
 import msgspec
 import structlog
 
-from archive.log import SealedFile
-from index.identity import PartId
-from keys.clock import clock_ms
-from keys.errors import CofferError
-from keys.studykey import StudyKey
-from server.commit import Committed, Parcel, Sealed
-from server.engine import Engine
-from server.lanes import messages
-from server.lanes.batch import Batch
-from server.lanes.checks import BrokenRule, Now, require_sound
-from server.lanes.client import Client
-from server.lanes.messages import Commit, Done, Find, Key, KeyOf, More, Plan, Stop, StudyKeyFor, Told
-from server.lanes.searches import Searches
-from server.lanes.wire import LineClosed
-from server.watched import Watched
+from coffer.archive.log import SealedFile
+from coffer.index.identity import PartId
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import CofferError
+from coffer.keys.studykey import StudyKey
+from coffer.server.commit import Committed, Parcel, Sealed
+from coffer.server.engine import Engine
+from coffer.server.lanes import messages
+from coffer.server.lanes.batch import Batch
+from coffer.server.lanes.checks import BrokenRule, Now, require_sound
+from coffer.server.lanes.client import Client
+from coffer.server.lanes.messages import (
+    Commit,
+    Done,
+    Find,
+    Key,
+    KeyOf,
+    More,
+    Plan,
+    Stop,
+    StudyKeyFor,
+    Told,
+)
+from coffer.server.lanes.searches import Searches
+from coffer.server.lanes.wire import LineClosed
+from coffer.server.watched import Watched
 
 _log = structlog.get_logger(__name__)
 

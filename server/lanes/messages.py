@@ -9,12 +9,12 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from index.identity import PartId
-from index.locate import Located
-from keys import errors
-from keys.errors import CofferError
-from server.api import Caller
-from server.commit import Committed, Sealed
+from coffer.index.identity import PartId
+from coffer.index.locate import Located
+from coffer.keys import errors
+from coffer.keys.errors import CofferError
+from coffer.server.api import Caller
+from coffer.server.commit import Committed, Sealed
 
 
 class _Message(Struct, frozen=True, array_like=True, tag=True):

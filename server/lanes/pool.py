@@ -16,20 +16,20 @@ from typing import Final
 import msgspec
 import structlog
 
-from keys import derive
-from keys.errors import UnavailableError
-from server import headroom
-from server.config import Config
-from server.dimse.places import Place
-from server.engine import Engine
-from server.headroom import CongestedError
-from server.lanes import messages
-from server.lanes.desk import Desk
-from server.lanes.messages import End, Pulse, Quit, Serve, Setup
-from server.lanes.process import HARMLESS, encode_config
-from server.lanes.wire import LineClosed, Wire
-from server.sockets import has_come, takes_more
-from server.watched import Watched
+from coffer.keys import derive
+from coffer.keys.errors import UnavailableError
+from coffer.server import headroom
+from coffer.server.config import Config
+from coffer.server.dimse.places import Place
+from coffer.server.engine import Engine
+from coffer.server.headroom import CongestedError
+from coffer.server.lanes import messages
+from coffer.server.lanes.desk import Desk
+from coffer.server.lanes.messages import End, Pulse, Quit, Serve, Setup
+from coffer.server.lanes.process import HARMLESS, encode_config
+from coffer.server.lanes.wire import LineClosed, Wire
+from coffer.server.sockets import has_come, takes_more
+from coffer.server.watched import Watched
 
 _log = structlog.get_logger(__name__)
 
@@ -288,7 +288,7 @@ def _launch() -> _Lane:
     try:
         with theirs:
             process = subprocess.Popen(  # noqa: S603  # our own code, no words of a stranger
-                [sys.executable, "-P", "-m", "server.lanes", str(theirs.fileno())],
+                [sys.executable, "-I", "-m", "coffer.server.lanes", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
             )

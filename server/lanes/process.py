@@ -2,7 +2,7 @@
 
 Rule: it opens the log for reading only, has no key but those it asks for, and ends when the process that started it
 does: then nothing that was not acknowledged ever will be. Of the keyring it reads the change counter, so that a key
-that anybody takes away is not used here any more. Started as `python -P -m server.lanes FD`; -P, because a
+that anybody takes away is not used here any more. Started as `python -I -m coffer.server.lanes FD`; -I, because a
 folder named `archive` where the server was started is not our package.
 """
 
@@ -21,29 +21,36 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from archive.allocator import keep_blocks, keep_objects
-from archive.folder import ArchiveFolder
-from archive.reader import LogReader
-from archive.room import Room
-from keys import guard, rows, selftest
-from keys.errors import CofferError
-from keys.secret import Secret
-from keys.store import RowStore
-from server import logs
-from server.config import Config
-from server.dimse.acceptor import Acceptor
-from server.dimse.associations import Associations
-from server.dimse.connection import Connection
-from server.dimse.negotiation import CONGESTED
-from server.dimse.refusal import refuse_at_once
-from server.headroom import Shortage, lacks_descriptors, what_ran_out
-from server.intake import Intake
-from server.lanes import messages
-from server.lanes.messages import End, Pulse, Quit, Ready, Serve, Setup
-from server.lanes.proxy import Line, RemoteServices
-from server.lanes.wire import LineClosed, Wire
-from server.vault import policy_of, rules_of
-from server.watched import Watched
+from coffer.archive.allocator import keep_blocks, keep_objects
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.reader import LogReader
+from coffer.archive.room import Room
+from coffer.keys import guard, rows, selftest
+from coffer.keys.errors import CofferError
+from coffer.keys.secret import Secret
+from coffer.keys.store import RowStore
+from coffer.server import logs
+from coffer.server.config import Config
+from coffer.server.dimse.acceptor import Acceptor
+from coffer.server.dimse.associations import Associations
+from coffer.server.dimse.connection import Connection
+from coffer.server.dimse.negotiation import CONGESTED
+from coffer.server.dimse.refusal import refuse_at_once
+from coffer.server.headroom import Shortage, lacks_descriptors, what_ran_out
+from coffer.server.intake import Intake
+from coffer.server.lanes import messages
+from coffer.server.lanes.messages import (
+    End,
+    Pulse,
+    Quit,
+    Ready,
+    Serve,
+    Setup,
+)
+from coffer.server.lanes.proxy import Line, RemoteServices
+from coffer.server.lanes.wire import LineClosed, Wire
+from coffer.server.vault import policy_of, rules_of
+from coffer.server.watched import Watched
 
 _log = structlog.get_logger(__name__)
 _LOOK_SECONDS: Final = 0.5

@@ -10,23 +10,36 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from archive.log import SealedFile
-from archive.reader import LogReader
-from index.identity import PartId, Rules
-from index.locate import Located
-from keys.errors import UnavailableError
-from keys.secret import Secret
-from keys.studykey import StudyKey
-from server.access import Policy
-from server.api import Caller, Matches, Planned
-from server.bodies import Bodies
-from server.commit import Committed, Sealed
-from server.ingest import Ingest
-from server.intake import Intake
-from server.lanes import messages
-from server.lanes.messages import Commit, Done, Failed, Find, Key, KeyOf, More, Places, Plan, Rows, Stop, StudyKeyFor
-from server.lanes.wire import LineClosed, SharedMemory, Wire
-from server.retrieve import StoredInstance
+from coffer.archive.log import SealedFile
+from coffer.archive.reader import LogReader
+from coffer.index.identity import PartId, Rules
+from coffer.index.locate import Located
+from coffer.keys.errors import UnavailableError
+from coffer.keys.secret import Secret
+from coffer.keys.studykey import StudyKey
+from coffer.server.access import Policy
+from coffer.server.api import Caller, Matches, Planned
+from coffer.server.bodies import Bodies
+from coffer.server.commit import Committed, Sealed
+from coffer.server.ingest import Ingest
+from coffer.server.intake import Intake
+from coffer.server.lanes import messages
+from coffer.server.lanes.messages import (
+    Commit,
+    Done,
+    Failed,
+    Find,
+    Key,
+    KeyOf,
+    More,
+    Places,
+    Plan,
+    Rows,
+    Stop,
+    StudyKeyFor,
+)
+from coffer.server.lanes.wire import LineClosed, SharedMemory, Wire
+from coffer.server.retrieve import StoredInstance
 
 R = TypeVar("R", Key, Done, Rows, Places)
 Changes: TypeAlias = Callable[[], bytes | None]  # the keyring's change counter as it stands now, about 4 us

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from index.identity import PartId
-from server.api import Caller
-from server.lanes.checks import BrokenRule
+from coffer.index.identity import PartId
+from coffer.server.api import Caller
+from coffer.server.lanes.checks import BrokenRule
 
 __all__ = ["Rights"]
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import structlog
 
-from keys.errors import CofferError, UnavailableError
-from server.lanes import messages
-from server.lanes.messages import Reply
+from coffer.keys.errors import CofferError, UnavailableError
+from coffer.server.lanes import messages
+from coffer.server.lanes.messages import Reply
 
 _log = structlog.get_logger(__name__)
 

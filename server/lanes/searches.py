@@ -11,15 +11,15 @@ from typing import Final
 
 import msgspec
 
-from index.locate import Located
-from keys.errors import TooCostlyError
-from server.engine import Engine
-from server.lanes.checks import BrokenRule
-from server.lanes.client import Client
-from server.lanes.messages import Find, More, Places, Plan, Rows
-from server.lanes.search import Search
-from server.lanes.turns import Turns
-from server.retrieve import Planning
+from coffer.index.locate import Located
+from coffer.keys.errors import TooCostlyError
+from coffer.server.engine import Engine
+from coffer.server.lanes.checks import BrokenRule
+from coffer.server.lanes.client import Client
+from coffer.server.lanes.messages import Find, More, Places, Plan, Rows
+from coffer.server.lanes.search import Search
+from coffer.server.lanes.turns import Turns
+from coffer.server.retrieve import Planning
 
 __all__ = ["Searches"]
 

@@ -12,7 +12,7 @@ import socket
 import struct
 from typing import Final
 
-from keys.errors import UnavailableError
+from coffer.keys.errors import UnavailableError
 
 _LENGTH: Final = struct.Struct(">I")
 _MOST_BYTES: Final = 256 << 20

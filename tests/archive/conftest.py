@@ -9,14 +9,14 @@ from types import ModuleType
 
 import pytest
 
-from archive import room
-from archive.folder import ArchiveFolder
-from archive.log import Entry, LogWriter, Position
-from archive.record import Kind
-from archive.verify import Finding, Level, Options, Verifier
-from keys.secret import Secret
-from keys.signing import CheckpointSigner
-from keys.syscalls import Syscalls, SystemCalls
+from coffer.archive import room
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.log import Entry, LogWriter, Position
+from coffer.archive.record import Kind
+from coffer.archive.verify import Finding, Level, Options, Verifier
+from coffer.keys.secret import Secret
+from coffer.keys.signing import CheckpointSigner
+from coffer.keys.syscalls import Syscalls, SystemCalls
 
 ORIGIN = "archive.example/test"
 FIRST_MS = 1767225600000

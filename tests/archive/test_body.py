@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive import codec
-from archive.body import BodyContext, BodyReader, own_memory, seal_body
-from archive.draft import Coders, Draft
-from archive.log import SealedFile
-from archive.pixels import PixelLayout
-from archive.reseal import reseal
-from archive.room import Room
-from archive.spool import MemoryBudget, Spool, clear_stale
-from keys.errors import IntegrityError, UnavailableError
-from keys.secret import Secret
+from coffer.archive import codec
+from coffer.archive.body import BodyContext, BodyReader, own_memory, seal_body
+from coffer.archive.draft import Coders, Draft
+from coffer.archive.log import SealedFile
+from coffer.archive.pixels import PixelLayout
+from coffer.archive.reseal import reseal
+from coffer.archive.room import Room
+from coffer.archive.spool import MemoryBudget, Spool, clear_stale
+from coffer.keys.errors import IntegrityError, UnavailableError
+from coffer.keys.secret import Secret
 
 KEY, SALT = Secret(bytes(range(32))), bytes(24)
 CONTEXT = BodyContext(b"a" * 16, b"s" * 16, b"c" * 32, 1)

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive import codec, pixels, strata
-from archive.codec import Piece
-from archive.pixels import Filter, PixelLayout
-from archive.scratch import Scratch
-from keys.errors import FormatError
+from coffer.archive import codec, pixels, strata
+from coffer.archive.codec import Piece
+from coffer.archive.pixels import Filter, PixelLayout
+from coffer.archive.scratch import Scratch
+from coffer.keys.errors import FormatError
 
 
 def round_trip(data: bytes, layout: PixelLayout | None) -> list[bytes]:

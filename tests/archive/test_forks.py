@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from archive.checkpoint import Checkpoint, read_checkpoint
-from archive.folder import ArchiveFolder
-from archive.history import read_history
-from archive.log import LogWriter
-from archive.record import record_size
-from archive.segment import HEADER as SEGMENT_HEADER
-from keys.errors import HistoryError
+from coffer.archive.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.history import read_history
+from coffer.archive.log import LogWriter
+from coffer.archive.record import record_size
+from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.keys.errors import HistoryError
 from tests.archive.conftest import SmallArchive, entry
 
 _PER_SEGMENT = 4

@@ -6,14 +6,14 @@ from hashlib import sha256
 
 import pytest
 
-from archive import headers
-from archive.headers import Batch
-from archive.merkle import leaf_hash
-from archive.record import RecordHeader, trailer
-from archive.report import Task
-from archive.scan import scan
-from archive.segment import HEADER as SEGMENT_HEADER
-from archive.segment import Footer
+from coffer.archive import headers
+from coffer.archive.headers import Batch
+from coffer.archive.merkle import leaf_hash
+from coffer.archive.record import RecordHeader, trailer
+from coffer.archive.report import Task
+from coffer.archive.scan import scan
+from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.segment import Footer
 from tests.archive.conftest import SmallArchive, entry
 
 FIRST, START = 7, sha256(b"start").digest()

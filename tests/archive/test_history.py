@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, witnessed
-from archive.folder import ArchiveFolder
-from archive.history import accept_loss, read_history, take_from
-from archive.log import LogWriter
-from archive.pending import read_pending
-from archive.record import record_size
-from archive.segment import HEADER as SEGMENT_HEADER
-from archive.verify import Verifier
-from keys.errors import HistoryError, InputError, IntegrityError, UnavailableError
+from coffer.archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, witnessed
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.history import accept_loss, read_history, take_from
+from coffer.archive.log import LogWriter
+from coffer.archive.pending import read_pending
+from coffer.archive.record import record_size
+from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.verify import Verifier
+from coffer.keys.errors import HistoryError, InputError, IntegrityError, UnavailableError
 from tests.archive.conftest import FaultyCalls, SmallArchive, entry
 
 ONE = record_size(40)

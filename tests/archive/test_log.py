@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from archive.log import Entry, LogWriter, Position, SealedFile
-from archive.merkle import leaf_hash
-from archive.reader import LogReader
-from archive.record import Kind, genesis_hash, record_size
-from archive.segment import HEADER as SEGMENT_HEADER
-from archive.verify import Verifier
-from keys.errors import UnavailableError
+from coffer.archive.log import Entry, LogWriter, Position, SealedFile
+from coffer.archive.merkle import leaf_hash
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Kind, genesis_hash, record_size
+from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.verify import Verifier
+from coffer.keys.errors import UnavailableError
 from tests.archive.conftest import FIRST_MS, FaultyCalls, SmallArchive, body_of, entry
 
 ONE = record_size(40)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive.proof import HashAt, consistency, extends, includes, inclusion, root
+from coffer.archive.proof import (
+    HashAt,
+    consistency,
+    extends,
+    includes,
+    inclusion,
+    root,
+)
 
 
 def leaf(number: int) -> bytes:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from archive.log import Position
-from archive.reader import LogReader
-from archive.record import record_size
-from archive.segment import HEADER as SEGMENT_HEADER
-from archive.verify import Verifier
-from keys.errors import IntegrityError, NotFoundError
+from coffer.archive.log import Position
+from coffer.archive.reader import LogReader
+from coffer.archive.record import record_size
+from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.verify import Verifier
+from coffer.keys.errors import IntegrityError, NotFoundError
 from tests.archive.conftest import SmallArchive, body_of, entry
 
 START = SEGMENT_HEADER.size
@@ -20,9 +20,9 @@ ONE = record_size(40)
 WRITER = """
 import sys
 from pathlib import Path
-from archive.folder import ArchiveFolder
-from archive.lock import WriterLock
-from archive.log import LogWriter
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.lock import WriterLock
+from coffer.archive.log import LogWriter
 from tests.archive.conftest import entry
 
 folder = ArchiveFolder.open(Path(sys.argv[1]))

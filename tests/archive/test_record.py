@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive import record
-from archive.record import HEADER, RecordHeader, parse_header, record_size, trailer
-from keys.errors import FormatError
+from coffer.archive import record
+from coffer.archive.record import HEADER, RecordHeader, parse_header, record_size, trailer
+from coffer.keys.errors import FormatError
 
 HASHES = st.binary(min_size=32, max_size=32)
 U64 = st.integers(0, (1 << 64) - 1)

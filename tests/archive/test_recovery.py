@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from archive.ledger import Ledger
-from archive.record import record_size
-from archive.recovery import cut, read_tail
-from archive.segment import HEADER as SEGMENT_HEADER
-from keys.errors import IntegrityError, UnavailableError
+from coffer.archive.ledger import Ledger
+from coffer.archive.record import record_size
+from coffer.archive.recovery import cut, read_tail
+from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.keys.errors import IntegrityError, UnavailableError
 from tests.archive.conftest import FaultyCalls, SmallArchive, entry
 
 ONE = record_size(37)  # ends in three bytes of padding

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from archive.folder import ArchiveFolder
-from archive.pending import read_pending
-from archive.record import HEADER, record_size
-from archive.repair import repair
-from archive.segment import HEADER as SEGMENT_HEADER
-from keys.errors import CofferError, InputError, IntegrityError, UnavailableError
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.pending import read_pending
+from coffer.archive.record import HEADER, record_size
+from coffer.archive.repair import repair
+from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.keys.errors import CofferError, InputError, IntegrityError, UnavailableError
 from tests.archive.conftest import FaultyCalls, SmallArchive
 
 ONE = record_size(40)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from archive.checkpoint import read_checkpoint
-from archive.ledger import Entry, Ledger
-from archive.record import HEADER, record_size
-from archive.report import Finding
-from archive.scrub import Scrub, StoppedError
-from archive.segment import HEADER as SEGMENT_HEADER
-from keys.errors import FormatError, NotFoundError
+from coffer.archive.checkpoint import read_checkpoint
+from coffer.archive.ledger import Entry, Ledger
+from coffer.archive.record import HEADER, record_size
+from coffer.archive.report import Finding
+from coffer.archive.scrub import Scrub, StoppedError
+from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.keys.errors import FormatError, NotFoundError
 from tests.archive.conftest import FIRST_MS, SmallArchive, entry
 
 SIZE = 900_000

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from archive.folder import ArchiveFolder
-from archive.history import read_history
-from archive.leaves import Leaves
-from archive.log import LogWriter
-from archive.merkle import Frontier
-from archive.reader import LogReader
-from archive.record import record_size
-from archive.repair import repair
-from archive.segment import HEADER as SEGMENT_HEADER
-from archive.verify import Level, Options, Verifier
-from keys.errors import UnavailableError
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.history import read_history
+from coffer.archive.leaves import Leaves
+from coffer.archive.log import LogWriter
+from coffer.archive.merkle import Frontier
+from coffer.archive.reader import LogReader
+from coffer.archive.record import record_size
+from coffer.archive.repair import repair
+from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.verify import Level, Options, Verifier
+from coffer.keys.errors import UnavailableError
 from tests.archive.conftest import SmallArchive, body_of, entry
 
 _FULL = SEGMENT_HEADER.size + 4 * record_size(40)

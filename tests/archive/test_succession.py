@@ -13,21 +13,28 @@ from pathlib import Path
 
 import pytest
 
-from archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
-from archive.evidence import Consistency, Inclusion, parse_proof
-from archive.folder import ArchiveFolder
-from archive.history import accept_loss, read_history, take_from
-from archive.log import LogWriter
-from archive.notes import read_notes
-from archive.proof import root
-from archive.reader import LogReader
-from archive.repair import repair
-from archive.succession import Endorsement, Succession, adopt, endorse, go_on_from, read_succession
-from archive.tiles import Tiles
-from archive.verify import Options, Verifier
-from keys.errors import FormatError, HistoryError, IntegrityError
-from keys.secret import Secret
-from keys.signing import CheckpointSigner
+from coffer.archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from coffer.archive.evidence import Consistency, Inclusion, parse_proof
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.history import accept_loss, read_history, take_from
+from coffer.archive.log import LogWriter
+from coffer.archive.notes import read_notes
+from coffer.archive.proof import root
+from coffer.archive.reader import LogReader
+from coffer.archive.repair import repair
+from coffer.archive.succession import (
+    Endorsement,
+    Succession,
+    adopt,
+    endorse,
+    go_on_from,
+    read_succession,
+)
+from coffer.archive.tiles import Tiles
+from coffer.archive.verify import Options, Verifier
+from coffer.keys.errors import FormatError, HistoryError, IntegrityError
+from coffer.keys.secret import Secret
+from coffer.keys.signing import CheckpointSigner
 from tests.archive.auditor import AUDITOR, PROVER
 from tests.archive.conftest import ORIGIN, FaultyCalls, SmallArchive, entry
 

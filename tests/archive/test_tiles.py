@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archive.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
-from archive.evidence import Consistency, Inclusion
-from archive.leaves import Leaves
-from archive.log import LogWriter
-from archive.merkle import Frontier, leaf_hash
-from archive.notes import find_note, last_checkpoint, publish, read_notes, split
-from archive.proof import consistency, extends, includes, inclusion, root
-from archive.reader import LogReader
-from archive.tiles import Tiles, tile_path
-from archive.tiling import Tiling
-from keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError, UnavailableError
+from coffer.archive.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
+from coffer.archive.evidence import Consistency, Inclusion
+from coffer.archive.leaves import Leaves
+from coffer.archive.log import LogWriter
+from coffer.archive.merkle import Frontier, leaf_hash
+from coffer.archive.notes import find_note, last_checkpoint, publish, read_notes, split
+from coffer.archive.proof import consistency, extends, includes, inclusion, root
+from coffer.archive.reader import LogReader
+from coffer.archive.tiles import Tiles, tile_path
+from coffer.archive.tiling import Tiling
+from coffer.keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError, UnavailableError
 from tests.archive.conftest import ORIGIN, FaultyCalls, SmallArchive, entry
 
 LARGE = 70_000

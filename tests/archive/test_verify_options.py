@@ -9,16 +9,16 @@ from dataclasses import replace
 
 import pytest
 
-from archive import verify
-from archive.chain import read_footer
-from archive.checkpoint import Checkpoint, read_checkpoint
-from archive.reader import LogReader
-from archive.record import HEADER, Kind, RecordHeader, record_size
-from archive.report import OpenRecord
-from archive.segment import HEADER as SEGMENT_HEADER
-from archive.segment import Footer, parse_segment_header
-from archive.verify import Finding, Level, Options, Verifier
-from keys.errors import InputError, IntegrityError, KeyUnavailableError, ShreddedError
+from coffer.archive import verify
+from coffer.archive.chain import read_footer
+from coffer.archive.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.reader import LogReader
+from coffer.archive.record import HEADER, Kind, RecordHeader, record_size
+from coffer.archive.report import OpenRecord
+from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.segment import Footer, parse_segment_header
+from coffer.archive.verify import Finding, Level, Options, Verifier
+from coffer.keys.errors import InputError, IntegrityError, KeyUnavailableError, ShreddedError
 from tests.archive.conftest import SmallArchive, body_of, entry
 
 ONE = record_size(40)

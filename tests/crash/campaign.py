@@ -22,18 +22,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from archive.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
-from archive.folder import ArchiveFolder
-from archive.ledger import Ledger
-from archive.log import Entry, LogWriter
-from archive.notes import read_notes
-from archive.reader import LogReader
-from archive.record import Kind
-from archive.verify import Level, Options, Verifier
-from keys.errors import UnavailableError
-from keys.secret import Secret
-from keys.signing import CheckpointSigner
-from keys.syscalls import Syscalls, SystemCalls
+from coffer.archive.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.ledger import Ledger
+from coffer.archive.log import Entry, LogWriter
+from coffer.archive.notes import read_notes
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Kind
+from coffer.archive.verify import Level, Options, Verifier
+from coffer.keys.errors import UnavailableError
+from coffer.keys.secret import Secret
+from coffer.keys.signing import CheckpointSigner
+from coffer.keys.syscalls import Syscalls, SystemCalls
 from tests.crash.disk import Disk, Recorder
 
 ORIGIN = "archive.example/crash"

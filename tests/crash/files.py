@@ -16,19 +16,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from archive.folder import ArchiveFolder
-from archive.ledger import Ledger
-from archive.pending import REPAIRED, Pending, announce, forget, read_pending
-from archive.report import Finding
-from archive.scrub import Scrub
-from keys import durable
-from keys.errors import UnavailableError
-from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
-from keys.secret import Secret
-from keys.shares import Group, split
-from keys.sharetext import file_name, render
-from keys.syscalls import Syscalls, SystemCalls
-from server.splitting import write_shares
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.ledger import Ledger
+from coffer.archive.pending import REPAIRED, Pending, announce, forget, read_pending
+from coffer.archive.report import Finding
+from coffer.archive.scrub import Scrub
+from coffer.keys import durable
+from coffer.keys.errors import UnavailableError
+from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from coffer.keys.secret import Secret
+from coffer.keys.shares import Group, split
+from coffer.keys.sharetext import file_name, render
+from coffer.keys.syscalls import Syscalls, SystemCalls
+from coffer.server.splitting import write_shares
 from tests.crash.campaign import ORIGIN, SIGNER, BrokenPromiseError, Stop, Tally, Watched, entry, open_log
 from tests.crash.disk import Disk
 

@@ -6,16 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from keys.errors import UnavailableError
-from server import logs
-from server.api import Caller, Instance, Matches, Planned, StoreOutcome, StoreRequest
-from server.config import Config, Dimse, Log, Peer, Storage
-from server.dimse.acceptor import Acceptor
-from server.dimse.associations import Associations
-from server.dimse.connection import Connection
-from server.dimse.listener import Listener
-from server.dimse.places import Place
-from server.metrics import Metrics
+from coffer.keys.errors import UnavailableError
+from coffer.server import logs
+from coffer.server.api import (
+    Caller,
+    Instance,
+    Matches,
+    Planned,
+    StoreOutcome,
+    StoreRequest,
+)
+from coffer.server.config import Config, Dimse, Log, Peer, Storage
+from coffer.server.dimse.acceptor import Acceptor
+from coffer.server.dimse.associations import Associations
+from coffer.server.dimse.connection import Connection
+from coffer.server.dimse.listener import Listener
+from coffer.server.dimse.places import Place
+from coffer.server.metrics import Metrics
 
 
 class Kept:

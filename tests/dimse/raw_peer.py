@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
-from server.dimse import command as dimse
-from server.dimse import negotiation, pdu
-from server.dimse.channel import Channel, Context
-from server.dimse.command import Value
-from server.dimse.connection import Connection, ConnectionClosed
-from server.dimse.negotiation import Offer
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse import negotiation, pdu
+from coffer.server.dimse.channel import Channel, Context
+from coffer.server.dimse.command import Value
+from coffer.server.dimse.connection import Connection, ConnectionClosed
+from coffer.server.dimse.negotiation import Offer
 from tests.peers.wiretap import command_elements, text
 
 MAX_PDU = 128 << 10

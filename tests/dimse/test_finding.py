@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from keys.errors import AccessDeniedError, CofferError, IdentifierError, InputError, UnavailableError
-from server.dimse import command as dimse
-from server.dimse import negotiation
-from server.dimse.listener import Listener
-from server.dimse.negotiation import IMPLICIT_LE, Offer
+from coffer.keys.errors import AccessDeniedError, CofferError, IdentifierError, InputError, UnavailableError
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse import negotiation
+from coffer.server.dimse.listener import Listener
+from coffer.server.dimse.negotiation import IMPLICIT_LE, Offer
 from tests.dimse.conftest import Memory
 from tests.dimse.raw_peer import RawRequestor
 

@@ -10,15 +10,15 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from keys.errors import UnavailableError
-from server.config import Storage
-from server.dimse import command as dimse
-from server.dimse import negotiation, pdu
-from server.dimse.listener import Listener
-from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
-from server.dimse.places import Place
-from server.dimse.requestor import Requestor
-from server.headroom import CongestedError
+from coffer.keys.errors import UnavailableError
+from coffer.server.config import Storage
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse import negotiation, pdu
+from coffer.server.dimse.listener import Listener
+from coffer.server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from coffer.server.dimse.places import Place
+from coffer.server.dimse.requestor import Requestor
+from coffer.server.headroom import CongestedError
 from tests.dimse.conftest import Memory
 from tests.dimse.raw_peer import RawRequestor
 

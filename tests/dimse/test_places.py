@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.dimse.places import Place, Places
+from coffer.server.dimse.places import Place, Places
 
 TOTAL, PER_HOST = 6, 4
 

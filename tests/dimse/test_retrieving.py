@@ -12,11 +12,11 @@ import pydicom
 import pytest
 from structlog.testing import capture_logs
 
-from keys.errors import IntegrityError
-from server.dimse import command as dimse
-from server.dimse import negotiation, pdu, requestor, retrieving, suboperations
-from server.dimse.listener import Listener
-from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from coffer.keys.errors import IntegrityError
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse import negotiation, pdu, requestor, retrieving, suboperations
+from coffer.server.dimse.listener import Listener
+from coffer.server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
 from tests.dimse.conftest import Memory, free_port
 from tests.dimse.raw_peer import Broken, Message, RawDestination, RawRequestor
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 import pytest
 
-from server.cli import main
-from server.dimse import negotiation
-from server.dimse.negotiation import Offer
-from server.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from server.part10 import Part10, header_bytes
+from coffer.server.cli import main
+from coffer.server.dimse import negotiation
+from coffer.server.dimse.negotiation import Offer
+from coffer.server.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from coffer.server.part10 import Part10, header_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from keys.errors import KeyUnavailableError, UnavailableError
-from keys.hsm import HsmProvider
-from keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
-from keys.secret import Secret
+from coffer.keys.errors import KeyUnavailableError, UnavailableError
+from coffer.keys.hsm import HsmProvider
+from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
+from coffer.keys.secret import Secret
 from tests.erasure.stores import Store
 from tests.keys.softhsm import SoftHsm
 

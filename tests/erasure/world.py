@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from archive.folder import ArchiveFolder
-from keys import rows, shred, splitting
-from keys.errors import CofferError
-from keys.keyring import Keyring
-from keys.recovery import Recovery
-from keys.rows import EpochRow, EpochState, KeyRow
-from keys.secret import Secret
-from keys.shares import Share, combine
-from server.config import Keys
-from server.erasure import EFFECTIVE, Erasure, erasures
-from server.finishing import finish_keys
-from server.officers import Officer
-from server.renewal import Renewal
+from coffer.archive.folder import ArchiveFolder
+from coffer.keys import rows, shred, splitting
+from coffer.keys.errors import CofferError
+from coffer.keys.keyring import Keyring
+from coffer.keys.recovery import Recovery
+from coffer.keys.rows import EpochRow, EpochState, KeyRow
+from coffer.keys.secret import Secret
+from coffer.keys.shares import Share, combine
+from coffer.server.config import Keys
+from coffer.server.erasure import EFFECTIVE, Erasure, erasures
+from coffer.server.finishing import finish_keys
+from coffer.server.officers import Officer
+from coffer.server.renewal import Renewal
 from tests.erasure.model import Model
 from tests.erasure.stores import InPlace, Store
 

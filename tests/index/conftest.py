@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from archive.log import Position
-from index.entry import InstanceEntry
-from index.identity import PartId, Rules
-from index.index import Index
-from index.patientid import identity_text
-from index.rows import Version
-from keys.keyfile import KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
-from keys.studykey import StudyKey
+from coffer.archive.log import Position
+from coffer.index.entry import InstanceEntry
+from coffer.index.identity import PartId, Rules
+from coffer.index.index import Index
+from coffer.index.patientid import identity_text
+from coffer.index.rows import Version
+from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.studykey import StudyKey
 
 ARCHIVE_ID = bytes(range(16))
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.multival import MultiValue
 
-from index.attributes import ATTRIBUTES
-from index.elements import Header, decode_identifier, scan, scan_early
-from index.entry import Identity, extract
-from index.walk import Limits
-from keys.errors import IdentifierError, InputError
+from coffer.index.attributes import ATTRIBUTES
+from coffer.index.elements import Header, decode_identifier, scan, scan_early
+from coffer.index.entry import Identity, extract
+from coffer.index.walk import Limits
+from coffer.keys.errors import IdentifierError, InputError
 
 EXPLICIT, IMPLICIT, BIG, DEFLATED = (f"1.2.840.10008.1.2{s}" for s in (".1", "", ".2", ".1.99"))
 UNDEFINED = 0xFFFFFFFF

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import tables
-from index.entry import InstanceEntry
-from index.identity import PartId
-from index.index import Index
-from index.rows import Version
-from index.store import Change
-from keys.errors import IntegrityError, NotFoundError, UnavailableError
-from keys.keyring import Keyring
-from keys.shred import drop, schedule
+from coffer.index import tables
+from coffer.index.entry import InstanceEntry
+from coffer.index.identity import PartId
+from coffer.index.index import Index
+from coffer.index.rows import Version
+from coffer.index.store import Change
+from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
+from coffer.keys.keyring import Keyring
+from coffer.keys.shred import drop, schedule
 from tests.index.conftest import Filler, entry, everything, version
 
 STUDY_UID, SERIES_UID, SOP_UID, PATIENT_ID = 0x0020000D, 0x0020000E, 0x00080018, 0x00100020
@@ -329,8 +329,9 @@ def test_reading_beside_the_writer(tmp_path: Path, index: Index, filler: Filler,
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from index.index import Index; from keys.keyring import Keyring;"
-        "from keys.keyfile import KeyFileProvider; root = Path(sys.argv[1]);"
+        "import sys; from pathlib import Path; from coffer.index.index import Index;"
+        "from coffer.keys.keyring import Keyring;"
+        "from coffer.keys.keyfile import KeyFileProvider; root = Path(sys.argv[1]);"
         "ring = Keyring.open(root / 'keyring', KeyFileProvider(root / 'key'), readonly=True);"
         "ix = Index.open(root / 'index', ring, readonly=True); print(ix.stats().instances, ix.applied_seq)"
     )
@@ -339,7 +340,7 @@ def test_reading_beside_the_writer(tmp_path: Path, index: Index, filler: Filler,
 
 
 def test_an_index_of_another_archive_is_refused(tmp_path: Path, index: Index, filler: Filler) -> None:
-    from keys.keyfile import KeyFileProvider
+    from coffer.keys.keyfile import KeyFileProvider
 
     filler.add("1.1", "1.1.1", "1.1.1.1")
     index.close()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.matching import compile_key, fold_name
-from index.wildcards import compile_wildcards
-from keys.errors import IdentifierError
+from coffer.index.matching import compile_key, fold_name
+from coffer.index.wildcards import compile_wildcards
+from coffer.keys.errors import IdentifierError
 
 NAME, ID, UID, DATE, TIME, DATETIME, NUMBER, MODALITY, COMMENTS, CODES = (
     0x00100010, 0x00100020, 0x0020000D, 0x00080020, 0x00080030, 0x0008002A, 0x00200013, 0x00080060, 0x00104000,

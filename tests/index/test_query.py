@@ -6,12 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from index import query
-from index.attributes import Values
-from index.index import Index
-from index.matching import compile_key
-from index.table import StudyTable
-from keys.errors import IdentifierError
+from coffer.index import query
+from coffer.index.attributes import Values
+from coffer.index.index import Index
+from coffer.index.matching import compile_key
+from coffer.index.table import StudyTable
+from coffer.keys.errors import IdentifierError
 from tests.index.conftest import Filler
 
 STUDY_UID, SERIES_UID, SOP_UID, PATIENT_ID, NAME = 0x0020000D, 0x0020000E, 0x00080018, 0x00100020, 0x00100010
@@ -161,8 +161,8 @@ TEXT = st.text("abAÄß *?=^1[%", min_size=1, max_size=6)
     TEXT,
 )
 def test_narrowing_never_loses_a_match(stored: list[tuple[str, str, str]], tag: int, key: str) -> None:
-    from index.identity import PartId
-    from index.rows import Merged, StudyRow
+    from coffer.index.identity import PartId
+    from coffer.index.rows import Merged, StudyRow
 
     table = StudyTable()
     studies = [

@@ -12,17 +12,17 @@ import pytest
 from pydicom import Dataset, dcmwrite
 from pydicom.filebase import DicomBytesIO
 
-from archive.log import Position
-from archive.record import Kind, RecordHeader
-from index.elements import scan
-from index.entry import Identity, extract
-from index.index import Index
-from index.objectmeta import ObjectMeta
-from index.rebuild import catch_up, rebuild, retry
-from index.rows import Version
-from index.skipped import Skipped
-from keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
-from keys.keyring import Keyring
+from coffer.archive.log import Position
+from coffer.archive.record import Kind, RecordHeader
+from coffer.index.elements import scan
+from coffer.index.entry import Identity, extract
+from coffer.index.index import Index
+from coffer.index.objectmeta import ObjectMeta
+from coffer.index.rebuild import catch_up, rebuild, retry
+from coffer.index.rows import Version
+from coffer.index.skipped import Skipped
+from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
+from coffer.keys.keyring import Keyring
 from tests.index.conftest import CT_CLASS, EXPLICIT_LE, everything
 
 

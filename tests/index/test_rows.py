@@ -4,12 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive.log import Position
-from index.applied import Applied
-from index.identity import PartId
-from index.objectmeta import ObjectMeta
-from index.rows import InstanceRow, Merged, SeriesRow, StudyRow, Version, decode_row, encode_row
-from keys.errors import FormatError
+from coffer.archive.log import Position
+from coffer.index.applied import Applied
+from coffer.index.identity import PartId
+from coffer.index.objectmeta import ObjectMeta
+from coffer.index.rows import (
+    InstanceRow,
+    Merged,
+    SeriesRow,
+    StudyRow,
+    Version,
+    decode_row,
+    encode_row,
+)
+from coffer.keys.errors import FormatError
 
 VALUES = st.dictionaries(
     st.integers(0, 0xFFFFFFFF), st.lists(st.text(max_size=6), min_size=1, max_size=3).map(tuple), max_size=4

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from index.store import Change, IndexStore
-from keys.errors import UnavailableError
-from keys.syscalls import SystemCalls
+from coffer.index.store import Change, IndexStore
+from coffer.keys.errors import UnavailableError
+from coffer.keys.syscalls import SystemCalls
 
 ROOT = Path(__file__).resolve().parents[2]
 READER = """
 import sys
 from pathlib import Path
-from index.store import IndexStore
+from coffer.index.store import IndexStore
 store = IndexStore(Path(sys.argv[1]), readonly=True)
 for line in sys.stdin:
     print((store.get("study", line.strip().encode()) or b"nothing").decode(), flush=True)

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.identity import PartId
-from index.matching import compile_key
-from index.rows import Merged, StudyRow
-from index.table import StudyTable
+from coffer.index.identity import PartId
+from coffer.index.matching import compile_key
+from coffer.index.rows import Merged, StudyRow
+from coffer.index.table import StudyTable
 
 NAME, ID, BORN, DATE, ACCESSION, DESCRIPTION, REFERRING, STUDY_ID = (
     0x00100010, 0x00100020, 0x00100030, 0x00080020, 0x00080050, 0x00081030, 0x00080090, 0x00200010,

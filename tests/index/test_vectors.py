@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from index.identity import Rules
+from coffer.index.identity import Rules
 from tests.vectors import make_index, reader_index
 
 

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from index.store import TABLES, IndexStore
-from keys.errors import CofferError
-from keys.store import SUM_KEY, RowStore
+from coffer.index.store import TABLES, IndexStore
+from coffer.keys.errors import CofferError
+from coffer.keys.store import SUM_KEY, RowStore
 
 Rows = list[tuple[str, bytes, bytes]]
 

@@ -16,20 +16,20 @@ from pathlib import Path
 
 import pytest
 
-from archive.chain import read_footer
-from archive.checkpoint import open_checkpoint
-from archive.folder import ArchiveFolder
-from archive.ledger import Ledger
-from archive.pending import REPAIRED, Pending, announce, read_pending
-from archive.scrub import Scrub, parse_place
-from archive.verify import Finding, Level, Options, Verifier
-from keys.errors import CofferError, FormatError, NotFoundError
-from server.api import Caller, StoreRequest
-from server.byhand import look, look_at_index
-from server.config import Config, Http, Keys, Storage
-from server.demo import encoded, sample_study
-from server.engine import Engine
-from server.founding import create_archive
+from coffer.archive.chain import read_footer
+from coffer.archive.checkpoint import open_checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.ledger import Ledger
+from coffer.archive.pending import REPAIRED, Pending, announce, read_pending
+from coffer.archive.scrub import Scrub, parse_place
+from coffer.archive.verify import Finding, Level, Options, Verifier
+from coffer.keys.errors import CofferError, FormatError, NotFoundError
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.byhand import look, look_at_index
+from coffer.server.config import Config, Http, Keys, Storage
+from coffer.server.demo import encoded, sample_study
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
 from tests.server.filled import flip
 
 SCRIPT = Path(__file__).with_name("lmdb_flips.py")

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from keys.keyfile import KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
+from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 ARCHIVE_ID = bytes(range(16))

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from keys.hsm import HsmProvider
-from keys.hsm_token import PROCESS_LOCK, Token
-from keys.secret import Secret
+from coffer.keys.hsm import HsmProvider
+from coffer.keys.hsm_token import PROCESS_LOCK, Token
+from coffer.keys.secret import Secret
 from tests.conftest import absent
 
 PIN, SO_PIN, LABEL = "87654321", "12345678", "archive"

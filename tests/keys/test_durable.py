@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from keys import durable
-from keys.appendfile import AppendFile
-from keys.buffer import Buffer
-from keys.errors import UnavailableError
-from keys.syscalls import SystemCalls
+from coffer.keys import durable
+from coffer.keys.appendfile import AppendFile
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import UnavailableError
+from coffer.keys.syscalls import SystemCalls
 from tests.conftest import ROOT
 
 SYNCS = {"fsync", "fdatasync", "sync", "syncfs", "sync_file_range"}

@@ -14,15 +14,25 @@ from types import ModuleType
 import lmdb
 import pytest
 
-from keys import aead, derive, keepers, keyfile, rekey, rows, shares, shred, tombstone
-from keys.errors import FormatError, ShreddedError
-from keys.keyfile import KeyFileProvider
-from keys.keyring import Keyring
-from keys.secret import Secret
-from keys.shares import combine
-from keys.sharetext import parse
-from keys.signing import verify_note
-from keys.store import RowStore
+from coffer.keys import (
+    aead,
+    derive,
+    keepers,
+    keyfile,
+    rekey,
+    rows,
+    shares,
+    shred,
+    tombstone,
+)
+from coffer.keys.errors import FormatError, ShreddedError
+from coffer.keys.keyfile import KeyFileProvider
+from coffer.keys.keyring import Keyring
+from coffer.keys.secret import Secret
+from coffer.keys.shares import combine
+from coffer.keys.sharetext import parse
+from coffer.keys.signing import verify_note
+from coffer.keys.store import RowStore
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "vectors" / "keys"

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-import keys.studies
-from keys import arena, guard, rows
-from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
-from keys.rows import EpochState
-from keys.secret import Secret
-from keys.shares import combine
+import coffer.keys.studies
+from coffer.keys import arena, guard, rows
+from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.rows import EpochState
+from coffer.keys.secret import Secret
+from coffer.keys.shares import combine
 from tests.conftest import absent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +119,7 @@ def test_secrets_of_many_threads_do_not_touch_each_other() -> None:
 
 
 def test_a_keyring_lets_go_of_keys_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys.studies, "_CACHED", 2)
+    monkeypatch.setattr(coffer.keys.studies, "_CACHED", 2)
     generate_keyfile(tmp_path / "key", Secret(b"a passphrase"), cost=CHEAPEST_FOR_TESTS)
     provider = KeyFileProvider(tmp_path / "key", lambda: Secret(b"a passphrase"))
     keyring = Keyring.create(tmp_path / "keyring", provider, bytes(16))
@@ -174,8 +174,8 @@ def test_pages_of_secrets_are_locked_and_in_no_dump() -> None:
 
 REFUSED = """
 import os, resource
-from keys import guard
-from keys.secret import Secret
+from coffer.keys import guard
+from coffer.keys.secret import Secret
 try:
     os.setuid(65534)  # root may lock what it likes
 except PermissionError:
@@ -200,7 +200,7 @@ DUMPED = """
 import os, resource, sys
 hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
 resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
-from keys import guard
+from coffer.keys import guard
 if "guarded" in sys.argv:
     guard.forbid_dumps()
 os.abort()
@@ -227,9 +227,10 @@ def test_a_guarded_process_leaves_no_core_dump(tmp_path: Path) -> None:
 
 
 ENTRIES = {
-    "command": "from server.cli import main; main(['config', 'check'], standalone_mode=False)",
+    "command": "from coffer.server.cli import main; main(['config', 'check'], standalone_mode=False)",
     "lane": (
-        "import socket, sys; from server.lanes import messages, process, wire; ours, theirs = socket.socketpair()\n"
+        "import socket, sys; from coffer.server.lanes import messages, process, wire\n"
+        "ours, theirs = socket.socketpair()\n"
         "wire.Wire(ours).send(messages.encode(messages.Quit(0.0))); sys.argv[1:] = [str(theirs.detach())]\n"
         "process.main()"
     ),

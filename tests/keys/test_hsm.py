@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keys.errors import ConfigError, KeyUnavailableError, UnavailableError
-from keys.hsm_token import Token
-from keys.keyring import Keyring
-from keys.secret import Secret
+from coffer.keys.errors import ConfigError, KeyUnavailableError, UnavailableError
+from coffer.keys.hsm_token import Token
+from coffer.keys.keyring import Keyring
+from coffer.keys.secret import Secret
 from tests.keys import softhsm
 from tests.keys.softhsm import ARCHIVE_ID, LABEL, PIN, SoftHsm
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keys import rows, splitting
-from keys.errors import FormatError, InputError, IntegrityError, KeyUnavailableError
-from keys.keepers import Burned, Keeper, KeeperState
-from keys.keyfile import KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
-from keys.recovery import Recovery
-from keys.rows import EpochState
-from keys.secret import Secret
-from keys.shares import combine
+from coffer.keys import rows, splitting
+from coffer.keys.errors import FormatError, InputError, IntegrityError, KeyUnavailableError
+from coffer.keys.keepers import Burned, Keeper, KeeperState
+from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.recovery import Recovery
+from coffer.keys.rows import EpochState
+from coffer.keys.secret import Secret
+from coffer.keys.shares import combine
 
 
 def event(*_: object) -> tuple[bytes, bytes]:

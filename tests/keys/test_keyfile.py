@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from keys import keyfile as module
-from keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
-from keys.keyfile import CHEAPEST_FOR_TESTS, DEFAULT_COST, Argon2Cost, KeyFileProvider, generate_keyfile
-from keys.secret import Secret
+from coffer.keys import keyfile as module
+from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
+from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, DEFAULT_COST, Argon2Cost, KeyFileProvider, generate_keyfile
+from coffer.keys.secret import Secret
 
 CONTEXT = b"archive and epoch"
 

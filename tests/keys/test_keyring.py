@@ -13,8 +13,8 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from keys import derive, rows
-from keys.errors import (
+from coffer.keys import derive, rows
+from coffer.keys.errors import (
     ConfigError,
     FormatError,
     IntegrityError,
@@ -24,9 +24,9 @@ from keys.errors import (
     ShreddedError,
     UnavailableError,
 )
-from keys.keyfile import KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
-from keys.store import RowStore
+from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.store import RowStore
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,7 +132,7 @@ def test_a_proof_follows_a_rotation_of_another_process(
     keyring: Keyring, keyfile: Path, tmp_path: Path, provider: KeyFileProvider
 ) -> None:
     script = (
-        "import sys; from pathlib import Path; from keys import Keyring, KeyFileProvider;"
+        "import sys; from pathlib import Path; from coffer.keys import Keyring, KeyFileProvider;"
         "ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])));"
         "ring.rotate(); ring.destroy_epoch(1)"
     )
@@ -147,8 +147,8 @@ def test_a_proof_follows_a_rotation_of_another_process(
 WRITER = """
 import sys
 from pathlib import Path
-from keys.keyfile import KeyFileProvider
-from keys.keyring import Keyring
+from coffer.keys.keyfile import KeyFileProvider
+from coffer.keys.keyring import Keyring
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])))
 while True:
     print(ring.new_study().key_id.hex(), flush=True)

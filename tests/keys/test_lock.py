@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from keys import rows
-from keys.errors import KeyUnavailableError, LockedError
-from keys.keyfile import KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
-from keys.lock import ChangeLock, holder
-from keys.recovery import Recovery
-from keys.rows import EpochState
-from keys.secret import Secret
-from keys.shares import combine
+from coffer.keys import rows
+from coffer.keys.errors import KeyUnavailableError, LockedError
+from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.lock import ChangeLock, holder
+from coffer.keys.recovery import Recovery
+from coffer.keys.rows import EpochState
+from coffer.keys.secret import Secret
+from coffer.keys.shares import combine
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE_ID = bytes(range(16))
@@ -32,15 +32,15 @@ STUDIES = 20
 
 HOLD = """
 import pathlib, sys
-from keys.lock import ChangeLock
+from coffer.keys.lock import ChangeLock
 with ChangeLock(pathlib.Path(sys.argv[1])).held("coffer keys rotate", 1):
     print("held", flush=True)
     sys.stdin.read()
 """
 OPEN_ALL = """
 import pathlib, sys
-from keys.keyfile import KeyFileProvider
-from keys.keyring import Keyring
+from coffer.keys.keyfile import KeyFileProvider
+from coffer.keys.keyring import Keyring
 base = pathlib.Path(sys.argv[1])
 ring = Keyring.open(base / "keyring", KeyFileProvider(base / "key"), readonly=True)
 print(*sorted(ring.study(key_id).kcv.hex() for key_id in ring.study_key_ids()))

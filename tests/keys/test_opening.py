@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from keys import durable, opening
-from keys.appendfile import AppendFile
-from keys.errors import IntegrityError, UnavailableError
-from keys.lock import ProcessLock, holder, is_foreign
-from keys.store import RowStore
+from coffer.keys import durable, opening
+from coffer.keys.appendfile import AppendFile
+from coffer.keys.errors import IntegrityError, UnavailableError
+from coffer.keys.lock import ProcessLock, holder, is_foreign
+from coffer.keys.store import RowStore
 
 
 @pytest.fixture

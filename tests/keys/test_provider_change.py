@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from keys import rotation
-from keys.hsm import HsmProvider
-from keys.keyfile import KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
-from keys.providers import ProviderSet
-from keys.store import RowStore
+from coffer.keys import rotation
+from coffer.keys.hsm import HsmProvider
+from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.providers import ProviderSet
+from coffer.keys.store import RowStore
 from tests.keys import softhsm
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keys import derive
-from keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
-from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
-from keys.kms import KmsProvider, connect
-from keys.provider import KekProvider
-from keys.providers import Patience, Patient, ProviderSet
-from keys.rows import epoch_context
-from keys.secret import Secret
+from coffer.keys import derive
+from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
+from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.kms import KmsProvider, connect
+from coffer.keys.provider import KekProvider
+from coffer.keys.providers import Patience, Patient, ProviderSet
+from coffer.keys.rows import epoch_context
+from coffer.keys.secret import Secret
 from tests.keys import softhsm
 from tests.keys.kms_server import KmsServer, kms_server
 

@@ -7,18 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from keys import rekey, rows, shred
-from keys.errors import (
-    FormatError,
-    KeyUnavailableError,
-    ShreddedError,
-    SupersededError,
-    UnavailableError,
-)
-from keys.keyfile import KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
-from keys.rekey import Phase, Rekey
-from keys.tombstone import Reason, Tombstone
+from coffer.keys import rekey, rows, shred
+from coffer.keys.errors import FormatError, KeyUnavailableError, ShreddedError, SupersededError, UnavailableError
+from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.rekey import Phase, Rekey
+from coffer.keys.tombstone import Reason, Tombstone
 
 NAME = b"n" * 16
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from keys import derive, rows, signingkey
-from keys.destruction import Receipt
-from keys.errors import ConfigError, IntegrityError, KeyUnavailableError, NotFoundError
-from keys.keepers import Keeper
-from keys.keyfile import KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
-from keys.rotation import Rotated
-from keys.rows import STUDY_PREFIX, EpochState
-from keys.store import RowStore
+from coffer.keys import derive, rows, signingkey
+from coffer.keys.destruction import Receipt
+from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError, NotFoundError
+from coffer.keys.keepers import Keeper
+from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.rotation import Rotated
+from coffer.keys.rows import STUDY_PREFIX, EpochState
+from coffer.keys.store import RowStore
 
 ARCHIVE_ID = bytes(range(16))
 STUDIES = 5
@@ -95,9 +95,9 @@ def rotate_until(base: Path, at: int) -> None:
         return done
 
     RowStore.put, KeyFileProvider.create_epoch = stopping_put, stopping_create  # type: ignore[method-assign, assignment]
-    import keys.rotation
+    import coffer.keys.rotation
 
-    keys.rotation._PAGE = 2
+    coffer.keys.rotation._PAGE = 2
     keyring = open_at(base)
     keyring.rotate()
     os._exit(0)
@@ -311,9 +311,9 @@ def test_the_events_go_with_the_last_steps_and_come_once(keyring: Keyring, provi
 PROVER = """
 import sys
 from pathlib import Path
-from keys.keepers import Keeper
-from keys.keyfile import KeyFileProvider
-from keys.keyring import Keyring
+from coffer.keys.keepers import Keeper
+from coffer.keys.keyfile import KeyFileProvider
+from coffer.keys.keyring import Keyring
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])), readonly=True)
 for line in sys.stdin:
     ring.prove()

@@ -7,10 +7,9 @@ import pickle
 
 import pytest
 
-import keys
-from keys import derive, errors
-from keys.errors import CofferError, ConfigError, InputError, UnavailableError
-from keys.secret import Secret
+from coffer.keys import derive, errors
+from coffer.keys.errors import CofferError, ConfigError, InputError, UnavailableError
+from coffer.keys.secret import Secret
 
 
 def test_a_secret_is_not_shown_compared_hashed_or_copied() -> None:
@@ -61,12 +60,8 @@ def test_impossible_derivations(key: int, length: int) -> None:
 def test_the_error_tree() -> None:
     classes = [getattr(errors, name) for name in errors.__all__ if name != "CofferError"]
     codes = [cls.exit_code for cls in classes if "exit_code" in vars(cls)]
-    assert sorted(codes) == list(range(3, 16))
+    assert sorted(codes) == list(range(3, 17))
     assert errors.UnreadableError.exit_code == errors.WriterGoneError.exit_code == errors.UnavailableError.exit_code
     assert all(issubclass(cls, CofferError) for cls in classes)
     error = ConfigError("cause", hint="way out")
     assert (str(error), error.hint(), UnavailableError("x").hint()) == ("cause", "way out", "")
-
-
-def test_all_public_names_exist() -> None:
-    assert all(hasattr(keys, name) for name in keys.__all__)

@@ -9,9 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keys import aead, selftest, shares
-from keys import derive as derive_module
-from keys.errors import IntegrityError
+from coffer.keys import aead, selftest, shares
+from coffer.keys import derive as derive_module
+from coffer.keys.errors import IntegrityError
 
 WRONG = b"\x5a" * 32
 

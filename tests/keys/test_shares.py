@@ -12,10 +12,18 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from keys.errors import InputError
-from keys.secret import Secret
-from keys.shares import SIZE, Group, Share, combine, divide, split, value_at
-from keys.sharetext import file_name, parse, render
+from coffer.keys.errors import InputError
+from coffer.keys.secret import Secret
+from coffer.keys.shares import (
+    SIZE,
+    Group,
+    Share,
+    combine,
+    divide,
+    split,
+    value_at,
+)
+from coffer.keys.sharetext import file_name, parse, render
 
 KEK = bytes(range(100, 132))
 
@@ -45,7 +53,7 @@ def slow_times(a: int, b: int) -> int:
 
 
 def test_multiplication_is_that_of_the_field() -> None:
-    from keys.shares import _inverse, times
+    from coffer.keys.shares import _inverse, times
 
     for a in range(256):
         for b in range(256):

@@ -16,11 +16,11 @@ from typing import Any
 
 from click.testing import CliRunner
 
-import index.check
-import keys.witness
-from keys import rotation
-from server import byhand, rekeying
-from server.cli import main
+import coffer.index.check
+import coffer.keys.witness
+from coffer.keys import rotation
+from coffer.server import byhand, rekeying
+from coffer.server.cli import main
 from tests.keys import softhsm
 from tests.peers.dicom_client import split_part10
 from tests.peers.killing import done, folder_in_memory
@@ -82,7 +82,10 @@ class Facts:
 def small_steps() -> None:
     """Let little data take many steps: two keys a page, two objects a group, and a large object through a file."""
     rotation._PAGE, rekeying._GROUP_OBJECTS, rekeying._IN_MEMORY_BYTES = 2, 2, 65_536
-    byhand.read_witness, byhand.check_index = keys.witness._look, index.check._look  # this process may crash by itself
+    byhand.read_witness, byhand.check_index = (
+        coffer.keys.witness._look,
+        coffer.index.check._look,
+    )  # this process may crash by itself
 
 
 def command(*args: str) -> tuple[int, str]:

@@ -41,7 +41,13 @@ def load_first(*modules: str) -> None:
     """What every fork finds loaded: these, and what commands load when they run."""
     late = "erasure engine export finishing importer keyaudit media rekeyorder renewal requests service shareholders"
     _WARM.set_forkserver_preload(
-        [*modules, "click.testing", "numpy.random", "server.unsealing", *(f"server.{name}" for name in late.split())]
+        [
+            *modules,
+            "click.testing",
+            "numpy.random",
+            "coffer.server.unsealing",
+            *(f"coffer.server.{name}" for name in late.split()),
+        ]
     )
 
 

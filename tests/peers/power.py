@@ -24,15 +24,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from archive.folder import ArchiveFolder
-from archive.record import Kind
-from archive.verify import Level, Options, Verifier
-from index.check import check_index
-from server import logs
-from server.api import Caller
-from server.config import Config, Http, Keys, Log, Storage
-from server.engine import Engine
-from server.unsealing import open_records
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.record import Kind
+from coffer.archive.verify import Level, Options, Verifier
+from coffer.index.check import check_index
+from coffer.server import logs
+from coffer.server.api import Caller
+from coffer.server.config import Config, Http, Keys, Log, Storage
+from coffer.server.engine import Engine
+from coffer.server.unsealing import open_records
 from tests.crash.disk import Disk
 from tests.peers.coffer_process import ROOT, CofferProcess
 from tests.peers.dicom_client import Item, associate, store_one, synthetic

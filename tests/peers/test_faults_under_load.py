@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from archive.folder import ArchiveFolder
-from archive.verify import Verifier
-from keys.errors import CofferError
-from keys.keyfile import KeyFileProvider
-from keys.keyring import Keyring
-from server import signorder
-from server.api import Caller
-from server.config import Config, Http, Keys, Storage
-from server.engine import Engine
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.verify import Verifier
+from coffer.keys.errors import CofferError
+from coffer.keys.keyfile import KeyFileProvider
+from coffer.keys.keyring import Keyring
+from coffer.server import signorder
+from coffer.server.api import Caller
+from coffer.server.config import Config, Http, Keys, Storage
+from coffer.server.engine import Engine
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, find, noisy, store, synthetic
 from tests.peers.ward import FULL, SPOOLING, Crowd, failing, health, require_strace

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from keys import derive
-from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, _read, generate_keyfile
-from keys.keyring import Keyring
-from keys.secret import Secret
-from keys.sharetext import parse
-from server.demo import encoded, sample_study
-from server.dimse.negotiation import EXPLICIT_LE, Offer
-from server.dimse.requestor import Requestor
+from coffer.keys import derive
+from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, _read, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.secret import Secret
+from coffer.keys.sharetext import parse
+from coffer.server.demo import encoded, sample_study
+from coffer.server.dimse.negotiation import EXPLICIT_LE, Offer
+from coffer.server.dimse.requestor import Requestor
 from tests.conftest import absent
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.server.filled import flip, study_files
@@ -27,7 +27,7 @@ PASSPHRASE = "correct horse battery staple 4711"
 WRONG_PASSPHRASE = "incorrect horse battery staple 0815"
 # In each process of the product: the method named in RAISE_IN does its work, then raises with all it has.
 FAULTS = """
-import importlib.abc, importlib.machinery, os, sys
+import importlib.abc, importlib.machinery, os, subprocess, sys
 module, _, rest = os.environ.get("RAISE_IN", "").partition(":")
 owner, _, name = rest.partition(".")
 
@@ -47,7 +47,12 @@ class Finder(importlib.abc.MetaPathFinder):
         spec.loader.exec_module = exec_module
         return spec
 
+class NotIsolated(subprocess.Popen):  # what the product starts with -I would not see this file
+    def __init__(self, args, **more):
+        super().__init__(["-P" if word == "-I" else word for word in args], **more)
+
 if module:
+    subprocess.Popen = NotIsolated
     os.environ["COFFER_DEBUG"] = "1"
     sys.meta_path.insert(0, Finder())
 """
@@ -185,14 +190,17 @@ def test_no_key_is_printed_logged_answered_or_left_on_disk(
     run("status", ends=8)
     (tmp_path / "phrase").write_text(PASSPHRASE)
     (tmp_path / "phrase").chmod(0o600)
-    monkeypatch.setenv("RAISE_IN", "keys.keyring:Keyring.study")
+    monkeypatch.setenv("RAISE_IN", "coffer.keys.keyring:Keyring.study")
     run("get", "--study", study, "--out", "out", ends=6)
     assert b"could not be read: RuntimeError" in said[-1][1], "the fault came, in the thread that reads the index"
-    monkeypatch.setenv("RAISE_IN", "keys.keyring:Keyring.archive_key")
+    monkeypatch.setenv("RAISE_IN", "coffer.keys.keyring:Keyring.archive_key")
     run("get", "--study", study, "--out", "out", ends=70)
     assert b"forced, with" in said[-1][1], "the fault came, and its traceback was printed"
 
-    faults = (("server.commit:Committer.study_key", "text"), ("server.lanes.proxy:_Desk.study_key", "json"))
+    faults = (
+        ("coffer.server.commit:Committer.study_key", "text"),
+        ("coffer.server.lanes.proxy:_Desk.study_key", "json"),
+    )
     for fault, form in faults:
         monkeypatch.setenv("RAISE_IN", fault)
         coffer.config.write_text(coffer.config.read_text().replace('format = "text"', f'format = "{form}"'))

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import pytest
 
-from keys.errors import CofferError
-from server.dimse.negotiation import Offer
-from server.dimse.requestor import Requestor
+from coffer.keys.errors import CofferError
+from coffer.server.dimse.negotiation import Offer
+from coffer.server.dimse.requestor import Requestor
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, find, get, noisy, split_part10, synthetic
 from tests.peers.ward import SPOOLING

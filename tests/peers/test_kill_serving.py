@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from keys import rows
-from keys.rows import EpochRow
-from keys.store import RowStore
-from server import rekeyorder, rekeywatch, renewalwatch, service, shredding
-from server.config_load import load_config
-from server.signals import Signals
+from coffer.keys import rows
+from coffer.keys.rows import EpochRow
+from coffer.keys.store import RowStore
+from coffer.server import rekeyorder, rekeywatch, renewalwatch, service, shredding
+from coffer.server.config_load import load_config
+from coffer.server.signals import Signals
 from tests.peers.killed import (
     BOTH,
     EVERY,

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from server.api import Caller
-from server.config_load import load_config
-from server.dimse import command as dimse
-from server.dimse.negotiation import Offer
-from server.engine import Engine
-from server.importer import Importer, Outcome
+from coffer.server.api import Caller
+from coffer.server.config_load import load_config
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse.negotiation import Offer
+from coffer.server.engine import Engine
+from coffer.server.importer import Importer, Outcome
 from tests.dimse.raw_peer import RawRequestor
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, item_of, split_part10, store, uid

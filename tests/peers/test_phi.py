@@ -19,10 +19,10 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
-from keys.errors import CofferError
-from server.dimse import command as dimse
-from server.dimse.connection import ConnectionClosed
-from server.dimse.negotiation import Offer
+from coffer.keys.errors import CofferError
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse.connection import ConnectionClosed
+from coffer.server.dimse.negotiation import Offer
 from tests.dimse.raw_peer import RawRequestor
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, item_of, store, synthetic

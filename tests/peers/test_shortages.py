@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from archive.folder import ArchiveFolder
-from archive.verify import Verifier
-from keys.errors import UnavailableError
-from server.api import Caller
-from server.config import Config, Http, Keys, Storage
-from server.dimse.connection import ConnectionClosed
-from server.dimse.negotiation import Offer
-from server.dimse.requestor import Requestor
-from server.engine import Engine
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.verify import Verifier
+from coffer.keys.errors import UnavailableError
+from coffer.server.api import Caller
+from coffer.server.config import Config, Http, Keys, Storage
+from coffer.server.dimse.connection import ConnectionClosed
+from coffer.server.dimse.negotiation import Offer
+from coffer.server.dimse.requestor import Requestor
+from coffer.server.engine import Engine
 from tests.conftest import absent
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, noisy, synthetic

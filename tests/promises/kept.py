@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from server.api import Caller, StoreRequest
-from server.config import Config, Http, Keys, Storage
-from server.demo import encoded, sample_study
-from server.engine import Engine
-from server.founding import create_archive
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.config import Config, Http, Keys, Storage
+from coffer.server.demo import encoded, sample_study
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
 from tests.server.filled import status
 
 STUDY, INSTANCE, LEVEL = 0x0020000D, 0x00080018, 0x00080052

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from archive.folder import ArchiveFolder
-from archive.reader import LogReader
-from archive.record import HEADER, Kind
-from archive.repair import repair
-from keys.errors import HistoryError, UnavailableError
-from server import settlement
-from server.cli import main
-from server.engine import Engine
-from server.officers import Officer
-from server.rekeyorder import carry_out, one_study, order
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.reader import LogReader
+from coffer.archive.record import HEADER, Kind
+from coffer.archive.repair import repair
+from coffer.keys.errors import HistoryError, UnavailableError
+from coffer.server import settlement
+from coffer.server.cli import main
+from coffer.server.engine import Engine
+from coffer.server.officers import Officer
+from coffer.server.rekeyorder import carry_out, one_study, order
 from tests.conftest import volume_of
 from tests.promises.kept import Kept
 
@@ -254,7 +254,7 @@ def test_a_rebuild_makes_the_index_anew_whatever_lies_there(kept: Kept, spoil: C
 
 
 def test_an_index_that_is_too_far_behind_is_no_answer(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.levelling._MOST_RECORDS", 3)
+    monkeypatch.setattr("coffer.server.levelling._MOST_RECORDS", 3)
     with kept.opened(write=False) as engine:
         assert isinstance(engine.shortfall, UnavailableError)
         assert "records behind the log" in str(engine.shortfall)

@@ -17,11 +17,11 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from index.attributes import ATTRIBUTES, Level, Values
-from index.elements import decode_identifier, scan
-from server.dimse import command as dimse
-from server.dimse.negotiation import IMPLICIT_LE, Offer
-from server.identifier import encode_identifier
+from coffer.index.attributes import ATTRIBUTES, Level, Values
+from coffer.index.elements import decode_identifier, scan
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse.negotiation import IMPLICIT_LE, Offer
+from coffer.server.identifier import encode_identifier
 from tests.dimse.raw_peer import Message, RawDestination, RawRequestor
 from tests.peers.coffer_process import CofferProcess, Peer
 from tests.peers.test_malformed import as_request, exported

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from archive.certificate import EFFECTIVE, SCHEDULED, Certificate
-from keys import rows
-from keys.keepers import Keeper, KeeperState
-from keys.rows import EpochRow, EpochState
-from keys.store import RowStore
-from server.cli import main
+from coffer.archive.certificate import EFFECTIVE, SCHEDULED, Certificate
+from coffer.keys import rows
+from coffer.keys.keepers import Keeper, KeeperState
+from coffer.keys.rows import EpochRow, EpochState
+from coffer.keys.store import RowStore
+from coffer.server.cli import main
 from tests.archive.auditor import prove
 from tests.keys import softhsm
 from tests.server.filled import free_port, run, study_files, told

@@ -21,17 +21,17 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from archive import segment, summedjson
-from archive.folder import ArchiveFolder
-from archive.planted import planted
-from archive.record import Kind
-from archive.scrub import Place, parse_place
-from keys.durable import discard_folder
-from keys.errors import FormatError
-from keys.keyfile import CHEAPEST_FOR_TESTS, generate_keyfile
-from keys.secret import Secret
-from server.config import Config, Keys, Storage
-from server.engine import Engine
+from coffer.archive import segment, summedjson
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.planted import planted
+from coffer.archive.record import Kind
+from coffer.archive.scrub import Place, parse_place
+from coffer.keys.durable import discard_folder
+from coffer.keys.errors import FormatError
+from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, generate_keyfile
+from coffer.keys.secret import Secret
+from coffer.server.config import Config, Keys, Storage
+from coffer.server.engine import Engine
 from tests.server.filled import free_port, run, study_files, told
 
 HOLE = 3 << 30
@@ -361,8 +361,8 @@ def test_no_configuration_is_taken_from_an_archive_folder(base: Path, monkeypatc
 
 
 def test_a_provider_in_a_clear_row_loads_nothing_that_is_not_configured(base: Path) -> None:
-    from keys import rows
-    from keys.store import RowStore
+    from coffer.keys import rows
+    from coffer.keys.store import RowStore
 
     for kind in ("pkcs11", "aws-kms"):
         store = RowStore(base / "data" / "keyring")
@@ -447,7 +447,7 @@ def test_a_credential_of_systemd_may_be_readable_by_its_group(
 def test_a_configuration_that_others_may_write_is_refused(
     base: Path, mode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keys.permissions._is_own_group", lambda _: False)
+    monkeypatch.setattr("coffer.keys.permissions._is_own_group", lambda _: False)
     (base / "coffer.toml").chmod(mode)
     assert "chmod go-w" in run("status", code=11).stderr
     (base / "coffer.toml").chmod(0o644)
@@ -471,12 +471,12 @@ def test_what_another_account_owns_is_refused_with_that_account(base: Path, monk
         assert "sudo -u nobody coffer" in done.stderr
         assert "chown" not in done.stderr
     else:
-        monkeypatch.setattr("keys.permissions.os.geteuid", lambda: os.getuid() + 1)
+        monkeypatch.setattr("coffer.keys.permissions.os.geteuid", lambda: os.getuid() + 1)
         assert "belongs to another account" in run("status", code=11).stderr
 
 
 def test_where_a_configuration_is_looked_for(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from server import config_find
+    from coffer.server import config_find
 
     places = {"etc": tmp_path / "etc.toml", "home": tmp_path / "x" / "coffer" / "coffer.toml"}
     monkeypatch.setattr(config_find, "SYSTEM", places["etc"])

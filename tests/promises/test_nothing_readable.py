@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from archive.ledger import Ledger
-from archive.report import Finding
-from server.config_load import load_config
-from server.demo import sample_study
-from server.engine import Engine
+from coffer.archive.ledger import Ledger
+from coffer.archive.report import Finding
+from coffer.server.config_load import load_config
+from coffer.server.demo import sample_study
+from coffer.server.engine import Engine
 from tests.peers.test_phi import SHORTEST, TextSearch, forms_of
 from tests.server.filled import flip, part10, run
 

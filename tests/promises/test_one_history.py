@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from keys.errors import HistoryError
-from server.cli import main
-from server.officers import Officer
-from server.rekeyorder import carry_out, one_study, order
+from coffer.keys.errors import HistoryError
+from coffer.server.cli import main
+from coffer.server.officers import Officer
+from coffer.server.rekeyorder import carry_out, one_study, order
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.dicom_client import store
 from tests.peers.ward import FULL, objects

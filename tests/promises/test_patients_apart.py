@@ -19,17 +19,17 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
-from keys.errors import AmbiguousPatientError
-from keys.shred import schedule
-from server.api import Caller, StoreRequest
-from server.config import Config, Http, Keys, Patients, Versions
-from server.demo import encoded
-from server.dimse.status import SEVERAL_PATIENTS, status_of
-from server.engine import Engine
-from server.founding import create_archive
-from server.identifier import encode_identifier
-from server.officers import Officer
-from server.rekeyorder import all_before, carry_out, order
+from coffer.keys.errors import AmbiguousPatientError
+from coffer.keys.shred import schedule
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.config import Config, Http, Keys, Patients, Versions
+from coffer.server.demo import encoded
+from coffer.server.dimse.status import SEVERAL_PATIENTS, status_of
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.identifier import encode_identifier
+from coffer.server.officers import Officer
+from coffer.server.rekeyorder import all_before, carry_out, order
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, find, store
 

@@ -12,13 +12,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from archive.certificate import EFFECTIVE, SCHEDULED, TITLES, Certificate, Opener, Proof, runs
-from archive.evidence import Inclusion
-from archive.record import Kind, parse_header
-from keys import signingkey
-from keys.errors import CofferError, IntegrityError
-from server.config_load import load_config
-from server.engine import Engine
+from coffer.archive.certificate import (
+    EFFECTIVE,
+    SCHEDULED,
+    TITLES,
+    Certificate,
+    Opener,
+    Proof,
+    runs,
+)
+from coffer.archive.evidence import Inclusion
+from coffer.archive.record import Kind, parse_header
+from coffer.keys import signingkey
+from coffer.keys.errors import CofferError, IntegrityError
+from coffer.server.config_load import load_config
+from coffer.server.engine import Engine
 from tests.archive.auditor import PROVER, prove
 from tests.server.filled import part10, run, told
 from tests.server.test_rekey import serving
@@ -192,8 +200,8 @@ def test_a_study_that_was_rekeyed_before_is_erased_with_all_its_keys(archive: Pa
 
 def test_both_keys_of_a_rekey_that_a_shred_ended_are_in_one(archive: Path) -> None:
     with Engine.open_for_keys(load_config(Path("coffer.toml"))) as engine:
-        from server.officers import Officer
-        from server.rekeyorder import one_study, order
+        from coffer.server.officers import Officer
+        from coffer.server.rekeyorder import one_study, order
 
         order(engine, one_study(engine, UIDS[0]), "r", Officer.here("Meyer"))
     run("shred", UIDS[0], "--reason", "r", "--yes")
@@ -489,8 +497,8 @@ def test_a_log_that_lost_the_record_of_a_shred_gives_no_certificate(archive: Pat
     run("shred", UIDS[0], "--reason", "r", "--yes")
     (key,) = shredded()
     with Engine.open_for_keys(load_config(Path("coffer.toml"))) as engine:
-        from server.certificates import Certifier
-        from server.officers import Officer
+        from coffer.server.certificates import Certifier
+        from coffer.server.officers import Officer
 
         certifier = Certifier(engine, Officer.here("Meyer"))
         certifier._deeds.gone.clear()

@@ -10,10 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from keys import errors
-from server.cli import main
-from server.cli.options import Chosen
-from server.cli.reference import command_line_page, exit_codes
+from coffer.keys import errors
+from coffer.server.cli import main
+from coffer.server.cli.options import Chosen
+from coffer.server.cli.reference import command_line_page, exit_codes
 from tests.conftest import absent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def test_every_command_that_prints_facts_has_json(path: tuple[str, ...]) -> None
 
 def test_the_reference_page_is_rendered_from_the_commands() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == command_line_page(), (
-        "run: python -m server.cli.reference docs"
+        "run: python -m coffer.server.cli.reference docs"
     )
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from archive.ledger import Ledger
-from archive.record import Kind
-from archive.report import Finding
-from archive.segment import HEADER
-from server.config_load import load_config
-from server.engine import Engine
-from server.service import Server
+from coffer.archive.ledger import Ledger
+from coffer.archive.record import Kind
+from coffer.archive.report import Finding
+from coffer.archive.segment import HEADER
+from coffer.server.config_load import load_config
+from coffer.server.engine import Engine
+from coffer.server.service import Server
 from tests.server.filled import flip, free_port, run, study_files, told
 
 

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from archive.record import Kind
-from keys import rotation
-from keys.errors import UnavailableError
-from keys.keyfile import CHEAPEST_FOR_TESTS, generate_keyfile
-from keys.keyring import Keyring
-from keys.recovery import Recovery
-from keys.rows import EVENT_PREFIX, EpochState
-from keys.secret import Secret
-from keys.store import SUM_KEY, RowStore
-from server.config import Config, Dimse, Http, Keys, Pkcs11
-from server.custody import provider_of
-from server.engine import Engine
-from server.founding import create_archive
-from server.service import Server
+from coffer.archive.record import Kind
+from coffer.keys import rotation
+from coffer.keys.errors import UnavailableError
+from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.recovery import Recovery
+from coffer.keys.rows import EVENT_PREFIX, EpochState
+from coffer.keys.secret import Secret
+from coffer.keys.store import SUM_KEY, RowStore
+from coffer.server.config import Config, Dimse, Http, Keys, Pkcs11
+from coffer.server.custody import provider_of
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.service import Server
 from tests.keys import softhsm
 from tests.server.filled import free_port, run, study_files, told
 from tests.server.test_key_provider import ready, store, wait_for
@@ -213,7 +213,7 @@ def test_a_running_server_whose_hsm_is_lost_for_ever_stores_again_after_a_recove
         f'archive = "archive"\n[keys]\nprovider = "pkcs11"\nkey_file = "rescue.key"\n'
         f'[keys.pkcs11]\nmodule = "{hsm.module}"\ntoken = "archive"\npin_file = "pin"\n'
     )
-    coffer = [sys.executable, "-c", "from server.cli import main; main()", "--config", str(file)]
+    coffer = [sys.executable, "-c", "from coffer.server.cli import main; main()", "--config", str(file)]
 
     def command(*args: str) -> str:
         done = subprocess.run([*coffer, *args], capture_output=True, text=True, timeout=60)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from archive.segment import HEADER
-from keys.keyring import Keyring
-from server.config_load import load_config
-from server.custody import provider_of
+from coffer.archive.segment import HEADER
+from coffer.keys.keyring import Keyring
+from coffer.server.config_load import load_config
+from coffer.server.custody import provider_of
 from tests.server.filled import flip, run, study_files, told
 
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from archive.body import own_memory
-from archive.log import LogWriter, SealedFile
-from archive.verify import Verifier
-from index.identity import PartId
-from index.index import Index
-from keys.errors import IntegrityError, UnavailableError
-from server import logs
-from server.api import Caller, StoreRequest
-from server.commit import Committed, Committer, Parcel, Sealed
-from server.config import Config, Http, Keys, Log
-from server.demo import encoded, sample_study
-from server.engine import Engine
-from server.founding import create_archive
+from coffer.archive.body import own_memory
+from coffer.archive.log import LogWriter, SealedFile
+from coffer.archive.verify import Verifier
+from coffer.index.identity import PartId
+from coffer.index.index import Index
+from coffer.keys.errors import IntegrityError, UnavailableError
+from coffer.server import logs
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.commit import Committed, Committer, Parcel, Sealed
+from coffer.server.config import Config, Http, Keys, Log
+from coffer.server.demo import encoded, sample_study
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keys.errors import ConfigError
-from server import config_lines
-from server.config import Config
-from server.config_load import check_text, load_config
-from server.config_reference import configuration_page
+from coffer.keys.errors import ConfigError
+from coffer.server import config_lines
+from coffer.server.config import Config
+from coffer.server.config_load import check_text, load_config
+from coffer.server.config_reference import configuration_page
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = Path("/etc/coffer")
@@ -187,7 +187,7 @@ def test_the_locator_takes_any_text(parts: list[str]) -> None:
 
 def test_the_reference_page_is_rendered_from_the_code() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == configuration_page(), (
-        "run: python -m server.cli.reference docs"
+        "run: python -m coffer.server.cli.reference docs"
     )
 
 

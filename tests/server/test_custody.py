@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from keys.errors import ConfigError
-from server.config import AwsKms, Keys, Pkcs11
-from server.custody import KINDS, provider_of, told
+from coffer.keys.errors import ConfigError
+from coffer.server.config import AwsKms, Keys, Pkcs11
+from coffer.server.custody import KINDS, provider_of, told
 from tests.keys import softhsm
 from tests.server.filled import run, study_files
 

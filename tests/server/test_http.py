@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from keys.errors import ConfigError
-from server import http
-from server.config import Http
-from server.metrics import Metrics
+from coffer.keys.errors import ConfigError
+from coffer.server import http
+from coffer.server.config import Http
+from coffer.server.metrics import Metrics
 
 reasons: list[str] = []
 concerns: list[str] = []

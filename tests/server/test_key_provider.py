@@ -15,15 +15,22 @@ from typing import Any
 
 import pytest
 
-from archive.verify import Verifier
-from keys.errors import ConfigError, KeyUnavailableError, UnavailableError
-from server.config import AwsKms, Config, Dimse, Http, Keys, Pkcs11
-from server.demo import encoded, sample_study
-from server.dimse.negotiation import EXPLICIT_LE, Offer
-from server.dimse.requestor import Requestor
-from server.engine import Engine
-from server.founding import create_archive
-from server.service import Server
+from coffer.archive.verify import Verifier
+from coffer.keys.errors import ConfigError, KeyUnavailableError, UnavailableError
+from coffer.server.config import (
+    AwsKms,
+    Config,
+    Dimse,
+    Http,
+    Keys,
+    Pkcs11,
+)
+from coffer.server.demo import encoded, sample_study
+from coffer.server.dimse.negotiation import EXPLICIT_LE, Offer
+from coffer.server.dimse.requestor import Requestor
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.service import Server
 from tests.keys import softhsm
 from tests.keys.kms_server import kms_server
 from tests.keys.softhsm import SoftHsm
@@ -205,7 +212,7 @@ def test_a_start_gives_up_with_exit_code_6_and_a_wrong_pin_at_once(
 
     def serve(pin: str) -> tuple[subprocess.CompletedProcess[str], float]:
         began = time.monotonic()
-        command = [sys.executable, "-c", "from server.cli import main; main()", "--config", str(file), "serve"]
+        command = [sys.executable, "-c", "from coffer.server.cli import main; main()", "--config", str(file), "serve"]
         environment = {**os.environ, "HSM_PIN": pin}
         return (
             subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60),
@@ -248,7 +255,7 @@ def test_aws_kms_that_is_away_throttles_or_deletes(tmp_path: Path, monkeypatch: 
             Engine.open(config)
         kms.always = ""
         check(config)
-        from keys.kms import KmsProvider, connect
+        from coffer.keys.kms import KmsProvider, connect
 
         KmsProvider(archive_id, connect("eu-central-1", kms.url, 5.0), 7).destroy_epoch(1)
         with pytest.raises(KeyUnavailableError, match="waits for its deletion"):

@@ -15,19 +15,18 @@ import click
 import msgspec
 import pytest
 
-import server
-from archive.record import Kind
-from keys import selftest
-from server.cli import main
-from server.config_load import load_config
-from server.engine import Engine
-from server.lanes import messages
-from server.lanes.process import encode_config
-from server.lanes.wire import LineClosed, Wire
-from server.officers import Officer
+from coffer.archive.record import Kind
+from coffer.keys import selftest
+from coffer.server.cli import main
+from coffer.server.config_load import load_config
+from coffer.server.engine import Engine
+from coffer.server.lanes import messages
+from coffer.server.lanes.process import encode_config
+from coffer.server.lanes.wire import LineClosed, Wire
+from coffer.server.officers import Officer
 from tests.server.filled import free_port, run, study_files
 
-ROOT = Path(server.__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STUDY = "1.2.826.0.1.3680043.10.1234.1"
 SHARES = ["--share", "shares/1", "--share", "shares/2"]
 
@@ -115,7 +114,7 @@ def broken_environment(folder: Path) -> dict[str, str]:
 
 def test_a_process_with_a_broken_primitive_says_so_and_ends(archive: Path, tmp_path: Path) -> None:
     environment = broken_environment(tmp_path / "broken")
-    command = [sys.executable, "-c", "from server.cli import main; main()", "keys", "rotate"]
+    command = [sys.executable, "-c", "from coffer.server.cli import main; main()", "keys", "rotate"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 3
     assert "cryptographic self-test failed: hmac_sha256" in done.stderr
@@ -124,7 +123,7 @@ def test_a_process_with_a_broken_primitive_says_so_and_ends(archive: Path, tmp_p
     ours, theirs = socket.socketpair()
     with ours, theirs:
         lane = subprocess.Popen(
-            [sys.executable, "-P", "-m", "server.lanes", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "coffer.server.lanes", str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             env=environment,
             stderr=subprocess.PIPE,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from archive.folder import ArchiveFolder
-from archive.lock import WriterLock
-from keys import rows
-from keys.errors import CofferError
-from keys.store import RowStore
-from keys.tombstone import Tombstone
-from server.config_load import load_config
-from server.engine import Engine
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.lock import WriterLock
+from coffer.keys import rows
+from coffer.keys.errors import CofferError
+from coffer.keys.store import RowStore
+from coffer.keys.tombstone import Tombstone
+from coffer.server.config_load import load_config
+from coffer.server.engine import Engine
 from tests.server.filled import run
 from tests.server.test_shred import UIDS, configure, put
 

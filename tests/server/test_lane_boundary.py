@@ -21,26 +21,26 @@ from typing import Any
 import msgspec
 import pytest
 
-from archive.body import own_memory
-from archive.log import SealedFile
-from archive.verify import Verifier
-from index.identity import PartId
-from keys.errors import CofferError, UnavailableError
-from keys.secret import Secret
-from keys.studykey import StudyKey
-from server.api import Caller, StoreRequest
-from server.commit import Committed, Sealed
-from server.config import Config, Dimse, Http, Keys
-from server.demo import encoded, sample_study
-from server.engine import Engine
-from server.founding import create_archive
-from server.identifier import encode_identifier
-from server.ingest import Ingest
-from server.lanes import checks, client, desk, rights
-from server.lanes import messages as m
-from server.lanes.desk import Desk
-from server.lanes.proxy import Line
-from server.lanes.wire import LineClosed, Wire
+from coffer.archive.body import own_memory
+from coffer.archive.log import SealedFile
+from coffer.archive.verify import Verifier
+from coffer.index.identity import PartId
+from coffer.keys.errors import CofferError, UnavailableError
+from coffer.keys.secret import Secret
+from coffer.keys.studykey import StudyKey
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.commit import Committed, Sealed
+from coffer.server.config import Config, Dimse, Http, Keys
+from coffer.server.demo import encoded, sample_study
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.identifier import encode_identifier
+from coffer.server.ingest import Ingest
+from coffer.server.lanes import checks, client, desk, rights
+from coffer.server.lanes import messages as m
+from coffer.server.lanes.desk import Desk
+from coffer.server.lanes.proxy import Line
+from coffer.server.lanes.wire import LineClosed, Wire
 from tests.server.filled import status
 from tests.server.odd_objects import healthy_objects, odd_objects
 

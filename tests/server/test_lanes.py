@@ -19,28 +19,28 @@ from pydicom import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from archive.record import Kind
-from archive.verify import Verifier
-from index.table import StudyTable
-from keys.errors import ConfigError, ServiceError, UnavailableError
-from server import watched
-from server.config import Config, Dimse, Http, Keys
-from server.demo import encoded, leave_answers_to_caller, sample_study
-from server.dimse import command as dimse
-from server.dimse import negotiation
-from server.dimse.connection import ConnectionClosed
-from server.dimse.negotiation import EXPLICIT_LE, Offer
-from server.dimse.requestor import Requestor
-from server.doomed import by_study
-from server.engine import Engine
-from server.founding import create_archive
-from server.identifier import encode_identifier
-from server.lanes import pool
-from server.lanes.wire import LineClosed, SharedMemory, Wire
-from server.officers import Officer
-from server.renewal import Renewal
-from server.service import Server
-from server.shredding import Deed, Shredding
+from coffer.archive.record import Kind
+from coffer.archive.verify import Verifier
+from coffer.index.table import StudyTable
+from coffer.keys.errors import ConfigError, ServiceError, UnavailableError
+from coffer.server import watched
+from coffer.server.config import Config, Dimse, Http, Keys
+from coffer.server.demo import encoded, leave_answers_to_caller, sample_study
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse import negotiation
+from coffer.server.dimse.connection import ConnectionClosed
+from coffer.server.dimse.negotiation import EXPLICIT_LE, Offer
+from coffer.server.dimse.requestor import Requestor
+from coffer.server.doomed import by_study
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.identifier import encode_identifier
+from coffer.server.lanes import pool
+from coffer.server.lanes.wire import LineClosed, SharedMemory, Wire
+from coffer.server.officers import Officer
+from coffer.server.renewal import Renewal
+from coffer.server.service import Server
+from coffer.server.shredding import Deed, Shredding
 from tests.dimse.raw_peer import RawRequestor
 from tests.peers.dicom_client import get
 
@@ -85,7 +85,7 @@ def lanes() -> set[int]:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
         except (OSError, IndexError):
             continue
-        if b"server.lanes" in words and parent == os.getpid():
+        if b"coffer.server.lanes" in words and parent == os.getpid():
             found.add(int(pid))
     return found
 

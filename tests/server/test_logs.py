@@ -17,9 +17,9 @@ from typing import TextIO
 import pytest
 import structlog
 
-from keys.secret import Secret
-from server import logs
-from server.config import Log
+from coffer.keys.secret import Secret
+from coffer.server import logs
+from coffer.server.config import Log
 
 UID = "1.2.826.0.1.3680043.8.498.12345.67890"
 

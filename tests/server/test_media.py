@@ -8,8 +8,8 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from keys.errors import InputError
-from server.media import find_files, read_media_directory
+from coffer.keys.errors import InputError
+from coffer.server.media import find_files, read_media_directory
 
 
 def directory(path: Path, *references: list[str] | str) -> Path:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from keys.errors import UnavailableError
-from server.metrics import SERVICES, Metrics
+from coffer.keys.errors import UnavailableError
+from coffer.server.metrics import SERVICES, Metrics
 from tests.conftest import absent
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from archive.folder import ArchiveFolder
-from archive.log import Entry, LogWriter
-from archive.reader import LogReader
-from archive.record import Kind, RecordHeader
-from index.attributes import STUDY_UID
-from keys import signingkey
-from keys.clock import clock_ms
-from server.config_load import load_config
-from server.custody import open_keyring, provider_of
-from server.engine import Engine
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.log import Entry, LogWriter
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Kind, RecordHeader
+from coffer.index.attributes import STUDY_UID
+from coffer.keys import signingkey
+from coffer.keys.clock import clock_ms
+from coffer.server.config_load import load_config
+from coffer.server.custody import open_keyring, provider_of
+from coffer.server.engine import Engine
 from tests.server.filled import part10, run, told
 from tests.server.test_shred import UIDS, configure, slices
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from index.attributes import ATTRIBUTES, BINARY_VRS, COMPUTED, Level, Values
-from index.elements import decode_identifier
-from server.api import Caller, StoreRequest
-from server.cli import main
-from server.config import Config, Http, Keys, Storage
-from server.engine import Engine
-from server.founding import create_archive
-from server.identifier import encode_identifier
-from server.part10 import Part10, header_bytes
+from coffer.index.attributes import ATTRIBUTES, BINARY_VRS, COMPUTED, Level, Values
+from coffer.index.elements import decode_identifier
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.cli import main
+from coffer.server.config import Config, Http, Keys, Storage
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.identifier import encode_identifier
+from coffer.server.part10 import Part10, header_bytes
 from tests.server.filled import status
 from tests.server.odd_objects import (
     IMPLICIT,

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from archive.event import Event
-from archive.record import Kind
-from keys import rows
-from keys.clock import clock_ms
-from keys.errors import HistoryError
-from server.byhand import look
-from server.engine import Engine
+from coffer.archive.event import Event
+from coffer.archive.record import Kind
+from coffer.keys import rows
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import HistoryError
+from coffer.server.byhand import look
+from coffer.server.engine import Engine
 from tests.promises.kept import Kept
 
 _NOTE = bytes(range(8))

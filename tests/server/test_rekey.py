@@ -16,21 +16,21 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from archive.record import Kind
-from keys import rekey, shred
-from keys.errors import ShreddedError, SupersededError
-from keys.keyfile import KeyFileProvider
-from keys.keyring import Keyring
-from keys.tombstone import Reason, Tombstone
-from server.api import Caller, StoreRequest
-from server.attention import unindexed
-from server.config_load import load_config
-from server.demo import encoded
-from server.engine import Engine
-from server.officers import Officer
-from server.rekeying import Rekeyer
-from server.rekeyorder import one_study, order
-from server.rekeywatch import RekeyWatch
+from coffer.archive.record import Kind
+from coffer.keys import rekey, shred
+from coffer.keys.errors import ShreddedError, SupersededError
+from coffer.keys.keyfile import KeyFileProvider
+from coffer.keys.keyring import Keyring
+from coffer.keys.tombstone import Reason, Tombstone
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.attention import unindexed
+from coffer.server.config_load import load_config
+from coffer.server.demo import encoded
+from coffer.server.engine import Engine
+from coffer.server.officers import Officer
+from coffer.server.rekeying import Rekeyer
+from coffer.server.rekeyorder import one_study, order
+from coffer.server.rekeywatch import RekeyWatch
 from tests.server.filled import flip, part10, run, status, told
 from tests.server.test_shred import UIDS, configure, events, found, put, slices, stopped
 
@@ -326,9 +326,8 @@ def test_a_shred_ends_a_rekey_and_takes_both_keys(archive: Path, phase: rekey.Ph
 
 
 def test_who_holds_the_archive_and_does_not_do_it_is_named(archive: Path) -> None:
-    code = (
-        f"from server import rekeyorder as r; r._STILL_SECONDS = 0.3; from server.cli import main; main({[*COMMAND]})"
-    )
+    code = "from coffer.server import rekeyorder as r; from coffer.server.cli import main; r._STILL_SECONDS = 0.3; "
+    code += f"main({[*COMMAND]})"
     with engine(write=True):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 6

@@ -11,20 +11,20 @@ import msgspec
 import pytest
 from click.testing import Result
 
-from archive.event import Event
-from archive.folder import ArchiveFolder
-from archive.record import Kind
-from keys import rows
-from keys.clock import clock_ms
-from keys.keyring import Keyring
-from keys.rows import EpochState
-from server import renewalwatch
-from server.config import AwsKms, Config, Keys, Pkcs11
-from server.custody import provider_of
-from server.engine import Engine
-from server.founding import create_archive
-from server.renewalwatch import RenewalWatch
-from server.service import Server
+from coffer.archive.event import Event
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.record import Kind
+from coffer.keys import rows
+from coffer.keys.clock import clock_ms
+from coffer.keys.keyring import Keyring
+from coffer.keys.rows import EpochState
+from coffer.server import renewalwatch
+from coffer.server.config import AwsKms, Config, Keys, Pkcs11
+from coffer.server.custody import provider_of
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.renewalwatch import RenewalWatch
+from coffer.server.service import Server
 from tests.keys import softhsm
 from tests.keys.kms_server import kms_server
 from tests.keys.softhsm import SoftHsm
@@ -38,8 +38,8 @@ ROTATION = Kind.KEYRING_ROTATED
 HALF = """
 import os, sys
 from pathlib import Path
-from keys.keyfile import KeyFileProvider
-from keys.keyring import Keyring
+from coffer.keys.keyfile import KeyFileProvider
+from coffer.keys.keyring import Keyring
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])))
 ring.count() or ring.new_study()
 ring.rotate(lambda *_: os._exit(77))
@@ -47,10 +47,10 @@ ring.rotate(lambda *_: os._exit(77))
 PAST_THE_CHECK = """
 import sys
 from pathlib import Path
-from archive.folder import ArchiveFolder
-from keys.keyring import Keyring
-from server.config_load import load_config
-from server.custody import provider_of
+from coffer.archive.folder import ArchiveFolder
+from coffer.keys.keyring import Keyring
+from coffer.server.config_load import load_config
+from coffer.server.custody import provider_of
 config = load_config(Path(sys.argv[1]), None)
 folder = ArchiveFolder.open(config.archive)
 Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id, "pkcs11")).rotate()
@@ -102,7 +102,7 @@ def coffer(config: Config, *args: str, code: int = 0) -> Result:
 def beside(config: Config, *args: str, code: int = 0) -> str:
     """One command in a process of its own, beside a server in this one; what it said."""
     file = str(config.archive.parent / "coffer.toml")
-    command = [sys.executable, "-c", "from server.cli import main; main()", "--config", file, *args]
+    command = [sys.executable, "-c", "from coffer.server.cli import main; main()", "--config", file, *args]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stderr if code else done.stdout
@@ -294,12 +294,6 @@ def test_nothing_moves_to_a_provider_that_the_running_server_does_not_know(confi
 
 def test_a_server_whose_keys_were_moved_out_of_its_reach_says_so(config: Config, hsm: SoftHsm) -> None:
     """Whoever rotates past the check, say with an older release."""
-    script = "import sys; from keys.keyring import Keyring; from server.config_load import load_config; "
-    script += (
-        "from server.custody import provider_of; from archive.folder import ArchiveFolder; from pathlib import Path; "
-    )
-    script += "c = load_config(Path(sys.argv[1]), None); f = ArchiveFolder.open(c.archive); "
-    script += "Keyring.open(f.keyring, provider_of(c.keys, f.archive_id, 'pkcs11')).rotate()"
     file = write(config, *pkcs11(hsm))
     with Server(config):
         assert store(config, 0) == 0

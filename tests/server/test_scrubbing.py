@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from archive.report import Finding
-from archive.scrub import Looked
-from archive.segment import HEADER
-from server.config_load import load_config
-from server.engine import Engine
-from server.scrubbing import Scrubbing
-from server.service import Server
+from coffer.archive.report import Finding
+from coffer.archive.scrub import Looked
+from coffer.archive.segment import HEADER
+from coffer.server.config_load import load_config
+from coffer.server.engine import Engine
+from coffer.server.scrubbing import Scrubbing
+from coffer.server.service import Server
 from tests.server.filled import flip, free_port, run, study_files, told
 
 QUICK = 1e-7  # days: a pass takes 10 ms

@@ -14,23 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from index.catalogue import Catalogue
-from index.locate import Locator
-from index.table import StudyTable
-from keys.errors import UnavailableError
-from server.config import Config, Dimse, Http, Keys
-from server.demo import encoded, sample_study
-from server.dimse import command as dimse
-from server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
-from server.dimse.requestor import Requestor
-from server.dimse.status import status_of
-from server.find import Finder
-from server.founding import create_archive
-from server.identifier import encode_identifier
-from server.lanes import messages as m
-from server.lanes.search import Search
-from server.lanes.turns import Turns
-from server.service import Server
+from coffer.index.catalogue import Catalogue
+from coffer.index.locate import Locator
+from coffer.index.table import StudyTable
+from coffer.keys.errors import UnavailableError
+from coffer.server.config import Config, Dimse, Http, Keys
+from coffer.server.demo import encoded, sample_study
+from coffer.server.dimse import command as dimse
+from coffer.server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from coffer.server.dimse.requestor import Requestor
+from coffer.server.dimse.status import status_of
+from coffer.server.find import Finder
+from coffer.server.founding import create_archive
+from coffer.server.identifier import encode_identifier
+from coffer.server.lanes import messages as m
+from coffer.server.lanes.search import Search
+from coffer.server.lanes.turns import Turns
+from coffer.server.service import Server
 from tests.dimse.raw_peer import Broken, Message, RawRequestor
 
 CT = "1.2.840.10008.5.1.4.1.1.2"

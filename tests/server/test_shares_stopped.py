@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from archive.record import Kind
-from index.identity import PartId
-from keys.keyfile import generate_keyfile
-from keys.overview import Overview, overview
-from keys.sharetext import parse
-from keys.store import RowStore
-from keys.syscalls import SystemCalls
-from server.config import Config, Dimse, Http, Keys, Storage
-from server.engine import Engine
-from server.founding import create_archive
-from server.officers import Officer
-from server.shareholders import drill, read_shares, recover
-from server.splitting import split_key
+from coffer.archive.record import Kind
+from coffer.index.identity import PartId
+from coffer.keys.keyfile import generate_keyfile
+from coffer.keys.overview import Overview, overview
+from coffer.keys.sharetext import parse
+from coffer.keys.store import RowStore
+from coffer.keys.syscalls import SystemCalls
+from coffer.server.config import Config, Dimse, Http, Keys, Storage
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.officers import Officer
+from coffer.server.shareholders import drill, read_shares, recover
+from coffer.server.splitting import split_key
 
 CHANGES = ("open", "writev", "rename", "mkdir", "link", "unlink")
 WHO = Officer("Meyer", "pacs")

@@ -12,30 +12,30 @@ import pytest
 from click.testing import CliRunner
 from pydicom.dataset import Dataset
 
-from archive.folder import ArchiveFolder
-from archive.lock import WriterLock
-from archive.log import LogWriter
-from archive.record import Kind
-from index.store import IndexStore
-from index.tables import INSTANCE, SERIES, STUDY
-from keys import rows, shred
-from keys.buffer import Buffer
-from keys.clock import clock_ms
-from keys.errors import AccessDeniedError, ShreddedError
-from keys.keyfile import KeyFileProvider
-from keys.keyring import Keyring
-from keys.store import RowStore
-from keys.syscalls import SystemCalls
-from server.cli import main
-from server.config_load import load_config
-from server.demo import sample_study
-from server.doomed import Doomed, by_study
-from server.engine import Engine
-from server.holds import Hold, Holds, keeping
-from server.keywatch import KeyWatch
-from server.officers import Officer
-from server.service import Server
-from server.shredding import Deed, Shredding, wait_until_compacted
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.lock import WriterLock
+from coffer.archive.log import LogWriter
+from coffer.archive.record import Kind
+from coffer.index.store import IndexStore
+from coffer.index.tables import INSTANCE, SERIES, STUDY
+from coffer.keys import rows, shred
+from coffer.keys.buffer import Buffer
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import AccessDeniedError, ShreddedError
+from coffer.keys.keyfile import KeyFileProvider
+from coffer.keys.keyring import Keyring
+from coffer.keys.store import RowStore
+from coffer.keys.syscalls import SystemCalls
+from coffer.server.cli import main
+from coffer.server.config_load import load_config
+from coffer.server.demo import sample_study
+from coffer.server.doomed import Doomed, by_study
+from coffer.server.engine import Engine
+from coffer.server.holds import Hold, Holds, keeping
+from coffer.server.keywatch import KeyWatch
+from coffer.server.officers import Officer
+from coffer.server.service import Server
+from coffer.server.shredding import Deed, Shredding, wait_until_compacted
 from tests.server.filled import free_port, part10, run, told
 
 BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"

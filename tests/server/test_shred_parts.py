@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from archive.record import Kind
-from server.api import Caller, StoreRequest
-from server.config_load import load_config
-from server.demo import encoded, sample_study
-from server.doomed import by_study
-from server.engine import Engine
-from server.officers import Officer
-from server.shredding import Deed, Shredding
+from coffer.archive.record import Kind
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.config_load import load_config
+from coffer.server.demo import encoded, sample_study
+from coffer.server.doomed import by_study
+from coffer.server.engine import Engine
+from coffer.server.officers import Officer
+from coffer.server.shredding import Deed, Shredding
 from tests.server.filled import free_port, part10, run, told
 
 STUDY = "1.2.3"
@@ -237,7 +237,7 @@ def test_a_dry_run_shows_everything_and_changes_nothing(archive: Path) -> None:
 def asked(*words: str, answer: bytes) -> tuple[int, str]:
     """A command at a terminal, where somebody answers."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", "from server.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from coffer.server.cli import main; main()", *words]
     child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "COLUMNS": "200"})
     os.close(theirs)
     os.write(ours, answer)

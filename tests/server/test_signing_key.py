@@ -9,25 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from archive.certificate import Certificate
-from archive.checkpoint import read_checkpoint
-from archive.folder import ArchiveFolder
-from archive.lock import WriterLock
-from archive.reader import LogReader
-from archive.record import Kind
-from archive.succession import endorse, read_succession
-from keys import rows, signingkey
-from keys.errors import IntegrityError
-from keys.keyring import Keyring
-from keys.secret import Secret
-from keys.signing import CheckpointSigner
-from keys.store import RowStore
-from keys.syscalls import SystemCalls
-from server.config_load import load_config
-from server.custody import open_keyring, provider_of
-from server.engine import Engine
-from server.officers import Officer
-from server.signatory import order
+from coffer.archive.certificate import Certificate
+from coffer.archive.checkpoint import read_checkpoint
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.lock import WriterLock
+from coffer.archive.reader import LogReader
+from coffer.archive.record import Kind
+from coffer.archive.succession import endorse, read_succession
+from coffer.keys import rows, signingkey
+from coffer.keys.errors import IntegrityError
+from coffer.keys.keyring import Keyring
+from coffer.keys.secret import Secret
+from coffer.keys.signing import CheckpointSigner
+from coffer.keys.store import RowStore
+from coffer.keys.syscalls import SystemCalls
+from coffer.server.config_load import load_config
+from coffer.server.custody import open_keyring, provider_of
+from coffer.server.engine import Engine
+from coffer.server.officers import Officer
+from coffer.server.signatory import order
 from tests.archive.auditor import AUDITOR, PROVER
 from tests.server.filled import run, told
 from tests.server.test_rekey import serving
@@ -127,7 +127,7 @@ def test_beside_a_running_server_the_server_does_it(archive: Path, monkeypatch: 
     assert len(events(Kind.SIGNING_KEY_ROTATED)) == 1
     keys = read_succession(folder())
     assert keys.signers(folder().checkpoint.read_bytes()) == [2]
-    monkeypatch.setattr("server.signatory._WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("coffer.server.signatory._WAIT_SECONDS", 0.2)
     with WriterLock(folder().lock, "coffer put", 0):  # whoever writes here looks at no order
         assert "coffer put" in run("keys", "rotate-signing", "--reason", "r", code=6).output
     assert told("keys", "rotate-signing", "--reason", "r")["resumed"] is True

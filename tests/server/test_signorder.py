@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from archive.record import Kind
-from keys.clock import clock_ms
-from keys.errors import UnavailableError
-from server import signorder
-from server.config import Config, Http, Keys, Storage
-from server.engine import Engine
-from server.founding import create_archive
-from server.service import Server
+from coffer.archive.record import Kind
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import UnavailableError
+from coffer.server import signorder
+from coffer.server.config import Config, Http, Keys, Storage
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.service import Server
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from server import watched as module
-from server.watched import Watched
+from coffer.server import watched as module
+from coffer.server.watched import Watched
 
 
 @pytest.fixture(autouse=True)

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from server import signatory
-from server.api import Caller, StoreRequest
-from server.config import Config, Http, Keys
-from server.demo import encoded
-from server.engine import Engine
-from server.founding import create_archive
-from server.officers import Officer
-from server.rekeyorder import carry_out, one_study, order
+from coffer.server import signatory
+from coffer.server.api import Caller, StoreRequest
+from coffer.server.config import Config, Http, Keys
+from coffer.server.demo import encoded
+from coffer.server.engine import Engine
+from coffer.server.founding import create_archive
+from coffer.server.officers import Officer
+from coffer.server.rekeyorder import carry_out, one_study, order
 
 FOLDER = Path(__file__).parent / "archive"
 CT, SR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.88.11"

@@ -6,14 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from archive.log import Position
-from index.entry import InstanceEntry
-from index.index import Index
-from index.rows import Version
-from keys.derive import INDEX_TOKEN, derive
-from keys.keyring import Keyring
-from keys.secret import Secret
-from keys.studykey import StudyKey
+from coffer.archive.log import Position
+from coffer.index.entry import InstanceEntry
+from coffer.index.index import Index
+from coffer.index.rows import Version
+from coffer.keys.derive import INDEX_TOKEN, derive
+from coffer.keys.keyring import Keyring
+from coffer.keys.secret import Secret
+from coffer.keys.studykey import StudyKey
 
 ARCHIVE_ID, KEY_ID = bytes(range(16)), bytes(range(16, 32))
 SOP = "1.2.3.4"

@@ -16,13 +16,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from keys import derive, rekey, rows, shred, signingkey, splitting
-from keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
-from keys.keyring import Keyring
-from keys.secret import Secret
-from keys.shares import Group, Share, combine
-from keys.sharetext import render
-from keys.studykey import StudyKey
+from coffer.keys import (
+    derive,
+    rekey,
+    rows,
+    shred,
+    signingkey,
+    splitting,
+)
+from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from coffer.keys.keyring import Keyring
+from coffer.keys.secret import Secret
+from coffer.keys.shares import Group, Share, combine
+from coffer.keys.sharetext import render
+from coffer.keys.studykey import StudyKey
 
 FOLDER = Path(__file__).parent / "keys"
 PASSPHRASE = b"correct horse battery staple"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from archive.folder import ArchiveFolder
-from archive.log import Entry, LogWriter
-from archive.record import Flags, Kind
-from archive.succession import endorse
-from keys.secret import Secret
-from keys.signing import CheckpointSigner
+from coffer.archive.folder import ArchiveFolder
+from coffer.archive.log import Entry, LogWriter
+from coffer.archive.record import Flags, Kind
+from coffer.archive.succession import endorse
+from coffer.keys.secret import Secret
+from coffer.keys.signing import CheckpointSigner
 
 FOLDER = Path(__file__).parent / "log"
 ORIGIN = "archive.example/golden-log"
