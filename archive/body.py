@@ -16,7 +16,7 @@ from typing import Final, Self, TypeAlias
 
 from coffer.archive import codec
 from coffer.archive.draft import Draft
-from coffer.archive.log import SealedFile
+from coffer.archive.entry import SealedFile
 from coffer.archive.room import Room
 from coffer.archive.spool import Spool, sealed_file
 from coffer.keys import aead

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from coffer.archive.body import BodyContext
-from coffer.archive.log import Entry
+from coffer.archive.entry import Entry
 from coffer.archive.record import Kind, RecordHeader
 from coffer.keys import aead, derive
 from coffer.keys.derive import hmac_sha256

@@ -8,12 +8,11 @@ import hashlib
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 from coffer.archive import segment
 from coffer.archive.chain import Chain
 from coffer.archive.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.entry import Entry, Position, SealedFile
 from coffer.archive.folder import ArchiveFolder
 from coffer.archive.merkle import EMPTY_ROOT
 from coffer.archive.notes import last_checkpoint, publish, settle_notes
@@ -32,37 +31,6 @@ from coffer.keys.syscalls import SYSTEM, Syscalls
 
 _LEAST_ROOM = 1 << 20  # where not even a small group fits any more, nobody shall be told that this archive is ready
 _EVENT_ROOM = 1 << 20  # what a change of the keys takes in keyring, log, tiles and index
-
-
-@dataclass(frozen=True, slots=True)
-class SealedFile:
-    """A body too large for memory: sealed bytes in a file, with their length and SHA-256."""
-
-    path: Path
-    length: int
-    sha256: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One record to append; seq, chain, hash and place are the writer's."""
-
-    kind: int
-    study_key_id: bytes
-    flags: int
-    content_id: bytes
-    body: Buffer | SealedFile
-    time_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a record lies: sequence number, segment number, byte offset of its header, bytes of its body."""
-
-    seq: int
-    segment: int
-    offset: int
-    body_len: int
 
 
 def _length(body: Buffer | SealedFile) -> int:

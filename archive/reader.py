@@ -11,8 +11,8 @@ from functools import partial
 
 from coffer.archive import segment
 from coffer.archive.chain import pass_over, read_footer, read_record
+from coffer.archive.entry import Position
 from coffer.archive.folder import ArchiveFolder
-from coffer.archive.log import Position
 from coffer.archive.record import HEADER, RecordHeader, parse_header, record_size
 from coffer.keys import opening
 from coffer.keys.errors import FormatError, IntegrityError, NotFoundError, UnreadableError

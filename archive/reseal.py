@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable
 
 from coffer.archive.body import BodyContext, BodyReader
-from coffer.archive.log import SealedFile
+from coffer.archive.entry import SealedFile
 from coffer.archive.room import Room
 from coffer.archive.spool import sealed_file
 from coffer.keys import aead

@@ -13,7 +13,7 @@ from typing import Final
 
 from bench.studies import HeaderOnly, header_only
 from coffer.archive.body import own_memory
-from coffer.archive.log import SealedFile
+from coffer.archive.entry import SealedFile
 from coffer.index.identity import PartId
 from coffer.keys.studykey import StudyKey
 from coffer.server import logs

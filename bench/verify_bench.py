@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
+from coffer.archive.entry import Entry
 from coffer.archive.folder import ArchiveFolder
-from coffer.archive.log import Entry, LogWriter
+from coffer.archive.log import LogWriter
 from coffer.archive.verify import Level, Options, Verifier
 from coffer.keys.secret import Secret
 from coffer.keys.signing import CheckpointSigner

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from coffer.archive.log import Position
+from coffer.archive.entry import Position
 from coffer.archive.record import Kind, RecordHeader
 from coffer.index.elements import Limits, scan
 from coffer.index.entry import Identity, extract

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from coffer.archive.log import Position
+from coffer.archive.entry import Position
 from coffer.index.attributes import Stored
 from coffer.index.identity import PartId
 from coffer.keys.errors import FormatError

@@ -13,7 +13,7 @@ from coffer.keys.errors import IntegrityError, KeyUnavailableError, NotFoundErro
 from coffer.keys.keepers import keepers_in
 from coffer.keys.overview import epoch_rows, header_in
 from coffer.keys.provider import KekProvider
-from coffer.keys.providers import Returned, returned
+from coffer.keys.returned import Returned, returned
 from coffer.keys.rows import EpochRow, Header, KeyRow, Purpose
 from coffer.keys.secret import Secret
 from coffer.keys.store import RowStore

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
 from coffer.keys.hsm_token import NotThere, Token
-from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
-from coffer.keys.providers import only
+from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo, only
 from coffer.keys.secret import Secret
 
 if TYPE_CHECKING:

@@ -31,8 +31,7 @@ from coffer.keys.errors import (
     UnreadableError,
 )
 from coffer.keys.permissions import require_secret
-from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
-from coffer.keys.providers import only
+from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo, only
 from coffer.keys.reading import read_up_to
 from coffer.keys.secret import Secret
 from coffer.keys.syscalls import SYSTEM, Syscalls

@@ -23,7 +23,7 @@ from coffer.keys.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
 from coffer.keys.lock import ChangeLock, Holder
 from coffer.keys.overview import EpochInfo, changes_in, epochs_in, half_left
 from coffer.keys.provider import KekProvider
-from coffer.keys.providers import Returned
+from coffer.keys.returned import Returned
 from coffer.keys.rotation import Rotated, rotate
 from coffer.keys.rows import EpochRow, KeyRow
 from coffer.keys.secret import Secret
@@ -237,6 +237,10 @@ class Keyring:
     def epoch_row(self, epoch: int) -> EpochRow:
         """Return an epoch's row as it stands on disk. Raises NotFoundError for an epoch that never was."""
         return self._epochs.row(epoch)
+
+    def epoch_age_seconds(self, now_ms: int) -> float:
+        """The age of the current epoch at `now_ms` (ms since 1970 UTC)."""
+        return max(0.0, (now_ms - self.epoch_row(self.epoch).created_ms) / 1000)
 
     def is_shut(self) -> bool:
         """Whether the key of the newest epoch that was seen is not in memory: nothing can be stored. Asks nobody."""

@@ -16,8 +16,7 @@ from typing import Any, Final
 
 from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
 from coffer.keys.kms_errors import MissingError, StateError, asking
-from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
-from coffer.keys.providers import only
+from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo, only
 from coffer.keys.secret import Secret
 
 __all__ = ["KmsProvider", "connect"]

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from coffer.keys.errors import ConfigError
 from coffer.keys.secret import Secret
 
-__all__ = ["DestroyReceipt", "Holding", "KekProvider", "ProviderInfo"]
+__all__ = ["DestroyReceipt", "Holding", "KekProvider", "ProviderInfo", "only"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +102,13 @@ class KekProvider(Protocol):
         That it still opens one particular KEK is what `Keyring.prove` finds out.
         """
         ...
+
+
+def only(provider: KekProvider, kind: str) -> KekProvider:
+    """Return `provider` when it is of that kind. Raises ConfigError, naming both."""
+    if kind != provider.kind:
+        raise ConfigError(
+            f"an epoch of this archive is kept by a {kind} provider, and only {provider.kind} is configured",
+            hint=f"configure the {kind} provider too: docs/keys.md, Providers",
+        )
+    return provider

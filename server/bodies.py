@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from coffer.archive.body import BodyContext, BodyReader
-from coffer.archive.log import Position
+from coffer.archive.entry import Position
 from coffer.archive.reader import LogReader
 from coffer.archive.record import Kind
 from coffer.keys.buffer import Buffer

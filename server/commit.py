@@ -14,7 +14,8 @@ from typing import NamedTuple
 import structlog
 from msgspec import Struct
 
-from coffer.archive.log import Entry, LogWriter, SealedFile
+from coffer.archive.entry import Entry, SealedFile
+from coffer.archive.log import LogWriter
 from coffer.archive.record import Flags, Kind
 from coffer.index.entry import InstanceEntry
 from coffer.index.identity import PartId, are_apart

@@ -3,7 +3,7 @@
 from typing import Self
 
 from coffer.archive.body import own_memory
-from coffer.archive.log import SealedFile
+from coffer.archive.entry import SealedFile
 from coffer.keys.errors import LockedError
 from coffer.server.commit import Committed, Committer, Parcel, Sealed
 from coffer.server.config import Config

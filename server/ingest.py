@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 
 from coffer.archive.codec import FRAME_BYTES
-from coffer.archive.log import SealedFile
+from coffer.archive.entry import SealedFile
 from coffer.archive.record import Flags
 from coffer.index.bounds import longest_of
 from coffer.index.elements import Header, scan, scan_early

@@ -8,7 +8,7 @@ import os
 
 from coffer.archive.body import BodyContext, Memory, seal_body
 from coffer.archive.draft import Coders, Draft
-from coffer.archive.log import SealedFile
+from coffer.archive.entry import SealedFile
 from coffer.archive.record import Kind
 from coffer.archive.room import Room
 from coffer.archive.spool import MemoryBudget, Spool

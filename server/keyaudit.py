@@ -20,7 +20,7 @@ from coffer.archive.record import Kind, RecordHeader
 from coffer.keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
 from coffer.keys.listing import Listing, listing
 from coffer.keys.provider import KekProvider
-from coffer.keys.providers import returned
+from coffer.keys.returned import returned
 from coffer.keys.rows import GONE
 from coffer.keys.tombstone import Reason
 from coffer.server import outbox

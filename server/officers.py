@@ -6,14 +6,16 @@ whoever may use the account may type any name. Both are kept with every deed, so
 
 import os
 import pwd
+from typing import Final
 
 import msgspec
 
 from coffer.keys.errors import InputError
 
-__all__ = ["Officer"]
+__all__ = ["Officer", "require_reason"]
 
 _LONGEST = 64
+_LONGEST_REASON: Final = 1000
 
 
 class Officer(msgspec.Struct, frozen=True):
@@ -40,3 +42,12 @@ class Officer(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return self.name if self.name == self.account else f"{self.name} ({self.account})"
+
+
+def require_reason(what: str, reason: str) -> None:
+    """Raise InputError for a reason that says nothing, or too much."""
+    if not reason.strip() or len(reason) > _LONGEST_REASON:
+        raise InputError(
+            f"{what} needs a reason of at most {_LONGEST_REASON} characters",
+            hint="say --reason TEXT; it is kept for good, so write no name into it",
+        )

@@ -10,8 +10,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
+from coffer.archive.entry import Entry, Position
 from coffer.archive.event import Event
-from coffer.archive.log import Entry, Position
 from coffer.archive.record import RecordHeader
 from coffer.keys import aead, rows
 from coffer.keys.errors import FormatError

@@ -17,8 +17,8 @@ import msgspec
 import structlog
 
 from coffer.archive.body import BodyContext, BodyReader
+from coffer.archive.entry import Entry, Position, SealedFile
 from coffer.archive.event import Event
-from coffer.archive.log import Entry, Position, SealedFile
 from coffer.archive.reader import LogReader
 from coffer.archive.record import Flags, Kind
 from coffer.archive.reseal import reseal

@@ -23,9 +23,8 @@ from coffer.server import otherwriter
 from coffer.server.doomed import beside, by_study, whole_studies
 from coffer.server.engine import Engine
 from coffer.server.holds import Holds, keeping, today
-from coffer.server.officers import Officer
+from coffer.server.officers import Officer, require_reason
 from coffer.server.rekeying import Rekeyer
-from coffer.server.shredding import require_reason
 
 __all__ = ["Chosen", "all_before", "carry_out", "one_study", "order"]
 

@@ -32,7 +32,7 @@ from coffer.server.erasure import shares
 from coffer.server.officers import Officer
 from coffer.server.openers import facts_of
 
-__all__ = ["Ended", "Renewal", "age_seconds", "destroy", "rotate"]
+__all__ = ["Ended", "Renewal", "destroy", "rotate"]
 
 _log = structlog.get_logger(__name__)
 
@@ -182,7 +182,7 @@ class Renewal:
 
     def _is_old(self, now_ms: Callable[[], int]) -> bool:
         days = self._keys.rotate_days
-        return days > 0 and age_seconds(self._keyring, now_ms) >= days * _DAY_SECONDS
+        return days > 0 and self._keyring.epoch_age_seconds(now_ms()) >= days * _DAY_SECONDS
 
     def _require_known(self) -> None:
         """Raise ConfigError where keys would move to a provider that the process that writes does not know."""
@@ -243,11 +243,6 @@ class Renewal:
         keyring = self._keyring
         entry = Event(kind, time_ms, told).seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(24))
         return outbox.enclose(entry, os.urandom(8))
-
-
-def age_seconds(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> float:
-    """The age of the current epoch."""
-    return max(0.0, (now_ms() - keyring.epoch_row(keyring.epoch).created_ms) / 1000)
 
 
 def _open(config: Config, provider: str = "") -> tuple[ArchiveFolder, Keyring]:

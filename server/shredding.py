@@ -15,38 +15,27 @@ from coffer.archive.event import Event
 from coffer.archive.record import Kind
 from coffer.keys import rekey, rows, shred
 from coffer.keys.clock import clock_ms
-from coffer.keys.errors import InputError, UnavailableError
+from coffer.keys.errors import UnavailableError
 from coffer.keys.tombstone import Tombstone
 from coffer.server import otherwriter
 from coffer.server.doomed import Doomed, whole_studies
 from coffer.server.engine import Engine
 from coffer.server.erasure import uncompacted
 from coffer.server.holds import Holds, today
-from coffer.server.officers import Officer
+from coffer.server.officers import Officer, require_reason
 from coffer.server.retention import require_over
 
 __all__ = [
     "Deed",
     "Shredding",
-    "require_reason",
     "wait_until_compacted",
     "wait_until_settled",
 ]
 
 _log = structlog.get_logger(__name__)
 _DAY_MS: Final = 86_400_000
-_LONGEST_REASON: Final = 1000
 _SETTLE_SECONDS: Final = 15.0
 _COMPACT_SECONDS: Final = 300.0
-
-
-def require_reason(what: str, reason: str) -> None:
-    """Raise InputError for a reason that says nothing, or too much."""
-    if not reason.strip() or len(reason) > _LONGEST_REASON:
-        raise InputError(
-            f"{what} needs a reason of at most {_LONGEST_REASON} characters",
-            hint="say --reason TEXT; it is kept for good, so write no name into it",
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from coffer.archive.folder import ArchiveFolder
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.index.index import Index
+from coffer.keys.clock import clock_ms
 from coffer.keys.keyring import Keyring
-from coffer.server.renewal import age_seconds
 
 __all__ = ["ArchiveStats", "stats_of"]
 
@@ -67,7 +67,7 @@ def stats_of(  # noqa: PLR0917  # the parts of an open archive
         records=records,
         index_lag=records - 1 - (seen.applied_seq if writer is not None else index.stored_seq),
         key_epoch=keyring.epoch,
-        key_epoch_age=age_seconds(keyring),
+        key_epoch_age=keyring.epoch_age_seconds(clock_ms()),
         key_rotation_unfinished=bool(keyring.half_left()),
         conflicts=seen.conflicts,
         shared_studies=seen.shared_studies,

@@ -17,10 +17,11 @@ import structlog
 from coffer.archive.allocator import keep_blocks
 from coffer.archive.body import BodyReader
 from coffer.archive.checkpoint import Checkpoint, witnessed
+from coffer.archive.entry import Entry, Position
 from coffer.archive.event import NO_KEY, Event
 from coffer.archive.folder import ArchiveFolder
 from coffer.archive.lock import WriterLock
-from coffer.archive.log import Entry, LogWriter, Position
+from coffer.archive.log import LogWriter
 from coffer.archive.pending import forget, read_pending
 from coffer.archive.reader import LogReader
 from coffer.archive.record import Kind, RecordHeader

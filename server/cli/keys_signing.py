@@ -40,8 +40,7 @@ def rotate_signing(chosen: Chosen, reason: str, officer: str | None) -> None:
     from coffer.archive.folder import ArchiveFolder
     from coffer.archive.succession import read_succession
     from coffer.keys.overview import overview
-    from coffer.server.officers import Officer
-    from coffer.server.shredding import require_reason
+    from coffer.server.officers import Officer, require_reason
     from coffer.server.signatory import order, wait_until_rotated
 
     require_reason("a rotation of the signing key", reason)

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from coffer.archive.log import SealedFile
+from coffer.archive.entry import SealedFile
 from coffer.index.identity import PartId
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from coffer.archive.log import SealedFile
+from coffer.archive.entry import SealedFile
 from coffer.archive.reader import LogReader
 from coffer.index.identity import PartId, Rules
 from coffer.index.locate import Located

@@ -10,8 +10,9 @@ from types import ModuleType
 import pytest
 
 from coffer.archive import room
+from coffer.archive.entry import Entry, Position
 from coffer.archive.folder import ArchiveFolder
-from coffer.archive.log import Entry, LogWriter, Position
+from coffer.archive.log import LogWriter
 from coffer.archive.record import Kind
 from coffer.archive.verify import Finding, Level, Options, Verifier
 from coffer.keys.secret import Secret

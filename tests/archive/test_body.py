@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from coffer.archive import codec
 from coffer.archive.body import BodyContext, BodyReader, own_memory, seal_body
 from coffer.archive.draft import Coders, Draft
-from coffer.archive.log import SealedFile
+from coffer.archive.entry import SealedFile
 from coffer.archive.pixels import PixelLayout
 from coffer.archive.reseal import reseal
 from coffer.archive.room import Room

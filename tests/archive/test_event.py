@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coffer.archive.entry import Entry
 from coffer.archive.event import MAX_EVENT_BYTES, Event
-from coffer.archive.log import Entry
 from coffer.archive.record import Kind, RecordHeader
 from coffer.keys.errors import FormatError, IntegrityError
 from coffer.keys.secret import Secret

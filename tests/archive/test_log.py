@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.log import Entry, LogWriter, Position, SealedFile
+from coffer.archive.entry import Entry, Position, SealedFile
+from coffer.archive.log import LogWriter
 from coffer.archive.merkle import leaf_hash
 from coffer.archive.reader import LogReader
 from coffer.archive.record import Kind, genesis_hash, record_size

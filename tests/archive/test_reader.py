@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.log import Position
+from coffer.archive.entry import Position
 from coffer.archive.reader import LogReader
 from coffer.archive.record import record_size
 from coffer.archive.segment import HEADER as SEGMENT_HEADER

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from coffer.archive.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
+from coffer.archive.entry import Entry
 from coffer.archive.folder import ArchiveFolder
 from coffer.archive.ledger import Ledger
-from coffer.archive.log import Entry, LogWriter
+from coffer.archive.log import LogWriter
 from coffer.archive.notes import read_notes
 from coffer.archive.reader import LogReader
 from coffer.archive.record import Kind

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.log import Position
+from coffer.archive.entry import Position
 from coffer.index.entry import InstanceEntry
 from coffer.index.identity import PartId, Rules
 from coffer.index.index import Index

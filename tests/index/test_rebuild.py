@@ -12,7 +12,7 @@ import pytest
 from pydicom import Dataset, dcmwrite
 from pydicom.filebase import DicomBytesIO
 
-from coffer.archive.log import Position
+from coffer.archive.entry import Position
 from coffer.archive.record import Kind, RecordHeader
 from coffer.index.elements import scan
 from coffer.index.entry import Identity, extract

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive.log import Position
+from coffer.archive.entry import Position
 from coffer.index.applied import Applied
 from coffer.index.identity import PartId
 from coffer.index.objectmeta import ObjectMeta

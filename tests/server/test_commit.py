@@ -8,7 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from coffer.archive.body import own_memory
-from coffer.archive.log import LogWriter, SealedFile
+from coffer.archive.entry import SealedFile
+from coffer.archive.log import LogWriter
 from coffer.archive.verify import Verifier
 from coffer.index.identity import PartId
 from coffer.index.index import Index

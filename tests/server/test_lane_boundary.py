@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from coffer.archive.body import own_memory
-from coffer.archive.log import SealedFile
+from coffer.archive.entry import SealedFile
 from coffer.archive.verify import Verifier
 from coffer.index.identity import PartId
 from coffer.keys.errors import CofferError, UnavailableError

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from coffer.archive.entry import Entry
 from coffer.archive.folder import ArchiveFolder
-from coffer.archive.log import Entry, LogWriter
+from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.record import Kind, RecordHeader
 from coffer.index.attributes import STUDY_UID

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from coffer.archive.log import Position
+from coffer.archive.entry import Position
 from coffer.index.entry import InstanceEntry
 from coffer.index.index import Index
 from coffer.index.rows import Version

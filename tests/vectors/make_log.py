@@ -12,8 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from coffer.archive.entry import Entry
 from coffer.archive.folder import ArchiveFolder
-from coffer.archive.log import Entry, LogWriter
+from coffer.archive.log import LogWriter
 from coffer.archive.record import Flags, Kind
 from coffer.archive.succession import endorse
 from coffer.keys.secret import Secret
