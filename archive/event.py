@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from coffer.archive.body import BodyContext
-from coffer.archive.entry import Entry
-from coffer.archive.record import Kind, RecordHeader
-from coffer.keys import aead, derive
-from coffer.keys.derive import hmac_sha256
+from coffer.archive.body.sealed_body import BodyContext
+from coffer.archive.format.entry import Entry
+from coffer.archive.format.record import Kind, RecordHeader
+from coffer.keys.crypto import aead, derive
+from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.errors import FormatError, IntegrityError
-from coffer.keys.secret import Secret
+from coffer.keys.memory.secret import Secret
 
 __all__ = ["MAX_EVENT_BYTES", "NO_KEY", "Event"]
 

@@ -9,25 +9,25 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 
-from coffer.archive import segment
-from coffer.archive.chain import Chain
-from coffer.archive.checkpoint import Checkpoint, read_checkpoint
-from coffer.archive.entry import Entry, Position, SealedFile
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.merkle import EMPTY_ROOT
-from coffer.archive.notes import last_checkpoint, publish, settle_notes
-from coffer.archive.record import Kind, RecordHeader, record_size, trailer
-from coffer.archive.recovery import Tail, cut, promised, read_tail, settle_end
-from coffer.archive.room import Room
-from coffer.archive.segment import Footer, SegmentHeader, footer_size
-from coffer.archive.source import SourceError, opened, pieces
-from coffer.archive.succession import read_succession
-from coffer.archive.tiling import Tiling
-from coffer.keys.appendfile import AppendFile
+from coffer.archive.format import segment
+from coffer.archive.format.chain import Chain
+from coffer.archive.format.entry import Entry, Position, SealedFile
+from coffer.archive.format.merkle import EMPTY_ROOT
+from coffer.archive.format.record import Kind, RecordHeader, record_size, trailer
+from coffer.archive.format.segment import Footer, SegmentHeader, footer_size
+from coffer.archive.repair.tail import Tail, cut, promised, read_tail, settle_end
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.free_space import Room
+from coffer.archive.store.sealed_file import SourceError, opened, pieces
+from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.tree.checkpoint_history import last_checkpoint, publish, settle_notes
+from coffer.archive.tree.key_history import read_succession
+from coffer.archive.tree.tile_writer import Tiling
 from coffer.keys.buffer import Buffer
-from coffer.keys.durable import replace
+from coffer.keys.disk.append_file import AppendFile
+from coffer.keys.disk.durable import replace
+from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import CofferError, HistoryError, IntegrityError, UnavailableError, UnreadableError
-from coffer.keys.syscalls import SYSTEM, Syscalls
 
 _LEAST_ROOM = 1 << 20  # where not even a small group fits any more, nobody shall be told that this archive is ready
 _EVENT_ROOM = 1 << 20  # what a change of the keys takes in keyring, log, tiles and index
@@ -138,10 +138,11 @@ class LogWriter:
     def append(self, entries: Sequence[Entry]) -> list[Position]:
         """Append entries in order, together; durable on return.
 
-        They are one group with one fdatasync; who has many to append brings them together (`server.commit`). Raises
-        UnavailableError when they do not fit (objects: above the reserve), or a SealedFile is not what it says (nothing
-        was written: retry later), or when a write or sync failed, now or before (nothing is acknowledged until the log
-        is opened again). What is hashed is what is written: memory must not change before this returns, a file may.
+        They are one group with one fdatasync; who has many to append brings them together (`server.engine.commit`).
+        Raises UnavailableError when they do not fit (objects: above the reserve), or a SealedFile is not what it says
+        (nothing was written: retry later), or when a write or sync failed, now or before (nothing is acknowledged until
+        the log is opened again). What is hashed is what is written: memory must not change before this returns, a file
+        may.
         """
         for entry in entries:
             _require_header(entry)

@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from coffer.archive import segment
-from coffer.archive.chain import pass_over, read_footer, read_record
-from coffer.archive.entry import Position
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.record import HEADER, RecordHeader, parse_header, record_size
-from coffer.keys import opening
+from coffer.archive.format import segment
+from coffer.archive.format.chain import pass_over, read_footer, read_record
+from coffer.archive.format.entry import Position
+from coffer.archive.format.record import HEADER, RecordHeader, parse_header, record_size
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.keys.disk import opening
+from coffer.keys.disk.reading import read_exactly, reading
 from coffer.keys.errors import FormatError, IntegrityError, NotFoundError, UnreadableError
-from coffer.keys.reading import read_exactly, reading
 
 
 class LogReader:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pydicom
 
-from coffer.archive import codec
-from coffer.archive.allocator import keep_blocks
-from coffer.archive.pixels import Filter, PixelLayout
+from coffer.archive.body.allocator import keep_blocks
+from coffer.archive.codec import frames
+from coffer.archive.codec.pixels import Filter, PixelLayout
 
 SHARED = Path(os.environ.get("COFFER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 SERIES = {"CT phantom": "neurolabusc-dcm_qa_ct/ct-phantom-140", "MR T1": "neurolabusc-dcm_qa_deident/mr-t1-196"}
@@ -35,9 +35,9 @@ def encode(content: bytes, layout: PixelLayout) -> Frames:
     """Every frame with its plain length."""
     view = memoryview(content)
     out = []
-    for piece in takewhile(lambda p: p.start < len(content), codec.cuts(layout)):
+    for piece in takewhile(lambda p: p.start < len(content), frames.cuts(layout)):
         part = view[piece.start : piece.stop]
-        out.append((len(part), codec.encode(part, piece.layout if piece.stop <= len(content) else None)))
+        out.append((len(part), frames.encode(part, piece.layout if piece.stop <= len(content) else None)))
     return out
 
 
@@ -47,11 +47,11 @@ def measure(items: list[Item]) -> tuple[float, float, float, str]:
     started = time.process_time()
     coded = [encode(*item) for item in items]
     middle = time.process_time()
-    for (content, _), frames in zip(items, coded, strict=True):
-        assert b"".join(codec.decode(frame, length) for length, frame in frames) == content
+    for (content, _), done in zip(items, coded, strict=True):
+        assert b"".join(frames.decode(frame, length) for length, frame in done) == content
     ended = time.process_time()
-    stored = sum(len(frame) for frames in coded for _, frame in frames)
-    chosen = Counter(Filter(f[1]).name for frames in coded for _, f in frames if f[0] == codec.PIXELS)
+    stored = sum(len(frame) for done in coded for _, frame in done)
+    chosen = Counter(Filter(f[1]).name for done in coded for _, f in done if f[0] == frames.PIXELS)
     filters = ", ".join(f"{name} {count}" for name, count in chosen.most_common())
     return stored / received, received / (middle - started) / 1e6, received / (ended - middle) / 1e6, filters
 

@@ -2,8 +2,8 @@
 
     python -m bench.fill FOLDER STUDIES [--first N]
 
-Each object passes `server.ingest` and `server.commit` as one that a C-STORE brings; only the syncs are shared, of five
-hundred keys and of five hundred records. Prints studies a second as it goes.
+Each object passes `server.services.store` and `server.engine.commit` as one that a C-STORE brings; only the syncs are
+shared, of five hundred keys and of five hundred records. Prints studies a second as it goes.
 """
 
 import argparse
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Final
 
 from bench.studies import HeaderOnly, header_only
-from coffer.archive.body import own_memory
-from coffer.archive.entry import SealedFile
-from coffer.index.identity import PartId
-from coffer.keys.studykey import StudyKey
-from coffer.server import logs
-from coffer.server.commit import Committed, Parcel, Sealed
-from coffer.server.config import Config, Http, Keys, Log
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.ingest import Ingest
+from coffer.archive.body.sealed_body import own_memory
+from coffer.archive.format.entry import SealedFile
+from coffer.index.instance.identity import PartId
+from coffer.keys.crypto.study_key import StudyKey
+from coffer.server.config.settings import Config, Http, Keys, Log
+from coffer.server.engine.commit import Committed, Parcel, Sealed
+from coffer.server.engine.create import create_archive
+from coffer.server.observe import logs
+from coffer.server.services.engine import Engine
+from coffer.server.services.store import Ingest
 
 _GROUP: Final = 500
 

@@ -71,8 +71,8 @@ def _retrieve(
 
 def _study_of(path: Path) -> str:
     """A file's Study Instance UID, by the product's own reader."""
-    from coffer.index.elements import scan
-    from coffer.server.part10 import read_part10
+    from coffer.index.dicom.headers import scan
+    from coffer.server.services.part10 import read_part10
 
     with path.open("rb") as file:
         found = read_part10(file)

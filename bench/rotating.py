@@ -25,9 +25,9 @@ from bench.fill import config_of
 from bench.growth import copied, format_id
 from bench.hostile import Sender
 from bench.served import Served
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
-from coffer.server.founding import create_archive
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.server.engine.create import create_archive
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _AT_ONCE: Final = 20_000

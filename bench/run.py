@@ -147,7 +147,7 @@ def codec() -> Iterator[Row]:
     """Share and rates of the real series; nothing where the shared data are not there."""
     from bench.codec_bench import load, measure
     from bench.store_profile import stored_share
-    from coffer.archive.allocator import keep_blocks
+    from coffer.archive.body.allocator import keep_blocks
 
     keep_blocks()
     for name, folder in REAL.items():

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
-from coffer.keys import durable
+from coffer.keys.disk import durable
 
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")

@@ -1,8 +1,9 @@
 """The index's LMDB file alone, grown to a million objects: what one object's rows cost to write as the trees deepen.
 
-Simulated is exactly this: for each object of a new study, what `index.store.IndexStore.write` gets from a flush: one
-sealed study row, one series row, one instance row (random bytes of the lengths that header-only objects have) and three
-random UID tokens; in commits of 100 objects, each synced. Nothing is parsed, sealed, logged, or held in memory.
+Simulated is exactly this: for each object of a new study, what `index.backends.lmdb_store.IndexStore.write` gets from a
+flush: one sealed study row, one series row, one instance row (random bytes of the lengths that header-only objects
+have) and three random UID tokens; in commits of 100 objects, each synced. Nothing is parsed, sealed, logged, or held in
+memory.
 """
 
 import random
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from coffer.index.store import Change, IndexStore
+from coffer.index.backends.lmdb_store import Change, IndexStore
 
 _ROW_BYTES: Final = {"study": 600, "series": 344, "instance": 344}  # as `bench.fill` leaves them
 _COMMIT: Final = 100

@@ -15,27 +15,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import coffer.archive.codec
-import coffer.server.commit
-import coffer.server.ingest
-from coffer.archive.draft import Draft
+import coffer.archive.codec.frames
+import coffer.server.engine.commit
+import coffer.server.services.store
+from coffer.archive.body.frame_encoder import Draft
 from coffer.archive.log import LogWriter
 from coffer.index.index import Index
-from coffer.keys import aead
-from coffer.keys.appendfile import AppendFile
-from coffer.server import logs
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.config import Config, Keys
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.part10 import Part10, read_part10
+from coffer.keys.crypto import aead
+from coffer.keys.disk.append_file import AppendFile
+from coffer.server.config.settings import Config, Keys
+from coffer.server.engine.create import create_archive
+from coffer.server.observe import logs
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
+from coffer.server.services.part10 import Part10, read_part10
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
     (Draft, "write", "receive: copy, SHA-256, hand out frames"),
-    (coffer.server.ingest, "scan", "parse the header"),
-    (coffer.server.ingest, "extract", "take the index's attributes"),
+    (coffer.server.services.store, "scan", "parse the header"),
+    (coffer.server.services.store, "extract", "take the index's attributes"),
     (Draft, "finish", "code what is left, wait for the rest"),
-    (coffer.archive.codec, "encode", "code the frames, in all threads"),
+    (coffer.archive.codec.frames, "encode", "code the frames, in all threads"),
     (aead, "seal", "encrypt"),
     (LogWriter, "append", "append, sync included"),
     (AppendFile, "sync", "of that, fdatasync"),

@@ -6,8 +6,8 @@ two studies. UIDs lie under a root that no other corpus of the bench uses.
 
 from typing import Final, NamedTuple
 
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.identifier import encode_identifier
+from coffer.index.dicom.identifier import encode_identifier
+from coffer.server.services.api import Caller, StoreRequest
 
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
 _ROOT: Final = "1.2.826.0.1.3680043.10.1339."

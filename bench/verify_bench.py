@@ -18,19 +18,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
-from coffer.archive.entry import Entry
-from coffer.archive.folder import ArchiveFolder
+from coffer.archive.format.entry import Entry
 from coffer.archive.log import LogWriter
-from coffer.archive.verify import Level, Options, Verifier
-from coffer.keys.secret import Secret
-from coffer.keys.signing import CheckpointSigner
-from coffer.server import logs
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.config import Config, Http, Keys, Log, Storage
-from coffer.server.demo import encoded
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.unsealing import open_records
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.verify import Level, Options, Verifier
+from coffer.keys.crypto.signing import CheckpointSigner
+from coffer.keys.memory.secret import Secret
+from coffer.server.config.settings import Config, Http, Keys, Log, Storage
+from coffer.server.engine.create import create_archive
+from coffer.server.main.demo import encoded
+from coffer.server.maintenance.deep_check import open_records
+from coffer.server.observe import logs
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
 
 ORIGIN = "bench/verify"
 

@@ -15,25 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from coffer.index.applied import Anchor, Applied
-from coffer.index.attributes import SERIES_UID, SOP_INSTANCE, STUDY_UID, Values
-from coffer.index.catalogue import Catalogue
-from coffer.index.entry import InstanceEntry
-from coffer.index.identity import Rules
-from coffer.index.keychange import KeyChange
-from coffer.index.listing import Listing
-from coffer.index.locate import Located, Locator
-from coffer.index.lookup import Lookup
-from coffer.index.putting import Putting
-from coffer.index.query import Query
-from coffer.index.rows import SCHEMA, Version
-from coffer.index.skipped import Skipped
-from coffer.index.store import Change
-from coffer.index.tables import STUDY, Tables
-from coffer.index.views import Views
-from coffer.keys import shred
+from coffer.index.backends.lmdb_store import Change
+from coffer.index.dicom.attributes import SERIES_UID, SOP_INSTANCE, STUDY_UID, Values
+from coffer.index.instance.entry import InstanceEntry
+from coffer.index.instance.identity import Rules
+from coffer.index.query.listing import Listing
+from coffer.index.query.locate import Located, Locator
+from coffer.index.query.query import Query
+from coffer.index.query.views import Views
+from coffer.index.tables.applied import Anchor, Applied
+from coffer.index.tables.catalogue import Catalogue
+from coffer.index.tables.key_change import KeyChange
+from coffer.index.tables.lookup import Lookup
+from coffer.index.tables.put import Putting
+from coffer.index.tables.rows import SCHEMA, Version
+from coffer.index.tables.sealed_rows import STUDY, Tables
+from coffer.index.tables.skipped import Skipped
 from coffer.keys.errors import FormatError, IntegrityError, UnavailableError
-from coffer.keys.keyring import Keyring
+from coffer.keys.keyring import shred
+from coffer.keys.keyring.keyring import Keyring
 
 __all__ = ["Index", "IndexStats", "Located"]
 
@@ -262,7 +262,7 @@ class Index(Listing):
             yield None
 
     def locate(self, keys: Mapping[int, Sequence[str]], issuer: str | None = None) -> Iterator[Located]:
-        """Yield the instances under exact unique keys, as `index.locate.Locator.locate` says."""
+        """Yield the instances under exact unique keys, as `index.query.locate.Locator.locate` says."""
         self.follow()
         if not any(keys.get(tag) for tag in (STUDY_UID, SERIES_UID, SOP_INSTANCE)):
             self._catalogue.wait()

@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from coffer.archive.entry import Position
-from coffer.archive.record import Kind, RecordHeader
-from coffer.index.elements import Limits, scan
-from coffer.index.entry import Identity, extract
+from coffer.archive.format.entry import Position
+from coffer.archive.format.record import Kind, RecordHeader
+from coffer.index.dicom.headers import Limits, scan
 from coffer.index.index import Index
-from coffer.index.objectmeta import ObjectMeta
-from coffer.index.rows import Version
+from coffer.index.instance.entry import Identity, extract
+from coffer.index.instance.object_meta import ObjectMeta
+from coffer.index.tables.rows import Version
 from coffer.keys.errors import IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
 
 __all__ = ["Body", "CatchUp", "Log", "OpenBody", "apply_object", "catch_up", "is_of", "rebuild", "retry"]

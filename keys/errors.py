@@ -2,7 +2,7 @@
 
 Rule: every failure a caller can act on is one of these classes; the message says the cause, `hint()` the way out.
 A message never holds key bytes, passphrases or anything taken from a patient's data.
-It does not map errors to the codes of a network: each door does, in one table (`server.dimse.status`).
+It does not map errors to the codes of a network: each door does, in one table (`server.dimse.protocol.status`).
 
 Exit codes of the command line: 0 done, 1 findings (verify), 2 wrong usage, otherwise `exit_code` of the class.
 """

@@ -1,4 +1,8 @@
-"""Who may do what: every door asks `decide` before anything is stored, listed or handed out."""
+"""Who acts, and whether they may: every door and every command asks here before anything is stored, listed or handed
+out.
+
+Rule: knows people, peers and actions; never DIMSE, HTTP or storage.
+"""
 
 from coffer.server.access.decision import Action, Policy
 

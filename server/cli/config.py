@@ -8,8 +8,8 @@ import msgspec
 from coffer.keys.errors import ConfigError
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
-from coffer.server.config_find import require_outside
-from coffer.server.config_load import check_text, read_text
+from coffer.server.config.find import require_outside
+from coffer.server.config.load import check_text, read_text
 
 
 @click.group()
@@ -41,7 +41,7 @@ def check(chosen: Chosen) -> None:
         effective = None if loaded is None else msgspec.to_builtins(loaded, enc_hook=str)
         output.as_json({"file": source, "ok": not problems, "problems": problems, "config": effective})
     elif loaded is not None:
-        from coffer.server.custody import guarded, told
+        from coffer.server.engine.providers import guarded, told
 
         where = f"{source} is good" if source else "no config file: the defaults hold"
         output.say(where)

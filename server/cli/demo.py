@@ -16,6 +16,6 @@ Examples:
 @click.pass_obj
 def demo(chosen: Chosen, once: bool) -> None:
     """Make an archive if there is none, store a sample study over the network, find it, get it back, verify."""
-    from coffer.server.demo import run
+    from coffer.server.main.demo import run
 
     run(chosen.load(), once=once)

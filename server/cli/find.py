@@ -13,7 +13,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.server.identifier import Values
+    from coffer.index.dicom.identifier import Values
 
 _LEVELS = {"patient": "PATIENT", "study": "STUDY", "series": "SERIES", "instance": "IMAGE", "image": "IMAGE"}
 _COLUMNS = {
@@ -60,7 +60,7 @@ def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str
     columns = [_tag(one) for one in returned or _COLUMNS[name]]
     keys: dict[int, Values] = {_QUERY_RETRIEVE_LEVEL: (name,), **dict.fromkeys(columns, ()), **asked}
     with chosen.open() as engine:
-        from coffer.server.api import Caller
+        from coffer.server.services.api import Caller
 
         caller = Caller(calling_ae=engine.config.dimse.ae_title)
         model = "patient" if name == "PATIENT" else "study"

@@ -13,8 +13,8 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.server.export import Written
-    from coffer.server.retrieve import StoredInstance
+    from coffer.server.services.exporting import Written
+    from coffer.server.services.retrieve import StoredInstance
 
 _STUDY, _SERIES, _INSTANCE = 0x0020000D, 0x0020000E, 0x00080018
 
@@ -61,8 +61,8 @@ def get(  # noqa: PLR0917  one parameter for each option
     if number is not None and len(instances) != 1:
         raise click.UsageError("--version goes with one --instance.")
     with chosen.open() as engine:
-        from coffer.server.api import Caller
-        from coffer.server.versions import WHERE_TO_LOOK, one_version
+        from coffer.server.services.api import Caller
+        from coffer.server.services.versions import WHERE_TO_LOOK, one_version
 
         caller = Caller(calling_ae=engine.config.dimse.ae_title)
         found: Sequence[StoredInstance]
@@ -83,7 +83,7 @@ def _write(
     found: Sequence[StoredInstance], out: Path, number: int | None, *, as_json: bool
 ) -> tuple[list[Written], list[tuple[str, CofferError]]]:
     """Write every object; one that cannot be written does not keep the others from it."""
-    from coffer.server.export import Exporter
+    from coffer.server.services.exporting import Exporter
 
     exporter = Exporter(out)
     files: list[Written] = []

@@ -19,9 +19,9 @@ Examples:
 def init(chosen: Chosen) -> None:
     """Make an empty archive and its first key. Never touches an archive that is there already."""
     config = chosen.load()
-    from coffer.server import logs
-    from coffer.server.custody import told
-    from coffer.server.founding import create_archive
+    from coffer.server.engine.create import create_archive
+    from coffer.server.engine.providers import told
+    from coffer.server.observe import logs
 
     logs.configure(config.log, level="error")
     had_key = config.keys.key_file.exists()

@@ -16,12 +16,12 @@ import click
 
 from coffer.keys.errors import ConfigError
 from coffer.server.cli import output
-from coffer.server.config_find import find_config, way_out_of
-from coffer.server.config_load import DEFAULT_ARCHIVE, load_config
+from coffer.server.config.find import find_config, way_out_of
+from coffer.server.config.load import DEFAULT_ARCHIVE, load_config
 
 if TYPE_CHECKING:
-    from coffer.server.config import Config
-    from coffer.server.engine import Engine
+    from coffer.server.config.settings import Config
+    from coffer.server.services.engine import Engine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,8 +67,8 @@ class Chosen:
         answers would lack what is stored, unless it `may_lag`.
         """
         config = self.existing()
-        from coffer.server import logs
-        from coffer.server.engine import Engine
+        from coffer.server.observe import logs
+        from coffer.server.services.engine import Engine
 
         logs.configure(config.log, level="error")  # the command itself reports; the log is the server's
         engine = Engine.open(config, write=write, fresh_index=fresh_index)
@@ -84,7 +84,7 @@ def require_level(engine: Engine) -> None:
         raise engine.shortfall
     skipped = engine.index.skipped_objects
     if skipped and not engine.writes:
-        from coffer.server.vault import SKIPPED
+        from coffer.server.engine.vault import SKIPPED
 
         click.echo(f"note: {skipped} {SKIPPED}", err=True)
 
@@ -92,8 +92,8 @@ def require_level(engine: Engine) -> None:
 def open_for_keys(chosen: Chosen, *, may_lag: bool = False) -> Engine:
     """The archive, opened to change its keys, also beside the process that writes. Raises as `Chosen.open`."""
     config = chosen.existing()
-    from coffer.server import logs
-    from coffer.server.engine import Engine
+    from coffer.server.observe import logs
+    from coffer.server.services.engine import Engine
 
     logs.configure(config.log, level="error")
     engine = Engine.open_for_keys(config)

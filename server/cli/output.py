@@ -31,7 +31,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from coffer.keys import durable
+from coffer.keys.disk import durable
 from coffer.keys.errors import InputError, UnavailableError
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")

@@ -16,8 +16,8 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.server.importer import Importer, Result
-    from coffer.server.media import Found
+    from coffer.server.services.importing import Importer, Result
+    from coffer.server.services.media import Found
 
 _SHOWN = 20
 
@@ -44,9 +44,9 @@ no DICOM at all."""
 def put(chosen: Chosen, paths: tuple[Path, ...], jobs: int) -> None:
     """Store Part 10 files: single ones, folders with all below, or what a DICOMDIR names."""
     with chosen.open(write=True) as engine, output.progress("storing", hidden=chosen.json) as bar:
-        from coffer.server.api import Caller
-        from coffer.server.importer import Importer
-        from coffer.server.media import find_files
+        from coffer.server.services.api import Caller
+        from coffer.server.services.importing import Importer
+        from coffer.server.services.media import find_files
 
         importer = Importer(engine, Caller(calling_ae=engine.config.dimse.ae_title))
         tally = _Tally()
@@ -65,8 +65,8 @@ def _results(importer: Importer, paths: Sequence[Path], jobs: int, expect: Calla
     `expect` is told how many results follow a DICOMDIR, less the one that was expected in its place.
     A DICOMDIR that is met inside a folder names nothing that the walk does not find by itself.
     """
-    from coffer.server.importer import Outcome, Result
-    from coffer.server.media import find_files, read_media_directory
+    from coffer.server.services.importing import Outcome, Result
+    from coffer.server.services.media import find_files, read_media_directory
 
     named = {path for path in paths if path.is_file()}
     directories = []
@@ -88,7 +88,7 @@ def _results(importer: Importer, paths: Sequence[Path], jobs: int, expect: Calla
 
 def _stored(importer: Importer, files: Iterable[Found], jobs: int) -> Iterator[Result]:
     """Store some files at a time, so that they share the waits for the disk; the results come in the files' order."""
-    from coffer.server.importer import Outcome, Result
+    from coffer.server.services.importing import Outcome, Result
 
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(jobs, thread_name_prefix="put") as pool:

@@ -11,7 +11,7 @@ import click
 
 from coffer.keys import errors
 from coffer.server.cli.root import INTERNAL_ERROR, INTERRUPTED, main
-from coffer.server.config_reference import configuration_page
+from coffer.server.config.reference import configuration_page
 
 _INTRODUCTION = """# Command line
 

@@ -11,28 +11,28 @@ from typing import Any
 
 import click
 
-from coffer.keys import guard
 from coffer.keys.errors import CofferError
+from coffer.keys.memory import hardening
 from coffer.server.cli import output
-from coffer.server.cli.checkpoint import checkpoint
 from coffer.server.cli.completion import completion
 from coffer.server.cli.config import config
 from coffer.server.cli.demo import demo
+from coffer.server.cli.erasure.hold import hold
+from coffer.server.cli.erasure.shred import shred
 from coffer.server.cli.find import find
 from coffer.server.cli.get import get
-from coffer.server.cli.hold import hold
 from coffer.server.cli.index import index
 from coffer.server.cli.init import init
-from coffer.server.cli.keys import keys
+from coffer.server.cli.integrity.checkpoint import checkpoint
+from coffer.server.cli.integrity.recover import recover
+from coffer.server.cli.integrity.repair import repair
+from coffer.server.cli.integrity.scrub import scrub
+from coffer.server.cli.integrity.verify import verify
+from coffer.server.cli.keys.group import keys
 from coffer.server.cli.options import Chosen, archive_options
 from coffer.server.cli.put import put
-from coffer.server.cli.recover import recover
-from coffer.server.cli.repair import repair
-from coffer.server.cli.scrub import scrub
 from coffer.server.cli.serve import serve
-from coffer.server.cli.shred import shred
 from coffer.server.cli.status import status
-from coffer.server.cli.verify import verify
 from coffer.server.cli.versions import versions
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
@@ -105,7 +105,7 @@ def main(ctx: click.Context) -> None:
     ~/.config/coffer/coffer.toml or /etc/coffer/coffer.toml; none is taken from an archive folder.
     """
     output.require_streams()
-    guard.forbid_dumps()
+    hardening.forbid_dumps()
     ctx.ensure_object(Chosen)
 
 

@@ -22,12 +22,12 @@ verify and status work beside it; put and index rebuild do not."""
 @click.pass_obj
 def serve(chosen: Chosen) -> None:
     """Serve DICOM (C-ECHO, C-STORE, C-FIND, C-MOVE, C-GET) and, over HTTP, health and metrics."""
-    from coffer.server.signals import EndOrdered, Signals
+    from coffer.server.host.signals import EndOrdered, Signals
 
     with Signals() as signals:
         try:
             with signals.interrupting():
-                from coffer.server.service import serve as run
+                from coffer.server.main.service import serve as run
 
                 config = chosen.load()
         except EndOrdered:

@@ -12,7 +12,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.server.engine import Engine
+    from coffer.server.services.engine import Engine
 
 _MOST_NAMED: Final = 1000  # the list is for people
 
@@ -38,11 +38,11 @@ the first 1,000. "contradictions" are studies and series whose objects say diffe
 @click.pass_obj
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
-    from coffer.archive.ledger import Ledger
-    from coffer.archive.planted import planted
-    from coffer.server.custody import guarded, told
-    from coffer.server.erasure import EFFECTIVE, erasures
-    from coffer.server.vault import SKIPPED
+    from coffer.archive.repair.planted import planted
+    from coffer.archive.verify.findings import Ledger
+    from coffer.server.engine.erasure_state import EFFECTIVE, erasures
+    from coffer.server.engine.providers import guarded, told
+    from coffer.server.engine.vault import SKIPPED
 
     with chosen.open(may_lag=True) as engine:
         stats = engine.stats()
@@ -89,7 +89,7 @@ def status(chosen: Chosen, listed: bool) -> None:
 
 
 def _details(engine: Engine) -> dict[str, list[dict[str, Any]]]:
-    from coffer.server.attention import conflicts, unindexed
+    from coffer.server.maintenance.problems import conflicts, unindexed
 
     return {
         "conflicting_instances": [msgspec.to_builtins(c) for c in conflicts(engine)],

@@ -10,7 +10,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.index.parts import StoredVersion
+    from coffer.index.query.parts import StoredVersion
 
 
 @click.command(
@@ -32,8 +32,8 @@ studies or series, each of them counts its versions from 1."""
 def versions(chosen: Chosen, instance: str) -> None:
     """List every version of an object: when and from whom it came, and which one is served."""
     with chosen.open() as engine:
-        from coffer.server.api import Caller
-        from coffer.server.versions import versions_of
+        from coffer.server.services.api import Caller
+        from coffer.server.services.versions import versions_of
 
         caller = Caller(calling_ae=engine.config.dimse.ae_title)
         rows = [_fields(each) for each in versions_of(engine, instance.strip(), caller)]

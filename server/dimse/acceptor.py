@@ -10,20 +10,20 @@ from typing import Final
 
 import structlog
 
-from coffer.server.api import Caller, Observer, Services
-from coffer.server.config import Config
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse import negotiation, pdu
-from coffer.server.dimse.channel import AssociationEnded, Channel
-from coffer.server.dimse.connection import Connection, ConnectionClosed, PeerSilent
-from coffer.server.dimse.finding import serve_find
-from coffer.server.dimse.negotiation import Rejection, Request
-from coffer.server.dimse.pdu import ProtocolError
-from coffer.server.dimse.retrieving import serve_get, serve_move
-from coffer.server.dimse.session import Operation, Session
-from coffer.server.dimse.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, DimseStatusError
-from coffer.server.dimse.storing import serve_store
-from coffer.server.headroom import refusal_of
+from coffer.server.config.settings import Config
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol import negotiation, pdu
+from coffer.server.dimse.protocol.channel import AssociationEnded, Channel
+from coffer.server.dimse.protocol.connection import Connection, ConnectionClosed, PeerSilent
+from coffer.server.dimse.protocol.negotiation import Rejection, Request
+from coffer.server.dimse.protocol.pdu import ProtocolError
+from coffer.server.dimse.protocol.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, DimseStatusError
+from coffer.server.dimse.scp.find_scp import serve_find
+from coffer.server.dimse.scp.retrieve_scp import serve_get, serve_move
+from coffer.server.dimse.scp.session import Operation, Session
+from coffer.server.dimse.scp.store_scp import serve_store
+from coffer.server.host.headroom import refusal_of
+from coffer.server.services.api import Caller, Observer, Services
 
 _log = structlog.get_logger(__name__)
 _NAMES: Final = {

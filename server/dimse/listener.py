@@ -17,18 +17,18 @@ from typing import Final, Protocol
 import structlog
 
 from coffer.keys.errors import ConfigError, UnavailableError
-from coffer.server import headroom
-from coffer.server.api import Observer
-from coffer.server.config import Config
+from coffer.server.config.settings import Config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
-from coffer.server.dimse.connection import Connection
-from coffer.server.dimse.negotiation import CONGESTED, Rejection
 from coffer.server.dimse.places import Place, Places
+from coffer.server.dimse.protocol.connection import Connection
+from coffer.server.dimse.protocol.negotiation import CONGESTED, Rejection
 from coffer.server.dimse.refusal import refuse_at_once
-from coffer.server.headroom import CongestedError, Shortage
-from coffer.server.sockets import listen, named
-from coffer.server.watched import Watched
+from coffer.server.host import headroom
+from coffer.server.host.headroom import CongestedError, Shortage
+from coffer.server.host.sockets import listen, named
+from coffer.server.host.watched import Watched
+from coffer.server.services.api import Observer
 
 _log = structlog.get_logger(__name__)
 

@@ -4,8 +4,8 @@ import contextlib
 import socket
 from typing import Final
 
-from coffer.server.dimse import negotiation
-from coffer.server.dimse.negotiation import Rejection
+from coffer.server.dimse.protocol import negotiation
+from coffer.server.dimse.protocol.negotiation import Rejection
 
 __all__ = ["refuse_at_once"]
 

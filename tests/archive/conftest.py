@@ -9,15 +9,15 @@ from types import ModuleType
 
 import pytest
 
-from coffer.archive import room
-from coffer.archive.entry import Entry, Position
-from coffer.archive.folder import ArchiveFolder
+from coffer.archive.format.entry import Entry, Position
+from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
-from coffer.archive.record import Kind
-from coffer.archive.verify import Finding, Level, Options, Verifier
-from coffer.keys.secret import Secret
-from coffer.keys.signing import CheckpointSigner
-from coffer.keys.syscalls import Syscalls, SystemCalls
+from coffer.archive.store import free_space
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.verify import Finding, Level, Options, Verifier
+from coffer.keys.crypto.signing import CheckpointSigner
+from coffer.keys.disk.syscalls import Syscalls, SystemCalls
+from coffer.keys.memory.secret import Secret
 
 ORIGIN = "archive.example/test"
 FIRST_MS = 1767225600000
@@ -123,7 +123,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def f_bavail(self) -> int:
             return left[0]
 
-    monkeypatch.setattr(room.os, "statvfs", lambda path: Volume())  # type: ignore[attr-defined]
+    monkeypatch.setattr(free_space.os, "statvfs", lambda path: Volume())  # type: ignore[attr-defined]
     return left
 
 

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coffer.archive.checkpoint import Checkpoint
-from coffer.archive.evidence import Consistency, Inclusion
-from coffer.archive.notes import read_notes
-from coffer.archive.proof import consistency, inclusion, root
 from coffer.archive.reader import LogReader
-from coffer.archive.tiles import Tiles
+from coffer.archive.tree.checkpoint import Checkpoint
+from coffer.archive.tree.checkpoint_history import read_notes
+from coffer.archive.tree.proof import consistency, inclusion, root
+from coffer.archive.tree.proof_bundle import Consistency, Inclusion
+from coffer.archive.tree.tiles import Tiles
 from tests.archive.auditor import AUDITOR, PROGRAM, PROOFS, PROVER, ROOT, prove, run
 from tests.archive.conftest import ORIGIN, SmallArchive, entry
 
@@ -92,8 +92,8 @@ def header(archive: SmallArchive, index: int) -> bytes:
 
 def test_proofs_agree_for_all_pairs(filled: SmallArchive) -> None:
     """Both checkers of all proofs between sizes up to 18: what one accepts, the other does, altered ones too."""
-    from coffer.archive.proof import consistency, inclusion, root
-    from coffer.archive.tiles import Tiles
+    from coffer.archive.tree.proof import consistency, inclusion, root
+    from coffer.archive.tree.tiles import Tiles
 
     key, at = filled.folder.vkey, Tiles(filled.folder, 600).at
     notes = [filled.sign(Checkpoint(ORIGIN, n, root(n, at)).serialize()) for n in range(19)]

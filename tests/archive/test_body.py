@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive import codec
-from coffer.archive.body import BodyContext, BodyReader, own_memory, seal_body
-from coffer.archive.draft import Coders, Draft
-from coffer.archive.entry import SealedFile
-from coffer.archive.pixels import PixelLayout
-from coffer.archive.reseal import reseal
-from coffer.archive.room import Room
-from coffer.archive.spool import MemoryBudget, Spool, clear_stale
+from coffer.archive.body.frame_encoder import Coders, Draft
+from coffer.archive.body.reseal import reseal
+from coffer.archive.body.sealed_body import BodyContext, BodyReader, own_memory, seal_body
+from coffer.archive.body.spool import MemoryBudget, Spool, clear_stale
+from coffer.archive.codec import frames
+from coffer.archive.codec.pixels import PixelLayout
+from coffer.archive.format.entry import SealedFile
+from coffer.archive.store.free_space import Room
 from coffer.keys.errors import IntegrityError, UnavailableError
-from coffer.keys.secret import Secret
+from coffer.keys.memory.secret import Secret
 
 KEY, SALT = Secret(bytes(range(32))), bytes(24)
 CONTEXT = BodyContext(b"a" * 16, b"s" * 16, b"c" * 32, 1)
@@ -117,7 +117,7 @@ def reader(sealed: bytes, context: BodyContext = CONTEXT) -> BodyReader:
     return BodyReader(KEY, context, lambda at, length: sealed[at : at + length], len(sealed))
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, codec.FRAME_BYTES, codec.FRAME_BYTES + 1, 3_000_000])
+@pytest.mark.parametrize("size", [0, 1, 1000, frames.FRAME_BYTES, frames.FRAME_BYTES + 1, 3_000_000])
 @pytest.mark.parametrize("memory", [MEMORY, 0])
 def test_round_trip(tmp_path: Path, size: int, memory: int) -> None:
     data = (b"0123456789abcdef" * (size // 16 + 1))[:size]

@@ -13,24 +13,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive import codec, pixels, strata
-from coffer.archive.codec import Piece
-from coffer.archive.pixels import Filter, PixelLayout
-from coffer.archive.scratch import Scratch
+from coffer.archive.codec import bitplanes, frames, pixels
+from coffer.archive.codec.frames import Piece
+from coffer.archive.codec.pixels import Filter, PixelLayout
+from coffer.archive.codec.scratch import Scratch
 from coffer.keys.errors import FormatError
 
 
 def round_trip(data: bytes, layout: PixelLayout | None) -> list[bytes]:
-    """The frames of a data set, cut as an arriving one is (`archive.draft`)."""
+    """The frames of a data set, cut as an arriving one is (`archive.body.frame_encoder`)."""
     pieces = []
-    for piece in takewhile(lambda p: p.start < len(data), codec.cuts(layout)):
+    for piece in takewhile(lambda p: p.start < len(data), frames.cuts(layout)):
         assert piece.start == (pieces[-1].stop if pieces else 0)
-        assert piece.start < piece.stop <= piece.start + codec.FRAME_BYTES
+        assert piece.start < piece.stop <= piece.start + frames.FRAME_BYTES
         pieces.append(piece if piece.stop <= len(data) else Piece(piece.start, len(data), None))
-    frames = [codec.encode(memoryview(data)[p.start : p.stop], p.layout) for p in pieces]
-    back = b"".join(codec.decode(f, p.stop - p.start) for f, p in zip(frames, pieces, strict=True))
+    coded = [frames.encode(memoryview(data)[p.start : p.stop], p.layout) for p in pieces]
+    back = b"".join(frames.decode(f, p.stop - p.start) for f, p in zip(coded, pieces, strict=True))
     assert back == data
-    return frames
+    return coded
 
 
 def smooth(rows: int, columns: int, dtype: str) -> bytes:
@@ -47,7 +47,7 @@ def test_every_shape_of_pixels(bits: int, samples: int, big_endian: bool) -> Non
     head = b"header" * 30
     layout = PixelLayout(len(head), len(pixels), 64, 48, samples, bits, 2, big_endian)
     frames = round_trip(head + pixels + b"tail", layout)
-    assert any(f[0] == codec.PIXELS for f in frames)
+    assert any(f[0] == frames.PIXELS for f in frames)
 
 
 def test_smooth_pixels_get_much_smaller() -> None:
@@ -73,7 +73,7 @@ def test_real_series_get_as_small_as_promised(shared_data: Path, series: str, mo
 def test_noise_is_kept_raw() -> None:
     noise = np.random.default_rng(1).bytes(300_000)
     (frame,) = round_trip(noise, None)
-    assert frame[0] == codec.RAW
+    assert frame[0] == frames.RAW
     assert len(frame) == len(noise) + 1
 
 
@@ -124,12 +124,12 @@ def test_damaged_pixels_are_refused_or_as_long_as_they_say(data: st.DataObject, 
     pixels = (rng.integers(0, 1 << 16, 64 * 96) >> np.resize(np.repeat(rng.integers(3, 17, 40), 64), 64 * 96)).astype(
         "<u2"
     )
-    frame = bytearray(codec.encode(pixels.tobytes(), PixelLayout(0, pixels.nbytes, 64, 96, 1, 16, 1)))
-    assert frame[0] == codec.PIXELS
+    frame = bytearray(frames.encode(pixels.tobytes(), PixelLayout(0, pixels.nbytes, 64, 96, 1, 16, 1)))
+    assert frame[0] == frames.PIXELS
     for _ in range(data.draw(st.integers(1, 3))):
         frame[data.draw(st.integers(0, 200) | st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(FormatError):
-        assert len(codec.decode(bytes(frame), pixels.nbytes)) == pixels.nbytes
+        assert len(frames.decode(bytes(frame), pixels.nbytes)) == pixels.nbytes
 
 
 def test_frames_do_not_share_memory_between_threads() -> None:
@@ -138,8 +138,8 @@ def test_frames_do_not_share_memory_between_threads() -> None:
 
     def there_and_back(image: bytes) -> bool:
         layout = PixelLayout(0, len(image), 300, len(image) // 600, 1, 16, 1)
-        frames = [codec.encode(image, layout) for _ in range(5)]
-        return all(codec.decode(frame, len(image)) == image for frame in frames)
+        coded = [frames.encode(image, layout) for _ in range(5)]
+        return all(frames.decode(frame, len(image)) == image for frame in coded)
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(there_and_back, images))
@@ -148,20 +148,20 @@ def test_frames_do_not_share_memory_between_threads() -> None:
 @given(frame=st.binary(max_size=400), length=st.integers(-5, 2000))
 def test_garbage_is_refused(frame: bytes, length: int) -> None:
     with contextlib.suppress(FormatError):
-        assert len(codec.decode(frame, length)) == length
+        assert len(frames.decode(frame, length)) == length
 
 
 @pytest.mark.parametrize("choice", list(Filter))
 def test_pixels_of_no_length_are_refused(choice: Filter) -> None:
-    frame = struct.pack(">BBBBI", codec.PIXELS, choice, 1, 1, 1) + bytes(40)
+    frame = struct.pack(">BBBBI", frames.PIXELS, choice, 1, 1, 1) + bytes(40)
     with pytest.raises(FormatError, match="impossible shape"):
-        codec.decode(frame, 0)
+        frames.decode(frame, 0)
 
 
 def test_a_frame_that_would_inflate_too_far_is_refused() -> None:
-    frame = codec.encode(bytes(1 << 20), None)
+    frame = frames.encode(bytes(1 << 20), None)
     with pytest.raises(FormatError):
-        codec.decode(frame, 1 << 10)
+        frames.decode(frame, 1 << 10)
 
 
 def test_real_pixels(shared_data: Path) -> None:
@@ -181,12 +181,12 @@ def test_real_pixels(shared_data: Path) -> None:
 
 def test_a_map_with_an_unknown_class_or_more_blocks_than_there_are_is_refused() -> None:
     whole = np.array([0x10, 0x02], np.uint8)  # classes 0, 1, 2, and nothing behind the third block
-    assert strata.Strata(whole, 3 * strata.BLOCK, 2).sizes()[:2] == [2, 4]
+    assert bitplanes.Strata(whole, 3 * bitplanes.BLOCK, 2).sizes()[:2] == [2, 4]
     for at, byte in ((0, 0xA0), (1, 0x12)):
         damaged = whole.copy()
         damaged[at] = byte
         with pytest.raises(FormatError, match="impossible map"):
-            strata.Strata(damaged, 3 * strata.BLOCK, 2)
+            bitplanes.Strata(damaged, 3 * bitplanes.BLOCK, 2)
 
 
 @pytest.mark.parametrize("choice", Filter)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive.entry import Entry
 from coffer.archive.event import MAX_EVENT_BYTES, Event
-from coffer.archive.record import Kind, RecordHeader
+from coffer.archive.format.entry import Entry
+from coffer.archive.format.record import Kind, RecordHeader
 from coffer.keys.errors import FormatError, IntegrityError
-from coffer.keys.secret import Secret
+from coffer.keys.memory.secret import Secret
 
 KEY, ARCHIVE = Secret(bytes(range(32))), b"a" * 16
 FACTS = st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text()))

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.checkpoint import Checkpoint, read_checkpoint
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.history import read_history
+from coffer.archive.format.record import record_size
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.log import LogWriter
-from coffer.archive.record import record_size
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.repair.divergence import read_history
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
 from coffer.keys.errors import HistoryError
 from tests.archive.conftest import SmallArchive, entry
 

@@ -8,10 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from coffer.archive import record, segment
-from coffer.archive.folder import ArchiveFolder
+from coffer.archive.format import record, segment
 from coffer.archive.log import LogWriter
-from coffer.archive.verify import Verifier
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.verify import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "vectors" / "log"

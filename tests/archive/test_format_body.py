@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coffer.archive import body as bodies
-from coffer.archive.dictionary import HEADERS
-from coffer.archive.pixels import PixelLayout
-from coffer.keys import aead
+from coffer.archive.body import sealed_body as bodies
+from coffer.archive.codec.dictionary import HEADERS
+from coffer.archive.codec.pixels import PixelLayout
+from coffer.keys.crypto import aead
 from tests.archive.test_body import CONTEXT, KEY, seal
 from tests.vectors import make_dictionary
 from tests.vectors.reader_body import read_body

@@ -5,11 +5,11 @@ import json
 import shutil
 from pathlib import Path
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.verify import Verifier
-from coffer.server.api import Caller
-from coffer.server.config import Config, Http, Keys
-from coffer.server.engine import Engine
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.verify import Verifier
+from coffer.server.config.settings import Config, Http, Keys
+from coffer.server.services.api import Caller
+from coffer.server.services.engine import Engine
 from tests.vectors import make_archive, reader_body, reader_keys, reader_log
 
 GOLDEN = Path(make_archive.__file__).parent / "archive"

@@ -6,14 +6,14 @@ from hashlib import sha256
 
 import pytest
 
-from coffer.archive import headers
-from coffer.archive.headers import Batch
-from coffer.archive.merkle import leaf_hash
-from coffer.archive.record import RecordHeader, trailer
-from coffer.archive.report import Task
-from coffer.archive.scan import scan
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
-from coffer.archive.segment import Footer
+from coffer.archive.format import headers
+from coffer.archive.format.headers import Batch
+from coffer.archive.format.merkle import leaf_hash
+from coffer.archive.format.record import RecordHeader, trailer
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.format.segment import Footer
+from coffer.archive.verify.report import Task
+from coffer.archive.verify.scan import scan
 from tests.archive.conftest import SmallArchive, entry
 
 FIRST, START = 7, sha256(b"start").digest()

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, witnessed
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.history import accept_loss, read_history, take_from
+from coffer.archive.format.record import record_size
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.log import LogWriter
-from coffer.archive.pending import read_pending
-from coffer.archive.record import record_size
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
-from coffer.archive.verify import Verifier
+from coffer.archive.repair.deferred_events import read_pending
+from coffer.archive.repair.divergence import accept_loss, read_history, take_from
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, witnessed
+from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import HistoryError, InputError, IntegrityError, UnavailableError
 from tests.archive.conftest import FaultyCalls, SmallArchive, entry
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive.codec import FRAME_BYTES
-from coffer.archive.inflow import Inflow
+from coffer.archive.body.receive_buffer import Inflow
+from coffer.archive.codec.frames import FRAME_BYTES
 
 # Lengths around a stretch and far below it; contents that tell where they came from.
 SIZES = st.one_of(st.integers(0, 70_000), st.integers(FRAME_BYTES - 2, FRAME_BYTES + (300 << 10)))

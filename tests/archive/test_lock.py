@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.lock import WriterLock
+from coffer.archive.store.writer_lock import WriterLock
 from coffer.keys.errors import LockedError
 
 HOLD = """
 import sys, pathlib
-from coffer.archive.lock import WriterLock
+from coffer.archive.store.writer_lock import WriterLock
 lock = WriterLock(pathlib.Path(sys.argv[1]), "coffer serve", 1)
 print("held", flush=True)
 sys.stdin.read()

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.entry import Entry, Position, SealedFile
+from coffer.archive.format.entry import Entry, Position, SealedFile
+from coffer.archive.format.merkle import leaf_hash
+from coffer.archive.format.record import Kind, genesis_hash, record_size
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.log import LogWriter
-from coffer.archive.merkle import leaf_hash
 from coffer.archive.reader import LogReader
-from coffer.archive.record import Kind, genesis_hash, record_size
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
-from coffer.archive.verify import Verifier
+from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import UnavailableError
 from tests.archive.conftest import FIRST_MS, FaultyCalls, SmallArchive, body_of, entry
 

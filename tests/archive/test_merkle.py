@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive.merkle import EMPTY_ROOT, Frontier, leaf_hash
+from coffer.archive.format.merkle import EMPTY_ROOT, Frontier, leaf_hash
 
 LEAVES = [bytes.fromhex(h) for h in ("", "00", "10", "2021", "3031", "40414243", "5051525354555657")] + [
     bytes(range(0x60, 0x70))

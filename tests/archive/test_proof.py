@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive.proof import (
+from coffer.archive.tree.proof import (
     HashAt,
     consistency,
     extends,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.entry import Position
+from coffer.archive.format.entry import Position
+from coffer.archive.format.record import record_size
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.reader import LogReader
-from coffer.archive.record import record_size
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
-from coffer.archive.verify import Verifier
+from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import IntegrityError, NotFoundError
 from tests.archive.conftest import SmallArchive, body_of, entry
 
@@ -20,8 +20,8 @@ ONE = record_size(40)
 WRITER = """
 import sys
 from pathlib import Path
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.lock import WriterLock
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.writer_lock import WriterLock
 from coffer.archive.log import LogWriter
 from tests.archive.conftest import entry
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive import record
-from coffer.archive.record import HEADER, RecordHeader, parse_header, record_size, trailer
+from coffer.archive.format import record
+from coffer.archive.format.record import HEADER, RecordHeader, parse_header, record_size, trailer
 from coffer.keys.errors import FormatError
 
 HASHES = st.binary(min_size=32, max_size=32)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.ledger import Ledger
-from coffer.archive.record import record_size
-from coffer.archive.recovery import cut, read_tail
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.format.record import record_size
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.repair.tail import cut, read_tail
+from coffer.archive.verify.findings import Ledger
 from coffer.keys.errors import IntegrityError, UnavailableError
 from tests.archive.conftest import FaultyCalls, SmallArchive, entry
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.pending import read_pending
-from coffer.archive.record import HEADER, record_size
-from coffer.archive.repair import repair
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.format.record import HEADER, record_size
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.repair.deferred_events import read_pending
+from coffer.archive.repair.repair import repair
+from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.errors import CofferError, InputError, IntegrityError, UnavailableError
 from tests.archive.conftest import FaultyCalls, SmallArchive
 

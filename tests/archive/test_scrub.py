@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.checkpoint import read_checkpoint
-from coffer.archive.ledger import Entry, Ledger
-from coffer.archive.record import HEADER, record_size
-from coffer.archive.report import Finding
-from coffer.archive.scrub import Scrub, StoppedError
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.format.record import HEADER, record_size
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.tree.checkpoint import read_checkpoint
+from coffer.archive.verify.findings import Entry, Ledger
+from coffer.archive.verify.report import Finding
+from coffer.archive.verify.scrub import Scrub, StoppedError
 from coffer.keys.errors import FormatError, NotFoundError
 from tests.archive.conftest import FIRST_MS, SmallArchive, entry
 

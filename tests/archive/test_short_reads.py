@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.history import read_history
-from coffer.archive.leaves import Leaves
+from coffer.archive.format.merkle import Frontier
+from coffer.archive.format.record import record_size
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.log import LogWriter
-from coffer.archive.merkle import Frontier
 from coffer.archive.reader import LogReader
-from coffer.archive.record import record_size
-from coffer.archive.repair import repair
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
-from coffer.archive.verify import Level, Options, Verifier
+from coffer.archive.repair.divergence import read_history
+from coffer.archive.repair.repair import repair
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.leaves import Leaves
+from coffer.archive.verify.verify import Level, Options, Verifier
 from coffer.keys.errors import UnavailableError
 from tests.archive.conftest import SmallArchive, body_of, entry
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive.merkle import Frontier
-from coffer.archive.span import Span
+from coffer.archive.format.merkle import Frontier
+from coffer.archive.tree.subtree_range import Span
 
 
 def leaf(number: int) -> bytes:

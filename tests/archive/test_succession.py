@@ -13,16 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
-from coffer.archive.evidence import Consistency, Inclusion, parse_proof
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.history import accept_loss, read_history, take_from
 from coffer.archive.log import LogWriter
-from coffer.archive.notes import read_notes
-from coffer.archive.proof import root
 from coffer.archive.reader import LogReader
-from coffer.archive.repair import repair
-from coffer.archive.succession import (
+from coffer.archive.repair.divergence import accept_loss, read_history, take_from
+from coffer.archive.repair.repair import repair
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from coffer.archive.tree.checkpoint_history import read_notes
+from coffer.archive.tree.key_history import (
     Endorsement,
     Succession,
     adopt,
@@ -30,11 +28,13 @@ from coffer.archive.succession import (
     go_on_from,
     read_succession,
 )
-from coffer.archive.tiles import Tiles
-from coffer.archive.verify import Options, Verifier
+from coffer.archive.tree.proof import root
+from coffer.archive.tree.proof_bundle import Consistency, Inclusion, parse_proof
+from coffer.archive.tree.tiles import Tiles
+from coffer.archive.verify.verify import Options, Verifier
+from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
-from coffer.keys.secret import Secret
-from coffer.keys.signing import CheckpointSigner
+from coffer.keys.memory.secret import Secret
 from tests.archive.auditor import AUDITOR, PROVER
 from tests.archive.conftest import ORIGIN, FaultyCalls, SmallArchive, entry
 

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coffer.archive.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
-from coffer.archive.evidence import Consistency, Inclusion
-from coffer.archive.leaves import Leaves
+from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.log import LogWriter
-from coffer.archive.merkle import Frontier, leaf_hash
-from coffer.archive.notes import find_note, last_checkpoint, publish, read_notes, split
-from coffer.archive.proof import consistency, extends, includes, inclusion, root
 from coffer.archive.reader import LogReader
-from coffer.archive.tiles import Tiles, tile_path
-from coffer.archive.tiling import Tiling
+from coffer.archive.tree.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
+from coffer.archive.tree.checkpoint_history import find_note, last_checkpoint, publish, read_notes, split
+from coffer.archive.tree.leaves import Leaves
+from coffer.archive.tree.proof import consistency, extends, includes, inclusion, root
+from coffer.archive.tree.proof_bundle import Consistency, Inclusion
+from coffer.archive.tree.tile_writer import Tiling
+from coffer.archive.tree.tiles import Tiles, tile_path
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError, UnavailableError
 from tests.archive.conftest import ORIGIN, FaultyCalls, SmallArchive, entry
 

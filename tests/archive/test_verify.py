@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.record import record_size
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
-from coffer.archive.verify import Verifier
+from coffer.archive.format.record import record_size
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.verify.verify import Verifier
 from tests.archive.conftest import SmallArchive, entry
 
 RANDOM_FLIPS = 1000

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from coffer.archive import verify
-from coffer.archive.chain import read_footer
-from coffer.archive.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.format.chain import read_footer
+from coffer.archive.format.record import HEADER, Kind, RecordHeader, record_size
+from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.format.segment import Footer, parse_segment_header
 from coffer.archive.reader import LogReader
-from coffer.archive.record import HEADER, Kind, RecordHeader, record_size
-from coffer.archive.report import OpenRecord
-from coffer.archive.segment import HEADER as SEGMENT_HEADER
-from coffer.archive.segment import Footer, parse_segment_header
-from coffer.archive.verify import Finding, Level, Options, Verifier
+from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.verify import verify
+from coffer.archive.verify.report import OpenRecord
+from coffer.archive.verify.verify import Finding, Level, Options, Verifier
 from coffer.keys.errors import InputError, IntegrityError, KeyUnavailableError, ShreddedError
 from tests.archive.conftest import SmallArchive, body_of, entry
 

@@ -22,19 +22,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from coffer.archive.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
-from coffer.archive.entry import Entry
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.ledger import Ledger
+from coffer.archive.format.entry import Entry
+from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
-from coffer.archive.notes import read_notes
 from coffer.archive.reader import LogReader
-from coffer.archive.record import Kind
-from coffer.archive.verify import Level, Options, Verifier
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
+from coffer.archive.tree.checkpoint_history import read_notes
+from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.verify import Level, Options, Verifier
+from coffer.keys.crypto.signing import CheckpointSigner
+from coffer.keys.disk.syscalls import Syscalls, SystemCalls
 from coffer.keys.errors import UnavailableError
-from coffer.keys.secret import Secret
-from coffer.keys.signing import CheckpointSigner
-from coffer.keys.syscalls import Syscalls, SystemCalls
+from coffer.keys.memory.secret import Secret
 from tests.crash.disk import Disk, Recorder
 
 ORIGIN = "archive.example/crash"

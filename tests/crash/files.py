@@ -16,19 +16,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.ledger import Ledger
-from coffer.archive.pending import REPAIRED, Pending, announce, forget, read_pending
-from coffer.archive.report import Finding
-from coffer.archive.scrub import Scrub
-from coffer.keys import durable
+from coffer.archive.repair.deferred_events import REPAIRED, Pending, announce, forget, read_pending
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.report import Finding
+from coffer.archive.verify.scrub import Scrub
+from coffer.keys.crypto.shamir import Group, split
+from coffer.keys.disk import durable
+from coffer.keys.disk.syscalls import Syscalls, SystemCalls
 from coffer.keys.errors import UnavailableError
-from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
-from coffer.keys.secret import Secret
-from coffer.keys.shares import Group, split
-from coffer.keys.sharetext import file_name, render
-from coffer.keys.syscalls import Syscalls, SystemCalls
-from coffer.server.splitting import write_shares
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from coffer.keys.shares.text import file_name, render
+from coffer.server.keyops.share_files import write_shares
 from tests.crash.campaign import ORIGIN, SIGNER, BrokenPromiseError, Stop, Tally, Watched, entry, open_log
 from tests.crash.disk import Disk
 
@@ -230,7 +230,7 @@ class PendingLife(Life):
 
 
 class HandedOutLife(Life):
-    """Objects are written into folders, as `server.export` does; a name that is there is left alone."""
+    """Objects are written into folders, as `server.services.exporting` does; a name that is there is left alone."""
 
     def __init__(self, root: Path, calls: Watched) -> None:
         super().__init__(root, calls)

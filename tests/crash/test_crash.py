@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.ledger import Ledger
 from coffer.archive.log import LogWriter
-from coffer.archive.report import Finding
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.report import Finding
 from coffer.keys.errors import UnavailableError
-from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from tests.crash import files
 from tests.crash.campaign import ORIGIN, SIGNER, Promises, Stop, Tally, Watched, entry, one_run, require_notes
 from tests.crash.disk import Disk

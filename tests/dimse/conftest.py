@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 
 from coffer.keys.errors import UnavailableError
-from coffer.server import logs
-from coffer.server.api import (
+from coffer.server.config.settings import Config, Dimse, Log, Peer, Storage
+from coffer.server.dimse.acceptor import Acceptor
+from coffer.server.dimse.associations import Associations
+from coffer.server.dimse.listener import Listener
+from coffer.server.dimse.places import Place
+from coffer.server.dimse.protocol.connection import Connection
+from coffer.server.observe import logs
+from coffer.server.observe.metrics import Metrics
+from coffer.server.services.api import (
     Caller,
     Instance,
     Matches,
@@ -16,13 +23,6 @@ from coffer.server.api import (
     StoreOutcome,
     StoreRequest,
 )
-from coffer.server.config import Config, Dimse, Log, Peer, Storage
-from coffer.server.dimse.acceptor import Acceptor
-from coffer.server.dimse.associations import Associations
-from coffer.server.dimse.connection import Connection
-from coffer.server.dimse.listener import Listener
-from coffer.server.dimse.places import Place
-from coffer.server.metrics import Metrics
 
 
 class Kept:

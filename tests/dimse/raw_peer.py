@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse import negotiation, pdu
-from coffer.server.dimse.channel import Channel, Context
-from coffer.server.dimse.command import Value
-from coffer.server.dimse.connection import Connection, ConnectionClosed
-from coffer.server.dimse.negotiation import Offer
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol import negotiation, pdu
+from coffer.server.dimse.protocol.channel import Channel, Context
+from coffer.server.dimse.protocol.command import Value
+from coffer.server.dimse.protocol.connection import Connection, ConnectionClosed
+from coffer.server.dimse.protocol.negotiation import Offer
 from tests.peers.wiretap import command_elements, text
 
 MAX_PDU = 128 << 10
@@ -156,7 +156,7 @@ class RawRequestor(Association):
         sop_class: str = "",
         **more: Value,
     ) -> int:
-        """Send a request; `more` names elements as in `server.dimse.command`. Returns its Message ID."""
+        """Send a request; `more` names elements as in `server.dimse.protocol.command`. Returns its Message ID."""
         self._message_id += 1
         named = {getattr(dimse, name): value for name, value in more.items()}
         command = {

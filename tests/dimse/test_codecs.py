@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.server.dimse import command, negotiation, pdu
-from coffer.server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
-from coffer.server.dimse.pdu import ProtocolError
+from coffer.server.dimse.protocol import command, negotiation, pdu
+from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from coffer.server.dimse.protocol.pdu import ProtocolError
 
 CT, PRIVATE, WORKLIST = "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4.5", "1.2.840.10008.5.1.4.31"
 # C-ECHO-RQ of PS3.7 Table 9.3-12: group length, class, field 0030, message id 7, no data set

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse import pdu
-from coffer.server.dimse.channel import Channel, Context
-from coffer.server.dimse.command import parse_command
-from coffer.server.dimse.connection import Connection, ConnectionClosed
-from coffer.server.dimse.pdu import ProtocolError
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol import pdu
+from coffer.server.dimse.protocol.channel import Channel, Context
+from coffer.server.dimse.protocol.command import parse_command
+from coffer.server.dimse.protocol.connection import Connection, ConnectionClosed
+from coffer.server.dimse.protocol.pdu import ProtocolError
 
 MAX_PDU = 64 << 10
 

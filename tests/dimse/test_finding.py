@@ -8,10 +8,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from coffer.keys.errors import AccessDeniedError, CofferError, IdentifierError, InputError, UnavailableError
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse import negotiation
 from coffer.server.dimse.listener import Listener
-from coffer.server.dimse.negotiation import IMPLICIT_LE, Offer
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol import negotiation
+from coffer.server.dimse.protocol.negotiation import IMPLICIT_LE, Offer
 from tests.dimse.conftest import Memory
 from tests.dimse.raw_peer import RawRequestor
 

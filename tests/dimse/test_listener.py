@@ -11,14 +11,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from coffer.keys.errors import UnavailableError
-from coffer.server.config import Storage
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse import negotiation, pdu
+from coffer.server.config.settings import Storage
 from coffer.server.dimse.listener import Listener
-from coffer.server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
 from coffer.server.dimse.places import Place
-from coffer.server.dimse.requestor import Requestor
-from coffer.server.headroom import CongestedError
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol import negotiation, pdu
+from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from coffer.server.dimse.protocol.requestor import Requestor
+from coffer.server.host.headroom import CongestedError
 from tests.dimse.conftest import Memory
 from tests.dimse.raw_peer import RawRequestor
 

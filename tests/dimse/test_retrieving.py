@@ -13,10 +13,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from coffer.keys.errors import IntegrityError
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse import negotiation, pdu, requestor, retrieving, suboperations
 from coffer.server.dimse.listener import Listener
-from coffer.server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol import negotiation, pdu, requestor
+from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from coffer.server.dimse.scp import retrieve_scp, suboperations
 from tests.dimse.conftest import Memory, free_port
 from tests.dimse.raw_peer import Broken, Message, RawDestination, RawRequestor
 
@@ -262,7 +263,7 @@ def test_a_destination_is_told_who_moves(listen: Callable[..., Listener], memory
 def test_a_destination_that_breaks_off_costs_one_object(listen: Callable[..., Listener], memory: Memory) -> None:
     memory.instances = named(30)
     bad = {f"1.2.{number}" for number in (3, 4, 8, 11, 14, 17, 20, 29)}
-    assert len(bad) > retrieving._MOST_FAILURES
+    assert len(bad) > retrieve_scp._MOST_FAILURES
     with RawDestination(lambda m: None if m.text(dimse.AFFECTED_INSTANCE) in bad else 0) as destination:
         final = move(listen(destination=destination.port))
     assert (final.status, final.counters) == (0xB000, (-1, 22, 8, 0))
@@ -278,7 +279,7 @@ def test_a_destination_that_always_breaks_off_is_given_up(listen: Callable[..., 
         final = move(listen(destination=destination.port))
     assert (final.status, final.counters) == (0xA702, (-1, 0, 1000, 0))
     assert len(failed_list(final)) == 1000
-    assert destination.associations == retrieving._MOST_FAILURES
+    assert destination.associations == retrieve_scp._MOST_FAILURES
 
 
 def doubtful_among_sound() -> list[Stored]:
@@ -291,7 +292,7 @@ def test_what_a_destination_cannot_read_costs_no_sound_object(listen: Callable[.
     memory.instances = doubtful_among_sound()
     sound = [instance.sop_instance for instance in named(30)]
     bad = {instance.sop_instance for instance in memory.instances} - {*sound}
-    assert len(bad) > retrieving._MOST_FAILURES
+    assert len(bad) > retrieve_scp._MOST_FAILURES
     with RawDestination(lambda m: None if m.text(dimse.AFFECTED_INSTANCE) in bad else 0) as destination:
         final = move(listen(destination=destination.port))
     assert (final.status, final.counters) == (0xB000, (-1, 30, 7, 0))
@@ -315,7 +316,7 @@ def test_a_row_of_objects_that_only_look_sound_costs_no_other(
 def test_what_a_destination_cannot_read_takes_a_bounded_time(
     listen: Callable[..., Listener], memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieving, "_DOUBTFUL_SECONDS", 1e-9)
+    monkeypatch.setattr(retrieve_scp, "_DOUBTFUL_SECONDS", 1e-9)
     memory.instances = doubtful_among_sound()
     with RawDestination(lambda m: None if m.text(dimse.AFFECTED_INSTANCE) == "1.3.2" else 0) as destination:
         final = move(listen(destination=destination.port))

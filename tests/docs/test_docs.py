@@ -11,10 +11,10 @@ import click
 import pytest
 
 from coffer.server.cli import main
-from coffer.server.dimse import negotiation
-from coffer.server.dimse.negotiation import Offer
-from coffer.server.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from coffer.server.part10 import Part10, header_bytes
+from coffer.server.dimse.protocol import negotiation
+from coffer.server.dimse.protocol.negotiation import Offer
+from coffer.server.services.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from coffer.server.services.part10 import Part10, header_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coffer.keys.errors import KeyUnavailableError, UnavailableError
-from coffer.keys.hsm import HsmProvider
-from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
-from coffer.keys.secret import Secret
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.base import DestroyReceipt, Holding, KekProvider, ProviderInfo
+from coffer.keys.providers.pkcs11 import HsmProvider
 from tests.erasure.stores import Store
 from tests.keys.softhsm import SoftHsm
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
 
-from coffer.keys import aead
+from coffer.keys.crypto import aead
 from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError, UnavailableError
-from coffer.keys.provider import DestroyReceipt, Holding, KekProvider, ProviderInfo
-from coffer.keys.providers import ProviderSet
-from coffer.keys.secret import Secret
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.base import DestroyReceipt, Holding, KekProvider, ProviderInfo
+from coffer.keys.providers.routing import ProviderSet
 
 
 @dataclass(slots=True)

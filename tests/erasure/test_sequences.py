@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys.recovery import Recovery
-from coffer.keys.store import RowStore
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.shares.recovery import Recovery
 from tests.erasure.campaign import Tally, prefixes, walk
 from tests.erasure.hsmstore import TokenStore
 from tests.erasure.model import STEPS, Model

@@ -9,19 +9,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.keys import rows, shred, splitting
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.keys.crypto.shamir import Share, combine
 from coffer.keys.errors import CofferError
-from coffer.keys.keyring import Keyring
-from coffer.keys.recovery import Recovery
-from coffer.keys.rows import EpochRow, EpochState, KeyRow
-from coffer.keys.secret import Secret
-from coffer.keys.shares import Share, combine
-from coffer.server.config import Keys
-from coffer.server.erasure import EFFECTIVE, Erasure, erasures
-from coffer.server.finishing import finish_keys
-from coffer.server.officers import Officer
-from coffer.server.renewal import Renewal
+from coffer.keys.keyring import rows, shred
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rows import EpochRow, EpochState, KeyRow
+from coffer.keys.memory.secret import Secret
+from coffer.keys.shares import groups
+from coffer.keys.shares.recovery import Recovery
+from coffer.server.access.operator import Officer
+from coffer.server.config.settings import Keys
+from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures
+from coffer.server.erasure.finish import finish_keys
+from coffer.server.keyops.epochs import Renewal
 from tests.erasure.model import Model
 from tests.erasure.stores import InPlace, Store
 
@@ -99,8 +100,8 @@ class World:
     def do_split(self) -> None:
         ring = self._open()
         made = ring.divide(2, 3)
-        splitting.begin(ring, made[0].of, bytes(16), (rows.EVENT_PREFIX + made[0].of.group, b"event"))
-        splitting.end(ring, made[0].of)
+        groups.begin(ring, made[0].of, bytes(16), (rows.EVENT_PREFIX + made[0].of.group, b"event"))
+        groups.end(ring, made[0].of)
         self.shares += made
 
     def do_recover(self) -> None:
@@ -156,7 +157,7 @@ class World:
             return
         ring = self._open()
         for of in {share.of for share in self.shares}:
-            splitting.burn(ring, of, [1, 2, 3], NOW, lambda _: (rows.EVENT_PREFIX, b"event"))
+            groups.burn(ring, of, [1, 2, 3], NOW, lambda _: (rows.EVENT_PREFIX, b"event"))
         self.shares.clear()
 
     # What is true

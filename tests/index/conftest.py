@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.entry import Position
-from coffer.index.entry import InstanceEntry
-from coffer.index.identity import PartId, Rules
+from coffer.archive.format.entry import Position
 from coffer.index.index import Index
-from coffer.index.patientid import identity_text
-from coffer.index.rows import Version
-from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.studykey import StudyKey
+from coffer.index.instance.entry import InstanceEntry
+from coffer.index.instance.identity import PartId, Rules
+from coffer.index.instance.patient_id import identity_text
+from coffer.index.tables.rows import Version
+from coffer.keys.crypto.study_key import StudyKey
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 
 ARCHIVE_ID = bytes(range(16))
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"

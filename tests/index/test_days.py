@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.index.days import counts_from
+from coffer.index.instance.retention_day import counts_from
 
 DAY_MS = 86_400_000
 

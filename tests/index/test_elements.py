@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.multival import MultiValue
 
-from coffer.index.attributes import ATTRIBUTES
-from coffer.index.elements import Header, decode_identifier, scan, scan_early
-from coffer.index.entry import Identity, extract
-from coffer.index.walk import Limits
+from coffer.index.dicom.attributes import ATTRIBUTES
+from coffer.index.dicom.headers import Header, decode_identifier, scan, scan_early
+from coffer.index.dicom.parser import Limits
+from coffer.index.instance.entry import Identity, extract
 from coffer.keys.errors import IdentifierError, InputError
 
 EXPLICIT, IMPLICIT, BIG, DEFLATED = (f"1.2.840.10008.1.2{s}" for s in (".1", "", ".2", ".1.99"))

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.index.attributes import ATTRIBUTES, BINARY_VRS, ITEM_ATTRIBUTES
-from coffer.index.bounds import ENTRY_BYTES, MOST_ITEMS, MOST_VALUES
-from coffer.index.elements import scan
-from coffer.index.entry import Identity, InstanceEntry, could_be_extracted, extract
-from coffer.index.matching import fold_name
+from coffer.index.dicom.attributes import ATTRIBUTES, BINARY_VRS, ITEM_ATTRIBUTES
+from coffer.index.dicom.bounds import ENTRY_BYTES, MOST_ITEMS, MOST_VALUES
+from coffer.index.dicom.headers import scan
+from coffer.index.dicom.matching import fold_name
+from coffer.index.instance.entry import Identity, InstanceEntry, could_be_extracted, extract
 
 EXPLICIT, IMPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"
 CHARSET, NAME, ID, DESCRIPTION, COMMENTS, CODES = 0x00080005, 0x00100010, 0x00100020, 0x00081030, 0x00104000, 0x00081032

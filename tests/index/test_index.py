@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coffer.index import tables
-from coffer.index.entry import InstanceEntry
-from coffer.index.identity import PartId
+from coffer.index.backends.lmdb_store import Change
 from coffer.index.index import Index
-from coffer.index.rows import Version
-from coffer.index.store import Change
+from coffer.index.instance.entry import InstanceEntry
+from coffer.index.instance.identity import PartId
+from coffer.index.tables.rows import Version
+from coffer.index.tables.sealed_rows import sealed_rows
 from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
-from coffer.keys.keyring import Keyring
-from coffer.keys.shred import drop, schedule
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.shred import drop, schedule
 from tests.index.conftest import Filler, entry, everything, version
 
 STUDY_UID, SERIES_UID, SOP_UID, PATIENT_ID = 0x0020000D, 0x0020000E, 0x00080018, 0x00100020
@@ -147,7 +147,7 @@ def test_a_crash_loses_nothing_that_the_log_still_has(
         filler.add(f"1.{number % 3}", f"1.{number % 3}.{number % 2}", f"1.1.1.{number % 20}", name=f"N{number}^X")
         if number == 17:
             index.flush()
-            monkeypatch.setattr(tables, "_FLUSH_SECONDS", 3600)
+            monkeypatch.setattr(sealed_rows, "_FLUSH_SECONDS", 3600)
     expected = everything(index)
     index.close(flush=False)
     again = reopen()
@@ -330,8 +330,8 @@ def test_reading_beside_the_writer(tmp_path: Path, index: Index, filler: Filler,
 
     code = (
         "import sys; from pathlib import Path; from coffer.index.index import Index;"
-        "from coffer.keys.keyring import Keyring;"
-        "from coffer.keys.keyfile import KeyFileProvider; root = Path(sys.argv[1]);"
+        "from coffer.keys.keyring.keyring import Keyring;"
+        "from coffer.keys.providers.key_file import KeyFileProvider; root = Path(sys.argv[1]);"
         "ring = Keyring.open(root / 'keyring', KeyFileProvider(root / 'key'), readonly=True);"
         "ix = Index.open(root / 'index', ring, readonly=True); print(ix.stats().instances, ix.applied_seq)"
     )
@@ -340,7 +340,7 @@ def test_reading_beside_the_writer(tmp_path: Path, index: Index, filler: Filler,
 
 
 def test_an_index_of_another_archive_is_refused(tmp_path: Path, index: Index, filler: Filler) -> None:
-    from coffer.keys.keyfile import KeyFileProvider
+    from coffer.keys.providers.key_file import KeyFileProvider
 
     filler.add("1.1", "1.1.1", "1.1.1.1")
     index.close()

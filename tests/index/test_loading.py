@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-import coffer.index.catalogue
 import coffer.index.index
+import coffer.index.tables.catalogue
 from coffer.index.index import Index
-from coffer.index.tables import Tables
+from coffer.index.tables.sealed_rows import Tables
 from coffer.keys.errors import IntegrityError
-from coffer.keys.keyring import Keyring
-from coffer.keys.shred import schedule
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.shred import schedule
 from tests.index.conftest import Filler, entry, everything, version
 
 STUDIES = 6
@@ -21,7 +21,7 @@ STUDIES = 6
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], threading.Event]]:
     """Let the filling stop after so many studies until the event is set, with pages of one study."""
-    monkeypatch.setattr(coffer.index.catalogue, "_PAGE", 1)
+    monkeypatch.setattr(coffer.index.tables.catalogue, "_PAGE", 1)
     monkeypatch.setattr(coffer.index.index, "_LOAD_PATIENCE", 0.0)
     whole, opened = Tables.all_studies, threading.Event()
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.index.matching import compile_key, fold_name
-from coffer.index.wildcards import compile_wildcards
+from coffer.index.dicom.matching import compile_key, fold_name
+from coffer.index.dicom.wildcards import compile_wildcards
 from coffer.keys.errors import IdentifierError
 
 NAME, ID, UID, DATE, TIME, DATETIME, NUMBER, MODALITY, COMMENTS, CODES = (

@@ -4,11 +4,11 @@ import struct
 
 import pytest
 
-from coffer.index.elements import scan
-from coffer.index.entry import Identity, InstanceEntry, could_be_extracted, extract
-from coffer.index.identity import Rules
+from coffer.index.dicom.headers import scan
 from coffer.index.index import Index
-from coffer.keys.keyring import Keyring
+from coffer.index.instance.entry import Identity, InstanceEntry, could_be_extracted, extract
+from coffer.index.instance.identity import Rules
+from coffer.keys.keyring.keyring import Keyring
 from tests.index.conftest import entry, version
 
 STUDY_UID, PATIENT_ID, STUDY_SERIES = 0x0020000D, 0x00100020, 0x00201206

@@ -10,14 +10,14 @@ from random import Random
 import msgspec
 import pytest
 
-from coffer.index.attributes import Values
-from coffer.index.identity import PartId, Rules
+from coffer.index.dicom.attributes import Values
 from coffer.index.index import Index
-from coffer.index.lookup import Lookup
-from coffer.index.rows import StudyRow, Version
+from coffer.index.instance.identity import PartId, Rules
+from coffer.index.tables.lookup import Lookup
+from coffer.index.tables.rows import StudyRow, Version
 from coffer.keys.errors import FormatError
-from coffer.keys.keyring import Keyring
-from coffer.keys.shred import drop, schedule
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.shred import drop, schedule
 from tests.index.conftest import Filler, everything
 
 STUDY_UID, SERIES_UID, SOP_UID = 0x0020000D, 0x0020000E, 0x00080018

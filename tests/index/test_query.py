@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coffer.index import query
-from coffer.index.attributes import Values
+from coffer.index.dicom.attributes import Values
+from coffer.index.dicom.matching import compile_key
 from coffer.index.index import Index
-from coffer.index.matching import compile_key
-from coffer.index.table import StudyTable
+from coffer.index.query import query
+from coffer.index.tables.candidates import StudyTable
 from coffer.keys.errors import IdentifierError
 from tests.index.conftest import Filler
 
@@ -161,8 +161,8 @@ TEXT = st.text("abAÄß *?=^1[%", min_size=1, max_size=6)
     TEXT,
 )
 def test_narrowing_never_loses_a_match(stored: list[tuple[str, str, str]], tag: int, key: str) -> None:
-    from coffer.index.identity import PartId
-    from coffer.index.rows import Merged, StudyRow
+    from coffer.index.instance.identity import PartId
+    from coffer.index.tables.rows import Merged, StudyRow
 
     table = StudyTable()
     studies = [

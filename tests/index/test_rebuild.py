@@ -12,17 +12,17 @@ import pytest
 from pydicom import Dataset, dcmwrite
 from pydicom.filebase import DicomBytesIO
 
-from coffer.archive.entry import Position
-from coffer.archive.record import Kind, RecordHeader
-from coffer.index.elements import scan
-from coffer.index.entry import Identity, extract
+from coffer.archive.format.entry import Position
+from coffer.archive.format.record import Kind, RecordHeader
+from coffer.index.dicom.headers import scan
 from coffer.index.index import Index
-from coffer.index.objectmeta import ObjectMeta
+from coffer.index.instance.entry import Identity, extract
+from coffer.index.instance.object_meta import ObjectMeta
 from coffer.index.rebuild import catch_up, rebuild, retry
-from coffer.index.rows import Version
-from coffer.index.skipped import Skipped
+from coffer.index.tables.rows import Version
+from coffer.index.tables.skipped import Skipped
 from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
-from coffer.keys.keyring import Keyring
+from coffer.keys.keyring.keyring import Keyring
 from tests.index.conftest import CT_CLASS, EXPLICIT_LE, everything
 
 

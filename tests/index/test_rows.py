@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive.entry import Position
-from coffer.index.applied import Applied
-from coffer.index.identity import PartId
-from coffer.index.objectmeta import ObjectMeta
-from coffer.index.rows import (
+from coffer.archive.format.entry import Position
+from coffer.index.instance.identity import PartId
+from coffer.index.instance.object_meta import ObjectMeta
+from coffer.index.tables.applied import Applied
+from coffer.index.tables.rows import (
     InstanceRow,
     Merged,
     SeriesRow,

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from coffer.index.store import Change, IndexStore
+from coffer.index.backends.lmdb_store import Change, IndexStore
+from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.errors import UnavailableError
-from coffer.keys.syscalls import SystemCalls
 
 ROOT = Path(__file__).resolve().parents[2]
 READER = """
 import sys
 from pathlib import Path
-from coffer.index.store import IndexStore
+from coffer.index.backends.lmdb_store import IndexStore
 store = IndexStore(Path(sys.argv[1]), readonly=True)
 for line in sys.stdin:
     print((store.get("study", line.strip().encode()) or b"nothing").decode(), flush=True)

@@ -1,12 +1,12 @@
-"""What narrows a search may let too many studies through, never too few: `index.matching` decides."""
+"""What narrows a search may let too many studies through, never too few: `index.dicom.matching` decides."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.index.identity import PartId
-from coffer.index.matching import compile_key
-from coffer.index.rows import Merged, StudyRow
-from coffer.index.table import StudyTable
+from coffer.index.dicom.matching import compile_key
+from coffer.index.instance.identity import PartId
+from coffer.index.tables.candidates import StudyTable
+from coffer.index.tables.rows import Merged, StudyRow
 
 NAME, ID, BORN, DATE, ACCESSION, DESCRIPTION, REFERRING, STUDY_ID = (
     0x00100010, 0x00100020, 0x00100030, 0x00080020, 0x00080050, 0x00081030, 0x00080090, 0x00200010,

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.index.attributes import vr_of
-from coffer.index.charset import decode_text, encode_text
-from coffer.index.values import decode_value
+from coffer.index.dicom.attributes import vr_of
+from coffer.index.dicom.charset import decode_text, encode_text
+from coffer.index.dicom.values import decode_value
 
 CHARSETS = [
     (), ("",), ("ISO_IR 100",), ("ISO_IR 192",), ("GB18030",), ("", "ISO 2022 IR 87"), ("ISO_IR 13",), ("zlib",),

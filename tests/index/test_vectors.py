@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.index.identity import Rules
+from coffer.index.instance.identity import Rules
 from tests.vectors import make_index, reader_index
 
 

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from coffer.index.store import TABLES, IndexStore
+from coffer.index.backends.lmdb_store import TABLES, IndexStore
 from coffer.keys.errors import CofferError
-from coffer.keys.store import SUM_KEY, RowStore
+from coffer.keys.keyring.store import SUM_KEY, RowStore
 
 Rows = list[tuple[str, bytes, bytes]]
 

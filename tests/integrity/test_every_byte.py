@@ -16,20 +16,20 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.chain import read_footer
-from coffer.archive.checkpoint import open_checkpoint
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.ledger import Ledger
-from coffer.archive.pending import REPAIRED, Pending, announce, read_pending
-from coffer.archive.scrub import Scrub, parse_place
-from coffer.archive.verify import Finding, Level, Options, Verifier
+from coffer.archive.format.chain import read_footer
+from coffer.archive.repair.deferred_events import REPAIRED, Pending, announce, read_pending
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import open_checkpoint
+from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.scrub import Scrub, parse_place
+from coffer.archive.verify.verify import Finding, Level, Options, Verifier
 from coffer.keys.errors import CofferError, FormatError, NotFoundError
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.byhand import look, look_at_index
-from coffer.server.config import Config, Http, Keys, Storage
-from coffer.server.demo import encoded, sample_study
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
+from coffer.server.config.settings import Config, Http, Keys, Storage
+from coffer.server.engine.create import create_archive
+from coffer.server.main.demo import encoded, sample_study
+from coffer.server.maintenance.offline import look, look_at_index
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
 from tests.server.filled import flip
 
 SCRIPT = Path(__file__).with_name("lmdb_flips.py")

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 ARCHIVE_ID = bytes(range(16))

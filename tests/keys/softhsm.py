@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from coffer.keys.hsm import HsmProvider
-from coffer.keys.hsm_token import PROCESS_LOCK, Token
-from coffer.keys.secret import Secret
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.pkcs11 import HsmProvider
+from coffer.keys.providers.pkcs11_token import PROCESS_LOCK, Token
 from tests.conftest import absent
 
 PIN, SO_PIN, LABEL = "87654321", "12345678", "archive"

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.keys import aead
+from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError, InputError, IntegrityError
-from coffer.keys.secret import Secret
+from coffer.keys.memory.secret import Secret
 
 VECTORS = json.loads((Path(__file__).resolve().parents[1] / "vectors" / "chunked_encryption.json").read_text())[
     "vectors"

@@ -14,25 +14,17 @@ from types import ModuleType
 import lmdb
 import pytest
 
-from coffer.keys import (
-    aead,
-    derive,
-    keepers,
-    keyfile,
-    rekey,
-    rows,
-    shares,
-    shred,
-    tombstone,
-)
+from coffer.keys.crypto import aead, derive, shamir
+from coffer.keys.crypto.shamir import combine
+from coffer.keys.crypto.signing import verify_note
 from coffer.keys.errors import FormatError, ShreddedError
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
-from coffer.keys.secret import Secret
-from coffer.keys.shares import combine
-from coffer.keys.sharetext import parse
-from coffer.keys.signing import verify_note
-from coffer.keys.store import RowStore
+from coffer.keys.keyring import keepers, rekey, rows, shred, tombstone
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers import key_file
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.keys.shares.text import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "vectors" / "keys"
@@ -59,13 +51,13 @@ def offsets_of(layout: struct.Struct) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("title", "layout", "extra"),
     [
-        ("## Key file", keyfile.HEAD, []),
+        ("## Key file", key_file.HEAD, []),
         ("\nHeader:", rows.HEADER, []),
         ("\nEpoch row:", rows.EPOCH_CLEAR, []),
         ("\nKeeper:", keepers.LAYOUT, []),
         ("\nBurned shares:", keepers.BURNED, []),
-        ("\nShare group:", shares.GROUP, []),
-        ("\nOne share:", struct.Struct(f">{shares.GROUP.size}s{shares.BODY.format[1:]}"), []),
+        ("\nShare group:", shamir.GROUP, []),
+        ("\nOne share:", struct.Struct(f">{shamir.GROUP.size}s{shamir.BODY.format[1:]}"), []),
         ("\nTombstone:", tombstone._LAYOUT, []),
         ("\nRekey:", rekey._LAYOUT, []),
         ("\nKey row:", rows.KEY_CLEAR, [(36, aead.sealed_length(32))]),
@@ -99,9 +91,9 @@ def test_worked_examples_are_the_golden_files() -> None:
 def test_labels_and_limits_stand_in_the_page() -> None:
     labels = [value for value in vars(derive).values() if isinstance(value, bytes) and value.startswith(b"coffer/")]
     assert all(label.decode() in TEXT for label in labels)
-    assert f"8p to {keyfile.MOST_M_KIB}" in TEXT
-    assert f"at most {keyfile.MOST_SLOTS}" in TEXT
-    assert f"{keyfile.HEAD.size + keyfile.CHECKSUM} + {keyfile.SLOT.size} slots" in TEXT
+    assert f"8p to {key_file.MOST_M_KIB}" in TEXT
+    assert f"at most {key_file.MOST_SLOTS}" in TEXT
+    assert f"{key_file.HEAD.size + key_file.CHECKSUM} + {key_file.SLOT.size} slots" in TEXT
 
 
 def test_the_generator_still_writes_the_golden_rows(

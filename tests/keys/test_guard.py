@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-import coffer.keys.studies
-from coffer.keys import arena, guard, rows
-from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.rows import EpochState
-from coffer.keys.secret import Secret
-from coffer.keys.shares import combine
+import coffer.keys.keyring.studies
+from coffer.keys.crypto.shamir import combine
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rows import EpochState
+from coffer.keys.memory import hardening, locked_pages
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from tests.conftest import absent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +34,7 @@ def linux() -> None:
 
 def held(needle: bytes) -> bool:
     """Whether the bytes stand anywhere in the memory of secrets."""
-    return any(needle in block[:] for block in arena._blocks)
+    return any(needle in block[:] for block in locked_pages._blocks)
 
 
 def python(script: str, *args: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -119,7 +120,7 @@ def test_secrets_of_many_threads_do_not_touch_each_other() -> None:
 
 
 def test_a_keyring_lets_go_of_keys_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coffer.keys.studies, "_CACHED", 2)
+    monkeypatch.setattr(coffer.keys.keyring.studies, "_CACHED", 2)
     generate_keyfile(tmp_path / "key", Secret(b"a passphrase"), cost=CHEAPEST_FOR_TESTS)
     provider = KeyFileProvider(tmp_path / "key", lambda: Secret(b"a passphrase"))
     keyring = Keyring.create(tmp_path / "keyring", provider, bytes(16))
@@ -169,13 +170,13 @@ def test_pages_of_secrets_are_locked_and_in_no_dump() -> None:
     flags = [line.split()[1:] for line in Path("/proc/self/smaps").read_text().splitlines() if line[:7] == "VmFlags"]
     guarded = [each for each in flags if "lo" in each and "dd" in each]
     assert guarded
-    assert not guard.refusals()
+    assert not hardening.refusals()
 
 
 REFUSED = """
 import os, resource
-from coffer.keys import guard
-from coffer.keys.secret import Secret
+from coffer.keys.memory import hardening as guard
+from coffer.keys.memory.secret import Secret
 try:
     os.setuid(65534)  # root may lock what it likes
 except PermissionError:
@@ -200,7 +201,7 @@ DUMPED = """
 import os, resource, sys
 hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
 resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
-from coffer.keys import guard
+from coffer.keys.memory import hardening as guard
 if "guarded" in sys.argv:
     guard.forbid_dumps()
 os.abort()
@@ -229,10 +230,10 @@ def test_a_guarded_process_leaves_no_core_dump(tmp_path: Path) -> None:
 ENTRIES = {
     "command": "from coffer.server.cli import main; main(['config', 'check'], standalone_mode=False)",
     "lane": (
-        "import socket, sys; from coffer.server.lanes import messages, process, wire\n"
+        "import socket, sys; from coffer.server.workers import messages, transport, worker\n"
         "ours, theirs = socket.socketpair()\n"
-        "wire.Wire(ours).send(messages.encode(messages.Quit(0.0))); sys.argv[1:] = [str(theirs.detach())]\n"
-        "process.main()"
+        "transport.Wire(ours).send(messages.encode(messages.Quit(0.0))); sys.argv[1:] = [str(theirs.detach())]\n"
+        "worker.main()"
     ),
 }
 

@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from coffer.keys.errors import ConfigError, KeyUnavailableError, UnavailableError
-from coffer.keys.hsm_token import Token
-from coffer.keys.keyring import Keyring
-from coffer.keys.secret import Secret
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.pkcs11_token import Token
 from tests.keys import softhsm
 from tests.keys.softhsm import ARCHIVE_ID, LABEL, PIN, SoftHsm
 

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.keys import rows, splitting
+from coffer.keys.crypto.shamir import combine
 from coffer.keys.errors import FormatError, InputError, IntegrityError, KeyUnavailableError
-from coffer.keys.keepers import Burned, Keeper, KeeperState
-from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.recovery import Recovery
-from coffer.keys.rows import EpochState
-from coffer.keys.secret import Secret
-from coffer.keys.shares import combine
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.keepers import Burned, Keeper, KeeperState
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rows import EpochState
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
+from coffer.keys.shares import groups
+from coffer.keys.shares.recovery import Recovery
 
 
 def event(*_: object) -> tuple[bytes, bytes]:
@@ -27,7 +28,7 @@ def event(*_: object) -> tuple[bytes, bytes]:
 def recovered(tmp_path: Path, keyring: Keyring) -> KeyFileProvider:
     """Another key file that keeps epoch 1 since, because shares brought its key back."""
     shares = keyring.divide(2, 3)
-    splitting.begin(keyring, shares[0].of, bytes(16), event())
+    groups.begin(keyring, shares[0].of, bytes(16), event())
     keyring.close()
     generate_keyfile(tmp_path / "rescue")
     rescue = KeyFileProvider(tmp_path / "rescue")
@@ -96,14 +97,14 @@ def test_an_epoch_without_a_keeper_is_not_ended(keyring: Keyring) -> None:
 
 def test_burned_shares_count_once_too_few_are_left(keyring: Keyring) -> None:
     of = keyring.divide(3, 5)[0].of
-    splitting.begin(keyring, of, bytes(16), event())
+    groups.begin(keyring, of, bytes(16), event())
     for wrong in ([], [0], [6], [1, 17]):
         with pytest.raises(InputError):
-            splitting.burn(keyring, of, wrong, 7, event)
-    assert splitting.burn(keyring, of, [1, 1, 2], 7, event) == Burned(0b11, 0)
-    assert splitting.burn(keyring, of, [2], 8, event).left(of) == 3
-    assert splitting.burn(keyring, of, [5], 9, event) == Burned(0b10011, 9)
-    assert splitting.burn(keyring, of, [3], 10, event).closed_ms == 9
+            groups.burn(keyring, of, wrong, 7, event)
+    assert groups.burn(keyring, of, [1, 1, 2], 7, event) == Burned(0b11, 0)
+    assert groups.burn(keyring, of, [2], 8, event).left(of) == 3
+    assert groups.burn(keyring, of, [5], 9, event) == Burned(0b10011, 9)
+    assert groups.burn(keyring, of, [3], 10, event).closed_ms == 9
     assert keyring.burned() == {of.group: Burned(0b10111, 9)}
 
 

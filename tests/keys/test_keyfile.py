@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys import keyfile as module
 from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
-from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, DEFAULT_COST, Argon2Cost, KeyFileProvider, generate_keyfile
-from coffer.keys.secret import Secret
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers import key_file as module
+from coffer.keys.providers.key_file import (
+    CHEAPEST_FOR_TESTS,
+    DEFAULT_COST,
+    Argon2Cost,
+    KeyFileProvider,
+    generate_keyfile,
+)
 
 CONTEXT = b"archive and epoch"
 

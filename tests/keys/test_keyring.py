@@ -13,7 +13,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from coffer.keys import derive, rows
+from coffer.keys.crypto import derive
 from coffer.keys.errors import (
     ConfigError,
     FormatError,
@@ -24,9 +24,10 @@ from coffer.keys.errors import (
     ShreddedError,
     UnavailableError,
 )
-from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.store import RowStore
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,8 +148,8 @@ def test_a_proof_follows_a_rotation_of_another_process(
 WRITER = """
 import sys
 from pathlib import Path
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.keys.keyring.keyring import Keyring
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])))
 while True:
     print(ring.new_study().key_id.hex(), flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coffer.keys.errors import CofferError, ConfigError, KeyUnavailableError, UnavailableError
-from coffer.keys.kms import KmsProvider, connect
+from coffer.keys.providers.aws_kms import KmsProvider, connect
 from tests.keys.kms_server import KmsServer, kms_server
 
 ARCHIVE_ID = bytes(range(16))

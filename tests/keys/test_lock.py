@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys import rows
+from coffer.keys.crypto.shamir import combine
+from coffer.keys.disk.lock import ChangeLock, holder
 from coffer.keys.errors import KeyUnavailableError, LockedError
-from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.lock import ChangeLock, holder
-from coffer.keys.recovery import Recovery
-from coffer.keys.rows import EpochState
-from coffer.keys.secret import Secret
-from coffer.keys.shares import combine
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rows import EpochState
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
+from coffer.keys.shares.recovery import Recovery
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE_ID = bytes(range(16))
@@ -32,15 +32,15 @@ STUDIES = 20
 
 HOLD = """
 import pathlib, sys
-from coffer.keys.lock import ChangeLock
+from coffer.keys.disk.lock import ChangeLock
 with ChangeLock(pathlib.Path(sys.argv[1])).held("coffer keys rotate", 1):
     print("held", flush=True)
     sys.stdin.read()
 """
 OPEN_ALL = """
 import pathlib, sys
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.keys.keyring.keyring import Keyring
 base = pathlib.Path(sys.argv[1])
 ring = Keyring.open(base / "keyring", KeyFileProvider(base / "key"), readonly=True)
 print(*sorted(ring.study(key_id).kcv.hex() for key_id in ring.study_key_ids()))

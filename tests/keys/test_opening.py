@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys import durable, opening
-from coffer.keys.appendfile import AppendFile
+from coffer.keys.disk import durable, opening
+from coffer.keys.disk.append_file import AppendFile
+from coffer.keys.disk.lock import ProcessLock, holder, is_foreign
 from coffer.keys.errors import IntegrityError, UnavailableError
-from coffer.keys.lock import ProcessLock, holder, is_foreign
-from coffer.keys.store import RowStore
+from coffer.keys.keyring.store import RowStore
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from coffer.keys import rotation
-from coffer.keys.hsm import HsmProvider
-from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.providers import ProviderSet
-from coffer.keys.store import RowStore
+from coffer.keys.keyring import rotation
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
+from coffer.keys.providers.pkcs11 import HsmProvider
+from coffer.keys.providers.routing import ProviderSet
 from tests.keys import softhsm
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.keys import derive
+from coffer.keys.crypto import derive
 from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
-from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.kms import KmsProvider, connect
-from coffer.keys.provider import KekProvider
-from coffer.keys.providers import Patience, Patient, ProviderSet
-from coffer.keys.rows import epoch_context
-from coffer.keys.secret import Secret
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rows import epoch_context
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.aws_kms import KmsProvider, connect
+from coffer.keys.providers.base import KekProvider
+from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from coffer.keys.providers.routing import Patience, Patient, ProviderSet
 from tests.keys import softhsm
 from tests.keys.kms_server import KmsServer, kms_server
 

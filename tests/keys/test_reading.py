@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from coffer.keys.disk.reading import read_exactly, read_up_to, reading
 from coffer.keys.errors import FormatError, UnreadableError
-from coffer.keys.reading import read_exactly, read_up_to, reading
 
 _DATA = bytes(range(256)) * 40
 

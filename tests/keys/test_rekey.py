@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys import rekey, rows, shred
 from coffer.keys.errors import FormatError, KeyUnavailableError, ShreddedError, SupersededError, UnavailableError
-from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.rekey import Phase, Rekey
-from coffer.keys.tombstone import Reason, Tombstone
+from coffer.keys.keyring import rekey, rows, shred
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rekey import Phase, Rekey
+from coffer.keys.keyring.tombstone import Reason, Tombstone
+from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 
 NAME = b"n" * 16
 

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys import derive, rows, signingkey
-from coffer.keys.destruction import Receipt
+from coffer.keys.crypto import derive
 from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError, NotFoundError
-from coffer.keys.keepers import Keeper
-from coffer.keys.keyfile import KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.rotation import Rotated
-from coffer.keys.rows import STUDY_PREFIX, EpochState
-from coffer.keys.store import RowStore
+from coffer.keys.keyring import rows, signing_key
+from coffer.keys.keyring.epoch_end import Receipt
+from coffer.keys.keyring.keepers import Keeper
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rotation import Rotated
+from coffer.keys.keyring.rows import STUDY_PREFIX, EpochState
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 
 ARCHIVE_ID = bytes(range(16))
 STUDIES = 5
@@ -95,9 +96,9 @@ def rotate_until(base: Path, at: int) -> None:
         return done
 
     RowStore.put, KeyFileProvider.create_epoch = stopping_put, stopping_create  # type: ignore[method-assign, assignment]
-    import coffer.keys.rotation
+    import coffer.keys.keyring.rotation
 
-    coffer.keys.rotation._PAGE = 2
+    coffer.keys.keyring.rotation._PAGE = 2
     keyring = open_at(base)
     keyring.rotate()
     os._exit(0)
@@ -221,7 +222,7 @@ def test_an_old_epoch_is_destroyed_and_its_backups_open_nothing(tmp_path: Path) 
 def test_an_epoch_that_a_key_of_the_archives_own_is_under_is_not_destroyed(tmp_path: Path, place: bytes) -> None:
     kcvs = make(tmp_path)
     keyring = open_at(tmp_path)
-    signingkey.begin(keyring, os.urandom, 0, lambda _: (rows.EVENT_PREFIX, b""))
+    signing_key.begin(keyring, os.urandom, 0, lambda _: (rows.EVENT_PREFIX, b""))
     own, before = keyring.own_key(place).reveal(), keyring.row(place)
     assert before is not None
     keyring.rotate()
@@ -311,9 +312,9 @@ def test_the_events_go_with_the_last_steps_and_come_once(keyring: Keyring, provi
 PROVER = """
 import sys
 from pathlib import Path
-from coffer.keys.keepers import Keeper
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
+from coffer.keys.keyring.keepers import Keeper
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.keys.keyring.keyring import Keyring
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])), readonly=True)
 for line in sys.stdin:
     ring.prove()

@@ -7,9 +7,10 @@ import pickle
 
 import pytest
 
-from coffer.keys import derive, errors
+from coffer.keys import errors
+from coffer.keys.crypto import derive
 from coffer.keys.errors import CofferError, ConfigError, InputError, UnavailableError
-from coffer.keys.secret import Secret
+from coffer.keys.memory.secret import Secret
 
 
 def test_a_secret_is_not_shown_compared_hashed_or_copied() -> None:

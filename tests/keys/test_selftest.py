@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from coffer.keys import aead, selftest, shares
-from coffer.keys import derive as derive_module
+from coffer.keys.crypto import aead, selftest, shamir
+from coffer.keys.crypto import derive as derive_module
 from coffer.keys.errors import IntegrityError
 
 WRONG = b"\x5a" * 32
@@ -70,7 +70,7 @@ BREAKS: dict[str, tuple[object, str, object]] = {
     "refuses_altered": (aead, "AESGCM", _Cipher),
     "ed25519": (selftest, "Ed25519PrivateKey", _Signer),
     "argon2id": (selftest, "Argon2id", _Argon2),
-    "key_shares": (shares, "times", lambda lanes, factor: lanes),
+    "key_shares": (shamir, "times", lambda lanes, factor: lanes),
 }
 
 

@@ -12,9 +12,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from coffer.keys.errors import InputError
-from coffer.keys.secret import Secret
-from coffer.keys.shares import (
+from coffer.keys.crypto.shamir import (
     SIZE,
     Group,
     Share,
@@ -23,7 +21,9 @@ from coffer.keys.shares import (
     split,
     value_at,
 )
-from coffer.keys.sharetext import file_name, parse, render
+from coffer.keys.errors import InputError
+from coffer.keys.memory.secret import Secret
+from coffer.keys.shares.text import file_name, parse, render
 
 KEK = bytes(range(100, 132))
 
@@ -53,7 +53,7 @@ def slow_times(a: int, b: int) -> int:
 
 
 def test_multiplication_is_that_of_the_field() -> None:
-    from coffer.keys.shares import _inverse, times
+    from coffer.keys.crypto.shamir import _inverse, times
 
     for a in range(256):
         for b in range(256):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys import rows, shred
 from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
-from coffer.keys.tombstone import Tombstone
+from coffer.keys.keyring import rows, shred
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.tombstone import Tombstone
+from coffer.keys.providers.key_file import KeyFileProvider
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = bytes(range(16))
@@ -112,9 +112,9 @@ def test_tombstones_have_one_form() -> None:
 CUTTER = """
 import sys
 from pathlib import Path
-from coffer.keys import shred
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
+from coffer.keys.keyring import shred
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.keys.keyring.keyring import Keyring
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])))
 for line in sys.stdin:
     print(len(shred.schedule(ring, {bytes.fromhex(line): bytes(16)}, now_ms=1, until_ms=2)), flush=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from coffer.keys.crypto.signing import CheckpointSigner, verify_note
 from coffer.keys.errors import FormatError, InputError, IntegrityError
-from coffer.keys.secret import Secret
-from coffer.keys.signing import CheckpointSigner, verify_note
+from coffer.keys.memory.secret import Secret
 
 # The example of the Go module golang.org/x/mod/sumdb/note, from which the C2SP specification grew.
 VKEY = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"

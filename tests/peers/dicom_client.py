@@ -24,7 +24,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from coffer.server.demo import leave_answers_to_caller
+from coffer.server.main.demo import leave_answers_to_caller
 
 MAX_CONTEXTS = 120
 FIND = {"study": StudyRootQueryRetrieveInformationModelFind, "patient": PatientRootQueryRetrieveInformationModelFind}

@@ -16,11 +16,12 @@ from typing import Any
 
 from click.testing import CliRunner
 
-import coffer.index.check
-import coffer.keys.witness
-from coffer.keys import rotation
-from coffer.server import byhand, rekeying
+import coffer.index.keyless_check
+import coffer.keys.inspect.remembered
+from coffer.keys.keyring import rotation
 from coffer.server.cli import main
+from coffer.server.engine import rekey
+from coffer.server.maintenance import offline
 from tests.keys import softhsm
 from tests.peers.dicom_client import split_part10
 from tests.peers.killing import done, folder_in_memory
@@ -81,10 +82,10 @@ class Facts:
 
 def small_steps() -> None:
     """Let little data take many steps: two keys a page, two objects a group, and a large object through a file."""
-    rotation._PAGE, rekeying._GROUP_OBJECTS, rekeying._IN_MEMORY_BYTES = 2, 2, 65_536
-    byhand.read_witness, byhand.check_index = (
-        coffer.keys.witness._look,
-        coffer.index.check._look,
+    rotation._PAGE, rekey._GROUP_OBJECTS, rekey._IN_MEMORY_BYTES = 2, 2, 65_536
+    offline.read_witness, offline.check_index = (
+        coffer.keys.inspect.remembered._look,
+        coffer.index.keyless_check._look,
     )  # this process may crash by itself
 
 

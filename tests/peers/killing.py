@@ -39,13 +39,16 @@ _WARM = get_context("forkserver")
 
 def load_first(*modules: str) -> None:
     """What every fork finds loaded: these, and what commands load when they run."""
-    late = "erasure engine export finishing importer keyaudit media rekeyorder renewal requests service shareholders"
+    late = (
+        "engine.erasure_state erasure.approvals erasure.finish keyops.check keyops.epochs keyops.rekey_order"
+        " keyops.share_recovery main.service services.engine services.exporting services.importing services.media"
+    )
     _WARM.set_forkserver_preload(
         [
             *modules,
             "click.testing",
             "numpy.random",
-            "coffer.server.unsealing",
+            "coffer.server.maintenance.deep_check",
             *(f"coffer.server.{name}" for name in late.split()),
         ]
     )

@@ -24,15 +24,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.record import Kind
-from coffer.archive.verify import Level, Options, Verifier
-from coffer.index.check import check_index
-from coffer.server import logs
-from coffer.server.api import Caller
-from coffer.server.config import Config, Http, Keys, Log, Storage
-from coffer.server.engine import Engine
-from coffer.server.unsealing import open_records
+from coffer.archive.format.record import Kind
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.verify import Level, Options, Verifier
+from coffer.index.keyless_check import check_index
+from coffer.server.config.settings import Config, Http, Keys, Log, Storage
+from coffer.server.maintenance.deep_check import open_records
+from coffer.server.observe import logs
+from coffer.server.services.api import Caller
+from coffer.server.services.engine import Engine
 from tests.crash.disk import Disk
 from tests.peers.coffer_process import ROOT, CofferProcess
 from tests.peers.dicom_client import Item, associate, store_one, synthetic

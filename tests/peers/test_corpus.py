@@ -14,8 +14,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import encode
 
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse.negotiation import IMPLICIT_LE, Offer
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol.negotiation import IMPLICIT_LE, Offer
 from tests.dimse.raw_peer import RawDestination, RawRequestor
 from tests.peers.coffer_process import CofferProcess, Peer, free_port, run_tool
 from tests.peers.dicom_client import GET, MAX_CONTEXTS, find, get, item_of, move, split_part10, store

@@ -4,8 +4,8 @@ import socket
 import time
 from collections.abc import Callable
 
-from coffer.server.dimse import negotiation, pdu
-from coffer.server.dimse.negotiation import IMPLICIT_LE, Offer
+from coffer.server.dimse.protocol import negotiation, pdu
+from coffer.server.dimse.protocol.negotiation import IMPLICIT_LE, Offer
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import store, synthetic
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.folder import ArchiveFolder
+from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
-from coffer.archive.record import Kind
+from coffer.archive.store.folder import ArchiveFolder
 from tests.archive.conftest import entry
 from tests.conftest import absent
 from tests.peers.coffer_process import COFFER, CofferProcess

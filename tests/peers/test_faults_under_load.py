@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.verify import Verifier
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import CofferError
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
-from coffer.server import signorder
-from coffer.server.api import Caller
-from coffer.server.config import Config, Http, Keys, Storage
-from coffer.server.engine import Engine
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.server.config.settings import Config, Http, Keys, Storage
+from coffer.server.mailbox import sign_order
+from coffer.server.services.api import Caller
+from coffer.server.services.engine import Engine
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, find, noisy, store, synthetic
 from tests.peers.ward import FULL, SPOOLING, Crowd, failing, health, require_strace
@@ -131,7 +131,7 @@ def signing(coffer: CofferProcess) -> Iterator[None]:
     def order() -> None:
         while not stop.wait(0.1):
             with contextlib.suppress(CofferError):  # while it cannot be signed
-                signorder.ask(keyring, folder, patience_seconds=2)
+                sign_order.ask(keyring, folder, patience_seconds=2)
 
     thread = threading.Thread(target=order)
     thread.start()

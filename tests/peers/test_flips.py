@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.verify import Finding, Verifier
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.verify import Finding, Verifier
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import synthetic
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys import derive
-from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, _read, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.secret import Secret
-from coffer.keys.sharetext import parse
-from coffer.server.demo import encoded, sample_study
-from coffer.server.dimse.negotiation import EXPLICIT_LE, Offer
-from coffer.server.dimse.requestor import Requestor
+from coffer.keys.crypto import derive
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, _read, generate_keyfile
+from coffer.keys.shares.text import parse
+from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
+from coffer.server.dimse.protocol.requestor import Requestor
+from coffer.server.main.demo import encoded, sample_study
 from tests.conftest import absent
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.server.filled import flip, study_files
@@ -190,16 +190,16 @@ def test_no_key_is_printed_logged_answered_or_left_on_disk(
     run("status", ends=8)
     (tmp_path / "phrase").write_text(PASSPHRASE)
     (tmp_path / "phrase").chmod(0o600)
-    monkeypatch.setenv("RAISE_IN", "coffer.keys.keyring:Keyring.study")
+    monkeypatch.setenv("RAISE_IN", "coffer.keys.keyring.keyring:Keyring.study")
     run("get", "--study", study, "--out", "out", ends=6)
     assert b"could not be read: RuntimeError" in said[-1][1], "the fault came, in the thread that reads the index"
-    monkeypatch.setenv("RAISE_IN", "coffer.keys.keyring:Keyring.archive_key")
+    monkeypatch.setenv("RAISE_IN", "coffer.keys.keyring.keyring:Keyring.archive_key")
     run("get", "--study", study, "--out", "out", ends=70)
     assert b"forced, with" in said[-1][1], "the fault came, and its traceback was printed"
 
     faults = (
-        ("coffer.server.commit:Committer.study_key", "text"),
-        ("coffer.server.lanes.proxy:_Desk.study_key", "json"),
+        ("coffer.server.engine.commit:Committer.study_key", "text"),
+        ("coffer.server.workers.proxy:_Desk.study_key", "json"),
     )
     for fault, form in faults:
         monkeypatch.setenv("RAISE_IN", fault)

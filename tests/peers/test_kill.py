@@ -15,8 +15,8 @@ from collections.abc import Callable
 import pytest
 
 from coffer.keys.errors import CofferError
-from coffer.server.dimse.negotiation import Offer
-from coffer.server.dimse.requestor import Requestor
+from coffer.server.dimse.protocol.negotiation import Offer
+from coffer.server.dimse.protocol.requestor import Requestor
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, find, get, noisy, split_part10, synthetic
 from tests.peers.ward import SPOOLING

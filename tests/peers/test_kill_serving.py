@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys import rows
-from coffer.keys.rows import EpochRow
-from coffer.keys.store import RowStore
-from coffer.server import rekeyorder, rekeywatch, renewalwatch, service, shredding
-from coffer.server.config_load import load_config
-from coffer.server.signals import Signals
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.rows import EpochRow
+from coffer.keys.keyring.store import RowStore
+from coffer.server.config.load import load_config
+from coffer.server.erasure import shred
+from coffer.server.host.signals import Signals
+from coffer.server.keyops import epoch_watch, rekey_order, rekey_watch
+from coffer.server.main import service
 from tests.peers.killed import (
     BOTH,
     EVERY,
@@ -46,8 +48,8 @@ SECONDS = 60
 def serve() -> int:
     """Serve until SIGTERM, with less patience than a server has."""
     small_steps()
-    service._CHECKPOINT_SECONDS, service._SETTLE_SECONDS, renewalwatch._POLL_SECONDS = 0.3, 0.1, 0.2
-    rekeywatch._POLL_SECONDS, rekeywatch._GRACE_SECONDS, rekeywatch._RETRY_SECONDS = 0.1, 0.0, 0.5
+    service._CHECKPOINT_SECONDS, service._SETTLE_SECONDS, epoch_watch._POLL_SECONDS = 0.3, 0.1, 0.2
+    rekey_watch._POLL_SECONDS, rekey_watch._GRACE_SECONDS, rekey_watch._RETRY_SECONDS = 0.1, 0.0, 0.5
     with Signals() as signals:
         service.serve(load_config(Path("coffer.toml")), signals)
     return 0
@@ -55,7 +57,7 @@ def serve() -> int:
 
 def give_orders() -> None:
     """Order a rekey and a shred, and let the epoch grow old; nobody waits for any of it."""
-    rekeyorder.carry_out = shredding.wait_until_settled = lambda *_, **__: True
+    rekey_order.carry_out = shred.wait_until_settled = lambda *_, **__: True
     assert command("keys", "rekey", LARGE, "--reason", "r", "--yes")[0] == 0
     assert command("shred", TAKES[0], "--reason", "r", "--yes")[0] == 0
     store, place = RowStore(Path("archive/keyring")), rows.EPOCH_PREFIX + (1).to_bytes(4, "big")

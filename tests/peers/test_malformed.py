@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from coffer.server.api import Caller
-from coffer.server.config_load import load_config
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse.negotiation import Offer
-from coffer.server.engine import Engine
-from coffer.server.importer import Importer, Outcome
+from coffer.server.config.load import load_config
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol.negotiation import Offer
+from coffer.server.services.api import Caller
+from coffer.server.services.engine import Engine
+from coffer.server.services.importing import Importer, Outcome
 from tests.dimse.raw_peer import RawRequestor
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, item_of, split_part10, store, uid

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import build_role, evt
 
-from coffer.server.demo import encoded
+from coffer.server.main.demo import encoded
 from tests.conftest import absent
 from tests.peers.coffer_process import CofferProcess, free_port, tool
 from tests.peers.conftest import wait_for_port

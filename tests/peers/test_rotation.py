@@ -21,8 +21,8 @@ ROTATE = """
 import sys
 from pathlib import Path
 import keys.rotation
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.keys.keyring.keyring import Keyring
 keys.rotation._PAGE = 10
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])))
 ring.new_studies(400)

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.verify import Verifier
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import UnavailableError
-from coffer.server.api import Caller
-from coffer.server.config import Config, Http, Keys, Storage
-from coffer.server.dimse.connection import ConnectionClosed
-from coffer.server.dimse.negotiation import Offer
-from coffer.server.dimse.requestor import Requestor
-from coffer.server.engine import Engine
+from coffer.server.config.settings import Config, Http, Keys, Storage
+from coffer.server.dimse.protocol.connection import ConnectionClosed
+from coffer.server.dimse.protocol.negotiation import Offer
+from coffer.server.dimse.protocol.requestor import Requestor
+from coffer.server.services.api import Caller
+from coffer.server.services.engine import Engine
 from tests.conftest import absent
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, noisy, synthetic

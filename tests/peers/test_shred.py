@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coffer.server.config_load import load_config
-from coffer.server.engine import Engine
+from coffer.server.config.load import load_config
+from coffer.server.services.engine import Engine
 from tests.peers.coffer_process import CofferProcess, Peer, free_port
 from tests.peers.dicom_client import find, get, move, store, synthetic
 from tests.peers.test_phi import TextSearch

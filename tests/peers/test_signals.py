@@ -10,8 +10,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse.negotiation import EXPLICIT_LE, Offer
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
 from tests.dimse.raw_peer import RawRequestor
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.dicom_client import Item, noisy, store, synthetic

@@ -19,11 +19,11 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import build_role, evt
 
-from coffer.server.demo import encoded
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
-from coffer.server.dimse.requestor import Requestor
-from coffer.server.identifier import encode_identifier
+from coffer.index.dicom.identifier import encode_identifier
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from coffer.server.dimse.protocol.requestor import Requestor
+from coffer.server.main.demo import encoded
 from tests.conftest import absent
 from tests.dimse.raw_peer import Message, RawDestination, RawRequestor
 from tests.peers.coffer_process import COFFER, CofferProcess, Peer, free_port, run_tool

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from coffer.keys import rows
-from coffer.keys.store import RowStore
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.store import RowStore
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.ward import Ward, objects
 

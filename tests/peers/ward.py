@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from coffer.server.demo import encoded, sample_study
+from coffer.server.main.demo import encoded, sample_study
 from tests.conftest import absent
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, find, noisy, store

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.config import Config, Http, Keys, Storage
-from coffer.server.demo import encoded, sample_study
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
+from coffer.server.config.settings import Config, Http, Keys, Storage
+from coffer.server.engine.create import create_archive
+from coffer.server.main.demo import encoded, sample_study
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
 from tests.server.filled import status
 
 STUDY, INSTANCE, LEVEL = 0x0020000D, 0x00080018, 0x00080052

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.folder import ArchiveFolder
+from coffer.archive.format.record import HEADER, Kind
 from coffer.archive.reader import LogReader
-from coffer.archive.record import HEADER, Kind
-from coffer.archive.repair import repair
+from coffer.archive.repair.repair import repair
+from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.errors import HistoryError, UnavailableError
-from coffer.server import settlement
+from coffer.server.access.operator import Officer
 from coffer.server.cli import main
-from coffer.server.engine import Engine
-from coffer.server.officers import Officer
-from coffer.server.rekeyorder import carry_out, one_study, order
+from coffer.server.engine import reconcile
+from coffer.server.keyops.rekey_order import carry_out, one_study, order
+from coffer.server.services.engine import Engine
 from tests.conftest import volume_of
 from tests.promises.kept import Kept
 
@@ -186,7 +186,7 @@ def test_an_object_that_is_repaired_is_found_again(kept: Kept, tmp_path: Path, m
         assert (engine.stats().skipped, engine.concerns()) == (0, [])
     # And beside a server that runs: the disk gives it again.
     _flip(kept, damaged[1], damaged[2] + HEADER.size + 100)
-    monkeypatch.setattr(settlement, "_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(reconcile, "_AGAIN_SECONDS", 0.0)
     with kept.opened() as engine:
         engine.rebuild_index(lambda *_: None)
         engine.settle()
@@ -254,7 +254,7 @@ def test_a_rebuild_makes_the_index_anew_whatever_lies_there(kept: Kept, spoil: C
 
 
 def test_an_index_that_is_too_far_behind_is_no_answer(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coffer.server.levelling._MOST_RECORDS", 3)
+    monkeypatch.setattr("coffer.server.engine.catch_up._MOST_RECORDS", 3)
     with kept.opened(write=False) as engine:
         assert isinstance(engine.shortfall, UnavailableError)
         assert "records behind the log" in str(engine.shortfall)

@@ -17,11 +17,11 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from coffer.index.attributes import ATTRIBUTES, Level, Values
-from coffer.index.elements import decode_identifier, scan
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse.negotiation import IMPLICIT_LE, Offer
-from coffer.server.identifier import encode_identifier
+from coffer.index.dicom.attributes import ATTRIBUTES, Level, Values
+from coffer.index.dicom.headers import decode_identifier, scan
+from coffer.index.dicom.identifier import encode_identifier
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol.negotiation import IMPLICIT_LE, Offer
 from tests.dimse.raw_peer import Message, RawDestination, RawRequestor
 from tests.peers.coffer_process import CofferProcess, Peer
 from tests.peers.test_malformed import as_request, exported

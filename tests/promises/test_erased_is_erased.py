@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from coffer.archive.certificate import EFFECTIVE, SCHEDULED, Certificate
-from coffer.keys import rows
-from coffer.keys.keepers import Keeper, KeeperState
-from coffer.keys.rows import EpochRow, EpochState
-from coffer.keys.store import RowStore
+from coffer.archive.tree.certificate import EFFECTIVE, SCHEDULED, Certificate
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.keepers import Keeper, KeeperState
+from coffer.keys.keyring.rows import EpochRow, EpochState
+from coffer.keys.keyring.store import RowStore
 from coffer.server.cli import main
 from tests.archive.auditor import prove
 from tests.keys import softhsm

@@ -21,17 +21,18 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from coffer.archive import segment, summedjson
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.planted import planted
-from coffer.archive.record import Kind
-from coffer.archive.scrub import Place, parse_place
-from coffer.keys.durable import discard_folder
+from coffer.archive.format import segment
+from coffer.archive.format.record import Kind
+from coffer.archive.repair.planted import planted
+from coffer.archive.store import checksummed_json
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.scrub import Place, parse_place
+from coffer.keys.disk.durable import discard_folder
 from coffer.keys.errors import FormatError
-from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, generate_keyfile
-from coffer.keys.secret import Secret
-from coffer.server.config import Config, Keys, Storage
-from coffer.server.engine import Engine
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, generate_keyfile
+from coffer.server.config.settings import Config, Keys, Storage
+from coffer.server.services.engine import Engine
 from tests.server.filled import free_port, run, study_files, told
 
 HOLE = 3 << 30
@@ -232,7 +233,7 @@ def test_entries_by_the_thousand_and_a_far_number_are_told_in_few_lines(base: Pa
 def test_nobody_elses_words_become_a_signed_record(base: Path, facts: dict[str, object], proof: str) -> None:
     """`pending.json` holds no key: what is taken from it has one form, and what has not is told and left."""
     latest = (base / "data" / "checkpoints" / "latest").read_bytes()
-    data = summedjson.serialize([{"facts": facts, "proof": proof.format(hashlib.sha256(latest).hexdigest())}])
+    data = checksummed_json.serialize([{"facts": facts, "proof": proof.format(hashlib.sha256(latest).hexdigest())}])
     (base / "data" / "pending.json").write_bytes(data)
     run("put", "files")
     assert (base / "data" / "checkpoints" / "latest").read_bytes() == latest
@@ -361,8 +362,8 @@ def test_no_configuration_is_taken_from_an_archive_folder(base: Path, monkeypatc
 
 
 def test_a_provider_in_a_clear_row_loads_nothing_that_is_not_configured(base: Path) -> None:
-    from coffer.keys import rows
-    from coffer.keys.store import RowStore
+    from coffer.keys.keyring import rows
+    from coffer.keys.keyring.store import RowStore
 
     for kind in ("pkcs11", "aws-kms"):
         store = RowStore(base / "data" / "keyring")
@@ -447,7 +448,7 @@ def test_a_credential_of_systemd_may_be_readable_by_its_group(
 def test_a_configuration_that_others_may_write_is_refused(
     base: Path, mode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coffer.keys.permissions._is_own_group", lambda _: False)
+    monkeypatch.setattr("coffer.keys.disk.permissions._is_own_group", lambda _: False)
     (base / "coffer.toml").chmod(mode)
     assert "chmod go-w" in run("status", code=11).stderr
     (base / "coffer.toml").chmod(0o644)
@@ -471,15 +472,15 @@ def test_what_another_account_owns_is_refused_with_that_account(base: Path, monk
         assert "sudo -u nobody coffer" in done.stderr
         assert "chown" not in done.stderr
     else:
-        monkeypatch.setattr("coffer.keys.permissions.os.geteuid", lambda: os.getuid() + 1)
+        monkeypatch.setattr("coffer.keys.disk.permissions.os.geteuid", lambda: os.getuid() + 1)
         assert "belongs to another account" in run("status", code=11).stderr
 
 
 def test_where_a_configuration_is_looked_for(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from coffer.server import config_find
+    from coffer.server.config import find
 
     places = {"etc": tmp_path / "etc.toml", "home": tmp_path / "x" / "coffer" / "coffer.toml"}
-    monkeypatch.setattr(config_find, "SYSTEM", places["etc"])
+    monkeypatch.setattr(find, "SYSTEM", places["etc"])
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "x"))
     (tmp_path / "x" / "coffer").mkdir(parents=True)
     empty = tmp_path / "empty"

@@ -16,20 +16,20 @@ import pytest
 from click.testing import Result
 from pydicom.dataset import Dataset
 
-import coffer.server.holds
-import coffer.server.ingest
-import coffer.server.shredding
-from coffer.archive.record import Kind
+import coffer.server.erasure.shred
+import coffer.server.retention.holds
+import coffer.server.services.store
+from coffer.archive.format.record import Kind
 from coffer.keys.errors import AccessDeniedError
-from coffer.keys.shred import tombstones
-from coffer.server.api import Caller
-from coffer.server.config_load import load_config
-from coffer.server.demo import encoded
-from coffer.server.doomed import by_patient, by_study
-from coffer.server.engine import Engine
-from coffer.server.officers import Officer
-from coffer.server.shredding import Deed, Shredding
-from coffer.server.versions import one_version
+from coffer.keys.keyring.shred import tombstones
+from coffer.server.access.operator import Officer
+from coffer.server.config.load import load_config
+from coffer.server.erasure.shred import Deed, Shredding
+from coffer.server.main.demo import encoded
+from coffer.server.retention.selection import by_patient, by_study
+from coffer.server.services.api import Caller
+from coffer.server.services.engine import Engine
+from coffer.server.services.versions import one_version
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, store
 from tests.server.filled import free_port, part10, run, told
@@ -203,14 +203,14 @@ def put(*datasets: Dataset) -> None:
 def test_a_clock_that_is_wrong_lifts_nothing(coffer: CofferProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(coffer, "[retention]", f"years = {YEARS}")
     with monkeypatch.context() as patched:
-        patched.setattr(coffer.server.ingest, "clock_ms", lambda: 0)  # it started in 1970
+        patched.setattr(coffer.server.services.store, "clock_ms", lambda: 0)  # it started in 1970
         put(data_set("1.2.3.1", "1.2.3.1.1"), data_set("1.2.3.2", "1.2.3.2.1", date=""))
     put(data_set("1.2.3.3", "1.2.3.3.1", date=EARLY), data_set("1.2.3.4", "1.2.3.4.1", "P-99", date=EARLY))
     run("hold", "add", "1.2.3.3", "--reason", "court case", "--until", "2999-12-31")
     for study in ("1.2.3.1", "1.2.3.2"):
         shred(study, code=10)
     with monkeypatch.context() as patched:
-        for module in (coffer.server.holds, coffer.server.shredding):
+        for module in (coffer.server.retention.holds, coffer.server.erasure.shred):
             patched.setattr(module, "clock_ms", lambda: 0)
         for study in ("1.2.3.1", "1.2.3.2", "1.2.3.3", "1.2.3.4"):  # in 1970 nothing is over
             shred(study, code=10)

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from coffer.archive.ledger import Ledger
-from coffer.archive.report import Finding
-from coffer.server.config_load import load_config
-from coffer.server.demo import sample_study
-from coffer.server.engine import Engine
+from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.report import Finding
+from coffer.server.config.load import load_config
+from coffer.server.main.demo import sample_study
+from coffer.server.services.engine import Engine
 from tests.peers.test_phi import SHORTEST, TextSearch, forms_of
 from tests.server.filled import flip, part10, run
 

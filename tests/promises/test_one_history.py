@@ -21,9 +21,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from coffer.keys.errors import HistoryError
+from coffer.server.access.operator import Officer
 from coffer.server.cli import main
-from coffer.server.officers import Officer
-from coffer.server.rekeyorder import carry_out, one_study, order
+from coffer.server.keyops.rekey_order import carry_out, one_study, order
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.dicom_client import store
 from tests.peers.ward import FULL, objects

@@ -19,17 +19,17 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
+from coffer.index.dicom.identifier import encode_identifier
 from coffer.keys.errors import AmbiguousPatientError
-from coffer.keys.shred import schedule
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.config import Config, Http, Keys, Patients, Versions
-from coffer.server.demo import encoded
-from coffer.server.dimse.status import SEVERAL_PATIENTS, status_of
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.identifier import encode_identifier
-from coffer.server.officers import Officer
-from coffer.server.rekeyorder import all_before, carry_out, order
+from coffer.keys.keyring.shred import schedule
+from coffer.server.access.operator import Officer
+from coffer.server.config.settings import Config, Http, Keys, Patients, Versions
+from coffer.server.dimse.protocol.status import SEVERAL_PATIENTS, status_of
+from coffer.server.engine.create import create_archive
+from coffer.server.keyops.rekey_order import all_before, carry_out, order
+from coffer.server.main.demo import encoded
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, find, store
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 from pydicom.dataset import Dataset
 
-from coffer.server.api import StoreOutcome
 from coffer.server.cli import main
-from coffer.server.demo import encoded, sample_study
-from coffer.server.dimse.status import SUCCESS, status_of
-from coffer.server.part10 import Part10, header_bytes
+from coffer.server.dimse.protocol.status import SUCCESS, status_of
+from coffer.server.main.demo import encoded, sample_study
+from coffer.server.services.api import StoreOutcome
+from coffer.server.services.part10 import Part10, header_bytes
 
 
 def run(*args: str, code: int | None = 0) -> Result:

@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from coffer.index.attributes import ATTRIBUTES, ITEM_ATTRIBUTES
-from coffer.index.elements import scan
+from coffer.index.dicom.attributes import ATTRIBUTES, ITEM_ATTRIBUTES
+from coffer.index.dicom.headers import scan
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coffer.archive.certificate import (
+from coffer.archive.format.record import Kind, parse_header
+from coffer.archive.tree.certificate import (
     EFFECTIVE,
     SCHEDULED,
     TITLES,
@@ -21,12 +22,11 @@ from coffer.archive.certificate import (
     Proof,
     runs,
 )
-from coffer.archive.evidence import Inclusion
-from coffer.archive.record import Kind, parse_header
-from coffer.keys import signingkey
+from coffer.archive.tree.proof_bundle import Inclusion
 from coffer.keys.errors import CofferError, IntegrityError
-from coffer.server.config_load import load_config
-from coffer.server.engine import Engine
+from coffer.keys.keyring import signing_key
+from coffer.server.config.load import load_config
+from coffer.server.services.engine import Engine
 from tests.archive.auditor import PROVER, prove
 from tests.server.filled import part10, run, told
 from tests.server.test_rekey import serving
@@ -82,7 +82,7 @@ def sign(certificate: Certificate, title: str = "") -> bytes:
     if title:
         body = title.encode() + body[body.index(b"\n") :]
     with Engine.open(load_config(Path("coffer.toml"))) as engine:
-        return signingkey.current(engine.keyring).sign_note(engine.folder.origin, body)
+        return signing_key.current(engine.keyring).sign_note(engine.folder.origin, body)
 
 
 def test_it_says_scheduled_until_it_is_effective(archive: Path) -> None:
@@ -200,8 +200,8 @@ def test_a_study_that_was_rekeyed_before_is_erased_with_all_its_keys(archive: Pa
 
 def test_both_keys_of_a_rekey_that_a_shred_ended_are_in_one(archive: Path) -> None:
     with Engine.open_for_keys(load_config(Path("coffer.toml"))) as engine:
-        from coffer.server.officers import Officer
-        from coffer.server.rekeyorder import one_study, order
+        from coffer.server.access.operator import Officer
+        from coffer.server.keyops.rekey_order import one_study, order
 
         order(engine, one_study(engine, UIDS[0]), "r", Officer.here("Meyer"))
     run("shred", UIDS[0], "--reason", "r", "--yes")
@@ -343,7 +343,7 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
         PROVER.check_certificate(note, vkey())
     body = good.serialize().replace(b"\n ", b"\n")
     with Engine.open(load_config(Path("coffer.toml"))) as engine:
-        signer = signingkey.current(engine.keyring)
+        signer = signing_key.current(engine.keyring)
         for other in (body, b"{}\n", b"x\n", good.serialize().replace(b'"type"', b'"typo"')):
             note = signer.sign_note(engine.folder.origin, other)
             with pytest.raises(IntegrityError):
@@ -497,8 +497,8 @@ def test_a_log_that_lost_the_record_of_a_shred_gives_no_certificate(archive: Pat
     run("shred", UIDS[0], "--reason", "r", "--yes")
     (key,) = shredded()
     with Engine.open_for_keys(load_config(Path("coffer.toml"))) as engine:
-        from coffer.server.certificates import Certifier
-        from coffer.server.officers import Officer
+        from coffer.server.access.operator import Officer
+        from coffer.server.erasure.certificate import Certifier
 
         certifier = Certifier(engine, Officer.here("Meyer"))
         certifier._deeds.gone.clear()

@@ -19,14 +19,14 @@ from click.testing import CliRunner, Result
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from coffer.server import service
-from coffer.server.api import Caller, StoreRequest
 from coffer.server.cli import main
-from coffer.server.config_load import load_config
-from coffer.server.demo import encoded, sample_study
-from coffer.server.engine import Engine
-from coffer.server.importer import Importer, Outcome
-from coffer.server.part10 import Part10, header_bytes
+from coffer.server.config.load import load_config
+from coffer.server.main import service
+from coffer.server.main.demo import encoded, sample_study
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
+from coffer.server.services.importing import Importer, Outcome
+from coffer.server.services.part10 import Part10, header_bytes
 
 COFFER = Path(sys.executable).with_name("coffer")
 STUDY = sample_study()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from coffer.server.config_load import load_config
-from coffer.server.demo import sample_study
-from coffer.server.service import Server
+from coffer.server.config.load import load_config
+from coffer.server.main.demo import sample_study
+from coffer.server.main.service import Server
 from tests.server.filled import free_port, run, study_files, told
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.ledger import Ledger
-from coffer.archive.record import Kind
-from coffer.archive.report import Finding
-from coffer.archive.segment import HEADER
-from coffer.server.config_load import load_config
-from coffer.server.engine import Engine
-from coffer.server.service import Server
+from coffer.archive.format.record import Kind
+from coffer.archive.format.segment import HEADER
+from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.report import Finding
+from coffer.server.config.load import load_config
+from coffer.server.main.service import Server
+from coffer.server.services.engine import Engine
 from tests.server.filled import flip, free_port, run, study_files, told
 
 

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.record import Kind
-from coffer.keys import rotation
+from coffer.archive.format.record import Kind
 from coffer.keys.errors import UnavailableError
-from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.recovery import Recovery
-from coffer.keys.rows import EVENT_PREFIX, EpochState
-from coffer.keys.secret import Secret
-from coffer.keys.store import SUM_KEY, RowStore
-from coffer.server.config import Config, Dimse, Http, Keys, Pkcs11
-from coffer.server.custody import provider_of
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.service import Server
+from coffer.keys.keyring import rotation
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rows import EVENT_PREFIX, EpochState
+from coffer.keys.keyring.store import SUM_KEY, RowStore
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, generate_keyfile
+from coffer.keys.shares.recovery import Recovery
+from coffer.server.config.settings import Config, Dimse, Http, Keys, Pkcs11
+from coffer.server.engine.create import create_archive
+from coffer.server.engine.providers import provider_of
+from coffer.server.main.service import Server
+from coffer.server.services.engine import Engine
 from tests.keys import softhsm
 from tests.server.filled import free_port, run, study_files, told
 from tests.server.test_key_provider import ready, store, wait_for

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.segment import HEADER
-from coffer.keys.keyring import Keyring
-from coffer.server.config_load import load_config
-from coffer.server.custody import provider_of
+from coffer.archive.format.segment import HEADER
+from coffer.keys.keyring.keyring import Keyring
+from coffer.server.config.load import load_config
+from coffer.server.engine.providers import provider_of
 from tests.server.filled import flip, run, study_files, told
 
 

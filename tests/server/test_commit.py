@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from coffer.archive.body import own_memory
-from coffer.archive.entry import SealedFile
+from coffer.archive.body.sealed_body import own_memory
+from coffer.archive.format.entry import SealedFile
 from coffer.archive.log import LogWriter
-from coffer.archive.verify import Verifier
-from coffer.index.identity import PartId
+from coffer.archive.verify.verify import Verifier
 from coffer.index.index import Index
+from coffer.index.instance.identity import PartId
 from coffer.keys.errors import IntegrityError, UnavailableError
-from coffer.server import logs
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.commit import Committed, Committer, Parcel, Sealed
-from coffer.server.config import Config, Http, Keys, Log
-from coffer.server.demo import encoded, sample_study
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
+from coffer.server.config.settings import Config, Http, Keys, Log
+from coffer.server.engine.commit import Committed, Committer, Parcel, Sealed
+from coffer.server.engine.create import create_archive
+from coffer.server.main.demo import encoded, sample_study
+from coffer.server.observe import logs
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 

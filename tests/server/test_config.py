@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coffer.keys.errors import ConfigError
-from coffer.server import config_lines
-from coffer.server.config import Config
-from coffer.server.config_load import check_text, load_config
-from coffer.server.config_reference import configuration_page
+from coffer.server.config import toml_lines
+from coffer.server.config.load import check_text, load_config
+from coffer.server.config.reference import configuration_page
+from coffer.server.config.settings import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = Path("/etc/coffer")
@@ -167,7 +167,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 
 def test_lines_inside_strings_and_arrays_are_no_keys() -> None:
     text = 'archive = """\n[dimse]\nport = 1\n"""\nx = [\n  "[http]", # ]\n  1\n]\n[dimse]\nport = 2\n'
-    lines = config_lines.locate(text)
+    lines = toml_lines.locate(text)
     assert lines["dimse",] == 9
     assert lines["dimse", "port"] == 10
     assert ("http",) not in lines
@@ -182,7 +182,7 @@ def test_any_text_gets_a_configuration_or_a_problem(text: str) -> None:
 
 @given(st.lists(st.sampled_from(['"', "'", '"""', "'''", "[", "]", "a = ", "[[a]]", "#", "\n", "\\"]), max_size=40))
 def test_the_locator_takes_any_text(parts: list[str]) -> None:
-    config_lines.locate("".join(parts))
+    toml_lines.locate("".join(parts))
 
 
 def test_the_reference_page_is_rendered_from_the_code() -> None:

@@ -18,7 +18,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from coffer.keys.errors import InputError
-from coffer.server.convert import CONVERTIBLE, EXPLICIT_LE, IMPLICIT_LE, Converter
+from coffer.server.services.transcode import CONVERTIBLE, EXPLICIT_LE, IMPLICIT_LE, Converter
 
 # Elements with an impossible VR, or longer than the file: sent as stored, but there is nothing to convert.
 UNREADABLE = {"GH179A", "GH179B", "GH626"}

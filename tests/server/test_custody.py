@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from coffer.keys.errors import ConfigError
-from coffer.server.config import AwsKms, Keys, Pkcs11
-from coffer.server.custody import KINDS, provider_of, told
+from coffer.server.config.settings import AwsKms, Keys, Pkcs11
+from coffer.server.engine.providers import KINDS, provider_of, told
 from tests.keys import softhsm
 from tests.server.filled import run, study_files
 

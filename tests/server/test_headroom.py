@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from coffer.keys.errors import UnavailableError
-from coffer.keys.pool import started_pool
-from coffer.server import headroom
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.config import Config, Keys, Storage
-from coffer.server.demo import encoded, sample_study
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.headroom import Shortage
+from coffer.keys.threads import started_pool
+from coffer.server.config.settings import Config, Keys, Storage
+from coffer.server.engine.create import create_archive
+from coffer.server.host import headroom
+from coffer.server.host.headroom import Shortage
+from coffer.server.main.demo import encoded, sample_study
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
 from tests.server.filled import status
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
@@ -105,7 +105,7 @@ def test_a_store_is_refused_before_the_log_would_stop_at_its_next_segment(tmp_pa
 
 LIMITED = """
 import resource, sys
-from coffer.server import headroom
+from coffer.server.host import headroom
 before = resource.getrlimit(resource.RLIMIT_NOFILE)
 headroom.raise_limit(int(sys.argv[1]))
 print(*before, *resource.getrlimit(resource.RLIMIT_NOFILE))

@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from pydicom.dataset import Dataset
 
-import coffer.server.ingest
+import coffer.server.services.store
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import AccessDeniedError, CofferError, InputError, NotFoundError, ShreddedError
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.config import Config, Http, Keys, Retention, Storage
-from coffer.server.demo import encoded
-from coffer.server.doomed import Doomed, SeveralPatientsError, by_instance, by_patient, by_study
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.holds import Hold, Holds
-from coffer.server.officers import Officer
-from coffer.server.shredding import Deed, Shredding
+from coffer.server.access.operator import Officer
+from coffer.server.config.settings import Config, Http, Keys, Retention, Storage
+from coffer.server.engine.create import create_archive
+from coffer.server.erasure.shred import Deed, Shredding
+from coffer.server.main.demo import encoded
+from coffer.server.retention.holds import Hold, Holds
+from coffer.server.retention.selection import Doomed, SeveralPatientsError, by_instance, by_patient, by_study
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
 
 SC, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.1.2.1"
 OFFICER = Officer("Meyer", "a")
@@ -148,7 +148,7 @@ class Model(RuleBasedStateMachine):
             del ds.SeriesInstanceUID
         received = clock_ms() if clock is None else clock
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(coffer.server.ingest, "clock_ms", lambda: received)
+            patched.setattr(coffer.server.services.store, "clock_ms", lambda: received)
             reception = self.engine.ingest.begin(StoreRequest(SC, instance, EXPLICIT_LE, Caller("PEER")))
             data = encoded(ds)
             reception.write(data)

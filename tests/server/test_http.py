@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from coffer.keys.errors import ConfigError
-from coffer.server import http
-from coffer.server.config import Http
-from coffer.server.metrics import Metrics
+from coffer.server.config.settings import Http
+from coffer.server.observe.metrics import Metrics
+from coffer.server.web import http
 
 reasons: list[str] = []
 concerns: list[str] = []

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.index.attributes import ATTRIBUTES, COMPUTED, ITEM_ATTRIBUTES, Values
-from coffer.index.elements import decode_identifier
-from coffer.server.identifier import encode_identifier
+from coffer.index.dicom.attributes import ATTRIBUTES, COMPUTED, ITEM_ATTRIBUTES, Values
+from coffer.index.dicom.headers import decode_identifier
+from coffer.index.dicom.identifier import encode_identifier
 
 NAME, ID, STUDY_UID, ROWS, FRAMES, CODES = 0x00100010, 0x00100020, 0x0020000D, 0x00280010, 0x00280008, 0x00081032
 CHARSETS = [

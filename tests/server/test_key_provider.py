@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from coffer.archive.verify import Verifier
+from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import ConfigError, KeyUnavailableError, UnavailableError
-from coffer.server.config import (
+from coffer.server.config.settings import (
     AwsKms,
     Config,
     Dimse,
@@ -25,12 +25,12 @@ from coffer.server.config import (
     Keys,
     Pkcs11,
 )
-from coffer.server.demo import encoded, sample_study
-from coffer.server.dimse.negotiation import EXPLICIT_LE, Offer
-from coffer.server.dimse.requestor import Requestor
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.service import Server
+from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
+from coffer.server.dimse.protocol.requestor import Requestor
+from coffer.server.engine.create import create_archive
+from coffer.server.main.demo import encoded, sample_study
+from coffer.server.main.service import Server
+from coffer.server.services.engine import Engine
 from tests.keys import softhsm
 from tests.keys.kms_server import kms_server
 from tests.keys.softhsm import SoftHsm
@@ -255,7 +255,7 @@ def test_aws_kms_that_is_away_throttles_or_deletes(tmp_path: Path, monkeypatch: 
             Engine.open(config)
         kms.always = ""
         check(config)
-        from coffer.keys.kms import KmsProvider, connect
+        from coffer.keys.providers.aws_kms import KmsProvider, connect
 
         KmsProvider(archive_id, connect("eu-central-1", kms.url, 5.0), 7).destroy_epoch(1)
         with pytest.raises(KeyUnavailableError, match="waits for its deletion"):

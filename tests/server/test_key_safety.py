@@ -15,15 +15,15 @@ import click
 import msgspec
 import pytest
 
-from coffer.archive.record import Kind
-from coffer.keys import selftest
+from coffer.archive.format.record import Kind
+from coffer.keys.crypto import selftest
+from coffer.server.access.operator import Officer
 from coffer.server.cli import main
-from coffer.server.config_load import load_config
-from coffer.server.engine import Engine
-from coffer.server.lanes import messages
-from coffer.server.lanes.process import encode_config
-from coffer.server.lanes.wire import LineClosed, Wire
-from coffer.server.officers import Officer
+from coffer.server.config.load import load_config
+from coffer.server.services.engine import Engine
+from coffer.server.workers import messages
+from coffer.server.workers.transport import LineClosed, Wire
+from coffer.server.workers.worker import encode_config
 from tests.server.filled import free_port, run, study_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,7 +123,7 @@ def test_a_process_with_a_broken_primitive_says_so_and_ends(archive: Path, tmp_p
     ours, theirs = socket.socketpair()
     with ours, theirs:
         lane = subprocess.Popen(
-            [sys.executable, "-P", "-m", "coffer.server.lanes", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "coffer.server.workers", str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             env=environment,
             stderr=subprocess.PIPE,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.lock import WriterLock
-from coffer.keys import rows
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.writer_lock import WriterLock
 from coffer.keys.errors import CofferError
-from coffer.keys.store import RowStore
-from coffer.keys.tombstone import Tombstone
-from coffer.server.config_load import load_config
-from coffer.server.engine import Engine
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.keyring.tombstone import Tombstone
+from coffer.server.config.load import load_config
+from coffer.server.services.engine import Engine
 from tests.server.filled import run
 from tests.server.test_shred import UIDS, configure, put
 

@@ -21,26 +21,26 @@ from typing import Any
 import msgspec
 import pytest
 
-from coffer.archive.body import own_memory
-from coffer.archive.entry import SealedFile
-from coffer.archive.verify import Verifier
-from coffer.index.identity import PartId
+from coffer.archive.body.sealed_body import own_memory
+from coffer.archive.format.entry import SealedFile
+from coffer.archive.verify.verify import Verifier
+from coffer.index.dicom.identifier import encode_identifier
+from coffer.index.instance.identity import PartId
+from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import CofferError, UnavailableError
-from coffer.keys.secret import Secret
-from coffer.keys.studykey import StudyKey
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.commit import Committed, Sealed
-from coffer.server.config import Config, Dimse, Http, Keys
-from coffer.server.demo import encoded, sample_study
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.identifier import encode_identifier
-from coffer.server.ingest import Ingest
-from coffer.server.lanes import checks, client, desk, rights
-from coffer.server.lanes import messages as m
-from coffer.server.lanes.desk import Desk
-from coffer.server.lanes.proxy import Line
-from coffer.server.lanes.wire import LineClosed, Wire
+from coffer.keys.memory.secret import Secret
+from coffer.server.config.settings import Config, Dimse, Http, Keys
+from coffer.server.engine.commit import Committed, Sealed
+from coffer.server.engine.create import create_archive
+from coffer.server.main.demo import encoded, sample_study
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
+from coffer.server.services.store import Ingest
+from coffer.server.workers import checks, client, coordinator, rights
+from coffer.server.workers import messages as m
+from coffer.server.workers.coordinator import Desk
+from coffer.server.workers.proxy import Line
+from coffer.server.workers.transport import LineClosed, Wire
 from tests.server.filled import status
 from tests.server.odd_objects import healthy_objects, odd_objects
 
@@ -86,7 +86,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 class Lane:
-    """The other end of a line: honest as `server.lanes.proxy`, or with `hook` in the place of its commit."""
+    """The other end of a line: honest as `server.workers.proxy`, or with `hook` in the place of its commit."""
 
     def __init__(self, site: Site) -> None:
         self.over = threading.Event()
@@ -478,7 +478,7 @@ def test_answers_that_are_not_taken_hold_nobody_up(site: Site, evil: Lane, monke
             evil.wire.socket.send(pack * 50)
     site.check()
     assert not evil.over.is_set()
-    monkeypatch.setattr(desk, "_STUCK_SECONDS", 0.0)
+    monkeypatch.setattr(coordinator, "_STUCK_SECONDS", 0.0)
     assert evil.over.wait(20)
     site.check()
 

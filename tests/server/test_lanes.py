@@ -19,28 +19,28 @@ from pydicom import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from coffer.archive.record import Kind
-from coffer.archive.verify import Verifier
-from coffer.index.table import StudyTable
+from coffer.archive.format.record import Kind
+from coffer.archive.verify.verify import Verifier
+from coffer.index.dicom.identifier import encode_identifier
+from coffer.index.tables.candidates import StudyTable
 from coffer.keys.errors import ConfigError, ServiceError, UnavailableError
-from coffer.server import watched
-from coffer.server.config import Config, Dimse, Http, Keys
-from coffer.server.demo import encoded, leave_answers_to_caller, sample_study
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse import negotiation
-from coffer.server.dimse.connection import ConnectionClosed
-from coffer.server.dimse.negotiation import EXPLICIT_LE, Offer
-from coffer.server.dimse.requestor import Requestor
-from coffer.server.doomed import by_study
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.identifier import encode_identifier
-from coffer.server.lanes import pool
-from coffer.server.lanes.wire import LineClosed, SharedMemory, Wire
-from coffer.server.officers import Officer
-from coffer.server.renewal import Renewal
-from coffer.server.service import Server
-from coffer.server.shredding import Deed, Shredding
+from coffer.server.access.operator import Officer
+from coffer.server.config.settings import Config, Dimse, Http, Keys
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol import negotiation
+from coffer.server.dimse.protocol.connection import ConnectionClosed
+from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
+from coffer.server.dimse.protocol.requestor import Requestor
+from coffer.server.engine.create import create_archive
+from coffer.server.erasure.shred import Deed, Shredding
+from coffer.server.host import watched
+from coffer.server.keyops.epochs import Renewal
+from coffer.server.main.demo import encoded, leave_answers_to_caller, sample_study
+from coffer.server.main.service import Server
+from coffer.server.retention.selection import by_study
+from coffer.server.services.engine import Engine
+from coffer.server.workers import supervisor
+from coffer.server.workers.transport import LineClosed, SharedMemory, Wire
 from tests.dimse.raw_peer import RawRequestor
 from tests.peers.dicom_client import get
 
@@ -85,7 +85,7 @@ def lanes() -> set[int]:
             parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
         except (OSError, IndexError):
             continue
-        if b"coffer.server.lanes" in words and parent == os.getpid():
+        if b"coffer.server.workers" in words and parent == os.getpid():
             found.add(int(pid))
     return found
 
@@ -122,7 +122,7 @@ def test_a_process_that_dies_costs_its_own_associations_and_comes_back(config: C
 
 
 def test_a_process_that_hangs_is_ended_and_started_again(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_PULSE_SECONDS", 2.0)
+    monkeypatch.setattr(supervisor, "_PULSE_SECONDS", 2.0)
     with Server(config) as server:
         victim = min(lanes())
         os.kill(victim, signal.SIGSTOP)
@@ -136,7 +136,7 @@ def test_a_process_that_hangs_is_ended_and_started_again(config: Config, monkeyp
 
 def test_without_a_receiving_process_it_is_not_ready(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(config) as server:
-        monkeypatch.setattr(pool, "_RESTART_SECONDS", 3600.0)
+        monkeypatch.setattr(supervisor, "_RESTART_SECONDS", 3600.0)
         for pid in lanes():
             os.kill(pid, signal.SIGKILL)
         wait_for("no lane", lambda: server.reasons() == ["no receiving process is running: they are started again"])

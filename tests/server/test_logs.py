@@ -17,9 +17,9 @@ from typing import TextIO
 import pytest
 import structlog
 
-from coffer.keys.secret import Secret
-from coffer.server import logs
-from coffer.server.config import Log
+from coffer.keys.memory.secret import Secret
+from coffer.server.config.settings import Log
+from coffer.server.observe import logs
 
 UID = "1.2.826.0.1.3680043.8.498.12345.67890"
 

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from coffer.keys.errors import InputError
-from coffer.server.media import find_files, read_media_directory
+from coffer.server.services.media import find_files, read_media_directory
 
 
 def directory(path: Path, *references: list[str] | str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from coffer.keys.errors import UnavailableError
-from coffer.server.metrics import SERVICES, Metrics
+from coffer.server.observe.metrics import SERVICES, Metrics
 from tests.conftest import absent
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.entry import Entry
-from coffer.archive.folder import ArchiveFolder
+from coffer.archive.format.entry import Entry
+from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
-from coffer.archive.record import Kind, RecordHeader
-from coffer.index.attributes import STUDY_UID
-from coffer.keys import signingkey
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.index.dicom.attributes import STUDY_UID
 from coffer.keys.clock import clock_ms
-from coffer.server.config_load import load_config
-from coffer.server.custody import open_keyring, provider_of
-from coffer.server.engine import Engine
+from coffer.keys.keyring import signing_key
+from coffer.server.config.load import load_config
+from coffer.server.engine.providers import open_keyring, provider_of
+from coffer.server.services.engine import Engine
 from tests.server.filled import part10, run, told
 from tests.server.test_shred import UIDS, configure, slices
 
@@ -68,7 +68,7 @@ def written_again(path: Path, records: list[Entry]) -> None:
     folder.complete()
     keyring = open_keyring(folder, provider_of(load_config(Path("coffer.toml")).keys, folder.archive_id))
     keyring.amend([], [b"W"])
-    signer = signingkey.current(keyring)
+    signer = signing_key.current(keyring)
     log = LogWriter(folder, now_ms=clock_ms)
     log.append(records)
     log.checkpoint(partial(signer.sign_note, folder.origin), keyring.remember)

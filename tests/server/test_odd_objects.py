@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from coffer.index.attributes import ATTRIBUTES, BINARY_VRS, COMPUTED, Level, Values
-from coffer.index.elements import decode_identifier
-from coffer.server.api import Caller, StoreRequest
+from coffer.index.dicom.attributes import ATTRIBUTES, BINARY_VRS, COMPUTED, Level, Values
+from coffer.index.dicom.headers import decode_identifier
+from coffer.index.dicom.identifier import encode_identifier
 from coffer.server.cli import main
-from coffer.server.config import Config, Http, Keys, Storage
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.identifier import encode_identifier
-from coffer.server.part10 import Part10, header_bytes
+from coffer.server.config.settings import Config, Http, Keys, Storage
+from coffer.server.engine.create import create_archive
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
+from coffer.server.services.part10 import Part10, header_bytes
 from tests.server.filled import status
 from tests.server.odd_objects import (
     IMPLICIT,

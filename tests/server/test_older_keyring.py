@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from coffer.archive.event import Event
-from coffer.archive.record import Kind
-from coffer.keys import rows
+from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import HistoryError
-from coffer.server.byhand import look
-from coffer.server.engine import Engine
+from coffer.keys.keyring import rows
+from coffer.server.maintenance.offline import look
+from coffer.server.services.engine import Engine
 from tests.promises.kept import Kept
 
 _NOTE = bytes(range(8))
@@ -30,7 +30,8 @@ def kept(tmp_path: Path) -> Kept:
 
 
 def _say(engine: Engine, prefix: bytes, *, begins: bool) -> None:
-    """Write, or take away, a note of the keyring with the event that tells of it, as `server.sealednotes` does."""
+    """Write, or take away, a note of the keyring with the event that tells of it, as `server.retention.officer_records`
+    does."""
     name, added, removed = _KINDS[prefix]
     facts = {"what": added if begins else removed, name: _NOTE.hex()}
     told = engine.enclosed(Event(Kind.STATE, clock_ms(), facts))

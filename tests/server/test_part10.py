@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 
 from coffer.keys.errors import InputError
-from coffer.server.part10 import Part10, header_bytes, looks_like_uid, read_part10
+from coffer.server.services.part10 import Part10, header_bytes, looks_like_uid, read_part10
 
 DATA = b"\x08\x00\x16\x00UI\x1a\x001.2.840.10008.5.1.4.1.1.2\x00"
 CT, NAME, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4", "1.2.840.10008.1.2.1"

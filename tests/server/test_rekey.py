@@ -16,21 +16,21 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from coffer.archive.record import Kind
-from coffer.keys import rekey, shred
+from coffer.archive.format.record import Kind
 from coffer.keys.errors import ShreddedError, SupersededError
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
-from coffer.keys.tombstone import Reason, Tombstone
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.attention import unindexed
-from coffer.server.config_load import load_config
-from coffer.server.demo import encoded
-from coffer.server.engine import Engine
-from coffer.server.officers import Officer
-from coffer.server.rekeying import Rekeyer
-from coffer.server.rekeyorder import one_study, order
-from coffer.server.rekeywatch import RekeyWatch
+from coffer.keys.keyring import rekey, shred
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.tombstone import Reason, Tombstone
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.server.access.operator import Officer
+from coffer.server.config.load import load_config
+from coffer.server.engine.rekey import Rekeyer
+from coffer.server.keyops.rekey_order import one_study, order
+from coffer.server.keyops.rekey_watch import RekeyWatch
+from coffer.server.main.demo import encoded
+from coffer.server.maintenance.problems import unindexed
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
 from tests.server.filled import flip, part10, run, status, told
 from tests.server.test_shred import UIDS, configure, events, found, put, slices, stopped
 
@@ -326,8 +326,8 @@ def test_a_shred_ends_a_rekey_and_takes_both_keys(archive: Path, phase: rekey.Ph
 
 
 def test_who_holds_the_archive_and_does_not_do_it_is_named(archive: Path) -> None:
-    code = "from coffer.server import rekeyorder as r; from coffer.server.cli import main; r._STILL_SECONDS = 0.3; "
-    code += f"main({[*COMMAND]})"
+    code = "from coffer.server.keyops import rekey_order as r; from coffer.server.cli import main; "
+    code += f"r._STILL_SECONDS = 0.3; main({[*COMMAND]})"
     with engine(write=True):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 6

@@ -12,19 +12,19 @@ import pytest
 from click.testing import Result
 
 from coffer.archive.event import Event
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.record import Kind
-from coffer.keys import rows
+from coffer.archive.format.record import Kind
+from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
-from coffer.keys.keyring import Keyring
-from coffer.keys.rows import EpochState
-from coffer.server import renewalwatch
-from coffer.server.config import AwsKms, Config, Keys, Pkcs11
-from coffer.server.custody import provider_of
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.renewalwatch import RenewalWatch
-from coffer.server.service import Server
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rows import EpochState
+from coffer.server.config.settings import AwsKms, Config, Keys, Pkcs11
+from coffer.server.engine.create import create_archive
+from coffer.server.engine.providers import provider_of
+from coffer.server.keyops import epoch_watch
+from coffer.server.keyops.epoch_watch import RenewalWatch
+from coffer.server.main.service import Server
+from coffer.server.services.engine import Engine
 from tests.keys import softhsm
 from tests.keys.kms_server import kms_server
 from tests.keys.softhsm import SoftHsm
@@ -38,8 +38,8 @@ ROTATION = Kind.KEYRING_ROTATED
 HALF = """
 import os, sys
 from pathlib import Path
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.keys.keyring.keyring import Keyring
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])))
 ring.count() or ring.new_study()
 ring.rotate(lambda *_: os._exit(77))
@@ -47,10 +47,10 @@ ring.rotate(lambda *_: os._exit(77))
 PAST_THE_CHECK = """
 import sys
 from pathlib import Path
-from coffer.archive.folder import ArchiveFolder
-from coffer.keys.keyring import Keyring
-from coffer.server.config_load import load_config
-from coffer.server.custody import provider_of
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.keys.keyring.keyring import Keyring
+from coffer.server.config.load import load_config
+from coffer.server.engine.providers import provider_of
 config = load_config(Path(sys.argv[1]), None)
 folder = ArchiveFolder.open(config.archive)
 Keyring.open(folder.keyring, provider_of(config.keys, folder.archive_id, "pkcs11")).rotate()
@@ -193,7 +193,7 @@ def test_a_renewal_that_fails_is_told_and_costs_nothing(config: Config, hsm: Sof
 def test_a_server_goes_on_with_what_was_stopped_before_it_and_beside_it(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewalwatch, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(epoch_watch, "_POLL_SECONDS", 0.1)
     leave_half_done(config)
     assert epochs_beside(config)[0][2] == "leaving"
     said = beside(config, "keys", "list")
@@ -245,7 +245,7 @@ def test_a_server_that_ends_leaves_what_it_was_moving_half_done(config: Config) 
 
 
 def test_a_server_ends_although_its_provider_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renewalwatch, "_JOIN_SECONDS", 0.2)
+    monkeypatch.setattr(epoch_watch, "_JOIN_SECONDS", 0.2)
     with kms_server() as kms:
         settings = AwsKms(region="eu-central-1", endpoint=kms.url, timeout_seconds=60)
         config = config_of(tmp_path, Keys(provider="aws-kms", aws=settings, check_seconds=60, rotate_days=30))

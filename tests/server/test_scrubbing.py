@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.report import Finding
-from coffer.archive.scrub import Looked
-from coffer.archive.segment import HEADER
-from coffer.server.config_load import load_config
-from coffer.server.engine import Engine
-from coffer.server.scrubbing import Scrubbing
-from coffer.server.service import Server
+from coffer.archive.format.segment import HEADER
+from coffer.archive.verify.report import Finding
+from coffer.archive.verify.scrub import Looked
+from coffer.server.config.load import load_config
+from coffer.server.main.service import Server
+from coffer.server.maintenance.scrub_watch import Scrubbing
+from coffer.server.services.engine import Engine
 from tests.server.filled import flip, free_port, run, study_files, told
 
 QUICK = 1e-7  # days: a pass takes 10 ms

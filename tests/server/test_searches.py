@@ -14,23 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from coffer.index.catalogue import Catalogue
-from coffer.index.locate import Locator
-from coffer.index.table import StudyTable
+from coffer.index.dicom.identifier import encode_identifier
+from coffer.index.query.locate import Locator
+from coffer.index.tables.candidates import StudyTable
+from coffer.index.tables.catalogue import Catalogue
 from coffer.keys.errors import UnavailableError
-from coffer.server.config import Config, Dimse, Http, Keys
-from coffer.server.demo import encoded, sample_study
-from coffer.server.dimse import command as dimse
-from coffer.server.dimse.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
-from coffer.server.dimse.requestor import Requestor
-from coffer.server.dimse.status import status_of
-from coffer.server.find import Finder
-from coffer.server.founding import create_archive
-from coffer.server.identifier import encode_identifier
-from coffer.server.lanes import messages as m
-from coffer.server.lanes.search import Search
-from coffer.server.lanes.turns import Turns
-from coffer.server.service import Server
+from coffer.server.config.settings import Config, Dimse, Http, Keys
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
+from coffer.server.dimse.protocol.requestor import Requestor
+from coffer.server.dimse.protocol.status import status_of
+from coffer.server.engine.create import create_archive
+from coffer.server.main.demo import encoded, sample_study
+from coffer.server.main.service import Server
+from coffer.server.services.find import Finder
+from coffer.server.workers import messages as m
+from coffer.server.workers.search import Search
+from coffer.server.workers.turns import Turns
 from tests.dimse.raw_peer import Broken, Message, RawRequestor
 
 CT = "1.2.840.10008.5.1.4.1.1.2"

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.record import Kind
-from coffer.index.identity import PartId
-from coffer.keys.keyfile import generate_keyfile
-from coffer.keys.overview import Overview, overview
-from coffer.keys.sharetext import parse
-from coffer.keys.store import RowStore
-from coffer.keys.syscalls import SystemCalls
-from coffer.server.config import Config, Dimse, Http, Keys, Storage
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.officers import Officer
-from coffer.server.shareholders import drill, read_shares, recover
-from coffer.server.splitting import split_key
+from coffer.archive.format.record import Kind
+from coffer.index.instance.identity import PartId
+from coffer.keys.disk.syscalls import SystemCalls
+from coffer.keys.keyring.overview import Overview, overview
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.providers.key_file import generate_keyfile
+from coffer.keys.shares.text import parse
+from coffer.server.access.operator import Officer
+from coffer.server.config.settings import Config, Dimse, Http, Keys, Storage
+from coffer.server.engine.create import create_archive
+from coffer.server.keyops.share_files import split_key
+from coffer.server.keyops.share_recovery import drill, read_shares, recover
+from coffer.server.services.engine import Engine
 
 CHANGES = ("open", "writev", "rename", "mkdir", "link", "unlink")
 WHO = Officer("Meyer", "pacs")

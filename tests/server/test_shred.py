@@ -12,30 +12,30 @@ import pytest
 from click.testing import CliRunner
 from pydicom.dataset import Dataset
 
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.lock import WriterLock
+from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
-from coffer.archive.record import Kind
-from coffer.index.store import IndexStore
-from coffer.index.tables import INSTANCE, SERIES, STUDY
-from coffer.keys import rows, shred
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.writer_lock import WriterLock
+from coffer.index.backends.lmdb_store import IndexStore
+from coffer.index.tables.sealed_rows import INSTANCE, SERIES, STUDY
 from coffer.keys.buffer import Buffer
 from coffer.keys.clock import clock_ms
+from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.errors import AccessDeniedError, ShreddedError
-from coffer.keys.keyfile import KeyFileProvider
-from coffer.keys.keyring import Keyring
-from coffer.keys.store import RowStore
-from coffer.keys.syscalls import SystemCalls
+from coffer.keys.keyring import rows, shred
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.server.access.operator import Officer
 from coffer.server.cli import main
-from coffer.server.config_load import load_config
-from coffer.server.demo import sample_study
-from coffer.server.doomed import Doomed, by_study
-from coffer.server.engine import Engine
-from coffer.server.holds import Hold, Holds, keeping
-from coffer.server.keywatch import KeyWatch
-from coffer.server.officers import Officer
-from coffer.server.service import Server
-from coffer.server.shredding import Deed, Shredding, wait_until_compacted
+from coffer.server.config.load import load_config
+from coffer.server.erasure.shred import Deed, Shredding, wait_until_compacted
+from coffer.server.keyops.provider_watch import KeyWatch
+from coffer.server.main.demo import sample_study
+from coffer.server.main.service import Server
+from coffer.server.retention.holds import Hold, Holds, keeping
+from coffer.server.retention.selection import Doomed, by_study
+from coffer.server.services.engine import Engine
 from tests.server.filled import free_port, part10, run, told
 
 BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"

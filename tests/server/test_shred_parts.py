@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from coffer.archive.record import Kind
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.config_load import load_config
-from coffer.server.demo import encoded, sample_study
-from coffer.server.doomed import by_study
-from coffer.server.engine import Engine
-from coffer.server.officers import Officer
-from coffer.server.shredding import Deed, Shredding
+from coffer.archive.format.record import Kind
+from coffer.server.access.operator import Officer
+from coffer.server.config.load import load_config
+from coffer.server.erasure.shred import Deed, Shredding
+from coffer.server.main.demo import encoded, sample_study
+from coffer.server.retention.selection import by_study
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
 from tests.server.filled import free_port, part10, run, told
 
 STUDY = "1.2.3"

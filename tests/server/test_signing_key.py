@@ -9,25 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.certificate import Certificate
-from coffer.archive.checkpoint import read_checkpoint
-from coffer.archive.folder import ArchiveFolder
-from coffer.archive.lock import WriterLock
+from coffer.archive.format.record import Kind
 from coffer.archive.reader import LogReader
-from coffer.archive.record import Kind
-from coffer.archive.succession import endorse, read_succession
-from coffer.keys import rows, signingkey
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.writer_lock import WriterLock
+from coffer.archive.tree.certificate import Certificate
+from coffer.archive.tree.checkpoint import read_checkpoint
+from coffer.archive.tree.key_history import endorse, read_succession
+from coffer.keys.crypto.signing import CheckpointSigner
+from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.errors import IntegrityError
-from coffer.keys.keyring import Keyring
-from coffer.keys.secret import Secret
-from coffer.keys.signing import CheckpointSigner
-from coffer.keys.store import RowStore
-from coffer.keys.syscalls import SystemCalls
-from coffer.server.config_load import load_config
-from coffer.server.custody import open_keyring, provider_of
-from coffer.server.engine import Engine
-from coffer.server.officers import Officer
-from coffer.server.signatory import order
+from coffer.keys.keyring import rows, signing_key
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.memory.secret import Secret
+from coffer.server.access.operator import Officer
+from coffer.server.config.load import load_config
+from coffer.server.engine.checkpoint_signer import order
+from coffer.server.engine.providers import open_keyring, provider_of
+from coffer.server.services.engine import Engine
 from tests.archive.auditor import AUDITOR, PROVER
 from tests.server.filled import run, told
 from tests.server.test_rekey import serving
@@ -68,7 +68,7 @@ def test_a_new_key_is_endorsed_and_the_old_one_is_gone(archive: Path) -> None:
     made = told("keys", "rotate-signing", "--reason", "yearly", "--officer", "Meyer")
     assert (made["generation"], made["old_verifier_key"], made["resumed"]) == (2, first, False)
     ring = keyring()
-    assert signingkey.current(ring).vkey(folder().origin) == made["verifier_key"] == read_succession(folder()).current
+    assert signing_key.current(ring).vkey(folder().origin) == made["verifier_key"] == read_succession(folder()).current
     assert (ring.row(rows.NEXT_SIGNING_KEY), ring.row(rows.SIGNING_KEY) == old) == (None, False)
     ring.close()
     assert "reason" in run("keys", "rotate-signing", "--reason", " ", code=12).output
@@ -127,7 +127,7 @@ def test_beside_a_running_server_the_server_does_it(archive: Path, monkeypatch: 
     assert len(events(Kind.SIGNING_KEY_ROTATED)) == 1
     keys = read_succession(folder())
     assert keys.signers(folder().checkpoint.read_bytes()) == [2]
-    monkeypatch.setattr("coffer.server.signatory._WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("coffer.server.engine.checkpoint_signer._WAIT_SECONDS", 0.2)
     with WriterLock(folder().lock, "coffer put", 0):  # whoever writes here looks at no order
         assert "coffer put" in run("keys", "rotate-signing", "--reason", "r", code=6).output
     assert told("keys", "rotate-signing", "--reason", "r")["resumed"] is True
@@ -152,7 +152,7 @@ def test_certificates_over_a_change_hold_for_who_has_the_first_key(archive: Path
     assert len(made.endorsements) == 2
     body = made.serialize()
     ring = keyring()
-    now = signingkey.current(ring)
+    now = signing_key.current(ring)
     ring.close()
     run("keys", "rotate-signing", "--reason", "r")
     assert Certificate.open(now.sign_note(folder().origin, body), first) == made  # by the old key, made again
@@ -170,10 +170,10 @@ def test_certificates_over_a_change_hold_for_who_has_the_first_key(archive: Path
 def stopped_after_the_endorsement(ring: Keyring) -> str:
     """Order another key and endorse it; the verifier key that is to sign."""
     new = order(ring, folder(), "r", Officer("Meyer", "meyer"))
-    signer, last = signingkey.pending(ring), read_checkpoint(folder())
+    signer, last = signing_key.pending(ring), read_checkpoint(folder())
     assert signer is not None
     assert last is not None
-    endorse(folder(), signingkey.current(ring), signer, last)
+    endorse(folder(), signing_key.current(ring), signer, last)
     return new
 
 
@@ -190,7 +190,7 @@ def test_the_old_key_signs_all_that_came_before_and_nothing_after(archive: Path)
         assert engine.sign_checkpoint() is not None
         keys = read_succession(engine.folder)
         assert keys.signers(engine.folder.checkpoint.read_bytes()) == [3]
-        assert keys.current == signingkey.current(engine.keyring).vkey(engine.folder.origin) == new
+        assert keys.current == signing_key.current(engine.keyring).vkey(engine.folder.origin) == new
 
 
 def test_a_loss_between_endorsement_and_change_loses_no_key(archive: Path) -> None:
@@ -215,7 +215,7 @@ def test_epochs_and_signing_keys_change_beside_each_other(archive: Path) -> None
     ring = keyring()
     new = order(ring, folder(), "r", Officer("Meyer", "meyer"))
     ring.rotate()
-    assert signingkey.pending(ring) is not None
+    assert signing_key.pending(ring) is not None
     ring.close()
     assert told("keys", "list")["signing_key"]["changing"] is True  # type: ignore[index]
     run("keys", "destroy", "1", "--yes")

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from coffer.archive.record import Kind
+from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import UnavailableError
-from coffer.server import signorder
-from coffer.server.config import Config, Http, Keys, Storage
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.service import Server
+from coffer.server.config.settings import Config, Http, Keys, Storage
+from coffer.server.engine.create import create_archive
+from coffer.server.mailbox import sign_order
+from coffer.server.main.service import Server
+from coffer.server.services.engine import Engine
 
 
 @pytest.fixture
@@ -30,22 +30,22 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 def test_an_order_is_answered_by_a_checkpoint_over_all_that_was_there(engine: Engine) -> None:
     engine.record_event(Kind.STATE, {"what": "test"})
-    asking = threading.Thread(target=signorder.ask, args=(engine.keyring, engine.folder))
+    asking = threading.Thread(target=sign_order.ask, args=(engine.keyring, engine.folder))
     asking.start()
-    while not signorder.asked(engine.keyring):
+    while not sign_order.asked(engine.keyring):
         assert asking.is_alive(), "it did not wait"
     assert asking.is_alive()
     engine.sign_checkpoint()
     asking.join(10)
     assert not asking.is_alive()
     assert engine.log.signed_size == engine.log.next_seq == 1
-    assert signorder.asked(engine.keyring) == []
+    assert sign_order.asked(engine.keyring) == []
 
 
 def test_an_order_is_answered_where_nothing_is_new(engine: Engine) -> None:
     engine.keyring.amend([(b"O" + bytes(8), bytes(8))])
     assert engine.sign_checkpoint() is None
-    assert signorder.asked(engine.keyring) == []
+    assert sign_order.asked(engine.keyring) == []
 
 
 def test_an_order_stays_while_nothing_can_be_signed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,22 +57,22 @@ def test_an_order_stays_while_nothing_can_be_signed(engine: Engine, monkeypatch:
     monkeypatch.setattr(engine.keyring, "remember", fails)
     with pytest.raises(UnavailableError, match="no disk"):
         engine.sign_checkpoint()
-    assert signorder.asked(engine.keyring) == [b"O" + bytes(8)]
+    assert sign_order.asked(engine.keyring) == [b"O" + bytes(8)]
 
 
 def test_an_order_that_nobody_answers_is_withdrawn(engine: Engine) -> None:
     with pytest.raises(UnavailableError, match="has signed nothing for 0 s") as caught:
-        signorder.ask(engine.keyring, engine.folder, patience_seconds=0.3)
+        sign_order.ask(engine.keyring, engine.folder, patience_seconds=0.3)
     assert "readyz" in caught.value.hint()
-    assert signorder.asked(engine.keyring) == []
+    assert sign_order.asked(engine.keyring) == []
 
 
 def test_an_order_that_was_left_behind_counts_no_more_after_a_while(engine: Engine) -> None:
     engine.keyring.amend([(b"O" + bytes(8), (1_000_000).to_bytes(8, "big"))])
-    assert signorder.is_waited_for(engine.keyring, 1_000_000 + 60_000)
-    assert not signorder.is_waited_for(engine.keyring, 1_000_000 + 120_000)
+    assert sign_order.is_waited_for(engine.keyring, 1_000_000 + 60_000)
+    assert not sign_order.is_waited_for(engine.keyring, 1_000_000 + 120_000)
     engine.sign_checkpoint()
-    assert signorder.asked(engine.keyring) == []
+    assert sign_order.asked(engine.keyring) == []
 
 
 def test_an_order_that_cannot_be_followed_is_told_once_and_tried_with_pauses(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from coffer.server import watched as module
-from coffer.server.watched import Watched
+from coffer.server.host import watched as module
+from coffer.server.host.watched import Watched
 
 
 @pytest.fixture(autouse=True)

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from coffer.server import signatory
-from coffer.server.api import Caller, StoreRequest
-from coffer.server.config import Config, Http, Keys
-from coffer.server.demo import encoded
-from coffer.server.engine import Engine
-from coffer.server.founding import create_archive
-from coffer.server.officers import Officer
-from coffer.server.rekeyorder import carry_out, one_study, order
+from coffer.server.access.operator import Officer
+from coffer.server.config.settings import Config, Http, Keys
+from coffer.server.engine import checkpoint_signer
+from coffer.server.engine.create import create_archive
+from coffer.server.keyops.rekey_order import carry_out, one_study, order
+from coffer.server.main.demo import encoded
+from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.engine import Engine
 
 FOLDER = Path(__file__).parent / "archive"
 CT, SR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.88.11"
@@ -66,7 +66,9 @@ def main() -> None:
             assert reception.finish().error is None
         begun = order(engine, one_study(engine, "2.25.7001"), "the format has rekeys", Officer("Golden", "golden"))
         carry_out(engine, begun, lambda _done, _total: None)
-        signatory.order(engine.keyring, engine.folder, "the format has endorsements", Officer("Golden", "golden"))
+        checkpoint_signer.order(
+            engine.keyring, engine.folder, "the format has endorsements", Officer("Golden", "golden")
+        )
         engine.settle()
     for disposable in ("index", "spool", "lost+found", "LOCK"):
         path = FOLDER / "archive" / disposable

@@ -6,14 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from coffer.archive.entry import Position
-from coffer.index.entry import InstanceEntry
+from coffer.archive.format.entry import Position
 from coffer.index.index import Index
-from coffer.index.rows import Version
-from coffer.keys.derive import INDEX_TOKEN, derive
-from coffer.keys.keyring import Keyring
-from coffer.keys.secret import Secret
-from coffer.keys.studykey import StudyKey
+from coffer.index.instance.entry import InstanceEntry
+from coffer.index.tables.rows import Version
+from coffer.keys.crypto.derive import INDEX_TOKEN, derive
+from coffer.keys.crypto.study_key import StudyKey
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.memory.secret import Secret
 
 ARCHIVE_ID, KEY_ID = bytes(range(16)), bytes(range(16, 32))
 SOP = "1.2.3.4"

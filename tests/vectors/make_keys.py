@@ -16,20 +16,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from coffer.keys import (
-    derive,
-    rekey,
-    rows,
-    shred,
-    signingkey,
-    splitting,
-)
-from coffer.keys.keyfile import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
-from coffer.keys.keyring import Keyring
-from coffer.keys.secret import Secret
-from coffer.keys.shares import Group, Share, combine
-from coffer.keys.sharetext import render
-from coffer.keys.studykey import StudyKey
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.shamir import Group, Share, combine
+from coffer.keys.crypto.study_key import StudyKey
+from coffer.keys.keyring import rekey, rows, shred, signing_key
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from coffer.keys.shares import groups
+from coffer.keys.shares.text import render
 
 FOLDER = Path(__file__).parent / "keys"
 PASSPHRASE = b"correct horse battery staple"
@@ -75,7 +70,7 @@ def _event(made: rekey.Rekey) -> tuple[bytes, bytes]:
 
 def _split(keyring: Keyring, of: Group) -> None:
     event = rows.EVENT_PREFIX + of.group, of.encode()
-    splitting.begin(keyring, of, splitting.place_of(Path("/media/stick/shares")), event)
+    groups.begin(keyring, of, groups.place_of(Path("/media/stick/shares")), event)
 
 
 def make(folder: Path) -> None:
@@ -85,7 +80,7 @@ def make(folder: Path) -> None:
     provider = KeyFileProvider(folder / "keyfile", lambda: Secret(PASSPHRASE), random)
     keyring = Keyring.create(folder / "keyring", provider, ARCHIVE_ID, random, clock)
     studies = [keyring.new_study(), *keyring.new_studies(2)]
-    signer = signingkey.current(keyring)
+    signer = signing_key.current(keyring)
     expected: dict[str, Any] = {
         "passphrase": PASSPHRASE.decode(),
         "archive_id": ARCHIVE_ID.hex(),
@@ -96,8 +91,8 @@ def make(folder: Path) -> None:
     }
     shares = keyring.divide(2, 3)
     _split(keyring, shares[0].of)
-    splitting.end(keyring, shares[0].of)
-    splitting.burn(
+    groups.end(keyring, shares[0].of)
+    groups.burn(
         keyring, shares[0].of, [3], SHREDDED_MS, lambda burned: (rows.EVENT_PREFIX + b"burned", burned.encode())
     )
     expected["burned"] = {shares[0].of.group.hex(): [0b100, 0]}
@@ -122,8 +117,8 @@ def make(folder: Path) -> None:
         expected["studies"][made.key_id.hex()] = _values(made)
     unfinished = keyring.divide(2, 2)[0].of
     _split(keyring, unfinished)
-    expected["unfinished"] = {unfinished.group.hex(): splitting.place_of(Path("/media/stick/shares")).hex()}
-    signingkey.begin(keyring, random, SHREDDED_MS, lambda _: (rows.EVENT_PREFIX + b"signing key", NAMES[0]))
+    expected["unfinished"] = {unfinished.group.hex(): groups.place_of(Path("/media/stick/shares")).hex()}
+    signing_key.begin(keyring, random, SHREDDED_MS, lambda _: (rows.EVENT_PREFIX + b"signing key", NAMES[0]))
     keyring.close()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "keyring" / "lock.mdb").unlink()

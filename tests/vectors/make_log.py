@@ -12,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from coffer.archive.entry import Entry
-from coffer.archive.folder import ArchiveFolder
+from coffer.archive.format.entry import Entry
+from coffer.archive.format.record import Flags, Kind
 from coffer.archive.log import LogWriter
-from coffer.archive.record import Flags, Kind
-from coffer.archive.succession import endorse
-from coffer.keys.secret import Secret
-from coffer.keys.signing import CheckpointSigner
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.key_history import endorse
+from coffer.keys.crypto.signing import CheckpointSigner
+from coffer.keys.memory.secret import Secret
 
 FOLDER = Path(__file__).parent / "log"
 ORIGIN = "archive.example/golden-log"

@@ -1,0 +1,71 @@
+"""Seal a stored body again under another key: the same data set inside, another key, content id and salt outside.
+
+Rule: nothing is coded again. What was sealed is opened, its data set is held against its SHA-256, and the result is
+opened once more and compared before it is given to anybody. No plaintext leaves memory.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+from coffer.archive.body.sealed_body import BodyContext, BodyReader
+from coffer.archive.body.spool import sealed_file
+from coffer.archive.format.entry import SealedFile
+from coffer.archive.store.free_space import Room
+from coffer.keys.crypto import aead
+from coffer.keys.disk.reading import read_exactly
+from coffer.keys.errors import IntegrityError
+from coffer.keys.memory.secret import Secret
+
+__all__ = ["reseal"]
+
+
+def reseal(  # noqa: PLR0917  # as `archive.body.sealed_body.seal_body`
+    body: BodyReader, meta: bytes, key: Secret, context: BodyContext, salt: bytes, room: Room, *, in_memory: bool
+) -> bytes | SealedFile:
+    """Seal what `body` holds, with `meta` for what was recorded beside it, under `key` and `context`.
+
+    `salt` is 24 fresh random bytes.
+
+    In memory the sealed bytes are returned, else they are in a new file in `room`, which is the caller's to delete.
+    Raises IntegrityError where the body is not what was sealed, UnavailableError where the disk does not take it.
+    """
+    for _ in body.chunks():
+        pass
+    length_inside = body.plain_length_with(meta)
+    sealer = aead.Sealer(key, context.bind(length_inside), salt)
+    if in_memory:
+        sealed = sealer.header + b"".join(map(sealer.update, body.plain(meta))) + sealer.finish()
+        _compare(body, meta, key, context, lambda at, length: sealed[at : at + length], len(sealed))
+        return sealed
+    room.require(2 * aead.sealed_length(length_inside))  # in the log it takes as much again
+    digest, length = hashlib.sha256(), 0
+    with sealed_file(room) as (path, out):
+
+        def put(part: bytes) -> None:
+            nonlocal length
+            room.require(len(part))
+            digest.update(part)
+            length += out.write(part)
+
+        put(sealer.header)
+        for part in body.plain(meta):
+            put(sealer.update(part))
+        put(sealer.finish())
+        out.flush()
+        _compare(body, meta, key, context, _reading(out.fileno()), length)
+    return SealedFile(path, length, digest.digest())
+
+
+def _reading(fd: int) -> Callable[[int, int], bytes]:
+    return lambda at, length: read_exactly(fd, at, length)
+
+
+def _compare(  # noqa: PLR0917
+    body: BodyReader, meta: bytes, key: Secret, context: BodyContext, read: Callable[[int, int], bytes], total: int
+) -> None:
+    """Open what was sealed: its SHA-256 is checked by `chunks`, so the two data sets are the same bit for bit."""
+    with BodyReader(key, context, read, total) as again:
+        for _ in again.chunks():
+            pass
+        if (again.sha256, again.length, again.meta) != (body.sha256, body.length, meta):
+            raise IntegrityError("an object that was sealed again is not the same", hint="report this fault of ours")

@@ -1,0 +1,201 @@
+"""The sealed body of an object: what was received, what was recorded beside it, coded in frames and encrypted.
+
+Rule: the cipher is C2SP chunked encryption under one key derived for this body; its context binds archive, study key,
+content id, kind and length, so a body opens in one place only. Lengths inside are authenticated and still checked.
+"""
+
+import hashlib
+import struct
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from types import TracebackType
+from typing import Final, Self, TypeAlias
+
+from coffer.archive.body.frame_encoder import Draft
+from coffer.archive.body.spool import Spool, sealed_file
+from coffer.archive.codec import frames
+from coffer.archive.format.entry import SealedFile
+from coffer.archive.store.free_space import Room
+from coffer.keys.buffer import Buffer
+from coffer.keys.crypto import aead
+from coffer.keys.errors import FormatError, IntegrityError
+from coffer.keys.memory.secret import Secret
+
+VERSION: Final = 1
+HEAD: Final = struct.Struct(">BHQ32sII")  # version, codec, data set length, its SHA-256, meta length, frames
+FRAME: Final = struct.Struct(">II")  # coded length, plain length
+CONTEXT: Final = struct.Struct(">15s16s16s32sHQ")
+_CONTEXT_LABEL: Final = b"coffer/blob/v1\0"
+MAX_META_BYTES: Final = 1 << 20
+MAX_FRAMES: Final = 1 << 26
+_KEPT_FRAMES: Final = 4
+
+Memory: TypeAlias = Callable[[int], memoryview]  # so many bytes to write to
+
+
+def own_memory(length: int) -> memoryview:
+    """Fresh memory of this process."""
+    return memoryview(bytearray(length))
+
+
+@dataclass(frozen=True, slots=True)
+class BodyContext:
+    """Where a body belongs: ids of archive and study key (16 bytes each), content id (32), kind of its record."""
+
+    archive_id: bytes
+    study_key_id: bytes
+    content_id: bytes
+    kind: int
+
+    def bind(self, plain_bytes: int) -> bytes:
+        """The cipher's context for a body of `plain_bytes`."""
+        return CONTEXT.pack(_CONTEXT_LABEL, self.archive_id, self.study_key_id, self.content_id, self.kind, plain_bytes)
+
+
+def seal_body(  # noqa: PLR0917  # the parts of a body in their order
+    key: Secret, context: BodyContext, meta: bytes, draft: Draft, salt: bytes, room: Room, memory: Memory
+) -> memoryview | SealedFile:
+    """Seal a finished draft.
+
+    Where its frames are in memory they are sealed into what `memory` gives, which is returned; frames in a file are
+    sealed into a new file in `room`, with memory for a few of them. That file is the caller's to delete. Raises
+    UnavailableError.
+    """
+    head = HEAD.pack(VERSION, frames.CODEC_FRAMES, draft.size, draft.sha256(), len(meta), len(draft.frames))
+    head += meta + b"".join(FRAME.pack(coded, plain) for coded, plain in draft.frames)
+    if not draft.coded.is_in_memory:
+        return _seal_to_file(key, context, head, draft.coded, salt, room)
+    plain = len(head) + draft.coded.size
+    sealed = memory(aead.sealed_length(plain))
+    aead.Sealer(key, context.bind(plain), salt).into((head, *draft.coded.parts()), sealed)
+    return sealed
+
+
+def _seal_to_file(  # noqa: PLR0917
+    key: Secret, context: BodyContext, head: bytes, coded: Spool, salt: bytes, room: Room
+) -> SealedFile:
+    plain = len(head) + coded.size
+    room.require(2 * aead.sealed_length(plain))  # in the log it takes as much again
+    sealer = aead.Sealer(key, context.bind(plain), salt)
+    digest, length = hashlib.sha256(), 0
+    with sealed_file(room) as (path, out):
+        for part in _parts(sealer, head, coded):
+            room.require(len(part))  # others write too
+            digest.update(part)
+            length += out.write(part)
+    return SealedFile(path, length, digest.digest())
+
+
+def _parts(sealer: aead.Sealer, head: bytes, coded: Spool) -> Iterator[bytes]:
+    yield sealer.header
+    yield sealer.update(head)
+    for start in range(0, coded.size, frames.FRAME_BYTES):
+        yield sealer.update(coded.read(start, start + frames.FRAME_BYTES))
+    yield sealer.finish()
+
+
+class BodyReader:
+    """An opened body; reads and decrypts what is asked for.
+
+    `read_sealed(offset, length)` gives bytes of the sealed body, `total` is its length. Use as a context manager.
+    Every method raises IntegrityError for bytes that are not what was sealed; nothing unverified is returned.
+    """
+
+    def __init__(
+        self, key: Secret, context: BodyContext, read_sealed: Callable[[int, int], Buffer], total: int
+    ) -> None:
+        self._read_sealed = read_sealed
+        self.plain_length = plain = aead.plain_length(total)
+        self._opener = aead.Opener(key, context.bind(plain), bytes(read_sealed(0, aead.HEADER)), total)
+        if plain < HEAD.size:
+            raise FormatError("a body is too short")
+        first = self._open(0, min(plain, aead.CHUNK))
+        version, coding, self.length, self.sha256, meta_length, frames = HEAD.unpack_from(first)
+        if version != VERSION or coding != frames.CODEC_FRAMES:
+            raise FormatError(f"body version {version} is unknown", hint="open it with a newer Coffer")
+        table_at = HEAD.size + meta_length
+        frames_at = table_at + frames * FRAME.size
+        if meta_length > MAX_META_BYTES or frames > MAX_FRAMES or frames_at > plain:
+            raise FormatError("a body has impossible lengths")
+        self.codec = coding
+        head = first if frames_at <= len(first) else self._open(0, frames_at)
+        self.meta = bytes(head[HEAD.size : table_at])
+        rows = list(FRAME.iter_unpack(head[table_at:frames_at]))
+        self._plain_at = [0, *accumulate(length for _, length in rows)]
+        self._coded_at = list(accumulate((n for n, _ in rows), initial=frames_at))
+        if self._plain_at[-1] != self.length or self._coded_at[-1] != plain:
+            raise FormatError("the frames of a body do not add up")
+        if any(length > frames.FRAME_BYTES or coded > 2 * frames.FRAME_BYTES for coded, length in rows):
+            raise FormatError("a frame of a body is too long")
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._kept.clear()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The data set frame by frame. Its SHA-256 is checked before the last frame is given."""
+        digest = hashlib.sha256()
+        last = len(self._plain_at) - 2
+        for index, coded in enumerate(self._coded()):
+            frame = self._decoded(index, coded)
+            digest.update(frame)
+            if index == last and digest.digest() != self.sha256:
+                raise IntegrityError("the data set does not match its SHA-256", hint="run coffer verify")
+            yield frame
+
+    def _coded(self) -> Iterator[memoryview]:
+        """Every frame as it is coded. Small ones are opened together: a chunk that several lie in is opened once."""
+        index, at = 0, self._coded_at
+        while index < len(at) - 1:
+            beyond = max(bisect_right(at, at[index] + frames.FRAME_BYTES) - 1, index + 1)
+            base = at[index]
+            opened = self._open(base, at[beyond])
+            yield from (opened[start - base : stop - base] for start, stop in pairwise(at[index : beyond + 1]))
+            index = beyond
+
+    def plain(self, meta: bytes) -> Iterator[Buffer]:
+        """Everything that was sealed, in pieces, with `meta` in the place of what was recorded: what another key can
+        seal again. It has `plain_length_with(meta)` bytes."""
+        table_at = HEAD.size + len(self.meta)
+        yield HEAD.pack(VERSION, self.codec, self.length, self.sha256, len(meta), len(self._plain_at) - 1) + meta
+        for start in range(table_at, self.plain_length, frames.FRAME_BYTES):
+            yield self._open(start, min(start + frames.FRAME_BYTES, self.plain_length))
+
+    def plain_length_with(self, meta: bytes) -> int:
+        """How many bytes `plain` gives."""
+        return self.plain_length - len(self.meta) + len(meta)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Data set bytes [start, stop), fewer at the end."""
+        stop = min(stop, self.length)
+        out = []
+        while start < stop:
+            index = self._index_of(start)
+            frame = self._kept.get(index)
+            if frame is None:
+                frame = self._kept[index] = self._frame(index)
+                if len(self._kept) > _KEPT_FRAMES:
+                    self._kept.popitem(last=False)
+            base = self._plain_at[index]
+            part = frame[start - base : stop - base]
+            out.append(part)
+            start += len(part)
+        return b"".join(out)
+
+    def _index_of(self, at: int) -> int:
+        return bisect_right(self._plain_at, at) - 1
+
+    def _frame(self, index: int) -> bytes:
+        return self._decoded(index, self._open(self._coded_at[index], self._coded_at[index + 1]))
+
+    def _decoded(self, index: int, coded: memoryview) -> bytes:
+        return frames.decode(coded, self._plain_at[index + 1] - self._plain_at[index])
+
+    def _open(self, start: int, stop: int) -> memoryview:
+        return self._opener.open_range(self._read_sealed, start, stop)

@@ -1,0 +1,187 @@
+"""Code a data set in independent frames of at most 1 MiB, each by whatever suits it; lossless by construction.
+
+Rule: compression never decides whether something is stored. A frame says by its first byte how it was coded; where the
+layout does not fit, or nothing helps, the bytes are kept as they are. Decoding trusts no length before it is checked.
+"""
+
+import struct
+import threading
+from collections.abc import Iterator
+from itertools import accumulate, count, pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+import zstandard
+
+from coffer.archive.codec import bitplanes, pixels
+from coffer.archive.codec.dictionary import HEADERS
+from coffer.archive.codec.pixels import Filter, PixelLayout
+from coffer.archive.codec.scratch import Scratches
+from coffer.keys.errors import FormatError
+
+FRAME_BYTES: Final = 1 << 20
+# Body codec ids: what may stand in a body's frames.
+CODEC_FRAMES: Final = 1
+
+RAW, ZSTD, PIXELS, SHORT = 0, 1, 2, 3
+_PIXEL_HEADER: Final = struct.Struct(">BBBBI")  # method, filter, bytes a word (high bit: big endian), step, words a row
+_BIG: Final = 0x80
+_LEVEL: Final = 3
+_SHORT_BYTES: Final = 64 << 10  # up to this a dictionary is worth more than it costs
+# Residuals hardly ever repeat: looking for matches costs half of the time and gains nothing but in long runs. What is
+# left of zstd is its entropy coder.
+_FOR_PIXELS: Final = zstandard.ZstdCompressionParameters(
+    window_log=20, hash_log=6, chain_log=6, search_log=1, min_match=7, strategy=zstandard.STRATEGY_FAST
+)
+_SAMPLE_BYTES: Final = 32 << 10
+_WORTH: Final = 0.97  # a frame that does not get smaller than this share is kept raw: reading it costs nothing
+_WORD_BYTES: Final = {8: 1, 16: 2, 32: 4}
+_LARGEST_ROW: Final = FRAME_BYTES // 2
+
+
+class Piece(NamedTuple):
+    """A stretch of the data set that makes one frame; `layout` where it is rows of pixels."""
+
+    start: int
+    stop: int
+    layout: PixelLayout | None
+
+
+def cuts(layout: PixelLayout | None) -> Iterator[Piece]:
+    """Where to cut a data set of which only the beginning may be known: pixels by whole rows, the rest
+    every FRAME_BYTES. Never ends; the data set's own end cuts the last frame.
+    """
+    end = 0
+    if layout is not None and _fits(layout):
+        row, rows = _row_bytes(layout), layout.rows * layout.frames
+        needed = -(-row * rows // FRAME_BYTES)
+        step = row * min(-(-rows // needed), FRAME_BYTES // row)  # of about one size each
+        end = layout.offset + row * rows
+        for start in range(0, layout.offset, FRAME_BYTES):
+            yield Piece(start, min(start + FRAME_BYTES, layout.offset), None)
+        for start in range(layout.offset, end, step):
+            yield Piece(start, min(start + step, end), layout)
+    for start in count(end, FRAME_BYTES):
+        yield Piece(start, start + FRAME_BYTES, None)
+
+
+def _row_bytes(layout: PixelLayout) -> int:
+    return layout.columns * layout.samples * layout.bits_allocated // 8
+
+
+def _fits(layout: PixelLayout) -> bool:
+    """Whether the hint can be true."""
+    if layout.bits_allocated not in _WORD_BYTES or not 1 <= layout.samples <= 4:
+        return False
+    if min(layout.offset, layout.length) < 0 or min(layout.rows, layout.columns, layout.frames) < 1:
+        return False
+    row = _row_bytes(layout)
+    return row <= _LARGEST_ROW and 1024 <= row * layout.rows * layout.frames <= layout.length
+
+
+_DICTIONARY: Final = zstandard.ZstdCompressionDict(HEADERS, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+_DICTIONARY.precompute_compress(level=_LEVEL)
+
+
+class _Contexts(threading.local):
+    """zstd contexts are expensive to make and not to be shared between threads."""
+
+    def __init__(self) -> None:
+        self.plain = zstandard.ZstdCompressor(level=_LEVEL)
+        self.pixels = zstandard.ZstdCompressor(compression_params=_FOR_PIXELS)
+        self.short = zstandard.ZstdCompressor(level=_LEVEL, dict_data=_DICTIONARY)
+        self.expander = zstandard.ZstdDecompressor(dict_data=_DICTIONARY, max_window_size=1 << 23)
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 23)
+
+
+_contexts = _Contexts()
+_scratches = Scratches(FRAME_BYTES + 4 * bitplanes.BLOCK)
+
+
+def encode(data: bytes | bytearray | memoryview, layout: PixelLayout | None) -> bytes:
+    """One coded frame of at most FRAME_BYTES of data; `layout` where it is whole rows of pixels. Never fails."""
+    if layout is not None:
+        return _encode_pixels(data, layout)
+    if len(data) > 2 * _SAMPLE_BYTES:
+        middle = len(data) // 2
+        sample = _contexts.pixels.compress(data[middle : middle + _SAMPLE_BYTES])
+        if len(sample) > _WORTH * _SAMPLE_BYTES:
+            return bytes((RAW,)) + data
+    method, coder = (SHORT, _contexts.short) if len(data) <= _SHORT_BYTES else (ZSTD, _contexts.plain)
+    coded = coder.compress(data)
+    return bytes((method,)) + coded if len(coded) <= _WORTH * len(data) else bytes((RAW,)) + data
+
+
+def _encode_pixels(data: bytes | bytearray | memoryview, layout: PixelLayout) -> bytes:
+    word_bytes = _WORD_BYTES[layout.bits_allocated]
+    width, step = layout.columns * layout.samples, layout.samples
+    words = pixels.words_of(data, word_bytes, big_endian=layout.big_endian)
+    choice = pixels.choose(words, width, step)
+    with _scratches.one() as scratch:
+        filtered = pixels.apply(words, width, choice, step, scratch)
+        streams = bitplanes.split(filtered, scratch, is_signed=choice is not Filter.NONE)
+    coded = [_contexts.pixels.compress(stream.data) if len(stream) else b"" for stream in streams]
+    form = word_bytes | (_BIG if layout.big_endian else 0)
+    head = _PIXEL_HEADER.pack(PIXELS, choice, form, step, width)
+    frame = b"".join((head, struct.pack(f">{len(coded)}I", *map(len, coded)), *coded))
+    return frame if len(frame) <= _WORTH * len(data) else bytes((RAW,)) + data
+
+
+def decode(coded: bytes | memoryview, length: int) -> bytes:
+    """The `length` bytes that a frame was made of. Raises FormatError for anything `encode` would not have made."""
+    if not len(coded) or not 0 <= length <= FRAME_BYTES:
+        raise FormatError("a coded frame has an impossible length")
+    method = coded[0]
+    if method == RAW:
+        data = bytes(coded[1:])
+    elif method == ZSTD:
+        data = _inflate(coded[1:], length)
+    elif method == SHORT:
+        data = _inflate(coded[1:], length, _contexts.expander)
+    elif method == PIXELS:
+        data = _decode_pixels(coded, length)
+    else:
+        raise FormatError(f"coding method {method} is unknown", hint="open it with a newer Coffer")
+    if len(data) != length:
+        raise FormatError("a coded frame has another length than it says")
+    return data
+
+
+def _decode_pixels(coded: bytes | memoryview, length: int) -> bytes:
+    if len(coded) < _PIXEL_HEADER.size:
+        raise FormatError("a coded frame is cut")
+    _, choice, form, step, width = _PIXEL_HEADER.unpack_from(coded)
+    word_bytes = form & ~_BIG
+    known = choice < len(Filter) and word_bytes in _WORD_BYTES.values() and 1 <= step <= 4
+    if not known or not length or not width or width % step or length % (width * word_bytes):
+        raise FormatError("a coded frame has an impossible shape")
+    n_words = length // word_bytes
+    lengths = struct.Struct(f">{bitplanes.WIDE + word_bytes}I")
+    at = _PIXEL_HEADER.size + lengths.size
+    if len(coded) < at:
+        raise FormatError("a coded frame is cut")
+    ends = list(accumulate(lengths.unpack_from(coded, _PIXEL_HEADER.size), initial=at))
+    if ends[-1] != len(coded):
+        raise FormatError("a coded frame has another length than it says")
+    parts = [coded[start:end] for start, end in pairwise(ends)]
+    layers = bitplanes.Strata(_plane(parts[0], bitplanes.map_size(n_words)), n_words, word_bytes)
+    streams = [_plane(part, size) for part, size in zip(parts[1:], layers.sizes(), strict=True)]
+    with _scratches.one() as scratch:
+        words = layers.join(streams, scratch, is_signed=choice != Filter.NONE)
+        return pixels.undo(words, n_words, width, Filter(choice), step, scratch, big_endian=bool(form & _BIG))
+
+
+def _plane(coded: bytes | memoryview, size: int) -> bitplanes.Plane:
+    if bool(len(coded)) != bool(size):
+        raise FormatError("a coded frame has another length than it says")
+    return np.frombuffer(_inflate(coded, size) if size else b"", np.uint8)
+
+
+def _inflate(data: bytes | memoryview, length: int, decompressor: zstandard.ZstdDecompressor | None = None) -> bytes:
+    """Decompress to exactly `length` bytes: the frame header's own claim is checked before anything is allocated."""
+    try:
+        if zstandard.get_frame_parameters(data).content_size != length:
+            raise FormatError("a coded frame has another length than it says")
+        return (decompressor or _contexts.decompressor).decompress(data, max_output_size=length)
+    except zstandard.ZstdError as error:
+        raise FormatError("a coded frame cannot be decompressed") from error

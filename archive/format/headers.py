@@ -1,0 +1,87 @@
+"""Check many records at once: fields by column, hashes one by one; what is not in order is left to a closer look.
+
+Rule: pure, and all or nothing. A batch passes only if every byte of its headers and trailers is what the record format
+and the chain demand; why one does not pass is not said here. A record costs about 1.5 us.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from coffer.archive.format.merkle import LEAF
+from coffer.archive.format.record import END_MAGIC, HEADER, MAGIC, TRAILER, VERSION
+
+_sha256, _crc32 = hashlib.sha256, zlib.crc32
+_COLUMNS = np.dtype(
+    [
+        ("magic", ">u4"), ("version", ">u2"), ("kind", ">u2"), ("seq", ">u8"), ("time_ms", ">u8"),
+        ("study_key_id", "V16"), ("flags", ">u4"), ("body_len", ">u8"), ("content_id", "V32"), ("body_sha256", "V32"),
+        ("prev", "V32"), ("group", ">u8"), ("crc", ">u4"),
+    ]
+)  # fmt: skip
+_ENDS = np.dtype([("body_len", ">u8"), ("crc", ">u4"), ("magic", ">u4")])
+assert _COLUMNS.itemsize == HEADER.size
+assert _ENDS.itemsize == TRAILER.size
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records back to back: their offsets, raw headers, trailers and paddings, and the end of the last one."""
+
+    end: int
+    offsets: list[int] = field(default_factory=list)
+    raws: list[bytes] = field(default_factory=list)
+    trailers: list[bytes] = field(default_factory=list)
+    paddings: list[bytes] = field(default_factory=list)
+
+
+def check(batch: Batch, first_seq: int, head: bytes, bodies: Sequence[bytes | None]) -> list[bytes] | None:
+    """The leaf hashes of a batch that continues the chain behind the leaf hash `head`; None where anything is wrong.
+
+    `bodies` are the SHA-256 of the bodies as read, None for one that was not, empty where none was.
+    """
+    raws = batch.raws
+    data = b"".join(raws)
+    rows = np.frombuffer(data, _COLUMNS)
+    if not (_fields_hold(rows, first_seq) and _ends_hold(rows, batch)):
+        return None
+    if [_crc32(raw[:156]) for raw in raws] != rows["crc"].tolist():
+        return None
+    leaves = [_sha256(LEAF + raw).digest() for raw in raws]
+    if rows["prev"].tobytes() != b"".join([head, *leaves[:-1]]):
+        return None
+    if any(body is not None and body != raw[84:116] for body, raw in zip(bodies, raws, strict=False)):
+        return None
+    return leaves
+
+
+def kinds(raws: Sequence[bytes]) -> list[int]:
+    """The kind of each record."""
+    column: list[int] = np.frombuffer(b"".join(raws), _COLUMNS)["kind"].tolist()
+    return column
+
+
+def _fields_hold(rows: np.ndarray, first_seq: int) -> bool:
+    wanted = np.arange(first_seq, first_seq + len(rows), dtype=np.uint64)
+    return bool(
+        (rows["magic"] == int.from_bytes(MAGIC, "big")).all()
+        and (rows["version"] == VERSION).all()
+        and (rows["group"] <= rows["seq"]).all()
+        and (rows["seq"] == wanted).all()
+    )
+
+
+def _ends_hold(rows: np.ndarray, batch: Batch) -> bool:
+    ends = np.frombuffer(b"".join(batch.trailers), _ENDS)
+    padding = b"".join(batch.paddings)
+    lengths, which = np.unique(rows["body_len"], return_inverse=True)
+    crcs = np.array([_crc32(length.to_bytes(8, "big")) for length in lengths.tolist()])
+    return bool(
+        (ends["body_len"] == rows["body_len"]).all()
+        and (ends["magic"] == int.from_bytes(END_MAGIC, "big")).all()
+        and padding.count(0) == len(padding)
+        and (ends["crc"] == crcs[which]).all()
+    )

@@ -1,0 +1,133 @@
+"""A segment file: a 96-byte header, records back to back and, once full, a footer that indexes them.
+
+Rule: pure codec. Every byte of a segment belongs to its header, a record or its footer, and each is covered by a check.
+The footer carries the state of chain and tree behind its last record: opening reads one footer, not all records.
+"""
+
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass
+
+from coffer.archive.format.merkle import Frontier
+from coffer.keys.errors import FormatError
+
+MAGIC = b"CFSG"
+FOOTER_MAGIC = b"CFSF"
+FOOTER_END = b"CFSX"
+VERSION = 1
+HEADER = struct.Struct(">4sHH16sQQ32sQ12xI")
+FOOTER_HEAD = struct.Struct(">4sHHQ32sQ")  # magic, version, number of tree hashes, records, last header hash, tree size
+FOOTER_TAIL = struct.Struct(">Q32s4s")  # bytes of the whole footer, SHA-256 of all before it, end magic
+HASH_BYTES, OFFSET_BYTES = 32, 8
+MOST_RECORDS = 1 << 22  # of one segment: so that its footer, which is read as a whole, stays small
+assert HEADER.size == 96
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """Which archive and where in its chain a segment begins."""
+
+    archive_id: bytes
+    number: int
+    first_seq: int
+    prev_leaf: bytes
+    created_ms: int
+
+    def serialize(self) -> bytes:
+        """The 96 header bytes, big endian, ending in their CRC-32."""
+        packed = HEADER.pack(
+            MAGIC, VERSION, 0, self.archive_id, self.number, self.first_seq, self.prev_leaf, self.created_ms, 0
+        )
+        return packed[:-4] + zlib.crc32(packed[:-4]).to_bytes(4, "big")
+
+
+def parse_segment_header(data: bytes) -> SegmentHeader:
+    """Parse exactly one header. Raises FormatError on anything `serialize` would not have written."""
+    if len(data) != HEADER.size:
+        raise FormatError("the segment is shorter than its header")
+    magic, version, _, archive_id, number, first_seq, prev, created, _ = HEADER.unpack(data)
+    if magic != MAGIC:
+        raise FormatError("this file is no segment")
+    if version != VERSION:
+        raise FormatError(f"segment version {version} is unknown", hint="open it with a newer Coffer")
+    parsed = SegmentHeader(archive_id, number, first_seq, prev, created)
+    if parsed.serialize() != data:
+        raise FormatError("the segment header is damaged")
+    return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """The records of a sealed segment by offset, and chain and tree behind the last of them."""
+
+    offsets: tuple[int, ...]
+    head: bytes
+    tree_size: int
+    edge: tuple[bytes, ...]
+
+    def serialize(self) -> bytes:
+        """The footer bytes; their number and SHA-256 stand at the end, where a reader begins."""
+        body = FOOTER_HEAD.pack(FOOTER_MAGIC, VERSION, len(self.edge), len(self.offsets), self.head, self.tree_size)
+        body += b"".join(self.edge) + struct.pack(f">{len(self.offsets)}Q", *self.offsets)
+        return body + FOOTER_TAIL.pack(len(body) + FOOTER_TAIL.size, hashlib.sha256(body).digest(), FOOTER_END)
+
+    def frontier(self) -> Frontier:
+        """The tree behind the segment, ready to grow."""
+        return Frontier(self.tree_size, list(self.edge))
+
+
+@dataclass(frozen=True, slots=True)
+class FooterHead:
+    """What stands in front of a footer's lists: how many records, the last one's leaf hash, the tree's size, and how
+    many bytes the footer with these lists has."""
+
+    records: int
+    head: bytes
+    tree_size: int
+    size: int
+
+
+def parse_footer_head(data: bytes) -> FooterHead:
+    """Parse the first bytes of a footer; what stands behind them is not looked at. Raises FormatError."""
+    magic, version, hashes, records, head, tree_size = FOOTER_HEAD.unpack_from(data)
+    if magic != FOOTER_MAGIC or version != VERSION:
+        raise FormatError("the segment footer is damaged or of an unknown version")
+    if hashes != tree_size.bit_count():
+        raise FormatError("the segment footer tells of a tree that there cannot be")
+    if records > MOST_RECORDS:
+        raise FormatError("the segment footer tells of more records than a segment has")
+    size = FOOTER_HEAD.size + hashes * HASH_BYTES + records * OFFSET_BYTES + FOOTER_TAIL.size
+    return FooterHead(records, head, tree_size, size)
+
+
+def footer_size(records: int) -> int:
+    """Bytes of the footer of a segment of so many records, at most: the tree's edge has no more than 64 hashes."""
+    return FOOTER_HEAD.size + 64 * HASH_BYTES + OFFSET_BYTES * records + FOOTER_TAIL.size
+
+
+MAX_FOOTER_BYTES = footer_size(MOST_RECORDS)
+
+
+def footer_length(tail: bytes) -> int | None:
+    """Bytes of the footer whose last FOOTER_TAIL.size bytes are `tail`; None where no footer ends here."""
+    length, _, magic = FOOTER_TAIL.unpack(tail)
+    valid = magic == FOOTER_END and FOOTER_HEAD.size + FOOTER_TAIL.size <= length <= MAX_FOOTER_BYTES
+    return int(length) if valid else None
+
+
+def parse_footer(data: bytes) -> Footer:
+    """Parse exactly one footer. Raises FormatError on anything `serialize` would not have written."""
+    if len(data) < FOOTER_HEAD.size + FOOTER_TAIL.size:
+        raise FormatError("the segment footer is cut")
+    if FOOTER_TAIL.unpack(data[-FOOTER_TAIL.size :])[1] != hashlib.sha256(data[: -FOOTER_TAIL.size]).digest():
+        raise FormatError("the segment footer is damaged")
+    head = parse_footer_head(data)
+    if head.size != len(data):
+        raise FormatError("the segment footer has the wrong length")
+    at = len(data) - FOOTER_TAIL.size - head.records * OFFSET_BYTES
+    edge = tuple(data[i : i + HASH_BYTES] for i in range(FOOTER_HEAD.size, at, HASH_BYTES))
+    footer = Footer(struct.unpack_from(f">{head.records}Q", data, at), head.head, head.tree_size, edge)
+    if footer.serialize() != data:
+        raise FormatError("the segment footer is damaged")
+    return footer

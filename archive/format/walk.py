@@ -1,0 +1,163 @@
+"""Read the records of a segment in batches, forwards, every byte at most once.
+
+Rule: it believes a body length only to find the next record, and judges nothing: `archive.format.headers` does. Where
+records are small it reads ahead; where bodies are large and not wanted, one read takes a trailer and the header behind
+it.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Callable
+
+from coffer.archive.format.headers import Batch
+from coffer.archive.format.record import ALIGNMENT, HEADER, TRAILER
+from coffer.keys.disk.reading import read_up_to
+from coffer.keys.errors import UnreadableError
+
+_LENGTH = struct.Struct(">44xQ")
+_WINDOW, _AHEAD = 1 << 20, 256 << 10
+_NEAR = 16 << 10  # bodies up to this are read over rather than around
+_RECORDS, BATCH_BYTES = 4096, 64 << 20  # enough for columns to pay, little enough to show progress
+
+
+def _ends(raw: bytes, at: int) -> tuple[int, int]:
+    """Where the body and where the whole record end whose header `raw` lies at `at`."""
+    body_end = at + HEADER.size + int.from_bytes(raw[44:52], "big")
+    return body_end, -(-(body_end + TRAILER.size) // ALIGNMENT) * ALIGNMENT
+
+
+class Walker:
+    """Walks one open file from `at` up to `stop`."""
+
+    def __init__(self, fd: int, *, bodies: bool, batch_bytes: int = BATCH_BYTES) -> None:
+        self._fd = fd
+        self._bodies = bodies
+        self._batch_bytes = batch_bytes if bodies else 1 << 62  # what is leapt over costs nothing
+        self._leaps = False
+        self._base = 0
+        self._window = b""
+
+    def batch(self, at: int, stop: int, wanted: Callable[[int, int], bool]) -> tuple[Batch, list[bytes | None]]:
+        """Whole records from `at` on, perhaps none, and the SHA-256 of those bodies that `wanted(place, at)` asks for.
+
+        Raises UnreadableError where the medium cannot be read.
+        """
+        batch, digests = Batch(at), list[bytes | None]()
+        first = at
+        while at < stop and len(batch.raws) < _RECORDS and at - first < self._batch_bytes:
+            raw = self._take(at, HEADER.size, _WINDOW if self._bodies else _AHEAD)
+            if len(raw) < HEADER.size:
+                break
+            (length,) = _LENGTH.unpack_from(raw)
+            if length > _NEAR and not self._bodies:
+                self._leap(batch, raw, stop)
+            elif not self._bodies and self._stride(batch, stop):
+                at = batch.end
+                continue
+            else:
+                self._read_over(batch, raw, at, stop)
+                if self._bodies and batch.end > at:
+                    digests.append(self._hash(at + HEADER.size, length) if wanted(len(digests), at) else None)
+            if batch.end == at:
+                break
+            at = batch.end
+        return batch, digests
+
+    def _read_over(self, batch: Batch, raw: bytes, at: int, stop: int) -> None:
+        """Add one record, if all of it is there."""
+        body_end, end = _ends(raw, at)
+        closing = self._take(body_end, end - body_end, _AHEAD) if end <= stop else b""
+        if end <= stop and len(closing) == end - body_end:
+            batch.offsets.append(at)
+            batch.raws.append(raw)
+            batch.trailers.append(closing[: TRAILER.size])
+            batch.paddings.append(closing[TRAILER.size :])
+            batch.end = end
+
+    def _stride(self, batch: Batch, stop: int) -> bool:
+        """Add the records that are whole in the window while bodies are small; False where there is none."""
+        window, base, end, head = self._window, self._base, batch.end, HEADER.size
+        offsets, raws, trailers, paddings = batch.offsets, batch.raws, batch.trailers, batch.paddings
+        size, lengths = TRAILER.size, _LENGTH.unpack_from
+        at, last = end - base, min(len(window), stop - base)
+        for _ in range(_RECORDS - len(raws)):  # as in `_leap`, no call that can be spared
+            if at + head > last:
+                break
+            (length,) = lengths(window, at)
+            body_end = at + head + length
+            closing = body_end + size
+            closed = closing + -length % ALIGNMENT
+            if closed > last or length > _NEAR:
+                break
+            offsets.append(base + at)
+            raws.append(window[at : at + head])
+            trailers.append(window[body_end:closing])
+            if closed > closing:
+                paddings.append(window[closing:closed])
+            at = closed
+        batch.end = base + at
+        return batch.end > end
+
+    def _leap(self, batch: Batch, raw: bytes, stop: int) -> None:
+        """Add records from `raw` on while bodies are large: one read takes a trailer and the header behind it."""
+        self._read_no_more_than_asked()
+        try:
+            self._leap_on(batch, raw, stop)
+        except OSError as error:
+            raise UnreadableError(f"cannot be read: {error.strerror}") from error
+
+    def _leap_on(self, batch: Batch, raw: bytes, stop: int) -> None:
+        pread, fd, offsets, raws = os.pread, self._fd, batch.offsets, batch.raws
+        trailers, paddings = batch.trailers, batch.paddings
+        head, size, lengths = HEADER.size, TRAILER.size, _LENGTH.unpack_from
+        at = batch.end
+        for _ in range(_RECORDS - len(raws)):  # this loop costs as much as all hashes: no call that can be spared
+            if len(raw) < head:
+                break
+            (length,) = lengths(raw)
+            body_end = at + head + length
+            closed = size + -length % ALIGNMENT  # header and trailer are whole multiples
+            end = body_end + closed
+            if end > stop or length < _NEAR:
+                break
+            window = pread(fd, closed + head, body_end)
+            if len(window) < closed + head:  # the end of the file, or a short answer
+                window = read_up_to(fd, body_end, closed + head)
+                if len(window) < closed:
+                    break
+            offsets.append(at)
+            raws.append(raw)
+            trailers.append(window[:size])
+            if closed > size:
+                paddings.append(window[size:closed])
+            at, raw = end, window[closed:]
+        batch.end, self._base, self._window = at, at, raw
+
+    def _read_no_more_than_asked(self) -> None:
+        """Tell the system that what lies between is not wanted: reading ahead would fetch bodies."""
+        if not self._leaps and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
+        self._leaps = True
+
+    def _take(self, at: int, length: int, ahead: int) -> bytes:
+        start = at - self._base
+        if start < 0 or start + length > len(self._window):
+            self._window, self._base, start = read_up_to(self._fd, at, max(ahead, length)), at, 0
+        return self._window[start : start + length]
+
+    def _hash(self, at: int, length: int) -> bytes:
+        start = at - self._base
+        if start >= 0 and start + length <= len(self._window):
+            return hashlib.sha256(memoryview(self._window)[start : start + length]).digest()
+        digest, stop = hashlib.sha256(), at + length
+        while at < stop:
+            start = at - self._base
+            if not 0 <= start < len(self._window):
+                self._window, self._base, start = read_up_to(self._fd, at, _WINDOW), at, 0
+                if not self._window:
+                    break
+            piece = memoryview(self._window)[start : start + stop - at]
+            digest.update(piece)
+            at += len(piece)
+        return digest.digest()

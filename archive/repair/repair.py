@@ -1,0 +1,304 @@
+"""Mend damaged segments from another copy of the archive, without any key.
+
+Rule: nothing is believed because it comes from a copy. A segment is put together from what is whole here and there, and
+takes the place of the damaged one only after the whole log with it gives the root that was signed here. The damaged
+file stays in lost+found; a record says what was done.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from coffer.archive.format import segment
+from coffer.archive.format.chain import read_footer, read_record, read_segment_header
+from coffer.archive.format.record import HEADER
+from coffer.archive.repair.deferred_events import REPAIRED, Pending, announce
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
+from coffer.archive.tree.checkpoint_history import last_note, publish
+from coffer.archive.tree.key_history import adopt
+from coffer.archive.verify.verify import Finding, Level, Options, Verifier
+from coffer.keys.disk import opening
+from coffer.keys.disk.durable import install, remove, stage
+from coffer.keys.disk.reading import read_exactly, read_up_to
+from coffer.keys.disk.syscalls import SYSTEM, Syscalls
+from coffer.keys.errors import (
+    FormatError,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    UnavailableError,
+    UnreadableError,
+)
+
+_PIECE = 1 << 20
+_HEAD, _FOOT = -1, -2  # what stands for a record's number where there is no record
+
+
+class _Region(NamedTuple):
+    """Bytes [start, stop) of a segment: its header, a record, or its footer."""
+
+    seq: int
+    start: int
+    stop: int
+
+
+_Plan = tuple[list[tuple[int, _Region]], list[int]]  # file and region in order; what is taken from the copy
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """A segment that was mended: which records came from the copy, and how the damaged file is called now."""
+
+    segment: int
+    records: tuple[int, ...]
+    kept: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a repair did: the segments it mended, whether the signed checkpoint and the endorsements of signing keys
+    were put back, and what is left."""
+
+    mended: list[Mended] = field(default_factory=list)
+    checkpoint: bool = False
+    endorsements: bool = False
+    left: list[Finding] = field(default_factory=list)
+
+
+def repair(
+    folder: ArchiveFolder,
+    copy: ArchiveFolder,
+    *,
+    only: Collection[int] = (),
+    witness: Checkpoint | None = None,
+    calls: Syscalls = SYSTEM,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Find what is damaged, mend what the copy has whole, and verify again. Call with the writer's lock held.
+
+    `only` names the records to mend; none: all. Raises InputError where the copy is another archive or lacks the
+    segment, IntegrityError where what came out is not what was signed: then nothing was changed.
+    """
+    if (copy.archive_id, copy.vkey) != (folder.archive_id, folder.vkey):
+        raise InputError("the copy is of another archive", hint="name a backup or replica of this one")
+    outcome = Outcome()
+    with suppress(IntegrityError):  # what is wrong here, the verification tells
+        outcome.endorsements = adopt(folder, copy, calls)
+    outcome.checkpoint = _mend_checkpoint(folder, copy, witness, calls)
+    found = list(Verifier(folder, witness=witness, progress=progress).findings())
+    numbers = sorted({f.segment for f in found if f.segment})
+    staged: list[tuple[Mended, Path]] = []
+    try:
+        for number in numbers:
+            made = _Mender(folder, copy, number, only).stage(calls)
+            if made is not None:
+                staged.append(made)
+        if staged:
+            _require_proved(folder, staged, witness)
+    except BaseException:
+        for _, fresh in staged:
+            with suppress(UnavailableError):  # what is left of it is overwritten by the next repair
+                remove(fresh, calls=calls)
+        raise
+    if staged:
+        announce(folder, [Pending(_facts(m), f"segment:{m.segment}:{m.kept}") for m, _ in staged], calls)
+        for mended, fresh in staged:
+            kept = folder.lost_and_found / mended.kept if mended.kept else None
+            install(fresh, folder.segment_path(mended.segment), kept, calls=calls)
+        outcome.mended = [m for m, _ in staged]
+        found = list(Verifier(folder, witness=witness).findings())
+    outcome.left = found
+    return outcome
+
+
+def _facts(mended: Mended) -> dict[str, object]:
+    return {
+        "what": REPAIRED,
+        "segment": mended.segment,
+        "records": list(mended.records),
+        "kept": mended.kept,
+    }
+
+
+def _mend_checkpoint(folder: ArchiveFolder, copy: ArchiveFolder, witness: Checkpoint | None, calls: Syscalls) -> bool:
+    """Replace a note that does not verify by the last of the history here or the copy's, whichever covers more.
+
+    Only if the log here is at least as long and has its root.
+    """
+    try:
+        if read_checkpoint(folder) is not None:
+            return False
+    except IntegrityError:
+        pass
+    known: list[tuple[Checkpoint, bytes]] = []
+    with suppress(IntegrityError):
+        known += [noted for noted in (last_note(folder),) if noted is not None]
+    with suppress(OSError, IntegrityError):
+        note = read_note(copy)
+        known.append((open_checkpoint(note, folder), note))
+    last, note = max(known, key=lambda k: k[0].size, default=(None, b""))
+    if last is None or (witness is not None and last.size < witness.size):
+        return False
+    found = Verifier(folder, Options(Level.HEADERS, beside=False), witness=last).findings()
+    if any(f.what.startswith(("the first ", "the log ends here")) for f in found):
+        return False
+    publish(folder, note, calls=calls)
+    return True
+
+
+def _require_proved(folder: ArchiveFolder, staged: Sequence[tuple[Mended, Path]], witness: Checkpoint | None) -> None:
+    """The log with the staged segments in place, headers only: bodies were held against the headers when chosen."""
+    instead = {mended.segment: fresh for mended, fresh in staged}
+    verifier = Verifier(folder, Options(Level.HEADERS), witness=witness, instead=instead)
+    wrong = [f for f in verifier.findings() if f.segment in instead or f.what.startswith("the first ")]
+    last = max((seq for mended, _ in staged for seq in mended.records), default=-1)
+    if wrong or verifier.summary.signed_records <= last:
+        what = f"segment {wrong[0].segment}: {wrong[0].what}" if wrong else "no signed checkpoint covers the records"
+        raise IntegrityError(
+            f"the repaired log is not what was signed: {what}",
+            hint="nothing was changed; name another copy, or mend all records at once",
+        )
+
+
+class _Mender:
+    """One segment: what is whole here, what is whole there, and the best of both."""
+
+    def __init__(self, folder: ArchiveFolder, copy: ArchiveFolder, number: int, only: Collection[int]) -> None:
+        self._folder = folder
+        self._number = number
+        self._only = only
+        self._mine = folder.segment_path(number)
+        self._theirs = copy.segment_path(number)
+
+    def stage(self, calls: Syscalls) -> tuple[Mended, Path] | None:
+        """Write the mended segment beside the damaged one; None where nothing would change."""
+        with ExitStack() as stack:
+            try:
+                theirs = stack.enter_context(opening.opened(self._theirs)).fileno()
+            except (OSError, IntegrityError) as error:
+                cause = error.strerror if isinstance(error, OSError) else error
+                raise NotFoundError(
+                    f"the copy cannot give segment {self._number}: {cause}", hint="name another copy"
+                ) from error
+            mine = self._opened(stack)
+            plan, taken = self._plan(mine, theirs)
+            if not taken:
+                return None
+            fresh = stage(self._mine, _pieces(plan), calls=calls)
+        kept = ""
+        if mine is not None:
+            kept = f"{self._mine.name}-damaged-{_digest(self._mine)[:16]}"
+        return Mended(self._number, tuple(seq for seq in taken if seq >= 0), kept), fresh
+
+    def _opened(self, stack: ExitStack) -> int | None:
+        """The descriptor of the segment here; None where no file stands under its name."""
+        try:
+            return stack.enter_context(opening.opened(self._mine)).fileno()
+        except (FileNotFoundError, IntegrityError):
+            return None
+
+    def _plan(self, mine: int | None, theirs: int) -> _Plan:
+        """From which file each region comes, and the regions that come from the copy."""
+        problem = IntegrityError(
+            f"neither file of segment {self._number} tells where its records are", hint="name another copy"
+        )
+        for regions in self._layouts(mine, theirs):
+            try:
+                return self._choose(regions, mine, theirs)
+            except IntegrityError as error:
+                problem = error
+        raise problem
+
+    def _choose(
+        self, regions: list[_Region], mine: int | None, theirs: int
+    ) -> tuple[list[tuple[int, _Region]], list[int]]:
+        plan: list[tuple[int, _Region]] = []
+        taken: list[int] = []
+        for region in regions:
+            may_take = not self._only or region.seq in self._only
+            if mine is not None and (self._is_whole(mine, region) or not may_take):
+                plan.append((mine, region))
+                continue
+            if not self._is_whole(theirs, region):
+                name = {_HEAD: "the header", _FOOT: "the footer"}.get(region.seq, f"record {region.seq}")
+                raise IntegrityError(
+                    f"{name} of segment {self._number} is damaged here and in the copy", hint="name another copy"
+                )
+            plan.append((theirs, region))
+            taken.append(region.seq)
+        return plan, taken
+
+    def _layouts(self, mine: int | None, theirs: int) -> Iterator[list[_Region]]:
+        """How the segment divides, as far as each of the files can tell."""
+        own = 0 if mine is None else os.fstat(mine).st_size
+        for fd in (fd for fd in (mine, theirs) if fd is not None):
+            size = os.fstat(fd).st_size
+            try:
+                first = read_segment_header(fd).first_seq
+                sealed = read_footer(fd, size)
+                if sealed is not None:
+                    footer, stop = sealed
+                    edges = [*footer.offsets, stop]
+                    records = [_Region(first + n, at, edges[n + 1]) for n, at in enumerate(footer.offsets)]
+                    yield [_Region(_HEAD, 0, segment.HEADER.size), *records, _Region(_FOOT, stop, size)]
+                    continue
+                records = _walk(fd, _Region(first, 0, segment.HEADER.size), size)
+                if mine is not None and fd == theirs and own > size:  # the copy is older: the rest is ours alone
+                    records += _walk(mine, _Region(first + len(records), 0, size), own)
+                yield [_Region(_HEAD, 0, segment.HEADER.size), *records]
+            except (FormatError, UnreadableError):
+                continue
+
+    def _is_whole(self, fd: int, region: _Region) -> bool:
+        try:
+            if region.seq == _HEAD:
+                header = read_segment_header(fd)
+                return (header.archive_id, header.number) == (self._folder.archive_id, self._number)
+            if region.seq == _FOOT:
+                size = os.fstat(fd).st_size
+                found = read_footer(fd, size)
+                return found is not None and (found[1], size) == (region.start, region.stop)
+            _, record, end = read_record(fd, region.start, region.stop)
+            return (record.seq, end) == (region.seq, region.stop) and record.body_sha256 == _hash(
+                fd, region.start + HEADER.size, record.body_len
+            )
+        except (FormatError, UnreadableError):
+            return False
+
+
+def _walk(fd: int, before: _Region, size: int) -> list[_Region]:
+    """The records of an open segment behind a region. Raises FormatError at one that is damaged: the copy may tell."""
+    found: list[_Region] = []
+    at = before.stop
+    while at < size:
+        _, _, end = read_record(fd, at, size)
+        found.append(_Region(before.seq + len(found), at, end))
+        at = end
+    return found
+
+
+def _hash(fd: int, at: int, length: int) -> bytes:
+    digest = hashlib.sha256()
+    while length and (piece := read_up_to(fd, at, min(length, _PIECE))):
+        digest.update(piece)
+        at, length = at + len(piece), length - len(piece)
+    return digest.digest()
+
+
+def _pieces(plan: Sequence[tuple[int, _Region]]) -> Iterator[bytes]:
+    for fd, region in plan:
+        at = region.start
+        while at < region.stop:
+            piece = read_exactly(fd, at, min(region.stop - at, _PIECE))
+            yield piece
+            at += len(piece)
+
+
+def _digest(path: Path) -> str:
+    with opening.opened(path) as file:
+        return _hash(file.fileno(), 0, os.fstat(file.fileno()).st_size).hex()

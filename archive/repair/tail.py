@@ -1,0 +1,283 @@
+"""Find the end of the log again after any stop, and cut off what was never finished.
+
+Rule: only what was never acknowledged is ever cut, and it is kept in lost+found. Where a record of a later group, or a
+footer, follows a damaged body, that is a finding and the log goes on; where it follows a damaged header, or a signed
+checkpoint covers what is missing, nothing is changed and the log refuses to be written. What the medium does not give
+is neither: nothing is known then, and nothing is done.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from coffer.archive.format import segment
+from coffer.archive.format.chain import Chain, find_record, read_footer, read_record, read_segment_header
+from coffer.archive.format.record import HEADER, RecordHeader, parse_header
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import Checkpoint
+from coffer.archive.tree.checkpoint_history import settle_notes
+from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.report import Finding
+from coffer.archive.verify.seams import FORK, Seams, require_signed
+from coffer.keys.disk import opening
+from coffer.keys.disk.append_file import AppendFile
+from coffer.keys.disk.durable import replace, settle
+from coffer.keys.disk.reading import read_exactly, reading
+from coffer.keys.disk.syscalls import SYSTEM, Syscalls
+from coffer.keys.errors import FormatError, HistoryError, IntegrityError
+
+_PIECE = 1 << 20
+_HINT = "run coffer verify; mend it with coffer repair --from a backup or replica"
+_WAYS_OUT = "nothing was changed; coffer recover show tells what is missing and the ways out"
+
+
+@dataclass(slots=True)
+class Tail:
+    """The end of the log: chain state, the open segment and its record offsets, and what recovery cut.
+
+    `cut_records` counts the records whose headers were whole in that.
+    """
+
+    chain: Chain
+    segment: int
+    offsets: list[int]
+    end: int
+    cut_bytes: int = 0
+    cut_records: int = 0
+    is_sealed: bool = False
+    damaged: list[Finding] = field(default_factory=list)  # records that were stable and whose body is not whole now
+
+
+def settle_end(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
+    """Make stable what an earlier writer left at the end of the log and of the history, whole or torn.
+
+    It may have been killed between write and sync. What the next writer finds it treats as stable: it signs it, answers
+    that it is there when it is sent again, and starts a new group behind it. Raises UnavailableError.
+    """
+    numbers = folder.segment_numbers()
+    if numbers:
+        settle(folder.segment_path(numbers[-1]), calls=calls)
+    settle_notes(folder, calls)
+
+
+def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
+    """Find the end of the log without changing anything, and hold the log against what was signed of it.
+
+    `claims` are signed checkpoints, as `promised` gives them. Read are the ends of every segment, the record headers of
+    one for each claim, and the last one. Raises IntegrityError where a record behind the damage shows that this is no
+    torn tail, HistoryError where a segment is missing or does not go on from the one before it, and where the log is
+    shorter than, or differs from, a claim (a rollback or a fork); UnreadableError: nothing is known.
+    """
+    numbers = folder.segment_numbers()
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise HistoryError("a segment is missing from the log", hint=_WAYS_OUT)
+    seams = Seams.read(folder, numbers[:-1])
+    for claim in claims:
+        if 0 < claim.size <= seams.size:
+            seams.require(claim)
+    chain = Chain.behind(seams.footer(len(seams.endings) - 1)) if seams.endings else Chain.start(folder.archive_id)
+    if not numbers:
+        tail = Tail(chain, 0, [], 0, is_sealed=True)
+    else:
+        with reading(f"segment {numbers[-1]}"):
+            tail = _scan(folder, numbers[-1], chain, claims)
+    size, last = tail.chain.tree.size, claims[-1].size if claims else 0
+    if size < last:
+        raise HistoryError(
+            f"the log ends at record {size}, but a signed checkpoint covers {last}",
+            hint="an older copy was put back, or records were lost: " + _WAYS_OUT,
+        )
+    return tail
+
+
+def promised(
+    signed: Checkpoint | None, witness: Checkpoint | None, noted: Checkpoint | None = None
+) -> tuple[Checkpoint, ...]:
+    """What the log must hold to, of its signed checkpoint, what the keyring remembers and the end of the history of
+    checkpoints: each that says something, the newest last.
+
+    A checkpoint is entered in the history, then in the keyring, then shown: after a stop each may be one ahead of the
+    next. The keyring is never behind; the history may be, where it was lost. Raises HistoryError where the keyring is,
+    and where two of them contradict each other.
+    """
+    if signed is not None and witness is not None and witness.size < signed.size:
+        raise HistoryError(
+            f"the keyring is older than the log: it remembers {witness.size} records, and {signed.size} are signed",
+            hint="put the newest copy of the keyring back, or see coffer recover show",
+        )
+    known: list[Checkpoint] = []
+    for claim in sorted((c for c in (signed, witness, noted) if c is not None), key=lambda c: c.size):
+        if not known or known[-1].size != claim.size:
+            known.append(claim)
+        elif known[-1].root != claim.root:
+            raise HistoryError(
+                f"signed checkpoint, keyring and history differ about the first {claim.size} records", hint=FORK
+            )
+    return tuple(known)
+
+
+def _scan(folder: ArchiveFolder, number: int, chain: Chain, claims: Sequence[Checkpoint]) -> Tail:
+    fd = opening.descriptor(folder.segment_path(number))
+    try:
+        size = os.fstat(fd).st_size
+        tail = Tail(chain, number, [], 0, size)
+        if size <= segment.HEADER.size and not _has_header(fd):
+            return tail  # torn while the segment was made: no record was ever in it
+        _require_place(folder, number, read_segment_header(fd), chain)
+        sealed = _whole_footer(fd, size)
+        stop = sealed[1] if sealed else size
+        doubt = _Walk(fd, tail, claims).run(segment.HEADER.size, stop)
+        behind = _groups_behind(fd, tail.end, size, tail.chain.next_seq) if tail.end < stop else []
+        # A record of a later group proves that the damaged one was stable once, and so does a footer. Of the group that
+        # was being written when the power went, any part may be there, its last record too.
+        if tail.end < stop and (sealed is not None or any(group > tail.chain.next_seq for group in behind)):
+            raise IntegrityError(
+                f"segment {number} is damaged at offset {tail.end}, and records follow the damage", hint=_HINT
+            )
+        if doubt is not None and (sealed is not None or any(group > doubt.group for group in behind)):
+            doubt.accept(tail)
+        elif doubt is not None:
+            behind = [0] * (tail.chain.next_seq - doubt.chain.next_seq) + behind
+            doubt.go_back(tail)
+        tail.is_sealed = sealed is not None and tail.end == stop
+        tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
+        tail.cut_records = len(behind)
+        return tail
+    finally:
+        os.close(fd)
+
+
+def _require_place(folder: ArchiveFolder, number: int, header: segment.SegmentHeader, chain: Chain) -> None:
+    if (header.archive_id, header.number) != (folder.archive_id, number):
+        raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
+    if (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head):
+        raise HistoryError(f"segment {number} does not go on from the one before it", hint=FORK)
+
+
+def _groups_behind(fd: int, at: int, size: int, seq: int) -> list[int]:
+    """The group of each record from `seq` on whose header is whole at or behind `at`."""
+    groups = []
+    following = find_record(fd, at, size, seq)
+    while following is not None:
+        groups.append(parse_header(read_exactly(fd, following, HEADER.size)).group)
+        following = find_record(fd, following + 1, size, seq)
+    return groups
+
+
+def _whole_footer(fd: int, size: int) -> tuple[segment.Footer, int] | None:
+    """The last segment's footer; one that a stop left with holes is cut and written again, like any torn tail."""
+    try:
+        return read_footer(fd, size)
+    except FormatError:
+        return None
+
+
+def _has_header(fd: int) -> bool:
+    try:
+        read_segment_header(fd)
+    except FormatError:
+        return False
+    return True
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """Records whose bodies are not what their headers say, all of one group, and where the log stood before the first.
+
+    A power cut leaves such in the group that was being written. Once a record of a later group follows, they were
+    stable, and somebody was told that they are stored: then they stay, and a human is told.
+    """
+
+    group: int
+    offset: int
+    chain: Chain
+    found: list[Finding]
+
+    def accept(self, tail: Tail) -> None:
+        tail.damaged += self.found
+
+    def go_back(self, tail: Tail) -> None:
+        del tail.offsets[len(tail.offsets) - (tail.chain.next_seq - self.chain.next_seq) :]
+        tail.chain, tail.end = self.chain, self.offset
+
+
+class _Walk:
+    """Follows the records of the last segment up to the first whose header or trailer is not whole."""
+
+    def __init__(self, fd: int, tail: Tail, claims: Sequence[Checkpoint]) -> None:
+        self._fd = fd
+        self._tail = tail
+        self._claims = claims
+        self._signed = claims[-1].size if claims else 0
+        self._doubt: _Doubt | None = None
+
+    def run(self, at: int, stop: int) -> _Doubt | None:
+        """Fill the tail; what is returned is still in doubt."""
+        tail, chain = self._tail, self._tail.chain
+        while at < stop:
+            try:
+                raw, header, end = read_record(self._fd, at, stop)
+            except FormatError:
+                break
+            if chain.complaint(header) is not None:
+                break
+            if self._doubt is not None and header.group > self._doubt.group:
+                self._doubt.accept(tail)
+                self._doubt = None
+            # What a checkpoint covers was synced; of the rest, a file system may have kept the end without the middle.
+            if header.seq >= self._signed:
+                self._look(at, header)
+            tail.offsets.append(at)
+            chain.follow(raw)
+            for claim in self._claims:
+                require_signed(chain.tree, claim)
+            at = end
+        tail.end = at
+        return self._doubt
+
+    def _look(self, at: int, header: RecordHeader) -> None:
+        what = _complaint(self._fd, at, header)
+        if what is None:
+            return
+        if self._doubt is None:
+            self._doubt = _Doubt(header.group, at, self._tail.chain.copy(), [])
+        self._doubt.found.append(Finding(self._tail.segment, at + HEADER.size, header.seq, what))
+
+
+def _complaint(fd: int, at: int, header: RecordHeader) -> str | None:
+    """What is wrong with a record's body, or None."""
+    digest, offset, left = hashlib.sha256(), at + HEADER.size, header.body_len
+    while left:
+        piece = read_exactly(fd, offset, min(left, _PIECE))
+        digest.update(piece)
+        offset, left = offset + len(piece), left - len(piece)
+    return None if digest.digest() == header.body_sha256 else "the body does not match its hash"
+
+
+def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls = SYSTEM) -> None:
+    """Move what lies behind the last whole record to lost+found, then truncate; durable on return, in that order.
+
+    Where that holds records, a finding for a human is made in between: they were most likely never acknowledged, but a
+    disk that damaged the last group after its sync leaves the same. Findings are made of damaged records too that stay.
+    """
+    for finding in tail.damaged:
+        Ledger(folder.scrub, calls).add(finding, now_ms())
+    if not tail.cut_bytes:
+        return
+    path = folder.segment_path(tail.segment)
+    with opening.opened(path) as file:
+        file.seek(tail.end)
+        torn = file.read()
+    kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
+    replace(kept, torn, calls=calls)  # not write_new: an earlier stop may have left half of it
+    if tail.cut_records:
+        records = "1 record" if tail.cut_records == 1 else f"{tail.cut_records} records"
+        what = f"an unfinished group with {records} was cut, and is kept as lost+found/{kept.name}"
+        Ledger(folder.scrub, calls).add(Finding(tail.segment, tail.end, None, what), now_ms(), kept.name)
+    file_end = AppendFile(path, calls=calls)
+    try:
+        file_end.truncate(tail.end)
+        file_end.sync()
+    finally:
+        file_end.close()

@@ -1,0 +1,177 @@
+"""The archive folder: what lies where, and the small file that says which archive it is.
+
+Rule: `archive.json` is written once, durably, as the last step of creation: a folder that has it is a whole archive.
+It holds nothing secret: id, origin and the public key that checks signed checkpoints without any other key.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from coffer.keys.disk import opening
+from coffer.keys.disk.durable import make_folder, settle, write_new
+from coffer.keys.disk.syscalls import SYSTEM, Syscalls
+from coffer.keys.errors import ConfigError, FormatError, IntegrityError, NotFoundError
+
+FORMAT_VERSION = 2
+_NAME = "archive.json"
+_LONGEST = 4 << 10
+_PARTS = ("segments", "checkpoints", "tiles", "keyring", "index", "spool", "scrub", "lost+found")
+_SEGMENT = re.compile(r"[0-9]{8}\.seg")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFolder:
+    """One archive on disk. `origin` names its log in checkpoints; `vkey` is the C2SP verifier key of its first signer,
+    from which endorsements lead to the others (`archive.tree.key_history`). Nothing in it is trusted:
+    `keys.disk.opening`."""
+
+    path: Path
+    archive_id: bytes
+    origin: str
+    vkey: str
+
+    def __post_init__(self) -> None:
+        opening.distrust(self.path)
+
+    @property
+    def segments(self) -> Path:
+        return self.path / "segments"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last signed checkpoint."""
+        return self.path / "checkpoints" / "latest"
+
+    @property
+    def notes(self) -> Path:
+        """Every checkpoint that was signed."""
+        return self.path / "checkpoints" / "history"
+
+    @property
+    def endorsements(self) -> Path:
+        """What leads from the first signing key to the current one."""
+        return self.path / "checkpoints" / "endorsements"
+
+    @property
+    def tiles(self) -> Path:
+        """What C2SP tlog-tiles calls the prefix: below it, `tile/<level>/...`."""
+        return self.path / "tiles"
+
+    @property
+    def keyring(self) -> Path:
+        return self.path / "keyring"
+
+    @property
+    def index(self) -> Path:
+        return self.path / "index"
+
+    @property
+    def spool(self) -> Path:
+        return self.path / "spool"
+
+    @property
+    def scrub(self) -> Path:
+        """How far the scrub is, and what it found."""
+        return self.path / "scrub"
+
+    @property
+    def lost_and_found(self) -> Path:
+        return self.path / "lost+found"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "LOCK"
+
+    @staticmethod
+    def prepare(path: Path) -> None:
+        """Make the empty folders, durable on return. Raises ConfigError where an archive is already."""
+        opening.distrust(path)
+        if opening.exists(path / _NAME):
+            raise ConfigError(f"{path} already holds an archive", hint="open it, or choose another folder")
+        make_folder(path)
+        for part in _PARTS:
+            make_folder(path / part)
+        if opening.names(path / "segments"):
+            raise ConfigError(
+                f"{path} holds segments, and {_NAME} is missing", hint=f"take {_NAME} from a backup: it never changes"
+            )
+
+    def complete(self, calls: Syscalls = SYSTEM, *, but: str = "") -> None:
+        """Make the folders that a copy may have left out because they were empty, and stable what a stop left of the
+        creation: its names, and archive.json. Only the writer may call this. Raises IntegrityError where a link, or
+        anything else that is no folder, stands in for one of them. What stands in for
+        `but` is the caller's to remove."""
+        for part in (part for part in _PARTS if part != but):
+            try:
+                opening.require_folder(self.path / part)
+            except FileNotFoundError:
+                make_folder(self.path / part, calls=calls)
+            except IntegrityError as error:
+                raise IntegrityError(
+                    str(error),
+                    hint=f"move it away and put the folder back; one that is to lie elsewhere is mounted at "
+                    f"{self.path / part}, not linked",
+                ) from error
+        settle(self.path / _NAME, calls=calls)
+
+    def commit(self, calls: Syscalls = SYSTEM) -> None:
+        """Write archive.json: from here on the folder is an archive. Durable on return."""
+        write_new(self.path / _NAME, self._serialize(), calls=calls)
+
+    def _serialize(self) -> bytes:
+        text = json.dumps(
+            {"format": FORMAT_VERSION, "archive_id": self.archive_id.hex(), "origin": self.origin, "vkey": self.vkey},
+            indent=1,
+        )
+        return text.encode() + b"\n"
+
+    def complaint(self) -> str | None:
+        """What is wrong with archive.json although it can be read, or None: it has one form, to the byte."""
+        return None if opening.read(self.path / _NAME, _LONGEST) == self._serialize() else f"{_NAME} was altered"
+
+    @classmethod
+    def open(cls, path: Path) -> "ArchiveFolder":
+        """The archive in `path`. Raises NotFoundError where there is none, FormatError where it cannot be read,
+        IntegrityError where its file is a link, no file, or larger than any that was ever written."""
+        opening.distrust(path)
+        try:
+            fields = json.loads(opening.read(path / _NAME, _LONGEST))
+            version, archive_id = fields["format"], bytes.fromhex(fields["archive_id"])
+            opened = cls(path, archive_id, str(fields["origin"]), str(fields["vkey"]))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"{path} holds no archive", hint="make one with: coffer init") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise FormatError(f"{path / _NAME} cannot be read", hint="restore it from a backup") from error
+        if type(version) is not int or version != FORMAT_VERSION or len(archive_id) != 16:
+            raise FormatError(
+                f"{path} has archive format {version!r:.40}, and this Coffer has format {FORMAT_VERSION}",
+                hint="open it with the Coffer that made it: its coffer get writes files that coffer put takes here",
+            )
+        if not (opened.origin.isprintable() and opened.vkey.isprintable()):
+            raise FormatError(f"{path / _NAME} cannot be read", hint="restore it from a backup")
+        return opened
+
+    def segment_numbers(self) -> list[int]:
+        """The segments there are, in order."""
+        return sorted(int(name[:8]) for name in opening.names(self.segments) if _SEGMENT.fullmatch(name))
+
+    def segment_path(self, number: int) -> Path:
+        """The file of one segment."""
+        return self.segments / f"{number:08d}.seg"
+
+    def segment_size(self, number: int) -> int:
+        """The bytes of one segment's file; 0 where no file stands there."""
+        try:
+            return opening.size(self.segment_path(number))
+        except (FileNotFoundError, IntegrityError):
+            return 0
+
+    def log_size(self) -> int:
+        """The bytes of all segments."""
+        return sum(map(self.segment_size, self.segment_numbers()))

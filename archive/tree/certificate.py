@@ -1,0 +1,288 @@
+"""Certificates of erasure, as signed notes: which key was destroyed, when, by whom, and what in the log proves it.
+
+Rule: pure. A certificate is checked against a verifier key and what it brings along: signature, inclusion of every
+record that it names, and that times and records bear out what it says. It names studies by keyed hashes. What is not
+erased yet has another type and another first line, and `check` holds either to its own rules (FORMAT.md,
+"Certificates of erasure").
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Final, Self
+
+import msgspec
+
+from coffer.archive.format.record import Kind, RecordHeader, parse_header
+from coffer.archive.tree.checkpoint import signed_in
+from coffer.archive.tree.key_history import Succession
+from coffer.archive.tree.proof_bundle import Inclusion
+from coffer.keys.crypto.signing import body_of
+from coffer.keys.errors import FormatError, IntegrityError
+
+__all__ = [
+    "EFFECTIVE",
+    "NOT_PROMISED",
+    "SCHEDULED",
+    "SHARES",
+    "TITLES",
+    "Certificate",
+    "Epoch",
+    "Key",
+    "Opener",
+    "Proof",
+    "Step",
+    "runs",
+]
+
+EFFECTIVE: Final = "coffer/erasure/v2"
+SCHEDULED: Final = "coffer/scheduled-erasure/v2"
+TITLES: Final = {
+    EFFECTIVE: "ERASED: the keys of this study are destroyed, and so is everything that ever opened their epochs.",
+    SCHEDULED: "NOT ERASED YET: a shred is scheduled. Older copies of the keys may still open this study.",
+}
+NOT_PROMISED: Final = (
+    "Copies of keyring and key file from before that were kept longer than the holding window.",
+    "Shares that an officer said were burned and were not, and copies of shares.",
+    "Memory of other hosts and processes that had opened the study, and keys that were copied out of it.",
+    "What had left the archive before: exports, retrievals, prints.",
+    "What a provider keeps by itself: backups of an HSM, of a key service, of a file system with the key file.",
+    "The same study where it is stored again: it then has another key.",
+    "The host's clock: all times are as it told them.",
+)
+SHARES: Final = "shares"
+_SHREDDED: Final = "shredded"
+_REKEYED: Final = "rekeyed"
+_NO_KEY: Final = bytes(16).hex()
+_HINT = "ask whoever gave it to you for the file as coffer wrote it"
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who asked for the erasure or approved it, when (ms since 1970 UTC), and the number of the record that says so."""
+
+    what: str
+    ms: int
+    officer: str
+    account: str
+    record: int
+
+
+class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One key of the study: its id in hex, why it is gone and since when, the key that took its place, until when
+    backups may hold it, its last epoch, the record that says so, and the objects' records under it ("0-4 7")."""
+
+    key: str
+    why: str
+    successor: str
+    gone_ms: int
+    backups_until_ms: int
+    last_epoch: int
+    record: int
+    objects: str
+
+
+class Opener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One secret of a provider, or one group of shares, that could ever open an epoch: the kind of provider, or
+    `shares`; its id in hex; a name by which people find it; its receipt, None where it opens the epoch yet; and what
+    the receipt leaves to people, or why there is none."""
+
+    kind: str
+    id: str
+    name: str
+    receipt_ms: int | None
+    effective_ms: int | None
+    record: int | None
+    caveat: str
+
+
+class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One epoch that a key may have been under, and everything that could ever open it."""
+
+    epoch: int
+    openers: tuple[Opener, ...]
+
+    @property
+    def effective_ms(self) -> int | None:
+        """Since when nothing opens it; None where something does."""
+        ends = [each.effective_ms for each in self.openers]
+        return None if None in ends else max((end or 0 for end in ends), default=None)
+
+
+class _Endorsed(msgspec.Struct, frozen=True):
+    """The one field of a certificate that is read before its signature is checked."""
+
+    endorsements: tuple[str, ...] = ()
+
+
+class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A record's header and its path to the checkpoint's root, in hex."""
+
+    record: str
+    hashes: tuple[str, ...]
+
+
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A certificate's fields in the order in which they are written; `effective_ms` is None while it is scheduled."""
+
+    type: str
+    archive: str
+    issued_ms: int
+    officer: str
+    account: str
+    study: str
+    study_uid: str
+    reason: str
+    request: str
+    steps: tuple[Step, ...]
+    scheduled_ms: int
+    backups_until_ms: int
+    effective_ms: int | None
+    keys: tuple[Key, ...]
+    epochs: tuple[Epoch, ...]
+    proofs: tuple[Proof, ...]
+    checkpoint: str
+    endorsements: tuple[str, ...] = ()
+    not_promised: tuple[str, ...] = NOT_PROMISED
+
+    @property
+    def is_effective(self) -> bool:
+        """Whether it says that the study is erased."""
+        return self.type == EFFECTIVE
+
+    def serialize(self) -> bytes:
+        """The text that is signed: the title, then JSON."""
+        fields = json.dumps(msgspec.to_builtins(self), indent=1, ensure_ascii=False)
+        return f"{TITLES[self.type]}\n{fields}\n".encode()
+
+    @classmethod
+    def open(cls, note: bytes, vkey: str) -> Self:
+        """The certificate in a note, checked by itself, for who trusts `vkey`, a signing key of the archive.
+
+        Raises FormatError for what is none, IntegrityError where it is not signed by the key in force at its
+        checkpoint, or contradicts itself.
+        """
+        body = body_of(note)
+        keys = Succession.of(vkey, _endorsements_in(body))
+        by = keys.signers(note)
+        found = cls._parse(body)
+        if found.archive != keys.origin:
+            raise IntegrityError("the certificate is of another archive", hint=_HINT)
+        keys.require_in_force(by, signed_in(found.checkpoint.encode(), keys).size)
+        found.check(vkey)
+        return found
+
+    @classmethod
+    def _parse(cls, body: bytes) -> Self:
+        _, _, fields = body.partition(b"\n")
+        try:
+            found = msgspec.json.decode(fields, type=cls)
+            same = found.type in TITLES and found.serialize() == body
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise FormatError("this is no certificate of an erasure", hint=_HINT) from error
+        if not same or found.not_promised != NOT_PROMISED:
+            raise FormatError("the certificate is not in its one form", hint=_HINT)
+        return found
+
+    def check(self, vkey: str) -> None:
+        """Raise IntegrityError unless everything it says of itself fits together, and is under its checkpoint."""
+        heads = self._proved(vkey)
+        named = {each.record for each in self.steps} | {each.record for each in self.keys}
+        named |= {each.record for epoch in self.epochs for each in epoch.openers if each.record is not None}
+        _must(named == set(heads), "it proves other records than it names")
+        self._check_keys(heads)
+        self._check_steps(heads)
+        self._check_epochs(heads)
+        _must(self.backups_until_ms == max(each.backups_until_ms for each in self.keys), "the holding window differs")
+        if not self.is_effective:
+            _must(self.effective_ms is None, "it is scheduled, and says since when it is effective")
+            return
+        ends = [each.effective_ms for each in self.epochs]
+        _must(None not in ends, "something opens an epoch yet that held the key")
+        effective = max(self.scheduled_ms, self.backups_until_ms, *(end or 0 for end in ends))
+        _must(self.effective_ms == effective, "it is effective since another time")
+        _must(effective <= self.issued_ms, "it was issued before it was effective")
+
+    def _proved(self, vkey: str) -> dict[int, RecordHeader]:
+        """The headers that the proofs prove, by number."""
+        heads: dict[int, RecordHeader] = {}
+        note, endorsements = self.checkpoint.encode(), tuple(each.encode() for each in self.endorsements)
+        for each in self.proofs:
+            try:
+                record, path = bytes.fromhex(each.record), tuple(map(bytes.fromhex, each.hashes))
+            except ValueError as error:
+                raise FormatError("a proof of the certificate is not hexadecimal", hint=_HINT) from error
+            Inclusion(record, path, note, endorsements).check(vkey)
+            header = parse_header(record)
+            _must(record.hex() == each.record, "a proof is not in its one form")
+            _must(not heads or header.seq > max(heads), "its proofs are not in order")
+            heads[header.seq] = header
+        return heads
+
+    def _check_keys(self, heads: dict[int, RecordHeader]) -> None:
+        before: set[str] = set()
+        _must(bool(self.keys), "it names no key")
+        for each in self.keys:
+            head, what = heads[each.record], f"key {each.key[:8]}"
+            _must(each.why in {_SHREDDED, _REKEYED} and each.key not in before, f"{what} is gone for no known reason")
+            _must(head.study_key_id.hex() == each.key, f"{what}: its record is about another key")
+            if each.why == _SHREDDED:
+                _must(head.kind == Kind.SHRED_SCHEDULED and not each.successor, f"{what}: its record is no shred")
+                _must(head.time_ms == each.gone_ms == self.scheduled_ms, f"{what} was shredded at another time")
+            else:
+                _must(each.successor in before, f"{what} was replaced by a key that is not shown to be gone")
+                _must(head.kind == Kind.STUDY_REKEYED, f"{what}: its record is no rekey")
+                _must(head.time_ms <= each.gone_ms, f"{what} was replaced at another time")
+            before.add(each.key)
+
+    def _check_steps(self, heads: dict[int, RecordHeader]) -> None:
+        words = ["asked", *["approved"] * (len(self.steps) - 1)]
+        _must([each.what for each in self.steps] == words, "who asked for it, or approved it, is not told")
+        _must(self.steps[-1].record == self.keys[0].record, "who took the last step is not told")
+        for each in self.steps:
+            head = heads[each.record]
+            _must(head.kind in {Kind.STATE, Kind.SHRED_SCHEDULED}, f"record {each.record} is no officer's step")
+            _must(head.time_ms == each.ms, f"{each.what}: at another time than its record says")
+
+    def _check_epochs(self, heads: dict[int, RecordHeader]) -> None:
+        last = max(each.last_epoch for each in self.keys)
+        _must([each.epoch for each in self.epochs] == list(range(1, last + 1)), "it does not tell of every epoch")
+        used: set[int] = set()
+        for epoch in self.epochs:
+            what = f"epoch {epoch.epoch}"
+            _must(any(each.kind != SHARES for each in epoch.openers), f"{what}: nothing is said to have opened it")
+            _must(len({each.id for each in epoch.openers}) == len(epoch.openers), f"{what}: it names something twice")
+            for each in epoch.openers:
+                if each.record is None:
+                    _must(each.receipt_ms is None and each.effective_ms is None, f"{what}: a receipt without a record")
+                    continue
+                head = heads[each.record]
+                kind = Kind.STATE if each.kind == SHARES else Kind.EPOCH_DESTROYED
+                is_end = head.kind == kind and head.study_key_id.hex() == _NO_KEY
+                _must(is_end and each.record not in used, f"{what}: a record is not of the end of what opened it")
+                _must(head.time_ms == each.receipt_ms, f"{what}: a receipt is of another time")
+                _must(each.effective_ms is not None, f"{what}: a receipt without an end")
+                used.add(each.record)
+
+
+def _endorsements_in(body: bytes) -> list[bytes]:
+    """What leads to the key that signed it, before anything in it is believed; nothing where it cannot be read."""
+    try:
+        found = msgspec.json.decode(body.partition(b"\n")[2], type=_Endorsed)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return []
+    return [each.encode() for each in found.endorsements]
+
+
+def runs(numbers: Iterable[int]) -> str:
+    """Ascending record numbers as text: runs of them, parted by blanks ("0-4 7")."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] + 1 == number:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+def _must(condition: bool, what: str) -> None:
+    if not condition:
+        raise IntegrityError(f"the certificate does not hold: {what}", hint=_HINT)

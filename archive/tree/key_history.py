@@ -1,0 +1,234 @@
+"""The signing keys of an archive in order, each endorsed by the one before: a verifier follows them from one it trusts.
+
+Rule: an endorsement is durable before anything is signed with the key that it names. It says over which records the old
+key signed last, under which root; over more than those the old key signs nothing that counts, over fewer not the new
+one. A log that lost records (`archive.repair.divergence`) is endorsed again at what is left. Formats: FORMAT.md,
+"Signing keys".
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Protocol, Self
+
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.keys.crypto.signing import CheckpointSigner, body_of, has_line, verify_note
+from coffer.keys.disk import opening
+from coffer.keys.disk.durable import replace
+from coffer.keys.disk.syscalls import SYSTEM, Syscalls
+from coffer.keys.errors import FormatError, HistoryError, IntegrityError
+
+__all__ = ["Endorsement", "Succession", "adopt", "endorse", "generation_of", "go_on_from", "read_succession"]
+
+TYPE: Final = "coffer/signing-key/v1"
+_NOTE: Final = re.compile(
+    rb"coffer/signing-key/v1\n(?:[^\n\0]+\n){6}\n(?:\xe2\x80\x94 [^\n\0]+\n)+"  # its text has seven lines
+)
+_LONGEST: Final = 1 << 20  # more than a thousand keys
+_HINT: Final = "take checkpoints/endorsements from a backup: coffer repair --from COPY does it"
+
+
+class TreeHead(Protocol):
+    """What is signed of the log: so many records, their root."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def root(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsement:
+    """The word of the old key and of the new one that the new one signs from `size` records with this root on.
+
+    `generation` is the new key's, from 2 up; keys are C2SP verifier keys in the name of the log's origin.
+    """
+
+    origin: str
+    generation: int
+    old: str
+    new: str
+    size: int
+    root: bytes
+
+    def serialize(self) -> bytes:
+        """The seven lines that are signed."""
+        root = base64.b64encode(self.root).decode()
+        lines = (TYPE, self.origin, str(self.generation), self.old, self.new, str(self.size), root)
+        return "".join(f"{line}\n" for line in lines).encode()
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Parse the seven lines. Raises FormatError on anything `serialize` would not have written."""
+        try:
+            _, origin, generation, old, new, size, root, _ = body.decode().split("\n")
+            parsed = cls(origin, int(generation), old, new, int(size), base64.b64decode(root, validate=True))
+        except (UnicodeDecodeError, ValueError, binascii.Error) as error:
+            raise FormatError("an endorsement of a signing key cannot be read", hint=_HINT) from error
+        if len(parsed.root) != 32 or parsed.size < 0 or parsed.serialize() != body:
+            raise FormatError("an endorsement of a signing key is not in its one form", hint=_HINT)
+        return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """Signing keys in order, generation 1 first; `notes` and `endorsements` lead from each to the next."""
+
+    vkeys: tuple[str, ...]
+    endorsements: tuple[Endorsement, ...]
+    notes: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, vkey: str, notes: Sequence[bytes]) -> Self:
+        """Follow endorsements, all there are, for who trusts `vkey`, a key of any generation.
+
+        Both keys have signed each, so one key that is trusted vouches for all. Raises FormatError, IntegrityError.
+        """
+        origin = vkey.partition("+")[0]
+        found: list[Endorsement] = []
+        for note in notes:
+            made = Endorsement.parse(body_of(note))
+            for key in (made.old, made.new):
+                verify_note(note, origin, key)
+            before = found[-1].new if found else made.old
+            if (made.origin, made.generation, made.old) != (origin, len(found) + 2, before):
+                raise IntegrityError(f"the endorsement of signing key {made.generation} is out of order", hint=_HINT)
+            found.append(made)
+        vkeys = (found[0].old, *(made.new for made in found)) if found else (vkey,)
+        if vkey not in vkeys:
+            raise IntegrityError("the endorsements do not lead to this verifier key", hint=_HINT)
+        return cls(vkeys, tuple(found), tuple(notes))
+
+    @property
+    def origin(self) -> str:
+        """The name of the log, in which all keys sign."""
+        return self.current.partition("+")[0]
+
+    @property
+    def current(self) -> str:
+        """The verifier key of what is signed now."""
+        return self.vkeys[-1]
+
+    def span(self, generation: int) -> tuple[int, int | None]:
+        """How many records a checkpoint of this key may cover: at least, and at most (None: it is the current key)."""
+        sizes = [0, *(made.size for made in self.endorsements)]
+        return sizes[generation - 1], min(sizes[generation:], default=None)
+
+    def standing(self) -> list[Endorsement]:
+        """The endorsements that hold: not those over records of which a later one says that they were lost."""
+        made = self.endorsements
+        return [each for at, each in enumerate(made) if all(each.size <= later.size for later in made[at + 1 :])]
+
+    def signers(self, note: bytes) -> list[int]:
+        """The generations whose key signed a note, the signature checked. Raises FormatError, IntegrityError."""
+        by = [at for at, vkey in enumerate(self.vkeys, 1) if has_line(note, vkey)]
+        for vkey in {self.vkeys[at - 1] for at in by} or {self.current}:
+            verify_note(note, self.origin, vkey)
+        return by
+
+    def require_in_force(self, by: Sequence[int], size: int) -> None:
+        """Raise IntegrityError unless the key of one of these generations signs over so many records."""
+        for generation in by:
+            least, most = self.span(generation)
+            if least <= size and (most is None or size <= most):
+                return
+        raise IntegrityError(
+            f"signing key {by[-1]} signed over {size} records, where it is not in force",
+            hint="whoever has an old signing key may have made it: keep it, and ask the archive's owner",
+        )
+
+
+def split(data: bytes) -> tuple[bytes, ...]:
+    """The notes of endorsements that stand one behind the other. Raises FormatError for anything in between."""
+    found = tuple(_NOTE.findall(data))
+    if b"".join(found) != data:
+        raise FormatError("the endorsements of the signing keys cannot be read", hint=_HINT)
+    return found
+
+
+def read_succession(folder: ArchiveFolder) -> Succession:
+    """The signing keys of an archive, from the one in archive.json on; reads a small file. Raises as `Succession.of`.
+
+    Read what a key signed first: its endorsement is durable before it.
+    """
+    try:
+        data = opening.read(folder.endorsements, _LONGEST)
+    except FileNotFoundError:
+        data = b""
+    found = _followed(folder.vkey, data)
+    if found.origin != folder.origin:
+        raise IntegrityError("the verifier key belongs to another name")
+    return found
+
+
+@lru_cache(maxsize=64)
+def _followed(vkey: str, data: bytes) -> Succession:
+    found = Succession.of(vkey, split(data))
+    if found.vkeys[0] != vkey:
+        raise IntegrityError("the endorsements of the signing keys do not begin with that of archive.json", hint=_HINT)
+    return found
+
+
+def endorse(
+    folder: ArchiveFolder, old: CheckpointSigner, new: CheckpointSigner, at: TreeHead, calls: Syscalls = SYSTEM
+) -> Endorsement:
+    """Endorse `new`, which signs from the checkpoint `at` on; durable on return.
+
+    Raises IntegrityError, and changes nothing, where `old` is not the key that signs now.
+    """
+    keys, origin = read_succession(folder), folder.origin
+    made = Endorsement(origin, len(keys.vkeys) + 1, old.vkey(origin), new.vkey(origin), at.size, at.root)
+    body = made.serialize()
+    note = old.sign_note(origin, body) + (new.line(origin, body) if new.public != old.public else b"")
+    data = b"".join((*keys.notes, note))
+    _followed(folder.vkey, data)
+    replace(folder.endorsements, data, calls=calls)
+    return made
+
+
+def adopt(folder: ArchiveFolder, copy: ArchiveFolder, calls: Syscalls = SYSTEM) -> bool:
+    """Take endorsements from a copy that are missing or damaged here, durable on return; whether there were any.
+
+    Raises IntegrityError where the copy's do not lead from this archive's first key, or neither goes on from the other.
+    """
+    theirs = read_succession(copy)
+    try:
+        mine = read_succession(folder).notes
+    except IntegrityError:
+        mine = ()
+    if mine[: len(theirs.notes)] == theirs.notes:
+        return False
+    if theirs.notes[: len(mine)] != mine:
+        raise IntegrityError("two keys were endorsed in one place, one here, one in the copy", hint="keep both copies")
+    replace(folder.endorsements, b"".join(theirs.notes), calls=calls)
+    return True
+
+
+def generation_of(folder: ArchiveFolder, signer: CheckpointSigner) -> int:
+    """Which of an archive's signing keys this is, from 1 up. Raises HistoryError where it is none of them."""
+    vkeys, mine = read_succession(folder).vkeys, signer.vkey(folder.origin)
+    if mine not in vkeys:
+        raise HistoryError("the keyring's signing key is none of this archive's", hint="put the newest keyring back")
+    return len(vkeys) - vkeys[::-1].index(mine)
+
+
+def go_on_from(folder: ArchiveFolder, signer: CheckpointSigner, at: TreeHead, calls: Syscalls = SYSTEM) -> None:
+    """Let `signer`, the key that the keyring has, sign `at` and what follows, after records or the keyring were lost.
+
+    Endorsements of keys that are lost with a newer keyring go to lost+found: whoever holds them will not believe what
+    is signed from now on. Where `at` covers less than the key's endorsement, it endorses itself there. Durable on
+    return. Raises as `generation_of`.
+    """
+    keys, generation = read_succession(folder), generation_of(folder, signer)
+    kept = keys.notes[: generation - 1]
+    if kept != keys.notes:
+        data = b"".join(keys.notes)
+        name = f"endorsements-{hashlib.sha256(data).hexdigest()[:16]}.notes"
+        replace(folder.lost_and_found / name, data, calls=calls)
+        replace(folder.endorsements, b"".join(kept), calls=calls)
+    if any(made.size > at.size for made in keys.endorsements[: generation - 1]):
+        endorse(folder, signer, signer, at, calls)

@@ -1,0 +1,88 @@
+"""Join what was found in each segment to one log: chain, tree, footers, and what was signed or is remembered of it.
+
+Rule: pure. Segments come in order. A damaged one is stepped over by its footer: what that says about the tree is
+proved, like everything else, by the signed roots behind it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from coffer.archive.format.chain import Chain
+from coffer.archive.verify.report import Finding, Report
+
+MISPLACED = "the segment header belongs to another place or archive"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What somebody signed or remembers: the first `size` records have the tree head `root`."""
+
+    size: int
+    root: bytes
+    by: str = "a signed checkpoint"
+
+
+@dataclass(slots=True)
+class Joined:
+    """The log so far. `is_whole`: the tree is known; behind damage without a footer it is not, until the next one."""
+
+    chain: Chain
+    claims: list[Claim]
+    is_whole: bool = True
+    unopened: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # key id: segment, first record
+    waiting: dict[bytes, int] = field(default_factory=dict)  # key id: how many records it alone opens
+    shredded: set[bytes] = field(default_factory=set)
+    superseded: set[bytes] = field(default_factory=set)
+
+    def add(self, report: Report) -> Iterator[Finding]:
+        """Take the next segment. Yields what is wrong with its place, and every claim that it disproves."""
+        header, chain = report.header, self.chain
+        if header is not None and (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head):
+            yield Finding(report.number, 0, None, MISPLACED)
+            self.is_whole = False
+        for run in report.runs:
+            fits = self.is_whole and (run.span.begin, run.prev) == (chain.tree.size, chain.head)
+            if fits:
+                for height, node in run.span.nodes:
+                    chain.tree.append(node, height)
+            self.is_whole = fits
+            chain.next_seq, chain.head = run.span.end, run.head
+            if fits:
+                yield from self.compare(report.number)
+        yield from self._footer(report)
+        for key_id, seqs in report.unopened.items():
+            self.unopened.setdefault(key_id, (report.number, seqs[0]))
+            self.waiting[key_id] = self.waiting.get(key_id, 0) + len(seqs)
+        self.shredded |= report.shredded
+        self.superseded |= report.superseded
+
+    def _footer(self, report: Report) -> Iterator[Finding]:
+        footer, chain = report.footer, self.chain
+        if footer is None:
+            return
+        state = (chain.head, chain.tree.size, chain.tree.edge)
+        if self.is_whole and (footer.head, footer.tree_size, footer.edge) == state:
+            return
+        if self.is_whole and not report.findings:
+            yield Finding(report.number, report.stop, None, "the footer does not describe this segment's records")
+        self.chain, self.is_whole = Chain.behind(footer), True
+        yield from self.compare(report.number)
+
+    def compare(self, number: int) -> Iterator[Finding]:
+        """Hold the tree as it is now against every claim about a tree of its size."""
+        tree = self.chain.tree
+        for claim in self.claims:
+            if claim.size == tree.size and claim.root != tree.root():
+                what = f"the first {claim.size} records are not those that were signed"
+                yield Finding(number, 0, claim.size - 1, what)
+
+    def finish(self, last: int) -> Iterator[Finding]:
+        """What only the end shows: claims beyond it, and keys that are missing although nobody destroyed them."""
+        for claim in self.claims:
+            if claim.size > self.chain.next_seq:
+                what = f"the log ends here, but {claim.by} covers {claim.size} records"
+                yield Finding(last, 0, self.chain.next_seq, what)
+        for key_id, (number, seq) in self.unopened.items():
+            if key_id not in self.shredded | self.superseded:
+                what = f"the key of {self.waiting[key_id]} records is missing, and no record says that it was destroyed"
+                yield Finding(number, 0, seq, what)

@@ -1,0 +1,308 @@
+"""Check one segment by itself: every byte of it, apart from where in the chain it stands.
+
+Rule: it needs nothing of the segments before it, so that segments are checked in any order and process; what it found
+is joined by `archive.verify.verify`. Records pass in batches; where a batch does not, each is looked at to say what is
+wrong.
+"""
+
+import hashlib
+import os
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from coffer.archive.format import headers, segment
+from coffer.archive.format.chain import Chain, find_record, read_footer, read_record, read_segment_header
+from coffer.archive.format.merkle import Frontier, leaf_hash
+from coffer.archive.format.record import HEADER, Kind, RecordHeader, parse_header
+from coffer.archive.format.segment import Footer
+from coffer.archive.format.walk import Walker
+from coffer.archive.tree.subtree_range import Span
+from coffer.archive.verify.join import MISPLACED
+from coffer.archive.verify.report import (
+    Finding,
+    Level,
+    OpenRecord,
+    Report,
+    Run,
+    Task,
+)
+from coffer.keys.disk import opening
+from coffer.keys.disk.lock import holder
+from coffer.keys.disk.reading import read_exactly, read_up_to
+from coffer.keys.errors import (
+    FormatError,
+    IntegrityError,
+    KeyUnavailableError,
+    ShreddedError,
+    SupersededError,
+    UnreadableError,
+)
+
+_PIECE = 1 << 20
+_LIVE_TRIES = 20  # a live writer finishes one group of records well within these, 0.1 s apart
+
+
+def scan(
+    task: Task,
+    open_record: OpenRecord | None = None,
+    progress: Callable[[int], None] | None = None,
+    tell: Callable[[Finding], None] | None = None,
+) -> Report:
+    """Check one segment. Never raises for what is on the medium, unreadable sectors included: that is a finding.
+
+    `progress` gets the bytes done since its last call, `tell` each finding as it is made; what these raise ends it.
+    """
+    tell = tell or (lambda _: None)
+    opening.distrust(task.lock.parent)  # where this is a process of its own
+    try:
+        fd = opening.descriptor(task.path)
+    except (IntegrityError, OSError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        unreadable = Finding(task.number, 0, None, f"the segment cannot be opened: {cause}")
+        tell(unreadable)
+        return Report(task.number, findings=[unreadable])
+    try:
+        return _Scan(fd, task, open_record, progress or (lambda _: None), tell).run()
+    finally:
+        os.close(fd)
+
+
+class _Scan:
+    def __init__(
+        self,
+        fd: int,
+        task: Task,
+        open_record: OpenRecord | None,
+        progress: Callable[[int], None],
+        tell: Callable[[Finding], None],
+    ) -> None:
+        self._fd = fd
+        self._tell = tell
+        self._task = task
+        self._open_record = open_record
+        self._progress = progress
+        self._offsets = array("Q")
+        self._next_seq: int | None = None
+        self._head = b""
+        self._listed: Sequence[int] = ()  # the footer's offsets
+        self._tries: int | None = None  # how often a writer was waited for; None where none can be
+        self._stop = os.fstat(fd).st_size
+        self._walker = Walker(fd, bodies=task.level >= Level.BODIES, batch_bytes=task.batch_bytes)
+        self.report = Report(task.number, self._stop)
+
+    def run(self) -> Report:
+        """Check everything, once."""
+        self._forget(0, 0)
+        self._read_header()
+        self._read_footer()
+        self._progress(segment.HEADER.size)
+        self._records()
+        report = self.report
+        report.stop = self._stop
+        self._progress(max(report.size - self._stop, 0))
+        if report.footer is not None and list(self._listed) != self._offsets.tolist():
+            self._found(self._stop, None, "the footer does not describe this segment's records")
+        return report
+
+    def _found(self, offset: int, seq: int | None, what: str) -> None:
+        finding = Finding(self._task.number, offset, seq, what)
+        self._tell(finding)
+        self.report.findings.append(finding)
+
+    def _read_header(self) -> None:
+        try:
+            header = read_segment_header(self._fd)
+        except (FormatError, UnreadableError) as error:
+            self._found(0, None, str(error))
+            return
+        if (header.archive_id, header.number) != (self._task.archive_id, self._task.number):
+            self._found(0, None, MISPLACED)
+        self.report.header = header
+        self._next_seq, self._head = header.first_seq, header.prev_leaf
+
+    def _read_footer(self) -> None:
+        complaint = "the segment has no valid footer"
+        try:
+            found = read_footer(self._fd, self._stop)
+            if found is not None:
+                footer, self._stop = found
+                self._listed = footer.offsets
+                self.report.footer = Footer((), footer.head, footer.tree_size, footer.edge)
+                return
+            if self._task.is_last:
+                self._tries = 0
+                return
+        except (FormatError, UnreadableError) as error:
+            complaint = str(error)
+        self._found(self._stop, None, complaint)
+
+    def _records(self) -> None:
+        at, careful_until = segment.HEADER.size, 0
+        while at < self._stop:
+            before = at
+            if at >= careful_until and self._next_seq is not None and self._head:
+                at, careful_until = self._quickly(at, self._next_seq)
+            if at == before:
+                following = self._carefully(at)
+                if following is None:
+                    return
+                at = following
+            self._forget(before, at - before)
+            self._progress(at - before)
+
+    def _forget(self, start: int, length: int) -> None:
+        """Let the system drop its copy of these bytes (length 0: of all), so that they are read from the medium."""
+        if self._task.is_cold and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, start, length, os.POSIX_FADV_DONTNEED)
+
+    def _quickly(self, at: int, first_seq: int) -> tuple[int, int]:
+        """Take a batch if all of it is in order. Returns where to go on, and up to where to look closely."""
+        try:
+            batch, digests = self._walker.batch(
+                at, self._stop, lambda place, start: self._is_wanted(first_seq + place, start)
+            )
+        except UnreadableError:
+            return at, at + 1
+        leaves = headers.check(batch, first_seq, self._head, digests) if batch.raws else None
+        if leaves is None:
+            return at, max(batch.end, at + 1)
+        read = [d is not None for d in digests]
+        counts = self.report.counts
+        counts.bodies += sum(read)
+        for raw, offset, was_read in zip(batch.raws, batch.offsets, read, strict=False):
+            if was_read:
+                counts.bytes += int.from_bytes(raw[44:52], "big")
+                self._open(offset, raw)
+        self._take(batch.raws, leaves)
+        self._offsets.extend(batch.offsets)
+        return batch.end, 0
+
+    def _carefully(self, at: int) -> int | None:
+        """Take one record, saying what is wrong with it. Returns where the next one may begin, None at the end."""
+        try:
+            raw, header, end = read_record(self._fd, at, self._stop)
+        except (FormatError, UnreadableError) as error:
+            following = self._next_record(at)
+            # The writer is in the middle of this record, or finished it a moment ago and went away.
+            if following is None and self._may_grow():
+                return at
+            self._found(at, self._next_seq, str(error))
+            if self._place(at) < self._place(at + 1):
+                self._offsets.append(at)  # the footer lists it rightly: it says nothing wrong
+            if self._next_seq is not None:
+                self._next_seq, self._head = self._next_seq + 1, b""  # what the one behind it chains to is not known
+            return following
+        if self._next_seq is None:
+            self._next_seq = header.seq
+        self._head = self._head or header.prev_leaf
+        complaint = Chain(self._next_seq, self._head, Frontier()).complaint(header)
+        if complaint is not None:
+            self._found(at, header.seq, complaint)
+            self._next_seq, self._head = header.seq, header.prev_leaf
+        if self._task.level >= Level.BODIES and self._is_wanted(header.seq, at):
+            self._body(at, raw, header)
+        self._take([raw], [leaf_hash(raw)])
+        self._offsets.append(at)
+        return end
+
+    def _take(self, raws: list[bytes], leaves: list[bytes]) -> None:
+        """Add good records to the runs; a run ends at each cut, so that the tree is known there."""
+        assert self._next_seq is not None
+        first, last = self._next_seq, self._next_seq + len(raws)
+        edges = [first, *(c for c in self._task.cuts if first < c < last), last]
+        for start, end in pairwise(edges):
+            runs = self.report.runs
+            if not runs or (runs[-1].span.end, runs[-1].head) != (start, self._head) or start in self._task.cuts:
+                runs.append(Run(self._head, self._head, Span.at(start)))
+            runs[-1].span.extend(leaves[start - first : end - first])
+            runs[-1].head = self._head = leaves[end - first - 1]
+        self._next_seq = last
+        self.report.counts.records += len(raws)
+        if self._task.level is Level.DECRYPT:
+            for raw, kind in zip(raws, headers.kinds(raws), strict=True):
+                if kind == Kind.SHRED_SCHEDULED:
+                    self.report.shredded.add(raw[24:40])
+                elif kind == Kind.STUDY_REKEYED:
+                    self.report.superseded.add(raw[24:40])
+
+    def _is_wanted(self, seq: int, at: int) -> bool:
+        """Whether this record's body is to be read: the same answer in any process, at any time."""
+        task = self._task
+        if at < task.from_offset:
+            return False
+        if task.sample >= 1.0 or seq < task.from_seq:
+            return seq >= task.from_seq
+        drawn = hashlib.blake2b(b"%d/%d" % (task.seed, seq), digest_size=8).digest()
+        return int.from_bytes(drawn, "big") < task.sample * (1 << 64)
+
+    def _body(self, at: int, raw: bytes, header: RecordHeader) -> None:
+        counts, digest = self.report.counts, hashlib.sha256()
+        counts.bodies += 1
+        offset, left = at + HEADER.size, header.body_len
+        try:
+            while left and (piece := read_up_to(self._fd, offset, min(left, _PIECE))):
+                digest.update(piece)
+                offset, left = offset + len(piece), left - len(piece)
+                counts.bytes += len(piece)
+        except UnreadableError as error:
+            self._found(offset, header.seq, f"the body cannot be read: {error}")
+            return
+        if digest.digest() != header.body_sha256:
+            self._found(at + HEADER.size, header.seq, "the body does not match its hash")
+        else:
+            self._open(at, raw)
+
+    def _open(self, at: int, raw: bytes) -> None:
+        if self._task.level < Level.DECRYPT or self._open_record is None:
+            return
+        header = parse_header(raw)
+        body = at + HEADER.size
+        try:
+            self._open_record(header, lambda offset, length: read_exactly(self._fd, body + offset, length))
+            self.report.counts.opened += 1
+        except (ShreddedError, KeyUnavailableError) as error:
+            self.report.unopened.setdefault(header.study_key_id, []).append(header.seq)
+            if isinstance(error, ShreddedError) and not isinstance(error, SupersededError):
+                self.report.shredded.add(header.study_key_id)
+        except UnreadableError as error:
+            self._found(body, header.seq, f"the body cannot be read: {error}")
+        except IntegrityError as error:
+            self._found(body, header.seq, f"the body does not open: {error}")
+
+    def _next_record(self, at: int) -> int | None:
+        """Where the next record begins: by the footer if there is one, else by searching."""
+        place = self._place(at + 1)
+        if place < len(self._listed):
+            return self._listed[place]
+        try:
+            return find_record(self._fd, at + 1, self._stop, self._next_seq or 0)
+        except UnreadableError:
+            return None
+
+    def _place(self, at: int) -> int:
+        """How many records the footer lists before `at`."""
+        return bisect_left(self._listed, at)
+
+    def _may_grow(self) -> bool:
+        """Whether a writer is at work here, or was; then its next group is waited for."""
+        if self._tries is None or self._tries >= _LIVE_TRIES:
+            return False
+        size = os.fstat(self._fd).st_size
+        if size == self._stop and holder(self._task.lock) is None:
+            return False
+        time.sleep(0.1)
+        self._tries, self._stop = self._tries + 1, _end_of_records(self._fd)
+        return True
+
+
+def _end_of_records(fd: int) -> int:
+    """Where the records of a growing segment end: its size, or its footer once the writer has filled it."""
+    size = os.fstat(fd).st_size
+    try:
+        sealed = read_footer(fd, size)
+    except (FormatError, UnreadableError):
+        return size
+    return sealed[1] if sealed else size

@@ -1,0 +1,282 @@
+"""The index's LMDB file: sealed bytes under opaque keys, durable when `write` returns.
+
+Rule: sync stays on (a commit ends with fdatasync), meminit stays on (old heap bytes never reach the disk), files are
+0600 in a 0700 folder. Readers never wait for a commit; only growing the map waits for them. A commit that failed is
+final: the store answers UnavailableError until it is opened again. LMDB leaves removed rows in free pages and gaps, so
+that a file without them takes the old one's place where they must not be found (`compact`). It knows nothing of rows,
+keys or DICOM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import lmdb
+
+from coffer.keys.disk import durable, opening
+from coffer.keys.disk.lmdb_environment import environment
+from coffer.keys.disk.syscalls import sync_folder, unavailable
+from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
+from coffer.keys.keyring.store import refused
+
+__all__ = ["TABLES", "Change", "IndexStore"]
+
+TABLES: Final = ("meta", "uid", "study", "series", "instance")
+Change: TypeAlias = "tuple[str, bytes, bytes | None]"  # table, key, value; None removes (in `uid`: all values)
+_FIRST_MAP: Final = 1 << 36  # 64 GiB of address space, not of disk; doubled when full
+_DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
+_REBUILD: Final = "stop the server, run `coffer index rebuild`, start it again: the log holds everything"
+_SUM_KEY: Final = b"sum"  # LMDB has no checksums: the sum of all rows' hashes tells accidents
+_MODULUS: Final = 1 << 256
+_PIECE: Final = 1 << 20
+
+
+_FRESH: Final = ".data.mdb.new"  # as `keys.disk.durable.stage` names it
+
+
+def _row_hash(table: str, key: bytes, value: bytes) -> int:
+    """SHA-256(number of the table || u16 key length || key || value) as a number."""
+    place = TABLES.index(table).to_bytes(1, "big") + len(key).to_bytes(2, "big")
+    return int.from_bytes(sha256(place + key + value).digest(), "big")
+
+
+def _lock_of(fresh: Path) -> Path:
+    return fresh.with_name(f"{fresh.name}-lock")
+
+
+class IndexStore:
+    """One LMDB environment with its five tables. Thread-safe; one process writes, others may read beside it."""
+
+    def __init__(self, folder: Path, *, readonly: bool = False, map_bytes: int = _FIRST_MAP) -> None:
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._growing = False
+        self._failed: UnavailableError | None = None
+        self._readonly = readonly
+        if readonly and not opening.exists(folder / "data.mdb"):
+            raise NotFoundError(f"there is no index in {folder}", hint="start the archive once, it makes its index")
+        self._folder = folder
+        if not readonly:
+            durable.make_folder(folder, 0o700)
+            for left in (_FRESH, _lock_of(Path(_FRESH)).name):  # a stop came before it took the other's place
+                if opening.exists(folder / left):
+                    durable.remove(folder / left)
+        try:
+            self._env = self._open(folder / "data.mdb", folder / "lock.mdb", map_bytes)
+            self._tables = self._tables_of(self._env)
+        except (*_DAMAGED, lmdb.NotFoundError) as error:
+            raise IntegrityError(f"the index in {folder} is damaged: {error}", hint=_REBUILD) from error
+        except lmdb.Error as error:
+            if "already open in this process" in str(error):
+                raise LockedError(f"the index in {folder} is already open in this process") from error
+            raise refused(f"cannot open the index in {folder}", error, folder) from error
+        except OSError as error:
+            raise unavailable(error, "open", folder / "data.mdb") from error
+        if not readonly:
+            sync_folder(folder)
+
+    def _open(self, data: Path, lock: Path, map_bytes: int) -> Any:
+        """LMDB's environment in a file."""
+        options: dict[str, Any] = {"map_size": map_bytes, "max_dbs": 8, "max_readers": 256}
+        return environment(data, lock, create=not self._readonly, readonly=self._readonly, **options)
+
+    def _tables_of(self, env: Any) -> dict[str, Any]:
+        make = not self._readonly
+        return {name: env.open_db(name.encode(), create=make, dupsort=name == "uid") for name in TABLES}
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Any]:
+        with self._gate:
+            while self._growing:
+                self._gate.wait()
+            self._readers += 1
+        try:
+            with self._begin() as txn:
+                yield txn
+        except _DAMAGED as error:
+            raise IntegrityError(f"the index is damaged: {error}", hint=_REBUILD) from error
+        except lmdb.Error as error:
+            raise refused("the index cannot be read", error, self._folder) from error
+        finally:
+            with self._gate:
+                self._readers -= 1
+                self._gate.notify_all()
+
+    def _begin(self) -> Any:
+        try:
+            return self._env.begin()
+        except lmdb.MapResizedError:  # another process grew the file: adopt its size
+            self._env.set_mapsize(0)
+            return self._env.begin()
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """Return the value under `key` as of the last commit, or None."""
+        with self._reading() as txn:
+            value = txn.get(key, db=self._tables[table])
+            return None if value is None else bytes(value)
+
+    def values(self, key: bytes) -> list[bytes]:
+        """Return every value under `key` in the `uid` table, sorted."""
+        with self._reading() as txn, txn.cursor(db=self._tables["uid"]) as cursor:
+            return [bytes(v) for v in cursor.iternext_dup()] if cursor.set_key(key) else []
+
+    def scan(self, table: str, after: bytes = b"", most: int = 512) -> list[tuple[bytes, bytes]]:
+        """Return up to `most` rows with keys above `after`, in key order: one short transaction for each page."""
+        rows: list[tuple[bytes, bytes]] = []
+        with self._reading() as txn, txn.cursor(db=self._tables[table]) as cursor:
+            for key, value in cursor.iternext() if cursor.set_range(after) else ():
+                if key != after:
+                    rows.append((bytes(key), bytes(value)))
+                if len(rows) == most:
+                    break
+        return rows
+
+    def last(self, table: str) -> bytes | None:
+        """Return the greatest key of a table, or None."""
+        with self._reading() as txn, txn.cursor(db=self._tables[table]) as cursor:
+            return bytes(cursor.key()) if cursor.last() else None
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Make all changes in one transaction, all or nothing; durable on return (LMDB commit: fdatasync).
+
+        Raises UnavailableError when it fails, and from then on: what is on disk stays as it was.
+        """
+        if self._readonly:
+            raise UnavailableError("the index is open for reading only")
+        while True:
+            try:
+                with self._writing() as txn:
+                    total = int.from_bytes(txn.get(_SUM_KEY, db=self._tables["meta"]) or b"", "big")
+                    total += sum(self._change(txn, *change) for change in changes)
+                    txn.put(_SUM_KEY, (total % _MODULUS).to_bytes(32, "big"), db=self._tables["meta"])
+            except lmdb.MapFullError:
+                self._grow()
+            else:
+                return
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """A transaction, committed at the end. Raises MapFullError: try again; UnavailableError, and then for ever."""
+        if self._failed is not None:
+            raise self._failed.with_traceback(None)  # it would grow with each who meets it
+        try:
+            with self._env.begin(write=True) as txn:
+                yield txn
+        except lmdb.MapFullError:
+            raise
+        except lmdb.Error as error:
+            self._failed = refused("the index cannot be written", error, self._folder, then="restart Coffer")
+            raise self._failed from error
+
+    def _change(self, txn: Any, table: str, key: bytes, value: bytes | None) -> int:
+        """Make one change; what it adds to the sum of all rows' hashes."""
+        db, added = self._tables[table], 0
+        if table == "uid":  # a set of values under each key
+            with txn.cursor(db=db) as cursor:
+                if value is None:
+                    gone = list(cursor.iternext_dup()) if cursor.set_key(key) else []
+                elif cursor.set_key_dup(key, value):
+                    return 0
+                else:
+                    gone = []
+        else:
+            old = txn.get(key, db=db)
+            gone = [] if old is None else [old]
+        added -= sum(_row_hash(table, key, bytes(old)) for old in gone)
+        if value is None:
+            txn.delete(key, db=db)
+            return added
+        txn.put(key, value, db=db)
+        return added + _row_hash(table, key, value)
+
+    def complaint(self) -> str | None:
+        """Read every row of one state and compare with the sum that is kept of them; what is wrong, or None."""
+        with self._reading() as txn:
+            kept = txn.get(_SUM_KEY, db=self._tables["meta"]) or bytes(32)
+            total = 0
+            for name, db in self._tables.items():
+                with txn.cursor(db=db) as cursor:
+                    for key, value in cursor:
+                        if (name, key) != ("meta", _SUM_KEY):
+                            total += _row_hash(name, key, value)
+        return None if bytes(kept) == (total % _MODULUS).to_bytes(32, "big") else "its rows are not those written"
+
+    def clear(self) -> None:
+        """Remove every row of every table, durable on return. Raises UnavailableError as `write`."""
+        with self._writing() as txn:
+            for table in self._tables.values():
+                txn.drop(table, delete=False)
+
+    def compact(self) -> None:
+        """Let a copy of the rows that are there take the file's place: no byte of a removed row is in it. Durable on
+        return. The caller lets nobody write meanwhile; readers are held up at the end only.
+
+        Readers in other processes go on in the old file, which has no name any more. Raises UnavailableError: nothing
+        has changed, or, where it failed between two names, nothing is written any more.
+        """
+        with contextlib.closing(self._copied()) as pieces:
+            fresh = durable.stage(self._folder / "data.mdb", pieces)
+        try:
+            env = self._open(fresh, _lock_of(fresh), self._env.info()["map_size"])
+            tables = self._tables_of(env)
+        except (lmdb.Error, OSError) as error:
+            raise UnavailableError(f"the index's copy cannot be opened: {error}", hint=_REBUILD) from error
+        with self._alone():
+            self._failed = UnavailableError("the index stopped while it was written anew", hint="restart Coffer")
+            # The lock first: a reader opens data, then lock, and must not read the new data unseen by its writer.
+            durable.install(_lock_of(fresh), self._folder / "lock.mdb", None)
+            durable.install(fresh, self._folder / "data.mdb", None)
+            self._failed = None
+            old, self._env, self._tables = self._env, env, tables
+            old.close()
+
+    def _copied(self) -> Generator[bytes]:
+        """The file as it would be had it been written at once, in pieces. Raises UnavailableError."""
+        out, into = os.pipe()
+        failed: list[UnavailableError] = []
+
+        def copy() -> None:
+            try:
+                self._env.copyfd(into, compact=True)
+            except lmdb.Error as error:
+                failed.append(refused("the index cannot be copied", error, self._folder))
+            finally:
+                os.close(into)
+
+        copier = threading.Thread(target=copy, name="index copy")
+        copier.start()
+        try:
+            with os.fdopen(out, "rb", buffering=0) as pipe:
+                while piece := pipe.read(_PIECE):
+                    yield piece
+        finally:  # whoever writes it may have failed: LMDB then finds nobody at the other end
+            copier.join()
+        if failed:
+            raise failed[0]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No transaction of this process is open while the block runs: LMDB's map must not move under one."""
+        with self._gate:
+            self._growing = True
+            try:
+                while self._readers:
+                    self._gate.wait()
+                yield
+            finally:
+                self._growing = False
+                self._gate.notify_all()
+
+    def _grow(self) -> None:
+        with self._alone():
+            self._env.set_mapsize(2 * self._env.info()["map_size"])
+
+    def close(self) -> None:
+        """Close the environment; nothing waits to be written here."""
+        self._env.close()

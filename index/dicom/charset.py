@@ -1,0 +1,94 @@
+"""Text in and out of DICOM character sets (PS3.5 6.1, PS3.3 C.12.1.1.2).
+
+Rule: decoding never raises and never loses the rest of a value to one bad byte; encoding either carries every
+character or says that it cannot. Only the sets of PS3.3 are used: a name from the data never reaches Python's codec
+registry, which also holds decompressors and slow codecs.
+It does not split values or trim padding (`index.dicom.values`), nor decide which set to answer in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from pydicom.charset import STAND_ALONE_ENCODINGS, decode_bytes, encode_string, python_encoding
+from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
+
+from coffer.index.dicom.bounds import CHARSET_CHARACTERS, MOST_CHARSETS, MOST_ESCAPES
+
+__all__ = ["charset_of", "decode_text", "encode_text"]
+
+_DEFAULT: Final = "iso8859"  # as pydicom: a superset of the default repertoire that never fails
+_ESC: Final = b"\x1b"
+_MISSPELT: Final = re.compile(r"ISO[ _-]?(2022)?[ _-]?IR[ _-]?(\d+)")
+_VALUE_DELIMITERS: Final = re.compile(r"([\\\r\n\t\f])")
+_NAME_DELIMITERS: Final = re.compile(r"([\\^=])")
+_LONGEST_SWITCHED: Final = 1024  # characters; to look for the best set of each stretch takes time with its square
+
+
+def charset_of(raw: bytes) -> tuple[str, ...]:
+    """Return the values of Specific Character Set (0008,0005), as many and as long as can mean anything.
+
+    It is a CS, whatever the data set says: plain text that needs no character set itself.
+    """
+    terms = raw[: MOST_CHARSETS * (CHARSET_CHARACTERS + 1)].decode("latin-1").strip(" \0").split("\\")
+    kept = tuple(term.strip(" \0")[:CHARSET_CHARACTERS] for term in terms[:MOST_CHARSETS])
+    return kept if any(kept) else ()
+
+
+@lru_cache(maxsize=256)
+def _encodings(charset: tuple[str, ...]) -> tuple[str, ...]:
+    terms = charset or ("",)
+    known = tuple(_encoding(term) for term in terms[:MOST_CHARSETS])
+    if terms[0] in STAND_ALONE_ENCODINGS:
+        return known[:1]
+    extensions = (e for term, e in zip(terms[1:], known[1:], strict=False) if term not in STAND_ALONE_ENCODINGS)
+    return (known[0], *extensions)
+
+
+def _encoding(term: str) -> str:
+    found = python_encoding.get(term)
+    if found is None and (spelt := _MISSPELT.fullmatch(term.strip())) is not None:
+        found = python_encoding.get(f"ISO {spelt[1]} IR {spelt[2]}" if spelt[1] else f"ISO_IR {spelt[2]}")
+    return str(found or _DEFAULT)
+
+
+def decode_text(raw: bytes, charset: tuple[str, ...], vr: str = "LO") -> str:
+    """Return the text of a value encoded by Specific Character Set `charset` (its values, possibly none).
+
+    Never raises: what cannot be decoded becomes U+FFFD, an unknown character set is read as ISO 8859-1. A value that
+    switches its set more than 128 times is read in the first one.
+    """
+    if _ESC not in raw:
+        # Decoding ASCII in whatever set is the common case and the cheap one.
+        return raw.decode("ascii") if raw.isascii() else raw.decode(_encodings(charset)[0], "replace")
+    if raw.count(_ESC) > MOST_ESCAPES:
+        return raw.decode(_encodings(charset)[0], "replace")
+    delimiters = PN_DELIMS | TEXT_VR_DELIMS if vr == "PN" else TEXT_VR_DELIMS
+    try:
+        return str(decode_bytes(raw, _encodings(charset), delimiters))
+    except (UnicodeError, LookupError, ValueError):
+        return raw.decode(_DEFAULT, "replace")
+
+
+def encode_text(text: str, charset: Sequence[str], vr: str) -> bytes | None:
+    """Return `text` in the character set, or None where it cannot carry every character. Takes \\-joined values too."""
+    if text.isascii():
+        return text.encode("ascii")
+    encodings = _encodings(tuple(charset))
+    if len(encodings) == 1:
+        try:
+            return text.encode(encodings[0]) if charset else None
+        except UnicodeError:
+            return None
+    if len(text) > _LONGEST_SWITCHED:
+        return None
+    # Code extensions are reset by every delimiter (PS3.5 6.1.2.5.3), so each run between two is encoded by itself.
+    runs = (_NAME_DELIMITERS if vr == "PN" else _VALUE_DELIMITERS).split(text)
+    try:
+        raw = b"".join(run.encode("ascii") if run.isascii() else encode_string(run, encodings) for run in runs)
+    except (UnicodeError, LookupError, ValueError):
+        return None
+    return raw if decode_text(raw, tuple(charset), vr) == text else None

@@ -1,0 +1,266 @@
+"""Headers of data sets and identifiers of queries, read within limits.
+
+Rule: `scan` takes anything and returns what it could read plus a `problem` sentence free of data; `decode_identifier`
+takes only what is well formed, because a query that was half understood would answer the wrong question.
+Pixel data is located, never read. Nothing here decides what an attribute means (`index.instance.entry`).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from coffer.index.dicom.attributes import (
+    ITEM_ATTRIBUTES,
+    SPECIFIC_CHARACTER_SET,
+    WANTED,
+    Values,
+    is_supported,
+    vr_of,
+)
+from coffer.index.dicom.charset import charset_of
+from coffer.index.dicom.parser import (
+    Element,
+    Elements,
+    Limits,
+    PixelValue,
+    Read,
+    Walk,
+)
+from coffer.index.dicom.values import decode_as
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import IdentifierError, InputError
+
+__all__ = [
+    "QUERY_LIMITS",
+    "Element",
+    "Elements",
+    "Header",
+    "Identifier",
+    "Limits",
+    "PixelValue",
+    "decode_identifier",
+    "scan",
+    "scan_early",
+]
+
+_IMPLICIT_LE: Final = "1.2.840.10008.1.2"
+_EXPLICIT_BE: Final = "1.2.840.10008.1.2.2"
+_GE_PRIVATE: Final = "1.2.840.113619.5.2"  # Implicit VR Little Endian with big-endian pixel data
+# Deflated Explicit VR and the JPIP forms that deflate the data set (PS3.5 A.5, A.7, A.9).
+_DEFLATED: Final = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+_INFLATE_STEP: Final = 64 << 10
+_MOST_INFLATED: Final = 16 << 20
+_NO_END: Final = 1 << 62
+
+QUERY_LIMITS: Final = Limits(bytes=4 << 20, depth=8, elements=1000, seconds=1.0, value=1 << 20, items=1)
+_LONGEST_IDENTIFIER: Final = 1 << 20
+_MOST_VALUES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What was read of a data set: wanted elements by tag, where the pixel data is, and what was wrong, if anything."""
+
+    elements: Mapping[int, Element]
+    pixel: PixelValue | None
+    problem: str | None
+    big_endian: bool  # of the header's own binary values
+    pixel_big_endian: bool
+    inflated: bool  # offsets count in the inflated data set, not in the stored bytes
+
+    @property
+    def charset(self) -> tuple[str, ...]:
+        """The values of Specific Character Set (0008,0005)."""
+        element = self.elements.get(SPECIFIC_CHARACTER_SET)
+        return charset_of(element.raw) if element is not None else ()
+
+    def values(self, tag: int) -> tuple[str, ...]:
+        """The values of an element as text; () where it is absent, empty, or of another kind than its attribute."""
+        element = self.elements.get(tag)
+        if element is None or not element.raw:
+            return ()
+        # In whatever set, ASCII without a switch is ASCII.
+        charset = () if element.raw.isascii() and b"\x1b" not in element.raw else self.charset
+        return decode_as(tag, vr_of(tag), element.vr, element.raw, charset, big_endian=self.big_endian) or ()
+
+    def text(self, tag: int) -> str:
+        """The first value of an element as text, or an empty string."""
+        values = self.values(tag)
+        return values[0] if values else ""
+
+
+class _Inflated:
+    """A deflated data set as a `Read`, inflated up to a limit."""
+
+    def __init__(self, read: Read, length: int, limit: int) -> None:
+        self._read = read
+        self._length = length
+        self._limit = limit
+        self._taken = 0
+        self._plain = bytearray()
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # PS3.5 A.5: no zlib header
+        self.problem: str | None = None
+
+    def read(self, start: int, stop: int) -> bytes:
+        while len(self._plain) < stop and self._more():
+            pass
+        return bytes(self._plain[start:stop])
+
+    def _more(self) -> bool:
+        """Inflate one step; False at the end, on damage, or at the limit."""
+        if self._inflater.eof or self.problem is not None:
+            return False
+        if len(self._plain) >= self._limit:
+            self.problem = "inflated header is larger than the limit"
+            return False
+        data = self._inflater.unconsumed_tail
+        if not data:
+            data = self._read(self._taken, min(self._taken + _INFLATE_STEP, self._length))
+            self._taken += len(data)
+        if not data:
+            self.problem = "deflated data set ends early"
+            return False
+        try:
+            self._plain += self._inflater.decompress(data, _INFLATE_STEP)
+        except zlib.error:
+            self.problem = "deflated data set does not inflate"
+            return False
+        return True
+
+    def end(self) -> int:
+        """Inflate to the end, the limit or the first damage, and return how many bytes there are."""
+        self.read(0, self._limit + 1)
+        return len(self._plain)
+
+
+def scan(
+    read: Read,
+    length: int,
+    transfer_syntax: str,
+    limits: Limits | None = None,
+    *,
+    wanted: frozenset[int] = WANTED,
+) -> Header:
+    """Read the header of a data set of `length` bytes, of which `read(start, stop)` gives any part. Never raises.
+
+    Only windows around what is needed are read, so an object of any size costs a few tens of KiB. An unknown transfer
+    syntax is read as Explicit VR Little Endian, which PS3.5 A.4 prescribes for every encapsulated one.
+    """
+    limits = limits or Limits()
+    inflated = _Inflated(read, length, min(limits.bytes, _MOST_INFLATED)) if transfer_syntax in _DEFLATED else None
+    source = inflated.read if inflated else read
+    end = inflated.end() if inflated else length
+    walk = _walk(source, end, transfer_syntax, limits, wanted, stop_at_pixels=inflated is not None)
+    walk.run()
+    problem = walk.problem
+    if inflated is not None and walk.pixel is None:
+        problem = inflated.problem or problem  # once pixel data was met, the header is known to be whole
+    if length == 0:
+        problem = "data set is empty"
+    return _header(walk, transfer_syntax, problem, inflated=inflated is not None)
+
+
+def scan_early(read: Read, transfer_syntax: str, limits: Limits) -> Header | None:
+    """The header of a data set that is still arriving: as `scan` reads it, if nothing follows the pixel data.
+
+    None where the pixel data has not come yet, and always for a deflated data set. Never raises.
+    """
+    if transfer_syntax in _DEFLATED:
+        return None
+    walk = _walk(read, _NO_END, transfer_syntax, limits, WANTED, stop_at_pixels=True)
+    walk.run()
+    return None if walk.pixel is None else _header(walk, transfer_syntax, walk.problem, inflated=False)
+
+
+def _walk(
+    read: Read,
+    length: int,
+    transfer_syntax: str,
+    limits: Limits,
+    wanted: frozenset[int],
+    *,
+    stop_at_pixels: bool,
+) -> Walk:
+    return Walk(
+        read,
+        length,
+        explicit=transfer_syntax not in (_IMPLICIT_LE, _GE_PRIVATE),
+        big_endian=transfer_syntax == _EXPLICIT_BE,
+        wanted=wanted,
+        wanted_in_items=ITEM_ATTRIBUTES,
+        limits=limits,
+        stop_at_pixels=stop_at_pixels,
+    )
+
+
+def _header(walk: Walk, transfer_syntax: str, problem: str | None, *, inflated: bool) -> Header:
+    big = transfer_syntax == _EXPLICIT_BE
+    return Header(walk.elements, walk.pixel, problem, big, big or transfer_syntax == _GE_PRIVATE, inflated)
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """A decoded query identifier: text or items by tag, and the character set its sender used."""
+
+    values: Mapping[int, Values]
+    charset: tuple[str, ...]
+
+    def text(self, tag: int) -> tuple[str, ...]:
+        """The values of a key as text; () where it is absent, empty or a sequence."""
+        return tuple(v for v in self.values.get(tag, ()) if isinstance(v, str))
+
+
+def decode_identifier(identifier: Buffer, *, implicit: bool, big_endian: bool = False) -> Identifier:
+    """Decode the identifier of a C-FIND, C-MOVE or C-GET request (PS3.4 C.4.1.1.3).
+
+    Takes at most 1 MiB, 8 nested sequences, 1000 elements, 10 000 values of one key. Raises InputError otherwise and
+    for anything that is not well formed, IdentifierError where it can name the key. Group lengths are dropped: they are
+    no keys.
+    """
+    data = bytes(identifier)
+    if len(data) > _LONGEST_IDENTIFIER:
+        raise InputError("the identifier is larger than 1 MiB", hint="ask for fewer unique keys at once")
+    walk = Walk(
+        lambda start, stop: data[start:stop],
+        len(data),
+        explicit=not implicit,
+        big_endian=big_endian,
+        wanted=None,
+        limits=QUERY_LIMITS,
+    )
+    walk.run()
+    if walk.problem is not None:
+        raise InputError(f"the identifier is not a well-formed data set: {walk.problem}")
+    named = walk.elements.get(SPECIFIC_CHARACTER_SET)
+    charset = charset_of(named.raw) if named else ()
+    values = _decoded(walk.elements, charset, big_endian)
+    for tag, given in values.items():
+        if len(given) > _MOST_VALUES:
+            raise IdentifierError(
+                f"({tag >> 16:04X},{tag & 0xFFFF:04X}) takes at most {_MOST_VALUES} values",
+                offending=(tag,),
+                hint="ask for fewer unique keys at once",
+            )
+    return Identifier(values, charset)
+
+
+def _decoded(elements: Elements, charset: tuple[str, ...], big_endian: bool) -> dict[int, Values]:
+    out: dict[int, Values] = {}
+    for tag, element in elements.items():
+        if tag & 0xFFFF == 0:
+            continue
+        if element.vr == "SQ" or vr_of(tag) == "SQ":
+            out[tag] = tuple(_decoded(item, charset, big_endian) for item in element.items)
+            continue
+        values = decode_as(tag, vr_of(tag), element.vr, element.raw, charset, big_endian=big_endian)
+        if values is None and element.raw and is_supported(tag):
+            raise IdentifierError(
+                f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has another kind of VR than PS3.6 says",
+                offending=(tag,),
+                hint="send it with the VR of PS3.6",
+            )
+        out[tag] = values or ()
+    return out

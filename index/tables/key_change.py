@@ -1,0 +1,162 @@
+"""What the end of a study key does to the index: its rows go, or lead to the records under another key.
+
+Rule: what a shredded key sealed leaves every answer at once, and the tables when there is time; a version of another
+part that one of them had taken the place of is served again. Rows that cannot be opened any more keep their tokens,
+which then lead nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from coffer.index.tables.catalogue import Catalogue
+from coffer.index.tables.lookup import Lookup
+from coffer.index.tables.put import Putting
+from coffer.index.tables.rows import InstanceRow, SeriesRow, StudyRow, Version
+from coffer.index.tables.sealed_rows import (
+    INSTANCE,
+    PART,
+    SERIES,
+    STUDY,
+    Ref,
+    Tables,
+    child,
+)
+from coffer.keys.errors import KeyUnavailableError, ShreddedError
+from coffer.keys.keyring.keyring import Keyring
+
+__all__ = ["KeyChange"]
+
+
+class KeyChange:
+    """Works on an index's tables and catalogue. Thread-safe as they are."""
+
+    def __init__(
+        self, tables: Tables, catalogue: Catalogue, lookup: Lookup, putting: Putting, keyring: Keyring
+    ) -> None:
+        self._tables = tables
+        self._catalogue = catalogue
+        self._lookup = lookup
+        self._putting = putting
+        self._keyring = keyring
+
+    def hide(self, key_id: bytes, name: bytes) -> None:
+        """Let nobody find the parts under a name whose rows this key seals. The caller holds the tables' lock."""
+        found = self._of_key(key_id, name)
+        for ref, row in found:
+            self._tables.kill(ref)
+            self._catalogue.note(ref, row, None)
+        self._serve_again(found)
+
+    def serve_again(self, key_id: bytes, name: bytes) -> None:
+        """Let nothing stand behind what this key seals, which is shredded. The caller holds the tables' lock."""
+        self._serve_again(self._of_key(key_id, name))
+
+    def remove(self, key_id: bytes, name: bytes) -> int:
+        """Remove their rows and tokens, durable after the next flush; return how many instances."""
+        found = self._of_key(key_id, name)
+        with self._tables.lock:
+            for ref, _ in found:
+                self._tables.kill(ref)
+            self._serve_again(found)
+        return sum(self._remove(ref, row) for ref, row in found)
+
+    def _of_key(self, key_id: bytes, name: bytes) -> list[tuple[Ref, StudyRow]]:
+        """The parts under a name whose row is sealed under this key, or waits to be: one, or what rules that changed
+        made of one."""
+        found = []
+        for ref in self._tables.under(bytes((STUDY,)) + name):
+            try:
+                row = self._tables.read(ref, self._keyring.doomed)
+            except (KeyUnavailableError, ShreddedError):
+                continue
+            if isinstance(row, StudyRow) and row.study_key_id == key_id:
+                found.append((ref, row))
+        return found
+
+    def _serve_again(self, gone: list[tuple[Ref, StudyRow]]) -> None:
+        """Let what is left of each instance be served that one of these parts had versions of."""
+        for ref, row in gone:
+            if not self._lookup.siblings(ref, row):
+                continue
+            for _, series, instance in self._all_of(ref, row):
+                chain = self._lookup.chain(row.study_uid, series.series_uid, instance.sop_instance)
+                self._putting.serve_again(chain)
+
+    def _all_of(self, ref: Ref, row: StudyRow) -> list[tuple[Ref, SeriesRow, InstanceRow]]:
+        """Every instance of a part whose key is doomed."""
+        return [
+            (instance_ref, series, instance)
+            for series_ref, series in self._series_of(ref, row)
+            for instance_ref, instance in self._instances_of(series_ref, series)
+        ]
+
+    def _series_of(self, ref: Ref, row: StudyRow) -> Iterator[tuple[Ref, SeriesRow]]:
+        for series_ref in (child(ref, number) for number in range(row.numbered)):
+            series = self._tables.read(series_ref, self._keyring.doomed)
+            if isinstance(series, SeriesRow):
+                yield series_ref, series
+
+    def _instances_of(self, series_ref: Ref, series: SeriesRow) -> Iterator[tuple[Ref, InstanceRow]]:
+        for ref in (child(series_ref, number) for number in range(series.numbered)):
+            instance = self._tables.read(ref, self._keyring.doomed)
+            if isinstance(instance, InstanceRow):
+                yield ref, instance
+
+    def _remove(self, ref: Ref, row: StudyRow) -> int:
+        count = 0
+        for series_ref, series in self._series_of(ref, row):
+            with self._tables.lock:
+                for instance_ref, instance in self._instances_of(series_ref, series):
+                    self._tables.remove(instance_ref, (INSTANCE, instance.sop_instance))
+                    count += 1
+                self._tables.remove(series_ref, (SERIES, series.series_uid))
+        with self._tables.lock:
+            self._tables.remove(ref, (STUDY, row.part.name), (PART, row.part.text))
+            self._catalogue.drop(ref)
+        return count
+
+    def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
+        """As `index.index.Index.rekey`."""
+        held: set[int] = set()
+        with self._tables.lock:  # a flush takes it too: it never sees half of this
+            for ref in self._tables.under(bytes((STUDY,)) + name):
+                row = self._lookup.study(ref)
+                if row is not None:
+                    held |= self._rekey(ref, row, old, new, moved)
+        return held
+
+    def _rekey(self, ref: Ref, row: StudyRow, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
+        """Change what has to be in one part: all of its rows where its key is the old one, which seals them."""
+        held: set[int] = set()
+        is_its = row.study_key_id == old
+        if is_its:
+            row = msgspec.structs.replace(row, study_key_id=new)
+            self._tables.put(ref, row)
+        for series_ref, series in list(self._lookup.series_of(ref, row)):
+            if is_its:
+                self._tables.put(series_ref, series)
+            for instance_ref, instance in list(self._lookup.instances_of(series_ref, series)):
+                versions = tuple(_version(version, moved) for version in instance.versions)
+                if is_its or versions != instance.versions:
+                    self._tables.put(instance_ref, msgspec.structs.replace(instance, versions=versions))
+                held.update(version.seq for version in versions)
+        return held
+
+
+def _version(version: Version, moved: Mapping[int, Version]) -> Version:
+    """A version with its new place; what tells which one is newer stays."""
+    new = moved.get(version.seq)
+    if new is None:
+        return version
+    return msgspec.structs.replace(
+        version,
+        seq=new.seq,
+        segment=new.segment,
+        offset=new.offset,
+        body_len=new.body_len,
+        content_id=new.content_id,
+        study_key_id=new.study_key_id,
+    )

@@ -1,0 +1,230 @@
+"""The rows of the index and their bytes: one per part of a study, series and instance, as msgpack arrays.
+
+Rule: pure and frozen; a change makes a new row, so that readers never see half of one. What a row says is independent
+of the order in which records arrive: that is what makes a rebuilt index equal to the one that grew. Sealing and storing
+is `index.tables.sealed_rows`, what a further object changes is `index.tables.merge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, TypeVar
+
+import msgspec
+
+from coffer.archive.format.entry import Position
+from coffer.index.dicom.attributes import Stored
+from coffer.index.instance.identity import PartId
+from coffer.keys.errors import FormatError
+
+__all__ = ["SCHEMA", "InstanceRow", "Merged", "SeriesRow", "StudyRow", "Version", "decode_row", "encode_row", "served"]
+
+SCHEMA: Final = 3  # of the three rows together; another number means: rebuild
+
+
+class Version(msgspec.Struct, frozen=True, array_like=True):
+    """One stored data set of an instance and where the log has it. Lengths in bytes, time in ms since 1970 UTC.
+
+    `order` is the number of the record that the object first came in: it tells what is newer, also after the object was
+    sealed again and stands in a later record. `replaces`: whether it takes the place of the version served before it.
+    """
+
+    seq: int
+    segment: int
+    offset: int
+    body_len: int
+    content_id: bytes
+    transfer_syntax: str
+    dataset_length: int
+    received_ms: int
+    flags: int
+    study_key_id: bytes = b""  # empty until `Index.apply` fills it in, as `replaces`
+    order: int = -1
+    source_ae: str = ""
+    replaces: bool = True
+
+    @staticmethod
+    def of(  # noqa: PLR0917  # the order of the record's own fields
+        position: Position,
+        content_id: bytes,
+        transfer_syntax: str,
+        dataset_length: int,
+        received_ms: int,
+        flags: int,
+        source_ae: str = "",
+        order: int = -1,
+    ) -> Version:
+        """Return the version that a record at `position` holds; `order` where it first came in an earlier one."""
+        return Version(
+            position.seq,
+            position.segment,
+            position.offset,
+            position.body_len,
+            content_id,
+            transfer_syntax,
+            dataset_length,
+            received_ms,
+            int(flags),
+            order=order if order >= 0 else position.seq,
+            source_ae=source_ae,
+        )
+
+    @property
+    def position(self) -> Position:
+        """Where the record is, as the log's reader takes it."""
+        return Position(self.seq, self.segment, self.offset, self.body_len)
+
+
+def served(versions: Iterable[Version]) -> Version:
+    """The version that counts, of one or more: the first, then each that replaces what was served before it."""
+    known = list(versions)
+    return max((v for v in known if v.replaces), key=_order, default=None) or min(known, key=_order)
+
+
+def _order(version: Version) -> int:
+    return version.order
+
+
+class Merged(msgspec.Struct, frozen=True, array_like=True):
+    """Attributes of an entity that many instances describe; each value is that of the newest one that has a value.
+
+    `own[tag]` is the order of the version a value comes from; `all_since` stands for every tag at once (the usual case:
+    all instances of a series say the same), so that a thousand equal descriptions cost one integer each. `differing`
+    are the tags of which there is more than one value. `stale`: a description was taken back that cannot be taken out
+    without looking at the others: all are merged again when somebody asks.
+    """
+
+    values: Stored = {}
+    own: dict[int, int] = {}
+    all_since: int = -1
+    differing: tuple[int, ...] = ()
+    stale: bool = False
+
+    @property
+    def newest(self) -> int:
+        """The highest order that any of the values comes from."""
+        return max(self.all_since, *self.own.values(), -1)
+
+    def merge(self, order: int, values: Stored) -> Merged:
+        """Return the attributes with those of one more description taken in; self where nothing changes."""
+        if self.stale:
+            return self
+        if values == self.values:
+            if order <= self.all_since:
+                return self
+            return Merged(self.values, self.own, order, self.differing)
+        own = {tag: max(self.own.get(tag, -1), self.all_since) for tag in self.values}
+        merged, differing = dict(self.values), set(self.differing)
+        for tag, value in values.items():
+            if tag in merged and merged[tag] != value:
+                differing.add(tag)
+            if order > own.get(tag, -1):
+                merged[tag] = value
+                own[tag] = order
+        return Merged(merged, own, differing=tuple(sorted(differing)))
+
+    def without(self, order: int) -> Merged:
+        """Return the attributes after the description of this order was taken back; what remains is described anew."""
+        if self.stale or (not self.differing and order != self.all_since and order not in self.own.values()):
+            return self
+        return Merged(self.values, self.own, self.all_since, self.differing, stale=True)
+
+    def beside(self, other: Merged) -> Merged:
+        """Return the attributes of both together: of each the value of the newest description."""
+        values, own = dict(self.values), {tag: self.order_of(tag) for tag in self.values}
+        for tag, value in other.values.items():
+            if other.order_of(tag) > own.get(tag, -1):
+                values[tag], own[tag] = value, other.order_of(tag)
+        return Merged(values, own)
+
+    def order_of(self, tag: int) -> int:
+        """The order of the version that an attribute's value comes from."""
+        return max(self.own.get(tag, -1), self.all_since)
+
+    @staticmethod
+    def of(descriptions: Iterable[tuple[int, Stored]]) -> Merged:
+        """Return the attributes of all these descriptions, each with its order."""
+        merged = Merged()
+        for order, values in sorted(descriptions, key=lambda each: each[0]):
+            merged = merged.merge(order, values)
+        return merged
+
+
+class StudyRow(msgspec.Struct, frozen=True, array_like=True):
+    """One part of a study: the objects of one patient in it. What it tells is of versions that are served, but for
+    `versions` and what follows it: those are of every version that was ever stored in the part."""
+
+    part: PartId
+    study_key_id: bytes  # of the first record of the part
+    attributes: Merged
+    numbered: int = 0  # series that ever got a number; they keep it
+    series: int = 0
+    instances: int = 0
+    differing_series: int = 0  # series whose instances contradict each other
+    modalities: dict[str, int] = {}  # of how many instances
+    sop_classes: dict[str, int] = {}
+    shared: bool = False  # another part has, or had, the same name
+    versions: int = 0
+    unindexed: int = 0  # versions whose record carries a flag: kept, but not fully read
+    data_bytes: int = 0
+    latest_date: str = (
+        ""  # from which the retention counts, YYYYMMDD: the latest of all (`index.instance.retention_day`)
+    )
+    received_ms: int = 0  # when the newest came
+    some_without_issuer: bool = False  # one at least does not say who gave the Patient ID, whatever `part` has
+
+    @property
+    def study_uid(self) -> str:
+        """Study Instance UID; "" for an object without one."""
+        return self.part.study_uid
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether queries may show it: it is of a study, and something in it is served."""
+        return bool(self.instances and self.part.study_uid)
+
+
+class SeriesRow(msgspec.Struct, frozen=True, array_like=True):
+    """One series of a part. `numbered` instances ever got a number, `instances` of them are served."""
+
+    series_uid: str
+    attributes: Merged
+    numbered: int = 0
+    instances: int = 0
+
+
+class InstanceRow(msgspec.Struct, frozen=True, array_like=True):
+    """One instance of a part: all its versions in the part by their order, and what the best of them says of patient
+    and study, series, and itself. `is_served`: that version is the one served; else one in another part is."""
+
+    sop_instance: str
+    sop_class: str
+    study: Stored
+    series: Stored
+    attributes: Stored
+    versions: tuple[Version, ...]
+    is_served: bool = False
+
+    @property
+    def best(self) -> Version:
+        """The version of this part that queries describe and retrievals return, if any of this part is served."""
+        return served(self.versions)
+
+
+Row = TypeVar("Row", StudyRow, SeriesRow, InstanceRow)
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODERS: Final = {kind: msgspec.msgpack.Decoder(kind) for kind in (StudyRow, SeriesRow, InstanceRow)}
+
+
+def encode_row(row: StudyRow | SeriesRow | InstanceRow) -> bytes:
+    """Return the row as msgpack (schema `SCHEMA`)."""
+    return _ENCODER.encode(row)
+
+
+def decode_row(kind: type[Row], data: bytes) -> Row:
+    """Return the row. Raises FormatError for anything that is not one of this kind."""
+    try:
+        row: Row = _DECODERS[kind].decode(data)  # type: ignore[assignment]  # one dict cannot tie key type to value type
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FormatError("an index row is not valid", hint="run `coffer index rebuild`") from error
+    return row

@@ -1,0 +1,73 @@
+"""Keys from keys: HKDF-Expand-SHA-256 (RFC 5869 section 2.3; SP 800-108 feedback KDF) and HMAC-SHA-256 (FIPS 198-1).
+
+Rule: one parent key, one label, one purpose. Every label of the product stands here, so that no two can collide.
+Parents are uniformly random 32-byte keys, hence Expand without Extract. It stretches no passphrases (see `keyfile`).
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from coffer.keys.buffer import Buffer
+from coffer.keys.errors import InputError
+from coffer.keys.memory.secret import Secret
+
+__all__ = [
+    "AUDIT",
+    "BLOB",
+    "CID",
+    "EVENT",
+    "INDEX_ROW",
+    "INDEX_TOKEN",
+    "KCV",
+    "KEYFILE_ID",
+    "KEYFILE_WRAP",
+    "LOG_ID",
+    "NOTE",
+    "PSEUDONYM",
+    "ROW",
+    "SHARE",
+    "derive",
+    "hmac_sha256",
+]
+
+# Under a study's DEK.
+BLOB: Final = b"coffer/blob/v1"
+CID: Final = b"coffer/cid/v1"
+ROW: Final = b"coffer/row/v1"
+KCV: Final = b"coffer/kcv/v1"  # not an HKDF label: the message of an HMAC under the DEK itself
+SHARE: Final = b"coffer/share/v1"  # the start of a message of an HMAC under an epoch KEK
+
+# Under the archive root key (ARK).
+INDEX_TOKEN: Final = b"coffer/index-token/v1"
+INDEX_ROW: Final = b"coffer/index-row/v1"
+AUDIT: Final = b"coffer/audit/v1"
+PSEUDONYM: Final = b"coffer/pseudonym/v1"
+EVENT: Final = b"coffer/event/v1"  # what administrators did, sealed in the log
+NOTE: Final = b"coffer/note/v1"  # holds and requests, sealed in the keyring
+LOG_ID: Final = b"coffer/log-id/v1"  # short keyed ids that stand for UIDs in logs and metrics
+
+# Under a key file's secret, or secret and stretched passphrase together.
+KEYFILE_WRAP: Final = b"coffer/keyfile-wrap/v1"
+KEYFILE_ID: Final = b"coffer/keyfile-id/v1"  # the secret's name, in clear; under the secret alone
+
+_LONGEST: Final = 255 * 32  # RFC 5869: L <= 255 * HashLen
+
+
+def derive(key: Secret, label: bytes, length: int = 32) -> Secret:
+    """Return `length` bytes of HKDF-Expand-SHA-256(prk=key, info=label) as a new Secret.
+
+    Takes a 32-byte uniformly random key. Raises InputError for a shorter key or a length outside 1..8160.
+    """
+    if len(key) < 32 or not 1 <= length <= _LONGEST:
+        raise InputError("a derivation needs a key of at least 32 bytes and a length of 1 to 8160")
+    return Secret(HKDFExpand(algorithm=SHA256(), length=length, info=label).derive(key.reveal()))
+
+
+def hmac_sha256(key: Secret, data: Buffer) -> bytes:
+    """Return the 32-byte HMAC-SHA-256 of `data` under `key`."""
+    return hmac.digest(key.reveal(), data, "sha256")

@@ -1,0 +1,246 @@
+"""Whole files and folders that are to survive power loss: written, replaced, moved, removed.
+
+Rule: this module, `keys.disk.append_file` and `keys.disk.syscalls` are the only code of the product that syncs,
+renames, links or removes files. Every function's docstring lists its system calls in order and says what is durable on
+return; every OSError becomes UnavailableError. It does not lock, and knows nothing of what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from coffer.keys.buffer import Buffer
+from coffer.keys.disk import opening
+from coffer.keys.disk.append_file import AppendFile
+from coffer.keys.disk.syscalls import SYSTEM, Syscalls, converted, sync_folder, write_fully
+from coffer.keys.errors import UnavailableError
+
+__all__ = [
+    "discard",
+    "discard_folder",
+    "install",
+    "make_folder",
+    "make_folders",
+    "move",
+    "place",
+    "remove",
+    "remove_folder",
+    "replace",
+    "settle",
+    "stage",
+    "tidy",
+    "write_new",
+]
+
+_DROP: Final = getattr(os, "POSIX_FADV_DONTNEED", 4)
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def make_folder(path: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> None:
+    """Make one folder, durable on return: mkdir, fsync(parent). An existing folder is left as it is, but synced too."""
+    with converted("make folder", path):
+        try:
+            calls.mkdir(path, mode)
+        except FileExistsError:
+            if not opening.is_folder(path):
+                raise
+    sync_folder(path.parent, calls=calls)
+
+
+def make_folders(path: Path, above: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> None:
+    """Make a folder and those between it and `above`, which is there: mkdir, fsync(parent) for each, also for one that
+    is there, as a stop may have left it. Durable on return."""
+    names = path.relative_to(above).parts
+    for count in range(1, len(names) + 1):
+        make_folder(above.joinpath(*names[:count]), mode, calls=calls)
+
+
+def _write_and_sync(path: Path, data: Buffer, mode: int, calls: Syscalls) -> None:
+    """open(O_EXCL, mode), writev, fsync, close; on any failure the partial file is unlinked and the error raised."""
+    fd = calls.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        try:
+            write_fully(calls, fd, [data])
+            calls.fsync(fd)
+        finally:
+            calls.close(fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            calls.unlink(path)
+        raise
+
+
+def write_new(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> None:
+    """Write a file that must not exist yet: `stage` and `place`.
+
+    At any point it is whole or not there; on return name and content are durable. Raises UnavailableError; a file that
+    existed is untouched.
+    """
+    if not place(stage(path, [data], mode, calls=calls), path, calls=calls):
+        raise UnavailableError(f"cannot write {path}: it is there already", hint="choose another name, or move it away")
+
+
+def tidy(path: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Remove the second name that a stop in `write_new` may have left of a file: unlink, fsync(folder), where there is
+    one. Durable on return."""
+    fresh = path.with_name(f".{path.name}.new")
+    if opening.exists(fresh):
+        remove(fresh, calls=calls)
+
+
+def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> None:
+    """Replace a file's content as a whole: unlink(stale), open(O_EXCL) of `.<name>.new`, writev, fsync, close, rename,
+    fsync(folder).
+
+    A reader, or a crash at any point, sees either the old content or the new; on return the new one is durable.
+    Raises UnavailableError. One process at a time may replace a given path.
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    with converted("replace", path):
+        with contextlib.suppress(FileNotFoundError):
+            calls.unlink(fresh)
+        _write_and_sync(fresh, data, mode, calls)
+        calls.rename(fresh, path)
+    sync_folder(path.parent, calls=calls)
+
+
+def remove(path: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Remove a file that may not be there: unlink, fsync(folder). Durable on return."""
+    with converted("remove", path), contextlib.suppress(FileNotFoundError):
+        calls.unlink(path)
+    sync_folder(path.parent, calls=calls)
+
+
+def discard(path: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Remove a file that nobody needs any more, where that can be done: unlink. It may be back after a power cut.
+
+    One that stays, as on a volume that turned read-only, is no failure of whatever it was for.
+    """
+    with contextlib.suppress(OSError):
+        calls.unlink(path)
+
+
+def discard_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Remove a folder that nobody needs any more, and what is in it, as far as it goes: unlink, rmdir.
+
+    Of a link only the link is removed.
+    """
+    if not opening.is_folder(path):
+        discard(path, calls=calls)
+        return
+    found = [path]
+    for folder in found:  # it grows meanwhile: however deep they lie, each stands behind the one that it is in
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    found.append(Path(entry.path))
+                else:
+                    discard(Path(entry.path), calls=calls)
+    for folder in reversed(found):
+        with contextlib.suppress(OSError):
+            calls.rmdir(folder)
+
+
+def remove_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Remove a folder that may not be there, as a whole: rename to `.<name>.old`, fsync(folder), then what is in it.
+
+    On return its name is gone durably. A stop may leave some of the old one, which the next call removes.
+    """
+    old = path.with_name(f".{path.name}.old")
+    discard_folder(old, calls=calls)
+    if opening.exists(path):
+        move(path, old, calls=calls)
+    discard_folder(old, calls=calls)
+
+
+def move(path: Path, target: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Move a file to another folder of the same volume: rename, fsync(both folders). Durable on return."""
+    with converted("move", path):
+        calls.rename(path, target)
+    sync_folder(target.parent, calls=calls)
+    sync_folder(path.parent, calls=calls)
+
+
+def stage(path: Path, pieces: Iterable[Buffer], mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> Path:
+    """Write what is to take a file's place beside it, as `.<name>.new`: unlink(stale), open(O_EXCL), fsync(folder),
+    writev, fdatasync, close. Durable on return, and without effect until `install` or `place`; where anything fails it
+    is unlinked, and the error raised."""
+    fresh = path.with_name(f".{path.name}.new")
+    with converted("replace", path), contextlib.suppress(FileNotFoundError):
+        calls.unlink(fresh)
+    try:
+        file = AppendFile(fresh, create=True, mode=mode, calls=calls)
+        try:
+            for piece in pieces:
+                file.write_all([piece])
+            file.sync()
+        finally:
+            file.close()
+    except BaseException:
+        discard(fresh, calls=calls)
+        raise
+    return fresh
+
+
+def install(fresh: Path, path: Path, kept: Path | None, *, calls: Syscalls = SYSTEM) -> None:
+    """Let a staged file take the place of `path`, whose old content stays as `kept` (None: there is none): link,
+    fsync(its folder), rename, fsync(folder).
+
+    At any point `path` is one whole file or the other, and before it is the new one, `kept` is the old, durably. A
+    reader that has the old one open goes on reading it.
+    """
+    if kept is not None:
+        with converted("keep", path), contextlib.suppress(FileExistsError):  # an earlier stop came this far
+            calls.link(path, kept)
+        sync_folder(kept.parent, calls=calls)
+    with converted("replace", path):
+        calls.rename(fresh, path)
+    sync_folder(path.parent, calls=calls)
+
+
+def place(fresh: Path, path: Path, *, calls: Syscalls = SYSTEM) -> bool:
+    """Give a staged file its name, unless that is taken: link, unlink(fresh), fsync(folder). Durable on return.
+
+    False, and `path` untouched, where it exists. Where the file system has no links it is looked for, then renamed to.
+    """
+    is_free = True
+    try:
+        with converted("write", path):
+            try:
+                calls.link(fresh, path)
+            except FileExistsError:
+                is_free = False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                is_free = not opening.exists(path)
+                if is_free:
+                    calls.rename(fresh, path)
+    finally:
+        discard(fresh, calls=calls)
+    sync_folder(path.parent, calls=calls)
+    return is_free
+
+
+def settle(path: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Let an existing file show what is stable of it: open(O_RDONLY), fdatasync, posix_fadvise(DONTNEED),
+    close, fsync(folder).
+
+    Called before a file is read that an earlier process wrote: if it was killed, its last bytes may be in the page
+    cache only, and the name too. If a sync of its failed, the cache goes on showing bytes that the device never got and
+    a second sync calls them stable; so the cache is dropped, and who reads next is told by the device. Raises
+    UnavailableError.
+    """
+    with converted("sync", path):
+        fd = calls.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0)
+        try:
+            calls.fdatasync(fd)
+            calls.posix_fadvise(fd, 0, 0, _DROP)
+        finally:
+            calls.close(fd)
+    sync_folder(path.parent, calls=calls)

@@ -1,0 +1,144 @@
+"""Open an LMDB environment whose two files lie in a folder that somebody else may write to.
+
+Rule: LMDB opens files by name, follows links, writes into whatever its lock file's name leads to and makes it as large
+as it needs it. So it gets names of ours, in a folder of ours, that lead to files we hold open and have looked at: what
+is put in their place meanwhile is not opened. Handles are O_PATH: closing one drops no lock that LMDB has on the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+
+from coffer.keys.disk import opening
+from coffer.keys.disk.lmdb_pages import require_sound
+from coffer.keys.errors import IntegrityError
+
+__all__ = ["environment", "reason"]
+
+_NAMES: Final = Path("/proc/self/fd")  # of files that are open
+_KIND: Final = getattr(os, "O_PATH", os.O_RDONLY) if _NAMES.is_dir() else os.O_RDONLY
+_HANDLE: Final = _KIND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def environment(data: Path, lock: Path | None, *, create: bool, readonly: bool, **options: Any) -> Any:
+    """The environment in the file `data`, with its lock file beside it (None: without a lock).
+
+    With `create` files that are missing are made, mode 0600. Raises IntegrityError where one of them is a link, no
+    file, or to be written and known under a second name elsewhere; lmdb.Error as `lmdb.open`, OSError.
+    """
+    with contextlib.ExitStack() as held:
+        file = _held(data, held, create=create, writable=not readonly)
+        beside = None
+        if lock is not None:
+            beside = _lock(lock, held, readonly=readonly)
+        folder = held.enter_context(_leading_to(file, beside))
+        options |= {"create": create, "readonly": readonly, "lock": beside is not None, "mode": 0o600, "meminit": True}
+        if folder is not None:
+            return _sound(lmdb.open(str(folder), **options), file)
+        is_pair = lock is not None and lock.name == f"{data.name}-lock"  # as LMDB itself names it beside a file
+        return _sound(lmdb.open(str(data if is_pair else data.parent), subdir=not is_pair, **options), file)
+
+
+def reason(error: lmdb.Error) -> str:
+    """What LMDB says went wrong, without the name that it opened."""
+    return str(error).rpartition(": ")[2]
+
+
+def _sound(env: Any, file: int) -> Any:
+    """The environment, closed and refused where following its pages would kill LMDB (`keys.disk.lmdb_pages`)."""
+    try:
+        with _begun(env) as state:
+            fd = _readable(file)
+            try:
+                require_sound(fd, env.stat()["psize"], state.id())
+            finally:
+                os.close(fd)
+    except BaseException:
+        env.close()
+        raise
+    return env
+
+
+def _begun(env: Any) -> Any:
+    try:
+        return env.begin()
+    except lmdb.MapResizedError:  # another process grew the file: adopt its size
+        env.set_mapsize(0)
+        return env.begin()
+
+
+def _readable(file: int) -> int:
+    """A descriptor to read a held file by: where handles cannot be read, the system has names for them."""
+    try:
+        return os.open(_NAMES / str(file), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.dup(file)
+
+
+def _lock(path: Path, held: contextlib.ExitStack, *, readonly: bool) -> int | None:
+    """A handle of the lock file, made where it is missing; None where a reader has to do without.
+
+    Without a writer none is needed: a read-only volume has none, nor has a copy whose files are links to another's.
+    """
+    try:
+        found = _held(path, held, create=True, writable=not readonly)
+    except OSError as error:
+        if readonly and error.errno == errno.EROFS:
+            return None
+        raise
+    return None if readonly and os.fstat(found).st_nlink > 1 else found
+
+
+def _held(path: Path, held: contextlib.ExitStack, *, create: bool, writable: bool) -> int:
+    with opening.below(path) as (folder, name):
+        try:
+            handle = os.open(name, _HANDLE, dir_fd=folder)
+        except FileNotFoundError:
+            if not create:
+                raise
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(name, _NEW, 0o600, dir_fd=folder))
+            handle = os.open(name, _HANDLE, dir_fd=folder)
+    held.callback(os.close, handle)
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        raise opening.planted(path, found, "file")
+    if writable and found.st_nlink > 1:
+        raise IntegrityError(
+            f"{path} is known under a second name, whose file it would change",
+            hint=f"make a file of its own: cp -p {path} {path}.own && mv {path}.own {path}",
+        )
+    return handle
+
+
+@contextlib.contextmanager
+def _leading_to(data: int, lock: int | None) -> Iterator[Path | None]:
+    """A folder of ours with LMDB's names, which lead to these files while the block runs; None where a system has no
+    such links or no place for them."""
+    if not _NAMES.is_dir():
+        yield None
+        return
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="coffer-"))
+    except OSError:
+        yield None
+        return
+    try:
+        (folder / "data.mdb").symlink_to(_NAMES / str(data))
+        if lock is not None:
+            (folder / "lock.mdb").symlink_to(_NAMES / str(lock))
+        yield folder
+    finally:
+        for name in ("data.mdb", "lock.mdb"):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()

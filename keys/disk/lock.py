@@ -1,0 +1,196 @@
+"""Locks between processes: flock on a file that also says who holds it.
+
+Rule: the lock is the flock, which the kernel drops when the process dies; the text is only for the person who asks.
+Whoever changes the epochs of a keyring, or who keeps them, holds its `ChangeLock`: a provider is changed by reading and
+writing again what it keeps, and of two who do so at once one would lose the other's secret.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from coffer.keys.disk import opening
+from coffer.keys.disk.reading import read_up_to
+from coffer.keys.disk.syscalls import SYSTEM
+from coffer.keys.errors import IntegrityError, LockedError, UnavailableError
+
+__all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "is_foreign"]
+
+_LONGEST: Final = 1 << 16
+_BEGIN: Final = b'{"pid"'  # of a lock's text
+_REMOVE: Final = "move it away: the next command makes it again, it only says who works here"
+_TRIES: Final = 5  # somebody who only asks holds the lock for a moment too
+_PAUSE: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock, as its text says: command, process, host, and the key providers it was started with, by kind.
+    Process 0: the text says nothing."""
+
+    command: str = ""
+    pid: int = 0
+    host: str = ""
+    providers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.command!r} (pid {self.pid} on {self.host})" if self.pid else "another process"
+
+    def is_this_process(self) -> bool:
+        """Whether this process holds it; a container has process ids of its own, so the host counts too."""
+        return (self.pid, self.host) == (os.getpid(), socket.gethostname())
+
+    @classmethod
+    def decode(cls, text: bytes) -> Holder:
+        """Read a lock's text; one that cannot be read says nothing."""
+        try:
+            who = json.loads(text)
+            return cls(str(who["command"]), int(who["pid"]), str(who["host"]), dict(who["providers"]))
+        except (ValueError, KeyError, TypeError):
+            return cls()
+
+
+class ProcessLock:
+    """Held from construction to `close`. Takes a file, mode 0600, and what others are told: the command, since when (ms
+    since 1970) and, where it matters to them, the key providers it has.
+
+    What stands in it is overwritten only where a lock wrote it; in other bytes, and in a file that has a second name
+    elsewhere, nothing is told. Raises LockedError, `busy` and the holder's name being
+    its message, UnavailableError where the file cannot be made, IntegrityError where it is a link or no file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        command: str,
+        since_ms: int,
+        *,
+        busy: str,
+        hint: str,
+        providers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._fd = _opened(path)
+        if not _locked(self._fd):
+            who = Holder.decode(read_up_to(self._fd, 0, _LONGEST))
+            os.close(self._fd)
+            raise LockedError(f"{busy} {who}", hint=hint)
+        self._is_ours = _is_ours(self._fd)
+        told = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since_ms": since_ms}
+        self._say(json.dumps({**told, "providers": dict(providers or {})}))
+
+    def close(self) -> None:
+        """Release the lock; a second call does nothing."""
+        if self._fd >= 0:
+            self._say("")
+            os.close(self._fd)
+            self._fd = -1
+
+    def _say(self, text: str) -> None:
+        """Best effort: a volume that is full or turned read-only keeps nobody from the lock, or from letting it go."""
+        with contextlib.suppress(OSError):
+            if not self._is_ours:
+                return
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, text.encode(), 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _opened(path: Path) -> int:
+    try:
+        return SYSTEM.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
+            raise IntegrityError(f"{path} is a link, or another thing than a file", hint=_REMOVE) from error
+        raise UnavailableError(
+            f"cannot lock {path}: {error.strerror}", hint="check the volume, its mount and its permissions"
+        ) from error
+
+
+def _is_ours(fd: int) -> bool:
+    """Whether nothing but a lock's text stands in a file, and no other name leads to it: who can write to the folder
+    may have given this name to another file. Zeros are what a power cut leaves."""
+    return os.fstat(fd).st_nlink == 1 and _BEGIN.startswith(os.pread(fd, len(_BEGIN), 0).rstrip(b"\0"))
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether something else than a lock's text stands under a lock's name, so that nobody is told who holds it."""
+    try:
+        with opening.opened(path) as file:
+            return not _is_ours(file.fileno())
+    except (FileNotFoundError, IntegrityError):
+        return False
+
+
+def _locked(fd: int) -> bool:
+    for left in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE if left else 0)
+        else:
+            return True
+    return False
+
+
+def holder(path: Path) -> Holder | None:
+    """Who holds the lock now; None where nobody does."""
+    try:
+        fd = SYSTEM.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None  # nobody can hold what is no file
+        raise
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return Holder.decode(read_up_to(fd, 0, _LONGEST))
+    finally:
+        os.close(fd)
+    return None
+
+
+class ChangeLock:
+    """The one lock over a keyring's epochs and their providers: `LOCK` in its folder. Safe between threads."""
+
+    __slots__ = ("_path", "_thread")
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "LOCK"
+        self._thread = 0  # the one of this process that holds it
+
+    @contextlib.contextmanager
+    def held(self, command: str, since_ms: int) -> Iterator[None]:
+        """Hold it while the block runs; the thread that holds it may ask again. Raises LockedError, naming who does."""
+        if self._thread == threading.get_ident():
+            yield
+            return
+        busy, hint = "the keys are being changed by", "wait for it, then look at coffer keys list"
+        with ProcessLock(self._path, command, since_ms, busy=busy, hint=hint):
+            self._thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._thread = 0
+
+    def holder(self) -> Holder | None:
+        """Who holds it now; None where nobody does."""
+        return holder(self._path)

@@ -1,0 +1,1 @@
+"""A keyring looked at without any of its keys."""

@@ -1,0 +1,73 @@
+"""Everything a keyring says without any key, of one moment: which keys there are, which are gone and why.
+
+Rule: reads only and unwraps nothing. A row that cannot be understood is named, not raised: whoever audits a keyring
+wants all that is wrong with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coffer.keys.errors import FormatError
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.keepers import Burned, Keeper
+from coffer.keys.keyring.rekey import Rekey
+from coffer.keys.keyring.rows import EpochRow, Header, KeyRow
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.keyring.tombstone import Tombstone
+
+__all__ = ["Listing", "listing"]
+
+
+@dataclass(slots=True)
+class Listing:
+    """The header; epochs by number; study keys, tombstones and rekeys by key id; what ever opened an epoch; sealed
+    events by their row's key; and what is wrong with rows that are none of these."""
+
+    header: Header | None = None
+    epochs: dict[int, EpochRow] = field(default_factory=dict)
+    keys: dict[bytes, KeyRow] = field(default_factory=dict)
+    stones: dict[bytes, Tombstone] = field(default_factory=dict)
+    rekeys: dict[bytes, Rekey] = field(default_factory=dict)
+    keepers: list[Keeper] = field(default_factory=list)
+    events: dict[bytes, bytes] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+
+    def add(self, key: bytes, value: bytes) -> None:
+        """Take one row in."""
+        prefix, rest = key[:1], key[1:]
+        try:
+            if key == rows.HEADER_KEY:
+                self.header = Header.decode(value)
+            elif prefix == rows.EPOCH_PREFIX:
+                self.epochs[int.from_bytes(rest, "big")] = EpochRow.decode(value)
+            elif prefix == rows.STUDY_PREFIX:
+                self.keys[rest] = KeyRow.decode(value)
+            elif prefix == rows.TOMBSTONE_PREFIX:
+                self.stones[rest] = Tombstone.decode(value)
+            elif prefix == rows.REKEY_PREFIX:
+                self.rekeys[rest] = Rekey.decode(rest, value)
+            elif prefix == rows.KEEPER_PREFIX:
+                self.keepers.append(Keeper.decode(value))
+            elif prefix == rows.BURNED_PREFIX:
+                Burned.decode(value)
+            elif prefix == rows.EVENT_PREFIX:
+                self.events[rest] = value
+        except FormatError as error:
+            self.complaints.append(f"{error} (row {key.hex()})")
+
+
+def listing(folder: Path) -> Listing:
+    """List the keyring in `folder` beside whoever writes it: one state, about 5 us and 0.5 KB a key.
+
+    Raises NotFoundError, UnavailableError, IntegrityError. LMDB trusts its pages: let `keys.inspect.remembered` look
+    first.
+    """
+    store = RowStore(folder, readonly=True)
+    try:
+        found = Listing()
+        store.walk(b"", found.add)
+        return found
+    finally:
+        store.close()

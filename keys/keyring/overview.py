@@ -1,0 +1,133 @@
+"""What a keyring says of itself without any key: its epochs, who keeps each, and which shares were made.
+
+Rule: reads only and unwraps nothing, so that an administrator sees where the keys are when no provider opens them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from coffer.keys.crypto.shamir import Group
+from coffer.keys.disk import opening
+from coffer.keys.disk.lock import ChangeLock, Holder
+from coffer.keys.errors import FormatError
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
+from coffer.keys.keyring.rows import EpochRow, EpochState, Header, KeyRow
+from coffer.keys.keyring.store import RowStore
+
+__all__ = [
+    "EpochInfo",
+    "Overview",
+    "archive_id_in",
+    "changes_in",
+    "epoch_rows",
+    "epochs_in",
+    "half_left",
+    "header_in",
+    "overview",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochInfo:
+    """One epoch for an administrator: number, kind of the provider that opens it now, state, creation (ms since 1970),
+    study rows, from when on (ms since 1970) no provider brings its secrets back, None while it was not destroyed, and
+    every secret that ever opened it."""
+
+    epoch: int
+    provider: str
+    state: EpochState
+    created_ms: int
+    rows: int
+    gone_ms: int | None
+    keepers: tuple[Keeper, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The current epoch, every epoch ascending, every group of shares, oldest first, which of their shares are burned
+    (by group), the ids of those groups whose shares were being written when it was stopped, the epochs that a rotation
+    has begun to leave and not left yet, who changes the keys now, and whether a rotation of the signing key was begun
+    and has not ended."""
+
+    current: int
+    epochs: tuple[EpochInfo, ...]
+    groups: tuple[Group, ...]
+    burned: dict[bytes, Burned]
+    unfinished: frozenset[bytes]
+    half_left: tuple[int, ...]
+    changing: Holder | None
+    is_signing_key_changing: bool
+
+
+def header_in(store: RowStore) -> Header:
+    """Return the keyring's header. Raises FormatError."""
+    value = store.get(rows.HEADER_KEY)
+    if value is None:
+        raise FormatError("the keyring has no header", hint="restore it from its backup")
+    return Header.decode(value)
+
+
+def changes_in(store: RowStore) -> int:
+    """Return how often keys were taken away from whoever may hold them, by any process, until now; about 4 us."""
+    return int.from_bytes(store.get(rows.CHANGES_KEY) or b"", "big")
+
+
+def epoch_rows(store: RowStore) -> list[EpochRow]:
+    """Return every epoch's row, ascending. Raises FormatError."""
+    return [EpochRow.decode(value) for _, value in store.scan(rows.EPOCH_PREFIX)]
+
+
+def half_left(store: RowStore) -> list[int]:
+    """Return the epochs that a rotation has begun to leave: one that runs, or one that was stopped."""
+    current = header_in(store).epoch
+    return [row.epoch for row in epoch_rows(store) if row.state is EpochState.ACTIVE and row.epoch < current]
+
+
+def epochs_in(store: RowStore) -> list[EpochInfo]:
+    """Return every epoch a keyring ever had, ascending, with the number of study rows under each."""
+    used: Counter[int] = Counter()
+    store.walk(rows.STUDY_PREFIX, lambda _, value: used.update((KeyRow.decode(value).epoch,)))
+    keepers: dict[int, list[Keeper]] = {}
+    for each in keepers_in(store):
+        keepers.setdefault(each.epoch, []).append(each)
+    return [_info(row, used[row.epoch], tuple(keepers.get(row.epoch, ()))) for row in epoch_rows(store)]
+
+
+def _info(row: EpochRow, used: int, keepers: tuple[Keeper, ...]) -> EpochInfo:
+    is_over = row.state is EpochState.DESTROYED and all(each.is_ended for each in keepers)
+    gone_ms = max((each.effective_ms for each in keepers), default=None) if is_over else None
+    return EpochInfo(row.epoch, row.provider, row.state, row.created_ms, used, gone_ms, keepers)
+
+
+def archive_id_in(folder: Path) -> bytes | None:
+    """The 16-byte id of the archive whose keyring is in `folder`; None where none was made. Needs no key.
+
+    Raises IntegrityError, FormatError, UnavailableError.
+    """
+    if not opening.exists(folder / "data.mdb"):
+        return None
+    store = RowStore(folder)  # to read only, LMDB does not open a file whose making was stopped
+    try:
+        header = store.get(rows.HEADER_KEY)
+        return Header.decode(header).archive_id if header is not None else None
+    finally:
+        store.close()
+
+
+def overview(folder: Path) -> Overview:
+    """Look at the keyring in `folder` beside whoever writes it. Raises NotFoundError, FormatError, IntegrityError."""
+    store = RowStore(folder, readonly=True)
+    try:
+        left = tuple(half_left(store))
+        changing = ChangeLock(folder).holder()
+        current = header_in(store).epoch
+        groups, unfinished = groups_in(store), frozenset(key[1:] for key, _ in store.scan(rows.SPLITTING_PREFIX))
+        signing = store.get(rows.NEXT_SIGNING_KEY) is not None
+        burned = burned_in(store)
+        return Overview(current, tuple(epochs_in(store)), tuple(groups), burned, unfinished, left, changing, signing)
+    finally:
+        store.close()

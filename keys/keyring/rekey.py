@@ -1,0 +1,144 @@
+"""Rekeys under way: which study key is being replaced by which, and how far it is.
+
+Rule: the new key and the row that says so come in one transaction, and every later step of a rekey holds that row to
+what it was: where a shred took it away, the rekey ends there. While the row says SEALING, the log's records under the
+old key count and those under the new one do not; once it says SWITCHED it is the other way round. The last step, which
+destroys the old key, is `keys.keyring.shred.supersede`. It knows no records: the floors above seal them again.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+from coffer.keys.errors import FormatError, ShreddedError, UnavailableError
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
+from coffer.keys.memory.secret import Secret
+
+if TYPE_CHECKING:
+    from coffer.keys.keyring.keyring import Keyring
+
+__all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "note", "of_key", "passed_over", "under_way"]
+
+_LAYOUT: Final = struct.Struct(">HH16s16sQIIQ")  # version phase new_key_id name from_seq done total stuck
+_VERSION: Final = 1
+NOT_STUCK: Final = (1 << 64) - 1
+
+
+class Phase(IntEnum):
+    """Which of the two keys' records count."""
+
+    SEALING = 1
+    SWITCHED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rekey:
+    """One rekey: ids of the old and the new key, the 16 bytes by which the index finds the study, the record from which
+    on records under the new key may stand, how many objects are sealed again of how many, and the record that stopped
+    it (NOT_STUCK: none did)."""
+
+    old: bytes
+    new: bytes
+    name: bytes
+    from_seq: int
+    phase: Phase = Phase.SEALING
+    done: int = 0
+    total: int = 0
+    stuck: int = NOT_STUCK
+
+    @property
+    def place(self) -> bytes:
+        """The key of its row."""
+        return rows.REKEY_PREFIX + self.old
+
+    def encode(self) -> bytes:
+        """Return the 60 bytes."""
+        return _LAYOUT.pack(_VERSION, self.phase, self.new, self.name, self.from_seq, self.done, self.total, self.stuck)
+
+    @classmethod
+    def decode(cls, old: bytes, data: bytes) -> Rekey:
+        """Return the rekey of a key. Raises FormatError for what FORMAT.md says must be rejected."""
+        if len(data) != _LAYOUT.size:
+            raise FormatError("a rekey row of the keyring has the wrong length")
+        version, phase, new, name, from_seq, done, total, stuck = _LAYOUT.unpack(data)
+        if version != _VERSION or phase not in {*Phase}:
+            raise FormatError("a rekey row of the keyring has values that this version never writes")
+        return cls(old, new, name, from_seq, Phase(phase), done, total, stuck)
+
+
+def of_key(keyring: Keyring, old: bytes) -> Rekey | None:
+    """The rekey that replaces this key, if one is under way; as it is now, other processes' commits included."""
+    value = keyring.row(rows.REKEY_PREFIX + old)
+    return None if value is None else Rekey.decode(old, value)
+
+
+def under_way(keyring: Keyring) -> list[Rekey]:
+    """Every rekey that is under way."""
+    return [Rekey.decode(place[1:], value) for place, value in keyring.rows(rows.REKEY_PREFIX)]
+
+
+def passed_over(keyring: Keyring) -> frozenset[bytes]:
+    """The keys whose records do not count now, because those under the other key of the pair do."""
+    return frozenset(each.new if each.phase is Phase.SEALING else each.old for each in under_way(keyring))
+
+
+def begin(  # noqa: PLR0917  # what a rekey is made of
+    keyring: Keyring,
+    old: bytes,
+    name: bytes,
+    from_seq: int,
+    now_ms: int,
+    random: Callable[[int], bytes],
+    event: Callable[[Rekey], tuple[bytes, bytes]],
+) -> Rekey:
+    """Make the new key, and say that it replaces `old`; durable on return. One that is under way is gone on with.
+
+    The row that `event` makes comes in the same transaction. Raises ShreddedError, KeyUnavailableError, IntegrityError
+    for the old key.
+    """
+    while True:
+        keyring.study(old)
+        changes = keyring.row(rows.CHANGES_KEY)
+        header, before = keyring.row(rows.HEADER_KEY), keyring.row(rows.REKEY_PREFIX + old)
+        value = keyring.row(rows.STUDY_PREFIX + old)
+        expected = [
+            (rows.CHANGES_KEY, changes),
+            (rows.HEADER_KEY, header),
+            (rows.REKEY_PREFIX + old, before),
+            (rows.STUDY_PREFIX + old, value),
+            (rows.TOMBSTONE_PREFIX + old, None),
+        ]
+        bump = rows.raised(changes)
+        if before is not None:
+            again = replace(Rekey.decode(old, before), stuck=NOT_STUCK)
+            if keyring.amend([bump, (again.place, again.encode())], expected=expected):
+                return again
+            continue
+        made, epoch = Rekey(old, random(16), name, from_seq), keyring.epoch
+        row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
+        put = [
+            bump,
+            (made.place, made.encode()),
+            (rows.STUDY_PREFIX + made.new, keyring.sealed(row, made.new, Secret(random(32)))),
+            event(made),
+        ]
+        if keyring.row(rows.HEADER_KEY) == header and keyring.amend(put, expected=expected):
+            return made
+
+
+def note(keyring: Keyring, before: Rekey, after: Rekey, put: Sequence[tuple[bytes, bytes]] = ()) -> Rekey:
+    """Change a rekey's row, and put other rows with it; durable on return. Returns `after`.
+
+    Raises ShreddedError where the study was shredded meanwhile, UnavailableError where the row changed otherwise.
+    """
+    if keyring.amend([(after.place, after.encode()), *put], expected=[(before.place, before.encode())]):
+        return after
+    keyring.study(before.old)
+    if of_key(keyring, before.old) is None:
+        raise ShreddedError(f"key {before.old.hex()[:8]} is not being replaced any more")
+    raise UnavailableError("somebody else changed this rekey just now", hint="it goes on by itself")

@@ -1,0 +1,61 @@
+"""Secrets of destroyed epochs that a provider has again, because a copy of them was put back.
+
+Rule: each kind of provider is asked once, and only where something of its was destroyed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from coffer.keys.errors import CofferError
+from coffer.keys.keyring.keepers import Keeper
+from coffer.keys.keyring.rows import EpochRow, EpochState
+from coffer.keys.providers.base import KekProvider
+
+__all__ = ["Returned", "is_held", "returned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Destroyed epochs whose secrets are there again, and the kinds of providers that could not be asked."""
+
+    epochs: tuple[int, ...]
+    unasked: tuple[str, ...]
+
+    def is_gone(self, keeper: Keeper, now_ms: int) -> bool:
+        """Whether nobody has this secret or can bring it back.
+
+        Where a destruction could be taken back for a while, only the provider knows whether it was.
+        """
+        is_told = keeper.effective_ms == keeper.receipt_ms or keeper.kind not in self.unasked
+        return keeper.is_ended and keeper.effective_ms <= now_ms and is_told and keeper.epoch not in self.epochs
+
+
+def returned(rows: Iterable[EpochRow], keepers: Iterable[Keeper], provider: KekProvider) -> Returned:
+    """Find the epochs of which a secret was destroyed, or given up, that its provider has: a copy was put back, or a
+    provider that was lost before it destroyed anything is there again.
+
+    Asks each kind of provider what it has once, and none where nothing was destroyed.
+    """
+    abandoned = {row.epoch for row in rows if row.state is EpochState.ABANDONED}
+    gone: dict[str, list[Keeper]] = {}
+    for each in keepers:
+        if each.is_ended or each.epoch in abandoned:
+            gone.setdefault(each.kind, []).append(each)
+    found: set[int] = set()
+    unasked: list[str] = []
+    for kind, ended in gone.items():
+        try:
+            asked = provider.of_kind(kind)
+            there = set(asked.describe().epochs)
+            found |= {each.epoch for each in ended if each.epoch in there and is_held(asked, each)}
+        except CofferError:
+            unasked.append(kind)
+    return Returned(tuple(sorted(found)), tuple(unasked))
+
+
+def is_held(asked: KekProvider, keeper: Keeper) -> bool:
+    """Whether a provider has this very secret now. Raises what the provider raises."""
+    held = asked.holding(keeper.epoch, keeper.name)
+    return held is not None and held.id == keeper.id

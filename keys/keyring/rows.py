@@ -1,0 +1,224 @@
+"""The keyring's rows as bytes (pure). Layout and reasons: FORMAT.md.
+
+Rule: every field of a row that is in clear is part of the context under which its key is sealed, together with the
+archive id and the row's own id: a row that was edited, or moved to another id or archive, no longer opens.
+It does not read or write the database.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from coffer.keys.crypto import aead
+from coffer.keys.errors import FormatError
+from coffer.keys.memory.secret import Secret
+
+__all__ = [
+    "EpochRow",
+    "EpochState",
+    "Header",
+    "KeyRow",
+    "KeyState",
+    "Purpose",
+    "WrapAlgorithm",
+    "epoch_context",
+    "epoch_place",
+    "raised",
+]
+
+MAGIC: Final = b"CofferKR"
+VERSION: Final = 2  # 1 kept of an epoch that changed its provider only the last one
+HEADER: Final = struct.Struct(">8sHI16sQ")  # magic version epoch archive_id created_ms
+KEY_CLEAR: Final = struct.Struct(">HBBB3xI16sQ")  # version wrap_alg purpose state pad epoch kek_id created_ms
+EPOCH_CLEAR: Final = struct.Struct(
+    ">HBBI16sQ16sH"
+)  # version wrap_alg state epoch kek_id created_ms provider wrapped_len
+HEADER_KEY: Final = b"H"
+ARCHIVE_ROOT_KEY: Final = b"A"
+SIGNING_KEY: Final = b"V"  # the seed that signs checkpoints now
+NEXT_SIGNING_KEY: Final = b"N"  # the seed that is to take its place; there while a rotation is under way
+EPOCH_PREFIX: Final = b"E"
+STUDY_PREFIX: Final = b"K"
+WITNESS_KEY: Final = b"W"
+SHARES_PREFIX: Final = b"G"  # splittings of an epoch key into shares; no share is kept
+SPLITTING_PREFIX: Final = b"F"  # those whose shares are not all written yet
+TOMBSTONE_PREFIX: Final = b"T"
+CHANGES_KEY: Final = b"C"  # goes up whenever keys that another process may hold, or what may be done to them, changed
+KEEPER_PREFIX: Final = b"U"  # what could ever open an epoch's key, and its receipts
+BURNED_PREFIX: Final = b"B"  # which shares of a group are burned
+EVENT_PREFIX: Final = b"P"  # events on their way into the log, sealed
+HOLD_PREFIX: Final = b"L"  # holds, sealed
+REKEY_PREFIX: Final = b"R"  # rekeys under way
+COMPACTED_KEY: Final = b"I"  # the newest destroyed epoch after whose end the index was written anew
+SIGN_PREFIX: Final = b"O"  # orders to sign a checkpoint now
+REQUEST_PREFIX: Final = b"Q"  # requests that wait for another officer, sealed
+NO_ID: Final = bytes(16)  # stands where a study row has its key id
+_KEY_CONTEXT: Final = b"coffer/dek/v1\x00"
+_EPOCH_CONTEXT: Final = b"coffer/kek/v1\x00"
+_WRAPPED: Final = aead.sealed_length(32)
+
+
+class Purpose(IntEnum):
+    """What a wrapped key is for."""
+
+    STUDY = 1
+    ARCHIVE_ROOT = 2
+    SIGNING = 3
+    NEXT_SIGNING = 4
+
+
+OWN_KEYS: Final = {  # the archive's own keys, one row each
+    ARCHIVE_ROOT_KEY: Purpose.ARCHIVE_ROOT,
+    SIGNING_KEY: Purpose.SIGNING,
+    NEXT_SIGNING_KEY: Purpose.NEXT_SIGNING,
+}
+
+
+class KeyState(IntEnum):
+    """Whether a key may be used. A destroyed key has no row."""
+
+    ACTIVE = 1
+    SHRED_SCHEDULED = 2
+
+
+class EpochState(IntEnum):
+    """New keys go under the one active epoch; a retired one still opens rows; a destroyed one opens nothing.
+
+    One that is being destroyed is used by nobody any more, and not all that ever opened it has given a receipt.
+    One that was abandoned is used by nobody either, and a provider was lost before it destroyed anything.
+    """
+
+    ACTIVE = 1
+    RETIRED = 2
+    DESTROYED = 3
+    DESTROYING = 4
+    ABANDONED = 5
+
+
+GONE: Final = frozenset({EpochState.DESTROYING, EpochState.DESTROYED, EpochState.ABANDONED})
+
+
+class WrapAlgorithm(IntEnum):
+    """How a key is wrapped: by C2SP chunked encryption here, or by the provider in its own way."""
+
+    CHUNKED_ENCRYPTION = 1
+    PROVIDER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The keyring's own row: which archive, which epoch is current."""
+
+    epoch: int
+    archive_id: bytes
+    created_ms: int
+
+    def encode(self) -> bytes:
+        """Return the 38 bytes."""
+        return HEADER.pack(MAGIC, VERSION, self.epoch, self.archive_id, self.created_ms)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Header:
+        """Return the header. Raises FormatError for another magic, version or length."""
+        if len(data) != HEADER.size or data[:8] != MAGIC:
+            raise FormatError("this is not a Coffer keyring")
+        _, version, epoch, archive_id, created_ms = HEADER.unpack(data)
+        if version != VERSION:
+            raise FormatError(
+                f"the keyring is of version {version}, and this release knows {VERSION} only",
+                hint="use the release that wrote it, or import the images into a new archive",
+            )
+        return cls(epoch, archive_id, created_ms)
+
+
+def epoch_place(epoch: int) -> bytes:
+    """Return the key of an epoch's row."""
+    return EPOCH_PREFIX + epoch.to_bytes(4, "big")
+
+
+def epoch_context(archive_id: bytes, kek_id: bytes, epoch: int) -> bytes:
+    """Return what the provider binds a wrapped KEK to: label, archive id, KEK id, epoch (u32 big endian)."""
+    return _EPOCH_CONTEXT + archive_id + kek_id + epoch.to_bytes(4, "big")
+
+
+def raised(changes: bytes | None) -> tuple[bytes, bytes]:
+    """Return the change counter's row, one more than its bytes say (None: it is not there yet)."""
+    return CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """One epoch: its KEK as the provider wrapped it. `provider` is the provider's kind, ASCII, at most 16 bytes."""
+
+    state: EpochState
+    epoch: int
+    kek_id: bytes
+    created_ms: int
+    provider: str
+    wrapped: bytes
+
+    def encode(self) -> bytes:
+        """Return 50 bytes and the wrapped KEK."""
+        alg, kind = WrapAlgorithm.PROVIDER, self.provider.encode("ascii")
+        if len(kind) > 16:
+            raise FormatError("a provider kind has at most 16 bytes")
+        clear = (VERSION, alg, self.state, self.epoch, self.kek_id, self.created_ms, kind, len(self.wrapped))
+        return EPOCH_CLEAR.pack(*clear) + self.wrapped
+
+    @classmethod
+    def decode(cls, data: bytes) -> EpochRow:
+        """Return the row. Raises FormatError for what FORMAT.md says must be rejected."""
+        if len(data) < EPOCH_CLEAR.size:
+            raise FormatError("an epoch row of the keyring is too short")
+        version, alg, state, epoch, kek_id, created, kind, length = EPOCH_CLEAR.unpack_from(data)
+        if version != VERSION or alg != WrapAlgorithm.PROVIDER or length != len(data) - EPOCH_CLEAR.size:
+            raise FormatError("an epoch row of the keyring has values that this version never writes")
+        try:
+            return cls(
+                EpochState(state), epoch, kek_id, created, kind.rstrip(b"\0").decode("ascii"), data[EPOCH_CLEAR.size :]
+            )
+        except ValueError:
+            raise FormatError("an epoch row of the keyring has values that this version never writes") from None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """One wrapped key, a study's DEK or one of the archive's own, under the KEK of `epoch`."""
+
+    purpose: Purpose
+    state: KeyState
+    epoch: int
+    kek_id: bytes
+    created_ms: int
+    sealed: bytes = b""
+
+    def _clear(self) -> bytes:
+        alg = WrapAlgorithm.CHUNKED_ENCRYPTION
+        return KEY_CLEAR.pack(VERSION, alg, self.purpose, self.state, self.epoch, self.kek_id, self.created_ms)
+
+    def _context(self, archive_id: bytes, key_id: bytes) -> bytes:
+        return _KEY_CONTEXT + archive_id + key_id + self._clear()
+
+    def wrap(self, kek: Secret, archive_id: bytes, key_id: bytes, key: Secret, salt: bytes) -> bytes:
+        """Return the row's 140 bytes with `key` sealed into them; `salt` is 24 fresh random bytes."""
+        return self._clear() + aead.seal(kek, self._context(archive_id, key_id), key.reveal(), salt)
+
+    def unwrap(self, kek: Secret, archive_id: bytes, key_id: bytes) -> Secret:
+        """Return the key. Raises IntegrityError when row, id, archive or KEK are not the ones it was sealed under."""
+        return Secret(aead.open_sealed(kek, self._context(archive_id, key_id), self.sealed))
+
+    @classmethod
+    def decode(cls, data: bytes) -> KeyRow:
+        """Return the row. Raises FormatError for what FORMAT.md says must be rejected."""
+        if len(data) != KEY_CLEAR.size + _WRAPPED or data[5:8] != bytes(3):
+            raise FormatError("a key row of the keyring has the wrong length or padding")
+        version, alg, purpose, state, epoch, kek_id, created_ms = KEY_CLEAR.unpack_from(data)
+        if version != VERSION or alg != WrapAlgorithm.CHUNKED_ENCRYPTION:
+            raise FormatError("a key row of the keyring has values that this version never writes")
+        try:
+            return cls(Purpose(purpose), KeyState(state), epoch, kek_id, created_ms, data[KEY_CLEAR.size :])
+        except ValueError:
+            raise FormatError("a key row of the keyring has values that this version never writes") from None

@@ -1,0 +1,76 @@
+"""The key that signs the archive's checkpoints, and how another takes its place.
+
+Rule: seeds are random and wrapped under the epoch, so that an old one is gone when its epoch is. The next one waits in
+a row of its own until it is endorsed in public (the floors above see to that); the transaction that makes it current
+leaves nothing of the old one in the keyring. Never are there more than these two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from coffer.keys.crypto.signing import CheckpointSigner
+from coffer.keys.errors import LockedError
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.rows import KeyRow, KeyState
+from coffer.keys.memory.secret import Secret
+
+if TYPE_CHECKING:
+    from coffer.keys.keyring.keyring import Keyring
+
+__all__ = ["Row", "begin", "current", "is_under_way", "pending", "promote"]
+
+Row = tuple[bytes, bytes]
+
+
+def current(keyring: Keyring) -> CheckpointSigner:
+    """What signs now, other processes' rotations included. Raises IntegrityError, KeyUnavailableError."""
+    return CheckpointSigner(keyring.own_key(rows.SIGNING_KEY))
+
+
+def is_under_way(keyring: Keyring) -> bool:
+    """Whether a rotation of the signing key was begun and has not ended; about 4 us."""
+    return keyring.row(rows.NEXT_SIGNING_KEY) is not None
+
+
+def pending(keyring: Keyring) -> CheckpointSigner | None:
+    """What is to sign when the rotation that is under way ends; None where none is."""
+    return CheckpointSigner(keyring.own_key(rows.NEXT_SIGNING_KEY)) if is_under_way(keyring) else None
+
+
+def begin(
+    keyring: Keyring, random: Callable[[int], bytes], now_ms: int, event: Callable[[CheckpointSigner], Row]
+) -> CheckpointSigner:
+    """Make the next signing key, with the row that `event` makes of it, durable on return; it signs nothing yet.
+
+    One that is there already is gone on with, and gets no event.
+    """
+    while True:
+        if (known := pending(keyring)) is not None:
+            return known
+        header, epoch, seed = keyring.row(rows.HEADER_KEY), keyring.epoch, Secret(random(32))
+        value = _row(keyring, rows.NEXT_SIGNING_KEY, epoch, now_ms, seed)
+        made = CheckpointSigner(seed)
+        expected = [(rows.NEXT_SIGNING_KEY, None), (rows.HEADER_KEY, header)]
+        if keyring.amend([(rows.NEXT_SIGNING_KEY, value), event(made)], expected=expected):
+            return made
+
+
+def promote(keyring: Keyring, now_ms: int, event: Row) -> None:
+    """Let the next signing key take the current one's place, which is destroyed in the same transaction; durable on
+    return. `event` goes with it. Raises LockedError where another process did so meanwhile."""
+    while True:
+        header, old, new = (keyring.row(each) for each in (rows.HEADER_KEY, rows.SIGNING_KEY, rows.NEXT_SIGNING_KEY))
+        if new is None:
+            raise LockedError("another process changed the signing key", hint="coffer keys list shows it")
+        seed = keyring.own_key(rows.NEXT_SIGNING_KEY)
+        value = _row(keyring, rows.SIGNING_KEY, keyring.epoch, now_ms, seed)
+        expected = [(rows.HEADER_KEY, header), (rows.SIGNING_KEY, old), (rows.NEXT_SIGNING_KEY, new)]
+        if keyring.amend([(rows.SIGNING_KEY, value), event], [rows.NEXT_SIGNING_KEY], expected):
+            return
+
+
+def _row(keyring: Keyring, place: bytes, epoch: int, now_ms: int, seed: Secret) -> bytes:
+    row = KeyRow(rows.OWN_KEYS[place], KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
+    return keyring.sealed(row, rows.NO_ID, seed)

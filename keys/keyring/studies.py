@@ -1,0 +1,157 @@
+"""The study keys of an open keyring: made, opened from their rows, kept at hand, and let go of.
+
+Rule: a key is durable before it is handed out. A cached key is handed out only after a look at the change counter, so
+that one which another process shredded a moment ago is not; dropping it is what wipes it (`keys.memory.secret`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from coffer.keys.crypto import aead
+from coffer.keys.crypto.study_key import StudyKey
+from coffer.keys.errors import ConfigError, KeyUnavailableError, ShreddedError, SupersededError
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.epochs import OpenEpochs
+from coffer.keys.keyring.overview import changes_in, epoch_rows, header_in
+from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.keyring.tombstone import Reason, Tombstone
+from coffer.keys.memory.secret import Secret
+
+__all__ = ["StudyKeys"]
+
+_CACHED: Final = 4096
+
+
+class StudyKeys:
+    """Makes and opens the keys of one keyring's studies. Thread-safe."""
+
+    def __init__(
+        self,
+        store: RowStore,
+        epochs: OpenEpochs,
+        *,
+        writing: threading.Lock,
+        random: Callable[[int], bytes],
+        now_ms: Callable[[], int],
+        seen: int,
+    ) -> None:
+        """`writing` is held over a commit; `seen` is the change counter as it was before `epochs` were read."""
+        self._store = store
+        self._epochs = epochs
+        self._writing = writing
+        self._random = random
+        self._now_ms = now_ms
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[bytes, StudyKey] = OrderedDict()
+        self._seen = seen
+
+    def make(self, key_ids: list[bytes]) -> list[StudyKey]:
+        """Make a key under each of these unused 16-byte ids with one commit; all durable on return, or none exists.
+
+        Raises ConfigError for an id of another length, or one that was used, UnavailableError.
+        """
+        made = self._try_to_make(key_ids)
+        while made is None:  # another process has rotated: its epoch is the one for new keys
+            self._epochs.load()
+            made = self._try_to_make(key_ids)
+        return made
+
+    def _try_to_make(self, key_ids: list[bytes]) -> list[StudyKey] | None:
+        """Make keys under the epoch that is known here; None where it is not the current one any more."""
+        self.follow()
+        header = self._epochs.header  # once: another thread may follow another process meanwhile
+        kek_id, kek = self._epochs.kek(header.epoch)
+        made: list[StudyKey] = []
+        encoded: list[tuple[bytes, bytes]] = []
+        row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, header.epoch, kek_id, self._now_ms())
+        with self._writing:
+            for key_id in key_ids:
+                if len(key_id) != 16 or self.is_used(key_id):
+                    raise ConfigError("a study key id has 16 bytes and is used once")
+                dek = Secret(self._random(32))
+                value = row.wrap(kek, header.archive_id, key_id, dek, self._random(aead.SALT))
+                encoded.append((rows.STUDY_PREFIX + key_id, value))
+                made.append(StudyKey(key_id, dek))
+            if len({key for key, _ in encoded}) != len(encoded):
+                raise ConfigError("a study key id has 16 bytes and is used once")
+            if not self._store.put(encoded, expected=[(rows.HEADER_KEY, header.encode())]):
+                return None
+        with self._lock:
+            for key in made:
+                self._remember(key)
+        return made
+
+    def is_used(self, key_id: bytes) -> bool:
+        """Whether there is, or was before it was shredded, a key with this id."""
+        return any(self._store.get(prefix + key_id) for prefix in (rows.STUDY_PREFIX, rows.TOMBSTONE_PREFIX))
+
+    def get(self, key_id: bytes) -> StudyKey:
+        """Return a study's key, from the cache when it was used lately.
+
+        Raises KeyUnavailableError when the keyring has no such row, ShreddedError when it was shredded, also by another
+        process a moment ago, IntegrityError when the row was altered or belongs elsewhere.
+        """
+        seen = self.follow()
+        with self._lock:
+            cached = self._cache.get(key_id)
+            if cached is not None:
+                self._cache.move_to_end(key_id)
+                return cached
+        value = self._store.get(rows.STUDY_PREFIX + key_id)
+        name = key_id.hex()[:8]
+        if value is None and (stone := self._store.get(rows.TOMBSTONE_PREFIX + key_id)) is not None:
+            if Tombstone.decode(stone).reason is Reason.REKEYED:
+                raise SupersededError(f"key {name} was replaced by a rekey", hint="the study has a new key: ask again")
+            raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
+        try:
+            row, dek = self.open(key_id, value)
+        except KeyUnavailableError:
+            again = self._store.get(rows.STUDY_PREFIX + key_id)
+            if again == value:
+                raise
+            row, dek = self.open(key_id, again)  # it was moved to another epoch in between
+        if row.state is KeyState.SHRED_SCHEDULED:
+            raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
+        key = StudyKey(key_id, dek)
+        with self._lock:
+            if self._seen == seen:  # else it may have been shredded since it was read
+                self._remember(key)
+        return key
+
+    def open(self, key_id: bytes, value: bytes | None) -> tuple[KeyRow, Secret]:
+        """Return a study's row and key from the row's bytes. Raises KeyUnavailableError (None), IntegrityError."""
+        if value is None:
+            raise KeyUnavailableError(
+                f"the keyring has no key {key_id.hex()[:8]}",
+                hint="the keyring is older than the log: restore a newer one",
+            )
+        row = KeyRow.decode(value)
+        return row, self._epochs.unwrap(row, Purpose.STUDY, key_id)
+
+    def follow(self) -> int:
+        """Let go of what was taken away by any process, cached keys and destroyed epochs, and return the change
+        counter."""
+        changes = changes_in(self._store)
+        if changes != self._seen:
+            header, epochs = header_in(self._store), epoch_rows(self._store)
+            with self._lock:
+                self._epochs.adopt(header, epochs)
+                self._cache.clear()
+                self._seen = changes
+        return changes
+
+    def close(self) -> None:
+        """Let go of the cached keys, and wipe the KEKs."""
+        with self._lock:  # as in `follow`: keys and KEKs go together
+            self._cache.clear()
+            self._epochs.wipe()
+
+    def _remember(self, key: StudyKey) -> None:
+        self._cache[key.key_id] = key
+        while len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)

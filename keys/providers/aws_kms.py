@@ -1,0 +1,220 @@
+"""Epoch secrets in AWS Key Management Service: one customer managed key for each epoch.
+
+Rule: each epoch has a KMS key of its own, found by the alias `alias/coffer/<archive id>/<epoch>`, because a key that
+served all epochs would open a destroyed one from a backup for ever. Every request names the key and carries an
+encryption context bound to archive and epoch. The wrapped form is in FORMAT.md. KMS is asked once for each epoch at
+start and for health, never for a study.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.aws_kms_errors import MissingError, StateError, asking
+from coffer.keys.providers.base import DestroyReceipt, Holding, KekProvider, ProviderInfo, only
+
+__all__ = ["KmsProvider", "connect"]
+
+KIND: Final = "aws-kms"
+VERSION: Final = 1
+HEAD: Final = struct.Struct(">BIH")  # version epoch key_arn_length
+_LONGEST_ARN: Final = 2048
+_ATTEMPTS: Final = 3
+
+
+def connect(region: str, endpoint: str, timeout_seconds: float) -> Any:
+    """Return a boto3 KMS client; credentials and an empty region or endpoint as AWS's tools find them. Asks nobody."""
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        raise ConfigError(
+            "the aws-kms provider needs the package boto3", hint="pip install 'coffer-dicom[aws]'"
+        ) from error
+    with asking("be set up"):
+        return boto3.Session().client(
+            "kms",
+            region_name=region or None,
+            endpoint_url=endpoint or None,
+            config=Config(
+                connect_timeout=timeout_seconds,
+                read_timeout=timeout_seconds,
+                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            ),
+        )
+
+
+class KmsProvider:
+    """A KekProvider over one account and region. Thread-safe. `client` is what `connect` returns."""
+
+    __slots__ = ("_archive", "_client", "_days", "_known", "_random")
+
+    def __init__(
+        self,
+        archive_id: bytes,
+        client: Any,
+        deletion_days: int = 30,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._archive = archive_id.hex()
+        self._client = client
+        self._days = deletion_days
+        self._random = random
+        self._known: dict[int, str] = {}  # epoch -> key ARN, of what was opened or made here
+
+    @property
+    def kind(self) -> str:
+        """See KekProvider: `aws-kms`."""
+        return KIND
+
+    def of_kind(self, kind: str) -> KekProvider:
+        """See KekProvider."""
+        return only(self, kind)
+
+    def describe(self) -> ProviderInfo:
+        """See KekProvider. Lists the aliases of the account (kms:ListAliases), and looks at this archive's keys."""
+        prefix = self._alias("")
+        epochs: list[int] = []
+        with asking("list aliases"):
+            for page in self._client.get_paginator("list_aliases").paginate():
+                names = [alias["AliasName"] for alias in page["Aliases"] if alias["AliasName"].startswith(prefix)]
+                epochs += [int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdecimal()]
+            usable = tuple(epoch for epoch in sorted(epochs) if not self._is_ending(epoch))
+        destruction = f"the epoch's key is deleted {self._days} days after the order, and may be taken back until then"
+        return ProviderInfo(KIND, usable, True, destruction)
+
+    def health(self) -> None:
+        """See KekProvider: every key that was used here is enabled (kms:DescribeKey)."""
+        for epoch, arn in dict(self._known).items():
+            self._describe(epoch, arn)
+
+    def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
+        """See KekProvider."""
+        kek = Secret(self._random(32))
+        return kek, self.adopt_epoch(epoch, kek, context)
+
+    def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
+        """See KekProvider. CreateKey and CreateAlias unless the alias is there, then Encrypt."""
+        if not 1 <= epoch < 2**32:
+            raise ConfigError("an epoch is a number from 1 up")
+        arn = self._arn(epoch) or self._make(epoch)
+        with asking(f"wrap epoch {epoch}"):
+            answer = self._client.encrypt(
+                KeyId=arn, Plaintext=kek.reveal(), EncryptionContext=self._context(epoch, context)
+            )
+            wrapped: bytes = HEAD.pack(VERSION, epoch, len(arn)) + arn.encode() + answer["CiphertextBlob"]
+        self._known[epoch] = arn
+        return wrapped
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
+        """See KekProvider. Decrypt, under the key that the wrapped form names and no other."""
+        epoch, arn, blob = _split(wrapped)
+        try:
+            with asking(f"open epoch {epoch}"):
+                answer = self._client.decrypt(
+                    KeyId=arn, CiphertextBlob=blob, EncryptionContext=self._context(epoch, context)
+                )
+                used, kek = answer["KeyId"], Secret(answer["Plaintext"])
+        except StateError:
+            self._describe(epoch, arn)  # raises what the state means
+            raise
+        if used != arn or len(kek) != 32:
+            raise KeyUnavailableError(f"AWS KMS opened epoch {epoch} with another key than {arn}")
+        self._known[epoch] = arn
+        return kek
+
+    def holding(self, epoch: int, name: str = "") -> Holding | None:
+        """See KekProvider: by the alias, or by the ARN that `name` is, also while it waits for its deletion."""
+        arn = self._known.get(epoch) or self._arn(epoch)
+        if name and arn != name:
+            arn = self._described(epoch, name) or arn
+        if arn is None:
+            return None
+        self._known[epoch] = arn
+        return Holding(sha256(arn.encode()).digest()[:16], arn)
+
+    def destroy_epoch(self, epoch: int) -> DestroyReceipt:
+        """See KekProvider. ScheduleKeyDeletion; a key that waits for it already, or is gone, gives a receipt again."""
+        arn = self._known.get(epoch) or self._arn(epoch)
+        if arn is None:
+            caveat = f"no alias {self._alias(epoch)} was found: if somebody removed it, the key itself may still exist"
+            return DestroyReceipt(KIND, epoch, caveat)
+        caveat = f"until then kms:CancelKeyDeletion brings {arn} back; imported or replicated key material is yours"
+        try:
+            with asking(f"destroy epoch {epoch}"):
+                told = self._client.describe_key(KeyId=arn)["KeyMetadata"]
+                if told["KeyState"] != "PendingDeletion":
+                    told = self._client.schedule_key_deletion(KeyId=told["KeyId"], PendingWindowInDays=self._days)
+                effective_ms = int(told["DeletionDate"].timestamp()) * 1000
+        except MissingError:
+            return DestroyReceipt(KIND, epoch, "the key is gone from AWS KMS already")
+        self._known.pop(epoch, None)
+        return DestroyReceipt(KIND, epoch, caveat, effective_ms)
+
+    def _is_ending(self, epoch: int) -> bool:
+        state: str = self._client.describe_key(KeyId=self._alias(epoch))["KeyMetadata"]["KeyState"]
+        return state == "PendingDeletion"
+
+    def _alias(self, epoch: object) -> str:
+        return f"alias/coffer/{self._archive}/{epoch}"
+
+    def _context(self, epoch: int, context: bytes) -> dict[str, str]:
+        """KMS authenticates these pairs and shows them in CloudTrail: ids and numbers, nothing secret."""
+        return {"coffer-archive": self._archive, "coffer-epoch": str(epoch), "coffer-context": context.hex()}
+
+    def _arn(self, epoch: int) -> str | None:
+        return self._described(epoch, self._alias(epoch))
+
+    def _described(self, epoch: int, key: str) -> str | None:
+        try:
+            with asking(f"find the key of epoch {epoch}"):
+                arn: str = self._client.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
+        except MissingError:
+            return None
+        return arn
+
+    def _make(self, epoch: int) -> str:
+        tags = {"coffer-archive": self._archive, "coffer-epoch": str(epoch)}
+        with asking(f"make the key of epoch {epoch}"):
+            made = self._client.create_key(
+                Description=f"Coffer archive {self._archive}, key epoch {epoch}",
+                KeyUsage="ENCRYPT_DECRYPT",
+                KeySpec="SYMMETRIC_DEFAULT",
+                Tags=[{"TagKey": name, "TagValue": value} for name, value in tags.items()],
+            )
+            arn: str = made["KeyMetadata"]["Arn"]
+            self._client.create_alias(AliasName=self._alias(epoch), TargetKeyId=made["KeyMetadata"]["KeyId"])
+        return arn
+
+    def _describe(self, epoch: int, arn: str) -> None:
+        with asking(f"look at the key of epoch {epoch}"):
+            state = self._client.describe_key(KeyId=arn)["KeyMetadata"]["KeyState"]
+        if state == "PendingDeletion":
+            raise KeyUnavailableError(
+                f"the AWS KMS key of epoch {epoch} waits for its deletion: {arn}",
+                hint="unless that was meant: aws kms cancel-key-deletion, then aws kms enable-key, at once",
+            )
+        if state == "Unavailable":
+            raise UnavailableError(f"the AWS KMS key of epoch {epoch} is unavailable now: {arn}")
+        if state != "Enabled":
+            raise ConfigError(
+                f"the AWS KMS key of epoch {epoch} is {state.lower()}: {arn}", hint="aws kms enable-key --key-id ARN"
+            )
+
+
+def _split(wrapped: bytes) -> tuple[int, str, bytes]:
+    """Epoch, key ARN and ciphertext of a wrapped KEK. Raises FormatError."""
+    wrong = FormatError("the wrapped KEK has not the form that an AWS KMS provider writes")
+    if len(wrapped) < HEAD.size or wrapped[0] != VERSION:
+        raise wrong
+    _, epoch, length = HEAD.unpack_from(wrapped)
+    arn, blob = wrapped[HEAD.size : HEAD.size + length], wrapped[HEAD.size + length :]
+    if not (0 < length <= _LONGEST_ARN and arn.isascii() and blob):
+        raise wrong
+    return epoch, arn.decode("ascii"), blob

@@ -1,0 +1,256 @@
+"""Epoch secrets in a hardware security module, over PKCS#11 v2.40: AES-256 keys that never leave the token.
+
+Rule: each epoch has a key of its own in the token, labelled `coffer-<archive id>` with the epoch as its CKA_ID, and
+destroying the epoch destroys that key. A PIN that was refused is not tried again: tokens lock after a few.
+The wrapped form is in FORMAT.md. It does not make tokens, set PINs or back keys up: the HSM's own tools do.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.base import DestroyReceipt, Holding, KekProvider, ProviderInfo, only
+from coffer.keys.providers.pkcs11_token import NotThere, Token
+
+if TYPE_CHECKING:
+    from pkcs11 import SecretKey, Session
+
+__all__ = ["HsmProvider"]
+
+KIND: Final = "pkcs11"
+AES_GCM: Final = 1
+HEAD: Final = struct.Struct(">BI12s")  # mechanism epoch nonce
+WRAPPED: Final = HEAD.size + 32 + 16
+_TAG_BITS: Final = 128
+_ID_CONTEXT: Final = b"coffer/hsm-key-id/v1"
+
+
+class HsmProvider:
+    """A KekProvider over one token. Thread-safe; one call at a time in a process, as PKCS#11 modules ask for.
+
+    `archive_id` has 16 bytes; `token` names module, label and PIN.
+    """
+
+    __slots__ = ("_label", "_random", "_token", "_used")
+
+    def __init__(self, archive_id: bytes, token: Token, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._label = f"coffer-{archive_id.hex()}"
+        self._token = token
+        self._random = random
+        self._used: set[int] = set()  # epochs that were made or opened here
+
+    @property
+    def kind(self) -> str:
+        """See KekProvider: `pkcs11`."""
+        return KIND
+
+    def of_kind(self, kind: str) -> KekProvider:
+        """See KekProvider."""
+        return only(self, kind)
+
+    def describe(self) -> ProviderInfo:
+        """See KekProvider. Asks the token."""
+        try:
+            epochs = set(self._token.run(lambda session: [_epoch_of(key) for key in self._some(session)]))
+        except NotThere:
+            epochs = set()
+        destruction = "the epoch's key is destroyed in the token; backups of the token are yours to destroy"
+        return ProviderInfo(KIND, tuple(sorted(epochs)), True, destruction)
+
+    def health(self) -> None:
+        """See KekProvider: reaches the token, is logged in, and finds the keys that were used here."""
+        used = sorted(self._used)
+
+        def look(session: Session) -> None:
+            for epoch in used:
+                self._get(session, epoch)
+            if not used:
+                self._some(session)
+
+        try:
+            self._token.run(look)
+        except NotThere:
+            if used:
+                raise self._gone(used[-1]) from None
+
+    def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
+        """See KekProvider."""
+        kek = Secret(self._random(32))
+        return kek, self.adopt_epoch(epoch, kek, context)
+
+    def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
+        """See KekProvider. Makes the epoch's key in the token (C_GenerateKey, CKA_TOKEN) unless it is there."""
+        if not 1 <= epoch < 2**32:
+            raise ConfigError("an epoch is a number from 1 up")
+        head = HEAD.pack(AES_GCM, epoch, self._random(12))
+        try:
+            self._token.run(lambda session: self._require_kept(self._get(session, epoch)))
+        except NotThere:
+            self._token.run(lambda session: self._make(session, epoch))
+        wrapped = head + self._token.run(
+            lambda session: _encrypt(self._get(session, epoch), head, context, kek.reveal())
+        )
+        self._used.add(epoch)
+        return wrapped
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
+        """See KekProvider."""
+        if len(wrapped) != WRAPPED or wrapped[0] != AES_GCM:
+            raise FormatError("the wrapped KEK has not the form that an HSM provider writes")
+        head, sealed = wrapped[: HEAD.size], wrapped[HEAD.size :]
+        _, epoch, _ = HEAD.unpack(head)
+        try:
+            kek = Secret(self._token.run(lambda session: _decrypt(self._get(session, epoch), head, context, sealed)))
+        except UnavailableError as error:
+            # PKCS#11 has no one answer to a wrong tag, so a failure is the key's only if the key works otherwise.
+            if not self._works(epoch):
+                raise
+            raise KeyUnavailableError(
+                f"{self._token} does not open epoch {epoch} of this archive",
+                hint="the keyring was altered, or the key in the token was replaced: restore the keyring or the token",
+            ) from error
+        except NotThere as error:
+            raise self._gone(epoch) from error
+        self._used.add(epoch)
+        return kek
+
+    def holding(self, epoch: int, name: str = "") -> Holding | None:  # noqa: ARG002  the epoch finds it
+        """See KekProvider. Its id is a hash of what the key makes of a fixed message under the nonce of zeros, which is
+        used for nothing else."""
+        head = HEAD.pack(AES_GCM, epoch, bytes(12))
+        try:
+            made = self._token.run(lambda session: _encrypt(self._get(session, epoch), head, _ID_CONTEXT, bytes(16)))
+        except NotThere:
+            return None
+        return Holding(sha256(made).digest()[:16], f"{self._token}, label {self._label}, id {epoch:08x}")
+
+    def destroy_epoch(self, epoch: int) -> DestroyReceipt:
+        """See KekProvider: C_DestroyObject, then a search that must not find it."""
+
+        def destroy(session: Session) -> None:
+            for key in self._some(session, epoch):
+                key.destroy()
+            if self._keys(session, epoch):
+                raise UnavailableError(f"{self._token} still shows the key of epoch {epoch} after destroying it")
+
+        key = f"the key with label {self._label}, id {epoch:08x}"
+        caveat = f"destroy every backup of {self._token} that holds {key}"
+        try:
+            self._token.run(destroy)
+        except NotThere:  # destroyed by an earlier try, or this is another token of the same label: nobody can tell
+            caveat = f"{self._token} held no such key when it was asked: {caveat}, and every other token that does"
+        self._used.discard(epoch)
+        return DestroyReceipt(KIND, epoch, caveat)
+
+    def _keys(self, session: Session, epoch: int | None = None) -> list[SecretKey]:
+        from pkcs11 import Attribute, ObjectClass
+
+        wanted: dict[Any, Any] = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.LABEL: self._label}
+        if epoch is not None:
+            wanted[Attribute.ID] = epoch.to_bytes(4, "big")
+        found: list[Any] = list(session.get_objects(wanted))
+        return found
+
+    def _some(self, session: Session, epoch: int | None = None) -> list[SecretKey]:
+        """As `_keys`, but raises NotThere for none: a token that was pulled out looks empty until it is asked anew."""
+        found = self._keys(session, epoch)
+        if not found:
+            raise NotThere
+        return found
+
+    def _find(self, session: Session, epoch: int) -> SecretKey | None:
+        keys = self._keys(session, epoch)
+        if len(keys) > 1:
+            raise ConfigError(
+                f"{self._token} holds {len(keys)} keys with label {self._label} and id {epoch:08x}",
+                hint="keep the one the archive was made with and destroy the others with the HSM's own tool",
+            )
+        return keys[0] if keys else None
+
+    def _get(self, session: Session, epoch: int) -> SecretKey:
+        key = self._find(session, epoch)
+        if key is None:
+            raise NotThere
+        return key
+
+    def _gone(self, epoch: int) -> KeyUnavailableError:
+        return KeyUnavailableError(
+            f"{self._token} holds no key for epoch {epoch} of this archive (label {self._label})",
+            hint="check that this is the token the archive was made with, or restore the token from its backup; "
+            "with key shares: coffer keys recover",
+        )
+
+    def _make(self, session: Session, epoch: int) -> SecretKey:
+        from pkcs11 import Attribute, KeyType
+
+        uses = (Attribute.WRAP, Attribute.UNWRAP, Attribute.SIGN, Attribute.VERIFY, Attribute.DERIVE)
+        template: dict[Any, Any] = {
+            **dict.fromkeys(uses, False),
+            Attribute.ENCRYPT: True,
+            Attribute.DECRYPT: True,
+            Attribute.PRIVATE: True,
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: False,
+            Attribute.MODIFIABLE: False,
+        }
+        key = session.generate_key(
+            KeyType.AES, 256, label=self._label, id=epoch.to_bytes(4, "big"), store=True, template=template
+        )
+        try:
+            self._require_kept(key)
+        except ConfigError:
+            key.destroy()
+            raise
+        return key
+
+    def _require_kept(self, key: SecretKey) -> None:
+        """Refuse to wrap under a key that somebody put into the token, or could have read out of it."""
+        from pkcs11 import Attribute
+
+        if not (key[Attribute.LOCAL] and key[Attribute.ALWAYS_SENSITIVE] and key[Attribute.NEVER_EXTRACTABLE]):
+            raise ConfigError(
+                f"the key with label {self._label} in {self._token} was not made there, or can be read out",
+                hint="change the token's policy, or destroy that key with the HSM's own tool",
+            )
+
+    def _works(self, epoch: int) -> bool:
+        """Return whether the epoch's key encrypts and decrypts something of its own."""
+        head = HEAD.pack(AES_GCM, epoch, self._random(12))
+
+        def there_and_back(session: Session) -> bool:
+            key = self._get(session, epoch)
+            return _decrypt(key, head, b"", _encrypt(key, head, b"", head)) == head
+
+        try:
+            return self._token.run(there_and_back)
+        except (UnavailableError, NotThere):
+            return False
+
+
+def _epoch_of(key: SecretKey) -> int:
+    from pkcs11 import Attribute
+
+    return int.from_bytes(key[Attribute.ID], "big")
+
+
+def _gcm(head: bytes, context: bytes) -> dict[str, Any]:
+    """CKM_AES_GCM (PKCS#11 2.40, 2.11.2): the nonce is the head's, head and context are associated data."""
+    from pkcs11 import GCMParams, Mechanism
+
+    return {"mechanism": Mechanism.AES_GCM, "mechanism_param": GCMParams(head[-12:], head + context, _TAG_BITS)}
+
+
+def _encrypt(key: Any, head: bytes, context: bytes, plain: bytes) -> bytes:
+    sealed: bytes = key.encrypt(plain, **_gcm(head, context))
+    return sealed
+
+
+def _decrypt(key: Any, head: bytes, context: bytes, sealed: bytes) -> bytes:
+    plain: bytes = key.decrypt(sealed, **_gcm(head, context))
+    return plain

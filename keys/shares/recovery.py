@@ -1,0 +1,190 @@
+"""Bring an archive's key back without its provider: from shares to an epoch row that another provider opens.
+
+Rule: the keyring says whether a key is the right one, before anything is written; then the new provider's secret is
+durable before the row that needs it. Every step may be repeated. Works beside a running server, whose keys in memory
+stay what they are. It knows no files of shares and asks nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as with_changes
+from pathlib import Path
+
+from coffer.keys.crypto import derive, selftest
+from coffer.keys.crypto.shamir import Recovered
+from coffer.keys.disk.lock import ChangeLock
+from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.keepers import Keeper, keepers_in, require_keeper
+from coffer.keys.keyring.overview import header_in
+from coffer.keys.keyring.rows import GONE, EpochRow, KeyRow
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.base import KekProvider
+
+__all__ = ["Proof", "Recovery"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a recovered key opened: the epoch, the one that is current, whether the archive's own key is under it, and
+    how many of the study keys are."""
+
+    epoch: int
+    current: int
+    archive: bool
+    opened: int
+    studies: int
+
+
+class Recovery:
+    """A keyring and a KEK that shares gave. Opens it for reading only until `move`."""
+
+    def __init__(self, folder: Path, recovered: Recovered) -> None:
+        """Raises KeyUnavailableError for another archive or an unknown epoch, ShreddedError for a destroyed one."""
+        selftest.require()
+        self._folder = folder
+        self._of = of = recovered.of
+        self._kek = recovered.kek
+        store = RowStore(folder, readonly=True)
+        try:
+            self._header = header = header_in(store)
+            if header.archive_id != of.archive_id:
+                raise KeyUnavailableError(
+                    f"the shares are of archive {of.archive_id.hex()}, this one is {header.archive_id.hex()}",
+                    hint="choose the right archive with --archive, or bring the right shares",
+                )
+            self._row = _epoch_row(store, of.epoch)
+        finally:
+            store.close()
+        if self._row.state in GONE:
+            raise ShreddedError(
+                f"key epoch {of.epoch} was destroyed on purpose, its shares open nothing any more",
+                hint=f"burn them; the current epoch is {header.epoch}: coffer keys split makes shares of it",
+            )
+        if self._row.kek_id != of.kek_id:
+            raise KeyUnavailableError(
+                f"the shares are of another key of epoch {of.epoch} than the keyring's",
+                hint="the keyring was restored from before, or made anew: bring the shares that belong to it",
+            )
+
+    def prove(self, progress: Callable[[], None] = lambda: None) -> Proof:
+        """Open every key that hangs on the epoch, about 20 us each, and change nothing.
+
+        Raises KeyUnavailableError when the KEK does not open them, or nothing hangs on the epoch any more.
+        """
+        opened = seen = 0
+        archive = False
+
+        def visit(key: bytes, value: bytes) -> None:
+            nonlocal opened, seen, archive
+            progress()
+            is_own = key in rows.OWN_KEYS
+            seen += not is_own
+            row = KeyRow.decode(value)
+            if row.epoch != self._of.epoch:
+                return
+            row.unwrap(self._kek, self._header.archive_id, rows.NO_ID if is_own else key[1:])
+            opened += not is_own
+            archive |= key == rows.ARCHIVE_ROOT_KEY
+
+        store = RowStore(self._folder, readonly=True)
+        try:
+            for own in rows.OWN_KEYS:
+                store.walk(own, visit)
+            store.walk(rows.STUDY_PREFIX, visit)
+        except IntegrityError as error:
+            raise KeyUnavailableError(
+                f"the shares give a key that does not open this keyring: {error}",
+                hint="verify the keyring (coffer verify), and try another backup of it",
+            ) from error
+        finally:
+            store.close()
+        if not (opened or archive):
+            raise KeyUnavailableError(
+                f"the shares are stale: no key is under epoch {self._of.epoch} any more, the current one is"
+                f" {self._header.epoch}",
+                hint="bring shares of the current epoch; without them only its provider opens the archive",
+            )
+        return Proof(self._of.epoch, self._header.epoch, archive, opened, seen)
+
+    def archive_key(self, label: bytes) -> Secret | None:
+        """Return the archive's 32-byte key for a label, as `Keyring.archive_key`; None where the archive's own key is
+        under another epoch, because a rotation is under way."""
+        store = RowStore(self._folder, readonly=True)
+        try:
+            value = store.get(rows.ARCHIVE_ROOT_KEY)
+        finally:
+            store.close()
+        row = None if value is None else KeyRow.decode(value)
+        if row is None or row.epoch != self._of.epoch:
+            return None
+        return derive.derive(row.unwrap(self._kek, self._header.archive_id, rows.NO_ID), label)
+
+    def record(self, event: tuple[bytes, bytes]) -> None:
+        """Put the row of an event into the keyring, durable on return. Raises UnavailableError."""
+        store = RowStore(self._folder)
+        try:
+            store.put([event])
+        finally:
+            store.close()
+
+    def move(
+        self,
+        provider: KekProvider,
+        command: str,
+        now_ms: int,
+        events: Callable[[Sequence[Keeper]], Sequence[tuple[bytes, bytes]]] = lambda _: (),
+    ) -> bool:
+        """Let `provider` keep the epoch from now on: its secret, then the epoch row, what opens it now and the rows
+        that `events` makes of all that ever did; all durable on return. What opened it before stays in the keyring, for
+        older copies name it. False, and nothing was changed, where it keeps it already.
+
+        `command` is who does it, for others. Raises LockedError while somebody else changes the keys, UnavailableError
+        when the row changed meanwhile, and what the provider raises.
+        """
+        with ChangeLock(self._folder).held(command, now_ms):
+            return self._move(provider, events)
+
+    def _move(self, provider: KekProvider, events: Callable[[Sequence[Keeper]], Sequence[tuple[bytes, bytes]]]) -> bool:
+        of = self._of
+        context = rows.epoch_context(of.archive_id, of.kek_id, of.epoch)
+        if self._is_kept_by(provider, context):
+            return False
+        wrapped = provider.adopt_epoch(of.epoch, self._kek, context)
+        if not provider.unwrap(wrapped, context).matches(self._kek):
+            raise KeyUnavailableError(f"the {provider.kind} provider does not open what it just wrapped")
+        key = rows.epoch_place(of.epoch)
+        moved = with_changes(self._row, provider=provider.kind, wrapped=wrapped)
+        keeper = Keeper.of(of.epoch, provider.kind, provider.holding(of.epoch))
+        store = RowStore(self._folder)
+        try:
+            before = keepers_in(store, of.epoch)
+            require_keeper(self._row, before)
+            fresh = [] if any(each.id == keeper.id for each in before) else [keeper]
+            told = events([*before, *fresh])
+            put = [(key, moved.encode()), *((each.place, each.encode()) for each in fresh), *told]
+            if not store.put(put, expected=[(key, self._row.encode())]):
+                raise UnavailableError("the key epoch changed meanwhile", hint="wait for the rotation, then try again")
+        finally:
+            store.close()
+        return True
+
+    def _is_kept_by(self, provider: KekProvider, context: bytes) -> bool:
+        if self._row.provider != provider.kind:
+            return False
+        try:
+            return provider.unwrap(self._row.wrapped, context).matches(self._kek)
+        except (FormatError, KeyUnavailableError):
+            return False  # another key file, say
+
+
+def _epoch_row(store: RowStore, epoch: int) -> EpochRow:
+    value = store.get(rows.epoch_place(epoch))
+    if value is None:
+        raise KeyUnavailableError(
+            f"the keyring knows no epoch {epoch}", hint="the keyring is older than the shares: restore a newer one"
+        )
+    return EpochRow.decode(value)

@@ -1,0 +1,1 @@
+"""`coffer shred` and `coffer hold`, one command per module."""

@@ -1,0 +1,1 @@
+"""`coffer verify`, `scrub`, `repair`, `recover` and `checkpoint`."""

@@ -1,0 +1,207 @@
+"""`coffer recover`: when the log, its signed checkpoint and the keyring tell different histories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coffer.keys.errors import InputError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from coffer.archive.repair.divergence import History
+    from coffer.server.engine.rollback import LostHold
+
+_DIVERGED = 1
+
+
+@click.group()
+def recover() -> None:
+    """Decide what to do with an archive that was rolled back, forked or cut. Nothing happens by itself."""
+
+
+@recover.command(
+    epilog="""\b
+Examples:
+  coffer recover show
+  coffer recover show --json | jq .missing
+
+\b
+Needs no key, changes nothing and works beside a server; with the key it names the holds that an older keyring lacks.
+Exit code 0 when the three agree, 1 when they do not."""
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def show(chosen: Chosen) -> None:
+    """Show what the log holds, what was signed, what the keyring remembers, and the ways out."""
+    config = chosen.existing()
+    from coffer.archive.repair.divergence import read_history
+    from coffer.archive.store.folder import ArchiveFolder
+    from coffer.server.maintenance.offline import look, lost_holds
+
+    folder = ArchiveFolder.open(config.archive)
+    seen = look(folder)
+    history = read_history(folder, seen.witness, seen.objection)
+    lost = () if history.complaint is None else lost_holds(config)
+    if chosen.json:
+        output.as_json(_told(history) | {"lost_holds": None if lost is None else [_fields(each) for each in lost]})
+    else:
+        _say(history)
+        _say_lost(lost)
+    if history.complaint is not None:
+        click.get_current_context().exit(_DIVERGED)
+
+
+@recover.command(
+    "from",
+    epilog="""\b
+Examples:
+  coffer recover from /mnt/backup/archive
+
+\b
+The copy is believed only as far as it is proved: it must be of this archive, whole, and give every root that was
+signed here. Segments that are replaced stay in lost+found. Stop the server first; start it when this is done. A
+record in the log says what was found and what was taken.""",
+)
+@click.argument("copy", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@archive_options()
+@json_option
+@click.pass_obj
+def take(chosen: Chosen, copy: Path) -> None:
+    """Take the records that are missing, or differ, from a copy of the archive."""
+    config = chosen.existing()
+    from coffer.archive.repair.divergence import read_history, take_from
+    from coffer.archive.store.folder import ArchiveFolder
+    from coffer.server.maintenance.offline import hands_on, settle
+
+    source = ArchiveFolder.open(copy)
+    total = source.log_size()
+    with hands_on(config, "coffer recover from") as hand:
+        history = read_history(hand.folder, hand.witness, hand.objection)
+        with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:
+            numbers = take_from(
+                hand.folder, history, source, hand.keyring.remember, progress=lambda done: bar.advance(done, total)
+            )
+    with chosen.open(write=True) as engine:
+        records = engine.log.next_seq
+        settle(engine.folder)
+    if chosen.json:
+        output.as_json({"segments": numbers, "records": records})
+    elif numbers:
+        output.say(
+            f"{len(numbers)} segments were taken from the copy; the log has {records} records and can be written"
+        )
+    else:
+        output.say("nothing is missing here that the copy has")
+
+
+@recover.command(
+    epilog="""\b
+Examples:
+  coffer recover show                   says how many records are left
+  coffer recover accept-loss --to 4711
+
+\b
+Holds that the log tells of and the keyring lacks are named: they count no more, and must be added again. What lies
+beyond the first break goes to lost+found, as do the checkpoints that are contradicted. A record in the log and a new
+checkpoint say what was lost: whoever kept an old checkpoint will see that the histories differ. Stop the server first.
+If there is a backup or a replica, use `coffer recover from` instead."""
+)
+@click.option("--to", "size", type=click.IntRange(0), required=True, help="How many records are left, as shown.")
+@archive_options()
+@json_option
+@click.pass_obj
+def accept_loss(chosen: Chosen, size: int) -> None:
+    """Go on with the log as it is, and sign that the rest is lost."""
+    config = chosen.existing()
+    from coffer.archive.repair.divergence import accept_loss as accept
+    from coffer.archive.repair.divergence import read_history
+    from coffer.server.maintenance.offline import hands_on, settle
+
+    with hands_on(config, "coffer recover accept-loss") as hand:
+        history = read_history(hand.folder, hand.witness, hand.objection)
+        if history.complaint is None:
+            raise InputError("nothing is lost: log, checkpoint and keyring agree", hint="start the server")
+        if size != history.size:
+            raise InputError(f"{history.size} records are left, not {size}", hint=f"say --to {history.size}")
+        accept(hand.folder, history, hand.signer, hand.keyring.remember)
+        lost = hand.lost_holds
+    with chosen.open(write=True) as engine:
+        records = engine.log.next_seq
+        settle(engine.folder)
+    if chosen.json:
+        output.as_json(
+            {
+                "records": records,
+                "lost": max(history.promised - size, 0),
+                "lost_holds": [_fields(each) for each in lost],
+            }
+        )
+    else:
+        output.say(f"the log goes on from record {size}; a record says so, and it can be written again")
+        _say_lost(lost)
+
+
+def _fields(hold: LostHold) -> dict[str, Any]:
+    return {
+        "hold": hold.hold_id,
+        "on": hold.kind,
+        "since": output.when(hold.added_ms),
+        "until": hold.until,
+        "officer": hold.officer,
+        "account": hold.account,
+        "reason": hold.reason,
+    }
+
+
+def _say_lost(lost: tuple[LostHold, ...] | None) -> None:
+    """The holds that count no more, and what to do about it."""
+    if lost is None:
+        output.say("whether the keyring lacks holds cannot be told: it does not open with the keys configured here")
+    elif lost:
+        output.say("\nholds that the log tells of and the keyring lacks; they keep nothing until they are added again:")
+        for each in lost:
+            until = f"until {each.until}" if each.until else "until removed"
+            what = f"  hold {each.hold_id} on a {each.kind}, {until}, by {each.officer} ({each.account}): {each.reason}"
+            output.say(output.plain(what))
+        output.say("ask these officers on what they were: coffer hold add ... --reason TEXT")
+
+
+def _told(history: History) -> dict[str, Any]:
+    claims = {"signed": history.signed, "keyring": history.witness}
+    return {
+        "records": history.size,
+        "root": history.root.hex(),
+        **{f"{name}_records": None if claim is None else claim.size for name, claim in claims.items()},
+        **{f"{name}_root": None if claim is None else claim.root.hex() for name, claim in claims.items()},
+        "missing": max(history.promised - history.size, 0),
+        "left_over_bytes": history.left_over,
+        "complaint": None if history.complaint is None else str(history.complaint),
+    }
+
+
+def _say(history: History) -> None:
+    signed, witness = history.signed, history.witness
+    output.facts(
+        {
+            "log": f"{history.size:,} records hang together, root {history.root.hex()}",
+            "beyond them": f"{output.size(history.left_over)} that do not" if history.left_over else "nothing",
+            "signed": "nothing yet" if signed is None else f"{signed.size:,} records, root {signed.root.hex()}",
+            "keyring": "nothing yet" if not witness else f"{witness.size:,} records, root {witness.root.hex()}",
+            "missing": f"{max(history.promised - history.size, 0):,} records that were signed",
+            "verdict": "they agree" if history.complaint is None else str(history.complaint),
+        }
+    )
+    if history.complaint is not None:
+        output.say(
+            "\nways out, with the server stopped:\n"
+            "  put the newest copy of the keyring back, where the keyring is older than the log, or gone\n"
+            "  coffer recover from COPY        take what is missing from a backup or replica\n"
+            "  coffer repair --from COPY       where single records are damaged\n"
+            f"  coffer recover accept-loss --to {history.size}\n"
+            "                                  go on without what is missing; it is signed that it is lost"
+        )

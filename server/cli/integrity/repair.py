@@ -1,0 +1,86 @@
+"""`coffer repair`: mend damaged records from another copy of the archive. Needs no key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from coffer.keys.errors import CofferError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
+
+_FINDINGS = 1
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer repair --from /mnt/backup/archive
+  coffer repair --from /mnt/replica 4711 4712   these records only
+
+\b
+A record is taken from the copy only if the log with it gives the root that was signed here; where both copies are
+damaged in different places, each gives what it has. The damaged file stays in lost+found, and a record of the repair
+is written as soon as the archive is opened with its key. Stop the server first. Exit code 1 when findings are left."""
+)
+@click.option(
+    "--from", "copy", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A backup or replica of this archive.",
+)  # fmt: skip
+@click.argument("records", nargs=-1, type=click.IntRange(0))
+@archive_options()
+@json_option
+@click.pass_obj
+def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
+    """Mend what is damaged, or the given records, from a copy of the archive."""
+    config = chosen.existing()
+    from coffer.archive.repair.repair import repair as mend
+    from coffer.archive.store.folder import ArchiveFolder
+    from coffer.archive.store.writer_lock import WriterLock
+    from coffer.archive.verify.findings import Ledger
+    from coffer.keys.clock import clock_ms
+    from coffer.server.maintenance.offline import look
+
+    folder, source = ArchiveFolder.open(config.archive), ArchiveFolder.open(copy)
+    total = folder.log_size()
+    with WriterLock(folder.lock, "coffer repair", clock_ms()):
+        folder.complete()
+        with output.progress("looking for damage", hidden=chosen.json, in_bytes=True) as bar:
+            outcome = mend(
+                folder, source, only=set(records), witness=look(folder).witness,
+                progress=lambda done: bar.advance(done, total),
+            )  # fmt: skip
+        Ledger(folder.scrub).settle({0, *folder.segment_numbers()}, outcome.left)
+    recorded = _is_recorded(chosen) if outcome.mended else True
+    rows = [{"segment": m.segment, "records": m.records, "kept": m.kept} for m in outcome.mended]
+    left = [{"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in outcome.left]
+    if chosen.json:
+        output.as_json({"mended": rows, "checkpoint": outcome.checkpoint, "recorded": recorded, "findings": left})
+    else:
+        for row in rows:
+            kept = f", the damaged file is lost+found/{row['kept']}" if row["kept"] else ""
+            output.say(f"segment {row['segment']}: records {_list(row['records'])} were mended{kept}")
+        if outcome.checkpoint:
+            output.say("the signed checkpoint was put back, from the history here or from the copy")
+        for finding in left:
+            output.say(output.plain(f"left: segment {finding['segment']}, {finding['what']}"))
+        if not recorded:
+            output.say("a record of it is written when the archive is next opened with its key")
+        output.say(f"{len(left)} findings are left" if left else "no findings")
+    if left:
+        click.get_current_context().exit(_FINDINGS)
+
+
+def _is_recorded(chosen: Chosen) -> bool:
+    """Open the archive once, which records the repair. Without a key, or with damage left, that happens later."""
+    try:
+        with chosen.open(write=True):
+            return True
+    except CofferError:
+        return False
+
+
+def _list(records: object) -> str:
+    assert isinstance(records, tuple)
+    return ", ".join(map(str, records)) if records else "none, but its header or footer"

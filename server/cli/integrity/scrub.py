@@ -1,0 +1,106 @@
+"""`coffer scrub`: what the server's background reading has found, and answering for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from coffer.archive.verify.findings import Entry
+
+
+@click.group()
+def scrub() -> None:
+    """See what the background scrub has found, and say that you have."""
+
+
+@scrub.command(
+    epilog="""\b
+Examples:
+  coffer scrub show
+  coffer scrub show --json | jq '.findings[].what'
+
+\b
+Needs no key and works beside a server. Exit code 1 while findings wait for an answer."""
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def show(chosen: Chosen) -> None:
+    """Show how far the scrub is, how old the oldest reading is, and every finding."""
+    config = chosen.existing()
+    from coffer.archive.store.folder import ArchiveFolder
+    from coffer.archive.tree.checkpoint import Checkpoint
+    from coffer.archive.verify.findings import Ledger
+    from coffer.archive.verify.scrub import Scrub
+    from coffer.keys.clock import clock_ms
+
+    folder = ArchiveFolder.open(config.archive)
+
+    def nothing() -> Checkpoint | None:
+        return None
+
+    position = Scrub(folder, witness=nothing, now_ms=clock_ms, pace=lambda _: None, tell=lambda _: None)
+    oldest, entries = position.oldest_ms(), Ledger(folder.scrub).entries()
+    waiting = [e for e in entries if not e.acknowledged_ms]
+    age = 0.0 if oldest is None else max(clock_ms() - oldest, 0) / 1000
+    if chosen.json:
+        told = {"passes": position.place.passes, "segment": position.place.segment, "oldest_unverified_seconds": age}
+        output.as_json({**told, "findings": [_row(e) for e in entries]})
+    else:
+        output.facts(
+            {
+                "full passes": str(position.place.passes),
+                "next": f"segment {position.place.segment}, offset {position.place.offset}",
+                "oldest": f"{age / 86400:.1f} days since it was read or stored",
+                "findings": f"{len(waiting)} wait for an answer, {len(entries) - len(waiting)} are acknowledged",
+            }
+        )
+        for entry in entries:
+            output.say(output.plain(_line(entry)))
+    if waiting:
+        click.get_current_context().exit(1)
+
+
+@scrub.command(
+    epilog="""\b
+Examples:
+  coffer scrub acknowledge                     all that wait
+  coffer scrub acknowledge 2-35184-a81c03      one, by its name in `coffer scrub show`
+
+\b
+Needs no key and works beside a server. It mends nothing: it ends the warnings for damage that you know of. The
+finding stays listed until the record is mended (coffer repair) and read again."""
+)
+@click.argument("names", nargs=-1, metavar="[FINDING]...")
+@archive_options()
+@json_option
+@click.pass_obj
+def acknowledge(chosen: Chosen, names: tuple[str, ...]) -> None:
+    """Say that somebody knows of findings; without names, of all that wait."""
+    config = chosen.existing()
+    from coffer.archive.store.folder import ArchiveFolder
+    from coffer.archive.verify.findings import Ledger
+    from coffer.keys.clock import clock_ms
+
+    done = Ledger(ArchiveFolder.open(config.archive).scrub).acknowledge(names, clock_ms())
+    if chosen.json:
+        output.as_json({"acknowledged": [_row(e) for e in done]})
+    else:
+        output.say(f"{len(done)} findings are acknowledged")
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {"finding": entry.name, **dataclasses.asdict(entry)}
+
+
+def _line(entry: Entry) -> str:
+    record = "" if entry.record is None else f", record {entry.record}"
+    state = "acknowledged" if entry.acknowledged_ms else "waits"
+    where = f"segment {entry.segment}, offset {entry.offset}{record}"
+    return f"{entry.name}  {state}, found {output.when(entry.found_ms)}: {where}: {entry.what}"

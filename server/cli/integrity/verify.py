@@ -1,0 +1,171 @@
+"""`coffer verify`: read every byte of the log, report what is not as it was written; a key only to decrypt."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coffer.keys.errors import InputError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from coffer.archive.store.folder import ArchiveFolder
+    from coffer.archive.tree.checkpoint import Checkpoint
+    from coffer.archive.verify.verify import Finding, Options, Verifier
+    from coffer.server.config.settings import Config
+
+_FINDINGS = 1
+_SMALL = 256 << 20  # below this, starting processes costs more than they save
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)%?")
+
+
+def _share(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
+    found = _PERCENT.fullmatch(value)
+    if found is None or not 0 < float(found[1]) <= 100:
+        raise click.BadParameter("give a share such as 5% or 0.5%")
+    return float(found[1]) / 100
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer verify
+  coffer verify --archive /mnt/copy        a backup, without its key file
+  coffer verify --level headers            the chain and the checkpoint only: quick
+  coffer verify --level decrypt            open every object too: needs the key file
+  coffer verify --since last-week.note     only what came behind a checkpoint that was kept
+  coffer verify --sample 5%                every header, and the bodies of 5 % of the records
+  coffer verify --json-lines | jq .what
+
+\b
+Exit code 0 when everything is as it was written, 1 with findings, each with segment, offset and record; any other
+says that the verification could not be done. It runs beside a server; what is written while it runs is not looked
+at. Objects whose key was destroyed on purpose are counted and are no findings. docs/integrity.md tells what to do."""
+)
+@click.option(
+    "--level",
+    type=click.Choice(["headers", "bodies", "decrypt"]),
+    default="bodies",
+    show_default=True,
+    help="The chain of record headers only; every byte; or every object opened and checked inside.",
+)
+@click.option("--since", metavar="CHECKPOINT", help="A file with a signed checkpoint, or a number of records.")
+@click.option("--sample", default="100%", show_default=True, callback=_share, help="Share of the bodies to read.")
+@click.option("--seed", type=click.IntRange(0), default=None, help="Which share: the same seed, the same records.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=None, help="Processes.  [default: cores, at most 4]")
+@click.option(
+    "--json-lines", is_flag=True, help="Print each finding as a line of JSON when it is found, a summary last."
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def verify(  # noqa: PLR0917  one parameter for each option
+    chosen: Chosen,
+    level: str,
+    since: str | None,
+    sample: float,
+    seed: int | None,
+    jobs: int | None,
+    json_lines: bool,
+) -> None:
+    """Check hash chain, hashes, checkpoint and every byte between, without any key."""
+    config = chosen.existing()
+    from coffer.archive.repair.planted import planted
+    from coffer.archive.store.folder import ArchiveFolder
+    from coffer.archive.verify.verify import Level, Options, Verifier
+    from coffer.server.maintenance.deep_check import open_records
+    from coffer.server.maintenance.offline import look, look_at_index
+
+    folder = ArchiveFolder.open(config.archive)
+    total = folder.log_size()
+    depth = Level[level.upper()]
+    if sample < 1 and depth is Level.HEADERS:
+        raise click.UsageError("--sample is a share of the bodies: choose --level bodies or decrypt")
+    seed = seed if seed is not None else int.from_bytes(os.urandom(4), "big")
+    jobs = jobs or (min(os.cpu_count() or 1, 4) if total > _SMALL else 1)
+    options = Options(depth, _start(since, folder), sample, seed, jobs)
+    started, findings = time.monotonic(), []
+    with output.progress("verifying", hidden=chosen.json or json_lines, in_bytes=True) as bar:
+        seen = look(folder)
+        verifier = Verifier(
+            folder,
+            options,
+            open_records=partial(open_records, config),
+            witness=seen.witness,
+            progress=lambda done: bar.advance(done, total),
+        )
+        index = look_at_index(folder) if depth is not Level.HEADERS else []
+        for finding in chain(planted(folder), seen.findings, index, verifier.findings()):
+            findings.append(finding)
+            if json_lines:
+                output.as_json(_row(finding))
+            elif not chosen.json:
+                output.say(output.plain(_line(finding, folder)))
+    told = _told(config, options, verifier, total, time.monotonic() - started)
+    if json_lines:
+        output.as_json({**told, "findings": len(findings)})
+    elif chosen.json:
+        output.as_json({**told, "findings": [_row(f) for f in findings]})
+    else:
+        _say(told, len(findings), is_sample=sample < 1)
+    if findings:
+        click.get_current_context().exit(_FINDINGS)
+
+
+def _start(since: str | None, folder: ArchiveFolder) -> Checkpoint | int | None:
+    """What --since names: a number of records, or a note that this archive signed. Raises InputError."""
+    from coffer.archive.tree.checkpoint import open_checkpoint
+
+    if since is None or (since.isascii() and since.isdigit()):
+        return None if since is None else int(since)
+    try:
+        note = Path(since).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{since} cannot be read: {error.strerror}", hint="give a file with a signed checkpoint, or a number"
+        ) from error
+    return open_checkpoint(note, folder)
+
+
+def _told(config: Config, options: Options, verifier: Verifier, total: int, seconds: float) -> dict[str, Any]:
+    summary = verifier.summary
+    names = ("segments", "records", "first_record", "signed_records", "bodies", "opened", "shredded", "superseded")
+    return {
+        "archive": str(config.archive),
+        "level": options.level.name.lower(),
+        "bytes": total,
+        "seconds": round(seconds, 3),
+        **{name: getattr(summary, name) for name in names},
+        "sample": options.sample,
+        "seed": options.seed,
+    }
+
+
+def _say(told: dict[str, Any], findings: int, *, is_sample: bool) -> None:
+    line = f"{told['records']} records, {output.size(told['bytes'])}, {told['seconds']:.1f} s"
+    if is_sample:
+        line += f", of which {told['bodies']} bodies were read (--sample {told['sample']:.4%} --seed {told['seed']})"
+    if told["first_record"]:
+        line += f", from record {told['first_record']} on"
+    if told["level"] == "decrypt":
+        line += f", {told['opened']} opened, {told['shredded']} whose key was destroyed"
+        line += f", {told['superseded']} superseded by a rekey" if told["superseded"] else ""
+    output.say(f"{line}: {f'{findings} findings' if findings else 'no findings'}")
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    return {"segment": finding.segment, "offset": finding.offset, "record": finding.seq, "what": finding.what}
+
+
+def _line(finding: Finding, folder: ArchiveFolder) -> str:
+    where = f"{folder.segment_path(finding.segment).name}, offset {finding.offset}" if finding.segment else "archive"
+    record = "" if finding.seq is None else f", record {finding.seq}"
+    return f"{where}{record}: {finding.what}"

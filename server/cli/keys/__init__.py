@@ -1,0 +1,1 @@
+"""`coffer keys`, one command per module."""

@@ -1,0 +1,55 @@
+"""`coffer keys audit`: whether the keyring is the one that belongs to this log, without any key."""
+
+from dataclasses import asdict
+
+import click
+
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
+
+_FINDINGS = 1
+
+
+@click.command(
+    "audit",
+    epilog="""\b
+Examples:
+  coffer keys audit
+  coffer keys audit --json
+
+\b
+Finds a keyring that is cut, older than the log, of another archive, or that holds keys which were shredded or replaced,
+and a destroyed epoch whose secret is back. Needs no key, writes nothing, and may run beside a server; of providers that
+cannot be reached it says that they were not asked.
+Exit codes: 0 no findings, 1 findings, others as for every command.""",
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def audit(chosen: Chosen) -> None:
+    """Hold the keyring against the log: a key for all that is to be readable, none for what was erased."""
+    config = chosen.existing()
+    from coffer.archive.store.folder import ArchiveFolder
+    from coffer.server.engine.providers import provider_of
+    from coffer.server.keyops.check import KeyAudit
+
+    folder, findings = ArchiveFolder.open(config.archive), []
+    with output.progress("reading the log", hidden=chosen.json) as bar:
+        work = KeyAudit(folder, provider_of(config.keys, folder.archive_id), bar.reach)
+        for finding in work.findings():
+            findings.append(finding)
+            if not chosen.json:
+                output.say(finding)
+    told = asdict(work.summary)
+    if chosen.json:
+        output.as_json({"archive": str(config.archive), **told, "findings": findings})
+    else:
+        output.say(
+            f"{told['records']} records; keys: {told['in_use']} in use, {told['shredded']} shredded,"
+            f" {told['replaced']} replaced, {told['unused']} not used yet:"
+            f" {len(findings) or 'no'} findings"
+        )
+        if told["unasked"]:
+            output.say(f"not asked whether destroyed epochs are back: {', '.join(told['unasked'])}")
+    if findings:
+        click.get_current_context().exit(_FINDINGS)

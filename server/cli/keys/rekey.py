@@ -1,0 +1,92 @@
+"""`coffer keys rekey`: new keys for studies whose key may be known to somebody, and everything sealed again."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from coffer.keys.errors import WriterGoneError
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, confirm, json_option, open_for_keys
+
+if TYPE_CHECKING:
+    from coffer.keys.keyring.rekey import Rekey
+    from coffer.server.services.engine import Engine
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys rekey 1.2.840.99999.1 --reason 'DEK seen in a core dump' --yes
+  coffer keys rekey --all-before 3 --reason 'old key file and keyring copied' --yes
+  coffer keys rekey --all-before 3 --reason 'old key file and keyring copied' --yes --json
+
+\b
+--all-before N takes every study whose key was made before epoch N began: rotate first, then name the new epoch.
+Needs as much free space as the studies take: the log only grows. Works beside a running server, which does the work
+while it stores and sends. Interrupted at any point, everything still opens, and the server, or the same command again,
+goes on. Exit code 5: no such study; 9: it was shredded; 10: a hold keeps it as it is; 3: an object is damaged, and its
+study keeps its key until it is repaired.
+An old copy of the keyring that opens still opens the old records: coffer shred finish ends that. Neither a rekey nor a
+rotation changes the archive's own key, for index tokens, events and notes."""
+)
+@click.argument("study", required=False)
+@click.option("--all-before", "epoch", type=click.IntRange(min=2), metavar="EPOCH", help="All with older keys.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why. It is kept for good: write no name into it.")
+@click.option("--officer", metavar="NAME", help="Who wants it.  [default: the account]")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@archive_options()
+@json_option
+@click.pass_obj
+def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, officer: str | None, *, yes: bool) -> None:
+    """Give studies new keys, seal their objects again, and destroy the old keys."""
+    if (study is None) == (epoch is None):
+        raise click.UsageError("name one study, or --all-before EPOCH")
+    started = time.monotonic()
+    with open_for_keys(chosen) as engine:
+        from coffer.server.access.operator import Officer
+        from coffer.server.keyops.rekey_order import all_before, carry_out, one_study, order
+
+        found = one_study(engine, study) if study is not None else all_before(engine, epoch or 0)
+        question = f"Seal {found.objects} objects of {found.studies} studies again under new keys?"
+        confirm(question, yes=yes or not found.names)
+        begun = order(engine, found, reason, Officer.here(officer))
+        is_left = _is_left(chosen, engine, begun)
+    if is_left:  # whoever was to do it has ended
+        with open_for_keys(chosen) as engine, output.progress("sealing again", hidden=chosen.json) as bar:
+            carry_out(engine, begun, bar.reach)
+    seconds = round(time.monotonic() - started, 1)
+    if chosen.json:
+        told = {"studies": found.studies, "objects": found.objects, "held": found.held, "seconds": seconds}
+        output.as_json({**told, "new_keys": [each.new.hex() for each in begun]})
+        return
+    output.say(
+        f"{found.studies} studies with {found.objects} instances have new keys; the old ones are destroyed here."
+    )
+    if found.held:
+        output.say(f"{found.held} studies are on hold and keep their keys: coffer hold list")
+    if not begun:
+        return
+    output.say("Copy the log and the keyring again: with today's keyring, older copies of the log lack these studies.")
+    output.say("The old records stay in the log, sealed under the old keys. Still readable by whoever has:")
+    output.say("  - an old key and any copy of the log: what it sealed before now, for good; call such copies in;")
+    output.say("  - an old copy of the keyring and what opened it, until its epoch is destroyed:")
+    output.say("    coffer shred finish, then coffer shred finish --destroy; then copy keyring and key file.")
+    output.say(
+        "The archive's own key stays the same, here and at a rotation. Whoever opened a keyring of this archive, of"
+    )
+    output.say("whatever time, keeps it: index tokens, events, notes of holds and requests. It opens no image.")
+
+
+def _is_left(chosen: Chosen, engine: Engine, begun: list[Rekey]) -> bool:
+    """Carry it out, or wait until the process that writes has; whether that one ended before it had."""
+    from coffer.server.keyops.rekey_order import carry_out
+
+    try:
+        with output.progress("sealing again", hidden=chosen.json) as bar:
+            carry_out(engine, begun, bar.reach)
+    except WriterGoneError:
+        return True
+    return False

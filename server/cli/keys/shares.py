@@ -1,0 +1,217 @@
+"""`coffer keys split`, `recover` and `drill`: the key divided among people, and brought back by some of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option
+
+if TYPE_CHECKING:
+    from coffer.keys.crypto.shamir import Recovered
+    from coffer.keys.errors import CofferError
+    from coffer.keys.shares.recovery import Proof
+
+_SHARES = click.option(
+    "--share",
+    "shares",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    required=True,
+    help="A file with one share; repeat it for each.",
+)
+_OFFICER = click.option("--officer", metavar="NAME", help="Who does it.  [default: the account]")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys split -n 5 -k 3 -o /media/stick/shares
+  coffer keys split -n 3 -k 2 -o shares --json
+
+\b
+Writes N text files into a new folder, all or none. Print each, or put it on a stick of its own, give
+each to another person, and then destroy the folder. Works beside a running server, and is recorded in the log.
+Shares are good for the current key epoch only: split again after each rotation. `coffer keys list` says
+which are stale. Interrupted, say the same again: it finishes, and no share is left that nobody knows of."""
+)
+@click.option("-n", "--shares", "count", type=click.IntRange(2, 16), required=True, help="How many shares to make.")
+@click.option("-k", "--needed", "threshold", type=click.IntRange(2, 16), required=True, help="How many give the key.")
+@click.option(
+    "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet."
+)
+@_OFFICER
+@archive_options()
+@json_option
+@click.pass_obj
+def split(chosen: Chosen, count: int, threshold: int, folder: Path, officer: str | None) -> None:
+    """Divide the current epoch's key into N shares, any K of which open the archive without its key provider."""
+    config = chosen.existing()
+    from coffer.server.access.operator import Officer
+    from coffer.server.keyops.share_files import split_key
+
+    made = split_key(config, threshold, count, folder, Officer.here(officer))
+    of = made.of
+    if chosen.json:
+        told = {"group": of.group.hex(), "epoch": of.epoch, "shares": count, "needed": threshold}
+        output.as_json({**told, "resumed": made.resumed, "files": list(made.shares)})
+        return
+    if made.resumed:
+        output.say("They were written already, by a call before this one; nothing new was made.")
+    output.say(f"{count} shares of key epoch {of.epoch}, any {threshold} give the key, group {of.group.hex()}:")
+    for path in made.shares:
+        output.say(f"  {path}")
+    output.say()
+    output.say("Give each to another person, then destroy this folder: whoever has it has the key.")
+    output.say("Try it now: coffer keys drill --share FILE --share FILE ...")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys drill --share anna.txt --share ben.txt --share carla.txt
+
+\b
+Needs neither key file nor HSM, changes nothing, and works beside a running server. The log records that it was
+done. Once a month, with other people each time. Exit code 12: a share is damaged, missing or of another group;
+8: another archive or key; 9: the epoch was destroyed on purpose."""
+)
+@_SHARES
+@_OFFICER
+@archive_options()
+@json_option
+@click.pass_obj
+def drill(chosen: Chosen, shares: tuple[Path, ...], officer: str | None) -> None:
+    """Prove that these shares would bring the archive's key back, without changing anything."""
+    config = chosen.existing()
+    from coffer.server.access.operator import Officer
+    from coffer.server.keyops.share_recovery import drill as run
+    from coffer.server.keyops.share_recovery import read_shares
+
+    who, recovered = Officer.here(officer), read_shares(shares)
+    with output.progress("opening every key", hidden=chosen.json) as bar:
+        proof, unrecorded = run(config, recovered, who, bar.advance)
+    if chosen.json:
+        output.as_json({**_facts(recovered, proof), "recorded": unrecorded is None})
+        return
+    _say(recovered, proof)
+    output.say("Nothing was changed. The drill succeeded." if proof.archive else "Nothing was changed.")
+    _say_unrecorded(unrecorded)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys recover --share anna.txt --share ben.txt --share carla.txt
+  coffer keys recover --share a.txt --share b.txt --key-file /etc/coffer/new.key
+
+\b
+Proves the key first. Then writes the key file (or uses it, if it is there) and lets it keep the epoch, in
+place of the provider that was lost. Safe to interrupt and to repeat. A server that still runs goes on with
+the key in its memory and finds the new key file by itself, where [keys] key_file names it."""
+)
+@_SHARES
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The key file to write; [keys] key_file if it is not given.",
+)
+@_OFFICER
+@archive_options()
+@json_option
+@click.pass_obj
+def recover(chosen: Chosen, shares: tuple[Path, ...], key_file: Path | None, officer: str | None) -> None:
+    """Open an archive again whose key provider is lost: shares in, a fresh key file out."""
+    config = chosen.existing()
+    from coffer.server.access.operator import Officer
+    from coffer.server.keyops.share_recovery import read_shares
+    from coffer.server.keyops.share_recovery import recover as run
+
+    who, recovered = Officer.here(officer), read_shares(shares)
+    target = (key_file or config.keys.key_file).absolute()
+    with output.progress("opening every key", hidden=chosen.json) as bar:
+        proof, unrecorded = run(config, recovered, target, who, bar.advance)
+    if chosen.json:
+        output.as_json({**_facts(recovered, proof), "recorded": unrecorded is None, "key_file": target})
+        return
+    _say(recovered, proof)
+    _say_unrecorded(unrecorded)
+    output.say(f"Key epoch {proof.epoch} is now kept by the key file {target}.")
+    output.say()
+    if target != config.keys.key_file:
+        output.say(f'Set in coffer.toml: [keys] key_file = "{target}"')
+    if config.keys.provider != "file":
+        output.say(f'New epochs still go to {config.keys.provider}: mend it, or set [keys] provider = "file".')
+    output.say(f"Now: coffer keys rotate, then coffer keys destroy {proof.epoch}: these shares were in one room.")
+    output.say("Then copy the key file to a safe place, and split again. What kept the epoch before opens older copies")
+    output.say(f"of the keyring yet: it is asked for a receipt when epoch {proof.epoch} is destroyed.")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys burn 5f1c0a77a52688ed 1 2 3 --officer Meyer --reason 'in the shredder on 2026-11-30'
+
+\b
+GROUP and numbers stand on each share; `coffer keys list` shows the groups. While enough shares of an old epoch are
+there, they open what was erased in it together with an old copy of the keyring, so that its erasure is not complete.
+Nobody can show Coffer that paper burned: it keeps your word, in the log and on certificates, with your name. Works
+beside a running server. Exit code 5 for a group that never was, 12 for a number that no share of it has."""
+)
+@click.argument("group")
+@click.argument("numbers", type=click.IntRange(1, 16), nargs=-1, required=True)
+@click.option("--reason", default="", metavar="TEXT", help="How. It is kept for good.")
+@_OFFICER
+@archive_options()
+@json_option
+@click.pass_obj
+def burn(chosen: Chosen, group: str, numbers: tuple[int, ...], reason: str, officer: str | None) -> None:
+    """State that shares of a group were collected and burned, by their numbers."""
+    config = chosen.existing()
+    from coffer.server.access.operator import Officer
+    from coffer.server.keyops.share_files import burn_shares
+
+    of, burned = burn_shares(config, group, numbers, Officer.here(officer), reason)
+    left = burned.left(of)
+    if chosen.json:
+        told = {"group": of.group.hex(), "epoch": of.epoch, "shares": of.count, "needed": of.threshold}
+        output.as_json({**told, "left": left, "opens": left >= of.threshold})
+        return
+    output.say(f"Group {of.group.hex()}, epoch {of.epoch}: {of.count - left} of {of.count} shares are burned.")
+    output.say(
+        f"{left} are left, and {of.threshold} give the key: burn {left - of.threshold + 1} more."
+        if left >= of.threshold
+        else "Those that are left do not give the key."
+    )
+
+
+def _facts(recovered: Recovered, proof: Proof) -> dict[str, Any]:
+    of = recovered.of
+    return {
+        "group": of.group.hex(),
+        "epoch": proof.epoch,
+        "current_epoch": proof.current,
+        "archive_key_opened": proof.archive,
+        "study_keys_opened": proof.opened,
+        "study_keys": proof.studies,
+        "wrong_shares": list(recovered.wrong),
+    }
+
+
+def _say(recovered: Recovered, proof: Proof) -> None:
+    of = recovered.of
+    for name in recovered.wrong:
+        output.say(f"warning: {output.plain(name)} was altered; the others were enough without it")
+    output.say(f"Group {of.group.hex()}: the shares give the key of epoch {proof.epoch}.")
+    opened = f"{proof.opened} of {proof.studies} study keys"
+    output.say(f"It opens the archive's own key and {opened}." if proof.archive else f"It opens {opened}.")
+    if proof.epoch != proof.current:
+        output.say(f"warning: a rotation to epoch {proof.current} is under way: end it, then split again")
+
+
+def _say_unrecorded(why: CofferError | None) -> None:
+    if why is not None:
+        output.say(f"warning: it is not recorded in the log: {why}")

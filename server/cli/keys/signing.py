@@ -1,0 +1,136 @@
+"""`coffer keys rotate-signing` and `export`: another key for checkpoints, and all such keys for whoever verifies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coffer.server.cli import output
+from coffer.server.cli.options import Chosen, archive_options, json_option, open_for_keys
+
+if TYPE_CHECKING:
+    from coffer.archive.store.folder import ArchiveFolder
+
+
+@click.command(
+    "rotate-signing",
+    epilog="""\b
+Examples:
+  coffer keys rotate-signing --reason 'yearly'
+  coffer keys rotate-signing --reason 'old backup of keyring and key file stolen' --officer Meyer --json
+
+\b
+The old key signs one last checkpoint and, together with the new one, that the new one goes on from there; then it is
+destroyed here. Whoever has the first verifier key follows these endorsements: nothing has to be handed out again. After
+a theft of the old key, hand out the new verifier key all the same (docs/keys.md, "The signing key").
+Works beside a running server, which does it within a second. Interrupted at any point, everything still verifies; run
+it again, and it goes on. Exit code 6: ordered, and the process that writes has not done it yet; it will.""",
+)
+@click.option("--reason", required=True, metavar="TEXT", help="Why. It is kept for good: write no name into it.")
+@click.option("--officer", metavar="NAME", help="Who wants it.  [default: the account]")
+@archive_options()
+@json_option
+@click.pass_obj
+def rotate_signing(chosen: Chosen, reason: str, officer: str | None) -> None:
+    """Let a new key sign checkpoints, endorsed by the old one, which is destroyed."""
+    config = chosen.existing()
+    from coffer.archive.store.folder import ArchiveFolder
+    from coffer.archive.tree.key_history import read_succession
+    from coffer.keys.keyring.overview import overview
+    from coffer.server.access.operator import Officer, require_reason
+    from coffer.server.engine.checkpoint_signer import order, wait_until_rotated
+
+    require_reason("a rotation of the signing key", reason)
+    by = Officer.here(officer)
+    resumed = overview(ArchiveFolder.open(config.archive).keyring).is_signing_key_changing
+    with open_for_keys(chosen, may_lag=True) as engine:  # which goes on with one that was stopped, where it may write
+        if not resumed:
+            order(engine.keyring, engine.folder, reason, by)
+        if engine.writes:
+            engine.settle()
+        else:
+            wait_until_rotated(engine.keyring, engine.folder)
+        keys = read_succession(engine.folder)
+    made = keys.endorsements[-1]
+    if chosen.json:
+        told = {"generation": made.generation, "verifier_key": made.new, "old_verifier_key": made.old}
+        output.as_json({**told, "from_records": made.size, "resumed": resumed})
+        return
+    how = "Went on with a rotation that had been stopped. " if resumed else ""
+    output.say(f"{how}Signing key {made.generation} signs from {made.size} records on; the old one is destroyed here.")
+    output.say(output.plain(f"verifier key: {made.new}"))
+    output.say("Copy the keyring now: older copies cannot sign any more. For auditors: coffer keys export --public")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  coffer keys export --public
+  coffer keys export --public -o hospital-keys.txt
+  coffer keys export --public --json
+
+\b
+Every verifier key that checkpoints were ever signed with, over how many records, and the endorsements, signed notes,
+that lead from each to the next. No secret: none of it needs to be kept from anybody, and it needs no key to print. What
+matters is the way: a verifier key is worth as much as the way by which it came."""
+)
+@click.option("--public", is_flag=True, help="The public keys; no others leave an archive.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; standard output if none."
+)
+@archive_options()
+@json_option
+@click.pass_obj
+def export(chosen: Chosen, *, public: bool, out: Path | None) -> None:
+    """Print the archive's verifier keys, with what endorses each, for whoever checks checkpoints and proofs."""
+    config = chosen.existing()
+    from coffer.archive.store.folder import ArchiveFolder
+
+    if not public:
+        raise click.UsageError("only public keys are exported: say --public")
+    told = signing_keys(ArchiveFolder.open(config.archive))
+    text = json.dumps(told, indent=1, ensure_ascii=False) + "\n" if chosen.json else _text(told)
+    if out is None:
+        output.say(text.removesuffix("\n"))
+        return
+    output.into(out, text.encode())
+    if chosen.json:
+        output.as_json({"file": str(out), "keys": len(told["keys"])})
+    else:
+        output.say(output.plain(f"{out}: {len(told['keys'])} verifier keys"))
+
+
+def signing_keys(folder: ArchiveFolder) -> dict[str, Any]:
+    """The archive's signing keys as facts: origin, and for each its generation, verifier key, span and endorsement."""
+    from coffer.archive.tree.key_history import read_succession
+
+    keys = read_succession(folder)
+    rows: list[dict[str, Any]] = []
+    for generation, vkey in enumerate(keys.vkeys, 1):
+        least, most = keys.span(generation)
+        note = keys.notes[generation - 2].decode() if generation > 1 else None
+        rows.append(
+            {
+                "generation": generation,
+                "verifier_key": vkey,
+                "from_records": least,
+                "to_records": most,
+                "endorsement": note,
+            }
+        )
+    return {"origin": keys.origin, "keys": rows}
+
+
+def _text(told: dict[str, Any]) -> str:
+    """A page to print or to mail: keys first, then the endorsements as they were signed."""
+    lines = [f"Verifier keys of {told['origin']}", ""]
+    for each in told["keys"]:
+        most = "now" if each["to_records"] is None else f"{each['to_records']} records"
+        lines += [f"{each['generation']}. signs from {each['from_records']} records to {most}:", each["verifier_key"]]
+        lines.append("")
+    for each in told["keys"][1:]:
+        lines += [f"Endorsement of key {each['generation']}:", "", each["endorsement"]]
+    return "\n".join(map(output.plain, "\n".join(lines).rstrip("\n").split("\n"))) + "\n"

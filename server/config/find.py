@@ -1,0 +1,110 @@
+"""Where coffer.toml is looked for, and that nobody else wrote it.
+
+Rule: none is taken from an archive folder, which lies on disks and shares of others, and none that another account than
+root and the running one may write: a configuration names libraries that are run and keys that are used. One that is
+named and may not be taken is refused; one that merely lies in an archive folder is passed over, and told.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from coffer.keys.disk import permissions
+from coffer.keys.errors import ConfigError
+
+__all__ = ["FILE_NAME", "MOST_BYTES", "Found", "find_config", "read_believable", "require_outside", "way_out_of"]
+
+FILE_NAME: Final = "coffer.toml"
+SYSTEM: Final = Path("/etc/coffer") / FILE_NAME
+MOST_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The config file to read, None where there is none, and those that were passed over in an archive folder."""
+
+    path: Path | None
+    ignored: tuple[Path, ...] = ()
+
+
+def find_config(named: Path | None, archive: Path | None = None, environment: Mapping[str, str] = os.environ) -> Found:
+    """The file that was named, else the first there is of ./coffer.toml, $XDG_CONFIG_HOME/coffer/coffer.toml and
+    /etc/coffer/coffer.toml. `archive` is the archive folder, where one was named.
+
+    Raises ConfigError for a named one that lies in an archive folder. Nothing is read.
+    """
+    if named is not None:
+        if _is_in_archive(named, archive):
+            raise ConfigError(
+                f"the config file {named} lies in an archive folder, whose files are not trusted",
+                hint=way_out_of(named),
+            )
+        return Found(named)
+    ignored: list[Path] = []
+    for place in _places(environment):
+        if not os.path.lexists(place) or place.is_dir():
+            continue
+        if not _is_in_archive(place, archive):
+            return Found(place, tuple(ignored))
+        ignored.append(place)
+    return Found(None, tuple(ignored))
+
+
+def read_believable(source: Path) -> bytes:
+    """The bytes of a config file. Raises ConfigError where it cannot be read, is no file, or others may write it."""
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the config file {source}: {error.strerror}", hint="check the path and its permissions"
+        ) from error
+    with os.fdopen(fd, "rb") as file:
+        real = Path(os.path.realpath(source))
+        permissions.require_believable(real, os.fstat(fd), "the config file")
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"the config file {source} is larger than any is", hint="name another one")
+    return data
+
+
+def require_outside(source: Path, archive: Path) -> None:
+    """Raise ConfigError where a config file leads to the archive folder that it lies in itself."""
+    if Path(os.path.realpath(source)).is_relative_to(os.path.realpath(archive)):
+        raise ConfigError(
+            f"the config file {source} lies in the archive folder that it names, {archive}", hint=way_out_of(source)
+        )
+
+
+def way_out_of(path: Path) -> str:
+    """How a config file gets out of an archive folder."""
+    return (
+        f'read it, and if it is yours move it to {SYSTEM} or beside the archive folder, add archive = "...", and name '
+        f"it with --config: mv {path} {SYSTEM}"
+    )
+
+
+def _places(environment: Mapping[str, str]) -> list[Path]:
+    places = [Path(FILE_NAME)]
+    base = environment.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(base):  # noqa: PTH117  the XDG Base Directory Specification: a relative one does not count
+        places.append(Path(base, "coffer", FILE_NAME))
+    elif environment.get("HOME"):
+        places.append(Path(environment["HOME"], ".config", "coffer", FILE_NAME))
+    return [*places, SYSTEM]
+
+
+def _is_in_archive(path: Path, archive: Path | None) -> bool:
+    """Whether a file, or what it leads to, lies in the named archive folder, or in any that is one."""
+    named = None if archive is None else Path(os.path.realpath(archive))
+    for place in {Path(os.path.realpath(path)), Path(os.path.realpath(path.parent)) / path.name}:
+        if any(folder == named or _is_archive(folder) for folder in place.parents):
+            return True
+    return False
+
+
+def _is_archive(folder: Path) -> bool:
+    """Whether a folder is an archive, also one that somebody took a part out of."""
+    parts = ("archive.json", "segments", "keyring", "checkpoints")
+    return sum(os.path.lexists(folder / part) for part in parts) >= 2

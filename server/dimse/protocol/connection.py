@@ -1,0 +1,175 @@
+"""One TCP connection: whole PDUs in, buffers out, and a deadline on everything.
+
+Rule: no call waits for ever. A peer that is silent, or drips bytes, costs one thread for a bounded time and one buffer
+of the announced PDU size; nothing is allocated for a length that the peer only claims.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from coffer.server.dimse.protocol import pdu
+from coffer.server.host.sockets import has_come, takes_more
+
+_AHEAD: Final = 16 << 10  # is read beyond what is asked for: small PDUs come in one call, of large ones little is moved
+_LINGER_SECONDS: Final = 1.0
+_GATHERED_BYTES: Final = 64 << 10  # up to this it is cheaper to join buffers than to list them
+_MOST_BUFFERS: Final = 512
+_QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+
+
+class ConnectionClosed(Exception):  # noqa: N818  # the end of a connection is an event, not always an error
+    """The peer is gone, or was too slow; nothing more can be sent or read."""
+
+
+class PeerSilent(ConnectionClosed):
+    """The peer sent nothing, or too slowly, for longer than it may; it can still be told so."""
+
+
+class Connection:
+    """Reads and writes PDUs on one socket. Used by one thread at a time; `close` may come from another.
+
+    `gap_seconds` bounds the wait inside a PDU and for the peer to take what is sent.
+    """
+
+    def __init__(self, sock: socket.socket, *, max_pdu: int, gap_seconds: float) -> None:
+        # An answer must not wait for the acknowledgement of the one before it (Nagle, 40 ms each).
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = sock
+        self._max_pdu = max_pdu
+        self._gap_seconds = gap_seconds
+        self._timeout = -1.0
+        self._set_timeout(gap_seconds)
+        # Bytes start:end of the buffer were read from the socket and not given out yet.
+        self._buffer = bytearray(_AHEAD)
+        self._start = self._end = 0
+
+    def read_pdu(self, wait_seconds: float) -> tuple[int, memoryview]:
+        """The next PDU's type and body; the view is valid until the next read.
+
+        Waits up to `wait_seconds` for its first byte. Raises ConnectionClosed, ProtocolError.
+        """
+        self._need(1, wait_seconds)
+        self._need(pdu.HEADER.size, self._gap_seconds)
+        body = self._start + pdu.HEADER.size
+        kind, length = pdu.parse_header(memoryview(self._buffer)[self._start : body], self._max_pdu)
+        self._need(pdu.HEADER.size + length, self._gap_seconds)
+        body = self._start + pdu.HEADER.size
+        self._start = body + length
+        return kind, memoryview(self._buffer)[body : self._start]
+
+    def _need(self, count: int, seconds: float) -> None:
+        """Have `count` bytes in the buffer before the deadline, so that dripping single bytes gains no time.
+
+        Reads a little more where it has come: the next PDU's header, or several small PDUs.
+        """
+        have = self._end - self._start
+        if have >= count:
+            return
+        self._make_room(count)
+        deadline = time.monotonic() + seconds
+        buffer, stop = memoryview(self._buffer), self._start + count + _AHEAD
+        try:
+            while self._end - self._start < count:
+                self._acknowledge()
+                self._set_timeout(seconds)
+                got = self._socket.recv_into(buffer[self._end : stop])
+                if not got:
+                    raise ConnectionClosed("the peer closed the connection")
+                self._end += got
+                seconds = deadline - time.monotonic()
+                if seconds <= 0 and self._end - self._start < count:
+                    raise PeerSilent("the peer was silent for too long")
+        except TimeoutError as error:
+            raise PeerSilent("the peer was silent for too long") from error
+        except (OSError, ValueError) as error:
+            raise ConnectionClosed("the connection broke") from error
+
+    def _make_room(self, count: int) -> None:
+        """Let `count` bytes from the start fit into the buffer.
+
+        It grows to what a checked PDU header announces: at most a PDU of the size that we announced, and a little.
+        """
+        have = self._end - self._start
+        if self._start + count <= len(self._buffer) and have:
+            return
+        rest = memoryview(self._buffer)[self._start : self._end]
+        if count > len(self._buffer):
+            self._buffer = bytearray(count + _AHEAD)
+        memoryview(self._buffer)[:have] = rest
+        self._start, self._end = 0, have
+
+    def _acknowledge(self) -> None:
+        """Acknowledge at once what has come in.
+
+        A sender with Nagle's algorithm on (DCMTK, Orthanc by default) holds its next small PDU back until we do, 40 ms
+        for every object. Linux forgets the option, so it is set each time.
+        """
+        if _QUICK_ACK is not None:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+
+    def _set_timeout(self, seconds: float) -> None:
+        if seconds != self._timeout:
+            self._socket.settimeout(seconds)
+            self._timeout = seconds
+
+    def send(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Send everything in order. Raises ConnectionClosed when the peer does not take it in time."""
+        try:
+            if sum(map(len, buffers)) < _GATHERED_BYTES:
+                self._send_views([memoryview(b"".join(buffers))])
+            else:
+                self._send_views([memoryview(buffer) for buffer in buffers])
+        except (OSError, ValueError) as error:
+            raise ConnectionClosed("the peer does not take what is sent") from error
+
+    def _send_views(self, views: list[memoryview]) -> None:
+        """Hand buffers to the kernel as it takes them. Raises TimeoutError."""
+        deadline = time.monotonic() + self._gap_seconds
+        at = 0
+        while at < len(views):
+            try:
+                # The system call itself takes what fits. Python's own would ask first whether anything does: each
+                # wait costs the global lock, which other threads are eager for.
+                sent = os.writev(self._socket.fileno(), views[at : at + _MOST_BUFFERS])
+            except BlockingIOError:
+                self._wait_for_room(deadline - time.monotonic())
+                continue
+            while at < len(views) and sent >= len(views[at]):
+                sent -= len(views[at])
+                at += 1
+            if sent:
+                views[at] = views[at][sent:]
+
+    def _wait_for_room(self, seconds: float) -> None:
+        if seconds <= 0 or not takes_more(self._socket, seconds):
+            raise TimeoutError
+
+    def is_readable(self, seconds: float = 0.0) -> bool:
+        """Whether the peer has sent something that was not read yet, or does so within `seconds`."""
+        if self._end > self._start:
+            return True
+        try:
+            return has_come(self._socket, seconds)
+        except (OSError, ValueError):
+            return True
+
+    def close(self, *, gracefully: bool = False) -> None:
+        """Close; `gracefully` lets the peer close first for a second, so that our last PDU is not lost (PS3.8 AA-2)."""
+        if gracefully:
+            with contextlib.suppress(OSError, ValueError):
+                self._socket.shutdown(socket.SHUT_WR)
+                self._socket.settimeout(_LINGER_SECONDS)
+                while self._socket.recv(_AHEAD):
+                    pass
+        self.cut()
+
+    def cut(self) -> None:
+        """Break the connection at once, from any thread: a read that waits ends with ConnectionClosed."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()

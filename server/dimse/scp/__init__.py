@@ -1,0 +1,1 @@
+"""The DIMSE services as SCP: one module each."""

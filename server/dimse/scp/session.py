@@ -1,0 +1,151 @@
+"""What one association shares, and one operation on it: read what the peer sends, answer it once.
+
+Rule: every operation ends with exactly one final response, sent by `Operation.answer`; the same call tells the observer
+and, for a failure, the log. So no refusal can go uncounted or unexplained.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from coffer.keys.errors import CofferError
+from coffer.server.config.settings import Config
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol.channel import Channel, Context
+from coffer.server.dimse.protocol.command import Command, Value
+from coffer.server.dimse.protocol.pdu import INVALID_VALUE, ProtocolError
+from coffer.server.dimse.protocol.status import CANCEL, SUCCESS, fit, offending_of, status_of
+from coffer.server.services.api import Caller, Observer, Services
+
+_log = structlog.get_logger(__name__)
+
+MAX_IDENTIFIER_BYTES: Final = 1 << 20
+_LONGEST_UID: Final = 64  # PS3.5 9.1
+_NAMES: Final = {
+    dimse.C_STORE: "store",
+    dimse.C_FIND: "find",
+    dimse.C_MOVE: "move",
+    dimse.C_GET: "get",
+    dimse.C_ECHO: "echo",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One association as its acceptor serves it."""
+
+    channel: Channel
+    caller: Caller
+    services: Services
+    observer: Observer
+    config: Config
+
+
+class Operation:
+    """One request on its way to its final response; made when its command set has come."""
+
+    def __init__(self, session: Session, context: Context, request: Command) -> None:
+        self.session = session
+        self.context = context
+        self.request = request
+        self.service = _NAMES.get(request.number(dimse.FIELD), "other")
+        self.is_answered = False
+        self._started = time.perf_counter()
+
+    def response(self, status: int, *, has_data: bool = False) -> dict[int, Value]:
+        """The elements every response has (PS3.7 9.3)."""
+        request = self.request
+        values: dict[int, Value] = {
+            dimse.AFFECTED_CLASS: request.text(dimse.AFFECTED_CLASS) or self.context.abstract_syntax,
+            dimse.FIELD: request.number(dimse.FIELD) | dimse.RESPONSE,
+            dimse.RESPONDED_ID: request.number(dimse.MESSAGE_ID),
+            dimse.DATA_SET_TYPE: 0 if has_data else dimse.NO_DATA_SET,
+            dimse.STATUS: status,
+        }
+        # Optional in a response (PS3.7 9.1.1.1); an overlong one would make toolkits drop the whole message.
+        if 0 < len(request.text(dimse.AFFECTED_INSTANCE)) <= _LONGEST_UID:
+            values[dimse.AFFECTED_INSTANCE] = request.text(dimse.AFFECTED_INSTANCE)
+        return values
+
+    def answer(
+        self,
+        status: int,
+        *,
+        cause: str = "",
+        way_out: str = "",
+        offending: tuple[int, ...] = (),
+        more: Mapping[int, Value] | None = None,
+        data: bytes | None = None,
+    ) -> None:
+        """Send the final response. `cause` goes into the log whole and into the Error Comment as far as that holds it.
+
+        Raises ConnectionClosed; the outcome is counted and logged even so.
+        """
+        self.is_answered = True
+        self._tell(status, cause, way_out)
+        values = self.response(status, has_data=data is not None)
+        if cause:
+            values[dimse.COMMENT] = fit(cause)
+        if offending:
+            values[dimse.OFFENDING] = offending
+        values.update(more or {})
+        self.session.channel.flush(self.session.channel.frames(self.context, values, data))
+
+    def refuse(self, error: CofferError) -> None:
+        """Answer with the status, comment and offending elements of the error that ended the operation."""
+        status, _ = status_of(error)
+        self.answer(status, cause=str(error), way_out=error.hint(), offending=offending_of(error))
+
+    def _tell(self, status: int, cause: str, way_out: str) -> None:
+        session = self.session
+        # What is stored is counted where it is committed, which knows its size and whether it is new.
+        if (self.service, status) != ("store", SUCCESS):
+            session.observer.answered(self.service, status, time.perf_counter() - self._started)
+        if status not in (SUCCESS, CANCEL):
+            _log.warning(
+                "operation failed",
+                service=self.service,
+                status=f"{status:04X}",
+                cause=cause,
+                way_out=way_out,
+                calling_ae=session.caller.calling_ae,
+                host=session.caller.host,
+            )
+
+    def read_identifier(self) -> bytes:
+        """The identifier that follows the request. Raises ProtocolError where it is beyond 1 MiB."""
+        collected = bytearray()
+
+        def take(piece: memoryview) -> None:
+            if len(collected) + len(piece) > MAX_IDENTIFIER_BYTES:
+                raise ProtocolError("an identifier is too long", INVALID_VALUE)
+            collected.extend(piece)
+
+        if self.request.has_data_set:
+            self.session.channel.read_data(self.context, take)
+        return bytes(collected)
+
+    def pass_over_data(self) -> None:
+        """Read the data set that follows the request, if one does, and forget it."""
+        if self.request.has_data_set:
+            self.session.channel.read_data(self.context, lambda _: None)
+
+    def is_cancelled(self) -> bool:
+        """Whether the peer has asked to cancel this operation (PS3.7 9.3.2.3); reads what it has sent."""
+        cancelled = False
+        while self.session.channel.has_waiting():
+            _, command = self.session.channel.read_command(self.session.config.dimse.gap_seconds)
+            cancelled |= self.is_cancel(command)
+        return cancelled
+
+    def is_cancel(self, command: Command) -> bool:
+        """Whether a command that came meanwhile cancels this operation.
+
+        Raises ProtocolError for anything but a C-CANCEL: one operation at a time was negotiated.
+        """
+        if command.number(dimse.FIELD) != dimse.C_CANCEL:
+            raise ProtocolError("a second operation began before the first ended", INVALID_VALUE)
+        return command.number(dimse.RESPONDED_ID) == self.request.number(dimse.MESSAGE_ID)

@@ -1,0 +1,74 @@
+"""C-STORE as SCP (PS3.4 B.2, PS3.7 9.1.1): stream the data set into a reception, answer what became of it."""
+
+from coffer.keys.errors import CofferError, UnavailableError
+from coffer.server.dimse.protocol import command as dimse
+from coffer.server.dimse.protocol import negotiation
+from coffer.server.dimse.protocol.status import CLASS_NOT_SUPPORTED, DOES_NOT_MATCH, SUCCESS, DimseStatusError
+from coffer.server.dimse.scp.session import Operation
+from coffer.server.host.headroom import converting_shortage
+from coffer.server.services.api import Reception, StoreRequest
+
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+
+
+def serve_store(operation: Operation) -> None:
+    """Receive one object. The response with status 0x0000 leaves only after the object is durable.
+
+    A failed store does not end the association: the rest of its data set is read and forgotten.
+    """
+    try:
+        with converting_shortage():
+            reception = _begin(operation)
+    except CofferError as error:
+        operation.pass_over_data()
+        operation.refuse(error)
+        return
+    failure = _receive(operation, reception)
+    if failure is None:
+        operation.answer(SUCCESS)
+    else:
+        operation.refuse(failure)
+
+
+def _begin(operation: Operation) -> Reception:
+    """A reception for what the request names. Raises DimseStatusError, and as `StoreService.begin`."""
+    session, request = operation.session, operation.request
+    sop_class, sop_instance = request.text(dimse.AFFECTED_CLASS), request.text(dimse.AFFECTED_INSTANCE)
+    if not request.has_data_set:
+        raise DimseStatusError(DOES_NOT_MATCH, "the C-STORE request announces no data set")
+    if not sop_class or not sop_instance:
+        missing = _SOP_INSTANCE if sop_class else _SOP_CLASS
+        raise DimseStatusError(DOES_NOT_MATCH, "the C-STORE request lacks a SOP UID", (missing,))
+    # A context for one class must not carry in another that would not have been negotiated.
+    if not negotiation.is_storage(sop_class, accept_unknown=session.config.storage.accept_unknown_sop_classes):
+        raise DimseStatusError(CLASS_NOT_SUPPORTED, "objects of this SOP class are not stored", (_SOP_CLASS,))
+    return session.services.ingest.begin(
+        StoreRequest(sop_class, sop_instance, operation.context.transfer_syntax, session.caller)
+    )
+
+
+def _receive(operation: Operation, reception: Reception) -> CofferError | None:
+    """Take in the data set and store it; returns why it was not stored."""
+    failures: list[CofferError] = []
+
+    def take(piece: memoryview) -> None:
+        if not failures:
+            try:
+                with converting_shortage():
+                    reception.write(piece)
+            except CofferError as error:
+                failures.append(error)
+
+    try:
+        operation.session.channel.read_data(operation.context, take)
+    except BaseException:
+        reception.abort()
+        raise
+    if failures:
+        reception.abort()
+        return failures[0]
+    try:
+        with converting_shortage():
+            return reception.finish().error
+    except UnavailableError as error:
+        return error

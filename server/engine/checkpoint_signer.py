@@ -1,0 +1,152 @@
+"""Who signs for an open archive, and how another key takes over (docs/adr/0011-signing-key.md).
+
+Rule: the next key in the keyring with the event of the order; a checkpoint by the old key, as the last one that it
+signs; the endorsement by both, beside the checkpoints; the next key current and the old one gone, with an event: each
+is durable before the next begins. Whoever opens the archive for writing goes on where a stop came between.
+"""
+
+import os
+import threading
+import time
+from functools import partial
+from typing import Final
+
+import structlog
+
+from coffer.archive.event import Event
+from coffer.archive.format.merkle import EMPTY_ROOT
+from coffer.archive.format.record import Kind
+from coffer.archive.log import LogWriter
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.tree.key_history import Succession, endorse, read_succession
+from coffer.keys.clock import clock_ms
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.signing import CheckpointSigner
+from coffer.keys.disk.lock import holder
+from coffer.keys.errors import UnavailableError
+from coffer.keys.keyring import signing_key
+from coffer.keys.keyring.keyring import Keyring
+from coffer.server.access.operator import Officer
+from coffer.server.mailbox import outbox, sign_order, writer_process
+
+__all__ = ["Signatory", "finish", "order", "signers_of", "wait_until_rotated"]
+
+_log = structlog.get_logger(__name__)
+_POLL_SECONDS: Final = 0.1
+_WAIT_SECONDS: Final = 15.0
+
+
+class Signatory:
+    """Signs checkpoints of one archive. One per writer; thread-safe."""
+
+    def __init__(self, folder: ArchiveFolder, keyring: Keyring, log: LogWriter) -> None:
+        self._folder = folder
+        self._keyring = keyring
+        self._log = log
+        self._lock = threading.Lock()  # no checkpoint is signed while the key changes
+
+    def sign(self) -> Checkpoint | None:
+        """Sign the log as it is; durable on return. None where nothing was added. Raises as `LogWriter.checkpoint`.
+
+        The keyring is told of it before it is released: it is the second witness. Orders to sign are answered by it.
+        """
+        with self._lock:
+            orders = sign_order.asked(self._keyring)
+            finish(self._folder, self._keyring)
+            made = self._sign()
+            sign_order.answer(self._keyring, orders)
+            return made
+
+    def rotate(self) -> bool:
+        """Go on with the rotation that was ordered, to its end, if there is one; whether there was. Durable on return.
+
+        Raises IntegrityError, UnavailableError; then the next call goes on.
+        """
+        with self._lock:
+            new = signing_key.pending(self._keyring)
+            if new is None:
+                return False
+            if not finish(self._folder, self._keyring):
+                self._sign()
+                none = Checkpoint(self._folder.origin, 0, EMPTY_ROOT)
+                endorse(self._folder, signing_key.current(self._keyring), new, read_checkpoint(self._folder) or none)
+                finish(self._folder, self._keyring)
+            return True
+
+    def _sign(self) -> Checkpoint | None:
+        signer = signing_key.current(self._keyring)
+        return self._log.checkpoint(partial(signer.sign_note, self._folder.origin), self._keyring.remember)
+
+
+def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:
+    """Let the next signing key take over where it was endorsed already, durable on return; whether it was.
+
+    Only the writer may call this: until then the old key must not sign. Raises IntegrityError.
+    """
+    new = signing_key.pending(keyring)
+    if new is None:
+        return False
+    keys = read_succession(folder)
+    if keys.current != new.vkey(folder.origin):
+        return False
+    signing_key.promote(
+        keyring, clock_ms(), _enclosed(keyring, Event(Kind.SIGNING_KEY_ROTATED, clock_ms(), _facts(keys)))
+    )
+    _log.info("the signing key was changed", generation=len(keys.vkeys), vkey=keys.current)
+    return True
+
+
+def signers_of(keyring: Keyring, origin: str) -> list[str]:
+    """The verifier keys of what this keyring can sign with: now, and when a rotation that is under way ends."""
+    found = (signing_key.current(keyring), signing_key.pending(keyring))
+    return [each.vkey(origin) for each in found if each is not None]
+
+
+def order(keyring: Keyring, folder: ArchiveFolder, reason: str, officer: Officer) -> str:
+    """Make the next signing key and say so, with an event, durable on return; its verifier key.
+
+    The process that writes does the rest. A rotation that is under way is gone on with.
+    """
+
+    def event(made: CheckpointSigner) -> signing_key.Row:
+        facts = {
+            "what": "signing key rotation ordered",
+            "vkey": made.vkey(folder.origin),
+            "reason": reason.strip(),
+            "officer": officer.name,
+            "account": officer.account,
+        }
+        return _enclosed(keyring, Event(Kind.STATE, clock_ms(), facts))
+
+    return signing_key.begin(keyring, os.urandom, clock_ms(), event).vkey(folder.origin)
+
+
+def wait_until_rotated(keyring: Keyring, folder: ArchiveFolder) -> None:
+    """Wait for the process that writes to carry an order out. Raises UnavailableError where it does not."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while signing_key.is_under_way(keyring):
+        writer_process.require(folder, "the signing key is not changed yet")
+        if time.monotonic() > deadline:
+            who = holder(folder.lock) or "the next command that writes"
+            raise UnavailableError(
+                f"the signing key is not changed yet: {who} will do it",
+                hint="until then the old key signs; coffer keys list shows which one does",
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _facts(keys: Succession) -> dict[str, object]:
+    made = keys.endorsements[-1]
+    return {
+        "what": "signing key rotated",
+        "generation": made.generation,
+        "vkey": made.new,
+        "old_vkey": made.old,
+        "records": made.size,
+        "root": made.root.hex(),
+    }
+
+
+def _enclosed(keyring: Keyring, event: Event) -> signing_key.Row:
+    return outbox.enclosed(event, keyring.archive_key(derive.EVENT), keyring.archive_id)

@@ -1,0 +1,309 @@
+"""Commit sealed objects: one place decides what is a duplicate, appends to the log, and tells the index.
+
+Rule: the order is key, record, index, answer. Whoever comes while a commit runs is taken along by the next one, so that
+any number of waiting objects share one sync. Nothing here is parsed or sealed: it must stay cheap, for everything that
+is stored passes through it one after the other.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import structlog
+from msgspec import Struct
+
+from coffer.archive.format.entry import Entry, SealedFile
+from coffer.archive.format.record import Flags, Kind
+from coffer.archive.log import LogWriter
+from coffer.index.index import Index
+from coffer.index.instance.entry import InstanceEntry
+from coffer.index.instance.identity import PartId, are_apart
+from coffer.index.tables.rows import Version
+from coffer.keys.crypto.study_key import StudyKey
+from coffer.keys.errors import CofferError, ShreddedError, UnavailableError
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.shred import is_shredded
+from coffer.server.host.headroom import require_descriptors
+from coffer.server.observe.logs import short_id
+from coffer.server.observe.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+__all__ = ["Committed", "Committer", "Parcel", "Sealed"]
+
+_SUCCESS = 0x0000
+_NO_CONTENT = bytes(32)
+
+
+class Sealed(Struct, frozen=True, array_like=True):
+    """What the log and the index need to know of a sealed object.
+
+    `data_bytes` is its data set's length, `received_ms` counts from 1970 UTC, `started` is a reading of the machine's
+    monotonic clock in seconds, at its first byte. `body_sha256` is that of a body in a file, which the log holds it
+    against; of one in memory it is empty, and the log makes it.
+    """
+
+    key_id: bytes
+    content_id: bytes
+    body_sha256: bytes
+    flags: int
+    transfer_syntax: str
+    data_bytes: int
+    received_ms: int
+    started: float
+    source_ae: str
+    entry: InstanceEntry
+
+
+class Committed(Struct, frozen=True, array_like=True):
+    """How a commit ended: the record's number, whether the same bytes were there before, or that the key is not that of
+    the object's part any more: then nothing was written and the object must be sealed again."""
+
+    seq: int = -1
+    duplicate: bool = False
+    stale: bool = False
+
+
+class Parcel(NamedTuple):
+    """One object to commit."""
+
+    sealed: Sealed
+    body: memoryview | SealedFile
+
+
+class Change(NamedTuple):
+    """A version of an instance that was there already: whether it is of another patient than the newest before it, and
+    whether it takes the place of the one served."""
+
+    is_moved: bool
+    replaces: bool
+    sealed: Sealed
+
+
+class _Ticket:
+    __slots__ = ("done", "error", "parcels", "results")
+
+    def __init__(self, parcels: Sequence[Parcel]) -> None:
+        self.parcels = parcels
+        self.results: list[Committed] = []
+        self.error: CofferError | None = None
+        self.done = False
+
+
+class Committer:
+    """The only way into the log for objects. Thread-safe; one per archive."""
+
+    def __init__(self, keyring: Keyring, log: LogWriter, index: Index, metrics: Metrics) -> None:
+        self._keyring = keyring
+        self._log = log
+        self._index = index
+        self._metrics = metrics
+        self._fresh: dict[PartId, StudyKey] = {}  # keys of parts that have no record yet
+        self._fresh_lock = threading.Lock()
+        self._recorded: list[PartId] = []  # parts that have one since the last commit
+        self._queue: list[_Ticket] = []
+        self._queue_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self.refusal: UnavailableError | None = None  # set while what is stored could not be opened after a restart
+
+    def study_key(self, part: PartId) -> StudyKey:
+        """The key of one patient's objects of a study, made where there is none; durable.
+
+        Raises UnavailableError where nothing can be stored.
+        """
+        self.require_accepting()
+        self._index.follow()
+        with self._fresh_lock:
+            known = self._index.study_key_for(part)
+            if known is not None:
+                self._fresh.pop(part, None)
+                with contextlib.suppress(ShreddedError):  # a moment ago: then it is a new study
+                    return self._keyring.study(known)
+            if self._live(part) is None:
+                # The most damaging order possible would be a record before its key: the key is synced here.
+                self._fresh[part] = self._keyring.new_study()
+            return self._fresh[part]
+
+    def commit(self, parcels: Sequence[Parcel]) -> list[Committed]:
+        """Commit objects together; on return they are durable and can be found. Raises UnavailableError: none is."""
+        self.require_accepting()
+        ticket = _Ticket(parcels)
+        with self._queue_lock:
+            self._queue.append(ticket)
+        with self._lock:
+            if not ticket.done:
+                with self._queue_lock:
+                    tickets, self._queue = self._queue, []
+                self._commit(tickets)
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.results
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is committed while the block runs, and all that was committed before can be found. Keep it short."""
+        with self._lock:
+            self._index.follow()
+            yield
+
+    def require_accepting(self) -> None:
+        """Return when objects can be stored. Raises UnavailableError, or what log, keyring or index says of itself.
+
+        One of them that stopped stops all: a record whose key or whose row cannot be kept helps nobody. None of them is
+        begun with where it might have to stop for want of a file descriptor.
+        """
+        require_descriptors()
+        self._log.require_writable()
+        self._keyring.require_writable()
+        self._index.require_writable()
+        if self.refusal is not None:
+            raise self.refusal.with_traceback(None)  # it would grow with each who meets it
+
+    def _let_go(self) -> None:
+        """Forget the keys of parts whose first record the last commit wrote, and which the index has since."""
+        with self._fresh_lock:  # who asks for a study's key must find it in the one or in the other
+            for part in self._recorded:
+                if self._index.study_key_for(part) is not None:
+                    self._fresh.pop(part, None)
+        self._recorded = []
+
+    def _live(self, part: PartId) -> StudyKey | None:
+        """The key of a part that has no record yet."""
+        fresh = self._fresh.get(part)
+        return None if fresh is None or is_shredded(self._keyring, fresh.key_id) else fresh
+
+    def _tell(self, batch: "_Batch") -> None:
+        """Say in log and metrics which versions took the place of others, or did not, and which studies are shared."""
+        for change in batch.changes:
+            entry = change.sealed.entry
+            self._metrics.version_stored(replaces=change.replaces, moved=change.is_moved)
+            _log.warning(
+                "another version of an instance came, and is served from now on"
+                if change.replaces
+                else "another version of an instance came, and is kept without being served",
+                sop_instance=short_id(entry.sop_instance),
+                study=short_id(entry.study_uid),
+                calling_ae=change.sealed.source_ae,
+                another_patient=change.is_moved,
+            )
+        for study_uid in batch.shared:
+            _log.warning("objects of several patients have one Study Instance UID", study=short_id(study_uid))
+
+    def _commit(self, tickets: list[_Ticket]) -> None:
+        try:
+            self._index.follow()
+            self._let_go()
+            batch = _Batch(self._index, self._live)
+            results = batch.commit(self._log, [parcel for ticket in tickets for parcel in ticket.parcels])
+            self._recorded = list(batch.announced.values())
+            self._tell(batch)
+        except Exception as error:  # noqa: BLE001  # who waits for this commit must hear of its end, whatever it is
+            if not isinstance(error, CofferError):
+                _log.exception("a commit ended with a fault of ours")
+                error = UnavailableError("nothing was stored: a fault of the archive", hint="see the log of the server")
+            for ticket in tickets:
+                ticket.error, ticket.done = error, True
+            return
+        now = time.monotonic()
+        for ticket in tickets:
+            for parcel in ticket.parcels:
+                result = results.pop(0)
+                ticket.results.append(result)
+                if not result.stale:
+                    sealed = parcel.sealed
+                    self._metrics.stored(_SUCCESS, sealed.data_bytes, now - sealed.started, result.duplicate)
+            ticket.done = True
+
+
+class _Newest(NamedTuple):
+    """The version of an instance that came last, its part, and its entry in the batch or record in the log."""
+
+    part: PartId
+    content_id: bytes
+    transfer_syntax: str
+    at: int
+    is_new: bool
+
+
+class _Batch:
+    """One commit: what of it is new, in the order it came."""
+
+    def __init__(self, index: Index, fresh: Callable[[PartId], StudyKey | None]) -> None:
+        self._index = index
+        self._fresh = fresh
+        self._entries: list[Entry] = []
+        self.announced: dict[bytes, PartId] = {}  # keys whose first record is in this batch, and their parts
+        self.changes: list[Change] = []
+        self.shared: list[str] = []  # studies of one patient more
+        self._new: dict[tuple[str, str, str], _Newest] = {}  # what the batch stores, by the instance
+
+    def commit(self, log: LogWriter, parcels: Sequence[Parcel]) -> list[Committed]:
+        places = [self._place(parcel) for parcel in parcels]
+        positions = log.append(self._entries) if self._entries else []
+        results = []
+        for place, parcel in zip(places, parcels, strict=True):
+            if isinstance(place, Committed):
+                results.append(place)
+                continue
+            at, covers = place
+            position, sealed = positions[at], parcel.sealed
+            if covers:
+                version = Version.of(
+                    position, sealed.content_id, sealed.transfer_syntax, sealed.data_bytes, sealed.received_ms,
+                    sealed.flags, sealed.source_ae,
+                )  # fmt: skip
+                self._index.accept(version, sealed.key_id, sealed.entry, covers=covers)
+            results.append(Committed(position.seq, duplicate=not covers))
+        return results
+
+    def _place(self, parcel: Parcel) -> Committed | tuple[int, int]:
+        """What becomes of a parcel: an answer at once, or its entry and how many records it takes (0: a twin's)."""
+        sealed = parcel.sealed
+        part = self._index.rules.part_of(sealed.entry, sealed.source_ae)
+        known = self._index.study_key_for(part)
+        fresh = self._fresh(part) if known is None else None
+        if sealed.key_id != (known or (fresh.key_id if fresh else None)):
+            return Committed(stale=True)
+        newest = self._newest(sealed)
+        if newest is not None and newest[:3] == (part, sealed.content_id, sealed.transfer_syntax):
+            return (newest.at, 0) if newest.is_new else Committed(newest.at, duplicate=True)
+        covers = 1
+        if known is None and fresh is not None and sealed.key_id not in self.announced:
+            self._announce(part, sealed, fresh)
+            covers = 2
+        if newest is not None:
+            self.changes.append(Change(newest.part != part, self._index.rules.replaces(sealed.source_ae), sealed))
+        at = len(self._entries)
+        self._entries.append(
+            Entry(Kind.OBJECT, sealed.key_id, sealed.flags, sealed.content_id, parcel.body, sealed.received_ms)
+        )
+        self._new[_instance(sealed)] = _Newest(part, sealed.content_id, sealed.transfer_syntax, at, True)
+        return at, covers
+
+    def _newest(self, sealed: Sealed) -> _Newest | None:
+        """What this object would be a duplicate of: the newest of the batch, else of the archive."""
+        instance = _instance(sealed)
+        if (new := self._new.get(instance)) is not None:
+            return new
+        found = self._index.newest_of(*instance)
+        if found is None:
+            return None
+        part, version = found
+        return _Newest(part, version.content_id, version.transfer_syntax, version.seq, False)
+
+    def _announce(self, part: PartId, sealed: Sealed, key: StudyKey) -> None:
+        """Let the record that makes a key known go before the first object under it."""
+        beside = (each for each in self.announced.values() if each.study_uid == part.study_uid)
+        if part.study_uid and (any(are_apart(each, part) for each in beside) or self._index.has_another_patient(part)):
+            self.shared.append(part.study_uid)
+        self.announced[sealed.key_id] = part
+        self._entries.append(
+            Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, key.kcv, sealed.received_ms)
+        )
+
+
+def _instance(sealed: Sealed) -> tuple[str, str, str]:
+    entry = sealed.entry
+    return entry.study_uid, entry.series_uid, entry.sop_instance

@@ -1,0 +1,96 @@
+"""What events tell of an epoch's openers, so that a keyring that was put back, or altered, loses none of them.
+
+Rule: whatever starts to open an epoch is in an event, as the bytes of its row in the keyring, and every rotation tells
+of all that still do. Receipts and burned shares are told likewise. Pure: `missing` compares, and writes nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from coffer.keys.crypto.shamir import Group
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.keepers import Burned, Keeper
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rows import EpochState
+
+__all__ = ["GIVEN_UP", "SHARES_BURNED", "Openers", "Told", "facts_of"]
+
+SHARES_BURNED: Final = "key shares burned"
+GIVEN_UP: Final = "key split given up"
+
+
+def facts_of(keepers: Iterable[Keeper] = (), groups: Iterable[Group] = ()) -> dict[str, object]:
+    """What an event says of openers."""
+    return {"keepers": [each.encode().hex() for each in keepers], "groups": [each.encode().hex() for each in groups]}
+
+
+@dataclass(frozen=True, slots=True)
+class Openers:
+    """Keepers and groups that one event tells of, the group that it says was given up (b"": none), and by group which
+    shares it says are burned by now."""
+
+    keepers: tuple[Keeper, ...]
+    groups: tuple[Group, ...]
+    given_up: bytes
+    burned: Mapping[bytes, Burned]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, object]) -> "Openers":
+        """Read an event's facts; most have none. Raises FormatError, InputError for what is no row."""
+        what, group = facts.get("what"), bytes.fromhex(str(facts.get("group", "")))
+        burned = {group: Burned.decode(bytes.fromhex(str(facts["row"])))} if what == SHARES_BURNED else {}
+        return cls(
+            tuple(Keeper.decode(each) for each in _rows(facts, "keepers")),
+            tuple(Group.decode(each) for each in _rows(facts, "groups")),
+            group if what == GIVEN_UP else b"",
+            burned,
+        )
+
+
+def _rows(facts: Mapping[str, object], name: str) -> Sequence[bytes]:
+    told = facts.get(name)
+    return [bytes.fromhex(str(each)) for each in told] if isinstance(told, list) else []
+
+
+@dataclass(slots=True)
+class Told:
+    """What a stretch of the log tells of openers, as it was at its end."""
+
+    keepers: dict[bytes, Keeper] = field(default_factory=dict)  # by the place of their rows, as `groups` and `burned`
+    groups: dict[bytes, Group] = field(default_factory=dict)
+    burned: dict[bytes, Burned] = field(default_factory=dict)
+
+    def add(self, facts: Mapping[str, object]) -> None:
+        """Take one event in."""
+        told = Openers.of(facts)
+        for each in told.keepers:
+            if each.is_ended or each.place not in self.keepers:
+                self.keepers[each.place] = each
+        self.groups |= {rows.SHARES_PREFIX + each.group: each for each in told.groups}
+        self.groups.pop(rows.SHARES_PREFIX + told.given_up, None)
+        self.burned |= {rows.BURNED_PREFIX + group: each for group, each in told.burned.items()}
+
+    def missing(self, keyring: Keyring) -> list[tuple[bytes, bytes]]:
+        """The rows that a keyring lacks, or has from before; an epoch of which all has ended is destroyed in them."""
+        put = [(place, of.encode()) for place, of in self.groups.items() if keyring.row(place) is None]
+        for place, burned in self.burned.items():
+            value = keyring.row(place)
+            before = Burned() if value is None else Burned.decode(value)
+            if burned.numbers & ~before.numbers:
+                put.append((place, burned.encode()))
+        known = {each.place: each for each in keyring.keepers()}
+        fresh = {
+            place: each
+            for place, each in self.keepers.items()
+            if place not in known or (each.is_ended and not known[place].is_ended)
+        }
+        now = [*(known | fresh).values()]
+        for info in keyring.epochs():
+            row = keyring.epoch_row(info.epoch)
+            of = [each for each in now if each.epoch == info.epoch]
+            if row.state in rows.GONE - {EpochState.DESTROYED} and of and all(each.is_ended for each in of):
+                put.append(
+                    (rows.epoch_place(row.epoch), replace(row, state=EpochState.DESTROYED, wrapped=b"").encode())
+                )
+        return put + [(place, each.encode()) for place, each in fresh.items()]

@@ -1,0 +1,309 @@
+"""Seal the objects of studies again under new keys, and destroy the old ones (`keys.keyring.rekey`,
+docs/adr/0008-rekey.md).
+
+Rule: new key, new records, the word that they count and its event, index, end of the old key: each is durable before
+the next begins. Stores go on meanwhile; they are held up only while the last objects that came in are sealed again and
+the index changes over, so that whatever the old key sealed is under the new one before it goes.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from coffer.archive.body.reseal import reseal
+from coffer.archive.body.sealed_body import BodyContext, BodyReader
+from coffer.archive.event import Event
+from coffer.archive.format.entry import Entry, Position, SealedFile
+from coffer.archive.format.record import Flags, Kind
+from coffer.archive.reader import LogReader
+from coffer.index import rebuild
+from coffer.index.instance.object_meta import ObjectMeta
+from coffer.index.tables.rows import Version
+from coffer.keys.clock import clock_ms
+from coffer.keys.crypto import aead
+from coffer.keys.crypto.derive import hmac_sha256
+from coffer.keys.crypto.study_key import StudyKey
+from coffer.keys.disk.durable import discard
+from coffer.keys.errors import CofferError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
+from coffer.keys.keyring import rekey, shred
+from coffer.keys.keyring.rekey import NOT_STUCK, Phase, Rekey
+
+if TYPE_CHECKING:
+    from coffer.server.engine.vault import Vault
+
+__all__ = ["Rekeyer"]
+
+_log = structlog.get_logger(__name__)
+
+_KEYS_A_SCAN: Final = 1000  # the log's headers are read once for so many studies
+_GROUP_OBJECTS: Final = 64
+_GROUP_BYTES: Final = 32 << 20
+_IN_MEMORY_BYTES: Final = 8 << 20
+_FEW: Final = 8  # so many objects may be sealed while stores wait
+_PATIENCE: Final = 10  # rounds behind what comes in, before twice as many may be
+_NOTE_SECONDS: Final = 0.5
+_DAY_MS: Final = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One object's record: where it is, its content id, its flags."""
+
+    position: Position
+    content_id: bytes
+    flags: int
+
+
+class _Records:
+    """The objects that the log has under some keys, in order; `read` takes in what was added since."""
+
+    def __init__(self, reader: LogReader, key_ids: Iterable[bytes]) -> None:
+        self._reader = reader
+        self._last: Position | None = None
+        self.objects: dict[bytes, list[_Stored]] = {key_id: [] for key_id in key_ids}
+        self.announced: set[bytes] = set()
+
+    def read(self) -> None:
+        """Read on to the end of the log. Raises IntegrityError where it is damaged."""
+        last = self._last
+        for position, header in self._reader.records(0 if last is None else last.seq + 1, behind=last):
+            self._last = position
+            known = self.objects.get(header.study_key_id)
+            if known is None:
+                continue
+            if header.kind == Kind.OBJECT:
+                known.append(_Stored(position, header.content_id, header.flags))
+            elif header.kind == Kind.STUDY_KEY_CREATED:
+                self.announced.add(header.study_key_id)
+
+
+class _Study:
+    """One study on its way from one key to another: which of its objects are sealed again, and where."""
+
+    def __init__(self, job: Rekey, old: StudyKey, new: StudyKey, records: _Records) -> None:
+        self.job = job
+        self.old = old
+        self.new = new
+        self.records = records
+        self.moved: dict[int, _Stored] = {}  # by the old record's number
+
+    @property
+    def left(self) -> list[_Stored]:
+        """What is not sealed again yet, in order."""
+        return [each for each in self.records.objects[self.job.old] if each.position.seq not in self.moved]
+
+
+class Rekeyer:
+    """Goes on with every rekey that is under way. One per writer; `pause` keeps commits out while its block runs."""
+
+    def __init__(
+        self,
+        vault: "Vault",
+        *,
+        pause: Callable[[], AbstractContextManager[None]] = nullcontext,
+        grace_seconds: float = 0.0,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`grace_seconds`: how long an old key stays after the change-over, for retrievals that began before."""
+        self._vault = vault
+        self._keyring = vault.keyring
+        self._pause = pause
+        self._grace_seconds = grace_seconds
+        self._is_stopping = is_stopping
+        self._switched: dict[bytes, float] = {}  # old keys that nothing needs any more, since when
+        self._noted = 0.0
+
+    def run(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> None:
+        """Do what is left to do of every rekey; durable on return. `progress` gets objects done and in all.
+
+        One study that cannot be sealed again does not keep the others: its key stays, its row says which record it
+        was, and the first such error is raised at the end. Raises UnavailableError where nothing can be written now.
+        """
+        waiting = [each for each in rekey.under_way(self._keyring) if each.stuck == NOT_STUCK]
+        self._each([each for each in waiting if each.old not in self._switched], progress)
+        for job in rekey.under_way(self._keyring):
+            since = self._switched.get(job.old)
+            if since is not None and time.monotonic() - since >= self._grace_seconds:
+                self._retire(job)
+
+    def change_over(self) -> None:
+        """Go on with the rekeys whose new records count already, so that the index says so too; old keys stay."""
+        self._each([each for each in rekey.under_way(self._keyring) if each.phase is Phase.SWITCHED], lambda *_: None)
+
+    def _each(self, jobs: list[Rekey], progress: Callable[[int, int], None]) -> None:
+        failed: CofferError | None = None
+        done, total = 0, 0
+        for start in range(0, len(jobs), _KEYS_A_SCAN):
+            some = jobs[start : start + _KEYS_A_SCAN]
+            records = _Records(self._vault.reader, (key_id for job in some for key_id in (job.old, job.new)))
+            records.read()
+            total += sum(len(records.objects[job.old]) for job in some)
+            for job in some:
+                try:
+                    done += self._one(job, records, partial(_advance, progress, done, total))
+                except ShreddedError:
+                    _log.info("a study was shredded while it was sealed again", key=job.old.hex()[:8])
+                except (IntegrityError, KeyUnavailableError) as error:
+                    failed = failed or error
+                    _log.error("a study keeps its key", key=job.old.hex()[:8], cause=str(error), way_out=error.hint())
+        if failed is not None:
+            raise failed
+
+    def _one(self, job: Rekey, records: _Records, progress: Callable[[int], None]) -> int:
+        """Take one study as far as its change-over; returns how many objects it has."""
+        study = _Study(job, self._keyring.study(job.old), self._keyring.study(job.new), records)
+        self._recognize(study)
+        first, rounds = len(study.left), 0
+        while len(study.left) > _FEW << rounds // _PATIENCE:
+            self._seal_some(study)
+            progress(len(study.moved))
+            records.read()
+            rounds += len(study.moved) > first  # whoever sends faster than this seals is made to wait in the end
+        with self._pause():
+            records.read()
+            while study.left:
+                self._seal_some(study)
+            if study.job.phase is Phase.SEALING:
+                count = len(study.moved)
+                switched = replace(study.job, phase=Phase.SWITCHED, done=count, total=count)
+                study.job = rekey.note(self._keyring, study.job, switched, [self._vault.enclosed(self._ended(study))])
+            self._vault.deliver()  # the log says why the old records do not open, before they do not
+            self._change_over(study)
+        progress(len(study.moved))
+        self._vault.sign_checkpoint()
+        self._switched[job.old] = time.monotonic()
+        _log.info("a study has a new key", key=job.old.hex()[:8], new_key=job.new.hex()[:8], objects=len(study.moved))
+        return len(study.moved)
+
+    def _recognize(self, study: _Study) -> None:
+        """Find what was sealed again before a stop: by the content ids that the objects have under the new key."""
+        known: dict[bytes, list[_Stored]] = {}
+        for each in study.records.objects[study.job.new]:
+            known.setdefault(each.content_id, []).append(each)
+        for each in study.left if known else ():
+            with self._opened(study, each) as body:
+                found = known.get(hmac_sha256(study.new.cid, body.sha256))
+            if found:
+                study.moved[each.position.seq] = found.pop(0)
+
+    def _opened(self, study: _Study, stored: _Stored) -> AbstractContextManager[BodyReader]:
+        return self._vault.bodies.open(study.job.old, stored.content_id, stored.position)
+
+    def _seal_some(self, study: _Study) -> None:
+        """Seal the next objects again and append them together; durable on return."""
+        self._keyring.study(study.job.new)  # shredded meanwhile: nothing more is written
+        entries, files, sources, size = [], [], [], 0
+        if study.job.new not in study.records.announced:
+            entries.append(Entry(Kind.STUDY_KEY_CREATED, study.job.new, Flags(0), bytes(32), study.new.kcv, clock_ms()))
+        try:
+            for stored in study.left[:_GROUP_OBJECTS]:
+                if self._is_stopping():
+                    raise UnavailableError("a rekey was stopped", hint="it goes on when Coffer starts again")
+                entry = self._sealed(study, stored)
+                files += [entry.body] if isinstance(entry.body, SealedFile) else []
+                entries.append(entry)
+                sources.append(stored)
+                size += stored.position.body_len
+                if size >= _GROUP_BYTES:
+                    break
+            positions = self._vault.log.append(entries)
+        finally:
+            for file in files:
+                discard(file.path)
+        for position in positions:
+            self._vault.index.cover(position.seq)
+        study.records.announced.add(study.job.new)
+        placed = zip(positions[len(entries) - len(sources) :], entries[len(entries) - len(sources) :], strict=True)
+        for stored, (position, entry) in zip(sources, placed, strict=True):
+            study.moved[stored.position.seq] = _Stored(position, entry.content_id, entry.flags)
+        self._note(study)
+
+    def _sealed(self, study: _Study, stored: _Stored) -> Entry:
+        job, position = study.job, stored.position
+        try:
+            with self._opened(study, stored) as body:
+                if hmac_sha256(study.old.cid, body.sha256) != stored.content_id:
+                    raise IntegrityError("its content id is not that of its data set")
+                content_id = hmac_sha256(study.new.cid, body.sha256)
+                context = BodyContext(self._keyring.archive_id, job.new, content_id, Kind.OBJECT)
+                sealed = reseal(
+                    body, _meta(body, position), study.new.blob, context, os.urandom(aead.SALT), self._vault.room,
+                    in_memory=position.body_len <= _IN_MEMORY_BYTES,
+                )  # fmt: skip
+        except IntegrityError as error:
+            study.job = rekey.note(self._keyring, job, replace(job, stuck=position.seq))
+            raise IntegrityError(
+                f"record {position.seq} of the study does not open, so the study keeps its key: {error}",
+                hint="coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
+            ) from error
+        return Entry(Kind.OBJECT, job.new, stored.flags, content_id, sealed, clock_ms())
+
+    def _note(self, study: _Study) -> None:
+        """Say now and then how far it is, for whoever waits in another process."""
+        if study.job.phase is Phase.SEALING and time.monotonic() - self._noted >= _NOTE_SECONDS:
+            self._noted = time.monotonic()
+            total = len(study.records.objects[study.job.old])
+            study.job = rekey.note(self._keyring, study.job, replace(study.job, done=len(study.moved), total=total))
+
+    def _change_over(self, study: _Study) -> None:
+        """Let the index lead to the new records; durable on return."""
+        index, job = self._vault.index, study.job
+        moved = {seq: _version(stored, job.new) for seq, stored in study.moved.items()}
+        held = index.rekey(job.name, job.old, job.new, moved)
+        study.records.read()
+        for stored in study.records.objects[job.new]:
+            if stored.position.seq not in held:  # the index had lost it, or the object was repaired since
+                header = self._vault.reader.read_header(stored.position)
+                rebuild.apply_object(index, stored.position, header, self._vault.open_record, self._vault.limits)
+        index.flush()
+
+    def _retire(self, job: Rekey) -> None:
+        """Destroy the old key; durable on return."""
+        now = clock_ms()
+        until = now + round(self._vault.config.keys.shred_hold_days * _DAY_MS)
+        try:
+            shred.supersede(self._keyring, job, now_ms=now, until_ms=until)
+        except ShreddedError:
+            _log.info("a study was shredded after it was sealed again", key=job.old.hex()[:8])
+        except CofferError as error:
+            _log.error("an old key is not destroyed yet", key=job.old.hex()[:8], cause=str(error))
+            raise
+        self._switched.pop(job.old, None)
+        self._vault.index.follow()
+
+    def _ended(self, study: _Study) -> Event:
+        seqs = [stored.position.seq for stored in study.moved.values()]
+        facts = {
+            "what": "study rekeyed",
+            "study": study.job.name.hex(),
+            "new_key": study.job.new.hex(),
+            "objects": len(seqs),
+            "first_record": min(seqs, default=None),
+            "last_record": max(seqs, default=None),
+        }
+        return Event(Kind.STUDY_REKEYED, clock_ms(), facts, study.job.old)
+
+
+def _meta(body: BodyReader, position: Position) -> bytes:
+    """What is recorded beside an object that is sealed again: as before, and in which record it first came in."""
+    meta = ObjectMeta.decode(body.meta)
+    return body.meta if meta.order >= 0 else msgspec.structs.replace(meta, order=position.seq).encode()
+
+
+def _advance(progress: Callable[[int, int], None], before: int, total: int, count: int) -> None:
+    progress(before + count, max(total, before + count))
+
+
+def _version(stored: _Stored, key_id: bytes) -> Version:
+    """Where an object is now, as `Index.rekey` takes it."""
+    position = stored.position
+    return Version(
+        position.seq, position.segment, position.offset, position.body_len, stored.content_id, "", 0, 0, 0, key_id
+    )

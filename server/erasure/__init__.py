@@ -1,0 +1,1 @@
+"""Destroying a study's keys: approving, doing, finishing, and certifying that it was done."""

@@ -1,0 +1,106 @@
+"""Requests to shred that wait for another officer.
+
+Rule: a request is durable and names what it asks for as it was when it was made, with the keys it had then: what was
+approved is what is erased, so an approval is refused where a study has more by now than the officers were asked about.
+Nobody agrees twice. The last approval shreds, in the transaction that takes the request away.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from coffer.archive.event import Event
+from coffer.archive.format.record import Kind
+from coffer.keys.clock import clock_ms
+from coffer.keys.errors import AccessDeniedError, NotFoundError, UnavailableError
+from coffer.keys.keyring import rows
+from coffer.server.access.operator import Officer
+from coffer.server.erasure.shred import Deed, Shredding
+from coffer.server.retention.officer_records import SealedNotes
+from coffer.server.retention.selection import Doomed, as_now, require_same
+from coffer.server.services.engine import Engine
+
+__all__ = ["Request", "Requests"]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One request: what, why, since when, and who has agreed (the first one asked)."""
+
+    doomed: tuple[Doomed, ...]
+    reason: str
+    requested_ms: int
+    officers: tuple[Officer, ...]
+
+
+class Requests:
+    """The archive's requests. Needs a keyring that can be changed for everything but `all`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._notes = SealedNotes(engine, rows.REQUEST_PREFIX)
+        self._needed = engine.config.keys.shred_approvals
+
+    def all(self) -> list[tuple[str, Request]]:
+        """Every request that waits and its id, oldest first."""
+        return sorted(self._notes.all(Request), key=lambda pair: pair[1].requested_ms)
+
+    def as_now(self, request_id: str) -> list[Doomed]:
+        """What a request asks for, as it is now. Raises NotFoundError."""
+        return as_now(self._engine, self._notes.get(request_id, Request)[0].doomed)
+
+    def require_allowed(self, request_id: str, now: Sequence[Doomed], officer: Officer) -> None:
+        """Raise AccessDeniedError where what the request asks for is held, or is more `now` than when it was made, and
+        for an officer who has agreed already."""
+        request = self._notes.get(request_id, Request)[0]
+        if any(officer.is_same(each) for each in request.officers):
+            raise AccessDeniedError(
+                f"{officer.name} has asked for it or agreed already: another officer must",
+                hint="that is the rule of [keys] shred_approvals; the other one says --officer NAME",
+            )
+        Shredding(self._engine).require_allowed(now)  # a hold or the retention may count since
+        require_same(self._engine, request.doomed, now)
+
+    def add(self, doomed: Sequence[Doomed], reason: str, officer: Officer) -> str:
+        """Ask, durable on return; returns the request's id. Raises AccessDeniedError for what is held, InputError."""
+        Deed(reason, (officer,)).check()
+        Shredding(self._engine).require_allowed(doomed)
+        request = Request(tuple(doomed), reason.strip(), clock_ms(), (officer,))
+        return self._notes.add(request, lambda new: self._event("shred requested", new, request, officer))
+
+    def approve(self, request_id: str, officer: Officer) -> list[bytes] | None:
+        """Agree, durable on return. Returns the key ids that are shredded by it, or None where more must agree.
+
+        Raises AccessDeniedError for an officer who has agreed already, for what is held by now, and where a study holds
+        more than when it was asked for.
+        """
+        request, before = self._notes.get(request_id, Request)
+        agreed = (*request.officers, officer)
+        doomed = as_now(self._engine, request.doomed)
+        self.require_allowed(request_id, doomed, officer)
+        if len(agreed) >= self._needed:
+            deed = Deed(request.reason, agreed, request_id)
+            return Shredding(self._engine).shred(doomed, deed, [(self._notes.place(request_id), before)])
+        after = msgspec.structs.replace(request, officers=agreed)
+        if not self._notes.put(request_id, after, self._event("shred approved", request_id, after, officer), before):
+            raise UnavailableError("somebody else dealt with this request just now", hint="look at coffer shred list")
+        return None
+
+    def cancel(self, request_id: str, officer: Officer) -> Request:
+        """Take a request back, durable on return. Raises NotFoundError."""
+        request, before = self._notes.get(request_id, Request)
+        event = self._event("shred request cancelled", request_id, request, officer)
+        if not self._notes.remove(request_id, event, before):
+            raise NotFoundError(f"there is no {request_id} (any more)", hint="coffer shred list shows what there is")
+        return request
+
+    def _event(self, what: str, request_id: str, request: Request, officer: Officer) -> Event:
+        names = sorted({each.name.hex() for each in request.doomed})
+        facts = {
+            "what": what,
+            "request": request_id,
+            "studies": names,
+            "reason": request.reason,
+            "officer": officer.name,
+            "account": officer.account,
+        }
+        return Event(Kind.STATE, clock_ms(), facts)

@@ -1,0 +1,226 @@
+"""Hold the keyring against the log: is there a key for everything that is to be readable, and none for what is erased.
+
+    key ids in the log - ids the log says are shredded or replaced = ids in the keyring
+
+Rule: needs no key and sees nothing readable: ids stand in the headers of records and in the keyring's rows; providers
+are asked only what they have. It runs beside a server; the log is read before the keyring, so that what comes in
+meanwhile is no finding.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from coffer.archive.event import NO_KEY
+from coffer.archive.format.merkle import Frontier, leaf_hash
+from coffer.archive.format.record import Kind, RecordHeader
+from coffer.archive.reader import LogReader
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
+from coffer.keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
+from coffer.keys.inspect.listing import Listing, listing
+from coffer.keys.keyring.returned import returned
+from coffer.keys.keyring.rows import GONE
+from coffer.keys.keyring.tombstone import Reason
+from coffer.keys.providers.base import KekProvider
+from coffer.server.mailbox import outbox
+from coffer.server.maintenance.offline import look
+
+__all__ = ["KeyAudit", "Summary"]
+
+_EVERY: Final = 4096  # records between two reports of progress
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the log says: how many records each key has, which keys it says were shredded, which were replaced."""
+
+    records: dict[bytes, int] = field(default_factory=dict)
+    shredded: set[bytes] = field(default_factory=set)
+    replaced: set[bytes] = field(default_factory=set)
+    end: int = 0
+    tree: Frontier = field(default_factory=Frontier)
+
+    def copy(self) -> "_Told":
+        """As it is now; `tree` is not copied."""
+        return replace(self, records=dict(self.records), shredded=set(self.shredded), replaced=set(self.replaced))
+
+    def add(self, header: RecordHeader) -> None:
+        self.end += 1
+        self.tree.append(leaf_hash(header.serialize()))
+        kind, key_id = header.kind, header.study_key_id
+        if key_id == NO_KEY:
+            return
+        if kind == Kind.OBJECT:
+            self.records[key_id] = self.records.get(key_id, 0) + 1
+        elif kind == Kind.STUDY_KEY_CREATED:
+            self.records.setdefault(key_id, 0)
+        elif kind == Kind.SHRED_SCHEDULED:
+            self.shredded.add(key_id)
+        elif kind == Kind.STUDY_REKEYED:
+            self.replaced.add(key_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How many records were read, how many keys are in use, shredded, replaced, and not used by any record yet, and the
+    providers that could not be asked for secrets of destroyed epochs."""
+
+    records: int = 0
+    in_use: int = 0
+    shredded: int = 0
+    replaced: int = 0
+    unused: int = 0
+    unasked: tuple[str, ...] = ()
+
+
+class KeyAudit:
+    """One audit of one archive: iterate over `findings`, then read `summary`."""
+
+    def __init__(
+        self,
+        folder: ArchiveFolder,
+        provider: KekProvider,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> None:
+        """`provider` is asked which epochs it opens, and for no key. `progress` gets the number of records that were
+        read and of all, as far as it is known, now and then."""
+        self._folder = folder
+        self._provider = provider
+        self._progress = progress
+        self._log = _Told()
+        self._witness: Checkpoint | None = None
+        self._head: bytes | None = None  # of the log, as long as it was when the keyring was told of it
+        self.summary = Summary()
+
+    def findings(self) -> Iterator[str]:
+        """Everything that does not fit, a sentence each. Raises NotFoundError where there is no keyring."""
+        seen = look(self._folder)
+        self._witness = seen.witness
+        yield from (finding.what for finding in seen.findings)
+        if not seen.readable:
+            return
+        damage = self._read_log()
+        if damage is not None:
+            yield f"the log cannot be read to its end, what follows is left out: {damage} (coffer verify says more)"
+        elif (fork := self._fork()) is not None:
+            yield fork
+        before = self._log.copy()
+        try:
+            keyring = listing(self._folder.keyring)
+        except NotFoundError:
+            raise
+        except CofferError as error:
+            yield f"the keyring: {error}"
+            return
+        if damage is None:
+            self._read_log()  # the keyring may tell of what came meanwhile; it need not know of it: `before`
+        yield from keyring.complaints
+        if keyring.header is not None and keyring.header.archive_id != self._folder.archive_id:
+            yield f"this is the keyring of another archive, {keyring.header.archive_id.hex()}"
+            return
+        yield from _missing(before, keyring)
+        yield from _revived(before, keyring)
+        yield from self._unexplained(keyring)
+        yield from _lost_epochs(keyring)
+        yield from _keeperless(keyring)
+        back = returned(keyring.epochs.values(), keyring.keepers, self._provider)
+        for epoch in back.epochs:
+            yield f"the secret of destroyed epoch {epoch} is back at its provider: coffer keys destroy {epoch}"
+        self._sum_up(keyring, back.unasked)
+
+    def _read_log(self) -> CofferError | None:
+        """Read on from where the log was left; what stops it, if anything."""
+        told, reader = self._log, LogReader(self._folder)
+        try:
+            signed = read_checkpoint(self._folder)
+        except IntegrityError:
+            signed = None  # `look` has told it
+        total = signed.size if signed is not None else 0
+        try:
+            for _, header in reader.records(told.end):
+                told.add(header)
+                if self._witness is not None and told.end == self._witness.size:
+                    self._head = told.tree.root()
+                if told.end % _EVERY == 0:
+                    self._progress(told.end, max(total, told.end))
+        except IntegrityError as error:
+            return error
+        finally:
+            reader.close()
+            self._progress(told.end, max(total, told.end))
+        return None
+
+    def _fork(self) -> str | None:
+        """How log and keyring tell different histories, if they do."""
+        if self._witness is None or self._head == self._witness.root:
+            return None
+        if self._head is None:
+            return (
+                f"the log has {self._log.end} records, and the keyring remembers {self._witness.size}: coffer recover"
+            )
+        return f"the keyring is of another history: its first {self._witness.size} records are others"
+
+    def _unexplained(self, keyring: Listing) -> Iterator[str]:
+        """Keys that are gone, and the log does not say why, nor does an event on its way into the log."""
+        on_the_way = set()
+        for place, value in keyring.events.items():
+            try:
+                on_the_way.add(outbox.decode(value)[0].study_key_id)
+            except FormatError as error:
+                yield f"{error} (row {place.hex()})"
+        under_way = {key_id for each in keyring.rekeys.values() for key_id in (each.old, each.new)}
+        for key_id, stone in keyring.stones.items():
+            said = self._log.shredded if stone.reason is Reason.SHREDDED else self._log.replaced
+            if key_id not in said | on_the_way and key_id not in under_way:
+                yield f"key {key_id.hex()} was destroyed ({stone.reason.name.lower()}), and the log has no record of it"
+
+    def _sum_up(self, keyring: Listing, unasked: tuple[str, ...]) -> None:
+        alive = keyring.keys.keys() - keyring.stones.keys()
+        used = alive & self._log.records.keys()
+        replaced = sum(stone.reason is Reason.REKEYED for stone in keyring.stones.values())
+        self.summary = Summary(
+            self._log.end, len(used), len(keyring.stones) - replaced, replaced, len(alive) - len(used), unasked
+        )
+
+
+def _missing(log: _Told, keyring: Listing) -> Iterator[str]:
+    """Keys that the log names and the keyring neither has nor buried."""
+    gone = keyring.stones.keys() | log.shredded | log.replaced  # of the last two `_revived` tells
+    for key_id, records in log.records.items():
+        if key_id not in keyring.keys and key_id not in gone:
+            yield f"key {key_id.hex()} is missing: {records} objects cannot be opened"
+
+
+def _revived(log: _Told, keyring: Listing) -> Iterator[str]:
+    """Keys that were shredded or replaced, and are there as if they had not been."""
+    replaced = log.replaced - keyring.rekeys.keys()  # its last step comes after the record
+    for key_id in sorted((log.shredded | replaced) - keyring.stones.keys()):
+        what = "shredded" if key_id in log.shredded else "replaced by a rekey"
+        if key_id in keyring.keys:
+            yield f"key {key_id.hex()} was {what}, and is alive in this keyring"
+        else:
+            yield f"key {key_id.hex()} was {what}, and this keyring knows nothing of it"
+
+
+def _keeperless(keyring: Listing) -> Iterator[str]:
+    """Epochs of which the keyring does not say what opens them: an erasure under them would never be proved."""
+    known = {(each.epoch, each.kind) for each in keyring.keepers}
+    for number, row in sorted(keyring.epochs.items()):
+        if (number, row.provider) not in known:
+            yield f"the keyring does not say which secret of its {row.provider} provider opens epoch {number}"
+
+
+def _lost_epochs(keyring: Listing) -> Iterator[str]:
+    """Epochs that keys stand under, and that open nothing."""
+    users: dict[int, int] = {}
+    for key_id, row in keyring.keys.items():
+        epoch = keyring.epochs.get(row.epoch)
+        if key_id not in keyring.stones and (epoch is None or epoch.kek_id != row.kek_id or epoch.state in GONE):
+            users[row.epoch] = users.get(row.epoch, 0) + 1
+    for number, count in sorted(users.items()):
+        state = "is not in this keyring" if number not in keyring.epochs else "is destroyed or another one"
+        yield f"{count} keys stand under epoch {number}, which {state}"
+    current = keyring.header.epoch if keyring.header is not None else 0
+    if current not in keyring.epochs:
+        yield f"the current epoch, {current}, is not in this keyring"

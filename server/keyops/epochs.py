@@ -1,0 +1,251 @@
+"""New key epochs and the end of old ones, with a record of each in the log; by command, or when an epoch is old enough.
+
+Rule: the event of a change is written into the keyring with the change's last step, and waits there for whoever writes
+the log (`server.mailbox.outbox`): a stop loses neither. Whoever does it holds the keyring's lock from its first look to
+its last step; nothing moves to a provider that the running server does not know.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from coffer.archive.event import Event
+from coffer.archive.format.record import Kind
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.keys.clock import clock_ms
+from coffer.keys.crypto import derive
+from coffer.keys.disk.lock import holder
+from coffer.keys.errors import ConfigError
+from coffer.keys.keyring.epoch_end import Ending, Missing, Receipt
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.keyring.rotation import Rotated
+from coffer.keys.keyring.rows import EpochRow, EpochState
+from coffer.keys.providers.base import KekProvider
+from coffer.server.access.operator import Officer
+from coffer.server.config.settings import Config, Keys
+from coffer.server.engine.erasure_state import shares
+from coffer.server.engine.openers import facts_of
+from coffer.server.engine.providers import KINDS, open_keyring, provider_of, settings_of
+from coffer.server.mailbox import outbox
+
+__all__ = ["Ended", "Renewal", "destroy", "rotate"]
+
+_log = structlog.get_logger(__name__)
+
+_DAY_SECONDS: Final = 86_400
+_NOT_DESTROYED: Final = (
+    "a provider was lost and has destroyed nothing: what was shredded under this epoch is not erased for good. When it"
+    " is back, coffer keys destroy again"
+)
+_DESTROYED_BEFORE: Final = "it was destroyed before, and every receipt is there"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of an epoch: the state it is in, the receipts that came now, what has given none, a remark, once it is
+    destroyed, from when on (ms since 1970) nobody brings a secret back, and the shares that open it yet, in words."""
+
+    epoch: int
+    provider: str
+    state: EpochState
+    receipts: tuple[Receipt, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    remark: str = ""
+    effective_ms: int | None = None
+    shares: tuple[str, ...] = ()
+
+    @property
+    def is_destroyed(self) -> bool:
+        """Whether everything that its providers had for it is destroyed."""
+        return self.state is EpochState.DESTROYED
+
+
+def rotate(config: Config, progress: Callable[[int, int], None], by: Officer, provider: str = "") -> Rotated:
+    """Rotate the keys of an archive, beside whoever serves it; durable on return. Raises as `Renewal.rotate`.
+
+    With `provider` (as it is configured) every key is under an epoch of that provider on return: a rotation to another
+    one that had been stopped is finished first.
+    """
+    folder, keyring = _open(config, provider)
+    try:
+        renewal = Renewal(folder, keyring, config.keys, by, "coffer keys rotate")
+        with renewal.alone():
+            done = renewal.rotate(progress)
+            if provider and done.provider != KINDS[provider]:
+                done = replace(renewal.rotate(progress), resumed=True)
+        return done
+    finally:
+        keyring.close()
+
+
+def destroy(config: Config, epoch: int, by: Officer, lost: str = "", keys_of: Keys | None = None) -> Ended:
+    """Destroy an old epoch, beside whoever serves the archive; durable on return. Raises as `Renewal.destroy`.
+
+    With `lost`, the reason why a provider is lost for ever, an epoch of which one fails is abandoned instead. With
+    `keys_of`, these settings say which providers are asked to destroy: others than those that open the archive now.
+    """
+    folder, keyring = _open(config)
+    try:
+        renewal = Renewal(folder, keyring, config.keys, by, "coffer keys destroy")
+        with renewal.alone():
+            others = None if keys_of is None else provider_of(keys_of, folder.archive_id)
+            return renewal.destroy_or_abandon(epoch, lost, others) if lost else renewal.destroy(epoch, others)
+    finally:
+        keyring.close()
+
+
+class Renewal:
+    """The epochs of an open keyring. `by` stands in the events, `command` is told to whoever finds the keys locked."""
+
+    def __init__(self, folder: ArchiveFolder, keyring: Keyring, keys: Keys, by: Officer, command: str) -> None:
+        self._folder = folder
+        self._keyring = keyring
+        self._keys = keys
+        self._by = by
+        self._command = command
+
+    def alone(self) -> AbstractContextManager[None]:
+        """See `Keyring.alone`."""
+        return self._keyring.alone(self._command)
+
+    def rotate(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Rotated:
+        """Rotate, or finish a rotation that was stopped; durable on return. Raises as `keys.keyring.rotation.rotate`,
+        and
+        ConfigError where a server runs that does not know the provider with the settings of this process."""
+        with self.alone():
+            self._require_known()
+            return self._keyring.rotate(progress, self._rotated)
+
+    def resume(self, progress: Callable[[int, int], None]) -> bool:
+        """Finish a rotation that was stopped, if there is one and nobody else is at it; whether there was."""
+        if not self._keyring.half_left() or self._keyring.changing() is not None:
+            return False
+        with self.alone():
+            if not self._keyring.half_left():
+                return False
+            done = self.rotate(progress)
+        _log.info("a rotation that had been stopped is finished", epoch=done.epoch, moved=done.rewrapped)
+        return True
+
+    def renew_if_old(
+        self, progress: Callable[[int, int], None] = lambda _done, _total: None, now_ms: Callable[[], int] = clock_ms
+    ) -> bool:
+        """Rotate when the current epoch is older than `[keys] rotate_days`; 0 is never. Returns whether it did."""
+        if not self._is_old(now_ms):
+            return False
+        with self.alone():
+            if not self._is_old(now_ms):
+                return False
+            done = self.rotate(progress)
+        _log.info("keys rotated", epoch=done.epoch, moved=done.rewrapped)
+        return True
+
+    def destroy(self, epoch: int, others: KekProvider | None = None) -> Ended:
+        """As `end`, at its providers or at `others`, but raises why, where no provider did what it was asked."""
+        return self._ended(self._end(epoch, others).require())
+
+    def end(self, epoch: int) -> Ended:
+        """Destroy all that ever opened an old epoch; durable on return. What gave no receipt stands in the answer.
+
+        Raises as `keys.keyring.epoch_end.destroy`.
+        """
+        return self._ended(self._end(epoch, None))
+
+    def _end(self, epoch: int, others: KekProvider | None) -> Ending:
+        with self.alone():
+            return self._keyring.destroy_epoch(epoch, self._destroyed, others)
+
+    def destroy_or_abandon(self, epoch: int, reason: str, others: KekProvider | None = None) -> Ended:
+        """As `destroy`; where a provider gives no receipt, abandon it. Raises as `keys.keyring.epoch_end.abandon`."""
+        with self.alone():
+            ending = self._end(epoch, others)
+            if ending.missing:
+                cause = str(ending.missing[0].cause)
+                self._keyring.abandon_epoch(epoch, lambda row: self._abandoned(row, reason, cause))
+        return self._ended(ending)
+
+    def _ended(self, ending: Ending) -> Ended:
+        """How the epoch stands now."""
+        info = next(each for each in self._keyring.epochs() if each.epoch == ending.epoch)
+        remark = _NOT_DESTROYED if info.state is EpochState.ABANDONED else ""
+        if info.state is EpochState.DESTROYED and not ending.receipts:
+            remark = _DESTROYED_BEFORE
+            if ending.unasked:
+                remark += f"; whether a secret is back could not be asked: {ending.unasked[0].cause}"
+        left = shares(self._keyring, ending.epoch)
+        return Ended(
+            ending.epoch, info.provider, info.state, ending.receipts, ending.missing, remark, info.gone_ms, left
+        )
+
+    def _is_old(self, now_ms: Callable[[], int]) -> bool:
+        days = self._keys.rotate_days
+        return days > 0 and self._keyring.epoch_age_seconds(now_ms()) >= days * _DAY_SECONDS
+
+    def _require_known(self) -> None:
+        """Raise ConfigError where keys would move to a provider that the process that writes does not know."""
+        keyring = self._keyring
+        kind = keyring.epoch_row(keyring.epoch).provider if keyring.half_left() else keyring.provider_kind
+        who, ours = holder(self._folder.lock), settings_of(self._keys).get(kind)
+        if who is None or not who.providers or who.is_this_process() or who.providers.get(kind) == ours:
+            return
+        raise ConfigError(
+            f"{who} was started without this provider of the new epoch: {ours}; it could open nothing that moves there",
+            hint="give both the same [keys], restart the server, then rotate: docs/keys.md, Moving to another provider",
+        )
+
+    # What the log is told
+
+    def _rotated(self, done: Rotated) -> tuple[bytes, bytes]:
+        """It tells of everything that opens any epoch yet, so that no keyring can lose it without the log knowing."""
+        facts = {
+            "epoch": done.epoch,
+            "provider": done.provider,
+            "moved": done.rewrapped,
+            "resumed": done.resumed,
+            **facts_of((each for each in self._keyring.keepers() if not each.is_ended), self._keyring.share_groups()),
+        }
+        return self._enclosed(Kind.KEYRING_ROTATED, clock_ms(), facts)
+
+    def _destroyed(self, receipt: Receipt) -> tuple[bytes, bytes]:
+        keeper = receipt.keeper
+        facts = {
+            "epoch": keeper.epoch,
+            "provider": keeper.kind,
+            "keeper": keeper.id.hex(),
+            **facts_of([keeper]),
+            "caveat": receipt.caveat,
+            "destroyed_ms": keeper.receipt_ms,
+            "effective_ms": keeper.effective_ms,
+            "share_groups": self._share_groups(keeper.epoch),
+        }
+        return self._enclosed(Kind.EPOCH_DESTROYED, keeper.receipt_ms, facts)
+
+    def _abandoned(self, row: EpochRow, reason: str, cause: str) -> tuple[bytes, bytes]:
+        facts = {
+            "what": "epoch abandoned",
+            "epoch": row.epoch,
+            "provider": row.provider,
+            "reason": reason,
+            "cause": cause,
+            "caveat": _NOT_DESTROYED,
+            "share_groups": self._share_groups(row.epoch),
+        }
+        return self._enclosed(Kind.STATE, clock_ms(), facts)
+
+    def _share_groups(self, epoch: int) -> list[str]:
+        return [of.group.hex() for of in self._keyring.share_groups() if of.epoch == epoch]
+
+    def _enclosed(self, kind: Kind, time_ms: int, facts: Mapping[str, object]) -> tuple[bytes, bytes]:
+        told = {**facts, "officer": self._by.name, "account": self._by.account, "command": self._command}
+        keyring = self._keyring
+        entry = Event(kind, time_ms, told).seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(24))
+        return outbox.enclose(entry, os.urandom(8))
+
+
+def _open(config: Config, provider: str = "") -> tuple[ArchiveFolder, Keyring]:
+    folder = ArchiveFolder.open(config.archive)
+    return folder, open_keyring(folder, provider_of(config.keys, folder.archive_id, provider))

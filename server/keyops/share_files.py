@@ -1,0 +1,186 @@
+"""Write the shares of a new group into a folder of their own: all or none, and none that the keyring does not know.
+
+Rule: the group and its event are in the keyring before the first share is on any disk; the folder appears whole. A
+splitting that was stopped is gone on with by saying the same again: what is whole is kept, what is not is removed.
+Shares never stand in the archive folder. Order and what a stop in between leaves: docs/keys.md.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coffer.archive.event import Event
+from coffer.archive.format.record import Kind
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.keys.clock import clock_ms
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.shamir import Group, Share, combine
+from coffer.keys.disk import durable, opening
+from coffer.keys.disk.syscalls import SYSTEM, Syscalls, sync_folder
+from coffer.keys.errors import ConfigError, InputError, IntegrityError, NotFoundError
+from coffer.keys.keyring.keepers import Burned
+from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.shares import groups
+from coffer.keys.shares.text import file_name, parse, render
+from coffer.server.access.operator import Officer
+from coffer.server.config.settings import Config
+from coffer.server.engine.openers import GIVEN_UP, SHARES_BURNED, facts_of
+from coffer.server.engine.providers import open_keyring, provider_of
+from coffer.server.mailbox import outbox
+
+__all__ = ["Split", "burn_shares", "split_key", "write_shares"]
+
+_LONGEST = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The shares of a group by their files, and whether an earlier call had written them already."""
+
+    shares: dict[Path, Share]
+    resumed: bool
+
+    @property
+    def of(self) -> Group:
+        """The group."""
+        return next(iter(self.shares.values())).of
+
+
+def split_key(config: Config, threshold: int, count: int, folder: Path, officer: Officer) -> Split:
+    """Write shares of the current epoch's key into a new `folder`, mode 0600; durable on return, all or none.
+
+    Works beside a running server, and may be stopped and repeated at any point. A folder that holds exactly such shares
+    is left as it is. Raises ConfigError where it holds anything else or is inside the archive, InputError for numbers
+    that cannot be, and as `Keyring.open`.
+    """
+    archive = ArchiveFolder.open(config.archive)
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100  the link's own name is meant
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(config.archive)):
+        raise ConfigError(f"{folder} is inside the archive", hint="choose a folder that no backup of the archive takes")
+    opening.distrust(folder.parent)  # others may have planted links beside it
+    keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
+    try:
+        if os.path.lexists(folder):
+            made = _found(keyring, folder, threshold, count)
+            sync_folder(folder.parent)  # the stop may have come between its name and the sync of that
+            groups.end(keyring, made.of)
+            return made
+        _clear(keyring, folder, officer)
+        return _split(keyring, threshold, count, folder, officer)
+    finally:
+        keyring.close()
+
+
+def burn_shares(
+    config: Config, group: str, numbers: Sequence[int], officer: Officer, reason: str
+) -> tuple[Group, Burned]:
+    """Keep an officer's word that these shares of a group were collected and burned; durable on return.
+
+    Returns the group and all of it that is burned by now. Works beside a running server. Raises NotFoundError for a
+    group that the archive never had, InputError for a number that none of its shares has, and as `Keyring.open`.
+    """
+    archive = ArchiveFolder.open(config.archive)
+    keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
+    try:
+        of = next((each for each in keyring.share_groups() if each.group.hex() == group.strip().lower()), None)
+        if of is None:
+            raise NotFoundError(f"the archive has no group of shares {group}", hint="coffer keys list shows them")
+        now = clock_ms()
+
+        def event(burned: Burned) -> tuple[bytes, bytes]:
+            facts = {"numbers": sorted({*numbers}), "row": burned.encode().hex(), "reason": reason.strip()}
+            return _event(keyring, SHARES_BURNED, of, officer, facts, now)
+
+        return of, groups.burn(keyring, of, numbers, now, event)
+    finally:
+        keyring.close()
+
+
+def _split(keyring: Keyring, threshold: int, count: int, folder: Path, officer: Officer) -> Split:
+    shares = keyring.divide(threshold, count)
+    of, fresh = shares[0].of, _unfinished_name(folder)
+    durable.make_folder(fresh, 0o700)  # first: while it is there, no share of the group has left it
+    groups.begin(keyring, of, groups.place_of(folder), _event(keyring, "key split", of, officer))
+    write_shares(shares, fresh, folder)
+    groups.end(keyring, of)
+    return Split({folder / file_name(share): share for share in shares}, resumed=False)
+
+
+def write_shares(shares: Sequence[Share], fresh: Path, folder: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Write shares into the empty folder `fresh`, mode 0600, then give it the name `folder`; durable on return, and all
+    or none under that name. Raises UnavailableError."""
+    for share in shares:
+        durable.write_new(fresh / file_name(share), render(share).encode(), 0o600, calls=calls)
+    durable.move(fresh, folder, calls=calls)
+
+
+def _found(keyring: Keyring, folder: Path, threshold: int, count: int) -> Split:
+    """The shares in a folder, where they are all of one group of the current epoch, of the numbers that are wanted."""
+    other = ConfigError(f"{folder} is there already", hint="choose a new folder: shares of two groups must not mix")
+    try:
+        shares = {
+            path: parse(_text(path), str(path)) for path in sorted(folder / name for name in opening.names(folder))
+        }
+        whole = combine({str(path): share for path, share in shares.items()})
+    except (InputError, IntegrityError, OSError, UnicodeDecodeError):
+        raise other from None
+    of = whole.of
+    wanted = (threshold, count, keyring.epoch, {*range(1, count + 1)})
+    if (
+        (of.threshold, of.count, of.epoch, {share.index for share in shares.values()}) != wanted
+        or len(shares) != count
+        or whole.wrong
+        or of not in keyring.share_groups()
+    ):
+        raise other
+    return Split(shares, resumed=True)
+
+
+def _text(path: Path) -> str:
+    return opening.read(path, _LONGEST).decode("utf-8")
+
+
+def _clear(keyring: Keyring, folder: Path, officer: Officer) -> None:
+    """Remove what stopped splittings into this folder have left, durably; then forget their groups.
+
+    Where there is no unfinished folder, the shares were whole and somebody took them away: then the group stays known.
+    """
+    fresh = _unfinished_name(folder)
+    was_there = opening.is_folder(fresh)
+    left = opening.names(fresh) if was_there else []
+    for name in left:
+        durable.remove(fresh / name)
+    for of, place in groups.unfinished(keyring):
+        if place != groups.place_of(folder) and not any(of.group.hex() in name for name in left):
+            continue
+        if was_there:
+            groups.give_up(keyring, of, _event(keyring, GIVEN_UP, of, officer))
+        else:
+            groups.end(keyring, of)
+
+
+def _unfinished_name(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.new")
+
+
+def _event(  # noqa: PLR0917
+    keyring: Keyring,
+    what: str,
+    of: Group,
+    officer: Officer,
+    more: Mapping[str, object] | None = None,
+    now: int = 0,
+) -> tuple[bytes, bytes]:
+    facts: dict[str, object] = facts_of(groups=[of] if what != GIVEN_UP else [])
+    facts |= {
+        "what": what,
+        "group": of.group.hex(),
+        "epoch": of.epoch,
+        "shares": of.count,
+        "needed": of.threshold,
+        "officer": officer.name,
+        "account": officer.account,
+    }
+    event = Event(Kind.STATE, now or clock_ms(), {**facts, **(more or {})})
+    return outbox.enclosed(event, keyring.archive_key(derive.EVENT), keyring.archive_id)

@@ -1,0 +1,148 @@
+"""What holders of key shares do together: read them back, try them, and give a lost archive a key file again.
+
+Rule: what they did is recorded in the log. The event is sealed with the key that the shares gave, so that a drill needs
+no provider, and waits in the keyring for whoever writes the log (`server.mailbox.outbox`).
+"""
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from coffer.archive.event import Event
+from coffer.archive.format.record import Kind
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.keys.clock import clock_ms
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.shamir import Recovered, Share, combine
+from coffer.keys.disk import durable
+from coffer.keys.disk.permissions import require_secret
+from coffer.keys.errors import ConfigError, FormatError, InputError, UnavailableError
+from coffer.keys.keyring.keepers import Keeper
+from coffer.keys.memory.secret import Secret
+from coffer.keys.providers.base import KekProvider
+from coffer.keys.providers.key_file import generate_keyfile
+from coffer.keys.shares.recovery import Proof, Recovery
+from coffer.keys.shares.text import parse
+from coffer.server.access.operator import Officer
+from coffer.server.config.settings import Config
+from coffer.server.engine.openers import facts_of
+from coffer.server.engine.providers import key_file_provider, passphrase_of
+from coffer.server.mailbox import outbox
+
+__all__ = ["drill", "read_shares", "recover"]
+
+_LONGEST_FILE = 64 << 10
+
+
+def read_shares(paths: Sequence[Path]) -> Recovered:
+    """Read shares and put them together. Raises InputError, naming the file and what is wrong with it; ConfigError for
+    one that others may read or write."""
+    shares: dict[str, Share] = {}
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISFIFO(found.st_mode):  # what another program hands over stands in no file
+                    require_secret(path, found, "share")
+                text = file.read(_LONGEST_FILE).decode("utf-8", "replace")
+        except OSError as error:
+            raise InputError(f"cannot read the share {path}: {error.strerror}", hint="check the path") from error
+        shares[str(path)] = parse(text, str(path))
+    return combine(shares)
+
+
+def drill(
+    config: Config, recovered: Recovered, officer: Officer, progress: Callable[[], None]
+) -> tuple[Proof, UnavailableError | None]:
+    """Open with the recovered key everything that hangs on its epoch, and record that it was done; needs no provider.
+
+    Changes nothing else. The second value is why it was not recorded, None where it was: durable on return.
+    """
+    recovery = Recovery(ArchiveFolder.open(config.archive).keyring, recovered)
+    proof = recovery.prove(progress)
+    facts = {"what": "key shares drilled", "opened": proof.opened, "studies": proof.studies}
+    try:
+        for event in _events(recovery.archive_key(derive.EVENT), recovered, facts, officer):
+            recovery.record(event)
+    except UnavailableError as error:  # a copy on a medium that cannot be written may be tried as well
+        return proof, error
+    if not proof.archive:
+        return proof, _other_epoch(proof)
+    return proof, None
+
+
+def recover(
+    config: Config, recovered: Recovered, key_file: Path, officer: Officer, progress: Callable[[], None]
+) -> tuple[Proof, UnavailableError | None]:
+    """Prove the key, then let `key_file`, made where there is none, keep its epoch; durable on return.
+
+    May be repeated, and works beside a running server. It is recorded in the log; the second value is why it was not,
+    None where it was. Raises ConfigError for a key file inside the archive, LockedError while somebody else changes
+    the keys.
+    """
+    archive = ArchiveFolder.open(config.archive)
+    if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(config.archive)):
+        raise ConfigError(f"{key_file} is inside the archive", hint="put it elsewhere, best on another volume")
+    recovery = Recovery(archive.keyring, recovered)
+    proof = recovery.prove(progress)
+    keeper = key_file_provider(config.keys, key_file)
+    if key_file.exists():
+        _require_usable(keeper, key_file)
+        durable.tidy(key_file)
+    else:
+        passphrase = passphrase_of(config.keys)
+        generate_keyfile(key_file, passphrase() if passphrase else None, epoch=recovered.of.epoch)
+    facts = {"what": "key recovered from shares", "provider": keeper.kind}
+
+    seal = recovery.archive_key(derive.EVENT)  # before the keyring is open for the change
+    told = partial(_recovered, seal, recovered, facts, officer)
+    recovery.move(keeper, "coffer keys recover", clock_ms(), told)
+    return proof, None if proof.archive else _other_epoch(proof)
+
+
+def _recovered(
+    seal: Secret | None,
+    recovered: Recovered,
+    facts: Mapping[str, object],
+    officer: Officer,
+    keepers: Sequence[Keeper],
+) -> list[tuple[bytes, bytes]]:
+    """The row of a recovery's event, which tells of all that ever opened the epoch."""
+    return _events(seal, recovered, {**facts, **facts_of(keepers)}, officer)
+
+
+def _events(
+    seal: Secret | None, recovered: Recovered, facts: Mapping[str, object], officer: Officer
+) -> list[tuple[bytes, bytes]]:
+    """The row of the event, or none where the shares do not give the key that seals it."""
+    of = recovered.of
+    if seal is None:
+        return []
+    whole = {
+        **facts,
+        "group": of.group.hex(),
+        "epoch": of.epoch,
+        "wrong_shares": len(recovered.wrong),
+        "officer": officer.name,
+        "account": officer.account,
+    }
+    return [outbox.enclosed(Event(Kind.STATE, clock_ms(), whole), seal, of.archive_id)]
+
+
+def _other_epoch(proof: Proof) -> UnavailableError:
+    return UnavailableError(
+        f"the archive's own key, which seals the record, is under epoch {proof.current}",
+        hint="end the rotation; write down what was done until then",
+    )
+
+
+def _require_usable(keeper: KekProvider, key_file: Path) -> None:
+    try:
+        keeper.health()
+    except FormatError as error:
+        raise ConfigError(
+            f"{key_file} is there already and cannot be used: {error}",
+            hint="move it away, or name another one with --key-file",
+        ) from error

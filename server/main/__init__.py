@@ -1,0 +1,1 @@
+"""The composition root: builds services, doors and background work, and holds no logic of theirs."""

@@ -1,0 +1,66 @@
+"""Open every kind of record with its key and check what is inside: what `coffer verify --level decrypt` adds.
+
+Rule: reads only, and needs the keyring but neither index nor lock. Nothing that it opens leaves it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from coffer.archive.body.sealed_body import BodyContext, BodyReader
+from coffer.archive.event import Event
+from coffer.archive.format.record import Kind, RecordHeader
+from coffer.archive.reader import LogReader
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.verify.report import OpenRecord
+from coffer.keys.crypto import derive
+from coffer.keys.errors import IntegrityError
+from coffer.keys.keyring.keyring import Keyring
+from coffer.server.config.settings import Config
+from coffer.server.engine.providers import open_keyring, provider_of
+from coffer.server.engine.rollback import missed
+
+__all__ = ["Unsealer", "open_records"]
+
+_EVENTS = frozenset(Kind) - {Kind.OBJECT, Kind.STUDY_KEY_CREATED}
+
+
+class Unsealer:
+    """Opens one record after the other; see `archive.verify.scan.OpenRecord`."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._event_key = keyring.archive_key(derive.EVENT)
+
+    def __call__(self, header: RecordHeader, read: Callable[[int, int], bytes]) -> None:
+        """Check an object against the SHA-256 of its data set, a key against its check value, an event by its seal."""
+        if header.kind == Kind.OBJECT:
+            self._object(header, read)
+        elif header.kind == Kind.STUDY_KEY_CREATED:
+            if self._keyring.study(header.study_key_id).kcv != read(0, header.body_len):
+                raise IntegrityError("the keyring holds another key for this study than the one that was made")
+        elif header.kind in _EVENTS:
+            Event.open(self._event_key, self._keyring.archive_id, header, read(0, header.body_len))
+
+    def _object(self, header: RecordHeader, read: Callable[[int, int], bytes]) -> None:
+        context = BodyContext(self._keyring.archive_id, header.study_key_id, header.content_id, Kind.OBJECT)
+        key = self._keyring.study(header.study_key_id)
+        with BodyReader(key.blob, context, read, header.body_len) as body:
+            for _ in body.chunks():
+                pass
+
+
+@contextmanager
+def open_records(config: Config) -> Iterator[OpenRecord]:
+    """An Unsealer over the archive's keyring, beside whoever writes it. Raises as `Keyring.open`.
+
+    A keyring that holds what the log says was shredded raises HistoryError.
+    """
+    folder = ArchiveFolder.open(config.archive)
+    keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
+    reader = LogReader(folder)
+    try:
+        missed(folder, keyring, reader).require_none_shredded()
+        yield Unsealer(keyring)
+    finally:
+        reader.close()
+        keyring.close()

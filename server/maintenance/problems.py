@@ -1,0 +1,69 @@
+"""Which objects an administrator should look at: those that could not be indexed, and those with several versions.
+
+Rule: reads only. Unindexed objects are found by the flag in the log's headers, conflicts by the index; both lists cost
+time in proportion to the archive and are made only when they are asked for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from coffer.archive.format.record import Flags, Kind
+from coffer.index.dicom.attributes import STUDY_UID
+from coffer.index.instance.object_meta import ObjectMeta
+from coffer.index.tables.rows import Version
+from coffer.keys.errors import CofferError, SupersededError
+from coffer.keys.keyring import rekey
+from coffer.server.services.engine import Engine
+
+__all__ = ["Conflict", "Unindexed", "conflicts", "unindexed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unindexed:
+    """An object whose header could not be read to its end: its record, and its UID as far as it can be opened."""
+
+    seq: int
+    sop_instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """An instance that was received in several versions: its UIDs, and the record of each, newest last."""
+
+    study_uid: str
+    sop_instance: str
+    records: tuple[int, ...]
+
+
+def unindexed(engine: Engine) -> Iterator[Unindexed]:
+    """Every object that was stored as received because its header could not be read."""
+    elsewhere = rekey.passed_over(engine.keyring)
+    for position, header in engine.reader.records():
+        if header.kind != Kind.OBJECT or not header.flags & Flags.UNINDEXED or header.study_key_id in elsewhere:
+            continue
+        version = Version.of(position, header.content_id, "", 0, header.time_ms, header.flags)
+        try:
+            with engine.open_body(header.study_key_id, version) as body:
+                name = ObjectMeta.decode(body.meta).sop_instance
+        except SupersededError:
+            continue  # the same object stands in a later record
+        except CofferError as error:
+            name = f"cannot be opened: {error}"
+        yield Unindexed(header.seq, name)
+
+
+def conflicts(engine: Engine) -> Iterator[Conflict]:
+    """Every instance of which more than one version is kept, in whatever part of its study; `coffer versions` tells
+    which one is served."""
+    uids = dict.fromkeys(str(row[STUDY_UID][0]) for row in engine.index.query("STUDY", {STUDY_UID: ()}, "study"))
+    for uid in uids:
+        if not any(part.superseded for part in engine.index.parts(uid)):
+            continue
+        for found in engine.index.locate({STUDY_UID: (uid,)}):
+            chain = [
+                each.located.version.seq
+                for each in engine.index.versions(found.sop_instance)
+                if (each.located.study_uid, each.located.series_uid) == (uid, found.series_uid)
+            ]
+            if len(chain) > 1:
+                yield Conflict(uid, found.sop_instance, tuple(chain))

@@ -1,0 +1,1 @@
+"""What is told of the work: log lines and metrics, in which no patient can be recognised."""

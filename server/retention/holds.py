@@ -1,0 +1,196 @@
+"""What keeps a study from being shredded: the holds that officers have put on it, its patients or one of its objects.
+
+Rule: a hold follows every patient whose objects the study has or had: one that matches any part of it keeps all of it,
+so that nothing which is stored later lifts a hold. It counts from the moment it is written until its last day is over
+everywhere on earth. Refusals name who and why. The records of the log name studies and patients by keyed hashes only:
+they outlive the studies.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from coffer.archive.event import Event
+from coffer.archive.format.record import Kind
+from coffer.index.index import Index
+from coffer.index.query.parts import Part
+from coffer.keys.clock import clock_ms
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.derive import hmac_sha256
+from coffer.keys.errors import AccessDeniedError, InputError, NotFoundError
+from coffer.keys.keyring import rows
+from coffer.server.access.operator import Officer
+from coffer.server.engine.vault import Vault
+from coffer.server.retention import typed_ids
+from coffer.server.retention.officer_records import SealedNotes
+
+__all__ = ["Hold", "Holds", "Kept", "keeping", "kept_now", "today"]
+
+_TOKEN_BYTES: Final = 16
+_LAST_ZONE: Final = dt.timezone(dt.timedelta(hours=-12))  # where every day ends last
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """One hold: on a study, on a patient's studies, or on an object that belongs to no study; until the end of a day
+    (ISO; empty: until removed). A patient without an issuer is every issuer's."""
+
+    study_uid: str
+    patient_id: str
+    reason: str
+    until: str
+    by: Officer
+    added_ms: int
+    issuer: str = ""
+    sop_instance: str = ""
+
+    def counts(self, day: dt.date) -> bool:
+        """Whether it is not over on this day."""
+        return not self.until or day <= dt.date.fromisoformat(self.until)
+
+    def matches(self, part: Part) -> bool:
+        """Whether it is about this part: its study, its object or its patient.
+
+        An absent issuer is anybody's, also where the site's rules say whose it is now: no setting lifts a hold.
+        """
+        if self.study_uid:
+            return self.study_uid == part.study_uid
+        if self.sop_instance:
+            return not part.study_uid and self.sop_instance == part.sop_instance
+        is_issuer = not self.issuer or part.some_without_issuer or typed_ids.is_named(self.issuer, part.issuer)
+        return is_issuer and typed_ids.is_named(self.patient_id, part.patient_id)
+
+    @property
+    def kind(self) -> str:
+        """What it is on: "study", "patient" or "instance"."""
+        return "study" if self.study_uid else "instance" if self.sop_instance else "patient"
+
+
+class Kept(NamedTuple):
+    """A hold, its id, and the first part that it matches."""
+
+    hold_id: str
+    hold: Hold
+    part: Part
+
+
+def keeping(holds: Iterable[tuple[str, Hold]], parts: Iterable[Part], day: dt.date) -> list[Kept]:
+    """Which holds keep a study on a day, given all of its parts: those that match any of them.
+
+    Pure. `parts` are everything that the study has or had, of whichever patient, served or not.
+    """
+    parts = list(parts)
+    counting = [(hold_id, hold) for hold_id, hold in holds if hold.counts(day)]
+    matching = ((hold_id, hold, next(filter(hold.matches, parts), None)) for hold_id, hold in counting)
+    return [Kept(hold_id, hold, part) for hold_id, hold, part in matching if part is not None]
+
+
+def today(now_ms: int) -> dt.date:
+    """The day that is not over yet anywhere on earth at a time (ms since 1970 UTC), or is over last."""
+    return dt.datetime.fromtimestamp(now_ms / 1000, _LAST_ZONE).date()
+
+
+def kept_now(index: Index, hold: Hold) -> int:
+    """How many studies, or objects of no study, that are stored now this hold keeps."""
+    if hold.study_uid:
+        parts = index.parts(hold.study_uid)
+    elif hold.sop_instance:
+        parts = index.parts_of_instance(hold.sop_instance)
+    else:
+        parts = index.parts_of_patient(hold.patient_id)
+    return len({part.study_uid or part.sop_instance for part in parts if hold.matches(part)})
+
+
+class Holds:
+    """The archive's holds. Needs a keyring that can be changed for `add` and `remove`."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._notes = SealedNotes(vault, rows.HOLD_PREFIX)
+
+    def all(self) -> list[tuple[str, Hold]]:
+        """Every hold and its id, oldest first, those that are over included."""
+        return sorted(self._notes.all(Hold), key=lambda pair: pair[1].added_ms)
+
+    def as_stored(self, hold: Hold) -> Hold:
+        """The hold with its UID, Patient ID and issuer as the index has them. Raises InputError as
+        `server.retention.typed_ids`."""
+        index = self._vault.index
+
+        def is_patient(text: str) -> bool:
+            return bool(index.parts_of_patient(text))
+
+        patient_id = typed_ids.patient_id(hold.patient_id, is_patient)
+        issuers = {part.issuer for part in index.parts_of_patient(patient_id)} if hold.issuer else set()
+        return msgspec.structs.replace(
+            hold,
+            study_uid=typed_ids.uid(hold.study_uid, lambda text: bool(index.parts(text))),
+            sop_instance=typed_ids.uid(hold.sop_instance, lambda text: bool(index.parts_of_instance(text))),
+            patient_id=patient_id,
+            issuer=typed_ids.patient_id(hold.issuer, lambda text: typed_ids.identity(text) in issuers),
+        )
+
+    def add(self, hold: Hold) -> str:
+        """Put a hold, durable on return; returns its id.
+
+        Raises InputError for one that says nothing, and for one on an object that is in a study: that goes and stays
+        with its study.
+        """
+        hold = self.as_stored(hold)
+        if sum(map(bool, (hold.study_uid, hold.patient_id, hold.sop_instance))) != 1:
+            raise InputError("a hold is on a study, a patient or an object of no study", hint="give one of the three")
+        theirs = self._vault.index.parts_of_instance(hold.sop_instance) if hold.sop_instance else []
+        if theirs and all(part.study_uid for part in theirs):
+            raise InputError(
+                "this object belongs to a study and shares its key: it cannot be held by itself",
+                hint="coffer versions UID says which study; hold that",
+            )
+        if hold.issuer and not hold.patient_id:
+            raise InputError("an issuer goes with a patient", hint="say --patient ID --issuer TEXT")
+        if not hold.reason.strip():
+            raise InputError("a hold needs a reason", hint="say --reason TEXT; it is shown to whoever is refused")
+        return self._notes.add(hold, lambda new: self._event("hold added", new, hold, hold.by))
+
+    def remove(self, hold_id: str, officer: Officer) -> Hold:
+        """Take a hold away, durable on return. Raises NotFoundError."""
+        hold, before = self._notes.get(hold_id, Hold)
+        if not self._notes.remove(hold_id, self._event("hold removed", hold_id, hold, officer), before):
+            raise NotFoundError(f"there is no {hold_id} (any more)", hint="coffer hold list shows what there is")
+        return hold
+
+    def keeping(self, studies: Iterable[Iterable[Part]]) -> list[Kept]:
+        """Which holds keep any of these studies today, given all parts of each."""
+        holds, day = self.all(), today(clock_ms())
+        return [kept for parts in studies for kept in keeping(holds, parts, day)]
+
+    def require_none(self, studies: Iterable[Iterable[Part]]) -> None:
+        """Raise AccessDeniedError, saying who holds and why, where a hold keeps any of the studies with these parts."""
+        for hold_id, hold, _ in self.keeping(studies):
+            until = f"until {hold.until}" if hold.until else "until it is removed"
+            whose = ", which has or had objects of a patient on hold," if hold.patient_id else ""
+            raise AccessDeniedError(
+                f"hold {hold_id} by {hold.by} keeps this study{whose} {until}: {hold.reason}",
+                hint=f"ask {hold.by.name}; coffer hold remove {hold_id} ends it",
+            )
+
+    def _event(self, what: str, hold_id: str, hold: Hold, officer: Officer) -> Event:
+        facts = {
+            "what": what,
+            "hold": hold_id,
+            "on": hold.kind,
+            "token": self._token(hold).hex(),
+            "until": hold.until,
+            "reason": hold.reason,
+            "officer": officer.name,
+            "account": officer.account,
+        }
+        return Event(Kind.STATE, clock_ms(), facts)
+
+    def _token(self, hold: Hold) -> bytes:
+        if hold.study_uid:
+            return self._vault.index.name_of(hold.study_uid)
+        key = self._vault.keyring.archive_key(derive.NOTE)
+        issuer = f"\0{hold.issuer}" if hold.issuer else ""
+        what = f"{hold.kind}\0{hold.patient_id or hold.sop_instance}{issuer}"
+        return hmac_sha256(key, what.encode())[:_TOKEN_BYTES]

@@ -1,0 +1,152 @@
+"""Write stored objects as Part 10 files into a folder: the door of `coffer get`.
+
+Rule: names are made of UIDs only where these are digits and dots, else of their hash; nothing that exists is
+overwritten, and an object was there only where a file has its very data set: two objects may claim the same UIDs.
+A file appears under its name when it is whole, durable, and its hash was checked. It decides nothing: `retrieve` did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from coffer.keys.disk import durable, opening
+from coffer.keys.errors import ConfigError, InputError, UnavailableError
+from coffer.server.services.part10 import Part10, header_bytes, looks_like_uid, read_part10
+from coffer.server.services.retrieve import StoredInstance
+
+__all__ = ["Exporter", "Written"]
+
+_MOST_NAMES: Final = 1000  # of objects that claim the same UIDs
+
+
+def _require_own(folder: Path) -> None:
+    """A link to the folder is followed where root or this account made it, not where somebody else did."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return  # nothing is there yet
+    if stat.S_ISLNK(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
+        raise ConfigError(f"{folder} is a link that another account made", hint="name the folder that it leads to")
+
+
+def _holds(target: Path, pieces: Iterator[bytes], size: int) -> bool:
+    """Whether the file under a name that is taken is of this object: the same UIDs, and just the `size` bytes of its
+    data set, which follow the first piece.
+
+    Raises UnavailableError where no file has the name, or it cannot be read.
+    """
+    found = opening.look(target)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise UnavailableError(
+            f"{target} is a link, or another thing than a file", hint="look who put it there, or name a new folder"
+        )
+    header = next(pieces)
+    first = next(pieces, b"")
+    try:
+        with opening.opened(target) as file:
+            there, wanted = read_part10(file), read_part10(io.BytesIO(header + first))
+            if found.st_size - there.start != size or _named(there) != _named(wanted):
+                return False
+            file.seek(there.start)
+            return all(file.read(len(piece)) == piece for piece in chain((first,), pieces))
+    except InputError:
+        return False  # that is no DICOM
+    except OSError as error:
+        raise UnavailableError(
+            f"{target} cannot be read: {error.strerror}", hint="look who put it there, or name a new folder"
+        ) from error
+
+
+def _named(file: Part10) -> tuple[str, str, str]:
+    return file.sop_class, file.sop_instance, file.transfer_syntax
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One file: where it is, the data set's bytes, and whether it was there before (and was left as it is)."""
+
+    path: Path
+    size: int
+    existed: bool = False
+
+
+class Exporter:
+    """Writes into one folder: `study UID/series UID/instance UID.dcm`. Used by one thread.
+
+    Others may write to it too: nothing is written through a link in it. Raises ConfigError where the folder itself is
+    another account's link.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(os.path.abspath(folder))  # noqa: PTH100  the link's own name is meant
+        _require_own(self._folder)
+        self._above = next(path for path in (self._folder, *self._folder.parents) if path.exists())
+        opening.distrust(self._folder)
+        self._made: set[Path] = set()
+
+    def write(
+        self,
+        instance: StoredInstance,
+        progress: Callable[[int], None] = lambda _: None,
+        *,
+        version: int | None = None,
+    ) -> Written:
+        """Write one object, durable on return; `version` goes into its name, so that none is taken for another. Where
+        another object's file has the name, it gets the next one: `.other-2`.
+
+        Raises UnavailableError, IntegrityError and its kin: then nothing stands under the name.
+        """
+        located = instance.located
+        folder = self._folder / _name("study", located.study_uid) / _name("series", located.series_uid)
+        which = "" if version is None else f".version-{version}"
+        stem = f"{_name('instance', instance.sop_instance)}{which}"
+        if folder not in self._made:
+            durable.make_folders(folder, self._above, 0o777)
+            self._made.add(folder)
+        for number in range(1, _MOST_NAMES + 1):
+            target = folder / (f"{stem}.dcm" if number == 1 else f"{stem}.other-{number}.dcm")
+            if not opening.exists(target) and (written := self._write(instance, target, progress)) is not None:
+                return written
+            if _holds(target, self._pieces(instance), instance.length):
+                return Written(target, instance.length, existed=True)
+        raise UnavailableError(f"other files have all names for {target}", hint="name a new folder")
+
+    def _write(self, instance: StoredInstance, target: Path, progress: Callable[[int], None]) -> Written | None:
+        """Write it under a name that is free; None where somebody has taken it meanwhile."""
+        size = 0
+
+        def count(more: int) -> None:
+            nonlocal size
+            size += more
+            progress(more)
+
+        mine = target.with_name(f"{target.name}.{os.getpid()}")  # two commands may write into one folder
+        if not durable.place(durable.stage(mine, self._pieces(instance, count)), target):
+            return None
+        return Written(target, size)
+
+    @staticmethod
+    def _pieces(instance: StoredInstance, progress: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
+        """The file from front to back. Raises as the object's own pieces do, before the last one."""
+        meta = instance.meta()
+        uids = meta.sop_class, meta.sop_instance, meta.transfer_syntax
+        header = Part10(*uids, preamble=meta.preamble or b"", file_meta=meta.file_meta or b"", start=0)
+        yield header_bytes(header, meta.source_ae)
+        for piece in instance.open():
+            yield piece
+            progress(len(piece))
+
+
+def _name(kind: str, uid: str) -> str:
+    """The same at every call, so that two studies never share a folder."""
+    return (
+        uid if looks_like_uid(uid) else f"{kind}-{hashlib.sha256(uid.encode(errors='surrogatepass')).hexdigest()[:16]}"
+    )

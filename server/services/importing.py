@@ -1,0 +1,128 @@
+"""Take Part 10 files into the archive: the door of `coffer put`.
+
+Rule: the data set's bytes go in as they stand in the file; preamble and file meta are kept beside them so that the file
+can be written again. What is no DICOM is skipped with its reason, never stored. `server.services.media` walks folders.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from coffer.index.dicom.headers import scan
+from coffer.keys.errors import CofferError, InputError, KeyUnavailableError, MismatchError, UnavailableError
+from coffer.server.services.api import Caller, StoreOutcome, StoreRequest
+from coffer.server.services.engine import Engine
+from coffer.server.services.part10 import MEDIA_DIRECTORY, Part10, looks_like_uid, read_part10
+
+__all__ = ["Importer", "Outcome", "Result"]
+
+_log = structlog.get_logger(__name__)
+
+_PIECE: Final = 1 << 20
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+_IDENTITY_BYTES: Final = 1 << 20  # group 0008 stands at the beginning
+
+
+class Outcome(StrEnum):
+    """What became of one file."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    DIRECTORY = "directory"  # a DICOMDIR: not an object, but it names some
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome for one file, the reason where it was not stored, the data set's length in bytes, and whether it
+    failed for want of something (disk, key) that may be there the next time."""
+
+    path: Path
+    outcome: Outcome
+    reason: str = ""
+    size: int = 0
+    is_shortage: bool = False
+
+
+class Importer:
+    """Puts single files into an open archive. Safe to use from many threads."""
+
+    def __init__(self, engine: Engine, caller: Caller) -> None:
+        self._engine = engine
+        self._caller = caller
+
+    def put(self, path: Path) -> Result:
+        """Store one file; durable on return of STORED or DUPLICATE.
+
+        Raises UnavailableError where the archive cannot go on. Nothing that a file holds raises: the files behind it
+        are imported whatever becomes of it.
+        """
+        try:
+            with path.open("rb") as file:
+                found = read_part10(file)
+                if found.sop_class == MEDIA_DIRECTORY:
+                    return Result(path, Outcome.DIRECTORY)
+                file.seek(found.start)
+                return self._put(path, found)
+        except InputError as error:
+            return Result(path, Outcome.SKIPPED, str(error))
+        except OSError as error:
+            return Result(path, Outcome.FAILED, error.strerror or "cannot be read")
+        except CofferError:
+            raise
+        except Exception as error:  # noqa: BLE001  # one file must not take the others with it
+            _log.exception("a file was not imported: a fault of ours")
+            return Result(path, Outcome.FAILED, f"a fault of Coffer: {type(error).__name__}")
+
+    def _put(self, path: Path, found: Part10) -> Result:
+        """Under the identity of the file meta; where that is none or wrong, of the data set."""
+        claimed = looks_like_uid(found.sop_class) and looks_like_uid(found.sop_instance)
+        own = None if claimed else self._identity(path, found)
+        sop_class, sop_instance = own or (found.sop_class, found.sop_instance)
+        if not claimed and own is None:
+            return Result(path, Outcome.SKIPPED, "no SOP Instance UID")
+        outcome, size = self._send(path, found, sop_class, sop_instance, keep_meta=claimed)
+        if isinstance(outcome.error, MismatchError) and claimed and (own := self._identity(path, found)):
+            outcome, size = self._send(path, found, *own, keep_meta=False)
+        if outcome.error is not None:
+            is_shortage = isinstance(outcome.error, UnavailableError | KeyUnavailableError)
+            return Result(path, Outcome.FAILED, str(outcome.error), size, is_shortage)
+        return Result(path, Outcome.DUPLICATE if outcome.duplicate else Outcome.STORED, size=size)
+
+    def _identity(self, path: Path, found: Part10) -> tuple[str, str] | None:
+        """SOP Class and Instance UID as the data set has them; None where it lacks a usable one."""
+        with path.open("rb") as file:
+            file.seek(found.start)
+            data = file.read(_IDENTITY_BYTES)
+        header = scan(lambda start, stop: data[start:stop], len(data), found.transfer_syntax, self._engine.limits)
+        sop_class, sop_instance = header.text(_SOP_CLASS), header.text(_SOP_INSTANCE)
+        return (sop_class, sop_instance) if looks_like_uid(sop_class) and looks_like_uid(sop_instance) else None
+
+    def _send(
+        self, path: Path, found: Part10, sop_class: str, sop_instance: str, *, keep_meta: bool
+    ) -> tuple[StoreOutcome, int]:
+        reception = self._engine.ingest.begin(
+            StoreRequest(
+                sop_class=sop_class,
+                sop_instance=sop_instance,
+                transfer_syntax=found.transfer_syntax,
+                caller=self._caller,
+                file_meta=found.file_meta if keep_meta and found.file_meta else None,
+                preamble=found.preamble or None,
+            )
+        )
+        size = 0
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(found.start)
+                while piece := file.read(_PIECE):
+                    reception.write(piece)
+                    size += len(piece)
+        except BaseException:
+            reception.abort()
+            raise
+        return reception.finish(), size

@@ -1,0 +1,240 @@
+"""Hand objects out: which instances an identifier names, and their bytes, verified, in a syntax the peer accepts.
+
+Rule: every retrieval passes the decision and leaves a line in the access log. Bytes come from the sealed record and are
+checked (AEAD, SHA-256 of the data set) before the last of them is handed over; an object that fails
+its check is never completed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import islice
+
+import structlog
+
+from coffer.archive.body.sealed_body import BodyReader
+from coffer.index.dicom.headers import Identifier, decode_identifier
+from coffer.index.instance.identity import Patient
+from coffer.index.instance.object_meta import ObjectMeta
+from coffer.index.instance.patient_id import identity_text
+from coffer.index.query.locate import Located
+from coffer.keys.errors import AmbiguousPatientError, IdentifierError, InputError
+from coffer.server.access import Action
+from coffer.server.engine.bodies import Bodies
+from coffer.server.engine.vault import Vault
+from coffer.server.observe.logs import short_id
+from coffer.server.services.api import Caller, Planned
+from coffer.server.services.transcode import CONVERTIBLE, EXPLICIT_LE, Converter
+
+_log = structlog.get_logger(__name__)
+
+QUERY_RETRIEVE_LEVEL = 0x00080052
+PATIENT_ID, STUDY_UID, SERIES_UID, SOP_UID = 0x00100020, 0x0020000D, 0x0020000E, 0x00080018
+ISSUER = 0x00100021
+_NO_ISSUER = '""'  # as a value of ISSUER: the patient whose objects name none
+_LEVELS = {"PATIENT": PATIENT_ID, "STUDY": STUDY_UID, "SERIES": SERIES_UID, "IMAGE": SOP_UID}
+_ROOTS = {"patient": ("PATIENT", "STUDY", "SERIES", "IMAGE"), "study": ("STUDY", "SERIES", "IMAGE")}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """One instance that may leave: its identity, its stored syntax, and its bytes on demand."""
+
+    bodies: Bodies
+    located: Located
+
+    @property
+    def sop_class(self) -> str:
+        return self.located.sop_class
+
+    @property
+    def sop_instance(self) -> str:
+        return self.located.sop_instance
+
+    @property
+    def transfer_syntax(self) -> str:
+        return self.located.version.transfer_syntax
+
+    @property
+    def length(self) -> int:
+        """Bytes of the data set as stored."""
+        return self.located.version.dataset_length
+
+    @property
+    def has_problem(self) -> bool:
+        """Whether it could not be read to its end when it came in, or not all of its header could be kept."""
+        return self.located.version.flags != 0
+
+    def meta(self) -> ObjectMeta:
+        """What was recorded beside the data set when it came in."""
+        with self._body() as body:
+            return ObjectMeta.decode(body.meta)
+
+    def open(self) -> Iterator[bytes]:
+        """The data set as received, in pieces. Raises IntegrityError, KeyUnavailableError or ShreddedError."""
+        with self._body() as body:
+            yield from body.chunks()
+
+    def convertible_to(self, transfer_syntax: str) -> bool:
+        """Whether `convert_to` can serve this syntax: both must be uncompressed little endian."""
+        return {transfer_syntax, self.transfer_syntax} <= CONVERTIBLE
+
+    def convert_to(self, transfer_syntax: str) -> Iterator[bytes]:
+        """The data set re-encoded. Raises InputError where it is not well formed or not convertible."""
+        if not self.convertible_to(transfer_syntax):
+            raise InputError(
+                f"stored in {self.transfer_syntax}, which is not converted to {transfer_syntax}",
+                hint="let the destination accept the stored transfer syntax",
+            )
+        with self._body() as body:
+            yield from Converter(body.read, body.length, to_explicit=transfer_syntax == EXPLICIT_LE).chunks()
+
+    def _body(self) -> AbstractContextManager[BodyReader]:
+        version = self.located.version
+        return self.bodies.open(self.located.study_key_id, version.content_id, version.position)
+
+
+@dataclass(slots=True)
+class Planning:
+    """A plan in the making. `steps` gives the instances, or None now and then while none is found; `remark` is what its
+    final response has to say, once they are at their end."""
+
+    steps: Iterator[StoredInstance | None] = field(default_factory=lambda: iter(()))
+    remark: str = ""
+
+
+class Retriever:
+    """Resolves what a C-MOVE, C-GET or `coffer get` asks for. Safe to use from many threads."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    def plan(
+        self,
+        identifier: bytes,
+        *,
+        implicit: bool,
+        model: str,
+        caller: Caller,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Planned[StoredInstance]:
+        """As `plan_in_steps`, at once; `waiting` is called where a pause of it is."""
+        planning = self.plan_in_steps(identifier, implicit=implicit, model=model, caller=caller)
+        found = []
+        for step in planning.steps:
+            if step is None:
+                waiting()
+            else:
+                found.append(step)
+        return Planned(found, planning.remark)
+
+    def plan_in_steps(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> "Planning":
+        """The instances an identifier names, oldest study first (PS3.4 C.6.1, C.6.2), one by one.
+
+        Of the Patient Root model they are one patient's; of Study Root all that have the UIDs, with a remark where they
+        are of several patients. Raises InputError with the offending tags for a bad identifier (PS3.4 C.4.2.1.4),
+        AccessDeniedError; its steps raise AmbiguousPatientError where it names several patients.
+        """
+        keys = decode_identifier(identifier, implicit=implicit)
+        level = "".join(keys.text(QUERY_RETRIEVE_LEVEL)).strip()
+        roots = _ROOTS[model]
+        if level not in roots:
+            raise IdentifierError(
+                f"Query/Retrieve Level must be one of {', '.join(roots)}",
+                offending=(QUERY_RETRIEVE_LEVEL,),
+                hint="set (0008,0052) to a level of the information model",
+            )
+        chosen: dict[int, tuple[str, ...]] = {}
+        without_study = level == "IMAGE" and self._is_empty(keys, STUDY_UID) and self._is_empty(keys, SERIES_UID)
+        for name in roots[: roots.index(level) + 1]:
+            if not (without_study and name in ("STUDY", "SERIES")):
+                chosen[_LEVELS[name]] = self._unique_key(
+                    keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level
+                )
+        self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
+        planning = Planning()
+        planning.steps = self._planned(planning, chosen, identity_text(keys.text(ISSUER)), without_study, caller)
+        return planning
+
+    def _planned(  # what was asked for
+        self, planning: "Planning", chosen: dict[int, tuple[str, ...]], said: str, without_study: bool, caller: Caller
+    ) -> Iterator[StoredInstance | None]:
+        issuer = None
+        if PATIENT_ID in chosen:
+            if not said and STUDY_UID not in chosen:
+                yield from self._vault.index.loading()
+            issuer = self._issuer(chosen, said)
+        patients: set[Patient] = set()
+        studies: dict[str, None] = {}
+        for one in self._found(chosen, caller, issuer):
+            if one is not None and one.located.study_uid:
+                if without_study:  # docs/adr/0015
+                    continue
+                patients.add(one.located.patient)
+                studies[one.located.study_uid] = None
+            yield one
+        planning.remark = self._remark(len(patients), studies, caller)
+
+    @staticmethod
+    def _is_empty(keys: Identifier, tag: int) -> bool:
+        return tag in keys.values and not "".join(keys.text(tag))
+
+    def _unique_key(self, values: Sequence[str], tag: int, *, is_level: bool) -> tuple[str, ...]:
+        if tag == PATIENT_ID:  # PS3.4 C.4.2.1.4.1: a single value at every level
+            values, is_level = [identity_text(values)], False
+        present = tuple(v for v in values if v)
+        if not present or (len(present) > 1 and not is_level) or any("*" in v or "?" in v for v in present):
+            raise IdentifierError(
+                f"({tag >> 16:04X},{tag & 0xFFFF:04X}) needs {'at least one value' if is_level else 'one value'}"
+                " without wildcards",
+                offending=(tag,),
+                hint="give the unique key of every level down to the one asked for",
+            )
+        return present
+
+    def _issuer(self, chosen: dict[int, tuple[str, ...]], said: str) -> str | None:
+        """Which patient of this ID is meant: by the issuer that is said, or because there is only one."""
+        if said:
+            return "" if said == _NO_ISSUER else said
+        issuers = self._vault.index.issuers_of(chosen[PATIENT_ID][0], chosen.get(STUDY_UID, ()))
+        if len(issuers) > 1:
+            told = ", ".join(issuer or _NO_ISSUER for issuer in sorted(issuers))
+            raise AmbiguousPatientError(
+                f"{len(issuers)} patients have this ID: give (0010,0021): {told}",
+                hint="name the issuer of the Patient ID, or retrieve by study",
+                offending=(PATIENT_ID, ISSUER),
+            )
+        return next(iter(issuers), None)
+
+    @staticmethod
+    def _remark(count: int, studies: Iterable[str], caller: Caller) -> str:
+        if count < 2:
+            return ""
+        _log.warning(
+            "objects of several patients are sent together",
+            calling_ae=caller.calling_ae,
+            patients=count,
+            study=[short_id(uid) for uid in islice(studies, 8)],
+        )
+        return f"objects of {count} patients have the UIDs that were asked for"
+
+    def instances(
+        self, keys: dict[int, tuple[str, ...]], caller: Caller, issuer: str | None = None
+    ) -> Sequence[StoredInstance]:
+        """The instances under exact unique keys by tag; `issuer` as `Index.locate` has it. Raises AccessDeniedError."""
+        self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
+        return [found for found in self._found(keys, caller, issuer) if found is not None]
+
+    def _found(
+        self, keys: dict[int, tuple[str, ...]], caller: Caller, issuer: str | None
+    ) -> Iterator[StoredInstance | None]:
+        count = 0
+        for row in self._vault.index.locate_in_steps(keys, issuer):
+            count += row is not None
+            yield None if row is None else StoredInstance(self._vault.bodies, row)
+        _log.info(
+            "retrieve",
+            calling_ae=caller.calling_ae,
+            study=[short_id(uid) for uid in keys.get(STUDY_UID, ())][:8],
+            instances=count,
+        )

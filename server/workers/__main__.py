@@ -1,0 +1,5 @@
+"""A lane is a process of its own: see `server.workers.worker`."""
+
+from coffer.server.workers.worker import main
+
+main()

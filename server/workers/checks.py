@@ -1,0 +1,148 @@
+"""Whether a message of a lane can be an honest one: sizes, lengths, names, numbers and kinds, before anything is done.
+
+Rule: pure. A lane parses bytes of strangers, so the committing process believes none of its messages. The bounds are
+those that the lane's own code keeps, so that what is beyond them is no mistake of a peer. What lies outside ends the
+line: `BrokenRule` says which rule, never a value.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from coffer.archive.body.sealed_body import FRAME, HEAD, MAX_META_BYTES
+from coffer.archive.codec.frames import FRAME_BYTES
+from coffer.archive.format.record import Flags
+from coffer.index.dicom.attributes import STUDY_UID
+from coffer.index.dicom.bounds import longest_of
+from coffer.index.instance.entry import InstanceEntry, could_be_extracted
+from coffer.keys.crypto import aead
+from coffer.server.config.settings import Limits
+from coffer.server.dimse.protocol import negotiation
+from coffer.server.dimse.protocol.negotiation import Rejection
+from coffer.server.dimse.scp.session import MAX_IDENTIFIER_BYTES
+from coffer.server.engine.commit import Sealed
+from coffer.server.services.api import Caller
+from coffer.server.workers.messages import (
+    Commit,
+    Find,
+    KeyOf,
+    Plan,
+    Request,
+    StudyKeyFor,
+    Told,
+)
+
+__all__ = ["MAX_REQUEST_BYTES", "BrokenRule", "Now", "body_limits", "require_sound"]
+
+MAX_REQUEST_BYTES: Final = MAX_IDENTIFIER_BYTES + (64 << 10)  # the longest message; a commit has far less
+_ID, _HASH = 16, 32
+_LONGEST_UID: Final = longest_of(STUDY_UID, "UI")
+_LONGEST_SYNTAX: Final = 128
+_LONGEST_AE: Final = 16  # the field of PS3.8 Table 9-11
+_LONGEST_PROBLEM: Final = 200
+_WRONG_CLOCK_MS: Final = 3_600_000  # both ends read the same clock; it may be set in between
+_LARGEST: Final = 1 << 53
+_NAME: Final = re.compile(r"[0-9a-f]{16}\.sealed")
+_REASONS: Final = frozenset(each.word for each in vars(negotiation).values() if isinstance(each, Rejection))
+_MODELS: Final = frozenset({"patient", "study"})
+
+
+class BrokenRule(Exception):  # noqa: N818  # what the lane did
+    """A lane said what an honest one cannot say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Both clocks: milliseconds since 1970 UTC, and the machine's monotonic one in seconds."""
+
+    clock_ms: int
+    monotonic: float
+
+
+def body_limits(limits: Limits) -> tuple[int, int]:
+    """The most bytes that a sealed body can have, in memory and in a file."""
+    frames = FRAME.size * (2 * limits.max_object_bytes // FRAME_BYTES + 16)
+    beside = HEAD.size + MAX_META_BYTES + frames
+    in_memory = beside + min(limits.memory_object_bytes, 2 * limits.max_object_bytes)
+    return aead.sealed_length(in_memory), aead.sealed_length(beside + 2 * limits.max_object_bytes)
+
+
+def require_sound(request: Request, limits: Limits, now: Now) -> None:
+    """Raise BrokenRule for a message that no honest lane sends."""
+    match request:
+        case Commit(sealed, length, path):
+            _require_body(sealed, length, path, limits)
+            _require_sealed(sealed, limits, now)
+            _require_entry(sealed.entry)
+        case StudyKeyFor(part):
+            _require(len(part.study_uid) <= _LONGEST_UID, "a UID that is too long")
+        case KeyOf(key_id):
+            _require(len(key_id) == _ID, "an id of another length")
+        case Find(identifier, _, model, caller) | Plan(identifier, _, model, caller):
+            _require(len(identifier) <= MAX_IDENTIFIER_BYTES, "an identifier that is too long")
+            _require(model in _MODELS, "an information model that there is not")
+            _require_caller(caller)
+        case Told(what, arguments):
+            _require_told(what, arguments)
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise BrokenRule(f"it sent {what}")
+
+
+def _require_body(sealed: Sealed, length: int, path: str, limits: Limits) -> None:
+    in_memory, in_file = body_limits(limits)
+    _require(0 < length <= (in_file if path else in_memory), "a body of an impossible size")
+    _require(not path or _NAME.fullmatch(path) is not None, "a name that is none of the spool's")
+    _require(len(sealed.body_sha256) == (_HASH if path else 0), "a hash of another length")
+
+
+def _require_sealed(sealed: Sealed, limits: Limits, now: Now) -> None:
+    _require((len(sealed.key_id), len(sealed.content_id)) == (_ID, _HASH), "an id of another length")
+    _require(sealed.flags in {0, Flags.UNINDEXED}, "flags that there are not")
+    _require(0 <= sealed.data_bytes <= limits.max_object_bytes, "a data set of an impossible size")
+    _require(abs(sealed.received_ms - now.clock_ms) <= _WRONG_CLOCK_MS, "another time of receipt than now")
+    _require(0 <= sealed.started <= now.monotonic, "a start in the future")  # a NaN is neither
+    _require(len(sealed.source_ae) <= _LONGEST_AE, "an AE title that is too long")
+    _require(_is_text(sealed.transfer_syntax, _LONGEST_SYNTAX), "an odd transfer syntax")
+
+
+def _require_entry(entry: InstanceEntry) -> None:
+    _require(could_be_extracted(entry), "an entry for the index that no data set makes")
+    _require(len(entry.problem or "") <= _LONGEST_PROBLEM, "a problem that is too long")
+
+
+def _require_caller(caller: Caller) -> None:
+    titles = (caller.calling_ae, caller.called_ae)
+    _require(all(len(title) <= _LONGEST_AE for title in titles), "an AE title that is too long")
+
+
+def _is_text(value: Any, longest: int) -> bool:
+    return isinstance(value, str) and len(value) <= longest and value.isprintable()
+
+
+def _is_count(value: Any, largest: int = _LARGEST) -> bool:
+    return type(value) is int and 0 <= value <= largest
+
+
+def _is_duration(value: Any) -> bool:
+    return type(value) in {int, float} and math.isfinite(value) and 0 <= value <= _LARGEST
+
+
+_TOLD: Final[Mapping[str, tuple[Callable[[Any], bool], ...]]] = {
+    "association_opened": (),
+    "association_closed": (),
+    "rejected": (_REASONS.__contains__,),
+    "answered": (lambda value: _is_text(value, 16), lambda value: _is_count(value, 0xFFFF), _is_duration),
+    "sent": (lambda value: _is_text(value, 16), _is_count, _is_count),
+}
+
+
+def _require_told(what: str, arguments: tuple[str | int | float, ...]) -> None:
+    kinds = _TOLD.get(what)
+    if kinds is None or len(arguments) != len(kinds):
+        raise BrokenRule("it told of something that is not counted")
+    _require(all(fits(each) for fits, each in zip(kinds, arguments, strict=True)), "a number that nothing has")

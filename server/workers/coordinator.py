@@ -1,0 +1,309 @@
+"""The committing process's end of all lines: one thread that takes what the lanes send, commits it in batches, replies.
+
+Rule: whatever takes long (a query, a plan) goes to other threads, so that a commit waits for commits only; whatever a
+lane sends is checked before anything is done, and whatever it does or leaves undone costs its own line alone: this
+thread never waits for one. Everything that has come when a batch begins is in it, and shares its sync.
+"""
+
+import contextlib
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Final
+
+import msgspec
+import structlog
+
+from coffer.archive.format.entry import SealedFile
+from coffer.index.instance.identity import PartId
+from coffer.keys.clock import clock_ms
+from coffer.keys.crypto.study_key import StudyKey
+from coffer.keys.errors import CofferError
+from coffer.server.engine.commit import Committed, Parcel, Sealed
+from coffer.server.host.watched import Watched
+from coffer.server.services.engine import Engine
+from coffer.server.workers import messages
+from coffer.server.workers.batch import Batch
+from coffer.server.workers.checks import BrokenRule, Now, require_sound
+from coffer.server.workers.client import Client
+from coffer.server.workers.messages import (
+    Commit,
+    Done,
+    Find,
+    Key,
+    KeyOf,
+    More,
+    Plan,
+    Stop,
+    StudyKeyFor,
+    Told,
+)
+from coffer.server.workers.searches import Searches
+from coffer.server.workers.transport import LineClosed
+
+_log = structlog.get_logger(__name__)
+
+_MOST_AT_ONCE: Final = 64  # messages of one line before the others have their turn
+_STUCK_SECONDS: Final = 30.0  # so long a lane may leave an answer untaken
+_LOOK_SECONDS: Final = 1.0
+
+
+class Desk:
+    """Serves lines from `start` to `stop`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._limits = engine.config.limits
+        self._selector = selectors.DefaultSelector()
+        self._fresh: SimpleQueue[Client] = SimpleQueue()
+        self._found: SimpleQueue[tuple[Client, object, bytes | None]] = SimpleQueue()
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._clients: set[Client] = set()
+        self._more: dict[Client, None] = {}  # those with whole messages that were not dealt with yet, in turn
+        self._batch = Batch()
+        self._searches = Searches(engine, self._deliver)
+        self._stopping = threading.Event()
+        self.watched = Watched("committing what is received", self._serve, self._stopping)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._searches.start()
+        self.watched.start()
+
+    def add(self, ended: Callable[[], None], host: str = "") -> socket.socket:
+        """A new line for an association with `host`: returns the lane's end, to be sent to it.
+
+        `ended` is called once when that end is closed. Raises OSError where there are no descriptors for it.
+        """
+        ours, theirs = socket.socketpair()
+        self._fresh.put(Client(ours, host, ended))
+        self._wake()
+        return theirs
+
+    def end_searches(self) -> None:
+        """Answer every query and plan, present and to come, with a failure: the server stops. Objects are stored on."""
+        self._searches.end()
+
+    def stop(self) -> None:
+        """Serve no more; lines that are open are closed. Does not wait for any search."""
+        self._stopping.set()
+        self._wake()
+        self.watched.join()
+        self._searches.stop()
+        self._waker.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # then it has reason enough to wake up
+            self._waker.send(b"+")
+
+    def _deliver(self, client: Client, search: object, reply: bytes | None) -> None:
+        """From the threads of the searches: a part of an answer, or None where a fault of ours ended it."""
+        self._found.put((client, search, reply))
+        self._wake()
+
+    # The loop
+
+    def _serve(self) -> None:
+        # In hand when this thread died, and never acknowledged: those lines end, so that the senders notice.
+        for client in [each for each in self._clients if each.is_owed and each.search is None]:
+            self._end(client)
+        self._batch.take()
+        while not self._stopping.is_set():
+            for key, events in self._selector.select(0 if self._more else _LOOK_SECONDS):
+                if key.data is None:
+                    self._admit()
+                else:
+                    self._attend(key.data, events)
+            waiting, self._more = self._more, {}
+            for client in waiting:
+                self._tend(client, self._work)
+            self._give_out()
+            if self._batch:
+                self._commit()
+            self._end_stuck()
+        for client in list(self._clients):
+            self._end(client)
+        self._selector.close()
+        self._woken.close()
+
+    def _admit(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._woken.recv(4096)
+        while not self._fresh.empty():
+            client = self._fresh.get()
+            self._clients.add(client)
+            try:
+                self._listen(client)
+            except OSError:  # the system has no room for one more to watch
+                self._end(client)
+
+    def _listen(self, client: Client) -> None:
+        """Look at what it sends and whether it takes what is owed to it, as far as there is use for either."""
+        events = selectors.EVENT_READ if client.may_read else 0
+        events |= selectors.EVENT_WRITE if client.has_answer else 0
+        known = self._selector.get_map().get(client.wire.socket)
+        if known is None and events:
+            self._selector.register(client.wire.socket, events, client)
+        elif known is not None and not events:
+            self._selector.unregister(client.wire.socket)
+        elif known is not None and known.events != events:
+            self._selector.modify(client.wire.socket, events, client)
+
+    def _tend(self, client: Client, do: Callable[[Client], None]) -> None:
+        """Do something for a line. Whatever goes wrong with it ends it, and nothing else."""
+        if client.is_gone:
+            return
+        try:
+            do(client)
+            self._listen(client)
+        except LineClosed:
+            self._end(client)
+        except (BrokenRule, msgspec.DecodeError) as error:
+            cause = str(error) if isinstance(error, BrokenRule) else "it sent what is no message"
+            _log.error("a receiving process broke a rule of its line, which is ended", cause=cause, host=client.host)
+            self._end(client)
+        except Exception:  # noqa: BLE001  # one line must not take the others with it
+            _log.exception("a line ended with a fault of ours")
+            self._end(client)
+
+    def _attend(self, client: Client, events: int) -> None:
+        def attend(client: Client) -> None:
+            if events & selectors.EVENT_WRITE:
+                client.push()
+            if events & selectors.EVENT_READ:
+                client.read()
+            self._work(client)
+
+        self._tend(client, attend)
+
+    def _work(self, client: Client) -> None:
+        """Deal with what has come, until an answer is owed or the others should have their turn."""
+        for _ in range(_MOST_AT_ONCE):
+            if not client.is_free:
+                return
+            message = client.next()
+            if message is None:
+                return
+            self._take(client, messages.decode_request(message))
+        self._more[client] = None
+
+    def _end(self, client: Client) -> None:
+        if client.is_gone:
+            return
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(client.wire.socket)
+        self._clients.discard(client)
+        client.close()
+        if client.rights.is_associated:  # nobody is left to tell
+            self._engine.metrics.association_closed()
+        client.ended()
+
+    def _end_stuck(self) -> None:
+        now = time.monotonic()
+        for client in [one for one in self._clients if one.stuck_since is not None]:
+            if client.stuck_since is not None and now - client.stuck_since > _STUCK_SECONDS:
+                _log.error("a receiving process does not take its answers: its line is ended", host=client.host)
+                self._end(client)
+
+    # Requests
+
+    def _take(self, client: Client, request: messages.Request) -> None:
+        require_sound(request, self._limits, Now(clock_ms(), time.monotonic()))
+        match request:
+            case Commit(sealed):
+                client.rights.require_same(sealed.source_ae)
+                client.rights.require_shown(self._part_of(sealed))
+                self._put(client, request)
+            case StudyKeyFor(part):
+                client.rights.show(part)
+                self._reply(client, lambda: _key(self._engine.committer.study_key(part)))
+            case KeyOf(key_id):
+                client.rights.require_returned(key_id)
+                self._reply(client, lambda: _key(self._engine.keyring.study(key_id)))
+            case Told(what, arguments):
+                client.rights.tell(what)
+                getattr(self._engine.metrics, what)(*arguments)
+            case Find() | Plan() | More():
+                self._searches.ask(client, request)
+            case Stop():
+                self._searches.drop(client)
+            case _:
+                raise BrokenRule("it sent what is no request")
+
+    def _reply(self, client: Client, answer: Callable[[], messages.Reply]) -> None:
+        try:
+            reply = answer()
+        except CofferError as error:
+            reply = messages.failed(error)
+        client.answer(messages.encode(reply), time.monotonic())
+
+    def _give_out(self) -> None:
+        """Hand over what was found meanwhile."""
+        while not self._found.empty():
+            client, search, reply = self._found.get()
+            if client.search is search:
+                self._tend(client, lambda client, reply=reply: self._hand(client, reply))  # type: ignore[misc]
+
+    def _hand(self, client: Client, reply: bytes | None) -> None:
+        if reply is None:
+            raise LineClosed
+        client.answer(reply, time.monotonic())
+        self._more[client] = None
+
+    # Commits
+
+    def _put(self, client: Client, commit: Commit) -> None:
+        sealed, length = commit.sealed, commit.body_bytes
+        if commit.path:
+            path = self._engine.folder.spool / commit.path
+            body: memoryview | SealedFile = SealedFile(path, length, sealed.body_sha256)
+        else:
+            shared = client.body(length)
+            if not self._batch.has_room(length):
+                self._commit()
+            with shared:
+                body = self._batch.copy(shared)
+        client.is_owed = True
+        self._batch.parcels.append((client, Parcel(sealed, body)))
+
+    def _part_of(self, sealed: Sealed) -> PartId:
+        return self._engine.index.rules.part_of(sealed.entry, sealed.source_ae)
+
+    def _commit(self) -> None:
+        """Commit what is in the batch: bodies in memory together, each file alone, for it may not be what it says."""
+        batch = self._batch.take()
+        together = [pair for pair in batch if not isinstance(pair[1].body, SealedFile)]
+        for part in [together, *([pair] for pair in batch if isinstance(pair[1].body, SealedFile))]:
+            self._commit_part(part)
+        try:
+            self._engine.index.follow()  # while the lanes receive
+        except CofferError as error:
+            _log.error("the index lacks an object that is stored", cause=str(error), way_out=error.hint())
+
+    def _commit_part(self, part: Sequence[tuple[Client, Parcel]]) -> None:
+        if not part:
+            return
+        try:
+            results: Sequence[Committed] = self._engine.committer.commit([parcel for _, parcel in part])
+        except CofferError as error:
+            if len(part) > 1:  # the fault may be of one of them only
+                for pair in part:
+                    self._commit_part([pair])
+                return
+            replies = [messages.encode(messages.failed(error))]
+        else:
+            for client, parcel in part:
+                client.rights.stored(self._part_of(parcel.sealed))
+            replies = [messages.encode(Done(result)) for result in results]
+        for (client, _), reply in zip(part, replies, strict=True):
+            self._tend(client, lambda client, reply=reply: self._hand(client, reply))  # type: ignore[misc]
+
+
+def _key(key: StudyKey) -> Key:
+    return Key(key.key_id, key.dek.reveal())

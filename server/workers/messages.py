@@ -1,0 +1,188 @@
+"""What a lane and the committing process say to each other, as msgpack.
+
+Rule: both ends are the same version of Coffer on one machine, started by one process: there is no negotiation, and what
+does not decode is a fault of ours. Every request but `Told` and `Stop` has one reply.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from coffer.index.instance.identity import PartId
+from coffer.index.query.locate import Located
+from coffer.keys import errors
+from coffer.keys.errors import CofferError
+from coffer.server.engine.commit import Committed, Sealed
+from coffer.server.services.api import Caller
+
+
+class _Message(Struct, frozen=True, array_like=True, tag=True):
+    """Any of them. Its repr names the kinds of its values only: they are keys, UIDs and words of a patient's data."""
+
+    def __repr__(self) -> str:
+        values = (getattr(self, name) for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(f'<{type(value).__name__}>' for value in values)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # msgspec's own tells the values
+        return [(name, type(getattr(self, name))) for name in self.__struct_fields__]
+
+
+class Setup(_Message, frozen=True):
+    """First on a lane's control socket: the configuration as JSON, whose archive it is, the key of short ids in logs,
+    and among how many lanes memory is divided."""
+
+    config: bytes
+    archive_id: bytes
+    log_id_key: bytes
+    share: int
+
+
+class Serve(_Message, frozen=True):
+    """Serve an association, which has this number. Its connection and the lane's end of a new line come with it as
+    file descriptors."""
+
+    host: str
+    number: int
+
+
+class End(_Message, frozen=True):
+    """End the association with this number, unless something is under way on it: another one needs its place."""
+
+    number: int
+
+
+class Quit(_Message, frozen=True):
+    """Let operations under way end, for so many seconds at most, then exit."""
+
+    grace_seconds: float
+
+
+class Ready(_Message, frozen=True):
+    """The lane's answer to `Setup`."""
+
+
+class Pulse(_Message, frozen=True):
+    """Twice a second from a lane: what it is short of, how many lines of its log were lost since it began, and which of
+    its associations are idle: number, for how many seconds, and whether it was ever used."""
+
+    short_of: str
+    lost_lines: int
+    idle: list[tuple[int, float, bool]]
+
+
+class StudyKeyFor(_Message, frozen=True):
+    """The key of one patient's objects of a study, made where there is none: `Key`."""
+
+    part: PartId
+
+
+class KeyOf(_Message, frozen=True):
+    """The key with this id: `Key`."""
+
+    key_id: bytes
+
+
+class Commit(_Message, frozen=True):
+    """Commit an object: `Done`. Its body lies in shared memory, or, where `path` is not empty, in that file."""
+
+    sealed: Sealed
+    body_bytes: int
+    path: str
+
+
+class Find(_Message, frozen=True):
+    """Answer a query: `Rows`."""
+
+    identifier: bytes
+    implicit: bool
+    model: str
+    caller: Caller
+
+
+class Plan(_Message, frozen=True):
+    """Resolve a retrieval: `Places`."""
+
+    identifier: bytes
+    implicit: bool
+    model: str
+    caller: Caller
+
+
+class More(_Message, frozen=True):
+    """The next part of what the last `Find` or `Plan` gives."""
+
+
+class Stop(_Message, frozen=True):
+    """No more of it is wanted."""
+
+
+class Told(_Message, frozen=True):
+    """Something for the metrics: a method of `server.services.api.Observer` and its arguments."""
+
+    what: str
+    arguments: tuple[str | int | float, ...]
+
+
+class Key(_Message, frozen=True):
+    """A study key. It crosses a socket of this machine's kernel and is kept for one association at most."""
+
+    key_id: bytes
+    dek: bytes
+
+
+class Done(_Message, frozen=True):
+    """How a commit ended."""
+
+    committed: Committed
+
+
+class Rows(_Message, frozen=True):
+    """Encoded identifiers, whether they are the last, and whether every key of the query is supported."""
+
+    rows: list[bytes]
+    is_last: bool
+    all_supported: bool
+
+
+class Places(_Message, frozen=True):
+    """Instances and where they are, whether they are the last, and what whoever gets them should hear."""
+
+    places: list[Located]
+    is_last: bool
+    remark: str = ""
+
+
+class Failed(_Message, frozen=True):
+    """The error a request raised."""
+
+    kind: str
+    message: str
+    hint: str
+    offending: tuple[int, ...]
+
+
+Order = Setup | Serve | End | Quit
+Request = StudyKeyFor | KeyOf | Commit | Find | Plan | More | Stop | Told
+Reply = Key | Done | Rows | Places | Failed
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+encode = _ENCODER.encode
+decode_order: Final = msgspec.msgpack.Decoder(Order).decode
+decode_request: Final = msgspec.msgpack.Decoder(Request).decode
+decode_pulse: Final = msgspec.msgpack.Decoder(Pulse).decode
+decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
+
+
+def failed(error: CofferError) -> Failed:
+    """The reply that stands for an error."""
+    offending = error.offending if isinstance(error, errors.InputError) else ()
+    return Failed(type(error).__name__, str(error), error.hint(), offending)
+
+
+def error_of(failure: Failed) -> CofferError:
+    """The error that a reply stands for."""
+    kind: type[CofferError] = getattr(errors, failure.kind, errors.UnavailableError)
+    if issubclass(kind, errors.InputError):
+        return kind(failure.message, hint=failure.hint, offending=failure.offending)
+    return kind(failure.message, hint=failure.hint)

@@ -1,0 +1,238 @@
+"""The archive's services as a lane has them: what is short and needs the writer is asked for over the line.
+
+Rule: one line serves one association, one request at a time. Keys are asked for when they are needed and kept for the
+association's present study only, until any process takes any key away: whoever erases need not know of a lane. The
+committing process has the last word on which key is the right one.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from coffer.archive.format.entry import SealedFile
+from coffer.archive.reader import LogReader
+from coffer.index.instance.identity import PartId, Rules
+from coffer.index.query.locate import Located
+from coffer.keys.crypto.study_key import StudyKey
+from coffer.keys.errors import UnavailableError
+from coffer.keys.memory.secret import Secret
+from coffer.server.access import Policy
+from coffer.server.engine.bodies import Bodies
+from coffer.server.engine.commit import Committed, Sealed
+from coffer.server.engine.sealing import Intake
+from coffer.server.services.api import Caller, Matches, Planned
+from coffer.server.services.retrieve import StoredInstance
+from coffer.server.services.store import Ingest
+from coffer.server.workers import messages
+from coffer.server.workers.messages import (
+    Commit,
+    Done,
+    Failed,
+    Find,
+    Key,
+    KeyOf,
+    More,
+    Places,
+    Plan,
+    Rows,
+    Stop,
+    StudyKeyFor,
+)
+from coffer.server.workers.transport import LineClosed, SharedMemory, Wire
+
+R = TypeVar("R", Key, Done, Rows, Places)
+Changes: TypeAlias = Callable[[], bytes | None]  # the keyring's change counter as it stands now, about 4 us
+
+
+class Line:
+    """The lane's end of one association's line. Used by the association's thread."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._memory = SharedMemory()
+
+    def ask(self, request: messages.Request, kind: type[R]) -> R:
+        """Send a request and wait for its reply. Raises the error that the other end raised."""
+        return self._ask(messages.encode(request), (), kind)
+
+    def _ask(self, message: bytes, fds: tuple[int, ...], kind: type[R]) -> R:
+        try:
+            self._wire.send(message, fds)
+            reply = messages.decode_reply(self._wire.receive())
+        except LineClosed as error:
+            raise UnavailableError("the committing process is gone", hint="see the log of the server") from error
+        if isinstance(reply, Failed):
+            raise messages.error_of(reply)
+        assert isinstance(reply, kind)
+        return reply
+
+    def tell(self, what: str, *arguments: str | float) -> None:
+        """Report something for the metrics."""
+        self.send(messages.Told(what, arguments))
+
+    def send(self, request: messages.Request) -> None:
+        """Send what has no reply; nobody misses it when the other end is gone."""
+        try:
+            self._wire.send(messages.encode(request))
+        except LineClosed:
+            return
+
+    def memory(self, length: int) -> memoryview:
+        """As `server.services.store.Desk.memory`."""
+        return self._memory.room(length)
+
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
+        """As `server.services.store.Desk.commit`."""
+        if isinstance(body, SealedFile):
+            return self.ask(Commit(sealed, body.length, body.path.name), Done).committed
+        fd = self._memory.take_unsent()
+        try:
+            message = messages.encode(Commit(sealed, len(body), ""))
+            return self._ask(message, () if fd is None else (fd,), Done).committed
+        finally:
+            body.release()
+            if fd is not None:
+                os.close(fd)
+            if self._memory.is_large():
+                self._memory.close()
+
+    def close(self) -> None:
+        """End the line: the other end then knows that the association has ended."""
+        self._wire.close()
+        self._memory.close()
+
+
+class _Kept:
+    """The last key that was asked for: objects of a study come and go together."""
+
+    def __init__(self, line: Line, changes: Changes) -> None:
+        self._line = line
+        self._changes = changes
+        self._last: tuple[bytes | None, StudyKeyFor | KeyOf, StudyKey] | None = None
+
+    def key(self, wanted: StudyKeyFor | KeyOf) -> StudyKey:
+        changes, last = self._changes(), self._last
+        if last is None or last[:2] != (changes, wanted):
+            # Counted before it is asked for: what is taken away in between makes the next one ask again.
+            reply = self._line.ask(wanted, Key)
+            self._last = last = changes, wanted, StudyKey(reply.key_id, Secret(reply.dek))
+        return last[2]
+
+    def forget(self) -> None:
+        self._last = None
+
+
+class _Desk:
+    """`server.services.store.Desk` over a line."""
+
+    def __init__(self, line: Line, kept: _Kept) -> None:
+        self._line = line
+        self._kept = kept
+
+    def study_key(self, part: PartId) -> StudyKey:
+        return self._kept.key(StudyKeyFor(part))
+
+    def memory(self, length: int) -> memoryview:
+        return self._line.memory(length)
+
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
+        done = self._line.commit(sealed, body)
+        if done.stale:
+            self._kept.forget()
+        return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Finder:
+    line: Line
+
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
+        first = self.line.ask(Find(identifier, implicit, model, caller), Rows)
+        return Matches(self._rows(first), first.all_supported)
+
+    def _rows(self, part: Rows) -> Iterator[bytes | None]:
+        try:
+            yield from part.rows
+            while not part.is_last:
+                yield None
+                part = self.line.ask(More(), Rows)
+                yield from part.rows
+        finally:
+            if not part.is_last:
+                self.line.send(Stop())
+
+
+@dataclass(frozen=True, slots=True)
+class _Retriever:
+    line: Line
+    bodies: Bodies
+
+    def plan(
+        self,
+        identifier: bytes,
+        *,
+        implicit: bool,
+        model: str,
+        caller: Caller,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Planned[StoredInstance]:
+        part = self.line.ask(Plan(identifier, implicit, model, caller), Places)
+        places: list[Located] = part.places
+        while not part.is_last:
+            try:
+                waiting()
+            except BaseException:
+                self.line.send(Stop())
+                raise
+            part = self.line.ask(More(), Places)
+            places += part.places
+        return Planned([StoredInstance(self.bodies, place) for place in places], part.remark)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteObserver:
+    """`server.services.api.Observer` over a line."""
+
+    line: Line
+
+    def association_opened(self) -> None:
+        self.line.tell("association_opened")
+
+    def association_closed(self) -> None:
+        self.line.tell("association_closed")
+
+    def rejected(self, reason: str) -> None:
+        self.line.tell("rejected", reason)
+
+    def answered(self, service: str, status: int, seconds: float) -> None:
+        self.line.tell("answered", service, status, seconds)
+
+    def sent(self, service: str, objects: int, size: int) -> None:
+        self.line.tell("sent", service, objects, size)
+
+
+class RemoteServices:
+    """`server.services.api.Services` for one association of a lane."""
+
+    def __init__(  # noqa: PLR0917  # what a lane has
+        self,
+        line: Line,
+        intake: Intake,
+        policy: Policy,
+        rules: Rules,
+        archive_id: bytes,
+        reader: LogReader,
+        changes: Changes,
+    ) -> None:
+        self._kept = _Kept(line, changes), _Kept(line, changes)
+        to_seal, to_open = self._kept
+        self.observer = RemoteObserver(line)
+        self.ingest = Ingest(intake, _Desk(line, to_seal), policy, rules)
+        self.finder = _Finder(line)
+        self.retriever = _Retriever(line, Bodies(archive_id, reader, lambda key_id: to_open.key(KeyOf(key_id))))
+
+    def forget_keys(self) -> None:
+        """Drop the keys in memory: the next object asks for its own."""
+        for kept in self._kept:
+            kept.forget()

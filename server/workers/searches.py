@@ -1,0 +1,123 @@
+"""Queries and plans of all lines: begun, worked on in turns, answered in parts.
+
+Rule: a line has one search at a time; the next one, its end or the line's end drops it. Each has a budget of processor
+time, after which it ends with 0xA700 and says what to narrow. Nothing here waits for a search.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from coffer.index.query.locate import Located
+from coffer.keys.errors import TooCostlyError
+from coffer.server.services.engine import Engine
+from coffer.server.services.retrieve import Planning
+from coffer.server.workers.checks import BrokenRule
+from coffer.server.workers.client import Client
+from coffer.server.workers.messages import Find, More, Places, Plan, Rows
+from coffer.server.workers.search import Search
+from coffer.server.workers.turns import Turns
+
+__all__ = ["Searches"]
+
+_FIRST_ROWS: Final = 8  # for whoever looks at a screen
+_ROWS: Final = 128
+_PLACES: Final = 512
+
+Deliver = Callable[[Client, Search, bytes | None], None]
+
+
+class Searches:
+    """Used by the desk's thread. `deliver` is called by the threads that work, with a part of an answer, or None where
+    a fault of ours ended it."""
+
+    def __init__(self, engine: Engine, deliver: Deliver) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self._turns = Turns()
+        self._ending = threading.Event()
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._turns.start()
+
+    def ask(self, client: Client, request: Find | Plan | More) -> None:
+        """Begin a search, or go on with the last one; its answer is owed until it is delivered. Raises BrokenRule."""
+        if not isinstance(request, More):
+            self.drop(client)
+            asked = msgspec.structs.replace(request, caller=client.rights.caller(request.caller))
+            client.search = self._find(client, asked) if isinstance(asked, Find) else self._plan(client, asked)
+        if client.search is None:
+            raise BrokenRule("it asked for more of nothing")
+        client.is_owed = True
+        client.search.want()
+        self._turns.add(client.search)
+
+    @staticmethod
+    def drop(client: Client) -> None:
+        """Nobody wants more of what this line asked for."""
+        if client.search is not None:
+            client.search.is_over = True
+            client.search = None
+
+    def end(self) -> None:
+        """Answer every search, present and to come, with a failure: the server stops."""
+        self._ending.set()
+
+    def stop(self) -> bool:
+        """End the threads; whether they did."""
+        self._ending.set()
+        return self._turns.stop()
+
+    def _find(self, client: Client, asked: Find) -> Search:
+        finder = self._engine.finder
+        all_supported = True
+
+        def begin() -> Iterator[bytes | None]:
+            nonlocal all_supported
+            matches = finder.find(asked.identifier, implicit=asked.implicit, model=asked.model, caller=asked.caller)
+            all_supported = matches.all_supported
+            return matches.rows
+
+        return Search(
+            client.host,
+            begin,
+            lambda rows, is_last: Rows(rows, is_last, all_supported),
+            lambda search, reply: self._deliver(client, search, reply),
+            rooms=(_FIRST_ROWS, _ROWS),
+            is_stopping=self._ending.is_set,
+            budget_seconds=self._engine.config.dimse.query_cpu_seconds,
+            too_costly=lambda: finder.too_costly(asked.identifier, implicit=asked.implicit),
+        )
+
+    def _plan(self, client: Client, asked: Plan) -> Search:
+        client.rights.plan()
+
+        planning = Planning()
+
+        def begin() -> Iterator[Located | None]:
+            nonlocal planning
+            planning = self._engine.retriever.plan_in_steps(
+                asked.identifier, implicit=asked.implicit, model=asked.model, caller=asked.caller
+            )
+            return (None if one is None else replace(one.located, versions=()) for one in planning.steps)
+
+        def pack(places: list[Located], is_last: bool) -> Places:
+            client.rights.returned({place.study_key_id for place in places})
+            return Places(places, is_last, planning.remark)
+
+        return Search(
+            client.host,
+            begin,
+            pack,
+            lambda search, reply: self._deliver(client, search, reply),
+            rooms=(_PLACES, _PLACES),
+            is_stopping=self._ending.is_set,
+            budget_seconds=self._engine.config.dimse.query_cpu_seconds,
+            too_costly=lambda: TooCostlyError(
+                "too costly: retrieve by study or by series", hint="retrieve by study or by series"
+            ),
+        )

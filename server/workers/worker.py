@@ -1,0 +1,217 @@
+"""A lane: a process that serves associations handed to it, and keeps nothing of its own.
+
+Rule: it opens the log for reading only, has no key but those it asks for, and ends when the process that started it
+does: then nothing that was not acknowledged ever will be. Of the keyring it reads the change counter, so that a key
+that anybody takes away is not used here any more. Started as `python -I -m coffer.server.workers FD`; -I, because a
+folder named `archive` where the server was started is not our package.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from coffer.archive.body.allocator import keep_blocks, keep_objects
+from coffer.archive.reader import LogReader
+from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.free_space import Room
+from coffer.keys.crypto import selftest
+from coffer.keys.errors import CofferError
+from coffer.keys.keyring import rows
+from coffer.keys.keyring.store import RowStore
+from coffer.keys.memory import hardening
+from coffer.keys.memory.secret import Secret
+from coffer.server.config.settings import Config
+from coffer.server.dimse.acceptor import Acceptor
+from coffer.server.dimse.associations import Associations
+from coffer.server.dimse.protocol.connection import Connection
+from coffer.server.dimse.protocol.negotiation import CONGESTED
+from coffer.server.dimse.refusal import refuse_at_once
+from coffer.server.engine.sealing import Intake
+from coffer.server.engine.vault import policy_of, rules_of
+from coffer.server.host.headroom import Shortage, lacks_descriptors, what_ran_out
+from coffer.server.host.watched import Watched
+from coffer.server.observe import logs
+from coffer.server.workers import messages
+from coffer.server.workers.messages import (
+    End,
+    Pulse,
+    Quit,
+    Ready,
+    Serve,
+    Setup,
+)
+from coffer.server.workers.proxy import Line, RemoteServices
+from coffer.server.workers.transport import LineClosed, Wire
+
+_log = structlog.get_logger(__name__)
+_LOOK_SECONDS: Final = 0.5
+_IDLE_SECONDS: Final = 1.0
+HARMLESS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
+
+
+def encode_config(config: Config) -> bytes:
+    """A configuration for another process of this Coffer."""
+    return msgspec.json.encode(config, enc_hook=str)
+
+
+def _decode_config(data: bytes) -> Config:
+    def path(kind: type, value: Any) -> Any:
+        return kind(value) if issubclass(kind, Path) else value
+
+    return msgspec.json.decode(data, type=Config, dec_hook=path)
+
+
+class Lane:
+    """One lane's state."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._config = config = _decode_config(setup.config)
+        logs.configure(config.log)
+        logs.run_in_background()
+        selftest.require()
+        logs.use_id_key(Secret(setup.log_id_key))
+        folder = ArchiveFolder.open(config.archive)
+        self._archive_id = setup.archive_id
+        room = Room(folder.spool, config.storage.reserve_bytes)
+        self._intake = Intake(config.limits, setup.archive_id, room, share=setup.share)
+        self._reader = LogReader(folder)
+        self._changes = partial(RowStore(folder.keyring, readonly=True).get, rows.CHANGES_KEY)
+        self._services: set[RemoteServices] = set()
+        self._policy = policy_of(config)
+        self._rules = rules_of(config)
+        self._associations = Associations()
+        self._acceptors: dict[int, Acceptor] = {}
+        self._shortage = Shortage()
+        self._quitting = threading.Event()
+        self._seen = self._changes()
+
+    def serve(self, host: str, number: int, fds: list[int]) -> None:
+        """Serve one association in a thread of its own, or refuse it where something that it needs has run out.
+
+        `fds` are its connection and its line, as many of them as this process could be given.
+        """
+        sockets = [socket.socket(fileno=fd) for fd in fds]
+        try:
+            if len(fds) < 2 or lacks_descriptors():
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._begin(host, number, *sockets)
+        except Exception as error:  # noqa: BLE001  # one association must not take the process with it
+            what = what_ran_out(error)
+            if what:
+                self._shortage.note(what)
+            else:
+                _log.error("an association did not begin by a fault of ours", exc_info=error)
+            if sockets:
+                refuse_at_once(sockets[0], CONGESTED)
+            for each in sockets:
+                each.close()
+
+    def _begin(self, host: str, number: int, connection: socket.socket, line: socket.socket) -> None:
+        settings = self._config.dimse
+        end = Line(Wire(line))
+        services = RemoteServices(
+            end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._changes
+        )
+        pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
+        acceptor = Acceptor(pdus, host, self._config, services, services.observer)
+
+        def over() -> None:
+            self._services.discard(services)
+            self._acceptors.pop(number, None)
+            end.close()
+
+        self._services.add(services)
+        self._acceptors[number] = acceptor
+        try:
+            self._associations.begin(acceptor, over)
+        except BaseException:
+            self._services.discard(services)
+            del self._acceptors[number]
+            raise
+
+    def end(self, number: int) -> None:
+        """End an association that is idle."""
+        acceptor = self._acceptors.get(number)
+        if acceptor is not None and acceptor.is_idle:
+            acceptor.abort()
+
+    def pulse(self, control: Wire) -> None:
+        """Start the thread that says twice a second how this process is: without it the process counts as hung."""
+        Watched("the pulse of a receiving process", lambda: self._pulse(control), self._quitting).start()
+
+    def _pulse(self, control: Wire) -> None:
+        while not self._quitting.wait(_LOOK_SECONDS):
+            self._forget_keys()
+            now, idle = time.monotonic(), []
+            for number, acceptor in list(self._acceptors.items()):
+                since = acceptor.idle_since
+                if since is not None and now - since >= _IDLE_SECONDS:
+                    idle.append((number, now - since, acceptor.is_used))
+            with contextlib.suppress(LineClosed):  # the main thread meets it too
+                control.send(messages.encode(Pulse(self._shortage.now(), logs.lost(), idle)))
+
+    def _forget_keys(self) -> None:
+        """Drop the keys of associations that are idle, too, when a key was taken away."""
+        with contextlib.suppress(CofferError):  # whoever needs a key meets it
+            changes = self._changes()
+            if changes != self._seen:
+                self._seen = changes
+                for services in list(self._services):
+                    services.forget_keys()
+
+    def quit(self, grace_seconds: float) -> None:
+        """Let operations end."""
+        self._associations.stop(grace_seconds)
+
+
+def run(control: Wire) -> None:
+    """Take orders until told to quit. Raises LineClosed when the committing process is gone."""
+    lane: Lane | None = None
+    while True:
+        order = messages.decode_order(control.receive())
+        match order:
+            case Setup():
+                lane = Lane(order)
+                keep_objects()
+                control.send(messages.encode(Ready()))
+                lane.pulse(control)
+            case Serve(host, number) if lane is not None:
+                lane.serve(host, number, control.take_fds())
+            case End(number) if lane is not None:
+                lane.end(number)
+            case Quit(grace_seconds):
+                if lane is not None:
+                    lane.quit(grace_seconds)
+                return
+            case _:
+                raise LineClosed
+
+
+def main() -> None:
+    """Run a lane on the control socket whose descriptor is the first argument."""
+    # Ctrl-C, a closed terminal and systemd signal the whole group: the committing process decides when a lane ends.
+    for number in HARMLESS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HARMLESS)  # blocked by whoever launched this, until now
+    hardening.forbid_dumps()
+    keep_blocks()
+    control = Wire(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        run(control)
+    except CofferError as error:
+        _log.error("this receiving process ends", cause=str(error), way_out=error.hint())
+        logs.drain()
+        os._exit(1)
+    except LineClosed:
+        os._exit(1)  # without a word to any peer: what was not acknowledged must look like that
