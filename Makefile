@@ -38,9 +38,9 @@ layers: $(VENV)/.dev-stamp ## check that no floor imports from above
 docs-check: $(VENV)/.dev-stamp ## check links, commands and names in the documents
 	$(BIN)/python -m pytest -q tests/docs
 
-check: lint types layers test ## everything above
+check: lint types layers sizes test ## everything above
 
-sizes: $(VENV)/.dev-stamp ## print the median file and the longest functions
+sizes: $(VENV)/.dev-stamp ## print how large everything is; fails beyond the caps
 	$(BIN)/python bench/sizes.py
 
 bench: $(VENV)/.dev-stamp ## measure Coffer beside its peers; BENCHARGS="--quick", "--write", "--help"
