@@ -113,12 +113,12 @@ class BodyReader:
         if plain < HEAD.size:
             raise FormatError("a body is too short")
         first = self._open(0, min(plain, aead.CHUNK))
-        version, coding, self.length, self.sha256, meta_length, frames = HEAD.unpack_from(first)
+        version, coding, self.length, self.sha256, meta_length, count = HEAD.unpack_from(first)
         if version != VERSION or coding != frames.CODEC_FRAMES:
             raise FormatError(f"body version {version} is unknown", hint="open it with a newer Coffer")
         table_at = HEAD.size + meta_length
-        frames_at = table_at + frames * FRAME.size
-        if meta_length > MAX_META_BYTES or frames > MAX_FRAMES or frames_at > plain:
+        frames_at = table_at + count * FRAME.size
+        if meta_length > MAX_META_BYTES or count > MAX_FRAMES or frames_at > plain:
             raise FormatError("a body has impossible lengths")
         self.codec = coding
         head = first if frames_at <= len(first) else self._open(0, frames_at)

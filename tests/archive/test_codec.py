@@ -46,14 +46,14 @@ def test_every_shape_of_pixels(bits: int, samples: int, big_endian: bool) -> Non
     pixels = smooth(64, 48 * samples, f"{order}u{bits // 8}") * 2
     head = b"header" * 30
     layout = PixelLayout(len(head), len(pixels), 64, 48, samples, bits, 2, big_endian)
-    frames = round_trip(head + pixels + b"tail", layout)
-    assert any(f[0] == frames.PIXELS for f in frames)
+    coded = round_trip(head + pixels + b"tail", layout)
+    assert any(frame[0] == frames.PIXELS for frame in coded)
 
 
 def test_smooth_pixels_get_much_smaller() -> None:
     pixels = smooth(512, 512, "<u2")
-    frames = round_trip(pixels, PixelLayout(0, len(pixels), 512, 512, 1, 16, 1))
-    assert sum(map(len, frames)) < len(pixels) // 10
+    coded = round_trip(pixels, PixelLayout(0, len(pixels), 512, 512, 1, 16, 1))
+    assert sum(map(len, coded)) < len(pixels) // 10
 
 
 @pytest.mark.parametrize(
