@@ -77,7 +77,7 @@ def _show(console: Console, config: Config, engine: Engine) -> None:
     """Store, find, retrieve, compare, verify; a line for each."""
     study = sample_study()
     address = f"{config.dimse.ae_title} at {config.dimse.host}:{config.dimse.port}"
-    modality = _Modality(config)
+    modality = Modality(config)
     before = engine.stats().objects
     modality.store(study)
     new = engine.stats().objects - before
@@ -145,7 +145,7 @@ def encoded(ds: Dataset) -> bytes:
 
 
 @dataclass(slots=True)
-class _Modality:
+class Modality:
     """A DICOM peer that stores, queries and retrieves, each in an association of its own."""
 
     config: Config

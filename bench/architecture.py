@@ -1,0 +1,179 @@
+"""Write docs/architecture.md: the rooms with a sentence each, and the ways through the house, from the code that runs.
+
+The rooms are the packages and the first sentences of their docstrings. The ways are traced: a server is started on an
+archive of its own, an object is stored, found and retrieved, the keys are rotated and the study is erased; what each of
+these enters for the first time in each process stands in its line, in that order.
+
+    python -m bench.architecture           print it
+    python -m bench.architecture --write   write docs/architecture.md
+"""
+
+import argparse
+import ast
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from bench.served import free_port
+from coffer.server.config.load import load_config
+from coffer.server.main.demo import Modality, sample_study
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+PAGE: Final = ROOT / "docs" / "architecture.md"
+FLOORS: Final = ("server", "index", "archive", "keys")
+WAYS: Final = {
+    "store": "C-STORE of one CT image, until it is acknowledged",
+    "find": "C-FIND at STUDY level by Study Instance UID",
+    "retrieve": "C-GET of the study",
+    "rotate": "`coffer keys rotate` beside the server, until the server has recorded it",
+    "erase": "`coffer shred study` beside the server, until the server has let go of the keys",
+}
+_SETTLE_SECONDS: Final = 3.0  # the server looks every second for what commands left
+Ways = dict[str, dict[str, list[str]]]
+_HEAD: Final = """# Architecture
+
+<!-- written by `python -m bench.architecture --write`; tests/docs/test_architecture.py holds it against the code -->
+
+Four floors, each importable without those above it; in each floor rooms that import only what stands lower. The
+contracts in `pyproject.toml` say the order, and `make layers` checks it. A module's first sentence says what it knows.
+"""
+_WAYS_HEAD: Final = """## The ways through the house
+
+The modules that each process enters, in the order of their first call. The server commits and answers what needs the
+writer; a worker is a process that serves associations.
+"""
+
+
+def rooms() -> Iterator[tuple[str, str, list[str]]]:
+    """Every package with its first sentence and its modules, floors from above, rooms by name."""
+    for floor in FLOORS:
+        for init in sorted((ROOT / floor).rglob("__init__.py")):
+            said = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
+            sentence = " ".join(said.split("\n\n")[0].split())
+            modules = sorted(path.stem for path in init.parent.glob("*.py") if not path.stem.startswith("__"))
+            yield ".".join(init.parent.relative_to(ROOT).parts), sentence, modules
+
+
+class _House:
+    """An archive with a traced server on it."""
+
+    def __init__(self, base: Path) -> None:
+        self.notes, self.way = base / "notes", base / "way"
+        self.notes.touch()
+        self.way.write_bytes(b"\0")
+        self.config = base / "coffer.toml"
+        self.config.write_text(
+            f'archive = "{base}/archive"\n[dimse]\nhost = "127.0.0.1"\nport = {free_port()}\nprocesses = 1\n'
+            f'[http]\nenabled = false\n[keys]\nkey_file = "{base}/key"\nshred_hold_days = 0\n[log]\nlevel = "error"\n'
+            "[storage]\nreserve_bytes = 0\nscrub_days = 0\n",
+            encoding="utf-8",
+        )
+
+    def command(self, role: str, *arguments: str) -> list[str]:
+        """A traced command line."""
+        trace = [sys.executable, "-m", "bench.traced", str(self.notes), str(self.way), role, "command"]
+        return [*trace, "--config", str(self.config), *arguments]
+
+    def run(self, *arguments: str) -> str:
+        """Run a command to its end; what it printed. Raises CalledProcessError."""
+        command = self.command("command", *arguments)
+        return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    @contextmanager
+    def on_the_way(self, name: str, seconds_after: float = 0.3) -> Iterator[None]:
+        """Trace while the block runs, and what it set going for so long after it."""
+        self._set(1 + list(WAYS).index(name))
+        yield
+        time.sleep(seconds_after)
+        self._set(0)
+        time.sleep(0.2)
+
+    def _set(self, number: int) -> None:
+        with self.way.open("r+b") as file:
+            file.write(bytes([number]))
+
+    @contextmanager
+    def served(self) -> Iterator[None]:
+        """The server, from when it listens to when it has ended in order."""
+        process = subprocess.Popen(self.command("server", "serve"), cwd=ROOT)
+        port = load_config(self.config).dimse.port
+        try:
+            while True:
+                assert process.poll() is None, "the server ended"
+                with socket.socket() as sock:
+                    if sock.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def trace(base: Path) -> Ways:
+    """Walk every way once over an archive in `base`: way, role of the process, modules in order."""
+    house = _House(base)
+    house.run("init")
+    study = sample_study()
+    uid = str(study[0].StudyInstanceUID)
+    with house.served():
+        modality = Modality(load_config(house.config))
+        modality.store(study[:1])
+        modality.find(uid)
+        modality.get(uid)  # the first time loads what later calls find loaded
+        with house.on_the_way("store"):
+            modality.store(study[1:2])
+        with house.on_the_way("find"):
+            modality.find(uid)
+        with house.on_the_way("retrieve"):
+            modality.get(uid)
+        with house.on_the_way("rotate", _SETTLE_SECONDS):
+            house.run("keys", "rotate")
+        with house.on_the_way("erase", _SETTLE_SECONDS):
+            house.run("shred", "study", uid, "--reason", "docs", "--yes")
+    ways: Ways = {name: {} for name in WAYS}
+    for line in house.notes.read_text(encoding="utf-8").splitlines():
+        number, role, module = line.split()
+        ways[list(WAYS)[int(number) - 1]].setdefault(role, []).append(module)
+    return ways
+
+
+def page(ways: Ways) -> str:
+    """The whole document, ending in one newline."""
+    parts = [_HEAD]
+    for floor in FLOORS:
+        parts.append(f"## `{floor}`\n\n| Room | What it is | Modules |\n|---|---|---|")
+        for name, sentence, modules in rooms():
+            if name.split(".")[0] == floor:
+                parts.append(f"| `{name}` | {sentence} | {', '.join(modules)} |")
+        parts.append("")
+    parts.append(_WAYS_HEAD)
+    for name, what in WAYS.items():
+        parts.append(f"### {name}: {what}\n")
+        roles = sorted(ways[name], key=["command", "worker", "server"].index)
+        parts += [f"- **{role}**: " + " → ".join(f"`{module}`" for module in ways[name][role]) for role in roles]
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def main() -> None:
+    """Print the page, or write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write docs/architecture.md instead of printing it")
+    write = parser.parse_args().write
+    with tempfile.TemporaryDirectory() as base:
+        text = page(trace(Path(base)))
+    if write:
+        PAGE.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
