@@ -1,7 +1,7 @@
-"""Fifty times kill -9 under load: whatever was acknowledged is there afterwards, bit for bit.
+"""kill -9 again and again under load: whatever was acknowledged is there afterwards, bit for bit.
 
 Some objects are large enough to be spooled and sealed in files, and now and then the keys are rotated meanwhile.
-The seed is printed; COFFER_KILL_SEED repeats a run as far as timing allows.
+The seed is printed; COFFER_KILL_SEED repeats a run as far as timing allows, COFFER_KILL_ROUNDS=50 is the long run.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from tests.peers.dicom_client import Item, find, get, noisy, split_part10, synth
 from tests.peers.ward import SPOOLING
 from tests.peers.wiretap import WireTap
 
-ROUNDS = int(os.environ.get("COFFER_KILL_ROUNDS", "50"))
+ROUNDS = int(os.environ.get("COFFER_KILL_ROUNDS", "13"))
 SECONDS = max(240, 12 * ROUNDS)
 SENDERS = 3
 ROTATED_EVERY = 12
@@ -85,7 +85,7 @@ def read_without_a_writer(coffer: CofferProcess, acknowledged: dict[str, str]) -
 
 
 @pytest.mark.timeout(SECONDS + 300)  # it may take long to read everything back on a busy machine
-def test_fifty_kills_lose_nothing_that_was_acknowledged(
+def test_no_kill_loses_anything_that_was_acknowledged(
     new_coffer: Callable[..., CofferProcess],
     tap: Callable[[int], WireTap],
 ) -> None:
