@@ -122,7 +122,7 @@ def test_the_conformance_statement_names_the_implementation_as_it_names_itself()
     page = (ROOT / "docs/conformance.md").read_text(encoding="utf-8")
     assert f"| Implementation Class UID | {IMPLEMENTATION_CLASS_UID}" in page
     assert f"| Implementation Version Name | {IMPLEMENTATION_VERSION_NAME} |" in page
-    major, minor, *_ = version("coffer").split(".")
+    major, minor, *_ = version("coffer-dicom").split(".")
     assert f"COFFER_{major}_{minor}" == IMPLEMENTATION_VERSION_NAME
     associating = negotiation.request("A", "B", [Offer(1, negotiation.VERIFICATION, (negotiation.IMPLICIT_LE,))], 0)
     file = header_bytes(Part10("1.2", "1.3", negotiation.IMPLICIT_LE, b"", b"", 0))
