@@ -1,4 +1,4 @@
-"""Fill an archive with header-only studies through the engine's own way in, many at once.
+"""Fill an archive with header-only studies through the archive's own way in, many at once.
 
     python -m bench.fill FOLDER STUDIES [--first N]
 
@@ -19,8 +19,9 @@ from coffer.keys.crypto.study_key import StudyKey
 from coffer.server.config.settings import Config, Http, Keys, Log
 from coffer.server.engine.commit import Committed, Parcel, Sealed
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.observe import logs
-from coffer.server.services.engine import Engine
+from coffer.server.services.bundle import WriterServices
 from coffer.server.services.store import Ingest
 
 _GROUP: Final = 500
@@ -53,25 +54,26 @@ class _Gathering:
         return Committed()
 
 
-def _store(engine: Engine, items: list[HeaderOnly]) -> None:
-    keys = {item.study_uid: key for item, key in zip(items, engine.keyring.new_studies(len(items)), strict=True)}
+def _store(services: WriterServices, items: list[HeaderOnly]) -> None:
+    archive = services.archive
+    keys = {item.study_uid: key for item, key in zip(items, archive.keyring.new_studies(len(items)), strict=True)}
     desk = _Gathering(keys)
-    ingest = Ingest(engine.intake, desk, engine.policy, engine.index.rules)
+    ingest = Ingest(archive.intake, desk, archive.policy, archive.index.rules)
     for item in items:
         reception = ingest.begin(item.request())
         reception.write(item.data)
         assert reception.finish().error is None
     # What `Committer.study_key` does for one new study at a time, with a sync for each.
-    engine.committer._fresh = desk.parts  # noqa: SLF001
-    done = engine.committer.commit(desk.parcels)
+    services.committer._fresh = desk.parts  # noqa: SLF001
+    done = services.committer.commit(desk.parcels)
     assert not any(each.stale or each.duplicate for each in done)
 
 
-def fill(engine: Engine, first: int, count: int) -> None:
+def fill(services: WriterServices, first: int, count: int) -> None:
     """Store studies [first, first + count); durable on return."""
     for start in range(first, first + count, _GROUP):
-        _store(engine, [header_only(n) for n in range(start, min(start + _GROUP, first + count))])
-    engine.index.flush()
+        _store(services, [header_only(n) for n in range(start, min(start + _GROUP, first + count))])
+    services.archive.index.flush()
 
 
 def main() -> None:
@@ -86,11 +88,12 @@ def main() -> None:
     if not config.archive.exists():
         args.folder.mkdir(parents=True, exist_ok=True)
         create_archive(config)
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as archive:
+        services = WriterServices.of(archive)
         at, end = args.first, args.first + args.studies
         while at < end:
             step, started = min(20_000, end - at), time.perf_counter()
-            fill(engine, at, step)
+            fill(services, at, step)
             at += step
             print(f"{at} studies, {step / (time.perf_counter() - started):,.0f} a second", flush=True)
 

@@ -25,9 +25,10 @@ from coffer.keys.crypto import aead
 from coffer.keys.disk.append_file import AppendFile
 from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.observe import logs
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
+from coffer.server.services.bundle import WriterServices
 from coffer.server.services.part10 import Part10, read_part10
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
@@ -60,10 +61,10 @@ def timed(owner: Any, name: str, spent: dict[str, float]) -> None:
     setattr(owner, name, outer)
 
 
-def put(engine: Engine, found: Part10, data: bytes) -> None:
+def put(services: WriterServices, found: Part10, data: bytes) -> None:
     """Store one object as an association would."""
     request = StoreRequest(found.sop_class, found.sop_instance, found.transfer_syntax, Caller("BENCH"))
-    reception = engine.ingest.begin(request)
+    reception = services.ingest.begin(request)
     for at in range(0, len(data), _FRAGMENT):
         reception.write(memoryview(data)[at : at + _FRAGMENT])
     assert reception.finish().error is None
@@ -81,22 +82,22 @@ def objects_of(folder: Path, limit: int) -> list[tuple[Part10, bytes]]:
 
 
 @contextmanager
-def fresh_engine() -> Iterator[Engine]:
+def fresh_archive() -> Iterator[WriterServices]:
     """An empty archive in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         config = Config(archive=Path(folder) / "archive", keys=Keys(key_file=Path(folder) / "key"))
         logs.configure(config.log, level="error")
         create_archive(config)
-        with Engine.open(config, write=True) as engine:
-            yield engine
+        with open_writer(config) as archive:
+            yield WriterServices.of(archive)
 
 
 def stored_share(folder: Path) -> float:
     """Bytes of the log for each byte of the data sets of a folder."""
-    with fresh_engine() as engine:
+    with fresh_archive() as services:
         for each in objects_of(folder, 10_000):
-            put(engine, *each)
-        return engine.stats().ratio
+            put(services, *each)
+        return services.archive.stats().ratio
 
 
 def profile(folder: Path, limit: int) -> Iterator[tuple[str, float]]:
@@ -106,14 +107,14 @@ def profile(folder: Path, limit: int) -> Iterator[tuple[str, float]]:
     for owner, name, _ in STEPS:
         timed(owner, name, spent)
     warm = min(10, len(objects) // 2)
-    with fresh_engine() as engine:
+    with fresh_archive() as services:
         for each in objects[:warm]:
-            put(engine, *each)
+            put(services, *each)
         spent.update(dict.fromkeys(spent, 0.0))
         started, cpu = time.perf_counter(), time.process_time()
         for each in objects[warm:]:
-            put(engine, *each)
-        engine.index.follow()  # what the answers did not wait for
+            put(services, *each)
+        services.archive.index.follow()  # what the answers did not wait for
         wall, cpu = time.perf_counter() - started, time.process_time() - cpu
     each_us = 1e6 / (len(objects) - warm)
     for _, name, label in STEPS:

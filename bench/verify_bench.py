@@ -26,11 +26,12 @@ from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
 from coffer.server.config.settings import Config, Http, Keys, Log, Storage
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import encoded
 from coffer.server.maintenance.deep_check import open_records
 from coffer.server.observe import logs
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
+from coffer.server.services.bundle import WriterServices
 
 ORIGIN = "bench/verify"
 
@@ -72,7 +73,8 @@ def archive_of(path: Path, objects: int) -> Config:
     dice = np.random.default_rng(1)
     y, x = np.mgrid[0:512, 0:512]
     disc = 1000.0 * ((x - 256) ** 2 + (y - 256) ** 2 < 200**2)
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as archive:
+        ingest = WriterServices.of(archive).ingest
         for number in range(objects):
             ds = Dataset()
             ds.SOPClassUID, ds.SOPInstanceUID = CT, f"2.25.9{number:06d}"
@@ -81,7 +83,7 @@ def archive_of(path: Path, objects: int) -> Config:
             ds.SamplesPerPixel, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 1, 16, 12, 11
             ds.PixelRepresentation, ds.PhotometricInterpretation = 0, "MONOCHROME2"
             ds.PixelData = (disc + dice.normal(100, 12, disc.shape)).astype("<u2").tobytes()
-            reception = engine.ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("BENCH")))
+            reception = ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("BENCH")))
             reception.write(encoded(ds))
             assert reception.finish().error is None
     return config

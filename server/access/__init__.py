@@ -4,6 +4,6 @@ out.
 Rule: knows people, peers and actions; never DIMSE, HTTP or storage.
 """
 
-from coffer.server.access.decision import Action, Policy
+from coffer.server.access.decision import Action, Policy, policy_of
 
-__all__ = ["Action", "Policy"]
+__all__ = ["Action", "Policy", "policy_of"]

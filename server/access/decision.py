@@ -10,6 +10,7 @@ from enum import StrEnum
 import structlog
 
 from coffer.keys.errors import AccessDeniedError
+from coffer.server.config.settings import Config
 
 _log = structlog.get_logger(__name__)
 
@@ -38,3 +39,9 @@ class Policy:
             f"AE title {calling_ae!r} is not a configured peer",
             hint="add it under [[peers]] in coffer.toml, or set dimse.known_peers_only = false",
         )
+
+
+def policy_of(config: Config) -> Policy:
+    """Who may do what, by the configuration."""
+    known = (config.dimse.ae_title, *(peer.ae_title for peer in config.peers))
+    return Policy(known, known_peers_only=config.dimse.known_peers_only)

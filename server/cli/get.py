@@ -60,17 +60,18 @@ def get(  # noqa: PLR0917  one parameter for each option
         raise click.UsageError("Give at least one --study, --series or --instance.")
     if number is not None and len(instances) != 1:
         raise click.UsageError("--version goes with one --instance.")
-    with chosen.open() as engine:
+    with chosen.open_reading() as archive:
         from coffer.server.services.api import Caller
+        from coffer.server.services.retrieve import Retriever
         from coffer.server.services.versions import WHERE_TO_LOOK, one_version
 
-        caller = Caller(calling_ae=engine.config.dimse.ae_title)
+        caller = Caller(calling_ae=archive.config.dimse.ae_title)
         found: Sequence[StoredInstance]
         if number is None:
-            found = engine.retriever.instances(wanted, caller)
+            found = Retriever(archive).instances(wanted, caller)
         else:
             places = wanted.get(_STUDY, ()), wanted.get(_SERIES, ())
-            found = [one_version(engine, wanted[_INSTANCE][0], number, caller, *places)]
+            found = [one_version(archive, wanted[_INSTANCE][0], number, caller, *places)]
         if not found:
             raise NotFoundError("the archive has no such object", hint=WHERE_TO_LOOK)
         files, failed = _write(found, out, number, as_json=chosen.json)

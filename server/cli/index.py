@@ -29,9 +29,9 @@ when it is interrupted: start it again. Exit code 3 when objects could not be re
 def rebuild(chosen: Chosen) -> None:
     """Throw the index away and make it again from every record of the log."""
     started = time.monotonic()
-    with output.progress("indexing", hidden=chosen.json) as bar, chosen.open(write=True, fresh_index=True) as engine:
-        engine.rebuild_index(bar.reach)
-        stats = engine.stats()
+    with output.progress("indexing", hidden=chosen.json) as bar, chosen.open_for_rebuild() as archive:
+        archive.rebuild_index(bar.reach)
+        stats = archive.stats()
     seconds = time.monotonic() - started
     if chosen.json:
         told = {"studies": stats.studies, "objects": stats.objects, "skipped": stats.skipped}

@@ -21,7 +21,7 @@ from coffer.server.config.load import DEFAULT_ARCHIVE, load_config
 
 if TYPE_CHECKING:
     from coffer.server.config.settings import Config
-    from coffer.server.services.engine import Engine
+    from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive, WritableArchive
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,46 +60,64 @@ class Chosen:
             )
         return config
 
-    def open(self, *, write: bool = False, fresh_index: bool = False, may_lag: bool = False) -> Engine:
-        """The archive, opened; with `write` as its one writer, with `fresh_index` with an empty index.
+    def open_reading(self, *, may_lag: bool = False) -> ReadableArchive:
+        """The archive, open to read.
 
-        Raises what Engine.open does, or ConfigError; and UnavailableError where the index is so far behind the log that
-        answers would lack what is stored, unless it `may_lag`.
+        Raises as `server.engine.opening.open_reading`, and ConfigError; UnavailableError where the index is so far
+        behind the log that answers would lack what is stored, unless it `may_lag`.
         """
+        config = self._quiet()
+        from coffer.server.engine.opening import open_reading
+
+        archive = open_reading(config)
+        if not may_lag:
+            require_level(archive)
+        return archive
+
+    def open_for_keys(self, *, may_lag: bool = False) -> KeyAdminArchive:
+        """The archive, open to change its keys, also beside the process that writes. Raises as `open_reading`."""
+        config = self._quiet()
+        from coffer.server.engine.archive import WritableArchive
+        from coffer.server.engine.opening import open_for_keys
+
+        archive = open_for_keys(config)
+        if not may_lag and not isinstance(archive, WritableArchive):
+            require_level(archive)
+        return archive
+
+    def open_writer(self) -> WritableArchive:
+        """The archive, open as its one writer. Raises as `server.engine.opening.open_writer`, and ConfigError."""
+        config = self._quiet()
+        from coffer.server.engine.opening import open_writer
+
+        return open_writer(config)
+
+    def open_for_rebuild(self) -> WritableArchive:
+        """As `open_writer`, with an empty index."""
+        config = self._quiet()
+        from coffer.server.engine.opening import open_for_rebuild
+
+        return open_for_rebuild(config)
+
+    def _quiet(self) -> Config:
+        """As `existing`; the command itself reports, for the log is the server's."""
         config = self.existing()
         from coffer.server.observe import logs
-        from coffer.server.services.engine import Engine
 
-        logs.configure(config.log, level="error")  # the command itself reports; the log is the server's
-        engine = Engine.open(config, write=write, fresh_index=fresh_index)
-        if not may_lag:
-            require_level(engine)
-        return engine
+        logs.configure(config.log, level="error")
+        return config
 
 
-def require_level(engine: Engine) -> None:
+def require_level(archive: ReadableArchive) -> None:
     """Close the archive and raise UnavailableError where its index lacks what is stored; tell of what is skipped."""
-    if engine.shortfall is not None:
-        engine.close()
-        raise engine.shortfall
-    skipped = engine.index.skipped_objects
-    if skipped and not engine.writes:
-        from coffer.server.engine.vault import SKIPPED
+    if archive.shortfall is not None:
+        archive.close()
+        raise archive.shortfall
+    skipped = archive.index.skipped_objects
+    if skipped:
+        from coffer.server.engine.archive import SKIPPED
 
         click.echo(f"note: {skipped} {SKIPPED}", err=True)
-
-
-def open_for_keys(chosen: Chosen, *, may_lag: bool = False) -> Engine:
-    """The archive, opened to change its keys, also beside the process that writes. Raises as `Chosen.open`."""
-    config = chosen.existing()
-    from coffer.server.observe import logs
-    from coffer.server.services.engine import Engine
-
-    logs.configure(config.log, level="error")
-    engine = Engine.open_for_keys(config)
-    if not may_lag:
-        require_level(engine)
-    return engine
 
 
 def officer_option(function: F) -> F:

@@ -43,12 +43,13 @@ no DICOM at all."""
 @click.pass_obj
 def put(chosen: Chosen, paths: tuple[Path, ...], jobs: int) -> None:
     """Store Part 10 files: single ones, folders with all below, or what a DICOMDIR names."""
-    with chosen.open(write=True) as engine, output.progress("storing", hidden=chosen.json) as bar:
+    with chosen.open_writer() as archive, output.progress("storing", hidden=chosen.json) as bar:
         from coffer.server.services.api import Caller
+        from coffer.server.services.bundle import WriterServices
         from coffer.server.services.importing import Importer
         from coffer.server.services.media import find_files
 
-        importer = Importer(engine, Caller(calling_ae=engine.config.dimse.ae_title))
+        importer = Importer(WriterServices.of(archive), Caller(calling_ae=archive.config.dimse.ae_title))
         tally = _Tally()
         if bar.is_shown:
             bar.expect(sum(1 for _ in find_files(paths)))

@@ -12,7 +12,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.server.services.engine import Engine
+    from coffer.server.engine.archive import ReadableArchive
 
 _MOST_NAMED: Final = 1000  # the list is for people
 
@@ -40,26 +40,26 @@ def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
     from coffer.archive.repair.planted import planted
     from coffer.archive.verify.findings import Ledger
+    from coffer.server.engine.archive import SKIPPED
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
     from coffer.server.engine.providers import guarded, told
-    from coffer.server.engine.vault import SKIPPED
 
-    with chosen.open(may_lag=True) as engine:
-        stats = engine.stats()
-        archive, key, memory = engine.config.archive, told(engine.config.keys), guarded()
-        shreds = [each.state == EFFECTIVE for each in erasures(engine.keyring)]
-        waiting = len(Ledger(engine.folder.scrub).open_entries())
-        short = None if engine.shortfall is None else str(engine.shortfall)
-        foreign = [finding.what for finding in planted(engine.folder)]
-        details: dict[str, list[dict[str, Any]]] = _details(engine) if listed else {}
+    with chosen.open_reading(may_lag=True) as archive:
+        stats = archive.stats()
+        path, key, memory = archive.config.archive, told(archive.config.keys), guarded()
+        shreds = [each.state == EFFECTIVE for each in erasures(archive.keyring)]
+        waiting = len(Ledger(archive.folder.scrub).open_entries())
+        short = None if archive.shortfall is None else str(archive.shortfall)
+        foreign = [finding.what for finding in planted(archive.folder)]
+        details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
-        facts = {"archive": archive, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
+        facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
         output.as_json({**facts, "foreign": foreign, "shortfall": short, "key_memory": memory, **erased, **details})
         return
     output.facts(
         {
-            "archive": str(archive),
+            "archive": str(path),
             "key": key,
             "studies": f"{stats.studies:,}",
             "series": f"{stats.series:,}",
@@ -88,11 +88,11 @@ def status(chosen: Chosen, listed: bool) -> None:
             output.say("    " + output.plain(", ".join(f"{name} {value}" for name, value in item.items())))
 
 
-def _details(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+def _details(archive: ReadableArchive) -> dict[str, list[dict[str, Any]]]:
     from coffer.server.maintenance.problems import conflicts, unindexed
 
     return {
-        "conflicting_instances": [msgspec.to_builtins(c) for c in conflicts(engine)],
-        "objects_in_no_study": [{"sop_instance": uid} for uid in islice(engine.index.without_study(), _MOST_NAMED)],
-        "unindexed_objects": [msgspec.to_builtins(u) for u in unindexed(engine)],
+        "conflicting_instances": [msgspec.to_builtins(c) for c in conflicts(archive)],
+        "objects_in_no_study": [{"sop_instance": uid} for uid in islice(archive.index.without_study(), _MOST_NAMED)],
+        "unindexed_objects": [msgspec.to_builtins(u) for u in unindexed(archive)],
     }

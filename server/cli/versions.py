@@ -31,12 +31,12 @@ studies or series, each of them counts its versions from 1."""
 @click.pass_obj
 def versions(chosen: Chosen, instance: str) -> None:
     """List every version of an object: when and from whom it came, and which one is served."""
-    with chosen.open() as engine:
+    with chosen.open_reading() as archive:
         from coffer.server.services.api import Caller
         from coffer.server.services.versions import versions_of
 
-        caller = Caller(calling_ae=engine.config.dimse.ae_title)
-        rows = [_fields(each) for each in versions_of(engine, instance.strip(), caller)]
+        caller = Caller(calling_ae=archive.config.dimse.ae_title)
+        rows = [_fields(each) for each in versions_of(archive, instance.strip(), caller)]
     if chosen.json:
         output.as_json(rows)
         return

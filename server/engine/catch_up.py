@@ -1,4 +1,4 @@
-"""Bring an index that is open for reading level with the log, for as long as a command runs, or say that it is behind.
+"""Take the log's records into its index: for the writer, which keeps it, and for a command that reads beside it.
 
 Rule: no answer is given from an index that lacks what is stored, without a word. Beside the process that writes, what
 it has committed is waited for; where nobody writes, as after a crash, the records that are missing are read from the
@@ -6,22 +6,111 @@ log into memory, and nothing on disk is changed. What would take too long is ref
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Final
 
+import structlog
+
+from coffer.archive.body.sealed_body import BodyReader
+from coffer.archive.format.entry import Position
+from coffer.archive.format.record import RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.index import rebuild
 from coffer.index.dicom.headers import Limits
 from coffer.index.index import Index
-from coffer.index.rebuild import OpenBody
-from coffer.keys.errors import IntegrityError, UnavailableError
+from coffer.index.rebuild import CatchUp, OpenBody
+from coffer.keys.disk.lock import holder
+from coffer.keys.errors import IntegrityError, ShreddedError, UnavailableError
+from coffer.keys.keyring import rekey
+from coffer.keys.keyring.keyring import Keyring
+from coffer.server.engine.bodies import Bodies
 
-__all__ = ["level"]
+__all__ = ["IndexFeed", "level"]
 
+_log = structlog.get_logger(__name__)
 _MOST_RECORDS: Final = 20_000  # some ten seconds
 _PATIENCE_SECONDS: Final = 5.0  # a server writes its index every second
 _POLL_SECONDS: Final = 0.05
 _HINT: Final = "start the server, which brings it level, or run coffer index rebuild"
+
+
+class IndexFeed:
+    """The one way from an archive's log into its index. A record whose object counts in another one is passed over."""
+
+    def __init__(self, keyring: Keyring, reader: LogReader, bodies: Bodies, index: Index, limits: Limits) -> None:
+        """`limits` are those of the headers that are parsed."""
+        self.limits = limits
+        self._keyring = keyring
+        self._reader = reader
+        self._bodies = bodies
+        self._index = index
+
+    def open_record(self, position: Position, header: RecordHeader) -> AbstractContextManager[BodyReader]:
+        """The body of an object's record, wherever its object counts. Raises as `Bodies.open`."""
+        return self._bodies.open(header.study_key_id, header.content_id, position)
+
+    @contextmanager
+    def _open_counted(self, position: Position, header: RecordHeader) -> Iterator[BodyReader]:
+        """As `open_record`, but raises ShreddedError for a record whose object counts in another one
+        (`keys.keyring.rekey`)."""
+        if header.study_key_id in rekey.passed_over(self._keyring):
+            raise ShreddedError("this object stands in another record, under another key")
+        with self.open_record(position, header) as body:
+            yield body
+
+    def level(self, lock: Path) -> UnavailableError | None:
+        """Level an index that is open for reading, in memory, beside whoever holds the writer's lock; what keeps it
+        from that, or None."""
+        return level(self._index, self._reader, self._open_counted, self.limits, lambda: holder(lock) is not None)
+
+    def catch_up(self) -> None:
+        """Take in what the writer's index lacks; durable on return. Raises IntegrityError, UnavailableError."""
+        _report(rebuild.catch_up(self._index, self._reader, self._open_counted, self.limits))
+
+    def catch_up_refused(self) -> UnavailableError | None:
+        """As `catch_up`, of a log that must not be written: what keeps it from that is said and logged."""
+        try:
+            self.catch_up()
+        except (IntegrityError, UnavailableError) as error:
+            what = f"the index lacks what cannot be read of the log: {error}"
+            _log.error("the index lacks what cannot be read of the log", cause=str(error), way_out=error.hint())
+            return UnavailableError(what, hint=error.hint())
+        return None
+
+    def retry(self, most: int) -> CatchUp:
+        """Try so many of the objects again that could not be read. Raises CofferError."""
+        return rebuild.retry(self._index, self._reader, self._open_counted, self.limits, most=most)
+
+    def rebuild(self, total: int, progress: Callable[[int, int], None]) -> CatchUp:
+        """Empty the writer's index and fill it from the log's `total` records; durable on return."""
+        done = rebuild.rebuild(self._index, _Counted(self._reader, progress, total), self._open_counted, self.limits)
+        progress(total, total)
+        _report(done)
+        return done
+
+
+class _Counted:
+    """The log's records, with a count of those that went by."""
+
+    def __init__(self, reader: LogReader, progress: Callable[[int, int], None], total: int) -> None:
+        self._reader = reader
+        self._progress = progress
+        self._total = total
+
+    def records(self, from_seq: int) -> Iterator[tuple[Position, RecordHeader]]:
+        for position, header in self._reader.records(from_seq):
+            yield position, header
+            self._progress(position.seq + 1, self._total)
+
+
+def _report(done: CatchUp) -> None:
+    missing = sorted([*done.damaged, *done.keyless])
+    if done.applied or missing or done.emptied:
+        _log.info("index caught up with the log", applied=done.applied, emptied=done.emptied)
+    if missing:
+        _log.error("records that cannot be opened", count=len(missing), first=missing[0])
 
 
 def level(

@@ -5,6 +5,7 @@ others could read it. Nothing is opened or asked before the first epoch needs it
 """
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,23 +13,26 @@ from typing import Final
 
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.disk.permissions import read_secret
-from coffer.keys.errors import ConfigError, HistoryError
+from coffer.keys.errors import ConfigError, HistoryError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.memory import hardening, locked_pages
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers import aws_kms, key_file, pkcs11
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.providers.pkcs11_token import Token
-from coffer.keys.providers.routing import ProviderSet
+from coffer.keys.providers.routing import Patience, Patient, ProviderSet
 from coffer.server.config.settings import AwsKms, Keys
 
 _LONGEST_LINE: Final = 64 << 10
+Waiting = Callable[[UnavailableError, float], None]
 
 __all__ = [
     "KINDS",
+    "Waiting",
     "guarded",
     "key_file_provider",
     "open_keyring",
+    "open_keyring_when_there",
     "passphrase_of",
     "provider_of",
     "settings_of",
@@ -62,6 +66,19 @@ def open_keyring(folder: ArchiveFolder, provider: KekProvider, *, readonly: bool
             f"{folder.keyring} is the keyring of another archive, {other}", hint="put this archive's own keyring back"
         )
     return keyring
+
+
+def open_keyring_when_there(folder: ArchiveFolder, keys: Keys, waiting: Waiting) -> Keyring:
+    """The keyring, to be changed, by all configured providers. One that cannot be reached is waited for as long as the
+    configuration says: `waiting` gets the cause and the seconds left at each try. Raises as `open_keyring`.
+
+    Patience ends when it is open: then there are callers that wait for an answer.
+    """
+    patience = Patience(time.monotonic() + keys.wait_seconds, waiting)
+    try:
+        return open_keyring(folder, Patient(provider_of(keys, folder.archive_id), patience))
+    finally:
+        patience.end = 0.0
 
 
 def told(keys: Keys) -> str:

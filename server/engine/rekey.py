@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -34,9 +34,7 @@ from coffer.keys.disk.durable import discard
 from coffer.keys.errors import CofferError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.rekey import NOT_STUCK, Phase, Rekey
-
-if TYPE_CHECKING:
-    from coffer.server.engine.vault import Vault
+from coffer.server.engine.archive import WritableArchive
 
 __all__ = ["Rekeyer"]
 
@@ -105,15 +103,15 @@ class Rekeyer:
 
     def __init__(
         self,
-        vault: "Vault",
+        archive: WritableArchive,
         *,
         pause: Callable[[], AbstractContextManager[None]] = nullcontext,
         grace_seconds: float = 0.0,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """`grace_seconds`: how long an old key stays after the change-over, for retrievals that began before."""
-        self._vault = vault
-        self._keyring = vault.keyring
+        self._archive = archive
+        self._keyring = archive.keyring
         self._pause = pause
         self._grace_seconds = grace_seconds
         self._is_stopping = is_stopping
@@ -142,7 +140,7 @@ class Rekeyer:
         done, total = 0, 0
         for start in range(0, len(jobs), _KEYS_A_SCAN):
             some = jobs[start : start + _KEYS_A_SCAN]
-            records = _Records(self._vault.reader, (key_id for job in some for key_id in (job.old, job.new)))
+            records = _Records(self._archive.reader, (key_id for job in some for key_id in (job.old, job.new)))
             records.read()
             total += sum(len(records.objects[job.old]) for job in some)
             for job in some:
@@ -173,11 +171,11 @@ class Rekeyer:
             if study.job.phase is Phase.SEALING:
                 count = len(study.moved)
                 switched = replace(study.job, phase=Phase.SWITCHED, done=count, total=count)
-                study.job = rekey.note(self._keyring, study.job, switched, [self._vault.enclosed(self._ended(study))])
-            self._vault.deliver()  # the log says why the old records do not open, before they do not
+                study.job = rekey.note(self._keyring, study.job, switched, [self._archive.enclosed(self._ended(study))])
+            self._archive.deliver()  # the log says why the old records do not open, before they do not
             self._change_over(study)
         progress(len(study.moved))
-        self._vault.sign_checkpoint()
+        self._archive.sign_checkpoint()
         self._switched[job.old] = time.monotonic()
         _log.info("a study has a new key", key=job.old.hex()[:8], new_key=job.new.hex()[:8], objects=len(study.moved))
         return len(study.moved)
@@ -194,7 +192,7 @@ class Rekeyer:
                 study.moved[each.position.seq] = found.pop(0)
 
     def _opened(self, study: _Study, stored: _Stored) -> AbstractContextManager[BodyReader]:
-        return self._vault.bodies.open(study.job.old, stored.content_id, stored.position)
+        return self._archive.bodies.open(study.job.old, stored.content_id, stored.position)
 
     def _seal_some(self, study: _Study) -> None:
         """Seal the next objects again and append them together; durable on return."""
@@ -213,12 +211,12 @@ class Rekeyer:
                 size += stored.position.body_len
                 if size >= _GROUP_BYTES:
                     break
-            positions = self._vault.log.append(entries)
+            positions = self._archive.log.append(entries)
         finally:
             for file in files:
                 discard(file.path)
         for position in positions:
-            self._vault.index.cover(position.seq)
+            self._archive.index.cover(position.seq)
         study.records.announced.add(study.job.new)
         placed = zip(positions[len(entries) - len(sources) :], entries[len(entries) - len(sources) :], strict=True)
         for stored, (position, entry) in zip(sources, placed, strict=True):
@@ -234,7 +232,7 @@ class Rekeyer:
                 content_id = hmac_sha256(study.new.cid, body.sha256)
                 context = BodyContext(self._keyring.archive_id, job.new, content_id, Kind.OBJECT)
                 sealed = reseal(
-                    body, _meta(body, position), study.new.blob, context, os.urandom(aead.SALT), self._vault.room,
+                    body, _meta(body, position), study.new.blob, context, os.urandom(aead.SALT), self._archive.room,
                     in_memory=position.body_len <= _IN_MEMORY_BYTES,
                 )  # fmt: skip
         except IntegrityError as error:
@@ -254,20 +252,20 @@ class Rekeyer:
 
     def _change_over(self, study: _Study) -> None:
         """Let the index lead to the new records; durable on return."""
-        index, job = self._vault.index, study.job
+        index, job = self._archive.index, study.job
         moved = {seq: _version(stored, job.new) for seq, stored in study.moved.items()}
         held = index.rekey(job.name, job.old, job.new, moved)
         study.records.read()
         for stored in study.records.objects[job.new]:
             if stored.position.seq not in held:  # the index had lost it, or the object was repaired since
-                header = self._vault.reader.read_header(stored.position)
-                rebuild.apply_object(index, stored.position, header, self._vault.open_record, self._vault.limits)
+                header = self._archive.reader.read_header(stored.position)
+                rebuild.apply_object(index, stored.position, header, self._archive.open_record, self._archive.limits)
         index.flush()
 
     def _retire(self, job: Rekey) -> None:
         """Destroy the old key; durable on return."""
         now = clock_ms()
-        until = now + round(self._vault.config.keys.shred_hold_days * _DAY_MS)
+        until = now + round(self._archive.config.keys.shred_hold_days * _DAY_MS)
         try:
             shred.supersede(self._keyring, job, now_ms=now, until_ms=until)
         except ShreddedError:
@@ -276,7 +274,7 @@ class Rekeyer:
             _log.error("an old key is not destroyed yet", key=job.old.hex()[:8], cause=str(error))
             raise
         self._switched.pop(job.old, None)
-        self._vault.index.follow()
+        self._archive.index.follow()
 
     def _ended(self, study: _Study) -> Event:
         seqs = [stored.position.seq for stored in study.moved.values()]

@@ -8,7 +8,7 @@ a second keyring, and nothing puts two keyrings together.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -30,7 +30,7 @@ from coffer.keys.keyring.shred import is_shredded, schedule
 from coffer.server.engine.openers import Told
 from coffer.server.mailbox import outbox
 
-__all__ = ["LostHold", "Missed", "keys_since", "missed", "shred_again", "trouble_of"]
+__all__ = ["LostHold", "Missed", "keys_since", "missed", "report_trouble", "shred_again", "trouble_of"]
 
 _log = structlog.get_logger(__name__)
 _NEWEST: Final = "put the newest copy of the keyring back, or see coffer recover show"
@@ -199,6 +199,12 @@ def trouble_of(keyring: Keyring, keyless: int) -> list[str]:
     if (complaint := keyring.complaint()) is not None:
         found.append(complaint)
     return found
+
+
+def report_trouble(found: Iterable[str]) -> None:
+    """Log what is wrong with a keyring beside its log, each with the way out."""
+    for what in found:
+        _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
 
 
 def _read(  # noqa: PLR0917

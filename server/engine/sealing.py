@@ -1,4 +1,5 @@
-"""Where incoming objects are held and sealed: memory and folder for their bytes, limits for their headers.
+"""Where incoming objects are held and sealed: memory and folder for their bytes, limits for their headers, and by which
+rules they belong to patients.
 
 Rule: it needs no writer and no index, so any number of processes may have one for the same archive. What it makes is a
 sealed body; `server.engine.commit` gives it a place in the log.
@@ -13,8 +14,9 @@ from coffer.archive.format.entry import SealedFile
 from coffer.archive.format.record import Kind
 from coffer.archive.store.free_space import Room
 from coffer.index.dicom.parser import Limits as HeaderLimits
+from coffer.index.instance.identity import Rules
 from coffer.keys.crypto.study_key import StudyKey
-from coffer.server.config.settings import Limits
+from coffer.server.config.settings import Config, Limits
 
 _SALT_BYTES = 24
 _MOST_CODERS = 2
@@ -30,12 +32,7 @@ class Intake:
         self._room = room
         self._budget = MemoryBudget(limits.memory_total_bytes // share)
         self._coders = Coders(min(os.cpu_count() or 1, _MOST_CODERS))
-        self.header_limits = HeaderLimits(
-            bytes=limits.header_bytes,
-            depth=limits.header_depth,
-            elements=limits.header_elements,
-            seconds=limits.header_seconds,
-        )
+        self.header_limits = header_limits_of(limits)
 
     def new_draft(self) -> Draft:
         """A buffer for one incoming object: its frames in memory up to the limit, else encrypted on disk."""
@@ -48,3 +45,19 @@ class Intake:
         """Seal a finished draft under its study's key, as `seal_body`. A SealedFile is the caller's to delete."""
         context = BodyContext(self._archive_id, key.key_id, content_id, Kind.OBJECT)
         return seal_body(key.blob, context, meta, draft, os.urandom(_SALT_BYTES), self._room, memory)
+
+
+def header_limits_of(limits: Limits) -> HeaderLimits:
+    """How far a header is parsed, by the configuration."""
+    return HeaderLimits(
+        bytes=limits.header_bytes,
+        depth=limits.header_depth,
+        elements=limits.header_elements,
+        seconds=limits.header_seconds,
+    )
+
+
+def rules_of(config: Config) -> Rules:
+    """How patients are told apart and which versions are served, by the configuration."""
+    patients, versions = config.patients, config.versions
+    return Rules(patients.default_issuer, patients.default_issuer_by_ae, versions.serve, versions.serve_by_ae)

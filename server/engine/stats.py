@@ -44,18 +44,13 @@ class ArchiveStats:
         return self.bytes_stored / self.bytes_received if self.bytes_received else 0.0
 
 
-def stats_of(  # noqa: PLR0917  # the parts of an open archive
-    folder: ArchiveFolder,
-    keyring: Keyring,
-    index: Index,
-    reader: LogReader,
-    writer: LogWriter | None,
-    key_trouble: int,
+def stats_of(
+    folder: ArchiveFolder, keyring: Keyring, index: Index, reader: LogReader, *, log: LogWriter | None, key_trouble: int
 ) -> ArchiveStats:
-    """Totals as they are now. Without a writer, the records that are not in the index yet are counted in the log."""
+    """Totals as they are now. Without `log`, the writer's, the records that are not in the index yet are counted."""
     seen = index.stats()
     sizes = [folder.segment_size(n) for n in folder.segment_numbers()]
-    records = writer.next_seq if writer is not None else _count(reader, seen.applied_seq + 1)
+    records = log.next_seq if log is not None else _count(reader, seen.applied_seq + 1)
     return ArchiveStats(
         studies=seen.studies,
         series=seen.series,
@@ -65,7 +60,7 @@ def stats_of(  # noqa: PLR0917  # the parts of an open archive
         segments=len(sizes),
         segment_bytes=sum(sizes),
         records=records,
-        index_lag=records - 1 - (seen.applied_seq if writer is not None else index.stored_seq),
+        index_lag=records - 1 - (seen.applied_seq if log is not None else index.stored_seq),
         key_epoch=keyring.epoch,
         key_epoch_age=keyring.epoch_age_seconds(clock_ms()),
         key_rotation_unfinished=bool(keyring.half_left()),

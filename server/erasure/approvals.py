@@ -15,12 +15,12 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.errors import AccessDeniedError, NotFoundError, UnavailableError
 from coffer.keys.keyring import rows
 from coffer.server.access.operator import Officer
+from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
 from coffer.server.erasure.shred import Deed, Shredding
-from coffer.server.retention.officer_records import SealedNotes
+from coffer.server.retention.officer_records import NoteAdmin, SealedNotes
 from coffer.server.retention.selection import Doomed, as_now, require_same
-from coffer.server.services.engine import Engine
 
-__all__ = ["Request", "Requests"]
+__all__ = ["Request", "Requests", "waiting_requests"]
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -32,21 +32,23 @@ class Request(msgspec.Struct, frozen=True):
     officers: tuple[Officer, ...]
 
 
+def waiting_requests(archive: ReadableArchive) -> list[tuple[str, Request]]:
+    """Every request that waits and its id, oldest first."""
+    notes = SealedNotes(archive.keyring, rows.REQUEST_PREFIX)
+    return sorted(notes.all(Request), key=lambda pair: pair[1].requested_ms)
+
+
 class Requests:
-    """The archive's requests. Needs a keyring that can be changed for everything but `all`."""
+    """What officers do with requests: ask, approve, take back."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._notes = SealedNotes(engine, rows.REQUEST_PREFIX)
-        self._needed = engine.config.keys.shred_approvals
-
-    def all(self) -> list[tuple[str, Request]]:
-        """Every request that waits and its id, oldest first."""
-        return sorted(self._notes.all(Request), key=lambda pair: pair[1].requested_ms)
+    def __init__(self, archive: KeyAdminArchive) -> None:
+        self._archive = archive
+        self._notes = NoteAdmin(archive, rows.REQUEST_PREFIX)
+        self._needed = archive.config.keys.shred_approvals
 
     def as_now(self, request_id: str) -> list[Doomed]:
         """What a request asks for, as it is now. Raises NotFoundError."""
-        return as_now(self._engine, self._notes.get(request_id, Request)[0].doomed)
+        return as_now(self._archive, self._notes.get(request_id, Request)[0].doomed)
 
     def require_allowed(self, request_id: str, now: Sequence[Doomed], officer: Officer) -> None:
         """Raise AccessDeniedError where what the request asks for is held, or is more `now` than when it was made, and
@@ -57,13 +59,13 @@ class Requests:
                 f"{officer.name} has asked for it or agreed already: another officer must",
                 hint="that is the rule of [keys] shred_approvals; the other one says --officer NAME",
             )
-        Shredding(self._engine).require_allowed(now)  # a hold or the retention may count since
-        require_same(self._engine, request.doomed, now)
+        Shredding(self._archive).require_allowed(now)  # a hold or the retention may count since
+        require_same(self._archive, request.doomed, now)
 
     def add(self, doomed: Sequence[Doomed], reason: str, officer: Officer) -> str:
         """Ask, durable on return; returns the request's id. Raises AccessDeniedError for what is held, InputError."""
         Deed(reason, (officer,)).check()
-        Shredding(self._engine).require_allowed(doomed)
+        Shredding(self._archive).require_allowed(doomed)
         request = Request(tuple(doomed), reason.strip(), clock_ms(), (officer,))
         return self._notes.add(request, lambda new: self._event("shred requested", new, request, officer))
 
@@ -75,11 +77,11 @@ class Requests:
         """
         request, before = self._notes.get(request_id, Request)
         agreed = (*request.officers, officer)
-        doomed = as_now(self._engine, request.doomed)
+        doomed = as_now(self._archive, request.doomed)
         self.require_allowed(request_id, doomed, officer)
         if len(agreed) >= self._needed:
             deed = Deed(request.reason, agreed, request_id)
-            return Shredding(self._engine).shred(doomed, deed, [(self._notes.place(request_id), before)])
+            return Shredding(self._archive).shred(doomed, deed, [(self._notes.place(request_id), before)])
         after = msgspec.structs.replace(request, officers=agreed)
         if not self._notes.put(request_id, after, self._event("shred approved", request_id, after, officer), before):
             raise UnavailableError("somebody else dealt with this request just now", hint="look at coffer shred list")

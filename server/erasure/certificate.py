@@ -35,12 +35,11 @@ from coffer.keys.keyring import shred, signing_key
 from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.server.access.operator import Officer
 from coffer.server.engine import erasure_state
-from coffer.server.erasure.approvals import Requests
+from coffer.server.engine.archive import KeyAdminArchive
+from coffer.server.erasure.approvals import waiting_requests
 from coffer.server.erasure.history import Deeds, Noted
 from coffer.server.erasure.proved_openers import ProvedOpeners
 from coffer.server.erasure.shred import wait_until_settled
-from coffer.server.mailbox import writer_process
-from coffer.server.services.engine import Engine
 
 __all__ = ["Certifier", "Issued"]
 
@@ -62,7 +61,7 @@ class Certifier:
 
     def __init__(
         self,
-        engine: Engine,
+        archive: KeyAdminArchive,
         by: Officer,
         *,
         with_reason: bool = False,
@@ -73,14 +72,14 @@ class Certifier:
 
         Raises UnavailableError while the process that writes has not recorded the last shreds, IntegrityError.
         """
-        if not wait_until_settled(engine):
+        if not wait_until_settled(archive):
             raise UnavailableError("the process that writes has not recorded the last shreds", hint="say it again")
-        self._engine = engine
-        self._keyring = engine.keyring
+        self._archive = archive
+        self._keyring = archive.keyring
         self._by = by
         self._with_reason = with_reason
         self._stones = shred.tombstones(self._keyring)
-        self._deeds = Deeds.read(engine, self._stones, progress)
+        self._deeds = Deeds.read(archive, self._stones, progress)
         self._openers = ProvedOpeners(self._keyring, self._deeds)
         self._states = {each.key_id: each.state for each in erasure_state.erasures(self._keyring)}
         self._names = Counter(
@@ -97,9 +96,9 @@ class Certifier:
         studies = {keys: None for name in names for keys in self._meant(name)}
         if most is not None and len(studies) > most:
             raise InputError(f"these are {len(studies)} studies, each with its own certificate", hint="say -o FOLDER")
-        before = read_succession(self._engine.folder)
+        before = read_succession(self._archive.folder)
         made = [self._certificate(keys, study_uid.strip()) for keys in studies]
-        signer, folder = signing_key.current(self._keyring), self._engine.folder
+        signer, folder = signing_key.current(self._keyring), self._archive.folder
         issued = [Issued(each, signer.sign_note(folder.origin, each.serialize())) for each in made]
         try:
             for each in issued:
@@ -108,8 +107,8 @@ class Certifier:
             if signer.vkey(folder.origin) == read_succession(folder).current == before.current:
                 raise
             raise UnavailableError("the signing key was changed meanwhile", hint="say it again") from error
-        self._keyring.amend([self._engine.enclosed(self._event(each)) for each in issued])
-        wait_until_settled(self._engine)
+        self._keyring.amend([self._archive.enclosed(self._event(each)) for each in issued])
+        wait_until_settled(self._archive)
         return issued
 
     # Which study is meant
@@ -129,7 +128,7 @@ class Certifier:
         return sorted({self._lineage(key_id) for key_id in shredded})
 
     def _refuse_request(self, name: str) -> None:
-        if any(request_id == name for request_id, _ in Requests(self._engine).all()):
+        if any(request_id == name for request_id, _ in waiting_requests(self._archive)):
             raise InputError(
                 f"request {name} waits for another officer: nothing was shredded", hint="coffer shred approve"
             )
@@ -151,7 +150,7 @@ class Certifier:
             if self._keyring.is_used(last):
                 raise InputError(f"key {last.hex()[:8]} lives: its study is not erased", hint="coffer shred erases it")
             raise NotFoundError("the archive never had such a study key", hint="coffer shred list shows the keys")
-        if self._engine.index.is_stored(stone.name):
+        if self._archive.index.is_stored(stone.name):
             raise InputError(
                 "objects of the same study are stored under another key, another patient's or stored again since",
                 hint="shred them too; a certificate that says the study is gone would mislead",
@@ -166,7 +165,7 @@ class Certifier:
 
     def _certificate(self, keys: tuple[bytes, ...], study_uid: str) -> Certificate:
         first = self._stones[keys[0]]
-        if study_uid and self._engine.index.name_of(study_uid) != first.name:
+        if study_uid and self._archive.index.name_of(study_uid) != first.name:
             raise InputError("this UID is another study's", hint="leave it out, or look which key it had")
         deed = self._noted(keys[0])
         steps = [*self._deeds.steps.get(deed.text("request"), [])] if deed.text("request") else []
@@ -190,7 +189,7 @@ class Certifier:
         name = hmac_sha256(self._keyring.archive_key(derive.PSEUDONYM), _NAME_LABEL + first.name)[:16]
         return Certificate(
             type=EFFECTIVE if is_effective else SCHEDULED,
-            archive=self._engine.folder.origin,
+            archive=self._archive.folder.origin,
             issued_ms=clock_ms(),
             officer=self._by.name,
             account=self._by.account,
@@ -206,7 +205,7 @@ class Certifier:
             epochs=tuple(epochs),
             proofs=self._proofs(records, note),
             checkpoint=note.decode(),
-            endorsements=tuple(each.decode() for each in read_succession(self._engine.folder).notes),
+            endorsements=tuple(each.decode() for each in read_succession(self._archive.folder).notes),
         )
 
     def _noted(self, key_id: bytes) -> Noted:
@@ -237,7 +236,7 @@ class Certifier:
 
     def _checkpoint(self, last: int) -> tuple[bytes, int]:
         """The last signed note, once it covers record `last`, and how many records it covers."""
-        folder = self._engine.folder
+        folder = self._archive.folder
         deadline = time.monotonic() + _SIGN_SECONDS
         while True:
             note = latest_note(folder)
@@ -248,13 +247,12 @@ class Certifier:
                 raise UnavailableError(
                     f"record {last} is not under a signed checkpoint yet", hint="a server signs every minute"
                 )
-            if not self._engine.writes:
-                writer_process.require(folder, f"record {last} is not under a signed checkpoint yet")
+            self._archive.require_writer(f"record {last} is not under a signed checkpoint yet")
             time.sleep(0.1)
 
     def _proofs(self, records: Sequence[Noted], note: bytes) -> tuple[Proof, ...]:
         headers: Mapping[int, bytes] = {noted.seq: noted.header for noted in records}
-        made = [Inclusion.make(self._engine.folder, header, note) for _, header in sorted(headers.items())]
+        made = [Inclusion.make(self._archive.folder, header, note) for _, header in sorted(headers.items())]
         return tuple(Proof(each.record.hex(), tuple(step.hex() for step in each.path)) for each in made)
 
     def _event(self, issued: Issued) -> Event:

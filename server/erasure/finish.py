@@ -13,10 +13,10 @@ from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rows import EpochState
 from coffer.server.access.operator import Officer
+from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures
 from coffer.server.erasure.shred import wait_until_compacted, wait_until_settled
 from coffer.server.keyops.epochs import Renewal
-from coffer.server.services.engine import Engine
 
 __all__ = ["Finished", "finish", "finish_keys"]
 
@@ -47,7 +47,7 @@ class Finished:
 
 
 def finish(
-    engine: Engine,
+    archive: KeyAdminArchive,
     by: Officer,
     *,
     destroy: bool,
@@ -61,17 +61,17 @@ def finish(
     study keys moved and in all. Raises UnavailableError while the writer has not recorded the shreds, LockedError while
     somebody else changes the keys, and what the provider of the new epoch raises.
     """
-    if not wait_until_settled(engine):
+    if not wait_until_settled(archive):
         raise UnavailableError(
             "the process that writes has not finished the last shreds",
             hint="wait for it (coffer shred list) and repeat",
         )
-    renewal = Renewal(engine.folder, engine.keyring, engine.config.keys, by, "coffer shred finish")
+    renewal = Renewal(archive.folder, archive.keyring, archive.config.keys, by, "coffer shred finish")
     with renewal.alone():
-        done = finish_keys(engine.keyring, renewal, progress, destroy=destroy, early=early)
-    if not wait_until_settled(engine):
+        done = finish_keys(archive.keyring, renewal, progress, destroy=destroy, early=early)
+    if not wait_until_settled(archive):
         return done
-    return replace(done, is_index_new=wait_until_compacted(engine))
+    return replace(done, is_index_new=wait_until_compacted(archive))
 
 
 def finish_keys(

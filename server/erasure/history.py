@@ -12,8 +12,8 @@ from coffer.archive.format.record import Kind
 from coffer.keys.crypto import derive
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.keyring.keepers import Keeper
+from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.openers import SHARES_BURNED, Openers
-from coffer.server.services.engine import Engine
 
 __all__ = ["Deeds", "Noted"]
 
@@ -53,7 +53,7 @@ class Deeds:
     @classmethod
     def read(
         cls,
-        engine: Engine,
+        archive: ReadableArchive,
         keys: Container[bytes],
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> "Deeds":
@@ -61,15 +61,15 @@ class Deeds:
 
         `progress` gets the number of records that were read and of all, as far as it is known, now and then.
         """
-        found, key, total = cls(), engine.keyring.archive_key(derive.EVENT), engine.index.applied_seq + 1
-        for position, header in engine.reader.records():
+        found, key, total = cls(), archive.keyring.archive_key(derive.EVENT), archive.index.applied_seq + 1
+        for position, header in archive.reader.records():
             if position.seq % _EVERY == 0:
                 progress(position.seq, max(total, position.seq))
             if header.kind == Kind.OBJECT:
                 if header.study_key_id in keys:
                     found.objects.setdefault(header.study_key_id, []).append(header.seq)
             elif header.kind in _TOLD:
-                event = Event.open(key, engine.folder.archive_id, header, engine.reader.read_body(position))
+                event = Event.open(key, archive.folder.archive_id, header, archive.reader.read_body(position))
                 found._take(Noted(header.seq, header.serialize(), event))
         return found
 

@@ -2,28 +2,24 @@
 
 Rule: what is not allowed is refused before anything changes; what is allowed happens in one transaction of the keyring,
 after which no process gives the key to anybody. The rest (log, index, the key's row) is the writer's, here or in the
-process that runs: `Vault.settle`. Order and what a stop in between leaves: docs/keys.md.
+process that runs: `WritableArchive.settle`. Order and what a stop in between leaves: docs/keys.md.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from coffer.archive.event import Event
 from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
-from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring import rekey, rows, shred
 from coffer.keys.keyring.tombstone import Tombstone
 from coffer.server.access.operator import Officer, require_reason
+from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import uncompacted
-from coffer.server.mailbox import writer_process
 from coffer.server.retention.holds import Holds, today
 from coffer.server.retention.rule import require_over
 from coffer.server.retention.selection import Doomed, whole_studies
-from coffer.server.services.engine import Engine
 
 __all__ = [
     "Deed",
@@ -32,7 +28,6 @@ __all__ = [
     "wait_until_settled",
 ]
 
-_log = structlog.get_logger(__name__)
 _DAY_MS: Final = 86_400_000
 _SETTLE_SECONDS: Final = 15.0
 _COMPACT_SECONDS: Final = 300.0
@@ -54,9 +49,9 @@ class Deed:
 class Shredding:
     """Shreds studies of an archive whose keyring can be changed."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._config = engine.config
+    def __init__(self, archive: KeyAdminArchive) -> None:
+        self._archive = archive
+        self._config = archive.config
 
     def require_allowed(self, doomed: Sequence[Doomed]) -> None:
         """Raise AccessDeniedError, saying who and why, where a hold or the retention keeps any of the studies.
@@ -64,9 +59,9 @@ class Shredding:
         What any part of a study has or had counts, whichever part is to go. Raises UnavailableError where the index
         does not have all that the log has.
         """
-        self._engine.require_level()
-        studies = whole_studies(self._engine.index, doomed)
-        Holds(self._engine).require_none(studies)
+        self._archive.require_level()
+        studies = whole_studies(self._archive.index, doomed)
+        Holds(self._archive).require_none(studies)
         for parts in studies:
             require_over(parts, self._config.retention.years, today(clock_ms()))
 
@@ -81,10 +76,10 @@ class Shredding:
         until = now + round(self._config.keys.shred_hold_days * _DAY_MS)
 
         def event(key_id: bytes, stone: Tombstone) -> tuple[bytes, bytes]:
-            return self._engine.enclosed(_event(key_id, stone, deed, self._meant(doomed, key_id)))
+            return self._archive.enclosed(_event(key_id, stone, deed, self._meant(doomed, key_id)))
 
         fresh = shred.schedule(
-            self._engine.keyring,
+            self._archive.keyring,
             names,
             now_ms=now,
             until_ms=until,
@@ -92,12 +87,12 @@ class Shredding:
             done=done,
             allowed=lambda: self.require_allowed(doomed),
         )
-        self._engine.index.follow()
+        self._archive.index.follow()
         return fresh
 
     def _meant(self, doomed: Sequence[Doomed], key_id: bytes) -> Doomed:
         """Whose key this is, also where it is the last or the next one of a part that is being rekeyed."""
-        keyring = self._engine.keyring
+        keyring = self._archive.keyring
         pairs = [{each.old, each.new} for each in rekey.under_way(keyring) if key_id in {each.old, each.new}]
         ids = {key_id}.union(*pairs)
         return next(each for each in doomed if ids & {shred.current(keyring, one) for one in each.key_ids})
@@ -121,14 +116,16 @@ def _event(key_id: bytes, stone: Tombstone, deed: Deed, meant: Doomed) -> Event:
 
 
 def wait_until_settled(
-    engine: Engine, seconds: float = _SETTLE_SECONDS, progress: Callable[[int, int], None] = lambda _done, _total: None
+    archive: KeyAdminArchive,
+    seconds: float = _SETTLE_SECONDS,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> bool:
     """Do what is left to do, or wait for the writer that runs to do it; whether it is done. Raises CofferError.
 
     On a full volume it is not done, and waits for who opens the archive when there is room. `progress` gets shredded
     keys that have left the keyring, of those that were there.
     """
-    keyring = engine.keyring
+    keyring = archive.keyring
     total = len(shred.waiting(keyring))
 
     def is_done() -> bool:
@@ -136,21 +133,9 @@ def wait_until_settled(
         progress(max(0, total - left), total)
         return not left and not keyring.rows(rows.EVENT_PREFIX)
 
-    return _wait(engine, is_done, seconds)
+    return archive.wait_until(is_done, seconds)
 
 
-def wait_until_compacted(engine: Engine, seconds: float = _COMPACT_SECONDS) -> bool:
+def wait_until_compacted(archive: KeyAdminArchive, seconds: float = _COMPACT_SECONDS) -> bool:
     """As `wait_until_settled`, for the index that is written anew when an epoch ended."""
-    return _wait(engine, lambda: not uncompacted(engine.keyring), seconds)
-
-
-def _wait(engine: Engine, is_done: Callable[[], bool], seconds: float) -> bool:
-    if engine.writes:
-        try:
-            engine.settle()
-        except UnavailableError as error:
-            if engine.log.takes_events():
-                raise
-            _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
-        return is_done()
-    return writer_process.wait_until(engine.folder, is_done, seconds)
+    return archive.wait_until(lambda: not uncompacted(archive.keyring), seconds)

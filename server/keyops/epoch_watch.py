@@ -11,10 +11,10 @@ import structlog
 
 from coffer.keys.errors import CofferError, LockedError
 from coffer.server.access.operator import Officer
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.host.watched import Watched
 from coffer.server.keyops.epochs import Renewal
 from coffer.server.observe.metrics import Metrics
-from coffer.server.services.engine import Engine
 
 __all__ = ["RenewalWatch"]
 
@@ -31,10 +31,12 @@ class _StoppedError(Exception):
 class RenewalWatch:
     """Finishes and renews from `start` to `stop`."""
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
-        self._engine = engine
+    def __init__(self, archive: WritableArchive, metrics: Metrics) -> None:
+        self._archive = archive
         self._metrics = metrics
-        self._renewal = Renewal(engine.folder, engine.keyring, engine.config.keys, Officer.here(None), "coffer serve")
+        self._renewal = Renewal(
+            archive.folder, archive.keyring, archive.config.keys, Officer.here(None), "coffer serve"
+        )
         self._failure = ""
         self._stopping = threading.Event()
         self.watched = Watched("renewing the keys", self._run, self._stopping)
@@ -52,7 +54,7 @@ class RenewalWatch:
         """What a human should look at, for /readyz; nothing when all is well."""
         if self._failure:
             return [self._failure]
-        keyring = self._engine.keyring
+        keyring = self._archive.keyring
         if keyring.half_left() and keyring.changing() is None:
             return ["a rotation of the keys was stopped and is half done; it is gone on with at once"]
         return []
@@ -60,7 +62,7 @@ class RenewalWatch:
     def look(self) -> None:
         """Do what there is to do now."""
         try:
-            self._engine.log.require_writable()
+            self._archive.log.require_writable()
         except CofferError:
             return  # told by readyz; an archive that is not written is not changed
         try:

@@ -9,7 +9,7 @@ from coffer.keys.errors import CofferError
 from coffer.keys.keyring import rekey, rows
 from coffer.server.engine.rekey import Rekeyer
 from coffer.server.host.watched import Watched
-from coffer.server.services.engine import Engine
+from coffer.server.services.bundle import WriterServices
 
 __all__ = ["RekeyWatch"]
 
@@ -22,13 +22,13 @@ _GRACE_SECONDS: Final = 10.0  # retrievals that were planned before the change-o
 class RekeyWatch:
     """Carries out rekeys from `start` to `stop`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, services: WriterServices) -> None:
+        self._archive = services.archive
         self._stopping = threading.Event()
         self.watched = Watched("rekeying", self._run, self._stopping)
         self._rekeyer = Rekeyer(
-            engine,
-            pause=engine.committer.paused,
+            services.archive,
+            pause=services.committer.paused,
             grace_seconds=_GRACE_SECONDS,
             is_stopping=self._stopping.is_set,
         )
@@ -44,7 +44,7 @@ class RekeyWatch:
 
     def concerns(self) -> list[str]:
         """What a human should look at, for /readyz; nothing when all is well."""
-        stuck = [each.stuck for each in rekey.under_way(self._engine.keyring) if each.stuck != rekey.NOT_STUCK]
+        stuck = [each.stuck for each in rekey.under_way(self._archive.keyring) if each.stuck != rekey.NOT_STUCK]
         if not stuck:
             return []
         return [f"{len(stuck)} rekeys wait for a repair, record {min(stuck)} does not open: coffer verify"]
@@ -52,8 +52,8 @@ class RekeyWatch:
     def _run(self) -> None:
         while not self._stopping.wait(_POLL_SECONDS):
             try:
-                if self._engine.keyring.rows(rows.REKEY_PREFIX):
-                    self._engine.log.require_writable()
+                if self._archive.keyring.rows(rows.REKEY_PREFIX):
+                    self._archive.log.require_writable()
                     self._rekeyer.run()
             except CofferError as error:
                 if not self._stopping.is_set():

@@ -25,12 +25,12 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.server.config.settings import Config
+from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.create import create_archive
 from coffer.server.host.signals import Signals
 from coffer.server.main import service
 from coffer.server.main.service import Server
 from coffer.server.observe import logs
-from coffer.server.services.engine import Engine
 
 _SLICES, _SIZE = 3, 256
 _PENDING = 0xFF00
@@ -50,7 +50,7 @@ def run(config: Config, *, once: bool = False) -> None:
 
     def shown(server: Server) -> None:
         _tell_where(console, config, fresh=fresh)
-        _show(console, config, server.engine)
+        _show(console, config, server.services.archive)
         if not once:
             http = f", http://{config.http.host}:{config.http.port}/metrics" if config.http.enabled else ""
             console.print(f"\nServing DICOM on {config.dimse.host}:{config.dimse.port}{http}. Ctrl-C ends it.")
@@ -73,14 +73,14 @@ def _tell_where(console: Console, config: Config, *, fresh: bool) -> None:
         console.print("          Who loses it loses every stored object.", style="yellow")
 
 
-def _show(console: Console, config: Config, engine: Engine) -> None:
+def _show(console: Console, config: Config, archive: ReadableArchive) -> None:
     """Store, find, retrieve, compare, verify; a line for each."""
     study = sample_study()
     address = f"{config.dimse.ae_title} at {config.dimse.host}:{config.dimse.port}"
     modality = Modality(config)
-    before = engine.stats().objects
+    before = archive.stats().objects
     modality.store(study)
-    new = engine.stats().objects - before
+    new = archive.stats().objects - before
     known = "" if new else ", which the archive has already: stored once"
     console.print(f"C-STORE   sent {len(study)} CT slices to {address}{known}")
     found = modality.find(study[0].StudyInstanceUID)
@@ -96,7 +96,7 @@ def _show(console: Console, config: Config, engine: Engine) -> None:
     findings = list(Verifier(ArchiveFolder.open(config.archive)).findings())
     if findings:
         raise IntegrityError(f"verify has {len(findings)} findings", hint="run `coffer verify` to see them")
-    stats = engine.stats()
+    stats = archive.stats()
     console.print(f"verify    no findings; {stats.objects} objects take {stats.bytes_stored:,} sealed bytes")
 
 

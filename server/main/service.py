@@ -20,6 +20,7 @@ from coffer.keys.errors import CofferError, ServiceError, UnavailableError
 from coffer.keys.memory import hardening
 from coffer.server.config.settings import Config
 from coffer.server.dimse.listener import Listener
+from coffer.server.engine.opening import open_for_service
 from coffer.server.engine.stats import ArchiveStats
 from coffer.server.host import headroom
 from coffer.server.host.signals import EndOrdered, Signals
@@ -31,7 +32,7 @@ from coffer.server.mailbox import sign_order
 from coffer.server.maintenance.scrub_watch import Scrubbing
 from coffer.server.observe import logs
 from coffer.server.observe.metrics import Metrics, Vitals
-from coffer.server.services.engine import Engine
+from coffer.server.services.bundle import WriterServices
 from coffer.server.web.http import HttpServer, application
 from coffer.server.workers.supervisor import Lanes
 
@@ -68,17 +69,17 @@ class Server:
         self._unsigned = ""  # why the last checkpoint was not signed
         self._unfinished = ""  # why a change of the keys waits
         self._unsettled = ""  # what went wrong in the last round
-        self._engine: Engine | None = None
+        self._services: WriterServices | None = None
         self._lanes: Lanes | None = None
         self._listener: Listener | None = None
         self._watches: list[_Watch] = []
         self._http = HttpServer(config.http, application(self.reasons, self._metrics.render, self.concerns))
 
     @property
-    def engine(self) -> Engine:
-        """The open archive."""
-        assert self._engine is not None, "the server is not started"
-        return self._engine
+    def services(self) -> WriterServices:
+        """The open archive and the services over it."""
+        assert self._services is not None, "the server is not started"
+        return self._services
 
     @property
     def http_address(self) -> tuple[str, int]:
@@ -86,7 +87,7 @@ class Server:
         return self._http.address
 
     def open(self) -> None:
-        """Open the archive and listen. Raises what Engine.open raises, ConfigError for an address that is taken."""
+        """Open the archive and listen. Raises as `open_for_service`, and ConfigError for an address that is taken."""
         try:
             self._start()
         except BaseException:
@@ -112,22 +113,21 @@ class Server:
             self._http.start()
         _log.info("opening", archive=str(config.archive))
         self._lanes = lanes = Lanes(config)
-        self._engine = engine = Engine.open(
-            config, write=True, metrics=self._metrics, may_refuse=True, waiting=self._wait_for_keys
-        )
+        archive = open_for_service(config, self._metrics, self._wait_for_keys)
+        self._services = services = WriterServices.of(archive)
         self._state = "starting"
-        for what in planted.concerns(engine.folder):
+        for what in planted.concerns(archive.folder):
             _log.warning("the archive folder holds what is not Coffer's", cause=what)
         self._tell_unguarded()
-        self._begin(KeyWatch(engine.keyring, engine.committer, self._metrics, config.keys.check_seconds))
+        self._begin(KeyWatch(archive.keyring, services.committer, self._metrics, config.keys.check_seconds))
         self._metrics.attach(self._facts)
-        lanes.start(engine)
+        lanes.start(services)
         self._listener = Listener(config, lanes, self._metrics)
         self._listener.start()
-        self._begin(RekeyWatch(engine))
-        self._begin(RenewalWatch(engine, self._metrics))
+        self._begin(RekeyWatch(services))
+        self._begin(RenewalWatch(archive, self._metrics))
         if config.storage.scrub_days:
-            self._begin(Scrubbing(engine, self._metrics, config.storage.scrub_days))
+            self._begin(Scrubbing(archive, self._metrics, config.storage.scrub_days))
         keep_objects()
         self._state = ""
         _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)
@@ -138,9 +138,9 @@ class Server:
 
     def _facts(self) -> ArchiveStats:
         """The archive's gauges. Raises UnavailableError while nobody has counted yet."""
-        if not self.engine.index.is_loaded:
+        if not self.services.archive.index.is_loaded:
             raise UnavailableError("the index is being read", hint="wait")
-        return self.engine.stats()
+        return self.services.archive.stats()
 
     def _wait_for_keys(self, error: UnavailableError, seconds: float) -> None:
         self._state = f"waiting for the key provider, {seconds:.0f} s more: {error}"
@@ -150,23 +150,24 @@ class Server:
 
     def reasons(self) -> list[str]:
         """Why the server cannot do its work now; nothing when it can."""
-        if self._state or self._engine is None:
+        if self._state or self._services is None:
             return [self._state or "starting"]
         told = [watched.trouble() for watched in self._needed()]
         told += self._listener.reasons() if self._listener is not None else []
         told += self._lanes.reasons() if self._lanes is not None else []
         try:
-            self._engine.committer.require_accepting()
+            self._services.committer.require_accepting()
         except CofferError as error:
             told.append(str(error))
         return [each for each in told if each]
 
     def concerns(self) -> list[str]:
         """What a human should look at although the server does its work."""
-        told = self._engine.concerns() if self._engine is not None else []
-        told += planted.concerns(self._engine.folder) if self._engine is not None else []
+        archive = self._services.archive if self._services is not None else None
+        told = archive.concerns() if archive is not None else []
+        told += planted.concerns(archive.folder) if archive is not None else []
         told += [self._unsigned, self._unfinished, self._unsettled]
-        if self._engine is not None and not self._engine.index.is_loaded:
+        if archive is not None and not archive.index.is_loaded:
             told.append("the index is being read: objects are stored, queries wait")
         if logs.is_losing():
             told.append(f"the log cannot be written: {logs.lost()} lines are lost")
@@ -244,12 +245,12 @@ class Server:
     def _settle(self) -> None:
         """Do what commands in other processes began with the keys."""
         try:
-            self.engine.log.require_stable()
+            self.services.archive.log.require_stable()
         except CofferError:
             return  # told by readyz; the next opening does it
         try:
-            self.engine.look_at_keys()
-            self.engine.settle()
+            self.services.archive.look_at_keys()
+            self.services.archive.settle()
             self._unfinished = ""
         except CofferError as error:
             told = f"a change of keys is not finished: {error}"
@@ -266,14 +267,14 @@ class Server:
 
     def _is_asked_to_sign(self) -> bool:
         try:
-            return sign_order.is_waited_for(self.engine.keyring, clock_ms())
+            return sign_order.is_waited_for(self.services.archive.keyring, clock_ms())
         except CofferError:
             return False  # a keyring that cannot be read is told of by whoever needs a key
 
     def _sign(self) -> None:
         """Sign what was stored since the last checkpoint, so that after a crash little of the log is without one."""
         try:
-            self.engine.sign_checkpoint()
+            self.services.archive.sign_checkpoint()
             self._unsigned = ""
         except CofferError as error:
             told = f"no checkpoint was signed: {error}"
@@ -294,7 +295,7 @@ class Server:
         self._state = "stopping"
         with ExitStack() as last_first:  # whatever fails in one part, the others are closed
             last_first.callback(self._http.stop)
-            last_first.callback(self._close_engine)
+            last_first.callback(self._close_archive)
             last_first.callback(self._metrics.attach, None)
             watches, self._watches = self._watches, []
             for watch in watches:
@@ -306,10 +307,10 @@ class Server:
                 last_first.callback(self._listener.stop)
             self._lanes = self._listener = None
 
-    def _close_engine(self) -> None:
-        if self._engine is not None:
-            engine, self._engine = self._engine, None
-            engine.close()
+    def _close_archive(self) -> None:
+        if self._services is not None:
+            services, self._services = self._services, None
+            services.archive.close()
             _log.info("stopped")
 
 

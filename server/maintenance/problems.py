@@ -13,7 +13,7 @@ from coffer.index.instance.object_meta import ObjectMeta
 from coffer.index.tables.rows import Version
 from coffer.keys.errors import CofferError, SupersededError
 from coffer.keys.keyring import rekey
-from coffer.server.services.engine import Engine
+from coffer.server.engine.archive import ReadableArchive
 
 __all__ = ["Conflict", "Unindexed", "conflicts", "unindexed"]
 
@@ -35,15 +35,15 @@ class Conflict:
     records: tuple[int, ...]
 
 
-def unindexed(engine: Engine) -> Iterator[Unindexed]:
+def unindexed(archive: ReadableArchive) -> Iterator[Unindexed]:
     """Every object that was stored as received because its header could not be read."""
-    elsewhere = rekey.passed_over(engine.keyring)
-    for position, header in engine.reader.records():
+    elsewhere = rekey.passed_over(archive.keyring)
+    for position, header in archive.reader.records():
         if header.kind != Kind.OBJECT or not header.flags & Flags.UNINDEXED or header.study_key_id in elsewhere:
             continue
         version = Version.of(position, header.content_id, "", 0, header.time_ms, header.flags)
         try:
-            with engine.open_body(header.study_key_id, version) as body:
+            with archive.open_body(header.study_key_id, version) as body:
                 name = ObjectMeta.decode(body.meta).sop_instance
         except SupersededError:
             continue  # the same object stands in a later record
@@ -52,17 +52,17 @@ def unindexed(engine: Engine) -> Iterator[Unindexed]:
         yield Unindexed(header.seq, name)
 
 
-def conflicts(engine: Engine) -> Iterator[Conflict]:
+def conflicts(archive: ReadableArchive) -> Iterator[Conflict]:
     """Every instance of which more than one version is kept, in whatever part of its study; `coffer versions` tells
     which one is served."""
-    uids = dict.fromkeys(str(row[STUDY_UID][0]) for row in engine.index.query("STUDY", {STUDY_UID: ()}, "study"))
+    uids = dict.fromkeys(str(row[STUDY_UID][0]) for row in archive.index.query("STUDY", {STUDY_UID: ()}, "study"))
     for uid in uids:
-        if not any(part.superseded for part in engine.index.parts(uid)):
+        if not any(part.superseded for part in archive.index.parts(uid)):
             continue
-        for found in engine.index.locate({STUDY_UID: (uid,)}):
+        for found in archive.index.locate({STUDY_UID: (uid,)}):
             chain = [
                 each.located.version.seq
-                for each in engine.index.versions(found.sop_instance)
+                for each in archive.index.versions(found.sop_instance)
                 if (each.located.study_uid, each.located.series_uid) == (uid, found.series_uid)
             ]
             if len(chain) > 1:

@@ -18,7 +18,7 @@ from coffer.archive.verify.report import Finding
 from coffer.archive.verify.scrub import Looked, Scrub, StoppedError
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError
-from coffer.server.engine.vault import Vault
+from coffer.server.engine.archive import ReadableArchive
 from coffer.server.host.watched import Watched
 from coffer.server.observe.metrics import Metrics
 
@@ -34,16 +34,16 @@ _LOWEST: Final = 19
 class Scrubbing:
     """Scrubs from `start` to `stop`. `days` is how long a pass takes."""
 
-    def __init__(self, vault: Vault, metrics: Metrics, days: float) -> None:
-        self._vault = vault
+    def __init__(self, archive: ReadableArchive, metrics: Metrics, days: float) -> None:
+        self._archive = archive
         self._metrics = metrics
         self._days = days
         self._stopping = threading.Event()
         self.watched = Watched("the scrub", self._run, self._stopping)
-        self.ledger = Ledger(vault.folder.scrub)
+        self.ledger = Ledger(archive.folder.scrub)
         self._scrub = Scrub(
-            vault.folder,
-            witness=lambda: witnessed(vault.keyring.witness(), vault.folder),
+            archive.folder,
+            witness=lambda: witnessed(archive.keyring.witness(), archive.folder),
             now_ms=clock_ms,
             pace=self._pace,
             tell=self._tell,
@@ -123,5 +123,5 @@ class Scrubbing:
             left -= max(time.monotonic() - started, wait) * rate
 
     def _total(self) -> int:
-        folder = self._vault.folder
+        folder = self._archive.folder
         return folder.log_size()

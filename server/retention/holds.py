@@ -22,11 +22,11 @@ from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.errors import AccessDeniedError, InputError, NotFoundError
 from coffer.keys.keyring import rows
 from coffer.server.access.operator import Officer
-from coffer.server.engine.vault import Vault
+from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
 from coffer.server.retention import typed_ids
-from coffer.server.retention.officer_records import SealedNotes
+from coffer.server.retention.officer_records import NoteAdmin, SealedNotes
 
-__all__ = ["Hold", "Holds", "Kept", "keeping", "kept_now", "today"]
+__all__ = ["Hold", "HoldAdmin", "Holds", "Kept", "keeping", "kept_now", "today"]
 
 _TOKEN_BYTES: Final = 16
 _LAST_ZONE: Final = dt.timezone(dt.timedelta(hours=-12))  # where every day ends last
@@ -103,11 +103,11 @@ def kept_now(index: Index, hold: Hold) -> int:
 
 
 class Holds:
-    """The archive's holds. Needs a keyring that can be changed for `add` and `remove`."""
+    """The archive's holds."""
 
-    def __init__(self, vault: Vault) -> None:
-        self._vault = vault
-        self._notes = SealedNotes(vault, rows.HOLD_PREFIX)
+    def __init__(self, archive: ReadableArchive) -> None:
+        self._archive = archive
+        self._notes = SealedNotes(archive.keyring, rows.HOLD_PREFIX)
 
     def all(self) -> list[tuple[str, Hold]]:
         """Every hold and its id, oldest first, those that are over included."""
@@ -116,7 +116,7 @@ class Holds:
     def as_stored(self, hold: Hold) -> Hold:
         """The hold with its UID, Patient ID and issuer as the index has them. Raises InputError as
         `server.retention.typed_ids`."""
-        index = self._vault.index
+        index = self._archive.index
 
         def is_patient(text: str) -> bool:
             return bool(index.parts_of_patient(text))
@@ -130,34 +130,6 @@ class Holds:
             patient_id=patient_id,
             issuer=typed_ids.patient_id(hold.issuer, lambda text: typed_ids.identity(text) in issuers),
         )
-
-    def add(self, hold: Hold) -> str:
-        """Put a hold, durable on return; returns its id.
-
-        Raises InputError for one that says nothing, and for one on an object that is in a study: that goes and stays
-        with its study.
-        """
-        hold = self.as_stored(hold)
-        if sum(map(bool, (hold.study_uid, hold.patient_id, hold.sop_instance))) != 1:
-            raise InputError("a hold is on a study, a patient or an object of no study", hint="give one of the three")
-        theirs = self._vault.index.parts_of_instance(hold.sop_instance) if hold.sop_instance else []
-        if theirs and all(part.study_uid for part in theirs):
-            raise InputError(
-                "this object belongs to a study and shares its key: it cannot be held by itself",
-                hint="coffer versions UID says which study; hold that",
-            )
-        if hold.issuer and not hold.patient_id:
-            raise InputError("an issuer goes with a patient", hint="say --patient ID --issuer TEXT")
-        if not hold.reason.strip():
-            raise InputError("a hold needs a reason", hint="say --reason TEXT; it is shown to whoever is refused")
-        return self._notes.add(hold, lambda new: self._event("hold added", new, hold, hold.by))
-
-    def remove(self, hold_id: str, officer: Officer) -> Hold:
-        """Take a hold away, durable on return. Raises NotFoundError."""
-        hold, before = self._notes.get(hold_id, Hold)
-        if not self._notes.remove(hold_id, self._event("hold removed", hold_id, hold, officer), before):
-            raise NotFoundError(f"there is no {hold_id} (any more)", hint="coffer hold list shows what there is")
-        return hold
 
     def keeping(self, studies: Iterable[Iterable[Part]]) -> list[Kept]:
         """Which holds keep any of these studies today, given all parts of each."""
@@ -174,6 +146,42 @@ class Holds:
                 hint=f"ask {hold.by.name}; coffer hold remove {hold_id} ends it",
             )
 
+
+class HoldAdmin(Holds):
+    """The holds of an archive whose keyring may be changed: put and taken away."""
+
+    def __init__(self, archive: KeyAdminArchive) -> None:
+        super().__init__(archive)
+        self._admin = NoteAdmin(archive, rows.HOLD_PREFIX)
+
+    def add(self, hold: Hold) -> str:
+        """Put a hold, durable on return; returns its id.
+
+        Raises InputError for one that says nothing, and for one on an object that is in a study: that goes and stays
+        with its study.
+        """
+        hold = self.as_stored(hold)
+        if sum(map(bool, (hold.study_uid, hold.patient_id, hold.sop_instance))) != 1:
+            raise InputError("a hold is on a study, a patient or an object of no study", hint="give one of the three")
+        theirs = self._archive.index.parts_of_instance(hold.sop_instance) if hold.sop_instance else []
+        if theirs and all(part.study_uid for part in theirs):
+            raise InputError(
+                "this object belongs to a study and shares its key: it cannot be held by itself",
+                hint="coffer versions UID says which study; hold that",
+            )
+        if hold.issuer and not hold.patient_id:
+            raise InputError("an issuer goes with a patient", hint="say --patient ID --issuer TEXT")
+        if not hold.reason.strip():
+            raise InputError("a hold needs a reason", hint="say --reason TEXT; it is shown to whoever is refused")
+        return self._admin.add(hold, lambda new: self._event("hold added", new, hold, hold.by))
+
+    def remove(self, hold_id: str, officer: Officer) -> Hold:
+        """Take a hold away, durable on return. Raises NotFoundError."""
+        hold, before = self._admin.get(hold_id, Hold)
+        if not self._admin.remove(hold_id, self._event("hold removed", hold_id, hold, officer), before):
+            raise NotFoundError(f"there is no {hold_id} (any more)", hint="coffer hold list shows what there is")
+        return hold
+
     def _event(self, what: str, hold_id: str, hold: Hold, officer: Officer) -> Event:
         facts = {
             "what": what,
@@ -189,8 +197,8 @@ class Holds:
 
     def _token(self, hold: Hold) -> bytes:
         if hold.study_uid:
-            return self._vault.index.name_of(hold.study_uid)
-        key = self._vault.keyring.archive_key(derive.NOTE)
+            return self._archive.index.name_of(hold.study_uid)
+        key = self._archive.keyring.archive_key(derive.NOTE)
         issuer = f"\0{hold.issuer}" if hold.issuer else ""
         what = f"{hold.kind}\0{hold.patient_id or hold.sop_instance}{issuer}"
         return hmac_sha256(key, what.encode())[:_TOKEN_BYTES]

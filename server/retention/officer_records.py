@@ -14,9 +14,10 @@ from coffer.archive.event import Event
 from coffer.keys.crypto import aead, derive
 from coffer.keys.errors import FormatError, NotFoundError
 from coffer.keys.keyring import rows
-from coffer.server.engine.vault import Vault
+from coffer.keys.keyring.keyring import Keyring
+from coffer.server.engine.archive import KeyAdminArchive
 
-__all__ = ["SealedNotes"]
+__all__ = ["NoteAdmin", "SealedNotes"]
 
 _CONTEXT: Final = b"coffer/note/v1\0"
 _PAD: Final = 256
@@ -27,11 +28,10 @@ N = TypeVar("N", bound=msgspec.Struct)
 class SealedNotes:
     """The notes of one kind: all under one prefix of the keyring. A note's id is 8 hexadecimal digits."""
 
-    def __init__(self, vault: Vault, prefix: bytes) -> None:
-        self._vault = vault
-        self._keyring = vault.keyring
+    def __init__(self, keyring: Keyring, prefix: bytes) -> None:
+        self._keyring = keyring
         self._prefix = prefix
-        self._key = vault.keyring.archive_key(derive.NOTE)
+        self._key = keyring.archive_key(derive.NOTE)
 
     def place(self, note_id: str) -> bytes:
         """The key of a note's row. Raises NotFoundError for what is no id."""
@@ -53,6 +53,24 @@ class SealedNotes:
             raise NotFoundError(f"there is no {note_id} (any more)", hint="the list command shows what there is")
         return self._open(place, sealed, kind), sealed
 
+    def _context(self, place: bytes) -> bytes:
+        return _CONTEXT + self._keyring.archive_id + place
+
+    def _open(self, place: bytes, sealed: bytes, kind: type[N]) -> N:
+        plain = aead.open_sealed(self._key, self._context(place), sealed)
+        try:
+            return msgspec.json.decode(plain, type=kind)
+        except msgspec.DecodeError as error:
+            raise FormatError("a note in the keyring is not one that this version writes") from error
+
+
+class NoteAdmin(SealedNotes):
+    """The same notes, of an archive whose keyring may be changed."""
+
+    def __init__(self, archive: KeyAdminArchive, prefix: bytes) -> None:
+        super().__init__(archive.keyring, prefix)
+        self._archive = archive
+
     def add(self, note: msgspec.Struct, event: Callable[[str], Event]) -> str:
         """Write a new note and the event that tells of it, made for its id; durable on return. Returns the id."""
         while True:
@@ -69,7 +87,7 @@ class SealedNotes:
         plain = msgspec.json.encode(note)
         plain += b" " * (-len(plain) % _PAD)
         sealed = aead.seal(self._key, self._context(place), plain, os.urandom(aead.SALT))
-        told = self._vault.enclosed(event)
+        told = self._archive.enclosed(event)
         while self._keyring.row(place) == before:
             changes = self._keyring.row(rows.CHANGES_KEY)
             expected = [(place, before), (rows.CHANGES_KEY, changes)]
@@ -80,14 +98,4 @@ class SealedNotes:
     def remove(self, note_id: str, event: Event, before: bytes) -> bool:
         """Take a note away, with the event that tells of it, as `put`."""
         place = self.place(note_id)
-        return self._keyring.amend([self._vault.enclosed(event)], [place], [(place, before)])
-
-    def _context(self, place: bytes) -> bytes:
-        return _CONTEXT + self._keyring.archive_id + place
-
-    def _open(self, place: bytes, sealed: bytes, kind: type[N]) -> N:
-        plain = aead.open_sealed(self._key, self._context(place), sealed)
-        try:
-            return msgspec.json.decode(plain, type=kind)
-        except msgspec.DecodeError as error:
-            raise FormatError("a note in the keyring is not one that this version writes") from error
+        return self._keyring.amend([self._archive.enclosed(event)], [place], [(place, before)])

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coffer.index.query.parts import Part
+from coffer.server.engine.archive import ReadableArchive
 from coffer.server.retention.selection import Doomed, whole_studies
-from coffer.server.services.engine import Engine
 
 __all__ = ["Portion", "Preview", "portion", "preview"]
 
@@ -59,13 +59,13 @@ def portion(part: Part, served_again: int = 0) -> Portion:
     )
 
 
-def preview(engine: Engine, doomed: Sequence[Doomed]) -> Preview:
+def preview(archive: ReadableArchive, doomed: Sequence[Doomed]) -> Preview:
     """What would be erased, and what would stay. Raises UnavailableError where the index does not have it any more."""
     going = {each.part for each in doomed}
     erased: list[Portion] = []
     stays: list[Portion] = []
-    for parts in whole_studies(engine.index, doomed):
-        again = engine.index.served_without(going) if len(parts) > 1 else {}
+    for parts in whole_studies(archive.index, doomed):
+        again = archive.index.served_without(going) if len(parts) > 1 else {}
         erased += [portion(part) for part in parts if part.id in going]
         stays += [portion(part, again.get(part.id, 0)) for part in parts if part.id not in going]
     return Preview(tuple(erased), tuple(stays))

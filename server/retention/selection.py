@@ -13,8 +13,8 @@ from coffer.index.instance.identity import PartId, Patient
 from coffer.index.query.parts import Part
 from coffer.keys.errors import AccessDeniedError, InputError, NotFoundError, UnavailableError
 from coffer.keys.keyring.shred import current, is_shredded
+from coffer.server.engine.archive import ReadableArchive
 from coffer.server.retention import typed_ids
-from coffer.server.services.engine import Engine
 
 __all__ = [
     "Doomed",
@@ -60,17 +60,22 @@ class Doomed(msgspec.Struct, frozen=True):
 
 
 def by_study(
-    engine: Engine, study_uid: str, patient_id: str | None = None, issuer: str | None = None, *, everybody: bool = False
+    archive: ReadableArchive,
+    study_uid: str,
+    patient_id: str | None = None,
+    issuer: str | None = None,
+    *,
+    everybody: bool = False,
 ) -> list[Doomed]:
     """The study with this UID: of several patients' the one named, or with `everybody` all.
 
     Raises NotFoundError, InputError, SeveralPatientsError.
     """
-    engine.require_level()
-    study_uid = typed_ids.uid(study_uid, lambda text: bool(engine.index.parts(text)))
+    archive.require_level()
+    study_uid = typed_ids.uid(study_uid, lambda text: bool(archive.index.parts(text)))
     if not study_uid:
         raise InputError("a Study Instance UID is needed", hint="coffer find shows them")
-    parts = engine.index.parts(study_uid)
+    parts = archive.index.parts(study_uid)
     if not parts:
         raise NotFoundError("the archive has no such study", hint="coffer find lists what it has")
     chosen = _of_one_patient(parts, patient_id, issuer, everybody=everybody)
@@ -78,7 +83,7 @@ def by_study(
 
 
 def by_instance(
-    engine: Engine,
+    archive: ReadableArchive,
     sop_instance: str,
     patient_id: str | None = None,
     issuer: str | None = None,
@@ -89,11 +94,11 @@ def by_instance(
 
     Raises NotFoundError, InputError (also for one that belongs to a study), SeveralPatientsError.
     """
-    engine.require_level()
-    sop_instance = typed_ids.uid(sop_instance, lambda text: bool(engine.index.parts_of_instance(text)))
+    archive.require_level()
+    sop_instance = typed_ids.uid(sop_instance, lambda text: bool(archive.index.parts_of_instance(text)))
     if not sop_instance:
         raise InputError("a SOP Instance UID is needed", hint=_WITHOUT_STUDY)
-    found = engine.index.parts_of_instance(sop_instance)
+    found = archive.index.parts_of_instance(sop_instance)
     parts = [part for part in found if not part.study_uid]
     if found and not parts:
         raise InputError(
@@ -105,13 +110,13 @@ def by_instance(
     return [Doomed.of(part, parts) for part in _of_one_patient(parts, patient_id, issuer, everybody=everybody)]
 
 
-def by_patient(engine: Engine, patient_id: str, issuer: str | None = None) -> list[Doomed]:
+def by_patient(archive: ReadableArchive, patient_id: str, issuer: str | None = None) -> list[Doomed]:
     """Everything of the patient with exactly this ID.
 
     Raises NotFoundError; InputError where several issuers have given the ID and none is named.
     """
-    engine.require_level()
-    index = engine.index
+    archive.require_level()
+    index = archive.index
     patient_id = typed_ids.patient_id(patient_id, lambda text: bool(index.parts_of_patient(text)))
     if not patient_id:
         raise InputError("a Patient ID is needed", hint="coffer find --level patient shows them")
@@ -188,29 +193,29 @@ def whole_studies(index: Index, doomed: Iterable[Doomed]) -> list[list[Part]]:
     return list(found.values())
 
 
-def as_now(engine: Engine, asked: Iterable[Doomed]) -> list[Doomed]:
+def as_now(archive: ReadableArchive, asked: Iterable[Doomed]) -> list[Doomed]:
     """The same parts as they are now, without those that were shredded meanwhile.
 
     Raises UnavailableError where the index does not have one whose key lives.
     """
-    engine.require_level()
+    archive.require_level()
     now: list[Doomed] = []
     for each in asked:
-        parts = beside(engine.index, each.part)
+        parts = beside(archive.index, each.part)
         part = next((part for part in parts if part.id == each.part), None)
         if part is not None:
             now.append(Doomed.of(part, parts))
-        elif _living(engine, each):
+        elif _living(archive, each):
             raise _unknown()
     return now
 
 
-def require_same(engine: Engine, asked: Iterable[Doomed], now: Sequence[Doomed]) -> None:
+def require_same(archive: ReadableArchive, asked: Iterable[Doomed], now: Sequence[Doomed]) -> None:
     """Raise AccessDeniedError where a study holds more `now` than when it was asked for, or another patient's."""
     before = {each.part: each for each in asked}
     for each in now:
         then = before[each.part]
-        is_same = {*each.key_ids} == _living(engine, then) and each.versions == then.versions
+        is_same = {*each.key_ids} == _living(archive, then) and each.versions == then.versions
         if not is_same or not {*each.others} <= {*then.others}:
             raise AccessDeniedError(
                 "a study is not what it was when this was asked for: objects or patients came in since",
@@ -218,10 +223,10 @@ def require_same(engine: Engine, asked: Iterable[Doomed], now: Sequence[Doomed])
             )
 
 
-def _living(engine: Engine, asked: Doomed) -> set[bytes]:
+def _living(archive: ReadableArchive, asked: Doomed) -> set[bytes]:
     """Its keys as they are called now, without those that were shredded."""
-    keys = {current(engine.keyring, key_id) for key_id in asked.key_ids}
-    return {key_id for key_id in keys if not is_shredded(engine.keyring, key_id)}
+    keys = {current(archive.keyring, key_id) for key_id in asked.key_ids}
+    return {key_id for key_id in keys if not is_shredded(archive.keyring, key_id)}
 
 
 def beside(index: Index, one: PartId) -> list[Part]:

@@ -129,7 +129,7 @@ class RetrieveService(Protocol):
 
 
 class Services(Protocol):
-    """The three together: `server.services.engine.Engine` has them."""
+    """The three together: `server.services.bundle.WriterServices` has them."""
 
     @property
     def ingest(self) -> StoreService: ...

@@ -12,7 +12,7 @@ from coffer.index.dicom.headers import decode_identifier
 from coffer.index.dicom.identifier import SPECIFIC_CHARACTER_SET, Values, encode_identifier
 from coffer.keys.errors import TooCostlyError
 from coffer.server.access import Action
-from coffer.server.engine.vault import Vault
+from coffer.server.engine.archive import ReadableArchive
 from coffer.server.services.api import Caller, Matches
 
 _log = structlog.get_logger(__name__)
@@ -39,8 +39,8 @@ def _advice(keys: Mapping[int, Values]) -> str:
 class Finder:
     """Runs C-FIND and `coffer find` over the index. Safe to use from many threads."""
 
-    def __init__(self, vault: Vault) -> None:
-        self._vault = vault
+    def __init__(self, archive: ReadableArchive) -> None:
+        self._archive = archive
 
     def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
         """Encoded response identifiers, in the request's encoding.
@@ -65,16 +65,16 @@ class Finder:
 
     def _steps(self, keys: Mapping[int, Values], *, model: str, caller: Caller) -> Iterator[dict[int, Values] | None]:
         """As `rows`, with the pauses of `index.query.query`."""
-        self._vault.policy.require(Action.FIND, caller.calling_ae)
+        self._archive.policy.require(Action.FIND, caller.calling_ae)
         level = "".join(v for v in keys.get(QUERY_RETRIEVE_LEVEL, ()) if isinstance(v, str)).strip()
-        matches = self._vault.index.query_in_steps(level, keys, model)
+        matches = self._archive.index.query_in_steps(level, keys, model)
         _log.info("find", calling_ae=caller.calling_ae, level=level, model=model)
         return (None if match is None else self._complete(match, keys, level) for match in matches)
 
     def _complete(self, match: Mapping[int, Values], keys: Mapping[int, Values], level: str) -> dict[int, Values]:
         row = {tag: match.get(tag, ()) for tag in keys if tag != SPECIFIC_CHARACTER_SET}
         row[QUERY_RETRIEVE_LEVEL] = (level,)
-        row[RETRIEVE_AE_TITLE] = (self._vault.config.dimse.ae_title,)
+        row[RETRIEVE_AE_TITLE] = (self._archive.config.dimse.ae_title,)
         if INSTANCE_AVAILABILITY in keys:
             row[INSTANCE_AVAILABILITY] = _ONLINE
         return row

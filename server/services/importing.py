@@ -14,7 +14,7 @@ import structlog
 from coffer.index.dicom.headers import scan
 from coffer.keys.errors import CofferError, InputError, KeyUnavailableError, MismatchError, UnavailableError
 from coffer.server.services.api import Caller, StoreOutcome, StoreRequest
-from coffer.server.services.engine import Engine
+from coffer.server.services.bundle import WriterServices
 from coffer.server.services.part10 import MEDIA_DIRECTORY, Part10, looks_like_uid, read_part10
 
 __all__ = ["Importer", "Outcome", "Result"]
@@ -49,10 +49,10 @@ class Result:
 
 
 class Importer:
-    """Puts single files into an open archive. Safe to use from many threads."""
+    """Puts single files into an archive that is open for writing. Safe to use from many threads."""
 
-    def __init__(self, engine: Engine, caller: Caller) -> None:
-        self._engine = engine
+    def __init__(self, services: WriterServices, caller: Caller) -> None:
+        self._services = services
         self._caller = caller
 
     def put(self, path: Path) -> Result:
@@ -98,14 +98,16 @@ class Importer:
         with path.open("rb") as file:
             file.seek(found.start)
             data = file.read(_IDENTITY_BYTES)
-        header = scan(lambda start, stop: data[start:stop], len(data), found.transfer_syntax, self._engine.limits)
+        header = scan(
+            lambda start, stop: data[start:stop], len(data), found.transfer_syntax, self._services.archive.limits
+        )
         sop_class, sop_instance = header.text(_SOP_CLASS), header.text(_SOP_INSTANCE)
         return (sop_class, sop_instance) if looks_like_uid(sop_class) and looks_like_uid(sop_instance) else None
 
     def _send(
         self, path: Path, found: Part10, sop_class: str, sop_instance: str, *, keep_meta: bool
     ) -> tuple[StoreOutcome, int]:
-        reception = self._engine.ingest.begin(
+        reception = self._services.ingest.begin(
             StoreRequest(
                 sop_class=sop_class,
                 sop_instance=sop_instance,

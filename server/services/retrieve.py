@@ -20,8 +20,8 @@ from coffer.index.instance.patient_id import identity_text
 from coffer.index.query.locate import Located
 from coffer.keys.errors import AmbiguousPatientError, IdentifierError, InputError
 from coffer.server.access import Action
+from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.bodies import Bodies
-from coffer.server.engine.vault import Vault
 from coffer.server.observe.logs import short_id
 from coffer.server.services.api import Caller, Planned
 from coffer.server.services.transcode import CONVERTIBLE, EXPLICIT_LE, Converter
@@ -106,8 +106,8 @@ class Planning:
 class Retriever:
     """Resolves what a C-MOVE, C-GET or `coffer get` asks for. Safe to use from many threads."""
 
-    def __init__(self, vault: Vault) -> None:
-        self._vault = vault
+    def __init__(self, archive: ReadableArchive) -> None:
+        self._archive = archive
 
     def plan(
         self,
@@ -151,7 +151,7 @@ class Retriever:
                 chosen[_LEVELS[name]] = self._unique_key(
                     keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level
                 )
-        self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
+        self._archive.policy.require(Action.RETRIEVE, caller.calling_ae)
         planning = Planning()
         planning.steps = self._planned(planning, chosen, identity_text(keys.text(ISSUER)), without_study, caller)
         return planning
@@ -162,7 +162,7 @@ class Retriever:
         issuer = None
         if PATIENT_ID in chosen:
             if not said and STUDY_UID not in chosen:
-                yield from self._vault.index.loading()
+                yield from self._archive.index.loading()
             issuer = self._issuer(chosen, said)
         patients: set[Patient] = set()
         studies: dict[str, None] = {}
@@ -196,7 +196,7 @@ class Retriever:
         """Which patient of this ID is meant: by the issuer that is said, or because there is only one."""
         if said:
             return "" if said == _NO_ISSUER else said
-        issuers = self._vault.index.issuers_of(chosen[PATIENT_ID][0], chosen.get(STUDY_UID, ()))
+        issuers = self._archive.index.issuers_of(chosen[PATIENT_ID][0], chosen.get(STUDY_UID, ()))
         if len(issuers) > 1:
             told = ", ".join(issuer or _NO_ISSUER for issuer in sorted(issuers))
             raise AmbiguousPatientError(
@@ -222,16 +222,16 @@ class Retriever:
         self, keys: dict[int, tuple[str, ...]], caller: Caller, issuer: str | None = None
     ) -> Sequence[StoredInstance]:
         """The instances under exact unique keys by tag; `issuer` as `Index.locate` has it. Raises AccessDeniedError."""
-        self._vault.policy.require(Action.RETRIEVE, caller.calling_ae)
+        self._archive.policy.require(Action.RETRIEVE, caller.calling_ae)
         return [found for found in self._found(keys, caller, issuer) if found is not None]
 
     def _found(
         self, keys: dict[int, tuple[str, ...]], caller: Caller, issuer: str | None
     ) -> Iterator[StoredInstance | None]:
         count = 0
-        for row in self._vault.index.locate_in_steps(keys, issuer):
+        for row in self._archive.index.locate_in_steps(keys, issuer):
             count += row is not None
-            yield None if row is None else StoredInstance(self._vault.bodies, row)
+            yield None if row is None else StoredInstance(self._archive.bodies, row)
         _log.info(
             "retrieve",
             calling_ae=caller.calling_ae,

@@ -11,7 +11,7 @@ import structlog
 from coffer.index.query.parts import StoredVersion
 from coffer.keys.errors import InputError, NotFoundError
 from coffer.server.access import Action
-from coffer.server.engine.vault import Vault
+from coffer.server.engine.archive import ReadableArchive
 from coffer.server.observe.logs import short_id
 from coffer.server.services.api import Caller
 from coffer.server.services.retrieve import StoredInstance
@@ -26,16 +26,20 @@ _log = structlog.get_logger(__name__)
 
 
 def versions_of(
-    vault: Vault, sop_instance: str, caller: Caller, studies: Collection[str] = (), series: Collection[str] = ()
+    archive: ReadableArchive,
+    sop_instance: str,
+    caller: Caller,
+    studies: Collection[str] = (),
+    series: Collection[str] = (),
 ) -> list[StoredVersion]:
     """The versions under a UID, in these studies and series (none named: in any), oldest first in each.
 
     Raises AccessDeniedError; NotFoundError where there is none.
     """
-    vault.policy.require(Action.RETRIEVE, caller.calling_ae)
+    archive.policy.require(Action.RETRIEVE, caller.calling_ae)
     found = [
         each
-        for each in vault.index.versions(sop_instance)
+        for each in archive.index.versions(sop_instance)
         if (not studies or each.located.study_uid in studies) and (not series or each.located.series_uid in series)
     ]
     _log.info("versions", calling_ae=caller.calling_ae, sop_instance=short_id(sop_instance), versions=len(found))
@@ -45,7 +49,7 @@ def versions_of(
 
 
 def one_version(  # noqa: PLR0917  as `versions_of`
-    vault: Vault,
+    archive: ReadableArchive,
     sop_instance: str,
     number: int,
     caller: Caller,
@@ -57,7 +61,7 @@ def one_version(  # noqa: PLR0917  as `versions_of`
     Raises as `versions_of`, NotFoundError for a number that there is not, InputError where several studies or series
     have the UID.
     """
-    found = versions_of(vault, sop_instance, caller, studies, series)
+    found = versions_of(archive, sop_instance, caller, studies, series)
     chains = {(each.located.study_uid, each.located.series_uid) for each in found}
     if len(chains) > 1:
         raise InputError(
@@ -70,4 +74,4 @@ def one_version(  # noqa: PLR0917  as `versions_of`
             f"there is no version {number}: of this object there are {len(found)}",
             hint="coffer versions UID lists them",
         )
-    return StoredInstance(vault.bodies, wanted.located)
+    return StoredInstance(archive.bodies, wanted.located)

@@ -24,7 +24,7 @@ from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import CofferError
 from coffer.server.engine.commit import Committed, Parcel, Sealed
 from coffer.server.host.watched import Watched
-from coffer.server.services.engine import Engine
+from coffer.server.services.bundle import WriterServices
 from coffer.server.workers import messages
 from coffer.server.workers.batch import Batch
 from coffer.server.workers.checks import BrokenRule, Now, require_sound
@@ -54,9 +54,10 @@ _LOOK_SECONDS: Final = 1.0
 class Desk:
     """Serves lines from `start` to `stop`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._limits = engine.config.limits
+    def __init__(self, services: WriterServices) -> None:
+        self._archive = services.archive
+        self._committer = services.committer
+        self._limits = services.archive.config.limits
         self._selector = selectors.DefaultSelector()
         self._fresh: SimpleQueue[Client] = SimpleQueue()
         self._found: SimpleQueue[tuple[Client, object, bytes | None]] = SimpleQueue()
@@ -67,7 +68,7 @@ class Desk:
         self._clients: set[Client] = set()
         self._more: dict[Client, None] = {}  # those with whole messages that were not dealt with yet, in turn
         self._batch = Batch()
-        self._searches = Searches(engine, self._deliver)
+        self._searches = Searches(services, self._deliver)
         self._stopping = threading.Event()
         self.watched = Watched("committing what is received", self._serve, self._stopping)
 
@@ -201,7 +202,7 @@ class Desk:
         self._clients.discard(client)
         client.close()
         if client.rights.is_associated:  # nobody is left to tell
-            self._engine.metrics.association_closed()
+            self._archive.metrics.association_closed()
         client.ended()
 
     def _end_stuck(self) -> None:
@@ -222,13 +223,13 @@ class Desk:
                 self._put(client, request)
             case StudyKeyFor(part):
                 client.rights.show(part)
-                self._reply(client, lambda: _key(self._engine.committer.study_key(part)))
+                self._reply(client, lambda: _key(self._committer.study_key(part)))
             case KeyOf(key_id):
                 client.rights.require_returned(key_id)
-                self._reply(client, lambda: _key(self._engine.keyring.study(key_id)))
+                self._reply(client, lambda: _key(self._archive.keyring.study(key_id)))
             case Told(what, arguments):
                 client.rights.tell(what)
-                getattr(self._engine.metrics, what)(*arguments)
+                getattr(self._archive.metrics, what)(*arguments)
             case Find() | Plan() | More():
                 self._searches.ask(client, request)
             case Stop():
@@ -261,7 +262,7 @@ class Desk:
     def _put(self, client: Client, commit: Commit) -> None:
         sealed, length = commit.sealed, commit.body_bytes
         if commit.path:
-            path = self._engine.folder.spool / commit.path
+            path = self._archive.folder.spool / commit.path
             body: memoryview | SealedFile = SealedFile(path, length, sealed.body_sha256)
         else:
             shared = client.body(length)
@@ -273,7 +274,7 @@ class Desk:
         self._batch.parcels.append((client, Parcel(sealed, body)))
 
     def _part_of(self, sealed: Sealed) -> PartId:
-        return self._engine.index.rules.part_of(sealed.entry, sealed.source_ae)
+        return self._archive.index.rules.part_of(sealed.entry, sealed.source_ae)
 
     def _commit(self) -> None:
         """Commit what is in the batch: bodies in memory together, each file alone, for it may not be what it says."""
@@ -282,7 +283,7 @@ class Desk:
         for part in [together, *([pair] for pair in batch if isinstance(pair[1].body, SealedFile))]:
             self._commit_part(part)
         try:
-            self._engine.index.follow()  # while the lanes receive
+            self._archive.index.follow()  # while the lanes receive
         except CofferError as error:
             _log.error("the index lacks an object that is stored", cause=str(error), way_out=error.hint())
 
@@ -290,7 +291,7 @@ class Desk:
         if not part:
             return
         try:
-            results: Sequence[Committed] = self._engine.committer.commit([parcel for _, parcel in part])
+            results: Sequence[Committed] = self._committer.commit([parcel for _, parcel in part])
         except CofferError as error:
             if len(part) > 1:  # the fault may be of one of them only
                 for pair in part:

@@ -13,7 +13,7 @@ import msgspec
 
 from coffer.index.query.locate import Located
 from coffer.keys.errors import TooCostlyError
-from coffer.server.services.engine import Engine
+from coffer.server.services.bundle import ReaderServices
 from coffer.server.services.retrieve import Planning
 from coffer.server.workers.checks import BrokenRule
 from coffer.server.workers.client import Client
@@ -34,8 +34,8 @@ class Searches:
     """Used by the desk's thread. `deliver` is called by the threads that work, with a part of an answer, or None where
     a fault of ours ended it."""
 
-    def __init__(self, engine: Engine, deliver: Deliver) -> None:
-        self._engine = engine
+    def __init__(self, services: ReaderServices, deliver: Deliver) -> None:
+        self._services = services
         self._deliver = deliver
         self._turns = Turns()
         self._ending = threading.Event()
@@ -73,7 +73,7 @@ class Searches:
         return self._turns.stop()
 
     def _find(self, client: Client, asked: Find) -> Search:
-        finder = self._engine.finder
+        finder = self._services.finder
         all_supported = True
 
         def begin() -> Iterator[bytes | None]:
@@ -89,7 +89,7 @@ class Searches:
             lambda search, reply: self._deliver(client, search, reply),
             rooms=(_FIRST_ROWS, _ROWS),
             is_stopping=self._ending.is_set,
-            budget_seconds=self._engine.config.dimse.query_cpu_seconds,
+            budget_seconds=self._services.archive.config.dimse.query_cpu_seconds,
             too_costly=lambda: finder.too_costly(asked.identifier, implicit=asked.implicit),
         )
 
@@ -100,7 +100,7 @@ class Searches:
 
         def begin() -> Iterator[Located | None]:
             nonlocal planning
-            planning = self._engine.retriever.plan_in_steps(
+            planning = self._services.retriever.plan_in_steps(
                 asked.identifier, implicit=asked.implicit, model=asked.model, caller=asked.caller
             )
             return (None if one is None else replace(one.located, versions=()) for one in planning.steps)
@@ -116,7 +116,7 @@ class Searches:
             lambda search, reply: self._deliver(client, search, reply),
             rooms=(_PLACES, _PLACES),
             is_stopping=self._ending.is_set,
-            budget_seconds=self._engine.config.dimse.query_cpu_seconds,
+            budget_seconds=self._services.archive.config.dimse.query_cpu_seconds,
             too_costly=lambda: TooCostlyError(
                 "too costly: retrieve by study or by series", hint="retrieve by study or by series"
             ),

@@ -24,7 +24,7 @@ from coffer.server.host import headroom
 from coffer.server.host.headroom import CongestedError
 from coffer.server.host.sockets import has_come, takes_more
 from coffer.server.host.watched import Watched
-from coffer.server.services.engine import Engine
+from coffer.server.services.bundle import WriterServices
 from coffer.server.workers import messages
 from coffer.server.workers.coordinator import Desk
 from coffer.server.workers.messages import End, Pulse, Quit, Serve, Setup
@@ -72,15 +72,15 @@ class Lanes:
             Watched("a receiving process", partial(self._keep, number), self._stopping) for number in range(self._count)
         ]
 
-    def start(self, engine: Engine) -> None:
+    def start(self, services: WriterServices) -> None:
         """Serve this archive; returns when every process can. Raises UnavailableError where one cannot."""
         self._setup = Setup(
             encode_config(self._config),
-            engine.folder.archive_id,
-            engine.keyring.archive_key(derive.LOG_ID).reveal(),
+            services.archive.folder.archive_id,
+            services.archive.keyring.archive_key(derive.LOG_ID).reveal(),
             self._count,
         )
-        self.desk = desk = Desk(engine)
+        self.desk = desk = Desk(services)
         desk.start()
         for lane in self._lanes:
             assert lane is not None

@@ -31,14 +31,14 @@ from coffer.keys.keyring import rows
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory import hardening
 from coffer.keys.memory.secret import Secret
+from coffer.server.access import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
 from coffer.server.dimse.protocol.connection import Connection
 from coffer.server.dimse.protocol.negotiation import CONGESTED
 from coffer.server.dimse.refusal import refuse_at_once
-from coffer.server.engine.sealing import Intake
-from coffer.server.engine.vault import policy_of, rules_of
+from coffer.server.engine.sealing import Intake, rules_of
 from coffer.server.host.headroom import Shortage, lacks_descriptors, what_ran_out
 from coffer.server.host.watched import Watched
 from coffer.server.observe import logs

@@ -8,8 +8,9 @@ from pathlib import Path
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Verifier
 from coffer.server.config.settings import Config, Http, Keys
+from coffer.server.engine.opening import open_writer
 from coffer.server.services.api import Caller
-from coffer.server.services.engine import Engine
+from coffer.server.services.retrieve import Retriever
 from tests.vectors import make_archive, reader_body, reader_keys, reader_log
 
 GOLDEN = Path(make_archive.__file__).parent / "archive"
@@ -42,7 +43,7 @@ def test_coffer_still_opens_it(tmp_path: Path) -> None:
     key.chmod(0o600)  # git keeps no mode
     assert not list(Verifier(ArchiveFolder.open(archive)).findings())
     config = Config(archive=archive, http=Http(enabled=False), keys=Keys(key_file=key))
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         for name, digest in json.loads((GOLDEN / "expected.json").read_text()).items():
-            (instance,) = engine.retriever.instances({0x00080018: (name,)}, Caller("TEST"))
+            (instance,) = Retriever(engine).instances({0x00080018: (name,)}, Caller("TEST"))
             assert hashlib.sha256(b"".join(instance.open())).hexdigest() == digest

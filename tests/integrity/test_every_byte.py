@@ -26,11 +26,12 @@ from coffer.archive.verify.verify import Finding, Level, Options, Verifier
 from coffer.keys.errors import CofferError, FormatError, NotFoundError
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.maintenance.offline import look, look_at_index
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
 from tests.server.filled import flip
+from tests.services import services
 
 SCRIPT = Path(__file__).with_name("lmdb_flips.py")
 STEP = 1 if os.environ.get("COFFER_EVERY_BYTE") else 41
@@ -45,11 +46,11 @@ def store(config: Config, count: int, prefix: str) -> None:
     """Store small objects, each in a study of its own."""
     ds = sample_study()[0]
     del ds.PixelData
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         for number in range(count):
             ds.SOPInstanceUID = ds.StudyInstanceUID = f"2.25.{prefix}{number}"
             request = StoreRequest(ds.SOPClassUID, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST"))
-            reception = engine.ingest.begin(request)
+            reception = services(engine).ingest.begin(request)
             reception.write(encoded(ds))
             assert reception.finish().error is None
 
@@ -143,7 +144,7 @@ def test_bytes_of_locks_are_harmless(states: Path, folder: ArchiveFolder, name: 
     config = Config(archive=folder.path, keys=Keys(key_file=states / "key"), storage=Storage(reserve_bytes=0))
     for size in (1, 100, 9000):
         (folder.path / name).write_bytes(os.urandom(size))
-        with Engine.open(config, write=True) as engine:
+        with open_writer(config) as engine:
             assert engine.stats().objects == 9
             assert list(engine.index.query("STUDY", {0x0020000D: ()}, "study"))
         assert verified(folder) == []
@@ -269,4 +270,4 @@ def test_another_archives_database(folder: ArchiveFolder, tmp_path: Path, part: 
     shutil.copytree(tmp_path / "other" / part, folder.path / part)
     assert verified(folder)
     with pytest.raises(CofferError):
-        Engine.open(Config(archive=folder.path, keys=Keys(key_file=tmp_path / "other.key")), write=True)
+        open_writer(Config(archive=folder.path, keys=Keys(key_file=tmp_path / "other.key")))

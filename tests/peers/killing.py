@@ -41,7 +41,7 @@ def load_first(*modules: str) -> None:
     """What every fork finds loaded: these, and what commands load when they run."""
     late = (
         "engine.erasure_state erasure.approvals erasure.finish keyops.check keyops.epochs keyops.rekey_order"
-        " keyops.share_recovery main.service services.engine services.exporting services.importing services.media"
+        " keyops.share_recovery main.service services.bundle services.exporting services.importing services.media"
     )
     _WARM.set_forkserver_preload(
         [

@@ -29,10 +29,11 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Level, Options, Verifier
 from coffer.index.keyless_check import check_index
 from coffer.server.config.settings import Config, Http, Keys, Log, Storage
+from coffer.server.engine.opening import open_writer
 from coffer.server.maintenance.deep_check import open_records
 from coffer.server.observe import logs
 from coffer.server.services.api import Caller
-from coffer.server.services.engine import Engine
+from coffer.server.services.retrieve import Retriever
 from tests.crash.disk import Disk
 from tests.peers.coffer_process import ROOT, CofferProcess
 from tests.peers.dicom_client import Item, associate, store_one, synthetic
@@ -175,10 +176,10 @@ def check(folder: Path, key_file: Path, sent: Sent, moment: float) -> int:
 def _open(config: Config) -> list[tuple[str, bytes]]:
     """Every object the index knows, after recovery: those of the log. No key is there for nothing, but for what was on
     its way."""
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         studies = tuple({row[0x0020000D][0] for row in engine.index.query("STUDY", {0x0020000D: ()}, "study")})
         objects = [
-            each for study in studies for each in engine.retriever.instances({0x0020000D: (str(study),)}, _LOOKER)
+            each for study in studies for each in Retriever(engine).instances({0x0020000D: (str(study),)}, _LOOKER)
         ]
         headers = [header for _, header in engine.reader.records() if header.kind == Kind.OBJECT]
         indexed = [version for each in objects for version in each.located.versions]

@@ -22,9 +22,10 @@ from coffer.keys.errors import CofferError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.server.config.settings import Config, Http, Keys, Storage
+from coffer.server.engine.opening import open_writer
 from coffer.server.mailbox import sign_order
 from coffer.server.services.api import Caller
-from coffer.server.services.engine import Engine
+from coffer.server.services.retrieve import Retriever
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, find, noisy, store, synthetic
 from tests.peers.ward import FULL, SPOOLING, Crowd, failing, health, require_strace
@@ -198,10 +199,10 @@ def check(coffer: CofferProcess, sent: dict[str, Item], acknowledged: set[str]) 
         archive=coffer.archive, http=Http(enabled=False), keys=Keys(key_file=coffer.key_file),
         storage=Storage(segment_bytes=1 << 20, reserve_bytes=0),
     )  # fmt: skip
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         caller = Caller("TESTER")
         for name in acknowledged:
-            (found,) = engine.retriever.instances({0x00080018: (name,)}, caller)
+            (found,) = Retriever(engine).instances({0x00080018: (name,)}, caller)
             assert b"".join(found.open()) == sent[name].data
         assert engine.stats().objects <= len(sent)
     assert list(Verifier(ArchiveFolder.open(coffer.archive)).findings()) == []

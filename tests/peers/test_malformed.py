@@ -17,12 +17,13 @@ import pytest
 from coffer.server.config.load import load_config
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.negotiation import Offer
+from coffer.server.engine.opening import open_writer
 from coffer.server.services.api import Caller
-from coffer.server.services.engine import Engine
 from coffer.server.services.importing import Importer, Outcome
 from tests.dimse.raw_peer import RawRequestor
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, item_of, split_part10, store, uid
+from tests.services import services
 
 GOLDEN = Path(__file__).with_name("malformed_outcomes.csv")
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -72,8 +73,8 @@ def send(port: int, item: Item) -> Reply:
 def put(coffer: CofferProcess, files: list[Path]) -> list[str]:
     """What `coffer put` makes of each file, one by one in this process for the CPU it costs, then by the command."""
     results = []
-    with Engine.open(load_config(coffer.config), write=True) as engine:
-        importer = Importer(engine, Caller("COFFER"))
+    with open_writer(load_config(coffer.config)) as engine:
+        importer = Importer(services(engine), Caller("COFFER"))
         for path in files:
             before = time.process_time()
             results.append(importer.put(path))

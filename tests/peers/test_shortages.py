@@ -20,8 +20,9 @@ from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.dimse.protocol.connection import ConnectionClosed
 from coffer.server.dimse.protocol.negotiation import Offer
 from coffer.server.dimse.protocol.requestor import Requestor
+from coffer.server.engine.opening import open_writer
 from coffer.server.services.api import Caller
-from coffer.server.services.engine import Engine
+from coffer.server.services.retrieve import Retriever
 from tests.conftest import absent
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, noisy, synthetic
@@ -165,8 +166,8 @@ def check(coffer: CofferProcess, acknowledged: dict[str, bytes]) -> None:
         archive=coffer.archive, http=Http(enabled=False), keys=Keys(key_file=coffer.key_file),
         storage=Storage(segment_bytes=1 << 20, reserve_bytes=0),
     )  # fmt: skip
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         for name, data in acknowledged.items():
-            (found,) = engine.retriever.instances({0x00080018: (name,)}, Caller("TESTER"))
+            (found,) = Retriever(engine).instances({0x00080018: (name,)}, Caller("TESTER"))
             assert b"".join(found.open()) == data
     assert list(Verifier(ArchiveFolder.open(coffer.archive)).findings()) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coffer.server.config.load import load_config
-from coffer.server.services.engine import Engine
+from coffer.server.engine.opening import open_reading
 from tests.peers.coffer_process import CofferProcess, Peer, free_port
 from tests.peers.dicom_client import find, get, move, store, synthetic
 from tests.peers.test_phi import TextSearch
@@ -92,7 +92,7 @@ def test_a_shredded_study_that_is_sent_again_is_a_new_one(filled: CofferProcess)
 
 
 def test_a_running_server_goes_on_while_its_keys_move_and_the_old_epoch_is_destroyed(filled: CofferProcess) -> None:
-    with Engine.open(load_config(filled.config)) as engine:
+    with open_reading(load_config(filled.config)) as engine:
         token = engine.index.name_of(uid(1))
     index = filled.archive / "index" / "data.mdb"
     wait_until(lambda: token in index.read_bytes())  # rows are written a moment behind the answers

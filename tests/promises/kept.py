@@ -4,15 +4,20 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from coffer.server.config.settings import Config, Http, Keys, Storage
+from coffer.server.engine.archive import ReadableArchive, WritableArchive
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_for_service, open_reading, open_writer
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
+from coffer.server.services.find import Finder
+from coffer.server.services.retrieve import Retriever
 from tests.server.filled import status
+from tests.services import services
 
 STUDY, INSTANCE, LEVEL = 0x0020000D, 0x00080018, 0x00080052
 CALLER = Caller("TESTER")
@@ -44,11 +49,12 @@ class Kept:
         return self.config.archive
 
     @contextmanager
-    def opened(self, *, write: bool = True, may_refuse: bool = False) -> Iterator[Engine]:
-        with Engine.open(self.config, write=write, may_refuse=may_refuse) as engine:
+    def opened(self, *, write: bool = True, may_refuse: bool = False) -> Iterator[Any]:
+        opening = open_reading if not write else open_for_service if may_refuse else open_writer
+        with opening(self.config) as engine:
             yield engine
 
-    def put(self, engine: Engine, study: int, *numbers: int, padding: int = 200) -> list[int]:
+    def put(self, engine: WritableArchive, study: int, *numbers: int, padding: int = 200) -> list[int]:
         """Store objects of a study; returns the DIMSE statuses. What was acknowledged is remembered."""
         statuses = []
         for number in numbers:
@@ -57,7 +63,7 @@ class Kept:
             ds.StudyInstanceUID, ds.SeriesInstanceUID = f"1.2.{study}", f"1.2.{study}.1"
             ds.SOPInstanceUID, ds.ImageComments = f"1.2.{study}.1.{number}", f"{number:03d}" * padding
             data = encoded(ds)
-            reception = engine.ingest.begin(StoreRequest(_CT, ds.SOPInstanceUID, _EXPLICIT_LE, CALLER))
+            reception = services(engine).ingest.begin(StoreRequest(_CT, ds.SOPInstanceUID, _EXPLICIT_LE, CALLER))
             reception.write(data)
             outcome = reception.finish()
             statuses.append(status(outcome))
@@ -77,14 +83,14 @@ class Kept:
         )
         return self
 
-    def missing(self, engine: Engine) -> set[str]:
+    def missing(self, engine: ReadableArchive) -> set[str]:
         """The acknowledged objects that are not found, or do not come back as they were."""
         assert engine.shortfall is None
-        rows = engine.finder.rows({LEVEL: ("STUDY",), STUDY: ()}, model="study", caller=CALLER)
+        rows = Finder(engine).rows({LEVEL: ("STUDY",), STUDY: ()}, model="study", caller=CALLER)
         studies = {str(row[STUDY][0]) for row in rows}
         lost = set()
         for uid, data in self.acknowledged.items():
-            found = engine.retriever.instances({INSTANCE: (uid,)}, CALLER)
+            found = Retriever(engine).instances({INSTANCE: (uid,)}, CALLER)
             if uid.rsplit(".", 2)[0] not in studies or [b"".join(each.open()) for each in found] != [data]:
                 lost.add(uid)
         return lost

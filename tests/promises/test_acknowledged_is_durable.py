@@ -22,10 +22,11 @@ from coffer.keys.errors import HistoryError, UnavailableError
 from coffer.server.access.operator import Officer
 from coffer.server.cli import main
 from coffer.server.engine import reconcile
+from coffer.server.engine.opening import open_for_rebuild
 from coffer.server.keyops.rekey_order import carry_out, one_study, order
-from coffer.server.services.engine import Engine
 from tests.conftest import volume_of
 from tests.promises.kept import Kept
+from tests.services import services
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,7 @@ def _nothing(folder: Path) -> None:
 @pytest.mark.parametrize("spoil", [_garbage, _half, _a_file, _a_link, _nothing])
 def test_a_rebuild_makes_the_index_anew_whatever_lies_there(kept: Kept, spoil: Callable[[Path], None]) -> None:
     spoil(kept.archive / "index")
-    with Engine.open(kept.config, write=True, fresh_index=True) as engine:
+    with open_for_rebuild(kept.config) as engine:
         report = engine.rebuild_index(lambda *_: None)
         assert (report.damaged, report.keyless) == ([], [])
         assert kept.missing(engine) == set()
@@ -351,7 +352,7 @@ def test_a_full_disk_is_told_as_that_and_loses_nothing(kept: Kept, small_volume:
                 kept.put(engine, study, 1)
                 try:
                     engine.index.flush()
-                    engine.committer.require_accepting()
+                    services(engine).committer.require_accepting()
                 except UnavailableError as error:
                     told = f"{error}; {error.hint()}"
                     break

@@ -32,7 +32,7 @@ from coffer.keys.errors import FormatError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, generate_keyfile
 from coffer.server.config.settings import Config, Keys, Storage
-from coffer.server.services.engine import Engine
+from coffer.server.engine.opening import open_writer
 from tests.server.filled import free_port, run, study_files, told
 
 HOLE = 3 << 30
@@ -305,7 +305,7 @@ def test_no_code_of_the_current_folder_is_run(base: Path) -> None:
     """Also not by the processes that share the work, which Python starts by a line of code."""
     keys = Keys(key_file=base / "data.key")
     config = Config(archive=base / "data", keys=keys, storage=Storage(segment_bytes=4000, reserve_bytes=0))
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         for number in range(8):
             engine.record_event(Kind.STATE, {"what": f"{number} of some", "reason": "long " * 200})
     assert len(list((base / "data" / "segments").iterdir())) > 2

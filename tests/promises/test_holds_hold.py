@@ -24,11 +24,11 @@ from coffer.keys.errors import AccessDeniedError
 from coffer.keys.keyring.shred import tombstones
 from coffer.server.access.operator import Officer
 from coffer.server.config.load import load_config
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.erasure.shred import Deed, Shredding
 from coffer.server.main.demo import encoded
 from coffer.server.retention.selection import by_patient, by_study
 from coffer.server.services.api import Caller
-from coffer.server.services.engine import Engine
 from coffer.server.services.versions import one_version
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, store
@@ -135,7 +135,7 @@ def shred(*words: str, code: int = 0) -> Result:
 def require_kept(coffer: CofferProcess, first: dict[str, bytes], cause: str) -> None:
     """No way leads to the end of a study, and every first object can be got, bit for bit."""
     deed = Deed("r", (Officer("Insider", "a"),))
-    with Engine.open(load_config(coffer.config), write=True) as engine:
+    with open_writer(load_config(coffer.config)) as engine:
         theirs = by_patient(engine, HELD, "")
         for study, data in first.items():
             instance = f"{study}.1.1"
@@ -317,7 +317,7 @@ def test_an_insider_without_the_second_officer_erases_nothing_else(coffer: Coffe
         shown = told("shred", "approve", request, "--dry-run")
         assert "not what it was" in shown["refused"]["cause"]  # type: ignore[index]
         assert "not what it was" in run("shred", "approve", request, "--officer", "Braun", code=10).output
-    with Engine.open(load_config(coffer.config)) as engine:
+    with open_reading(load_config(coffer.config)) as engine:
         assert engine.index.stats().studies == 4  # one has two patients
         assert not [each for _, each in engine.events(frozenset({Kind.SHRED_SCHEDULED}))]
     for request in asked:

@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset
 from coffer.archive.verify.findings import Ledger
 from coffer.archive.verify.report import Finding
 from coffer.server.config.load import load_config
+from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import sample_study
-from coffer.server.services.engine import Engine
 from tests.peers.test_phi import SHORTEST, TextSearch, forms_of
 from tests.server.filled import flip, part10, run
 
@@ -106,7 +106,7 @@ def test_what_is_found_and_put_aside_names_nobody(tmp_path: Path, monkeypatch: p
     segment = data / "segments" / "00000001.seg"
     with segment.open("ab") as file:
         file.write(segment.read_bytes()[96:400])  # a record that stands where it does not belong
-    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+    with open_writer(load_config(Path("coffer.toml"))) as engine:
         metrics = engine.metrics.render()
         Ledger(engine.folder.scrub).add(Finding(1, 96, 0, "the body does not match its hash"), 1)
     flip(segment, 4000)

@@ -24,6 +24,7 @@ from coffer.keys.errors import HistoryError
 from coffer.server.access.operator import Officer
 from coffer.server.cli import main
 from coffer.server.keyops.rekey_order import carry_out, one_study, order
+from coffer.server.services.find import Finder
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.dicom_client import store
 from tests.peers.ward import FULL, objects
@@ -167,7 +168,7 @@ def test_what_is_found_in_a_refused_log_is_what_it_holds(twins: Twins, swap: Cal
         with twins.mine.opened(write=write, may_refuse=True) as engine:
             assert engine.shortfall is None
             assert engine.index.applied_seq == max(header.seq for _, header in engine.reader.records())
-            rows = engine.finder.rows({LEVEL: ("STUDY",), STUDY: ()}, model="study", caller=CALLER)
+            rows = Finder(engine).rows({LEVEL: ("STUDY",), STUDY: ()}, model="study", caller=CALLER)
             return {str(row[STUDY][0]) for row in rows}
 
     studies = found(write=True)

@@ -25,13 +25,17 @@ from coffer.keys.keyring.shred import schedule
 from coffer.server.access.operator import Officer
 from coffer.server.config.settings import Config, Http, Keys, Patients, Versions
 from coffer.server.dimse.protocol.status import SEVERAL_PATIENTS, status_of
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.keyops.rekey_order import all_before, carry_out, order
 from coffer.server.main.demo import encoded
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
+from coffer.server.services.find import Finder
+from coffer.server.services.retrieve import Retriever
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, find, store
+from tests.services import services
 
 SC, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.1.2.1"
 LEVEL, PATIENT_ID, ISSUER, NAME, BORN = 0x00080052, 0x00100020, 0x00100021, 0x00100010, 0x00100030
@@ -83,15 +87,15 @@ class Archive:
     rules: dict[str, object] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Engine]:
-        with Engine.open(msgspec.structs.replace(self.config, **self.rules), write=True) as engine:
+    def open(self) -> Iterator[WritableArchive]:
+        with open_writer(msgspec.structs.replace(self.config, **self.rules)) as engine:
             yield engine
 
     def put(self, *things: Thing) -> None:
         with self.open() as engine:
             for each in things:
                 request = StoreRequest(SC, each.sop, EXPLICIT_LE, Caller(each.sender))
-                reception = engine.ingest.begin(request)
+                reception = services(engine).ingest.begin(request)
                 reception.write(encoded(each.data_set))
                 assert reception.finish().error is None
 
@@ -104,10 +108,10 @@ def archive(tmp_path: Path) -> Archive:
     return Archive(config)
 
 
-def plan(engine: Engine, model: str, level: str, keys: dict[int, str]) -> tuple[list[str], str]:
+def plan(engine: WritableArchive, model: str, level: str, keys: dict[int, str]) -> tuple[list[str], str]:
     """The data sets' own Patient IDs and SOP Instance UIDs that a retrieval sends, and its remark."""
     values = {LEVEL: (level,), **{tag: (value,) for tag, value in keys.items()}}
-    found = engine.retriever.plan(
+    found = Retriever(engine).plan(
         encode_identifier(values, (), implicit=True), implicit=True, model=model, caller=Caller("VIEWER")
     )
     sent = []
@@ -118,11 +122,11 @@ def plan(engine: Engine, model: str, level: str, keys: dict[int, str]) -> tuple[
     return sorted(sent), found.remark
 
 
-def shown(engine: Engine) -> dict[tuple[str, str, str], list[str]]:
+def shown(engine: WritableArchive) -> dict[tuple[str, str, str], list[str]]:
     """Every study that a query shows: whose it is and what it is called, and what Patient Root sends of it."""
     out = {}
     keys = {LEVEL: ("STUDY",), **dict.fromkeys((STUDY_UID, PATIENT_ID, ISSUER, NAME, BORN, INSTANCES), ())}
-    for row in engine.finder.rows(keys, model="study", caller=Caller("VIEWER")):
+    for row in Finder(engine).rows(keys, model="study", caller=Caller("VIEWER")):
         told = {tag: str(row[tag][0]) if row[tag] else "" for tag in keys}
         who = told[PATIENT_ID], told[NAME], told[BORN]
         assert who in {("A", "ADAM^A", "19310203"), ("BB", "BEA^B", ""), ("", "", "")}
@@ -279,7 +283,7 @@ def test_one_patient_id_of_two_issuers_is_two_patients(archive: Archive) -> None
     archive.put(third)
     with archive.open() as engine:
         keys = {LEVEL: ("STUDY",), STUDY_UID: (STUDY,), ISSUER: (), INSTANCES: ()}
-        rows = engine.finder.rows(keys, model="study", caller=Caller("VIEWER"))
+        rows = Finder(engine).rows(keys, model="study", caller=Caller("VIEWER"))
         assert sorted(row[ISSUER] for row in rows) == [(), ("X",), ("Y",)]
         for level, more in (
             ("STUDY", {}),
@@ -317,9 +321,9 @@ def test_objects_without_a_study_have_a_key_each(archive: Archive) -> None:
     with archive.open() as engine:
         schedule(engine.keyring, dict.fromkeys(parts[0].key_ids, parts[0].name), now_ms=1, until_ms=2)
         engine.settle()
-        assert not engine.retriever.instances({SOP_UID: (things[0].sop,)}, Caller("VIEWER"))
+        assert not Retriever(engine).instances({SOP_UID: (things[0].sop,)}, Caller("VIEWER"))
         for each in things[1:]:
-            assert len(engine.retriever.instances({SOP_UID: (each.sop,)}, Caller("VIEWER"))) == 1
+            assert len(Retriever(engine).instances({SOP_UID: (each.sop,)}, Caller("VIEWER"))) == 1
 
 
 @pytest.fixture

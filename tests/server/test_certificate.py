@@ -26,7 +26,7 @@ from coffer.archive.tree.proof_bundle import Inclusion
 from coffer.keys.errors import CofferError, IntegrityError
 from coffer.keys.keyring import signing_key
 from coffer.server.config.load import load_config
-from coffer.server.services.engine import Engine
+from coffer.server.engine.opening import open_for_keys, open_reading, open_writer
 from tests.archive.auditor import PROVER, prove
 from tests.server.filled import part10, run, told
 from tests.server.test_rekey import serving
@@ -81,7 +81,7 @@ def sign(certificate: Certificate, title: str = "") -> bytes:
     body = certificate.serialize()
     if title:
         body = title.encode() + body[body.index(b"\n") :]
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         return signing_key.current(engine.keyring).sign_note(engine.folder.origin, body)
 
 
@@ -122,7 +122,7 @@ def test_it_tells_nobody_who_it_was_unless_asked_to(archive: Path) -> None:
     key, other = shredded()
     made = issue(key)
     assert not [word for word in (*UIDS, "P-4711", "file 17") if word in FILE.read_text()]
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         assert engine.index.name_of(UIDS[0]).hex() not in FILE.read_text()  # it would find the study in an old index
     assert issue(key).study == made.study != issue(other).study
     named = issue(key, "--study-uid", UIDS[0], "--with-reason")
@@ -167,7 +167,7 @@ def test_there_is_none_for_what_lives(archive: Path) -> None:
     assert "successor" in run("shred", "certificate", old, code=12).output
     finish()  # the old key's epoch is destroyed, and the study lives
     assert "successor" in run("shred", "certificate", old, code=12).output
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         living = [key.hex() for key in engine.index.key_ids_of(UIDS[2])]
     assert "lives" in run("shred", "certificate", *living, code=12).output
     for unknown in ("00" * 16, "5f1c0a77", "-", " ", "1.2.3.1"):
@@ -199,7 +199,7 @@ def test_a_study_that_was_rekeyed_before_is_erased_with_all_its_keys(archive: Pa
 
 
 def test_both_keys_of_a_rekey_that_a_shred_ended_are_in_one(archive: Path) -> None:
-    with Engine.open_for_keys(load_config(Path("coffer.toml"))) as engine:
+    with open_for_keys(load_config(Path("coffer.toml"))) as engine:
         from coffer.server.access.operator import Officer
         from coffer.server.keyops.rekey_order import one_study, order
 
@@ -342,7 +342,7 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
     with pytest.raises(ValueError, match="one form"):
         PROVER.check_certificate(note, vkey())
     body = good.serialize().replace(b"\n ", b"\n")
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         signer = signing_key.current(engine.keyring)
         for other in (body, b"{}\n", b"x\n", good.serialize().replace(b'"type"', b'"typo"')):
             note = signer.sign_note(engine.folder.origin, other)
@@ -382,10 +382,10 @@ def test_a_study_that_lives_cannot_be_passed_off_as_erased(made: Made) -> None:
     epochs = (replace(good.epochs[0], openers=(replace(opener, id="00" * 16),)),)
     check_fails(sign(replace(good, epochs=epochs)), "does not know of keyfile", "1 more could open it")
 
-    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:  # a record of a shred that never was
+    with open_writer(load_config(Path("coffer.toml"))) as engine:  # a record of a shred that never was
         (living,) = engine.index.key_ids_of(UIDS[2])
         engine.record_event(Kind.SHRED_SCHEDULED, {"what": "study shredded"}, living)
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         note = engine.folder.checkpoint.read_bytes()
         heads = {h.seq: h for _, h in engine.reader.records()}
         shred_seq = max(seq for seq, h in heads.items() if h.kind == Kind.SHRED_SCHEDULED)
@@ -496,7 +496,7 @@ def test_it_is_issued_and_checked_beside_a_server(archive: Path) -> None:
 def test_a_log_that_lost_the_record_of_a_shred_gives_no_certificate(archive: Path) -> None:
     run("shred", UIDS[0], "--reason", "r", "--yes")
     (key,) = shredded()
-    with Engine.open_for_keys(load_config(Path("coffer.toml"))) as engine:
+    with open_for_keys(load_config(Path("coffer.toml"))) as engine:
         from coffer.server.access.operator import Officer
         from coffer.server.erasure.certificate import Certifier
 

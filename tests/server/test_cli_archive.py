@@ -21,12 +21,13 @@ from pydicom.dataset import Dataset
 
 from coffer.server.cli import main
 from coffer.server.config.load import load_config
+from coffer.server.engine.opening import open_writer
 from coffer.server.main import service
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
 from coffer.server.services.importing import Importer, Outcome
 from coffer.server.services.part10 import Part10, header_bytes
+from tests.services import services
 
 COFFER = Path(sys.executable).with_name("coffer")
 STUDY = sample_study()
@@ -319,12 +320,12 @@ def test_objects_in_no_study_are_counted_listed_and_hinted_at(archive: Path, fil
 @pytest.mark.parametrize("name", ["1.2.3.*", "1.2.3.?"])
 def test_a_uid_with_a_wildcard_is_addressed_exactly(archive: Path, tmp_path: Path, name: str) -> None:
     odd, beside = copy.deepcopy(STUDY[0]), copy.deepcopy(STUDY[0])
-    with Engine.open(load_config(tmp_path / "coffer.toml"), write=True) as engine:
+    with open_writer(load_config(tmp_path / "coffer.toml")) as engine:
         for ds, uid in ((odd, name), (beside, "1.2.3.4")):
             for tag in (0x00080018, 0x0020000D):
                 ds[tag] = DataElement(tag, "UI", uid, validation_mode=0)
             request = StoreRequest(str(ds.SOPClassUID), uid, "1.2.840.10008.1.2.1", Caller("TESTER"))
-            reception = engine.ingest.begin(request)
+            reception = services(engine).ingest.begin(request)
             reception.write(encoded(ds))
             assert reception.finish().error is None
     for option in ("--instance", "--study"):
@@ -363,14 +364,14 @@ def test_checkpoints_are_signed_while_it_serves(
 ) -> None:
     monkeypatch.setattr(service, "_CHECKPOINT_SECONDS", 0.01)
     with service.Server(load_config(tmp_path / "coffer.toml")) as server:
-        before = server.engine.log.signed_size
-        importer = Importer(server.engine, Caller(calling_ae="TESTER"))
+        before = server.services.archive.log.signed_size
+        importer = Importer(server.services, Caller(calling_ae="TESTER"))
         for path in sorted(files.rglob("*.dcm")):
             assert importer.put(path).outcome is Outcome.STORED
-        signed = server.engine.log.next_seq
+        signed = server.services.archive.log.next_seq
 
         def stop_when_signed() -> None:
-            while server.engine.log.signed_size < signed:
+            while server.services.archive.log.signed_size < signed:
                 time.sleep(0.01)
             server.stop()
 
@@ -378,5 +379,5 @@ def test_checkpoints_are_signed_while_it_serves(
         watcher.start()
         server.wait()
         watcher.join()
-        assert before < signed == server.engine.log.signed_size
+        assert before < signed == server.services.archive.log.signed_size
     assert told("verify")["signed_records"] == signed

@@ -12,8 +12,8 @@ from coffer.archive.format.segment import HEADER
 from coffer.archive.verify.findings import Ledger
 from coffer.archive.verify.report import Finding
 from coffer.server.config.load import load_config
+from coffer.server.engine.opening import open_reading
 from coffer.server.main.service import Server
-from coffer.server.services.engine import Engine
 from tests.server.filled import flip, free_port, run, study_files, told
 
 
@@ -36,7 +36,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def events(archive: Path) -> list[dict[str, object]]:
     """The facts of every repair that the log records."""
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         return [dict(event.facts) for _, event in engine.events(frozenset({Kind.REPAIR}))]
 
 
@@ -57,7 +57,7 @@ def test_a_rolled_back_archive_is_read_and_not_written(archive: Path) -> None:
     with Server(load_config(Path("coffer.toml"))) as server:
         (reason,) = server.reasons()
         assert reason.startswith("nothing is stored: the log ends at record")
-        assert server.engine.stats().studies == 1
+        assert server.services.archive.stats().studies == 1
     told("recover", "from", "new")
 
 

@@ -19,9 +19,9 @@ from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, generate_keyfile
 from coffer.keys.shares.recovery import Recovery
 from coffer.server.config.settings import Config, Dimse, Http, Keys, Pkcs11
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.engine.providers import provider_of
 from coffer.server.main.service import Server
-from coffer.server.services.engine import Engine
 from tests.keys import softhsm
 from tests.server.filled import free_port, run, study_files, told
 from tests.server.test_key_provider import ready, store, wait_for
@@ -223,7 +223,7 @@ def test_a_running_server_whose_hsm_is_lost_for_ever_stores_again_after_a_recove
     with Server(config) as server:
         assert store(config, 0) == 0
         command("keys", "split", "-n", "3", "-k", "2", "-o", str(tmp_path / "shares"))
-        hsm.provider(archive_id=server.engine.folder.archive_id).destroy_epoch(1)
+        hsm.provider(archive_id=server.services.archive.folder.archive_id).destroy_epoch(1)
         wait_for(lambda: ready(config)[0] == 503, "stores refused")
         said = command("keys", "recover", *given(tmp_path, 1, 3))
         assert "New epochs still go to pkcs11" in said
@@ -232,8 +232,8 @@ def test_a_running_server_whose_hsm_is_lost_for_ever_stores_again_after_a_recove
         command("keys", "drill", *given(tmp_path, 2, 3))
         what = ["key split", "key recovered from shares", "key shares drilled"]
         server._settle()  # as `wait` does every half a second
-        events = server.engine.events(frozenset({Kind.STATE}))
+        events = server.services.archive.events(frozenset({Kind.STATE}))
         assert [event.facts["what"] for _, event in events] == what
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         assert engine.stats().objects == 2
         assert [epoch.provider for epoch in engine.keyring.epochs()] == ["keyfile"]

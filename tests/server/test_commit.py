@@ -15,12 +15,14 @@ from coffer.index.index import Index
 from coffer.index.instance.identity import PartId
 from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.server.config.settings import Config, Http, Keys, Log
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.commit import Committed, Committer, Parcel, Sealed
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.observe import logs
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
+from tests.services import services
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 
@@ -32,12 +34,12 @@ def _logs() -> None:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def engine(tmp_path: Path) -> Iterator[WritableArchive]:
     config = Config(archive=tmp_path / "archive", http=Http(enabled=False), keys=Keys(key_file=tmp_path / "key"))
     create_archive(config)
-    with Engine.open(config, write=True) as opened:
+    with open_writer(config) as opened:
         yield opened
-    with Engine.open(config) as opened:
+    with open_reading(config) as opened:
         assert not list(Verifier(opened.folder).findings())
 
 
@@ -61,10 +63,10 @@ def part(study: str) -> PartId:
     return PartId(study, str(sample_study()[0].PatientID))
 
 
-def parcels(engine: Engine, study: str, count: int, **more: str) -> list[Parcel]:
+def parcels(engine: WritableArchive, study: str, count: int, **more: str) -> list[Parcel]:
     """Objects of one study, sealed and not yet committed."""
-    desk = Desk(engine.committer)
-    ingest = type(engine.ingest)(engine.intake, desk, engine.policy, engine.index.rules)  # type: ignore[arg-type]
+    desk = Desk(services(engine).committer)
+    ingest = type(services(engine).ingest)(engine.intake, desk, engine.policy, engine.index.rules)  # type: ignore[arg-type]
     for number in range(count):
         ds = sample_study()[0]
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = study, f"{study}.1", f"{study}.1.{number}"
@@ -76,7 +78,9 @@ def parcels(engine: Engine, study: str, count: int, **more: str) -> list[Parcel]
     return desk.parcels
 
 
-def test_who_waits_while_a_commit_runs_shares_the_next_sync(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_while_a_commit_runs_shares_the_next_sync(
+    engine: WritableArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held, go_on = threading.Event(), threading.Event()
     groups: list[int] = []
     append = LogWriter.append
@@ -92,14 +96,14 @@ def test_who_waits_while_a_commit_runs_shares_the_next_sync(engine: Engine, monk
     monkeypatch.setattr(LogWriter, "append", slow)
     done: list[Committed] = []
     threads = [
-        threading.Thread(target=lambda parcel=parcel: done.extend(engine.committer.commit([parcel])))
+        threading.Thread(target=lambda parcel=parcel: done.extend(services(engine).committer.commit([parcel])))
         for parcel in ready
     ]
     threads[0].start()
     assert held.wait(30)
     for thread in threads[1:]:
         thread.start()
-    while len(engine.committer._queue) < 7:
+    while len(services(engine).committer._queue) < 7:
         threading.Event().wait(0.001)
     assert done == []
     go_on.set()
@@ -109,27 +113,27 @@ def test_who_waits_while_a_commit_runs_shares_the_next_sync(engine: Engine, monk
     assert sorted(result.seq for result in done) == list(range(1, 9))
 
 
-def test_twins_in_one_batch_are_stored_once(engine: Engine) -> None:
+def test_twins_in_one_batch_are_stored_once(engine: WritableArchive) -> None:
     (one,) = parcels(engine, "1.2.3", 1)
-    first, second = engine.committer.commit([one, one])
+    first, second = services(engine).committer.commit([one, one])
     assert (first.duplicate, second.duplicate) == (False, True)
     assert first.seq == second.seq
-    (again,) = engine.committer.commit([one])
+    (again,) = services(engine).committer.commit([one])
     assert again == Committed(first.seq, duplicate=True)
     assert engine.stats().objects == 1
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_only_the_newest_version_has_duplicates(engine: Engine, together: bool) -> None:
+def test_only_the_newest_version_has_duplicates(engine: WritableArchive, together: bool) -> None:
     """A, B, A: the last one counts. The same bytes under another transfer syntax are another version too."""
     first, other = parcels(engine, "1.2.3", 1), parcels(engine, "1.2.3", 1, PatientComments="corrected")
     again = _with(first[0].sealed, transfer_syntax="1.2.840.10008.1.2.4.70")
     sent = [first[0], other[0], first[0], first[0], Parcel(again, first[0].body)]
     with capture_logs() as lines:
         if together:
-            done = engine.committer.commit(sent)
+            done = services(engine).committer.commit(sent)
         else:
-            done = [result for each in sent for result in engine.committer.commit([each])]
+            done = [result for each in sent for result in services(engine).committer.commit([each])]
     assert [result.duplicate for result in done] == [False, False, False, True, False]
     assert [result.seq for result in done] == [1, 2, 3, 3, 4]
     (found,) = engine.index.locate({0x0020000D: ("1.2.3",)})
@@ -142,13 +146,13 @@ def test_only_the_newest_version_has_duplicates(engine: Engine, together: bool) 
     assert value("coffer_object_versions_total", {"outcome": "replaced"}) == 3
 
 
-def test_two_patients_under_one_study_uid_have_two_keys_and_are_told(engine: Engine) -> None:
+def test_two_patients_under_one_study_uid_have_two_keys_and_are_told(engine: WritableArchive) -> None:
     mine = parcels(engine, "1.2.3", 2)
     theirs = parcels(engine, "1.2.3", 1, PatientID="ANOTHER")
     assert mine[0].sealed.key_id != theirs[0].sealed.key_id
     with capture_logs() as lines:
-        engine.committer.commit([mine[0], theirs[0]])
-        engine.committer.commit([mine[1]])
+        services(engine).committer.commit([mine[0], theirs[0]])
+        services(engine).committer.commit([mine[1]])
     events = [line["event"] for line in lines if line["log_level"] == "warning"]
     assert events == [
         "another version of an instance came, and is served from now on",
@@ -162,8 +166,8 @@ def test_two_patients_under_one_study_uid_have_two_keys_and_are_told(engine: Eng
     }
 
 
-def test_the_key_of_a_new_study_is_let_go_of_once_the_index_has_it(engine: Engine) -> None:
-    committer = engine.committer
+def test_the_key_of_a_new_study_is_let_go_of_once_the_index_has_it(engine: WritableArchive) -> None:
+    committer = services(engine).committer
     keys = {study: committer.study_key(part(study)) for study in ("1.2.3", "1.2.4", "1.2.5")}
     first, second = parcels(engine, "1.2.3", 2)
     committer.commit([first])
@@ -175,10 +179,10 @@ def test_the_key_of_a_new_study_is_let_go_of_once_the_index_has_it(engine: Engin
 
 
 def test_a_study_whose_record_the_index_did_not_take_keeps_its_key(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: WritableArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = engine.committer.study_key(part("1.2.3"))
-    engine.committer.commit(parcels(engine, "1.2.3", 1))
+    key = services(engine).committer.study_key(part("1.2.3"))
+    services(engine).committer.commit(parcels(engine, "1.2.3", 1))
 
     def damaged(*_: object, **__: object) -> None:
         raise IntegrityError("a damaged row")
@@ -187,29 +191,31 @@ def test_a_study_whose_record_the_index_did_not_take_keeps_its_key(
         patch.setattr(Index, "_apply", damaged)
         with pytest.raises(IntegrityError):
             engine.index.follow()
-    engine.committer.commit(parcels(engine, "1.2.4", 1))
-    assert engine.committer.study_key(part("1.2.3")).key_id == key.key_id
+    services(engine).committer.commit(parcels(engine, "1.2.4", 1))
+    assert services(engine).committer.study_key(part("1.2.3")).key_id == key.key_id
 
 
-def test_an_index_that_is_behind_is_caught_up_when_the_archive_is_opened(engine: Engine, tmp_path: Path) -> None:
-    engine.committer.commit(parcels(engine, "1.2.3", 1))
+def test_an_index_that_is_behind_is_caught_up_when_the_archive_is_opened(
+    engine: WritableArchive, tmp_path: Path
+) -> None:
+    services(engine).committer.commit(parcels(engine, "1.2.3", 1))
     engine.index.flush()
     behind = (engine.folder.index / "data.mdb").read_bytes()
-    engine.committer.commit(parcels(engine, "1.2.4", 3))
+    services(engine).committer.commit(parcels(engine, "1.2.4", 3))
     config = engine.config
     engine.close()
     (engine.folder.index / "data.mdb").write_bytes(behind)
-    with Engine.open(config) as reading:
+    with open_reading(config) as reading:
         assert (reading.stats().objects, reading.stats().index_lag) == (4, 4)
-    with Engine.open(config, write=True) as opened:
+    with open_writer(config) as opened:
         assert (opened.stats().objects, opened.stats().index_lag) == (4, 0)
-        assert opened.committer.commit(parcels(opened, "1.2.4", 1))[0].duplicate
+        assert services(opened).committer.commit(parcels(opened, "1.2.4", 1))[0].duplicate
 
 
-def test_what_was_sealed_under_another_key_is_not_stored(engine: Engine) -> None:
+def test_what_was_sealed_under_another_key_is_not_stored(engine: WritableArchive) -> None:
     mine, other = parcels(engine, "1.2.3", 1) + parcels(engine, "1.2.4", 1)
     wrong = Parcel(_with(mine.sealed, key_id=other.sealed.key_id), mine.body)
-    (result,) = engine.committer.commit([wrong])
+    (result,) = services(engine).committer.commit([wrong])
     assert result == Committed(stale=True)
     assert engine.log.next_seq == 0
 
@@ -219,7 +225,7 @@ def _with(sealed: Sealed, **changes: object) -> Sealed:
     return Sealed(**{**values, **changes})
 
 
-def test_a_fault_reaches_everybody_who_waits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_reaches_everybody_who_waits(engine: WritableArchive, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = parcels(engine, "1.2.3", 3)
 
     def fails(self: LogWriter, entries: object) -> object:
@@ -227,6 +233,6 @@ def test_a_fault_reaches_everybody_who_waits(engine: Engine, monkeypatch: pytest
 
     monkeypatch.setattr(LogWriter, "append", fails)
     with pytest.raises(UnavailableError, match="a fault of the archive"):
-        engine.committer.commit(ready)
+        services(engine).committer.commit(ready)
     monkeypatch.undo()
-    assert [result.seq for result in engine.committer.commit(ready)] == [1, 2, 3]
+    assert [result.seq for result in services(engine).committer.commit(ready)] == [1, 2, 3]

@@ -17,12 +17,13 @@ from coffer.keys.errors import UnavailableError
 from coffer.keys.threads import started_pool
 from coffer.server.config.settings import Config, Keys, Storage
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.host import headroom
 from coffer.server.host.headroom import Shortage
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
 from tests.server.filled import status
+from tests.services import services
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 
@@ -84,13 +85,15 @@ def test_a_store_is_refused_before_the_log_would_stop_at_its_next_segment(tmp_pa
         storage=Storage(segment_bytes=1 << 20, reserve_bytes=0),
     )
     create_archive(config)
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
 
         def store(number: int) -> int:
             ds = sample_study()[0]
             ds.SOPInstanceUID += f".{number}"
             ds.PixelData = os.urandom(ds.Rows * ds.Columns * 2)
-            reception = engine.ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TESTER")))
+            reception = services(engine).ingest.begin(
+                StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TESTER"))
+            )
             reception.write(encoded(ds))
             return status(reception.finish())
 
@@ -98,7 +101,7 @@ def test_a_store_is_refused_before_the_log_would_stop_at_its_next_segment(tmp_pa
         with descriptors_left(2):
             assert [store(number) for number in range(1, 20)] == [0xA700] * 19  # some of them would need a new segment
             with pytest.raises(UnavailableError, match="short of file descriptors"):
-                engine.committer.require_accepting()
+                services(engine).committer.require_accepting()
         assert [store(number) for number in range(1, 20)] == [0] * 19
         assert len(engine.folder.segment_numbers()) > 1
 

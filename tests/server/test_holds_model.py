@@ -25,12 +25,13 @@ from coffer.keys.errors import AccessDeniedError, CofferError, InputError, NotFo
 from coffer.server.access.operator import Officer
 from coffer.server.config.settings import Config, Http, Keys, Retention, Storage
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.erasure.shred import Deed, Shredding
 from coffer.server.main.demo import encoded
-from coffer.server.retention.holds import Hold, Holds
+from coffer.server.retention.holds import Hold, HoldAdmin
 from coffer.server.retention.selection import Doomed, SeveralPatientsError, by_instance, by_patient, by_study
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
+from tests.services import services
 
 SC, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.1.2.1"
 OFFICER = Officer("Meyer", "a")
@@ -120,7 +121,7 @@ class Model(RuleBasedStateMachine):
             storage=Storage(reserve_bytes=0),
         )
         create_archive(config)
-        self.engine = Engine.open(config, write=True)
+        self.engine = open_writer(config)
         self.objects: list[Stored] = []
         self.gone: list[tuple[Stored, bytes]] = []
         self.holds: dict[str, Held] = {}
@@ -149,7 +150,7 @@ class Model(RuleBasedStateMachine):
         received = clock_ms() if clock is None else clock
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(coffer.server.services.store, "clock_ms", lambda: received)
-            reception = self.engine.ingest.begin(StoreRequest(SC, instance, EXPLICIT_LE, Caller("PEER")))
+            reception = services(self.engine).ingest.begin(StoreRequest(SC, instance, EXPLICIT_LE, Caller("PEER")))
             data = encoded(ds)
             reception.write(data)
             assert reception.finish().error is None
@@ -174,15 +175,15 @@ class Model(RuleBasedStateMachine):
         )  # fmt: skip
         if on == "instance" and all(each.study for each in self.objects if each.instance == one.instance):
             with pytest.raises(InputError, match="belongs to a study"):
-                Holds(self.engine).add(note)
+                HoldAdmin(self.engine).add(note)
             return
-        self.holds[Holds(self.engine).add(note)] = replace(made, is_over=is_over)
+        self.holds[HoldAdmin(self.engine).add(note)] = replace(made, is_over=is_over)
 
     @rule()
     def unhold(self) -> None:
         """An officer takes the hold away."""
         for hold_id in self.holds:
-            Holds(self.engine).remove(hold_id, OFFICER)
+            HoldAdmin(self.engine).remove(hold_id, OFFICER)
         self.holds = {}
 
     @rule()

@@ -28,9 +28,9 @@ from coffer.server.config.settings import (
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
 from coffer.server.dimse.protocol.requestor import Requestor
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.main.service import Server
-from coffer.server.services.engine import Engine
 from tests.keys import softhsm
 from tests.keys.kms_server import kms_server
 from tests.keys.softhsm import SoftHsm
@@ -69,7 +69,7 @@ def on_hsm(tmp_path: Path, hsm: SoftHsm) -> Iterator[Config]:
 
 def check(config: Config) -> None:
     """Verify the whole archive, every object opened."""
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         assert not list(Verifier(engine.folder).findings())
         for study in engine.index.query("STUDY", {0x0020000D: ()}, "study"):
             for found in engine.index.locate({0x0020000D: (str(study[0x0020000D][0]),)}):
@@ -119,7 +119,7 @@ def test_an_hsm_that_is_away_degrades_and_nothing_else(on_hsm: Config, hsm: Soft
             assert store(on_hsm, 1) == 0
         wait_for(lambda: not ready(on_hsm)[1]["degraded"], "well again")
         assert store(on_hsm, 2) == 0
-        assert server.engine.stats().objects == 3
+        assert server.services.archive.stats().objects == 3
 
 
 # A search that dies with its session cannot be ended in the library's destructor either.
@@ -129,16 +129,16 @@ def test_a_key_that_is_gone_stops_stores_until_it_is_back(on_hsm: Config, hsm: S
         assert store(on_hsm, 0) == 0
         (found,) = (tmp_path / "hsm" / "tokens").iterdir()
         objects = {path: path.read_bytes() for path in found.glob("*.object")}
-        archive_id = server.engine.folder.archive_id
+        archive_id = server.services.archive.folder.archive_id
         hsm.provider(archive_id=archive_id).destroy_epoch(1)
         wait_for(lambda: ready(on_hsm)[0] == 503, "not ready")
         reasons = ready(on_hsm)[1]["reasons"]
         assert "could not be opened after a restart" in reasons[0]
         assert "holds no key for epoch 1" in reasons[0]
-        before = server.engine.log.next_seq
+        before = server.services.archive.log.next_seq
         assert store(on_hsm, 1) == OUT_OF_RESOURCES
-        assert server.engine.log.next_seq == before
-        assert len(list(server.engine.index.query("STUDY", {0x0020000D: ()}, "study"))) == 1
+        assert server.services.archive.log.next_seq == before
+        assert len(list(server.services.archive.index.query("STUDY", {0x0020000D: ()}, "study"))) == 1
         for path, data in objects.items():  # the HSM's own backup
             path.write_bytes(data)
         hsm.restart()
@@ -250,13 +250,13 @@ def test_aws_kms_that_is_away_throttles_or_deletes(tmp_path: Path, monkeypatch: 
                 kms.always = ""
                 wait_for(lambda: not ready(config)[1]["degraded"], f"well after {fault}")
             kms.always = "ThrottlingException"
-            archive_id = server.engine.folder.archive_id
+            archive_id = server.services.archive.folder.archive_id
         with pytest.raises(UnavailableError, match="ThrottlingException"):
-            Engine.open(config)
+            open_reading(config)
         kms.always = ""
         check(config)
         from coffer.keys.providers.aws_kms import KmsProvider, connect
 
         KmsProvider(archive_id, connect("eu-central-1", kms.url, 5.0), 7).destroy_epoch(1)
         with pytest.raises(KeyUnavailableError, match="waits for its deletion"):
-            Engine.open(config)
+            open_reading(config)

@@ -20,7 +20,7 @@ from coffer.keys.crypto import selftest
 from coffer.server.access.operator import Officer
 from coffer.server.cli import main
 from coffer.server.config.load import load_config
-from coffer.server.services.engine import Engine
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.workers import messages
 from coffer.server.workers.transport import LineClosed, Wire
 from coffer.server.workers.worker import encode_config
@@ -62,7 +62,7 @@ def archive(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def study_uid() -> str:
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         return str(next(engine.index.query("STUDY", {0x0020000D: ()}, "study"))[0x0020000D][0])
 
 
@@ -190,7 +190,7 @@ def test_whatever_changes_keys_is_recorded(command: str, archive: Path) -> None:
     uid = study_uid()
 
     def events() -> list[tuple[int, Kind, dict[str, object]]]:
-        with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:  # what waits is delivered
+        with open_writer(load_config(Path("coffer.toml"))) as engine:  # what waits is delivered
             kinds = frozenset(Kind) - {Kind.OBJECT, Kind.STUDY_KEY_CREATED}
             return [(seq, event.kind, dict(event.facts)) for seq, event in engine.events(kinds)]
 

@@ -16,7 +16,7 @@ from coffer.keys.keyring import rows
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.tombstone import Tombstone
 from coffer.server.config.load import load_config
-from coffer.server.services.engine import Engine
+from coffer.server.engine.opening import open_for_service, open_writer
 from tests.server.filled import run
 from tests.server.test_shred import UIDS, configure, put
 
@@ -38,7 +38,7 @@ def findings(code: int = 1) -> str:
 def started() -> str:
     """What a start of the server says is wrong: why it refuses to write or to open, and what it tells otherwise."""
     try:
-        with Engine.open(load_config(Path("coffer.toml")), write=True, may_refuse=True) as engine:
+        with open_for_service(load_config(Path("coffer.toml"))) as engine:
             refusal = engine.log.refusal
             return "\n".join([str(refusal)] * (refusal is not None) + engine.key_trouble)
     except CofferError as error:
@@ -96,7 +96,7 @@ def test_nothing_that_is_done_to_keys_is_a_finding(archive: Path) -> None:
     assert audit(0)["shredded"] == 1
     run("keys", "rekey", UIDS[1], "--reason", "r", "--yes")
     assert (audit(0)["shredded"], audit(0)["replaced"], audit(0)["in_use"]) == (1, 1, 2)
-    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+    with open_writer(load_config(Path("coffer.toml"))) as engine:
         engine.keyring.new_study()
         assert engine.key_trouble == []
     assert audit(0)["unused"] == 1

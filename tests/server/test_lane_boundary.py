@@ -32,9 +32,9 @@ from coffer.keys.memory.secret import Secret
 from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
 from coffer.server.services.store import Ingest
 from coffer.server.workers import checks, client, coordinator, rights
 from coffer.server.workers import messages as m
@@ -43,6 +43,7 @@ from coffer.server.workers.proxy import Line
 from coffer.server.workers.transport import LineClosed, Wire
 from tests.server.filled import status
 from tests.server.odd_objects import healthy_objects, odd_objects
+from tests.services import services
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 HONEST, EVIL = "1.2.3", "1.2.9"
@@ -60,8 +61,8 @@ class Site:
             keys=Keys(key_file=folder / "key"),
         )
         create_archive(self.config)
-        self.engine = Engine.open(self.config, write=True)
-        self.desk = Desk(self.engine)
+        self.engine = open_writer(self.config)
+        self.desk = Desk(services(self.engine))
         self.desk.start()
         self.honest = Lane(self)
         assert self.honest.store(HONEST, 1) == 0
@@ -80,7 +81,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     yield made
     made.desk.stop()
     made.engine.close()
-    with Engine.open(made.config, write=True) as engine:
+    with open_writer(made.config) as engine:
         assert engine.stats().objects == made.stored
         assert not list(Verifier(engine.folder).findings())
 

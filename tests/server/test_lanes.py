@@ -32,13 +32,13 @@ from coffer.server.dimse.protocol.connection import ConnectionClosed
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
 from coffer.server.dimse.protocol.requestor import Requestor
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.erasure.shred import Deed, Shredding
 from coffer.server.host import watched
 from coffer.server.keyops.epochs import Renewal
 from coffer.server.main.demo import encoded, leave_answers_to_caller, sample_study
 from coffer.server.main.service import Server
 from coffer.server.retention.selection import by_study
-from coffer.server.services.engine import Engine
 from coffer.server.workers import supervisor
 from coffer.server.workers.transport import LineClosed, SharedMemory, Wire
 from tests.dimse.raw_peer import RawRequestor
@@ -63,7 +63,7 @@ def config(tmp_path: Path) -> Iterator[Config]:
     )
     create_archive(config)
     yield config
-    with Engine.open(config) as engine:
+    with open_reading(config) as engine:
         assert not list(Verifier(engine.folder).findings())
 
 
@@ -117,7 +117,7 @@ def test_a_process_that_dies_costs_its_own_associations_and_comes_back(config: C
         for _ in range(4):
             with connect(config) as peer:
                 assert store(peer, 2) == 0
-        assert server.engine.stats().objects == 3
+        assert server.services.archive.stats().objects == 3
     assert not lanes()
 
 
@@ -182,7 +182,7 @@ def test_many_associations_store_the_same_object_once(config: Config) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        stats = server.engine.stats()
+        stats = server.services.archive.stats()
     assert statuses == [0] * 32
     assert (stats.studies, stats.objects, stats.records) == (1, 3, 4)
 
@@ -296,9 +296,9 @@ def test_keys_are_rotated_while_objects_come_in(config: Config) -> None:
         stop.set()
         sender.join()
         assert set(statuses) == {0}
-        assert server.engine.stats().objects == len(statuses)
-        assert server.engine.stats().key_epoch == 3
-    with Engine.open(config, write=True) as engine:
+        assert server.services.archive.stats().objects == len(statuses)
+        assert server.services.archive.stats().key_epoch == 3
+    with open_writer(config) as engine:
         assert engine.stats().objects == len(statuses)
         events = [event for _, event in engine.events(frozenset({Kind.KEYRING_ROTATED}))]
         assert [event.facts["epoch"] for event in events] == [2, 3]
@@ -311,7 +311,9 @@ def test_a_key_that_is_taken_away_opens_nothing_in_any_lane_from_then_on(config:
     def taken() -> None:
         came.append(len(came))
         if len(came) == 2:
-            Shredding(server.engine).shred(by_study(server.engine, study), Deed("r", (Officer("Meyer", "a"),)))
+            Shredding(server.services.archive).shred(
+                by_study(server.services.archive, study), Deed("r", (Officer("Meyer", "a"),))
+            )
 
     with Server(config) as server:
         with connect(config) as peer:
@@ -325,7 +327,7 @@ def test_a_key_that_is_taken_away_opens_nothing_in_any_lane_from_then_on(config:
 
 
 def test_a_server_rotates_an_epoch_that_is_old_enough(config: Config) -> None:
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         keyring = engine.keyring
         later = [keyring.epoch_row(1).created_ms + 29 * 86_400_000]
         never, monthly = (

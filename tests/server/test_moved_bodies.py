@@ -18,8 +18,8 @@ from coffer.index.dicom.attributes import STUDY_UID
 from coffer.keys.clock import clock_ms
 from coffer.keys.keyring import signing_key
 from coffer.server.config.load import load_config
+from coffer.server.engine.opening import open_reading
 from coffer.server.engine.providers import open_keyring, provider_of
-from coffer.server.services.engine import Engine
 from tests.server.filled import part10, run, told
 from tests.server.test_shred import UIDS, configure, slices
 
@@ -114,7 +114,7 @@ def test_a_body_in_another_place_opens_nothing(
     records[at] = replace(records[at], body=donor.body)
     written_again(archive, records)
     assert told("verify")["findings"] == []  # nothing that needs no key can tell
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         (victim,) = [each for each in engine.index.locate({STUDY_UID: (UIDS[0],)}) if each.version.seq == at]
     run("get", "--instance", victim.sop_instance, "--out", "out", code=3)
     assert not list(Path().glob("out/**/*.dcm"))

@@ -16,10 +16,13 @@ from coffer.index.dicom.headers import decode_identifier
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.server.cli import main
 from coffer.server.config.settings import Config, Http, Keys, Storage
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
+from coffer.server.services.find import Finder
 from coffer.server.services.part10 import Part10, header_bytes
+from coffer.server.services.retrieve import Retriever
 from tests.server.filled import status
 from tests.server.odd_objects import (
     IMPLICIT,
@@ -34,6 +37,7 @@ from tests.server.odd_objects import (
     item,
     odd_objects,
 )
+from tests.services import services
 
 LEVEL, PATIENT_ID, CHARSET = 0x00080052, 0x00100020, 0x00080005
 CALLER = Caller("TESTER")
@@ -49,35 +53,39 @@ def config_of(base: Path) -> Config:
     )
 
 
-def store(engine: Engine, obj: Object) -> int:
-    reception = engine.ingest.begin(StoreRequest(obj.sop_class, obj.sop_instance, obj.transfer_syntax, CALLER))
+def store(engine: WritableArchive, obj: Object) -> int:
+    reception = services(engine).ingest.begin(
+        StoreRequest(obj.sop_class, obj.sop_instance, obj.transfer_syntax, CALLER)
+    )
     reception.write(obj.data)
     return status(reception.finish())
 
 
 def find(
-    engine: Engine, level: str, model: str, keys: Mapping[int, Values], *, implicit: bool
+    engine: WritableArchive, level: str, model: str, keys: Mapping[int, Values], *, implicit: bool
 ) -> list[Mapping[int, Values]]:
     """The decoded answers of one C-FIND."""
     request = encode_identifier({LEVEL: (level,), **keys}, ("ISO_IR 192",), implicit=implicit)
-    rows = engine.finder.find(request, implicit=implicit, model=model, caller=CALLER).rows
+    rows = Finder(engine).find(request, implicit=implicit, model=model, caller=CALLER).rows
     return [decode_identifier(row, implicit=implicit).values for row in rows if row is not None]
 
 
-def retrieve(engine: Engine, level: str, model: str, keys: Mapping[int, Values]) -> set[bytes]:
+def retrieve(engine: WritableArchive, level: str, model: str, keys: Mapping[int, Values]) -> set[bytes]:
     """The data sets that one C-GET would send."""
     request = encode_identifier({LEVEL: (level,), **keys}, (), implicit=True)
-    plan = engine.retriever.plan(request, implicit=True, model=model, caller=CALLER)
+    plan = Retriever(engine).plan(request, implicit=True, model=model, caller=CALLER)
     return {b"".join(one.open()) for one in plan.instances}
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Sequence[Object], Sequence[Object]]]:
+def archive(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[WritableArchive, Sequence[Object], Sequence[Object]]]:
     """An archive of healthy and odd objects, each odd one stored between the healthy ones."""
     config = config_of(tmp_path_factory.mktemp("odd"))
     create_archive(config)
     healthy, odd = list(healthy_objects()), list(odd_objects())
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         for obj in (*healthy[:4], *odd, *healthy[4:]):
             assert store(engine, obj) == 0, obj.data[:200]
         yield engine, healthy, odd
@@ -95,7 +103,7 @@ def keys_of(level: str) -> dict[int, Values]:
 @pytest.mark.parametrize("implicit", [True, False])
 @pytest.mark.parametrize(("model", "level"), [(m, lv) for m, levels in ROOTS.items() for lv in levels])
 def test_every_query_level_has_every_healthy_object(
-    archive: tuple[Engine, Sequence[Object], Sequence[Object]], model: str, level: str, implicit: bool
+    archive: tuple[WritableArchive, Sequence[Object], Sequence[Object]], model: str, level: str, implicit: bool
 ) -> None:
     engine, healthy, _ = archive
     for obj in healthy:
@@ -122,7 +130,7 @@ def test_every_query_level_has_every_healthy_object(
 
 @pytest.mark.parametrize("model", ["patient", "study"])
 def test_every_attribute_can_be_matched_whatever_others_hold(
-    archive: tuple[Engine, Sequence[Object], Sequence[Object]], model: str
+    archive: tuple[WritableArchive, Sequence[Object], Sequence[Object]], model: str
 ) -> None:
     engine, healthy, _ = archive
     obj = healthy[0]
@@ -150,7 +158,7 @@ def test_every_attribute_can_be_matched_whatever_others_hold(
 
 
 def test_every_study_that_is_answered_can_be_asked_and_retrieved_further(
-    archive: tuple[Engine, Sequence[Object], Sequence[Object]],
+    archive: tuple[WritableArchive, Sequence[Object], Sequence[Object]],
 ) -> None:
     engine, healthy, odd = archive
     sent = {obj.data for obj in (*healthy, *odd)}
@@ -169,7 +177,7 @@ def test_every_study_that_is_answered_can_be_asked_and_retrieved_further(
 
 
 def test_every_retrieve_level_sends_the_healthy_objects_and_nothing_else(
-    archive: tuple[Engine, Sequence[Object], Sequence[Object]],
+    archive: tuple[WritableArchive, Sequence[Object], Sequence[Object]],
 ) -> None:
     engine, healthy, _ = archive
     for patient in ("1", "2"):
@@ -188,13 +196,13 @@ def test_every_retrieve_level_sends_the_healthy_objects_and_nothing_else(
 
 
 def test_every_odd_object_is_found_by_its_uid_and_comes_back_bit_for_bit(
-    archive: tuple[Engine, Sequence[Object], Sequence[Object]],
+    archive: tuple[WritableArchive, Sequence[Object], Sequence[Object]],
 ) -> None:
     engine, _, odd = archive
     newest = {(obj.sop_instance, obj.transfer_syntax): obj for obj in odd}
     replaced = 0
     for obj in newest.values():
-        found = engine.retriever.instances({SOP_INSTANCE: (obj.sop_instance,)}, CALLER)
+        found = Retriever(engine).instances({SOP_INSTANCE: (obj.sop_instance,)}, CALLER)
         back = [b"".join(one.open()) for one in found]
         twin = newest.get((obj.sop_instance, IMPLICIT))  # it may be a newer version of the same, in the same study
         replaced += obj.data not in back
@@ -202,7 +210,9 @@ def test_every_odd_object_is_found_by_its_uid_and_comes_back_bit_for_bit(
     assert replaced < 10
 
 
-def test_what_is_kept_of_the_odd_objects_is_small(archive: tuple[Engine, Sequence[Object], Sequence[Object]]) -> None:
+def test_what_is_kept_of_the_odd_objects_is_small(
+    archive: tuple[WritableArchive, Sequence[Object], Sequence[Object]],
+) -> None:
     engine, healthy, odd = archive
     folder = engine.config.archive / "index"
     engine.index.flush()
@@ -225,7 +235,7 @@ def test_one_object_of_the_wrong_kind_breaks_no_answer(tmp_path: Path, poison: b
     """A number beyond its VR, text for a number, or a sequence for an ID once ended every query or retrieval it met."""
     config = config_of(tmp_path)
     create_archive(config)
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         (first, *_) = healthy = list(healthy_objects())
         for obj in healthy:
             assert store(engine, obj) == 0
@@ -264,7 +274,7 @@ def test_one_file_never_ends_an_import(tmp_path: Path) -> None:
     assert told.exit_code in (0, 12), told.output
     assert counts["stored"] + counts["duplicate"] + counts["skipped"] + counts["failed"] == len(healthy) + len(odd) + 1
     assert not [one for one in counts["not_stored"] if "fault" in one["reason"]]
-    with Engine.open(config, write=False) as engine:
+    with open_reading(config) as engine:
         for obj in (*healthy, odd[0]):
-            found = engine.retriever.instances({SOP_INSTANCE: (obj.sop_instance,)}, CALLER)
+            found = Retriever(engine).instances({SOP_INSTANCE: (obj.sop_instance,)}, CALLER)
             assert [b"".join(one.open()) for one in found] == [obj.data]

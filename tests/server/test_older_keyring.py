@@ -10,8 +10,8 @@ from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import HistoryError
 from coffer.keys.keyring import rows
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.maintenance.offline import look
-from coffer.server.services.engine import Engine
 from tests.promises.kept import Kept
 
 _NOTE = bytes(range(8))
@@ -29,7 +29,7 @@ def kept(tmp_path: Path) -> Kept:
     return made
 
 
-def _say(engine: Engine, prefix: bytes, *, begins: bool) -> None:
+def _say(engine: WritableArchive, prefix: bytes, *, begins: bool) -> None:
     """Write, or take away, a note of the keyring with the event that tells of it, as `server.retention.officer_records`
     does."""
     name, added, removed = _KINDS[prefix]

@@ -24,15 +24,17 @@ from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.server.access.operator import Officer
 from coffer.server.config.load import load_config
+from coffer.server.engine.archive import ReadableArchive
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.engine.rekey import Rekeyer
 from coffer.server.keyops.rekey_order import one_study, order
 from coffer.server.keyops.rekey_watch import RekeyWatch
 from coffer.server.main.demo import encoded
 from coffer.server.maintenance.problems import unindexed
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
 from tests.server.filled import flip, part10, run, status, told
 from tests.server.test_shred import UIDS, configure, events, found, put, slices, stopped
+from tests.services import services
 
 STUDY = UIDS[0]
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
@@ -59,8 +61,8 @@ def got(study_uid: str) -> dict[str, bytes]:
     return {str(path.relative_to("out")): path.read_bytes() for path in sorted(Path("out").rglob("*.dcm"))}
 
 
-def engine(*, write: bool = False) -> Engine:
-    return Engine.open(load_config(Path("coffer.toml")), write=write)
+def engine(*, write: bool = False) -> ReadableArchive:
+    return (open_writer if write else open_reading)(load_config(Path("coffer.toml")))
 
 
 def key_ids(study_uid: str) -> frozenset[bytes]:
@@ -164,7 +166,9 @@ def test_a_large_object_goes_through_a_file(archive: Path) -> None:
 
 def test_an_object_that_could_not_be_read_to_its_end_keeps_its_flag(archive: Path) -> None:
     with engine(write=True) as opened:
-        reception = opened.ingest.begin(StoreRequest("1.2.840.10008.5.1.4.1.1.2", "1.2.3.77", EXPLICIT_LE, Caller("T")))
+        reception = services(opened).ingest.begin(
+            StoreRequest("1.2.840.10008.5.1.4.1.1.2", "1.2.3.77", EXPLICIT_LE, Caller("T"))
+        )
         reception.write(b"no data set at all")
         assert reception.finish().error is None
         (before,) = unindexed(opened)
@@ -375,7 +379,7 @@ def test_a_damaged_object_keeps_the_key_and_repair_lets_it_go_on(archive: Path) 
         assert rekey.under_way(opened.keyring)[0].stuck == position.seq
     flip(segment, position.offset + 160 + position.body_len // 2)
     with engine(write=True) as opened:
-        (said,) = RekeyWatch(opened).concerns()
+        (said,) = RekeyWatch(services(opened)).concerns()
     assert f"record {position.seq} does not open" in said
     run(*COMMAND)
     assert got(STUDY) == whole
@@ -405,7 +409,7 @@ def test_what_is_sent_during_the_change_over_waits_and_goes_under_the_new_key(
 
         def send_one() -> None:
             request = StoreRequest(str(more.SOPClassUID), str(more.SOPInstanceUID), EXPLICIT_LE, Caller("TESTER"))
-            reception = opened.ingest.begin(request)
+            reception = services(opened).ingest.begin(request)
             reception.write(encoded(more))
             outcomes.append(status(reception.finish()))
 
@@ -418,7 +422,7 @@ def test_what_is_sent_during_the_change_over_waits_and_goes_under_the_new_key(
 
         monkeypatch.setattr(Rekeyer, "_change_over", changing_over)
         order(opened, one_study(opened, STUDY), "r", Officer.here(None))
-        Rekeyer(opened, pause=opened.committer.paused).run()
+        Rekeyer(opened, pause=services(opened).committer.paused).run()
         senders[0].join(30)
         assert outcomes == [0]
     assert len(got(STUDY)) == 4

@@ -20,11 +20,11 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rows import EpochState
 from coffer.server.config.settings import AwsKms, Config, Keys, Pkcs11
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.engine.providers import provider_of
 from coffer.server.keyops import epoch_watch
 from coffer.server.keyops.epoch_watch import RenewalWatch
 from coffer.server.main.service import Server
-from coffer.server.services.engine import Engine
 from tests.keys import softhsm
 from tests.keys.kms_server import kms_server
 from tests.keys.softhsm import SoftHsm
@@ -134,7 +134,7 @@ def make_older(config: Config, days: int) -> None:
 
 
 def events(config: Config, *kinds: Kind) -> list[Event]:
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         return [event for _, event in engine.events(frozenset(kinds))]
 
 
@@ -200,8 +200,8 @@ def test_a_server_goes_on_with_what_was_stopped_before_it_and_beside_it(
     assert "A rotation to epoch 2 is half done, 0 study keys are left in epoch 1; it was stopped" in said
     with Server(config) as server:
         for epoch in (2, 3):
-            wait_for(lambda: server.engine.keyring.half_left() == [], "finished")
-            assert server.engine.keyring.epoch == epoch
+            wait_for(lambda: server.services.archive.keyring.half_left() == [], "finished")
+            assert server.services.archive.keyring.epoch == epoch
             assert value(config, "coffer_key_rotation_unfinished") == 0
             assert store(config, epoch - 2) == 0
             if epoch == 2:
@@ -213,7 +213,7 @@ def test_a_server_goes_on_with_what_was_stopped_before_it_and_beside_it(
 def test_a_half_done_rotation_that_cannot_go_on_is_told(config: Config) -> None:
     leave_half_done(config)
     with Server(config) as server:
-        ring = server.engine.keyring
+        ring = server.services.archive.keyring
         # Nothing is half done a moment before the server lets go of what it changed the keys under.
         wait_for(lambda: ring.half_left() == [] and ring.changing() is None, "finished")
         config.keys.key_file.rename(config.archive.parent / "away")
@@ -233,7 +233,7 @@ def test_a_half_done_rotation_that_cannot_go_on_is_told(config: Config) -> None:
 
 def test_a_server_that_ends_leaves_what_it_was_moving_half_done(config: Config) -> None:
     leave_half_done(config)
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         ending, next_one = (RenewalWatch(engine, engine.metrics) for _ in range(2))
         ending._stopping.set()
         ending.look()
@@ -262,7 +262,7 @@ def test_a_server_ends_although_its_provider_never_answers(tmp_path: Path, monke
         kms.always = "AccessDeniedException"  # what is asked after its end changes nothing
         kms.hang_seconds = 0
         with pytest.raises(Exception, match="AccessDenied"):
-            Engine.open(config)
+            open_reading(config)
         kms.always = ""
         check(config)
 
@@ -287,7 +287,7 @@ def test_nothing_moves_to_a_provider_that_the_running_server_does_not_know(confi
         assert ready(other)[1]["degraded"] == []
     check(other)
     assert epochs_beside(config)[-1] == (3, "pkcs11", "active", 1)
-    with Engine.open(other) as engine:
+    with open_reading(other) as engine:
         assert engine.stats().objects == 3
     beside(config, "keys", "rotate", "--provider", "file")  # and back, for the last look
 

@@ -13,9 +13,9 @@ from coffer.archive.format.segment import HEADER
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.scrub import Looked
 from coffer.server.config.load import load_config
+from coffer.server.engine.opening import open_reading
 from coffer.server.main.service import Server
 from coffer.server.maintenance.scrub_watch import Scrubbing
-from coffer.server.services.engine import Engine
 from tests.server.filled import flip, free_port, run, study_files, told
 
 QUICK = 1e-7  # days: a pass takes 10 ms
@@ -59,7 +59,7 @@ def metric(server: Server, name: str) -> float:
 
 def test_a_clean_archive_is_read_again_and_again(archive: Path) -> None:
     with Server(load_config(Path("coffer.toml"))) as server:
-        records = server.engine.log.next_seq
+        records = server.services.archive.log.next_seq
         until(lambda: metric(server, "coffer_scrub_records_total") >= 3 * records)
         assert metric(server, "coffer_scrub_findings") == 0
         assert metric(server, "coffer_scrub_oldest_unverified_seconds") < 20
@@ -113,13 +113,13 @@ def test_a_long_pause_does_not_hold_up_the_end(archive: Path) -> None:
     write_config(3650)
     started = time.monotonic()
     with Server(load_config(Path("coffer.toml"))) as server:
-        until(lambda: (archive / "scrub" / "place.json").exists() or server.engine.log.next_seq > 0)
+        until(lambda: (archive / "scrub" / "place.json").exists() or server.services.archive.log.next_seq > 0)
     assert time.monotonic() - started < 15
     assert (archive / "scrub" / "place.json").exists()
 
 
 def test_a_look_that_began_in_the_middle_clears_nothing(archive: Path) -> None:
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         scrubbing = Scrubbing(engine, engine.metrics, 30)
         scrubbing.ledger.add(Finding(1, 96, 0, "the body does not match its hash"), 1)
         scrubbing._settle(Looked(1, is_resumed=True))

@@ -17,9 +17,10 @@ from coffer.keys.shares.text import parse
 from coffer.server.access.operator import Officer
 from coffer.server.config.settings import Config, Dimse, Http, Keys, Storage
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.keyops.share_files import split_key
 from coffer.server.keyops.share_recovery import drill, read_shares, recover
-from coffer.server.services.engine import Engine
+from tests.services import services
 
 CHANGES = ("open", "writev", "rename", "mkdir", "link", "unlink")
 WHO = Officer("Meyer", "pacs")
@@ -41,8 +42,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive with a study's key, and shares of its epoch."""
     base = tmp_path_factory.mktemp("made")
     create_archive(config_of(base))
-    with Engine.open(config_of(base), write=True) as engine:
-        engine.committer.study_key(PartId("1.2.3"))
+    with open_writer(config_of(base)) as engine:
+        services(engine).committer.study_key(PartId("1.2.3"))
     split_key(config_of(base), 2, 3, base / "first", WHO)
     return base
 
@@ -102,7 +103,7 @@ def groups_on_disk(base: Path) -> set[bytes]:
 
 def events(base: Path, what: str) -> list[dict[str, object]]:
     """The facts of the events of that name, which the next process that writes has put into the log."""
-    with Engine.open(config_of(base), write=True) as engine:
+    with open_writer(config_of(base)) as engine:
         facts = [dict(event.facts) for _, event in engine.events(frozenset({Kind.STATE}))]
     return [each for each in facts if each["what"] == what]
 
@@ -170,7 +171,7 @@ def test_a_recovery_that_is_stopped_anywhere_is_ended_by_the_same_call(there: st
         (base / "rescue").rename(base / "key")
         (told,) = events(base, "key recovered from shares")
         assert (told["epoch"], told["officer"]) == (1, "Meyer")
-        with Engine.open(config_of(base)) as engine:
+        with open_reading(config_of(base)) as engine:
             assert [each.provider for each in engine.keyring.epochs()] == ["keyfile"]
         assert not list(base.glob(".*.new"))
 

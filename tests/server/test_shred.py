@@ -29,13 +29,14 @@ from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.server.access.operator import Officer
 from coffer.server.cli import main
 from coffer.server.config.load import load_config
+from coffer.server.engine.archive import WritableArchive
+from coffer.server.engine.opening import open_for_keys, open_reading, open_writer
 from coffer.server.erasure.shred import Deed, Shredding, wait_until_compacted
 from coffer.server.keyops.provider_watch import KeyWatch
 from coffer.server.main.demo import sample_study
 from coffer.server.main.service import Server
-from coffer.server.retention.holds import Hold, Holds, keeping
+from coffer.server.retention.holds import Hold, HoldAdmin, keeping
 from coffer.server.retention.selection import Doomed, by_study
-from coffer.server.services.engine import Engine
 from tests.server.filled import free_port, part10, run, told
 
 BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"
@@ -87,7 +88,7 @@ def found() -> list[str]:
 
 def events(*kinds: Kind) -> list[dict[str, object]]:
     """The facts of the log's events of these kinds."""
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         return [dict(event.facts) for _, event in engine.events(frozenset(kinds))]
 
 
@@ -118,7 +119,7 @@ def test_a_large_object_that_is_being_read_ends_where_it_is(archive: Path) -> No
     large.PixelData = os.urandom(2 * 2048 * 2048 * 4)
     Path("large.dcm").write_bytes(part10(large))
     run("put", "large.dcm")
-    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+    with open_writer(load_config(Path("coffer.toml"))) as engine:
         (located,) = engine.index.locate({0x0020000D: ("1.2.3.6",)})
         with engine.open_body(located.study_key_id, located.version) as body:
             chunks = body.chunks()
@@ -205,10 +206,10 @@ def test_a_hold_refuses_and_says_who_and_why(archive: Path) -> None:
 class _Overtaken(Shredding):
     """A shred that is found allowed a moment before an officer puts a hold."""
 
-    def __init__(self, engine: Engine, hold: Hold) -> None:
+    def __init__(self, engine: WritableArchive, hold: Hold) -> None:
         super().__init__(engine)
         self._late = [hold]
-        self._holds = Holds(engine)
+        self._holds = HoldAdmin(engine)
 
     def require_allowed(self, doomed: Sequence[Doomed]) -> None:
         super().require_allowed(doomed)
@@ -217,7 +218,7 @@ class _Overtaken(Shredding):
 
 
 def test_a_hold_counts_from_the_moment_it_is_written(archive: Path) -> None:
-    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+    with open_writer(load_config(Path("coffer.toml"))) as engine:
         late = Hold(UIDS[0], "", "court case", "", Officer("Meyer", "a"), clock_ms())
         deed = Deed("r", (Officer("Braun", "a"),))
         with pytest.raises(AccessDeniedError, match="court case"):
@@ -243,7 +244,7 @@ def test_a_request_is_held_to_what_its_studies_are_when_it_is_approved(archive: 
 
 def test_a_hold_that_is_over_holds_nothing(archive: Path) -> None:
     holds = [("5f", Hold(UIDS[0], "", "r", "2026-03-31", Officer("a", "b"), 0))]
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         parts = engine.index.parts(UIDS[0])
         assert len(keeping(holds, parts, dt.date(2026, 3, 31))) == 1
         assert not keeping(holds, parts, dt.date(2026, 4, 1))
@@ -344,7 +345,7 @@ def test_killed_at_every_step_it_is_whole_or_gone_and_the_next_one_finishes(arch
         seen.add(is_gone)
         run("get", "--study", UIDS[0], "--out", "out", code=5 if is_gone else 0)
         run(*command, code=5 if is_gone else 0)  # opened for writing, it finishes either way
-        with Engine.open(load_config(Path("coffer.toml"))) as engine:
+        with open_reading(load_config(Path("coffer.toml"))) as engine:
             assert not engine.keyring.rows(rows.EVENT_PREFIX)
             assert len(shred.tombstones(engine.keyring)) == 1
             assert not shred.waiting(engine.keyring)
@@ -403,7 +404,7 @@ def test_finishing_takes_two_steps_and_erases(archive: Path) -> None:
     run("get", "--study", UIDS[2], "--out", "out")
 
 
-def traces(engine: Engine, study_uid: str) -> set[bytes]:
+def traces(engine: WritableArchive, study_uid: str) -> set[bytes]:
     """What the index has on disk for a study: the tokens of its UIDs, and its sealed rows."""
     engine.index.flush()
     tables, found = engine.index._tables, set()
@@ -432,7 +433,7 @@ def test_nothing_of_the_study_is_left_in_the_index_when_its_epoch_ended(archive:
         ds.SOPInstanceUID += f".{number}"
         Path(f"many/{number}").write_bytes(part10(ds))
     run("put", "many")
-    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+    with open_writer(load_config(Path("coffer.toml"))) as engine:
         gone, kept = traces(engine, UIDS[0]), traces(engine, UIDS[1])
     run("shred", UIDS[0], "--reason", "r", "--yes")
     run("shred", "finish")
@@ -452,7 +453,7 @@ def test_finishing_waits_for_whoever_writes_the_index(archive: Path, monkeypatch
     run("shred", "finish")
     with (
         WriterLock(ArchiveFolder.open(archive).lock, "coffer serve", 1),
-        Engine.open_for_keys(load_config(Path("coffer.toml"))) as engine,
+        open_for_keys(load_config(Path("coffer.toml"))) as engine,
     ):
         engine.keyring.destroy_epoch(1)
         assert not wait_until_compacted(engine, 0.2)
@@ -465,7 +466,7 @@ def test_finishing_waits_for_whoever_writes_the_index(archive: Path, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(SystemCalls, "writev", staticmethod(full))
-        opened = Engine.open(load_config(Path("coffer.toml")), write=True)  # it opens all the same
+        opened = open_writer(load_config(Path("coffer.toml")))  # it opens all the same
     with opened as engine:
         assert not wait_until_compacted(engine, 0.2)  # a copy is not tried again at once
         engine._settlement._compact_after = 0.0
@@ -483,7 +484,7 @@ def test_finishing_early_destroys_before_the_days_are_over(archive: Path) -> Non
 @pytest.mark.parametrize("step", ["first", "second"])
 def test_finishing_killed_at_every_step_goes_on(archive: Path, step: str) -> None:
     effective_at_once()
-    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+    with open_writer(load_config(Path("coffer.toml"))) as engine:
         gone = traces(engine, UIDS[0])
     run("shred", UIDS[0], "--reason", "r", "--yes")
     if step == "second":
@@ -524,7 +525,7 @@ def test_a_key_file_with_a_destroyed_secret_is_told_and_destroyed_again(archive:
     assert "epoch 1 is back" in finding
     with Server(load_config(Path("coffer.toml"))) as server:
         wait_for(lambda: any("epoch 1 is back" in each for each in server.concerns()))
-        server.engine.keyring.destroy_epoch(1)
+        server.services.archive.keyring.destroy_epoch(1)
         next(each for each in server._watches if isinstance(each, KeyWatch)).look()
         assert not server.concerns()
     shutil.copy("between.key", "data.key")

@@ -14,12 +14,13 @@ from pydicom.dataset import Dataset
 from coffer.archive.format.record import Kind
 from coffer.server.access.operator import Officer
 from coffer.server.config.load import load_config
+from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.erasure.shred import Deed, Shredding
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.retention.selection import by_study
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
 from tests.server.filled import free_port, part10, run, told
+from tests.services import services
 
 STUDY = "1.2.3"
 CONFIG = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"
@@ -62,7 +63,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def got(instance: str) -> bool:
     """Whether an object can be got."""
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         found = list(engine.index.locate({0x00080018: (instance,)}))
         for each in found:
             with engine.open_body(each.study_key_id, each.version) as body:
@@ -133,7 +134,7 @@ def test_patients_who_were_one_by_other_rules_go_together_or_not_at_all(archive:
 
 def test_an_index_made_anew_by_the_process_that_shredded_shows_what_is_left(archive: Path) -> None:
     put(one("1.9.1", "A"), one("1.9.2", "B"))
-    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+    with open_writer(load_config(Path("coffer.toml"))) as engine:
         Shredding(engine).shred(by_study(engine, STUDY, "A"), Deed("r", (Officer("Meyer", "a"),)))
         engine.settle()
         engine.rebuild_index(lambda _done, _total: None)  # the part of B gets the number that the part of A had
@@ -168,9 +169,9 @@ def test_a_corrected_patient_id_leaves_an_older_version_that_is_shown_and_can_go
 
 def broken(instance: str) -> None:
     """Store an object whose header cannot be read."""
-    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+    with open_writer(load_config(Path("coffer.toml"))) as engine:
         request = StoreRequest("1.2.840.10008.5.1.4.1.1.7", instance, "1.2.840.10008.1.2.1", Caller("PEER"))
-        reception = engine.ingest.begin(request)
+        reception = services(engine).ingest.begin(request)
         reception.write(b"\x08\x00\x16\x00UI\xff\xffno header")
         assert reception.finish().error is None
 
@@ -275,7 +276,7 @@ def test_names_are_shown_and_kept_nowhere(archive: Path) -> None:
     assert "A-4711" not in run("shred", STUDY, "--reason", "r", "--yes", code=10).output
     run("hold", "remove", json.loads(run("hold", "list", "--json").stdout)[0]["hold"])
     assert "A-4711" not in run("shred", STUDY, "--reason", "r", "--yes").output
-    with Engine.open(load_config(Path("coffer.toml"))) as engine:
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
         facts = [str(event.facts) for _, event in engine.events(frozenset({Kind.STATE, Kind.SHRED_SCHEDULED}))]
     assert len(facts) == 3
     assert not [each for each in facts if "A-4711" in each or "HOSP-ISSUER" in each or STUDY in each]

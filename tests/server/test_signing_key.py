@@ -26,8 +26,8 @@ from coffer.keys.memory.secret import Secret
 from coffer.server.access.operator import Officer
 from coffer.server.config.load import load_config
 from coffer.server.engine.checkpoint_signer import order
+from coffer.server.engine.opening import open_for_keys, open_writer
 from coffer.server.engine.providers import open_keyring, provider_of
-from coffer.server.services.engine import Engine
 from tests.archive.auditor import AUDITOR, PROVER
 from tests.server.filled import run, told
 from tests.server.test_rekey import serving
@@ -178,7 +178,7 @@ def stopped_after_the_endorsement(ring: Keyring) -> str:
 
 
 def test_the_old_key_signs_all_that_came_before_and_nothing_after(archive: Path) -> None:
-    with Engine.open(load_config(Path("coffer.toml")), write=True) as engine:
+    with open_writer(load_config(Path("coffer.toml"))) as engine:
         engine.record_event(Kind.STATE, {"what": "nothing"})
         order(engine.keyring, engine.folder, "r", Officer("Meyer", "meyer"))
         records = engine.log.next_seq
@@ -243,7 +243,7 @@ def rotate_until(base: Path, at: int) -> None:
         return call
 
     os.chdir(base)
-    with Engine.open_for_keys(load_config(Path("coffer.toml"))) as engine:
+    with open_for_keys(load_config(Path("coffer.toml"))) as engine:
         RowStore.put = stopping(RowStore.put)  # type: ignore[method-assign, assignment]
         for name in ("fsync", "fdatasync", "rename"):
             setattr(SystemCalls, name, staticmethod(stopping(getattr(SystemCalls, name))))

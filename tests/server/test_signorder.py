@@ -11,24 +11,26 @@ from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import UnavailableError
 from coffer.server.config.settings import Config, Http, Keys, Storage
+from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.mailbox import sign_order
 from coffer.server.main.service import Server
-from coffer.server.services.engine import Engine
+from tests.services import services
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def engine(tmp_path: Path) -> Iterator[WritableArchive]:
     config = Config(
         archive=tmp_path / "archive", http=Http(enabled=False), keys=Keys(key_file=tmp_path / "key"),
         storage=Storage(reserve_bytes=0),
     )  # fmt: skip
     create_archive(config)
-    with Engine.open(config, write=True) as opened:
+    with open_writer(config) as opened:
         yield opened
 
 
-def test_an_order_is_answered_by_a_checkpoint_over_all_that_was_there(engine: Engine) -> None:
+def test_an_order_is_answered_by_a_checkpoint_over_all_that_was_there(engine: WritableArchive) -> None:
     engine.record_event(Kind.STATE, {"what": "test"})
     asking = threading.Thread(target=sign_order.ask, args=(engine.keyring, engine.folder))
     asking.start()
@@ -42,13 +44,13 @@ def test_an_order_is_answered_by_a_checkpoint_over_all_that_was_there(engine: En
     assert sign_order.asked(engine.keyring) == []
 
 
-def test_an_order_is_answered_where_nothing_is_new(engine: Engine) -> None:
+def test_an_order_is_answered_where_nothing_is_new(engine: WritableArchive) -> None:
     engine.keyring.amend([(b"O" + bytes(8), bytes(8))])
     assert engine.sign_checkpoint() is None
     assert sign_order.asked(engine.keyring) == []
 
 
-def test_an_order_stays_while_nothing_can_be_signed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_order_stays_while_nothing_can_be_signed(engine: WritableArchive, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: object) -> None:
         raise UnavailableError("no disk")
 
@@ -60,14 +62,14 @@ def test_an_order_stays_while_nothing_can_be_signed(engine: Engine, monkeypatch:
     assert sign_order.asked(engine.keyring) == [b"O" + bytes(8)]
 
 
-def test_an_order_that_nobody_answers_is_withdrawn(engine: Engine) -> None:
+def test_an_order_that_nobody_answers_is_withdrawn(engine: WritableArchive) -> None:
     with pytest.raises(UnavailableError, match="has signed nothing for 0 s") as caught:
         sign_order.ask(engine.keyring, engine.folder, patience_seconds=0.3)
     assert "readyz" in caught.value.hint()
     assert sign_order.asked(engine.keyring) == []
 
 
-def test_an_order_that_was_left_behind_counts_no_more_after_a_while(engine: Engine) -> None:
+def test_an_order_that_was_left_behind_counts_no_more_after_a_while(engine: WritableArchive) -> None:
     engine.keyring.amend([(b"O" + bytes(8), (1_000_000).to_bytes(8, "big"))])
     assert sign_order.is_waited_for(engine.keyring, 1_000_000 + 60_000)
     assert not sign_order.is_waited_for(engine.keyring, 1_000_000 + 120_000)
@@ -76,7 +78,7 @@ def test_an_order_that_was_left_behind_counts_no_more_after_a_while(engine: Engi
 
 
 def test_an_order_that_cannot_be_followed_is_told_once_and_tried_with_pauses(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: WritableArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
 
@@ -85,7 +87,7 @@ def test_an_order_that_cannot_be_followed_is_told_once_and_tried_with_pauses(
         raise UnavailableError("no disk")
 
     server = Server(engine.config)
-    server._engine = engine
+    server._services = services(engine)
     monkeypatch.setattr(engine, "sign_checkpoint", fails)
     engine.keyring.amend([(b"O" + bytes(8), clock_ms().to_bytes(8, "big"))])
     rounds = iter([False] * 20 + [True])
@@ -97,4 +99,4 @@ def test_an_order_that_cannot_be_followed_is_told_once_and_tried_with_pauses(
     monkeypatch.undo()
     assert len(tried) == 2
     assert [line["event"] for line in told].count("no checkpoint was signed") == 1
-    server._engine = None
+    server._services = None

@@ -17,10 +17,11 @@ from coffer.server.access.operator import Officer
 from coffer.server.config.settings import Config, Http, Keys
 from coffer.server.engine import checkpoint_signer
 from coffer.server.engine.create import create_archive
+from coffer.server.engine.opening import open_writer
 from coffer.server.keyops.rekey_order import carry_out, one_study, order
 from coffer.server.main.demo import encoded
 from coffer.server.services.api import Caller, StoreRequest
-from coffer.server.services.engine import Engine
+from tests.services import services
 
 FOLDER = Path(__file__).parent / "archive"
 CT, SR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.88.11"
@@ -59,9 +60,11 @@ def main() -> None:
     FOLDER.mkdir()
     config = Config(archive=FOLDER / "archive", http=Http(enabled=False), keys=Keys(key_file=FOLDER / "key"))
     create_archive(config)
-    with Engine.open(config, write=True) as engine:
+    with open_writer(config) as engine:
         for sop_class, sop_instance, data in data_sets():
-            reception = engine.ingest.begin(StoreRequest(sop_class, sop_instance, EXPLICIT_LE, Caller("GOLDEN")))
+            reception = services(engine).ingest.begin(
+                StoreRequest(sop_class, sop_instance, EXPLICIT_LE, Caller("GOLDEN"))
+            )
             reception.write(data)
             assert reception.finish().error is None
         begun = order(engine, one_study(engine, "2.25.7001"), "the format has rekeys", Officer("Golden", "golden"))

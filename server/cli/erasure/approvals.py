@@ -10,7 +10,7 @@ import click
 from coffer.server.cli import output
 from coffer.server.cli.erasure import doomed_parts
 from coffer.server.cli.erasure.study import asked, chosen_parts, report, require_reason_unless
-from coffer.server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 
 @click.command(
@@ -31,19 +31,19 @@ covered."""
 def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_run: bool, **meant: Any) -> None:
     """Ask for a shred that another officer must approve."""
     require_reason_unless(dry_run, reason)
-    with open_for_keys(chosen) as engine:
+    with chosen.open_for_keys() as archive:
         from coffer.server.access.operator import Officer
         from coffer.server.erasure.approvals import Requests
         from coffer.server.erasure.shred import Shredding, wait_until_settled
 
-        doomed = chosen_parts(chosen, engine, **meant)
+        doomed = chosen_parts(chosen, archive, **meant)
         if dry_run:
-            doomed_parts.show(chosen, engine, doomed, partial(Shredding(engine).require_allowed, doomed))
+            doomed_parts.show(chosen, archive, doomed, partial(Shredding(archive).require_allowed, doomed))
             return
         who = Officer.here(officer)
-        request_id = Requests(engine).add(doomed, reason or "", who)
-        wait_until_settled(engine)
-        missing = engine.config.keys.shred_approvals - 1
+        request_id = Requests(archive).add(doomed, reason or "", who)
+        wait_until_settled(archive)
+        missing = archive.config.keys.shred_approvals - 1
     if chosen.json:
         count = doomed_parts.studies(doomed)
         output.as_json({"request": request_id, "studies": count, "officer": who.name, "approvals_missing": missing})
@@ -72,23 +72,23 @@ when it was asked for."""
 @click.pass_obj
 def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool) -> None:
     """Agree to a request; the last officer who must agree shreds."""
-    with open_for_keys(chosen) as engine:
+    with chosen.open_for_keys() as archive:
         from coffer.server.access.operator import Officer
-        from coffer.server.erasure.approvals import Requests
+        from coffer.server.erasure.approvals import Requests, waiting_requests
         from coffer.server.erasure.shred import wait_until_settled
 
-        requests = Requests(engine)
+        requests = Requests(archive)
         if dry_run:
             doomed = requests.as_now(request_id)
             who = Officer.here(officer)
-            doomed_parts.show(chosen, engine, doomed, partial(requests.require_allowed, request_id, doomed, who))
+            doomed_parts.show(chosen, archive, doomed, partial(requests.require_allowed, request_id, doomed, who))
             return
-        waiting = dict(requests.all()).get(request_id)
+        waiting = dict(waiting_requests(archive)).get(request_id)
         key_ids = requests.approve(request_id, Officer.here(officer))
         if key_ids is not None:
-            report(chosen, engine, list(waiting.doomed) if waiting else [], key_ids)
+            report(chosen, archive, list(waiting.doomed) if waiting else [], key_ids)
             return
-        wait_until_settled(engine)
+        wait_until_settled(archive)
     if chosen.json:
         output.as_json({"request": request_id, "state": "requested"})
     else:
@@ -110,13 +110,13 @@ Only what nobody has approved to the end can be cancelled: a study that is shred
 @click.pass_obj
 def cancel(chosen: Chosen, request_id: str, officer: str | None) -> None:
     """Take a request back before it is approved."""
-    with open_for_keys(chosen) as engine:
+    with chosen.open_for_keys() as archive:
         from coffer.server.access.operator import Officer
         from coffer.server.erasure.approvals import Requests
         from coffer.server.erasure.shred import wait_until_settled
 
-        Requests(engine).cancel(request_id, Officer.here(officer))
-        wait_until_settled(engine)
+        Requests(archive).cancel(request_id, Officer.here(officer))
+        wait_until_settled(archive)
     if chosen.json:
         output.as_json({"request": request_id, "state": "cancelled"})
     else:

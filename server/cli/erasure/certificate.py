@@ -9,7 +9,7 @@ import click
 
 from coffer.keys.errors import InputError
 from coffer.server.cli import output
-from coffer.server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from coffer.archive.tree.certificate import Certificate, Opener
@@ -45,12 +45,12 @@ def certificate(  # noqa: PLR0917  one parameter for each option
     chosen: Chosen, names: tuple[str, ...], out: Path | None, study_uid: str, with_reason: bool, officer: str | None
 ) -> None:
     """Certify, signed, that studies are erased, or that their erasure is scheduled."""
-    with open_for_keys(chosen) as engine:
+    with chosen.open_for_keys() as archive:
         from coffer.server.access.operator import Officer
         from coffer.server.erasure.certificate import Certifier
 
         with output.progress("reading the log", hidden=chosen.json) as bar:
-            certifier = Certifier(engine, Officer.here(officer), with_reason=with_reason, progress=bar.reach)
+            certifier = Certifier(archive, Officer.here(officer), with_reason=with_reason, progress=bar.reach)
         made = certifier.issue(names, study_uid, most=None if out or chosen.json else 1)
     files = [str(_write(out, each)) if out else "" for each in made]
     if chosen.json:

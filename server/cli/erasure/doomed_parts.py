@@ -13,14 +13,14 @@ from coffer.server.cli.options import Chosen
 
 if TYPE_CHECKING:
     from coffer.index.query.parts import Part
+    from coffer.server.engine.archive import ReadableArchive
     from coffer.server.retention.preview import Portion, Preview
     from coffer.server.retention.selection import Doomed
-    from coffer.server.services.engine import Engine
 
 _MOST_LINES = 50
 
 
-def show(chosen: Chosen, engine: Engine, doomed: list[Doomed], require_allowed: Callable[[], None]) -> None:
+def show(chosen: Chosen, archive: ReadableArchive, doomed: list[Doomed], require_allowed: Callable[[], None]) -> None:
     """The dry run: what would go, what would stay, and what forbids it, if `require_allowed` raises."""
     from coffer.server.retention.preview import preview
 
@@ -29,7 +29,7 @@ def show(chosen: Chosen, engine: Engine, doomed: list[Doomed], require_allowed: 
         require_allowed()
     except AccessDeniedError as error:
         refused = error
-    found = preview(engine, doomed)
+    found = preview(archive, doomed)
     if chosen.json:
         output.as_json(
             {

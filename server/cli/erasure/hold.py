@@ -9,7 +9,7 @@ import click
 
 from coffer.server.cli import output
 from coffer.server.cli.erasure import doomed_parts
-from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
+from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option
 
 if TYPE_CHECKING:
     from coffer.server.retention.holds import Hold
@@ -66,11 +66,11 @@ def add(  # noqa: PLR0917  one parameter for each option
     officer: str | None,
 ) -> None:
     """Hold a study, all studies of a patient, or an object that is in no study."""
-    with open_for_keys(chosen, may_lag=True) as engine:
+    with chosen.open_for_keys(may_lag=True) as archive:
         from coffer.keys.clock import clock_ms
         from coffer.server.access.operator import Officer
         from coffer.server.erasure.shred import wait_until_settled
-        from coffer.server.retention.holds import Hold, Holds, kept_now
+        from coffer.server.retention.holds import Hold, HoldAdmin, kept_now
 
         who = Officer.here(officer)
         made = Hold(
@@ -83,10 +83,10 @@ def add(  # noqa: PLR0917  one parameter for each option
             issuer=issuer or "",
             sop_instance=instance or "",
         )
-        holds = Holds(engine)
+        holds = HoldAdmin(archive)
         hold_id = holds.add(made)
-        recorded = wait_until_settled(engine)
-        count = kept_now(engine.index, holds.as_stored(made))
+        recorded = wait_until_settled(archive)
+        count = kept_now(archive.index, holds.as_stored(made))
     if not count:
         output.warn(
             f"hold {hold_id} keeps nothing that is stored now",
@@ -132,7 +132,7 @@ Examples:
 @click.pass_obj
 def list_holds(chosen: Chosen) -> None:
     """List the holds: on what, since and until when, by whom and why."""
-    with chosen.open(may_lag=True) as engine:
+    with chosen.open_reading(may_lag=True) as archive:
         from coffer.server.retention.holds import Holds
 
         rows = [
@@ -147,7 +147,7 @@ def list_holds(chosen: Chosen) -> None:
                 "officer": str(one.by),
                 "reason": one.reason,
             }
-            for hold_id, one in Holds(engine).all()
+            for hold_id, one in Holds(archive).all()
         ]
     if chosen.json:
         output.as_json(rows)
@@ -168,13 +168,13 @@ Examples:
 @click.pass_obj
 def remove(chosen: Chosen, hold_id: str, officer: str | None) -> None:
     """End a hold; the log keeps that it was, and who ended it."""
-    with open_for_keys(chosen, may_lag=True) as engine:
+    with chosen.open_for_keys(may_lag=True) as archive:
         from coffer.server.access.operator import Officer
         from coffer.server.erasure.shred import wait_until_settled
-        from coffer.server.retention.holds import Holds
+        from coffer.server.retention.holds import HoldAdmin
 
-        Holds(engine).remove(hold_id, Officer.here(officer))
-        recorded = wait_until_settled(engine)
+        HoldAdmin(archive).remove(hold_id, Officer.here(officer))
+        recorded = wait_until_settled(archive)
     if chosen.json:
         output.as_json({"hold": hold_id, "state": "removed", "recorded": recorded})
         return

@@ -8,7 +8,7 @@ import click
 
 from coffer.server.cli import output
 from coffer.server.cli.erasure import doomed_parts
-from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option, open_for_keys
+from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option
 
 if TYPE_CHECKING:
     from coffer.server.erasure.approvals import Request
@@ -38,14 +38,14 @@ again asks for it again; 7 where somebody else changes the keys."""
 @click.pass_obj
 def finish(chosen: Chosen, destroy: bool, early: bool, officer: str | None) -> None:
     """Make scheduled shreds effective: move the living keys to a new epoch, then destroy the old epochs."""
-    with open_for_keys(chosen) as engine:
+    with chosen.open_for_keys() as archive:
         from coffer.server.access.operator import Officer
         from coffer.server.erasure.finish import finish as next_step
 
         title = "ending old epochs" if destroy else "moving keys"
         with output.progress(title, hidden=chosen.json) as bar:
-            done = next_step(engine, Officer.here(officer), destroy=destroy, early=early, progress=bar.reach)
-        epoch = engine.keyring.epoch
+            done = next_step(archive, Officer.here(officer), destroy=destroy, early=early, progress=bar.reach)
+        epoch = archive.keyring.epoch
     if chosen.json:
         output.as_json(
             {
@@ -107,11 +107,11 @@ Works beside a running server. Keys are named by their ids: what a shredded stud
 @click.pass_obj
 def list_shreds(chosen: Chosen) -> None:
     """List the requests that wait and every key that was shredded or replaced, with its state."""
-    with chosen.open() as engine:
+    with chosen.open_reading() as archive:
         from coffer.server.engine.erasure_state import erasures
-        from coffer.server.erasure.approvals import Requests
+        from coffer.server.erasure.approvals import waiting_requests
 
-        requests = [_request_row(request_id, one) for request_id, one in Requests(engine).all()]
+        requests = [_request_row(request_id, one) for request_id, one in waiting_requests(archive)]
         shreds = [
             {
                 "study_key": each.key_id.hex(),
@@ -122,7 +122,7 @@ def list_shreds(chosen: Chosen) -> None:
                 "epochs_to_destroy": list(each.open_epochs),
                 "opened_by": list(each.opened_by),
             }
-            for each in erasures(engine.keyring)
+            for each in erasures(archive.keyring)
         ]
     if chosen.json:
         output.as_json({"requests": requests, "shreds": shreds})

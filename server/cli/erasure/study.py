@@ -16,12 +16,11 @@ from coffer.server.cli.options import (
     confirm,
     json_option,
     officer_option,
-    open_for_keys,
 )
 
 if TYPE_CHECKING:
+    from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
     from coffer.server.retention.selection import Doomed
-    from coffer.server.services.engine import Engine
 
 
 def asked(function: Any) -> Any:
@@ -70,29 +69,29 @@ def study(
 ) -> None:
     """Shred a study, a patient's part of one, all studies of a patient, or an object that is in no study."""
     require_reason_unless(dry_run, reason)
-    with open_for_keys(chosen) as engine:
+    with chosen.open_for_keys() as archive:
         from coffer.server.access.operator import Officer
         from coffer.server.erasure.shred import Deed, Shredding
         from coffer.server.retention.preview import preview
         from coffer.server.retention.selection import as_now, require_same
 
-        needed = engine.config.keys.shred_approvals
+        needed = archive.config.keys.shred_approvals
         if needed > 1 and not dry_run:
             raise AccessDeniedError(
                 f"{needed} officers must agree ([keys] shred_approvals)", hint="ask with coffer shred request"
             )
-        doomed = chosen_parts(chosen, engine, **meant)
-        shredding = Shredding(engine)
+        doomed = chosen_parts(chosen, archive, **meant)
+        shredding = Shredding(archive)
         if dry_run:
-            doomed_parts.show(chosen, engine, doomed, partial(shredding.require_allowed, doomed))
+            doomed_parts.show(chosen, archive, doomed, partial(shredding.require_allowed, doomed))
             return
         shredding.require_allowed(doomed)
         question = f"Destroy the keys of {doomed_parts.counted(doomed)}? Nothing brings them back"
-        confirm(question, yes=yes, told=[] if yes else doomed_parts.lines(preview(engine, doomed)))
+        confirm(question, yes=yes, told=[] if yes else doomed_parts.lines(preview(archive, doomed)))
         if not yes:
-            require_same(engine, doomed, as_now(engine, doomed))  # what was shown is what goes
+            require_same(archive, doomed, as_now(archive, doomed))  # what was shown is what goes
         key_ids = shredding.shred(doomed, Deed(reason or "", (Officer.here(officer),)))
-        report(chosen, engine, doomed, key_ids)
+        report(chosen, archive, doomed, key_ids)
 
 
 def require_reason_unless(dry_run: bool, reason: str | None) -> None:
@@ -103,7 +102,7 @@ def require_reason_unless(dry_run: bool, reason: str | None) -> None:
 
 def chosen_parts(  # noqa: PLR0917  one parameter for each option
     chosen: Chosen,
-    engine: Engine,
+    archive: ReadableArchive,
     study: str | None,
     patient: str | None,
     instance: str | None,
@@ -123,23 +122,23 @@ def chosen_parts(  # noqa: PLR0917  one parameter for each option
     if issuer is not None and patient is None and patient_id is None:
         raise click.UsageError("--issuer goes with --patient or --patient-id.")
     if patient is not None:
-        return by_patient(engine, patient, issuer)
+        return by_patient(archive, patient, issuer)
     by_uid = by_study if study is not None else by_instance
     try:
-        return by_uid(engine, study or instance or "", patient_id, issuer, everybody=all_patients)
+        return by_uid(archive, study or instance or "", patient_id, issuer, everybody=all_patients)
     except SeveralPatientsError as error:
         doomed_parts.show_patients(chosen, error.parts)
         raise
 
 
-def report(chosen: Chosen, engine: Engine, doomed: list[Doomed], key_ids: list[bytes]) -> None:
+def report(chosen: Chosen, archive: KeyAdminArchive, doomed: list[Doomed], key_ids: list[bytes]) -> None:
     """Wait until it is recorded, and say what was done."""
     from coffer.keys.keyring.shred import tombstones
     from coffer.server.erasure.shred import wait_until_settled
 
     with output.progress("clearing the index", hidden=chosen.json) as bar:
-        settled = wait_until_settled(engine, progress=bar.reach)
-    stones = tombstones(engine.keyring)
+        settled = wait_until_settled(archive, progress=bar.reach)
+    stones = tombstones(archive.keyring)
     meant = {key_id for each in doomed for key_id in each.key_ids} | {*key_ids}
     until = max((stones[key_id].until_ms for key_id in meant & stones.keys()), default=0)
     if chosen.json:

@@ -214,8 +214,8 @@ def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
 def _signed_here(chosen: Chosen) -> bool:
     """Sign in this process; False where another one writes the archive."""
     try:
-        with chosen.open(write=True) as engine:
-            engine.sign_checkpoint()
+        with chosen.open_writer() as archive:
+            archive.sign_checkpoint()
     except LockedError:
         return False
     return True
@@ -266,10 +266,11 @@ def _read(path: Path) -> bytes:
 
 
 def _record_of(chosen: Chosen, uid: str) -> int:
-    with chosen.open() as engine:
+    with chosen.open_reading() as archive:
         from coffer.server.services.api import Caller
+        from coffer.server.services.retrieve import Retriever
 
-        found = engine.retriever.instances({_SOP_INSTANCE: (uid,)}, Caller(engine.config.dimse.ae_title))
+        found = Retriever(archive).instances({_SOP_INSTANCE: (uid,)}, Caller(archive.config.dimse.ae_title))
         records = [version.seq for instance in found for version in instance.located.versions]
     if not records:
         raise NotFoundError("the archive has no such object", hint="`coffer find` lists what it has")

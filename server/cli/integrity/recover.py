@@ -86,9 +86,9 @@ def take(chosen: Chosen, copy: Path) -> None:
             numbers = take_from(
                 hand.folder, history, source, hand.keyring.remember, progress=lambda done: bar.advance(done, total)
             )
-    with chosen.open(write=True) as engine:
-        records = engine.log.next_seq
-        settle(engine.folder)
+    with chosen.open_writer() as archive:
+        records = archive.log.next_seq
+        settle(archive.folder)
     if chosen.json:
         output.as_json({"segments": numbers, "records": records})
     elif numbers:
@@ -130,9 +130,9 @@ def accept_loss(chosen: Chosen, size: int) -> None:
             raise InputError(f"{history.size} records are left, not {size}", hint=f"say --to {history.size}")
         accept(hand.folder, history, hand.signer, hand.keyring.remember)
         lost = hand.lost_holds
-    with chosen.open(write=True) as engine:
-        records = engine.log.next_seq
-        settle(engine.folder)
+    with chosen.open_writer() as archive:
+        records = archive.log.next_seq
+        settle(archive.folder)
     if chosen.json:
         output.as_json(
             {

@@ -75,7 +75,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
 def _is_recorded(chosen: Chosen) -> bool:
     """Open the archive once, which records the repair. Without a key, or with damage left, that happens later."""
     try:
-        with chosen.open(write=True):
+        with chosen.open_writer():
             return True
     except CofferError:
         return False

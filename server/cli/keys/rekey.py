@@ -9,11 +9,11 @@ import click
 
 from coffer.keys.errors import WriterGoneError
 from coffer.server.cli import output
-from coffer.server.cli.options import Chosen, archive_options, confirm, json_option, open_for_keys
+from coffer.server.cli.options import Chosen, archive_options, confirm, json_option
 
 if TYPE_CHECKING:
     from coffer.keys.keyring.rekey import Rekey
-    from coffer.server.services.engine import Engine
+    from coffer.server.engine.archive import KeyAdminArchive
 
 
 @click.command(
@@ -45,18 +45,18 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
     if (study is None) == (epoch is None):
         raise click.UsageError("name one study, or --all-before EPOCH")
     started = time.monotonic()
-    with open_for_keys(chosen) as engine:
+    with chosen.open_for_keys() as archive:
         from coffer.server.access.operator import Officer
         from coffer.server.keyops.rekey_order import all_before, carry_out, one_study, order
 
-        found = one_study(engine, study) if study is not None else all_before(engine, epoch or 0)
+        found = one_study(archive, study) if study is not None else all_before(archive, epoch or 0)
         question = f"Seal {found.objects} objects of {found.studies} studies again under new keys?"
         confirm(question, yes=yes or not found.names)
-        begun = order(engine, found, reason, Officer.here(officer))
-        is_left = _is_left(chosen, engine, begun)
+        begun = order(archive, found, reason, Officer.here(officer))
+        is_left = _is_left(chosen, archive, begun)
     if is_left:  # whoever was to do it has ended
-        with open_for_keys(chosen) as engine, output.progress("sealing again", hidden=chosen.json) as bar:
-            carry_out(engine, begun, bar.reach)
+        with chosen.open_for_keys() as archive, output.progress("sealing again", hidden=chosen.json) as bar:
+            carry_out(archive, begun, bar.reach)
     seconds = round(time.monotonic() - started, 1)
     if chosen.json:
         told = {"studies": found.studies, "objects": found.objects, "held": found.held, "seconds": seconds}
@@ -80,13 +80,13 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
     output.say("whatever time, keeps it: index tokens, events, notes of holds and requests. It opens no image.")
 
 
-def _is_left(chosen: Chosen, engine: Engine, begun: list[Rekey]) -> bool:
+def _is_left(chosen: Chosen, archive: KeyAdminArchive, begun: list[Rekey]) -> bool:
     """Carry it out, or wait until the process that writes has; whether that one ended before it had."""
     from coffer.server.keyops.rekey_order import carry_out
 
     try:
         with output.progress("sealing again", hidden=chosen.json) as bar:
-            carry_out(engine, begun, bar.reach)
+            carry_out(archive, begun, bar.reach)
     except WriterGoneError:
         return True
     return False

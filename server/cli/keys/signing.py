@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coffer.server.cli import output
-from coffer.server.cli.options import Chosen, archive_options, json_option, open_for_keys
+from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from coffer.archive.store.folder import ArchiveFolder
@@ -41,19 +41,20 @@ def rotate_signing(chosen: Chosen, reason: str, officer: str | None) -> None:
     from coffer.archive.tree.key_history import read_succession
     from coffer.keys.keyring.overview import overview
     from coffer.server.access.operator import Officer, require_reason
+    from coffer.server.engine.archive import WritableArchive
     from coffer.server.engine.checkpoint_signer import order, wait_until_rotated
 
     require_reason("a rotation of the signing key", reason)
     by = Officer.here(officer)
     resumed = overview(ArchiveFolder.open(config.archive).keyring).is_signing_key_changing
-    with open_for_keys(chosen, may_lag=True) as engine:  # which goes on with one that was stopped, where it may write
+    with chosen.open_for_keys(may_lag=True) as archive:  # which goes on with one that was stopped, where it may write
         if not resumed:
-            order(engine.keyring, engine.folder, reason, by)
-        if engine.writes:
-            engine.settle()
+            order(archive.keyring, archive.folder, reason, by)
+        if isinstance(archive, WritableArchive):
+            archive.settle()
         else:
-            wait_until_rotated(engine.keyring, engine.folder)
-        keys = read_succession(engine.folder)
+            wait_until_rotated(archive.keyring, archive.folder)
+        keys = read_succession(archive.folder)
     made = keys.endorsements[-1]
     if chosen.json:
         told = {"generation": made.generation, "verifier_key": made.new, "old_verifier_key": made.old}
