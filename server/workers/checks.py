@@ -1,7 +1,7 @@
-"""Whether a message of a lane can be an honest one: sizes, lengths, names, numbers and kinds, before anything is done.
+"""Whether a worker's message can be an honest one: sizes, lengths, names, numbers and kinds, before anything is done.
 
-Rule: pure. A lane parses bytes of strangers, so the committing process believes none of its messages. The bounds are
-those that the lane's own code keeps, so that what is beyond them is no mistake of a peer. What lies outside ends the
+Rule: pure. A worker parses bytes of strangers, so the committing process believes none of its messages. The bounds are
+those that the worker's own code keeps, so that what is beyond them is no mistake of a peer. What lies outside ends the
 line: `BrokenRule` says which rule, never a value.
 """
 
@@ -49,8 +49,8 @@ _REASONS: Final = frozenset(each.word for each in vars(negotiation).values() if 
 _MODELS: Final = frozenset({"patient", "study"})
 
 
-class BrokenRule(Exception):  # noqa: N818  # what the lane did
-    """A lane said what an honest one cannot say."""
+class BrokenRule(Exception):  # noqa: N818  # what the worker did
+    """A worker said what an honest one cannot say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def body_limits(limits: Limits) -> tuple[int, int]:
 
 
 def require_sound(request: Request, limits: Limits, now: Now) -> None:
-    """Raise BrokenRule for a message that no honest lane sends."""
+    """Raise BrokenRule for a message that no honest worker sends."""
     match request:
         case Commit(sealed, length, path):
             _require_body(sealed, length, path, limits)

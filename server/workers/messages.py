@@ -1,4 +1,4 @@
-"""What a lane and the committing process say to each other, as msgpack.
+"""What a worker and the committing process say to each other, as msgpack.
 
 Rule: both ends are the same version of Coffer on one machine, started by one process: there is no negotiation, and what
 does not decode is a fault of ours. Every request but `Told` and `Stop` has one reply.
@@ -29,8 +29,8 @@ class _Message(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Setup(_Message, frozen=True):
-    """First on a lane's control socket: the configuration as JSON, whose archive it is, the key of short ids in logs,
-    and among how many lanes memory is divided."""
+    """First on a worker's control socket: the configuration as JSON, whose archive it is, the key of short ids in logs,
+    and among how many workers memory is divided."""
 
     config: bytes
     archive_id: bytes
@@ -39,7 +39,7 @@ class Setup(_Message, frozen=True):
 
 
 class Serve(_Message, frozen=True):
-    """Serve an association, which has this number. Its connection and the lane's end of a new line come with it as
+    """Serve an association, which has this number. Its connection and the worker's end of a new line come with it as
     file descriptors."""
 
     host: str
@@ -59,12 +59,12 @@ class Quit(_Message, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """The lane's answer to `Setup`."""
+    """The worker's answer to `Setup`."""
 
 
 class Pulse(_Message, frozen=True):
-    """Twice a second from a lane: what it is short of, how many lines of its log were lost since it began, and which of
-    its associations are idle: number, for how many seconds, and whether it was ever used."""
+    """Twice a second from a worker: what it is short of, how many lines of its log were lost since it began, and which
+    of its associations are idle: number, for how many seconds, and whether it was ever used."""
 
     short_of: str
     lost_lines: int

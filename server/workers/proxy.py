@@ -1,7 +1,7 @@
-"""The archive's services as a lane has them: what is short and needs the writer is asked for over the line.
+"""The archive's services as a worker has them: what is short and needs the writer is asked for over the line.
 
 Rule: one line serves one association, one request at a time. Keys are asked for when they are needed and kept for the
-association's present study only, until any process takes any key away: whoever erases need not know of a lane. The
+association's present study only, until any process takes any key away: whoever erases need not know of a worker. The
 committing process has the last word on which key is the right one.
 """
 
@@ -46,7 +46,7 @@ Changes: TypeAlias = Callable[[], bytes | None]  # the keyring's change counter 
 
 
 class Line:
-    """The lane's end of one association's line. Used by the association's thread."""
+    """The worker's end of one association's line. Used by the association's thread."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -213,9 +213,9 @@ class RemoteObserver:
 
 
 class RemoteServices:
-    """`server.services.api.Services` for one association of a lane."""
+    """`server.services.api.Services` for one association of a worker."""
 
-    def __init__(  # noqa: PLR0917  # what a lane has
+    def __init__(  # noqa: PLR0917  # what a worker has
         self,
         line: Line,
         intake: Intake,

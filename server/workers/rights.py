@@ -1,6 +1,6 @@
 """What one line may ask for, by what it has done so far: its caller, the keys it has been shown, how much it tells.
 
-Rule: a lane parses what strangers send, so whatever comes from it is held against what an honest one can say
+Rule: a worker parses what strangers send, so whatever comes from it is held against what an honest one can say
 (`server.workers.checks` looks at single messages, this at their sequence). What breaks a rule costs the line. A key is
 shown for an object that a plan of this line returned, or for the study that is being received; it cannot be known here
 which study that is, so a line that keeps asking and stores nothing gets no more of them.
@@ -25,7 +25,7 @@ _TOLD_A_SECOND: Final = 10_000.0  # an association that only echoes tells less t
 
 
 class Rights:
-    """Of one line, from its first message to its last. Used by the desk's thread."""
+    """Of one line, from its first message to its last. Used by the coordinator's thread."""
 
     def __init__(self, host: str, now: Callable[[], float] = time.monotonic) -> None:
         self._host = host

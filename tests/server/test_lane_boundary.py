@@ -38,7 +38,7 @@ from coffer.server.services.engine import Engine
 from coffer.server.services.store import Ingest
 from coffer.server.workers import checks, client, coordinator, rights
 from coffer.server.workers import messages as m
-from coffer.server.workers.coordinator import Desk
+from coffer.server.workers.coordinator import Coordinator
 from coffer.server.workers.proxy import Line
 from coffer.server.workers.transport import LineClosed, Wire
 from tests.server.filled import status
@@ -61,7 +61,7 @@ class Site:
         )
         create_archive(self.config)
         self.engine = Engine.open(self.config, write=True)
-        self.desk = Desk(self.engine)
+        self.desk = Coordinator(self.engine)
         self.desk.start()
         self.honest = Lane(self)
         assert self.honest.store(HONEST, 1) == 0
