@@ -32,7 +32,7 @@ def config_of(folder: Path) -> Config:
 
 
 class _Gathering:
-    """A desk that collects what it is given instead of committing it."""
+    """A `CommitPort` that collects what it is given instead of committing it."""
 
     def __init__(self, keys: dict[str, StudyKey]) -> None:
         self._keys = keys
@@ -55,15 +55,15 @@ class _Gathering:
 
 def _store(engine: Engine, items: list[HeaderOnly]) -> None:
     keys = {item.study_uid: key for item, key in zip(items, engine.keyring.new_studies(len(items)), strict=True)}
-    desk = _Gathering(keys)
-    ingest = Ingest(engine.intake, desk, engine.policy, engine.index.rules)
+    port = _Gathering(keys)
+    ingest = Ingest(engine.intake, port, engine.policy, engine.index.rules)
     for item in items:
         reception = ingest.begin(item.request())
         reception.write(item.data)
         assert reception.finish().error is None
     # What `Committer.study_key` does for one new study at a time, with a sync for each.
-    engine.committer._fresh = desk.parts  # noqa: SLF001
-    done = engine.committer.commit(desk.parcels)
+    engine.committer._fresh = port.parts  # noqa: SLF001
+    done = engine.committer.commit(port.parcels)
     assert not any(each.stale or each.duplicate for each in done)
 
 

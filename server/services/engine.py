@@ -36,7 +36,7 @@ class Engine(Vault):
         )  # fmt: skip
         if write:
             self.committer = Committer(self.keyring, self.log, self.index, self.metrics)
-            self.ingest = Ingest(self.intake, _Local(self.committer), self.policy, self.index.rules)
+            self.ingest = Ingest(self.intake, _LocalCommitPort(self.committer), self.policy, self.index.rules)
         self.finder = Finder(self)
         self.retriever = Retriever(self)
 
@@ -65,8 +65,8 @@ class Engine(Vault):
             return cls(config, write=False, change_keys=True)
 
 
-class _Local:
-    """The desk for objects that come in through this process: `coffer put`."""
+class _LocalCommitPort:
+    """The `CommitPort` for objects that come in through this process: `coffer put`."""
 
     def __init__(self, committer: Committer) -> None:
         self._committer = committer

@@ -36,10 +36,10 @@ from coffer.server.workers.messages import (
     Key,
     KeyOf,
     More,
+    ObserverCall,
     Plan,
     Stop,
     StudyKeyFor,
-    Told,
 )
 from coffer.server.workers.searches import Searches
 from coffer.server.workers.transport import LineClosed
@@ -226,9 +226,9 @@ class Coordinator:
             case KeyOf(key_id):
                 client.rights.require_returned(key_id)
                 self._reply(client, lambda: _key(self._engine.keyring.study(key_id)))
-            case Told(what, arguments):
-                client.rights.tell(what)
-                getattr(self._engine.metrics, what)(*arguments)
+            case ObserverCall():
+                client.rights.observe(request)
+                request.make(self._engine.metrics)
             case Find() | Plan() | More():
                 self._searches.ask(client, request)
             case Stop():

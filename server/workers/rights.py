@@ -15,6 +15,7 @@ from typing import Final
 from coffer.index.instance.identity import PartId
 from coffer.server.services.api import Caller
 from coffer.server.workers.checks import BrokenRule
+from coffer.server.workers.messages import AssociationClosed, AssociationOpened, ObserverCall
 
 __all__ = ["Rights"]
 
@@ -86,19 +87,21 @@ class Rights:
         if key_id not in self._keys:
             raise BrokenRule("the key of an object that no plan returned")
 
-    def tell(self, what: str) -> None:
+    def observe(self, call: ObserverCall) -> None:
         """It tells something for the metrics."""
         now = self._now()
         self._tokens = min(float(_MOST_TOLD), self._tokens + (now - self._counted) * _TOLD_A_SECOND) - 1
         self._counted = now
         if self._tokens < 0:
             raise BrokenRule("it tells more than an association can do")
-        if what == "association_opened" and self._association is not None:
-            raise BrokenRule("its association began a second time")
-        if what == "association_closed" and self._association is not True:
-            raise BrokenRule("its association ended, and there is none")
-        if what.startswith("association_"):
-            self._association = what == "association_opened"
+        if isinstance(call, AssociationOpened):
+            if self._association is not None:
+                raise BrokenRule("its association began a second time")
+            self._association = True
+        elif isinstance(call, AssociationClosed):
+            if self._association is not True:
+                raise BrokenRule("its association ended, and there is none")
+            self._association = False
 
     @property
     def is_associated(self) -> bool:

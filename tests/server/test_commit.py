@@ -41,7 +41,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
         assert not list(Verifier(opened.folder).findings())
 
 
-class Desk:
+class KeepingPort:
     """Keeps what would be committed."""
 
     def __init__(self, committer: Committer) -> None:
@@ -63,8 +63,8 @@ def part(study: str) -> PartId:
 
 def parcels(engine: Engine, study: str, count: int, **more: str) -> list[Parcel]:
     """Objects of one study, sealed and not yet committed."""
-    desk = Desk(engine.committer)
-    ingest = type(engine.ingest)(engine.intake, desk, engine.policy, engine.index.rules)  # type: ignore[arg-type]
+    port = KeepingPort(engine.committer)
+    ingest = type(engine.ingest)(engine.intake, port, engine.policy, engine.index.rules)  # type: ignore[arg-type]
     for number in range(count):
         ds = sample_study()[0]
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = study, f"{study}.1", f"{study}.1.{number}"
@@ -73,7 +73,7 @@ def parcels(engine: Engine, study: str, count: int, **more: str) -> list[Parcel]
         reception = ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST")))
         reception.write(encoded(ds))
         assert reception.finish().error is None
-    return desk.parcels
+    return port.parcels
 
 
 def test_who_waits_while_a_commit_runs_shares_the_next_sync(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
