@@ -119,7 +119,7 @@ class Server:
     def _open_doors(self, engine: Engine) -> None:
         self._jobs.need(self._workers.start(engine))
         self._last_first.callback(self._listener.stop)
-        self._last_first.callback(_log.info, "stopping")
+        self._last_first.callback(lambda: _log.info("stopping"))
         self._listener.start()
         self._jobs.need(self._listener.watched)
 
