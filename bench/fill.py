@@ -33,7 +33,7 @@ def config_of(folder: Path) -> Config:
 
 
 class _Gathering:
-    """A desk that collects what it is given instead of committing it."""
+    """A `CommitPort` that collects what it is given instead of committing it."""
 
     def __init__(self, keys: dict[str, StudyKey]) -> None:
         self._keys = keys
@@ -57,15 +57,15 @@ class _Gathering:
 def _store(services: WriterServices, items: list[HeaderOnly]) -> None:
     archive = services.archive
     keys = {item.study_uid: key for item, key in zip(items, archive.keyring.new_studies(len(items)), strict=True)}
-    desk = _Gathering(keys)
-    ingest = Ingest(archive.intake, desk, archive.policy, archive.index.rules)
+    port = _Gathering(keys)
+    ingest = Ingest(archive.intake, port, archive.policy, archive.index.rules)
     for item in items:
         reception = ingest.begin(item.request())
         reception.write(item.data)
         assert reception.finish().error is None
     # What `Committer.study_key` does for one new study at a time, with a sync for each.
-    services.committer._fresh = desk.parts  # noqa: SLF001
-    done = services.committer.commit(desk.parcels)
+    services.committer._fresh = port.parts  # noqa: SLF001
+    done = services.committer.commit(port.parcels)
     assert not any(each.stale or each.duplicate for each in done)
 
 

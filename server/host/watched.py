@@ -57,11 +57,15 @@ class Watched:
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(seconds)
 
+    def is_alive(self) -> bool:
+        """Whether its thread runs, be it between a death and the next beginning."""
+        return self._thread.is_alive()
+
     def trouble(self) -> str:
         """What a human should know: it died lately, or is not running at all; empty when all is well."""
         if self._stopping.is_set() or self._thread.ident is None:
             return ""
-        if not self._thread.is_alive():
+        if not self.is_alive():
             return f"the thread for {self.name} is gone"
         if not self._row or self._is_well():
             return ""
@@ -75,7 +79,7 @@ class Watched:
         if self._stopping.is_set() or self._thread.ident is None:
             return False
         is_dying = bool(self._row) and not self._is_well() and not self._is_shortage
-        return not self._thread.is_alive() or (is_dying and self._clock() - self._row_began > _PATIENCE_SECONDS)
+        return not self.is_alive() or (is_dying and self._clock() - self._row_began > _PATIENCE_SECONDS)
 
     def _is_well(self) -> bool:
         begun = self._begun

@@ -1,79 +1,59 @@
-"""The running server: the archive opened as its one writer, the DICOM listener and the HTTP pages, from start to stop.
+"""The running server, put together and taken apart: the archive opened as its one writer, doors, workers and jobs.
 
 Rule: HTTP answers first and last, so that a probe sees why the server is not ready; requests under way are finished
-before the archive is closed. It interprets no message: the listener does.
+before the archive is closed. It interprets no message and works at nothing: the doors and the jobs do.
 """
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 import structlog
 
 from coffer.archive.body.allocator import keep_objects
 from coffer.archive.repair import planted
-from coffer.keys.clock import clock_ms
-from coffer.keys.errors import CofferError, ServiceError, UnavailableError
-from coffer.keys.memory import hardening
+from coffer.keys.errors import CofferError, UnavailableError
 from coffer.server.config.settings import Config
 from coffer.server.dimse.listener import Listener
 from coffer.server.engine.opening import open_for_service
 from coffer.server.engine.stats import ArchiveStats
 from coffer.server.host import headroom
+from coffer.server.host.job import Jobs
+from coffer.server.host.orders import Orders
 from coffer.server.host.signals import EndOrdered, Signals
-from coffer.server.host.watched import Watched
-from coffer.server.keyops.epoch_watch import RenewalWatch
-from coffer.server.keyops.provider_watch import KeyWatch
-from coffer.server.keyops.rekey_watch import RekeyWatch
-from coffer.server.mailbox import sign_order
-from coffer.server.maintenance.scrub_watch import Scrubbing
+from coffer.server.keyops.epoch_job import EpochJob
+from coffer.server.keyops.provider_job import ProviderJob
+from coffer.server.keyops.rekey_job import RekeyJob
+from coffer.server.keyops.settlement_job import SettlementJob
+from coffer.server.maintenance.scrub_job import ScrubJob
 from coffer.server.observe import logs
 from coffer.server.observe.metrics import Metrics, Vitals
 from coffer.server.services.bundle import WriterServices
 from coffer.server.web.http import HttpServer, application
-from coffer.server.workers.supervisor import Lanes
+from coffer.server.workers.supervisor import Workers
 
 __all__ = ["Server", "serve"]
 
 _log = structlog.get_logger(__name__)
 
-_CHECKPOINT_SECONDS: Final = 60.0
-_SETTLE_SECONDS: Final = 0.5
-_AGAIN_SECONDS: Final = 5.0  # after a checkpoint that was ordered and could not be signed
 _GRACE_SECONDS: Final = 7.0  # for operations under way: with all that follows a server ends within 10
-_END: Final = ""
-
-
-class _Watch(Protocol):
-    """A thread of the service that does its own work beside the others."""
-
-    @property
-    def watched(self) -> Watched: ...
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def concerns(self) -> list[str]: ...
 
 
 class Server:
-    """A context manager that serves from enter to exit. `wait` blocks until `stop`."""
+    """A context manager that serves from enter to exit, once. `wait` blocks until `stop`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._metrics = Metrics()
-        self._orders: SimpleQueue[str] = SimpleQueue()  # to end, or the name of a signal that is ignored
+        self._orders = Orders()
         self._state = "starting"
-        self._unguarded: set[str] = set()  # what was told
-        self._unsigned = ""  # why the last checkpoint was not signed
-        self._unfinished = ""  # why a change of the keys waits
-        self._unsettled = ""  # what went wrong in the last round
         self._services: WriterServices | None = None
-        self._lanes: Lanes | None = None
-        self._listener: Listener | None = None
-        self._watches: list[_Watch] = []
+        self._jobs = Jobs()
+        self._workers = Workers(config)
+        self._listener = Listener(config, self._workers, self._metrics)
         self._http = HttpServer(config.http, application(self.reasons, self._metrics.render, self.concerns))
+        self._last_first = ExitStack()  # what closes each part, harmless for one that was never started
 
     @property
     def services(self) -> WriterServices:
@@ -105,36 +85,43 @@ class Server:
         self.close()
 
     def _start(self) -> None:
-        config = self._config
-        # An association takes two in a lane, one here; what they need beside is in the rest.
+        config, last_first = self._config, self._last_first
+        # An association takes two in a worker, one here; what they need beside is in the rest.
         headroom.raise_limit(2 * config.dimse.max_associations + 256)
         self._metrics.attach_vitals(self._vitals)
+        last_first.callback(self._http.stop)
+        last_first.callback(self._close_archive)
+        last_first.callback(self._metrics.attach, None)
+        last_first.callback(self._jobs.stop)
+        last_first.callback(self._workers.stop, _GRACE_SECONDS)
         if config.http.enabled:
             self._http.start()
+            self._jobs.need(self._http.watched)
         _log.info("opening", archive=str(config.archive))
-        self._lanes = lanes = Lanes(config)
+        self._workers.launch()
         archive = open_for_service(config, self._metrics, self._wait_for_keys)
         self._services = services = WriterServices.of(archive)
         self._state = "starting"
         for what in planted.concerns(archive.folder):
             _log.warning("the archive folder holds what is not Coffer's", cause=what)
-        self._tell_unguarded()
-        self._begin(KeyWatch(archive.keyring, services.committer, self._metrics, config.keys.check_seconds))
+        self._jobs.start(ProviderJob(archive.keyring, services.committer, self._metrics, config.keys.check_seconds))
         self._metrics.attach(self._facts)
-        lanes.start(services)
-        self._listener = Listener(config, lanes, self._metrics)
-        self._listener.start()
-        self._begin(RekeyWatch(services))
-        self._begin(RenewalWatch(archive, self._metrics))
+        self._open_doors(services)
+        self._jobs.start(RekeyJob(services))
+        self._jobs.start(EpochJob(archive, self._metrics))
         if config.storage.scrub_days:
-            self._begin(Scrubbing(archive, self._metrics, config.storage.scrub_days))
+            self._jobs.start(ScrubJob(archive, self._metrics, config.storage.scrub_days))
+        self._jobs.start(SettlementJob(archive))
         keep_objects()
         self._state = ""
         _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)
 
-    def _begin(self, watch: _Watch) -> None:
-        self._watches.append(watch)
-        watch.start()
+    def _open_doors(self, services: WriterServices) -> None:
+        self._jobs.need(self._workers.start(services))
+        self._last_first.callback(self._listener.stop)
+        self._last_first.callback(lambda: _log.info("stopping"))
+        self._listener.start()
+        self._jobs.need(self._listener.watched)
 
     def _facts(self) -> ArchiveStats:
         """The archive's gauges. Raises UnavailableError while nobody has counted yet."""
@@ -152,160 +139,48 @@ class Server:
         """Why the server cannot do its work now; nothing when it can."""
         if self._state or self._services is None:
             return [self._state or "starting"]
-        told = [watched.trouble() for watched in self._needed()]
-        told += self._listener.reasons() if self._listener is not None else []
-        told += self._lanes.reasons() if self._lanes is not None else []
+        told = [*self._jobs.reasons(), *self._listener.reasons(), *self._workers.reasons()]
         try:
             self._services.committer.require_accepting()
         except CofferError as error:
             told.append(str(error))
-        return [each for each in told if each]
+        return told
 
     def concerns(self) -> list[str]:
         """What a human should look at although the server does its work."""
-        archive = self._services.archive if self._services is not None else None
-        told = archive.concerns() if archive is not None else []
-        told += planted.concerns(archive.folder) if archive is not None else []
-        told += [self._unsigned, self._unfinished, self._unsettled]
-        if archive is not None and not archive.index.is_loaded:
-            told.append("the index is being read: objects are stored, queries wait")
+        archive, told = self._services.archive if self._services is not None else None, []
+        if archive is not None:
+            told += [*archive.concerns(), *planted.concerns(archive.folder)]
+            if not archive.index.is_loaded:
+                told.append("the index is being read: objects are stored, queries wait")
         if logs.is_losing():
             told.append(f"the log cannot be written: {logs.lost()} lines are lost")
-        told += self._lanes.concerns() if self._lanes is not None else []
-        for watch in list(self._watches):
-            told += [watch.watched.trouble(), *watch.concerns()]
-        return [each for each in told if each]
-
-    def _needed(self) -> list[Watched]:
-        """The threads without which nothing can be stored, found or seen."""
-        needed = [self._http.watched] if self._http.watched is not None else []
-        if self._listener is not None:
-            needed.append(self._listener.watched)
-        if self._lanes is not None and self._lanes.desk is not None:
-            needed.append(self._lanes.desk.watched)
-        return needed
+        return [*told, *self._workers.concerns(), *self._jobs.concerns()]
 
     def _vitals(self) -> Vitals:
         """How the process itself is, for the metrics."""
-        lanes, listener = self._lanes, self._listener
-        watched = self._needed() + [watch.watched for watch in list(self._watches)]
-        restarts = {each.name: each.deaths for each in watched}
-        short, lost = set(), logs.lost()
-        if lanes is not None:
-            restarts["a receiving process"] = lanes.deaths
-            short, lost = lanes.short_of(), lost + lanes.lost_lines()
-        if listener is not None:
-            short.add(listener.short_of())
+        restarts = self._jobs.restarts() | {"a receiving process": self._workers.deaths}
+        short = self._workers.short_of() | {self._listener.short_of()}
+        lost = logs.lost() + self._workers.lost_lines()
         return Vitals(lost, restarts, {kind: kind in short for kind in headroom.KINDS})
 
     def wait(self) -> None:
-        """Block until `stop`, signing checkpoints and doing what is left to do with keys meanwhile.
-
-        After a checkpoint that was ordered the next one is a minute away too: time to copy what must fit together.
-        Raises ServiceError where a part of the server that it needs died and does not come back.
-        """
-        signed = time.monotonic()
-        while not self._is_told_to_end():
-            self._require_whole()
-            try:
-                self._settle()
-                is_due = not self._unsigned or time.monotonic() - signed >= _AGAIN_SECONDS
-                if (is_due and self._is_asked_to_sign()) or time.monotonic() - signed >= _CHECKPOINT_SECONDS:
-                    signed = time.monotonic()
-                    self._sign()
-                    self._tell_unguarded()
-                self._unsettled = ""
-            except Exception as error:  # noqa: BLE001  # short of descriptors or memory: the next round may do
-                self._tell_unsettled(error)
-
-    def _is_told_to_end(self) -> bool:
-        try:
-            order = self._orders.get(timeout=_SETTLE_SECONDS)
-        except Empty:
-            return False
-        if order != _END:
-            _log.info("a signal is ignored", signal=order, way_out="a change of coffer.toml needs a restart")
-        return order == _END
-
-    def _require_whole(self) -> None:
-        for watched in self._needed():
-            if watched.is_lost():
-                raise ServiceError(
-                    f"the server ends, because a part of it does not come back: {watched.trouble()}",
-                    hint="start it again; the log says what happened",
-                )
-
-    def _tell_unsettled(self, error: Exception) -> None:
-        what = headroom.what_ran_out(error)
-        told = f"keys and checkpoints wait: {f'short of {what}' if what else type(error).__name__}"
-        if told != self._unsettled:
-            _log.error("keys and checkpoints were not looked after", exc_info=error)
-        self._unsettled = told
-
-    def _settle(self) -> None:
-        """Do what commands in other processes began with the keys."""
-        try:
-            self.services.archive.log.require_stable()
-        except CofferError:
-            return  # told by readyz; the next opening does it
-        try:
-            self.services.archive.look_at_keys()
-            self.services.archive.settle()
-            self._unfinished = ""
-        except CofferError as error:
-            told = f"a change of keys is not finished: {error}"
-            if told != self._unfinished:  # it is tried twice a second
-                _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
-            self._unfinished = told
-
-    def _tell_unguarded(self) -> None:
-        """Tell once what the system refused to do for keys in memory."""
-        for what, way_out in hardening.refusals().items():
-            if what not in self._unguarded:
-                self._unguarded.add(what)
-                _log.warning("keys are less guarded than they could be", cause=what, way_out=way_out)
-
-    def _is_asked_to_sign(self) -> bool:
-        try:
-            return sign_order.is_waited_for(self.services.archive.keyring, clock_ms())
-        except CofferError:
-            return False  # a keyring that cannot be read is told of by whoever needs a key
-
-    def _sign(self) -> None:
-        """Sign what was stored since the last checkpoint, so that after a crash little of the log is without one."""
-        try:
-            self.services.archive.sign_checkpoint()
-            self._unsigned = ""
-        except CofferError as error:
-            told = f"no checkpoint was signed: {error}"
-            if told != self._unsigned:
-                _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
-            self._unsigned = told
+        """Block until `stop`. Raises ServiceError where a part of the server that it needs died and does not come
+        back."""
+        self._orders.wait_for_end(self._jobs.require_whole)
 
     def stop(self) -> None:
         """Let `wait` return. May be called from a signal handler."""
-        self._orders.put(_END)
+        self._orders.end()
 
     def tell_ignored(self, signal: str) -> None:
         """Let `wait` write that a signal is ignored. May be called from a signal handler."""
-        self._orders.put(signal)
+        self._orders.ignore(signal)
 
     def close(self) -> None:
-        """Finish what is under way, then close everything. Harmless when repeated."""
+        """Finish what is under way, then close everything, whatever fails in one part. Harmless when repeated."""
         self._state = "stopping"
-        with ExitStack() as last_first:  # whatever fails in one part, the others are closed
-            last_first.callback(self._http.stop)
-            last_first.callback(self._close_archive)
-            last_first.callback(self._metrics.attach, None)
-            watches, self._watches = self._watches, []
-            for watch in watches:
-                last_first.callback(watch.stop)
-            if self._lanes is not None:
-                last_first.callback(self._lanes.stop, _GRACE_SECONDS)
-            if self._listener is not None:
-                _log.info("stopping")
-                last_first.callback(self._listener.stop)
-            self._lanes = self._listener = None
+        self._last_first.close()
 
     def _close_archive(self) -> None:
         if self._services is not None:

@@ -39,12 +39,12 @@ class WriterServices(ReaderServices):
     def of(cls, archive: WritableArchive) -> Self:
         """Make them over an open archive, which stays the caller's to close."""
         committer = Committer(archive.keyring, archive.log, archive.index, archive.metrics)
-        ingest = Ingest(archive.intake, _Local(committer), archive.policy, archive.index.rules)
+        ingest = Ingest(archive.intake, _LocalCommitPort(committer), archive.policy, archive.index.rules)
         return cls(archive, Finder(archive), Retriever(archive), committer, ingest)
 
 
-class _Local:
-    """The desk for objects that come in through this process: `coffer put`."""
+class _LocalCommitPort:
+    """The `CommitPort` for objects that come in through this process: `coffer put`."""
 
     def __init__(self, committer: Committer) -> None:
         self._committer = committer

@@ -37,8 +37,8 @@ _NO_OTHER = "announce an object by the UIDs that it has, at most 64 characters e
 _MOST_TRIES = 4  # a study that is shredded while its objects come in gets a new key each time
 
 
-class Desk(Protocol):
-    """Where sealed objects get their place in the log: in this process, or at the other end of a socket."""
+class CommitPort(Protocol):
+    """The way from sealing to the one committer: in this process, or over a line to the one that commits."""
 
     def study_key(self, part: PartId) -> StudyKey:
         """The key of a part of a study, durable. Raises UnavailableError where nothing can be stored now."""
@@ -54,11 +54,11 @@ class Desk(Protocol):
 
 
 class Ingest:
-    """The only way into the archive for a data set. Serves any number of threads as far as its desk does."""
+    """The only way into the archive for a data set. Serves any number of threads as far as its port does."""
 
-    def __init__(self, intake: Intake, desk: Desk, policy: Policy, rules: Rules) -> None:
+    def __init__(self, intake: Intake, port: CommitPort, policy: Policy, rules: Rules) -> None:
         self.intake = intake
-        self.desk = desk
+        self.port = port
         self.rules = rules
         self._policy = policy
 
@@ -73,7 +73,7 @@ class Reception:
 
     def __init__(self, ingest: Ingest, request: StoreRequest) -> None:
         self._intake = ingest.intake
-        self._desk = ingest.desk
+        self._port = ingest.port
         self._rules = ingest.rules
         self._request = request
         self._draft = self._intake.new_draft()
@@ -118,7 +118,7 @@ class Reception:
         self._draft.finish(entry.layout)
         part = self._rules.part_of(entry, self._request.caller.calling_ae)
         for _ in range(_MOST_TRIES):
-            done = self._commit(header, entry, self._desk.study_key(part))
+            done = self._commit(header, entry, self._port.study_key(part))
             if not done.stale:
                 break
         else:
@@ -166,7 +166,7 @@ class Reception:
             file_meta=request.file_meta,
             preamble=request.preamble,
         )
-        body = self._intake.seal(key, content_id, meta.encode(), self._draft, self._desk.memory)
+        body = self._intake.seal(key, content_id, meta.encode(), self._draft, self._port.memory)
         sealed = Sealed(
             key.key_id,
             content_id,
@@ -180,7 +180,7 @@ class Reception:
             entry,
         )
         try:
-            return self._desk.commit(sealed, body)
+            return self._port.commit(sealed, body)
         finally:
             if isinstance(body, SealedFile):
                 discard(body.path)

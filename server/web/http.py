@@ -152,7 +152,7 @@ class HttpServer:
         self._server: uvicorn.Server | None = None
         self._socket: socket.socket | None = None
         self._stopping = threading.Event()
-        self.watched: Watched | None = None
+        self.watched = Watched("answering HTTP", self._serve, self._stopping)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -171,7 +171,6 @@ class HttpServer:
                 f"cannot listen for HTTP on {settings.host} port {settings.port}: {error.strerror}",
                 hint="give http.host and http.port an address that is free here, or set http.enabled = false",
             ) from error
-        self.watched = Watched("answering HTTP", self._serve, self._stopping)
         self.watched.start()
 
     def _serve(self) -> None:
@@ -200,7 +199,6 @@ class HttpServer:
         self._stopping.set()
         if self._server is not None:
             self._server.should_exit = True
-        if self.watched is not None:
-            self.watched.join(2 * _STOP_SECONDS)
+        self.watched.join(2 * _STOP_SECONDS)
         if self._socket is not None:
             self._socket.close()

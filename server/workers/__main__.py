@@ -1,4 +1,4 @@
-"""A lane is a process of its own: see `server.workers.worker`."""
+"""A worker is a process of its own: see `server.workers.worker`."""
 
 from coffer.server.workers.worker import main
 

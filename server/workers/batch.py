@@ -1,7 +1,7 @@
-"""The objects that are committed together, their bodies copied out of the memory that lanes share.
+"""The objects that are committed together, their bodies copied out of the memory that workers share.
 
-Rule: a lane can change shared memory at any time, so what is hashed and written is a copy that nobody else has. Copies
-lie in one block that is used again for every batch; what does not fit makes the batch full.
+Rule: a worker can change shared memory at any time, so what is hashed and written is a copy that nobody else has.
+Copies lie in one block that is used again for every batch; what does not fit makes the batch full.
 """
 
 from typing import Final

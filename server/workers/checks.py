@@ -1,15 +1,13 @@
-"""Whether a message of a lane can be an honest one: sizes, lengths, names, numbers and kinds, before anything is done.
+"""Whether a worker's message can be an honest one: sizes, lengths, names, numbers and kinds, before anything is done.
 
-Rule: pure. A lane parses bytes of strangers, so the committing process believes none of its messages. The bounds are
-those that the lane's own code keeps, so that what is beyond them is no mistake of a peer. What lies outside ends the
+Rule: pure. A worker parses bytes of strangers, so the committing process believes none of its messages. The bounds are
+those that the worker's own code keeps, so that what is beyond them is no mistake of a peer. What lies outside ends the
 line: `BrokenRule` says which rule, never a value.
 """
 
-import math
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from coffer.archive.body.sealed_body import FRAME, HEAD, MAX_META_BYTES
 from coffer.archive.codec.frames import FRAME_BYTES
@@ -25,13 +23,15 @@ from coffer.server.dimse.scp.session import MAX_IDENTIFIER_BYTES
 from coffer.server.engine.commit import Sealed
 from coffer.server.services.api import Caller
 from coffer.server.workers.messages import (
+    Answered,
     Commit,
     Find,
     KeyOf,
     Plan,
+    Rejected,
     Request,
+    Sent,
     StudyKeyFor,
-    Told,
 )
 
 __all__ = ["MAX_REQUEST_BYTES", "BrokenRule", "Now", "body_limits", "require_sound"]
@@ -44,13 +44,15 @@ _LONGEST_AE: Final = 16  # the field of PS3.8 Table 9-11
 _LONGEST_PROBLEM: Final = 200
 _WRONG_CLOCK_MS: Final = 3_600_000  # both ends read the same clock; it may be set in between
 _LARGEST: Final = 1 << 53
+_LARGEST_STATUS: Final = 0xFFFF  # PS3.7 E.1, a field of two bytes
+_LONGEST_SERVICE: Final = 16
 _NAME: Final = re.compile(r"[0-9a-f]{16}\.sealed")
 _REASONS: Final = frozenset(each.word for each in vars(negotiation).values() if isinstance(each, Rejection))
 _MODELS: Final = frozenset({"patient", "study"})
 
 
-class BrokenRule(Exception):  # noqa: N818  # what the lane did
-    """A lane said what an honest one cannot say."""
+class BrokenRule(Exception):  # noqa: N818  # what the worker did
+    """A worker said what an honest one cannot say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def body_limits(limits: Limits) -> tuple[int, int]:
 
 
 def require_sound(request: Request, limits: Limits, now: Now) -> None:
-    """Raise BrokenRule for a message that no honest lane sends."""
+    """Raise BrokenRule for a message that no honest worker sends."""
     match request:
         case Commit(sealed, length, path):
             _require_body(sealed, length, path, limits)
@@ -84,8 +86,15 @@ def require_sound(request: Request, limits: Limits, now: Now) -> None:
             _require(len(identifier) <= MAX_IDENTIFIER_BYTES, "an identifier that is too long")
             _require(model in _MODELS, "an information model that there is not")
             _require_caller(caller)
-        case Told(what, arguments):
-            _require_told(what, arguments)
+        case Rejected(reason):
+            _require(reason in _REASONS, "a reason that there is not")
+        case Answered(service, status, seconds):
+            _require(_is_text(service, _LONGEST_SERVICE), "an odd service")
+            _require(0 <= status <= _LARGEST_STATUS, "a status that there is not")
+            _require(0 <= seconds <= _LARGEST, "a time that nothing takes")  # neither does a NaN
+        case Sent(service, objects, size):
+            _require(_is_text(service, _LONGEST_SERVICE), "an odd service")
+            _require(0 <= objects <= _LARGEST and 0 <= size <= _LARGEST, "a number that nothing has")
 
 
 def _require(holds: bool, what: str) -> None:
@@ -120,29 +129,5 @@ def _require_caller(caller: Caller) -> None:
     _require(all(len(title) <= _LONGEST_AE for title in titles), "an AE title that is too long")
 
 
-def _is_text(value: Any, longest: int) -> bool:
-    return isinstance(value, str) and len(value) <= longest and value.isprintable()
-
-
-def _is_count(value: Any, largest: int = _LARGEST) -> bool:
-    return type(value) is int and 0 <= value <= largest
-
-
-def _is_duration(value: Any) -> bool:
-    return type(value) in {int, float} and math.isfinite(value) and 0 <= value <= _LARGEST
-
-
-_TOLD: Final[Mapping[str, tuple[Callable[[Any], bool], ...]]] = {
-    "association_opened": (),
-    "association_closed": (),
-    "rejected": (_REASONS.__contains__,),
-    "answered": (lambda value: _is_text(value, 16), lambda value: _is_count(value, 0xFFFF), _is_duration),
-    "sent": (lambda value: _is_text(value, 16), _is_count, _is_count),
-}
-
-
-def _require_told(what: str, arguments: tuple[str | int | float, ...]) -> None:
-    kinds = _TOLD.get(what)
-    if kinds is None or len(arguments) != len(kinds):
-        raise BrokenRule("it told of something that is not counted")
-    _require(all(fits(each) for fits, each in zip(kinds, arguments, strict=True)), "a number that nothing has")
+def _is_text(value: str, longest: int) -> bool:
+    return len(value) <= longest and value.isprintable()

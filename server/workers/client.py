@@ -1,7 +1,7 @@
 """The committing process's end of one line: what came and was not dealt with, what is owed, and the memory for bodies.
 
 Rule: it never waits. A request is dealt with when the one before it was answered and its answer taken; until then what
-a lane sends stays where it is, first here, then in the kernel. Descriptors are kept for a body only, one at a time.
+a worker sends stays where it is, first here, then in the kernel. Descriptors are kept for a body only, one at a time.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _MOST_STRAYS: Final = 1000  # descriptors that no message takes, in all
 
 
 class Client:
-    """One line. Used by the desk's thread."""
+    """One line. Used by the coordinator's thread."""
 
     def __init__(self, sock: socket.socket, host: str, ended: Callable[[], None]) -> None:
         sock.setblocking(False)
@@ -73,7 +73,7 @@ class Client:
         return message
 
     def answer(self, reply: bytes, now: float) -> None:
-        """Send a reply, as far as the lane takes it now. Raises LineClosed."""
+        """Send a reply, as far as the worker takes it now. Raises LineClosed."""
         self.is_owed = False
         self._out += framed(reply)
         self.stuck_since = now
@@ -93,8 +93,8 @@ class Client:
     # Bodies
 
     def body(self, length: int) -> memoryview:
-        """The first bytes of the shared memory, mapped anew when the lane has made a new one. The lane may change them
-        at any time. Raises BrokenRule."""
+        """The first bytes of the shared memory, mapped anew when the worker has made a new one. The worker may change
+        them at any time. Raises BrokenRule."""
         for fd in self.wire.take_fds():
             try:
                 self._adopt(fd)

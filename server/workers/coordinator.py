@@ -1,7 +1,7 @@
-"""The committing process's end of all lines: one thread that takes what the lanes send, commits it in batches, replies.
+"""The committing process's end of all lines: one thread takes what the workers send, commits it in batches, replies.
 
 Rule: whatever takes long (a query, a plan) goes to other threads, so that a commit waits for commits only; whatever a
-lane sends is checked before anything is done, and whatever it does or leaves undone costs its own line alone: this
+worker sends is checked before anything is done, and whatever it does or leaves undone costs its own line alone: this
 thread never waits for one. Everything that has come when a batch begins is in it, and shares its sync.
 """
 
@@ -36,10 +36,10 @@ from coffer.server.workers.messages import (
     Key,
     KeyOf,
     More,
+    ObserverCall,
     Plan,
     Stop,
     StudyKeyFor,
-    Told,
 )
 from coffer.server.workers.searches import Searches
 from coffer.server.workers.transport import LineClosed
@@ -47,11 +47,11 @@ from coffer.server.workers.transport import LineClosed
 _log = structlog.get_logger(__name__)
 
 _MOST_AT_ONCE: Final = 64  # messages of one line before the others have their turn
-_STUCK_SECONDS: Final = 30.0  # so long a lane may leave an answer untaken
+_STUCK_SECONDS: Final = 30.0  # so long a worker may leave an answer untaken
 _LOOK_SECONDS: Final = 1.0
 
 
-class Desk:
+class Coordinator:
     """Serves lines from `start` to `stop`."""
 
     def __init__(self, services: WriterServices) -> None:
@@ -78,7 +78,7 @@ class Desk:
         self.watched.start()
 
     def add(self, ended: Callable[[], None], host: str = "") -> socket.socket:
-        """A new line for an association with `host`: returns the lane's end, to be sent to it.
+        """A new line for an association with `host`: returns the worker's end, to be sent to it.
 
         `ended` is called once when that end is closed. Raises OSError where there are no descriptors for it.
         """
@@ -227,9 +227,9 @@ class Desk:
             case KeyOf(key_id):
                 client.rights.require_returned(key_id)
                 self._reply(client, lambda: _key(self._archive.keyring.study(key_id)))
-            case Told(what, arguments):
-                client.rights.tell(what)
-                getattr(self._archive.metrics, what)(*arguments)
+            case ObserverCall():
+                client.rights.observe(request)
+                request.make(self._archive.metrics)
             case Find() | Plan() | More():
                 self._searches.ask(client, request)
             case Stop():
@@ -283,7 +283,7 @@ class Desk:
         for part in [together, *([pair] for pair in batch if isinstance(pair[1].body, SealedFile))]:
             self._commit_part(part)
         try:
-            self._archive.index.follow()  # while the lanes receive
+            self._archive.index.follow()  # while the workers receive
         except CofferError as error:
             _log.error("the index lacks an object that is stored", cause=str(error), way_out=error.hint())
 

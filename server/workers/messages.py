@@ -1,7 +1,7 @@
-"""What a lane and the committing process say to each other, as msgpack.
+"""What a worker and the committing process say to each other, as msgpack.
 
 Rule: both ends are the same version of Coffer on one machine, started by one process: there is no negotiation, and what
-does not decode is a fault of ours. Every request but `Told` and `Stop` has one reply.
+does not decode is a fault of ours. Every request but `Stop` and the `ObserverCall`s has one reply.
 """
 
 from typing import Any, Final
@@ -14,7 +14,7 @@ from coffer.index.query.locate import Located
 from coffer.keys import errors
 from coffer.keys.errors import CofferError
 from coffer.server.engine.commit import Committed, Sealed
-from coffer.server.services.api import Caller
+from coffer.server.services.api import Caller, Observer
 
 
 class _Message(Struct, frozen=True, array_like=True, tag=True):
@@ -29,8 +29,8 @@ class _Message(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Setup(_Message, frozen=True):
-    """First on a lane's control socket: the configuration as JSON, whose archive it is, the key of short ids in logs,
-    and among how many lanes memory is divided."""
+    """First on a worker's control socket: the configuration as JSON, whose archive it is, the key of short ids in logs,
+    and among how many workers memory is divided."""
 
     config: bytes
     archive_id: bytes
@@ -39,7 +39,7 @@ class Setup(_Message, frozen=True):
 
 
 class Serve(_Message, frozen=True):
-    """Serve an association, which has this number. Its connection and the lane's end of a new line come with it as
+    """Serve an association, which has this number. Its connection and the worker's end of a new line come with it as
     file descriptors."""
 
     host: str
@@ -59,12 +59,12 @@ class Quit(_Message, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """The lane's answer to `Setup`."""
+    """The worker's answer to `Setup`."""
 
 
 class Pulse(_Message, frozen=True):
-    """Twice a second from a lane: what it is short of, how many lines of its log were lost since it began, and which of
-    its associations are idle: number, for how many seconds, and whether it was ever used."""
+    """Twice a second from a worker: what it is short of, how many lines of its log were lost since it began, and which
+    of its associations are idle: number, for how many seconds, and whether it was ever used."""
 
     short_of: str
     lost_lines: int
@@ -117,11 +117,62 @@ class Stop(_Message, frozen=True):
     """No more of it is wanted."""
 
 
-class Told(_Message, frozen=True):
-    """Something for the metrics: a method of `server.services.api.Observer` and its arguments."""
+class ObserverCall(_Message, frozen=True):
+    """A call of one method of `server.services.api.Observer`: a class for each, its fields are the arguments."""
 
-    what: str
-    arguments: tuple[str | int | float, ...]
+    def make(self, observer: Observer) -> None:
+        """Call the method of `observer`."""
+        raise NotImplementedError
+
+
+class AssociationOpened(ObserverCall, frozen=True):
+    """`Observer.association_opened`."""
+
+    def make(self, observer: Observer) -> None:
+        """As `ObserverCall.make`."""
+        observer.association_opened()
+
+
+class AssociationClosed(ObserverCall, frozen=True):
+    """`Observer.association_closed`."""
+
+    def make(self, observer: Observer) -> None:
+        """As `ObserverCall.make`."""
+        observer.association_closed()
+
+
+class Rejected(ObserverCall, frozen=True):
+    """`Observer.rejected`."""
+
+    reason: str
+
+    def make(self, observer: Observer) -> None:
+        """As `ObserverCall.make`."""
+        observer.rejected(self.reason)
+
+
+class Answered(ObserverCall, frozen=True):
+    """`Observer.answered`."""
+
+    service: str
+    status: int
+    seconds: float
+
+    def make(self, observer: Observer) -> None:
+        """As `ObserverCall.make`."""
+        observer.answered(self.service, self.status, self.seconds)
+
+
+class Sent(ObserverCall, frozen=True):
+    """`Observer.sent`."""
+
+    service: str
+    objects: int
+    size: int
+
+    def make(self, observer: Observer) -> None:
+        """As `ObserverCall.make`."""
+        observer.sent(self.service, self.objects, self.size)
 
 
 class Key(_Message, frozen=True):
@@ -163,7 +214,10 @@ class Failed(_Message, frozen=True):
 
 
 Order = Setup | Serve | End | Quit
-Request = StudyKeyFor | KeyOf | Commit | Find | Plan | More | Stop | Told
+Request = (
+    StudyKeyFor | KeyOf | Commit | Find | Plan | More | Stop
+    | AssociationOpened | AssociationClosed | Rejected | Answered | Sent
+)  # fmt: skip
 Reply = Key | Done | Rows | Places | Failed
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

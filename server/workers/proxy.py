@@ -1,7 +1,7 @@
-"""The archive's services as a lane has them: what is short and needs the writer is asked for over the line.
+"""The archive's services as a worker has them: what is short and needs the writer is asked for over the line.
 
 Rule: one line serves one association, one request at a time. Keys are asked for when they are needed and kept for the
-association's present study only, until any process takes any key away: whoever erases need not know of a lane. The
+association's present study only, until any process takes any key away: whoever erases need not know of a worker. The
 committing process has the last word on which key is the right one.
 """
 
@@ -26,6 +26,9 @@ from coffer.server.services.retrieve import StoredInstance
 from coffer.server.services.store import Ingest
 from coffer.server.workers import messages
 from coffer.server.workers.messages import (
+    Answered,
+    AssociationClosed,
+    AssociationOpened,
     Commit,
     Done,
     Failed,
@@ -35,7 +38,9 @@ from coffer.server.workers.messages import (
     More,
     Places,
     Plan,
+    Rejected,
     Rows,
+    Sent,
     Stop,
     StudyKeyFor,
 )
@@ -46,7 +51,7 @@ Changes: TypeAlias = Callable[[], bytes | None]  # the keyring's change counter 
 
 
 class Line:
-    """The lane's end of one association's line. Used by the association's thread."""
+    """The worker's end of one association's line. Used by the association's thread."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -67,10 +72,6 @@ class Line:
         assert isinstance(reply, kind)
         return reply
 
-    def tell(self, what: str, *arguments: str | float) -> None:
-        """Report something for the metrics."""
-        self.send(messages.Told(what, arguments))
-
     def send(self, request: messages.Request) -> None:
         """Send what has no reply; nobody misses it when the other end is gone."""
         try:
@@ -79,11 +80,11 @@ class Line:
             return
 
     def memory(self, length: int) -> memoryview:
-        """As `server.services.store.Desk.memory`."""
+        """As `server.services.store.CommitPort.memory`."""
         return self._memory.room(length)
 
     def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
-        """As `server.services.store.Desk.commit`."""
+        """As `server.services.store.CommitPort.commit`."""
         if isinstance(body, SealedFile):
             return self.ask(Commit(sealed, body.length, body.path.name), Done).committed
         fd = self._memory.take_unsent()
@@ -123,8 +124,8 @@ class _Kept:
         self._last = None
 
 
-class _Desk:
-    """`server.services.store.Desk` over a line."""
+class _RemoteCommitPort:
+    """`server.services.store.CommitPort` over a line."""
 
     def __init__(self, line: Line, kept: _Kept) -> None:
         self._line = line
@@ -197,25 +198,25 @@ class RemoteObserver:
     line: Line
 
     def association_opened(self) -> None:
-        self.line.tell("association_opened")
+        self.line.send(AssociationOpened())
 
     def association_closed(self) -> None:
-        self.line.tell("association_closed")
+        self.line.send(AssociationClosed())
 
     def rejected(self, reason: str) -> None:
-        self.line.tell("rejected", reason)
+        self.line.send(Rejected(reason))
 
     def answered(self, service: str, status: int, seconds: float) -> None:
-        self.line.tell("answered", service, status, seconds)
+        self.line.send(Answered(service, status, seconds))
 
     def sent(self, service: str, objects: int, size: int) -> None:
-        self.line.tell("sent", service, objects, size)
+        self.line.send(Sent(service, objects, size))
 
 
 class RemoteServices:
-    """`server.services.api.Services` for one association of a lane."""
+    """`server.services.api.Services` for one association of a worker."""
 
-    def __init__(  # noqa: PLR0917  # what a lane has
+    def __init__(  # noqa: PLR0917  # what a worker has
         self,
         line: Line,
         intake: Intake,
@@ -228,7 +229,7 @@ class RemoteServices:
         self._kept = _Kept(line, changes), _Kept(line, changes)
         to_seal, to_open = self._kept
         self.observer = RemoteObserver(line)
-        self.ingest = Ingest(intake, _Desk(line, to_seal), policy, rules)
+        self.ingest = Ingest(intake, _RemoteCommitPort(line, to_seal), policy, rules)
         self.finder = _Finder(line)
         self.retriever = _Retriever(line, Bodies(archive_id, reader, lambda key_id: to_open.key(KeyOf(key_id))))
 

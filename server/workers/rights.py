@@ -1,6 +1,6 @@
 """What one line may ask for, by what it has done so far: its caller, the keys it has been shown, how much it tells.
 
-Rule: a lane parses what strangers send, so whatever comes from it is held against what an honest one can say
+Rule: a worker parses what strangers send, so whatever comes from it is held against what an honest one can say
 (`server.workers.checks` looks at single messages, this at their sequence). What breaks a rule costs the line. A key is
 shown for an object that a plan of this line returned, or for the study that is being received; it cannot be known here
 which study that is, so a line that keeps asking and stores nothing gets no more of them.
@@ -15,6 +15,7 @@ from typing import Final
 from coffer.index.instance.identity import PartId
 from coffer.server.services.api import Caller
 from coffer.server.workers.checks import BrokenRule
+from coffer.server.workers.messages import AssociationClosed, AssociationOpened, ObserverCall
 
 __all__ = ["Rights"]
 
@@ -25,7 +26,7 @@ _TOLD_A_SECOND: Final = 10_000.0  # an association that only echoes tells less t
 
 
 class Rights:
-    """Of one line, from its first message to its last. Used by the desk's thread."""
+    """Of one line, from its first message to its last. Used by the coordinator's thread."""
 
     def __init__(self, host: str, now: Callable[[], float] = time.monotonic) -> None:
         self._host = host
@@ -86,19 +87,21 @@ class Rights:
         if key_id not in self._keys:
             raise BrokenRule("the key of an object that no plan returned")
 
-    def tell(self, what: str) -> None:
+    def observe(self, call: ObserverCall) -> None:
         """It tells something for the metrics."""
         now = self._now()
         self._tokens = min(float(_MOST_TOLD), self._tokens + (now - self._counted) * _TOLD_A_SECOND) - 1
         self._counted = now
         if self._tokens < 0:
             raise BrokenRule("it tells more than an association can do")
-        if what == "association_opened" and self._association is not None:
-            raise BrokenRule("its association began a second time")
-        if what == "association_closed" and self._association is not True:
-            raise BrokenRule("its association ended, and there is none")
-        if what.startswith("association_"):
-            self._association = what == "association_opened"
+        if isinstance(call, AssociationOpened):
+            if self._association is not None:
+                raise BrokenRule("its association began a second time")
+            self._association = True
+        elif isinstance(call, AssociationClosed):
+            if self._association is not True:
+                raise BrokenRule("its association ended, and there is none")
+            self._association = False
 
     @property
     def is_associated(self) -> bool:

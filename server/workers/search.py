@@ -1,7 +1,7 @@
 """One query or plan of one line: worked on in slices, answered in parts, ended by its budget or when nobody waits.
 
 Rule: what was found is given before the error that ended the search. A part is given when it is full, when the search
-has ended, or after a moment, so that the lane may look whether its peer has cancelled or left. Processor time is
+has ended, or after a moment, so that the worker may look whether its peer has cancelled or left. Processor time is
 counted over all slices, and nothing else: a peer that takes its rows slowly spends none.
 """
 
@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 
 __all__ = ["Answer", "Search"]
 
-_MOMENT_SECONDS: Final = 0.25  # then the lane gets what was found till then, and may see that nobody waits any more
+_MOMENT_SECONDS: Final = 0.25  # then the worker gets what was found till then, and may see that nobody waits any more
 _END: Final = object()
 
 Answer = Callable[["Search", bytes | None], None]  # takes the reply's bytes; None: there is none, a fault of ours
@@ -75,7 +75,7 @@ class Search:
             is_last = self._search(time.monotonic() + seconds)
         except CofferError as error:
             self._error, is_last = error, False
-        except Exception:  # noqa: BLE001  # the lane must not wait for ever
+        except Exception:  # noqa: BLE001  # the worker must not wait for ever
             _log.exception("a query ended with a fault of ours")
             self._answer(self, None)
             return False

@@ -31,8 +31,8 @@ Deliver = Callable[[Client, Search, bytes | None], None]
 
 
 class Searches:
-    """Used by the desk's thread. `deliver` is called by the threads that work, with a part of an answer, or None where
-    a fault of ours ended it."""
+    """Used by the coordinator's thread. `deliver` is called by the threads that work, with a part of an answer, or None
+    where a fault of ours ended it."""
 
     def __init__(self, services: ReaderServices, deliver: Deliver) -> None:
         self._services = services

@@ -1,4 +1,4 @@
-"""A lane: a process that serves associations handed to it, and keeps nothing of its own.
+"""A worker: a process that serves associations handed to it, and keeps nothing of its own.
 
 Rule: it opens the log for reading only, has no key but those it asks for, and ends when the process that started it
 does: then nothing that was not acknowledged ever will be. Of the keyring it reads the change counter, so that a key
@@ -72,8 +72,8 @@ def _decode_config(data: bytes) -> Config:
     return msgspec.json.decode(data, type=Config, dec_hook=path)
 
 
-class Lane:
-    """One lane's state."""
+class Worker:
+    """One worker's state."""
 
     def __init__(self, setup: Setup) -> None:
         self._config = config = _decode_config(setup.config)
@@ -177,30 +177,30 @@ class Lane:
 
 def run(control: Wire) -> None:
     """Take orders until told to quit. Raises LineClosed when the committing process is gone."""
-    lane: Lane | None = None
+    worker: Worker | None = None
     while True:
         order = messages.decode_order(control.receive())
         match order:
             case Setup():
-                lane = Lane(order)
+                worker = Worker(order)
                 keep_objects()
                 control.send(messages.encode(Ready()))
-                lane.pulse(control)
-            case Serve(host, number) if lane is not None:
-                lane.serve(host, number, control.take_fds())
-            case End(number) if lane is not None:
-                lane.end(number)
+                worker.pulse(control)
+            case Serve(host, number) if worker is not None:
+                worker.serve(host, number, control.take_fds())
+            case End(number) if worker is not None:
+                worker.end(number)
             case Quit(grace_seconds):
-                if lane is not None:
-                    lane.quit(grace_seconds)
+                if worker is not None:
+                    worker.quit(grace_seconds)
                 return
             case _:
                 raise LineClosed
 
 
 def main() -> None:
-    """Run a lane on the control socket whose descriptor is the first argument."""
-    # Ctrl-C, a closed terminal and systemd signal the whole group: the committing process decides when a lane ends.
+    """Run a worker on the control socket whose descriptor is the first argument."""
+    # Ctrl-C, a closed terminal and systemd signal the whole group: the committing process decides when a worker ends.
     for number in HARMLESS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HARMLESS)  # blocked by whoever launched this, until now

@@ -186,10 +186,10 @@ class CofferProcess:
             raise AssertionError(f"coffer serve ended with {code}\n{self.log.read_text()[-4000:]}")
 
     def processes(self) -> list[int]:
-        """The server's processes: the one that commits, then its lanes."""
+        """The server's processes: the one that commits, then its workers."""
         assert self.process is not None
-        lanes = [pid for pid, fields in _stats() if int(fields[1]) == self.process.pid]
-        return [self.process.pid, *lanes]
+        workers = [pid for pid, fields in _stats() if int(fields[1]) == self.process.pid]
+        return [self.process.pid, *workers]
 
     def resident_bytes(self) -> int:
         """Memory of all the server's processes together that no other process shares."""

@@ -92,8 +92,8 @@ def test_a_spool_that_cannot_be_written_costs_the_large_object_only(new_coffer: 
     """Received and sealed in the processes in front; what needs no file goes on meanwhile."""
     ward, item = Ward(new_coffer(extra=SPOOLING)), large()
     with ExitStack() as stack:
-        for lane in ward.coffer.processes()[1:]:
-            stack.enter_context(failing(ward.coffer, "pwrite64:error=EIO:when=1+", pid=lane))
+        for worker in ward.coffer.processes()[1:]:
+            stack.enter_context(failing(ward.coffer, "pwrite64:error=EIO:when=1+", pid=worker))
         (refused,) = ward.store([item])
         assert ward.store([synthetic(2, 1000, study=77)]) == [Reply(0)]
     assert (refused.status, refused.comment) == (FULL, "cannot spool an object: Input/output error")

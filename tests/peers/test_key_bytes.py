@@ -1,5 +1,5 @@
-"""The byte search for keys: whatever the server, its lanes and the commands do and whatever goes wrong in them, no form
-of any key stands in what they print, log, answer or leave on disk."""
+"""The byte search for keys: whatever the server, its workers and the commands do and whatever goes wrong in them, no
+form of any key stands in what they print, log, answer or leave on disk."""
 
 import base64
 import subprocess
@@ -199,7 +199,7 @@ def test_no_key_is_printed_logged_answered_or_left_on_disk(
 
     faults = (
         ("coffer.server.engine.commit:Committer.study_key", "text"),
-        ("coffer.server.workers.proxy:_Desk.study_key", "json"),
+        ("coffer.server.workers.proxy:_RemoteCommitPort.study_key", "json"),
     )
     for fault, form in faults:
         monkeypatch.setenv("RAISE_IN", fault)

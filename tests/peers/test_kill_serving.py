@@ -21,7 +21,7 @@ from coffer.keys.keyring.store import RowStore
 from coffer.server.config.load import load_config
 from coffer.server.erasure import shred
 from coffer.server.host.signals import Signals
-from coffer.server.keyops import epoch_watch, rekey_order, rekey_watch
+from coffer.server.keyops import epoch_job, rekey_job, rekey_order, settlement_job
 from coffer.server.main import service
 from tests.peers.killed import (
     BOTH,
@@ -48,8 +48,8 @@ SECONDS = 60
 def serve() -> int:
     """Serve until SIGTERM, with less patience than a server has."""
     small_steps()
-    service._CHECKPOINT_SECONDS, service._SETTLE_SECONDS, epoch_watch._POLL_SECONDS = 0.3, 0.1, 0.2
-    rekey_watch._POLL_SECONDS, rekey_watch._GRACE_SECONDS, rekey_watch._RETRY_SECONDS = 0.1, 0.0, 0.5
+    settlement_job._CHECKPOINT_SECONDS, settlement_job._SETTLE_SECONDS, epoch_job._POLL_SECONDS = 0.3, 0.1, 0.2
+    rekey_job._POLL_SECONDS, rekey_job._GRACE_SECONDS, rekey_job._RETRY_SECONDS = 0.1, 0.0, 0.5
     with Signals() as signals:
         service.serve(load_config(Path("coffer.toml")), signals)
     return 0

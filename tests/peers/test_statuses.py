@@ -1,4 +1,4 @@
-"""Statuses, counters and lists of a real server with its lanes, as real peers are told them.
+"""Statuses, counters and lists of a real server with its workers, as real peers are told them.
 
 One server holds two studies for all tests: many small objects, and a few that some peers cannot take.
 """

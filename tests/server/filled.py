@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import TypeVar
 
 from click.testing import CliRunner, Result
 from pydicom.dataset import Dataset
@@ -11,8 +12,16 @@ from pydicom.dataset import Dataset
 from coffer.server.cli import main
 from coffer.server.dimse.protocol.status import SUCCESS, status_of
 from coffer.server.main.demo import encoded, sample_study
+from coffer.server.main.service import Server
 from coffer.server.services.api import StoreOutcome
 from coffer.server.services.part10 import Part10, header_bytes
+
+J = TypeVar("J")
+
+
+def job_of(server: Server, kind: type[J]) -> J:
+    """The job of this kind that a server runs."""
+    return next(each.job for each in server._jobs._running if isinstance(each.job, kind))
 
 
 def run(*args: str, code: int | None = 0) -> Result:

@@ -231,9 +231,11 @@ def test_a_running_server_whose_hsm_is_lost_for_ever_stores_again_after_a_recove
         assert store(config, 1) == 0
         command("keys", "drill", *given(tmp_path, 2, 3))
         what = ["key split", "key recovered from shares", "key shares drilled"]
-        server._settle()  # as `wait` does every half a second
-        events = server.services.archive.events(frozenset({Kind.STATE}))
-        assert [event.facts["what"] for _, event in events] == what
+
+        def told() -> list[object]:
+            return [event.facts["what"] for _, event in server.services.archive.events(frozenset({Kind.STATE}))]
+
+        wait_for(lambda: told() == what, "events in the log")
     with open_writer(config) as engine:
         assert engine.stats().objects == 2
         assert [epoch.provider for epoch in engine.keyring.epochs()] == ["keyfile"]

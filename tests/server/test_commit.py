@@ -43,7 +43,7 @@ def engine(tmp_path: Path) -> Iterator[WritableArchive]:
         assert not list(Verifier(opened.folder).findings())
 
 
-class Desk:
+class KeepingPort:
     """Keeps what would be committed."""
 
     def __init__(self, committer: Committer) -> None:
@@ -65,8 +65,8 @@ def part(study: str) -> PartId:
 
 def parcels(engine: WritableArchive, study: str, count: int, **more: str) -> list[Parcel]:
     """Objects of one study, sealed and not yet committed."""
-    desk = Desk(services(engine).committer)
-    ingest = type(services(engine).ingest)(engine.intake, desk, engine.policy, engine.index.rules)  # type: ignore[arg-type]
+    port = KeepingPort(services(engine).committer)
+    ingest = type(services(engine).ingest)(engine.intake, port, engine.policy, engine.index.rules)  # type: ignore[arg-type]
     for number in range(count):
         ds = sample_study()[0]
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = study, f"{study}.1", f"{study}.1.{number}"
@@ -75,7 +75,7 @@ def parcels(engine: WritableArchive, study: str, count: int, **more: str) -> lis
         reception = ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST")))
         reception.write(encoded(ds))
         assert reception.finish().error is None
-    return desk.parcels
+    return port.parcels
 
 
 def test_who_waits_while_a_commit_runs_shares_the_next_sync(

@@ -122,7 +122,7 @@ def test_a_process_with_a_broken_primitive_says_so_and_ends(archive: Path, tmp_p
     config = load_config(Path("coffer.toml"))
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        lane = subprocess.Popen(
+        worker = subprocess.Popen(
             [sys.executable, "-P", "-m", "coffer.server.workers", str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             env=environment,
@@ -134,8 +134,8 @@ def test_a_process_with_a_broken_primitive_says_so_and_ends(archive: Path, tmp_p
         wire.send(messages.encode(messages.Setup(encode_config(config), bytes(16), bytes(32), 1)))
         with pytest.raises(LineClosed):
             wire.receive()
-        assert "cryptographic self-test failed: hmac_sha256" in lane.communicate(timeout=30)[1]
-        assert lane.returncode == 1
+        assert "cryptographic self-test failed: hmac_sha256" in worker.communicate(timeout=30)[1]
+        assert worker.returncode == 1
 
 
 RECORDED: dict[str, tuple[tuple[str, ...], set[tuple[Kind, str]]]] = {

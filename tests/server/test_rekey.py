@@ -27,8 +27,8 @@ from coffer.server.config.load import load_config
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.engine.rekey import Rekeyer
+from coffer.server.keyops.rekey_job import RekeyJob
 from coffer.server.keyops.rekey_order import one_study, order
-from coffer.server.keyops.rekey_watch import RekeyWatch
 from coffer.server.main.demo import encoded
 from coffer.server.maintenance.problems import unindexed
 from coffer.server.services.api import Caller, StoreRequest
@@ -379,7 +379,7 @@ def test_a_damaged_object_keeps_the_key_and_repair_lets_it_go_on(archive: Path) 
         assert rekey.under_way(opened.keyring)[0].stuck == position.seq
     flip(segment, position.offset + 160 + position.body_len // 2)
     with engine(write=True) as opened:
-        (said,) = RekeyWatch(services(opened)).concerns()
+        (said,) = RekeyJob(services(opened)).concerns()
     assert f"record {position.seq} does not open" in said
     run(*COMMAND)
     assert got(STUDY) == whole

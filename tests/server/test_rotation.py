@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ from coffer.server.config.settings import AwsKms, Config, Keys, Pkcs11
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.engine.providers import provider_of
-from coffer.server.keyops import epoch_watch
-from coffer.server.keyops.epoch_watch import RenewalWatch
+from coffer.server.keyops import epoch_job
+from coffer.server.keyops.epoch_job import EpochJob
 from coffer.server.main.service import Server
 from tests.keys import softhsm
 from tests.keys.kms_server import kms_server
 from tests.keys.softhsm import SoftHsm
-from tests.server.filled import run
+from tests.server.filled import job_of, run
 from tests.server.test_key_provider import OUT_OF_RESOURCES, check, config_of, page, ready, store, wait_for
 
 DAY_MS = 86_400_000
@@ -193,7 +194,7 @@ def test_a_renewal_that_fails_is_told_and_costs_nothing(config: Config, hsm: Sof
 def test_a_server_goes_on_with_what_was_stopped_before_it_and_beside_it(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(epoch_watch, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(epoch_job, "_POLL_SECONDS", 0.1)
     leave_half_done(config)
     assert epochs_beside(config)[0][2] == "leaving"
     said = beside(config, "keys", "list")
@@ -221,31 +222,31 @@ def test_a_half_done_rotation_that_cannot_go_on_is_told(config: Config) -> None:
         row = ring.row(first)
         assert row is not None
         ring.amend([(first, row[:3] + bytes([EpochState.ACTIVE]) + row[4:])])
-        watch = next(each for each in server._watches if isinstance(each, RenewalWatch))
-        assert "half done" in watch.concerns()[0]
+        job = job_of(server, EpochJob)
+        assert "half done" in job.concerns()[0]
         assert value(config, "coffer_key_rotation_unfinished") == 1
-        watch.look()
-        assert "the keys were not moved to a new epoch: there is no key file" in watch.concerns()[0]
+        job.turn()
+        assert "the keys were not moved to a new epoch: there is no key file" in job.concerns()[0]
         (config.archive.parent / "away").rename(config.keys.key_file)
-        watch.look()
-        assert watch.concerns() == []
+        job.turn()
+        assert job.concerns() == []
 
 
 def test_a_server_that_ends_leaves_what_it_was_moving_half_done(config: Config) -> None:
     leave_half_done(config)
     with open_writer(config) as engine:
-        ending, next_one = (RenewalWatch(engine, engine.metrics) for _ in range(2))
-        ending._stopping.set()
-        ending.look()
+        ending, next_one = (EpochJob(engine, engine.metrics) for _ in range(2))
+        ending.stopping.set()
+        ending.turn()
         assert engine.keyring.half_left() == [1]
         assert engine.keyring.changing() is None
         assert b"coffer_key_rotation_failures_total 0.0" in engine.metrics.render()
-        next_one.look()
+        next_one.turn()
         assert engine.keyring.half_left() == []
 
 
 def test_a_server_ends_although_its_provider_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoch_watch, "_JOIN_SECONDS", 0.2)
+    monkeypatch.setattr(EpochJob, "patience_seconds", 0.2)
     with kms_server() as kms:
         settings = AwsKms(region="eu-central-1", endpoint=kms.url, timeout_seconds=60)
         config = config_of(tmp_path, Keys(provider="aws-kms", aws=settings, check_seconds=60, rotate_days=30))
@@ -254,11 +255,11 @@ def test_a_server_ends_although_its_provider_never_answers(tmp_path: Path, monke
         kms.seen.clear()
         kms.hang_seconds = 30
         kms.faults[:] = ["", "hang"]
-        with Server(config) as server:
+        with Server(config):
             wait_for(lambda: kms.seen == ["Decrypt", "DescribeKey"], "it asks, and is not answered")
             assert store(config, 0) == 0
-            watch = next(each for each in server._watches if isinstance(each, RenewalWatch))
-        assert watch.watched._thread.is_alive()  # the server is closed, and the provider has not answered yet
+            (thread,) = (each for each in threading.enumerate() if each.name == EpochJob.name)
+        assert thread.is_alive()  # the server is closed, and the provider has not answered yet
         kms.always = "AccessDeniedException"  # what is asked after its end changes nothing
         kms.hang_seconds = 0
         with pytest.raises(Exception, match="AccessDenied"):

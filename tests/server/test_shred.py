@@ -32,12 +32,12 @@ from coffer.server.config.load import load_config
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_for_keys, open_reading, open_writer
 from coffer.server.erasure.shred import Deed, Shredding, wait_until_compacted
-from coffer.server.keyops.provider_watch import KeyWatch
+from coffer.server.keyops.provider_job import ProviderJob
 from coffer.server.main.demo import sample_study
 from coffer.server.main.service import Server
 from coffer.server.retention.holds import Hold, HoldAdmin, keeping
 from coffer.server.retention.selection import Doomed, by_study
-from tests.server.filled import free_port, part10, run, told
+from tests.server.filled import free_port, job_of, part10, run, told
 
 BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"
 UIDS = ("1.2.3.1", "1.2.3.2", "1.2.3.3")
@@ -526,7 +526,7 @@ def test_a_key_file_with_a_destroyed_secret_is_told_and_destroyed_again(archive:
     with Server(load_config(Path("coffer.toml"))) as server:
         wait_for(lambda: any("epoch 1 is back" in each for each in server.concerns()))
         server.services.archive.keyring.destroy_epoch(1)
-        next(each for each in server._watches if isinstance(each, KeyWatch)).look()
+        job_of(server, ProviderJob).look()
         assert not server.concerns()
     shutil.copy("between.key", "data.key")
     run("keys", "destroy", "1", "--yes")

@@ -14,9 +14,8 @@ from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
+from coffer.server.keyops.settlement_job import SettlementJob
 from coffer.server.mailbox import sign_order
-from coffer.server.main.service import Server
-from tests.services import services
 
 
 @pytest.fixture
@@ -86,17 +85,13 @@ def test_an_order_that_cannot_be_followed_is_told_once_and_tried_with_pauses(
         tried.append("signed")
         raise UnavailableError("no disk")
 
-    server = Server(engine.config)
-    server._services = services(engine)
+    job = SettlementJob(engine)
     monkeypatch.setattr(engine, "sign_checkpoint", fails)
     engine.keyring.amend([(b"O" + bytes(8), clock_ms().to_bytes(8, "big"))])
-    rounds = iter([False] * 20 + [True])
-    monkeypatch.setattr(server, "_is_told_to_end", lambda: next(rounds))
-    monkeypatch.setattr(server, "_require_whole", lambda: None)
     with structlog.testing.capture_logs() as told:
-        server.wait()
-        server._sign()
+        for _ in range(20):
+            job.turn()
+        job._sign()
     monkeypatch.undo()
     assert len(tried) == 2
     assert [line["event"] for line in told].count("no checkpoint was signed") == 1
-    server._services = None

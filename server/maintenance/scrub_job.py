@@ -1,4 +1,4 @@
-"""The scrub in the server: a slow thread that reads the log, keeps what it finds, and says so until somebody answers.
+"""The scrub in the server: a slow job that reads the log, keeps what it finds, and says so until somebody answers.
 
 Rule: it reads at the rate that ends a pass in the configured days, in small bites, at the lowest priority, and never
 stops the service. A finding is logged as an error, kept in `scrub/`, counted in the metrics and shown by /readyz.
@@ -19,10 +19,9 @@ from coffer.archive.verify.scrub import Looked, Scrub, StoppedError
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError
 from coffer.server.engine.archive import ReadableArchive
-from coffer.server.host.watched import Watched
 from coffer.server.observe.metrics import Metrics
 
-__all__ = ["Scrubbing"]
+__all__ = ["ScrubJob"]
 
 _log = structlog.get_logger(__name__)
 _SECONDS_A_DAY: Final = 86_400.0
@@ -31,15 +30,17 @@ _RETRY_SECONDS: Final = 60.0
 _LOWEST: Final = 19
 
 
-class Scrubbing:
-    """Scrubs from `start` to `stop`. `days` is how long a pass takes."""
+class ScrubJob:
+    """The `server.host.job.Job` that scrubs. `days` is how long a pass takes. A stop waits for the bite under way."""
+
+    name: Final = "the scrub"
+    patience_seconds: float | None = None
 
     def __init__(self, archive: ReadableArchive, metrics: Metrics, days: float) -> None:
         self._archive = archive
         self._metrics = metrics
         self._days = days
-        self._stopping = threading.Event()
-        self.watched = Watched("the scrub", self._run, self._stopping)
+        self.stopping = threading.Event()
         self.ledger = Ledger(archive.folder.scrub)
         self._scrub = Scrub(
             archive.folder,
@@ -49,21 +50,37 @@ class Scrubbing:
             tell=self._tell,
         )
 
-    def start(self) -> None:
-        """Begin, or go on where the last run stopped. What was found before and waits for an answer is logged again."""
+    def begin(self) -> None:
+        """Log again what was found before and waits for an answer. Raises CofferError where that cannot be read."""
         for entry in self.ledger.open_entries():
             _log.error("a finding waits for an answer", finding=entry.name, what=entry.what, record=entry.record)
         self._metrics.attach_scrub(self.facts)
-        self.watched.start()
 
-    def stop(self) -> None:
-        """End between two bites; where it is, is durable on return."""
-        self._stopping.set()
-        self.watched.join()
+    def turn(self) -> float:
+        """Read one segment, or what is left of it, at the pace that was configured."""
+        with contextlib.suppress(OSError, AttributeError):  # Linux gives each thread a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+        try:
+            looked = self._scrub.segment()
+            self._metrics.scrubbed(looked.bodies, looked.bytes)
+            if not looked.segment:
+                return _RETRY_SECONDS
+            self._settle(looked)
+        except StoppedError:
+            return 0.0
+        except (CofferError, OSError) as error:
+            _log.error("the scrub cannot go on now", cause=str(error))
+            return _RETRY_SECONDS
+        return 0.0
+
+    def end(self) -> None:
+        """Keep where it is, durable on return."""
+        with contextlib.suppress(CofferError, OSError):  # the next run reads a little twice
+            self._scrub.save()
         self._metrics.attach_scrub(None)
 
     def concerns(self) -> list[str]:
-        """What a human should look at, for /readyz; nothing when all is well."""
+        """Findings that wait for an answer."""
         try:
             waiting = self.ledger.open_entries()
         except CofferError as error:
@@ -75,28 +92,6 @@ class Scrubbing:
         oldest = self._scrub.oldest_ms()
         age = 0.0 if oldest is None else max(clock_ms() - oldest, 0) / 1000
         return age, len(self.ledger.open_entries())
-
-    def _run(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # Linux gives each thread a priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
-        while not self._stopping.is_set():
-            try:
-                self._step()
-            except StoppedError:
-                break
-            except (CofferError, OSError) as error:
-                _log.error("the scrub cannot go on now", cause=str(error))
-                self._stopping.wait(_RETRY_SECONDS)
-        with contextlib.suppress(CofferError):
-            self._scrub.save()
-
-    def _step(self) -> None:
-        looked = self._scrub.segment()
-        self._metrics.scrubbed(looked.bodies, looked.bytes)
-        if not looked.segment:
-            self._stopping.wait(_RETRY_SECONDS)
-            return
-        self._settle(looked)
 
     def _settle(self, looked: Looked) -> None:
         """Forget what a second look, of the whole segment, did not find again."""
@@ -118,7 +113,7 @@ class Scrubbing:
         while left > 0:
             rate = max(self._total(), 1) / (self._days * _SECONDS_A_DAY)
             started, wait = time.monotonic(), min(left / rate, _SLICE_SECONDS)
-            if self._stopping.wait(wait):
+            if self.stopping.wait(wait):
                 raise StoppedError
             left -= max(time.monotonic() - started, wait) * rate
 

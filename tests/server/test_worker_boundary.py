@@ -38,7 +38,7 @@ from coffer.server.services.api import Caller, StoreRequest
 from coffer.server.services.store import Ingest
 from coffer.server.workers import checks, client, coordinator, rights
 from coffer.server.workers import messages as m
-from coffer.server.workers.coordinator import Desk
+from coffer.server.workers.coordinator import Coordinator
 from coffer.server.workers.proxy import Line
 from coffer.server.workers.transport import LineClosed, Wire
 from tests.server.filled import status
@@ -62,9 +62,9 @@ class Site:
         )
         create_archive(self.config)
         self.engine = open_writer(self.config)
-        self.desk = Desk(services(self.engine))
+        self.desk = Coordinator(services(self.engine))
         self.desk.start()
-        self.honest = Lane(self)
+        self.honest = Worker(self)
         assert self.honest.store(HONEST, 1) == 0
         self.stored = 1
 
@@ -86,7 +86,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         assert not list(Verifier(engine.folder).findings())
 
 
-class Lane:
+class Worker:
     """The other end of a line: honest as `server.workers.proxy`, or with `hook` in the place of its commit."""
 
     def __init__(self, site: Site) -> None:
@@ -143,10 +143,10 @@ class Lane:
 
 
 @pytest.fixture
-def evil(site: Site) -> Iterator[Lane]:
-    lane = Lane(site)
-    yield lane
-    lane.line.close()
+def evil(site: Site) -> Iterator[Worker]:
+    worker = Worker(site)
+    yield worker
+    worker.line.close()
 
 
 def memfd(data: bytes, seals: int | None = None) -> int:
@@ -205,7 +205,7 @@ LIES: list[Callable[[Sealed], Sealed]] = [
 
 @pytest.mark.parametrize("lie", LIES)
 def test_what_is_said_of_an_object_is_checked_before_the_log_is_touched(
-    site: Site, evil: Lane, lie: Callable[[Sealed], Sealed]
+    site: Site, evil: Worker, lie: Callable[[Sealed], Sealed]
 ) -> None:
     def commit(sealed: Sealed, body: memoryview) -> None:
         evil.send(m.Commit(lie(sealed), len(body), ""), fds=(sealed_memory(bytes(body)),))
@@ -215,7 +215,7 @@ def test_what_is_said_of_an_object_is_checked_before_the_log_is_touched(
     site.check()
 
 
-def test_no_object_however_odd_makes_an_honest_lane_break_a_rule(site: Site, evil: Lane) -> None:
+def test_no_object_however_odd_makes_an_honest_worker_break_a_rule(site: Site, evil: Worker) -> None:
     count = 0
 
     def check(sealed: Sealed, body: memoryview) -> None:
@@ -237,7 +237,7 @@ def test_no_object_however_odd_makes_an_honest_lane_break_a_rule(site: Site, evi
 
 @pytest.mark.parametrize("length", [-5, -1, 0, 1 << 40, 1 << 63, 2_000_000])
 @pytest.mark.parametrize("path", ["", "00" * 8 + ".sealed"])
-def test_a_body_of_an_impossible_size_is_not_stored(site: Site, evil: Lane, length: int, path: str) -> None:
+def test_a_body_of_an_impossible_size_is_not_stored(site: Site, evil: Worker, length: int, path: str) -> None:
     def commit(sealed: Sealed, body: memoryview) -> None:
         if path:
             sealed = msgspec.structs.replace(sealed, body_sha256=bytes(32))
@@ -252,7 +252,7 @@ def test_a_body_of_an_impossible_size_is_not_stored(site: Site, evil: Lane, leng
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../archive.json", ".", "LOCK", "0" * 15 + ".sealed", "a" * 16])
-def test_only_names_of_the_spool_are_taken(site: Site, evil: Lane, path: str) -> None:
+def test_only_names_of_the_spool_are_taken(site: Site, evil: Worker, path: str) -> None:
     def commit(sealed: Sealed, body: memoryview) -> None:
         evil.send(m.Commit(msgspec.structs.replace(sealed, body_sha256=bytes(32)), len(body), path))
         assert evil.is_ended()
@@ -262,7 +262,7 @@ def test_only_names_of_the_spool_are_taken(site: Site, evil: Lane, path: str) ->
 
 
 @pytest.mark.parametrize("kind", ["nothing", "pipe", "link", "second name", "folder", "shorter", "longer", "other"])
-def test_a_file_that_is_not_what_was_said_is_refused_and_the_line_lives(site: Site, evil: Lane, kind: str) -> None:
+def test_a_file_that_is_not_what_was_said_is_refused_and_the_line_lives(site: Site, evil: Worker, kind: str) -> None:
     spool = site.engine.folder.spool
     path, aside = spool / f"{os.urandom(8).hex()}.sealed", site.config.archive.parent / f"aside-{kind}"
 
@@ -322,7 +322,7 @@ def _other_memory(kind: str, body: bytes) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("kind", ["none", "pipe", "socket", "a file", "not sealed", "shrunk", "too small"])
-def test_memory_that_may_shrink_is_not_read(site: Site, evil: Lane, kind: str) -> None:
+def test_memory_that_may_shrink_is_not_read(site: Site, evil: Worker, kind: str) -> None:
     def commit(sealed: Sealed, body: memoryview) -> None:
         fds = _other_memory(kind, bytes(body))
         evil.send(m.Commit(sealed, len(body), ""), fds=fds)
@@ -334,7 +334,7 @@ def test_memory_that_may_shrink_is_not_read(site: Site, evil: Lane, kind: str) -
     site.check()
 
 
-def test_what_is_hashed_is_what_is_written_however_the_memory_changes(site: Site, evil: Lane) -> None:
+def test_what_is_hashed_is_what_is_written_however_the_memory_changes(site: Site, evil: Worker) -> None:
     stop = threading.Event()
     view = evil.line.memory(100_000)
 
@@ -370,24 +370,29 @@ def test_what_is_hashed_is_what_is_written_however_the_memory_changes(site: Site
     [
         b"garbage that is no message",
         m.encode(m.Setup(b"", b"", b"", 1)),
-        b"\x94\xa4Told" + b"\xff" * 40,
+        b"\x94\xa8Answered" + b"\xff" * 40,
+        m.encode(["Stored", 0, 1, 1.0]),  # a method of the metrics that is not the workers'
+        m.encode(["Render"]),
+        m.encode(["ObserverCall"]),
+        m.encode(["Rejected"]),
+        m.encode(["Answered", 0, "find", 1.0]),
         b"\xdd\xff\xff\xff\xff",  # an array of four thousand million
         b"",
     ],
 )
-def test_what_is_no_request_ends_the_line(site: Site, evil: Lane, raw: bytes) -> None:
+def test_what_is_no_request_ends_the_line(site: Site, evil: Worker, raw: bytes) -> None:
     evil.wire.send(raw)
     assert evil.is_ended()
     site.check()
 
 
-def test_a_message_that_is_too_long_is_not_gathered(site: Site, evil: Lane) -> None:
+def test_a_message_that_is_too_long_is_not_gathered(site: Site, evil: Worker) -> None:
     evil.wire.socket.sendall((checks.MAX_REQUEST_BYTES + 1).to_bytes(4, "big"))
     assert evil.is_ended()
     site.check()
 
 
-def test_half_a_message_holds_nobody_up(site: Site, evil: Lane) -> None:
+def test_half_a_message_holds_nobody_up(site: Site, evil: Worker) -> None:
     evil.wire.socket.sendall(b"\x00\x01\x00\x00half")
     site.check()
 
@@ -409,38 +414,38 @@ def find(identifier: bytes = IDENTIFIER, calling: str = "TEST", model: str = "st
         find(calling="A" * 17),
         find(model="worklist"),
         m.StudyKeyFor(PartId("1" * 1025)),
-        m.Told("stored", (0, 1, 1.0)),  # a method of the metrics that is not the lanes'
-        m.Told("render", ()),
-        m.Told("rejected", ("a patient's name",)),
-        m.Told("rejected", ()),
-        m.Told("answered", ("find", -1, 1.0)),
-        m.Told("answered", ("find", 0, math.nan)),
-        m.Told("answered", ("find", 0, -1.0)),
-        m.Told("answered", (0, "find", 1.0)),
-        m.Told("sent", ("get", -1, 0)),
-        m.Told("sent", ("get", 1, 1 << 60)),
-        m.Told("association_closed", ()),
+        m.Rejected("a patient's name"),
+        m.Answered("find", -1, 1.0),
+        m.Answered("find", 1 << 16, 1.0),
+        m.Answered("find", 0, math.nan),
+        m.Answered("find", 0, math.inf),
+        m.Answered("find", 0, -1.0),
+        m.Answered("another patient's name", 0, 1.0),
+        m.Answered("\n", 0, 1.0),
+        m.Sent("get", -1, 0),
+        m.Sent("get", 1, 1 << 60),
+        m.AssociationClosed(),
     ],
 )
-def test_a_request_that_no_honest_lane_makes_ends_the_line(site: Site, evil: Lane, request_: m.Request) -> None:
+def test_a_request_that_no_honest_worker_makes_ends_the_line(site: Site, evil: Worker, request_: m.Request) -> None:
     with contextlib.suppress(LineClosed):  # a long one is not even taken whole
         evil.send(request_)
     assert evil.is_ended()
     site.check()
 
 
-def test_an_association_has_one_caller_and_begins_once(site: Site, evil: Lane) -> None:
+def test_an_association_has_one_caller_and_begins_once(site: Site, evil: Worker) -> None:
     assert evil.line.ask(find(), m.Rows).is_last
     evil.send(find(calling="OTHER"))
     assert evil.is_ended()
-    other = Lane(site)
-    other.send(m.Told("association_opened", ()), m.Told("association_opened", ()))
+    other = Worker(site)
+    other.send(m.AssociationOpened(), m.AssociationOpened())
     assert other.is_ended()
     site.check()
 
 
-def test_a_line_that_ends_counts_its_association_as_ended(site: Site, evil: Lane) -> None:
-    evil.send(m.Told("association_opened", ()))
+def test_a_line_that_ends_counts_its_association_as_ended(site: Site, evil: Worker) -> None:
+    evil.send(m.AssociationOpened())
     assert evil.line.ask(find(), m.Rows).rows
     assert "coffer_open_associations 1.0" in site.engine.metrics.render().decode()
     evil.line.close()
@@ -448,11 +453,11 @@ def test_a_line_that_ends_counts_its_association_as_ended(site: Site, evil: Lane
     assert "coffer_open_associations 0.0" in site.engine.metrics.render().decode()
 
 
-def test_a_key_is_shown_for_what_a_plan_of_the_same_line_returned(site: Site, evil: Lane) -> None:
+def test_a_key_is_shown_for_what_a_plan_of_the_same_line_returned(site: Site, evil: Worker) -> None:
     places = evil.line.ask(m.Plan(IDENTIFIER, True, "study", Caller("TEST")), m.Places).places
     assert places
     assert evil.line.ask(m.KeyOf(places[0].study_key_id), m.Key).key_id == places[0].study_key_id
-    other = Lane(site)
+    other = Worker(site)
     other.send(m.KeyOf(places[0].study_key_id))
     assert other.is_ended()
     nothing = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: ("1.2.4.5",)}, (), implicit=True)
@@ -461,7 +466,7 @@ def test_a_key_is_shown_for_what_a_plan_of_the_same_line_returned(site: Site, ev
     assert evil.is_ended()
 
 
-def test_who_asks_for_the_keys_of_many_studies_must_store_in_them(site: Site, evil: Lane) -> None:
+def test_who_asks_for_the_keys_of_many_studies_must_store_in_them(site: Site, evil: Worker) -> None:
     for number in range(rights._MOST_UNUSED):
         evil.study_key(PartId(f"1.2.5.{number}"))
     with pytest.raises(CofferError):
@@ -470,7 +475,7 @@ def test_who_asks_for_the_keys_of_many_studies_must_store_in_them(site: Site, ev
     site.check()
 
 
-def test_answers_that_are_not_taken_hold_nobody_up(site: Site, evil: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_that_are_not_taken_hold_nobody_up(site: Site, evil: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     message = m.encode(m.StudyKeyFor(PartId(HONEST)))
     pack = len(message).to_bytes(4, "big") + message
     evil.wire.socket.setblocking(False)
@@ -484,9 +489,9 @@ def test_answers_that_are_not_taken_hold_nobody_up(site: Site, evil: Lane, monke
     site.check()
 
 
-def test_a_flood_of_what_has_no_answer_ends_the_line(site: Site, evil: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_what_has_no_answer_ends_the_line(site: Site, evil: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rights, "_TOLD_A_SECOND", 0.0)
-    message = m.encode(m.Told("answered", ("echo", 0, 0.001)))
+    message = m.encode(m.Answered("echo", 0, 0.001))
     pack = len(message).to_bytes(4, "big") + message
     with contextlib.suppress(OSError):
         evil.wire.socket.sendall(pack * (rights._MOST_TOLD + 2))
@@ -494,7 +499,7 @@ def test_a_flood_of_what_has_no_answer_ends_the_line(site: Site, evil: Lane, mon
     site.check()
 
 
-def test_descriptors_do_not_pile_up(site: Site, evil: Lane) -> None:
+def test_descriptors_do_not_pile_up(site: Site, evil: Worker) -> None:
     reader, writer = os.pipe()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
@@ -511,7 +516,7 @@ def test_descriptors_do_not_pile_up(site: Site, evil: Lane) -> None:
 
 
 def test_a_fault_of_one_object_is_told_to_its_sender_only(
-    site: Site, evil: Lane, monkeypatch: pytest.MonkeyPatch
+    site: Site, evil: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = type(site.engine.index).newest_of
 
@@ -525,10 +530,10 @@ def test_a_fault_of_one_object_is_told_to_its_sender_only(
     follow = type(site.engine.index).follow
     monkeypatch.setattr(type(site.engine.index), "follow", lambda self: (held.wait(20), follow(self))[1])
     site.stored += 1
-    lanes = ((site.honest, HONEST, site.stored), (evil, EVIL, 1))
+    workers = ((site.honest, HONEST, site.stored), (evil, EVIL, 1))
     threads = [
         threading.Thread(target=lambda each=each: statuses.append((each[1], each[0].store(*each[1:]))))
-        for each in lanes
+        for each in workers
     ]
     for thread in threads:
         thread.start()

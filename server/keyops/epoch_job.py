@@ -1,7 +1,7 @@
-"""Rotations in the server: a thread that finishes what a stop left half done, and renews an epoch that is old enough.
+"""Rotations in the server: the job that finishes what a stop left half done, and renews an epoch that is old enough.
 
-Rule: an HSM may never answer, so nothing else waits for this thread: at the end it stops after the keys it is moving,
-and one that waits for its provider is left behind. What it leaves half done opens, and the next start goes on with it.
+Rule: an HSM may never answer, so nothing else waits for this job: at the end it stops after the keys it is moving,
+and a turn that waits for its provider is left behind. What it leaves half done opens, and the next start resumes it.
 """
 
 import threading
@@ -12,24 +12,25 @@ import structlog
 from coffer.keys.errors import CofferError, LockedError
 from coffer.server.access.operator import Officer
 from coffer.server.engine.archive import WritableArchive
-from coffer.server.host.watched import Watched
 from coffer.server.keyops.epochs import Renewal
 from coffer.server.observe.metrics import Metrics
 
-__all__ = ["RenewalWatch"]
+__all__ = ["EpochJob"]
 
 _log = structlog.get_logger(__name__)
 _POLL_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 60.0
-_JOIN_SECONDS: Final = 5.0
 
 
 class _StoppedError(Exception):
     """The server ends while keys are moved."""
 
 
-class RenewalWatch:
-    """Finishes and renews from `start` to `stop`."""
+class EpochJob:
+    """The `server.host.job.Job` that finishes rotations and renews epochs."""
+
+    name: Final = "renewing the keys"
+    patience_seconds: float | None = 5.0
 
     def __init__(self, archive: WritableArchive, metrics: Metrics) -> None:
         self._archive = archive
@@ -38,20 +39,21 @@ class RenewalWatch:
             archive.folder, archive.keyring, archive.config.keys, Officer.here(None), "coffer serve"
         )
         self._failure = ""
-        self._stopping = threading.Event()
-        self.watched = Watched("renewing the keys", self._run, self._stopping)
+        self.stopping = threading.Event()
 
-    def start(self) -> None:
-        """Begin, with what the last run left."""
-        self.watched.start()
+    def begin(self) -> None:
+        """As `server.host.job.Job.begin`: what the last run left is in the keyring."""
 
-    def stop(self) -> None:
-        """End after the keys that are being moved; a provider that does not answer is not waited for."""
-        self._stopping.set()
-        self.watched.join(_JOIN_SECONDS)
+    def turn(self) -> float:
+        """Finish what was stopped, then renew what is old enough."""
+        self._look()
+        return _RETRY_SECONDS if self._failure else _POLL_SECONDS
+
+    def end(self) -> None:
+        """As `server.host.job.Job.end`: nothing is held."""
 
     def concerns(self) -> list[str]:
-        """What a human should look at, for /readyz; nothing when all is well."""
+        """A rotation that failed, or is half done and not under way."""
         if self._failure:
             return [self._failure]
         keyring = self._archive.keyring
@@ -59,8 +61,7 @@ class RenewalWatch:
             return ["a rotation of the keys was stopped and is half done; it is gone on with at once"]
         return []
 
-    def look(self) -> None:
-        """Do what there is to do now."""
+    def _look(self) -> None:
         try:
             self._archive.log.require_writable()
         except CofferError:
@@ -79,11 +80,6 @@ class RenewalWatch:
         else:
             self._failure = ""
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self.look()
-            self._stopping.wait(_RETRY_SECONDS if self._failure else _POLL_SECONDS)
-
     def _moved(self, _done: int, _total: int) -> None:
-        if self._stopping.is_set():
+        if self.stopping.is_set():
             raise _StoppedError

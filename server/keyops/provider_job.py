@@ -16,20 +16,21 @@ import structlog
 from coffer.keys.errors import CofferError, IntegrityError, KeyUnavailableError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.engine.commit import Committer
-from coffer.server.host.watched import Watched
 from coffer.server.observe.metrics import Metrics
 
-__all__ = ["KeyWatch"]
+__all__ = ["ProviderJob"]
 
 _log = structlog.get_logger(__name__)
 _CONFIRM: Final = 2  # times in a row that the key must be gone: a key file that is being replaced is back at once
 _CONFIRM_SECONDS: Final = 2.0
 _SILENCE_SECONDS: Final = 30.0
-_JOIN_SECONDS: Final = 5.0
 
 
-class KeyWatch:
-    """Watches from `start` to `stop`, every `seconds`."""
+class ProviderJob:
+    """The `server.host.job.Job` that asks the provider every `seconds`."""
+
+    name: Final = "watching the key provider"
+    patience_seconds: float | None = 5.0
 
     def __init__(
         self,
@@ -48,22 +49,27 @@ class KeyWatch:
         self._gone = 0
         self._returned: tuple[int, ...] = ()
         self._asked: float | None = None
-        self._stopping = threading.Event()
-        self.watched = Watched("watching the key provider", self._run, self._stopping)
+        self._is_fresh = True  # the archive was just opened: the first question waits for its time
+        self.stopping = threading.Event()
 
-    def start(self) -> None:
-        """Begin. The archive was just opened, so the first question waits for its time."""
+    def begin(self) -> None:
+        """As `server.host.job.Job.begin`."""
         self._metrics.asked_for_keys(up=True)
-        self.watched.start()
 
-    def stop(self) -> None:
-        """End; a provider that does not answer is not waited for."""
-        self._stopping.set()
-        self.watched.join(_JOIN_SECONDS)
+    def turn(self) -> float:
+        """Ask the provider; the first time only for the secrets of destroyed epochs."""
+        if self._is_fresh:
+            self._is_fresh = False
+            self._look_at_ended()
+        else:
+            self.look()
+        return min(self._seconds, _CONFIRM_SECONDS) if self._gone == 1 else self._seconds
+
+    def end(self) -> None:
+        """As `server.host.job.Job.end`: nothing is held."""
 
     def concerns(self) -> list[str]:
-        """What a human should know of the provider, for /readyz: it does not open the key in use, or opens what was
-        destroyed; nothing when all is well."""
+        """The provider does not open the key in use, or opens what was destroyed."""
         back = [
             f"the secret of destroyed epoch {epoch} is back and opens old keyrings: coffer keys destroy {epoch}"
             for epoch in self._returned
@@ -93,11 +99,6 @@ class KeyWatch:
             self._look_at_ended()
         finally:
             self._asked = None
-
-    def _run(self) -> None:
-        self._look_at_ended()
-        while not self._stopping.wait(min(self._seconds, _CONFIRM_SECONDS) if self._gone == 1 else self._seconds):
-            self.look()
 
     def _look_at_ended(self) -> None:
         before, self._returned = self._returned, self._keyring.returned().epochs

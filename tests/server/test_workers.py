@@ -76,8 +76,8 @@ def store(peer: Requestor, number: int) -> int:
     return peer.store(peer.contexts[1], ds.SOPInstanceUID, [encoded(ds)])
 
 
-def lanes() -> set[int]:
-    """The processes that this one has started as lanes."""
+def workers() -> set[int]:
+    """The processes that this one has started as workers."""
     found = set()
     for pid in (each.name for each in Path("/proc").iterdir() if each.name.isdigit()):
         try:
@@ -100,11 +100,11 @@ def wait_for(what: str, done: object, seconds: float = 15.0) -> None:
 
 def test_a_process_that_dies_costs_its_own_associations_and_comes_back(config: Config) -> None:
     with Server(config) as server:
-        wait_for("two lanes", lambda: len(lanes()) == 2)
+        wait_for("two workers", lambda: len(workers()) == 2)
         first, second = connect(config), connect(config)
         assert store(first, 0) == 0
         assert store(second, 1) == 0
-        victim = min(lanes())
+        victim = min(workers())
         os.kill(victim, signal.SIGKILL)
         outcomes = []
         for peer in (first, second):
@@ -113,21 +113,21 @@ def test_a_process_that_dies_costs_its_own_associations_and_comes_back(config: C
             except (ConnectionClosed, UnavailableError):
                 outcomes.append(None)
         assert sorted(map(str, outcomes)) == ["0", "None"]
-        wait_for("a new lane", lambda: len(lanes() - {victim}) == 2)
+        wait_for("a new worker", lambda: len(workers() - {victim}) == 2)
         for _ in range(4):
             with connect(config) as peer:
                 assert store(peer, 2) == 0
         assert server.services.archive.stats().objects == 3
-    assert not lanes()
+    assert not workers()
 
 
 def test_a_process_that_hangs_is_ended_and_started_again(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "_PULSE_SECONDS", 2.0)
     with Server(config) as server:
-        victim = min(lanes())
+        victim = min(workers())
         os.kill(victim, signal.SIGSTOP)
-        wait_for("the lane's end", lambda: victim not in lanes(), 60)
-        wait_for("a new lane", lambda: len(lanes()) == 2 and not server.concerns(), 60)
+        wait_for("the worker's end", lambda: victim not in workers(), 60)
+        wait_for("a new worker", lambda: len(workers()) == 2 and not server.concerns(), 60)
         assert server.reasons() == []
         for _ in range(4):
             with connect(config) as peer:
@@ -137,9 +137,9 @@ def test_a_process_that_hangs_is_ended_and_started_again(config: Config, monkeyp
 def test_without_a_receiving_process_it_is_not_ready(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(config) as server:
         monkeypatch.setattr(supervisor, "_RESTART_SECONDS", 3600.0)
-        for pid in lanes():
+        for pid in workers():
             os.kill(pid, signal.SIGKILL)
-        wait_for("no lane", lambda: server.reasons() == ["no receiving process is running: they are started again"])
+        wait_for("no worker", lambda: server.reasons() == ["no receiving process is running: they are started again"])
         with socket.create_connection(("127.0.0.1", config.dimse.port), 10.0) as sock:
             sock.sendall(negotiation.request("TESTER", "COFFER", [Offer(1, CT, (EXPLICIT_LE,))], 16384))
             assert sock.recv(10, socket.MSG_WAITALL) == negotiation.reject(negotiation.CONGESTED)
@@ -166,7 +166,7 @@ def test_no_process_is_left_when_the_port_is_taken(config: Config) -> None:
         Server(config),
     ):
         pass
-    assert not lanes()
+    assert not workers()
 
 
 def test_many_associations_store_the_same_object_once(config: Config) -> None:
@@ -304,7 +304,7 @@ def test_keys_are_rotated_while_objects_come_in(config: Config) -> None:
         assert [event.facts["epoch"] for event in events] == [2, 3]
 
 
-def test_a_key_that_is_taken_away_opens_nothing_in_any_lane_from_then_on(config: Config) -> None:
+def test_a_key_that_is_taken_away_opens_nothing_in_any_worker_from_then_on(config: Config) -> None:
     came: list[int] = []
     study = sample_study()[0].StudyInstanceUID
 
