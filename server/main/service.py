@@ -328,7 +328,7 @@ def run(server: Server, work: Callable[[Server], None], signals: Signals) -> Non
 
     The first order to end that comes while it is opened ends that at once, which is as safe as a power cut.
     """
-    signals.tell(server.stop, server.tell_ignored)
+    signals.notify(server.stop, server.tell_ignored)
     try:
         with signals.interrupting():
             server.open()
