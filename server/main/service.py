@@ -30,7 +30,8 @@ from coffer.server.keyops.rekey_watch import RekeyWatch
 from coffer.server.mailbox import sign_order
 from coffer.server.maintenance.scrub_watch import Scrubbing
 from coffer.server.observe import logs
-from coffer.server.observe.metrics import Metrics, Vitals
+from coffer.server.observe.collectors import Vitals
+from coffer.server.observe.metrics import Metrics
 from coffer.server.services.engine import Engine
 from coffer.server.web.http import HttpServer, application
 from coffer.server.workers.supervisor import Lanes

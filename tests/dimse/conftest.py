@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coffer.keys.errors import UnavailableError
-from coffer.server.config.settings import Config, Dimse, Log, Peer, Storage
+from coffer.server.config.settings import Config, Dimse, Logging, Peer, Storage
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
 from coffer.server.dimse.listener import Listener
@@ -140,4 +140,4 @@ def listener(listen: Callable[..., Listener]) -> Listener:
 @pytest.fixture(autouse=True)
 def _logs() -> None:
     """Warnings are written, whatever another test of this process has configured."""
-    logs.configure(Log(), level="warning")
+    logs.configure(Logging(), level="warning")
