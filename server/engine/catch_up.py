@@ -11,7 +11,7 @@ from typing import Final
 
 from coffer.archive.reader import LogReader
 from coffer.index import rebuild
-from coffer.index.dicom.headers import Limits
+from coffer.index.dicom.headers import HeaderLimits
 from coffer.index.index import Index
 from coffer.index.rebuild import OpenBody
 from coffer.keys.errors import IntegrityError, UnavailableError
@@ -25,7 +25,7 @@ _HINT: Final = "start the server, which brings it level, or run coffer index reb
 
 
 def level(
-    index: Index, reader: LogReader, open_body: OpenBody, limits: Limits, is_written: Callable[[], bool]
+    index: Index, reader: LogReader, open_body: OpenBody, limits: HeaderLimits, is_written: Callable[[], bool]
 ) -> UnavailableError | None:
     """Level `index`, which is open for reading, with the log as it was at the call; what keeps it from that, or None.
 
@@ -33,7 +33,7 @@ def level(
     """
     try:
         last = _end(reader, index)
-        if not rebuild.is_of(index, reader) or index.applied_seq < last:
+        if not rebuild.belongs_to(index, reader) or index.applied_seq < last:
             if is_written() and not _waited(index, last, is_written):
                 behind = last - index.stored_seq
                 return UnavailableError(
@@ -56,8 +56,10 @@ def _waited(index: Index, last: int, is_written: Callable[[], bool]) -> bool:
     return True
 
 
-def _fill(index: Index, reader: LogReader, open_body: OpenBody, limits: Limits, last: int) -> UnavailableError | None:
-    if not rebuild.is_of(index, reader):
+def _fill(
+    index: Index, reader: LogReader, open_body: OpenBody, limits: HeaderLimits, last: int
+) -> UnavailableError | None:
+    if not rebuild.belongs_to(index, reader):
         return UnavailableError("the index belongs to another state of the log than the one here", hint=_HINT)
     behind = last - index.applied_seq
     if behind > _MOST_RECORDS:

@@ -12,7 +12,7 @@ from coffer.archive.body.spool import MemoryBudget, Spool
 from coffer.archive.format.entry import SealedFile
 from coffer.archive.format.record import Kind
 from coffer.archive.store.free_space import Room
-from coffer.index.dicom.parser import Limits as HeaderLimits
+from coffer.index.dicom.parser import HeaderLimits
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.server.config.settings import Limits
 

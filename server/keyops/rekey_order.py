@@ -44,7 +44,7 @@ class Chosen:
 
 def one_study(engine: Engine, study_uid: str) -> Chosen:
     """The study with this UID. Raises NotFoundError, ShreddedError, InputError, AccessDeniedError (held)."""
-    name = engine.index.name_of(study_uid.strip())
+    name = engine.index.study_token(study_uid.strip())
     stones = shred.tombstones(engine.keyring).values()
     if not engine.index.key_ids_of(study_uid.strip()) and any(
         stone.name == name and stone.reason is Reason.SHREDDED for stone in stones

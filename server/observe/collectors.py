@@ -128,6 +128,7 @@ class ArchiveCollector(Collector):
         self.source: Callable[[], ArchiveFacts] | None = None
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The archive's gauges; coffer_archive_up alone if it cannot answer."""
         facts: ArchiveFacts | None = None
         if self.source is not None:
             try:
@@ -148,6 +149,7 @@ class ScrubCollector(Collector):
         self.source: Callable[[], tuple[float, int]] | None = None
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The scrub's gauges; none if no scrub runs or it cannot answer."""
         try:
             facts = self.source() if self.source is not None else None
         except (CofferError, OSError):
@@ -176,6 +178,7 @@ class VitalsCollector(Collector):
         self.source: Callable[[], Vitals] | None = None
 
     def collect(self) -> Iterable[Metric]:
+        """The state of the process; nothing before the server runs."""
         if self.source is None:
             return
         vitals = self.source()

@@ -61,7 +61,7 @@ MISTAKES = {
         "archive = 'a'\n[keys]\nkey_file = 'a/keys/k'\n",
         3,
         "the key file is inside the archive folder",
-        "put it elsewhere",
+        "move it elsewhere",
     ),
     "two passphrases": (
         "[keys]\npassphrase_env = 'P'\npassphrase_file = 'p'\n",

@@ -59,7 +59,7 @@ class Channel:
         while True:
             pdv = self._next(wait_seconds if context_id is None else self._gap_seconds)
             if not pdv.is_command or context_id not in (None, pdv.context_id):
-                raise ProtocolError("a data fragment stands where a command belongs", pdu.UNEXPECTED_PDU)
+                raise ProtocolError("a data fragment where a command was expected", pdu.UNEXPECTED_PDU)
             context_id = pdv.context_id
             collected += pdv.data
             if len(collected) > MAX_COMMAND_BYTES:

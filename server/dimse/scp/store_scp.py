@@ -1,5 +1,6 @@
 """C-STORE as SCP (PS3.4 B.2, PS3.7 9.1.1): stream the data set into a reception, then answer the outcome."""
 
+from coffer.index.dicom.attributes import SOP_CLASS, SOP_INSTANCE
 from coffer.keys.errors import CofferError, UnavailableError
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation
@@ -7,8 +8,6 @@ from coffer.server.dimse.protocol.status import CLASS_NOT_SUPPORTED, DOES_NOT_MA
 from coffer.server.dimse.scp.session import Operation
 from coffer.server.host.headroom import converting_shortage
 from coffer.server.services.api import Reception, StoreRequest
-
-_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 
 
 def serve_store(operation: Operation) -> None:
@@ -38,11 +37,11 @@ def _begin(operation: Operation) -> Reception:
     if not request.has_data_set:
         raise DimseStatusError(DOES_NOT_MATCH, "the C-STORE request announces no data set")
     if not sop_class or not sop_instance:
-        missing = _SOP_INSTANCE if sop_class else _SOP_CLASS
+        missing = SOP_INSTANCE if sop_class else SOP_CLASS
         raise DimseStatusError(DOES_NOT_MATCH, "the C-STORE request lacks a SOP UID", (missing,))
     # A context that was accepted for one class must not let in another that would have been refused.
     if not negotiation.is_storage(sop_class, accept_unknown=session.config.storage.accept_unknown_sop_classes):
-        raise DimseStatusError(CLASS_NOT_SUPPORTED, "objects of this SOP class are not stored", (_SOP_CLASS,))
+        raise DimseStatusError(CLASS_NOT_SUPPORTED, "objects of this SOP class are not stored", (SOP_CLASS,))
     return session.services.ingest.begin(
         StoreRequest(sop_class, sop_instance, operation.context.transfer_syntax, session.caller)
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
+from coffer.index.dicom.attributes import FAILED_SOP_INSTANCES
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation
@@ -25,7 +26,6 @@ from coffer.server.dimse.protocol.status import (
 )
 from coffer.server.dimse.scp.session import Operation
 
-_FAILED_LIST: Final = 0x00080058  # Failed SOP Instance UID List
 _PENDING_SECONDS: Final = 2.0
 CANCEL_CHECK_SECONDS: Final = 0.25
 _OBSERVER_SECONDS: Final = 1.0
@@ -151,7 +151,7 @@ class SubOperations:
         data = None
         if counters.failed:
             implicit = self.operation.context.transfer_syntax == negotiation.IMPLICIT_LE
-            data = encode_identifier({_FAILED_LIST: tuple(counters.failed)}, (), implicit=implicit)
+            data = encode_identifier({FAILED_SOP_INSTANCES: tuple(counters.failed)}, (), implicit=implicit)
         self.operation.answer(
             CANCEL if cancelled else counters.final_status(),
             cause=counters.why or self._remark,
