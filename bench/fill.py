@@ -16,7 +16,7 @@ from coffer.archive.body.sealed_body import own_memory
 from coffer.archive.format.entry import SealedFile
 from coffer.index.instance.identity import PartId
 from coffer.keys.crypto.study_key import StudyKey
-from coffer.server.config.settings import Config, Http, Keys, Log
+from coffer.server.config.settings import Config, Http, Keys, Logging
 from coffer.server.engine.commit import Committed, Parcel, Sealed
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the number of the first study")
     args = parser.parse_args()
     config = config_of(args.folder)
-    logs.configure(Log(level="error"))
+    logs.configure(Logging(level="error"))
     if not config.archive.exists():
         args.folder.mkdir(parents=True, exist_ok=True)
         create_archive(config)

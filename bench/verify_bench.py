@@ -24,7 +24,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Level, Options, Verifier
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
-from coffer.server.config.settings import Config, Http, Keys, Log, Storage
+from coffer.server.config.settings import Config, Http, Keys, Logging, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import encoded
@@ -127,7 +127,7 @@ def main() -> None:
     options.add_argument("--folder", type=Path, help="where to put 3.5 GB for a moment")
     options.add_argument("--jobs", type=int, default=1)
     chosen = options.parse_args()
-    logs.configure(Log(level="error"))
+    logs.configure(Logging(level="error"))
     work = Path(tempfile.mkdtemp(dir=chosen.folder))
     try:
         for row in verifying(work, FULL, chosen.jobs):

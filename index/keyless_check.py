@@ -1,9 +1,9 @@
-"""Look at an index without any key: whether its rows are those that were written.
+"""Check an index without any key: whether its rows are those that were written.
 
     python -I -m coffer.index.keyless_check FOLDER ARCHIVE_ID
 
-Rule: LMDB trusts its pages and may crash the process on damaged ones, so that another process reads them. The index is
-a view of the log: what is wrong with it is mended by making it again. The command prints a line of JSON: `complaint`.
+Rule: LMDB trusts its pages and may crash the process on damaged ones, so another process reads them. The index is a
+view of the log: a damaged one is repaired by rebuilding it. The command prints one line of JSON: `complaint`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _SECONDS: Final = 3600
 
 
 def check_index(folder: Path, archive_id: bytes) -> str | None:
-    """What is wrong with an archive's index, or None; read in a process of its own, beside whoever writes it."""
+    """What is wrong with an archive's index, or None. Another process reads it, safely beside the one that writes."""
     command = [sys.executable, "-I", "-m", "coffer.index.keyless_check", str(folder), archive_id.hex()]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)  # noqa: S603  ourselves
-        told = json.loads(done.stdout)["complaint"]
-        return None if told is None else str(told)
+        complaint = json.loads(done.stdout)["complaint"]
+        return None if complaint is None else str(complaint)
     except subprocess.TimeoutExpired:
         return f"reading it took longer than {_SECONDS} s"
     except (ValueError, KeyError, TypeError):
-        return f"reading it ended without an answer, with {done.returncode}"
+        return f"the process that reads it ended with {done.returncode} and no answer"
 
 
-def _look(folder: Path, archive_id: bytes) -> str | None:
+def _complaint(folder: Path, archive_id: bytes) -> str | None:
     try:
         opening.distrust(folder.parent)  # the archive folder: this is a process of its own
         store = IndexStore(folder, readonly=True)
@@ -50,4 +50,4 @@ def _look(folder: Path, archive_id: bytes) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps({"complaint": _look(Path(sys.argv[1]), bytes.fromhex(sys.argv[2]))}) + "\n")
+    sys.stdout.write(json.dumps({"complaint": _complaint(Path(sys.argv[1]), bytes.fromhex(sys.argv[2]))}) + "\n")

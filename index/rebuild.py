@@ -1,8 +1,9 @@
-"""Bring an index level with the log: from where it stopped, or from nothing.
+"""Bring an index up to date with the log: from where it stopped, or from nothing.
 
 Rule: the log decides. An index that is ahead of it, or that was made from another history, is emptied first. An object
-whose key is destroyed is passed over. One that cannot be read or opened is skipped, because the others must still be
-found; the index remembers it, and it is tried again. It opens no files itself: records and bodies come from the caller.
+whose key is destroyed is left out. One that cannot be read or opened is skipped, because the others must still be
+found; the index remembers it, and it is tried again. This module opens no files: records and bodies come from the
+caller.
 """
 
 from __future__ import annotations
@@ -14,31 +15,36 @@ from typing import Protocol
 
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import Kind, RecordHeader
-from coffer.index.dicom.headers import Limits, scan
+from coffer.index.dicom.headers import HeaderLimits, scan
 from coffer.index.index import Index
 from coffer.index.instance.entry import Identity, extract
 from coffer.index.instance.object_meta import ObjectMeta
 from coffer.index.tables.rows import Version
 from coffer.keys.errors import IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
 
-__all__ = ["Body", "CatchUp", "Log", "OpenBody", "apply_object", "catch_up", "is_of", "rebuild", "retry"]
+__all__ = ["Body", "CatchUp", "LogRecords", "OpenBody", "apply_object", "belongs_to", "catch_up", "rebuild", "retry"]
 
 
 class Body(Protocol):
-    """An opened object: its meta (`ObjectMeta` bytes), its data set's length, and any part of it, verified."""
+    """An opened object: its meta, and any part of its data set, verified."""
 
     @property
-    def meta(self) -> bytes: ...
+    def meta(self) -> bytes:
+        """The encoded `ObjectMeta`."""
+
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """The length of the data set in bytes."""
+
     def read(self, start: int, stop: int) -> bytes:
         """Return data set bytes [start, stop). Raises IntegrityError for altered ones."""
 
 
-class Log(Protocol):
-    """The records of a log in order, starting at the first one whose seq is at least `from_seq`."""
+class LogRecords(Protocol):
+    """The records of a log."""
 
-    def records(self, from_seq: int) -> Iterator[tuple[Position, RecordHeader]]: ...
+    def records(self, from_seq: int) -> Iterator[tuple[Position, RecordHeader]]:
+        """Yield the records in order, starting at the first one whose seq is at least `from_seq`."""
 
 
 OpenBody = Callable[[Position, RecordHeader], AbstractContextManager[Body]]
@@ -46,8 +52,8 @@ OpenBody = Callable[[Position, RecordHeader], AbstractContextManager[Body]]
 
 @dataclass(slots=True)
 class CatchUp:
-    """What a catch-up did: objects applied, objects whose key was destroyed, the seq of each that is damaged or cannot
-    be read now, and of each whose key is missing. The last two are skipped: they are tried again."""
+    """What a catch-up did: the number of objects applied and of those whose key was destroyed; the seq of each that is
+    damaged or cannot be read now, and of each whose key is missing. The last two are skipped and tried again."""
 
     applied: int = 0
     shredded: int = 0
@@ -57,47 +63,54 @@ class CatchUp:
 
 
 def catch_up(
-    index: Index, log: Log, open_body: OpenBody, limits: Limits | None = None, *, flush: bool = True
+    index: Index, log: LogRecords, open_body: OpenBody, limits: HeaderLimits | None = None, *, flush: bool = True
 ) -> CatchUp:
     """Apply every record that the index lacks; durable on return. Idempotent, and may be interrupted anywhere.
 
-    Without `flush` what is applied is seen by this process only, as where the index is open for reading. Raises what
-    `log.records` does.
+    Without `flush`, as for an index that is open for reading, only this process sees what was applied. Raises the
+    errors of `log.records`.
     """
     report = CatchUp()
-    if not is_of(index, log):
+    if not belongs_to(index, log):
         index.clear()
         report.emptied = True
     for position, header in log.records(index.applied_seq + 1):
-        index.settle(header.seq)  # records come in order: whatever is below this one was seen
-        _take_in(index, position, header, open_body, limits, report)
+        index.advance(header.seq)  # records come in order: all below this one were seen
+        _apply_record(index, position, header, open_body, limits, report)
     if flush:
         index.flush()
     return report
 
 
-def retry(index: Index, log: Log, open_body: OpenBody, limits: Limits | None = None, *, most: int = 1 << 62) -> CatchUp:
-    """Try up to `most` of the records again that were skipped, the oldest first; durable on return."""
+def retry(
+    index: Index, log: LogRecords, open_body: OpenBody, limits: HeaderLimits | None = None, *, most: int = 1 << 62
+) -> CatchUp:
+    """Try up to `most` of the skipped records again, the oldest first; durable on return."""
     report = CatchUp()
     for first, last in index.skipped:
         for position, header in log.records(first):
             if header.seq > last or most <= 0:
                 break
-            _take_in(index, position, header, open_body, limits, report)
+            _apply_record(index, position, header, open_body, limits, report)
             most -= 1
     if report.applied or report.shredded:
         index.flush()
     return report
 
 
-def rebuild(index: Index, log: Log, open_body: OpenBody, limits: Limits | None = None) -> CatchUp:
-    """Empty the index and fill it from the whole log; durable on return. What it answers afterwards is the same."""
+def rebuild(index: Index, log: LogRecords, open_body: OpenBody, limits: HeaderLimits | None = None) -> CatchUp:
+    """Empty the index and fill it from the whole log; durable on return. Its answers are the same afterwards."""
     index.clear()
     return catch_up(index, log, open_body, limits)
 
 
-def _take_in(  # noqa: PLR0917  # what a record is taken in with
-    index: Index, position: Position, header: RecordHeader, open_body: OpenBody, limits: Limits | None, report: CatchUp
+def _apply_record(  # noqa: PLR0917  # what a record is applied with
+    index: Index,
+    position: Position,
+    header: RecordHeader,
+    open_body: OpenBody,
+    limits: HeaderLimits | None,
+    report: CatchUp,
 ) -> None:
     if header.kind != Kind.OBJECT:
         index.cover(header.seq)
@@ -110,16 +123,16 @@ def _take_in(  # noqa: PLR0917  # what a record is taken in with
         index.cover(header.seq)
     except KeyUnavailableError:
         report.keyless.append(header.seq)
-        index.set_aside(header.seq)
+        index.skip(header.seq)
     except (IntegrityError, UnreadableError):
         report.damaged.append(header.seq)
-        index.set_aside(header.seq)
+        index.skip(header.seq)
 
 
 def apply_object(
-    index: Index, position: Position, header: RecordHeader, open_body: OpenBody, limits: Limits | None
+    index: Index, position: Position, header: RecordHeader, open_body: OpenBody, limits: HeaderLimits | None
 ) -> None:
-    """Open one object's record and take it in. Raises what opening it does."""
+    """Open one object's record and apply it. Raises the errors of `open_body`."""
     with open_body(position, header) as body:
         meta = ObjectMeta.decode(body.meta)
         scanned = scan(body.read, body.length, meta.transfer_syntax, limits)
@@ -137,8 +150,8 @@ def apply_object(
     index.apply(version, header.study_key_id, entry)
 
 
-def is_of(index: Index, log: Log) -> bool:
-    """Whether the last object that the index knows stands in this log, at the same place with the same content."""
+def belongs_to(index: Index, log: LogRecords) -> bool:
+    """Whether the newest object that the index knows is in this log, at the same place with the same content."""
     anchor = index.anchor
     if anchor is None:
         return True

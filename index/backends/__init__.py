@@ -1,4 +1,4 @@
 """Key and value transactions below the rows.
 
-Rule: knows bytes, never what a row means.
+Rule: it knows bytes, never what a row means.
 """

@@ -1,10 +1,9 @@
 """The index's LMDB file: sealed bytes under opaque keys, durable when `write` returns.
 
 Rule: sync stays on (a commit ends with fdatasync), meminit stays on (old heap bytes never reach the disk), files are
-0600 in a 0700 folder. Readers never wait for a commit; only growing the map waits for them. A commit that failed is
-final: the store answers UnavailableError until it is opened again. LMDB leaves removed rows in free pages and gaps, so
-that a file without them takes the old one's place where they must not be found (`compact`). It knows nothing of rows,
-keys or DICOM.
+0600 in a 0700 folder. Readers never wait for a commit, only while the map grows. A failed commit is final: the store
+raises UnavailableError until it is opened again. LMDB leaves removed rows in free pages and gaps; where they must not
+be found, a file without them replaces the old one (`compact`). It knows nothing of rows, keys or DICOM.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Change: TypeAlias = "tuple[str, bytes, bytes | None]"  # table, key, value; None
 _FIRST_MAP: Final = 1 << 36  # 64 GiB of address space, not of disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
 _REBUILD: Final = "stop the server, run `coffer index rebuild`, start it again: the log holds everything"
-_SUM_KEY: Final = b"sum"  # LMDB has no checksums: the sum of all rows' hashes tells accidents
+_SUM_KEY: Final = b"sum"  # LMDB has no checksums: the sum of all rows' hashes detects accidental damage
 _MODULUS: Final = 1 << 256
 _PIECE: Final = 1 << 20
 
@@ -60,13 +59,13 @@ class IndexStore:
         self._failed: UnavailableError | None = None
         self._readonly = readonly
         if readonly and not opening.exists(folder / "data.mdb"):
-            raise NotFoundError(f"there is no index in {folder}", hint="start the archive once, it makes its index")
+            raise NotFoundError(f"there is no index in {folder}", hint="start the server once: it creates the index")
         self._folder = folder
         if not readonly:
             durable.make_folder(folder, 0o700)
-            for left in (_FRESH, _lock_of(Path(_FRESH)).name):  # a stop came before it took the other's place
-                if opening.exists(folder / left):
-                    durable.remove(folder / left)
+            for leftover in (_FRESH, _lock_of(Path(_FRESH)).name):  # of a `compact` that was interrupted
+                if opening.exists(folder / leftover):
+                    durable.remove(folder / leftover)
         try:
             self._env = self._open(folder / "data.mdb", folder / "lock.mdb", map_bytes)
             self._tables = self._tables_of(self._env)
@@ -82,7 +81,7 @@ class IndexStore:
             sync_folder(folder)
 
     def _open(self, data: Path, lock: Path, map_bytes: int) -> Any:
-        """LMDB's environment in a file."""
+        """Open LMDB's environment in a file."""
         options: dict[str, Any] = {"map_size": map_bytes, "max_dbs": 8, "max_readers": 256}
         return environment(data, lock, create=not self._readonly, readonly=self._readonly, **options)
 
@@ -145,7 +144,7 @@ class IndexStore:
     def write(self, changes: Sequence[Change]) -> None:
         """Make all changes in one transaction, all or nothing; durable on return (LMDB commit: fdatasync).
 
-        Raises UnavailableError when it fails, and from then on: what is on disk stays as it was.
+        Raises UnavailableError if it fails, and from then on; the content on disk is then unchanged.
         """
         if self._readonly:
             raise UnavailableError("the index is open for reading only")
@@ -162,9 +161,9 @@ class IndexStore:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Any]:
-        """A transaction, committed at the end. Raises MapFullError: try again; UnavailableError, and then for ever."""
+        """A transaction, committed at the end. Raises MapFullError: try again; UnavailableError, and from then on."""
         if self._failed is not None:
-            raise self._failed.with_traceback(None)  # it would grow with each who meets it
+            raise self._failed.with_traceback(None)  # each raise would add to its traceback
         try:
             with self._env.begin(write=True) as txn:
                 yield txn
@@ -175,7 +174,7 @@ class IndexStore:
             raise self._failed from error
 
     def _change(self, txn: Any, table: str, key: bytes, value: bytes | None) -> int:
-        """Make one change; what it adds to the sum of all rows' hashes."""
+        """Make one change; returns what it adds to the sum of all rows' hashes."""
         db, added = self._tables[table], 0
         if table == "uid":  # a set of values under each key
             with txn.cursor(db=db) as cursor:
@@ -196,7 +195,7 @@ class IndexStore:
         return added + _row_hash(table, key, value)
 
     def complaint(self) -> str | None:
-        """Read every row of one state and compare with the sum that is kept of them; what is wrong, or None."""
+        """Read every row in one transaction and compare with the stored sum; returns what is wrong, or None."""
         with self._reading() as txn:
             kept = txn.get(_SUM_KEY, db=self._tables["meta"]) or bytes(32)
             total = 0
@@ -208,17 +207,17 @@ class IndexStore:
         return None if bytes(kept) == (total % _MODULUS).to_bytes(32, "big") else "its rows are not those written"
 
     def clear(self) -> None:
-        """Remove every row of every table, durable on return. Raises UnavailableError as `write`."""
+        """Remove every row of every table, durable on return. Raises the errors of `write`."""
         with self._writing() as txn:
             for table in self._tables.values():
                 txn.drop(table, delete=False)
 
     def compact(self) -> None:
-        """Let a copy of the rows that are there take the file's place: no byte of a removed row is in it. Durable on
-        return. The caller lets nobody write meanwhile; readers are held up at the end only.
+        """Replace the file by a copy of its present rows, without a byte of removed ones; durable on return. The caller
+        must prevent writes meanwhile; readers wait only at the end.
 
-        Readers in other processes go on in the old file, which has no name any more. Raises UnavailableError: nothing
-        has changed, or, where it failed between two names, nothing is written any more.
+        Readers in other processes continue in the old file, which has no name any more. Raises UnavailableError: then
+        nothing has changed or, if it failed between the two renames, no more writes are accepted.
         """
         with contextlib.closing(self._copied()) as pieces:
             fresh = durable.stage(self._folder / "data.mdb", pieces)
@@ -228,8 +227,8 @@ class IndexStore:
         except (lmdb.Error, OSError) as error:
             raise UnavailableError(f"the index's copy cannot be opened: {error}", hint=_REBUILD) from error
         with self._alone():
-            self._failed = UnavailableError("the index stopped while it was written anew", hint="restart Coffer")
-            # The lock first: a reader opens data, then lock, and must not read the new data unseen by its writer.
+            self._failed = UnavailableError("the index stopped while it was being rewritten", hint="restart Coffer")
+            # The lock file first: a reader opens data, then lock, and must not read new data unseen by the writer.
             durable.install(_lock_of(fresh), self._folder / "lock.mdb", None)
             durable.install(fresh, self._folder / "data.mdb", None)
             self._failed = None
@@ -237,7 +236,7 @@ class IndexStore:
             old.close()
 
     def _copied(self) -> Generator[bytes]:
-        """The file as it would be had it been written at once, in pieces. Raises UnavailableError."""
+        """A compacted copy of the file, in pieces. Raises UnavailableError."""
         out, into = os.pipe()
         failed: list[UnavailableError] = []
 
@@ -255,14 +254,14 @@ class IndexStore:
             with os.fdopen(out, "rb", buffering=0) as pipe:
                 while piece := pipe.read(_PIECE):
                     yield piece
-        finally:  # whoever writes it may have failed: LMDB then finds nobody at the other end
+        finally:  # if the writer of the copy failed, the pipe is closed now and LMDB gets an error
             copier.join()
         if failed:
             raise failed[0]
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """No transaction of this process is open while the block runs: LMDB's map must not move under one."""
+        """No transaction of this process is open while the block runs: LMDB's map must not move during one."""
         with self._gate:
             self._growing = True
             try:
@@ -278,5 +277,5 @@ class IndexStore:
             self._env.set_mapsize(2 * self._env.info()["map_size"])
 
     def close(self) -> None:
-        """Close the environment; nothing waits to be written here."""
+        """Close the environment. Every write was durable when `write` returned."""
         self._env.close()

@@ -1,4 +1,4 @@
-"""Data sets and identifiers read and matched, pure (PS3.3, PS3.4 C.2.2.2, PS3.5).
+"""Reading and matching of data sets and identifiers, pure (PS3.3, PS3.4 C.2.2.2, PS3.5).
 
-Rule: bounded and total: no input costs more than its limits say.
+Rule: bounded and total: no input costs more than its limits allow.
 """

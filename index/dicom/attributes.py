@@ -1,8 +1,8 @@
 """The attributes the index keeps: which tag, at which level of the information model, and how its value is matched.
 
-Rule: one table, read by the scanner (what to keep), the entry (where it belongs) and the query (what can be asked).
-Levels follow PS3.4 C.6.1.1 and C.6.2.1; keys are those of its tables plus what DCMTK and dcm4chee users ask for.
-It holds no values and no computed keys' logic (counts, Modalities in Study): those are made by `index.query.query`.
+Rule: one table for the scanner (what to keep), the entry (at which level) and the query (which keys are supported).
+Levels follow PS3.4 C.6.1.1 and C.6.2.1; keys are those of its tables plus what users of DCMTK and dcm4chee query.
+It holds no values and does not compute keys (counts, Modalities in Study): `index.query.query` does.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ __all__ = [
     "WANTED",
     "Attribute",
     "Item",
-    "Level",
+    "QueryLevel",
     "Stored",
     "Values",
     "is_supported",
     "vr_of",
 ]
 
-# What a query takes and answers: text by tag, or items for a sequence.
+# What a query takes and returns: text by tag, or items for a sequence.
 Values: TypeAlias = "Sequence[str] | Sequence[Mapping[int, Values]]"
 # What a row holds: sequences of sequences are not indexed, so one level of items is enough.
 Item: TypeAlias = dict[int, tuple[str, ...]]
 Stored: TypeAlias = dict[int, tuple[str | Item, ...]]
 
 
-class Level(IntEnum):
+class QueryLevel(IntEnum):
     """Query/Retrieve levels, top first (PS3.4 C.6)."""
 
     PATIENT = 0
@@ -54,12 +54,18 @@ class Attribute:
 
     tag: int
     vr: str
-    level: Level
+    level: QueryLevel
 
 
 PATIENT_ID: Final = 0x00100020
 ISSUER_OF_PATIENT_ID: Final = 0x00100021
 PATIENT_NAME: Final = 0x00100010
+BIRTH_DATE: Final = 0x00100030
+STUDY_DATE: Final = 0x00080020
+STUDY_DESCRIPTION: Final = 0x00081030
+ACCESSION_NUMBER: Final = 0x00080050
+STUDY_ID: Final = 0x00200010
+ADMISSION_ID: Final = 0x00380010
 STUDY_UID: Final = 0x0020000D
 SERIES_UID: Final = 0x0020000E
 SOP_INSTANCE: Final = 0x00080018
@@ -67,6 +73,7 @@ SOP_CLASS: Final = 0x00080016
 MODALITY: Final = 0x00080060
 SPECIFIC_CHARACTER_SET: Final = 0x00080005
 QUERY_RETRIEVE_LEVEL: Final = 0x00080052
+FAILED_SOP_INSTANCES: Final = 0x00080058  # Failed SOP Instance UID List
 MODALITIES_IN_STUDY: Final = 0x00080061
 SOP_CLASSES_IN_STUDY: Final = 0x00080062
 AVAILABLE_TRANSFER_SYNTAX: Final = 0x00083002
@@ -77,26 +84,26 @@ STUDY_SERIES: Final = 0x00201206
 STUDY_INSTANCES: Final = 0x00201208
 SERIES_INSTANCES: Final = 0x00201209
 
-_TABLE: Final[dict[Level, dict[int, str]]] = {
-    Level.PATIENT: {
+_TABLE: Final[dict[QueryLevel, dict[int, str]]] = {
+    QueryLevel.PATIENT: {
         PATIENT_NAME: "PN",
         PATIENT_ID: "LO",
         ISSUER_OF_PATIENT_ID: "LO",
-        0x00100030: "DA",  # Patient's Birth Date
+        BIRTH_DATE: "DA",
         0x00100032: "TM",  # Patient's Birth Time
         0x00100040: "CS",  # Patient's Sex
         0x00102160: "SH",  # Ethnic Group
         0x00104000: "LT",  # Patient Comments
     },
-    Level.STUDY: {
+    QueryLevel.STUDY: {
         STUDY_UID: "UI",
-        0x00080020: "DA",  # Study Date
+        STUDY_DATE: "DA",
         0x00080030: "TM",  # Study Time
-        0x00080050: "SH",  # Accession Number
+        ACCESSION_NUMBER: "SH",
         0x00080051: "SQ",  # Issuer of Accession Number Sequence
         0x00080090: "PN",  # Referring Physician's Name
         0x00080201: "SH",  # Timezone Offset From UTC
-        0x00081030: "LO",  # Study Description
+        STUDY_DESCRIPTION: "LO",
         0x00081032: "SQ",  # Procedure Code Sequence
         0x00081048: "PN",  # Physician(s) of Record
         0x00081060: "PN",  # Name of Physician(s) Reading Study
@@ -104,10 +111,10 @@ _TABLE: Final[dict[Level, dict[int, str]]] = {
         0x00101010: "AS",  # Patient's Age
         0x00101020: "DS",  # Patient's Size
         0x00101030: "DS",  # Patient's Weight
-        0x00200010: "SH",  # Study ID
-        0x00380010: "LO",  # Admission ID
+        STUDY_ID: "SH",
+        ADMISSION_ID: "LO",
     },
-    Level.SERIES: {
+    QueryLevel.SERIES: {
         SERIES_UID: "UI",
         MODALITY: "CS",
         0x00080021: "DA",  # Series Date
@@ -133,7 +140,7 @@ _TABLE: Final[dict[Level, dict[int, str]]] = {
         0x00400254: "LO",  # Performed Procedure Step Description
         0x00400275: "SQ",  # Request Attributes Sequence
     },
-    Level.IMAGE: {
+    QueryLevel.IMAGE: {
         SOP_INSTANCE: "UI",
         SOP_CLASS: "UI",
         0x00080008: "CS",  # Image Type
@@ -163,7 +170,7 @@ _TABLE: Final[dict[Level, dict[int, str]]] = {
 ATTRIBUTES: Final[Mapping[int, Attribute]] = {
     tag: Attribute(tag, vr, level) for level, table in _TABLE.items() for tag, vr in table.items()
 }
-LEVEL_TAGS: Final[Mapping[Level, frozenset[int]]] = {level: frozenset(table) for level, table in _TABLE.items()}
+LEVEL_TAGS: Final[Mapping[QueryLevel, frozenset[int]]] = {level: frozenset(table) for level, table in _TABLE.items()}
 WANTED: Final[frozenset[int]] = frozenset(ATTRIBUTES) | {SPECIFIC_CHARACTER_SET}
 
 _CODE: Final = {
@@ -174,8 +181,8 @@ _CODE: Final = {
     0x00080119: "UC",  # Long Code Value
     0x00080120: "UR",  # URN Code Value
 }
-# Which attributes of its items a sequence is asked by and answered with (PS3.3 8.8, 10.6, 10.14; PS3.4 C.6.2.1): what
-# else an item holds is not kept, or a row would be as large as the sender wants.
+# The attributes of a sequence's items that are matched and returned (PS3.3 8.8, 10.6, 10.14; PS3.4 C.6.2.1). Nothing
+# else of an item is kept, or the sender would decide how large a row gets.
 ITEM_ATTRIBUTES: Final[Mapping[int, Mapping[int, str]]] = {
     0x00080051: {
         0x00400031: "UT",  # Local Namespace Entity ID
@@ -185,7 +192,7 @@ ITEM_ATTRIBUTES: Final[Mapping[int, Mapping[int, str]]] = {
     0x00081032: _CODE,
     0x0040A043: _CODE,
     0x00400275: {
-        0x00080050: "SH",  # Accession Number
+        ACCESSION_NUMBER: "SH",
         STUDY_UID: "UI",
         0x00321060: "LO",  # Requested Procedure Description
         0x00400007: "LO",  # Scheduled Procedure Step Description
@@ -195,17 +202,17 @@ ITEM_ATTRIBUTES: Final[Mapping[int, Mapping[int, str]]] = {
     },
 }
 
-# Keys whose value is made from rows, by the lowest level at which they can be answered.
-COMPUTED: Final[Mapping[int, Level]] = {
-    PATIENT_STUDIES: Level.PATIENT,
-    PATIENT_SERIES: Level.PATIENT,
-    PATIENT_INSTANCES: Level.PATIENT,
-    MODALITIES_IN_STUDY: Level.STUDY,
-    SOP_CLASSES_IN_STUDY: Level.STUDY,
-    STUDY_SERIES: Level.STUDY,
-    STUDY_INSTANCES: Level.STUDY,
-    SERIES_INSTANCES: Level.SERIES,
-    AVAILABLE_TRANSFER_SYNTAX: Level.IMAGE,
+# Keys whose value is computed from rows, by the lowest level at which they can be returned.
+COMPUTED: Final[Mapping[int, QueryLevel]] = {
+    PATIENT_STUDIES: QueryLevel.PATIENT,
+    PATIENT_SERIES: QueryLevel.PATIENT,
+    PATIENT_INSTANCES: QueryLevel.PATIENT,
+    MODALITIES_IN_STUDY: QueryLevel.STUDY,
+    SOP_CLASSES_IN_STUDY: QueryLevel.STUDY,
+    STUDY_SERIES: QueryLevel.STUDY,
+    STUDY_INSTANCES: QueryLevel.STUDY,
+    SERIES_INSTANCES: QueryLevel.SERIES,
+    AVAILABLE_TRANSFER_SYNTAX: QueryLevel.IMAGE,
 }
 
 TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.3: affected by (0008,0005)
@@ -223,12 +230,12 @@ BINARY_VRS: Final[Mapping[str, str]] = {
 
 @lru_cache(maxsize=8192)
 def is_supported(tag: int) -> bool:
-    """Whether a query may use this key: matched, or answered at least."""
+    """Whether a query may use this key: it is matched, or at least returned."""
     return tag in ATTRIBUTES or tag in COMPUTED
 
 
 def vr_of(tag: int) -> str:
-    """Return the VR of a tag by PS3.6; the first one where the context decides, "UN" where nothing is known."""
+    """Return the VR of a tag in PS3.6; the first one if PS3.6 has several, "UN" if the tag is unknown."""
     known = ATTRIBUTES.get(tag)
     if known is not None:
         return known.vr

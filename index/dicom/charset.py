@@ -1,9 +1,9 @@
 """Text in and out of DICOM character sets (PS3.5 6.1, PS3.3 C.12.1.1.2).
 
-Rule: decoding never raises and never loses the rest of a value to one bad byte; encoding either carries every
-character or says that it cannot. Only the sets of PS3.3 are used: a name from the data never reaches Python's codec
-registry, which also holds decompressors and slow codecs.
-It does not split values or trim padding (`index.dicom.values`), nor decide which set to answer in.
+Rule: decoding never raises, and one bad byte never loses the rest of a value; encoding either carries every character
+or reports that it cannot. Only the sets of PS3.3 are used: a name from the data never reaches Python's codec registry,
+which also has decompressors and slow codecs. It does not split values or trim padding (`index.dicom.values`), nor
+choose the set of a response.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _ESC: Final = b"\x1b"
 _MISSPELT: Final = re.compile(r"ISO[ _-]?(2022)?[ _-]?IR[ _-]?(\d+)")
 _VALUE_DELIMITERS: Final = re.compile(r"([\\\r\n\t\f])")
 _NAME_DELIMITERS: Final = re.compile(r"([\\^=])")
-_LONGEST_SWITCHED: Final = 1024  # characters; to look for the best set of each stretch takes time with its square
+_LONGEST_SWITCHED: Final = 1024  # characters; finding the best set for each run takes quadratic time
 
 
 def charset_of(raw: bytes) -> tuple[str, ...]:
-    """Return the values of Specific Character Set (0008,0005), as many and as long as can mean anything.
+    """Return the values of Specific Character Set (0008,0005), as many and as long as can be meaningful.
 
-    It is a CS, whatever the data set says: plain text that needs no character set itself.
+    Its VR is CS, whatever the data set says: plain text that needs no character set itself.
     """
     terms = raw[: MOST_CHARSETS * (CHARSET_CHARACTERS + 1)].decode("latin-1").strip(" \0").split("\\")
     kept = tuple(term.strip(" \0")[:CHARSET_CHARACTERS] for term in terms[:MOST_CHARSETS])
@@ -58,11 +58,11 @@ def _encoding(term: str) -> str:
 def decode_text(raw: bytes, charset: tuple[str, ...], vr: str = "LO") -> str:
     """Return the text of a value encoded by Specific Character Set `charset` (its values, possibly none).
 
-    Never raises: what cannot be decoded becomes U+FFFD, an unknown character set is read as ISO 8859-1. A value that
-    switches its set more than 128 times is read in the first one.
+    Never raises: bytes that cannot be decoded become U+FFFD, an unknown character set is read as ISO 8859-1. A value
+    that switches its set more than 128 times is decoded in the first one.
     """
     if _ESC not in raw:
-        # Decoding ASCII in whatever set is the common case and the cheap one.
+        # ASCII is the same in every set: the common case, and cheap.
         return raw.decode("ascii") if raw.isascii() else raw.decode(_encodings(charset)[0], "replace")
     if raw.count(_ESC) > MOST_ESCAPES:
         return raw.decode(_encodings(charset)[0], "replace")
@@ -74,7 +74,7 @@ def decode_text(raw: bytes, charset: tuple[str, ...], vr: str = "LO") -> str:
 
 
 def encode_text(text: str, charset: Sequence[str], vr: str) -> bytes | None:
-    """Return `text` in the character set, or None where it cannot carry every character. Takes \\-joined values too."""
+    """Return `text` in the character set, or None if that cannot carry every character. Also takes \\-joined values."""
     if text.isascii():
         return text.encode("ascii")
     encodings = _encodings(tuple(charset))
@@ -85,7 +85,7 @@ def encode_text(text: str, charset: Sequence[str], vr: str) -> bytes | None:
             return None
     if len(text) > _LONGEST_SWITCHED:
         return None
-    # Code extensions are reset by every delimiter (PS3.5 6.1.2.5.3), so each run between two is encoded by itself.
+    # Every delimiter resets code extensions (PS3.5 6.1.2.5.3), so each run between two is encoded separately.
     runs = (_NAME_DELIMITERS if vr == "PN" else _VALUE_DELIMITERS).split(text)
     try:
         raw = b"".join(run.encode("ascii") if run.isascii() else encode_string(run, encodings) for run in runs)

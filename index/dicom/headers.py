@@ -1,8 +1,8 @@
 """Headers of data sets and identifiers of queries, read within limits.
 
-Rule: `scan` takes anything and returns what it could read plus a `problem` sentence free of data; `decode_identifier`
-takes only what is well formed, because a query that was half understood would answer the wrong question.
-Pixel data is located, never read. Nothing here decides what an attribute means (`index.instance.entry`).
+Rule: `scan` takes any bytes and returns what it could read plus a `problem`, a sentence without data of the object;
+`decode_identifier` takes only well-formed ones, because a half-understood query would answer the wrong question. Pixel
+data is located, never read. This module does not decide what an attribute means (`index.instance.entry`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from coffer.index.dicom.charset import charset_of
 from coffer.index.dicom.parser import (
     Element,
     Elements,
-    Limits,
+    HeaderLimits,
     PixelValue,
     Read,
     Walk,
@@ -35,11 +35,11 @@ from coffer.keys.errors import IdentifierError, InputError
 
 __all__ = [
     "QUERY_LIMITS",
+    "DataSetHeader",
     "Element",
     "Elements",
-    "Header",
+    "HeaderLimits",
     "Identifier",
-    "Limits",
     "PixelValue",
     "decode_identifier",
     "scan",
@@ -55,14 +55,14 @@ _INFLATE_STEP: Final = 64 << 10
 _MOST_INFLATED: Final = 16 << 20
 _NO_END: Final = 1 << 62
 
-QUERY_LIMITS: Final = Limits(bytes=4 << 20, depth=8, elements=1000, seconds=1.0, value=1 << 20, items=1)
+QUERY_LIMITS: Final = HeaderLimits(bytes=4 << 20, depth=8, elements=1000, seconds=1.0, value=1 << 20, items=1)
 _LONGEST_IDENTIFIER: Final = 1 << 20
 _MOST_VALUES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """What was read of a data set: wanted elements by tag, where the pixel data is, and what was wrong, if anything."""
+class DataSetHeader:
+    """What was read of a data set: wanted elements by tag, the place of the pixel data, and the first problem."""
 
     elements: Mapping[int, Element]
     pixel: PixelValue | None
@@ -78,16 +78,16 @@ class Header:
         return charset_of(element.raw) if element is not None else ()
 
     def values(self, tag: int) -> tuple[str, ...]:
-        """The values of an element as text; () where it is absent, empty, or of another kind than its attribute."""
+        """The values of an element as text; () if it is absent, empty, or of another kind than its attribute."""
         element = self.elements.get(tag)
         if element is None or not element.raw:
             return ()
-        # In whatever set, ASCII without a switch is ASCII.
+        # ASCII without an escape sequence is the same in every set.
         charset = () if element.raw.isascii() and b"\x1b" not in element.raw else self.charset
         return decode_as(tag, vr_of(tag), element.vr, element.raw, charset, big_endian=self.big_endian) or ()
 
     def text(self, tag: int) -> str:
-        """The first value of an element as text, or an empty string."""
+        """The first value of an element as text, or ""."""
         values = self.values(tag)
         return values[0] if values else ""
 
@@ -105,6 +105,7 @@ class _Inflated:
         self.problem: str | None = None
 
     def read(self, start: int, stop: int) -> bytes:
+        """Return inflated bytes [start, stop), as many as there are."""
         while len(self._plain) < stop and self._more():
             pass
         return bytes(self._plain[start:stop])
@@ -131,7 +132,7 @@ class _Inflated:
         return True
 
     def end(self) -> int:
-        """Inflate to the end, the limit or the first damage, and return how many bytes there are."""
+        """Inflate to the end, the limit or the first damage, and return the number of bytes."""
         self.read(0, self._limit + 1)
         return len(self._plain)
 
@@ -140,16 +141,16 @@ def scan(
     read: Read,
     length: int,
     transfer_syntax: str,
-    limits: Limits | None = None,
+    limits: HeaderLimits | None = None,
     *,
     wanted: frozenset[int] = WANTED,
-) -> Header:
-    """Read the header of a data set of `length` bytes, of which `read(start, stop)` gives any part. Never raises.
+) -> DataSetHeader:
+    """Read the header of a data set of `length` bytes, of which `read(start, stop)` returns any part. Never raises.
 
-    Only windows around what is needed are read, so an object of any size costs a few tens of KiB. An unknown transfer
-    syntax is read as Explicit VR Little Endian, which PS3.5 A.4 prescribes for every encapsulated one.
+    Only windows around the wanted elements are read, so an object of any size costs a few tens of KiB. An unknown
+    transfer syntax is read as Explicit VR Little Endian, which PS3.5 A.4 prescribes for every encapsulated one.
     """
-    limits = limits or Limits()
+    limits = limits or HeaderLimits()
     inflated = _Inflated(read, length, min(limits.bytes, _MOST_INFLATED)) if transfer_syntax in _DEFLATED else None
     source = inflated.read if inflated else read
     end = inflated.end() if inflated else length
@@ -157,16 +158,16 @@ def scan(
     walk.run()
     problem = walk.problem
     if inflated is not None and walk.pixel is None:
-        problem = inflated.problem or problem  # once pixel data was met, the header is known to be whole
+        problem = inflated.problem or problem  # once pixel data is found, the header is known to be complete
     if length == 0:
         problem = "data set is empty"
     return _header(walk, transfer_syntax, problem, inflated=inflated is not None)
 
 
-def scan_early(read: Read, transfer_syntax: str, limits: Limits) -> Header | None:
-    """The header of a data set that is still arriving: as `scan` reads it, if nothing follows the pixel data.
+def scan_early(read: Read, transfer_syntax: str, limits: HeaderLimits) -> DataSetHeader | None:
+    """The header of a data set that is still arriving, as `scan` would read it if nothing followed the pixel data.
 
-    None where the pixel data has not come yet, and always for a deflated data set. Never raises.
+    None until the pixel data begins, and always for a deflated data set. Never raises.
     """
     if transfer_syntax in _DEFLATED:
         return None
@@ -179,7 +180,7 @@ def _walk(
     read: Read,
     length: int,
     transfer_syntax: str,
-    limits: Limits,
+    limits: HeaderLimits,
     wanted: frozenset[int],
     *,
     stop_at_pixels: bool,
@@ -196,33 +197,33 @@ def _walk(
     )
 
 
-def _header(walk: Walk, transfer_syntax: str, problem: str | None, *, inflated: bool) -> Header:
+def _header(walk: Walk, transfer_syntax: str, problem: str | None, *, inflated: bool) -> DataSetHeader:
     big = transfer_syntax == _EXPLICIT_BE
-    return Header(walk.elements, walk.pixel, problem, big, big or transfer_syntax == _GE_PRIVATE, inflated)
+    return DataSetHeader(walk.elements, walk.pixel, problem, big, big or transfer_syntax == _GE_PRIVATE, inflated)
 
 
 @dataclass(frozen=True, slots=True)
 class Identifier:
-    """A decoded query identifier: text or items by tag, and the character set its sender used."""
+    """A decoded query identifier: text or items by tag, and the character set of its sender."""
 
     values: Mapping[int, Values]
     charset: tuple[str, ...]
 
     def text(self, tag: int) -> tuple[str, ...]:
-        """The values of a key as text; () where it is absent, empty or a sequence."""
+        """The values of a key as text; () if it is absent, empty or a sequence."""
         return tuple(v for v in self.values.get(tag, ()) if isinstance(v, str))
 
 
 def decode_identifier(identifier: Buffer, *, implicit: bool, big_endian: bool = False) -> Identifier:
     """Decode the identifier of a C-FIND, C-MOVE or C-GET request (PS3.4 C.4.1.1.3).
 
-    Takes at most 1 MiB, 8 nested sequences, 1000 elements, 10 000 values of one key. Raises InputError otherwise and
-    for anything that is not well formed, IdentifierError where it can name the key. Group lengths are dropped: they are
-    no keys.
+    Takes at most 1 MiB, 8 nested sequences, 1000 elements, 10 000 values of one key. Raises InputError beyond that and
+    for anything that is not well formed, IdentifierError if it can name the key. Group lengths are dropped: they are no
+    keys.
     """
     data = bytes(identifier)
     if len(data) > _LONGEST_IDENTIFIER:
-        raise InputError("the identifier is larger than 1 MiB", hint="ask for fewer unique keys at once")
+        raise InputError("the identifier is larger than 1 MiB", hint="query fewer unique keys at once")
     walk = Walk(
         lambda start, stop: data[start:stop],
         len(data),
@@ -242,7 +243,7 @@ def decode_identifier(identifier: Buffer, *, implicit: bool, big_endian: bool = 
             raise IdentifierError(
                 f"({tag >> 16:04X},{tag & 0xFFFF:04X}) takes at most {_MOST_VALUES} values",
                 offending=(tag,),
-                hint="ask for fewer unique keys at once",
+                hint="query fewer unique keys at once",
             )
     return Identifier(values, charset)
 
@@ -258,7 +259,7 @@ def _decoded(elements: Elements, charset: tuple[str, ...], big_endian: bool) -> 
         values = decode_as(tag, vr_of(tag), element.vr, element.raw, charset, big_endian=big_endian)
         if values is None and element.raw and is_supported(tag):
             raise IdentifierError(
-                f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has another kind of VR than PS3.6 says",
+                f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has another kind of VR than in PS3.6",
                 offending=(tag,),
                 hint="send it with the VR of PS3.6",
             )

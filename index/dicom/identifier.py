@@ -1,20 +1,19 @@
 """Encode the identifier of a C-FIND response or a Failed SOP Instance UID List (PS3.4 C.4.1.1.3, PS3.5 7.1).
 
-Rule: pure and total: whatever a row holds, it can be answered. Values come as text by tag; text goes out in the
-character set the request named where it can carry every value, else as UTF-8 with (0008,0005) ISO_IR 192, so that no
-name arrives with a letter lost.
+Rule: pure and total: every row can be answered, whatever it holds. Values come as text by tag; text is encoded in the
+character set of the request if that can carry every value, otherwise as UTF-8 with (0008,0005) ISO_IR 192, so that no
+letter of a name is lost.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
 
-from coffer.index.dicom.attributes import BINARY_VRS, vr_of
+from coffer.index.dicom.attributes import BINARY_VRS, SPECIFIC_CHARACTER_SET, Values, vr_of
 from coffer.index.dicom.charset import encode_text
 from coffer.index.dicom.values import pack_numbers
 
-Values = Sequence[str] | Sequence[Mapping[int, "Values"]]
+__all__ = ["UTF_8", "encode_identifier"]
 
-SPECIFIC_CHARACTER_SET = 0x00080005
 UTF_8 = "ISO_IR 192"
 _CHARACTER_SET_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.3
 _LONG_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
@@ -26,7 +25,7 @@ _LONG = struct.Struct("<HH2sxxI")
 
 
 def encode_identifier(values: Mapping[int, Values], charset: Sequence[str], *, implicit: bool) -> bytes:
-    """The identifier holding `values` in tag order; `charset` is what the request's (0008,0005) named, if anything."""
+    """The identifier with `values` in tag order; `charset` are the values of the request's (0008,0005), if any."""
     text = [v for tag, vs in values.items() if vr_of(tag) != "SQ" for v in vs if isinstance(v, str)]
     if all(v.isascii() for v in text) and not _has_items(values):
         chosen: Sequence[str] = ()
@@ -65,7 +64,7 @@ def _element(tag: int, values: Values, charset: Sequence[str], *, implicit: bool
     if implicit:
         return _TAG_LENGTH.pack(group, number, len(raw)) + raw
     if len(raw) > _LONGEST_SHORT and vr not in _LONG_VRS:
-        vr = "UN"  # PS3.5 6.2.2 note: a value too long for its VR's 16-bit length; as server.convert writes it
+        vr = "UN"  # PS3.5 6.2.2 note: too long for the VR's 16-bit length; `server.services.transcode` does the same
     if vr in _LONG_VRS:
         return _LONG.pack(group, number, vr.encode(), len(raw)) + raw
     return _SHORT.pack(group, number, vr.encode(), len(raw)) + raw
@@ -81,14 +80,14 @@ def _items(values: Values, charset: Sequence[str], *, implicit: bool) -> bytes:
 
 
 def _value(values: Values, vr: str, charset: Sequence[str]) -> bytes:
-    """The bytes of one value field; empty where a number is none, or does not fit: nothing ends an answer."""
+    """The bytes of one value field; empty for numbers that are invalid or do not fit: no value may end an answer."""
     text = [v for v in values if isinstance(v, str)]
     if vr in BINARY_VRS:
         return pack_numbers(vr, text) or b""
     if vr in _OPAQUE_VRS:
         return b""
     joined = "\\".join(text)
-    # Bytes beyond the default repertoire go out as they came in: `index.dicom.values` reads them so.
+    # Bytes beyond the default repertoire are sent as they were received: `index.dicom.values` reads them as Latin-1.
     plain = "ascii" if vr in _CHARACTER_SET_VRS else "latin-1"
     raw = encode_text(joined, charset, vr) if vr in _CHARACTER_SET_VRS else None
     if raw is None:

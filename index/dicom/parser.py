@@ -1,8 +1,8 @@
 """The bounded walk over a data set's elements (PS3.5 chapter 7): iterative, lazy, and total.
 
-Rule: nothing in the data decides how much memory, time or depth is used; the limits do. Values and sequences nobody
-asked for are skipped by their length. Whatever is wrong stops the walk with one fixed sentence in `problem`, never with
-an exception, and what was read until then stays. It interprets no values and knows no attribute but Pixel Data.
+Rule: the limits, not the data, decide how much memory, time and depth is used. Values and sequences that are not wanted
+are skipped by their length. An error stops the walk with one fixed sentence in `problem`, never with an exception, and
+everything read until then is kept. It interprets no values and knows no attribute but Pixel Data.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final, NamedTuple, TypeAlias
 
 from coffer.index.dicom.attributes import vr_of
 
-__all__ = ["Element", "Elements", "Limits", "PixelValue", "Read", "Walk"]
+__all__ = ["Element", "Elements", "HeaderLimits", "PixelValue", "Read", "Walk"]
 
-Read: TypeAlias = Callable[[int, int], bytes]  # (start, stop) -> the bytes between them, as far as they exist
+Read: TypeAlias = Callable[[int, int], bytes]  # (start, stop) -> the bytes between them, as many as exist
 Elements: TypeAlias = "dict[int, Element]"
 
 
 class Element(NamedTuple):
-    """One element: VR as written ("" in Implicit VR), value bytes, and items where it is a sequence."""
+    """One element: VR as written ("" in Implicit VR), value bytes, and items if it is a sequence."""
 
     vr: str
     raw: bytes
@@ -31,24 +31,24 @@ class Element(NamedTuple):
 
 
 class PixelValue(NamedTuple):
-    """Where the value of Pixel Data lies. `length` runs to the end of the fragments when encapsulated."""
+    """Where the value of Pixel Data is. If encapsulated, `length` reaches to the end of the fragments."""
 
     offset: int
     length: int
     encapsulated: bool
-    whole: bool  # False when the declared length goes beyond the data set
+    whole: bool  # False if the declared length exceeds the data set
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one walk may cost. The defaults are those of docs (store); a query's are smaller."""
+class HeaderLimits:
+    """What one walk may cost. The defaults are for stored objects; a query has lower limits."""
 
     bytes: int = 64 << 20  # read from the source
     depth: int = 64  # sequences in sequences; DCMTK's own limit
     elements: int = 1_000_000  # elements and items together
     seconds: float = 2.0  # of `clock`
-    value: int = 16 << 10  # bytes of one wanted value; longer ones are left out
-    items: int = 64  # of one wanted sequence; further ones are left out
+    value: int = 16 << 10  # bytes of one wanted value; longer ones are omitted
+    items: int = 64  # of one wanted sequence; further ones are omitted
     clock: Callable[[], float] = field(default=time.thread_time, compare=False)
 
 
@@ -67,7 +67,7 @@ _DEADLINE_EVERY: Final = 512
 
 
 class _Stop(Exception):  # noqa: N818  # leaves nested loops; never leaves this module
-    pass
+    """The walk ends here."""
 
 
 class _Frame:
@@ -87,7 +87,7 @@ class _Frame:
         self.stop = stop
         self.explicit = explicit
         self.undefined = undefined
-        self.sink = sink  # where the elements of a data set or item go; None: they are only passed over
+        self.sink = sink  # where the elements of a data set or item go; None: they are skipped
         self.wanted = wanted  # which of them; None: all
         self.is_sequence = False
         self.opaque = False  # fragments: items hold bytes, not elements
@@ -106,7 +106,7 @@ class Walk:
         explicit: bool,
         big_endian: bool,
         wanted: frozenset[int] | None,
-        limits: Limits,
+        limits: HeaderLimits,
         wanted_in_items: Mapping[int, Collection[int]] | None = None,
         stop_at_pixels: bool = False,
     ) -> None:
@@ -118,10 +118,10 @@ class Walk:
         self._length = length
         self._explicit = explicit
         self._big = big_endian
-        self._wanted = wanted  # None: every tag at every depth, as a query identifier is read
+        self._wanted = wanted  # None: every tag at every depth, as for a query identifier
         self._wanted_in_items = wanted_in_items or {}  # by the tag of their sequence at the root
         self._limits = limits
-        self._stop_at_pixels = stop_at_pixels  # what is behind is not there yet, or would have to be inflated
+        self._stop_at_pixels = stop_at_pixels  # what follows has not arrived yet, or would have to be inflated
         self._window = b""
         self._base = 0
         self._bytes_left = limits.bytes
@@ -130,12 +130,12 @@ class Walk:
         self._stack: list[_Frame] = []
 
     def run(self) -> None:
-        """Walk to the end of the data set, the first limit, or the first thing that cannot be passed over."""
+        """Walk to the end of the data set, the first limit, or the first part that cannot be skipped."""
         if self._length == 0:
             return
         try:
             self._fill(0, 8)
-            self._trust_first_element()
+            self._detect_vr()
             root = _Frame(
                 self._length, explicit=self._explicit, undefined=False, sink=self.elements, wanted=self._wanted
             )
@@ -147,7 +147,7 @@ class Walk:
                 else:
                     self._walk_elements(frame)
         except _Stop:
-            # Items that were complete when the walk stopped still count.
+            # Items that were complete when the walk stopped are kept.
             while self._stack:
                 self._pop()
 
@@ -159,7 +159,7 @@ class Walk:
         return _Stop()
 
     def _fill(self, position: int, least: int) -> None:
-        """Move the window to `position`. Raises _Stop when fewer than `least` bytes are left or a limit is met."""
+        """Move the window to `position`. Raises _Stop if fewer than `least` bytes are left or a limit is reached."""
         if self._limits.clock() > self._deadline:
             raise self._fail("took longer to read than the time limit")
         self._window = self._read(position, min(position + _WINDOW, self._length))
@@ -177,8 +177,8 @@ class Walk:
         if self._limits.clock() > self._deadline:
             raise self._fail("took longer to read than the time limit")
 
-    def _trust_first_element(self) -> None:
-        """Senders mislabel Implicit and Explicit VR; the first element tells (as pydicom and DCMTK decide)."""
+    def _detect_vr(self) -> None:
+        """Senders mislabel Implicit and Explicit VR; the first element decides (as in pydicom and DCMTK)."""
         vr = self._window[4:6]
         looks_explicit = vr in _HEAD_OF
         if looks_explicit and not self._explicit:
@@ -192,7 +192,7 @@ class Walk:
 
     # One loop over local names: a call per element would double the cost of a header.
     def _walk_elements(self, frame: _Frame) -> None:  # noqa: C901, PLR0912, PLR0915
-        """Pass over elements until the frame ends or a sequence must be entered."""
+        """Walk elements until the frame ends or a sequence must be entered."""
         unpack = (_EXPLICIT if frame.explicit else _TAG_LENGTH)[self._big].unpack_from
         explicit, stop, sink, big, wanted = frame.explicit, frame.stop, frame.sink, self._big, frame.wanted
         window, base, position = self._window, self._base, self.position
@@ -251,7 +251,7 @@ class Walk:
     def _odd_header(
         self, group: int, written: bytes, window: bytes, offset: int, short_length: int
     ) -> tuple[int, bytes, int]:
-        """An element whose VR is none of PS3.5: delimiters, an unknown VR, or a stretch of Implicit VR."""
+        """An element whose VR is not in PS3.5: a delimiter, an unknown VR, or a run of Implicit VR."""
         if group == 0xFFFE or not (written.isalpha() and written.isupper()):
             if group != 0xFFFE:
                 self._note("an element has no valid VR")
@@ -266,7 +266,7 @@ class Walk:
         return self._read(start, stop)
 
     def _special(self, frame: _Frame, tag: int, written: bytes, head: int, length: int) -> bool:
-        """Deal with delimiters, Pixel Data, undefined lengths and overlong values; True when the frame changed."""
+        """Handle delimiters, Pixel Data, undefined lengths and overlong values; True if the frame changed."""
         if tag >> 16 == 0xFFFE:
             return self._delimiter(frame, tag)
         start = self.position + head
@@ -282,7 +282,7 @@ class Walk:
                 raise self._fail("an element is longer than the data set")
             self._note("an element is longer than its item")
             self.position = frame.stop
-        else:  # Pixel Data inside an item, as icons have
+        else:  # Pixel Data inside an item, as in icons
             self.position = start + length
         return False
 
@@ -315,7 +315,7 @@ class Walk:
         self.pixel = PixelValue(start, self._length - start, encapsulated=True, whole=True)
         tail = self._read(self._length - 8, self._length)
         if _TAG_LENGTH[self._big].unpack(tail) == (0xFFFE, 0xE0DD, 0):
-            raise _Stop  # ends with its delimiter: walking thousands of fragments would tell nothing more
+            raise _Stop  # ends with its delimiter: walking thousands of fragments would add nothing
         self.position = start
         self._enter_sequence(frame, _PIXEL_DATA, "OB", frame.stop, undefined=True)
         return True
@@ -334,7 +334,7 @@ class Walk:
         self._stack.append(below)
 
     def _walk_items(self, frame: _Frame) -> None:
-        """Pass over items until the sequence ends or an item must be entered."""
+        """Walk items until the sequence ends or an item must be entered."""
         while self.position < frame.stop:
             offset = self.position - self._base
             if offset + 8 > len(self._window) or offset < 0:
@@ -367,7 +367,7 @@ class Walk:
         self._pop()
 
     def _enter_item(self, frame: _Frame, length: int) -> bool:
-        """Skip an item nobody wants by its length; True when it must be walked."""
+        """Skip an item that is not wanted by its length; True if it must be walked."""
         undefined = length == _UNDEFINED
         end = frame.stop if undefined else self.position + length
         if end > frame.stop:

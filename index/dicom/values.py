@@ -1,7 +1,7 @@
 """Element values as text: one `str` per value, padding trimmed, numbers in decimal (PS3.5 6.2).
 
-Rule: pure and total; any bytes give some text. Leading and trailing spaces go where PS3.5 calls them padding, only
-trailing ones for LT, ST and UT. It validates nothing: what was stored is what is shown.
+Rule: pure and total; any bytes give some text. Leading and trailing spaces are removed where PS3.5 calls them padding,
+for LT, ST and UT only trailing ones. It validates nothing: what was stored is shown.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _STRUCTS: Final = {
 }
 _TAG: Final = {False: struct.Struct("<HH"), True: struct.Struct(">HH")}
 _OPAQUE: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ"})
-PADDING: Final = " \0"  # around values, as PS3.5 6.2 has it and as devices write it
-_LOST: Final = "\ufffd"
-_TELL_APART: Final = frozenset({PATIENT_ID, ISSUER_OF_PATIENT_ID})
+PADDING: Final = " \0"  # around values, as PS3.5 6.2 defines it and as devices write it
+_REPLACEMENT: Final = "\ufffd"
+_IDENTIFYING: Final = frozenset({PATIENT_ID, ISSUER_OF_PATIENT_ID})
 
 
 def _kind(vr: str) -> str:
@@ -35,9 +35,9 @@ def _kind(vr: str) -> str:
 
 
 def pack_numbers(vr: str, values: Sequence[str]) -> bytes | None:
-    """Return numbers as Little Endian binary of a VR of BINARY_VRS; None where one is no number, or beyond its range.
+    """Return numbers as little-endian binary of a VR of BINARY_VRS; None if one is no number or out of range.
 
-    An empty value makes no number.
+    Empty values are left out.
     """
     number = float if vr in ("FL", "FD") else int
     code = _STRUCTS[vr, False]
@@ -50,7 +50,7 @@ def pack_numbers(vr: str, values: Sequence[str]) -> bytes | None:
 def decode_value(
     tag: int, vr: str, raw: bytes, charset: tuple[str, ...], *, big_endian: bool = False
 ) -> tuple[str, ...]:
-    """Return the values of one element; `vr` is what the data set said ("" for Implicit VR). Empty gives ()."""
+    """Return the values of one element, () if it is empty; `vr` is that of the data set ("" for Implicit VR)."""
     if vr in ("", "UN"):
         vr = vr_of(tag)
     if vr in BINARY_VRS:
@@ -63,7 +63,7 @@ def decode_value(
     if vr in _OPAQUE:
         return ()
     text = decode_text(raw, charset, vr) if vr in TEXT_VRS else raw.decode("latin-1")
-    if tag in _TELL_APART and _LOST in text:  # a wrong Specific Character Set must not make two patients one
+    if tag in _IDENTIFYING and _REPLACEMENT in text:  # a wrong Specific Character Set must not merge two patients
         text = raw.decode("latin-1")
     if vr in _UNSPLIT:
         text = text.rstrip(PADDING)
@@ -77,10 +77,10 @@ def decode_value(
 def decode_as(
     tag: int, vr: str, written: str, raw: bytes, charset: tuple[str, ...], *, big_endian: bool = False
 ) -> tuple[str, ...] | None:
-    """Return the values of an element that was written with one VR ("" in Implicit VR) and whose attribute has `vr`.
+    """Return the values of an element that was `written` with one VR ("" in Implicit VR) and whose attribute has `vr`.
 
-    None where they cannot be one: text, number and sequence stay what they are. Text under the name of another text VR
-    is text all the same, and so are numbers; what the VR is unknown of is read as what it should be.
+    None if the kinds differ: text, number and sequence are never converted into each other. Another text VR is still
+    text, and another number VR a number. A value of unknown VR is read with the VR of its attribute.
     """
     if written in ("", "UN", vr) or (_kind(written) == _kind(vr) != "opaque"):
         return decode_value(tag, written if vr in BINARY_VRS else vr, raw, charset, big_endian=big_endian)

@@ -1,9 +1,9 @@
-"""Wildcards of PS3.4 C.2.2.2.4 over one string, in time that grows with its length only.
+"""Wildcards of PS3.4 C.2.2.2.4 over one string, in time linear in its length.
 
-Rule: pure. `*` is any run of characters, also none, `?` exactly one; everything else is itself. Pieces between stars
-are taken at their leftmost place, which is right because a later one could only leave less for the rest; a piece with
-`?` is looked for bit-parallel (shift-and: one bit of an integer for each of its characters), so that no input makes it
-try again and again.
+Rule: pure. `*` is any run of characters, even an empty one, `?` exactly one; everything else is literal. Pieces between
+stars are matched at their leftmost place, which is right because a later one could only leave less for the rest. A
+piece with `?` is searched bit-parallel (shift-and: one bit of an integer per character), so that no input makes it
+backtrack.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["compile_wildcards"]
 
 
 def compile_wildcards(pattern: str) -> Callable[[str], bool]:
-    """Return a function that tells whether a whole text matches `pattern`."""
+    """Return a function that decides whether a whole text matches `pattern`."""
     texts = pattern.split("*")
     if len(texts) == 1:
         whole = _Piece(pattern)
@@ -47,21 +47,21 @@ class _Piece:
         self.length = len(text)
         self._has_gaps = "?" in text
         gaps = sum(1 << i for i, c in enumerate(text) if c == "?") if self._has_gaps else 0
-        self._where: dict[str, int] = {"": gaps}  # at which places of the piece a character may stand
+        self._where: dict[str, int] = {"": gaps}  # the positions in the piece at which a character may be
         if self._has_gaps:
             for i, c in enumerate(text):
                 if c != "?":
                     self._where[c] = self._where.get(c, gaps) | 1 << i
 
     def is_at(self, text: str, at: int) -> bool:
-        """Whether the piece stands at this place."""
+        """Whether the piece is at this position."""
         if not self._has_gaps:
             return text.startswith(self._text, at)
         there = text[at : at + self.length]
         return len(there) == self.length and all(p in ("?", c) for p, c in zip(self._text, there, strict=True))
 
     def end_in(self, text: str, at: int, stop: int) -> int:
-        """Where the leftmost occurrence between two places ends; -1 where there is none."""
+        """Where the leftmost occurrence between two positions ends; -1 if there is none."""
         if not self._has_gaps:
             found = text.find(self._text, at, stop)
             return found if found < 0 else found + self.length

@@ -1,1 +1,1 @@
-"""What the index keeps of one object: whose it is, its attributes, the day its retention counts from."""
+"""What the index keeps of one object: its patient, its attributes, the day its retention starts."""

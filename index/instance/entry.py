@@ -1,9 +1,9 @@
 """What the index keeps of one instance: plain attribute values by level, its identity, and its pixel layout.
 
-Rule: pure, total and bounded (`index.dicom.bounds`). The data set decides; the identity that the C-STORE request gave
-only fills what the data set lacks. Odd values are indexed as they are. A value of another kind than its attribute, and
-what goes beyond a bound, is left out and told in `problem`: the object is stored and found by the rest all the same,
-and a data set that cannot be read at all still gives an entry that can be found by its SOP Instance UID.
+Rule: pure, total and bounded (`index.dicom.bounds`). The data set decides; the identity from the C-STORE request only
+fills what the data set lacks. Odd values are indexed as they are. A value of another kind than its attribute, or beyond
+a bound, is left out and reported in `problem`: the object is stored and found by the rest nevertheless, and a data set
+that cannot be read at all still gives an entry that is found by its SOP Instance UID.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coffer.index.dicom.attributes import (
     STUDY_UID,
     Attribute,
     Item,
-    Level,
+    QueryLevel,
     Stored,
 )
 from coffer.index.dicom.bounds import (
@@ -34,20 +34,20 @@ from coffer.index.dicom.bounds import (
     longest_of,
     most_values_of,
 )
-from coffer.index.dicom.headers import Header
-from coffer.index.instance.kept_values import LONG_TEXTS, NAMING, Keeper
+from coffer.index.dicom.headers import DataSetHeader
+from coffer.index.instance.kept_values import LONG_TEXTS, NAMING, ValueKeeper
 from coffer.index.instance.patient_id import LONGEST_IDENTITY, identity_of
 
 __all__ = ["Identity", "InstanceEntry", "could_be_extracted", "extract", "pixel_layout"]
 
 _ROWS, _COLUMNS, _FRAMES = 0x00280010, 0x00280011, 0x00280008
 _SAMPLES, _BITS_ALLOCATED = 0x00280002, 0x00280100
-_STUDY_LEVELS: Final = frozenset({Level.PATIENT, Level.STUDY})
+_STUDY_LEVELS: Final = frozenset({QueryLevel.PATIENT, QueryLevel.STUDY})
 _TOO_MUCH: Final = 1 << 30
 
 
 def _rank(attribute: Attribute) -> tuple[int, int]:
-    """What comes first where not everything finds room: UIDs, IDs, then values by level, sequences, long texts."""
+    """What takes precedence if there is no room for everything: UIDs, IDs, values by level, sequences, long texts."""
     if attribute.vr == "UI":
         return 0, attribute.level
     if attribute.tag in NAMING:
@@ -63,7 +63,7 @@ _BY_RANK: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the request said the object is: Affected SOP Class and Instance UID (PS3.7 9.3.1.1)."""
+    """The object's identity as the request gave it: Affected SOP Class and Instance UID (PS3.7 9.3.1.1)."""
 
     sop_class: str
     sop_instance: str
@@ -71,9 +71,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class InstanceEntry:
-    """One instance for the index. `patient` and `study` describe the study's row, `series` and `image` theirs."""
+    """One instance for the index. `study` describes the study's row, `series` and `image` theirs.
 
-    study_uid: str  # "" where the data set has none: the instance is then found by SOP Instance UID only
+    Patient and issuer are distinguished by `patient_id` and `issuer` (`index.instance.patient_id`), which are complete
+    even if the values in `study` are not.
+    """
+
+    study_uid: str  # "" if the data set has none: the instance is then found by SOP Instance UID only
     series_uid: str
     sop_instance: str
     sop_class: str
@@ -81,16 +85,14 @@ class InstanceEntry:
     series: Stored
     image: Stored
     layout: PixelLayout | None
-    patient_id: (
-        str  # what the patient is told apart by, with the issuer (`index.instance.patient_id`): whole, also where the
-    )
-    issuer: str  # values above are not
-    problem: str | None = None  # why something of it is not kept, free of data
+    patient_id: str
+    issuer: str
+    problem: str | None = None  # why something was left out, without data of the object
 
 
-def extract(header: Header, identity: Identity) -> InstanceEntry:
+def extract(header: DataSetHeader, identity: Identity) -> InstanceEntry:
     """Return the index's view of a scanned header. Never raises."""
-    keeper = Keeper(header)
+    keeper = ValueKeeper(header)
     by_level: tuple[Stored, Stored, Stored, Stored] = ({}, {}, {}, {})
     elements = header.elements
     for tag, vr, level, room in _BY_RANK:
@@ -120,15 +122,16 @@ def extract(header: Header, identity: Identity) -> InstanceEntry:
 
 
 def could_be_extracted(entry: InstanceEntry) -> bool:
-    """Whether `extract` can have made it: what another process says that it has read is checked before it is kept."""
+    """Whether `extract` can have made it: an entry that another process sends is checked before it is kept."""
     study_and_series = (STUDY_UID, entry.study_uid), (SERIES_UID, entry.series_uid)
     own = (SOP_INSTANCE, entry.sop_instance), (SOP_CLASS, entry.sop_class)
     if any(len(uid) > longest_of(tag, "UI") for tag, uid in (*study_and_series, *own)):
         return False
     if max(len(entry.patient_id), len(entry.issuer)) > LONGEST_IDENTITY:
         return False
-    left = ENTRY_BYTES + longest_of(SOP_INSTANCE, "UI") + longest_of(SOP_CLASS, "UI")  # those may be the request's
-    levels = (entry.study, _STUDY_LEVELS), (entry.series, {Level.SERIES}), (entry.image, {Level.IMAGE})
+    # The SOP UIDs may come from the request, beyond the room for the data set's values.
+    left = ENTRY_BYTES + longest_of(SOP_INSTANCE, "UI") + longest_of(SOP_CLASS, "UI")
+    levels = (entry.study, _STUDY_LEVELS), (entry.series, {QueryLevel.SERIES}), (entry.image, {QueryLevel.IMAGE})
     for stored, allowed in levels:
         for tag, values in stored.items():
             attribute = ATTRIBUTES.get(tag)
@@ -139,7 +142,7 @@ def could_be_extracted(entry: InstanceEntry) -> bool:
 
 
 def _length(attribute: Attribute, values: tuple[str | Item, ...]) -> int:
-    """Characters of an attribute's values; more than there is room for where they are too many or of another kind."""
+    """Characters of an attribute's values; more than there is room for if they are too many or of another kind."""
     if attribute.vr != "SQ":
         texts = [value for value in values if isinstance(value, str)]
         fits = len(texts) == len(values) <= most_values_of(attribute.tag, attribute.vr)
@@ -157,8 +160,8 @@ def _uid(values: tuple[str | Item, ...] | None) -> str:
     return first if isinstance(first, str) else ""
 
 
-def pixel_layout(header: Header) -> PixelLayout | None:
-    """The codec's hint for native pixels; None where they are encapsulated, cut, deflated, or not described."""
+def pixel_layout(header: DataSetHeader) -> PixelLayout | None:
+    """The codec's hint for native pixels; None if they are encapsulated, cut, deflated, or not described."""
     pixel = header.pixel
     if pixel is None or not pixel.length or pixel.encapsulated or not pixel.whole or header.inflated:
         return None

@@ -1,7 +1,7 @@
-"""Whose an object is, and what the site says of it: parts of studies, issuers that go without saying, versions.
+"""Which patient an object belongs to, and the site's rules for it: parts of studies, default issuers, versions.
 
-Rule: pure. The data set decides; what the rules add is for telling patients apart only, and no byte of an object
-changes. The calling AE title is worth what an AE title is worth: anyone can claim one.
+Rule: pure. The data set decides; the rules only help to distinguish patients, and change no byte of an object. Rules by
+calling AE title are only as reliable as that title: any caller can claim one.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import msgspec
 
 from coffer.index.instance.entry import InstanceEntry
 
-__all__ = ["PartId", "Patient", "Patients", "Rules", "Serve", "are_apart"]
+__all__ = ["PartId", "Patient", "Rules", "Serve", "StudyPatients", "are_apart"]
 
 Serve: TypeAlias = Literal["newest", "first"]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024)]
 
 
 class PartId(msgspec.Struct, frozen=True, array_like=True):
-    """What makes a part: the objects of one patient, as they state it, under one Study Instance UID.
+    """Identifies a part: the objects of one patient, as they state it, under one Study Instance UID.
 
-    Patient ID and issuer are without padding, their case is kept; "" where there is none. An object without a Study
-    Instance UID is a part of its own: then `study_uid` is "" and `sop_instance` says which; otherwise that one is "".
+    Patient ID and issuer are without padding and keep their case; "" if there is none. An object without a Study
+    Instance UID is a part of its own: then `study_uid` is "" and `sop_instance` names it; otherwise the latter is "".
     """
 
     study_uid: Text
@@ -36,20 +36,20 @@ class PartId(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def text(self) -> str:
-        """One text for all of it, as its token is made of it (FORMAT.md)."""
+        """One text for all of it, from which its token is made (FORMAT.md)."""
         return f"{self.study_uid}\0{self.patient_id}\0{self.issuer}\0{self.sop_instance}"
 
     @property
     def name(self) -> str:
-        """The UID that its row is found by: of its study, or NUL and its own."""
+        """The text by which its row is found: the Study Instance UID, or NUL and the SOP Instance UID."""
         return self.study_uid or f"\0{self.sop_instance}"
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What an absent issuer means, and which version is served: for all, and by the AE title that an object came from.
+    """What an absent issuer means, and which version is served: in general, and by the AE title of the sender.
 
-    `serve` "newest": a further version of an instance takes the place of the one served; "first": it is kept beside it.
+    `serve` "newest": a further version of an instance replaces the one that is served; "first": it is only kept.
     """
 
     default_issuer: str = ""
@@ -66,29 +66,29 @@ class Rules:
         return PartId(entry.study_uid, entry.patient_id, issuer, own)
 
     def replaces(self, source_ae: str) -> bool:
-        """Whether a version from `source_ae` takes the place of the one that is served."""
+        """Whether a version from `source_ae` replaces the one that is served."""
         return self.serve_by_ae.get(source_ae, self.serve) == "newest"
 
     @property
     def digest(self) -> bytes:
-        """32 bytes that change with the rules, as FORMAT.md says: rows made under others are not to be used."""
+        """32 bytes that change with the rules (FORMAT.md): rows made under other rules must not be used."""
         by_ae = (sorted(each.items()) for each in (self.default_issuer_by_ae, self.serve_by_ae))
         issuers, serves = by_ae
-        told = [self.default_issuer, issuers, self.serve, serves]
-        return sha256(json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()).digest()
+        rules = [self.default_issuer, issuers, self.serve, serves]
+        return sha256(json.dumps(rules, ensure_ascii=False, separators=(",", ":")).encode()).digest()
 
 
 class Patient(msgspec.Struct, frozen=True, array_like=True):
-    """Who one patient is: Patient ID and issuer; without an ID the objects of one study, or one object without a study,
-    which are nobody else's: then `alone` is the part's name."""
+    """Identifies one patient by Patient ID and issuer. Without a Patient ID, the objects of one study, or one object
+    without a study, are a patient of their own: then `alone` is the part's name."""
 
     patient_id: str
     issuer: str = ""
     alone: str = ""
 
 
-class Patients:
-    """The patients of one study's parts, told apart together; as quick for many as for few."""
+class StudyPatients:
+    """The patients of one study's parts, distinguished by looking at all parts; the time per part is constant."""
 
     def __init__(self, parts: Iterable[PartId]) -> None:
         """Takes the parts in which something is served."""
@@ -99,7 +99,7 @@ class Patients:
                 self._issuers.setdefault(part.patient_id, set()).add(part.issuer)
 
     def of(self, part: PartId) -> Patient:
-        """The patient of a part: an absent issuer is the one that the Patient ID has in the study, never one of two."""
+        """The patient of a part: an absent issuer is the only one that the Patient ID has in the study, if just one."""
         if not part.patient_id:
             return Patient("", "", part.name)
         if part.issuer or not part.study_uid:
@@ -109,10 +109,10 @@ class Patients:
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """The number of patients."""
         return len({self.of(part) for part in self._parts})
 
 
 def are_apart(one: PartId, other: PartId) -> bool:
-    """Whether two parts of a study cannot be one patient's."""
+    """Whether two parts of a study cannot belong to the same patient."""
     return one.patient_id != other.patient_id or bool(one.issuer and other.issuer and one.issuer != other.issuer)

@@ -1,7 +1,7 @@
-"""What is kept of the values of one object, within the bounds of `index.dicom.bounds`.
+"""The values of one object that the index keeps, within the bounds of `index.dicom.bounds`.
 
-Rule: pure and total. A value of another kind than its attribute (text, number, sequence), and what finds no room, is
-left out and told; overlong text is cut, but never what names a patient or an object. It knows no levels.
+Rule: pure and total. A value of another kind than its attribute (text, number, sequence), or without room, is left out
+and reported; overlong text is cut, but never an identifier of a patient or an object. It knows no levels.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from coffer.index.dicom.attributes import (
+    ACCESSION_NUMBER,
+    ADMISSION_ID,
     BINARY_VRS,
     ISSUER_OF_PATIENT_ID,
     ITEM_ATTRIBUTES,
     MODALITY,
     PATIENT_ID,
+    STUDY_ID,
     Item,
 )
 from coffer.index.dicom.bounds import (
@@ -25,35 +28,35 @@ from coffer.index.dicom.bounds import (
     longest_of,
     most_values_of,
 )
-from coffer.index.dicom.headers import Header
+from coffer.index.dicom.headers import DataSetHeader
 from coffer.index.dicom.parser import Element, Elements
 from coffer.index.dicom.values import decode_as, pack_numbers
 
-__all__ = ["LONG_TEXTS", "NAMING", "Keeper"]
+__all__ = ["LONG_TEXTS", "NAMING", "ValueKeeper"]
 
-_ACCESSION_NUMBER, _STUDY_ID, _ADMISSION_ID = 0x00080050, 0x00200010, 0x00380010
-# The beginning of these is another one's name: better none than a wrong one.
-NAMING: Final = frozenset({PATIENT_ID, ISSUER_OF_PATIENT_ID, _ACCESSION_NUMBER, _STUDY_ID, _ADMISSION_ID, MODALITY})
+
+# A truncated value of these may identify somebody else: none is better than a wrong one.
+NAMING: Final = frozenset({PATIENT_ID, ISSUER_OF_PATIENT_ID, ACCESSION_NUMBER, STUDY_ID, ADMISSION_ID, MODALITY})
 LONG_TEXTS: Final = frozenset({"LT", "ST", "UC", "UT"})
 
 
-class Keeper:
-    """Takes values in one after the other while there is room. `problem` is the first reason to leave one out."""
+class ValueKeeper:
+    """Takes values one by one while there is room. `problem` is the first reason to leave one out."""
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: DataSetHeader) -> None:
         self.problem: str | None = None
         self._charset = header.charset
         self._big_endian = header.big_endian
         self._left = ENTRY_BYTES
 
     def values(self, tag: int, vr: str, element: Element, room: int) -> tuple[str, ...]:
-        """What is kept of one element in `room` bytes; () where it is of another kind, or finds no room."""
+        """The values of one element to keep in `room` bytes; () if it is of another kind, or there is no room."""
         values, spent = self._values(tag, vr, element, min(room, self._left))
         self._left -= spent
         return values
 
     def items(self, tag: int, element: Element) -> tuple[Item, ...]:
-        """What is kept of one sequence; () where it is none."""
+        """The items of one sequence to keep; () if it is none."""
         if element.vr != "SQ":
             self._note_kind(element)
             return ()
@@ -80,7 +83,7 @@ class Keeper:
         return item, room - left
 
     def _values(self, tag: int, vr: str, element: Element, room: int) -> tuple[tuple[str, ...], int]:
-        """The values of one element that are kept, and how many bytes they are."""
+        """The values of one element to keep, and their size in bytes."""
         values = decode_as(tag, vr, element.vr, element.raw, self._charset, big_endian=self._big_endian)
         if values is None:
             self._note_kind(element)
@@ -91,11 +94,11 @@ class Keeper:
             if vr in BINARY_VRS and element.vr != vr and pack_numbers(vr, values) is None:
                 self._note("a number is beyond the range of its attribute")
                 return (), 0
-            return values, len(values[0])  # nearly all are so
+            return values, len(values[0])  # the common case
         return self._several(tag, vr, values, room)
 
     def _several(self, tag: int, vr: str, values: tuple[str, ...], room: int) -> tuple[tuple[str, ...], int]:
-        """As `_values`, of values that may be more, or longer, than what is kept."""
+        """As `_values`, for values that may exceed the bounds in number or length."""
         if vr in BINARY_VRS and pack_numbers(vr, values[:MOST_VALUES]) is None:
             self._note("a number is beyond the range of its attribute")
             return (), 0

@@ -1,7 +1,7 @@
-"""What is recorded beside a data set inside its sealed body, as msgpack: enough to write Part 10 and to index again.
+"""The metadata beside a data set in its sealed body, as msgpack: enough to write a Part 10 file and to index again.
 
-Rule: pure codec. Unknown fields are an error (another version wrote them); absent ones have defaults. It holds nothing
-that the data set itself says, except the identity that the request gave.
+Rule: pure codec. Unknown fields are an error (another version wrote them); absent ones have defaults. It repeats
+nothing from the data set, except the identity from the request.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ VERSION: Final = 2
 class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Version 2. `received_ms` counts milliseconds since 1970 UTC; `file_meta` is group 0002 as received, if any.
 
-    `order` is the number of the record that the object first came in, where it was sealed again since and stands in a
-    later one; -1: it stands where it came in. Of two versions of an instance the one with the higher number is newer.
+    `order` is the number of the object's first record if it was sealed again since and is now in a later one; -1: it is
+    still in its first record. Of two versions of an instance the one with the higher number is newer.
     """
 
     transfer_syntax: str
@@ -41,7 +41,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     @staticmethod
     def decode(data: Buffer) -> ObjectMeta:
-        """Return the meta. Raises FormatError for another version or anything that is not one."""
+        """Return the meta. Raises FormatError for another version and for anything else."""
         try:
             fields = _DECODER.decode(data)
             if not isinstance(fields, dict) or fields.pop("v", None) != VERSION:

@@ -1,8 +1,8 @@
-"""The texts that patients are told apart by: Patient ID and its issuer, each whole, whatever the index keeps to show.
+"""The texts that distinguish patients: Patient ID and its issuer, each complete, whatever the index keeps to show.
 
-Rule: pure. What an index cuts or leaves out must never make two patients one, so this is made of everything that was
-received. Within 256 characters it is the value itself, without padding, its case kept (PS3.5 6.2: VR LO); what is
-longer, holds a NUL inside, or is of another kind than text counts by its SHA-256 as well.
+Rule: pure. What an index cuts or leaves out must never merge two patients, so these texts are made from everything that
+was received. Up to 256 characters the text is the value itself, without padding, in its own case (PS3.5 6.2: VR LO). A
+value that is longer, contains a NUL, or is not text is represented by its SHA-256 as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LONGEST_IDENTITY: Final = _KEPT + 1 + 2 * sha256().digest_size
 
 
 def identity_text(values: Iterable[str]) -> str:
-    """What a Patient ID or issuer with these values is told apart by; "" for one that says nothing."""
+    """The text that stands for a Patient ID or issuer with these values; "" if they are empty."""
     text = "\\".join(values).strip(PADDING)
     if len(text) <= _KEPT and "\0" not in text:
         return text
@@ -29,7 +29,7 @@ def identity_text(values: Iterable[str]) -> str:
 
 
 def identity_of(tag: int, element: Element | None, charset: tuple[str, ...]) -> str:
-    """The same of an element of a data set; "" where there is none, or a sequence, which names nobody."""
+    """The same for an element of a data set; "" if it is absent or a sequence, which identifies nobody."""
     if element is None or not element.raw.strip(PADDING.encode()):
         return ""
     values = decode_as(tag, "LO", element.vr, element.raw, charset)

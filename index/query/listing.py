@@ -1,6 +1,6 @@
-"""What an index tells of parts, their keys and their versions: for whoever stores, holds, erases or lists.
+"""The parts in an index, their keys and their versions: for storing, holding, erasing and listing.
 
-Rule: reads only; what was accepted until the question is in the answer. `index.index` is the whole.
+Rule: reads only; an answer holds everything that was accepted before the question. `index.index` is the whole.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from coffer.index.tables.lookup import Lookup
 from coffer.index.tables.rows import Version
 from coffer.index.tables.sealed_rows import STUDY, Tables
 
-__all__ = ["Listing"]
+__all__ = ["PartListing"]
 
 
-class Listing:
+class PartListing:
     """The part of `index.index.Index` that lists. Thread-safe."""
 
     def __init__(self, tables: Tables, catalogue: Catalogue, lookup: Lookup, views: Views) -> None:
@@ -30,14 +30,14 @@ class Listing:
 
     @abstractmethod
     def follow(self) -> None:
-        """Take in what was accepted and see what was shredded, until now."""
+        """Apply what was accepted, and hide what was shredded, until now."""
 
     def is_stored(self, name: bytes) -> bool:
-        """Whether a study that can be opened stands under what `name_of` gave for it."""
+        """Whether a study with this `study_token` is stored and can be opened."""
         return any(self._lookup.study(ref) is not None for ref in self._tables.under(bytes((STUDY,)) + name))
 
     def study_key_for(self, part: PartId) -> bytes | None:
-        """The id of the key a part's objects are sealed under; None for a part that has no readable row."""
+        """The id of the key that a part's objects are sealed under; None for a part without a readable row."""
         _, row = self._lookup.part(part)
         return row.study_key_id if row else None
 
@@ -46,12 +46,12 @@ class Listing:
         return frozenset(key_id for part in self.parts(study_uid) for key_id in part.key_ids)
 
     def has_another_patient(self, part: PartId) -> bool:
-        """Whether objects that are served under the part's Study Instance UID cannot be its patient's."""
+        """Whether objects of another patient are served under the part's Study Instance UID."""
         beside = self._lookup.parts_of_study(part.study_uid)
         return any(row.instances and are_apart(row.part, part) for _, row in beside)
 
     def newest_of(self, study_uid: str, series_uid: str, sop_instance: str) -> tuple[PartId, Version] | None:
-        """The version of an instance of a series of a study that came last, served or not, and its part."""
+        """The version of an instance of a series of a study that arrived last, served or not, and its part."""
         chain = self._lookup.chain(study_uid, series_uid, sop_instance)
         found = ((link.study.part, version) for link in chain for version in link.row.versions)
         return max(found, key=lambda each: each[1].order, default=None)
@@ -62,13 +62,13 @@ class Listing:
         return self._parts.of_study(study_uid)
 
     def parts_of_patient(self, patient_id: str, issuer: str | None = None) -> list[Part]:
-        """A patient's parts, also those in which nothing is served, as `index.query.parts.Parts.of_patient` says."""
+        """A patient's parts, including those in which nothing is served (`index.query.parts.Parts.of_patient`)."""
         self.follow()
         self._catalogue.wait()
         return self._parts.of_patient(patient_id, issuer)
 
     def parts_of_instance(self, sop_instance: str) -> list[Part]:
-        """The parts that have a version under a SOP Instance UID, also that of an object without a study."""
+        """The parts that have a version under a SOP Instance UID, including that of an object without a study."""
         self.follow()
         return self._parts.of_instance(sop_instance)
 
@@ -79,8 +79,8 @@ class Listing:
         return self._parts.all()
 
     def without_study(self) -> Iterator[str]:
-        """The SOP Instance UIDs of objects that are in no study, oldest first; one of several patients' once for each.
-        No query shows them."""
+        """The SOP Instance UIDs of objects in no study, which no query shows, oldest first; a UID that several patients
+        have is listed once for each."""
         self.follow()
         self._catalogue.wait()
         return self._parts.without_study()
@@ -91,6 +91,6 @@ class Listing:
         return self._parts.versions(sop_instance)
 
     def served_without(self, going: Collection[PartId]) -> dict[PartId, int]:
-        """How many instances each other part would have served in place of these parts' versions, were they gone."""
+        """How many instances each other part would serve in place of the versions of `going` if those were removed."""
         self.follow()
         return self._parts.served_without(going)

@@ -1,8 +1,8 @@
-"""From unique keys to stored instances: what C-MOVE, C-GET and commitment ask.
+"""From unique keys to stored instances: for C-MOVE, C-GET and storage commitment.
 
-Rule: exact values only, and every key that is given must hold, so that neither two studies that claim the same UID nor
-two patients under one Study Instance UID ever mix unasked. It matches no other attributes (`index.query.query`) and
-reads no bodies.
+Rule: exact values only, and every given key must match, so that neither two studies with the same UID nor two patients
+under one Study Instance UID are ever mixed by accident. It matches no other attributes (`index.query.query`) and reads
+no bodies.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from coffer.index.dicom.attributes import PATIENT_ID, SERIES_UID, SOP_INSTANCE, STUDY_UID
-from coffer.index.instance.identity import Patient, Patients
+from coffer.index.instance.identity import Patient, StudyPatients
 from coffer.index.query.views import StudyView, Views
 from coffer.index.tables.lookup import Link, Lookup
 from coffer.index.tables.rows import Version
@@ -23,7 +23,7 @@ __all__ = ["Located", "Locator"]
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """One instance that is served, whose it is, and where its bytes are. `version` is the served one; `versions` are
+    """One instance that is served, its patient, and where its bytes are. `version` is the served one; `versions` are
     those of the same part, oldest first."""
 
     study_uid: str
@@ -47,9 +47,9 @@ class Locator:
     def locate(self, keys: Mapping[int, Sequence[str]], issuer: str | None = None) -> Iterator[Located]:
         """Yield the instances under exact unique keys (Patient ID, Study, Series and SOP Instance UID), oldest first.
 
-        A key that is absent or empty restricts nothing; without any key nothing is yielded. `issuer` restricts a
-        Patient ID to that of one issuer ("": of none); None: of any. Instances that could not be indexed are found by
-        their SOP Instance UID alone.
+        A key that is absent or empty restricts nothing; without any key nothing is yielded. `issuer` restricts the
+        Patient ID to those of one issuer ("": of none; None: of any). Instances that could not be indexed are found by
+        their SOP Instance UID only.
         """
         sop, series, studies, patients = (
             _listed(keys, tag) for tag in (SOP_INSTANCE, SERIES_UID, STUDY_UID, PATIENT_ID)
@@ -70,7 +70,7 @@ class Locator:
             links = (link for ref in refs for link in self._all_of(ref))
         else:
             return
-        known: dict[str, Patients] = {}
+        known: dict[str, StudyPatients] = {}
         for link in links:
             if link is None or not link.row.is_served:
                 continue
@@ -82,17 +82,17 @@ class Locator:
             yield _located(link, patient)
 
     def issuers_of(self, patient_id: str, studies: Sequence[str] = ()) -> set[str]:
-        """The issuers of the patients with this ID who have any of these studies; without studies, of all."""
+        """The issuers of the patients with this ID who have any of these studies, or any study at all."""
         views: Iterable[StudyView] = self._views.with_patient_id(patient_id) if not studies else ()
         if studies:
             views = (view for uid in studies for view in self._views.of_study(uid))
         return {view.patient.issuer for view in views if view.patient.patient_id == patient_id}
 
-    def _patient_of(self, link: Link, known: dict[str, Patients]) -> Patient:
+    def _patient_of(self, link: Link, known: dict[str, StudyPatients]) -> Patient:
         name = link.study.part.name
         if name not in known:
             siblings = self._lookup.siblings(link.ref[:8], link.study)
-            known[name] = Patients([link.study.part, *(row.part for _, row in siblings if row.instances)])
+            known[name] = StudyPatients([link.study.part, *(row.part for _, row in siblings if row.instances)])
         return known[name].of(link.study.part)
 
     def _all_of(self, study: Ref) -> Iterator[Link | None]:

@@ -1,7 +1,7 @@
-"""The parts of studies and the versions of instances for whoever holds, erases or lists them: also what is not shown.
+"""The parts of studies and the versions of instances, including those not shown: for holding, erasing and listing.
 
 Rule: reads only. A part is the objects of one patient, as they state it, under one Study Instance UID, or one object
-without such a UID; each has a key of its own, and what erases that key erases the part.
+without such a UID. Each part has a key of its own; erasing the key erases the part.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from coffer.index.dicom.attributes import PATIENT_NAME
-from coffer.index.instance.identity import PartId, Patients
+from coffer.index.dicom.attributes import BIRTH_DATE, PATIENT_NAME, STUDY_DATE, STUDY_DESCRIPTION
+from coffer.index.instance.identity import PartId, StudyPatients
 from coffer.index.instance.patient_id import identity_text
 from coffer.index.query.locate import Located
 from coffer.index.query.views import Views
@@ -22,62 +22,62 @@ from coffer.index.tables.sealed_rows import STUDY, Ref, Tables
 
 __all__ = ["Part", "Parts", "StoredVersion"]
 
-_STUDY_DATE, _DESCRIPTION, _BIRTH_DATE = 0x00080020, 0x00081030, 0x00100030
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One patient's objects of one study, as they are stored. Times in ms since 1970 UTC, dates as YYYYMMDD.
 
-    `issuer` is what the objects say (or the site's rules for them), `view_issuer` the one under which the patient is
-    shown: that of another part where this one has none. Names, description and dates are those of what is served; where
-    nothing is, of an older version.
+    `issuer` is stated by the objects (or by the site's rules for them), `view_issuer` is the one under which the
+    patient is shown: that of another part if this one has none. Names, description and dates are those of what is
+    served or, if nothing is, of an older version.
     """
 
     id: PartId
     view_issuer: str
-    name: bytes  # the 16 bytes under which its rows are found when its key is gone; all parts of a study have the same
+    name: (
+        bytes  # the `study_token`, by which its rows are found when its key is gone; the same for all parts of a study
+    )
     key_ids: frozenset[bytes]  # every key that a version in it is sealed under
     patient_name: str
     birth_date: str
     study_date: str
     description: str
-    latest_date: str  # from which the retention counts (`retention_day`): the latest of all versions ever stored in it
-    received_ms: int  # when its newest version came
+    latest_date: str  # from which the retention counts: the latest of all versions ever stored (`retention_day`)
+    received_ms: int  # when its newest version arrived
     instances: int  # served
-    versions: int  # stored, those that are not served included
-    some_without_issuer: bool  # one of them at least does not state an issuer itself, whatever the rules say of it
+    versions: int  # stored, including those that are not served
+    some_without_issuer: bool  # at least one version states no issuer itself, whatever the rules say
 
     @property
     def study_uid(self) -> str:
-        """Study Instance UID, "" for an object without one."""
+        """Study Instance UID; "" for an object without one."""
         return self.id.study_uid
 
     @property
     def patient_id(self) -> str:
-        """Patient ID without padding, "" where there is none."""
+        """Patient ID without padding; "" if there is none."""
         return self.id.patient_id
 
     @property
     def issuer(self) -> str:
-        """Issuer of Patient ID without padding, "" where there is none."""
+        """Issuer of Patient ID without padding; "" if there is none."""
         return self.id.issuer
 
     @property
     def sop_instance(self) -> str:
-        """Its SOP Instance UID where the part is one object without a Study Instance UID, else ""."""
+        """Its SOP Instance UID if the part is one object without a Study Instance UID; otherwise ""."""
         return self.id.sop_instance
 
     @property
     def superseded(self) -> int:
-        """Versions that are not served, because another one of the same part or of another is."""
+        """Versions that are not served, because another version, in this part or another one, is."""
         return self.versions - self.instances
 
 
 @dataclass(frozen=True, slots=True)
 class StoredVersion:
     """One version of an instance: `number` counts from 1 for the oldest among those of the same study and series, in
-    whatever part they stand. `located` opens it, as a retrieval does."""
+    any part. `located` says where to open it, as for a retrieval."""
 
     part: PartId
     number: int
@@ -97,13 +97,13 @@ class Parts:
     def of_study(self, study_uid: str) -> list[Part]:
         """The parts of a study, oldest first; none for an unknown one, or for ""."""
         parts = list(self._lookup.parts_of_study(study_uid))
-        beside = Patients(row.part for _, row in parts if row.instances)
+        beside = StudyPatients(row.part for _, row in parts if row.instances)
         return [self._part(ref, row, beside) for ref, row in parts]
 
     def of_patient(self, patient_id: str, issuer: str | None) -> list[Part]:
-        """The parts of a patient, those in which nothing is served included, oldest first.
+        """The parts of a patient, including those in which nothing is served, oldest first.
 
-        `issuer` is compared with `view_issuer` ("": none); None: any. Wants the searchable table.
+        `issuer` is compared with `view_issuer` ("": none); None: any. Needs the searchable table.
         """
         wanted = identity_text((patient_id,))
         rows = ((ref, row) for ref, row in self._rows(wanted) if row.part.patient_id == wanted)
@@ -116,11 +116,11 @@ class Parts:
         return [self._part(ref, rows[ref]) for ref in sorted(rows)]
 
     def all(self) -> Iterator[Part]:
-        """Every part, oldest first. Wants the searchable table."""
+        """Every part, oldest first. Needs the searchable table."""
         return (self._part(ref, row) for ref, row in self._rows(None))
 
     def without_study(self) -> Iterator[str]:
-        """The SOP Instance UIDs of objects that are in no study, oldest first. Wants the searchable table."""
+        """The SOP Instance UIDs of objects that are in no study, oldest first. Needs the searchable table."""
         return (row.part.sop_instance for _, row in self._rows(None) if row.instances and not row.study_uid)
 
     def versions(self, sop_instance: str) -> list[StoredVersion]:
@@ -131,7 +131,7 @@ class Parts:
         return [each for chain in chains.values() for each in self._chain(chain)]
 
     def served_without(self, going: Collection[PartId]) -> dict[PartId, int]:
-        """How many instances each other part would have served in place of these parts' versions, were they gone."""
+        """How many instances each other part would serve in place of the versions of `going` if those were removed."""
         found: Counter[PartId] = Counter()
         for part in going:
             ref, row = self._lookup.part(part)
@@ -171,11 +171,11 @@ class Parts:
             if row is not None:
                 yield ref, row
 
-    def _shown_beside(self, ref: Ref, row: StudyRow) -> Patients:
-        return Patients(its.part for _, its in self._lookup.siblings(ref, row) if its.instances)
+    def _shown_beside(self, ref: Ref, row: StudyRow) -> StudyPatients:
+        return StudyPatients(its.part for _, its in self._lookup.siblings(ref, row) if its.instances)
 
-    def _part(self, ref: Ref, row: StudyRow, beside: Patients | None = None) -> Part:
-        row = self._views.sound(ref, row)
+    def _part(self, ref: Ref, row: StudyRow, beside: StudyPatients | None = None) -> Part:
+        row = self._views.refreshed(ref, row)
         keys, values = {row.study_key_id}, row.attributes.values
         for _, _, instance in self._lookup.all_of(ref, row):
             keys.update(version.study_key_id for version in instance.versions)
@@ -187,9 +187,9 @@ class Parts:
             self._tables.token(STUDY, row.part.name)[1:],
             frozenset(keys - {b""}),
             _first(values.get(PATIENT_NAME, ())),
-            _first(values.get(_BIRTH_DATE, ())),
-            _first(values.get(_STUDY_DATE, ())),
-            _first(values.get(_DESCRIPTION, ())),
+            _first(values.get(BIRTH_DATE, ())),
+            _first(values.get(STUDY_DATE, ())),
+            _first(values.get(STUDY_DESCRIPTION, ())),
             row.latest_date,
             row.received_ms,
             row.instances,

@@ -1,9 +1,9 @@
-"""C-FIND over the views (PS3.4 C.4.1, C.6): check the hierarchy, narrow, match level by level, answer what was asked.
+"""C-FIND over the views (PS3.4 C.4.1, C.6): check the hierarchy, narrow down, match level by level, return the keys.
 
-Rule: hierarchical queries only. Every unique key above the level holds exactly one value without wildcards; keys below
-the level, and attributes the index does not hold, restrict nothing and are answered empty. Rows come one by one, and
-None among them whenever so much time has passed without one, so that a long search can be put off or given up.
-It encodes nothing and decides no access; Retrieve AE Title and Instance Availability are the caller's.
+Rule: hierarchical queries only. Every unique key above the level has exactly one value without wildcards; keys below
+the level, and attributes that are not indexed, restrict nothing and are returned empty. Rows come one by one, with None
+between them when 2 ms have passed without one, so that a long search can be suspended or cancelled. It encodes nothing
+and decides no access; Retrieve AE Title and Instance Availability are left to the caller.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from coffer.index.dicom.attributes import (
     ATTRIBUTES,
     COMPUTED,
     Item,
-    Level,
+    QueryLevel,
     Stored,
     Values,
 )
-from coffer.index.dicom.matching import Key, compile_key
+from coffer.index.dicom.matching import MatchingKey, compile_key
 from coffer.index.instance.identity import Patient
 from coffer.index.query.views import SeriesView, StudyView, Views
 from coffer.index.tables.candidates import StudyTable
@@ -32,19 +32,19 @@ from coffer.keys.errors import IdentifierError
 __all__ = ["Query"]
 
 _UNIQUE: Final = {
-    Level.PATIENT: a.PATIENT_ID,
-    Level.STUDY: a.STUDY_UID,
-    Level.SERIES: a.SERIES_UID,
-    Level.IMAGE: a.SOP_INSTANCE,
+    QueryLevel.PATIENT: a.PATIENT_ID,
+    QueryLevel.STUDY: a.STUDY_UID,
+    QueryLevel.SERIES: a.SERIES_UID,
+    QueryLevel.IMAGE: a.SOP_INSTANCE,
 }
-_PAUSE_SECONDS: Final = 0.002  # whoever shares a thread with this search gets it back as often
-_TOP: Final = {"patient": Level.PATIENT, "study": Level.STUDY}
+_PAUSE_SECONDS: Final = 0.002  # how often a search yields to others that share its thread
+_TOP: Final = {"patient": QueryLevel.PATIENT, "study": QueryLevel.STUDY}
 
 
 class Query:
-    """One checked query. Making it raises IdentifierError; `run` yields one mapping for each match, and pauses."""
+    """One checked query. The constructor raises IdentifierError; `run` yields one mapping for each match and pauses."""
 
-    def __init__(  # noqa: PLR0917  # what is asked, and where it is looked for
+    def __init__(  # noqa: PLR0917  # the question, and where to look
         self, level: str, keys: Mapping[int, Values], model: str, tables: Tables, table: StudyTable, views: Views
     ) -> None:
         self._tables = tables
@@ -63,28 +63,28 @@ class Query:
         self._level = _level(level, model)
         self._top = _TOP[model]
         self._check_unique_keys()
-        self._keys: dict[Level, dict[int, Key]] = {each: {} for each in Level}
+        self._keys: dict[QueryLevel, dict[int, MatchingKey]] = {each: {} for each in QueryLevel}
         for tag, values in keys.items():
             at = self._level_of(tag)
             if at is not None and at <= self._level:
                 self._keys[at][tag] = compile_key(tag, self._whole(tag, values))
 
     def _whole(self, tag: int, values: Values) -> Values:
-        """The values of a key; one Patient ID above the level is one text (PS3.6: VM 1), whatever is in it."""
-        if tag == a.PATIENT_ID and self._top <= Level.PATIENT < self._level:
+        """The values of a key; a Patient ID above the level is one text (PS3.6: VM 1), whatever it contains."""
+        if tag == a.PATIENT_ID and self._top <= QueryLevel.PATIENT < self._level:
             return ("\\".join(v for v in values if isinstance(v, str)),)
         return values
 
     @staticmethod
-    def _level_of(tag: int) -> Level | None:
+    def _level_of(tag: int) -> QueryLevel | None:
         if tag in ATTRIBUTES:
             return ATTRIBUTES[tag].level
-        # Patient counts are answered, not matched; those of study and below can be both.
+        # Patient counts are returned, not matched; those of study and below can be both.
         return COMPUTED.get(tag)
 
     def _check_unique_keys(self) -> None:
         for above in range(self._top, self._level):
-            self._check_unique_key(_UNIQUE[Level(above)], single=True)
+            self._check_unique_key(_UNIQUE[QueryLevel(above)], single=True)
         self._check_unique_key(_UNIQUE[self._level], single=False)
 
     def _check_unique_key(self, tag: int, *, single: bool) -> None:
@@ -101,21 +101,21 @@ class Query:
             )
 
     def run(self) -> Iterator[dict[int, Values] | None]:
-        """Yield the matches; each mapping holds every key that was asked for. None when some time went without one."""
-        if self._level is Level.PATIENT:
+        """Yield the matches; each mapping holds every key of the query. None: some time has passed without a match."""
+        if self._level is QueryLevel.PATIENT:
             yield from self._patients()
             return
         for view in self._studies():
             if view is None:
                 yield None
-            elif self._level is Level.STUDY:
+            elif self._level is QueryLevel.STUDY:
                 yield self._answer(view, None, None)
             else:
                 yield from self._below(view)
 
     def _studies(self) -> Iterator[StudyView | None]:
-        """The views that match, and None whenever some time went without one."""
-        keys = self._keys[Level.PATIENT] | self._keys[Level.STUDY]
+        """The views that match, and None whenever some time has passed without one."""
+        keys = self._keys[QueryLevel.PATIENT] | self._keys[QueryLevel.STUDY]
         for view in self._candidates(keys):
             if view is not None and self._study_matches(view, keys):
                 yield view
@@ -129,8 +129,8 @@ class Query:
         self._paused = now
         return True
 
-    def _candidates(self, keys: Mapping[int, Key]) -> Iterator[StudyView | None]:
-        """Each view that may match, once; None in the place of what is not shown."""
+    def _candidates(self, keys: Mapping[int, MatchingKey]) -> Iterator[StudyView | None]:
+        """Each view that may match, once; None in place of what is not shown."""
         uid = keys.get(a.STUDY_UID)
         if uid is not None and uid.exact is not None:
             for value in dict.fromkeys(uid.exact):
@@ -138,7 +138,7 @@ class Query:
             return
         yield from self._views.each(self._table.candidates(keys))
 
-    def _study_matches(self, view: StudyView, keys: Mapping[int, Key]) -> bool:
+    def _study_matches(self, view: StudyView, keys: Mapping[int, MatchingKey]) -> bool:
         values = view.values
         return all(
             key.universal or tag in _PATIENT_COUNTS or key.matches(self._study_value(view, values, tag))
@@ -146,7 +146,7 @@ class Query:
         )
 
     def _patients(self) -> Iterator[dict[int, Values] | None]:
-        keys = self._keys[Level.PATIENT]
+        keys = self._keys[QueryLevel.PATIENT]
         seen: set[Patient] = set()
         for view in self._candidates(keys):
             if self._is_pause_due():
@@ -155,29 +155,29 @@ class Query:
                 continue
             seen.add(view.patient)
             others = [each for each in self._views.of_patient(view.patient) if self._study_matches(each, keys)]
-            # The newest study speaks for the patient, whatever order the studies were numbered in.
+            # The newest study describes the patient, whatever the numbers of the studies are.
             yield self._answer(max(others, key=lambda each: each.attributes.newest, default=view), None, None)
 
     def _below(self, view: StudyView) -> Iterator[dict[int, Values] | None]:
-        keys = self._keys[Level.SERIES]
+        keys = self._keys[QueryLevel.SERIES]
         for series in self._series(view, keys.get(a.SERIES_UID)):
             if self._is_pause_due():
                 yield None
             if not all(key.matches(self._series_value(series.row, tag)) for tag, key in keys.items()):
                 continue
-            if self._level is Level.SERIES:
+            if self._level is QueryLevel.SERIES:
                 yield self._answer(view, series.row, None)
             else:
                 yield from self._images(view, series)
 
-    def _series(self, view: StudyView, uid: Key | None) -> Iterable[SeriesView]:
+    def _series(self, view: StudyView, uid: MatchingKey | None) -> Iterable[SeriesView]:
         if uid is None or uid.exact is None:
             return self._views.series(view)
         named = (self._views.series_named(view, value) for value in dict.fromkeys(uid.exact))
         return [series for series in named if series is not None]
 
     def _images(self, view: StudyView, series: SeriesView) -> Iterator[dict[int, Values] | None]:
-        keys = self._keys[Level.IMAGE]
+        keys = self._keys[QueryLevel.IMAGE]
         for ref in self._image_refs(series, keys.get(a.SOP_INSTANCE)):
             row = self._tables.instance(ref)
             if row and row.is_served and all(key.matches(_image_value(row, tag)) for tag, key in keys.items()):
@@ -185,7 +185,7 @@ class Query:
             elif self._is_pause_due():
                 yield None
 
-    def _image_refs(self, series: SeriesView, uid: Key | None) -> Iterable[Ref]:
+    def _image_refs(self, series: SeriesView, uid: MatchingKey | None) -> Iterable[Ref]:
         if uid is not None and uid.exact is not None:
             named = (ref for value in dict.fromkeys(uid.exact) for ref in self._tables.named(INSTANCE, value))
             above = {ref for ref, _ in series.rows}
@@ -200,9 +200,9 @@ class Query:
             values: tuple[str | Item, ...] = ()
             if level is None or level > self._level:
                 pass  # not held, or of an entity below
-            elif level <= Level.STUDY:
+            elif level <= QueryLevel.STUDY:
                 values = self._study_value(view, known, tag)
-            elif level is Level.SERIES and series is not None:
+            elif level is QueryLevel.SERIES and series is not None:
                 values = self._series_value(series, tag)
             elif instance is not None:
                 values = _image_value(instance, tag)
@@ -219,11 +219,11 @@ class Query:
         return made(view) if made is not None else ()
 
     def _counts(self, tag: int) -> Callable[[StudyView], tuple[str, ...]]:
-        """How a count of a patient's entities is made."""
+        """A function that counts the entities of a view's patient."""
         return lambda view: (str(sum(map(self._counted(tag), self._views.of_patient(view.patient)))),)
 
     def _counted(self, tag: int) -> Callable[[StudyView], int]:
-        """What one study adds to a count of its patient's entities."""
+        """A function for what one study adds to a count of its patient's entities."""
         if tag == a.PATIENT_SERIES:
             return self._views.count_of_series
         return (lambda view: view.instances) if tag == a.PATIENT_INSTANCES else (lambda _: 1)
@@ -240,14 +240,14 @@ class Query:
 _PATIENT_COUNTS: Final = frozenset({a.PATIENT_STUDIES, a.PATIENT_SERIES, a.PATIENT_INSTANCES})
 
 
-def _level(level: str, model: str) -> Level:
-    if model not in _TOP or level not in Level.__members__ or Level[level] < _TOP[model]:
+def _level(level: str, model: str) -> QueryLevel:
+    if model not in _TOP or level not in QueryLevel.__members__ or QueryLevel[level] < _TOP[model]:
         raise IdentifierError(
-            "Query/Retrieve Level is missing or not one of the information model",
+            "Query/Retrieve Level is missing or not in the information model",
             offending=(a.QUERY_RETRIEVE_LEVEL,),
             hint="set (0008,0052) to PATIENT (Patient Root only), STUDY, SERIES or IMAGE",
         )
-    return Level[level]
+    return QueryLevel[level]
 
 
 def _image_value(row: InstanceRow, tag: int) -> tuple[str | Item, ...]:
@@ -257,7 +257,7 @@ def _image_value(row: InstanceRow, tag: int) -> tuple[str | Item, ...]:
 
 
 def _only_asked(values: Values, asked: Values) -> Values:
-    """Items reduced to the attributes that the key's item names; an empty item asks for all (PS3.4 C.2.2.2.6)."""
+    """Items reduced to the attributes in the key's item; an empty item requests all (PS3.4 C.2.2.2.6)."""
     item = next((v for v in asked if not isinstance(v, str)), None)
     if not item:
         return values

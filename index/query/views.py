@@ -1,8 +1,8 @@
 """What queries and retrievals see of the rows: each study of one patient, once.
 
-Rule: the rows keep the finest parts, so that they do not depend on the order of arrival; what belongs together is
-joined here, when it is asked for. An absent issuer is joined with the one issuer that the same Patient ID has in the
-same study, never with one of two. Nothing of another patient, and nothing that is not served, is in a view.
+Rule: the rows keep the finest parts, so that they do not depend on the order of arrival; parts that belong together are
+joined here, on demand. An absent issuer is joined with the only issuer that the same Patient ID has in the same study,
+never with one of two. Nothing of another patient, and nothing that is not served, is in a view.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from coffer.index.dicom.attributes import ISSUER_OF_PATIENT_ID, Stored
-from coffer.index.instance.identity import PartId, Patient, Patients
+from coffer.index.instance.identity import PartId, Patient, StudyPatients
 from coffer.index.tables.catalogue import Catalogue
 from coffer.index.tables.lookup import Lookup
 from coffer.index.tables.rows import InstanceRow, Merged, SeriesRow, StudyRow
@@ -22,12 +22,12 @@ from coffer.index.tables.sealed_rows import Ref, Tables
 
 __all__ = ["SeriesView", "StudyView", "Views"]
 
-_TRIES: Final = 3  # to look at the instances of a part while others store
+_TRIES: Final = 3  # to read the instances of a part while others store; the last one holds the lock
 
 
 @dataclass(frozen=True, slots=True)
 class StudyView:
-    """One study of one patient: the parts that it is made of, oldest first."""
+    """One study of one patient: its parts, oldest first."""
 
     patient: Patient
     parts: tuple[tuple[Ref, StudyRow], ...]
@@ -39,7 +39,7 @@ class StudyView:
 
     @property
     def attributes(self) -> Merged:
-        """What patient and study levels tell."""
+        """The attributes of patient and study level, merged from all parts."""
         merged = self.parts[0][1].attributes
         for _, row in self.parts[1:]:
             merged = merged.beside(row.attributes)
@@ -47,7 +47,7 @@ class StudyView:
 
     @property
     def values(self) -> Stored:
-        """The same as values by tag, with the issuer by which the patient is told apart."""
+        """The same as values by tag, with the issuer that identifies the patient."""
         values, issuer = self.attributes.values, self.patient.issuer
         if not issuer or values.get(ISSUER_OF_PATIENT_ID) == (issuer,):
             return values
@@ -55,23 +55,23 @@ class StudyView:
 
     @property
     def instances(self) -> int:
-        """How many are served."""
+        """The number of served instances."""
         return sum(row.instances for _, row in self.parts)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Each once, sorted."""
+        """The modalities, each once, sorted."""
         return tuple(sorted({each for _, row in self.parts for each in row.modalities}))
 
     @property
     def sop_classes(self) -> tuple[str, ...]:
-        """Each once, sorted."""
+        """The SOP classes, each once, sorted."""
         return tuple(sorted({each for _, row in self.parts for each in row.sop_classes}))
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesView:
-    """One series of a view: the rows that it is made of; `row` has the values and counts of all."""
+    """One series of a view: its rows in the parts; `row` has the merged values and counts."""
 
     rows: tuple[tuple[Ref, SeriesRow], ...]
     row: SeriesRow
@@ -86,7 +86,7 @@ class Views:
         self._lookup = lookup
 
     def each(self, numbers: Iterable[int]) -> Iterator[StudyView | None]:
-        """The views that these parts belong to, each once; None in the place of what is not shown, or was given."""
+        """The views that these parts belong to, each once; None in place of what is not shown or was yielded before."""
         seen: set[str] = set()
         for number in numbers:
             ref = number.to_bytes(8, "big")
@@ -104,34 +104,34 @@ class Views:
         return self._views(self._lookup.parts_of_study(study_uid))
 
     def of_patient(self, patient: Patient) -> list[StudyView]:
-        """Every view of a patient's studies, each once, oldest first. Wants the searchable table."""
+        """Every view of a patient's studies, each once, oldest first. Needs the searchable table."""
         if patient.alone:
             ref, row = self._lookup.part(PartId(patient.alone))
             return self._views([(ref, row)]) if ref is not None and row is not None else []
         return [view for view in self.with_patient_id(patient.patient_id) if view.patient == patient]
 
     def with_patient_id(self, patient_id: str) -> list[StudyView]:
-        """Every view of the patients who have this Patient ID, each once, oldest first. Wants the searchable table."""
+        """Every view of the patients who have this Patient ID, each once, oldest first. Needs the searchable table."""
         studies: dict[str, list[tuple[Ref, StudyRow]]] = {}
         for number in self._catalogue.table.of_patient(patient_id):
             ref = number.to_bytes(8, "big")
             row = self._lookup.study(ref)
             if row is not None and row.is_shown and row.part.patient_id == patient_id:
                 studies.setdefault(row.study_uid, []).append((ref, row))
-        # Parts with another Patient ID say nothing about these.
+        # Parts with another Patient ID do not affect these.
         return [view for rows in studies.values() for view in self._views(rows)]
 
     def _views(self, parts: Iterable[tuple[Ref, StudyRow]]) -> list[StudyView]:
-        """The views that parts of one study make."""
+        """The views that the parts of one study form."""
         shown = [(ref, row) for ref, row in parts if row.is_shown]
-        patients = Patients(row.part for _, row in shown)
+        patients = StudyPatients(row.part for _, row in shown)
         found: dict[Patient, list[tuple[Ref, StudyRow]]] = {}
         for ref, row in shown:
-            found.setdefault(patients.of(row.part), []).append((ref, self.sound(ref, row)))
+            found.setdefault(patients.of(row.part), []).append((ref, self.refreshed(ref, row)))
         return [StudyView(patient, tuple(rows)) for patient, rows in found.items()]
 
     def series(self, view: StudyView) -> list[SeriesView]:
-        """The series of a view, each once; those without a UID, or of which nothing is served, are not shown."""
+        """The series of a view, each once, except those without a UID or without served instances."""
         found: dict[str, list[tuple[Ref, SeriesRow]]] = {}
         for ref, study in view.parts:
             for series_ref, row in self._lookup.series_of(ref, study):
@@ -146,14 +146,14 @@ class Views:
         return _series_of(rows) if rows and uid else None
 
     def count_of_series(self, view: StudyView) -> int:
-        """How many series `series` gives, and one more where objects have no Series Instance UID."""
+        """How many series `series` returns, plus one if objects have no Series Instance UID."""
         if len(view.parts) == 1:
             return view.parts[0][1].series
         rows = (row for ref, study in view.parts for _, row in self._lookup.series_of(ref, study))
         return len({row.series_uid for row in rows if row.instances})
 
-    def sound(self, ref: Ref, row: StudyRow) -> StudyRow:
-        """A part's row with the values of what is served, looked for again where something was taken back."""
+    def refreshed(self, ref: Ref, row: StudyRow) -> StudyRow:
+        """A part's row with the values of what is served, merged again from its instances if it is stale."""
         for attempt in range(_TRIES):
             if not row.attributes.stale:
                 return row
@@ -170,7 +170,7 @@ class Views:
         return row
 
     def _described(self, ref: Ref, row: StudyRow) -> tuple[Merged, list[tuple[Ref, SeriesRow]]]:
-        """What the served instances of a part say of it and of each of its series."""
+        """The attributes of a part and of each of its series, merged from its served instances."""
         of_study: list[tuple[int, Stored]] = []
         all_series: list[tuple[Ref, SeriesRow]] = []
         for series_ref, series in self._lookup.series_of(ref, row):
@@ -186,7 +186,7 @@ class Views:
         differing = sum(bool(series.attributes.differing) for _, series in all_series)
         made = msgspec.structs.replace(row, attributes=attributes, differing_series=differing)
         self._tables.put(ref, made)
-        self._catalogue.note(ref, row, made)
+        self._catalogue.update(ref, row, made)
         return made
 
 

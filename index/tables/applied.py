@@ -1,7 +1,7 @@
-"""How far the log is in the index: the highest position below which nothing is missing.
+"""How far the log is in the index: the position below which nothing is missing.
 
-Rule: pure. Threads finish in any order, so a record that is in does not mean that those before it are; only the
-watermark may be written beside the rows. The anchor (the last object below it) tells another log from this one.
+Rule: pure. Threads finish in any order, so an applied record does not mean that all before it are applied; only the
+watermark may be written beside the rows. The anchor (the last object below it) distinguishes this log from another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LAYOUT: Final = struct.Struct(">QQIQ32s")
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """One object that the index holds: where the log must have it, and its content id (32 bytes)."""
+    """One object in the index: its place in the log, and its content id (32 bytes)."""
 
     seq: int
     segment: int
@@ -29,7 +29,8 @@ class Anchor:
 
 
 class Applied:
-    """Counts records in. Not thread-safe: the index's lock is held around it. `next_seq` is the first one missing."""
+    """Keeps track of applied records. Not thread-safe: the caller holds the index's lock. `next_seq` is the first one
+    missing."""
 
     __slots__ = ("_anchor", "_early", "_early_anchors", "next_seq")
 
@@ -41,19 +42,19 @@ class Applied:
 
     @property
     def anchor(self) -> Anchor | None:
-        """The newest object below `next_seq` that was counted, or None."""
+        """The newest applied object below `next_seq`, or None."""
         return self._anchor
 
     def cover(self, first_seq: int, count: int = 1, version: Version | None = None) -> None:
-        """Count records [first_seq, first_seq + count) in; `version` is the object among them, if there is one."""
+        """Mark records [first_seq, first_seq + count) as applied; `version` is the object among them, if any."""
         for seq in range(max(first_seq, self.next_seq), first_seq + count):
             self._early.add(seq)
         if version is not None and version.seq >= self.next_seq:
             self._early_anchors[version.seq] = Anchor(version.seq, version.segment, version.offset, version.content_id)
         self._advance()
 
-    def settle(self, next_seq: int) -> None:
-        """Say that every record below `next_seq` is in, or is no object."""
+    def advance(self, next_seq: int) -> None:
+        """Mark every record below `next_seq` as applied."""
         if next_seq > self.next_seq:
             self.next_seq = next_seq
             self._early = {seq for seq in self._early if seq >= next_seq}

@@ -1,9 +1,9 @@
-"""The searchable attributes of all studies, in memory: a SQLite table that narrows what `index.dicom.matching` must
-judge.
+"""The searchable attributes of all studies, in memory: a SQLite table that narrows down the studies that
+`index.dicom.matching` must check.
 
-Rule: an answer may hold too many studies, never too few; a study with anything unusual (several values, very long
-text) is always a candidate. It is built from the sealed rows at start, kept up to date by every put, and never written
-to a disk. It decides no match and holds no series or instances.
+Rule: the candidates may be too many, never too few; a study with anything unusual (several values, very long text) is
+always one. The table is built from the sealed rows at start, kept up to date by every put, and never written to disk.
+It decides no match and holds no series or instances.
 """
 
 from __future__ import annotations
@@ -13,33 +13,42 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from coffer.index.dicom.attributes import MODALITIES_IN_STUDY, PATIENT_ID, PATIENT_NAME
-from coffer.index.dicom.matching import Key, fold_name
+from coffer.index.dicom.attributes import (
+    ACCESSION_NUMBER,
+    BIRTH_DATE,
+    MODALITIES_IN_STUDY,
+    PATIENT_ID,
+    PATIENT_NAME,
+    STUDY_DATE,
+    STUDY_DESCRIPTION,
+    STUDY_ID,
+)
+from coffer.index.dicom.matching import MatchingKey, fold_name
 from coffer.index.tables.rows import StudyRow
 
-__all__ = ["StudyTable", "is_found_alike"]
+__all__ = ["StudyTable", "has_same_columns"]
 
-_BIRTH_DATE: Final = 0x00100030
+_REFERRING_PHYSICIAN: Final = 0x00080090
 _COLUMNS: Final[Mapping[int, str]] = {
     PATIENT_NAME: "name",
     PATIENT_ID: "patient_id",
-    _BIRTH_DATE: "birth_date",
-    0x00080020: "study_date",
-    0x00080050: "accession",
-    0x00200010: "study_id",
-    0x00081030: "description",
-    0x00080090: "referring",
+    BIRTH_DATE: "birth_date",
+    STUDY_DATE: "study_date",
+    ACCESSION_NUMBER: "accession",
+    STUDY_ID: "study_id",
+    STUDY_DESCRIPTION: "description",
+    _REFERRING_PHYSICIAN: "referring",
 }
 _NAMES: Final = ("name", "referring")
 _INDEXED: Final = ("name", "patient_id", "birth_date", "study_date", "accession", "study_id", "patient")
-_LONGEST: Final = 1024  # characters held of one attribute; longer ones make the study always a candidate
+_LONGEST: Final = 1024  # characters of one attribute; a longer one makes the study always a candidate
 _PAGE: Final = 256
-_MOST_PARAMETERS: Final = 30_000  # of one statement; SQLite takes 32,766
+_MOST_PARAMETERS: Final = 30_000  # of one statement; SQLite's limit is 32,766
 _TOP: Final = "\U0010ffff"
 
 
-def is_found_alike(one: StudyRow, other: StudyRow) -> bool:
-    """Whether the table holds the same of both rows."""
+def has_same_columns(one: StudyRow, other: StudyRow) -> bool:
+    """Whether both rows have the same content in the table."""
     first, second = one.attributes.values, other.attributes.values
     same = first is second or all(first.get(tag) == second.get(tag) for tag in _COLUMNS)
     alike = one.modalities is other.modalities or one.modalities.keys() == other.modalities.keys()
@@ -47,18 +56,18 @@ def is_found_alike(one: StudyRow, other: StudyRow) -> bool:
 
 
 def _is_odd(row: StudyRow) -> bool:
-    """Whether more than its own columns may answer what is asked of it: another part, or its instances."""
+    """Whether its columns are not enough to rule it out: another part or its instances may match."""
     return row.shared or row.attributes.stale
 
 
 class StudyTable:
-    """One row for each part of a study. Thread-safe: one connection, one lock, results in pages so that nobody waits
-    long."""
+    """One row for each part of a study. Thread-safe: one connection and one lock; results come in pages, so that nobody
+    waits for long."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        # One transaction for good: a commit of what only this process sees makes nothing safer, and it walks the cache.
+        # One transaction forever: committing what only this process sees makes nothing safer, and walks the cache.
         self._db.execute("BEGIN")
         columns = ", ".join(f"{name} TEXT" for name in (*_COLUMNS.values(), "patient", "modalities"))
         self._db.execute(f"CREATE TABLE study (number INTEGER PRIMARY KEY, odd INTEGER, {columns})")
@@ -66,7 +75,7 @@ class StudyTable:
         self._insert = f"INSERT OR REPLACE INTO study VALUES ({marks})"  # noqa: S608  # question marks only
 
     def index(self) -> None:
-        """Make its columns quick to search, once it is filled: one row after the other costs three times as much."""
+        """Index the columns, once the table is filled: updating the indexes row by row takes three times as long."""
         with self._lock:
             for name in _INDEXED:
                 self._db.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON study ({name})")
@@ -78,17 +87,17 @@ class StudyTable:
             self._db.executemany(self._insert, (_columns(number, row) for number, row in rows))
 
     def remove(self, number: int) -> None:
-        """Take a study away."""
+        """Remove a study."""
         with self._lock:
             self._db.execute("DELETE FROM study WHERE number = ?", (number,))
 
     def clear(self) -> None:
-        """Take every study away."""
+        """Remove all studies."""
         with self._lock:
             self._db.execute("DELETE FROM study")
 
-    def candidates(self, keys: Mapping[int, Key]) -> Iterator[int]:
-        """Numbers of the studies that may match all keys, each once, in pages of one short lock each."""
+    def candidates(self, keys: Mapping[int, MatchingKey]) -> Iterator[int]:
+        """Numbers of the studies that may match all keys, each once; the lock is held briefly for each page."""
         conditions: list[str] = []
         parameters: list[str] = []
         for tag, key in keys.items():
@@ -98,11 +107,11 @@ class StudyTable:
             return
         seen: set[int] = set()
         yield from self._pages("SELECT number FROM study WHERE odd", [], seen)
-        narrowed = " AND ".join(conditions)  # our column names and question marks; values are parameters
+        narrowed = " AND ".join(conditions)  # only our column names and question marks; values are parameters
         yield from self._pages(f"SELECT number FROM study WHERE {narrowed}", parameters, seen)  # noqa: S608
 
     def of_patient(self, patient_id: str) -> list[int]:
-        """Numbers of the parts that may be of a patient with this ID, oldest first."""
+        """Numbers of the parts that may belong to a patient with this ID, oldest first."""
         statement = "SELECT number FROM study WHERE patient = ? ORDER BY number"
         with self._lock:
             rows = self._db.execute(statement, (_cell(patient_id),)).fetchall()
@@ -114,7 +123,7 @@ class StudyTable:
             page = cursor.fetchmany(_PAGE)
         while page:
             for (number,) in page:
-                if number not in seen:  # an update between two pages may move a study to a later place
+                if number not in seen:  # an update between two pages may move a study to a later page
                     seen.add(number)
                     yield number
             with self._lock:
@@ -151,12 +160,12 @@ def _cell(text: str) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether the table holds all of it, and the comparisons of `_narrow` can tell it from others."""
+    """Whether the table holds it completely, and the comparisons of `_narrow` treat it correctly."""
     return len(text) <= _LONGEST and "\0" not in text and _TOP not in text
 
 
-def _narrow(tag: int, key: Key, conditions: list[str], parameters: list[str]) -> None:
-    """Add a condition that every study matching the key fulfils; none where that cannot be said."""
+def _narrow(tag: int, key: MatchingKey, conditions: list[str], parameters: list[str]) -> None:
+    """Add a condition that every study matching the key fulfils, if there is one."""
     if key.universal:
         return
     if tag == MODALITIES_IN_STUDY and key.exact is not None and len(key.exact) == 1:
@@ -181,7 +190,7 @@ def _narrow(tag: int, key: Key, conditions: list[str], parameters: list[str]) ->
 def _narrow_pattern(column: str, pattern: str, conditions: list[str], parameters: list[str]) -> None:
     pieces = [piece for piece in pattern.replace("?", "*").split("*") if piece]
     if column in _NAMES:
-        # A single group may be any group of the value, and a key's groups need not be neighbours in it.
+        # A single group may match any group of the value, and a key's groups need not be adjacent in it.
         pieces = [part for piece in pieces for part in piece.split("=") if part]
     elif pattern[0] not in "*?":
         conditions.append(f"{column} >= ? AND {column} < ?")

@@ -1,8 +1,8 @@
-"""What the end of a study key does to the index: its rows go, or lead to the records under another key.
+"""What the end of a study key does to the index: its rows are removed, or point to the records under another key.
 
-Rule: what a shredded key sealed leaves every answer at once, and the tables when there is time; a version of another
-part that one of them had taken the place of is served again. Rows that cannot be opened any more keep their tokens,
-which then lead nowhere.
+Rule: what a shredded key sealed disappears from every answer at once, and from the tables later; a version of another
+part that was superseded by it is served again. Rows that can no longer be opened keep their tokens, which then lead
+nowhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from coffer.index.tables.catalogue import Catalogue
 from coffer.index.tables.lookup import Lookup
-from coffer.index.tables.put import Putting
+from coffer.index.tables.put import Inserter
 from coffer.index.tables.rows import InstanceRow, SeriesRow, StudyRow, Version
 from coffer.index.tables.sealed_rows import (
     INSTANCE,
@@ -34,37 +34,37 @@ class KeyChange:
     """Works on an index's tables and catalogue. Thread-safe as they are."""
 
     def __init__(
-        self, tables: Tables, catalogue: Catalogue, lookup: Lookup, putting: Putting, keyring: Keyring
+        self, tables: Tables, catalogue: Catalogue, lookup: Lookup, inserter: Inserter, keyring: Keyring
     ) -> None:
         self._tables = tables
         self._catalogue = catalogue
         self._lookup = lookup
-        self._putting = putting
+        self._inserter = inserter
         self._keyring = keyring
 
     def hide(self, key_id: bytes, name: bytes) -> None:
-        """Let nobody find the parts under a name whose rows this key seals. The caller holds the tables' lock."""
+        """Hide the parts under a name whose rows this key seals. The caller holds the tables' lock."""
         found = self._of_key(key_id, name)
         for ref, row in found:
-            self._tables.kill(ref)
-            self._catalogue.note(ref, row, None)
+            self._tables.hide(ref)
+            self._catalogue.update(ref, row, None)
         self._serve_again(found)
 
     def serve_again(self, key_id: bytes, name: bytes) -> None:
-        """Let nothing stand behind what this key seals, which is shredded. The caller holds the tables' lock."""
+        """Serve what is left of the instances that this shredded key seals. The caller holds the tables' lock."""
         self._serve_again(self._of_key(key_id, name))
 
     def remove(self, key_id: bytes, name: bytes) -> int:
-        """Remove their rows and tokens, durable after the next flush; return how many instances."""
+        """Remove the rows and tokens of these parts, durable after the next flush; return how many instances."""
         found = self._of_key(key_id, name)
         with self._tables.lock:
             for ref, _ in found:
-                self._tables.kill(ref)
+                self._tables.hide(ref)
             self._serve_again(found)
         return sum(self._remove(ref, row) for ref, row in found)
 
     def _of_key(self, key_id: bytes, name: bytes) -> list[tuple[Ref, StudyRow]]:
-        """The parts under a name whose row is sealed under this key, or waits to be: one, or what rules that changed
+        """The parts under a name whose row is, or will be, sealed under this key: one, or several that changed rules
         made of one."""
         found = []
         for ref in self._tables.under(bytes((STUDY,)) + name):
@@ -77,16 +77,16 @@ class KeyChange:
         return found
 
     def _serve_again(self, gone: list[tuple[Ref, StudyRow]]) -> None:
-        """Let what is left of each instance be served that one of these parts had versions of."""
+        """Of each instance of which one of these parts had versions, serve what is left."""
         for ref, row in gone:
             if not self._lookup.siblings(ref, row):
                 continue
             for _, series, instance in self._all_of(ref, row):
                 chain = self._lookup.chain(row.study_uid, series.series_uid, instance.sop_instance)
-                self._putting.serve_again(chain)
+                self._inserter.serve_again(chain)
 
     def _all_of(self, ref: Ref, row: StudyRow) -> list[tuple[Ref, SeriesRow, InstanceRow]]:
-        """Every instance of a part whose key is doomed."""
+        """Every instance of a part whose key was shredded but is not destroyed yet."""
         return [
             (instance_ref, series, instance)
             for series_ref, series in self._series_of(ref, row)
@@ -119,9 +119,9 @@ class KeyChange:
         return count
 
     def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
-        """As `index.index.Index.rekey`."""
+        """See `index.index.Index.rekey`."""
         held: set[int] = set()
-        with self._tables.lock:  # a flush takes it too: it never sees half of this
+        with self._tables.lock:  # a flush takes it too, and never sees half of this
             for ref in self._tables.under(bytes((STUDY,)) + name):
                 row = self._lookup.study(ref)
                 if row is not None:
@@ -129,25 +129,25 @@ class KeyChange:
         return held
 
     def _rekey(self, ref: Ref, row: StudyRow, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
-        """Change what has to be in one part: all of its rows where its key is the old one, which seals them."""
+        """Change the rows of one part: all of them if the old key seals them."""
         held: set[int] = set()
-        is_its = row.study_key_id == old
-        if is_its:
+        is_sealed_under_old = row.study_key_id == old
+        if is_sealed_under_old:
             row = msgspec.structs.replace(row, study_key_id=new)
             self._tables.put(ref, row)
         for series_ref, series in list(self._lookup.series_of(ref, row)):
-            if is_its:
+            if is_sealed_under_old:
                 self._tables.put(series_ref, series)
             for instance_ref, instance in list(self._lookup.instances_of(series_ref, series)):
                 versions = tuple(_version(version, moved) for version in instance.versions)
-                if is_its or versions != instance.versions:
+                if is_sealed_under_old or versions != instance.versions:
                     self._tables.put(instance_ref, msgspec.structs.replace(instance, versions=versions))
                 held.update(version.seq for version in versions)
         return held
 
 
 def _version(version: Version, moved: Mapping[int, Version]) -> Version:
-    """A version with its new place; what tells which one is newer stays."""
+    """A version with its new place; its order is unchanged."""
     new = moved.get(version.seq)
     if new is None:
         return version

@@ -1,6 +1,6 @@
-"""From identities to rows: the part, the series of it, and every row that holds versions of one instance.
+"""From identities to rows: a part, its series, and every row that holds versions of one instance.
 
-Rule: reads only, and passes over what cannot be opened: what was shredded is as good as gone. It matches nothing.
+Rule: reads only, and omits what cannot be opened: what was shredded counts as absent. It matches nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Link", "Lookup"]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One of the rows that hold versions of an instance: those of one part."""
+    """An instance's row in one part, with the rows above it. An instance has one in each part with versions of it."""
 
     ref: Ref
     study: StudyRow
@@ -41,14 +41,14 @@ class Lookup:
         self._tables = tables
 
     def study(self, ref: Ref) -> StudyRow | None:
-        """A part's row; None for one that is gone or cannot be opened."""
+        """A part's row; None if it is absent or cannot be opened."""
         try:
             return self._tables.study(ref)
         except (KeyUnavailableError, ShreddedError):
             return None
 
     def part(self, part: PartId) -> tuple[Ref, StudyRow] | tuple[None, None]:
-        """The row of a part. One that was shredded and came again has a new row."""
+        """The row of a part. A part that was shredded and arrived again has a new row."""
         for ref in self._tables.named(PART, part.text):
             row = self.study(ref)
             if row is not None and row.part == part:
@@ -62,7 +62,7 @@ class Lookup:
                 yield ref, row
 
     def parts_named(self, name: str) -> Iterator[tuple[Ref, StudyRow]]:
-        """Every part with a name (`PartId.name`), oldest first: those of a study, or of one object without one."""
+        """Every part with a name (`PartId.name`), oldest first: those of a study, or that of one object without one."""
         for ref in self._tables.named(STUDY, name):
             row = self.study(ref)
             if row is not None:
@@ -76,7 +76,7 @@ class Lookup:
         return None, None
 
     def chain(self, study_uid: str, series_uid: str, sop_instance: str) -> list[Link]:
-        """Every row with versions of one instance of one series of one study, in whatever part."""
+        """Every row with versions of one instance of one series of one study, in any part."""
         return [
             link
             for link in self.links(sop_instance)
@@ -84,14 +84,14 @@ class Lookup:
         ]
 
     def links(self, sop_instance: str) -> Iterator[Link]:
-        """Every row with versions under a SOP Instance UID, in whatever series and study."""
+        """Every row with versions under a SOP Instance UID, in any series and study."""
         for ref in self._tables.named(INSTANCE, sop_instance):
             link = self.link(ref)
             if link is not None:
                 yield link
 
     def link(self, ref: Ref) -> Link | None:
-        """An instance's row with those above it; None where it is gone or cannot be opened."""
+        """An instance's row with those above it; None if it is absent or cannot be opened."""
         try:
             study, series = self._tables.study(ref[:8]), self._tables.series(ref[:12])
             row = self._tables.instance(ref)
@@ -100,7 +100,7 @@ class Lookup:
         return Link(ref, study, series, row) if study and series and row else None
 
     def series_of(self, study: Ref, row: StudyRow) -> Iterator[tuple[Ref, SeriesRow]]:
-        """Every series of a part, also those in which nothing is served."""
+        """Every series of a part, including those in which nothing is served."""
         for number in range(row.numbered):
             ref = child(study, number)
             found = self._tables.series(ref)
@@ -108,7 +108,7 @@ class Lookup:
                 yield ref, found
 
     def instances_of(self, series: Ref, row: SeriesRow) -> Iterator[tuple[Ref, InstanceRow]]:
-        """Every instance of a part's series, also those of which another part's version is served."""
+        """Every instance of a part's series, including those of which another part's version is served."""
         for number in range(row.numbered):
             ref = child(series, number)
             found = self._tables.instance(ref)
@@ -116,7 +116,7 @@ class Lookup:
                 yield ref, found
 
     def all_of(self, study: Ref, row: StudyRow) -> Iterator[tuple[Ref, SeriesRow, InstanceRow]]:
-        """Every instance of a part with its series. Raises what opening them does."""
+        """Every instance of a part with its series. Raises KeyUnavailableError, ShreddedError."""
         for series_ref, series in self.series_of(study, row):
             for ref, instance in self.instances_of(series_ref, series):
                 yield ref, series, instance

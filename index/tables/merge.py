@@ -1,7 +1,7 @@
-"""The rows of the index with one more object in them, or with one taken back.
+"""The rows of the index after one object was added or removed.
 
-Rule: pure, and independent of the order in which records arrive, as `index.tables.rows` says. Series and parts are made
-of the instances that are served: one that ceases to be is taken out of every count and value.
+Rule: pure, and independent of the order in which records arrive (`index.tables.rows`). Series and parts describe the
+instances that are served: one that is served no longer is removed from every count and value.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from typing import Final
 
 import msgspec
 
-from coffer.index.dicom.attributes import MODALITY, Stored
+from coffer.index.dicom.attributes import MODALITY, STUDY_DATE, Stored
 from coffer.index.instance.entry import InstanceEntry
-from coffer.index.instance.retention_day import counts_from
+from coffer.index.instance.retention_day import retention_start
 from coffer.index.tables.rows import InstanceRow, Merged, SeriesRow, StudyRow, Version
 
 __all__ = ["series_with", "stored_in", "study_with", "with_version"]
 
-_STUDY_DATE: Final = 0x00080020
+
 _NOTHING: Final = Merged()
 
 
 def with_version(old: InstanceRow | None, version: Version, entry: InstanceEntry) -> InstanceRow:
-    """An instance's row with one more version; the best one describes it. Whether it is served is not decided here."""
+    """An instance's row with one more version; the best one describes it. `is_served` is not decided here."""
     versions = (version,) if old is None else tuple(sorted((*old.versions, version), key=lambda v: v.order))
     made = InstanceRow(entry.sop_instance, entry.sop_class, entry.study, entry.series, entry.image, versions)
     if old is None or made.best is version:
@@ -31,7 +31,7 @@ def with_version(old: InstanceRow | None, version: Version, entry: InstanceEntry
 
 
 def series_with(series: SeriesRow, before: InstanceRow | None, after: InstanceRow | None) -> SeriesRow:
-    """A series' row after one of its instances went from `before` to `after`; None: it is not there."""
+    """A series' row after one of its instances changed from `before` to `after`; None: absent."""
     count = series.instances + _shown(after) - _shown(before)
     attributes = _described(series.attributes, count, before, after, is_series=True)
     return SeriesRow(series.series_uid, attributes, series.numbered, count)
@@ -44,7 +44,7 @@ def study_with(  # both rows, before and after
     before: InstanceRow | None,
     after: InstanceRow | None,
 ) -> StudyRow:
-    """A part's row after one of its instances, and with it that one's series, went from `before` to `after`."""
+    """A part's row after one of its instances, and with it the series, changed from `before` to `after`."""
     count = study.instances + _shown(after) - _shown(before)
     modalities, sop_classes = study.modalities, study.sop_classes
     if not _is_counted_alike(before, after):
@@ -56,7 +56,7 @@ def study_with(  # both rows, before and after
                 _count(sop_classes, row.sop_class, sign)
     attributes = _described(study.attributes, count, before, after, is_series=False)
     if series_after.attributes.stale and not attributes.stale:
-        attributes = msgspec.structs.replace(attributes, stale=True)  # who makes the one anew makes the other too
+        attributes = msgspec.structs.replace(attributes, stale=True)  # both are merged again together
     return msgspec.structs.replace(
         study,
         attributes=attributes,
@@ -72,13 +72,13 @@ def study_with(  # both rows, before and after
 
 def stored_in(study: StudyRow, version: Version, entry: InstanceEntry) -> StudyRow:
     """A part's row after one more version was stored in it, served or not."""
-    counts = counts_from(_texts(entry.study, _STUDY_DATE), version.received_ms)
+    start = retention_start(_texts(entry.study, STUDY_DATE), version.received_ms)
     return msgspec.structs.replace(
         study,
         versions=study.versions + 1,
         unindexed=study.unindexed + (version.flags != 0),
         data_bytes=study.data_bytes + version.dataset_length,
-        latest_date=max(study.latest_date, counts),
+        latest_date=max(study.latest_date, start),
         received_ms=max(study.received_ms, version.received_ms),
         some_without_issuer=study.some_without_issuer or not entry.issuer,
     )

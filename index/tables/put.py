@@ -1,8 +1,8 @@
-"""Put one stored object in: its part, series and instance, and whatever else it takes the place of.
+"""Put one stored object in: its part, series and instance, and the rows of the versions that it replaces.
 
-Rule: bottom up, so that whoever finds a part's row finds everything that it counts. Of all versions of an instance one
-is served, in whatever part it stands; the rows of the parts that lose or win it follow. The caller holds the tables'
-lock. It reads no log, and knows no keys but by their ids.
+Rule: bottom up, so that a reader of a part's row finds everything that it counts. Of all versions of an instance one is
+served, in whichever part it is; the rows of the parts that lose or gain it are updated. The caller holds the tables'
+lock. It reads no log, and knows keys only by their ids.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from coffer.index.tables.sealed_rows import (
     child,
 )
 
-__all__ = ["Putting"]
+__all__ = ["Inserter"]
 
 _NOTHING = Merged()
 
 
-class Putting:
-    """Works on an index's tables and catalogue. `next_number` is the number that the next new part gets."""
+class Inserter:
+    """Works on an index's tables and catalogue. `next_number` is the number of the next new part."""
 
     def __init__(self, tables: Tables, catalogue: Catalogue, lookup: Lookup, rules: Rules) -> None:
         self._tables = tables
@@ -50,9 +50,9 @@ class Putting:
         self.next_number = 1
 
     def put(self, version: Version, key_id: bytes, entry: InstanceEntry) -> None:
-        """Take one version, sealed under this key, in. Changes nothing where it is in already.
+        """Put in one version, sealed under this key. Changes nothing if it is in already.
 
-        Where the same object is in from an older record, that one's place is changed: it was sealed again.
+        If the same object is in from an older record, its place is changed: it was sealed again.
         """
         part = self._rules.part_of(entry, version.source_ae)
         order = version.order if version.order >= 0 else version.seq
@@ -78,13 +78,13 @@ class Putting:
             others = [link for link in chain if link is not own]
             counts = served([*new.versions, *(each for link in others for each in link.row.versions)])
         new = msgspec.structs.replace(new, is_served=any(each is counts for each in new.versions))
-        self._settle(ref, old, new, series, study, stored_in(study, version, entry))
+        self._put_rows(ref, old, new, series, study, stored_in(study, version, entry))
         for link in chain:
             if link is not own:
                 self._serve(link, counts)
 
     def _part(self, part: PartId, key_id: bytes) -> tuple[Ref, StudyRow]:
-        """The row of a part, put and named where it is new."""
+        """The row of a part; a new one is put and named."""
         ref, row = self._lookup.part(part)
         if ref is not None and row is not None:
             return ref, row
@@ -97,7 +97,7 @@ class Putting:
         return ref, row
 
     def _share(self, name: str) -> bool:
-        """Whether there are other parts of this name; they are marked, as all are but a single one."""
+        """Whether there are other parts of this name; if so, they are marked as shared."""
         found = False
         for ref in self._tables.named(STUDY, name):
             row = self._lookup.study(ref)
@@ -109,7 +109,7 @@ class Putting:
         return found
 
     def _series(self, study_ref: Ref, study: StudyRow, uid: str) -> tuple[Ref, SeriesRow, StudyRow]:
-        """The row of a part's series, named and counted where it is new, and the part's row with it."""
+        """The row of a part's series, named and counted if it is new, and the part's row then."""
         ref, row = self._lookup.series(study_ref, uid)
         if ref is not None and row is not None:
             return ref, row, study
@@ -122,19 +122,19 @@ class Putting:
 
     def _put_study(self, ref: Ref, before: StudyRow | None, after: StudyRow) -> None:
         self._tables.put(ref, after)
-        self._catalogue.note(ref, before, after)
+        self._catalogue.update(ref, before, after)
 
     def _serve(self, link: Link, counts: Version) -> None:
-        """Let a row be served, or not any more, as the version that counts has it."""
+        """Mark a row as served or not, depending on the version that counts."""
         is_served = any(each.order == counts.order for each in link.row.versions)
         if is_served != link.row.is_served:
-            # The link may be older than what another row's change put.
+            # The change of another row may have put newer rows than the link has.
             study = self._lookup.study(link.ref[:8]) or link.study
             _, series = self._lookup.series(link.ref[:8], link.series.series_uid)
             after = msgspec.structs.replace(link.row, is_served=is_served)
-            self._settle(link.ref, link.row, after, series or link.series, study, study)
+            self._put_rows(link.ref, link.row, after, series or link.series, study, study)
 
-    def _settle(  # noqa: PLR0917  # rows, and what they were
+    def _put_rows(  # noqa: PLR0917  # rows, before and after
         self,
         ref: Ref,
         before: InstanceRow | None,
@@ -143,7 +143,7 @@ class Putting:
         known: StudyRow,
         study: StudyRow,
     ) -> None:
-        """Put an instance's row, and the rows above it with what that changes in them; `known`: what was put last."""
+        """Put an instance's row, and the rows above it as that changes them; `known`: the study row put last."""
         series_after = series_with(series, before, after)
         study_after = study_with(study, series, series_after, before, after)
         self._tables.put(ref, after)
@@ -151,7 +151,7 @@ class Putting:
         self._put_study(ref[:8], known, study_after)
 
     def _moved(self, chain: Iterable[Link], version: Version) -> None:
-        """Let an object that is in already be found in a later record."""
+        """Point an object that is in already to a later record."""
         for link in chain:
             known = link.row.versions
             versions = tuple(version if v.order == version.order and v.seq < version.seq else v for v in known)
@@ -159,7 +159,7 @@ class Putting:
                 self._tables.put(link.ref, msgspec.structs.replace(link.row, versions=versions))
 
     def serve_again(self, chain: list[Link]) -> None:
-        """Say anew which version of an instance is served: of those rows that are left."""
+        """Decide again which version of an instance is served, among the rows that are left."""
         if chain:
             counts = served(each for link in chain for each in link.row.versions)
             for link in chain:

@@ -1,8 +1,8 @@
 """The rows of the index and their bytes: one per part of a study, series and instance, as msgpack arrays.
 
-Rule: pure and frozen; a change makes a new row, so that readers never see half of one. What a row says is independent
-of the order in which records arrive: that is what makes a rebuilt index equal to the one that grew. Sealing and storing
-is `index.tables.sealed_rows`, what a further object changes is `index.tables.merge`.
+Rule: pure and frozen; a change makes a new row, so that readers never see half of one. The content of a row does not
+depend on the order in which records arrive, so that a rebuilt index equals the one that grew. `index.tables.row_cipher`
+seals rows, `index.tables.sealed_rows` stores them, `index.tables.merge` says what a further object changes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from coffer.keys.errors import FormatError
 
 __all__ = ["SCHEMA", "InstanceRow", "Merged", "SeriesRow", "StudyRow", "Version", "decode_row", "encode_row", "served"]
 
-SCHEMA: Final = 3  # of the three rows together; another number means: rebuild
+SCHEMA: Final = 3  # of the three rows together; with another number, rebuild
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True):
-    """One stored data set of an instance and where the log has it. Lengths in bytes, time in ms since 1970 UTC.
+    """One stored data set of an instance and its place in the log. Lengths in bytes, time in ms since 1970 UTC.
 
-    `order` is the number of the record that the object first came in: it tells what is newer, also after the object was
-    sealed again and stands in a later record. `replaces`: whether it takes the place of the version served before it.
+    `order` is the number of the object's first record: it decides which version is newer, even after the object was
+    sealed again and is in a later record. `replaces`: whether it replaces the version served before it.
     """
 
     seq: int
@@ -54,7 +54,7 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
         source_ae: str = "",
         order: int = -1,
     ) -> Version:
-        """Return the version that a record at `position` holds; `order` where it first came in an earlier one."""
+        """Return the version that a record at `position` holds; `order` if its first record was an earlier one."""
         return Version(
             position.seq,
             position.segment,
@@ -71,12 +71,12 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def position(self) -> Position:
-        """Where the record is, as the log's reader takes it."""
+        """The place of the record, for the log's reader."""
         return Position(self.seq, self.segment, self.offset, self.body_len)
 
 
 def served(versions: Iterable[Version]) -> Version:
-    """The version that counts, of one or more: the first, then each that replaces what was served before it."""
+    """The version that is served, of one or more: the first, until another one replaces it."""
     known = list(versions)
     return max((v for v in known if v.replaces), key=_order, default=None) or min(known, key=_order)
 
@@ -88,10 +88,10 @@ def _order(version: Version) -> int:
 class Merged(msgspec.Struct, frozen=True, array_like=True):
     """Attributes of an entity that many instances describe; each value is that of the newest one that has a value.
 
-    `own[tag]` is the order of the version a value comes from; `all_since` stands for every tag at once (the usual case:
-    all instances of a series say the same), so that a thousand equal descriptions cost one integer each. `differing`
-    are the tags of which there is more than one value. `stale`: a description was taken back that cannot be taken out
-    without looking at the others: all are merged again when somebody asks.
+    `own[tag]` is the order of the version that a value comes from; `all_since` stands for every tag at once (the usual
+    case: all instances of a series agree), so that a thousand equal descriptions change one integer. `differing` are
+    the tags with more than one value. `stale`: a description was withdrawn that cannot be subtracted without the
+    others; all are merged again when the values are needed.
     """
 
     values: Stored = {}
@@ -106,7 +106,7 @@ class Merged(msgspec.Struct, frozen=True, array_like=True):
         return max(self.all_since, *self.own.values(), -1)
 
     def merge(self, order: int, values: Stored) -> Merged:
-        """Return the attributes with those of one more description taken in; self where nothing changes."""
+        """Return the attributes with one more description merged in; self if nothing changes."""
         if self.stale:
             return self
         if values == self.values:
@@ -124,13 +124,13 @@ class Merged(msgspec.Struct, frozen=True, array_like=True):
         return Merged(merged, own, differing=tuple(sorted(differing)))
 
     def without(self, order: int) -> Merged:
-        """Return the attributes after the description of this order was taken back; what remains is described anew."""
+        """Return the attributes after the description of this order was withdrawn; marked stale if they may change."""
         if self.stale or (not self.differing and order != self.all_since and order not in self.own.values()):
             return self
         return Merged(self.values, self.own, self.all_since, self.differing, stale=True)
 
     def beside(self, other: Merged) -> Merged:
-        """Return the attributes of both together: of each the value of the newest description."""
+        """Return the attributes of both together, each with the value of the newest description."""
         values, own = dict(self.values), {tag: self.order_of(tag) for tag in self.values}
         for tag, value in other.values.items():
             if other.order_of(tag) > own.get(tag, -1):
@@ -151,8 +151,8 @@ class Merged(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StudyRow(msgspec.Struct, frozen=True, array_like=True):
-    """One part of a study: the objects of one patient in it. What it tells is of versions that are served, but for
-    `versions` and what follows it: those are of every version that was ever stored in the part."""
+    """One part of a study: the objects of one patient in it. Everything before `versions` describes the versions that
+    are served; `versions` and what follows describes every version that was ever stored in the part."""
 
     part: PartId
     study_key_id: bytes  # of the first record of the part
@@ -167,11 +167,9 @@ class StudyRow(msgspec.Struct, frozen=True, array_like=True):
     versions: int = 0
     unindexed: int = 0  # versions whose record carries a flag: kept, but not fully read
     data_bytes: int = 0
-    latest_date: str = (
-        ""  # from which the retention counts, YYYYMMDD: the latest of all (`index.instance.retention_day`)
-    )
-    received_ms: int = 0  # when the newest came
-    some_without_issuer: bool = False  # one at least does not say who gave the Patient ID, whatever `part` has
+    latest_date: str = ""  # YYYYMMDD, from which the retention counts: the latest (`index.instance.retention_day`)
+    received_ms: int = 0  # when the newest arrived
+    some_without_issuer: bool = False  # at least one states no Issuer of Patient ID, whatever `part` has
 
     @property
     def study_uid(self) -> str:
@@ -180,7 +178,7 @@ class StudyRow(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def is_shown(self) -> bool:
-        """Whether queries may show it: it is of a study, and something in it is served."""
+        """Whether queries may show it: it belongs to a study, and something in it is served."""
         return bool(self.instances and self.part.study_uid)
 
 
@@ -194,8 +192,8 @@ class SeriesRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class InstanceRow(msgspec.Struct, frozen=True, array_like=True):
-    """One instance of a part: all its versions in the part by their order, and what the best of them says of patient
-    and study, series, and itself. `is_served`: that version is the one served; else one in another part is."""
+    """One instance of a part: all its versions in the part by order, and how the best of them describes patient and
+    study, series, and itself. `is_served`: that version is served; otherwise one in another part is."""
 
     sop_instance: str
     sop_class: str

@@ -1,7 +1,7 @@
-"""The records of objects that are not in the index although they are stored: they could not be read, or not be opened.
+"""The records of objects that are stored but not in the index, because they could not be read or opened.
 
-Rule: pure. They are kept until they are in, or until the log says that they never will be: nobody may take an answer
-for whole while there are any. Numbers are kept as runs, so that a lost key costs no more than a damaged byte.
+Rule: pure. A record stays here until it is in the index, or until the log shows that it never will be: while there are
+any, no answer is complete. Numbers are kept as runs, so that a lost key takes no more room than a damaged byte.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _RUN: Final = struct.Struct(">QQ")
 
 
 class Skipped:
-    """Record numbers. Not thread-safe: the index's lock is held around it."""
+    """A set of record numbers. Not thread-safe: the caller holds the index's lock."""
 
     __slots__ = ("_runs",)
 
     def __init__(self, runs: Iterable[tuple[int, int]] = ()) -> None:
-        """`runs` are first and last number of each, in order, with a gap between any two."""
+        """`runs` are the first and last number of each run, in order, with a gap between any two."""
         self._runs = list(runs)
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Skipped:
         return bisect_right(self._runs, seq, key=lambda run: run[0])
 
     def add(self, seq: int) -> None:
-        """Take a number in."""
+        """Add a number."""
         if seq in self:
             return
         at, first, last = self._place(seq), seq, seq
@@ -56,7 +56,7 @@ class Skipped:
         self._runs.insert(at, (first, last))
 
     def discard(self, seq: int) -> None:
-        """Take a number out, where it is in."""
+        """Remove a number if it is in."""
         if seq in self:
             at = self._place(seq) - 1
             first, last = self._runs[at]

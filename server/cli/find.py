@@ -13,7 +13,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.index.dicom.identifier import Values
+    from coffer.index.dicom.attributes import Values
 
 _LEVELS = {"patient": "PATIENT", "study": "STUDY", "series": "SERIES", "instance": "IMAGE", "image": "IMAGE"}
 _COLUMNS = {

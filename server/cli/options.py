@@ -16,7 +16,7 @@ import click
 
 from coffer.keys.errors import ConfigError
 from coffer.server.cli import output
-from coffer.server.config.find import find_config, way_out_of
+from coffer.server.config.find import find_config, remedy_for
 from coffer.server.config.load import DEFAULT_ARCHIVE, load_config
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Chosen:
         """
         found = find_config(self.config, self.archive)
         for path in () if self.told else found.ignored:
-            output.warn(f"{path.absolute()} is not read: it lies in an archive folder", way_out_of(path.absolute()))
+            output.warn(f"{path.absolute()} is not read: it lies in an archive folder", remedy_for(path.absolute()))
         self.told = True
         return found.path, self.archive or (None if found.path else Path(DEFAULT_ARCHIVE))
 

@@ -1,4 +1,4 @@
-"""Settings: their types, how a file is found and read, and the page that documents them.
+"""Settings: their types, how the file is found and read, and the page that documents them.
 
-Rule: imports nothing of the server.
+Rule: it imports nothing else of the server.
 """

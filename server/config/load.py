@@ -1,7 +1,7 @@
-"""Read coffer.toml, and report every problem in it at once with its line and its remedy.
+"""Read coffer.toml, and report all of its problems at once, each with its line and remedy.
 
 Rule: an unknown key is an error, never ignored; a path in the file is relative to the file. It changes nothing on disk
-and does not look whether the archive exists: `config check` must work before `init`.
+and does not check whether the archive exists: `config check` must work before `init`.
 """
 
 import difflib
@@ -14,23 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec import inspect
 
 from coffer.keys.errors import ConfigError
 from coffer.server.config import toml_lines
+from coffer.server.config.allowed_values import allowed, example
 from coffer.server.config.find import read_believable, require_outside
-from coffer.server.config.settings import (
-    AeTitle,
-    Config,
-    Issuer,
-    Keys,
-    Peer,
-    Pkcs11,
-    Region,
-    TokenLabel,
-    Url,
-    VariableName,
-)
+from coffer.server.config.settings import Config, Keys, Peer, Pkcs11
 
 DEFAULT_ARCHIVE: Final = "archive-data"  # where `make run` puts it
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)$")
@@ -38,7 +27,7 @@ _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)$")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong in a config file: the line (0: the file as a whole), the cause and what to do."""
+    """One problem in a config file: the line (0: the file as a whole), the cause and the remedy."""
 
     line: int
     cause: str
@@ -50,10 +39,10 @@ class Problem:
 
 
 def load_config(config: Path | None = None, archive: Path | None = None) -> Config:
-    """The checked configuration in the file `config`, or the defaults; `archive` goes before the file's own key. Paths
-    come back absolute.
+    """The checked configuration in the file `config`, or the defaults; `archive` overrides the file's own key. Paths
+    in the result are absolute.
 
-    Raises ConfigError naming every problem, that no archive was chosen, or that the file may not be believed.
+    Raises ConfigError naming every problem, or if no archive was chosen, or if the file must not be trusted.
     """
     if config is None and archive is None:
         raise ConfigError(
@@ -73,7 +62,7 @@ def load_config(config: Path | None = None, archive: Path | None = None) -> Conf
 
 
 def read_text(source: Path) -> str:
-    """The file's text. Raises ConfigError where it cannot be read, others may write it, or it is not UTF-8."""
+    """The file's text. Raises ConfigError if it cannot be read, others may write it, or it is not UTF-8."""
     try:
         return read_believable(source).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -85,7 +74,7 @@ def _base(source: Path | None) -> Path:
 
 
 def check_text(text: str, base: Path, archive: Path | None = None) -> tuple[Config | None, list[Problem]]:
-    """The configuration in `text`, or the problems that keep it from being one, by line. `base` roots its paths."""
+    """The configuration in `text`, or its problems by line. Relative paths are relative to `base`."""
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -99,7 +88,7 @@ def check_text(text: str, base: Path, archive: Path | None = None) -> tuple[Conf
 
 
 class _Checker:
-    """Turns parsed TOML into a Config, collecting problems on the way."""
+    """Turns parsed TOML into a Config and collects the problems."""
 
     def __init__(self, lines: Mapping[toml_lines.KeyPath, int], base: Path) -> None:
         self._lines = lines
@@ -114,7 +103,7 @@ class _Checker:
             return None
         keys: Keys = values.get("keys", Keys())
         if keys.key_file == Path():
-            real = Path(os.path.realpath(values["archive"]))  # `init` put it beside the folder, not beside a link to it
+            real = Path(os.path.realpath(values["archive"]))  # `init` puts it beside the folder, not beside a link
             beside = real.with_name(real.name + ".key")
             values["keys"] = msgspec.structs.replace(keys, key_file=beside)
         config = Config(**values)
@@ -158,12 +147,12 @@ class _Checker:
     def _place(self, value: Path, path: toml_lines.KeyPath) -> Path | None:
         try:
             return self._absolute(value)
-        except (RuntimeError, ValueError):  # the home of an account that there is not
+        except (RuntimeError, ValueError):  # `~name` of an account that does not exist
             self._report(path, f"{_dotted(path)} = {str(value)!r} leads nowhere", "give the path of a file or folder")
             return None
 
     def _by_ae(self, field: msgspec.structs.FieldInfo, raw: dict[str, Any], path: toml_lines.KeyPath) -> Any:
-        """A table from AE titles to values, each entry looked at by itself."""
+        """A table from AE titles to values, with each entry checked separately."""
         values = {}
         for name, value in raw.items():
             try:
@@ -181,7 +170,7 @@ class _Checker:
         return None if self.problems else tuple(Peer(**one) for one in tables)
 
     def _absolute(self, path: Path) -> Path:
-        return Path(os.path.abspath(self._base / path.expanduser()))  # noqa: PTH100  the link's own name is meant
+        return Path(os.path.abspath(self._base / path.expanduser()))  # noqa: PTH100  a link's own name is meant
 
     def _unknown(self, path: toml_lines.KeyPath, known: list[str]) -> None:
         name = str(path[-1])
@@ -200,13 +189,13 @@ class _Checker:
 
 
 def _contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, str]]:
-    """Values that are allowed each for itself, but not together."""
+    """Values that are allowed individually, but not together."""
     key_file, archive = config.keys.key_file, config.archive
     if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(archive)):
         yield (
             ("keys", "key_file"),
             "the key file is inside the archive folder",
-            "put it elsewhere, best on another volume: a copy of the archive must not hold its key",
+            "move it elsewhere, preferably to another volume: a copy of the archive must not contain its key",
         )
     yield from _key_contradictions(config.keys)
     if config.limits.memory_total_bytes < config.limits.memory_object_bytes:
@@ -222,8 +211,8 @@ def _contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, s
         if peer.ae_title in seen:
             yield (
                 ("peers", number, "ae_title"),
-                f"a second peer with the AE title {peer.ae_title}",
-                "an AE title names one destination: rename or remove one",
+                f"a second peer has the AE title {peer.ae_title}",
+                "an AE title names one destination: rename or remove one of them",
             )
         seen.setdefault(peer.ae_title, number)
 
@@ -232,12 +221,12 @@ def _key_contradictions(keys: Keys) -> Iterator[tuple[toml_lines.KeyPath, str, s
     if keys.passphrase_env and keys.passphrase_file:
         yield (
             ("keys", "passphrase_file"),
-            "two sources of the passphrase",
+            "the passphrase has two sources",
             "keep one of passphrase_env, passphrase_file",
         )
     hsm = keys.pkcs11
     if hsm.pin_env and hsm.pin_file:
-        yield ("keys", "pkcs11", "pin_file"), "two sources of the PIN", "keep one of pin_env, pin_file"
+        yield ("keys", "pkcs11", "pin_file"), "the PIN has two sources", "keep one of pin_env, pin_file"
     if keys.provider == "pkcs11" or hsm != Pkcs11():
         given = {"module": hsm.module != Path(), "token": hsm.token, "pin_env or pin_file": hsm.pin_env or hsm.pin_file}
         for name, there in given.items():
@@ -248,7 +237,7 @@ def _key_contradictions(keys: Keys) -> Iterator[tuple[toml_lines.KeyPath, str, s
 def _path_of(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str) and value and "\0" not in value:
         return Path(value)
-    raise ValueError("a path is a string that is not empty")
+    raise ValueError("a path is a non-empty string")
 
 
 def _dotted(path: toml_lines.KeyPath) -> str:
@@ -258,56 +247,3 @@ def _dotted(path: toml_lines.KeyPath) -> str:
 def _shown(raw: Any) -> str:
     shown = repr(raw) if not isinstance(raw, bool) else str(raw).lower()
     return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def allowed(kind: Any) -> str:
-    """What a value of an annotated type may be, in words: for remedies and for the reference."""
-    return _in_words(inspect.type_info(kind))
-
-
-def _pattern(info: inspect.Type) -> str:
-    assert isinstance(info, inspect.StrType)
-    return info.pattern or ""
-
-
-_WORDS: Final = {
-    _pattern(inspect.type_info(kind)): words
-    for kind, words in (
-        (AeTitle, "1 to 16 characters without backslash"),
-        (VariableName, "an environment variable's name"),
-        (TokenLabel, "up to 32 characters"),
-        (Issuer, "up to 64 characters without backslash"),
-        (Region, "an AWS region, for example eu-central-1"),
-        (Url, "an http or https URL"),
-    )
-}
-
-
-def _in_words(info: inspect.Type) -> str:  # noqa: PLR0911  one line per type is the shortest way to say it
-    match info:
-        case inspect.Metadata():
-            return _in_words(info.type)
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.IntType():
-            return f"a whole number from {info.ge} to {info.le}"
-        case inspect.FloatType(gt=None):
-            return f"a number from {info.ge} to {info.le}"
-        case inspect.FloatType():
-            return f"a number of seconds above {info.gt} and up to {info.le}"
-        case inspect.LiteralType():
-            return " or ".join(f'"{v}"' for v in info.values)
-        case inspect.StrType(pattern=str(pattern)):
-            return _WORDS[pattern]
-        case inspect.DictType():
-            return f"a table of AE titles, for each {_in_words(info.value_type)}"
-        case inspect.StrType():
-            return "a host name or an address"
-        case _:
-            return "a path"
-
-
-def example(kind: Any) -> str:
-    """A value of the kind, as TOML, for the remedy of a missing key."""
-    words = allowed(kind)
-    return '"PACS"' if "characters" in words else "104" if "number" in words else '"127.0.0.1"'

@@ -1,6 +1,6 @@
 """Render docs/configuration.md from the settings' own types, defaults and descriptions.
 
-Rule: the page holds nothing that is not in `server.config.settings`, so it cannot be wrong; a test compares the two.
+Rule: the tables hold nothing that is not in `server.config.settings`; a test compares the page with them.
 """
 
 from pathlib import Path
@@ -9,22 +9,22 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
-from coffer.server.config.load import allowed
+from coffer.server.config.allowed_values import allowed
 from coffer.server.config.settings import Config, Peer
 
 _INTRODUCTION = """# Configuration
 
-One file, `coffer.toml`, in [TOML](https://toml.io). It is the one that `--config` or `COFFER_CONFIG` names, else the
-first there is of `./coffer.toml`, `$XDG_CONFIG_HOME/coffer/coffer.toml` (by default `~/.config/coffer/coffer.toml`) and
-`/etc/coffer/coffer.toml`. Every key is optional, except those of a peer; without a file the defaults hold. Relative
-paths are relative to the folder the file stands in.
+Coffer reads one file, `coffer.toml`, in [TOML](https://toml.io): the one that `--config` or `COFFER_CONFIG` names, or
+else the first that exists of `./coffer.toml`, `$XDG_CONFIG_HOME/coffer/coffer.toml` (by default
+`~/.config/coffer/coffer.toml`) and `/etc/coffer/coffer.toml`. Every key is optional, except those of a peer; without a
+file the defaults apply. Relative paths are relative to the folder of the file.
 
-The file names libraries that are run and keys that are used, so that it is believed only where nobody else can have
-written it: it and its folder must belong to root or to the account that runs Coffer, and be writable by no other
-(a group of that account alone may). **None is taken from an archive folder**, which lies on disks and shares of others:
-a `coffer.toml` in there is passed over and told by `coffer verify`, `coffer status` and `/readyz`.
+The file names libraries to load and keys to use, so it is trusted only if nobody else can have written it: it and its
+folder must belong to root or to the account that runs Coffer, and must not be writable by anyone else (a group whose
+only member is that account may write). **No file is taken from an archive folder**, which may be on disks and shares of
+others: a `coffer.toml` in there is ignored and reported by `coffer verify`, `coffer status` and `/readyz`.
 
-An unknown key is an error. `coffer config check` names every problem with its line and the remedy; the server checks
+An unknown key is an error. `coffer config check` reports every problem with its line and the remedy; the server checks
 the same before it starts. A change needs a restart.
 """
 

@@ -1,7 +1,8 @@
 """Every setting of Coffer, with its type, bounds, default and meaning in one place.
 
-Rule: a setting exists here or not at all; `docs/configuration.md` is rendered from these classes and a test compares.
-Values are checked where the file is read (`server.config.load`): a `Config` that exists is valid. It opens no file.
+Rule: a setting is defined here or does not exist; `docs/configuration.md` is rendered from these classes and a test
+compares the two. Values are checked when the file is read (`server.config.load`): every `Config` is valid. It opens no
+file.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ __all__ = [
     "Http",
     "Keys",
     "Limits",
-    "Log",
+    "Logging",
     "Patients",
     "Peer",
     "Pkcs11",
@@ -42,14 +43,14 @@ Url = Annotated[str, Meta(pattern=r"^(https?://[!-~]{1,250})?$")]
 
 
 class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The DICOM service: where it listens, what it calls itself, and how long it waits."""
+    """The DICOM service: where it listens, what it is called, and how long it waits."""
 
     ae_title: Annotated[AeTitle, Meta(description="Coffer's own AE title, as the PACS must call it.")] = "COFFER"
     host: Annotated[
         Host,
         Meta(
-            description="Name or address to listen on: one, or all of them with `0.0.0.0` (IPv4) or `::` (IPv4 and "
-            "IPv6). Anything but loopback lets others on the network store and retrieve."
+            description="Name or address to listen on; `0.0.0.0` for all IPv4 addresses, `::` for all IPv4 and IPv6 "
+            "addresses. Anything but loopback lets others on the network store and retrieve."
         ),
     ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="TCP port to listen on.")] = 11112
@@ -58,8 +59,8 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=64,
-            description="Processes that receive, seal and hand out objects, in front of the one that commits. "
-            "0: as many as there are cores, at most 4.",
+            description="Processes that receive, seal and send objects, in front of the one that commits. "
+            "0: one per core, at most 4.",
         ),
     ] = 0
     require_called_ae: Annotated[
@@ -68,8 +69,8 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     known_peers_only: Annotated[
         bool,
         Meta(
-            description="Serve only callers whose AE title stands under `[[peers]]`. An AE title is chosen by the "
-            "caller: this prevents mistakes, not attacks."
+            description="Serve only callers whose AE title is listed under `[[peers]]`. The caller chooses its AE "
+            "title: this prevents mistakes, not attacks."
         ),
     ] = False
     max_pdu: Annotated[
@@ -80,9 +81,9 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=1000,
-            description="Associations open at the same time. Above it an idle one gives up its place: first one that "
-            "never did anything, then one of an address that holds more than the newcomer's; where there is none, the "
-            "newcomer is rejected as busy.",
+            description="Associations open at the same time. Beyond that an idle one is ended: first one that never "
+            "did anything, then one of an address that holds more than the newcomer's. If there is none, the newcomer "
+            "is rejected as busy.",
         ),
     ] = 50
     max_associations_per_peer: Annotated[
@@ -90,8 +91,8 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=1000,
-            description="The same for one remote address, where only associations that never did anything give up "
-            "their place.",
+            description="The same for one remote address, of which only associations that never did anything are "
+            "ended.",
         ),
     ] = 32
     handshake_seconds: Annotated[
@@ -103,8 +104,8 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     idle_seconds: Annotated[
         Seconds,
         Meta(
-            description="Longest silence of an association between messages. Workstations keep theirs for minutes, "
-            "and each counts among `max_associations`."
+            description="Longest silence of an association between messages. Workstations keep theirs open for "
+            "minutes, and each counts towards `max_associations`."
         ),
     ] = 600.0
     destination_seconds: Annotated[
@@ -113,57 +114,58 @@ class Dimse(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     query_cpu_seconds: Annotated[
         Seconds,
         Meta(
-            description="Processor time that one C-FIND, or the search of one C-MOVE or C-GET, may take; then it ends "
-            "with 0xA700 and a comment that says what to narrow. One second answers about 15,000 studies."
+            description="Processor time that one C-FIND, or the search of one C-MOVE or C-GET, may take. Then it ends "
+            "with 0xA700 and a comment that says how to narrow it. One second is enough for about 15,000 studies."
         ),
     ] = 20.0
 
 
 class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Health and metrics over HTTP: `/healthz`, `/readyz`, `/metrics`. They hold no patient data, but counts."""
+    """Health and metrics over HTTP: `/healthz`, `/readyz`, `/metrics`. They show counts, no patient data."""
 
     enabled: Annotated[bool, Meta(description="Whether to listen at all.")] = True
-    host: Annotated[
-        Host, Meta(description="Name or address to listen on; `::` for every address of IPv4 and IPv6.")
-    ] = "127.0.0.1"
+    host: Annotated[Host, Meta(description="Name or address to listen on; `::` for all IPv4 and IPv6 addresses.")] = (
+        "127.0.0.1"
+    )
     port: Annotated[Port, Meta(description="TCP port to listen on.")] = 11180
 
 
 class Peer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One known application entity; every C-MOVE destination must be one. Repeat the table for each."""
+    """One known application entity. Every C-MOVE destination must be listed. Repeat the table for each."""
 
-    ae_title: Annotated[AeTitle, Meta(description="AE title of the peer, as it stands in C-MOVE requests.")]
+    ae_title: Annotated[AeTitle, Meta(description="AE title of the peer, as C-MOVE requests name it.")]
     host: Annotated[Host, Meta(description="Name or address to connect to.")]
     port: Annotated[Port, Meta(description="TCP port to connect to.")]
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one object, and all together, may cost. Beyond a header limit an object is stored, but not indexed."""
+    """What one object, and all objects together, may cost. An object beyond a header limit is stored, but not
+    indexed."""
 
     memory_object_bytes: Annotated[
         int,
         Meta(
             ge=64 * KIB,
             le=64 * GIB,
-            description="An incoming object that takes more than this, compressed, goes to an encrypted spool file.",
+            description="An incoming object larger than this after compression goes to an encrypted spool file.",
         ),
     ] = 64 * MIB
     memory_total_bytes: Annotated[
         int, Meta(ge=MIB, le=1024 * GIB, description="The same for all incoming objects together.")
     ] = 256 * MIB
     max_object_bytes: Annotated[
-        int, Meta(ge=MIB, le=1 << 44, description="A larger data set is refused with status 0xA700.")
+        int, Meta(ge=MIB, le=1 << 44, description="Larger data sets are refused with status 0xA700.")
     ] = 16 * GIB
     header_bytes: Annotated[
-        int, Meta(ge=4 * KIB, le=GIB, description="Bytes of a data set that are read to find what is indexed.")
+        int, Meta(ge=4 * KIB, le=GIB, description="Bytes of a data set that are read to find the indexed attributes.")
     ] = 16 * MIB
-    header_depth: Annotated[int, Meta(ge=1, le=256, description="Nested sequences that are followed.")] = 64
-    header_elements: Annotated[int, Meta(ge=100, le=10_000_000, description="Elements that are looked at.")] = 100_000
+    header_depth: Annotated[int, Meta(ge=1, le=256, description="Levels of nested sequences that are read.")] = 64
+    header_elements: Annotated[int, Meta(ge=100, le=10_000_000, description="Elements that are read.")] = 100_000
     header_seconds: Annotated[Seconds, Meta(description="Time that may be spent on the header of one object.")] = 1.0
 
 
 class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is accepted and how it is laid down."""
+    """What is accepted and how it is stored."""
 
     accept_unknown_sop_classes: Annotated[
         bool, Meta(description="Store private and unknown storage SOP classes too.")
@@ -176,8 +178,8 @@ class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=1 << 44,
-            description="Space on the archive's volume that is kept free for keyring, index and checkpoints: a store "
-            "that would touch it is refused with 0xA700, a large object while it still comes in.",
+            description="Space on the archive's volume that is kept free for keyring, index and checkpoints. A C-STORE "
+            "that would use it is refused with 0xA700, a large object already while it is being received.",
         ),
     ] = 256 * MIB
     scrub_days: Annotated[
@@ -185,14 +187,15 @@ class Storage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=3650,
-            description="Days in which the server reads the whole log once, in the background, and checks every byte "
-            "of it. 0: never.",
+            description="Days in which the server reads the whole log once in the background and verifies every byte. "
+            "0: never.",
         ),
     ] = 30.0
 
 
 class Pkcs11(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A hardware security module over PKCS#11 (`pip install 'coffer-dicom[pkcs11]'`). The PIN is never in this file."""
+    """A hardware security module over PKCS#11 (`pip install 'coffer-dicom[pkcs11]'`). The PIN is never in this
+    file."""
 
     module: Annotated[
         Path,
@@ -214,27 +217,27 @@ class Pkcs11(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class AwsKms(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """AWS Key Management Service (`pip install 'coffer-dicom[aws]'`). Credentials come from where AWS's own tools find
-    them: the instance's role, the environment, `~/.aws`; never from this file."""
+    them (the instance's role, the environment, `~/.aws`), never from this file."""
 
-    region: Annotated[Region, Meta(description="Region of the keys. Empty: as AWS's tools find it.")] = ""
+    region: Annotated[Region, Meta(description="Region of the keys. Empty: the one that AWS's tools find.")] = ""
     endpoint: Annotated[Url, Meta(description="A private endpoint. Empty: the region's public one.")] = ""
     deletion_days: Annotated[
         int,
-        Meta(ge=7, le=30, description="Days between the order to destroy a key and its end; AWS allows 7 to 30."),
+        Meta(ge=7, le=30, description="Days from the order to destroy a key to its destruction; AWS allows 7 to 30."),
     ] = 30
     timeout_seconds: Annotated[
-        Seconds, Meta(description="Longest wait for one answer; a request is tried three times.")
+        Seconds, Meta(description="Longest wait for one response; a request is tried three times.")
     ] = 5.0
 
 
 class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the key comes from that opens everything else. **Who loses it loses every stored object.**"""
+    """Where the key comes from that opens everything else. **If you lose it, you lose every stored object.**"""
 
     provider: Annotated[
         Literal["file", "pkcs11", "aws-kms"],
         Meta(
-            description='Who keeps the secrets of new key epochs: `"file"`, a file of random bytes with mode 0600; '
-            '`"pkcs11"`, a hardware security module; `"aws-kms"`. Each epoch that exists stays where it is.'
+            description='Where the secrets of new key epochs are kept: `"file"`, a file of random bytes with mode '
+            '0600; `"pkcs11"`, a hardware security module; `"aws-kms"`. Existing epochs stay where they are.'
         ),
     ] = "file"
     wait_seconds: Annotated[
@@ -242,24 +245,25 @@ class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=86_400,
-            description="How long a starting server waits for a provider that cannot be reached, before it gives up.",
+            description="How long a starting server waits for a provider that cannot be reached before it gives up.",
         ),
     ] = 120.0
     check_seconds: Annotated[
-        Seconds, Meta(description="How often a running server asks whether the provider still opens the current key.")
+        Seconds, Meta(description="How often a running server checks that the provider still opens the current key.")
     ] = 30.0
     key_file: Annotated[
         Path,
         Meta(
-            description="The key file. It must not be inside the archive folder, so that who takes a copy of the "
-            "archive does not take the key too.",
-            extra={"default": "beside the archive folder itself, `<archive>.key`"},
+            description="The key file. It must not be inside the archive folder, so that a copy of the archive does "
+            "not contain the key.",
+            extra={"default": "beside the archive folder, `<archive>.key`"},
         ),
     ] = Path()
     passphrase_env: Annotated[
         VariableName,
         Meta(
-            description="Environment variable that holds a passphrase, needed besides the key file. Empty: none.",
+            description="Environment variable with a passphrase that is needed in addition to the key file. Empty: "
+            "none.",
         ),
     ] = ""
     passphrase_file: Annotated[
@@ -275,8 +279,8 @@ class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=3650,
-            description="A running server makes a new key epoch when the present one is older than so many days. 0: "
-            "only `coffer keys rotate` does. **A key file changes with each rotation: copy it again.**",
+            description="A running server starts a new key epoch when the current one is older than this many days. 0: "
+            "only `coffer keys rotate` does. **Each rotation changes the key file: back it up again.**",
         ),
     ] = 0
     shred_hold_days: Annotated[
@@ -284,9 +288,9 @@ class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=3650,
-            description="Days that backups of the keyring are kept, which is how long a shredded study may still be in "
-            "one: before, no shred is called effective. Longer: a lost keyring can be recovered from older backups. "
-            "Shorter: erasure is complete earlier. It cannot be both.",
+            description="Days that backups of the keyring are kept, which is how long one may still contain the key of "
+            "a shredded study: until then, no shred is reported as effective. Longer: a lost keyring can be recovered "
+            "from older backups. Shorter: erasure is complete earlier. You cannot have both.",
         ),
     ] = 35.0
     shred_approvals: Annotated[
@@ -294,8 +298,8 @@ class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=5,
-            description="Officers who must agree before a study is shredded, the one who asks for it included. From 2 "
-            "on, `coffer shred request` asks and `coffer shred approve` agrees.",
+            description="Officers who must approve before a study is shredded, including the one who requests it. From "
+            "2 on, use `coffer shred request` and `coffer shred approve`.",
         ),
     ] = 1
     pkcs11: Pkcs11 = Pkcs11()
@@ -303,78 +307,79 @@ class Keys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long a study must be kept. Before, `coffer shred` refuses it; nothing is ever deleted by itself."""
+    """How long a study must be kept. Until then `coffer shred` refuses it; nothing is ever deleted automatically."""
 
     years: Annotated[
         float,
         Meta(
             ge=0,
             le=200,
-            description="Years from the study date in which a study is not shredded: the latest one that any object of "
-            "it has or had; an object without a valid date counts from the day of its receipt. 0: no such rule.",
+            description="Years from the study date during which a study must not be shredded. The latest date that any "
+            "of its objects has or had counts, for an object without a valid date the day of receipt. 0: no such rule.",
         ),
     ] = 0.0
 
 
 class Patients(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How patients are told apart: by Patient ID and Issuer of Patient ID. This changes no byte of any object. When it
-    is changed, the next start fills the index anew."""
+    """How patients are distinguished: by Patient ID and Issuer of Patient ID. This changes no byte of any object. After
+    a change, the next start rebuilds the index."""
 
     default_issuer: Annotated[
         Issuer,
         Meta(
-            description="Issuer of Patient ID of objects that name none. Without it, an object without issuer belongs "
-            "to the one issuer that its Patient ID has in the same study, and across studies to a patient of its own."
+            description="Issuer of Patient ID for objects that state none. If empty, an object without issuer gets the "
+            "only issuer that its Patient ID has in the same study; across studies it is a patient of its own."
         ),
     ] = ""
     default_issuer_by_ae: Annotated[
         dict[AeTitle, Issuer],
         Meta(
             description="The same for objects from one calling AE title, instead of `default_issuer`: "
-            '`default_issuer_by_ae = { CT1 = "WARD" }`. Anyone can claim an AE title.'
+            '`default_issuer_by_ae = { CT1 = "WARD" }`. Any caller can claim an AE title.'
         ),
     ] = {}
 
 
 class Versions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What happens when an instance comes again with other content. Every version is kept. When this is changed, the
-    next start fills the index anew."""
+    """What happens when an instance arrives again with different content. Every version is kept. After a change, the
+    next start rebuilds the index."""
 
     serve: Annotated[
         Serve,
         Meta(
-            description='What queries and retrievals give: `"newest"`, the version that came last, or `"first"`, the '
-            "one that came first; `coffer get --version` gives any."
+            description='What queries and retrievals return: `"newest"`, the version that arrived last, or `"first"`, '
+            "the one that arrived first; `coffer get --version` returns any."
         ),
     ] = "newest"
     serve_by_ae: Annotated[
         dict[AeTitle, Serve],
         Meta(
             description="The same for versions from one calling AE title, instead of `serve`: "
-            '`serve_by_ae = { GATEWAY = "first" }` lets that one replace nothing. Anyone can claim an AE title.'
+            '`serve_by_ae = { GATEWAY = "first" }`: versions from there replace nothing. Any caller can claim an AE '
+            "title."
         ),
     ] = {}
 
 
-class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is written to standard error. Never patient data; UIDs only as short ids that a key makes unlinkable. Lines
-    that cannot be written are lost and counted (`coffer_log_lines_lost_total`); nothing waits for them."""
+class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is logged to standard error. Never patient data; UIDs only as short ids that cannot be linked without a key.
+    Lines that cannot be written are lost and counted (`coffer_log_lines_lost_total`); nothing waits for them."""
 
     format: Annotated[
         Literal["text", "json"], Meta(description='`"text"` for people, `"json"` for a log collector.')
     ] = "text"
     level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="The least important lines that are written.")
+        Literal["debug", "info", "warning", "error"], Meta(description="The least important lines that are logged.")
     ] = "info"
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole file. Relative paths are relative to the folder the file stands in."""
+    """The whole file. Relative paths are relative to the folder of the file."""
 
     archive: Annotated[
         Path,
         Meta(
-            description="The archive folder. `--archive` and `COFFER_ARCHIVE` go before it.",
+            description="The archive folder. `--archive` and `COFFER_ARCHIVE` override it.",
             extra={"default": "`archive-data` beside `coffer.toml`"},
         ),
     ]
@@ -387,4 +392,4 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retention: Retention = Retention()
     patients: Patients = Patients()
     versions: Versions = Versions()
-    log: Log = Log()
+    log: Logging = Logging()

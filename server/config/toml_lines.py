@@ -1,7 +1,7 @@
-"""Tell on which line of a TOML file each key stands; `tomllib` does not say.
+"""The line of each key in a TOML file, which `tomllib` does not report.
 
-Rule: pure, and only for messages: it reads far enough to find headers and keys of a file that `tomllib` accepted, and
-where it cannot tell (a key inside an inline table) the caller falls back to the line of the table around it.
+Rule: pure, and only for messages: it finds headers and keys in a file that `tomllib` accepted. If it cannot find a key
+(inside an inline table), the caller falls back to the line of the surrounding table.
 """
 
 import re

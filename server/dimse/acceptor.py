@@ -1,7 +1,7 @@
-"""One incoming association from its first byte to its last: negotiate, serve message after message, end in order.
+"""One incoming association from its first byte to its last: negotiate, serve one message after another, close properly.
 
-Rule: whatever the peer does, this returns in bounded time, the connection is closed and no other association notices.
-A broken rule of PS3.8 is answered with the A-ABORT of Table 9-26 that names it.
+Rule: whatever the peer does, `serve` returns in bounded time, the connection is closed, and no other association is
+affected. A violation of PS3.8 is answered with the A-ABORT of Table 9-26 that names it.
 """
 
 import time
@@ -15,11 +15,12 @@ from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation, pdu
 from coffer.server.dimse.protocol.channel import AssociationEnded, Channel
 from coffer.server.dimse.protocol.connection import Connection, ConnectionClosed, PeerSilent
-from coffer.server.dimse.protocol.negotiation import Rejection, Request
+from coffer.server.dimse.protocol.negotiation import AssociationRequest, Rejection
 from coffer.server.dimse.protocol.pdu import ProtocolError
 from coffer.server.dimse.protocol.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, DimseStatusError
 from coffer.server.dimse.scp.find_scp import serve_find
-from coffer.server.dimse.scp.retrieve_scp import serve_get, serve_move
+from coffer.server.dimse.scp.get_scp import serve_get
+from coffer.server.dimse.scp.move_scp import serve_move
 from coffer.server.dimse.scp.session import Operation, Session
 from coffer.server.dimse.scp.store_scp import serve_store
 from coffer.server.host.headroom import refusal_of
@@ -36,7 +37,7 @@ _NAMES: Final = {
 
 
 class Acceptor:
-    """Serves one connection. `serve` runs in the connection's own thread; `cut` may come from another."""
+    """Serves one connection. `serve` runs in the connection's own thread; `abort` may be called from another."""
 
     def __init__(
         self,
@@ -46,18 +47,18 @@ class Acceptor:
         services: Services | None,
         observer: Observer,
     ) -> None:
-        """Without `services` the peer is told that there are too many associations."""
+        """Without `services` the association is rejected because there are too many."""
         self._connection = connection
         self._host = host
         self._config = config
         self._services = services
         self._observer = observer
         self._is_established = False
-        self.is_used = False  # whether the peer has asked for anything
-        self.idle_since: float | None = time.monotonic()  # None while something is under way
+        self.is_used = False  # whether the peer has sent any request
+        self.idle_since: float | None = time.monotonic()  # None during an operation
 
     def serve(self) -> None:
-        """Serve until the association ends. Raises nothing that a peer can cause."""
+        """Serve until the association ends. Raises no exception that a peer can cause."""
         gracefully = False
         try:
             request = self._read_request()
@@ -83,7 +84,7 @@ class Acceptor:
         except ConnectionClosed as error:
             _log.info("association lost", cause=str(error), host=self._host)
         except Exception:
-            self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))  # a fault of ours: the peer must not wait
+            self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))  # our own fault: the peer must not wait
             gracefully = True
             raise
         finally:
@@ -91,16 +92,16 @@ class Acceptor:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no operation is running."""
         return self.idle_since is not None
 
     def abort(self) -> None:
-        """End the association at once: the server stops, or another one needs its place more."""
+        """End the association at once: the server is stopping, or another association needs the place more."""
         if self._is_established:
             self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))
         self._connection.cut()
 
-    def _read_request(self) -> Request:
+    def _read_request(self) -> AssociationRequest:
         try:
             kind, body = self._connection.read_pdu(self._config.dimse.handshake_seconds)
         except PeerSilent as error:  # PS3.8 AA-2: there is no association to abort yet
@@ -111,7 +112,7 @@ class Acceptor:
             raise ProtocolError("the first PDU is no association request", pdu.UNEXPECTED_PDU)
         return negotiation.parse_request(bytes(body))
 
-    def _rejection(self, request: Request) -> Rejection | None:
+    def _rejection(self, request: AssociationRequest) -> Rejection | None:
         settings = self._config.dimse
         if request.application_context != negotiation.APPLICATION_CONTEXT:
             return negotiation.WRONG_APPLICATION_CONTEXT
@@ -121,12 +122,12 @@ class Acceptor:
             return negotiation.UNKNOWN_CALLING_AE
         return negotiation.TOO_MANY if self._services is None else None
 
-    def _reject(self, request: Request, rejection: Rejection) -> None:
+    def _reject(self, request: AssociationRequest, rejection: Rejection) -> None:
         _log.warning("association rejected", reason=rejection.word, calling_ae=request.calling_ae, host=self._host)
         self._observer.rejected(rejection.word)
         self._send_last(negotiation.reject(rejection))
 
-    def _serve(self, request: Request, services: Services) -> None:
+    def _serve(self, request: AssociationRequest, services: Services) -> None:
         settings = self._config.dimse
         answer, contexts = negotiation.accept(
             request, accept_unknown=self._config.storage.accept_unknown_sop_classes, max_pdu=settings.max_pdu
@@ -144,7 +145,7 @@ class Acceptor:
                 context, command = channel.read_command(settings.idle_seconds)
                 self.idle_since, self.is_used = None, True
                 if command.number(dimse.FIELD) == dimse.C_CANCEL:
-                    continue  # PS3.7 9.3.2.3: one that comes after the end is no error
+                    continue  # PS3.7 9.3.2.3: a cancel that arrives after the final response is no error
                 _answer_one(Operation(session, context, command))
                 served[_NAMES.get(command.number(dimse.FIELD), "other")] += 1
         finally:
@@ -155,11 +156,11 @@ class Acceptor:
         try:
             self._connection.send([data])
         except ConnectionClosed:
-            _log.debug("the peer was gone before our last word", host=self._host)
+            _log.debug("the peer was gone before our last PDU", host=self._host)
 
 
 def _answer_one(operation: Operation) -> None:
-    """Run one operation to its final response, also where something that it needs ran out."""
+    """Run one operation to its final response, even if the process runs out of something that it needs."""
     try:
         _serve_one(operation)
     except (OSError, RuntimeError, MemoryError) as error:
@@ -185,7 +186,7 @@ def _serve_one(operation: Operation) -> None:
     elif field == dimse.C_GET and syntax in negotiation.GET:
         serve_get(operation)
     else:
-        operation.pass_over_data()
+        operation.discard_data()
         if field in _NAMES:
             raised = DimseStatusError(CLASS_NOT_SUPPORTED, "another service was negotiated on this context")
         else:

@@ -1,4 +1,4 @@
-"""The associations that one process serves: a thread for each, and an orderly end for all."""
+"""The associations that one process serves: one thread for each, and an orderly end for all."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ class Associations:
     def begin(self, acceptor: Acceptor, ended: Callable[[], None]) -> None:
         """Serve an association in a thread of its own; `ended` is called once when it is over.
 
-        Raises RuntimeError where the system gives no thread, MemoryError: then nothing was begun.
+        Raises RuntimeError if the system provides no thread, and MemoryError: then nothing was started.
         """
         with self._lock:
             self._open.add(acceptor)
@@ -43,7 +43,7 @@ class Associations:
             ended()
 
     def stop(self, grace_seconds: float) -> None:
-        """Let operations under way end, abort the rest after `grace_seconds`; returns when all threads are done."""
+        """Let running operations end, abort the rest after `grace_seconds`; returns when all threads are done."""
         deadline = time.monotonic() + grace_seconds
         while acceptors := self._all():
             late = time.monotonic() > deadline

@@ -1,9 +1,8 @@
-"""The listening socket: one thread that accepts, and limits before a connection costs much.
+"""The listening socket: one thread that accepts connections and enforces the limits before a connection costs much.
 
-Rule: nothing that a connection, or a shortage, brings about ends the accepting. Connections beyond the limits are
-answered (local limit exceeded, or temporary congestion) by few threads and then dropped, so that a flood of silent
-clients never keeps an honest one out. Who serves is the dispatcher's business: this module hands out connections and
-counts them.
+Rule: neither a connection nor a shortage ends the accepting. Connections beyond the limits are answered (local limit
+exceeded, or temporary congestion) by a few threads and then dropped, so that a flood of silent clients never keeps an
+honest one out. The dispatcher serves the connections: this module hands them out and counts them.
 """
 
 import contextlib
@@ -20,20 +19,20 @@ from coffer.keys.errors import ConfigError, UnavailableError
 from coffer.server.config.settings import Config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
-from coffer.server.dimse.places import Place, Places
+from coffer.server.dimse.places import AssociationPlace, AssociationPlaces
 from coffer.server.dimse.protocol.connection import Connection
 from coffer.server.dimse.protocol.negotiation import CONGESTED, Rejection
 from coffer.server.dimse.refusal import refuse_at_once
 from coffer.server.host import headroom
 from coffer.server.host.headroom import CongestedError, Shortage
-from coffer.server.host.sockets import listen, named
+from coffer.server.host.sockets import display_address, listen
 from coffer.server.host.watched import Watched
 from coffer.server.services.api import Observer
 
 _log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 128
-_MOST_REFUSALS: Final = 32  # connections that are being told that there are too many
+_MOST_REFUSALS: Final = 32  # connections that are being rejected at the same time because there are too many
 _RECEIVE_BUFFER: Final = 1 << 20
 _PAUSE_SECONDS: Final = 0.1
 _BROKEN: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})  # the listening socket itself
@@ -42,14 +41,14 @@ _BROKEN: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})  # the l
 class Dispatcher(Protocol):
     """Serves the connections that a listener accepts."""
 
-    def dispatch(self, connection: socket.socket, place: Place, ended: Callable[[], None]) -> None:
-        """Serve a connection, which is its own from now on; call `ended` once when it is over. Returns at once.
+    def dispatch(self, connection: socket.socket, place: AssociationPlace, ended: Callable[[], None]) -> None:
+        """Take over a connection and serve it; call `ended` once when it is over. Returns at once.
 
-        Raises CongestedError, UnavailableError or what ran out: then the connection is still the caller's.
+        Raises CongestedError, UnavailableError or the error of what ran out: then the connection is still the caller's.
         """
 
-    def end(self, place: Place) -> None:
-        """End the association of a place, unless it has begun to do something. Returns at once."""
+    def end(self, place: AssociationPlace) -> None:
+        """End the association of a place, unless an operation has started on it. Returns at once."""
 
 
 class Listener:
@@ -60,23 +59,23 @@ class Listener:
         self._dispatcher = dispatcher
         self._observer = observer
         self._lock = threading.Lock()
-        self._places = Places(config.dimse.max_associations, config.dimse.max_associations_per_peer)
+        self._places = AssociationPlaces(config.dimse.max_associations, config.dimse.max_associations_per_peer)
         self._refused = Associations()
         self._refusing = 0
         self._socket: socket.socket | None = None
-        self._is_broken = False  # the socket is to be opened again
+        self._is_broken = False  # the socket must be opened again
         self._stopping = threading.Event()
         self._shortage = Shortage()
         self.watched = Watched("accepting associations", self._accept, self._stopping)
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
+        """The port it listens on."""
         assert self._socket is not None, "the listener is not started"
         return int(self._socket.getsockname()[1])
 
     def start(self) -> None:
-        """Listen. Raises ConfigError where the address cannot be had."""
+        """Listen. Raises ConfigError if the address is not available."""
         self._listen()
         self.watched.start()
 
@@ -87,13 +86,13 @@ class Listener:
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
-                hint="stop what uses the port, or set [dimse] host and port",
+                hint="stop the program that uses the port, or set [dimse] host and port",
             ) from error
         # Inherited by accepted sockets: a window that holds a whole small object.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
     def stop(self) -> None:
-        """Accept nothing more. What was dispatched goes on."""
+        """Stop accepting. Connections that were dispatched are not affected."""
         self._stopping.set()
         if self._socket is not None:
             with contextlib.suppress(OSError):
@@ -103,12 +102,12 @@ class Listener:
         self._refused.stop(0)
 
     def reasons(self) -> list[str]:
-        """Why no association is accepted now, but for what is wrong with its thread; nothing when all is well."""
-        told = self._shortage.told()
-        return [told] if told else []
+        """Why no association is accepted now, apart from faults of its thread; empty when all is well."""
+        reason = self._shortage.reason()
+        return [reason] if reason else []
 
     def short_of(self) -> str:
-        """What runs short in this process, one of `headroom.KINDS`; empty when nothing does."""
+        """What this process is short of, one of `headroom.KINDS`; empty when nothing is short."""
         return self._shortage.now()
 
     def _accept(self) -> None:
@@ -124,13 +123,13 @@ class Listener:
                 self._could_not_accept(error)
                 continue
             try:
-                self._begin(sock, named(str(address[0])))
+                self._begin(sock, display_address(str(address[0])))
             except Exception as error:  # noqa: BLE001  # one connection must not keep the others out
                 sock.close()
                 self._could_not_begin(error)
 
     def _could_not_accept(self, error: OSError) -> None:
-        """Wait a moment: whoever knocks waits in the backlog. Raises the error where a new socket is needed."""
+        """Wait a moment; new connections wait in the backlog. Raises the error if a new socket is needed."""
         if self._stopping.is_set():
             return
         what = headroom.what_ran_out(error)
@@ -155,7 +154,7 @@ class Listener:
             return
         place = self._enter(host)
         if place is None:
-            self._tell_too_many(connection, host)
+            self._reject_too_many(connection, host)
             return
         try:
             self._dispatcher.dispatch(connection, place, partial(self._leave, place))
@@ -170,8 +169,8 @@ class Listener:
             self._leave(place)
             raise
 
-    def _enter(self, host: str, *, is_full: bool = False) -> Place | None:
-        """A place for a newcomer, for which another one may be ended; None where there is none."""
+    def _enter(self, host: str, *, is_full: bool = False) -> AssociationPlace | None:
+        """A place for a newcomer, for which another association may be ended; None if there is none."""
         with self._lock:
             place, victim = self._places.enter(host, is_full=is_full)
         if victim is not None:
@@ -181,14 +180,14 @@ class Listener:
         return place
 
     def _refuse_congested(self, connection: socket.socket, host: str) -> None:
-        """Turn a newcomer away, and let an idle association make room for the next one."""
+        """Reject a newcomer, and end an idle association to make room for the next one."""
         place = self._enter(host, is_full=True)
         if place is not None:
             self._leave(place)
         self._refuse(connection, CONGESTED)
 
-    def _tell_too_many(self, connection: socket.socket, host: str) -> None:
-        """Answer at leisure, as the request deserves, where few are being answered so."""
+    def _reject_too_many(self, connection: socket.socket, host: str) -> None:
+        """Read the request and reject it in a thread, unless too many are being rejected that way already."""
         settings = self._config.dimse
         with self._lock:
             is_flood = self._refusing >= _MOST_REFUSALS
@@ -208,7 +207,7 @@ class Listener:
         self._observer.rejected(rejection.word)
         refuse_at_once(connection, rejection)
 
-    def _leave(self, place: Place) -> None:
+    def _leave(self, place: AssociationPlace) -> None:
         with self._lock:
             self._places.leave(place)
 

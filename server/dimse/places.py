@@ -1,9 +1,9 @@
-"""The places that associations take, and who gives his up when there are none left.
+"""The places that associations take, and which of them gives up its place when none is left.
 
-Rule: silence holds no place against somebody who wants to work. Where all are taken, an association that has not done
-anything yet goes first, then one that has long been idle and whose address holds more places than the newcomer's. One
-that is in the middle of an operation never goes. Neighbours (a /24, in IPv6 a /64) count together where they are
-silent, so that many addresses gain no more than one.
+Rule: a silent association never keeps its place from one that wants to work. If all places are taken, an association
+that has not done anything yet goes first, then one that has been idle for long and whose address holds more places than
+the newcomer's. One in the middle of an operation never goes. Silent neighbours (a /24, in IPv6 a /64) count as one, so
+that many addresses gain no more than a single one.
 """
 
 import ipaddress
@@ -14,27 +14,27 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Place", "Places"]
+__all__ = ["AssociationPlace", "AssociationPlaces"]
 
-_SILENT_SECONDS: Final = 2.0  # after which one that never did anything may have to go
-_SHORT_IDLE_SECONDS: Final = 5.0  # the same for one of an address that holds many
-_LONG_IDLE_SECONDS: Final = 30.0  # and for one whose address holds hardly more than the newcomer's
-_MOST_ENDING: Final = 16  # places given twice while their former holders are on their way out
+_SILENT_SECONDS: Final = 2.0  # after which an association that never did anything may have to go
+_SHORT_IDLE_SECONDS: Final = 5.0  # the same for an idle one whose address holds many places
+_LONG_IDLE_SECONDS: Final = 30.0  # and for one whose address holds only one more than the newcomer's
+_MOST_ENDING: Final = 16  # places that are given away while their previous holders are still ending
 
 
 @dataclass(slots=True, eq=False)
-class Place:
-    """One association's place. `idle_since` is a monotonic time in seconds; None: something is under way, or nobody
-    has said yet."""
+class AssociationPlace:
+    """One association's place. `idle_since` is a monotonic time in seconds; None: an operation is running, or its state
+    is not known yet."""
 
     number: int
     host: str
     idle_since: float | None = None
-    is_used: bool = False  # whether it has done anything
+    is_used: bool = False  # whether the peer has sent any request
     is_ending: bool = False
 
 
-class Places:
+class AssociationPlaces:
     """Not thread-safe: the caller holds a lock."""
 
     def __init__(self, total: int, per_host: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,14 +42,14 @@ class Places:
         self._per_host = per_host
         self._clock = clock
         self._numbers = itertools.count(1)
-        self._taken: dict[int, Place] = {}
+        self._taken: dict[int, AssociationPlace] = {}
         self._held: Counter[str] = Counter()  # by host, without those that are ending
         self._ending = 0
 
-    def enter(self, host: str, *, is_full: bool = False) -> tuple[Place | None, Place | None]:
-        """A place for a newcomer, and the one whose association the caller must end for it. (None, None): full.
+    def enter(self, host: str, *, is_full: bool = False) -> tuple[AssociationPlace | None, AssociationPlace | None]:
+        """A place for a newcomer, and the place whose association the caller must end for it. (None, None): full.
 
-        With `is_full` there is no room although places are left.
+        `is_full` says that there is no room although places are left.
         """
         victim = None
         if self._held[host] >= self._per_host:
@@ -66,7 +66,7 @@ class Places:
         self._release(victim.host)
         return self._take(host), victim
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: AssociationPlace) -> None:
         """An association is over. Harmless when repeated."""
         if self._taken.pop(place.number, None) is None:
             return
@@ -75,8 +75,8 @@ class Places:
         else:
             self._release(place.host)
 
-    def _take(self, host: str) -> Place:
-        place = Place(next(self._numbers), host)
+    def _take(self, host: str) -> AssociationPlace:
+        place = AssociationPlace(next(self._numbers), host)
         self._taken[place.number] = place
         self._held[host] += 1
         return place
@@ -89,12 +89,12 @@ class Places:
         if not self._held[host]:
             del self._held[host]
 
-    def _silent_one(self, host: str) -> Place | None:
-        """Of one address, the association that never did anything for longest."""
+    def _silent_one(self, host: str) -> AssociationPlace | None:
+        """Of the associations of one address that never did anything, the one that has been silent for longest."""
         now = self._clock()
         return _longest(place for place in self._idle() if place.host == host and self._is_silent(place, now))
 
-    def _dispensable(self, host: str) -> Place | None:
+    def _dispensable(self, host: str) -> AssociationPlace | None:
         now = self._clock()
         silent = [place for place in self._idle() if self._is_silent(place, now)]
         if silent:
@@ -106,21 +106,21 @@ class Places:
         most_held = max((self._held[place.host] for place in idle), default=0)
         return _longest(place for place in idle if self._held[place.host] == most_held)
 
-    def _idle(self) -> list[Place]:
+    def _idle(self) -> list[AssociationPlace]:
         return [place for place in self._taken.values() if place.idle_since is not None and not place.is_ending]
 
     @staticmethod
-    def _is_silent(place: Place, now: float) -> bool:
+    def _is_silent(place: AssociationPlace, now: float) -> bool:
         return not place.is_used and place.idle_since is not None and now - place.idle_since >= _SILENT_SECONDS
 
-    def _may_go(self, place: Place, now: float, newcomer: str) -> bool:
+    def _may_go(self, place: AssociationPlace, now: float, newcomer: str) -> bool:
         if not place.is_used or place.idle_since is None:
             return False
         more, idle = self._held[place.host] - self._held[newcomer], now - place.idle_since
         return idle >= (_SHORT_IDLE_SECONDS if more > 1 else _LONG_IDLE_SECONDS) and more > 0
 
 
-def _longest(places: Iterable[Place]) -> Place | None:
+def _longest(places: Iterable[AssociationPlace]) -> AssociationPlace | None:
     """The one that has been idle for longest."""
     return min(places, key=lambda place: place.idle_since or 0.0, default=None)
 

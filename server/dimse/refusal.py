@@ -1,4 +1,4 @@
-"""Turn a connection away at once, with a word (PS3.8 9.3.4), where there is no thread to do it at leisure."""
+"""Reject a connection at once (PS3.8 9.3.4), without a thread that would read its request first."""
 
 import contextlib
 import socket
@@ -14,10 +14,10 @@ _READ_BYTES: Final = 64 << 10
 
 
 def refuse_at_once(connection: socket.socket, rejection: Rejection) -> None:
-    """Send an A-ASSOCIATE-RJ and close; takes a moment at most.
+    """Send an A-ASSOCIATE-RJ and close; waits for 20 ms at most.
 
-    What has come of the request is read first: closing a socket with unread bytes is a reset, which would overtake
-    the answer.
+    What has arrived of the request is read first: closing a socket with unread bytes resets the connection, which would
+    overtake the answer.
     """
     with connection, contextlib.suppress(OSError):
         connection.settimeout(_MOMENT_SECONDS)

@@ -18,7 +18,7 @@ from coffer.archive.format.entry import Position
 from coffer.archive.format.record import RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.index import rebuild
-from coffer.index.dicom.headers import Limits
+from coffer.index.dicom.headers import HeaderLimits
 from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp, OpenBody
 from coffer.keys.disk.lock import holder
@@ -39,7 +39,7 @@ _HINT: Final = "start the server, which brings it level, or run coffer index reb
 class IndexFeed:
     """The one way from an archive's log into its index. A record whose object counts in another one is passed over."""
 
-    def __init__(self, keyring: Keyring, reader: LogReader, bodies: Bodies, index: Index, limits: Limits) -> None:
+    def __init__(self, keyring: Keyring, reader: LogReader, bodies: Bodies, index: Index, limits: HeaderLimits) -> None:
         """`limits` are those of the headers that are parsed."""
         self.limits = limits
         self._keyring = keyring
@@ -114,7 +114,7 @@ def _report(done: CatchUp) -> None:
 
 
 def level(
-    index: Index, reader: LogReader, open_body: OpenBody, limits: Limits, is_written: Callable[[], bool]
+    index: Index, reader: LogReader, open_body: OpenBody, limits: HeaderLimits, is_written: Callable[[], bool]
 ) -> UnavailableError | None:
     """Level `index`, which is open for reading, with the log as it was at the call; what keeps it from that, or None.
 
@@ -122,7 +122,7 @@ def level(
     """
     try:
         last = _end(reader, index)
-        if not rebuild.is_of(index, reader) or index.applied_seq < last:
+        if not rebuild.belongs_to(index, reader) or index.applied_seq < last:
             if is_written() and not _waited(index, last, is_written):
                 behind = last - index.stored_seq
                 return UnavailableError(
@@ -145,8 +145,10 @@ def _waited(index: Index, last: int, is_written: Callable[[], bool]) -> bool:
     return True
 
 
-def _fill(index: Index, reader: LogReader, open_body: OpenBody, limits: Limits, last: int) -> UnavailableError | None:
-    if not rebuild.is_of(index, reader):
+def _fill(
+    index: Index, reader: LogReader, open_body: OpenBody, limits: HeaderLimits, last: int
+) -> UnavailableError | None:
+    if not rebuild.belongs_to(index, reader):
         return UnavailableError("the index belongs to another state of the log than the one here", hint=_HINT)
     behind = last - index.applied_seq
     if behind > _MOST_RECORDS:

@@ -165,7 +165,7 @@ class Certifier:
 
     def _certificate(self, keys: tuple[bytes, ...], study_uid: str) -> Certificate:
         first = self._stones[keys[0]]
-        if study_uid and self._archive.index.name_of(study_uid) != first.name:
+        if study_uid and self._archive.index.study_token(study_uid) != first.name:
             raise InputError("this UID is another study's", hint="leave it out, or look which key it had")
         deed = self._noted(keys[0])
         steps = [*self._deeds.steps.get(deed.text("request"), [])] if deed.text("request") else []

@@ -1,1 +1,1 @@
-"""What a process needs of the machine that it runs on: threads that are watched, descriptors, sockets, signals."""
+"""What a process needs from its host: watched threads, file descriptors, sockets, signals."""

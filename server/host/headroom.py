@@ -1,8 +1,8 @@
-"""What a process must keep free to end in order what it has begun, and what ran out where it could not.
+"""The descriptors, threads and memory that a process must keep free, and what happens when they run out.
 
 Rule: a new association is refused before the last descriptors are gone, because those that are open need some too: for
-bodies, segments, destinations, checkpoints. The limit is asked each time, since an administrator may change it while
-the server runs (`prlimit`); a shortage is over as soon as a trial says so, without a restart.
+bodies, segments, destinations, checkpoints. The limit is read each time, since an administrator may change it while
+the server runs (`prlimit`); a shortage is over as soon as a trial succeeds, without a restart.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _OPEN: Final = next((path for path in map(Path, ("/proc/self/fd", "/dev/fd")) if
 _IS_COUNTED: Final = _OPEN.parent.name == "self" and _OPEN.stat().st_size > 0
 DESCRIPTORS, THREADS, MEMORY = "file descriptors", "threads", "memory"
 KINDS: Final = (DESCRIPTORS, THREADS, MEMORY)
-_WAYS_OUT: Final = {
+_REMEDIES: Final = {
     DESCRIPTORS: "raise the limit of open files (LimitNOFILE=, ulimit -n), or lower dimse.max_associations",
     THREADS: "raise the limit of threads (TasksMax=, ulimit -u), or lower dimse.max_associations",
     MEMORY: "give the machine more memory, or lower dimse.max_associations",
@@ -49,16 +49,16 @@ _ERRNOS: Final = {
     errno.ENFILE: DESCRIPTORS,
     errno.ENOMEM: MEMORY,
     errno.ENOBUFS: MEMORY,
-    errno.EAGAIN: THREADS,  # of fork and clone; a socket that would block is dealt with where it is used
+    errno.EAGAIN: THREADS,  # from fork and clone; EAGAIN from a socket is handled where the socket is used
 }
 
 
 class CongestedError(UnavailableError):
-    """This process has no room for one more association now."""
+    """This process has no room for another association now."""
 
 
 def what_ran_out(error: BaseException) -> str:
-    """One of `KINDS` where an error says that the system gives no more of it; empty for any other error."""
+    """One of `KINDS` if an error says that the system has no more of it; "" for any other error."""
     if isinstance(error, MemoryError):
         return MEMORY
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
@@ -67,14 +67,14 @@ def what_ran_out(error: BaseException) -> str:
 
 
 def refusal_of(error: BaseException) -> UnavailableError | None:
-    """What a peer is told when a request failed because something ran out; None where that is not the cause."""
+    """The error to answer with if a request failed because something ran out; None if that is not the cause."""
     what = what_ran_out(error)
-    return UnavailableError(f"the server is short of {what}", hint=_WAYS_OUT[what]) if what else None
+    return UnavailableError(f"the server is short of {what}", hint=_REMEDIES[what]) if what else None
 
 
 @contextlib.contextmanager
 def converting_shortage() -> Iterator[None]:
-    """Let what the block could not have be an UnavailableError that says so."""
+    """Convert a shortage in the block into an UnavailableError that names it."""
     try:
         yield
     except (OSError, RuntimeError, MemoryError) as error:
@@ -85,19 +85,19 @@ def converting_shortage() -> Iterator[None]:
 
 
 def lacks_descriptors() -> bool:
-    """Whether fewer than `SPARE` are left to this process."""
+    """Whether this process has fewer than `SPARE` file descriptors left."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return False
     try:
-        # Linux 6.2 counts them in the size; elsewhere they are listed.
+        # Since Linux 6.2 the size is their number; elsewhere they are listed.
         return (_OPEN.stat().st_size if _IS_COUNTED else sum(1 for _ in _OPEN.iterdir())) >= limit - SPARE
     except OSError as error:
         return what_ran_out(error) == DESCRIPTORS
 
 
 def require_descriptors() -> None:
-    """Return where the few that one step of work opens can be had. Raises UnavailableError.
+    """Raise UnavailableError unless the few descriptors that one step of work opens are available.
 
     For work that must not fail half-way: a log that cannot open its next segment stops until a restart.
     """
@@ -111,7 +111,7 @@ def require_descriptors() -> None:
 
 
 def raise_limit(wanted: int) -> None:
-    """Let this process and its children have `wanted` descriptors, as far as the hard limit goes; never fewer."""
+    """Raise the limit of this process and its children to `wanted` descriptors or the hard limit; never lower it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
@@ -121,26 +121,26 @@ def raise_limit(wanted: int) -> None:
 
 
 class Shortage:
-    """What this process is short of. Thread-safe. Logged once when it begins and once when it is over."""
+    """What this process is short of. Thread-safe. Logs a shortage once when it begins and once when it is over."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._what = ""
 
     def note(self, what: str) -> None:
-        """Something ran out (one of `KINDS`)."""
+        """Record that something ran out (one of `KINDS`)."""
         with self._lock:
             is_new, self._what = what != self._what, what
         if is_new:
-            _log.error("new associations are refused", short_of=what, way_out=_WAYS_OUT[what])
+            _log.error("new associations are refused", short_of=what, way_out=_REMEDIES[what])
 
-    def told(self) -> str:
-        """A sentence for /readyz while something runs short; empty when nothing does."""
+    def reason(self) -> str:
+        """A sentence for /readyz while something is short; "" if nothing is."""
         what = self.now()
-        return f"short of {what}, new associations are refused: {_WAYS_OUT[what]}" if what else ""
+        return f"short of {what}, new associations are refused: {_REMEDIES[what]}" if what else ""
 
     def now(self) -> str:
-        """What still runs short, tried now; empty when nothing does."""
+        """What is still short, as a trial shows now; "" if nothing is."""
         what = self._what
         if what and not _is_short(what):
             with self._lock:

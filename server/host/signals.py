@@ -1,9 +1,8 @@
-"""Signals to the server: which end it, which do nothing, and that none of them cuts anything short.
+"""Signals to the server: which stop it and which are ignored; none of them interrupts work.
 
-Rule: SIGTERM and SIGINT order the end, however often they come: what is under way is finished first. SIGHUP does the
-same where the server was started from a terminal, which is then closing; without one there is nobody to speak for, and
-it is ignored, as it is under nohup. SIGUSR1 and SIGUSR2 are ignored; SIGPIPE is by Python. Handlers take no lock and
-write no line.
+Rule: SIGTERM and SIGINT order the server to stop, however often they come: running work is finished first. SIGHUP does
+the same if the server was started from a terminal, which is then closing; without a terminal it is ignored, as it is
+under nohup. SIGUSR1 and SIGUSR2 are ignored; Python ignores SIGPIPE. Handlers take no lock and log nothing.
 """
 
 import contextlib
@@ -19,12 +18,12 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _IGNORED: Final = (signal.SIGUSR1, signal.SIGUSR2)
 
 
-class EndOrdered(BaseException):  # an order, not an error; nothing below may take it for one
-    """The end was ordered while the server was being opened."""
+class EndOrdered(BaseException):  # an order, not an error; no handler of errors may catch it
+    """A signal ordered the server to stop while it was starting."""
 
 
 class Signals:
-    """Catches signals from enter to exit. Use it in the main thread."""
+    """Handles signals from enter to exit. Use it in the main thread."""
 
     def __init__(self) -> None:
         self._end: Callable[[], None] = lambda: None
@@ -33,11 +32,11 @@ class Signals:
         self._is_ordered = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def tell(self, end: Callable[[], None], ignore: Callable[[str], None]) -> None:
-        """Call `end` for each order to end, also for one that has come already, and `ignore` with the name of each
+    def notify(self, end: Callable[[], None], ignore: Callable[[str], None]) -> None:
+        """Call `end` for each order to stop, including one that has arrived already, and `ignore` with the name of each
         signal that is ignored.
 
-        Both are called in the middle of anything: they may only use what is made for that (`SimpleQueue.put`).
+        Both are called in the middle of any code: they may only use what is safe there (`SimpleQueue.put`).
         """
         self._end, self._ignore = end, ignore
         if self._is_ordered:
@@ -51,7 +50,7 @@ class Signals:
         }
         for number, handler in handlers.items():
             before = signal.getsignal(number)
-            if number != signal.SIGHUP or before != signal.SIG_IGN:  # nohup asks for just that
+            if number != signal.SIGHUP or before != signal.SIG_IGN:  # nohup has set SIG_IGN: keep it
                 self._before[number] = before
                 signal.signal(number, handler)
         return self
@@ -64,9 +63,10 @@ class Signals:
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """While the block runs, the first order to end raises EndOrdered in it.
+        """While the block runs, the first order to stop raises EndOrdered in it.
 
-        For what may take long and is as safe to leave in the middle as by a power cut: opening the archive.
+        For work that may take long and survives being left in the middle, as it survives a power cut: opening the
+        archive.
         """
         self._interrupts = True
         try:
@@ -81,7 +81,7 @@ class Signals:
         self._is_ordered = True
         self._end()
         if self._interrupts:
-            self._interrupts = False  # what is done about the first one is not interrupted by a second
+            self._interrupts = False  # a second signal must not interrupt the handling of the first
             raise EndOrdered
 
     def _on_ignored(self, number: int, _frame: FrameType | None) -> None:
@@ -89,7 +89,7 @@ class Signals:
 
 
 def _has_terminal() -> bool:
-    """Whether this process belongs to a terminal, whose end it would be told of by SIGHUP."""
+    """Whether this process has a controlling terminal, which sends SIGHUP when it closes."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:

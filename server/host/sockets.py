@@ -1,4 +1,4 @@
-"""Listening sockets for both doors: an address as it is configured, and callers' addresses as people write them.
+"""Listening sockets for both doors, and callers' addresses as people write them.
 
 Rule: `::` takes IPv4 clients too, whatever `net.ipv6.bindv6only` says; they are known by their IPv4 address.
 """
@@ -7,16 +7,16 @@ import select
 import socket
 from typing import Final
 
-__all__ = ["has_come", "listen", "named", "takes_more"]
+__all__ = ["display_address", "is_readable", "is_writable", "listen"]
 
 _EVERY_ADDRESS: Final = "::"
 _MAPPED: Final = "::ffff:"
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:
-    """Listen on a host name or address; `::` means every address, of IPv4 too. Raises OSError.
+    """Listen on a host name or address; `::` means every address, including IPv4. Raises OSError.
 
-    Of a name's addresses the IPv4 one is taken where there is one.
+    If a name has an IPv4 address, that one is used.
     """
     if host == _EVERY_ADDRESS and socket.has_dualstack_ipv6():
         return socket.create_server((host, port), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
@@ -25,23 +25,23 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=backlog)
 
 
-def named(address: str) -> str:
-    """A caller's address without the form that IPv4 takes on an IPv6 socket."""
+def display_address(address: str) -> str:
+    """A caller's address without the prefix that an IPv4 address has on an IPv6 socket."""
     return address.removeprefix(_MAPPED) if "." in address else address
 
 
-def has_come(sock: socket.socket, seconds: float) -> bool:
-    """Whether a socket has something to read, or its end, or gets it within `seconds`. Raises OSError, ValueError."""
-    return _is_there(sock, select.POLLIN, seconds)
+def is_readable(sock: socket.socket, seconds: float) -> bool:
+    """Whether a socket has data or its end to read, at the latest after `seconds`. Raises OSError, ValueError."""
+    return _poll(sock, select.POLLIN, seconds)
 
 
-def takes_more(sock: socket.socket, seconds: float) -> bool:
-    """Whether a socket takes something at once, or within `seconds`. Raises OSError, ValueError."""
-    return _is_there(sock, select.POLLOUT, seconds)
+def is_writable(sock: socket.socket, seconds: float) -> bool:
+    """Whether a socket takes data, at the latest after `seconds`. Raises OSError, ValueError."""
+    return _poll(sock, select.POLLOUT, seconds)
 
 
-def _is_there(sock: socket.socket, event: int, seconds: float) -> bool:
-    # Not select, which ends at descriptor 1023.
+def _poll(sock: socket.socket, event: int, seconds: float) -> bool:
+    # Not select, which cannot handle descriptors above 1023.
     poll = select.poll()
     poll.register(sock, event)
     return bool(poll.poll(1000 * seconds))

@@ -43,7 +43,7 @@ class Chosen:
 
 def one_study(archive: ReadableArchive, study_uid: str) -> Chosen:
     """The study with this UID. Raises NotFoundError, ShreddedError, InputError, AccessDeniedError (held)."""
-    name = archive.index.name_of(study_uid.strip())
+    name = archive.index.study_token(study_uid.strip())
     stones = shred.tombstones(archive.keyring).values()
     if not archive.index.key_ids_of(study_uid.strip()) and any(
         stone.name == name and stone.reason is Reason.SHREDDED for stone in stones

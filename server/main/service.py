@@ -28,7 +28,8 @@ from coffer.server.keyops.rekey_job import RekeyJob
 from coffer.server.keyops.settlement_job import SettlementJob
 from coffer.server.maintenance.scrub_job import ScrubJob
 from coffer.server.observe import logs
-from coffer.server.observe.metrics import Metrics, Vitals
+from coffer.server.observe.collectors import Vitals
+from coffer.server.observe.metrics import Metrics
 from coffer.server.services.bundle import WriterServices
 from coffer.server.web.http import HttpServer, application
 from coffer.server.workers.supervisor import Workers
@@ -204,7 +205,7 @@ def run(server: Server, work: Callable[[Server], None], signals: Signals) -> Non
 
     The first order to end that comes while it is opened ends that at once, which is as safe as a power cut.
     """
-    signals.tell(server.stop, server.tell_ignored)
+    signals.notify(server.stop, server.tell_ignored)
     try:
         with signals.interrupting():
             server.open()

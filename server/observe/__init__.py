@@ -1,1 +1,1 @@
-"""What is told of the work: log lines and metrics, in which no patient can be recognised."""
+"""What the server reports of its work: log lines and metrics, in which no patient can be recognised."""

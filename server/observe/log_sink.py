@@ -1,8 +1,8 @@
-"""Where log lines go: a descriptor that may be slow, full, blocked or gone, and never holds up whoever logs.
+"""Where log lines go: a descriptor that may be slow, full, blocked or gone, and never holds up the logging thread.
 
-Rule: `write` neither waits nor raises. Started, a sink has a thread of its own and a bounded queue; before, and where
-no thread can be had, whoever logs writes by himself, but waits for nobody. A line that cannot be written is counted,
-and the count is told in the log as soon as that works again.
+Rule: `write` never raises, and never waits once the sink is started. A started sink has a thread of its own and a
+bounded queue; before that, and if no thread is available, the logging thread writes itself and waits a second at most.
+A line that cannot be written is counted, and the count is logged as soon as the log can be written again.
 """
 
 import atexit
@@ -18,9 +18,9 @@ from typing import Final, TextIO
 __all__ = ["LogSink"]
 
 _MOST_LINES: Final = 4096
-_LONGEST_BYTES: Final = 4000  # with its ends below PIPE_BUF: lines of several processes in one pipe stay whole
-_DIRECT_SECONDS: Final = 1.0  # how long a command, which has no thread for it, waits for a reader who is slow
-_LAST_SECONDS: Final = 2.0  # how long the end of the process waits for what is still in the queue
+_LONGEST_BYTES: Final = 4000  # below PIPE_BUF even with its ends: lines of several processes in one pipe stay whole
+_DIRECT_SECONDS: Final = 1.0  # how long a command, which has no thread for it, waits for a slow reader
+_LAST_SECONDS: Final = 2.0  # how long the end of the process waits for the rest of the queue
 _PAUSE_SECONDS: Final = 0.5
 
 
@@ -28,35 +28,35 @@ class LogSink:
     """A text stream that loses lines rather than time. Thread-safe, also from a signal handler or a finaliser."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        """`stream` None: there is none, every line is lost."""
+        """`stream` None: every line is lost."""
         self.stream = stream
-        self.tell_lost: Callable[[int], str] = "{} log lines were lost".format  # the line that says how many
+        self.format_lost: Callable[[int], str] = "{} log lines were lost".format  # makes the line that reports losses
         self._lines: SimpleQueue[bytes] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._wants_thread = False
         self._lock = threading.RLock()
-        self._lost = self._untold = 0
-        self._is_torn = False  # the last line that was begun has no end
+        self._lost = self._unreported = 0
+        self._is_torn = False  # the last line was written only in part
         self._written = threading.Event()
 
     @property
     def lost(self) -> int:
-        """How many lines were lost since the process began."""
+        """How many lines were lost since the process started."""
         return self._lost
 
     @property
     def is_losing(self) -> bool:
-        """Whether lines were lost that the log has not told of yet."""
-        return self._untold > 0
+        """Whether lines were lost that the log has not reported yet."""
+        return self._unreported > 0
 
     def isatty(self) -> bool:
-        """Whether a person is looking."""
+        """Whether the stream is a terminal."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             return self.stream is not None and self.stream.isatty()
         return False
 
     def start(self) -> None:
-        """Let a thread of its own write from now on. Where none can be had, the next line tries again."""
+        """Write in a thread of its own from now on. If none is available, the next line tries again."""
         with self._lock:
             self._wants_thread = True
             if self._thread is not None:
@@ -68,7 +68,7 @@ class LogSink:
                 atexit.register(self.drain)
 
     def write(self, text: str) -> int:
-        """Take one line, or part of it. Never waits for the descriptor once the sink is started, never raises."""
+        """Accept one line, or part of it. Never raises, and never waits for the descriptor once the sink is started."""
         with contextlib.suppress(Exception):
             line = text.encode("utf-8", "replace")
             if len(line) > _LONGEST_BYTES:
@@ -84,20 +84,20 @@ class LogSink:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back here."""
+        """Nothing to do: this sink does not buffer."""
 
     def drain(self, seconds: float = _LAST_SECONDS) -> None:
-        """Wait until what was logged is written, at most so long."""
+        """Wait until everything logged is written, at most `seconds`."""
         deadline = time.monotonic() + seconds
         while self._thread is not None and not self._lines.empty() and time.monotonic() < deadline:
             time.sleep(0.01)
         self._written.wait(max(0.0, min(0.2, deadline - time.monotonic())))
 
     def lose(self) -> None:
-        """Count a line that never came to be."""
+        """Count a line that could not be written."""
         with self._lock:
             self._lost += 1
-            self._untold += 1
+            self._unreported += 1
 
     def _put_directly(self, line: bytes) -> None:
         if not self._put(line, _DIRECT_SECONDS):
@@ -116,23 +116,23 @@ class LogSink:
         self._written.clear()
         done = False
         try:
-            done = self._tell() and (not line or self._put(line))
+            done = self._report_lost() and (not line or self._put(line))
         finally:
             self._written.set()
             if line and not done:
                 self.lose()
 
-    def _tell(self) -> bool:
-        """Say how many lines were lost, if any were; False where that cannot be written either."""
-        untold = self._untold
-        if untold and not self._put(self.tell_lost(untold).encode("utf-8", "replace") + b"\n"):
+    def _report_lost(self) -> bool:
+        """Write how many lines were lost, if any were; False if that cannot be written either."""
+        unreported = self._unreported
+        if unreported and not self._put(self.format_lost(unreported).encode("utf-8", "replace") + b"\n"):
             return False
         with self._lock:
-            self._untold -= untold
+            self._unreported -= unreported
         return True
 
     def _put(self, line: bytes, seconds: float | None = None) -> bool:
-        """Write a line whole, waiting for the reader for `seconds` (None: for ever); False where it is lost."""
+        """Write a whole line, waiting `seconds` for the reader (None: forever); False if it is lost."""
         if self.stream is None:
             return False
         try:
@@ -163,7 +163,7 @@ class LogSink:
 
     @staticmethod
     def _wait(descriptor: int, deadline: float | None) -> None:
-        """Return when the descriptor takes something. Raises TimeoutError; an error shows in the write itself."""
+        """Return when the descriptor takes data. Raises TimeoutError; any other error appears in the write itself."""
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)
         wait = None if deadline is None else 1000 * max(0.0, deadline - time.monotonic())

@@ -1,9 +1,9 @@
 """Structured log lines on standard error, as text or JSON, in which no patient can be recognised.
 
-Rule: code logs short ids (`short_id`), counts and AE titles, never values of a data set; what slips through is caught
-here once more: UIDs in any text become short ids, bytes become their length, exceptions their type and place, and the
-loggers of pydicom and pynetdicom, which print values, stay mute. It keeps no files and rotates nothing. Logging never
-stops work: it neither raises nor waits, and what was lost is counted (`server.observe.log_sink`).
+Rule: code logs short ids (`short_id`), counts and AE titles, never values of a data set; a second filter here catches
+what slips through: UIDs in any text become short ids, bytes become their length, exceptions their type and location,
+and the loggers of pydicom and pynetdicom, which print values, are silenced. It keeps no files and rotates nothing.
+Logging never stops work: it neither raises nor waits, and lost lines are counted (`server.observe.log_sink`).
 """
 
 import hmac
@@ -24,39 +24,40 @@ import msgspec
 import structlog
 
 from coffer.keys.memory.secret import Secret
-from coffer.server.config.settings import Log
+from coffer.server.config.settings import Logging
 from coffer.server.observe.log_sink import LogSink
 
 __all__ = ["configure", "drain", "is_losing", "is_verbose", "lost", "run_in_background", "short_id", "use_id_key"]
 
-_MUTE: Final = ("pynetdicom", "pydicom", "py.warnings")
-# At least five components tell a UID from an address; the arcs of the standard itself name no patient.
+_SILENCED: Final = ("pynetdicom", "pydicom", "py.warnings")
+# Five components or more distinguish a UID from an IP address; the standard's own arcs identify no patient.
 _UID = re.compile(r"(?<![\w.])(?!1\.2\.840\.10008\.)\d{1,39}(?:\.\d{1,39}){4,}(?![\w.]\w)")
 _LONGEST = 500
-_BRAKE_SECONDS: Final = 10.0
-_BRAKE_LINES: Final = 20
+_RATE_SECONDS: Final = 10.0
+_RATE_LINES: Final = 20
 _level = [logging.INFO]
 _sink = [LogSink(None)]
 _id_key = [Secret(os.urandom(32))]  # a key of this process until the archive's own is known
 
 
 def use_id_key(key: Secret) -> None:
-    """Make short ids with `key` from now on, so that they stay the same for an archive over restarts."""
+    """Make short ids with `key` from now on, so that an archive's ids stay the same after a restart."""
     _id_key[0] = key
 
 
 def short_id(uid: str) -> str:
-    """Twelve hex digits that stand for a UID: the same for the same UID and key, useless without the key."""
+    """Twelve hex digits that stand for a UID: equal for equal UID and key, meaningless without the key."""
     return hmac.digest(_id_key[0].reveal(), uid.encode("utf-8", "replace"), "sha256")[:6].hex()
 
 
 def is_verbose() -> bool:
-    """Whether debug lines are written: what they would say need not be made up otherwise."""
+    """Whether debug lines are written; otherwise their content need not be computed."""
     return _level[0] <= logging.DEBUG
 
 
-def configure(settings: Log, stream: TextIO | None = None, *, level: str | None = None) -> None:
-    """Send the log lines of this process to `stream` (standard error); `level` goes before the configured one."""
+def configure(settings: Logging, stream: TextIO | None = None, *, level: str | None = None) -> None:
+    """Send the log lines of this process to `stream` (default: standard error); `level` overrides the configured
+    one."""
     number: int = getattr(logging, (level or settings.level).upper())
     _level[0] = number
     sink = _sink_for(sys.stderr if stream is None else stream)
@@ -73,7 +74,7 @@ def configure(settings: Log, stream: TextIO | None = None, *, level: str | None 
         if settings.format == "json"
         else structlog.dev.ConsoleRenderer(colors=sink.isatty(), sort_keys=False)
     )
-    sink.tell_lost = partial(_line_of_lost, [structlog.processors.add_log_level, stamp, render])
+    sink.format_lost = partial(_line_of_lost, [structlog.processors.add_log_level, stamp, render])
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=_quiet(structlog.make_filtering_bound_logger(number), sink),
@@ -84,18 +85,18 @@ def configure(settings: Log, stream: TextIO | None = None, *, level: str | None 
 
 
 def run_in_background() -> None:
-    """Let a thread of its own write the lines from now on, and tell in them of faults that nobody caught.
+    """Write log lines in a thread of their own from now on, and log uncaught exceptions.
 
-    For processes that stay: a reader of the log who stops reading then holds up nothing.
+    For long-running processes: a log reader that stops reading then blocks nothing.
     """
     _sink[0].start()
-    threading.excepthook = lambda fault: _tell_uncaught(fault.exc_value)
-    sys.unraisablehook = lambda fault: _tell_uncaught(fault.exc_value)
-    sys.excepthook = lambda _, error, __: _tell_uncaught(error)
+    threading.excepthook = lambda fault: _log_uncaught(fault.exc_value)
+    sys.unraisablehook = lambda fault: _log_uncaught(fault.exc_value)
+    sys.excepthook = lambda _, error, __: _log_uncaught(error)
 
 
 def drain() -> None:
-    """Write the lines that wait, for a moment at most: before a process ends itself without its exit handlers."""
+    """Write the waiting lines, for a moment at most: before a process ends without running its exit handlers."""
     _sink[0].drain()
 
 
@@ -110,20 +111,20 @@ def is_losing() -> bool:
 
 
 def _sink_for(stream: TextIO | None) -> LogSink:
-    """The present sink where it writes to this stream already: its thread and its counts go on."""
+    """The present sink if it writes to this stream already, with its thread and counts; otherwise a new one."""
     if _sink[0].stream is not stream:
         _sink[0] = LogSink(stream)
     return _sink[0]
 
 
 def _quiet(kind: type[structlog.typing.FilteringBoundLogger], sink: LogSink) -> type[Any]:
-    """A logger class whose calls lose a line rather than raise, whatever is wrong with the line."""
+    """A logger class whose calls lose a line rather than raise an exception."""
 
     class Quiet(kind):  # type: ignore[valid-type, misc]  # made by structlog for the level
         def _proxy_to_logger(self, *arguments: Any, **event: Any) -> Any:
             try:
                 return super()._proxy_to_logger(*arguments, **event)
-            except Exception:  # noqa: BLE001  # out of memory, say: no reason to stop what is being logged
+            except Exception:  # noqa: BLE001  # for example out of memory: no reason to stop the work that logs
                 sink.lose()
                 return None
 
@@ -137,22 +138,22 @@ def _line_of_lost(processors: list[structlog.typing.Processor], count: int) -> s
     return str(event)
 
 
-def _tell_uncaught(error: BaseException | None) -> None:
-    """Python would print the message, which may quote a data set."""
+def _log_uncaught(error: BaseException | None) -> None:
+    """Log without the message, which may quote a data set; Python would print it."""
     if error is not None and not isinstance(error, SystemExit):
         structlog.get_logger(__name__).error("a fault of ours that nobody caught", exc_info=error)
 
 
 def _adopt_standard_loggers(sink: LogSink, processors: list[structlog.typing.Processor], level: int) -> None:
-    """Let libraries that use `logging` speak through the same door, from warnings up, and mute those that may tell."""
+    """Send what libraries log to the same sink, from warnings up, and silence those that may print values."""
     logging.raiseExceptions = False
     handler = logging.StreamHandler(cast(TextIO, sink))
-    handler.addFilter(_Brake())
+    handler.addFilter(_RateLimit())
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))
-    for name in _MUTE:
+    for name in _SILENCED:
         muted = logging.getLogger(name)
         muted.handlers[:] = [logging.NullHandler()]
         muted.propagate = False
@@ -161,21 +162,21 @@ def _adopt_standard_loggers(sink: LogSink, processors: list[structlog.typing.Pro
     warnings.filterwarnings("ignore", module="pydicom")
 
 
-class _Brake(logging.Filter):
-    """Lets through few lines of a library in a while: asyncio says a thousand times a second what it is short of."""
+class _RateLimit(logging.Filter):
+    """Passes a few lines of each library per interval: asyncio reports a shortage a thousand times a second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
         self._began = 0.0
-        self._told: Counter[str] = Counter()
+        self._passed: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if self._clock() - self._began > _BRAKE_SECONDS:
+        if self._clock() - self._began > _RATE_SECONDS:
             self._began = self._clock()
-            self._told.clear()
-        self._told[record.name] += 1
-        return self._told[record.name] <= _BRAKE_LINES
+            self._passed.clear()
+        self._passed[record.name] += 1
+        return self._passed[record.name] <= _RATE_LINES
 
 
 def _json(value: Any, **_: Callable[[Any], Any]) -> str:
@@ -183,7 +184,7 @@ def _json(value: Any, **_: Callable[[Any], Any]) -> str:
 
 
 def _outline_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Keep an exception's type and where it was raised; its message may quote a data set."""
+    """Keep an exception's type and where it was raised, not its message, which may quote a data set."""
     info = event.pop("exc_info", None)
     if info is True:
         info = sys.exc_info()
@@ -203,7 +204,7 @@ def _scrub(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
 
 
 def _clean(value: Any) -> Any:
-    """A value fit for a log: no UID, no raw bytes, no control characters that could forge a line, no endless text."""
+    """A value that is safe to log: no UID, no raw bytes, no control characters that could forge a line, bounded."""
     match value:
         case None | bool() | int() | float():
             return value

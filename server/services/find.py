@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 import structlog
 
-from coffer.index.dicom.attributes import is_supported
+from coffer.index.dicom.attributes import SPECIFIC_CHARACTER_SET, Values, is_supported
 from coffer.index.dicom.headers import decode_identifier
-from coffer.index.dicom.identifier import SPECIFIC_CHARACTER_SET, Values, encode_identifier
+from coffer.index.dicom.identifier import encode_identifier
 from coffer.keys.errors import TooCostlyError
 from coffer.server.access import Action
 from coffer.server.engine.archive import ReadableArchive

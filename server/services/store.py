@@ -14,7 +14,7 @@ from coffer.archive.codec.frames import FRAME_BYTES
 from coffer.archive.format.entry import SealedFile
 from coffer.archive.format.record import Flags
 from coffer.index.dicom.bounds import longest_of
-from coffer.index.dicom.headers import Header, scan, scan_early
+from coffer.index.dicom.headers import DataSetHeader, scan, scan_early
 from coffer.index.instance.entry import Identity, InstanceEntry, extract, pixel_layout
 from coffer.index.instance.identity import PartId, Rules
 from coffer.index.instance.object_meta import ObjectMeta
@@ -77,7 +77,7 @@ class Reception:
         self._rules = ingest.rules
         self._request = request
         self._draft = self._intake.new_draft()
-        self._early: Header | None = None
+        self._early: DataSetHeader | None = None
         self._look_at = FRAME_BYTES
         self._started = time.monotonic()
 
@@ -136,7 +136,7 @@ class Reception:
             )
         return StoreOutcome(duplicate=done.duplicate)
 
-    def _header(self) -> Header:
+    def _header(self) -> DataSetHeader:
         """The header as a whole: what was read early, where nothing follows the pixel data."""
         early, draft = self._early, self._draft
         pixel = early.pixel if early is not None and early.problem is None else None
@@ -144,7 +144,7 @@ class Reception:
             return early
         return scan(draft.read, draft.size, self._request.transfer_syntax, self._intake.header_limits)
 
-    def _check_identity(self, header: Header) -> None:
+    def _check_identity(self, header: DataSetHeader) -> None:
         """PS3.4 B.2.3: the request's UIDs must be those of the data set where the data set has them."""
         given = ((_SOP_CLASS, self._request.sop_class), (_SOP_INSTANCE, self._request.sop_instance))
         if offending := tuple(tag for tag, uid in given if len(uid) > longest_of(tag, "UI")):
@@ -153,7 +153,7 @@ class Reception:
         if offending:
             raise MismatchError("SOP UIDs of command and data set differ", hint=_NO_OTHER, offending=offending)
 
-    def _commit(self, header: Header, entry: InstanceEntry, key: StudyKey) -> Committed:
+    def _commit(self, header: DataSetHeader, entry: InstanceEntry, key: StudyKey) -> Committed:
         request, now = self._request, clock_ms()
         content_id = hmac_sha256(key.cid, self._draft.sha256())
         meta = ObjectMeta(

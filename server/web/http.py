@@ -1,9 +1,8 @@
 """Health and metrics over HTTP: /healthz, /readyz and /metrics, for probes and Prometheus.
 
-Rule: GET and HEAD only, no bodies, no parameters, one request for each connection, all of it within seconds; where too
-many are open, one that has not asked anything yet goes first, so that nobody keeps these pages from others. They tell
-counts and reasons, nothing of a patient. Readiness is decided by the function it is given: this door does not look into
-the archive.
+Rule: GET and HEAD only, no bodies, no parameters, one request per connection, all of it within seconds. If too many
+connections are open, one without a request is closed first, so that nobody can block these pages for others. They show
+counts and reasons, no patient data. The caller's function decides readiness: this door does not look into the archive.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ from coffer.keys.errors import ConfigError
 from coffer.keys.threads import started_pool
 from coffer.server.config.settings import Http
 from coffer.server.host.headroom import lacks_descriptors
-from coffer.server.host.sockets import listen, named
+from coffer.server.host.sockets import display_address, listen
 from coffer.server.host.watched import Watched
 
 __all__ = ["HttpServer", "application"]
@@ -36,8 +35,8 @@ R = TypeVar("R")
 _CONNECTIONS: Final = 64
 _CONNECTIONS_WHEN_SHORT: Final = 8  # of descriptors
 _HEADER_BYTES: Final = 8 << 10
-_REQUEST_SECONDS: Final = 5.0  # until the request is there
-_CONNECTION_SECONDS: Final = 15.0  # until its answer is taken
+_REQUEST_SECONDS: Final = 5.0  # until the request is complete
+_CONNECTION_SECONDS: Final = 15.0  # until the peer has taken the answer
 _STOP_SECONDS: Final = 5
 _PAGE_THREADS: Final = 2
 
@@ -47,30 +46,30 @@ def application(
     metrics: Callable[[], bytes],
     concerns: Callable[[], Sequence[str]] = tuple,
 ) -> Starlette:
-    """The three pages. `readiness` returns why the server is not ready, nothing when it is; `concerns` what a human
-    should look at although it serves. All may block shortly.
+    """The three pages. `readiness` returns why the server is not ready, nothing if it is; `concerns` what a human
+    should look at although it serves. All may block briefly.
 
-    Concerns do not make it unready: to take an archive with one damaged record out of service would protect nobody.
+    Concerns do not make it unready: taking an archive with one damaged record out of service would protect nobody.
     """
 
-    pool = started_pool(_PAGE_THREADS, "page")  # without threads to be had these pages must say so
+    pool = started_pool(_PAGE_THREADS, "page")  # started now: the pages must work when the system has no more threads
 
-    async def asked(question: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(pool, question)
+    async def in_pool(function: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(pool, function)
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"alive": True})
 
     async def readyz(_: Request) -> Response:
         try:
-            reasons, also = await asked(lambda: (list(readiness()), list(concerns())))
-        except Exception as error:  # noqa: BLE001  # what cannot be told is no good news
-            reasons, also = [f"the state cannot be told: {type(error).__name__}"], []
-        told: dict[str, Any] = {"ready": not reasons, "reasons": reasons, "degraded": also}
-        return JSONResponse(told, 503 if reasons else 200)
+            reasons, degraded = await in_pool(lambda: (list(readiness()), list(concerns())))
+        except Exception as error:  # noqa: BLE001  # an unknown state counts as not ready
+            reasons, degraded = [f"the state cannot be determined: {type(error).__name__}"], []
+        body: dict[str, Any] = {"ready": not reasons, "reasons": reasons, "degraded": degraded}
+        return JSONResponse(body, 503 if reasons else 200)
 
     async def exposition(_: Request) -> Response:
-        return Response(await asked(metrics), media_type=CONTENT_TYPE_LATEST)
+        return Response(await in_pool(metrics), media_type=CONTENT_TYPE_LATEST)
 
     routes = [
         Route("/healthz", healthz, methods=["GET"]),
@@ -78,7 +77,7 @@ def application(
         Route("/metrics", exposition, methods=["GET"]),
     ]
     pages = Starlette(routes=routes, middleware=[Middleware(_Strict)])
-    pages.router.redirect_slashes = False  # it would redirect to whatever host the caller names
+    pages.router.redirect_slashes = False  # the redirect would go to any host that the caller names
     return pages
 
 
@@ -90,7 +89,7 @@ _HEADERS: Final = (
 
 
 class _Strict:
-    """Refuses request bodies before they are read, and adds the headers every answer has."""
+    """Refuses request bodies before they are read, and adds the headers that every response has."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -110,41 +109,41 @@ class _Strict:
 
 
 class _ImpatientProtocol(H11Protocol):
-    """One request, in time, and one answer, taken in time; uvicorn would wait for either for ever."""
+    """One request and one response per connection, both with a deadline; uvicorn would wait forever for either."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
-        self.loop.call_later(_REQUEST_SECONDS, self._cut_if_silent)
+        self.loop.call_later(_REQUEST_SECONDS, self._abort_if_silent)
         self.loop.call_later(_CONNECTION_SECONDS, transport.abort)
         held = len(self.connections)
         if held > _CONNECTIONS or (held > _CONNECTIONS_WHEN_SHORT and lacks_descriptors()):
             self._make_room()
 
     @property
-    def is_asking(self) -> bool:
-        """Whether its request has not come whole yet."""
+    def is_silent(self) -> bool:
+        """Whether its request is not complete yet."""
         return getattr(self, "cycle", None) is None
 
-    def _cut_if_silent(self) -> None:
-        if self.is_asking:
+    def _abort_if_silent(self) -> None:
+        if self.is_silent:
             self.transport.abort()
 
     def _make_room(self) -> None:
-        """End another connection: of those that have asked nothing yet, one of the address that has most."""
+        """Abort another connection: of those without a request, one of the address that has most connections."""
         others = [each for each in self.connections if isinstance(each, _ImpatientProtocol) and each is not self]
         held = Counter(each.caller for each in others)
-        others.sort(key=lambda each: (each.is_asking, held[each.caller]))
+        others.sort(key=lambda each: (each.is_silent, held[each.caller]))
         if others:
             others[-1].transport.abort()
 
     @property
     def caller(self) -> str:
-        """The address it comes from."""
-        return named(str(self.client[0])) if self.client else ""
+        """The remote address, "" if unknown."""
+        return display_address(str(self.client[0])) if self.client else ""
 
 
 class HttpServer:
-    """Serves `app` from a thread of its own, from `start` to `stop`."""
+    """Serves `app` in a thread of its own, from `start` to `stop`."""
 
     def __init__(self, settings: Http, app: ASGIApp) -> None:
         self._settings = settings
@@ -156,13 +155,13 @@ class HttpServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens; the port is the real one where the configured one was taken by the system."""
+        """Where it listens: host and actual port, which the system chose if 0 is configured."""
         assert self._socket is not None
         host, port = self._socket.getsockname()[:2]
         return str(host), int(port)
 
     def start(self) -> None:
-        """Listen and serve. Raises ConfigError when the address cannot be had; the port is open on return."""
+        """Listen and serve; the port is open on return. Raises ConfigError if the address is not available."""
         settings = self._settings
         try:
             self._socket = listen(settings.host, settings.port, _CONNECTIONS)
@@ -190,12 +189,12 @@ class HttpServer:
             )
         )
         if not self._stopping.is_set():
-            # uvicorn closes what it is given: were it to die, the port would be another's.
-            with self._socket.dup() as its_own:
-                server.run(sockets=[its_own])
+            # uvicorn closes its socket: if it died with the only one, another process could take the port.
+            with self._socket.dup() as duplicate:
+                server.run(sockets=[duplicate])
 
     def stop(self) -> None:
-        """Answer what is being asked, then close. Harmless when repeated or never started."""
+        """Answer the requests that have arrived, then close. Harmless if repeated or never started."""
         self._stopping.set()
         if self._server is not None:
             self._server.should_exit = True

@@ -19,10 +19,10 @@ import structlog
 from coffer.keys.crypto import derive
 from coffer.keys.errors import UnavailableError
 from coffer.server.config.settings import Config
-from coffer.server.dimse.places import Place
+from coffer.server.dimse.places import AssociationPlace
 from coffer.server.host import headroom
 from coffer.server.host.headroom import CongestedError
-from coffer.server.host.sockets import has_come, takes_more
+from coffer.server.host.sockets import is_readable, is_writable
 from coffer.server.host.watched import Watched
 from coffer.server.services.bundle import WriterServices
 from coffer.server.workers import messages
@@ -49,7 +49,7 @@ class _WorkerProcess:
     control: Wire
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_ready: bool = False
-    places: dict[int, Place] = field(default_factory=dict)
+    places: dict[int, AssociationPlace] = field(default_factory=dict)
     short_of: str = ""
     lost_lines: int = 0
 
@@ -106,7 +106,7 @@ class Workers:
         worker.control.socket.settimeout(None)
         worker.is_ready = True
 
-    def dispatch(self, connection: socket.socket, place: Place, ended: Callable[[], None]) -> None:
+    def dispatch(self, connection: socket.socket, place: AssociationPlace, ended: Callable[[], None]) -> None:
         """Hand a connection to the worker with the fewest. `ended` is called once, when its association has ended.
 
         Raises CongestedError where every worker is short of something, UnavailableError where none is running, OSError:
@@ -144,7 +144,7 @@ class Workers:
             raise CongestedError("every receiving process is short of something", hint="see the log")
         return min(able, key=lambda worker: len(worker.places))
 
-    def end(self, place: Place) -> None:
+    def end(self, place: AssociationPlace) -> None:
         """End the association of a place, unless it has begun to do something."""
         with self._lock:
             found = [worker for worker in self._workers if worker is not None and place.number in worker.places]
@@ -236,7 +236,7 @@ class Workers:
         """Take a worker's pulses until it dies or hangs."""
         silent = 0
         while silent < 2:
-            if not has_come(worker.control.socket, _PULSE_SECONDS):
+            if not is_readable(worker.control.socket, _PULSE_SECONDS):
                 silent += 1
                 continue
             silent = 0
@@ -275,7 +275,7 @@ class Workers:
 def _takes_more(worker: _WorkerProcess) -> bool:
     """Whether a message to it would not have to wait, as it would for one that hangs."""
     try:
-        return takes_more(worker.control.socket, 0)
+        return is_writable(worker.control.socket, 0)
     except (OSError, ValueError):
         return False
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from coffer.keys.errors import UnavailableError
-from coffer.server.config.settings import Config, Dimse, Log, Peer, Storage
+from coffer.server.config.settings import Config, Dimse, Logging, Peer, Storage
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
 from coffer.server.dimse.listener import Listener
-from coffer.server.dimse.places import Place
+from coffer.server.dimse.places import AssociationPlace
 from coffer.server.dimse.protocol.connection import Connection
 from coffer.server.observe import logs
 from coffer.server.observe.metrics import Metrics
@@ -86,13 +86,13 @@ class InThisProcess:
         self._associations = Associations()
         self.stop = self._associations.stop
 
-    def dispatch(self, connection: socket.socket, place: Place, ended: Callable[[], None]) -> None:
+    def dispatch(self, connection: socket.socket, place: AssociationPlace, ended: Callable[[], None]) -> None:
         settings = self._config.dimse
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
         acceptor = Acceptor(pdus, place.host, self._config, self._memory, self._memory.metrics)
         self._associations.begin(acceptor, ended)
 
-    def end(self, place: Place) -> None:
+    def end(self, place: AssociationPlace) -> None:
         raise AssertionError("nobody said that an association is idle")
 
 
@@ -140,4 +140,4 @@ def listener(listen: Callable[..., Listener]) -> Listener:
 @pytest.fixture(autouse=True)
 def _logs() -> None:
     """Warnings are written, whatever another test of this process has configured."""
-    logs.configure(Log(), level="warning")
+    logs.configure(Logging(), level="warning")

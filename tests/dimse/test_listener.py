@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from coffer.keys.errors import UnavailableError
 from coffer.server.config.settings import Storage
 from coffer.server.dimse.listener import Listener
-from coffer.server.dimse.places import Place
+from coffer.server.dimse.places import AssociationPlace
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation, pdu
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
@@ -237,12 +237,12 @@ class Short:
         self._real, self._errors = listener._dispatcher, errors
         listener._dispatcher = self
 
-    def dispatch(self, connection: socket.socket, place: Place, ended: Callable[[], None]) -> None:
+    def dispatch(self, connection: socket.socket, place: AssociationPlace, ended: Callable[[], None]) -> None:
         if self._errors:
             raise self._errors.pop(0)
         self._real.dispatch(connection, place, ended)
 
-    def end(self, place: Place) -> None:
+    def end(self, place: AssociationPlace) -> None:
         self._real.end(place)
 
 

@@ -4,19 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.server.dimse.places import Place, Places
+from coffer.server.dimse.places import AssociationPlace, AssociationPlaces
 
 TOTAL, PER_HOST = 6, 4
 
 
 class Hall:
-    """Places with a clock that is turned by hand."""
+    """Places with a clock that the test sets."""
 
     def __init__(self, total: int = TOTAL, per_host: int = PER_HOST) -> None:
         self.now = 1000.0
-        self.places = Places(total, per_host, lambda: self.now)
+        self.places = AssociationPlaces(total, per_host, lambda: self.now)
 
-    def fill(self, *hosts: str, idle: float | None, used: bool) -> list[Place]:
+    def fill(self, *hosts: str, idle: float | None, used: bool) -> list[AssociationPlace]:
         """Associations that have been idle for so long; None: something is under way on each."""
         made = []
         for host in hosts:
@@ -101,7 +101,7 @@ def test_never_more_than_there_are_but_for_those_on_their_way_out(
     steps: list[tuple[int, int, bool]],
 ) -> None:
     hall = Hall()
-    inside: list[Place] = []
+    inside: list[AssociationPlace] = []
     for host, seconds, leaves in steps:
         hall.now += seconds
         if leaves and inside:

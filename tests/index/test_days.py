@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.index.instance.retention_day import counts_from
+from coffer.index.instance.retention_day import retention_start
 
 DAY_MS = 86_400_000
 
@@ -42,18 +42,18 @@ def at(text: str) -> int:
     ],
 )
 def test_the_day(dates: list[str], received: str, day: str) -> None:
-    assert counts_from(dates, at(received)) == day
+    assert retention_start(dates, at(received)) == day
 
 
 @given(st.lists(st.text() | st.dates().map("{:%Y%m%d}".format)), st.integers(0, 2**53))
 def test_whatever_is_stored_has_a_day(dates: list[str], received_ms: int) -> None:
-    day = counts_from(dates, received_ms)
+    day = retention_start(dates, received_ms)
     assert len(day) == 8
     assert dt.date(int(day[:4]), int(day[4:6]), int(day[6:]))
 
 
 @given(st.dates(min_value=dt.date(1000, 1, 1)), st.dates(dt.date(2025, 1, 1), dt.date(2100, 1, 1)))
 def test_a_date_shortens_nothing_below_what_it_says_unless_it_is_far_ahead(date: dt.date, received: dt.date) -> None:
-    found = counts_from([f"{date:%Y%m%d}"], at(received.isoformat()))
+    found = retention_start([f"{date:%Y%m%d}"], at(received.isoformat()))
     assert found in (f"{date:%Y%m%d}", f"{received:%Y%m%d}")
     assert found == f"{date:%Y%m%d}" or date > received + dt.timedelta(days=1825)

@@ -17,8 +17,8 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.multival import MultiValue
 
 from coffer.index.dicom.attributes import ATTRIBUTES
-from coffer.index.dicom.headers import Header, decode_identifier, scan, scan_early
-from coffer.index.dicom.parser import Limits
+from coffer.index.dicom.headers import DataSetHeader, decode_identifier, scan, scan_early
+from coffer.index.dicom.parser import HeaderLimits
 from coffer.index.instance.entry import Identity, extract
 from coffer.keys.errors import IdentifierError, InputError
 
@@ -26,7 +26,7 @@ EXPLICIT, IMPLICIT, BIG, DEFLATED = (f"1.2.840.10008.1.2{s}" for s in (".1", "",
 UNDEFINED = 0xFFFFFFFF
 
 
-def header_of(data: bytes, syntax: str = EXPLICIT, limits: Limits | None = None) -> Header:
+def header_of(data: bytes, syntax: str = EXPLICIT, limits: HeaderLimits | None = None) -> DataSetHeader:
     return scan(lambda start, stop: data[start:stop], len(data), syntax, limits)
 
 
@@ -93,7 +93,7 @@ def test_a_header_read_early_is_the_header(shared_data: Path) -> None:
         whole = header_of(data, syntax)
         for arrived in (len(data) // 3, len(data) - 1, len(data)):
             here = data[:arrived]
-            header = scan_early(lambda start, stop, here=here: here[start:stop], syntax, Limits())
+            header = scan_early(lambda start, stop, here=here: here[start:stop], syntax, HeaderLimits())
             if header is None:
                 continue
             early += 1
@@ -185,11 +185,11 @@ def test_elements_behind_the_pixel_data_are_read() -> None:
 
 def test_the_element_and_time_limits_hold() -> None:
     raw = element(0x00090001, "LO", b"") * 5000
-    assert header_of(raw, limits=Limits(elements=1000)).problem == "more elements than the limit"
+    assert header_of(raw, limits=HeaderLimits(elements=1000)).problem == "more elements than the limit"
     clock = iter(range(10_000))
-    slow = Limits(seconds=3, clock=lambda: float(next(clock)))
+    slow = HeaderLimits(seconds=3, clock=lambda: float(next(clock)))
     assert header_of(raw, limits=slow).problem == "took longer to read than the time limit"
-    assert header_of(raw, limits=Limits(bytes=1000)).problem == "header is larger than the byte limit"
+    assert header_of(raw, limits=HeaderLimits(bytes=1000)).problem == "header is larger than the byte limit"
 
 
 def test_a_big_object_is_not_loaded() -> None:
@@ -217,7 +217,7 @@ def test_a_deflate_bomb_is_bounded_and_a_deflated_header_read() -> None:
     header = header_of(deflate(element(0x00100020, "LO", b"ZIP1")), DEFLATED)
     assert (header.text(0x00100020), header.problem) == ("ZIP1", None)
     bomb = deflate(element(0x00091010, "LO", b"") * 4_000_000)
-    assert header_of(bomb, DEFLATED, Limits(elements=10_000_000, seconds=60)).problem is not None
+    assert header_of(bomb, DEFLATED, HeaderLimits(elements=10_000_000, seconds=60)).problem is not None
 
 
 def test_mislabelled_syntaxes_are_read_as_what_they_are() -> None:

@@ -12,8 +12,8 @@ from coffer.index.backends.lmdb_store import Change
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import PartId
+from coffer.index.tables import sealed_rows
 from coffer.index.tables.rows import Version
-from coffer.index.tables.sealed_rows import sealed_rows
 from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import drop, schedule
@@ -62,14 +62,14 @@ def test_an_accepted_object_that_cannot_go_in_holds_up_no_other(
     index: Index, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = keyring.new_study()
-    put = index._putting.put
+    put = index._inserter.put
 
     def failing(one: Version, key_id: bytes, what: InstanceEntry) -> None:
         if one.seq == 1:
             raise IntegrityError("a row is damaged")
         put(one, key_id, what)
 
-    monkeypatch.setattr(index._putting, "put", failing)
+    monkeypatch.setattr(index._inserter, "put", failing)
     for seq in range(3):
         index.accept(version(seq), key.key_id, entry("1.1", "1.1.1", f"1.1.1.{seq}"))
     with pytest.raises(IntegrityError):
@@ -242,7 +242,7 @@ def test_rows_that_were_swapped_or_flipped_are_found(
 
 def shred(keyring: Keyring, study: str, key_id: bytes, index: Index) -> None:
     """Shred one study's key as another process would."""
-    assert schedule(keyring, {key_id: index.name_of(study)}, now_ms=1, until_ms=2) == [key_id]
+    assert schedule(keyring, {key_id: index.study_token(study)}, now_ms=1, until_ms=2) == [key_id]
 
 
 def test_forgetting_a_study_leaves_the_others(
@@ -258,8 +258,8 @@ def test_forgetting_a_study_leaves_the_others(
     assert everything(index)[1:] == rest
     assert index.study_key_for(part) is None
     assert (before.instances, index.stats().instances, index.stats().studies) == (3, 1, 1)
-    assert index.forget(key_id, index.name_of("1.1")) == 2
-    assert index.forget(key_id, index.name_of("1.1")) == 0
+    assert index.forget(key_id, index.study_token("1.1")) == 2
+    assert index.forget(key_id, index.study_token("1.1")) == 0
     index.flush()
     drop(keyring, [key_id])
     assert [len(index._tables.store.scan(table)) for table in ("study", "series", "instance")] == [1, 1, 1]
@@ -293,7 +293,7 @@ def test_a_shredded_study_that_comes_again_is_a_new_one(
     assert not list(index.locate({STUDY_UID: ("1.1",)}))
     filler.add("1.1", "1.1.1", "1.1.1.1")
     index.flush()
-    assert index.forget(old, index.name_of("1.1")) == (2 if stored else 0)  # what waited was never written
+    assert index.forget(old, index.study_token("1.1")) == (2 if stored else 0)  # what waited was never written
     index.flush()
     drop(keyring, [old])
     for each in (index, None):
@@ -316,7 +316,7 @@ def test_an_index_that_was_put_back_shows_nothing_shredded(
     shred(keyring, "1.1", filler.keys[part].key_id, index)
     again = reopen()
     assert (again.stats().studies, again.stats().unreadable_studies) == (1, 1)
-    assert again.forget(filler.keys[part].key_id, again.name_of("1.1")) == 1
+    assert again.forget(filler.keys[part].key_id, again.study_token("1.1")) == 1
     assert (again.stats().studies, again.stats().unreadable_studies) == (1, 0)
 
 

@@ -59,9 +59,9 @@ def test_what_comes_meanwhile_is_neither_lost_nor_counted_twice(
     filler.add("1.0", "1.0.2", "1.0.2.2", name="Newest^Name")
     filler.add("2.1", "2.1.1", "2.1.1.1")
     for name in ("1.1", "1.4", "1.5"):
-        assert schedule(keyring, {filler.key(name).key_id: loading.name_of(name)}, now_ms=1, until_ms=2)
+        assert schedule(keyring, {filler.key(name).key_id: loading.study_token(name)}, now_ms=1, until_ms=2)
     loading.follow()
-    loading.forget(filler.key("1.5").key_id, loading.name_of("1.5"))
+    loading.forget(filler.key("1.5").key_id, loading.study_token("1.5"))
     loading.flush()
     filler.add("2.2", "2.2.1", "2.2.1.1")
     opened.set()

@@ -208,10 +208,10 @@ def test_odd_numbers_and_dates_match_what_is_written_alike(number: str) -> None:
         (ID, ("A*",) * 33, "(0010,0020) takes at most 32 values of this kind"),
         (DATE, ("20240101-",) * 33, "(0008,0020) takes at most 32 values of this kind"),
         (ID, ("A" * 4097,), "(0010,0020) takes at most 4096 characters a value"),
-        (ID, ({0x00080100: ("A",)},), "(0010,0020) takes no sequence"),
-        (CODES, ("A",), "(0008,1032) takes a sequence, no text"),
+        (ID, ({0x00080100: ("A",)},), "(0010,0020) does not take a sequence"),
+        (CODES, ("A",), "(0008,1032) takes a sequence, not text"),
         (CODES, ({0x00080104: ("A*",) * 33},), "(0008,0104) takes at most 32 values of this kind"),
-        (ID, ("A\udcff",), "(0010,0020) holds bytes that are no text"),
+        (ID, ("A\udcff",), "(0010,0020) holds bytes that are not text"),
     ],
 )
 def test_a_key_that_would_take_too_long_or_asks_something_else_is_refused(

@@ -231,7 +231,7 @@ def fill_and_erase(index: Index, keyring: Keyring, stored: list[Stored], random:
             index.stats()
     assert answered(index) == modelled(stored)
     gone = {part for part in sorted({each.part for each in stored}, key=repr) if random.random() < 0.4}
-    names = {filler.keys[part].key_id: index.name_of(part.name) for part in gone}
+    names = {filler.keys[part].key_id: index.study_token(part.name) for part in gone}
     schedule(keyring, names, now_ms=1, until_ms=2)
     left = [each for each in stored if each.part not in gone]
     assert answered(index) == modelled(left)
@@ -376,7 +376,7 @@ def test_a_reader_beside_the_writer_serves_the_older_version_once_the_newer_is_s
     filler.add("1.1", "1.5", "1.7", patient_id="A")
     filler.add("1.1", "1.5", "1.7", patient_id="B")
     index.close()
-    schedule(keyring, {filler.key("1.1", "B").key_id: index.name_of("1.1")}, now_ms=1, until_ms=2)
+    schedule(keyring, {filler.key("1.1", "B").key_id: index.study_token("1.1")}, now_ms=1, until_ms=2)
     reader = reopen(readonly=True)
     assert [each.patient.patient_id for each in reader.locate({SOP_UID: ("1.7",)})] == ["A"]
     reader.close()
@@ -388,7 +388,7 @@ def test_an_object_sealed_again_stays_as_old_as_it_was(index: Index, filler: Fil
     filler.add("1.1", "1.5", "1.7", patient_id="B")
     told, key = everything(index)[2:], keyring.new_study()
     moved = replace_place(old, 9, key.key_id)
-    held = index.rekey(index.name_of("1.1"), filler.key("1.1", "A").key_id, key.key_id, {old.seq: moved})
+    held = index.rekey(index.study_token("1.1"), filler.key("1.1", "A").key_id, key.key_id, {old.seq: moved})
     assert 9 in held
     assert [each.patient.patient_id for each in index.locate({SOP_UID: ("1.7",)})] == ["B"]
     assert [each.located.version.seq for each in index.versions("1.7")] == [9, 1]

@@ -28,7 +28,7 @@ from coffer.archive.format.record import Kind
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Level, Options, Verifier
 from coffer.index.keyless_check import check_index
-from coffer.server.config.settings import Config, Http, Keys, Log, Storage
+from coffer.server.config.settings import Config, Http, Keys, Logging, Storage
 from coffer.server.engine.opening import open_writer
 from coffer.server.maintenance.deep_check import open_records
 from coffer.server.observe import logs
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    logs.configure(Log(level="error"))
+    logs.configure(Logging(level="error"))
     started, states = time.monotonic(), 0
     for seed in range(args.seed, args.seed + -(-args.cuts // 10)):
         with tempfile.TemporaryDirectory() as folder:

@@ -93,7 +93,7 @@ def test_a_shredded_study_that_is_sent_again_is_a_new_one(filled: CofferProcess)
 
 def test_a_running_server_goes_on_while_its_keys_move_and_the_old_epoch_is_destroyed(filled: CofferProcess) -> None:
     with open_reading(load_config(filled.config)) as engine:
-        token = engine.index.name_of(uid(1))
+        token = engine.index.study_token(uid(1))
     index = filled.archive / "index" / "data.mdb"
     wait_until(lambda: token in index.read_bytes())  # rows are written a moment behind the answers
     filled.run("shred", uid(1), "--reason", "r", "--yes")

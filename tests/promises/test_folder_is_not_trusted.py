@@ -355,7 +355,7 @@ def test_no_configuration_is_taken_from_an_archive_folder(base: Path, monkeypatc
     assert "coffer.toml is not read" in run("status").output
     assert run("put", "files").exit_code == 0  # it stops nothing
     refused = run("--config", "data/coffer.toml", "status", code=11)
-    assert "lies in an archive folder" in refused.stderr
+    assert "is in an archive folder" in refused.stderr
     assert "mv data/coffer.toml /etc/coffer/coffer.toml" in refused.stderr
     (base / "data" / "archive.json").rename(base / "elsewhere.json")  # who takes a part out does not get by
     assert run("--config", "data/coffer.toml", "status", code=11).exit_code

@@ -123,7 +123,9 @@ def test_it_tells_nobody_who_it_was_unless_asked_to(archive: Path) -> None:
     made = issue(key)
     assert not [word for word in (*UIDS, "P-4711", "file 17") if word in FILE.read_text()]
     with open_reading(load_config(Path("coffer.toml"))) as engine:
-        assert engine.index.name_of(UIDS[0]).hex() not in FILE.read_text()  # it would find the study in an old index
+        assert (
+            engine.index.study_token(UIDS[0]).hex() not in FILE.read_text()
+        )  # it would find the study in an old index
     assert issue(key).study == made.study != issue(other).study
     named = issue(key, "--study-uid", UIDS[0], "--with-reason")
     assert (named.study_uid, named.reason, named.study) == (UIDS[0], "file 17", made.study)

@@ -14,7 +14,7 @@ from coffer.archive.verify.verify import Verifier
 from coffer.index.index import Index
 from coffer.index.instance.identity import PartId
 from coffer.keys.errors import IntegrityError, UnavailableError
-from coffer.server.config.settings import Config, Http, Keys, Log
+from coffer.server.config.settings import Config, Http, Keys, Logging
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.commit import Committed, Committer, Parcel, Sealed
 from coffer.server.engine.create import create_archive
@@ -30,7 +30,7 @@ CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 @pytest.fixture(autouse=True)
 def _logs() -> None:
     """Warnings are written, whatever another test of this process has configured."""
-    logs.configure(Log(), level="warning")
+    logs.configure(Logging(), level="warning")
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ MISTAKES = {
     "same title twice": (
         "[[peers]]\nae_title='A'\nhost='h'\nport=1\n[[peers]]\nae_title='A'\nhost='g'\nport=1\n",
         6,
-        "a second peer with the AE title A",
+        "a second peer has the AE title A",
         "rename or remove one",
     ),
     "empty path": ("archive = ''\n", 1, "archive = ''", "a path"),
@@ -61,18 +61,18 @@ MISTAKES = {
         "archive = 'a'\n[keys]\nkey_file = 'a/keys/k'\n",
         3,
         "the key file is inside the archive folder",
-        "put it elsewhere",
+        "move it elsewhere",
     ),
     "two passphrases": (
         "[keys]\npassphrase_env = 'P'\npassphrase_file = 'p'\n",
         3,
-        "two sources of the passphrase",
+        "the passphrase has two sources",
         "keep one",
     ),
     "two PINs": (
         "[keys.pkcs11]\nmodule = '/m.so'\ntoken = 't'\npin_env = 'P'\npin_file = 'p'\n",
         5,
-        "two sources of the PIN",
+        "the PIN has two sources",
         "keep one",
     ),
     "no module": (

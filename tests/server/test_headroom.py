@@ -71,11 +71,11 @@ def test_a_shortage_is_over_when_it_is_over() -> None:
     with descriptors_left(headroom.SPARE - 2):
         assert headroom.lacks_descriptors()
         shortage.note(headroom.DESCRIPTORS)
-        assert "LimitNOFILE" in shortage.told()
+        assert "LimitNOFILE" in shortage.reason()
         with pytest.raises(OSError), descriptors_left(0), Path(os.devnull).open():
             pass
     assert not headroom.lacks_descriptors()
-    assert (shortage.now(), shortage.told()) == ("", "")
+    assert (shortage.now(), shortage.reason()) == ("", "")
 
 
 def test_a_store_is_refused_before_the_log_would_stop_at_its_next_segment(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_state_that_cannot_be_told_is_no_good_news() -> None:
     server = http.HttpServer(Http(port=free_port()), http.application(broken, Metrics().render))
     server.start()
     answer = httpx.get(f"http://127.0.0.1:{server.address[1]}/readyz")
-    assert (answer.status_code, answer.json()["reasons"]) == (503, ["the state cannot be told: MemoryError"])
+    assert (answer.status_code, answer.json()["reasons"]) == (503, ["the state cannot be determined: MemoryError"])
     assert httpx.get(f"http://127.0.0.1:{server.address[1]}/healthz").status_code == 200
     server.stop()
 

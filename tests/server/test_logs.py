@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from coffer.keys.memory.secret import Secret
-from coffer.server.config.settings import Log
+from coffer.server.config.settings import Logging
 from coffer.server.observe import logs
 
 UID = "1.2.826.0.1.3680043.8.498.12345.67890"
@@ -39,7 +39,7 @@ def restored() -> Iterator[None]:
     logging.captureWarnings(False)
 
 
-def written(settings: Log, **event: object) -> str:
+def written(settings: Logging, **event: object) -> str:
     stream = io.StringIO()
     logs.configure(settings, stream)
     structlog.get_logger("test").info("something", **event)
@@ -47,7 +47,7 @@ def written(settings: Log, **event: object) -> str:
 
 
 def test_json_is_one_object_per_line() -> None:
-    line = written(Log(format="json"), count=3, ratio=0.5, none=None, calling_ae="PACS")
+    line = written(Logging(format="json"), count=3, ratio=0.5, none=None, calling_ae="PACS")
     told = json.loads(line)
     assert (told["event"], told["count"], told["calling_ae"], told["level"]) == ("something", 3, "PACS", "info")
     assert line.count("\n") == 1
@@ -56,7 +56,7 @@ def test_json_is_one_object_per_line() -> None:
 @pytest.mark.parametrize("format_", ["text", "json"])
 def test_uids_bytes_and_line_breaks_never_come_through(format_: str) -> None:
     line = written(
-        Log(format=format_),
+        Logging(format=format_),
         study=f"failed for {UID}, {UID}",
         raw=b"DOE^JANE",
         many=[UID, {"x": 1}],
@@ -75,7 +75,7 @@ def test_uids_bytes_and_line_breaks_never_come_through(format_: str) -> None:
 
 def test_an_exception_is_told_by_type_and_place_only() -> None:
     stream = io.StringIO()
-    logs.configure(Log(format="json"), stream)
+    logs.configure(Logging(format="json"), stream)
     try:
         raise ValueError("DOE^JANE")
     except ValueError:
@@ -89,7 +89,7 @@ def test_an_exception_is_told_by_type_and_place_only() -> None:
 
 def test_libraries_that_print_values_are_mute() -> None:
     stream = io.StringIO()
-    logs.configure(Log(level="debug"), stream)
+    logs.configure(Logging(level="debug"), stream)
     for name in ("pynetdicom.acse", "pynetdicom", "pydicom", "pydicom.filereader"):
         logging.getLogger(name).critical("DOE^JANE")
     warnings.warn("Invalid value for VR UI: DOE^JANE", stacklevel=1)
@@ -98,7 +98,7 @@ def test_libraries_that_print_values_are_mute() -> None:
 
 def test_the_level_is_kept() -> None:
     stream = io.StringIO()
-    logs.configure(Log(level="warning"), stream)
+    logs.configure(Logging(level="warning"), stream)
     structlog.get_logger("test").info("quiet")
     structlog.get_logger("test").warning("loud")
     assert "quiet" not in stream.getvalue()
@@ -143,7 +143,7 @@ def pipe() -> Iterator[tuple[int, TextIO]]:
 
 def test_a_reader_who_stops_reading_holds_up_nobody_and_is_told_what_he_missed(pipe: tuple[int, TextIO]) -> None:
     reader, stream = pipe
-    logs.configure(Log(format="json"), stream)
+    logs.configure(Logging(format="json"), stream)
     logs.run_in_background()
     log = structlog.get_logger("test")
     for number in range(8000):
@@ -164,7 +164,7 @@ def test_a_reader_who_stops_reading_holds_up_nobody_and_is_told_what_he_missed(p
 
 def test_a_reader_who_is_gone_is_an_error_of_nobody(pipe: tuple[int, TextIO]) -> None:
     reader, stream = pipe
-    logs.configure(Log(), stream)
+    logs.configure(Logging(), stream)
     os.close(reader)
     structlog.get_logger("test").info("nobody hears this")
     logging.getLogger("some.library").error("nor this")
@@ -177,7 +177,7 @@ def test_a_reader_who_is_gone_is_an_error_of_nobody(pipe: tuple[int, TextIO]) ->
 def test_a_volume_that_is_full_takes_lines_again_when_it_can(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("w") as stream:
-        logs.configure(Log(format="json"), stream)
+        logs.configure(Logging(format="json"), stream)
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))  # in the middle of a line
         try:
@@ -194,7 +194,7 @@ def test_a_volume_that_is_full_takes_lines_again_when_it_can(tmp_path: Path) -> 
 @pytest.mark.parametrize("format_", ["text", "json"])
 def test_without_a_stream_every_line_is_counted(format_: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    logs.configure(Log(format=format_))
+    logs.configure(Logging(format=format_))
     before = logs.lost()
     structlog.get_logger("test").warning("nobody hears this")
     assert logs.lost() == before + 1
@@ -206,7 +206,7 @@ def test_what_cannot_be_made_a_line_of_stops_nothing() -> None:
             raise MemoryError
 
     stream = io.StringIO()
-    logs.configure(Log(), stream)
+    logs.configure(Logging(), stream)
     structlog.get_logger("test").info("cannot be said", what=Broken())
     logging.getLogger("some.library").error("%s", Broken())
     assert logs.lost() >= 1
@@ -215,7 +215,7 @@ def test_what_cannot_be_made_a_line_of_stops_nothing() -> None:
 
 def test_a_library_that_repeats_itself_is_cut_short() -> None:
     stream = io.StringIO()
-    logs.configure(Log(), stream)
+    logs.configure(Logging(), stream)
     for _ in range(1000):
         logging.getLogger("asyncio").error("socket.accept() out of system resource")
     assert len(stream.getvalue().splitlines()) == 20

@@ -433,7 +433,7 @@ def test_old_records_without_the_record_of_the_rekey_are_a_finding(archive: Path
     """A tombstone alone, which whoever alters the keyring can forge, is no reason."""
     with engine(write=True) as opened:
         (old,) = opened.index.key_ids_of(STUDY)
-        name = opened.index.name_of(STUDY)
+        name = opened.index.study_token(STUDY)
         stone = Tombstone(1, 1, 1, name, Reason.REKEYED, b"n" * 16)
         value = opened.keyring.row(b"K" + old)
         opened.keyring.amend([(b"T" + old, stone.encode())], [b"K" + old])

@@ -1,4 +1,4 @@
-"""PS3.7 and PS3.8: PDUs, associations asked for and answered, messages, statuses.
+"""PS3.7 and PS3.8: PDUs, association requests and their answers, messages, statuses.
 
-Rule: knows no archive and no service.
+Rule: it knows no archive and no service.
 """

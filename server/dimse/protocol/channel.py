@@ -1,7 +1,7 @@
 """DIMSE messages over one established association: command sets and data sets in and out (PS3.7 6.3, 8; PS3.8 E).
 
-Rule: a data set is passed on piece by piece and never collected here; only command sets and identifiers are, up to a
-limit. The order of fragments is enforced: command before data, one message at a time, one context per message.
+Rule: a data set is passed on piece by piece and never collected here; only command sets are, up to a limit. The order
+of fragments is enforced: command before data, one message at a time, one context per message.
 """
 
 from collections import deque
@@ -15,14 +15,14 @@ from coffer.server.dimse.protocol.pdu import Pdv, ProtocolError
 
 _SEND_BYTES: Final = 1 << 20  # about what is handed to the kernel at once
 _LEAST_BYTES: Final = 256  # what even the smallest piece takes in memory
-_LARGEST_PDU: Final = 128 << 10  # of ours, where the peer sets no limit
+_LARGEST_PDU: Final = 128 << 10  # of ours, if the peer sets no limit
 
 
 Frames = list[bytes | memoryview]
 
 
 class AssociationEnded(Exception):  # noqa: N818  # the ordinary end: the peer released or aborted
-    """The peer has ended the association; `is_release` tells how."""
+    """The peer has ended the association; `is_release`: by a release, not by an abort."""
 
     def __init__(self, *, is_release: bool) -> None:
         super().__init__("released" if is_release else "aborted by the peer")
@@ -30,7 +30,7 @@ class AssociationEnded(Exception):  # noqa: N818  # the ordinary end: the peer r
 
 
 class Context(NamedTuple):
-    """One accepted presentation context; `requestor_is_scp` where its requestor takes C-STORE requests (C-GET)."""
+    """One accepted presentation context; `requestor_is_scp`: its requestor takes C-STORE requests (C-GET)."""
 
     context_id: int
     abstract_syntax: str
@@ -39,7 +39,7 @@ class Context(NamedTuple):
 
 
 class Channel:
-    """Both ends of an association speak through one. Used by one thread."""
+    """The messages of one association, for its acceptor or its requestor. Used by one thread."""
 
     def __init__(
         self, connection: Connection, contexts: Mapping[int, Context], *, peer_max_pdu: int, gap_seconds: float
@@ -59,7 +59,7 @@ class Channel:
         while True:
             pdv = self._next(wait_seconds if context_id is None else self._gap_seconds)
             if not pdv.is_command or context_id not in (None, pdv.context_id):
-                raise ProtocolError("a data fragment stands where a command belongs", pdu.UNEXPECTED_PDU)
+                raise ProtocolError("a data fragment where a command was expected", pdu.UNEXPECTED_PDU)
             context_id = pdv.context_id
             collected += pdv.data
             if len(collected) > MAX_COMMAND_BYTES:
@@ -68,7 +68,7 @@ class Channel:
                 return self.contexts[context_id], parse_command(collected)
 
     def read_data(self, context: Context, take: Callable[[memoryview], None]) -> None:
-        """Pass the data set that follows a command to `take`, piece by piece. Raises as `read_command`."""
+        """Pass the data set that follows a command to `take`, piece by piece. Raises the errors of `read_command`."""
         while True:
             pdv = self._next(self._gap_seconds)
             if pdv.is_command or pdv.context_id != context.context_id:
@@ -78,7 +78,7 @@ class Channel:
                 return
 
     def has_waiting(self, seconds: float = 0.0) -> bool:
-        """Whether the peer has sent something that was not read yet, or does so within `seconds`."""
+        """Whether anything that the peer has sent is unread, or arrives within `seconds`."""
         return bool(self._waiting) or self._connection.is_readable(seconds)
 
     def _next(self, wait_seconds: float) -> Pdv:
@@ -98,9 +98,9 @@ class Channel:
         return pdv
 
     def send(self, context: Context, command: Mapping[int, Value], data: Iterable[bytes] | None = None) -> int:
-        """Send one message; `data` gives the data set in pieces of any size. Returns the bytes of the data set.
+        """Send one message; `data` yields the data set in pieces of any size. Returns the length of the data set.
 
-        Raises ConnectionClosed. When `data` itself raises, the message stays unfinished: only an abort may follow.
+        Raises ConnectionClosed. If `data` itself raises, the message stays unfinished: only an abort may follow.
         """
         frames = self._held + self.frames(context, command)
         self._held = []
@@ -110,7 +110,7 @@ class Channel:
         return self._send_data(context, data, frames)
 
     def frames(self, context: Context, command: Mapping[int, Value], data: bytes | None = None) -> Frames:
-        """The PDUs of a small message, to be sent together with others by `flush`."""
+        """The PDUs of a small message, which `flush` sends together with others."""
         frames = self._fragments(context, memoryview(encode_command(command)), is_command=True)
         if data is not None:
             frames += self._fragments(context, memoryview(data), is_command=False)
@@ -122,7 +122,7 @@ class Channel:
         self._connection.send(frames)
 
     def hold(self, frames: Frames) -> None:
-        """Send PDUs that `frames` made together with what is sent next, which the caller is about to do."""
+        """Send PDUs that `frames` made together with the next ones; the caller is about to send some."""
         self._held += frames
 
     def _fragments(self, context: Context, data: memoryview, *, is_command: bool) -> Frames:
@@ -135,7 +135,7 @@ class Channel:
         return out
 
     def _send_data(self, context: Context, data: Iterable[bytes], frames: Frames) -> int:
-        """Cut the pieces into full fragments; the newest bytes are held back, because only the last may say so."""
+        """Cut the pieces into full fragments; the newest one is held back, because only the last is marked as such."""
         total, gathered, room = 0, 0, self._fragment
         newest: list[memoryview] = []
 

@@ -1,7 +1,7 @@
-"""DIMSE command sets (PS3.7 6.3, E.1): group 0000 in Implicit VR Little Endian, decoded and encoded by hand.
+"""DIMSE command sets (PS3.7 6.3, E.1): group 0000 in Implicit VR Little Endian, with a codec of their own.
 
-Rule: pure. A command set is small and its fields few; through a general data set library they were half of the time
-of a C-STORE. Unknown elements are passed over, malformed ones are an error.
+Rule: pure. A command set is small and has few elements; a general data set library spent half of the time of a C-STORE
+on it. Unknown elements are skipped, malformed ones are an error.
 """
 
 import struct
@@ -53,7 +53,7 @@ class Command:
     values: Mapping[int, int | str] = field(default_factory=dict)
 
     def number(self, element: int, default: int = 0) -> int:
-        """A US element, or `default` where it is absent."""
+        """A US element, or `default` if it is absent."""
         value = self.values.get(element, default)
         return value if isinstance(value, int) else default
 
@@ -69,7 +69,7 @@ class Command:
 
 
 def parse_command(data: bytes | bytearray) -> Command:
-    """Decode a whole command set. Raises ProtocolError where it is no command set."""
+    """Decode a whole command set. Raises ProtocolError if it is none."""
     values: dict[int, int | str] = {}
     at, end = 0, len(data)
     while at < end:

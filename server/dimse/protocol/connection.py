@@ -1,7 +1,7 @@
 """One TCP connection: whole PDUs in, buffers out, and a deadline on everything.
 
-Rule: no call waits for ever. A peer that is silent, or drips bytes, costs one thread for a bounded time and one buffer
-of the announced PDU size; nothing is allocated for a length that the peer only claims.
+Rule: no call waits forever. A peer that is silent, or drips bytes, costs one thread for a bounded time and one buffer
+of the announced PDU size; nothing is allocated for a length that the peer merely claims.
 """
 
 import contextlib
@@ -12,38 +12,38 @@ from collections.abc import Sequence
 from typing import Final
 
 from coffer.server.dimse.protocol import pdu
-from coffer.server.host.sockets import has_come, takes_more
+from coffer.server.host.sockets import is_readable, is_writable
 
-_AHEAD: Final = 16 << 10  # is read beyond what is asked for: small PDUs come in one call, of large ones little is moved
+_AHEAD: Final = 16 << 10  # read beyond what is needed: small PDUs come in one call, of large ones little is moved
 _LINGER_SECONDS: Final = 1.0
-_GATHERED_BYTES: Final = 64 << 10  # up to this it is cheaper to join buffers than to list them
+_GATHERED_BYTES: Final = 64 << 10  # up to this size it is cheaper to join buffers than to list them
 _MOST_BUFFERS: Final = 512
 _QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
 
 class ConnectionClosed(Exception):  # noqa: N818  # the end of a connection is an event, not always an error
-    """The peer is gone, or was too slow; nothing more can be sent or read."""
+    """The peer is gone or was too slow; nothing more can be sent or read."""
 
 
 class PeerSilent(ConnectionClosed):
-    """The peer sent nothing, or too slowly, for longer than it may; it can still be told so."""
+    """The peer sent nothing, or too slowly, for longer than allowed; an A-ABORT can still be sent."""
 
 
 class Connection:
-    """Reads and writes PDUs on one socket. Used by one thread at a time; `close` may come from another.
+    """Reads and writes PDUs on one socket. Used by one thread at a time; `cut` may be called from another.
 
-    `gap_seconds` bounds the wait inside a PDU and for the peer to take what is sent.
+    `gap_seconds` bounds the wait inside a PDU, and the wait for the peer to take what is sent.
     """
 
     def __init__(self, sock: socket.socket, *, max_pdu: int, gap_seconds: float) -> None:
-        # An answer must not wait for the acknowledgement of the one before it (Nagle, 40 ms each).
+        # A response must not wait for the acknowledgement of the previous one (Nagle, 40 ms each).
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
         self._max_pdu = max_pdu
         self._gap_seconds = gap_seconds
         self._timeout = -1.0
         self._set_timeout(gap_seconds)
-        # Bytes start:end of the buffer were read from the socket and not given out yet.
+        # Bytes start:end of the buffer were read from the socket and not returned yet.
         self._buffer = bytearray(_AHEAD)
         self._start = self._end = 0
 
@@ -62,9 +62,9 @@ class Connection:
         return kind, memoryview(self._buffer)[body : self._start]
 
     def _need(self, count: int, seconds: float) -> None:
-        """Have `count` bytes in the buffer before the deadline, so that dripping single bytes gains no time.
+        """Read until `count` bytes are in the buffer, under one deadline, so that dripping single bytes gains no time.
 
-        Reads a little more where it has come: the next PDU's header, or several small PDUs.
+        Reads a little more if it has arrived: the next PDU's header, or several small PDUs.
         """
         have = self._end - self._start
         if have >= count:
@@ -89,9 +89,9 @@ class Connection:
             raise ConnectionClosed("the connection broke") from error
 
     def _make_room(self, count: int) -> None:
-        """Let `count` bytes from the start fit into the buffer.
+        """Make `count` bytes from the start fit into the buffer.
 
-        It grows to what a checked PDU header announces: at most a PDU of the size that we announced, and a little.
+        It grows to what a checked PDU header announces: at most one PDU of the size that we announced, and a little.
         """
         have = self._end - self._start
         if self._start + count <= len(self._buffer) and have:
@@ -103,10 +103,10 @@ class Connection:
         self._start, self._end = 0, have
 
     def _acknowledge(self) -> None:
-        """Acknowledge at once what has come in.
+        """Acknowledge at once what has arrived.
 
-        A sender with Nagle's algorithm on (DCMTK, Orthanc by default) holds its next small PDU back until we do, 40 ms
-        for every object. Linux forgets the option, so it is set each time.
+        A sender with Nagle's algorithm on (DCMTK, Orthanc by default) holds its next small PDU back until we do: 40 ms
+        for every object. Linux resets the option, so it is set each time.
         """
         if _QUICK_ACK is not None:
             with contextlib.suppress(OSError):
@@ -118,7 +118,7 @@ class Connection:
             self._timeout = seconds
 
     def send(self, buffers: Sequence[bytes | memoryview]) -> None:
-        """Send everything in order. Raises ConnectionClosed when the peer does not take it in time."""
+        """Send everything in order. Raises ConnectionClosed if the peer does not take it in time."""
         try:
             if sum(map(len, buffers)) < _GATHERED_BYTES:
                 self._send_views([memoryview(b"".join(buffers))])
@@ -133,8 +133,8 @@ class Connection:
         at = 0
         while at < len(views):
             try:
-                # The system call itself takes what fits. Python's own would ask first whether anything does: each
-                # wait costs the global lock, which other threads are eager for.
+                # The system call takes what fits. Python's own method would first poll whether anything does, and each
+                # poll gives up the global lock, which other threads are waiting for.
                 sent = os.writev(self._socket.fileno(), views[at : at + _MOST_BUFFERS])
             except BlockingIOError:
                 self._wait_for_room(deadline - time.monotonic())
@@ -146,20 +146,20 @@ class Connection:
                 views[at] = views[at][sent:]
 
     def _wait_for_room(self, seconds: float) -> None:
-        if seconds <= 0 or not takes_more(self._socket, seconds):
+        if seconds <= 0 or not is_writable(self._socket, seconds):
             raise TimeoutError
 
     def is_readable(self, seconds: float = 0.0) -> bool:
-        """Whether the peer has sent something that was not read yet, or does so within `seconds`."""
+        """Whether anything that the peer has sent is unread, or arrives within `seconds`."""
         if self._end > self._start:
             return True
         try:
-            return has_come(self._socket, seconds)
+            return is_readable(self._socket, seconds)
         except (OSError, ValueError):
             return True
 
     def close(self, *, gracefully: bool = False) -> None:
-        """Close; `gracefully` lets the peer close first for a second, so that our last PDU is not lost (PS3.8 AA-2)."""
+        """Close; `gracefully` gives the peer a second to close first, so that our last PDU is not lost (PS3.8 AA-2)."""
         if gracefully:
             with contextlib.suppress(OSError, ValueError):
                 self._socket.shutdown(socket.SHUT_WR)
@@ -169,7 +169,7 @@ class Connection:
         self.cut()
 
     def cut(self) -> None:
-        """Break the connection at once, from any thread: a read that waits ends with ConnectionClosed."""
+        """Break the connection at once, from any thread: a pending read ends with ConnectionClosed."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()

@@ -1,8 +1,8 @@
 """What is agreed in an association request and its answer (PS3.8 7.1, 9.3.2 to 9.3.4; PS3.7 D.3).
 
 Rule: pure. pynetdicom encodes and decodes the PDUs and knows the SOP classes; sockets, threads and time are ours. For
-storage every transfer syntax is accepted, the proposer's first: what is stored is what was sent. Peers ask with the
-same bytes each time, and 120 contexts take 14 ms to decode and answer: the last requests and answers are remembered.
+storage the first transfer syntax proposed is accepted, whatever it is: what is stored is what was sent. Peers send the
+same request each time, and decoding and answering 120 contexts takes 14 ms: the latest requests and answers are cached.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -42,7 +42,7 @@ _SERVICE_SYNTAXES: Final = (EXPLICIT_LE, IMPLICIT_LE)
 _MAX_CONTEXTS: Final = 128
 _REMEMBERED: Final = 16
 _REMEMBERED_BYTES: Final = 32 << 10  # 128 contexts with a few syntaxes each; a larger one takes too much memory
-_USER_IDENTITY: Final = b"\x58\0"  # PS3.7 D.3.3.7: may hold a password, which nobody keeps
+_USER_IDENTITY: Final = b"\x58\0"  # PS3.7 D.3.3.7: may hold a password, which must not be cached
 # PS3.8 Table 9-18
 _ACCEPTED, _NO_ABSTRACT_SYNTAX, _NO_TRANSFER_SYNTAX = 0, 3, 4
 
@@ -64,7 +64,7 @@ _OTHER_CLASSES: Final = _classes(_OTHER_TABLES) - STORAGE_CLASSES | {_STORAGE_CO
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One presentation context as proposed; `scu`, `scp` are the roles the requestor proposes for itself."""
+    """One presentation context as proposed; `scu` and `scp` are the roles that the requestor proposes for itself."""
 
     context_id: int
     abstract_syntax: str
@@ -74,10 +74,10 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class AssociationRequest:
     """A decoded association request. `max_pdu` 0 means that the requestor sets no limit.
 
-    `answers` belongs to `accept`, by what it was asked with.
+    `answers` is the cache of `accept`, by its arguments.
     """
 
     calling_ae: str
@@ -106,13 +106,13 @@ TOO_MANY: Final = Rejection(2, 3, 2, "limit")
 CONGESTED: Final = Rejection(2, 3, 1, "congestion")
 
 
-def parse_request(body: bytes) -> Request:
-    """Decode the body of an A-ASSOCIATE-RQ. Raises ProtocolError for anything that is none."""
+def parse_request(body: bytes) -> AssociationRequest:
+    """Decode the body of an A-ASSOCIATE-RQ. Raises ProtocolError for anything else."""
     is_kept = len(body) <= _REMEMBERED_BYTES and _USER_IDENTITY not in body
     return _remembered(body) if is_kept else _parsed(body)
 
 
-def _parsed(body: bytes) -> Request:
+def _parsed(body: bytes) -> AssociationRequest:
     primitive = _decoded(A_ASSOCIATE_RQ(), pdu.ASSOCIATE_RQ, body)
     roles: dict[str, tuple[bool, bool]] = {}
     max_pdu = 0
@@ -129,7 +129,7 @@ def _parsed(body: bytes) -> Request:
     ids = [offer.context_id for offer in offers]
     if len(ids) > _MAX_CONTEXTS or len(set(ids)) != len(ids) or not all(i % 2 and 0 < i < 256 for i in ids):
         raise ProtocolError("presentation context ids are not odd and distinct", pdu.INVALID_VALUE)
-    return Request(
+    return AssociationRequest(
         primitive.calling_ae_title.strip(),
         primitive.called_ae_title.strip(),
         str(primitive.application_context_name),
@@ -143,8 +143,8 @@ _remembered = lru_cache(_REMEMBERED)(_parsed)
 
 
 def is_storage(sop_class: str, *, accept_unknown: bool) -> bool:
-    """Whether objects of a class are stored: those of the Storage service, and with `accept_unknown` all that no other
-    service has."""
+    """Whether objects of a class are stored: the classes of the Storage service, and with `accept_unknown` all that
+    belong to no other service."""
     return sop_class in STORAGE_CLASSES or (accept_unknown and sop_class not in _OTHER_CLASSES)
 
 
@@ -157,15 +157,15 @@ def choose(offer: Offer, *, accept_unknown: bool) -> str | int:
     return _NO_ABSTRACT_SYNTAX
 
 
-def accept(request: Request, *, accept_unknown: bool, max_pdu: int) -> tuple[bytes, Mapping[int, Context]]:
+def accept(request: AssociationRequest, *, accept_unknown: bool, max_pdu: int) -> tuple[bytes, Mapping[int, Context]]:
     """The A-ASSOCIATE-AC that answers a request, and the accepted contexts by id."""
-    asked = accept_unknown, max_pdu
-    if asked not in request.answers:
-        request.answers[asked] = _answer(request, accept_unknown=accept_unknown, max_pdu=max_pdu)
-    return request.answers[asked]
+    key = accept_unknown, max_pdu
+    if key not in request.answers:
+        request.answers[key] = _answer(request, accept_unknown=accept_unknown, max_pdu=max_pdu)
+    return request.answers[key]
 
 
-def _answer(request: Request, *, accept_unknown: bool, max_pdu: int) -> tuple[bytes, Mapping[int, Context]]:
+def _answer(request: AssociationRequest, *, accept_unknown: bool, max_pdu: int) -> tuple[bytes, Mapping[int, Context]]:
     contexts: dict[int, Context] = {}
     results = []
     for offer in request.offers:
@@ -252,5 +252,5 @@ def _decoded(decoder: Any, kind: int, body: bytes) -> Any:
     try:
         decoder.decode(pdu.HEADER.pack(kind, len(body)) + body)
         return decoder.to_primitive()
-    except Exception as error:  # pynetdicom raises whatever its slicing and validators meet
+    except Exception as error:  # pynetdicom's slicing and validators raise exceptions of any kind
         raise ProtocolError("an association PDU cannot be read", pdu.INVALID_VALUE) from error

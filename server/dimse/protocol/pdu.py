@@ -1,7 +1,7 @@
 """Framing of upper layer PDUs (PS3.8 9.3): lengths and fields checked before anything is allocated or believed.
 
-Rule: pure. Bytes in, values out; a peer's mistake is a ProtocolError that carries the A-ABORT it earns. What the
-association PDUs say inside is pynetdicom's to decode (`server.dimse.protocol.negotiation`).
+Rule: pure. Bytes in, values out; a peer's mistake is a ProtocolError that carries the A-ABORT that answers it. The
+contents of association PDUs are decoded by pynetdicom (`server.dimse.protocol.negotiation`).
 """
 
 import struct
@@ -14,9 +14,9 @@ _PDV: Final = struct.Struct(">IBB")
 PDV_OVERHEAD: Final = _PDV.size
 _COMMAND, _LAST = 1, 2
 
-# 128 presentation contexts with many syntaxes and a user identity token fit well into it.
+# Leaves ample room for 128 presentation contexts with many syntaxes and a user identity token.
 MAX_ASSOCIATE_BYTES: Final = 1 << 20
-# PS3.8 9.3.4, 9.3.6 to 9.3.8: these four have one length.
+# PS3.8 9.3.4, 9.3.6 to 9.3.8: these four have a fixed length.
 _FIXED: Final = {ASSOCIATE_RJ: 4, RELEASE_RQ: 4, RELEASE_RP: 4, ABORT: 4}
 
 # PS3.8 Table 9-26
@@ -43,7 +43,7 @@ class Pdv(NamedTuple):
 
 
 def parse_header(header: bytes | bytearray | memoryview, max_data: int) -> tuple[int, int]:
-    """PDU type and length of a 6-byte header. Raises ProtocolError for what is never read further.
+    """PDU type and length of a 6-byte header. Raises ProtocolError for a PDU that must not be read any further.
 
     `max_data` is the maximum length that we announced for P-DATA-TF (PS3.8 D.1).
     """
@@ -57,7 +57,7 @@ def parse_header(header: bytes | bytearray | memoryview, max_data: int) -> tuple
 
 
 def split(body: memoryview) -> Iterator[Pdv]:
-    """The presentation data values of a P-DATA-TF's body. Raises ProtocolError where they do not fill it exactly."""
+    """The presentation data values of a P-DATA-TF's body. Raises ProtocolError if they do not fill it exactly."""
     at, end = 0, len(body)
     while at < end:
         if end - at < _PDV.size:

@@ -1,6 +1,6 @@
-"""An association that we ask for: to a C-MOVE destination, and from the command line and tests.
+"""An association that we request: with a C-MOVE destination, and from the command line and tests.
 
-Rule: opening one either gives a usable association or raises UnavailableError that names the peer and the cause.
+Rule: opening one either gives a usable association or raises an UnavailableError that names the peer and the cause.
 """
 
 import socket
@@ -79,11 +79,11 @@ class Requestor:
         meanwhile: Callable[[], None] = lambda: None,
         waiting: Callable[[], None] = lambda: None,
     ) -> int:
-        """C-STORE one data set; the status that the peer answers. `more` adds elements to the command; `meanwhile` is
-        called once when all is sent, `waiting` each half second until the answer comes.
+        """C-STORE one data set and return the status that the peer answers. `more` adds elements to the command;
+        `meanwhile` is called once when all is sent, `waiting` every half second until the answer arrives.
 
-        Raises UnavailableError when the association breaks, and whatever one of these raises: then only `abort` may
-        follow.
+        Raises UnavailableError if the association breaks, and whatever `data` and the callbacks raise: then only
+        `abort` may follow.
         """
         self._message_id = self._message_id % 0xFFFF + 1
         request: dict[int, Value] = {
@@ -111,7 +111,7 @@ class Requestor:
         return answer.number(dimse.STATUS)
 
     def release(self) -> None:
-        """End the association in good order; closes in any case."""
+        """Release the association; closes the connection in any case."""
         try:
             self._connection.send([pdu.release(pdu.RELEASE_RQ)])
             self._connection.read_pdu(self._seconds)

@@ -1,6 +1,6 @@
 """DIMSE status codes, and the one table from our errors to them (PS3.4 B.2.3, C.4; PS3.7 C).
 
-Rule: a failure's comment names the cause in at most 64 characters of the default repertoire, never data of a patient.
+Rule: a failure's comment names the cause in at most 64 characters of the default repertoire, never patient data.
 """
 
 from typing import Final
@@ -36,7 +36,7 @@ UNRECOGNISED_OPERATION: Final = 0x0211
 _WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
 _COMMENT_CHARACTERS: Final = 64  # PS3.5 6.2: VR LO
 
-# The first class that fits decides: subclasses stand before their parents.
+# The first class that fits decides: subclasses come before their parents.
 _TABLE: Final[tuple[tuple[type[CofferError], int], ...]] = (
     (AccessDeniedError, NOT_AUTHORISED),
     (AmbiguousPatientError, SEVERAL_PATIENTS),
@@ -51,7 +51,7 @@ _TABLE: Final[tuple[tuple[type[CofferError], int], ...]] = (
 
 
 class DimseStatusError(InputError):
-    """A failure that only this door knows, with its status. `offending` lists tags for (0000,0901)."""
+    """A failure that only DIMSE knows, with its status. `offending` lists tags for (0000,0901)."""
 
     def __init__(self, status: int, comment: str, offending: tuple[int, ...] = ()) -> None:
         super().__init__(comment, hint="see the DICOM conformance statement for the status", offending=offending)
@@ -59,12 +59,12 @@ class DimseStatusError(InputError):
 
 
 def is_warning(status: int) -> bool:
-    """Whether a status says that it was done, with something to remark (PS3.7 C.4)."""
+    """Whether a status means success with a warning (PS3.7 C.4)."""
     return status >> 12 == 0xB or status in _WARNINGS
 
 
 def fit(comment: str) -> str:
-    """A comment as LO can carry it."""
+    """A comment as a VR of LO can carry it: 64 characters of ASCII without backslash."""
     return comment.encode("ascii", "replace").decode().replace("\\", "/")[:_COMMENT_CHARACTERS].rstrip()
 
 

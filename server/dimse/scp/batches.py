@@ -1,6 +1,6 @@
-"""Cut what a C-MOVE sends into parts whose presentation contexts fit into one association (PS3.8 9.3.2.2: 128).
+"""Split what a C-MOVE sends into batches whose presentation contexts fit into one association (PS3.8 9.3.2.2: 128).
 
-Rule: what no peer could read is not proposed: one object whose SOP class is no UID would cost all others theirs.
+Rule: what no peer could read is not proposed: one SOP class that is no UID could cost all other objects theirs.
 """
 
 import re
@@ -15,30 +15,30 @@ _MOST_CONTEXTS: Final = 128
 _UID: Final = re.compile(r"[0-9.]{1,64}")  # PS3.8 F; leading zeros of a component do no harm
 
 
-class Batch(NamedTuple):
-    """Instances for one association, and the contexts to propose for them: none where nothing can be proposed."""
+class AssociationBatch(NamedTuple):
+    """Instances for one association, and the contexts to propose for them: none if nothing can be proposed."""
 
     instances: list[Instance]
     offers: list[Offer]
 
 
-def batches(instances: Iterable[Instance]) -> Iterator[Batch]:
+def batches(instances: Iterable[Instance]) -> Iterator[AssociationBatch]:
     """The instances in their order, in as few batches as that allows."""
     part: list[Instance] = []
     pairs: set[tuple[str, str]] = set()
     for instance in instances:
         more = pairs | _pairs(instance)
         if len(more) > _MOST_CONTEXTS:
-            yield Batch(part, _offers(pairs))
+            yield AssociationBatch(part, _offers(pairs))
             part, more = [], _pairs(instance)
         part.append(instance)
         pairs = more
     if part:
-        yield Batch(part, _offers(pairs))
+        yield AssociationBatch(part, _offers(pairs))
 
 
 def _pairs(instance: Instance) -> set[tuple[str, str]]:
-    """SOP class with each syntax an instance may leave in: its own, and those it can be converted to."""
+    """The SOP class with each transfer syntax an instance can be sent in: its own, and those it can be converted to."""
     if not _UID.fullmatch(instance.sop_class):
         return set()
     others = {s for s in CONVERTIBLE if instance.convertible_to(s)}

@@ -1,7 +1,7 @@
 """Which stored objects may make a peer break the association, and must therefore be sent after all others.
 
-Rule: they are sent all the same, as they were received, for many a peer takes them. It judges by what is known without
-reading an object again: its name, its length, and whether it could be read to its end when it came in.
+Rule: they are sent nevertheless, as they were received, because many peers take them. The decision uses what is known
+without reading an object again: its UID, its length, and whether its header could be read completely on receipt.
 """
 
 import re
@@ -17,12 +17,12 @@ _I = TypeVar("_I", bound=Instance)
 
 
 def is_doubtful(instance: Instance) -> bool:
-    """Whether a peer may be unable to read it: DCMTK aborts on what it cannot parse, and on a UID that is too long."""
+    """Whether a peer may be unable to read it: DCMTK aborts on data it cannot parse, and on a UID that is too long."""
     return _doubt(instance) > 0
 
 
 def sound_first(instances: Sequence[_I]) -> list[_I]:
-    """The same in their order, with the doubtful ones at the end: last those that no toolkit is bound to take."""
+    """The instances in their order, with the doubtful ones at the end: last those that no toolkit has to accept."""
     return sorted(instances, key=_doubt)
 
 

@@ -1,4 +1,4 @@
-"""C-FIND as SCP (PS3.4 C.4.1, PS3.7 9.1.2): one pending response a match, C-CANCEL honoured between rows."""
+"""C-FIND as SCP (PS3.4 C.4.1, PS3.7 9.1.2): one pending response per match, C-CANCEL honoured between rows."""
 
 import time
 from typing import Final
@@ -9,8 +9,8 @@ from coffer.server.dimse.protocol.channel import Frames
 from coffer.server.dimse.protocol.status import CANCEL, PENDING, PENDING_UNSUPPORTED, SUCCESS
 from coffer.server.dimse.scp.session import Operation
 
-_ROWS_AT_ONCE: Final = 32  # so many responses in one write; the first goes alone, for whoever looks at a screen
-_LOOK_SECONDS: Final = 0.25  # so often a C-CANCEL is looked for, also while nothing matches
+_ROWS_AT_ONCE: Final = 32  # responses in one write; the first goes alone, because a user is waiting for it
+_CANCEL_CHECK_SECONDS: Final = 0.25  # how often to look for a C-CANCEL, also while nothing matches
 
 
 def serve_find(operation: Operation) -> None:
@@ -34,20 +34,20 @@ def _send_matches(operation: Operation, identifier: bytes) -> int:
     )
     pending = operation.response(PENDING if matches.all_supported else PENDING_UNSUPPORTED, has_data=True)
     gathered: Frames = []
-    count, room, looked = 0, 1, time.monotonic()
+    count, room, checked = 0, 1, time.monotonic()
     try:
         for row in matches.rows:
             if row is not None:
                 gathered += session.channel.frames(context, pending, row)
                 count += 1
-            if count >= room or time.monotonic() - looked >= _LOOK_SECONDS:
+            if count >= room or time.monotonic() - checked >= _CANCEL_CHECK_SECONDS:
                 session.channel.flush(gathered)
                 if count:
                     gathered, count, room = [], 0, _ROWS_AT_ONCE
                 if operation.is_cancelled():
                     return CANCEL
-                looked = time.monotonic()
-    except CofferError:  # what was found till then is an answer too
+                checked = time.monotonic()
+    except CofferError:  # the matches found so far are sent before the failure
         session.channel.flush(gathered)
         raise
     if gathered:

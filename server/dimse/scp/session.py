@@ -1,7 +1,7 @@
-"""What one association shares, and one operation on it: read what the peer sends, answer it once.
+"""What the operations of one association share, and one operation: read what the peer sends, answer it once.
 
-Rule: every operation ends with exactly one final response, sent by `Operation.answer`; the same call tells the observer
-and, for a failure, the log. So no refusal can go uncounted or unexplained.
+Rule: every operation ends with exactly one final response, sent by `Operation.answer`; the same call notifies the
+observer and logs failures. So no refusal can go uncounted or unexplained.
 """
 
 import time
@@ -35,7 +35,7 @@ _NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One association as its acceptor serves it."""
+    """What all operations of one association use."""
 
     channel: Channel
     caller: Caller
@@ -45,7 +45,7 @@ class Session:
 
 
 class Operation:
-    """One request on its way to its final response; made when its command set has come."""
+    """One request until its final response; created when its command set has arrived."""
 
     def __init__(self, session: Session, context: Context, request: Command) -> None:
         self.session = session
@@ -65,7 +65,7 @@ class Operation:
             dimse.DATA_SET_TYPE: 0 if has_data else dimse.NO_DATA_SET,
             dimse.STATUS: status,
         }
-        # Optional in a response (PS3.7 9.1.1.1); an overlong one would make toolkits drop the whole message.
+        # Optional in a response (PS3.7 9.1.1.1); an overlong UID would make toolkits drop the whole message.
         if 0 < len(request.text(dimse.AFFECTED_INSTANCE)) <= _LONGEST_UID:
             values[dimse.AFFECTED_INSTANCE] = request.text(dimse.AFFECTED_INSTANCE)
         return values
@@ -75,17 +75,17 @@ class Operation:
         status: int,
         *,
         cause: str = "",
-        way_out: str = "",
+        remedy: str = "",
         offending: tuple[int, ...] = (),
         more: Mapping[int, Value] | None = None,
         data: bytes | None = None,
     ) -> None:
-        """Send the final response. `cause` goes into the log whole and into the Error Comment as far as that holds it.
+        """Send the final response. `cause` is logged completely; the Error Comment holds its first 64 characters.
 
         Raises ConnectionClosed; the outcome is counted and logged even so.
         """
         self.is_answered = True
-        self._tell(status, cause, way_out)
+        self._record(status, cause, remedy)
         values = self.response(status, has_data=data is not None)
         if cause:
             values[dimse.COMMENT] = fit(cause)
@@ -97,11 +97,11 @@ class Operation:
     def refuse(self, error: CofferError) -> None:
         """Answer with the status, comment and offending elements of the error that ended the operation."""
         status, _ = status_of(error)
-        self.answer(status, cause=str(error), way_out=error.hint(), offending=offending_of(error))
+        self.answer(status, cause=str(error), remedy=error.hint(), offending=offending_of(error))
 
-    def _tell(self, status: int, cause: str, way_out: str) -> None:
+    def _record(self, status: int, cause: str, remedy: str) -> None:
         session = self.session
-        # What is stored is counted where it is committed, which knows its size and whether it is new.
+        # A stored object is counted where it is committed: there its size and whether it is new are known.
         if (self.service, status) != ("store", SUCCESS):
             session.observer.answered(self.service, status, time.perf_counter() - self._started)
         if status not in (SUCCESS, CANCEL):
@@ -110,13 +110,13 @@ class Operation:
                 service=self.service,
                 status=f"{status:04X}",
                 cause=cause,
-                way_out=way_out,
+                way_out=remedy,
                 calling_ae=session.caller.calling_ae,
                 host=session.caller.host,
             )
 
     def read_identifier(self) -> bytes:
-        """The identifier that follows the request. Raises ProtocolError where it is beyond 1 MiB."""
+        """The identifier that follows the request. Raises ProtocolError if it is larger than 1 MiB."""
         collected = bytearray()
 
         def take(piece: memoryview) -> None:
@@ -128,13 +128,16 @@ class Operation:
             self.session.channel.read_data(self.context, take)
         return bytes(collected)
 
-    def pass_over_data(self) -> None:
-        """Read the data set that follows the request, if one does, and forget it."""
+    def discard_data(self) -> None:
+        """Read the data set that follows the request, if there is one, and discard it."""
         if self.request.has_data_set:
             self.session.channel.read_data(self.context, lambda _: None)
 
     def is_cancelled(self) -> bool:
-        """Whether the peer has asked to cancel this operation (PS3.7 9.3.2.3); reads what it has sent."""
+        """Whether the peer has cancelled this operation (PS3.7 9.3.2.3); reads what the peer has sent meanwhile.
+
+        Raises the errors of `Channel.read_command`.
+        """
         cancelled = False
         while self.session.channel.has_waiting():
             _, command = self.session.channel.read_command(self.session.config.dimse.gap_seconds)
@@ -142,7 +145,7 @@ class Operation:
         return cancelled
 
     def is_cancel(self, command: Command) -> bool:
-        """Whether a command that came meanwhile cancels this operation.
+        """Whether a command that arrived during this operation cancels it.
 
         Raises ProtocolError for anything but a C-CANCEL: one operation at a time was negotiated.
         """

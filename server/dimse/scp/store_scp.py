@@ -1,5 +1,6 @@
-"""C-STORE as SCP (PS3.4 B.2, PS3.7 9.1.1): stream the data set into a reception, answer what became of it."""
+"""C-STORE as SCP (PS3.4 B.2, PS3.7 9.1.1): stream the data set into a reception, then answer the outcome."""
 
+from coffer.index.dicom.attributes import SOP_CLASS, SOP_INSTANCE
 from coffer.keys.errors import CofferError, UnavailableError
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation
@@ -8,19 +9,17 @@ from coffer.server.dimse.scp.session import Operation
 from coffer.server.host.headroom import converting_shortage
 from coffer.server.services.api import Reception, StoreRequest
 
-_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
-
 
 def serve_store(operation: Operation) -> None:
-    """Receive one object. The response with status 0x0000 leaves only after the object is durable.
+    """Receive one object. The response with status 0x0000 is sent only after the object is durable.
 
-    A failed store does not end the association: the rest of its data set is read and forgotten.
+    A failed store does not end the association: the rest of its data set is read and discarded.
     """
     try:
         with converting_shortage():
             reception = _begin(operation)
     except CofferError as error:
-        operation.pass_over_data()
+        operation.discard_data()
         operation.refuse(error)
         return
     failure = _receive(operation, reception)
@@ -31,24 +30,25 @@ def serve_store(operation: Operation) -> None:
 
 
 def _begin(operation: Operation) -> Reception:
-    """A reception for what the request names. Raises DimseStatusError, and as `StoreService.begin`."""
+    """A reception for the object that the request names. Raises DimseStatusError and the errors of
+    `StoreService.begin`."""
     session, request = operation.session, operation.request
     sop_class, sop_instance = request.text(dimse.AFFECTED_CLASS), request.text(dimse.AFFECTED_INSTANCE)
     if not request.has_data_set:
         raise DimseStatusError(DOES_NOT_MATCH, "the C-STORE request announces no data set")
     if not sop_class or not sop_instance:
-        missing = _SOP_INSTANCE if sop_class else _SOP_CLASS
+        missing = SOP_INSTANCE if sop_class else SOP_CLASS
         raise DimseStatusError(DOES_NOT_MATCH, "the C-STORE request lacks a SOP UID", (missing,))
-    # A context for one class must not carry in another that would not have been negotiated.
+    # A context that was accepted for one class must not let in another that would have been refused.
     if not negotiation.is_storage(sop_class, accept_unknown=session.config.storage.accept_unknown_sop_classes):
-        raise DimseStatusError(CLASS_NOT_SUPPORTED, "objects of this SOP class are not stored", (_SOP_CLASS,))
+        raise DimseStatusError(CLASS_NOT_SUPPORTED, "objects of this SOP class are not stored", (SOP_CLASS,))
     return session.services.ingest.begin(
         StoreRequest(sop_class, sop_instance, operation.context.transfer_syntax, session.caller)
     )
 
 
 def _receive(operation: Operation, reception: Reception) -> CofferError | None:
-    """Take in the data set and store it; returns why it was not stored."""
+    """Receive the data set and store it; returns why it was not stored, or None."""
     failures: list[CofferError] = []
 
     def take(piece: memoryview) -> None:

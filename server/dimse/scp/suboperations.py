@@ -1,8 +1,8 @@
 """The sub-operations of one C-MOVE or C-GET: counted, reported while they run, then summed up (PS3.4 C.4.2, C.4.3).
 
-Rule: Completed counts successes only; every failed instance is listed at the end. Whoever asked hears of it after each
-sub-operation and, while one takes long, every two seconds; a C-CANCEL is seen as often. What was sent is told to the
-observer every second and when the retrieval ends in whatever way.
+Rule: Completed counts successes only; every failed instance is listed at the end. A pending response is sent after each
+sub-operation and, while one takes long, every two seconds; a C-CANCEL is looked for every 250 ms. The observer learns
+what was sent every second, and when the retrieval ends for whatever reason.
 """
 
 import time
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
+from coffer.index.dicom.attributes import FAILED_SOP_INSTANCES
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation
@@ -25,19 +26,18 @@ from coffer.server.dimse.protocol.status import (
 )
 from coffer.server.dimse.scp.session import Operation
 
-_FAILED_LIST: Final = 0x00080058  # Failed SOP Instance UID List
 _PENDING_SECONDS: Final = 2.0
-LOOK_SECONDS: Final = 0.25
-_TELL_SECONDS: Final = 1.0
+CANCEL_CHECK_SECONDS: Final = 0.25
+_OBSERVER_SECONDS: Final = 1.0
 
 
-class Cancelled(Exception):  # noqa: N818  # what was asked for, not an error
-    """A C-CANCEL came in the middle of a sub-operation."""
+class Cancelled(Exception):  # noqa: N818  # requested by the peer, not an error
+    """A C-CANCEL arrived in the middle of a search or sub-operation."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """Where a retrieval stands (PS3.4 C.4.2.1.6). `failed` lists SOP Instance UIDs, `why` is the first cause."""
+    """The progress of a retrieval (PS3.4 C.4.2.1.6). `failed` lists SOP Instance UIDs, `why` is the first cause."""
 
     remaining: int
     completed: int = 0
@@ -46,7 +46,7 @@ class Counters:
     why: str = ""
 
     def count(self, sop_instance: str, status: int) -> None:
-        """Take in the status that ended one sub-operation."""
+        """Count the status that ended one sub-operation."""
         if status == SUCCESS:
             self.remaining -= 1
             self.completed += 1
@@ -60,7 +60,7 @@ class Counters:
             self.fail(sop_instance, why)
 
     def fail(self, sop_instance: str, why: str) -> None:
-        """Count one that could not be tried, broke off, or was refused."""
+        """Count a sub-operation that could not be tried, broke off, or was refused."""
         self.remaining -= 1
         self.failed.append(sop_instance)
         self.why = self.why or why
@@ -84,37 +84,37 @@ class Counters:
 
 
 class SubOperations:
-    """What one C-MOVE or C-GET has to do, and where it stands; a context manager."""
+    """The sub-operations of one C-MOVE or C-GET and their progress; a context manager that notifies the observer."""
 
     def __init__(self, operation: Operation, count: int, remark: str = "") -> None:
-        """`remark` stands in the final response where no failure has to be explained there."""
+        """`remark` becomes the comment of the final response unless a failure has to be explained there."""
         self.operation = operation
         self._remark = remark
         self.counters = Counters(count)
-        self._reported = self._looked = self._told = time.monotonic()
+        self._reported = self._checked = self._observed = time.monotonic()
         self._objects = self._bytes = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._tell()
+        self._notify_observer()
 
     def sent(self, size: int) -> None:
-        """One object of `size` bytes has left."""
+        """One object of `size` bytes was sent."""
         self._objects += 1
         self._bytes += size
-        if time.monotonic() - self._told >= _TELL_SECONDS:
-            self._tell()
+        if time.monotonic() - self._observed >= _OBSERVER_SECONDS:
+            self._notify_observer()
 
-    def _tell(self) -> None:
+    def _notify_observer(self) -> None:
         if self._objects:
             self.operation.session.observer.sent(self.operation.service, self._objects, self._bytes)
         self._objects = self._bytes = 0
-        self._told = time.monotonic()
+        self._observed = time.monotonic()
 
     def report(self) -> None:
-        """Between two: let a pending response with the counters go together with what is sent next."""
+        """Between two sub-operations: send a pending response with the counters together with what is sent next."""
         operation = self.operation
         values = operation.response(PENDING)
         values.update(self.counters.values(with_remaining=True))
@@ -122,36 +122,36 @@ class SubOperations:
         self._reported = time.monotonic()
 
     def is_cancelled(self) -> bool:
-        """Between two: send a pending response with the counters, then see whether the peer wants to stop."""
+        """Between two sub-operations: send a pending response with the counters, then look for a C-CANCEL."""
         self.report()
         self.operation.session.channel.flush([])
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         return self.operation.is_cancelled()
 
     def pulse(self) -> None:
-        """In the middle of one: report when that is due. Raises Cancelled. Cheap: call it often."""
+        """In the middle of a sub-operation: report if that is due. Raises Cancelled. Cheap: call it often."""
         now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._checked < CANCEL_CHECK_SECONDS:
             return
-        self._looked = now
+        self._checked = now
         due = now - self._reported >= _PENDING_SECONDS
         if self.is_cancelled() if due else self.operation.is_cancelled():
             raise Cancelled
 
     def watched(self, data: Iterable[bytes]) -> Iterator[bytes]:
-        """The pieces of an object on its way, with a pulse before each. Raises Cancelled."""
+        """The pieces of an object being sent, with a pulse before each. Raises Cancelled."""
         for piece in data:
             self.pulse()
             yield piece
 
     def finish(self, *, cancelled: bool) -> None:
         """Send the final response."""
-        self._tell()
+        self._notify_observer()
         counters = self.counters
         data = None
         if counters.failed:
             implicit = self.operation.context.transfer_syntax == negotiation.IMPLICIT_LE
-            data = encode_identifier({_FAILED_LIST: tuple(counters.failed)}, (), implicit=implicit)
+            data = encode_identifier({FAILED_SOP_INSTANCES: tuple(counters.failed)}, (), implicit=implicit)
         self.operation.answer(
             CANCEL if cancelled else counters.final_status(),
             cause=counters.why or self._remark,
