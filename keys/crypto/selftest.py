@@ -144,7 +144,7 @@ def _argon2id() -> bool:  # RFC 9106 5.3
 @_known_answer
 def _key_shares() -> bool:  # FIPS 197 4.2: {57} x {83} = {c1}, {83} x {02} = {1d}
     secret, coefficient = b"\x57" * 32, b"\x83" * 32
-    values = shamir.divide(secret, 2, 3, lambda size: coefficient[:size])
+    values = shamir.split_secret(secret, 2, 3, lambda size: coefficient[:size])
     return (
         shamir.times(int.from_bytes(secret, "big"), 0x83) == int.from_bytes(b"\xc1" * 32, "big")
         and values == [b"\xd4" * 32, b"\x4a" * 32, b"\xc9" * 32]

@@ -18,7 +18,7 @@ from coffer.keys.crypto.derive import SHARE, hmac_sha256
 from coffer.keys.errors import InputError
 from coffer.keys.memory.secret import Secret
 
-__all__ = ["MOST_SHARES", "Group", "Recovered", "Share", "combine", "divide", "split"]
+__all__ = ["MOST_SHARES", "Group", "Recovered", "Share", "combine", "split", "split_secret"]
 
 VERSION: Final = 1
 MOST_SHARES: Final = 16
@@ -114,7 +114,7 @@ def _inverse(factor: int) -> int:
     return product
 
 
-def divide(secret: bytes, threshold: int, count: int, random: Callable[[int], bytes]) -> list[bytes]:
+def split_secret(secret: bytes, threshold: int, count: int, random: Callable[[int], bytes]) -> list[bytes]:
     """Return `count` values at x = 1, 2, ... of polynomials of degree `threshold` - 1 whose constants are `secret`."""
     coefficients = [int.from_bytes(secret, "big")]
     coefficients += [int.from_bytes(random(_SECRET), "big") for _ in range(threshold - 1)]
@@ -148,7 +148,7 @@ def split(kek: Secret, of: Group, random: Callable[[int], bytes]) -> list[Share]
             hint=f"take 2 to {MOST_SHARES} shares, and at least 2 of them to recover: one alone would be the key",
         )
     check = _check_value(kek, of)
-    values = divide(kek.reveal(), of.threshold, of.count, random)
+    values = split_secret(kek.reveal(), of.threshold, of.count, random)
     return [Share(of, index, check, Secret(value)) for index, value in enumerate(values, 1)]
 
 
@@ -190,9 +190,9 @@ def _common_group(named: Mapping[str, Share]) -> Group:
     for name, share in named.items():
         groups.setdefault((share.of.encode(), share.check), []).append(name)
     if len(groups) > 1:
-        told = [f"{', '.join(names)}: {_describe(named[names[0]].of)}" for names in groups.values()]
+        described = [f"{', '.join(names)}: {_describe(named[names[0]].of)}" for names in groups.values()]
         raise InputError(
-            "the shares are not of one splitting:\n" + "\n".join(f"  {line}" for line in told),
+            "the shares are not of one splitting:\n" + "\n".join(f"  {line}" for line in described),
             hint="give shares of one group only",
         )
     return next(iter(named.values())).of

@@ -105,7 +105,7 @@ def _signature(line: bytes, name: str, key_hash: bytes) -> bytes | None:
     return blob[4:]
 
 
-def _divided(note: bytes) -> tuple[bytes, list[bytes]]:
+def _parts(note: bytes) -> tuple[bytes, list[bytes]]:
     """Return the body of a note and its signature lines. Raises FormatError."""
     at = note.rfind(b"\n\n")
     if len(note) > _LONGEST_NOTE or at < 0 or not note.endswith(b"\n"):
@@ -118,13 +118,13 @@ def _divided(note: bytes) -> tuple[bytes, list[bytes]]:
 
 def body_of(note: bytes) -> bytes:
     """Return the body of a note, no signature checked. Raises FormatError."""
-    return _divided(note)[0]
+    return _parts(note)[0]
 
 
 def has_line(note: bytes, vkey: str) -> bool:
     """Whether a note has a signature line in this key's name and with its hash, checked or not. Raises FormatError."""
     name, key_hash, _ = _parse_vkey(vkey)
-    return any(_signature(line, name, key_hash) is not None for line in _divided(note)[1])
+    return any(_signature(line, name, key_hash) is not None for line in _parts(note)[1])
 
 
 def verify_note(note: bytes, name: str, vkey: str) -> bytes:
@@ -135,7 +135,7 @@ def verify_note(note: bytes, name: str, vkey: str) -> bytes:
     key_name, key_hash, public = _parse_vkey(vkey)
     if key_name != name:
         raise IntegrityError("the verifier key belongs to another name")
-    body, lines = _divided(note)
+    body, lines = _parts(note)
     found = [signature for signature in (_signature(line, name, key_hash) for line in lines) if signature is not None]
     if not found:
         raise IntegrityError("the note is not signed by this key")

@@ -16,7 +16,7 @@ from typing import Final
 
 from coffer.keys.errors import ConfigError, UnavailableError
 
-__all__ = ["read_secret", "require_believable", "require_secret"]
+__all__ = ["read_secret", "require_secret", "require_trusted"]
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -32,8 +32,8 @@ def require_secret(path: Path, found: os.stat_result, what: str) -> None:
     allowed = stat.S_IRGRP if found.st_uid == 0 and _is_credential(path) else 0
     if found.st_mode & _OTHERS & ~allowed:
         mode = stat.S_IMODE(found.st_mode)
-        way_out = f"run: chmod 600 {path}; where that changes nothing, take a copy: install -m 600 {path} DIR"
-        raise ConfigError(f"{what} {path} is open to others (mode {mode:04o})", hint=way_out)
+        remedy = f"run: chmod 600 {path}; where that changes nothing, take a copy: install -m 600 {path} DIR"
+        raise ConfigError(f"{what} {path} is open to others (mode {mode:04o})", hint=remedy)
     _require_owner(path, found, what)
 
 
@@ -55,7 +55,7 @@ def read_secret(path: Path, what: str, most: int) -> bytes:
         os.close(fd)
 
 
-def require_believable(path: Path, found: os.stat_result, what: str) -> None:
+def require_trusted(path: Path, found: os.stat_result, what: str) -> None:
     """Raise ConfigError unless a file is regular, and it and the folder it stands in are writable by this account and
     root alone. In a folder with the sticky bit others make files, but replace none."""
     if not stat.S_ISREG(found.st_mode):
@@ -84,10 +84,10 @@ def _require_owner(path: Path, found: os.stat_result, what: str) -> None:
     if found.st_uid in {mine, 0}:
         return
     owner, me = _name(found.st_uid), _name(mine)
-    way_out = f"run the command as that account: sudo -u {owner} coffer ..."
+    remedy = f"run the command as that account: sudo -u {owner} coffer ..."
     if mine:
-        way_out += f"; or, where the file is to be this account's, chown {me} {path}"
-    raise ConfigError(f"{what} {path} belongs to another account, {owner}, and this runs as {me}", hint=way_out)
+        remedy += f"; or, where the file is to be this account's, chown {me} {path}"
+    raise ConfigError(f"{what} {path} belongs to another account, {owner}, and this runs as {me}", hint=remedy)
 
 
 def _is_credential(path: Path) -> bool:

@@ -15,14 +15,14 @@ from typing import Final
 from coffer.keys.errors import CofferError, ConfigError, KeyUnavailableError, LockedError, NotFoundError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, KeeperState, keepers_in, require_keeper
-from coffer.keys.keyring.rows import EpochRow, EpochState, Header, KeyRow
+from coffer.keys.keyring.rows import EpochRow, EpochState, KeyringHeader, KeyRow
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.providers.base import DestroyReceipt, KekProvider
 
-__all__ = ["Ending", "Missing", "Receipt", "abandon", "destroy"]
+__all__ = ["EpochDestruction", "KeeperFailure", "Receipt", "abandon", "destroy"]
 
 _ENDED: Final = frozenset({EpochState.DESTROYED, EpochState.ABANDONED})
-_AGAIN: Final = "it held no such secret when it was asked again after a stop"
+_NONE_LEFT: Final = "it held no such secret when it was asked again after a stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class KeeperFailure:
     """A keeper whose provider did not do what it was asked, and why."""
 
     keeper: Keeper
@@ -42,17 +42,17 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class EpochDestruction:
     """An epoch, its state, the receipts that came now, what has given none, and what gave one before and could not be
     asked whether its secret is back."""
 
     epoch: int
     state: EpochState
     receipts: tuple[Receipt, ...]
-    missing: tuple[Missing, ...]
-    unasked: tuple[Missing, ...]
+    missing: tuple[KeeperFailure, ...]
+    unasked: tuple[KeeperFailure, ...]
 
-    def require(self) -> Ending:
+    def require(self) -> EpochDestruction:
         """Return this where any provider did what it was asked. Raises why the first one did not."""
         failed = (*self.missing, *self.unasked)
         if failed and not self.receipts:
@@ -66,7 +66,7 @@ def destroy(
     epoch: int,
     now_ms: Callable[[], int],
     event: Callable[[Receipt], tuple[bytes, bytes]] | None = None,
-) -> Ending:
+) -> EpochDestruction:
     """Destroy all that ever opened an old epoch's key, each receipt durable before the next is asked for.
 
     Stopped anywhere, the archive opens, and the next call goes on. The row that `event` makes of a receipt is written
@@ -75,17 +75,17 @@ def destroy(
     current one or one that still holds keys, LockedError where its rows changed meanwhile. What a provider raises
     stands in the answer. A share gives no receipt here: `keys.keyring.keepers.Burned`.
     """
-    row = _told(store, epoch)
+    row = _announce(store, epoch)
     receipts: list[Receipt] = []
-    missing: list[Missing] = []
-    unasked: list[Missing] = []
+    missing: list[KeeperFailure] = []
+    unasked: list[KeeperFailure] = []
     for keeper in keepers_in(store, epoch):
         try:
             said = _end(store, provider, keeper)
         except LockedError:
             raise
         except CofferError as error:
-            (unasked if keeper.is_ended else missing).append(Missing(keeper, error))
+            (unasked if keeper.is_ended else missing).append(KeeperFailure(keeper, error))
             continue
         if keeper.is_ended and (said.effective_ms or 0) <= keeper.effective_ms:
             continue  # else a key service was told to delete it once more, and can bring it back until another day
@@ -94,7 +94,7 @@ def destroy(
         receipt = Receipt(ended, said.caveat)
         row = _receive(store, row, receipt, [] if event is None else [event(receipt)])
         receipts.append(receipt)
-    return Ending(epoch, row.state, tuple(receipts), tuple(missing), tuple(unasked))
+    return EpochDestruction(epoch, row.state, tuple(receipts), tuple(missing), tuple(unasked))
 
 
 def _end(store: RowStore, provider: KekProvider, keeper: Keeper) -> DestroyReceipt:
@@ -104,11 +104,11 @@ def _end(store: RowStore, provider: KekProvider, keeper: Keeper) -> DestroyRecei
     if held is not None and held.id == keeper.id:
         if keeper.state is KeeperState.HOLDS:
             ending = replace(keeper, state=KeeperState.ENDING)
-            if not store.put([(keeper.place, ending.encode())], expected=[(keeper.place, keeper.encode())]):
+            if not store.put([(keeper.row_key, ending.encode())], expected=[(keeper.row_key, keeper.encode())]):
                 raise LockedError("another process changes the keys", hint="say it again")
         return asked.destroy_epoch(keeper.epoch)
     if keeper.is_ended or (keeper.state is KeeperState.ENDING and held is None):
-        return DestroyReceipt(keeper.kind, keeper.epoch, _AGAIN)
+        return DestroyReceipt(keeper.kind, keeper.epoch, _NONE_LEFT)
     has = "no secret" if held is None else "another secret"
     raise KeyUnavailableError(
         f"the {keeper.kind} provider that is configured has {has} for epoch {keeper.epoch}, so it cannot say that the"
@@ -122,7 +122,7 @@ def _receive(store: RowStore, row: EpochRow, receipt: Receipt, events: list[tupl
     keeper = receipt.keeper
     others = [each for each in keepers_in(store, keeper.epoch) if each.id != keeper.id]
     now = row if not all(each.is_ended for each in others) else replace(row, state=EpochState.DESTROYED, wrapped=b"")
-    put = [(keeper.place, keeper.encode()), (rows.epoch_place(row.epoch), now.encode()), *events]
+    put = [(keeper.row_key, keeper.encode()), (rows.epoch_row_key(row.epoch), now.encode()), *events]
     _put(store, put, row)
     return now
 
@@ -134,25 +134,25 @@ def abandon(store: RowStore, epoch: int, event: Callable[[EpochRow], tuple[bytes
     the epoch stays as it is until `destroy` gets one of each. Returns the epoch's row; raises as `destroy`, and asks
     nobody.
     """
-    row = _told(store, epoch)
+    row = _announce(store, epoch)
     if row.state in _ENDED:
         return row
     given_up = replace(row, state=EpochState.ABANDONED, wrapped=b"")
-    _put(store, [(rows.epoch_place(epoch), given_up.encode()), event(given_up)], row)
+    _put(store, [(rows.epoch_row_key(epoch), given_up.encode()), event(given_up)], row)
     return given_up
 
 
-def _told(store: RowStore, epoch: int) -> EpochRow:
+def _announce(store: RowStore, epoch: int) -> EpochRow:
     """Tell every process that the epoch is going, and return its row as it then is."""
-    place = rows.epoch_place(epoch)
-    value = store.get(place)
+    row_key = rows.epoch_row_key(epoch)
+    value = store.get(row_key)
     if value is None:
         raise NotFoundError(f"this archive has no key epoch {epoch}")
     row = EpochRow.decode(value)
     require_keeper(row, keepers_in(store, epoch))
-    if epoch >= Header.decode(store.get(rows.HEADER_KEY) or b"").epoch or row.state is EpochState.ACTIVE:
+    if epoch >= KeyringHeader.decode(store.get(rows.HEADER_KEY) or b"").epoch or row.state is EpochState.ACTIVE:
         raise ConfigError(f"epoch {epoch} is in use", hint="rotate first: coffer keys rotate")
-    own = [value for place in rows.OWN_KEYS if (value := store.get(place)) is not None]
+    own = [value for row_key in rows.OWN_KEYS if (value := store.get(row_key)) is not None]
     if not own or any(KeyRow.decode(value).epoch == epoch for value in own):  # a rotation moves them before all others
         raise ConfigError(f"a key of the archive's own is still under epoch {epoch}", hint="rotate: coffer keys rotate")
     held: list[int] = []
@@ -166,12 +166,12 @@ def _told(store: RowStore, epoch: int) -> EpochRow:
         return row
     going = replace(row, state=EpochState.DESTROYING)
     changes = store.get(rows.CHANGES_KEY)
-    put = [(place, going.encode()), rows.raised(changes)]
+    put = [(row_key, going.encode()), rows.incremented(changes)]
     _put(store, put, row, (rows.CHANGES_KEY, changes))
     return going
 
 
 def _put(store: RowStore, put: list[tuple[bytes, bytes]], was: EpochRow, *more: tuple[bytes, bytes | None]) -> None:
     """Write, where the epoch's row is as it was. Raises LockedError where it is not."""
-    if not store.put(put, expected=[(rows.epoch_place(was.epoch), was.encode()), *more]):
+    if not store.put(put, expected=[(rows.epoch_row_key(was.epoch), was.encode()), *more]):
         raise LockedError("another process changes the keys", hint="say it again")

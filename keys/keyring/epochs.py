@@ -13,7 +13,7 @@ from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import keepers_in
 from coffer.keys.keyring.overview import epoch_rows, header_in
 from coffer.keys.keyring.returned import Returned, returned
-from coffer.keys.keyring.rows import EpochRow, Header, KeyRow, Purpose
+from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow, Purpose
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
@@ -33,7 +33,7 @@ class OpenEpochs:
         """Open the current epoch. Raises as `load`."""
         self._store = store
         self._provider = provider
-        self.header: Header
+        self.header: KeyringHeader
         self.keks: dict[int, tuple[bytes, Secret]] = {}
         self.load()
 
@@ -45,7 +45,7 @@ class OpenEpochs:
         self.header = header_in(self._store)
         for key, value in self._store.scan(rows.EPOCH_PREFIX):
             row = EpochRow.decode(value)
-            if key != rows.epoch_place(row.epoch):
+            if key != rows.epoch_row_key(row.epoch):
                 raise IntegrityError("an epoch row of the keyring stands under another epoch's number")
             if row.epoch not in (self.header.epoch, wanted):
                 continue
@@ -57,7 +57,7 @@ class OpenEpochs:
         if self.header.epoch not in self.keks:
             raise IntegrityError("the keyring's current epoch has no key", hint="restore the keyring from its backup")
 
-    def adopt(self, header: Header, epochs: Iterable[EpochRow]) -> None:
+    def adopt(self, header: KeyringHeader, epochs: Iterable[EpochRow]) -> None:
         """Take over what header and epoch rows say now, and let go of the KEKs of epochs that are gone."""
         self.header = header
         for row in epochs:
@@ -98,16 +98,16 @@ class OpenEpochs:
 
     def row(self, epoch: int) -> EpochRow:
         """Return an epoch's row as it stands on disk. Raises NotFoundError for an epoch that never was."""
-        value = self._store.get(rows.epoch_place(epoch))
+        value = self._store.get(rows.epoch_row_key(epoch))
         if value is None:
             raise NotFoundError(f"this archive has no key epoch {epoch}")
         return EpochRow.decode(value)
 
-    def is_shut(self) -> bool:
+    def lacks_current_kek(self) -> bool:
         """Whether the key of the newest epoch that was seen is not in memory: nothing can be stored. Asks nobody."""
         return self.header.epoch not in self.keks
 
-    def prove(self, epoch: int) -> None:
+    def check_provider(self, epoch: int) -> None:
         """Return when an epoch's provider opens the same KEK as the one in memory. Asks the provider.
 
         Raises KeyUnavailableError or IntegrityError when the next start would fail for good, else what the provider

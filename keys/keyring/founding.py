@@ -12,15 +12,15 @@ from coffer.keys.crypto import aead
 from coffer.keys.errors import ConfigError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper
-from coffer.keys.keyring.rows import EpochRow, EpochState, Header, KeyRow, KeyState
+from coffer.keys.keyring.rows import EpochRow, EpochState, KeyringHeader, KeyRow, KeyState
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 
-__all__ = ["found"]
+__all__ = ["create_rows"]
 
 
-def found(
+def create_rows(
     store: RowStore,
     provider: KekProvider,
     archive_id: bytes,
@@ -38,11 +38,11 @@ def found(
     epoch = EpochRow(EpochState.ACTIVE, 1, kek_id, now, provider.kind, wrapped)
     keeper = Keeper.of(1, provider.kind, provider.holding(1))
     made = [
-        (rows.HEADER_KEY, Header(1, archive_id, now).encode()),
-        (rows.epoch_place(1), epoch.encode()),
-        (keeper.place, keeper.encode()),
+        (rows.HEADER_KEY, KeyringHeader(1, archive_id, now).encode()),
+        (rows.epoch_row_key(1), epoch.encode()),
+        (keeper.row_key, keeper.encode()),
     ]
-    for place in (rows.ARCHIVE_ROOT_KEY, rows.SIGNING_KEY):
-        row = KeyRow(rows.OWN_KEYS[place], KeyState.ACTIVE, 1, kek_id, now)
-        made.append((place, row.wrap(kek, archive_id, rows.NO_ID, Secret(random(32)), random(aead.SALT))))
+    for row_key in (rows.ARCHIVE_ROOT_KEY, rows.SIGNING_KEY):
+        row = KeyRow(rows.OWN_KEYS[row_key], KeyState.ACTIVE, 1, kek_id, now)
+        made.append((row_key, row.wrap(kek, archive_id, rows.NO_ID, Secret(random(32)), random(aead.SALT))))
     store.put(made)

@@ -26,9 +26,9 @@ __all__ = [
     "Keeper",
     "KeeperState",
     "burned_in",
+    "burned_row_key",
     "groups_in",
     "keepers_in",
-    "place_of_group",
     "require_keeper",
 ]
 
@@ -68,7 +68,7 @@ class Keeper:
         return cls(epoch, held.id, kind, held.name)
 
     @property
-    def place(self) -> bytes:
+    def row_key(self) -> bytes:
         """The key of its row."""
         return rows.KEEPER_PREFIX + self.epoch.to_bytes(4, "big") + self.id
 
@@ -142,7 +142,7 @@ def keepers_in(store: RowStore, epoch: int | None = None) -> list[Keeper]:
     found = []
     for key, value in store.scan(rows.KEEPER_PREFIX + below):
         keeper = Keeper.decode(value)
-        if keeper.place != key:
+        if keeper.row_key != key:
             raise IntegrityError("a keeper row of the keyring stands under another one's key")
         found.append(keeper)
     return found
@@ -157,7 +157,7 @@ def require_keeper(row: EpochRow, found: Iterable[Keeper]) -> None:
         )
 
 
-def place_of_group(of: Group) -> bytes:
+def burned_row_key(of: Group) -> bytes:
     """The key of the row that says which shares of a group are burned."""
     return rows.BURNED_PREFIX + of.group
 

@@ -21,10 +21,10 @@ from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.disk.lock import ChangeLock, Holder
 from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError
 from coffer.keys.keyring import founding, rows
-from coffer.keys.keyring.epoch_end import Ending, Receipt, abandon, destroy
+from coffer.keys.keyring.epoch_end import EpochDestruction, Receipt, abandon, destroy
 from coffer.keys.keyring.epochs import OpenEpochs
 from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
-from coffer.keys.keyring.overview import EpochInfo, changes_in, epochs_in, half_left
+from coffer.keys.keyring.overview import EpochInfo, changes_in, epochs_in, partly_rotated
 from coffer.keys.keyring.returned import Returned
 from coffer.keys.keyring.rotation import Rotated, rotate
 from coffer.keys.keyring.rows import EpochRow, KeyRow
@@ -77,7 +77,7 @@ class Keyring:
         selftest.require()
         store = RowStore(folder, create=True)
         try:
-            founding.found(store, provider, archive_id, random, now_ms)
+            founding.create_rows(store, provider, archive_id, random, now_ms)
             return cls(store, provider, random, now_ms)
         except BaseException:
             store.close()
@@ -140,7 +140,7 @@ class Keyring:
         """
         return self._studies.get(key_id)
 
-    def doomed(self, key_id: bytes) -> StudyKey:
+    def study_even_if_shredded(self, key_id: bytes) -> StudyKey:
         """Return a study's key even when it was shredded, as long as its row is there: for what clears up after it.
 
         Raises KeyUnavailableError and IntegrityError as `study`.
@@ -159,19 +159,19 @@ class Keyring:
         """Return a study's row and key from the row's bytes. Raises KeyUnavailableError (None), IntegrityError."""
         return self._studies.open(key_id, value)
 
-    def own_key(self, place: bytes) -> Secret:
+    def own_key(self, row_key: bytes) -> Secret:
         """Return one of the archive's own keys, of `rows.OWN_KEYS`, as its row is now. Raises IntegrityError."""
         while True:
             self.follow()
-            value = self._store.get(place)
+            value = self._store.get(row_key)
             if value is None:
                 raise IntegrityError(
                     "the keyring lacks a key of the archive", hint="restore the keyring from its backup"
                 )
             try:
-                return self._epochs.unwrap(KeyRow.decode(value), rows.OWN_KEYS[place], rows.NO_ID)
+                return self._epochs.unwrap(KeyRow.decode(value), rows.OWN_KEYS[row_key], rows.NO_ID)
             except KeyUnavailableError:
-                if self._store.get(place) == value:
+                if self._store.get(row_key) == value:
                     raise  # else it was moved to another epoch in between
 
     def sealed(self, row: KeyRow, key_id: bytes, dek: Secret) -> bytes:
@@ -214,18 +214,18 @@ class Keyring:
         """Return what is wrong with the rows, or None; reads every one, about 1 us each, and opens none."""
         return self._store.complaint()
 
-    def witness(self) -> bytes | None:
+    def remembered_checkpoint(self) -> bytes | None:
         """Return the signed note of the last checkpoint, as `remember` kept it; None before the first."""
-        return self._store.get(rows.WITNESS_KEY)
+        return self._store.get(rows.CHECKPOINT_KEY)
 
-    def remember(self, note: bytes) -> None:
+    def remember_checkpoint(self, note: bytes) -> None:
         """Keep a signed note in place of the last one; durable on return.
 
         Called before the note is released: what anybody was shown, the keyring knows, and a log that is put back to an
         older state, its checkpoint included, is found by it.
         """
         with self._writing:
-            self._store.put([(rows.WITNESS_KEY, note)])
+            self._store.put([(rows.CHECKPOINT_KEY, note)])
 
     def require_writable(self) -> None:
         """Return where keys can be made. Raises UnavailableError once a write failed, until it is opened again."""
@@ -243,24 +243,24 @@ class Keyring:
         """The age of the current epoch at `now_ms` (ms since 1970 UTC)."""
         return max(0.0, (now_ms - self.epoch_row(self.epoch).created_ms) / 1000)
 
-    def is_shut(self) -> bool:
+    def lacks_current_kek(self) -> bool:
         """Whether the key of the newest epoch that was seen is not in memory: nothing can be stored. Asks nobody."""
-        return self._epochs.is_shut()
+        return self._epochs.lacks_current_kek()
 
-    def prove(self) -> None:
+    def check_provider(self) -> None:
         """Return when the provider still opens the KEK under which new keys are wrapped: then so will the next start.
 
         Asks the provider. Raises as `OpenEpochs.prove`.
         """
         self._epochs.load()  # another process may have rotated
-        self._epochs.prove(self.epoch)
+        self._epochs.check_provider(self.epoch)
 
     def returned(self) -> Returned:
         """Return the destroyed epochs whose secrets the provider has again, as `keys.providers.routing.returned` finds
         them."""
         return self._epochs.returned()
 
-    def divide(self, threshold: int, count: int) -> list[Share]:
+    def make_shares(self, threshold: int, count: int) -> list[Share]:
         """Return shares of the current epoch's KEK, any `threshold` of which give it. Raises InputError.
 
         Writes nothing: `keys.shares.groups` says that there are such shares, before anybody has one.
@@ -293,7 +293,7 @@ class Keyring:
         self._store.close()
 
     @contextmanager
-    def alone(self, command: str) -> Iterator[None]:
+    def exclusive(self, command: str) -> Iterator[None]:
         """While the block runs nobody else, in any process, changes epochs or who keeps them; they are told `command`.
 
         May be nested in a thread. Raises LockedError, naming who does.
@@ -301,13 +301,13 @@ class Keyring:
         with self._changing.held(command, self._now_ms()):
             yield
 
-    def changing(self) -> Holder | None:
+    def change_holder(self) -> Holder | None:
         """Return who changes epochs now, in any process; None where nobody does."""
         return self._changing.holder()
 
-    def half_left(self) -> list[int]:
+    def partly_rotated(self) -> list[int]:
         """Return the epochs that a rotation has begun to leave: one that runs, or one that was stopped."""
-        return half_left(self._store)
+        return partly_rotated(self._store)
 
     def rotate(
         self,
@@ -316,7 +316,7 @@ class Keyring:
     ) -> Rotated:
         """Move every key under a new epoch's KEK, as `keys.keyring.rotation.rotate` says; stores and reads go on
         meanwhile."""
-        with self.alone("a rotation"):
+        with self.exclusive("a rotation"):
             done = rotate(self._store, self._provider, self._epochs.keks, self._random, self._now_ms, progress, event)
         self._epochs.load()
         return done
@@ -326,18 +326,18 @@ class Keyring:
         epoch: int,
         event: Callable[[Receipt], tuple[bytes, bytes]] | None = None,
         provider: KekProvider | None = None,
-    ) -> Ending:
+    ) -> EpochDestruction:
         """Destroy for ever what opens an old epoch, as `keys.keyring.epoch_end.destroy` says; `provider`, where it is
         given,
         is asked in place of the keyring's own."""
-        with self.alone("a destruction"):
+        with self.exclusive("a destruction"):
             ending = destroy(self._store, provider or self._provider, epoch, self._now_ms, event)
         self._epochs.forget(epoch)
         return ending
 
     def abandon_epoch(self, epoch: int, event: Callable[[EpochRow], tuple[bytes, bytes]]) -> EpochRow:
         """Give an old epoch up whose provider is lost, as `keys.keyring.epoch_end.abandon` says."""
-        with self.alone("a destruction"):
+        with self.exclusive("a destruction"):
             row = abandon(self._store, epoch, event)
         self._epochs.forget(epoch)
         return row

@@ -15,7 +15,7 @@ from coffer.keys.disk.lock import ChangeLock, Holder
 from coffer.keys.errors import FormatError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
-from coffer.keys.keyring.rows import EpochRow, EpochState, Header, KeyRow
+from coffer.keys.keyring.rows import EpochRow, EpochState, KeyringHeader, KeyRow
 from coffer.keys.keyring.store import RowStore
 
 __all__ = [
@@ -25,9 +25,9 @@ __all__ = [
     "changes_in",
     "epoch_rows",
     "epochs_in",
-    "half_left",
     "header_in",
     "overview",
+    "partly_rotated",
 ]
 
 
@@ -58,17 +58,17 @@ class Overview:
     groups: tuple[Group, ...]
     burned: dict[bytes, Burned]
     unfinished: frozenset[bytes]
-    half_left: tuple[int, ...]
+    partly_rotated: tuple[int, ...]
     changing: Holder | None
     is_signing_key_changing: bool
 
 
-def header_in(store: RowStore) -> Header:
+def header_in(store: RowStore) -> KeyringHeader:
     """Return the keyring's header. Raises FormatError."""
     value = store.get(rows.HEADER_KEY)
     if value is None:
         raise FormatError("the keyring has no header", hint="restore it from its backup")
-    return Header.decode(value)
+    return KeyringHeader.decode(value)
 
 
 def changes_in(store: RowStore) -> int:
@@ -81,7 +81,7 @@ def epoch_rows(store: RowStore) -> list[EpochRow]:
     return [EpochRow.decode(value) for _, value in store.scan(rows.EPOCH_PREFIX)]
 
 
-def half_left(store: RowStore) -> list[int]:
+def partly_rotated(store: RowStore) -> list[int]:
     """Return the epochs that a rotation has begun to leave: one that runs, or one that was stopped."""
     current = header_in(store).epoch
     return [row.epoch for row in epoch_rows(store) if row.state is EpochState.ACTIVE and row.epoch < current]
@@ -113,7 +113,7 @@ def archive_id_in(folder: Path) -> bytes | None:
     store = RowStore(folder)  # to read only, LMDB does not open a file whose making was stopped
     try:
         header = store.get(rows.HEADER_KEY)
-        return Header.decode(header).archive_id if header is not None else None
+        return KeyringHeader.decode(header).archive_id if header is not None else None
     finally:
         store.close()
 
@@ -122,7 +122,7 @@ def overview(folder: Path) -> Overview:
     """Look at the keyring in `folder` beside whoever writes it. Raises NotFoundError, FormatError, IntegrityError."""
     store = RowStore(folder, readonly=True)
     try:
-        left = tuple(half_left(store))
+        left = tuple(partly_rotated(store))
         changing = ChangeLock(folder).holder()
         current = header_in(store).epoch
         groups, unfinished = groups_in(store), frozenset(key[1:] for key, _ in store.scan(rows.SPLITTING_PREFIX))

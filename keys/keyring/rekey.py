@@ -22,7 +22,7 @@ from coffer.keys.memory.secret import Secret
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
 
-__all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "note", "of_key", "passed_over", "under_way"]
+__all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "inactive_keys", "of_key", "under_way", "update"]
 
 _LAYOUT: Final = struct.Struct(">HH16s16sQIIQ")  # version phase new_key_id name from_seq done total stuck
 _VERSION: Final = 1
@@ -52,7 +52,7 @@ class Rekey:
     stuck: int = NOT_STUCK
 
     @property
-    def place(self) -> bytes:
+    def row_key(self) -> bytes:
         """The key of its row."""
         return rows.REKEY_PREFIX + self.old
 
@@ -79,10 +79,10 @@ def of_key(keyring: Keyring, old: bytes) -> Rekey | None:
 
 def under_way(keyring: Keyring) -> list[Rekey]:
     """Every rekey that is under way."""
-    return [Rekey.decode(place[1:], value) for place, value in keyring.rows(rows.REKEY_PREFIX)]
+    return [Rekey.decode(row_key[1:], value) for row_key, value in keyring.rows(rows.REKEY_PREFIX)]
 
 
-def passed_over(keyring: Keyring) -> frozenset[bytes]:
+def inactive_keys(keyring: Keyring) -> frozenset[bytes]:
     """The keys whose records do not count now, because those under the other key of the pair do."""
     return frozenset(each.new if each.phase is Phase.SEALING else each.old for each in under_way(keyring))
 
@@ -113,17 +113,17 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
             (rows.STUDY_PREFIX + old, value),
             (rows.TOMBSTONE_PREFIX + old, None),
         ]
-        bump = rows.raised(changes)
+        bump = rows.incremented(changes)
         if before is not None:
             again = replace(Rekey.decode(old, before), stuck=NOT_STUCK)
-            if keyring.amend([bump, (again.place, again.encode())], expected=expected):
+            if keyring.amend([bump, (again.row_key, again.encode())], expected=expected):
                 return again
             continue
         made, epoch = Rekey(old, random(16), name, from_seq), keyring.epoch
         row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
         put = [
             bump,
-            (made.place, made.encode()),
+            (made.row_key, made.encode()),
             (rows.STUDY_PREFIX + made.new, keyring.sealed(row, made.new, Secret(random(32)))),
             event(made),
         ]
@@ -131,12 +131,12 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
             return made
 
 
-def note(keyring: Keyring, before: Rekey, after: Rekey, put: Sequence[tuple[bytes, bytes]] = ()) -> Rekey:
+def update(keyring: Keyring, before: Rekey, after: Rekey, put: Sequence[tuple[bytes, bytes]] = ()) -> Rekey:
     """Change a rekey's row, and put other rows with it; durable on return. Returns `after`.
 
     Raises ShreddedError where the study was shredded meanwhile, UnavailableError where the row changed otherwise.
     """
-    if keyring.amend([(after.place, after.encode()), *put], expected=[(before.place, before.encode())]):
+    if keyring.amend([(after.row_key, after.encode()), *put], expected=[(before.row_key, before.encode())]):
         return after
     keyring.study(before.old)
     if of_key(keyring, before.old) is None:

@@ -28,8 +28,8 @@ class Returned:
 
         Where a destruction could be taken back for a while, only the provider knows whether it was.
         """
-        is_told = keeper.effective_ms == keeper.receipt_ms or keeper.kind not in self.unasked
-        return keeper.is_ended and keeper.effective_ms <= now_ms and is_told and keeper.epoch not in self.epochs
+        is_final = keeper.effective_ms == keeper.receipt_ms or keeper.kind not in self.unasked
+        return keeper.is_ended and keeper.effective_ms <= now_ms and is_final and keeper.epoch not in self.epochs
 
 
 def returned(rows: Iterable[EpochRow], keepers: Iterable[Keeper], provider: KekProvider) -> Returned:

@@ -17,12 +17,12 @@ from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, LockedError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, keepers_in, require_keeper
-from coffer.keys.keyring.overview import epoch_rows, half_left, header_in
+from coffer.keys.keyring.overview import epoch_rows, header_in, partly_rotated
 from coffer.keys.keyring.rows import (
     GONE,
     EpochRow,
     EpochState,
-    Header,
+    KeyringHeader,
     KeyRow,
     KeyState,
 )
@@ -64,20 +64,20 @@ class _Keks:
     def of(self, epoch: int) -> tuple[bytes, Secret]:
         """The KEK's id and the KEK. Raises KeyUnavailableError for an epoch that is gone, and as its provider."""
         if epoch not in self._opened:
-            value = self._store.get(rows.epoch_place(epoch))
+            value = self._store.get(rows.epoch_row_key(epoch))
             row = EpochRow.decode(value) if value is not None else None
             if row is None or row.state in GONE:
                 raise KeyUnavailableError(f"a key is wrapped under epoch {epoch}, which cannot be opened")
             kek_id, kek = self._known.get(epoch, (b"", None))
-            self.take(row, kek if kek is not None and kek_id == row.kek_id else self.asked(row))
+            self.add(row, kek if kek is not None and kek_id == row.kek_id else self.unwrapped(row))
         return self._opened[epoch]
 
-    def asked(self, row: EpochRow) -> Secret:
+    def unwrapped(self, row: EpochRow) -> Secret:
         """An epoch's KEK from its provider, whatever is in memory."""
         context = rows.epoch_context(self._archive_id, row.kek_id, row.epoch)
         return self._provider.of_kind(row.provider).unwrap(row.wrapped, context)
 
-    def take(self, row: EpochRow, kek: Secret) -> None:
+    def add(self, row: EpochRow, kek: Secret) -> None:
         """Use this KEK for an epoch from now on."""
         self._opened[row.epoch] = self._known[row.epoch] = row.kek_id, kek
 
@@ -100,13 +100,13 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
     """
     was = header_in(store)
     keks = _Keks(store, provider, was.archive_id, known)
-    resumed = bool(half_left(store))
+    resumed = bool(partly_rotated(store))
     if not resumed:
         _begin(store, provider, keks, random, now_ms)
     current = next(row for row in epoch_rows(store) if row.epoch == header_in(store).epoch)
     require_keeper(current, keepers_in(store, current.epoch))
     if resumed:
-        keks.take(current, keks.asked(current))
+        keks.add(current, keks.unwrapped(current))
     total, done, moved, after = store.walk(rows.STUDY_PREFIX, lambda _key, _value: None), 0, 0, b""
     while page := store.page(rows.STUDY_PREFIX, after, _PAGE):
         moved += _rewrap(store, page, current, keks, was.archive_id, random)
@@ -129,15 +129,15 @@ def _begin(
     Nothing is, either, unless the provider opens what it has just wrapped: it is asked anew, for what it keeps.
     """
     was_bytes = store.get(rows.HEADER_KEY)
-    own = [(place, store.get(place)) for place in rows.OWN_KEYS]
+    own = [(row_key, store.get(row_key)) for row_key in rows.OWN_KEYS]
     if was_bytes is None or own[0][1] is None:
         raise FormatError("the keyring lacks its header or its root key", hint="restore it from its backup")
-    was = Header.decode(was_bytes)
+    was = KeyringHeader.decode(was_bytes)
     epoch, kek_id = was.epoch + 1, random(16)
     context = rows.epoch_context(was.archive_id, kek_id, epoch)
     kek, wrapped = provider.create_epoch(epoch, context)
     new = EpochRow(EpochState.ACTIVE, epoch, kek_id, now_ms(), provider.kind, wrapped)
-    if not keks.asked(new).matches(kek):
+    if not keks.unwrapped(new).matches(kek):
         raise KeyUnavailableError(
             f"the {provider.kind} provider does not open what it has just wrapped",
             hint="no key was moved: say it again",
@@ -145,23 +145,23 @@ def _begin(
     keeper = Keeper.of(epoch, provider.kind, provider.holding(epoch))
     changes = store.get(rows.CHANGES_KEY)
     fresh = [
-        rows.raised(changes),
+        rows.incremented(changes),
         (rows.HEADER_KEY, replace(was, epoch=epoch).encode()),
-        (rows.epoch_place(epoch), new.encode()),
-        (keeper.place, keeper.encode()),
+        (rows.epoch_row_key(epoch), new.encode()),
+        (keeper.row_key, keeper.encode()),
     ]
     fresh += [
-        (place, _moved(KeyRow.decode(value), rows.NO_ID, new, kek, keks, was.archive_id, random))
-        for place, value in own
+        (row_key, _rewrapped(KeyRow.decode(value), rows.NO_ID, new, kek, keks, was.archive_id, random))
+        for row_key, value in own
         if value is not None
     ]
     expected = [(rows.HEADER_KEY, was_bytes), (rows.CHANGES_KEY, changes), *own]
     if not store.put(fresh, expected=expected):
         raise LockedError("another process changes the keys", hint="wait for it, then look at coffer keys list")
-    keks.take(new, kek)
+    keks.add(new, kek)
 
 
-def _moved(  # noqa: PLR0917  # the parts of a row, its old and its new place
+def _rewrapped(  # noqa: PLR0917  # the parts of a row, its old and its new place
     row: KeyRow,
     key_id: bytes,
     new: EpochRow,
@@ -190,25 +190,27 @@ def _rewrap(  # noqa: PLR0917
     """Move a page's keys; returns how many were not there yet. A row that is gone or new since is looked at again."""
     kek = keks.of(new.epoch)[1]
     while True:
-        old = [(place, value, row) for place, value in page if _moves(row := KeyRow.decode(value), new)]
+        old = [(row_key, value, row) for row_key, value in page if _needs_move(row := KeyRow.decode(value), new)]
         if not old:
             return 0
-        fresh = [(place, _moved(row, place[1:], new, kek, keks, archive_id, random)) for place, _, row in old]
-        if store.put(fresh, expected=[(place, value) for place, value, _ in old]):
+        fresh = [(row_key, _rewrapped(row, row_key[1:], new, kek, keks, archive_id, random)) for row_key, _, row in old]
+        if store.put(fresh, expected=[(row_key, value) for row_key, value, _ in old]):
             return len(fresh)
-        again = ((place, store.get(place)) for place, _ in page)
-        page = [(place, value) for place, value in again if value is not None]
+        again = ((row_key, store.get(row_key)) for row_key, _ in page)
+        page = [(row_key, value) for row_key, value in again if value is not None]
 
 
-def _moves(row: KeyRow, new: EpochRow) -> bool:
+def _needs_move(row: KeyRow, new: EpochRow) -> bool:
     """A shredded key is left behind: it ends with its epoch."""
     return row.epoch != new.epoch and row.state is not KeyState.SHRED_SCHEDULED
 
 
 def _retire(store: RowStore, current: int, events: list[tuple[bytes, bytes]]) -> None:
     old = [row for row in epoch_rows(store) if row.epoch != current and row.state is EpochState.ACTIVE]
-    places = [rows.epoch_place(row.epoch) for row in old]
-    put = [(place, replace(row, state=EpochState.RETIRED).encode()) for place, row in zip(places, old, strict=True)]
-    expected = [(place, row.encode()) for place, row in zip(places, old, strict=True)]
+    row_keys = [rows.epoch_row_key(row.epoch) for row in old]
+    put = [
+        (row_key, replace(row, state=EpochState.RETIRED).encode()) for row_key, row in zip(row_keys, old, strict=True)
+    ]
+    expected = [(row_key, row.encode()) for row_key, row in zip(row_keys, old, strict=True)]
     if not old or not store.put([*put, *events], expected=expected):
         raise LockedError("another process rotates the keys", hint="wait for it, then look at coffer keys list")

@@ -19,14 +19,14 @@ from coffer.keys.memory.secret import Secret
 __all__ = [
     "EpochRow",
     "EpochState",
-    "Header",
     "KeyRow",
     "KeyState",
+    "KeyringHeader",
     "Purpose",
     "WrapAlgorithm",
     "epoch_context",
-    "epoch_place",
-    "raised",
+    "epoch_row_key",
+    "incremented",
 ]
 
 MAGIC: Final = b"CofferKR"
@@ -42,7 +42,7 @@ SIGNING_KEY: Final = b"V"  # the seed that signs checkpoints now
 NEXT_SIGNING_KEY: Final = b"N"  # the seed that is to take its place; there while a rotation is under way
 EPOCH_PREFIX: Final = b"E"
 STUDY_PREFIX: Final = b"K"
-WITNESS_KEY: Final = b"W"
+CHECKPOINT_KEY: Final = b"W"
 SHARES_PREFIX: Final = b"G"  # splittings of an epoch key into shares; no share is kept
 SPLITTING_PREFIX: Final = b"F"  # those whose shares are not all written yet
 TOMBSTONE_PREFIX: Final = b"T"
@@ -109,7 +109,7 @@ class WrapAlgorithm(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class KeyringHeader:
     """The keyring's own row: which archive, which epoch is current."""
 
     epoch: int
@@ -121,7 +121,7 @@ class Header:
         return HEADER.pack(MAGIC, VERSION, self.epoch, self.archive_id, self.created_ms)
 
     @classmethod
-    def decode(cls, data: bytes) -> Header:
+    def decode(cls, data: bytes) -> KeyringHeader:
         """Return the header. Raises FormatError for another magic, version or length."""
         if len(data) != HEADER.size or data[:8] != MAGIC:
             raise FormatError("this is not a Coffer keyring")
@@ -134,7 +134,7 @@ class Header:
         return cls(epoch, archive_id, created_ms)
 
 
-def epoch_place(epoch: int) -> bytes:
+def epoch_row_key(epoch: int) -> bytes:
     """Return the key of an epoch's row."""
     return EPOCH_PREFIX + epoch.to_bytes(4, "big")
 
@@ -144,7 +144,7 @@ def epoch_context(archive_id: bytes, kek_id: bytes, epoch: int) -> bytes:
     return _EPOCH_CONTEXT + archive_id + kek_id + epoch.to_bytes(4, "big")
 
 
-def raised(changes: bytes | None) -> tuple[bytes, bytes]:
+def incremented(changes: bytes | None) -> tuple[bytes, bytes]:
     """Return the change counter's row, one more than its bytes say (None: it is not there yet)."""
     return CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")
 

@@ -48,34 +48,34 @@ def schedule(
     while True:
         changes = keyring.row(rows.CHANGES_KEY)
         allowed()
-        if any(keyring.row(place) != value for place, value in done):
+        if any(keyring.row(row_key) != value for row_key, value in done):
             raise UnavailableError("somebody else dealt with this request just now", hint="look what became of it")
         put: list[tuple[bytes, bytes]] = []
         expected: list[tuple[bytes, bytes | None]] = [(rows.CHANGES_KEY, changes), *done]
-        removed = [place for place, _ in done]
-        doomed = {current(keyring, key_id): name for key_id, name in names.items()}
+        removed = [row_key for row_key, _ in done]
+        selected = {current(keyring, key_id): name for key_id, name in names.items()}
         for each in rekey.under_way(keyring):
-            if each.old in doomed or each.new in doomed:  # the same study under its last and its next key
-                expected.append((each.place, each.encode()))
-                removed.append(each.place)
-                doomed |= {each.old: each.name, each.new: each.name}
-        fresh = [key_id for key_id in doomed if not is_shredded(keyring, key_id)]
+            if each.old in selected or each.new in selected:  # the same study under its last and its next key
+                expected.append((each.row_key, each.encode()))
+                removed.append(each.row_key)
+                selected |= {each.old: each.name, each.new: each.name}
+        fresh = [key_id for key_id in selected if not is_shredded(keyring, key_id)]
         for key_id in fresh:
-            place = rows.STUDY_PREFIX + key_id
-            value = keyring.row(place)
+            row_key = rows.STUDY_PREFIX + key_id
+            value = keyring.row(row_key)
             row, dek = keyring.opened(key_id, value)
-            stone = Tombstone(max(row.epoch, last_epoch), now_ms, until_ms, doomed[key_id])
+            tombstone = Tombstone(max(row.epoch, last_epoch), now_ms, until_ms, selected[key_id])
             put += [
-                (place, keyring.sealed(replace(row, state=KeyState.SHRED_SCHEDULED), key_id, dek)),
-                (rows.TOMBSTONE_PREFIX + key_id, stone.encode()),
+                (row_key, keyring.sealed(replace(row, state=KeyState.SHRED_SCHEDULED), key_id, dek)),
+                (rows.TOMBSTONE_PREFIX + key_id, tombstone.encode()),
             ]
-            put += [event(key_id, stone)] if event is not None else []
-            expected += [(place, value), (rows.TOMBSTONE_PREFIX + key_id, None)]
+            put += [event(key_id, tombstone)] if event is not None else []
+            expected += [(row_key, value), (rows.TOMBSTONE_PREFIX + key_id, None)]
         if not fresh:
             if removed:
                 keyring.amend([], removed)
             return []
-        put.append(rows.raised(changes))
+        put.append(rows.incremented(changes))
         if keyring.amend(put, removed, expected):
             return fresh
 
@@ -86,26 +86,26 @@ def supersede(keyring: Keyring, done: Rekey, *, now_ms: int, until_ms: int) -> N
     Call it when everything that the old key sealed is durable under the new one, index included. Raises ShreddedError
     where the study was shredded meanwhile.
     """
-    place, grave = rows.STUDY_PREFIX + done.old, rows.TOMBSTONE_PREFIX + done.old
+    row_key, tombstone_key = rows.STUDY_PREFIX + done.old, rows.TOMBSTONE_PREFIX + done.old
     while True:
-        changes, value, before = (keyring.row(key) for key in (rows.CHANGES_KEY, place, done.place))
+        changes, value, before = (keyring.row(key) for key in (rows.CHANGES_KEY, row_key, done.row_key))
         if before != done.encode() or is_shredded(keyring, done.old):
             raise ShreddedError(f"key {done.old.hex()[:8]} is not being replaced any more")
         row, _ = keyring.opened(done.old, value)
-        stone = Tombstone(row.epoch, now_ms, until_ms, done.name, Reason.REKEYED, done.new)
-        put = [(grave, stone.encode()), rows.raised(changes)]
-        expected = [(rows.CHANGES_KEY, changes), (place, value), (done.place, before), (grave, None)]
-        if keyring.amend(put, [place, done.place], expected):
+        tombstone = Tombstone(row.epoch, now_ms, until_ms, done.name, Reason.REKEYED, done.new)
+        put = [(tombstone_key, tombstone.encode()), rows.incremented(changes)]
+        expected = [(rows.CHANGES_KEY, changes), (row_key, value), (done.row_key, before), (tombstone_key, None)]
+        if keyring.amend(put, [row_key, done.row_key], expected):
             return
 
 
 def current(keyring: Keyring, key_id: bytes) -> bytes:
     """The key that stands in this one's place by now, itself where it was not replaced; harmless for unknown ids."""
     while (value := keyring.row(rows.TOMBSTONE_PREFIX + key_id)) is not None:
-        stone = Tombstone.decode(value)
-        if stone.reason is not Reason.REKEYED:
+        tombstone = Tombstone.decode(value)
+        if tombstone.reason is not Reason.REKEYED:
             break
-        key_id = stone.successor
+        key_id = tombstone.successor
     return key_id
 
 
@@ -122,7 +122,9 @@ def tombstones(keyring: Keyring) -> dict[bytes, Tombstone]:
 def waiting(keyring: Keyring) -> dict[bytes, Tombstone]:
     """The shredded keys whose wrapped form is still there: what they sealed in the index may not be gone yet."""
     found = tombstones(keyring)
-    return {key_id: stone for key_id, stone in found.items() if keyring.row(rows.STUDY_PREFIX + key_id) is not None}
+    return {
+        key_id: tombstone for key_id, tombstone in found.items() if keyring.row(rows.STUDY_PREFIX + key_id) is not None
+    }
 
 
 def drop(keyring: Keyring, key_ids: Sequence[bytes]) -> None:

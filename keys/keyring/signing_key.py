@@ -71,6 +71,6 @@ def promote(keyring: Keyring, now_ms: int, event: Row) -> None:
             return
 
 
-def _row(keyring: Keyring, place: bytes, epoch: int, now_ms: int, seed: Secret) -> bytes:
-    row = KeyRow(rows.OWN_KEYS[place], KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
+def _row(keyring: Keyring, row_key: bytes, epoch: int, now_ms: int, seed: Secret) -> bytes:
+    row = KeyRow(rows.OWN_KEYS[row_key], KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
     return keyring.sealed(row, rows.NO_ID, seed)

@@ -83,7 +83,7 @@ class StudyKeys:
                 return None
         with self._lock:
             for key in made:
-                self._remember(key)
+                self._cache_key(key)
         return made
 
     def is_used(self, key_id: bytes) -> bool:
@@ -104,8 +104,8 @@ class StudyKeys:
                 return cached
         value = self._store.get(rows.STUDY_PREFIX + key_id)
         name = key_id.hex()[:8]
-        if value is None and (stone := self._store.get(rows.TOMBSTONE_PREFIX + key_id)) is not None:
-            if Tombstone.decode(stone).reason is Reason.REKEYED:
+        if value is None and (tombstone := self._store.get(rows.TOMBSTONE_PREFIX + key_id)) is not None:
+            if Tombstone.decode(tombstone).reason is Reason.REKEYED:
                 raise SupersededError(f"key {name} was replaced by a rekey", hint="the study has a new key: ask again")
             raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
         try:
@@ -120,7 +120,7 @@ class StudyKeys:
         key = StudyKey(key_id, dek)
         with self._lock:
             if self._seen == seen:  # else it may have been shredded since it was read
-                self._remember(key)
+                self._cache_key(key)
         return key
 
     def open(self, key_id: bytes, value: bytes | None) -> tuple[KeyRow, Secret]:
@@ -151,7 +151,7 @@ class StudyKeys:
             self._cache.clear()
             self._epochs.wipe()
 
-    def _remember(self, key: StudyKey) -> None:
+    def _cache_key(self, key: StudyKey) -> None:
         self._cache[key.key_id] = key
         while len(self._cache) > _CACHED:
             self._cache.popitem(last=False)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
 from coffer.keys.memory.secret import Secret
-from coffer.keys.providers.aws_kms_errors import MissingError, StateError, asking
+from coffer.keys.providers.aws_kms_errors import MissingError, StateError, kms_call
 from coffer.keys.providers.base import DestroyReceipt, Holding, KekProvider, ProviderInfo, only
 
 __all__ = ["KmsProvider", "connect"]
@@ -37,7 +37,7 @@ def connect(region: str, endpoint: str, timeout_seconds: float) -> Any:
         raise ConfigError(
             "the aws-kms provider needs the package boto3", hint="pip install 'coffer-dicom[aws]'"
         ) from error
-    with asking("be set up"):
+    with kms_call("be set up"):
         return boto3.Session().client(
             "kms",
             region_name=region or None,
@@ -81,7 +81,7 @@ class KmsProvider:
         """See KekProvider. Lists the aliases of the account (kms:ListAliases), and looks at this archive's keys."""
         prefix = self._alias("")
         epochs: list[int] = []
-        with asking("list aliases"):
+        with kms_call("list aliases"):
             for page in self._client.get_paginator("list_aliases").paginate():
                 names = [alias["AliasName"] for alias in page["Aliases"] if alias["AliasName"].startswith(prefix)]
                 epochs += [int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdecimal()]
@@ -104,7 +104,7 @@ class KmsProvider:
         if not 1 <= epoch < 2**32:
             raise ConfigError("an epoch is a number from 1 up")
         arn = self._arn(epoch) or self._make(epoch)
-        with asking(f"wrap epoch {epoch}"):
+        with kms_call(f"wrap epoch {epoch}"):
             answer = self._client.encrypt(
                 KeyId=arn, Plaintext=kek.reveal(), EncryptionContext=self._context(epoch, context)
             )
@@ -116,7 +116,7 @@ class KmsProvider:
         """See KekProvider. Decrypt, under the key that the wrapped form names and no other."""
         epoch, arn, blob = _split(wrapped)
         try:
-            with asking(f"open epoch {epoch}"):
+            with kms_call(f"open epoch {epoch}"):
                 answer = self._client.decrypt(
                     KeyId=arn, CiphertextBlob=blob, EncryptionContext=self._context(epoch, context)
                 )
@@ -147,11 +147,13 @@ class KmsProvider:
             return DestroyReceipt(KIND, epoch, caveat)
         caveat = f"until then kms:CancelKeyDeletion brings {arn} back; imported or replicated key material is yours"
         try:
-            with asking(f"destroy epoch {epoch}"):
-                told = self._client.describe_key(KeyId=arn)["KeyMetadata"]
-                if told["KeyState"] != "PendingDeletion":
-                    told = self._client.schedule_key_deletion(KeyId=told["KeyId"], PendingWindowInDays=self._days)
-                effective_ms = int(told["DeletionDate"].timestamp()) * 1000
+            with kms_call(f"destroy epoch {epoch}"):
+                metadata = self._client.describe_key(KeyId=arn)["KeyMetadata"]
+                if metadata["KeyState"] != "PendingDeletion":
+                    metadata = self._client.schedule_key_deletion(
+                        KeyId=metadata["KeyId"], PendingWindowInDays=self._days
+                    )
+                effective_ms = int(metadata["DeletionDate"].timestamp()) * 1000
         except MissingError:
             return DestroyReceipt(KIND, epoch, "the key is gone from AWS KMS already")
         self._known.pop(epoch, None)
@@ -173,7 +175,7 @@ class KmsProvider:
 
     def _described(self, epoch: int, key: str) -> str | None:
         try:
-            with asking(f"find the key of epoch {epoch}"):
+            with kms_call(f"find the key of epoch {epoch}"):
                 arn: str = self._client.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
         except MissingError:
             return None
@@ -181,7 +183,7 @@ class KmsProvider:
 
     def _make(self, epoch: int) -> str:
         tags = {"coffer-archive": self._archive, "coffer-epoch": str(epoch)}
-        with asking(f"make the key of epoch {epoch}"):
+        with kms_call(f"make the key of epoch {epoch}"):
             made = self._client.create_key(
                 Description=f"Coffer archive {self._archive}, key epoch {epoch}",
                 KeyUsage="ENCRYPT_DECRYPT",
@@ -193,7 +195,7 @@ class KmsProvider:
         return arn
 
     def _describe(self, epoch: int, arn: str) -> None:
-        with asking(f"look at the key of epoch {epoch}"):
+        with kms_call(f"look at the key of epoch {epoch}"):
             state = self._client.describe_key(KeyId=arn)["KeyMetadata"]["KeyState"]
         if state == "PendingDeletion":
             raise KeyUnavailableError(

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from coffer.keys.errors import ConfigError, KeyUnavailableError, UnavailableError
 
-__all__ = ["MissingError", "StateError", "asking"]
+__all__ = ["MissingError", "StateError", "kms_call"]
 
 _CREDENTIALS: Final = "renew the AWS credentials of this machine; check its clock"
-_OPENS_NOT: Final = "the keyring was altered, belongs to another archive, or was wrapped under another key"
+_DOES_NOT_OPEN: Final = "the keyring was altered, belongs to another archive, or was wrapped under another key"
 _SETTINGS: Final = "check [keys.aws] and the alias and tag policies of the account"
 
 
@@ -41,8 +41,8 @@ _KNOWN: Final[dict[str, tuple[type[ConfigError | KeyUnavailableError], str]]] = 
     "ValidationException": (ConfigError, _SETTINGS),
     "TagException": (ConfigError, _SETTINGS),
     "UnsupportedOperationException": (ConfigError, _SETTINGS),
-    "InvalidCiphertextException": (KeyUnavailableError, _OPENS_NOT),
-    "IncorrectKeyException": (KeyUnavailableError, _OPENS_NOT),
+    "InvalidCiphertextException": (KeyUnavailableError, _DOES_NOT_OPEN),
+    "IncorrectKeyException": (KeyUnavailableError, _DOES_NOT_OPEN),
     "NotFoundException": (
         MissingError,
         "the key was deleted, or this is another account or region: check [keys.aws] region",
@@ -52,7 +52,7 @@ _KNOWN: Final[dict[str, tuple[type[ConfigError | KeyUnavailableError], str]]] = 
 
 
 @contextmanager
-def asking(doing: str) -> Iterator[None]:
+def kms_call(doing: str) -> Iterator[None]:
     """Convert what boto3 raises in the block; `doing` completes "AWS KMS cannot ..."."""
     try:
         from botocore.exceptions import (
@@ -92,6 +92,6 @@ def _converted(error: Any, doing: str) -> ConfigError | KeyUnavailableError | Un
     code = str(error.response.get("Error", {}).get("Code", "unknown"))
     cause = f"AWS KMS cannot {doing}: {code}"
     if code in _KNOWN:
-        kind, way_out = _KNOWN[code]
-        return kind(cause, hint=way_out)
+        kind, remedy = _KNOWN[code]
+        return kind(cause, hint=remedy)
     return UnavailableError(cause, hint="AWS KMS is busy or failing: try again; nothing was changed")

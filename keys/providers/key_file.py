@@ -214,7 +214,7 @@ class KeyFileProvider:
                 slots = tuple(sorted((*content.slots, (epoch, secret)), key=lambda slot: slot[0]))
                 durable.replace(self._path, with_changes(content, slots=slots).encode(), 0o600, calls=self._calls)
             else:
-                durable.settle(self._path, calls=self._calls)  # else a power cut takes it, and what it wraps
+                durable.resync(self._path, calls=self._calls)  # else a power cut takes it, and what it wraps
             place = WRAPPED_EPOCH.pack(epoch)
             wrap_key = self._wrap_key(content, secret)
             return place + aead.seal(wrap_key, place + context, kek.reveal(), self._random(aead.SALT))
@@ -267,7 +267,7 @@ class KeyFileProvider:
                 finally:
                     old.close()
             else:
-                durable.settle(self._path, calls=self._calls)
+                durable.resync(self._path, calls=self._calls)
         return DestroyReceipt(KIND, epoch, "destroy every other copy of the key file that holds this epoch")
 
     def _wrap_key(self, content: _KeyFile, secret: Secret) -> Secret:

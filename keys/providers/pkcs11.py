@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import DestroyReceipt, Holding, KekProvider, ProviderInfo, only
-from coffer.keys.providers.pkcs11_token import NotThere, Token
+from coffer.keys.providers.pkcs11_token import ObjectMissing, Token
 
 if TYPE_CHECKING:
     from pkcs11 import SecretKey, Session
@@ -57,8 +57,8 @@ class HsmProvider:
     def describe(self) -> ProviderInfo:
         """See KekProvider. Asks the token."""
         try:
-            epochs = set(self._token.run(lambda session: [_epoch_of(key) for key in self._some(session)]))
-        except NotThere:
+            epochs = set(self._token.run(lambda session: [_epoch_of(key) for key in self._require_some(session)]))
+        except ObjectMissing:
             epochs = set()
         destruction = "the epoch's key is destroyed in the token; backups of the token are yours to destroy"
         return ProviderInfo(KIND, tuple(sorted(epochs)), True, destruction)
@@ -71,13 +71,13 @@ class HsmProvider:
             for epoch in used:
                 self._get(session, epoch)
             if not used:
-                self._some(session)
+                self._require_some(session)
 
         try:
             self._token.run(look)
-        except NotThere:
+        except ObjectMissing:
             if used:
-                raise self._gone(used[-1]) from None
+                raise self._missing(used[-1]) from None
 
     def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
         """See KekProvider."""
@@ -91,7 +91,7 @@ class HsmProvider:
         head = HEAD.pack(AES_GCM, epoch, self._random(12))
         try:
             self._token.run(lambda session: self._require_kept(self._get(session, epoch)))
-        except NotThere:
+        except ObjectMissing:
             self._token.run(lambda session: self._make(session, epoch))
         wrapped = head + self._token.run(
             lambda session: _encrypt(self._get(session, epoch), head, context, kek.reveal())
@@ -109,14 +109,14 @@ class HsmProvider:
             kek = Secret(self._token.run(lambda session: _decrypt(self._get(session, epoch), head, context, sealed)))
         except UnavailableError as error:
             # PKCS#11 has no one answer to a wrong tag, so a failure is the key's only if the key works otherwise.
-            if not self._works(epoch):
+            if not self._key_works(epoch):
                 raise
             raise KeyUnavailableError(
                 f"{self._token} does not open epoch {epoch} of this archive",
                 hint="the keyring was altered, or the key in the token was replaced: restore the keyring or the token",
             ) from error
-        except NotThere as error:
-            raise self._gone(epoch) from error
+        except ObjectMissing as error:
+            raise self._missing(epoch) from error
         self._used.add(epoch)
         return kek
 
@@ -126,7 +126,7 @@ class HsmProvider:
         head = HEAD.pack(AES_GCM, epoch, bytes(12))
         try:
             made = self._token.run(lambda session: _encrypt(self._get(session, epoch), head, _ID_CONTEXT, bytes(16)))
-        except NotThere:
+        except ObjectMissing:
             return None
         return Holding(sha256(made).digest()[:16], f"{self._token}, label {self._label}, id {epoch:08x}")
 
@@ -134,7 +134,7 @@ class HsmProvider:
         """See KekProvider: C_DestroyObject, then a search that must not find it."""
 
         def destroy(session: Session) -> None:
-            for key in self._some(session, epoch):
+            for key in self._require_some(session, epoch):
                 key.destroy()
             if self._keys(session, epoch):
                 raise UnavailableError(f"{self._token} still shows the key of epoch {epoch} after destroying it")
@@ -143,7 +143,9 @@ class HsmProvider:
         caveat = f"destroy every backup of {self._token} that holds {key}"
         try:
             self._token.run(destroy)
-        except NotThere:  # destroyed by an earlier try, or this is another token of the same label: nobody can tell
+        except (
+            ObjectMissing
+        ):  # destroyed by an earlier try, or this is another token of the same label: nobody can tell
             caveat = f"{self._token} held no such key when it was asked: {caveat}, and every other token that does"
         self._used.discard(epoch)
         return DestroyReceipt(KIND, epoch, caveat)
@@ -157,11 +159,11 @@ class HsmProvider:
         found: list[Any] = list(session.get_objects(wanted))
         return found
 
-    def _some(self, session: Session, epoch: int | None = None) -> list[SecretKey]:
+    def _require_some(self, session: Session, epoch: int | None = None) -> list[SecretKey]:
         """As `_keys`, but raises NotThere for none: a token that was pulled out looks empty until it is asked anew."""
         found = self._keys(session, epoch)
         if not found:
-            raise NotThere
+            raise ObjectMissing
         return found
 
     def _find(self, session: Session, epoch: int) -> SecretKey | None:
@@ -176,10 +178,10 @@ class HsmProvider:
     def _get(self, session: Session, epoch: int) -> SecretKey:
         key = self._find(session, epoch)
         if key is None:
-            raise NotThere
+            raise ObjectMissing
         return key
 
-    def _gone(self, epoch: int) -> KeyUnavailableError:
+    def _missing(self, epoch: int) -> KeyUnavailableError:
         return KeyUnavailableError(
             f"{self._token} holds no key for epoch {epoch} of this archive (label {self._label})",
             hint="check that this is the token the archive was made with, or restore the token from its backup; "
@@ -219,17 +221,17 @@ class HsmProvider:
                 hint="change the token's policy, or destroy that key with the HSM's own tool",
             )
 
-    def _works(self, epoch: int) -> bool:
+    def _key_works(self, epoch: int) -> bool:
         """Return whether the epoch's key encrypts and decrypts something of its own."""
         head = HEAD.pack(AES_GCM, epoch, self._random(12))
 
-        def there_and_back(session: Session) -> bool:
+        def round_trip(session: Session) -> bool:
             key = self._get(session, epoch)
             return _decrypt(key, head, b"", _encrypt(key, head, b"", head)) == head
 
         try:
-            return self._token.run(there_and_back)
-        except (UnavailableError, NotThere):
+            return self._token.run(round_trip)
+        except (UnavailableError, ObjectMissing):
             return False
 
 

@@ -18,13 +18,13 @@ from coffer.keys.memory.secret import Secret
 if TYPE_CHECKING:
     from pkcs11 import Session
 
-__all__ = ["PROCESS_LOCK", "NotThere", "Token"]
+__all__ = ["PROCESS_LOCK", "ObjectMissing", "Token"]
 
 _T = TypeVar("_T")
 PROCESS_LOCK: Final = threading.RLock()  # C_Initialize(NULL): the module may not be called by two threads at once
 
 
-class NotThere(Exception):  # noqa: N818  an answer, not a failure of the token
+class ObjectMissing(Exception):  # noqa: N818  an answer, not a failure of the token
     """Raised by what `Token.run` runs: the token was reached and has no such object."""
 
 
@@ -53,7 +53,7 @@ class Token:
         with PROCESS_LOCK:
             try:
                 return what(self._session or self._connect(library, afresh=False))
-            except (library.PKCS11Error, NotThere) as error:
+            except (library.PKCS11Error, ObjectMissing) as error:
                 self._session = None
                 if _is_final(library, error):
                     raise self._converted(library, error) from error

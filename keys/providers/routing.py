@@ -16,7 +16,7 @@ from coffer.keys.errors import ConfigError, UnavailableError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import DestroyReceipt, Holding, KekProvider, ProviderInfo
 
-__all__ = ["Patience", "Patient", "ProviderSet"]
+__all__ = ["ProviderSet", "RetryPolicy", "RetryingProvider"]
 
 _T = TypeVar("_T")
 _PAUSE: Final = 2.0
@@ -85,25 +85,25 @@ class ProviderSet:
 
 
 @dataclass(slots=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for a provider: until `end`, a reading of `clock` in seconds. Set `end` back to stop waiting.
 
     `tell` gets the cause and the seconds that are left, before each pause.
     """
 
     end: float
-    tell: Callable[[UnavailableError, float], None]
+    on_retry: Callable[[UnavailableError, float], None]
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
 
-class Patient:
+class RetryingProvider:
     """A KekProvider that, while another cannot be reached, tries again as long as its patience lasts.
 
     What waiting cannot mend (a wrong PIN, a missing secret) is raised at once, and after the end everything is.
     """
 
-    def __init__(self, provider: KekProvider, patience: Patience) -> None:
+    def __init__(self, provider: KekProvider, patience: RetryPolicy) -> None:
         self._provider = provider
         self._patience = patience
 
@@ -114,37 +114,37 @@ class Patient:
 
     def of_kind(self, kind: str) -> KekProvider:
         """See KekProvider: the other's, as patient as this."""
-        return Patient(self._provider.of_kind(kind), self._patience)
+        return RetryingProvider(self._provider.of_kind(kind), self._patience)
 
     def describe(self) -> ProviderInfo:
         """See KekProvider."""
-        return self._again(self._provider.describe)
+        return self._retry(self._provider.describe)
 
     def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
         """See KekProvider."""
-        return self._again(lambda: self._provider.create_epoch(epoch, context))
+        return self._retry(lambda: self._provider.create_epoch(epoch, context))
 
     def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
         """See KekProvider."""
-        return self._again(lambda: self._provider.adopt_epoch(epoch, kek, context))
+        return self._retry(lambda: self._provider.adopt_epoch(epoch, kek, context))
 
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         """See KekProvider."""
-        return self._again(lambda: self._provider.unwrap(wrapped, context))
+        return self._retry(lambda: self._provider.unwrap(wrapped, context))
 
     def holding(self, epoch: int, name: str = "") -> Holding | None:
         """See KekProvider."""
-        return self._again(lambda: self._provider.holding(epoch, name))
+        return self._retry(lambda: self._provider.holding(epoch, name))
 
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
         """See KekProvider."""
-        return self._again(lambda: self._provider.destroy_epoch(epoch))
+        return self._retry(lambda: self._provider.destroy_epoch(epoch))
 
     def health(self) -> None:
         """See KekProvider: not patient, its caller asks again anyway."""
         self._provider.health()
 
-    def _again(self, attempt: Callable[[], _T]) -> _T:
+    def _retry(self, attempt: Callable[[], _T]) -> _T:
         patience = self._patience
         while True:
             try:
@@ -153,5 +153,5 @@ class Patient:
                 left = patience.end - patience.clock()
                 if left <= 0:
                     raise
-                patience.tell(error, left)
+                patience.on_retry(error, left)
                 patience.sleep(min(_PAUSE, left))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.errors import InputError, UnavailableError
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.keepers import Burned, place_of_group
+from coffer.keys.keyring.keepers import Burned, burned_row_key
 
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
@@ -57,10 +57,10 @@ def burn(
         raise InputError(
             f"the shares of group {of.group.hex()} are numbered 1 to {of.count}", hint="each bears its own"
         )
-    place = place_of_group(of)
-    value = keyring.row(place)
+    row_key = burned_row_key(of)
+    value = keyring.row(row_key)
     burned = (Burned() if value is None else Burned.decode(value)).add(of, numbers, now_ms)
-    if not keyring.amend([(place, burned.encode()), event(burned)], expected=[(place, value)]):
+    if not keyring.amend([(row_key, burned.encode()), event(burned)], expected=[(row_key, value)]):
         raise UnavailableError("somebody else dealt with these shares just now", hint="say it again")
     return burned
 

@@ -24,11 +24,11 @@ from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 
-__all__ = ["Proof", "Recovery"]
+__all__ = ["Recovery", "RecoveryProof"]
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class RecoveryProof:
     """What a recovered key opened: the epoch, the one that is current, whether the archive's own key is under it, and
     how many of the study keys are."""
 
@@ -70,7 +70,7 @@ class Recovery:
                 hint="the keyring was restored from before, or made anew: bring the shares that belong to it",
             )
 
-    def prove(self, progress: Callable[[], None] = lambda: None) -> Proof:
+    def prove(self, progress: Callable[[], None] = lambda: None) -> RecoveryProof:
         """Open every key that hangs on the epoch, about 20 us each, and change nothing.
 
         Raises KeyUnavailableError when the KEK does not open them, or nothing hangs on the epoch any more.
@@ -108,7 +108,7 @@ class Recovery:
                 f" {self._header.epoch}",
                 hint="bring shares of the current epoch; without them only its provider opens the archive",
             )
-        return Proof(self._of.epoch, self._header.epoch, archive, opened, seen)
+        return RecoveryProof(self._of.epoch, self._header.epoch, archive, opened, seen)
 
     def archive_key(self, label: bytes) -> Secret | None:
         """Return the archive's 32-byte key for a label, as `Keyring.archive_key`; None where the archive's own key is
@@ -156,7 +156,7 @@ class Recovery:
         wrapped = provider.adopt_epoch(of.epoch, self._kek, context)
         if not provider.unwrap(wrapped, context).matches(self._kek):
             raise KeyUnavailableError(f"the {provider.kind} provider does not open what it just wrapped")
-        key = rows.epoch_place(of.epoch)
+        key = rows.epoch_row_key(of.epoch)
         moved = with_changes(self._row, provider=provider.kind, wrapped=wrapped)
         keeper = Keeper.of(of.epoch, provider.kind, provider.holding(of.epoch))
         store = RowStore(self._folder)
@@ -164,8 +164,8 @@ class Recovery:
             before = keepers_in(store, of.epoch)
             require_keeper(self._row, before)
             fresh = [] if any(each.id == keeper.id for each in before) else [keeper]
-            told = events([*before, *fresh])
-            put = [(key, moved.encode()), *((each.place, each.encode()) for each in fresh), *told]
+            fresh_events = events([*before, *fresh])
+            put = [(key, moved.encode()), *((each.row_key, each.encode()) for each in fresh), *fresh_events]
             if not store.put(put, expected=[(key, self._row.encode())]):
                 raise UnavailableError("the key epoch changed meanwhile", hint="wait for the rotation, then try again")
         finally:
@@ -182,7 +182,7 @@ class Recovery:
 
 
 def _epoch_row(store: RowStore, epoch: int) -> EpochRow:
-    value = store.get(rows.epoch_place(epoch))
+    value = store.get(rows.epoch_row_key(epoch))
     if value is None:
         raise KeyUnavailableError(
             f"the keyring knows no epoch {epoch}", hint="the keyring is older than the shares: restore a newer one"

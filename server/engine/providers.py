@@ -86,7 +86,7 @@ def settings_of(keys: Keys) -> dict[str, str]:
 
 def guarded() -> str:
     """How keys in the memory of this process are guarded, or what the system refused, in a few words."""
-    locked_pages.take(1).give_back()  # where no key was here yet: to be refused now
+    locked_pages.take(1).release()  # where no key was here yet: to be refused now
     return "; ".join(hardening.refusals()) or "locked, and left out of core dumps"
 
 

@@ -45,7 +45,7 @@ from coffer.keys.errors import (
 )
 from coffer.keys.keyring import rekey
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.providers.routing import Patience, Patient
+from coffer.keys.providers.routing import RetryingProvider, RetryPolicy
 from coffer.server.access import Policy
 from coffer.server.config.settings import Config
 from coffer.server.engine.bodies import Bodies
@@ -186,11 +186,11 @@ class Vault:
         provider = provider_of(keys, self.folder.archive_id)
         if waiting is None:
             return open_keyring(self.folder, provider, readonly=readonly)
-        patience = Patience(time.monotonic() + keys.wait_seconds, waiting)
+        policy = RetryPolicy(time.monotonic() + keys.wait_seconds, waiting)
         try:
-            return open_keyring(self.folder, Patient(provider, patience), readonly=readonly)
+            return open_keyring(self.folder, RetryingProvider(provider, policy), readonly=readonly)
         finally:
-            patience.end = 0.0
+            policy.end = 0.0
 
     def _open_writer(self, objection: HistoryError | None, *, may_refuse: bool) -> LogWriter:
         storage = self.config.storage
@@ -199,7 +199,7 @@ class Vault:
             now_ms=clock_ms,
             segment_bytes=storage.segment_bytes,
             reserve_bytes=storage.reserve_bytes,
-            witness=witnessed(self.keyring.witness(), self.folder),
+            witness=witnessed(self.keyring.remembered_checkpoint(), self.folder),
             signers=signers_of(self.keyring, self.folder.origin),
             objection=objection,
             may_refuse=may_refuse,
@@ -356,7 +356,7 @@ class Vault:
     def _open_counted(self, position: Position, header: RecordHeader) -> Iterator[BodyReader]:
         """As `open_record`, but raises ShreddedError for a record whose object counts in another one
         (`keys.keyring.rekey`)."""
-        if header.study_key_id in rekey.passed_over(self.keyring):
+        if header.study_key_id in rekey.inactive_keys(self.keyring):
             raise ShreddedError("this object stands in another record, under another key")
         with self.open_record(position, header) as body:
             yield body

@@ -43,7 +43,7 @@ class Scrubbing:
         self.ledger = Ledger(vault.folder.scrub)
         self._scrub = Scrub(
             vault.folder,
-            witness=lambda: witnessed(vault.keyring.witness(), vault.folder),
+            witness=lambda: witnessed(vault.keyring.remembered_checkpoint(), vault.folder),
             now_ms=clock_ms,
             pace=self._pace,
             tell=self._tell,

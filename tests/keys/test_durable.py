@@ -133,12 +133,12 @@ def test_a_fault_in_any_call_of_write_new_is_reported(tmp_path: Path, after: boo
 def test_settle_syncs_before_it_drops_the_cache_and_the_folder_last(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"left by a killed process")
     calls = Recorder()
-    durable.settle(tmp_path / "f", calls=calls)  # type: ignore[arg-type]
+    durable.resync(tmp_path / "f", calls=calls)  # type: ignore[arg-type]
     assert calls.names == ["open", "fdatasync", "posix_fadvise", "close", "open", "fsync", "close"]
     assert (tmp_path / "f").read_bytes() == b"left by a killed process"
     for at in range(7):
         with pytest.raises(UnavailableError):
-            durable.settle(tmp_path / "f", calls=Recorder(at))  # type: ignore[arg-type]
+            durable.resync(tmp_path / "f", calls=Recorder(at))  # type: ignore[arg-type]
 
 
 def _session(path: Path, calls: Recorder, done: list[str]) -> None:

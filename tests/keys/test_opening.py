@@ -59,7 +59,7 @@ def test_no_change_goes_through_a_link_on_the_way(root: Path, tmp_path: Path) ->
         lambda: durable.remove(root / "way" / "file"),
         lambda: durable.make_folder(root / "way" / "folder"),
         lambda: durable.move(root / "way" / "file", root / "part" / "file"),
-        lambda: durable.settle(root / "way" / "file"),
+        lambda: durable.resync(root / "way" / "file"),
         lambda: AppendFile(root / "way" / "file"),
         lambda: AppendFile(root / "way" / "other", create=True),
     ):
