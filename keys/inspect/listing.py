@@ -1,7 +1,6 @@
-"""Everything a keyring says without any key, of one moment: which keys there are, which are gone and why.
+"""A consistent listing of a keyring's rows, without any key: which keys exist, which are gone and why.
 
-Rule: reads only and unwraps nothing. A row that cannot be understood is named, not raised: whoever audits a keyring
-wants all that is wrong with it.
+Rule: reads only and unwraps nothing. An invalid row is listed, not raised: an audit reports everything that is wrong.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ __all__ = ["KeyringListing", "list_keyring"]
 
 @dataclass(slots=True)
 class KeyringListing:
-    """The header; epochs by number; study keys, tombstones and rekeys by key id; what ever opened an epoch; sealed
-    events by their row's key; and what is wrong with rows that are none of these."""
+    """The header; epochs by number; study keys, tombstones and rekeys by key id; keepers; sealed events by the rest of
+    their row's key; and what is wrong with rows that could not be decoded."""
 
     header: KeyringHeader | None = None
     epochs: dict[int, EpochRow] = field(default_factory=dict)
@@ -35,7 +34,7 @@ class KeyringListing:
     complaints: list[str] = field(default_factory=list)
 
     def add(self, key: bytes, value: bytes) -> None:
-        """Take one row in."""
+        """Add one row of the keyring, or a complaint about it."""
         prefix, rest = key[:1], key[1:]
         try:
             if key == rows.HEADER_KEY:
@@ -59,10 +58,9 @@ class KeyringListing:
 
 
 def list_keyring(folder: Path) -> KeyringListing:
-    """List the keyring in `folder` beside whoever writes it: one state, about 5 us and 0.5 KB a key.
+    """List the keyring in `folder`, safely beside a writer: one consistent state, about 5 us and 0.5 KB a key.
 
-    Raises NotFoundError, UnavailableError, IntegrityError. LMDB trusts its pages: let `keys.inspect.remembered` look
-    first.
+    Raises NotFoundError, UnavailableError, IntegrityError.
     """
     store = RowStore(folder, readonly=True)
     try:

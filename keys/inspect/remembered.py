@@ -1,10 +1,10 @@
-"""Look at a keyring without its key: what it remembers of the log, and whether its rows are those that were written.
+"""Read without a key what a keyring remembers of the log, and check that its rows are those that were written.
 
     python -I -m coffer.keys.inspect.remembered FOLDER < KEY_IDS
 
-Rule: LMDB trusts its pages and may crash the process on damaged ones, so that another process reads them. It unwraps no
+Rule: LMDB trusts its pages and may crash the process on damaged ones, so a separate process reads them. It unwraps no
 key and writes nothing. The command prints one line of JSON: `note` (base64 or null), `complaint` (or null), `readable`,
-and `lacks`, how many of the keys whose ids (16 bytes each) it is given it has not, and never shredded.
+and `lacks`: of the keys whose ids (16 bytes each) are on stdin, how many the keyring neither holds nor has shredded.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _PLACES: Final = (rows.STUDY_PREFIX, rows.TOMBSTONE_PREFIX)
 
 @dataclass(frozen=True, slots=True)
 class RememberedState:
-    """The signed note that the keyring remembers, if any, what is wrong with its rows, if anything, whether every row
-    could be read all the same, and how many of the keys asked for it lacks."""
+    """The signed note of the remembered checkpoint, if any; what is wrong with the rows, if anything; whether every row
+    could be read nevertheless; and how many of the requested keys are missing."""
 
     note: bytes | None
     complaint: str | None
@@ -42,9 +42,9 @@ class RememberedState:
 
 
 def read_remembered(folder: Path, key_ids: Collection[bytes] = ()) -> RememberedState:
-    """Look at the keyring in `folder`, in a process of its own, beside whoever writes it. Damage is a complaint.
+    """Read the keyring in `folder` in a separate process, safely beside a writer. Damage is reported, never raised.
 
-    `key_ids` are those of studies (16 bytes each) that it should have, or have had.
+    `key_ids` are the ids (16 bytes each) of study keys that the keyring should hold or have held.
     """
     command = [sys.executable, "-I", "-m", "coffer.keys.inspect.remembered", str(folder)]
     try:
@@ -54,14 +54,14 @@ def read_remembered(folder: Path, key_ids: Collection[bytes] = ()) -> Remembered
         note = None if answer["update"] is None else base64.b64decode(answer["update"])
         return RememberedState(note, answer["complaint"], answer["readable"], answer["lacks"])
     except subprocess.TimeoutExpired:
-        return RememberedState(None, f"reading it took longer than {_SECONDS} s", readable=False)
+        return RememberedState(None, f"reading the keyring took longer than {_SECONDS} s", readable=False)
     except (ValueError, KeyError, TypeError):
-        return RememberedState(None, f"reading it ended without an answer, with {done.returncode}", readable=False)
+        return RememberedState(None, f"reading the keyring ended with {done.returncode} and no answer", readable=False)
 
 
 def _read(folder: Path, key_ids: Collection[bytes] = ()) -> RememberedState:
     try:
-        opening.distrust(folder.parent)  # the archive folder: this is a process of its own
+        opening.distrust(folder.parent)  # the archive folder; each process must say so itself
         store = RowStore(folder, readonly=True)
         try:
             header = store.get(rows.HEADER_KEY)
