@@ -1,7 +1,7 @@
-"""The first rows of a keyring: header, epoch 1, and the archive's own keys under it.
+"""Create a keyring's first rows: header, epoch 1, and the archive's own keys under it.
 
-Rule: the epoch's secret is durable at its provider before a row names it, and all rows are there with one commit or
-none is: what a stop leaves is a folder in which the same call makes a keyring.
+Rule: the epoch's secret is durable at its provider before a row names it, and one commit writes all rows or none. After
+a crash the same call completes the folder.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def create_rows(
     random: Callable[[int], bytes],
     now_ms: Callable[[], int],
 ) -> None:
-    """Write the rows into a store that has none, with an archive root key and a signing key; durable on return.
+    """Write the first rows of an empty store, with an archive root key and a signing key; durable on return.
 
-    Takes the archive's 16-byte id. Raises ConfigError where there is a keyring already, and what the provider raises.
+    Takes the archive's 16-byte id. Raises ConfigError where a keyring exists already, and what the provider raises.
     """
     if store.get(rows.HEADER_KEY) is not None:
         raise ConfigError(f"{store.folder} already holds a keyring", hint="open it, or choose another folder")

@@ -1,9 +1,9 @@
 """Move every key of a keyring under a new epoch's KEK; no stored object is touched.
 
-Rule: resumable at every step. First, in one transaction, the new epoch's row, the archive's own keys under it, and the
-header that makes it current: from then on new keys go under it, in every process. Then the study keys, page by page.
-Last the old epochs are retired. A rotation that was stopped is recognised by an older epoch that is still active. A row
-that another process changed meanwhile is read again (`RowStore.put` with `expected`). Whoever calls holds the keyring's
+Rule: resumable at every step. First one transaction writes the new epoch's row, the archive's own keys under it, and
+the header that makes it current: from then on every process wraps new keys under it. Then the study keys move, page by
+page. Last the old epochs are retired. An older epoch that is still active marks an interrupted rotation. A row that
+another process changed meanwhile is read again (`RowStore.put` with `expected`). The caller holds the keyring's
 `ChangeLock`.
 """
 
@@ -37,8 +37,8 @@ _PAGE: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """What a rotation did: the epoch that is current now, its provider's kind, how many study keys moved to it, and
-    whether it went on with one that had been stopped."""
+    """What a rotation did: the epoch that is now current, its provider's kind, how many study keys moved to it, and
+    whether it resumed an interrupted rotation."""
 
     epoch: int
     provider: str
@@ -47,9 +47,9 @@ class Rotated:
 
 
 class _Keks:
-    """The KEKs by epoch, each opened when a row first names it: a lost provider that keeps no key stops nobody.
+    """KEKs by epoch, each opened when a row first names it, so a lost provider without keys under it blocks nothing.
 
-    `known` are those that are in memory, with the KEK's id; what is opened joins them.
+    `known` holds the KEK ids and KEKs in memory; newly opened ones are added to it.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class _Keks:
         self._opened: dict[int, tuple[bytes, Secret]] = {}
 
     def of(self, epoch: int) -> tuple[bytes, Secret]:
-        """The KEK's id and the KEK. Raises KeyUnavailableError for an epoch that is gone, and as its provider."""
+        """Return the KEK's id and the KEK. Raises KeyUnavailableError for an epoch that is gone, and as its
+        provider."""
         if epoch not in self._opened:
             value = self._store.get(rows.epoch_row_key(epoch))
             row = EpochRow.decode(value) if value is not None else None
@@ -73,12 +74,12 @@ class _Keks:
         return self._opened[epoch]
 
     def unwrapped(self, row: EpochRow) -> Secret:
-        """An epoch's KEK from its provider, whatever is in memory."""
+        """Return an epoch's KEK as its provider opens it, whatever is in memory."""
         context = rows.epoch_context(self._archive_id, row.kek_id, row.epoch)
         return self._provider.of_kind(row.provider).unwrap(row.wrapped, context)
 
     def add(self, row: EpochRow, kek: Secret) -> None:
-        """Use this KEK for an epoch from now on."""
+        """Use this KEK for the epoch from now on."""
         self._opened[row.epoch] = self._known[row.epoch] = row.kek_id, kek
 
 
@@ -91,12 +92,12 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
     progress: Callable[[int, int], None],
     event: Callable[[Rotated], tuple[bytes, bytes]] | None = None,
 ) -> Rotated:
-    """Rotate, or finish a rotation that was stopped; durable on return. `progress` gets study keys done and in all.
+    """Rotate, or resume an interrupted rotation; durable on return. `progress` gets the study keys done and in total.
 
-    The row that `event` makes is written with the last step. `known` holds the KEKs that are in memory, by epoch. One
-    call of the provider makes the new KEK and one opens it again, before anything moves under it; an old one is asked
-    for where it is not in memory and a row names it. Raises LockedError where another process changes epochs all the
-    same, what the provider raises, and what `progress` raises; then running it again goes on.
+    The row that `event` makes is written with the last step. `known` holds the KEKs in memory, by epoch. One provider
+    call makes the new KEK and one opens it again before anything moves under it; an old KEK is opened only where it is
+    not in memory and a row names it. Raises LockedError where another process changes epochs despite the lock, and what
+    the provider or `progress` raises; then the next call resumes.
     """
     was = header_in(store)
     keks = _Keks(store, provider, was.archive_id, known)
@@ -124,9 +125,9 @@ def _begin(
     random: Callable[[int], bytes],
     now_ms: Callable[[], int],
 ) -> None:
-    """Make the new epoch current. A stop before the transaction leaves a secret that nothing is wrapped under.
+    """Make the new epoch current. A crash before the transaction leaves a secret that wraps nothing.
 
-    Nothing is, either, unless the provider opens what it has just wrapped: it is asked anew, for what it keeps.
+    Nothing is wrapped under the new KEK unless the provider, called again, opens what it has just wrapped.
     """
     was_bytes = store.get(rows.HEADER_KEY)
     own = [(row_key, store.get(row_key)) for row_key in rows.OWN_KEYS]
@@ -140,7 +141,7 @@ def _begin(
     if not keks.unwrapped(new).matches(kek):
         raise KeyUnavailableError(
             f"the {provider.kind} provider does not open what it has just wrapped",
-            hint="no key was moved: say it again",
+            hint="no key was moved: run the command again",
         )
     keeper = Keeper.of(epoch, provider.kind, provider.holding(epoch))
     changes = store.get(rows.CHANGES_KEY)
@@ -157,7 +158,7 @@ def _begin(
     ]
     expected = [(rows.HEADER_KEY, was_bytes), (rows.CHANGES_KEY, changes), *own]
     if not store.put(fresh, expected=expected):
-        raise LockedError("another process changes the keys", hint="wait for it, then look at coffer keys list")
+        raise LockedError("another process changes the keys", hint="wait for it, then run coffer keys list")
     keks.add(new, kek)
 
 
@@ -170,7 +171,7 @@ def _rewrapped(  # noqa: PLR0917  # the parts of a row, its old and its new plac
     archive_id: bytes,
     random: Callable[[int], bytes],
 ) -> bytes:
-    """A key row's bytes with the same key under the new epoch's KEK."""
+    """Return a key row's bytes with the same key wrapped under the new epoch's KEK."""
     kek_id, old = keks.of(row.epoch)
     if row.kek_id != kek_id:
         raise IntegrityError("a row of the keyring was altered", hint="restore the keyring from its backup")
@@ -187,7 +188,7 @@ def _rewrap(  # noqa: PLR0917
     archive_id: bytes,
     random: Callable[[int], bytes],
 ) -> int:
-    """Move a page's keys; returns how many were not there yet. A row that is gone or new since is looked at again."""
+    """Move a page's keys. Returns how many moved. If a row has changed or gone meanwhile, the page is read again."""
     kek = keks.of(new.epoch)[1]
     while True:
         old = [(row_key, value, row) for row_key, value in page if _needs_move(row := KeyRow.decode(value), new)]
@@ -201,7 +202,7 @@ def _rewrap(  # noqa: PLR0917
 
 
 def _needs_move(row: KeyRow, new: EpochRow) -> bool:
-    """A shredded key is left behind: it ends with its epoch."""
+    """Whether a row must move. A shredded key stays behind and ends with its epoch."""
     return row.epoch != new.epoch and row.state is not KeyState.SHRED_SCHEDULED
 
 
@@ -213,4 +214,4 @@ def _retire(store: RowStore, current: int, events: list[tuple[bytes, bytes]]) ->
     ]
     expected = [(row_key, row.encode()) for row_key, row in zip(row_keys, old, strict=True)]
     if not old or not store.put([*put, *events], expected=expected):
-        raise LockedError("another process rotates the keys", hint="wait for it, then look at coffer keys list")
+        raise LockedError("another process rotates the keys", hint="wait for it, then run coffer keys list")

@@ -214,9 +214,7 @@ class KeyFileProvider:
                 slots = tuple(sorted((*content.slots, (epoch, secret)), key=lambda slot: slot[0]))
                 durable.replace(self._path, with_changes(content, slots=slots).encode(), 0o600, calls=self._calls)
             else:
-                durable.resync(
-                    self._path, calls=self._calls
-                )  # otherwise a power cut could take the secret that the KEK depends on
+                durable.resync(self._path, calls=self._calls)  # else a power cut could lose the secret, and so the KEK
             place = WRAPPED_EPOCH.pack(epoch)
             wrap_key = self._wrap_key(content, secret)
             return place + aead.seal(wrap_key, place + context, kek.reveal(), self._random(aead.SALT))

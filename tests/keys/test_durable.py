@@ -74,7 +74,7 @@ def test_write_new_never_overwrites(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError):
         durable.write_new(tmp_path / "f", b"new")
     without_links = Recorder(9, number=errno.EPERM)  # as FAT answers
-    with pytest.raises(UnavailableError, match="is there already"):
+    with pytest.raises(UnavailableError, match="exists already"):
         durable.write_new(tmp_path / "f", b"new", calls=without_links)  # type: ignore[arg-type]
     assert (tmp_path / "f").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
