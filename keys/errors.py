@@ -37,7 +37,7 @@ __all__ = [
 
 
 class CofferError(Exception):
-    """Root of the tree, for `except` clauses only: raise a subclass, which tells the caller's options apart.
+    """Root of the tree, for `except` clauses only: raise a subclass, which shows the caller what it can do.
 
     Takes the cause as `message` and the remedy as `hint`; both are plain sentences for an administrator.
     """
@@ -91,7 +91,7 @@ class UnreadableError(UnavailableError):
 
 
 class WriterGoneError(UnavailableError):
-    """The process asked to do it ended before it did. A caller that tries again does it itself."""
+    """The process that was to do it ended first. A caller that retries does it itself."""
 
 
 class LockedError(UnavailableError):

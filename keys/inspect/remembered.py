@@ -61,7 +61,7 @@ def read_remembered(folder: Path, key_ids: Collection[bytes] = ()) -> Remembered
 
 def _read(folder: Path, key_ids: Collection[bytes] = ()) -> RememberedState:
     try:
-        opening.distrust(folder.parent)  # the archive folder; each process must say so itself
+        opening.distrust(folder.parent)  # the archive folder; `distrust` holds for one process only
         store = RowStore(folder, readonly=True)
         try:
             header = store.get(rows.HEADER_KEY)

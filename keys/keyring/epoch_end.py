@@ -100,14 +100,14 @@ def destroy(
 def _end(store: RowStore, provider: KekProvider, keeper: Keeper) -> DestroyReceipt:
     """Destroy exactly this keeper's secret at its provider. Raises KeyUnavailableError if that holds another, or
     none."""
-    asked = provider.of_kind(keeper.kind)
-    held = asked.holding(keeper.epoch, keeper.name)
+    configured = provider.of_kind(keeper.kind)
+    held = configured.holding(keeper.epoch, keeper.name)
     if held is not None and held.id == keeper.id:
         if keeper.state is KeeperState.HOLDS:
             ending = replace(keeper, state=KeeperState.ENDING)
             if not store.put([(keeper.row_key, ending.encode())], expected=[(keeper.row_key, keeper.encode())]):
                 raise LockedError("another process changes the keys", hint="run the command again")
-        return asked.destroy_epoch(keeper.epoch)
+        return configured.destroy_epoch(keeper.epoch)
     if keeper.is_ended or (keeper.state is KeeperState.ENDING and held is None):
         return DestroyReceipt(keeper.kind, keeper.epoch, _NONE_LEFT)
     has = "no secret" if held is None else "another secret"

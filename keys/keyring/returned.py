@@ -47,15 +47,15 @@ def returned(rows: Iterable[EpochRow], keepers: Iterable[Keeper], provider: KekP
     unasked: list[str] = []
     for kind, ended in gone.items():
         try:
-            asked = provider.of_kind(kind)
-            there = set(asked.describe().epochs)
-            found |= {each.epoch for each in ended if each.epoch in there and is_held(asked, each)}
+            configured = provider.of_kind(kind)
+            there = set(configured.describe().epochs)
+            found |= {each.epoch for each in ended if each.epoch in there and is_held(configured, each)}
         except CofferError:
             unasked.append(kind)
     return Returned(tuple(sorted(found)), tuple(unasked))
 
 
-def is_held(asked: KekProvider, keeper: Keeper) -> bool:
+def is_held(configured: KekProvider, keeper: Keeper) -> bool:
     """Whether a provider holds exactly this secret now. Raises what the provider raises."""
-    held = asked.holding(keeper.epoch, keeper.name)
+    held = configured.holding(keeper.epoch, keeper.name)
     return held is not None and held.id == keeper.id
