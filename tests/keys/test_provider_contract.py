@@ -145,7 +145,7 @@ def test_a_kind_that_is_not_there_is_named(make: Maker, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tape.*") as caught:
         provider.of_kind("tape")
     assert "docs/keys.md" in caught.value.hint()
-    with pytest.raises(ConfigError, match="does not know"):
+    with pytest.raises(ConfigError, match="does not support"):
         ProviderSet(provider.kind, {provider.kind: make}).of_kind("tape")
 
 
