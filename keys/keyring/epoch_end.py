@@ -53,7 +53,7 @@ class EpochDestruction:
     unasked: tuple[KeeperFailure, ...]
 
     def require(self) -> EpochDestruction:
-        """Return this unless every provider failed. Raises the first failure's cause otherwise."""
+        """Return this, or raise the first failure's cause where there are failures and no new receipt."""
         failed = (*self.missing, *self.unasked)
         if failed and not self.receipts:
             raise failed[0].cause

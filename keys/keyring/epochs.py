@@ -80,7 +80,7 @@ class OpenEpochs:
             self.load(epoch)  # a retired epoch, or another process has rotated
             known = self.keks.get(epoch)
         if known is None:
-            raise KeyUnavailableError(f"epoch {epoch} of the keyring cannot be opened, or no longer")
+            raise KeyUnavailableError(f"epoch {epoch} of the keyring cannot be opened")
         return known
 
     def unwrap(self, row: KeyRow, purpose: Purpose, key_id: bytes) -> Secret:
