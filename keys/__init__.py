@@ -1,5 +1,5 @@
-"""Ciphers, the key hierarchy, the keyring, key providers, durable files and checkpoint signing: the lowest floor.
+"""The lowest floor: ciphers, the key hierarchy, the keyring, key providers, durable files and checkpoint signing.
 
-Rule: imports nothing of the other floors and knows nothing of DICOM. Errors of the whole product are in `errors`.
+Rule: imports nothing from the other floors and knows nothing of DICOM. The whole product's errors are in `errors`.
 Byte layouts: FORMAT.md beside this file.
 """

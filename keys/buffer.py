@@ -1,7 +1,7 @@
 """The one name for "bytes that need not be copied".
 
 Rule: functions that only read take a `Buffer`; functions that keep data take or make `bytes`.
-(`collections.abc.Buffer` exists from Python 3.12 on; the product runs on 3.11.)
+(`collections.abc.Buffer` came with Python 3.12; the product runs on 3.11.)
 """
 
 from __future__ import annotations

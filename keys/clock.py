@@ -1,4 +1,4 @@
-"""What time it is, as every row, record and log line of the product counts it."""
+"""The clock behind every timestamp in rows, records and log lines."""
 
 from __future__ import annotations
 

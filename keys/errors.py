@@ -1,8 +1,8 @@
 """The error tree of the whole product.
 
-Rule: every failure a caller can act on is one of these classes; the message says the cause, `hint()` the way out.
+Rule: every failure a caller can act on is one of these classes; the message states the cause, `hint()` the remedy.
 A message never holds key bytes, passphrases or anything taken from a patient's data.
-It does not map errors to the codes of a network: each door does, in one table (`server.dimse.protocol.status`).
+It does not map errors to network status codes: each door does, in one table (`server.dimse.protocol.status`).
 
 Exit codes of the command line: 0 done, 1 findings (verify), 2 wrong usage, otherwise `exit_code` of the class.
 """
@@ -37,9 +37,9 @@ __all__ = [
 
 
 class CofferError(Exception):
-    """Root of the tree, for `except` clauses only: raise a subclass, which names what the caller can do.
+    """Root of the tree, for `except` clauses only: raise a subclass, which shows the caller what it can do.
 
-    Takes the cause as `message` and the way out as `hint`; both are plain sentences for an administrator.
+    Takes the cause as `message` and the remedy as `hint`; both are plain sentences for an administrator.
     """
 
     exit_code: ClassVar[int]
@@ -49,78 +49,78 @@ class CofferError(Exception):
         self._hint = hint
 
     def hint(self) -> str:
-        """Return what the reader can do about it, or an empty string when nothing sensible can be said."""
+        """Return what the reader can do about it, or an empty string where there is nothing useful to say."""
         return self._hint
 
 
 class IntegrityError(CofferError):
-    """Stored bytes are not what was written: flipped, cut, swapped, sealed under another key. Retrying is useless."""
+    """Stored bytes are not what was written: flipped, cut, swapped, sealed under another key. A retry cannot help."""
 
     exit_code: ClassVar[int] = 3
 
 
 class FormatError(IntegrityError):
-    """Bytes do not follow the format: wrong magic, unknown version, impossible length. Nothing was decrypted."""
+    """Bytes violate the format: wrong magic, unknown version, impossible length. Nothing was decrypted."""
 
     exit_code: ClassVar[int] = 4
 
 
 class HistoryError(IntegrityError):
-    """Log, signed checkpoint and keyring tell different histories: rolled back, forked or cut. Nothing was changed."""
+    """Log, signed checkpoint and keyring disagree: one was rolled back, forked or cut. Nothing was changed."""
 
     exit_code: ClassVar[int] = 13
 
 
 class NotFoundError(CofferError):
-    """What was asked for does not exist here."""
+    """The requested thing does not exist here."""
 
     exit_code: ClassVar[int] = 5
 
 
 class UnavailableError(CofferError):
-    """Cannot be done now, may be possible later: disk full, writer stopped, provider away. Nothing was acknowledged."""
+    """Cannot be done now, but perhaps later: disk full, writer stopped, provider down. Nothing was acknowledged."""
 
     exit_code: ClassVar[int] = 6
 
 
 class UnreadableError(UnavailableError):
-    """The medium does not give the bytes now. They may be whole: nothing is cut, left out or called altered for it."""
+    """The medium cannot be read now. Its bytes may be intact: do not cut, skip or report them as altered."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint or "check the volume and its cable, mount or server; then try again")
 
 
 class WriterGoneError(UnavailableError):
-    """The process that was to do it has ended before it did. Whoever asks again does it itself."""
+    """The process that was to do it ended first. A caller that retries does it itself."""
 
 
 class LockedError(UnavailableError):
-    """Another process holds the thing; the message says who when that is known."""
+    """Another process holds the lock; the message names it where it is known."""
 
     exit_code: ClassVar[int] = 7
 
 
 class KeyUnavailableError(CofferError):
-    """The key that opens the data is not here or does not open: wrong key file, wrong passphrase, missing row."""
+    """The key for the data is missing or does not open it: wrong key file, wrong passphrase, missing row."""
 
     exit_code: ClassVar[int] = 8
 
 
 class ShreddedError(CofferError):
-    """The key was destroyed on purpose; the data is gone and this is the right answer."""
+    """The key was destroyed on purpose; the data is gone, and this is the correct answer."""
 
     exit_code: ClassVar[int] = 9
 
 
 class SupersededError(ShreddedError):
-    """The key was replaced by another (`coffer keys rekey`) and destroyed; the same objects stand under the new one.
-    Asking again finds them."""
+    """The key was replaced by another (`coffer keys rekey`) and destroyed. The same objects exist under the new one,
+    and a retry finds them."""
 
     exit_code: ClassVar[int] = 14
 
 
 class AccessDeniedError(CofferError):
-    """The access decision said no."""
+    """The access decision denied the request."""
 
     exit_code: ClassVar[int] = 10
 
@@ -132,9 +132,9 @@ class ConfigError(CofferError):
 
 
 class InputError(CofferError):
-    """The caller's data is bad: not DICOM, a bad identifier, a value out of range.
+    """The caller's data is invalid: not DICOM, a bad identifier, a value out of range.
 
-    `offending` names the elements at fault by their tags, where they are known (PS3.7 C.4).
+    `offending` holds the tags of the elements at fault, where they are known (PS3.7 C.4).
     """
 
     exit_code: ClassVar[int] = 12
@@ -149,24 +149,24 @@ class IdentifierError(InputError):
 
 
 class MismatchError(InputError):
-    """A data set is not the object that it was announced as (PS3.4 B.2.3)."""
+    """A data set is not the object that the request announced (PS3.4 B.2.3)."""
 
 
 class AmbiguousPatientError(InputError):
-    """What was asked for is of more than one patient; the message names the choice."""
+    """The request matches more than one patient; the message lists them."""
 
 
 class TooCostlyError(InputError):
-    """A query or retrieval has spent its budget of work; the message says what to narrow."""
+    """A query or retrieval exceeded its work budget; the message says what to narrow."""
 
 
 class ServiceError(CofferError):
-    """A part of the running server died and did not come back, so that the server ended: start it again."""
+    """A part of the running server died and could not be restarted, so the server stopped: start it again."""
 
     exit_code: ClassVar[int] = 15
 
 
 class FaultError(CofferError):
-    """A fault of Coffer's own, met while it served one request: the log has the traceback."""
+    """A bug in Coffer, hit while it served one request: the log has the traceback."""
 
     exit_code: ClassVar[int] = 16

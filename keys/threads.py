@@ -1,4 +1,4 @@
-"""A pool of threads that are all there from the start."""
+"""A thread pool that starts all of its threads at once."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,9 +7,10 @@ __all__ = ["started_pool"]
 
 
 def started_pool(threads: int, name: str) -> ThreadPoolExecutor:
-    """A pool that never has to start a thread later: one that the system refuses then leaves work that nobody does.
+    """Return a pool whose threads all run already: work queued for a thread that the system refuses later is never
+    done.
 
-    Raises RuntimeError where the system gives fewer.
+    Raises RuntimeError where the system refuses one of them.
     """
     pool, all_there = ThreadPoolExecutor(threads, name), threading.Event()
     try:

@@ -36,7 +36,7 @@ def clear_stale(folder: Path) -> int:
     that turned read-only, does no harm: it holds nothing readable. Raises IntegrityError where the folder is a link.
     """
     stale = [folder / name for name in opening.names(folder) if _OURS.fullmatch(name)]
-    files = [path for path in stale if (found := opening.look(path)) is not None and stat.S_ISREG(found.st_mode)]
+    files = [path for path in stale if (found := opening.status(path)) is not None and stat.S_ISREG(found.st_mode)]
     for path in files:
         discard(path)
     return len(files)

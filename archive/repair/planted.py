@@ -83,7 +83,7 @@ def _survey(root: Path, *, deep: bool) -> Iterator[str]:
 
 def _complaint(root: Path, part: str, name: str) -> str | None:
     shown = opening.shown(f"{part}/{name}" if part else name)
-    found = opening.look(root / part / name)
+    found = opening.status(root / part / name)
     if found is None:
         return None  # it was removed in between
     if not part and name == CONFIG:
@@ -119,7 +119,7 @@ def _tiles(root: Path) -> Iterator[str]:
         is_last = len(above.relative_to(root).parts) >= MOST_DEEP
         for name in names:
             path = above / name
-            found = opening.look(path)
+            found = opening.status(path)
             shown = opening.shown(path.relative_to(root))
             if found is not None and stat.S_ISDIR(found.st_mode):
                 if is_last:

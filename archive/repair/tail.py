@@ -22,7 +22,7 @@ from coffer.archive.verify.report import Finding
 from coffer.archive.verify.seams import FORK, Seams, require_signed
 from coffer.keys.disk import opening
 from coffer.keys.disk.append_file import AppendFile
-from coffer.keys.disk.durable import replace, settle
+from coffer.keys.disk.durable import replace, resync
 from coffer.keys.disk.reading import read_exactly, reading
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
@@ -57,7 +57,7 @@ def settle_end(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
     """
     numbers = folder.segment_numbers()
     if numbers:
-        settle(folder.segment_path(numbers[-1]), calls=calls)
+        resync(folder.segment_path(numbers[-1]), calls=calls)
     settle_notes(folder, calls)
 
 

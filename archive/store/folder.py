@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coffer.keys.disk import opening
-from coffer.keys.disk.durable import make_folder, settle, write_new
+from coffer.keys.disk.durable import make_folder, resync, write_new
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import ConfigError, FormatError, IntegrityError, NotFoundError
 
@@ -118,7 +118,7 @@ class ArchiveFolder:
                     hint=f"move it away and put the folder back; one that is to lie elsewhere is mounted at "
                     f"{self.path / part}, not linked",
                 ) from error
-        settle(self.path / _NAME, calls=calls)
+        resync(self.path / _NAME, calls=calls)
 
     def commit(self, calls: Syscalls = SYSTEM) -> None:
         """Write archive.json: from here on the folder is an archive. Durable on return."""

@@ -18,7 +18,7 @@ from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, parse_ch
 from coffer.archive.tree.leaves import Leaves
 from coffer.keys.disk import opening
 from coffer.keys.disk.append_file import AppendFile
-from coffer.keys.disk.durable import install, replace, settle, stage
+from coffer.keys.disk.durable import install, replace, resync, stage
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
 
@@ -165,7 +165,7 @@ def settle_notes(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
     Raises UnavailableError.
     """
     if opening.exists(folder.notes):
-        settle(folder.notes, calls=calls)
+        resync(folder.notes, calls=calls)
 
 
 def set_aside(folder: ArchiveFolder, size: int, calls: Syscalls = SYSTEM) -> None:
@@ -201,7 +201,7 @@ def _require_newer(old: Checkpoint, new: Checkpoint) -> None:
 
 
 def _append(folder: ArchiveFolder, data: bytes, calls: Syscalls) -> None:
-    found = opening.look(folder.notes)
+    found = opening.status(folder.notes)
     if found is None:
         replace(folder.notes, data, calls=calls)
         return

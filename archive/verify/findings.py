@@ -97,7 +97,7 @@ class Ledger:
         """Keep a finding, durable on return; None where it is known already."""
         entry = Entry(finding.segment, finding.offset, finding.seq, finding.what, now_ms, kept=kept)
         if opening.exists(self._path(entry)):
-            durable.settle(self._path(entry), calls=self._calls)  # a stop may have come before its name was stable
+            durable.resync(self._path(entry), calls=self._calls)  # a stop may have come before its name was stable
             return None
         self._write(entry)
         return entry
@@ -112,7 +112,7 @@ class Ledger:
         if unknown:
             raise NotFoundError(f"there is no finding {unknown[0]}", hint="coffer scrub show lists them")
         for known in (e for e in entries.values() if e.name in names and e.acknowledged_ms):
-            durable.settle(self._path(known), calls=self._calls)
+            durable.resync(self._path(known), calls=self._calls)
         waiting = [e for e in entries.values() if (e.name in names or not names) and not e.acknowledged_ms]
         answered = [replace(entry, acknowledged_ms=now_ms) for entry in waiting]
         for entry in answered:

@@ -69,7 +69,7 @@ class KeyChange:
         found = []
         for ref in self._tables.under(bytes((STUDY,)) + name):
             try:
-                row = self._tables.read(ref, self._keyring.doomed)
+                row = self._tables.read(ref, self._keyring.study_even_if_shredded)
             except (KeyUnavailableError, ShreddedError):
                 continue
             if isinstance(row, StudyRow) and row.study_key_id == key_id:
@@ -95,13 +95,13 @@ class KeyChange:
 
     def _series_of(self, ref: Ref, row: StudyRow) -> Iterator[tuple[Ref, SeriesRow]]:
         for series_ref in (child(ref, number) for number in range(row.numbered)):
-            series = self._tables.read(series_ref, self._keyring.doomed)
+            series = self._tables.read(series_ref, self._keyring.study_even_if_shredded)
             if isinstance(series, SeriesRow):
                 yield series_ref, series
 
     def _instances_of(self, series_ref: Ref, series: SeriesRow) -> Iterator[tuple[Ref, InstanceRow]]:
         for ref in (child(series_ref, number) for number in range(series.numbered)):
-            instance = self._tables.read(ref, self._keyring.doomed)
+            instance = self._tables.read(ref, self._keyring.study_even_if_shredded)
             if isinstance(instance, InstanceRow):
                 yield ref, instance
 

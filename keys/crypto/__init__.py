@@ -1,4 +1,4 @@
-"""The primitives, pure: AEAD, derivation, signatures, key shares, and the known answers that each is tested against.
+"""Pure cryptographic primitives: AEAD, key derivation, signatures, key shares, and their known-answer tests.
 
-Rule: no file, no clock; randomness comes from the caller.
+Rule: no files, no clock; callers inject randomness.
 """

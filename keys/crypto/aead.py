@@ -1,12 +1,12 @@
-"""C2SP chunked-encryption v1 with AES-256-GCM and HKDF-Expand-SHA-512, exactly as specified: the product's only cipher.
+"""C2SP chunked-encryption v1 with AES-256-GCM and HKDF-Expand-SHA-512, exactly as specified: our only cipher.
 
     key(32) || base_nonce(12) || commitment(32) = HKDF-Expand-SHA-512(prk = input key,
         info = "c2sp.org/chunked-encryption@v1+" || "AEAD_AES_256_GCM" || 0x00 || salt(24) || context)
     sealed = salt(24) || commitment(32) || chunk_0 || chunk_1 ...     nonce_k = base_nonce XOR be(k), empty AAD
 
-A plaintext chunk is 16 384 bytes, the last one is always shorter (it may be empty), each grows by a 16-byte tag.
-Rule: a fresh random salt for every message gives a fresh AES key, so no nonce state exists anywhere; the commitment
-is checked before anything is decrypted, and no byte leaves before its chunk's tag was verified.
+A plaintext chunk is 16 384 bytes; the last is always shorter (maybe empty); each gains a 16-byte tag.
+Rule: a fresh random salt for every message gives a fresh AES key, so there is no nonce state anywhere; the commitment
+is checked before anything is decrypted, and no plaintext is released before its chunk's tag is verified.
 It does not choose salts (callers inject randomness) and knows nothing of what it seals.
 """
 
@@ -55,7 +55,8 @@ _THREAD: Final = threading.local()
 
 
 def _scratch() -> memoryview:
-    """Return this thread's reused buffer. A fresh buffer per call costs four times the cipher in page faults."""
+    """Return this thread's reused buffer. Page faults of a new buffer per call cost four times as much as the
+    cipher."""
     try:
         return cast(memoryview, _THREAD.scratch)
     except AttributeError:
@@ -64,7 +65,7 @@ def _scratch() -> memoryview:
 
 
 def sealed_length(plain: int) -> int:
-    """Return the bytes that `plain` bytes occupy once sealed. Raises InputError below 0 or above the 4 PiB limit."""
+    """Return the sealed length of `plain` bytes. Raises InputError below 0 or above the 4 PiB limit."""
     chunks = plain // CHUNK + 1
     if plain < 0 or chunks > _MOST_CHUNKS:
         raise InputError("a sealed message holds 0 bytes to 4 PiB")
@@ -72,7 +73,7 @@ def sealed_length(plain: int) -> int:
 
 
 def plain_length(sealed: int) -> int:
-    """Return the plaintext bytes inside `sealed` bytes. Raises FormatError when no plaintext has that length."""
+    """Return the plaintext length of `sealed` bytes. Raises FormatError where no plaintext seals to that length."""
     full, rest = divmod(sealed - HEADER, _SEALED_CHUNK)
     if sealed < HEADER or rest < TAG or full >= _MOST_CHUNKS:
         raise FormatError("sealed data has an impossible length")
@@ -90,8 +91,8 @@ def _schedule(key: Secret, context: bytes, salt: bytes) -> tuple[AESGCM, int, by
 class Sealer:
     """Seals one message as a stream. Takes the 32-byte key, the context and a fresh random 24-byte salt.
 
-    Write `header`, then what every `update()` returns, then what `finish()` returns; or have it all written by
-    `into()`. Not thread-safe. A salt must never be used twice under one key and context.
+    Write `header`, then the result of every `update()`, then that of `finish()`; or let `into()` write it all. Not
+    thread-safe. A salt must never be used twice under one key and context.
     """
 
     __slots__ = ("_base", "_cipher", "_done", "_index", "_pending", "header")
@@ -104,12 +105,12 @@ class Sealer:
         self._done = False
 
     def update(self, data: Buffer) -> bytes:
-        """Return the ciphertext of every chunk that is whole after `data`; keeps less than one chunk back."""
+        """Return the ciphertext of every chunk that `data` completes; keeps back less than one chunk."""
         pieces = [self._run(stretch) for stretch in self._stretches(data)]
         return pieces[0] if len(pieces) == 1 else _EMPTY.join(pieces)
 
     def _stretches(self, data: Buffer) -> Iterator[Buffer]:
-        """What `data` makes whole, in stretches of whole chunks of at most 1 MiB; the rest stays pending."""
+        """Yield the chunks that `data` completes, in runs of whole chunks of at most 1 MiB; the rest stays pending."""
         view = memoryview(data).cast("B")
         if self._done:
             raise InputError("this message is finished")
@@ -127,14 +128,15 @@ class Sealer:
         self._pending += view[stop:]
 
     def finish(self) -> bytes:
-        """Return the last chunk, shorter than 16 384 bytes of plaintext; the message ends here, once."""
+        """Return the last chunk, shorter than 16 384 bytes of plaintext. Ends the message. Raises InputError if
+        repeated."""
         if self._done:
             raise InputError("this message is finished")
         self._done = True
         return self._run(self._pending, last=True)
 
     def whole(self, plaintext: Buffer) -> bytes:
-        """Return the whole sealed message, header included; only as the first and only call."""
+        """Return the whole sealed message, header included. Must be the only call."""
         view = memoryview(plaintext).cast("B")
         if self._done or self._index or self._pending:
             raise InputError("this message was begun as a stream")
@@ -146,14 +148,14 @@ class Sealer:
         return bytes(out[: self._run_into(view, out, HEADER, last=True)])
 
     def into(self, pieces: Iterable[Buffer], out: memoryview) -> None:
-        """Seal the whole message, given in pieces of any size, into `out`; only as the first and only call.
+        """Seal the whole message, given in pieces of any size, into `out`. Must be the only call.
 
-        `out` has the message's `sealed_length`; for another one InputError is raised, and `out` holds no message.
+        `out` must have the message's `sealed_length`; otherwise InputError is raised and `out` holds no message.
         """
         if self._done or self._index or self._pending:
             raise InputError("this message was begun as a stream")
         if len(out) < HEADER:
-            raise InputError("a sealed message is longer than the memory that was made for it")
+            raise InputError("the output buffer is too short for a sealed message")
         out[:HEADER] = self.header
         end = HEADER
         for piece in pieces:
@@ -161,19 +163,20 @@ class Sealer:
                 end = self._run_into(stretch, out, end)
         self._done = True
         if self._run_into(self._pending, out, end, last=True) != len(out):
-            raise InputError("a sealed message does not fill the memory that was made for it")
+            raise InputError("the output buffer is longer than the sealed message")
 
     def _run(self, plain: Buffer, *, last: bool = False) -> bytes:
-        """Seal at most 1 MiB of whole chunks, plus the short one when `last`, in this thread's scratch buffer."""
+        """Seal at most 1 MiB of whole chunks, and the short one if `last`, by way of this thread's scratch buffer."""
         out = _scratch()
         return bytes(out[: self._run_into(plain, out, 0, last=last)])
 
     def _run_into(self, plain: Buffer, out: memoryview, end: int, *, last: bool = False) -> int:
-        """Seal whole chunks, plus the short one when `last`, to `out` from `end` on. Returns where they end there."""
+        """Seal whole chunks, and the short one if `last`, into `out` at offset `end`. Returns the offset behind
+        them."""
         view = memoryview(plain)
         count = len(view) // CHUNK + last
         if self._index + count > _MOST_CHUNKS or end + len(view) + count * TAG > len(out):
-            raise InputError("a sealed message is longer than it may be, or than the memory that was made for it")
+            raise InputError("a sealed message exceeds the 4 PiB limit or its output buffer")
         for number in range(count):
             piece = view[number * CHUNK : (number + 1) * CHUNK]
             start, end = end, end + len(piece) + TAG
@@ -186,8 +189,8 @@ class Opener:
     """Opens one sealed message chunk by chunk, in any order. Safe to share between threads.
 
     Takes the key, the context, the message's first 56 bytes and its `total` length in bytes, header included.
-    Raises FormatError for an impossible length and IntegrityError when the commitment does not fit, which means
-    another key, another context or a changed header; nothing was decrypted then.
+    Raises FormatError for an impossible length and IntegrityError when the commitment does not match: another key,
+    another context or an altered header. Nothing was decrypted then.
     """
 
     __slots__ = ("_base", "_cipher", "length", "total")
@@ -199,17 +202,17 @@ class Opener:
             raise FormatError("a sealed message starts with 56 bytes")
         self._cipher, self._base, commitment = _schedule(key, context, bytes(header[:SALT]))
         if not hmac.compare_digest(commitment, header[SALT:]):
-            raise IntegrityError("sealed data does not belong to this key and place: commitment mismatch")
+            raise IntegrityError("sealed data does not belong to this key and context: commitment mismatch")
 
     @property
     def last_chunk(self) -> int:
-        """Index of the last chunk, the one that is shorter than the others."""
+        """Index of the last chunk, the short one."""
         return self.length // CHUNK
 
     def chunk(self, index: int, data: Buffer) -> bytes:
         """Return the verified plaintext of chunk `index`, whose sealed bytes (tag included) are `data`.
 
-        Raises IntegrityError when the tag does not verify, FormatError when `data` has the wrong length for its place.
+        Raises IntegrityError when the tag does not verify, FormatError when `data` has the wrong length for its index.
         """
         last = self.last_chunk
         size = (self.length - last * CHUNK if index == last else CHUNK) + TAG
@@ -223,8 +226,8 @@ class Opener:
     def chunk_span(self, start: int, stop: int) -> tuple[int, int, int, int]:
         """Return (first chunk, last chunk, byte offset, byte length): the sealed bytes of plaintext [start, stop).
 
-        Both chunks are inclusive, the offset counts from the header's first byte. A range that reaches the end includes
-        the final chunk even when that one is empty, so that a cut message cannot pass. Raises InputError out of range.
+        Both chunks are inclusive; the offset counts from the header's first byte. A range that reaches the end includes
+        the last chunk even if that is empty, so a truncated message cannot pass. Raises InputError out of range.
         """
         if not 0 <= start <= stop <= self.length:
             raise InputError("range lies outside the message")
@@ -234,9 +237,9 @@ class Opener:
         return first, last, offset, min(self.total, HEADER + (last + 1) * _SEALED_CHUNK) - offset
 
     def open_range(self, read: Callable[[int, int], Buffer], start: int, stop: int) -> memoryview:
-        """Return plaintext [start, stop). `read(offset, length)` yields sealed bytes, asked for about 1 MiB at a time.
+        """Return plaintext [start, stop). `read(offset, length)` returns sealed bytes; each call asks for about 1 MiB.
 
-        Raises IntegrityError for altered or missing bytes; nothing of the range is returned then.
+        Raises IntegrityError for altered or missing bytes; then none of the range is returned.
         """
         first, last, offset, length = self.chunk_span(start, stop)
         plain = memoryview(bytearray(length - (last - first + 1) * TAG))
@@ -251,7 +254,7 @@ class Opener:
         return plain[low : low + stop - start]
 
     def _run(self, index: int, window: memoryview, out: memoryview) -> None:
-        """Open consecutive sealed chunks into the beginning of `out`."""
+        """Open consecutive sealed chunks into the start of `out`."""
         end = 0
         for low in range(0, len(window), _SEALED_CHUNK):
             piece = window[low : low + _SEALED_CHUNK]
@@ -272,6 +275,6 @@ def open_sealed(key: Secret, context: bytes, sealed: Buffer) -> bytes:
     """Open a whole sealed message. Raises FormatError or IntegrityError; returns nothing unverified."""
     view = memoryview(sealed).cast("B")
     opener = Opener(key, context, bytes(view[:HEADER]), len(view))
-    if not opener.last_chunk:  # a key, a row of the index: what follows costs more than opening it
+    if not opener.last_chunk:  # a key or an index row: the general path costs more than the decryption
         return opener.chunk(0, view[HEADER:])
     return bytes(opener.open_range(lambda offset, length: view[offset : offset + length], 0, opener.length))

@@ -1,7 +1,8 @@
-"""Keys from keys: HKDF-Expand-SHA-256 (RFC 5869 section 2.3; SP 800-108 feedback KDF) and HMAC-SHA-256 (FIPS 198-1).
+"""Key derivation: HKDF-Expand-SHA-256 (RFC 5869 section 2.3; SP 800-108 feedback KDF) and HMAC-SHA-256 (FIPS 198-1).
 
-Rule: one parent key, one label, one purpose. Every label of the product stands here, so that no two can collide.
-Parents are uniformly random 32-byte keys, hence Expand without Extract. It stretches no passphrases (see `keyfile`).
+Rule: one parent key, one label, one purpose. Every label of the product is listed here, so that no two collide. Parents
+are uniformly random 32-byte keys, hence Expand without Extract. It stretches no passphrases (`keys.providers.key_file`
+does).
 """
 
 from __future__ import annotations
@@ -40,20 +41,20 @@ BLOB: Final = b"coffer/blob/v1"
 CID: Final = b"coffer/cid/v1"
 ROW: Final = b"coffer/row/v1"
 KCV: Final = b"coffer/kcv/v1"  # not an HKDF label: the message of an HMAC under the DEK itself
-SHARE: Final = b"coffer/share/v1"  # the start of a message of an HMAC under an epoch KEK
+SHARE: Final = b"coffer/share/v1"  # starts the message of an HMAC under an epoch KEK
 
 # Under the archive root key (ARK).
 INDEX_TOKEN: Final = b"coffer/index-token/v1"
 INDEX_ROW: Final = b"coffer/index-row/v1"
 AUDIT: Final = b"coffer/audit/v1"
 PSEUDONYM: Final = b"coffer/pseudonym/v1"
-EVENT: Final = b"coffer/event/v1"  # what administrators did, sealed in the log
+EVENT: Final = b"coffer/event/v1"  # acts of administrators, sealed in the log
 NOTE: Final = b"coffer/note/v1"  # holds and requests, sealed in the keyring
 LOG_ID: Final = b"coffer/log-id/v1"  # short keyed ids that stand for UIDs in logs and metrics
 
-# Under a key file's secret, or secret and stretched passphrase together.
+# Under a key file's secret, or the secret with the stretched passphrase.
 KEYFILE_WRAP: Final = b"coffer/keyfile-wrap/v1"
-KEYFILE_ID: Final = b"coffer/keyfile-id/v1"  # the secret's name, in clear; under the secret alone
+KEYFILE_ID: Final = b"coffer/keyfile-id/v1"  # the secret's public id; derived from the secret alone
 
 _LONGEST: Final = 255 * 32  # RFC 5869: L <= 255 * HashLen
 

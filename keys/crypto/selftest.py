@@ -1,8 +1,9 @@
 """Known-answer tests of every primitive, run once in each process before it uses its first key.
 
-Rule: a cipher library that answers wrongly (a broken build, a wrong CPU path) stops the process before it can seal or
-open anything. Whoever makes a key usable asks for it: new key file, keyring, recovery from shares, lane. The expected
-values are published ones, or follow from them by hand. It takes a few milliseconds and does not judge randomness.
+Rule: a cipher library that computes wrong results (a broken build, a faulty CPU path) stops the process before it can
+seal or open anything. Code that makes a key usable calls `require`: new key file, keyring, recovery from shares, worker
+process. The expected values are published or follow from published ones by hand calculation. It takes a few
+milliseconds and does not test randomness.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["require", "run"]
 
 _hex = bytes.fromhex
 _TESTS: Final[list[Callable[[], bool]]] = []
-_passed: Final[list[int]] = []  # how many, once they have
+_passed: Final[list[int]] = []  # the number of tests, once all have passed
 
 
 def _known_answer(test: Callable[[], bool]) -> Callable[[], bool]:
@@ -99,7 +100,7 @@ def _chunks() -> bool:  # tests/vectors/chunked_encryption.json, two chunks, who
 
 
 @_known_answer
-def _refuses_altered() -> bool:  # a flipped bit must not open
+def _refuses_altered() -> bool:  # a message with a flipped bit must not open
     key, sealed = Secret(bytes(range(32))), bytearray(aead.seal(Secret(bytes(range(32))), b"c", b"x", bytes(24)))
     sealed[-1] ^= 1
     try:
@@ -110,7 +111,7 @@ def _refuses_altered() -> bool:  # a flipped bit must not open
 
 
 @_known_answer
-def _ed25519() -> bool:  # RFC 8032 7.1 test 1, both ways, and a refusal
+def _ed25519() -> bool:  # RFC 8032 7.1 test 1: sign, verify, and reject another message
     private = Ed25519PrivateKey.from_private_bytes(
         _hex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
     )
@@ -144,7 +145,7 @@ def _argon2id() -> bool:  # RFC 9106 5.3
 @_known_answer
 def _key_shares() -> bool:  # FIPS 197 4.2: {57} x {83} = {c1}, {83} x {02} = {1d}
     secret, coefficient = b"\x57" * 32, b"\x83" * 32
-    values = shamir.divide(secret, 2, 3, lambda size: coefficient[:size])
+    values = shamir.split_secret(secret, 2, 3, lambda size: coefficient[:size])
     return (
         shamir.times(int.from_bytes(secret, "big"), 0x83) == int.from_bytes(b"\xc1" * 32, "big")
         and values == [b"\xd4" * 32, b"\x4a" * 32, b"\xc9" * 32]
@@ -153,12 +154,12 @@ def _key_shares() -> bool:  # FIPS 197 4.2: {57} x {83} = {c1}, {83} x {02} = {1
 
 
 def run() -> int:
-    """Run all tests and return how many there are, all passed. Raises IntegrityError naming those that failed."""
+    """Run all tests. Returns how many there are. Raises IntegrityError naming those that failed."""
     failed: list[str] = []
     for test in _TESTS:
         try:
             passed = test()
-        except Exception:  # noqa: BLE001  a library that is broken may raise anything
+        except Exception:  # noqa: BLE001  a broken library may raise anything
             passed = False
         if not passed:
             failed.append(test.__name__.strip("_"))
@@ -171,6 +172,6 @@ def run() -> int:
 
 
 def require() -> None:
-    """Run all tests where this process has not passed them yet. Raises IntegrityError as `run`."""
+    """Run all tests unless this process has passed them already. Raises IntegrityError as `run`."""
     if not _passed:
         _passed.append(run())

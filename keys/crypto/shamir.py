@@ -1,9 +1,9 @@
-"""Key shares: an epoch's KEK divided among people, so that any k of n bring it back and fewer learn nothing (pure).
+"""Key shares: an epoch's KEK split among people, so that any k of n recover it and fewer learn nothing (pure).
 
-Shamir's scheme over GF(2^8) with the AES polynomial, each byte of the KEK by itself. Rule: secrets are added, or
-multiplied by public numbers, without tables and without branches on them. A share says which archive, epoch and group
-it belongs to; a check value under the KEK finds a wrong one, which Shamir's scheme alone would turn into a wrong key
-without a word. The bytes and the text are in FORMAT.md. It reads no files.
+Shamir's scheme over GF(2^8) with the AES polynomial, byte by byte. Rule: secrets are only added, or multiplied by
+public numbers, without tables and without branches on them. A share states its archive, epoch and group; a check value
+under the KEK detects a wrong share, which Shamir's scheme alone would silently turn into a wrong key. FORMAT.md defines
+the bytes and the text. It reads no files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from coffer.keys.crypto.derive import SHARE, hmac_sha256
 from coffer.keys.errors import InputError
 from coffer.keys.memory.secret import Secret
 
-__all__ = ["MOST_SHARES", "Group", "Recovered", "Share", "combine", "divide", "split"]
+__all__ = ["MOST_SHARES", "Group", "Recovered", "Share", "combine", "split", "split_secret"]
 
 VERSION: Final = 1
 MOST_SHARES: Final = 16
@@ -33,7 +33,7 @@ _LOW7: Final = 0x7F * _ONES
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What all shares of one splitting have in common. `made_s` is in seconds since 1970 UTC."""
+    """What all shares of one split have in common. `made_s` is in seconds since 1970 UTC."""
 
     group: bytes
     archive_id: bytes
@@ -51,7 +51,7 @@ class Group:
 
     @classmethod
     def decode(cls, data: bytes) -> Group:
-        """Return the group. Raises InputError for another length or version, and for numbers that cannot be."""
+        """Return the group. Raises InputError for another length or version, and for impossible numbers."""
         if len(data) != GROUP.size or data[0] != VERSION:
             raise InputError("this is not a key share that this release knows")
         _, *fields = GROUP.unpack(data)
@@ -63,7 +63,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Share:
-    """One person's part. `index` counts from 1; `check` is the same in all shares of a group."""
+    """One person's share. `index` counts from 1; `check` is the same in all shares of a group."""
 
     of: Group
     index: int
@@ -71,12 +71,12 @@ class Share:
     value: Secret
 
     def encode(self) -> bytes:
-        """Return the 100 bytes: whoever has k of them has the key."""
+        """Return the 100 bytes. They are secret: k shares give the key."""
         return self.of.encode() + BODY.pack(self.index, self.check, self.value.reveal())
 
     @classmethod
     def decode(cls, data: bytes) -> Share:
-        """Return the share. Raises InputError for another length or version, and for numbers that cannot be."""
+        """Return the share. Raises InputError for another length or version, and for impossible numbers."""
         if len(data) != SIZE:
             raise InputError("this is not a key share that this release knows")
         group = Group.decode(data[: GROUP.size])
@@ -88,7 +88,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recovered:
-    """The KEK that shares gave, and the names of shares that do not belong to it although they say so."""
+    """A recovered KEK, and the names of the given shares that do not belong to it although they claim to."""
 
     of: Group
     kek: Secret
@@ -96,7 +96,7 @@ class Recovered:
 
 
 def times(lanes: int, factor: int) -> int:
-    """Multiply 32 bytes, as one number, each by a public factor in GF(2^8) modulo x^8 + x^4 + x^3 + x + 1."""
+    """Multiply each of 32 bytes, packed into one integer, by a public factor in GF(2^8) mod x^8 + x^4 + x^3 + x + 1."""
     total = 0
     for bit in range(8):
         total ^= lanes * (factor >> bit & 1)
@@ -106,7 +106,7 @@ def times(lanes: int, factor: int) -> int:
 
 
 def _inverse(factor: int) -> int:
-    """Return 1 / factor for a public factor that is not 0: factor^254, for factor^255 = 1."""
+    """Return 1 / factor for a public factor other than 0: factor^254, since factor^255 = 1."""
     square, product = factor, 1
     for _ in range(7):  # 254 = 2 + 4 + ... + 128
         square = times(square, square) & 0xFF
@@ -114,8 +114,9 @@ def _inverse(factor: int) -> int:
     return product
 
 
-def divide(secret: bytes, threshold: int, count: int, random: Callable[[int], bytes]) -> list[bytes]:
-    """Return `count` values at x = 1, 2, ... of polynomials of degree `threshold` - 1 whose constants are `secret`."""
+def split_secret(secret: bytes, threshold: int, count: int, random: Callable[[int], bytes]) -> list[bytes]:
+    """Return the values at x = 1 to `count` of polynomials of degree `threshold` - 1 with `secret` as constant
+    terms."""
     coefficients = [int.from_bytes(secret, "big")]
     coefficients += [int.from_bytes(random(_SECRET), "big") for _ in range(threshold - 1)]
     values = []
@@ -141,14 +142,14 @@ def value_at(x: int, points: Mapping[int, bytes]) -> bytes:
 
 
 def split(kek: Secret, of: Group, random: Callable[[int], bytes]) -> list[Share]:
-    """Return the shares of a 32-byte KEK. Raises InputError unless 2 <= threshold <= count <= 16."""
+    """Split a 32-byte KEK into shares. Raises InputError unless 2 <= threshold <= count <= 16."""
     if not 2 <= of.threshold <= of.count <= MOST_SHARES:
         raise InputError(
             f"{of.threshold} of {of.count} shares cannot be made",
-            hint=f"take 2 to {MOST_SHARES} shares, and at least 2 of them to recover: one alone would be the key",
+            hint=f"make 2 to {MOST_SHARES} shares, and require at least 2 to recover: one alone would be the key",
         )
     check = _check_value(kek, of)
-    values = divide(kek.reveal(), of.threshold, of.count, random)
+    values = split_secret(kek.reveal(), of.threshold, of.count, random)
     return [Share(of, index, check, Secret(value)) for index, value in enumerate(values, 1)]
 
 
@@ -157,10 +158,10 @@ def _check_value(kek: Secret, of: Group) -> bytes:
 
 
 def combine(named: Mapping[str, Share]) -> Recovered:
-    """Return the KEK of the shares, given by the names to call them by in messages.
+    """Recover the KEK from shares, given under the names that messages use for them.
 
-    With more than the threshold, shares that were altered are found and named. Raises InputError, which says by name
-    which shares do not go together, how many are missing, or that one was altered.
+    With more shares than the threshold, altered ones are found and named. Raises InputError, naming shares of different
+    groups, or saying how many are missing or that one was altered.
     """
     of = _common_group(named)
     points = _points(named)
@@ -179,7 +180,7 @@ def combine(named: Mapping[str, Share]) -> Recovered:
             return Recovered(of, kek, tuple(wrong))
     raise InputError(
         f"the shares do not give the key of group {of.group.hex()}: at least one of {', '.join(named)} was altered",
-        hint="give more shares than are needed: then the altered one is found and named",
+        hint="give more shares than are needed, then the altered one is identified",
     )
 
 
@@ -190,9 +191,9 @@ def _common_group(named: Mapping[str, Share]) -> Group:
     for name, share in named.items():
         groups.setdefault((share.of.encode(), share.check), []).append(name)
     if len(groups) > 1:
-        told = [f"{', '.join(names)}: {_describe(named[names[0]].of)}" for names in groups.values()]
+        described = [f"{', '.join(names)}: {_describe(named[names[0]].of)}" for names in groups.values()]
         raise InputError(
-            "the shares are not of one splitting:\n" + "\n".join(f"  {line}" for line in told),
+            "the shares are not of one splitting:\n" + "\n".join(f"  {line}" for line in described),
             hint="give shares of one group only",
         )
     return next(iter(named.values())).of
@@ -203,13 +204,13 @@ def _describe(of: Group) -> str:
 
 
 def _points(named: Mapping[str, Share]) -> dict[int, tuple[str, bytes]]:
-    """Index -> name and value. The same share twice counts once; two different ones of one index cannot both be."""
+    """Return name and value by index. A repeated share counts once; two different ones of one index are an error."""
     points: dict[int, tuple[str, bytes]] = {}
     for name, share in named.items():
         first, value = points.setdefault(share.index, (name, share.value.reveal()))
         if not share.value.matches(value):
             raise InputError(
                 f"{first} and {name} are both share {share.index}, with different content: one of them was altered",
-                hint="leave one out, then the other",
+                hint="try without the one, then without the other",
             )
     return points

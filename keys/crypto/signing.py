@@ -4,8 +4,8 @@
     key hash = SHA-256(name || 0x0A || 0x01 || public key(32))[:4]
     vkey = name "+" hex(key hash) "+" base64(0x01 || public key)
 
-Rule: the signature covers the body's bytes exactly; verifying needs the vkey only and never a secret.
-Lines by other keys (witnesses) are allowed and ignored. It does not know what a checkpoint says.
+Rule: the signature covers exactly the body's bytes; verifying needs only the vkey, never a secret.
+Lines by other keys (witnesses) are allowed and ignored. It does not know what a checkpoint means.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def _key_hash(name: str, public: bytes) -> bytes:
 
 def _check_name(name: str) -> None:
     if not name or "+" in name or not name.isprintable() or any(letter.isspace() for letter in name):
-        raise InputError("a signing name is not empty and has no spaces and no plus sign")
+        raise InputError("a signing name must not be empty or contain spaces or a plus sign")
 
 
 def _check_body(body: bytes) -> None:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
-        raise InputError("a note's body is UTF-8 text") from None
+        raise InputError("a note's body must be UTF-8 text") from None
     if not text.endswith("\n") or any(letter < " " and letter != "\n" for letter in text):
-        raise InputError("a note's body ends with a newline and has no other control characters")
+        raise InputError("a note's body must end with a newline and have no other control characters")
 
 
 class CheckpointSigner:
@@ -57,17 +57,18 @@ class CheckpointSigner:
         self.public: bytes = self._private.public_key().public_bytes_raw()
 
     def vkey(self, name: str) -> str:
-        """Return the verifier key line for `name`, ASCII but for the name; it is public."""
+        """Return the public verifier key for `name`; ASCII but for the name. Raises InputError for a bad name."""
         _check_name(name)
         hashed = _key_hash(name, self.public).hex()
         return f"{name}+{hashed}+{base64.b64encode(_ED25519 + self.public).decode()}"
 
     def sign_note(self, name: str, body: bytes) -> bytes:
-        """Return the signed note. Raises InputError when body or name break the C2SP signed-note rules."""
+        """Return the signed note. Raises InputError where body or name violate the C2SP signed-note rules."""
         return body + b"\n" + self.line(name, body)
 
     def line(self, name: str, body: bytes) -> bytes:
-        """Return this key's signature line alone, to stand behind another's. Raises as `sign_note`."""
+        """Return this key's signature line alone, to append to a note that another key signed. Raises as
+        `sign_note`."""
         _check_name(name)
         _check_body(body)
         signature = base64.b64encode(_key_hash(name, self.public) + self._private.sign(body))
@@ -90,7 +91,7 @@ def _parse_vkey(vkey: str) -> tuple[str, bytes, bytes]:
 
 
 def _signature(line: bytes, name: str, key_hash: bytes) -> bytes | None:
-    """Return the 64-byte signature when the line is by this name and key, None for another's. Raises FormatError."""
+    """Return the 64-byte signature of a line by this name and key; None for another's line. Raises FormatError."""
     words = line[len(_DASH) :].split(b" ")
     if not line.startswith(_DASH) or len(words) != 2:
         raise FormatError("a signature line of the note is malformed")
@@ -100,12 +101,12 @@ def _signature(line: bytes, name: str, key_hash: bytes) -> bytes | None:
         raise FormatError("a signature line of the note is malformed") from None
     if words[0] != name.encode() or blob[:4] != key_hash:
         return None
-    if len(blob) != 68 or base64.b64encode(blob) != words[1]:  # one form only: no spare bits
+    if len(blob) != 68 or base64.b64encode(blob) != words[1]:  # canonical base64 only: no spare bits
         raise FormatError("a signature line of the note is malformed")
     return blob[4:]
 
 
-def _divided(note: bytes) -> tuple[bytes, list[bytes]]:
+def _parts(note: bytes) -> tuple[bytes, list[bytes]]:
     """Return the body of a note and its signature lines. Raises FormatError."""
     at = note.rfind(b"\n\n")
     if len(note) > _LONGEST_NOTE or at < 0 or not note.endswith(b"\n"):
@@ -117,25 +118,25 @@ def _divided(note: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def body_of(note: bytes) -> bytes:
-    """Return the body of a note, no signature checked. Raises FormatError."""
-    return _divided(note)[0]
+    """Return the body of a note without checking any signature. Raises FormatError."""
+    return _parts(note)[0]
 
 
 def has_line(note: bytes, vkey: str) -> bool:
-    """Whether a note has a signature line in this key's name and with its hash, checked or not. Raises FormatError."""
+    """Whether a note has a signature line with this key's name and hash; it is not verified. Raises FormatError."""
     name, key_hash, _ = _parse_vkey(vkey)
-    return any(_signature(line, name, key_hash) is not None for line in _divided(note)[1])
+    return any(_signature(line, name, key_hash) is not None for line in _parts(note)[1])
 
 
 def verify_note(note: bytes, name: str, vkey: str) -> bytes:
-    """Return the body of a note that `vkey`, whose name must be `name`, has signed.
+    """Return the body of a note signed by `vkey`, whose name must be `name`.
 
     Raises FormatError for a malformed note or key, IntegrityError when no signature by that key verifies.
     """
     key_name, key_hash, public = _parse_vkey(vkey)
     if key_name != name:
         raise IntegrityError("the verifier key belongs to another name")
-    body, lines = _divided(note)
+    body, lines = _parts(note)
     found = [signature for signature in (_signature(line, name, key_hash) for line in lines) if signature is not None]
     if not found:
         raise IntegrityError("the note is not signed by this key")

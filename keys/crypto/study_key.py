@@ -1,7 +1,7 @@
-"""One study's key in memory, and the keys that are derived from it for each use.
+"""One study's key in memory, and the keys derived from it for each use.
 
-Rule: whoever seals with it takes the key derived for that use, and never the DEK itself. It does not know where it is
-kept, nor under what it is wrapped.
+Rule: data is sealed under the key derived for its use, never under the DEK itself. It does not know where the DEK is
+stored or what wraps it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ KCV_BYTES: Final = 16
 
 @dataclass(frozen=True, eq=False)
 class StudyKey:
-    """One study's key, and what is derived from it when it is first asked for, about 4 us each."""
+    """One study's key, and the keys derived from it on first use, about 4 us each."""
 
     key_id: bytes
     dek: Secret
 
     @cached_property
     def blob(self) -> Secret:
-        """What objects are sealed under (HKDF label blob)."""
+        """The key that seals objects (HKDF label blob)."""
         return derive.derive(self.dek, derive.BLOB)
 
     @cached_property
     def cid(self) -> Secret:
-        """What content ids are made with (HKDF label cid)."""
+        """The key of content ids (HKDF label cid)."""
         return derive.derive(self.dek, derive.CID)
 
     @cached_property
     def row(self) -> Secret:
-        """What index rows are sealed under (HKDF label row)."""
+        """The key that seals index rows (HKDF label row)."""
         return derive.derive(self.dek, derive.ROW)
 
     @cached_property
     def kcv(self) -> bytes:
-        """16 bytes by which the key is told from any other."""
+        """The 16-byte key-check value, which identifies the key without revealing it."""
         return derive.hmac_sha256(self.dek, derive.KCV)[:KCV_BYTES]

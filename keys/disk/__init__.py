@@ -1,4 +1,4 @@
-"""Files that survive a power cut: written whole, appended, locked, opened below a folder that others may write to.
+"""Files that survive a power cut: written atomically, appended, locked, opened inside folders that others can write to.
 
-Rule: knows bytes and names, never what they mean; no key material passes through its messages.
+Rule: knows bytes and names, never their meaning; no key material appears in its messages.
 """

@@ -1,7 +1,7 @@
-"""One file that grows at its end, and says of no byte that it is stable before the device did.
+"""An append-only file that reports no byte as stable before the device does.
 
-Rule: a failed fsync is never retried: after it the kernel may have dropped the dirty pages (Rebello et al., ATC 2020),
-so the file stops for good and only reopening, with recovery, continues. Every method's docstring lists its system
+Rule: a failed fsync is never retried: the kernel may have dropped the dirty pages (Rebello et al., ATC 2020), so the
+file fails permanently and work continues only after reopening, with recovery. Every method's docstring lists its system
 calls. It does not lock, and knows nothing of what the bytes mean.
 """
 
@@ -28,10 +28,10 @@ __all__ = ["AppendFile"]
 
 
 class AppendFile:
-    """One file that grows at its end: open(O_RDWR), lseek(end); with `create`, open(O_EXCL) and fsync(folder) too.
+    """An append-only file: open(O_RDWR), lseek(end); with `create`, open(O_EXCL) and fsync(folder) too.
 
-    Fail-stop: after any OSError every further call but `close()` raises UnavailableError, because nobody knows any more
-    which bytes are stable. Not thread-safe: the caller serialises. `size` counts the bytes handed to the kernel,
+    Fail-stop: after any OSError every further call but `close()` raises UnavailableError, because it is unknown which
+    bytes are stable. Not thread-safe: the caller serialises. `size` counts the bytes handed to the kernel,
     of which only those before the last successful `sync()` are durable.
     """
 
@@ -59,21 +59,21 @@ class AppendFile:
 
     @property
     def path(self) -> Path:
-        """Where the file is."""
+        """Path of the file."""
         return self._path
 
     @property
     def size(self) -> int:
-        """Bytes in the file as far as this object wrote them; not a promise of durability."""
+        """Bytes in the file, as far as this object knows; not a promise of durability."""
         return self._size
 
     @property
     def failed(self) -> bool:
-        """True once a call failed; only reopening helps."""
+        """Whether a call has failed; only reopening helps."""
         return self._failed
 
     def write_all(self, buffers: Sequence[Buffer]) -> None:
-        """Append `buffers` in order: writev, repeated until all is taken. Nothing is durable before `sync()`."""
+        """Append `buffers` in order: writev, repeated until all is written. Nothing is durable before `sync()`."""
         with self._guarded("append to"):
             self._size += write_fully(self._calls, self._fd, buffers)
 
@@ -91,7 +91,7 @@ class AppendFile:
             self._calls.lseek(self._fd, self._size, os.SEEK_SET)
 
     def sync(self) -> None:
-        """Make all bytes and the size durable: fdatasync. A failure is final (see the class)."""
+        """Make all bytes and the size durable: fdatasync. A failure is permanent (see the class)."""
         with self._guarded("sync"):
             self._calls.fdatasync(self._fd)
 
@@ -118,7 +118,8 @@ class AppendFile:
         if self._failed or self._fd < 0:
             state = "an earlier write failed" if self._failed else "it is closed"
             raise UnavailableError(
-                f"cannot {doing} {self._path}: {state}", hint="reopen it, which recovers and checks what is stable"
+                f"cannot {doing} {self._path}: {state}",
+                hint="restart: reopening recovers and checks what is stable",
             )
         try:
             yield

@@ -1,6 +1,6 @@
-"""Whole files and folders that are to survive power loss: written, replaced, moved, removed.
+"""Files and folders that must survive power loss: written, replaced, moved and removed atomically.
 
-Rule: this module, `keys.disk.append_file` and `keys.disk.syscalls` are the only code of the product that syncs,
+Rule: this module, `keys.disk.append_file` and `keys.disk.syscalls` are the only code in the product that syncs,
 renames, links or removes files. Every function's docstring lists its system calls in order and says what is durable on
 return; every OSError becomes UnavailableError. It does not lock, and knows nothing of what the bytes mean.
 """
@@ -31,7 +31,7 @@ __all__ = [
     "remove",
     "remove_folder",
     "replace",
-    "settle",
+    "resync",
     "stage",
     "tidy",
     "write_new",
@@ -42,7 +42,7 @@ _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, 
 
 
 def make_folder(path: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> None:
-    """Make one folder, durable on return: mkdir, fsync(parent). An existing folder is left as it is, but synced too."""
+    """Create one folder: mkdir, fsync(parent). Durable on return. An existing folder is kept and synced too."""
     with converted("make folder", path):
         try:
             calls.mkdir(path, mode)
@@ -53,15 +53,15 @@ def make_folder(path: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> N
 
 
 def make_folders(path: Path, above: Path, mode: int = 0o700, *, calls: Syscalls = SYSTEM) -> None:
-    """Make a folder and those between it and `above`, which is there: mkdir, fsync(parent) for each, also for one that
-    is there, as a stop may have left it. Durable on return."""
+    """Create a folder and those between it and `above`, which exists: mkdir, fsync(parent) for each, also for existing
+    ones, which a crash may have left unsynced. Durable on return."""
     names = path.relative_to(above).parts
     for count in range(1, len(names) + 1):
         make_folder(above.joinpath(*names[:count]), mode, calls=calls)
 
 
 def _write_and_sync(path: Path, data: Buffer, mode: int, calls: Syscalls) -> None:
-    """open(O_EXCL, mode), writev, fsync, close; on any failure the partial file is unlinked and the error raised."""
+    """open(O_EXCL, mode), writev, fsync, close; on failure the partial file is unlinked and the error re-raised."""
     fd = calls.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         try:
@@ -76,17 +76,17 @@ def _write_and_sync(path: Path, data: Buffer, mode: int, calls: Syscalls) -> Non
 
 
 def write_new(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> None:
-    """Write a file that must not exist yet: `stage` and `place`.
+    """Write a file that must not exist yet: `stage`, then `place`.
 
-    At any point it is whole or not there; on return name and content are durable. Raises UnavailableError; a file that
-    existed is untouched.
+    At any point it is complete or absent; on return name and content are durable. Raises UnavailableError; an existing
+    file is untouched.
     """
     if not place(stage(path, [data], mode, calls=calls), path, calls=calls):
-        raise UnavailableError(f"cannot write {path}: it is there already", hint="choose another name, or move it away")
+        raise UnavailableError(f"cannot write {path}: it exists already", hint="choose another name, or move it away")
 
 
 def tidy(path: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Remove the second name that a stop in `write_new` may have left of a file: unlink, fsync(folder), where there is
+    """Remove the second name of a file that a crash in `write_new` may have left: unlink, fsync(folder), where there is
     one. Durable on return."""
     fresh = path.with_name(f".{path.name}.new")
     if opening.exists(fresh):
@@ -94,10 +94,10 @@ def tidy(path: Path, *, calls: Syscalls = SYSTEM) -> None:
 
 
 def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> None:
-    """Replace a file's content as a whole: unlink(stale), open(O_EXCL) of `.<name>.new`, writev, fsync, close, rename,
+    """Replace a file's content atomically: unlink(stale), open(O_EXCL) of `.<name>.new`, writev, fsync, close, rename,
     fsync(folder).
 
-    A reader, or a crash at any point, sees either the old content or the new; on return the new one is durable.
+    A reader, or a crash at any point, sees the old content or the new; on return the new content is durable.
     Raises UnavailableError. One process at a time may replace a given path.
     """
     fresh = path.with_name(f".{path.name}.new")
@@ -110,31 +110,31 @@ def replace(path: Path, data: Buffer, mode: int = 0o600, *, calls: Syscalls = SY
 
 
 def remove(path: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Remove a file that may not be there: unlink, fsync(folder). Durable on return."""
+    """Remove a file, which may be absent: unlink, fsync(folder). Durable on return."""
     with converted("remove", path), contextlib.suppress(FileNotFoundError):
         calls.unlink(path)
     sync_folder(path.parent, calls=calls)
 
 
 def discard(path: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Remove a file that nobody needs any more, where that can be done: unlink. It may be back after a power cut.
+    """Remove a file that is no longer needed, best effort: unlink. It may reappear after a power cut.
 
-    One that stays, as on a volume that turned read-only, is no failure of whatever it was for.
+    A failure, as on a volume that became read-only, is ignored.
     """
     with contextlib.suppress(OSError):
         calls.unlink(path)
 
 
 def discard_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Remove a folder that nobody needs any more, and what is in it, as far as it goes: unlink, rmdir.
+    """Remove a folder that is no longer needed, and its content, best effort: unlink, rmdir.
 
-    Of a link only the link is removed.
+    Of a symbolic link only the link is removed.
     """
     if not opening.is_folder(path):
         discard(path, calls=calls)
         return
     found = [path]
-    for folder in found:  # it grows meanwhile: however deep they lie, each stands behind the one that it is in
+    for folder in found:  # the list grows while it is walked; each folder stands behind its parent, at any depth
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
@@ -147,9 +147,9 @@ def discard_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
 
 
 def remove_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Remove a folder that may not be there, as a whole: rename to `.<name>.old`, fsync(folder), then what is in it.
+    """Remove a folder, which may be absent, atomically: rename to `.<name>.old`, fsync(folder), then its content.
 
-    On return its name is gone durably. A stop may leave some of the old one, which the next call removes.
+    On return its name is durably gone. A crash may leave parts of `.<name>.old`, which the next call removes.
     """
     old = path.with_name(f".{path.name}.old")
     discard_folder(old, calls=calls)
@@ -159,7 +159,7 @@ def remove_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
 
 
 def move(path: Path, target: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Move a file to another folder of the same volume: rename, fsync(both folders). Durable on return."""
+    """Move a file to another folder on the same volume: rename, fsync(both folders). Durable on return."""
     with converted("move", path):
         calls.rename(path, target)
     sync_folder(target.parent, calls=calls)
@@ -167,9 +167,9 @@ def move(path: Path, target: Path, *, calls: Syscalls = SYSTEM) -> None:
 
 
 def stage(path: Path, pieces: Iterable[Buffer], mode: int = 0o600, *, calls: Syscalls = SYSTEM) -> Path:
-    """Write what is to take a file's place beside it, as `.<name>.new`: unlink(stale), open(O_EXCL), fsync(folder),
-    writev, fdatasync, close. Durable on return, and without effect until `install` or `place`; where anything fails it
-    is unlinked, and the error raised."""
+    """Write a file's next content beside it, as `.<name>.new`: unlink(stale), open(O_EXCL), fsync(folder), writev,
+    fdatasync, close. Durable on return, and without effect until `install` or `place`; on failure it is unlinked and
+    the error re-raised."""
     fresh = path.with_name(f".{path.name}.new")
     with converted("replace", path), contextlib.suppress(FileNotFoundError):
         calls.unlink(fresh)
@@ -188,14 +188,17 @@ def stage(path: Path, pieces: Iterable[Buffer], mode: int = 0o600, *, calls: Sys
 
 
 def install(fresh: Path, path: Path, kept: Path | None, *, calls: Syscalls = SYSTEM) -> None:
-    """Let a staged file take the place of `path`, whose old content stays as `kept` (None: there is none): link,
-    fsync(its folder), rename, fsync(folder).
+    """Replace `path` by a staged file and keep its old content as `kept` (None: do not keep it): link, fsync(its
+    folder), rename, fsync(folder).
 
-    At any point `path` is one whole file or the other, and before it is the new one, `kept` is the old, durably. A
-    reader that has the old one open goes on reading it.
+    At any point `path` is the complete old file or the complete new one, and before it is the new one, `kept` is
+    durably the old one. A reader that has the old file open keeps reading it.
     """
     if kept is not None:
-        with converted("keep", path), contextlib.suppress(FileExistsError):  # an earlier stop came this far
+        with (
+            converted("keep", path),
+            contextlib.suppress(FileExistsError),
+        ):  # an earlier call was interrupted after this
             calls.link(path, kept)
         sync_folder(kept.parent, calls=calls)
     with converted("replace", path):
@@ -204,9 +207,10 @@ def install(fresh: Path, path: Path, kept: Path | None, *, calls: Syscalls = SYS
 
 
 def place(fresh: Path, path: Path, *, calls: Syscalls = SYSTEM) -> bool:
-    """Give a staged file its name, unless that is taken: link, unlink(fresh), fsync(folder). Durable on return.
+    """Give a staged file its name unless that is taken: link, unlink(fresh), fsync(folder). Durable on return.
 
-    False, and `path` untouched, where it exists. Where the file system has no links it is looked for, then renamed to.
+    Returns False, with `path` untouched, where it exists. Where the file system has no hard links, `path` is checked
+    and then renamed to.
     """
     is_free = True
     try:
@@ -227,13 +231,13 @@ def place(fresh: Path, path: Path, *, calls: Syscalls = SYSTEM) -> bool:
     return is_free
 
 
-def settle(path: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Let an existing file show what is stable of it: open(O_RDONLY), fdatasync, posix_fadvise(DONTNEED),
+def resync(path: Path, *, calls: Syscalls = SYSTEM) -> None:
+    """Make an existing file durable and drop its cached pages: open(O_RDONLY), fdatasync, posix_fadvise(DONTNEED),
     close, fsync(folder).
 
-    Called before a file is read that an earlier process wrote: if it was killed, its last bytes may be in the page
-    cache only, and the name too. If a sync of its failed, the cache goes on showing bytes that the device never got and
-    a second sync calls them stable; so the cache is dropped, and who reads next is told by the device. Raises
+    Call it before reading a file that an earlier process wrote: if that was killed, the file's last bytes and its name
+    may be in the page cache only. If one of its syncs failed, the cache still shows bytes that the device never got,
+    and a second sync reports them as stable; so the cache is dropped, and the next read comes from the device. Raises
     UnavailableError.
     """
     with converted("sync", path):

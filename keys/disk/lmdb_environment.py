@@ -1,8 +1,8 @@
-"""Open an LMDB environment whose two files lie in a folder that somebody else may write to.
+"""Open an LMDB environment whose two files lie in a folder that others can write to.
 
-Rule: LMDB opens files by name, follows links, writes into whatever its lock file's name leads to and makes it as large
-as it needs it. So it gets names of ours, in a folder of ours, that lead to files we hold open and have looked at: what
-is put in their place meanwhile is not opened. Handles are O_PATH: closing one drops no lock that LMDB has on the file.
+Rule: LMDB opens files by name, follows links, and writes to and resizes whatever the name of its lock file leads to. So
+it is given names in a private folder that lead to files we hold open and have checked: a file swapped in meanwhile is
+not opened. Handles are O_PATH: closing one releases no lock that LMDB holds on the file.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from coffer.keys.errors import IntegrityError
 
 __all__ = ["environment", "reason"]
 
-_NAMES: Final = Path("/proc/self/fd")  # of files that are open
+_NAMES: Final = Path("/proc/self/fd")  # names of open files
 _KIND: Final = getattr(os, "O_PATH", os.O_RDONLY) if _NAMES.is_dir() else os.O_RDONLY
 _HANDLE: Final = _KIND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def environment(data: Path, lock: Path | None, *, create: bool, readonly: bool, **options: Any) -> Any:
-    """The environment in the file `data`, with its lock file beside it (None: without a lock).
+    """Return the environment in the file `data`, with its lock file beside it (None: without a lock).
 
-    With `create` files that are missing are made, mode 0600. Raises IntegrityError where one of them is a link, no
-    file, or to be written and known under a second name elsewhere; lmdb.Error as `lmdb.open`, OSError.
+    With `create`, missing files are created with mode 0600. Raises IntegrityError where one of them is a link, not a
+    regular file, or to be written and has a second hard link; lmdb.Error as `lmdb.open`, OSError.
     """
     with contextlib.ExitStack() as held:
         file = _held(data, held, create=create, writable=not readonly)
@@ -50,12 +50,12 @@ def environment(data: Path, lock: Path | None, *, create: bool, readonly: bool, 
 
 
 def reason(error: lmdb.Error) -> str:
-    """What LMDB says went wrong, without the name that it opened."""
+    """Return LMDB's error message without the path that it opened."""
     return str(error).rpartition(": ")[2]
 
 
 def _sound(env: Any, file: int) -> Any:
-    """The environment, closed and refused where following its pages would kill LMDB (`keys.disk.lmdb_pages`)."""
+    """Return the environment, or close it and raise where its pages would crash LMDB (`keys.disk.lmdb_pages`)."""
     try:
         with _begun(env) as state:
             fd = _readable(file)
@@ -78,7 +78,7 @@ def _begun(env: Any) -> Any:
 
 
 def _readable(file: int) -> int:
-    """A descriptor to read a held file by: where handles cannot be read, the system has names for them."""
+    """Return a readable descriptor of a held file: an O_PATH handle cannot be read, but reopened through /proc."""
     try:
         return os.open(_NAMES / str(file), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -86,9 +86,10 @@ def _readable(file: int) -> int:
 
 
 def _lock(path: Path, held: contextlib.ExitStack, *, readonly: bool) -> int | None:
-    """A handle of the lock file, made where it is missing; None where a reader has to do without.
+    """Return a handle of the lock file, created where missing; None where a reader must do without.
 
-    Without a writer none is needed: a read-only volume has none, nor has a copy whose files are links to another's.
+    Without a writer no lock is needed: a read-only volume has none, nor has a copy made of hard links to another's
+    files.
     """
     try:
         found = _held(path, held, create=True, writable=not readonly)
@@ -115,7 +116,7 @@ def _held(path: Path, held: contextlib.ExitStack, *, create: bool, writable: boo
         raise opening.planted(path, found, "file")
     if writable and found.st_nlink > 1:
         raise IntegrityError(
-            f"{path} is known under a second name, whose file it would change",
+            f"{path} has a second name (hard link), and writing would change that file too",
             hint=f"make a file of its own: cp -p {path} {path}.own && mv {path}.own {path}",
         )
     return handle
@@ -123,8 +124,8 @@ def _held(path: Path, held: contextlib.ExitStack, *, create: bool, writable: boo
 
 @contextlib.contextmanager
 def _leading_to(data: int, lock: int | None) -> Iterator[Path | None]:
-    """A folder of ours with LMDB's names, which lead to these files while the block runs; None where a system has no
-    such links or no place for them."""
+    """While the block runs, a private folder with LMDB's file names, which lead to these files. Yields None where the
+    system has no /proc/self/fd or no temporary folder."""
     if not _NAMES.is_dir():
         yield None
         return

@@ -1,8 +1,8 @@
-"""Locks between processes: flock on a file that also says who holds it.
+"""Locks between processes: flock on a file that also names its holder.
 
-Rule: the lock is the flock, which the kernel drops when the process dies; the text is only for the person who asks.
-Whoever changes the epochs of a keyring, or who keeps them, holds its `ChangeLock`: a provider is changed by reading and
-writing again what it keeps, and of two who do so at once one would lose the other's secret.
+Rule: the lock is the flock, which the kernel drops when the process dies; the text is for people only.
+Any change of a keyring's epochs or of their keepers happens under its `ChangeLock`: a provider is updated by reading
+and rewriting its contents, and of two concurrent updates one would lose the other's secret.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from coffer.keys.errors import IntegrityError, LockedError, UnavailableError
 __all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "is_foreign"]
 
 _LONGEST: Final = 1 << 16
-_BEGIN: Final = b'{"pid"'  # of a lock's text
-_REMOVE: Final = "move it away: the next command makes it again, it only says who works here"
-_TRIES: Final = 5  # somebody who only asks holds the lock for a moment too
+_BEGIN: Final = b'{"pid"'  # how every lock text starts
+_REMOVE: Final = "move it away: it only names the process at work here, and the next command creates it anew"
+_TRIES: Final = 5  # `holder` takes the lock for a moment too
 _PAUSE: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lock, as its text says: command, process, host, and the key providers it was started with, by kind.
-    Process 0: the text says nothing."""
+    """Who holds a lock, according to its text: command, process, host, and by kind the key providers that the process
+    was started with. Process 0: unknown."""
 
     command: str = ""
     pid: int = 0
@@ -49,12 +49,12 @@ class Holder:
         return f"{self.command!r} (pid {self.pid} on {self.host})" if self.pid else "another process"
 
     def is_this_process(self) -> bool:
-        """Whether this process holds it; a container has process ids of its own, so the host counts too."""
+        """Whether this process holds it. Containers have their own process ids, so the host is compared too."""
         return (self.pid, self.host) == (os.getpid(), socket.gethostname())
 
     @classmethod
     def decode(cls, text: bytes) -> Holder:
-        """Read a lock's text; one that cannot be read says nothing."""
+        """Parse a lock's text; a malformed one gives an unknown holder."""
         try:
             who = json.loads(text)
             return cls(str(who["command"]), int(who["pid"]), str(who["host"]), dict(who["providers"]))
@@ -63,12 +63,12 @@ class Holder:
 
 
 class ProcessLock:
-    """Held from construction to `close`. Takes a file, mode 0600, and what others are told: the command, since when (ms
-    since 1970) and, where it matters to them, the key providers it has.
+    """Held from construction to `close`. Takes a path (a new file gets mode 0600) and what others are shown: the
+    command, since when (ms since 1970) and, where it matters to them, the key providers in use.
 
-    What stands in it is overwritten only where a lock wrote it; in other bytes, and in a file that has a second name
-    elsewhere, nothing is told. Raises LockedError, `busy` and the holder's name being
-    its message, UnavailableError where the file cannot be made, IntegrityError where it is a link or no file.
+    The text is written only over an earlier lock's text: a file with other content, or with a second hard link, is
+    locked but left as it is. Raises LockedError with `busy` and the holder as its message, UnavailableError where the
+    file cannot be created, IntegrityError where it is a link or not a regular file.
     """
 
     def __init__(
@@ -87,18 +87,18 @@ class ProcessLock:
             os.close(self._fd)
             raise LockedError(f"{busy} {who}", hint=hint)
         self._is_ours = _is_ours(self._fd)
-        told = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since_ms": since_ms}
-        self._say(json.dumps({**told, "providers": dict(providers or {})}))
+        facts = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since_ms": since_ms}
+        self._write_text(json.dumps({**facts, "providers": dict(providers or {})}))
 
     def close(self) -> None:
-        """Release the lock; a second call does nothing."""
+        """Release the lock. Harmless when repeated."""
         if self._fd >= 0:
-            self._say("")
+            self._write_text("")
             os.close(self._fd)
             self._fd = -1
 
-    def _say(self, text: str) -> None:
-        """Best effort: a volume that is full or turned read-only keeps nobody from the lock, or from letting it go."""
+    def _write_text(self, text: str) -> None:
+        """Best effort: a volume that is full or became read-only must not prevent locking or unlocking."""
         with contextlib.suppress(OSError):
             if not self._is_ours:
                 return
@@ -117,20 +117,20 @@ def _opened(path: Path) -> int:
         return SYSTEM.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO, errno.EISDIR}:
-            raise IntegrityError(f"{path} is a link, or another thing than a file", hint=_REMOVE) from error
+            raise IntegrityError(f"{path} is a link or not a regular file", hint=_REMOVE) from error
         raise UnavailableError(
             f"cannot lock {path}: {error.strerror}", hint="check the volume, its mount and its permissions"
         ) from error
 
 
 def _is_ours(fd: int) -> bool:
-    """Whether nothing but a lock's text stands in a file, and no other name leads to it: who can write to the folder
-    may have given this name to another file. Zeros are what a power cut leaves."""
+    """Whether a file holds nothing but a lock's text and has no other hard link: anyone who can write to the folder may
+    have given this name to another file. A power cut leaves zeros."""
     return os.fstat(fd).st_nlink == 1 and _BEGIN.startswith(os.pread(fd, len(_BEGIN), 0).rstrip(b"\0"))
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether something else than a lock's text stands under a lock's name, so that nobody is told who holds it."""
+    """Whether the file under a lock's name is not a lock's text, so it cannot show who holds the lock."""
     try:
         with opening.opened(path) as file:
             return not _is_ours(file.fileno())
@@ -150,14 +150,14 @@ def _locked(fd: int) -> bool:
 
 
 def holder(path: Path) -> Holder | None:
-    """Who holds the lock now; None where nobody does."""
+    """Return who holds the lock now, or None."""
     try:
         fd = SYSTEM.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno == errno.ELOOP:
-            return None  # nobody can hold what is no file
+            return None  # a link is never a held lock
         raise
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -175,15 +175,15 @@ class ChangeLock:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "LOCK"
-        self._thread = 0  # the one of this process that holds it
+        self._thread = 0  # the thread of this process that holds it
 
     @contextlib.contextmanager
     def held(self, command: str, since_ms: int) -> Iterator[None]:
-        """Hold it while the block runs; the thread that holds it may ask again. Raises LockedError, naming who does."""
+        """Hold the lock while the block runs; reentrant in one thread. Raises LockedError, naming the holder."""
         if self._thread == threading.get_ident():
             yield
             return
-        busy, hint = "the keys are being changed by", "wait for it, then look at coffer keys list"
+        busy, hint = "the keys are being changed by", "wait for it, then run coffer keys list"
         with ProcessLock(self._path, command, since_ms, busy=busy, hint=hint):
             self._thread = threading.get_ident()
             try:
@@ -192,5 +192,5 @@ class ChangeLock:
                 self._thread = 0
 
     def holder(self) -> Holder | None:
-        """Who holds it now; None where nobody does."""
+        """Return who holds it now, or None."""
         return holder(self._path)

@@ -1,8 +1,8 @@
-"""Whether a file that is believed, or kept secret, is only this account's: told by its owner and mode.
+"""Whether a trusted or secret file belongs to this account alone, judged by owner and mode.
 
-Rule: root may always; nobody else but the running account may write what is believed, nor read what is a secret. What
-is refused is told with the account that it works for: a service's files are not to be given to whoever asks. Lists of
-rights (POSIX ACL) show in the group's bits, so that they count.
+Rule: only root and the running account may write a trusted file or read a secret one. A refusal names the account that
+the file works for: the remedy is never to open a service's files to more accounts. POSIX ACLs show in the group bits,
+so they count.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 from coffer.keys.errors import ConfigError, UnavailableError
 
-__all__ = ["read_secret", "require_believable", "require_secret"]
+__all__ = ["read_secret", "require_secret", "require_trusted"]
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -25,21 +25,21 @@ _WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 def require_secret(path: Path, found: os.stat_result, what: str) -> None:
     """Raise ConfigError unless a file is regular, closed to group and others, and owned by this account or root.
 
-    A systemd credential, which its account reads by a list of rights, shows that one in the group's bits.
+    A systemd credential is readable through an ACL, which shows in the group bits.
     """
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"{what} {path} is not a regular file", hint="name a file that is one")
+        raise ConfigError(f"{what} {path} is not a regular file", hint="give the path of a regular file")
     allowed = stat.S_IRGRP if found.st_uid == 0 and _is_credential(path) else 0
     if found.st_mode & _OTHERS & ~allowed:
         mode = stat.S_IMODE(found.st_mode)
-        way_out = f"run: chmod 600 {path}; where that changes nothing, take a copy: install -m 600 {path} DIR"
-        raise ConfigError(f"{what} {path} is open to others (mode {mode:04o})", hint=way_out)
+        remedy = f"run: chmod 600 {path}; where that has no effect, use a copy: install -m 600 {path} DIR"
+        raise ConfigError(f"{what} {path} is open to others (mode {mode:04o})", hint=remedy)
     _require_owner(path, found, what)
 
 
 def read_secret(path: Path, what: str, most: int) -> bytes:
-    """Read at most `most` bytes of a file that holds a secret. Raises ConfigError as `require_secret`, and where it
-    cannot be opened; UnavailableError where it cannot be read."""
+    """Return at most `most` bytes of a secret file. Raises ConfigError as `require_secret` and where it cannot be
+    opened, UnavailableError where it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -55,11 +55,11 @@ def read_secret(path: Path, what: str, most: int) -> bytes:
         os.close(fd)
 
 
-def require_believable(path: Path, found: os.stat_result, what: str) -> None:
-    """Raise ConfigError unless a file is regular, and it and the folder it stands in are writable by this account and
-    root alone. In a folder with the sticky bit others make files, but replace none."""
+def require_trusted(path: Path, found: os.stat_result, what: str) -> None:
+    """Raise ConfigError unless a file is regular, and it and its folder are writable by this account and root only. In
+    a folder with the sticky bit others can create files, but not replace them."""
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"{what} {path} is not a regular file", hint="name a file that is one")
+        raise ConfigError(f"{what} {path} is not a regular file", hint="give the path of a regular file")
     _require_owner(path, found, what)
     _require_unwritable(path, found, what)
     folder = path.parent
@@ -84,10 +84,10 @@ def _require_owner(path: Path, found: os.stat_result, what: str) -> None:
     if found.st_uid in {mine, 0}:
         return
     owner, me = _name(found.st_uid), _name(mine)
-    way_out = f"run the command as that account: sudo -u {owner} coffer ..."
+    remedy = f"run the command as that account: sudo -u {owner} coffer ..."
     if mine:
-        way_out += f"; or, where the file is to be this account's, chown {me} {path}"
-    raise ConfigError(f"{what} {path} belongs to another account, {owner}, and this runs as {me}", hint=way_out)
+        remedy += f"; or, if this account should own the file: chown {me} {path}"
+    raise ConfigError(f"{what} {path} belongs to another account, {owner}, and this process runs as {me}", hint=remedy)
 
 
 def _is_credential(path: Path) -> bool:
@@ -96,7 +96,7 @@ def _is_credential(path: Path) -> bool:
 
 
 def _is_own_group(gid: int) -> bool:
-    """Whether a group is this account's alone: called like it, with no other members, as most systems make one."""
+    """Whether a group is private to this account: it has the same name and no other members, as is usual on Linux."""
     try:
         group, me = grp.getgrgid(gid), _name(os.geteuid())
     except KeyError:

@@ -1,9 +1,9 @@
-"""Bytes of an open file at an offset: all that were asked for, or an error that says which of two things happened.
+"""Read bytes of an open file at an offset: all of them, or an error that says whether the medium or the file failed.
 
-Rule: this is the one place of the product that reads by offset. The system may return fewer bytes than there are (over
-NFS, FUSE, a signal): that is gone on with and never taken for the end of the file. What the medium refuses is told
-apart from what the file does not have: the first may be there at the next reading, so nobody may cut, move, leave out
-or call altered what could only not be read.
+Rule: this is the only place in the product that reads by offset. The system may return fewer bytes than exist (NFS,
+FUSE, signals): the read is continued, and a short one never counts as the end of the file. An unreadable medium is
+reported differently from a short file: the bytes may be there at the next attempt, so what merely could not be read
+must not be cut, moved, skipped or reported as altered.
 """
 
 import os
@@ -17,7 +17,7 @@ __all__ = ["read_exactly", "read_up_to", "reading"]
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """While the block runs, an UnreadableError says what could not be read; an OSError, as of opening, becomes one."""
+    """Name `what` in an UnreadableError from the block, and raise its OSErrors (as of opening) as UnreadableError."""
     try:
         yield
     except UnreadableError as error:
@@ -28,9 +28,9 @@ def reading(what: str) -> Iterator[None]:
 
 
 def read_up_to(fd: int, offset: int, length: int) -> bytes:
-    """Bytes [offset, offset + length) of a file, fewer only where it ends: pread, repeated.
+    """Return bytes [offset, offset + length) of a file, fewer only where the file ends: pread, repeated.
 
-    Raises UnreadableError where the medium does not give them.
+    Raises UnreadableError where the medium cannot be read.
     """
     data = _pread(fd, length, offset)
     if len(data) == length:
@@ -41,7 +41,7 @@ def read_up_to(fd: int, offset: int, length: int) -> bytes:
         data = _pread(fd, left, offset + length - left)
         if not data:
             if _size(fd) > offset + length - left:
-                raise UnreadableError("cannot be read: the system says that the file ends before its end")
+                raise UnreadableError("cannot be read: the system reports the end of the file too early")
             break
         parts.append(data)
         left -= len(data)
@@ -49,9 +49,9 @@ def read_up_to(fd: int, offset: int, length: int) -> bytes:
 
 
 def read_exactly(fd: int, offset: int, length: int) -> bytes:
-    """Bytes [offset, offset + length) of a file.
+    """Return bytes [offset, offset + length) of a file.
 
-    Raises FormatError where the file ends before, UnreadableError where the medium does not give them.
+    Raises FormatError where the file is shorter, UnreadableError where the medium cannot be read.
     """
     data = read_up_to(fd, offset, length)
     if len(data) != length:

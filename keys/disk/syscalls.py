@@ -1,8 +1,7 @@
-"""The system calls that change files, by name, so that a test can stand between, and the steps that each durable change
-is made of.
+"""The system calls that change files, behind an interface that tests can intercept, and the steps of durable changes.
 
-Rule: who makes a call here is handed it as `calls`, and an OSError of the system becomes UnavailableError, once, with
-the path. Whole changes are in `keys.disk.durable` and `keys.disk.append_file`.
+Rule: code that makes a system call takes it as `calls`, and an OSError becomes UnavailableError, once, with the path.
+Complete changes are in `keys.disk.durable` and `keys.disk.append_file`.
 """
 
 from __future__ import annotations
@@ -21,35 +20,75 @@ from coffer.keys.errors import UnavailableError
 
 __all__ = ["SYSTEM", "Syscalls", "SystemCalls", "converted", "sync_folder", "unavailable", "write_fully"]
 
-_IOV_MAX: Final = 1024  # POSIX lower bounds aside, this is Linux's and macOS's limit
+_IOV_MAX: Final = 1024  # the limit on Linux and macOS; POSIX guarantees less
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Syscalls(Protocol):
-    """The system calls of every durable change, so that a test can record their order and make any of them fail.
+    """The system calls behind every durable change, so that a test can record their order and make any of them fail.
 
-    Each behaves as the function of `os` with the same name; `fsync` and `fdatasync` return only when the device
-    said that the bytes are stable.
+    Each behaves as the `os` function of the same name and raises OSError.
     """
 
-    def open(self, path: Path, flags: int, mode: int) -> int: ...
-    def writev(self, fd: int, buffers: Sequence[Buffer]) -> int: ...
-    def pwrite(self, fd: int, data: Buffer, offset: int) -> int: ...
-    def fsync(self, fd: int) -> None: ...
-    def fdatasync(self, fd: int) -> None: ...
-    def ftruncate(self, fd: int, length: int) -> None: ...
-    def lseek(self, fd: int, offset: int, whence: int) -> int: ...
-    def close(self, fd: int) -> None: ...
-    def rename(self, source: Path, target: Path) -> None: ...
-    def mkdir(self, path: Path, mode: int) -> None: ...
-    def link(self, source: Path, target: Path) -> None: ...
-    def unlink(self, path: Path) -> None: ...
-    def rmdir(self, path: Path) -> None: ...
-    def posix_fadvise(self, fd: int, offset: int, length: int, advice: int) -> None: ...
+    def open(self, path: Path, flags: int, mode: int) -> int:
+        """Return a descriptor, which the caller closes. Below a distrusted folder it follows no link."""
+        ...
+
+    def writev(self, fd: int, buffers: Sequence[Buffer]) -> int:
+        """Write at the file's position. Returns the bytes accepted, which may be fewer than given."""
+        ...
+
+    def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+        """Write at `offset`; the position stays. Returns the bytes accepted, which may be fewer than given."""
+        ...
+
+    def fsync(self, fd: int) -> None:
+        """Return only when the device reports bytes and metadata as stable."""
+        ...
+
+    def fdatasync(self, fd: int) -> None:
+        """Return only when the device reports the bytes, and the size that is needed to read them, as stable."""
+        ...
+
+    def ftruncate(self, fd: int, length: int) -> None:
+        """Cut or zero-extend the file to `length` bytes."""
+        ...
+
+    def lseek(self, fd: int, offset: int, whence: int) -> int:
+        """Move the position. Returns it, counted from the start."""
+        ...
+
+    def close(self, fd: int) -> None:
+        """Release the descriptor. Syncs nothing."""
+        ...
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Move a name on one volume, atomically replacing `target`."""
+        ...
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        """Create one folder. Raises FileExistsError."""
+        ...
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name. Raises FileExistsError."""
+        ...
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file's name. Raises FileNotFoundError."""
+        ...
+
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty folder."""
+        ...
+
+    def posix_fadvise(self, fd: int, offset: int, length: int, advice: int) -> None:
+        """Advise the kernel about cached pages; length 0 means to the end."""
+        ...
 
 
 def _open(path: Path, flags: int, mode: int) -> int:
-    """openat; below a folder that is not trusted with O_NOFOLLOW, and only a file, or a folder where one is wanted."""
+    """openat. Below a distrusted folder: with O_NOFOLLOW, and only a regular file, or a folder with O_DIRECTORY."""
     with opening.below(path) as (handle, name):
         if handle is None:
             return os.open(name, flags, mode)
@@ -86,9 +125,8 @@ def _rmdir(path: Path) -> None:
 
 
 class SystemCalls:
-    """The real calls, through handles of folders where those are not trusted (`keys.disk.opening`). macOS has no
-    fdatasync
-    in Python, so fsync stands in there, and keeps its cache."""
+    """The real calls, relative to folder handles below distrusted folders (`keys.disk.opening`). On macOS Python has no
+    fdatasync and no posix_fadvise: fsync replaces the one, and the cache is not dropped."""
 
     open = staticmethod(_open)
     writev = staticmethod(os.writev)
@@ -110,7 +148,7 @@ SYSTEM: Final = SystemCalls()
 
 
 def unavailable(error: OSError, doing: str, path: Path) -> UnavailableError:
-    """Return what a refusal of the system is to whoever asked `path` to be changed."""
+    """Return the UnavailableError for an OSError; `doing` is the verb that the message puts before `path`."""
     reason = error.strerror or type(error).__name__
     hint = "check the volume, its mount and its permissions"
     if error.errno in _NO_SPACE:
@@ -120,7 +158,7 @@ def unavailable(error: OSError, doing: str, path: Path) -> UnavailableError:
 
 @contextlib.contextmanager
 def converted(doing: str, path: Path) -> Iterator[None]:
-    """Raise an OSError of the block as UnavailableError."""
+    """Raise an OSError from the block as UnavailableError, as `unavailable` words it."""
     try:
         yield
     except OSError as error:
@@ -128,7 +166,7 @@ def converted(doing: str, path: Path) -> Iterator[None]:
 
 
 def write_fully(calls: Syscalls, fd: int, buffers: Sequence[Buffer]) -> int:
-    """Hand every byte of `buffers` to the kernel; writev may take only part of them. Returns the bytes written."""
+    """Hand every byte of `buffers` to the kernel: writev, repeated. Returns the bytes written. Raises OSError."""
     rest = [view for view in (memoryview(buffer).cast("B") for buffer in buffers) if len(view)]
     total = 0
     at = 0
@@ -146,7 +184,7 @@ def write_fully(calls: Syscalls, fd: int, buffers: Sequence[Buffer]) -> int:
 
 
 def sync_folder(path: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Make the names inside a folder durable: open(O_DIRECTORY), fsync, close."""
+    """Make the names in a folder durable: open(O_DIRECTORY), fsync, close. Raises UnavailableError."""
     with converted("sync folder", path):
         fd = calls.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0)
         try:

@@ -1,1 +1,1 @@
-"""A keyring looked at without any of its keys."""
+"""Inspect a keyring without opening any of its keys."""

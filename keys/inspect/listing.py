@@ -1,7 +1,6 @@
-"""Everything a keyring says without any key, of one moment: which keys there are, which are gone and why.
+"""A consistent listing of a keyring's rows, without any key: which keys exist, which are gone and why.
 
-Rule: reads only and unwraps nothing. A row that cannot be understood is named, not raised: whoever audits a keyring
-wants all that is wrong with it.
+Rule: reads only and unwraps nothing. An invalid row is listed, not raised: an audit reports everything that is wrong.
 """
 
 from __future__ import annotations
@@ -13,39 +12,39 @@ from coffer.keys.errors import FormatError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper
 from coffer.keys.keyring.rekey import Rekey
-from coffer.keys.keyring.rows import EpochRow, Header, KeyRow
+from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.tombstone import Tombstone
 
-__all__ = ["Listing", "listing"]
+__all__ = ["KeyringListing", "list_keyring"]
 
 
 @dataclass(slots=True)
-class Listing:
-    """The header; epochs by number; study keys, tombstones and rekeys by key id; what ever opened an epoch; sealed
-    events by their row's key; and what is wrong with rows that are none of these."""
+class KeyringListing:
+    """The header; epochs by number; study keys, tombstones and rekeys by key id; keepers; sealed events by the rest of
+    their row's key; and what is wrong with rows that could not be decoded."""
 
-    header: Header | None = None
+    header: KeyringHeader | None = None
     epochs: dict[int, EpochRow] = field(default_factory=dict)
     keys: dict[bytes, KeyRow] = field(default_factory=dict)
-    stones: dict[bytes, Tombstone] = field(default_factory=dict)
+    tombstones: dict[bytes, Tombstone] = field(default_factory=dict)
     rekeys: dict[bytes, Rekey] = field(default_factory=dict)
     keepers: list[Keeper] = field(default_factory=list)
     events: dict[bytes, bytes] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
 
     def add(self, key: bytes, value: bytes) -> None:
-        """Take one row in."""
+        """Add one row of the keyring, or a complaint about it."""
         prefix, rest = key[:1], key[1:]
         try:
             if key == rows.HEADER_KEY:
-                self.header = Header.decode(value)
+                self.header = KeyringHeader.decode(value)
             elif prefix == rows.EPOCH_PREFIX:
                 self.epochs[int.from_bytes(rest, "big")] = EpochRow.decode(value)
             elif prefix == rows.STUDY_PREFIX:
                 self.keys[rest] = KeyRow.decode(value)
             elif prefix == rows.TOMBSTONE_PREFIX:
-                self.stones[rest] = Tombstone.decode(value)
+                self.tombstones[rest] = Tombstone.decode(value)
             elif prefix == rows.REKEY_PREFIX:
                 self.rekeys[rest] = Rekey.decode(rest, value)
             elif prefix == rows.KEEPER_PREFIX:
@@ -58,15 +57,14 @@ class Listing:
             self.complaints.append(f"{error} (row {key.hex()})")
 
 
-def listing(folder: Path) -> Listing:
-    """List the keyring in `folder` beside whoever writes it: one state, about 5 us and 0.5 KB a key.
+def list_keyring(folder: Path) -> KeyringListing:
+    """List the keyring in `folder`, safely beside a writer: one consistent state, about 5 us and 0.5 KB a key.
 
-    Raises NotFoundError, UnavailableError, IntegrityError. LMDB trusts its pages: let `keys.inspect.remembered` look
-    first.
+    Raises NotFoundError, UnavailableError, IntegrityError.
     """
     store = RowStore(folder, readonly=True)
     try:
-        found = Listing()
+        found = KeyringListing()
         store.walk(b"", found.add)
         return found
     finally:

@@ -1,10 +1,10 @@
-"""Look at a keyring without its key: what it remembers of the log, and whether its rows are those that were written.
+"""Read without a key what a keyring remembers of the log, and check that its rows are those that were written.
 
     python -I -m coffer.keys.inspect.remembered FOLDER < KEY_IDS
 
-Rule: LMDB trusts its pages and may crash the process on damaged ones, so that another process reads them. It unwraps no
+Rule: LMDB trusts its pages and may crash the process on damaged ones, so a separate process reads them. It unwraps no
 key and writes nothing. The command prints one line of JSON: `note` (base64 or null), `complaint` (or null), `readable`,
-and `lacks`, how many of the keys whose ids (16 bytes each) it is given it has not, and never shredded.
+and `lacks`: of the keys whose ids (16 bytes each) are on stdin, how many the keyring neither holds nor has shredded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coffer.keys.errors import CofferError, FormatError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.store import RowStore
 
-__all__ = ["Witness", "read_witness"]
+__all__ = ["RememberedState", "read_remembered"]
 
 _SECONDS: Final = 600
 _ID_BYTES: Final = 16
@@ -31,9 +31,9 @@ _PLACES: Final = (rows.STUDY_PREFIX, rows.TOMBSTONE_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
-    """The signed note that the keyring remembers, if any, what is wrong with its rows, if anything, whether every row
-    could be read all the same, and how many of the keys asked for it lacks."""
+class RememberedState:
+    """The signed note of the remembered checkpoint, if any; what is wrong with the rows, if anything; whether every row
+    could be read nevertheless; and how many of the requested keys are missing."""
 
     note: bytes | None
     complaint: str | None
@@ -41,45 +41,45 @@ class Witness:
     lacks: int = 0
 
 
-def read_witness(folder: Path, key_ids: Collection[bytes] = ()) -> Witness:
-    """Look at the keyring in `folder`, in a process of its own, beside whoever writes it. Damage is a complaint.
+def read_remembered(folder: Path, key_ids: Collection[bytes] = ()) -> RememberedState:
+    """Read the keyring in `folder` in a separate process, safely beside a writer. Damage is reported, never raised.
 
-    `key_ids` are those of studies (16 bytes each) that it should have, or have had.
+    `key_ids` are the ids (16 bytes each) of study keys that the keyring should hold or have held.
     """
     command = [sys.executable, "-I", "-m", "coffer.keys.inspect.remembered", str(folder)]
     try:
         wanted = b"".join(key_ids)
         done = subprocess.run(command, input=wanted, capture_output=True, timeout=_SECONDS, check=False)  # noqa: S603  ourselves
-        told = json.loads(done.stdout)
-        note = None if told["note"] is None else base64.b64decode(told["note"])
-        return Witness(note, told["complaint"], told["readable"], told["lacks"])
+        answer = json.loads(done.stdout)
+        note = None if answer["update"] is None else base64.b64decode(answer["update"])
+        return RememberedState(note, answer["complaint"], answer["readable"], answer["lacks"])
     except subprocess.TimeoutExpired:
-        return Witness(None, f"reading it took longer than {_SECONDS} s", readable=False)
+        return RememberedState(None, f"reading the keyring took longer than {_SECONDS} s", readable=False)
     except (ValueError, KeyError, TypeError):
-        return Witness(None, f"reading it ended without an answer, with {done.returncode}", readable=False)
+        return RememberedState(None, f"reading the keyring ended with {done.returncode} and no answer", readable=False)
 
 
-def _look(folder: Path, key_ids: Collection[bytes] = ()) -> Witness:
+def _read(folder: Path, key_ids: Collection[bytes] = ()) -> RememberedState:
     try:
-        opening.distrust(folder.parent)  # the archive folder: this is a process of its own
+        opening.distrust(folder.parent)  # the archive folder; `distrust` holds for one process only
         store = RowStore(folder, readonly=True)
         try:
             header = store.get(rows.HEADER_KEY)
             if header is None:
                 raise FormatError("the keyring has no header")
-            rows.Header.decode(header)
+            rows.KeyringHeader.decode(header)
             complaint = store.complaint()
             lacks = sum(all(store.get(place + key_id) is None for place in _PLACES) for key_id in key_ids)
-            return Witness(store.get(rows.WITNESS_KEY), complaint, readable=True, lacks=lacks)
+            return RememberedState(store.get(rows.CHECKPOINT_KEY), complaint, readable=True, lacks=lacks)
         finally:
             store.close()
     except CofferError as error:
-        return Witness(None, str(error), readable=False)
+        return RememberedState(None, str(error), readable=False)
 
 
 if __name__ == "__main__":
     given = sys.stdin.buffer.read()
-    seen = _look(Path(sys.argv[1]), [given[at : at + _ID_BYTES] for at in range(0, len(given), _ID_BYTES)])
+    seen = _read(Path(sys.argv[1]), [given[at : at + _ID_BYTES] for at in range(0, len(given), _ID_BYTES)])
     encoded = None if seen.note is None else base64.b64encode(seen.note).decode()
-    facts = {"note": encoded, "complaint": seen.complaint, "readable": seen.readable, "lacks": seen.lacks}
+    facts = {"update": encoded, "complaint": seen.complaint, "readable": seen.readable, "lacks": seen.lacks}
     sys.stdout.write(json.dumps(facts) + "\n")

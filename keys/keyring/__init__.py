@@ -1,4 +1,4 @@
-"""The keyring: its rows, what they mean, and every change of them.
+"""The keyring: its rows, their meaning, and every change to them.
 
 Rule: knows study keys and epochs, never DICOM or the log.
 """

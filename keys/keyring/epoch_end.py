@@ -1,9 +1,9 @@
-"""The end of an old epoch: everything that ever opened its key gives a receipt, or a provider is lost and cannot.
+"""Destroy an old epoch: every secret that ever opened its key gives a receipt, or the epoch is abandoned.
 
-Rule: the keyring is told first: from then on no process asks for that secret. Only a provider that was seen with the
-very secret, and has destroyed it, gives a receipt; one that has another secret, or none, says nothing about it. An
-epoch is destroyed when all of its keepers have given theirs; one whose provider was lost is abandoned, and what was
-erased under it is not called gone. Whoever calls holds the keyring's `ChangeLock`.
+Rule: the keyring records the destruction first: from then on no process asks for that secret. Only a provider that was
+seen to hold exactly this secret, and has destroyed it, gives a receipt; one that holds another secret, or none, proves
+nothing about it. An epoch is destroyed when all of its keepers have a receipt; one whose provider was lost is
+abandoned, and what was erased under it does not count as gone. The caller holds the keyring's `ChangeLock`.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ from typing import Final
 from coffer.keys.errors import CofferError, ConfigError, KeyUnavailableError, LockedError, NotFoundError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, KeeperState, keepers_in, require_keeper
-from coffer.keys.keyring.rows import EpochRow, EpochState, Header, KeyRow
+from coffer.keys.keyring.rows import EpochRow, EpochState, KeyringHeader, KeyRow
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.providers.base import DestroyReceipt, KekProvider
 
-__all__ = ["Ending", "Missing", "Receipt", "abandon", "destroy"]
+__all__ = ["EpochDestruction", "KeeperFailure", "Receipt", "abandon", "destroy"]
 
 _ENDED: Final = frozenset({EpochState.DESTROYED, EpochState.ABANDONED})
-_AGAIN: Final = "it held no such secret when it was asked again after a stop"
+_NONE_LEFT: Final = "it held no such secret when it was asked again after an interruption"
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A keeper that has ended, and what its provider said: what is left to do elsewhere."""
+    """A keeper whose secret was destroyed, and its provider's caveat: what is left to destroy elsewhere."""
 
     keeper: Keeper
     caveat: str
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
-    """A keeper whose provider did not do what it was asked, and why."""
+class KeeperFailure:
+    """A keeper whose provider failed to destroy its secret, and why."""
 
     keeper: Keeper
     cause: CofferError
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """An epoch, its state, the receipts that came now, what has given none, and what gave one before and could not be
-    asked whether its secret is back."""
+class EpochDestruction:
+    """An epoch, its state, the new receipts, the keepers still without one, and the keepers with an earlier receipt
+    whose provider could not be asked whether the secret has returned."""
 
     epoch: int
     state: EpochState
     receipts: tuple[Receipt, ...]
-    missing: tuple[Missing, ...]
-    unasked: tuple[Missing, ...]
+    missing: tuple[KeeperFailure, ...]
+    unasked: tuple[KeeperFailure, ...]
 
-    def require(self) -> Ending:
-        """Return this where any provider did what it was asked. Raises why the first one did not."""
+    def require(self) -> EpochDestruction:
+        """Return this, or raise the first failure's cause where there are failures and no new receipt."""
         failed = (*self.missing, *self.unasked)
         if failed and not self.receipts:
             raise failed[0].cause
@@ -66,112 +66,113 @@ def destroy(
     epoch: int,
     now_ms: Callable[[], int],
     event: Callable[[Receipt], tuple[bytes, bytes]] | None = None,
-) -> Ending:
-    """Destroy all that ever opened an old epoch's key, each receipt durable before the next is asked for.
+) -> EpochDestruction:
+    """Destroy every secret that ever opened an old epoch's key; each receipt is durable before the next is requested.
 
-    Stopped anywhere, the archive opens, and the next call goes on. The row that `event` makes of a receipt is written
-    with it, once; also for an epoch that was abandoned, when its provider is back. A secret that came back after its
-    receipt is destroyed again, and gives none. Raises NotFoundError for an epoch that never was, ConfigError for the
-    current one or one that still holds keys, LockedError where its rows changed meanwhile. What a provider raises
-    stands in the answer. A share gives no receipt here: `keys.keyring.keepers.Burned`.
+    After an interruption anywhere the archive still opens, and the next call resumes. The row that `event` makes of a
+    receipt is written with it, once; also for an abandoned epoch whose provider is back. A secret that returned after
+    its receipt is destroyed again, without a new receipt. Raises NotFoundError for an epoch that never existed,
+    ConfigError for the current one or one that still wraps keys, LockedError where its rows changed meanwhile. Errors
+    of providers are part of the result. Shares give no receipts here: see `keys.keyring.keepers.Burned`.
     """
-    row = _told(store, epoch)
+    row = _announce(store, epoch)
     receipts: list[Receipt] = []
-    missing: list[Missing] = []
-    unasked: list[Missing] = []
+    missing: list[KeeperFailure] = []
+    unasked: list[KeeperFailure] = []
     for keeper in keepers_in(store, epoch):
         try:
             said = _end(store, provider, keeper)
         except LockedError:
             raise
         except CofferError as error:
-            (unasked if keeper.is_ended else missing).append(Missing(keeper, error))
+            (unasked if keeper.is_ended else missing).append(KeeperFailure(keeper, error))
             continue
         if keeper.is_ended and (said.effective_ms or 0) <= keeper.effective_ms:
-            continue  # else a key service was told to delete it once more, and can bring it back until another day
+            continue  # otherwise a key service scheduled another deletion, and can revoke it until a later date
         now = now_ms()
         ended = replace(keeper, state=KeeperState.ENDED, receipt_ms=now, effective_ms=said.effective_ms or now)
         receipt = Receipt(ended, said.caveat)
         row = _receive(store, row, receipt, [] if event is None else [event(receipt)])
         receipts.append(receipt)
-    return Ending(epoch, row.state, tuple(receipts), tuple(missing), tuple(unasked))
+    return EpochDestruction(epoch, row.state, tuple(receipts), tuple(missing), tuple(unasked))
 
 
 def _end(store: RowStore, provider: KekProvider, keeper: Keeper) -> DestroyReceipt:
-    """Let the provider destroy the keeper's very secret. Raises KeyUnavailableError where it has another, or none."""
-    asked = provider.of_kind(keeper.kind)
-    held = asked.holding(keeper.epoch, keeper.name)
+    """Destroy exactly this keeper's secret at its provider. Raises KeyUnavailableError if that holds another, or
+    none."""
+    configured = provider.of_kind(keeper.kind)
+    held = configured.holding(keeper.epoch, keeper.name)
     if held is not None and held.id == keeper.id:
         if keeper.state is KeeperState.HOLDS:
             ending = replace(keeper, state=KeeperState.ENDING)
-            if not store.put([(keeper.place, ending.encode())], expected=[(keeper.place, keeper.encode())]):
-                raise LockedError("another process changes the keys", hint="say it again")
-        return asked.destroy_epoch(keeper.epoch)
+            if not store.put([(keeper.row_key, ending.encode())], expected=[(keeper.row_key, keeper.encode())]):
+                raise LockedError("another process changes the keys", hint="run the command again")
+        return configured.destroy_epoch(keeper.epoch)
     if keeper.is_ended or (keeper.state is KeeperState.ENDING and held is None):
-        return DestroyReceipt(keeper.kind, keeper.epoch, _AGAIN)
+        return DestroyReceipt(keeper.kind, keeper.epoch, _NONE_LEFT)
     has = "no secret" if held is None else "another secret"
     raise KeyUnavailableError(
         f"the {keeper.kind} provider that is configured has {has} for epoch {keeper.epoch}, so it cannot say that the"
         f" one that opens it is destroyed: {keeper.name}",
-        hint=f"where that one is: coffer keys destroy {keeper.epoch} --keys-of FILE, a configuration that names it",
+        hint=f"if it is elsewhere: coffer keys destroy {keeper.epoch} --keys-of FILE, a configuration that leads to it",
     )
 
 
 def _receive(store: RowStore, row: EpochRow, receipt: Receipt, events: list[tuple[bytes, bytes]]) -> EpochRow:
-    """Keep a receipt; with the last one the epoch is destroyed. Returns its row as it then is."""
+    """Store a receipt; the last one marks the epoch as destroyed. Returns the epoch's new row."""
     keeper = receipt.keeper
     others = [each for each in keepers_in(store, keeper.epoch) if each.id != keeper.id]
     now = row if not all(each.is_ended for each in others) else replace(row, state=EpochState.DESTROYED, wrapped=b"")
-    put = [(keeper.place, keeper.encode()), (rows.epoch_place(row.epoch), now.encode()), *events]
+    put = [(keeper.row_key, keeper.encode()), (rows.epoch_row_key(row.epoch), now.encode()), *events]
     _put(store, put, row)
     return now
 
 
 def abandon(store: RowStore, epoch: int, event: Callable[[EpochRow], tuple[bytes, bytes]]) -> EpochRow:
-    """Give an old epoch up without its provider: its wrapped KEK leaves the keyring, durable on return.
+    """Abandon an old epoch without its provider: its wrapped KEK leaves the keyring, durable on return.
 
     The row that `event` makes is written with it, once. Its keepers stay without a receipt, and what was shredded under
-    the epoch stays as it is until `destroy` gets one of each. Returns the epoch's row; raises as `destroy`, and asks
-    nobody.
+    the epoch does not count as gone until `destroy` gets a receipt from each. Returns the epoch's row; raises as
+    `destroy`. Calls no provider.
     """
-    row = _told(store, epoch)
+    row = _announce(store, epoch)
     if row.state in _ENDED:
         return row
     given_up = replace(row, state=EpochState.ABANDONED, wrapped=b"")
-    _put(store, [(rows.epoch_place(epoch), given_up.encode()), event(given_up)], row)
+    _put(store, [(rows.epoch_row_key(epoch), given_up.encode()), event(given_up)], row)
     return given_up
 
 
-def _told(store: RowStore, epoch: int) -> EpochRow:
-    """Tell every process that the epoch is going, and return its row as it then is."""
-    place = rows.epoch_place(epoch)
-    value = store.get(place)
+def _announce(store: RowStore, epoch: int) -> EpochRow:
+    """Record that the epoch is being destroyed, for every process to see. Returns its row."""
+    row_key = rows.epoch_row_key(epoch)
+    value = store.get(row_key)
     if value is None:
         raise NotFoundError(f"this archive has no key epoch {epoch}")
     row = EpochRow.decode(value)
     require_keeper(row, keepers_in(store, epoch))
-    if epoch >= Header.decode(store.get(rows.HEADER_KEY) or b"").epoch or row.state is EpochState.ACTIVE:
+    if epoch >= KeyringHeader.decode(store.get(rows.HEADER_KEY) or b"").epoch or row.state is EpochState.ACTIVE:
         raise ConfigError(f"epoch {epoch} is in use", hint="rotate first: coffer keys rotate")
-    own = [value for place in rows.OWN_KEYS if (value := store.get(place)) is not None]
-    if not own or any(KeyRow.decode(value).epoch == epoch for value in own):  # a rotation moves them before all others
+    own = [value for row_key in rows.OWN_KEYS if (value := store.get(row_key)) is not None]
+    if not own or any(KeyRow.decode(value).epoch == epoch for value in own):  # a rotation moves these before all others
         raise ConfigError(f"a key of the archive's own is still under epoch {epoch}", hint="rotate: coffer keys rotate")
     held: list[int] = []
     store.walk(rows.STUDY_PREFIX, lambda _, key: held.append(1) if KeyRow.decode(key).epoch == epoch else None)
     if held:
         raise ConfigError(
             f"{len(held)} study keys are still under epoch {epoch}",
-            hint="rotate; keys that were shredded a moment ago leave it by themselves while a server runs",
+            hint="rotate; keys shredded a moment ago leave it without further action while a server runs",
         )
     if row.state is not EpochState.RETIRED:
         return row
     going = replace(row, state=EpochState.DESTROYING)
     changes = store.get(rows.CHANGES_KEY)
-    put = [(place, going.encode()), rows.raised(changes)]
+    put = [(row_key, going.encode()), rows.incremented(changes)]
     _put(store, put, row, (rows.CHANGES_KEY, changes))
     return going
 
 
 def _put(store: RowStore, put: list[tuple[bytes, bytes]], was: EpochRow, *more: tuple[bytes, bytes | None]) -> None:
-    """Write, where the epoch's row is as it was. Raises LockedError where it is not."""
-    if not store.put(put, expected=[(rows.epoch_place(was.epoch), was.encode()), *more]):
-        raise LockedError("another process changes the keys", hint="say it again")
+    """Write rows if the epoch's row is unchanged. Raises LockedError otherwise."""
+    if not store.put(put, expected=[(rows.epoch_row_key(was.epoch), was.encode()), *more]):
+        raise LockedError("another process changes the keys", hint="run the command again")

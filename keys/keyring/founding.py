@@ -1,7 +1,7 @@
-"""The first rows of a keyring: header, epoch 1, and the archive's own keys under it.
+"""Create a keyring's first rows: header, epoch 1, and the archive's own keys under it.
 
-Rule: the epoch's secret is durable at its provider before a row names it, and all rows are there with one commit or
-none is: what a stop leaves is a folder in which the same call makes a keyring.
+Rule: the epoch's secret is durable at its provider before a row names it, and one commit writes all rows or none. After
+a crash the same call completes the folder.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from coffer.keys.crypto import aead
 from coffer.keys.errors import ConfigError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper
-from coffer.keys.keyring.rows import EpochRow, EpochState, Header, KeyRow, KeyState
+from coffer.keys.keyring.rows import EpochRow, EpochState, KeyringHeader, KeyRow, KeyState
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 
-__all__ = ["found"]
+__all__ = ["create_rows"]
 
 
-def found(
+def create_rows(
     store: RowStore,
     provider: KekProvider,
     archive_id: bytes,
     random: Callable[[int], bytes],
     now_ms: Callable[[], int],
 ) -> None:
-    """Write the rows into a store that has none, with an archive root key and a signing key; durable on return.
+    """Write the first rows of an empty store, with an archive root key and a signing key; durable on return.
 
-    Takes the archive's 16-byte id. Raises ConfigError where there is a keyring already, and what the provider raises.
+    Takes the archive's 16-byte id. Raises ConfigError where a keyring exists already, and what the provider raises.
     """
     if store.get(rows.HEADER_KEY) is not None:
         raise ConfigError(f"{store.folder} already holds a keyring", hint="open it, or choose another folder")
@@ -38,11 +38,11 @@ def found(
     epoch = EpochRow(EpochState.ACTIVE, 1, kek_id, now, provider.kind, wrapped)
     keeper = Keeper.of(1, provider.kind, provider.holding(1))
     made = [
-        (rows.HEADER_KEY, Header(1, archive_id, now).encode()),
-        (rows.epoch_place(1), epoch.encode()),
-        (keeper.place, keeper.encode()),
+        (rows.HEADER_KEY, KeyringHeader(1, archive_id, now).encode()),
+        (rows.epoch_row_key(1), epoch.encode()),
+        (keeper.row_key, keeper.encode()),
     ]
-    for place in (rows.ARCHIVE_ROOT_KEY, rows.SIGNING_KEY):
-        row = KeyRow(rows.OWN_KEYS[place], KeyState.ACTIVE, 1, kek_id, now)
-        made.append((place, row.wrap(kek, archive_id, rows.NO_ID, Secret(random(32)), random(aead.SALT))))
+    for row_key in (rows.ARCHIVE_ROOT_KEY, rows.SIGNING_KEY):
+        row = KeyRow(rows.OWN_KEYS[row_key], KeyState.ACTIVE, 1, kek_id, now)
+        made.append((row_key, row.wrap(kek, archive_id, rows.NO_ID, Secret(random(32)), random(aead.SALT))))
     store.put(made)

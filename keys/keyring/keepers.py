@@ -1,8 +1,8 @@
-"""What could ever open an epoch's key: its keepers, each a secret of a provider that wrapped it, and groups of shares.
+"""Everything that could ever open an epoch's key: its keepers (each a provider's secret that wrapped it) and shares.
 
-Rule: the keyring knows a keeper before it, or a share, is of any use to anybody, and keeps it for good. It leaves
-nothing out when an epoch moves to another provider: older copies of the keyring still name the one before. A keeper
-counts until there is a receipt for this very secret, not for another one of the same kind. Layout: FORMAT.md.
+Rule: the keyring records a keeper, or a group of shares, before it can be used, and never removes a keeper. When an
+epoch moves to another provider the earlier keepers stay: older copies of the keyring still name them. A keeper counts
+until there is a receipt for exactly this secret, not for another one of the same kind. Layout: FORMAT.md.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = [
     "Keeper",
     "KeeperState",
     "burned_in",
+    "burned_row_key",
     "groups_in",
     "keepers_in",
-    "place_of_group",
     "require_keeper",
 ]
 
@@ -39,7 +39,7 @@ _LONGEST_NAME: Final = 2048
 
 
 class KeeperState(IntEnum):
-    """It opens the epoch's key; it was seen and is being destroyed; its provider gave a receipt."""
+    """The secret opens the epoch's key; it was seen and is being destroyed; its provider gave a receipt."""
 
     HOLDS = 1
     ENDING = 2
@@ -48,9 +48,8 @@ class KeeperState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Keeper:
-    """One secret that wrapped an epoch's key: epoch, id (16 bytes, of the secret itself), kind of provider, a name by
-    which people find it, and, where it has ended, when its receipt came and from when on nobody brings it back (ms
-    since 1970 UTC)."""
+    """One secret that wrapped an epoch's key: epoch, id (16 bytes, of the secret itself), kind of provider, a name for
+    people, and, once destroyed, when its receipt came and from when on nobody can restore it (ms since 1970 UTC)."""
 
     epoch: int
     id: bytes
@@ -62,19 +61,19 @@ class Keeper:
 
     @classmethod
     def of(cls, epoch: int, kind: str, held: Holding | None) -> Keeper:
-        """The keeper that a provider holds. Raises IntegrityError for none."""
+        """Return the keeper for the secret that a provider holds. Raises IntegrityError for None."""
         if held is None:
             raise IntegrityError(f"the {kind} provider has no secret for epoch {epoch}, which it has just used")
         return cls(epoch, held.id, kind, held.name)
 
     @property
-    def place(self) -> bytes:
-        """The key of its row."""
+    def row_key(self) -> bytes:
+        """The key of its keyring row."""
         return rows.KEEPER_PREFIX + self.epoch.to_bytes(4, "big") + self.id
 
     @property
     def is_ended(self) -> bool:
-        """Whether its provider gave a receipt."""
+        """Whether its provider has given a receipt."""
         return self.state is KeeperState.ENDED
 
     def __str__(self) -> str:
@@ -85,13 +84,13 @@ class Keeper:
         name = self.name.encode()
         kind = self.kind.encode("ascii")
         if len(kind) > 16 or len(name) > _LONGEST_NAME or len(self.id) != 16:
-            raise FormatError("a provider names its kind or its secret at too great length")
+            raise FormatError("a provider's kind or the name of its secret is too long")
         clear = (_VERSION, self.state, self.epoch, self.id, kind, self.receipt_ms, self.effective_ms, len(name))
         return LAYOUT.pack(*clear) + name
 
     @classmethod
     def decode(cls, data: bytes) -> Keeper:
-        """Return the keeper. Raises FormatError for what FORMAT.md says must be rejected."""
+        """Return the keeper. Raises FormatError for whatever FORMAT.md says a reader must reject."""
         wrong = FormatError("a keeper row of the keyring has values that this version never writes")
         if len(data) < LAYOUT.size or data[3]:
             raise wrong
@@ -107,8 +106,8 @@ class Keeper:
 
 @dataclass(frozen=True, slots=True)
 class Burned:
-    """Which shares of a group an officer said were burned (bit 0 is share 1), and when they became too many for those
-    that are left to give the key (ms since 1970 UTC), 0 while they were not."""
+    """The shares of a group that an officer reported as burned (bit 0 is share 1), and when too few were left to give
+    the key (ms since 1970 UTC; 0 while enough are left)."""
 
     numbers: int = 0
     closed_ms: int = 0
@@ -126,11 +125,11 @@ class Burned:
         return cls(numbers, closed_ms)
 
     def left(self, of: Group) -> int:
-        """How many shares of the group there may still be."""
+        """Return how many shares of the group may still exist."""
         return of.count - self.numbers.bit_count()
 
     def add(self, of: Group, numbers: Iterable[int], now_ms: int) -> Burned:
-        """The same with these shares, counted from 1, burned as well."""
+        """Return a copy with these shares, counted from 1, burned too."""
         more = replace(self, numbers=self.numbers | sum(1 << number - 1 for number in {*numbers}))
         is_new = not self.closed_ms and more.left(of) < of.threshold
         return replace(more, closed_ms=now_ms) if is_new else more
@@ -142,32 +141,32 @@ def keepers_in(store: RowStore, epoch: int | None = None) -> list[Keeper]:
     found = []
     for key, value in store.scan(rows.KEEPER_PREFIX + below):
         keeper = Keeper.decode(value)
-        if keeper.place != key:
-            raise IntegrityError("a keeper row of the keyring stands under another one's key")
+        if keeper.row_key != key:
+            raise IntegrityError("a keeper row of the keyring is stored under another keeper's key")
         found.append(keeper)
     return found
 
 
 def require_keeper(row: EpochRow, found: Iterable[Keeper]) -> None:
-    """Raise IntegrityError where what wraps the epoch's key now is not among its keepers."""
+    """Raise IntegrityError unless the epoch has a keeper of the kind that wraps its key now."""
     if not any(each.kind == row.provider for each in found):
         raise IntegrityError(
             f"the keyring does not say which secret of its {row.provider} provider opens epoch {row.epoch}",
-            hint="a row was taken out: restore the keyring from its backup",
+            hint="a row was removed: restore the keyring from its backup",
         )
 
 
-def place_of_group(of: Group) -> bytes:
-    """The key of the row that says which shares of a group are burned."""
+def burned_row_key(of: Group) -> bytes:
+    """Return the key of the row that holds a group's burned shares."""
     return rows.BURNED_PREFIX + of.group
 
 
 def groups_in(store: RowStore) -> list[Group]:
-    """Return the groups of shares that were made, oldest first."""
+    """Return the groups of shares ever made, oldest first."""
     found = (Group.decode(value) for _, value in store.scan(rows.SHARES_PREFIX))
     return sorted(found, key=lambda of: (of.made_s, of.group))
 
 
 def burned_in(store: RowStore) -> dict[bytes, Burned]:
-    """Return by group which shares are burned; groups of which none is are left out."""
+    """Return the burned shares by group; a group without any is absent."""
     return {key[1:]: Burned.decode(value) for key, value in store.scan(rows.BURNED_PREFIX)}

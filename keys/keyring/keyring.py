@@ -1,9 +1,9 @@
-"""The keyring: every study's data encryption key (DEK), wrapped under the current epoch's KEK, outside the log.
+"""The keyring: every study's data encryption key (DEK), wrapped under an epoch's KEK, stored outside the log.
 
-Rule: a key is durable before it is handed out, and a row names the one KEK that opens it: several keys are never tried.
-The keyring is as precious as all data; the log names every key that was made, shredded or replaced, so a lost, cut or
-rolled-back keyring is found at open by the floors above. It does not know studies: a key id is random, not derived from
-a UID.
+Rule: a key is durable before it is handed out, and a row names the one KEK that opens it; no other is tried. The
+keyring is as precious as the data itself; the log names every key that was made, shredded or replaced, so the floors
+above detect a lost, truncated or rolled-back keyring at open. It does not know studies: a key id is random, not derived
+from a UID.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.disk.lock import ChangeLock, Holder
 from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError
 from coffer.keys.keyring import founding, rows
-from coffer.keys.keyring.epoch_end import Ending, Receipt, abandon, destroy
+from coffer.keys.keyring.epoch_end import EpochDestruction, Receipt, abandon, destroy
 from coffer.keys.keyring.epochs import OpenEpochs
 from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
-from coffer.keys.keyring.overview import EpochInfo, changes_in, epochs_in, half_left
+from coffer.keys.keyring.overview import EpochInfo, changes_in, epochs_in, partly_rotated
 from coffer.keys.keyring.returned import Returned
 from coffer.keys.keyring.rotation import Rotated, rotate
 from coffer.keys.keyring.rows import EpochRow, KeyRow
@@ -46,15 +46,15 @@ class Keyring:
         random: Callable[[int], bytes],
         now_ms: Callable[[], int],
     ) -> None:
-        """Read the header and open its epoch and the archive's own key; `create` and `open` call this."""
+        """Read the header; open its epoch and the archive root key. `create` and `open` call this."""
         selftest.require()
         self._store = store
         self._provider = provider
         self._random = random
         self._now_ms = now_ms
         self._changing = ChangeLock(store.folder)
-        self._writing = threading.Lock()  # held over a commit, so that cached keys stay at hand meanwhile
-        seen = changes_in(store)  # before the epochs are read: a change that comes in between is followed later
+        self._writing = threading.Lock()  # held during a commit, so that cached keys stay available meanwhile
+        seen = changes_in(store)  # before the epochs are read: a change in between is picked up later
         self._epochs = OpenEpochs(store, provider)
         self._studies = StudyKeys(store, self._epochs, writing=self._writing, random=random, now_ms=now_ms, seen=seen)
         self._root = self.own_key(rows.ARCHIVE_ROOT_KEY)
@@ -77,7 +77,7 @@ class Keyring:
         selftest.require()
         store = RowStore(folder, create=True)
         try:
-            founding.found(store, provider, archive_id, random, now_ms)
+            founding.create_rows(store, provider, archive_id, random, now_ms)
             return cls(store, provider, random, now_ms)
         except BaseException:
             store.close()
@@ -92,10 +92,10 @@ class Keyring:
         random: Callable[[int], bytes] = os.urandom,
         now_ms: Callable[[], int] = clock_ms,
     ) -> Keyring:
-        """Open an existing keyring, with `readonly` safely beside a process that writes.
+        """Open an existing keyring; with `readonly`, safely beside a process that writes.
 
         Raises NotFoundError when there is none, FormatError or IntegrityError when it is damaged, KeyUnavailableError
-        when the provider does not open it, LockedError when this process has it open already.
+        when the provider cannot open it, LockedError when this process has it open already.
         """
         store = RowStore(folder, readonly=readonly)
         try:
@@ -111,79 +111,79 @@ class Keyring:
 
     @property
     def epoch(self) -> int:
-        """The epoch under whose KEK new keys are wrapped, also when another process made it; from 1 up."""
+        """The current epoch, from 1, whose KEK wraps new keys; other processes' rotations included."""
         self.follow()
         return self._epochs.header.epoch
 
     @property
     def provider_kind(self) -> str:
-        """The kind of provider that a rotation makes the next epoch with."""
+        """The kind of provider that will keep the next epoch."""
         return self._provider.kind
 
     def new_study(self, study_key_id: bytes | None = None) -> StudyKey:
-        """Make a study's key under a random 16-byte id (or the given unused one); durable on return."""
+        """Make a study's key under a random 16-byte id, or the given unused one; durable on return."""
         return self._studies.make([self._random(16) if study_key_id is None else study_key_id])[0]
 
     def new_studies(self, count: int) -> list[StudyKey]:
-        """Make `count` keys with one commit; all durable on return, or none exists."""
+        """Make `count` keys in one commit; all are durable on return, or none exists."""
         return self._studies.make([self._random(16) for _ in range(count)])
 
     def is_used(self, key_id: bytes) -> bool:
-        """Whether there is, or was before it was shredded, a key with this id."""
+        """Whether a key with this id exists, or existed before it was shredded."""
         return self._studies.is_used(key_id)
 
     def study(self, key_id: bytes) -> StudyKey:
-        """Return a study's key, from the cache when it was used lately.
+        """Return a study's key, from the cache if it was used recently.
 
-        Raises KeyUnavailableError when the keyring has no such row, ShreddedError when it was shredded, also by another
-        process a moment ago, IntegrityError when the row was altered or belongs elsewhere.
+        Raises KeyUnavailableError when the keyring has no such row, ShreddedError when any process has shredded it,
+        SupersededError when a rekey replaced it, IntegrityError when the row was altered or belongs elsewhere.
         """
         return self._studies.get(key_id)
 
-    def doomed(self, key_id: bytes) -> StudyKey:
-        """Return a study's key even when it was shredded, as long as its row is there: for what clears up after it.
+    def study_even_if_shredded(self, key_id: bytes) -> StudyKey:
+        """Return a study's key even after it was shredded, while its row still exists: for clearing the index.
 
         Raises KeyUnavailableError and IntegrityError as `study`.
         """
         return StudyKey(key_id, self.opened(key_id, self._store.get(rows.STUDY_PREFIX + key_id))[1])
 
     def changes(self) -> int:
-        """Return how often keys were taken away from whoever may hold them, by any process, until now; about 4 us."""
+        """Return the change counter: how often any process took keys away or changed what is allowed; about 4 us."""
         return changes_in(self._store)
 
     def follow(self) -> int:
-        """Let go of what was taken away by any process, cached keys and destroyed epochs, and return `changes`."""
+        """Drop cached keys and destroyed epochs' KEKs if any process has changed keys. Returns `changes`."""
         return self._studies.follow()
 
     def opened(self, key_id: bytes, value: bytes | None) -> tuple[KeyRow, Secret]:
-        """Return a study's row and key from the row's bytes. Raises KeyUnavailableError (None), IntegrityError."""
+        """Return a study's row and key from the row's bytes. Raises KeyUnavailableError for None, IntegrityError."""
         return self._studies.open(key_id, value)
 
-    def own_key(self, place: bytes) -> Secret:
-        """Return one of the archive's own keys, of `rows.OWN_KEYS`, as its row is now. Raises IntegrityError."""
+    def own_key(self, row_key: bytes) -> Secret:
+        """Return one of the archive's own keys (`rows.OWN_KEYS`) from its present row. Raises IntegrityError."""
         while True:
             self.follow()
-            value = self._store.get(place)
+            value = self._store.get(row_key)
             if value is None:
                 raise IntegrityError(
                     "the keyring lacks a key of the archive", hint="restore the keyring from its backup"
                 )
             try:
-                return self._epochs.unwrap(KeyRow.decode(value), rows.OWN_KEYS[place], rows.NO_ID)
+                return self._epochs.unwrap(KeyRow.decode(value), rows.OWN_KEYS[row_key], rows.NO_ID)
             except KeyUnavailableError:
-                if self._store.get(place) == value:
-                    raise  # else it was moved to another epoch in between
+                if self._store.get(row_key) == value:
+                    raise  # otherwise a rotation moved it to another epoch in between
 
     def sealed(self, row: KeyRow, key_id: bytes, dek: Secret) -> bytes:
-        """Return the bytes of a key's row with the key sealed under the epoch that the row names."""
+        """Return the row's bytes with the key `dek` sealed under the epoch that the row names."""
         return row.wrap(self._epochs.kek(row.epoch)[1], self.archive_id, key_id, dek, self._random(aead.SALT))
 
     def row(self, key: bytes) -> bytes | None:
-        """Return the bytes of one row as it is now, other processes' commits included."""
+        """Return the value of a row, None where there is none; other processes' commits included."""
         return self._store.get(key)
 
     def rows(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        """Return the rows under a prefix in key order; for those of which there are few."""
+        """Return the rows under a prefix, in key order; for prefixes with few rows."""
         return self._store.scan(prefix)
 
     def amend(
@@ -192,78 +192,78 @@ class Keyring:
         removed: Sequence[bytes] = (),
         expected: Sequence[tuple[bytes, bytes | None]] = (),
     ) -> bool:
-        """Change rows as `RowStore.put` does, durable on return; False, and nothing changed, where not as expected."""
+        """Change rows as `RowStore.put`; durable on return. False, with nothing changed, where a row is not as
+        expected."""
         with self._writing:
             return self._store.put(put, removed, expected)
 
     def archive_key(self, label: bytes) -> Secret:
-        """Return the archive's 32-byte key for one of `derive`'s labels; the same for the life of the archive."""
+        """Return the archive's 32-byte key for one of `derive`'s labels; it never changes."""
         return derive.derive(self._root, label)
 
     def count(self) -> int:
-        """Return the number of study keys; walks the rows, about 1 us each."""
+        """Return the number of study keys. Walks the rows, about 1 us each."""
         return self._store.walk(rows.STUDY_PREFIX, lambda _key, _value: None)
 
     def study_key_ids(self) -> list[bytes]:
-        """Return the ids of all study keys, ascending, of one consistent state."""
+        """Return the ids of all study keys, ascending, from one consistent state."""
         found: list[bytes] = []
         self._store.walk(rows.STUDY_PREFIX, lambda key, _: found.append(key[1:]))
         return found
 
     def complaint(self) -> str | None:
-        """Return what is wrong with the rows, or None; reads every one, about 1 us each, and opens none."""
+        """Return what is wrong with the rows, or None. Reads every row, about 1 us each, and opens none."""
         return self._store.complaint()
 
-    def witness(self) -> bytes | None:
-        """Return the signed note of the last checkpoint, as `remember` kept it; None before the first."""
-        return self._store.get(rows.WITNESS_KEY)
+    def remembered_checkpoint(self) -> bytes | None:
+        """Return the signed note that `remember_checkpoint` stored last; None before the first."""
+        return self._store.get(rows.CHECKPOINT_KEY)
 
-    def remember(self, note: bytes) -> None:
-        """Keep a signed note in place of the last one; durable on return.
+    def remember_checkpoint(self, note: bytes) -> None:
+        """Store a checkpoint's signed note in place of the last one; durable on return.
 
-        Called before the note is released: what anybody was shown, the keyring knows, and a log that is put back to an
-        older state, its checkpoint included, is found by it.
+        Call it before the note is released: then the keyring knows every published checkpoint, and a log that is rolled
+        back together with its checkpoint is detected.
         """
         with self._writing:
-            self._store.put([(rows.WITNESS_KEY, note)])
+            self._store.put([(rows.CHECKPOINT_KEY, note)])
 
     def require_writable(self) -> None:
-        """Return where keys can be made. Raises UnavailableError once a write failed, until it is opened again."""
+        """Return if keys can be made. Raises UnavailableError after a failed write, until the keyring is reopened."""
         self._store.require_writable()
 
     def epochs(self) -> list[EpochInfo]:
-        """Return every epoch this keyring ever had, ascending, with the number of study rows under each."""
+        """Return every epoch that this keyring ever had, ascending, with the number of study rows under each."""
         return epochs_in(self._store)
 
     def epoch_row(self, epoch: int) -> EpochRow:
-        """Return an epoch's row as it stands on disk. Raises NotFoundError for an epoch that never was."""
+        """Return an epoch's row from disk. Raises NotFoundError for an epoch that never existed."""
         return self._epochs.row(epoch)
 
     def epoch_age_seconds(self, now_ms: int) -> float:
-        """The age of the current epoch at `now_ms` (ms since 1970 UTC)."""
+        """Return the age of the current epoch in seconds at `now_ms` (ms since 1970 UTC)."""
         return max(0.0, (now_ms - self.epoch_row(self.epoch).created_ms) / 1000)
 
-    def is_shut(self) -> bool:
-        """Whether the key of the newest epoch that was seen is not in memory: nothing can be stored. Asks nobody."""
-        return self._epochs.is_shut()
+    def lacks_current_kek(self) -> bool:
+        """Whether the newest known epoch's KEK is not in memory, so nothing can be stored. Calls no provider."""
+        return self._epochs.lacks_current_kek()
 
-    def prove(self) -> None:
-        """Return when the provider still opens the KEK under which new keys are wrapped: then so will the next start.
+    def check_provider(self) -> None:
+        """Check that the provider still opens the KEK that wraps new keys, as the next start must.
 
-        Asks the provider. Raises as `OpenEpochs.prove`.
+        Calls the provider. Raises as `OpenEpochs.check_provider`.
         """
         self._epochs.load()  # another process may have rotated
-        self._epochs.prove(self.epoch)
+        self._epochs.check_provider(self.epoch)
 
     def returned(self) -> Returned:
-        """Return the destroyed epochs whose secrets the provider has again, as `keys.providers.routing.returned` finds
-        them."""
+        """Return the destroyed epochs whose secrets a provider holds again: see `keys.keyring.returned`."""
         return self._epochs.returned()
 
-    def divide(self, threshold: int, count: int) -> list[Share]:
-        """Return shares of the current epoch's KEK, any `threshold` of which give it. Raises InputError.
+    def make_shares(self, threshold: int, count: int) -> list[Share]:
+        """Return shares of the current epoch's KEK, any `threshold` of which recover it. Raises InputError.
 
-        Writes nothing: `keys.shares.groups` says that there are such shares, before anybody has one.
+        Writes nothing: `keys.shares.groups` must record the group before anyone gets a share.
         """
         epoch = self.epoch
         kek_id, kek = self._epochs.kek(epoch)
@@ -272,51 +272,51 @@ class Keyring:
         return split(kek, of, self._random)
 
     def keepers(self) -> list[Keeper]:
-        """Return every secret of a provider that ever opened an epoch's key, by epoch."""
+        """Return every provider's secret that ever opened an epoch's key, by epoch."""
         return keepers_in(self._store)
 
     def burned(self) -> dict[bytes, Burned]:
-        """Return by group which of its shares are burned; groups of which none is are left out."""
+        """Return the burned shares by group; a group without any is absent."""
         return burned_in(self._store)
 
     def share_groups(self) -> list[Group]:
-        """Return the groups of shares that were made, oldest first."""
+        """Return the groups of shares ever made, oldest first."""
         return groups_in(self._store)
 
     def close(self) -> None:
-        """Wipe the keys held in memory and close the file. Nothing waits to be written. Harmless when repeated.
+        """Wipe the keys in memory and close the file. No write is pending. Harmless when repeated.
 
-        Study keys and derived keys that others still use stay whole until they let go of them.
+        Study keys and derived keys that others still reference stay intact until those are dropped.
         """
         self._studies.close()
         self._root.wipe()
         self._store.close()
 
     @contextmanager
-    def alone(self, command: str) -> Iterator[None]:
-        """While the block runs nobody else, in any process, changes epochs or who keeps them; they are told `command`.
+    def exclusive(self, command: str) -> Iterator[None]:
+        """Hold the keyring's `ChangeLock` while the block runs: no other process or thread changes epochs or keepers.
 
-        May be nested in a thread. Raises LockedError, naming who does.
+        Others are shown `command`. Reentrant in one thread. Raises LockedError, naming the holder.
         """
         with self._changing.held(command, self._now_ms()):
             yield
 
-    def changing(self) -> Holder | None:
-        """Return who changes epochs now, in any process; None where nobody does."""
+    def change_holder(self) -> Holder | None:
+        """Return who is changing epochs now, in any process, or None."""
         return self._changing.holder()
 
-    def half_left(self) -> list[int]:
-        """Return the epochs that a rotation has begun to leave: one that runs, or one that was stopped."""
-        return half_left(self._store)
+    def partly_rotated(self) -> list[int]:
+        """Return the older epochs that a rotation has not retired yet: it is running, or was interrupted."""
+        return partly_rotated(self._store)
 
     def rotate(
         self,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
         event: Callable[[Rotated], tuple[bytes, bytes]] | None = None,
     ) -> Rotated:
-        """Move every key under a new epoch's KEK, as `keys.keyring.rotation.rotate` says; stores and reads go on
+        """Move every key under a new epoch's KEK: see `keys.keyring.rotation.rotate`. Stores and reads continue
         meanwhile."""
-        with self.alone("a rotation"):
+        with self.exclusive("a rotation"):
             done = rotate(self._store, self._provider, self._epochs.keks, self._random, self._now_ms, progress, event)
         self._epochs.load()
         return done
@@ -326,18 +326,17 @@ class Keyring:
         epoch: int,
         event: Callable[[Receipt], tuple[bytes, bytes]] | None = None,
         provider: KekProvider | None = None,
-    ) -> Ending:
-        """Destroy for ever what opens an old epoch, as `keys.keyring.epoch_end.destroy` says; `provider`, where it is
-        given,
-        is asked in place of the keyring's own."""
-        with self.alone("a destruction"):
+    ) -> EpochDestruction:
+        """Destroy for ever the secrets that open an old epoch: see `keys.keyring.epoch_end.destroy`. A given `provider`
+        is called instead of the keyring's own."""
+        with self.exclusive("a destruction"):
             ending = destroy(self._store, provider or self._provider, epoch, self._now_ms, event)
         self._epochs.forget(epoch)
         return ending
 
     def abandon_epoch(self, epoch: int, event: Callable[[EpochRow], tuple[bytes, bytes]]) -> EpochRow:
-        """Give an old epoch up whose provider is lost, as `keys.keyring.epoch_end.abandon` says."""
-        with self.alone("a destruction"):
+        """Abandon an old epoch whose provider is lost: see `keys.keyring.epoch_end.abandon`."""
+        with self.exclusive("a destruction"):
             row = abandon(self._store, epoch, event)
         self._epochs.forget(epoch)
         return row

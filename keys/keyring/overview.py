@@ -1,6 +1,6 @@
-"""What a keyring says of itself without any key: its epochs, who keeps each, and which shares were made.
+"""What a keyring shows without any key: its epochs, their keepers, and the shares that were made.
 
-Rule: reads only and unwraps nothing, so that an administrator sees where the keys are when no provider opens them.
+Rule: reads only and unwraps nothing, so an administrator can see where the keys are while no provider opens them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from coffer.keys.disk.lock import ChangeLock, Holder
 from coffer.keys.errors import FormatError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
-from coffer.keys.keyring.rows import EpochRow, EpochState, Header, KeyRow
+from coffer.keys.keyring.rows import EpochRow, EpochState, KeyringHeader, KeyRow
 from coffer.keys.keyring.store import RowStore
 
 __all__ = [
@@ -25,16 +25,16 @@ __all__ = [
     "changes_in",
     "epoch_rows",
     "epochs_in",
-    "half_left",
     "header_in",
     "overview",
+    "partly_rotated",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class EpochInfo:
-    """One epoch for an administrator: number, kind of the provider that opens it now, state, creation (ms since 1970),
-    study rows, from when on (ms since 1970) no provider brings its secrets back, None while it was not destroyed, and
+    """One epoch, for an administrator: number, kind of the provider that opens it now, state, creation (ms since 1970),
+    number of study rows, from when on (ms since 1970) no provider can restore its secrets (None: not destroyed), and
     every secret that ever opened it."""
 
     epoch: int
@@ -48,31 +48,30 @@ class EpochInfo:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The current epoch, every epoch ascending, every group of shares, oldest first, which of their shares are burned
-    (by group), the ids of those groups whose shares were being written when it was stopped, the epochs that a rotation
-    has begun to leave and not left yet, who changes the keys now, and whether a rotation of the signing key was begun
-    and has not ended."""
+    """The current epoch; every epoch, ascending; every group of shares, oldest first; their burned shares by group; the
+    ids of groups whose shares are not all written; the epochs that an unfinished rotation still has to retire; who is
+    changing the keys now; and whether a rotation of the signing key is unfinished."""
 
     current: int
     epochs: tuple[EpochInfo, ...]
     groups: tuple[Group, ...]
     burned: dict[bytes, Burned]
     unfinished: frozenset[bytes]
-    half_left: tuple[int, ...]
+    partly_rotated: tuple[int, ...]
     changing: Holder | None
     is_signing_key_changing: bool
 
 
-def header_in(store: RowStore) -> Header:
+def header_in(store: RowStore) -> KeyringHeader:
     """Return the keyring's header. Raises FormatError."""
     value = store.get(rows.HEADER_KEY)
     if value is None:
         raise FormatError("the keyring has no header", hint="restore it from its backup")
-    return Header.decode(value)
+    return KeyringHeader.decode(value)
 
 
 def changes_in(store: RowStore) -> int:
-    """Return how often keys were taken away from whoever may hold them, by any process, until now; about 4 us."""
+    """Return the change counter: how often any process took keys away or changed what is allowed; about 4 us."""
     return int.from_bytes(store.get(rows.CHANGES_KEY) or b"", "big")
 
 
@@ -81,14 +80,14 @@ def epoch_rows(store: RowStore) -> list[EpochRow]:
     return [EpochRow.decode(value) for _, value in store.scan(rows.EPOCH_PREFIX)]
 
 
-def half_left(store: RowStore) -> list[int]:
-    """Return the epochs that a rotation has begun to leave: one that runs, or one that was stopped."""
+def partly_rotated(store: RowStore) -> list[int]:
+    """Return the older epochs that a rotation has not retired yet: it is running, or was interrupted."""
     current = header_in(store).epoch
     return [row.epoch for row in epoch_rows(store) if row.state is EpochState.ACTIVE and row.epoch < current]
 
 
 def epochs_in(store: RowStore) -> list[EpochInfo]:
-    """Return every epoch a keyring ever had, ascending, with the number of study rows under each."""
+    """Return every epoch that the keyring ever had, ascending, with the number of study rows under each."""
     used: Counter[int] = Counter()
     store.walk(rows.STUDY_PREFIX, lambda _, value: used.update((KeyRow.decode(value).epoch,)))
     keepers: dict[int, list[Keeper]] = {}
@@ -104,25 +103,25 @@ def _info(row: EpochRow, used: int, keepers: tuple[Keeper, ...]) -> EpochInfo:
 
 
 def archive_id_in(folder: Path) -> bytes | None:
-    """The 16-byte id of the archive whose keyring is in `folder`; None where none was made. Needs no key.
+    """Return the 16-byte id of the archive whose keyring is in `folder`, None where there is no keyring. Needs no key.
 
     Raises IntegrityError, FormatError, UnavailableError.
     """
     if not opening.exists(folder / "data.mdb"):
         return None
-    store = RowStore(folder)  # to read only, LMDB does not open a file whose making was stopped
+    store = RowStore(folder)  # LMDB does not open a half-created file read-only
     try:
         header = store.get(rows.HEADER_KEY)
-        return Header.decode(header).archive_id if header is not None else None
+        return KeyringHeader.decode(header).archive_id if header is not None else None
     finally:
         store.close()
 
 
 def overview(folder: Path) -> Overview:
-    """Look at the keyring in `folder` beside whoever writes it. Raises NotFoundError, FormatError, IntegrityError."""
+    """Read the keyring in `folder`, safely beside a writer. Raises NotFoundError, FormatError, IntegrityError."""
     store = RowStore(folder, readonly=True)
     try:
-        left = tuple(half_left(store))
+        left = tuple(partly_rotated(store))
         changing = ChangeLock(folder).holder()
         current = header_in(store).epoch
         groups, unfinished = groups_in(store), frozenset(key[1:] for key, _ in store.scan(rows.SPLITTING_PREFIX))

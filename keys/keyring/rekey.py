@@ -1,9 +1,9 @@
-"""Rekeys under way: which study key is being replaced by which, and how far it is.
+"""Rekeys under way: which study key replaces which, and how far each rekey has come.
 
-Rule: the new key and the row that says so come in one transaction, and every later step of a rekey holds that row to
-what it was: where a shred took it away, the rekey ends there. While the row says SEALING, the log's records under the
-old key count and those under the new one do not; once it says SWITCHED it is the other way round. The last step, which
-destroys the old key, is `keys.keyring.shred.supersede`. It knows no records: the floors above seal them again.
+Rule: one transaction adds the new key and the rekey's row, and every later step requires that row to be unchanged: if a
+shred removed it, the rekey ends there. While the row says SEALING, the log's records under the old key count and those
+under the new key do not; once it says SWITCHED it is the reverse. The last step, which destroys the old key, is
+`keys.keyring.shred.supersede`. It knows no records: the floors above reseal them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from coffer.keys.memory.secret import Secret
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
 
-__all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "note", "of_key", "passed_over", "under_way"]
+__all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "inactive_keys", "of_key", "under_way", "update"]
 
 _LAYOUT: Final = struct.Struct(">HH16s16sQIIQ")  # version phase new_key_id name from_seq done total stuck
 _VERSION: Final = 1
@@ -38,9 +38,9 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rekey:
-    """One rekey: ids of the old and the new key, the 16 bytes by which the index finds the study, the record from which
-    on records under the new key may stand, how many objects are sealed again of how many, and the record that stopped
-    it (NOT_STUCK: none did)."""
+    """One rekey: ids of the old and the new key, the 16 bytes by which the index finds the study, the first record
+    number that may be under the new key, how many objects are resealed and how many there are, and the number of the
+    record that stopped it (NOT_STUCK: none)."""
 
     old: bytes
     new: bytes
@@ -52,8 +52,8 @@ class Rekey:
     stuck: int = NOT_STUCK
 
     @property
-    def place(self) -> bytes:
-        """The key of its row."""
+    def row_key(self) -> bytes:
+        """The key of its keyring row."""
         return rows.REKEY_PREFIX + self.old
 
     def encode(self) -> bytes:
@@ -62,7 +62,7 @@ class Rekey:
 
     @classmethod
     def decode(cls, old: bytes, data: bytes) -> Rekey:
-        """Return the rekey of a key. Raises FormatError for what FORMAT.md says must be rejected."""
+        """Return the rekey of the key `old`. Raises FormatError for whatever FORMAT.md says a reader must reject."""
         if len(data) != _LAYOUT.size:
             raise FormatError("a rekey row of the keyring has the wrong length")
         version, phase, new, name, from_seq, done, total, stuck = _LAYOUT.unpack(data)
@@ -72,18 +72,18 @@ class Rekey:
 
 
 def of_key(keyring: Keyring, old: bytes) -> Rekey | None:
-    """The rekey that replaces this key, if one is under way; as it is now, other processes' commits included."""
+    """Return the rekey that replaces this key, None where none is under way; other processes' commits included."""
     value = keyring.row(rows.REKEY_PREFIX + old)
     return None if value is None else Rekey.decode(old, value)
 
 
 def under_way(keyring: Keyring) -> list[Rekey]:
-    """Every rekey that is under way."""
-    return [Rekey.decode(place[1:], value) for place, value in keyring.rows(rows.REKEY_PREFIX)]
+    """Return every rekey that is under way."""
+    return [Rekey.decode(row_key[1:], value) for row_key, value in keyring.rows(rows.REKEY_PREFIX)]
 
 
-def passed_over(keyring: Keyring) -> frozenset[bytes]:
-    """The keys whose records do not count now, because those under the other key of the pair do."""
+def inactive_keys(keyring: Keyring) -> frozenset[bytes]:
+    """Return the keys whose records do not count now, because those under the other key of the pair do."""
     return frozenset(each.new if each.phase is Phase.SEALING else each.old for each in under_way(keyring))
 
 
@@ -96,10 +96,10 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
     random: Callable[[int], bytes],
     event: Callable[[Rekey], tuple[bytes, bytes]],
 ) -> Rekey:
-    """Make the new key, and say that it replaces `old`; durable on return. One that is under way is gone on with.
+    """Make the new key and the row that says it replaces `old`; durable on return. A rekey under way is resumed.
 
-    The row that `event` makes comes in the same transaction. Raises ShreddedError, KeyUnavailableError, IntegrityError
-    for the old key.
+    The row that `event` makes is written in the same transaction. Raises ShreddedError, KeyUnavailableError,
+    IntegrityError for the old key.
     """
     while True:
         keyring.study(old)
@@ -113,17 +113,17 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
             (rows.STUDY_PREFIX + old, value),
             (rows.TOMBSTONE_PREFIX + old, None),
         ]
-        bump = rows.raised(changes)
+        bump = rows.incremented(changes)
         if before is not None:
             again = replace(Rekey.decode(old, before), stuck=NOT_STUCK)
-            if keyring.amend([bump, (again.place, again.encode())], expected=expected):
+            if keyring.amend([bump, (again.row_key, again.encode())], expected=expected):
                 return again
             continue
         made, epoch = Rekey(old, random(16), name, from_seq), keyring.epoch
         row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
         put = [
             bump,
-            (made.place, made.encode()),
+            (made.row_key, made.encode()),
             (rows.STUDY_PREFIX + made.new, keyring.sealed(row, made.new, Secret(random(32)))),
             event(made),
         ]
@@ -131,14 +131,14 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
             return made
 
 
-def note(keyring: Keyring, before: Rekey, after: Rekey, put: Sequence[tuple[bytes, bytes]] = ()) -> Rekey:
-    """Change a rekey's row, and put other rows with it; durable on return. Returns `after`.
+def update(keyring: Keyring, before: Rekey, after: Rekey, put: Sequence[tuple[bytes, bytes]] = ()) -> Rekey:
+    """Replace a rekey's row, and write other rows with it; durable on return. Returns `after`.
 
-    Raises ShreddedError where the study was shredded meanwhile, UnavailableError where the row changed otherwise.
+    Raises ShreddedError if the study was shredded meanwhile, UnavailableError if the row changed otherwise.
     """
-    if keyring.amend([(after.place, after.encode()), *put], expected=[(before.place, before.encode())]):
+    if keyring.amend([(after.row_key, after.encode()), *put], expected=[(before.row_key, before.encode())]):
         return after
     keyring.study(before.old)
     if of_key(keyring, before.old) is None:
-        raise ShreddedError(f"key {before.old.hex()[:8]} is not being replaced any more")
-    raise UnavailableError("somebody else changed this rekey just now", hint="it goes on by itself")
+        raise ShreddedError(f"key {before.old.hex()[:8]} is no longer being replaced")
+    raise UnavailableError("another process changed this rekey just now", hint="the server resumes it by itself")

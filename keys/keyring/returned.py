@@ -1,6 +1,6 @@
-"""Secrets of destroyed epochs that a provider has again, because a copy of them was put back.
+"""Secrets of destroyed epochs that a provider holds again, because a copy of them was restored.
 
-Rule: each kind of provider is asked once, and only where something of its was destroyed.
+Rule: each kind of provider is asked once, and only where one of its secrets was destroyed.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ __all__ = ["Returned", "is_held", "returned"]
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """Destroyed epochs whose secrets are there again, and the kinds of providers that could not be asked."""
+    """Destroyed epochs whose secrets have returned, and the kinds of providers that could not be asked."""
 
     epochs: tuple[int, ...]
     unasked: tuple[str, ...]
 
     def is_gone(self, keeper: Keeper, now_ms: int) -> bool:
-        """Whether nobody has this secret or can bring it back.
+        """Whether this secret is gone and nobody can restore it.
 
-        Where a destruction could be taken back for a while, only the provider knows whether it was.
+        Where a destruction could be revoked for some time, only the provider knows whether it was.
         """
-        is_told = keeper.effective_ms == keeper.receipt_ms or keeper.kind not in self.unasked
-        return keeper.is_ended and keeper.effective_ms <= now_ms and is_told and keeper.epoch not in self.epochs
+        is_final = keeper.effective_ms == keeper.receipt_ms or keeper.kind not in self.unasked
+        return keeper.is_ended and keeper.effective_ms <= now_ms and is_final and keeper.epoch not in self.epochs
 
 
 def returned(rows: Iterable[EpochRow], keepers: Iterable[Keeper], provider: KekProvider) -> Returned:
-    """Find the epochs of which a secret was destroyed, or given up, that its provider has: a copy was put back, or a
-    provider that was lost before it destroyed anything is there again.
+    """Find the epochs with a destroyed or abandoned secret that its provider holds again: a copy was restored, or a
+    provider that was lost before it destroyed anything is back.
 
-    Asks each kind of provider what it has once, and none where nothing was destroyed.
+    Asks each kind of provider once, and none where nothing was destroyed.
     """
     abandoned = {row.epoch for row in rows if row.state is EpochState.ABANDONED}
     gone: dict[str, list[Keeper]] = {}
@@ -47,15 +47,15 @@ def returned(rows: Iterable[EpochRow], keepers: Iterable[Keeper], provider: KekP
     unasked: list[str] = []
     for kind, ended in gone.items():
         try:
-            asked = provider.of_kind(kind)
-            there = set(asked.describe().epochs)
-            found |= {each.epoch for each in ended if each.epoch in there and is_held(asked, each)}
+            configured = provider.of_kind(kind)
+            there = set(configured.describe().epochs)
+            found |= {each.epoch for each in ended if each.epoch in there and is_held(configured, each)}
         except CofferError:
             unasked.append(kind)
     return Returned(tuple(sorted(found)), tuple(unasked))
 
 
-def is_held(asked: KekProvider, keeper: Keeper) -> bool:
-    """Whether a provider has this very secret now. Raises what the provider raises."""
-    held = asked.holding(keeper.epoch, keeper.name)
+def is_held(configured: KekProvider, keeper: Keeper) -> bool:
+    """Whether a provider holds exactly this secret now. Raises what the provider raises."""
+    held = configured.holding(keeper.epoch, keeper.name)
     return held is not None and held.id == keeper.id

@@ -1,9 +1,9 @@
 """Move every key of a keyring under a new epoch's KEK; no stored object is touched.
 
-Rule: resumable at every step. First, in one transaction, the new epoch's row, the archive's own keys under it, and the
-header that makes it current: from then on new keys go under it, in every process. Then the study keys, page by page.
-Last the old epochs are retired. A rotation that was stopped is recognised by an older epoch that is still active. A row
-that another process changed meanwhile is read again (`RowStore.put` with `expected`). Whoever calls holds the keyring's
+Rule: resumable at every step. First one transaction writes the new epoch's row, the archive's own keys under it, and
+the header that makes it current: from then on every process wraps new keys under it. Then the study keys move, page by
+page. Last the old epochs are retired. An older epoch that is still active marks an interrupted rotation. A row that
+another process changed meanwhile is read again (`RowStore.put` with `expected`). The caller holds the keyring's
 `ChangeLock`.
 """
 
@@ -17,12 +17,12 @@ from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, LockedError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, keepers_in, require_keeper
-from coffer.keys.keyring.overview import epoch_rows, half_left, header_in
+from coffer.keys.keyring.overview import epoch_rows, header_in, partly_rotated
 from coffer.keys.keyring.rows import (
     GONE,
     EpochRow,
     EpochState,
-    Header,
+    KeyringHeader,
     KeyRow,
     KeyState,
 )
@@ -37,8 +37,8 @@ _PAGE: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """What a rotation did: the epoch that is current now, its provider's kind, how many study keys moved to it, and
-    whether it went on with one that had been stopped."""
+    """What a rotation did: the epoch that is now current, its provider's kind, how many study keys moved to it, and
+    whether it resumed an interrupted rotation."""
 
     epoch: int
     provider: str
@@ -47,9 +47,9 @@ class Rotated:
 
 
 class _Keks:
-    """The KEKs by epoch, each opened when a row first names it: a lost provider that keeps no key stops nobody.
+    """KEKs by epoch, each opened when a row first names it, so a lost provider without keys under it blocks nothing.
 
-    `known` are those that are in memory, with the KEK's id; what is opened joins them.
+    `known` holds the KEK ids and KEKs in memory; newly opened ones are added to it.
     """
 
     def __init__(
@@ -62,23 +62,24 @@ class _Keks:
         self._opened: dict[int, tuple[bytes, Secret]] = {}
 
     def of(self, epoch: int) -> tuple[bytes, Secret]:
-        """The KEK's id and the KEK. Raises KeyUnavailableError for an epoch that is gone, and as its provider."""
+        """Return the KEK's id and the KEK. Raises KeyUnavailableError for an epoch that is gone, and as its
+        provider."""
         if epoch not in self._opened:
-            value = self._store.get(rows.epoch_place(epoch))
+            value = self._store.get(rows.epoch_row_key(epoch))
             row = EpochRow.decode(value) if value is not None else None
             if row is None or row.state in GONE:
                 raise KeyUnavailableError(f"a key is wrapped under epoch {epoch}, which cannot be opened")
             kek_id, kek = self._known.get(epoch, (b"", None))
-            self.take(row, kek if kek is not None and kek_id == row.kek_id else self.asked(row))
+            self.add(row, kek if kek is not None and kek_id == row.kek_id else self.unwrapped(row))
         return self._opened[epoch]
 
-    def asked(self, row: EpochRow) -> Secret:
-        """An epoch's KEK from its provider, whatever is in memory."""
+    def unwrapped(self, row: EpochRow) -> Secret:
+        """Return an epoch's KEK as its provider opens it, whatever is in memory."""
         context = rows.epoch_context(self._archive_id, row.kek_id, row.epoch)
         return self._provider.of_kind(row.provider).unwrap(row.wrapped, context)
 
-    def take(self, row: EpochRow, kek: Secret) -> None:
-        """Use this KEK for an epoch from now on."""
+    def add(self, row: EpochRow, kek: Secret) -> None:
+        """Use this KEK for the epoch from now on."""
         self._opened[row.epoch] = self._known[row.epoch] = row.kek_id, kek
 
 
@@ -91,22 +92,22 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
     progress: Callable[[int, int], None],
     event: Callable[[Rotated], tuple[bytes, bytes]] | None = None,
 ) -> Rotated:
-    """Rotate, or finish a rotation that was stopped; durable on return. `progress` gets study keys done and in all.
+    """Rotate, or resume an interrupted rotation; durable on return. `progress` gets the study keys done and in total.
 
-    The row that `event` makes is written with the last step. `known` holds the KEKs that are in memory, by epoch. One
-    call of the provider makes the new KEK and one opens it again, before anything moves under it; an old one is asked
-    for where it is not in memory and a row names it. Raises LockedError where another process changes epochs all the
-    same, what the provider raises, and what `progress` raises; then running it again goes on.
+    The row that `event` makes is written with the last step. `known` holds the KEKs in memory, by epoch. One provider
+    call makes the new KEK and one opens it again before anything moves under it; an old KEK is opened only where it is
+    not in memory and a row names it. Raises LockedError where another process changes epochs despite the lock, and what
+    the provider or `progress` raises; then the next call resumes.
     """
     was = header_in(store)
     keks = _Keks(store, provider, was.archive_id, known)
-    resumed = bool(half_left(store))
+    resumed = bool(partly_rotated(store))
     if not resumed:
         _begin(store, provider, keks, random, now_ms)
     current = next(row for row in epoch_rows(store) if row.epoch == header_in(store).epoch)
     require_keeper(current, keepers_in(store, current.epoch))
     if resumed:
-        keks.take(current, keks.asked(current))
+        keks.add(current, keks.unwrapped(current))
     total, done, moved, after = store.walk(rows.STUDY_PREFIX, lambda _key, _value: None), 0, 0, b""
     while page := store.page(rows.STUDY_PREFIX, after, _PAGE):
         moved += _rewrap(store, page, current, keks, was.archive_id, random)
@@ -124,44 +125,44 @@ def _begin(
     random: Callable[[int], bytes],
     now_ms: Callable[[], int],
 ) -> None:
-    """Make the new epoch current. A stop before the transaction leaves a secret that nothing is wrapped under.
+    """Make the new epoch current. A crash before the transaction leaves a secret that wraps nothing.
 
-    Nothing is, either, unless the provider opens what it has just wrapped: it is asked anew, for what it keeps.
+    Nothing is wrapped under the new KEK unless the provider, called again, opens what it has just wrapped.
     """
     was_bytes = store.get(rows.HEADER_KEY)
-    own = [(place, store.get(place)) for place in rows.OWN_KEYS]
+    own = [(row_key, store.get(row_key)) for row_key in rows.OWN_KEYS]
     if was_bytes is None or own[0][1] is None:
         raise FormatError("the keyring lacks its header or its root key", hint="restore it from its backup")
-    was = Header.decode(was_bytes)
+    was = KeyringHeader.decode(was_bytes)
     epoch, kek_id = was.epoch + 1, random(16)
     context = rows.epoch_context(was.archive_id, kek_id, epoch)
     kek, wrapped = provider.create_epoch(epoch, context)
     new = EpochRow(EpochState.ACTIVE, epoch, kek_id, now_ms(), provider.kind, wrapped)
-    if not keks.asked(new).matches(kek):
+    if not keks.unwrapped(new).matches(kek):
         raise KeyUnavailableError(
             f"the {provider.kind} provider does not open what it has just wrapped",
-            hint="no key was moved: say it again",
+            hint="no key was moved: run the command again",
         )
     keeper = Keeper.of(epoch, provider.kind, provider.holding(epoch))
     changes = store.get(rows.CHANGES_KEY)
     fresh = [
-        rows.raised(changes),
+        rows.incremented(changes),
         (rows.HEADER_KEY, replace(was, epoch=epoch).encode()),
-        (rows.epoch_place(epoch), new.encode()),
-        (keeper.place, keeper.encode()),
+        (rows.epoch_row_key(epoch), new.encode()),
+        (keeper.row_key, keeper.encode()),
     ]
     fresh += [
-        (place, _moved(KeyRow.decode(value), rows.NO_ID, new, kek, keks, was.archive_id, random))
-        for place, value in own
+        (row_key, _rewrapped(KeyRow.decode(value), rows.NO_ID, new, kek, keks, was.archive_id, random))
+        for row_key, value in own
         if value is not None
     ]
     expected = [(rows.HEADER_KEY, was_bytes), (rows.CHANGES_KEY, changes), *own]
     if not store.put(fresh, expected=expected):
-        raise LockedError("another process changes the keys", hint="wait for it, then look at coffer keys list")
-    keks.take(new, kek)
+        raise LockedError("another process changes the keys", hint="wait for it, then run coffer keys list")
+    keks.add(new, kek)
 
 
-def _moved(  # noqa: PLR0917  # the parts of a row, its old and its new place
+def _rewrapped(  # noqa: PLR0917  # the parts of a row, its old and its new place
     row: KeyRow,
     key_id: bytes,
     new: EpochRow,
@@ -170,7 +171,7 @@ def _moved(  # noqa: PLR0917  # the parts of a row, its old and its new place
     archive_id: bytes,
     random: Callable[[int], bytes],
 ) -> bytes:
-    """A key row's bytes with the same key under the new epoch's KEK."""
+    """Return a key row's bytes with the same key wrapped under the new epoch's KEK."""
     kek_id, old = keks.of(row.epoch)
     if row.kek_id != kek_id:
         raise IntegrityError("a row of the keyring was altered", hint="restore the keyring from its backup")
@@ -187,28 +188,30 @@ def _rewrap(  # noqa: PLR0917
     archive_id: bytes,
     random: Callable[[int], bytes],
 ) -> int:
-    """Move a page's keys; returns how many were not there yet. A row that is gone or new since is looked at again."""
+    """Move a page's keys. Returns how many moved. If a row has changed or gone meanwhile, the page is read again."""
     kek = keks.of(new.epoch)[1]
     while True:
-        old = [(place, value, row) for place, value in page if _moves(row := KeyRow.decode(value), new)]
+        old = [(row_key, value, row) for row_key, value in page if _needs_move(row := KeyRow.decode(value), new)]
         if not old:
             return 0
-        fresh = [(place, _moved(row, place[1:], new, kek, keks, archive_id, random)) for place, _, row in old]
-        if store.put(fresh, expected=[(place, value) for place, value, _ in old]):
+        fresh = [(row_key, _rewrapped(row, row_key[1:], new, kek, keks, archive_id, random)) for row_key, _, row in old]
+        if store.put(fresh, expected=[(row_key, value) for row_key, value, _ in old]):
             return len(fresh)
-        again = ((place, store.get(place)) for place, _ in page)
-        page = [(place, value) for place, value in again if value is not None]
+        again = ((row_key, store.get(row_key)) for row_key, _ in page)
+        page = [(row_key, value) for row_key, value in again if value is not None]
 
 
-def _moves(row: KeyRow, new: EpochRow) -> bool:
-    """A shredded key is left behind: it ends with its epoch."""
+def _needs_move(row: KeyRow, new: EpochRow) -> bool:
+    """Whether a row must move. A shredded key stays behind and ends with its epoch."""
     return row.epoch != new.epoch and row.state is not KeyState.SHRED_SCHEDULED
 
 
 def _retire(store: RowStore, current: int, events: list[tuple[bytes, bytes]]) -> None:
     old = [row for row in epoch_rows(store) if row.epoch != current and row.state is EpochState.ACTIVE]
-    places = [rows.epoch_place(row.epoch) for row in old]
-    put = [(place, replace(row, state=EpochState.RETIRED).encode()) for place, row in zip(places, old, strict=True)]
-    expected = [(place, row.encode()) for place, row in zip(places, old, strict=True)]
+    row_keys = [rows.epoch_row_key(row.epoch) for row in old]
+    put = [
+        (row_key, replace(row, state=EpochState.RETIRED).encode()) for row_key, row in zip(row_keys, old, strict=True)
+    ]
+    expected = [(row_key, row.encode()) for row_key, row in zip(row_keys, old, strict=True)]
     if not old or not store.put([*put, *events], expected=expected):
-        raise LockedError("another process rotates the keys", hint="wait for it, then look at coffer keys list")
+        raise LockedError("another process rotates the keys", hint="wait for it, then run coffer keys list")

@@ -1,7 +1,7 @@
 """The keyring's rows as bytes (pure). Layout and reasons: FORMAT.md.
 
-Rule: every field of a row that is in clear is part of the context under which its key is sealed, together with the
-archive id and the row's own id: a row that was edited, or moved to another id or archive, no longer opens.
+Rule: every clear field of a row is part of the context under which its key is sealed, together with the archive id and
+the row's own id: an edited row, or one moved to another id or archive, no longer opens.
 It does not read or write the database.
 """
 
@@ -19,18 +19,18 @@ from coffer.keys.memory.secret import Secret
 __all__ = [
     "EpochRow",
     "EpochState",
-    "Header",
     "KeyRow",
     "KeyState",
+    "KeyringHeader",
     "Purpose",
     "WrapAlgorithm",
     "epoch_context",
-    "epoch_place",
-    "raised",
+    "epoch_row_key",
+    "incremented",
 ]
 
 MAGIC: Final = b"CofferKR"
-VERSION: Final = 2  # 1 kept of an epoch that changed its provider only the last one
+VERSION: Final = 2  # version 1 kept only the last provider of an epoch
 HEADER: Final = struct.Struct(">8sHI16sQ")  # magic version epoch archive_id created_ms
 KEY_CLEAR: Final = struct.Struct(">HBBB3xI16sQ")  # version wrap_alg purpose state pad epoch kek_id created_ms
 EPOCH_CLEAR: Final = struct.Struct(
@@ -38,24 +38,24 @@ EPOCH_CLEAR: Final = struct.Struct(
 )  # version wrap_alg state epoch kek_id created_ms provider wrapped_len
 HEADER_KEY: Final = b"H"
 ARCHIVE_ROOT_KEY: Final = b"A"
-SIGNING_KEY: Final = b"V"  # the seed that signs checkpoints now
-NEXT_SIGNING_KEY: Final = b"N"  # the seed that is to take its place; there while a rotation is under way
+SIGNING_KEY: Final = b"V"  # the seed that signs checkpoints
+NEXT_SIGNING_KEY: Final = b"N"  # the next such seed; present while its rotation is under way
 EPOCH_PREFIX: Final = b"E"
 STUDY_PREFIX: Final = b"K"
-WITNESS_KEY: Final = b"W"
-SHARES_PREFIX: Final = b"G"  # splittings of an epoch key into shares; no share is kept
-SPLITTING_PREFIX: Final = b"F"  # those whose shares are not all written yet
+CHECKPOINT_KEY: Final = b"W"
+SHARES_PREFIX: Final = b"G"  # groups of shares of an epoch's KEK; never a share itself
+SPLITTING_PREFIX: Final = b"F"  # groups whose shares are not all written yet
 TOMBSTONE_PREFIX: Final = b"T"
-CHANGES_KEY: Final = b"C"  # goes up whenever keys that another process may hold, or what may be done to them, changed
-KEEPER_PREFIX: Final = b"U"  # what could ever open an epoch's key, and its receipts
-BURNED_PREFIX: Final = b"B"  # which shares of a group are burned
-EVENT_PREFIX: Final = b"P"  # events on their way into the log, sealed
+CHANGES_KEY: Final = b"C"  # counts changes to keys that other processes may hold, or to what may be done with them
+KEEPER_PREFIX: Final = b"U"  # secrets that could ever open an epoch's key, and their receipts
+BURNED_PREFIX: Final = b"B"  # the burned shares of a group
+EVENT_PREFIX: Final = b"P"  # events waiting to be appended to the log, sealed
 HOLD_PREFIX: Final = b"L"  # holds, sealed
 REKEY_PREFIX: Final = b"R"  # rekeys under way
-COMPACTED_KEY: Final = b"I"  # the newest destroyed epoch after whose end the index was written anew
+COMPACTED_KEY: Final = b"I"  # the newest destroyed epoch since whose end the index was rewritten
 SIGN_PREFIX: Final = b"O"  # orders to sign a checkpoint now
-REQUEST_PREFIX: Final = b"Q"  # requests that wait for another officer, sealed
-NO_ID: Final = bytes(16)  # stands where a study row has its key id
+REQUEST_PREFIX: Final = b"Q"  # requests waiting for another officer, sealed
+NO_ID: Final = bytes(16)  # stands in for the key id in the archive's own rows
 _KEY_CONTEXT: Final = b"coffer/dek/v1\x00"
 _EPOCH_CONTEXT: Final = b"coffer/kek/v1\x00"
 _WRAPPED: Final = aead.sealed_length(32)
@@ -85,10 +85,10 @@ class KeyState(IntEnum):
 
 
 class EpochState(IntEnum):
-    """New keys go under the one active epoch; a retired one still opens rows; a destroyed one opens nothing.
+    """New keys go under the newest active epoch; a retired one still opens rows; a destroyed one opens nothing.
 
-    One that is being destroyed is used by nobody any more, and not all that ever opened it has given a receipt.
-    One that was abandoned is used by nobody either, and a provider was lost before it destroyed anything.
+    DESTROYING: no longer used, but not every keeper has a receipt yet. ABANDONED: no longer used, and a provider was
+    lost before it destroyed its secret.
     """
 
     ACTIVE = 1
@@ -102,15 +102,15 @@ GONE: Final = frozenset({EpochState.DESTROYING, EpochState.DESTROYED, EpochState
 
 
 class WrapAlgorithm(IntEnum):
-    """How a key is wrapped: by C2SP chunked encryption here, or by the provider in its own way."""
+    """How a key is wrapped: here with C2SP chunked encryption, or by the provider in its own way."""
 
     CHUNKED_ENCRYPTION = 1
     PROVIDER = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """The keyring's own row: which archive, which epoch is current."""
+class KeyringHeader:
+    """The keyring's header row: the archive and its current epoch. `created_ms` is in ms since 1970 UTC."""
 
     epoch: int
     archive_id: bytes
@@ -121,7 +121,7 @@ class Header:
         return HEADER.pack(MAGIC, VERSION, self.epoch, self.archive_id, self.created_ms)
 
     @classmethod
-    def decode(cls, data: bytes) -> Header:
+    def decode(cls, data: bytes) -> KeyringHeader:
         """Return the header. Raises FormatError for another magic, version or length."""
         if len(data) != HEADER.size or data[:8] != MAGIC:
             raise FormatError("this is not a Coffer keyring")
@@ -134,24 +134,25 @@ class Header:
         return cls(epoch, archive_id, created_ms)
 
 
-def epoch_place(epoch: int) -> bytes:
+def epoch_row_key(epoch: int) -> bytes:
     """Return the key of an epoch's row."""
     return EPOCH_PREFIX + epoch.to_bytes(4, "big")
 
 
 def epoch_context(archive_id: bytes, kek_id: bytes, epoch: int) -> bytes:
-    """Return what the provider binds a wrapped KEK to: label, archive id, KEK id, epoch (u32 big endian)."""
+    """Return the context that a provider binds a wrapped KEK to: label, archive id, KEK id, epoch (u32 big endian)."""
     return _EPOCH_CONTEXT + archive_id + kek_id + epoch.to_bytes(4, "big")
 
 
-def raised(changes: bytes | None) -> tuple[bytes, bytes]:
-    """Return the change counter's row, one more than its bytes say (None: it is not there yet)."""
+def incremented(changes: bytes | None) -> tuple[bytes, bytes]:
+    """Return the row of the change counter, incremented from its present bytes (None: no row yet)."""
     return CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")
 
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """One epoch: its KEK as the provider wrapped it. `provider` is the provider's kind, ASCII, at most 16 bytes."""
+    """One epoch, with its KEK as the provider wrapped it. `provider` is the provider's kind, ASCII, at most 16
+    bytes."""
 
     state: EpochState
     epoch: int
@@ -161,7 +162,7 @@ class EpochRow:
     wrapped: bytes
 
     def encode(self) -> bytes:
-        """Return 50 bytes and the wrapped KEK."""
+        """Return 50 bytes followed by the wrapped KEK."""
         alg, kind = WrapAlgorithm.PROVIDER, self.provider.encode("ascii")
         if len(kind) > 16:
             raise FormatError("a provider kind has at most 16 bytes")
@@ -170,7 +171,7 @@ class EpochRow:
 
     @classmethod
     def decode(cls, data: bytes) -> EpochRow:
-        """Return the row. Raises FormatError for what FORMAT.md says must be rejected."""
+        """Return the row. Raises FormatError for whatever FORMAT.md says a reader must reject."""
         if len(data) < EPOCH_CLEAR.size:
             raise FormatError("an epoch row of the keyring is too short")
         version, alg, state, epoch, kek_id, created, kind, length = EPOCH_CLEAR.unpack_from(data)
@@ -186,7 +187,7 @@ class EpochRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One wrapped key, a study's DEK or one of the archive's own, under the KEK of `epoch`."""
+    """One key, a study's DEK or one of the archive's own, wrapped under the KEK of `epoch`."""
 
     purpose: Purpose
     state: KeyState
@@ -203,16 +204,16 @@ class KeyRow:
         return _KEY_CONTEXT + archive_id + key_id + self._clear()
 
     def wrap(self, kek: Secret, archive_id: bytes, key_id: bytes, key: Secret, salt: bytes) -> bytes:
-        """Return the row's 140 bytes with `key` sealed into them; `salt` is 24 fresh random bytes."""
+        """Return the row's 140 bytes with `key` sealed in them; `salt` is 24 fresh random bytes."""
         return self._clear() + aead.seal(kek, self._context(archive_id, key_id), key.reveal(), salt)
 
     def unwrap(self, kek: Secret, archive_id: bytes, key_id: bytes) -> Secret:
-        """Return the key. Raises IntegrityError when row, id, archive or KEK are not the ones it was sealed under."""
+        """Return the key. Raises IntegrityError unless row, id, archive and KEK are those it was sealed under."""
         return Secret(aead.open_sealed(kek, self._context(archive_id, key_id), self.sealed))
 
     @classmethod
     def decode(cls, data: bytes) -> KeyRow:
-        """Return the row. Raises FormatError for what FORMAT.md says must be rejected."""
+        """Return the row. Raises FormatError for whatever FORMAT.md says a reader must reject."""
         if len(data) != KEY_CLEAR.size + _WRAPPED or data[5:8] != bytes(3):
             raise FormatError("a key row of the keyring has the wrong length or padding")
         version, alg, purpose, state, epoch, kek_id, created_ms = KEY_CLEAR.unpack_from(data)

@@ -1,8 +1,8 @@
-"""The key that signs the archive's checkpoints, and how another takes its place.
+"""The key that signs the archive's checkpoints, and its rotation.
 
-Rule: seeds are random and wrapped under the epoch, so that an old one is gone when its epoch is. The next one waits in
-a row of its own until it is endorsed in public (the floors above see to that); the transaction that makes it current
-leaves nothing of the old one in the keyring. Never are there more than these two.
+Rule: seeds are random and wrapped under an epoch, so an old seed is gone with its epoch. The next one waits in a row of
+its own until it is publicly endorsed (by the floors above); the transaction that makes it current leaves nothing of the
+old one in the keyring. There are never more than these two.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ Row = tuple[bytes, bytes]
 
 
 def current(keyring: Keyring) -> CheckpointSigner:
-    """What signs now, other processes' rotations included. Raises IntegrityError, KeyUnavailableError."""
+    """Return the current signer, other processes' rotations included. Raises IntegrityError, KeyUnavailableError."""
     return CheckpointSigner(keyring.own_key(rows.SIGNING_KEY))
 
 
 def is_under_way(keyring: Keyring) -> bool:
-    """Whether a rotation of the signing key was begun and has not ended; about 4 us."""
+    """Whether a rotation of the signing key has begun and not ended; about 4 us."""
     return keyring.row(rows.NEXT_SIGNING_KEY) is not None
 
 
 def pending(keyring: Keyring) -> CheckpointSigner | None:
-    """What is to sign when the rotation that is under way ends; None where none is."""
+    """Return the signer that takes over when the rotation under way ends; None where none is under way."""
     return CheckpointSigner(keyring.own_key(rows.NEXT_SIGNING_KEY)) if is_under_way(keyring) else None
 
 
 def begin(
     keyring: Keyring, random: Callable[[int], bytes], now_ms: int, event: Callable[[CheckpointSigner], Row]
 ) -> CheckpointSigner:
-    """Make the next signing key, with the row that `event` makes of it, durable on return; it signs nothing yet.
+    """Make the next signing key, with the row that `event` makes of it; durable on return. It signs nothing yet.
 
-    One that is there already is gone on with, and gets no event.
+    If there is one already, it is returned, without an event.
     """
     while True:
         if (known := pending(keyring)) is not None:
@@ -58,12 +58,12 @@ def begin(
 
 
 def promote(keyring: Keyring, now_ms: int, event: Row) -> None:
-    """Let the next signing key take the current one's place, which is destroyed in the same transaction; durable on
-    return. `event` goes with it. Raises LockedError where another process did so meanwhile."""
+    """Replace the current signing key by the next one, together with the row `event`; durable on return. The same
+    transaction destroys the old seed. Raises LockedError where another process has done so meanwhile."""
     while True:
         header, old, new = (keyring.row(each) for each in (rows.HEADER_KEY, rows.SIGNING_KEY, rows.NEXT_SIGNING_KEY))
         if new is None:
-            raise LockedError("another process changed the signing key", hint="coffer keys list shows it")
+            raise LockedError("another process changed the signing key", hint="run coffer keys list to see it")
         seed = keyring.own_key(rows.NEXT_SIGNING_KEY)
         value = _row(keyring, rows.SIGNING_KEY, keyring.epoch, now_ms, seed)
         expected = [(rows.HEADER_KEY, header), (rows.SIGNING_KEY, old), (rows.NEXT_SIGNING_KEY, new)]
@@ -71,6 +71,6 @@ def promote(keyring: Keyring, now_ms: int, event: Row) -> None:
             return
 
 
-def _row(keyring: Keyring, place: bytes, epoch: int, now_ms: int, seed: Secret) -> bytes:
-    row = KeyRow(rows.OWN_KEYS[place], KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
+def _row(keyring: Keyring, row_key: bytes, epoch: int, now_ms: int, seed: Secret) -> bytes:
+    row = KeyRow(rows.OWN_KEYS[row_key], KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
     return keyring.sealed(row, rows.NO_ID, seed)

@@ -1,7 +1,7 @@
-"""The keyring's LMDB file: bytes under bytes, durable when a write returns.
+"""The keyring's LMDB file: a key/value store whose writes are durable on return.
 
 Rule: sync and metasync stay on (a commit ends with fdatasync), meminit stays on (old heap bytes never reach the disk),
-files are 0600 in a 0700 folder. A commit that failed is final: the store answers UnavailableError until reopened.
+files are 0600 in a 0700 folder. A failed commit is final: writes raise UnavailableError until the store is reopened.
 Transactions of one store never overlap, so the map may grow at any time. It knows nothing of what rows mean.
 """
 
@@ -26,10 +26,10 @@ __all__ = ["SUM_KEY", "RowStore", "refused"]
 
 _FIRST_MAP: Final = 64 * 1024 * 1024  # address space, not disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
-_FULL: Final = 64 * 1024  # bytes: less than a small commit takes
+_FULL: Final = 64 * 1024  # bytes: less than a small commit needs
 _RESTART: Final = "restart Coffer"
 _RESTORE: Final = "stop the server, put the newest copy of the keyring folder back, then run coffer keys audit"
-SUM_KEY: Final = b"S"  # LMDB has no checksums: the sum of all rows' hashes tells accidents
+SUM_KEY: Final = b"S"  # LMDB has no checksums: the sum of all rows' hashes detects accidental damage
 
 
 def _row_hash(key: bytes, value: bytes) -> int:
@@ -38,9 +38,9 @@ def _row_hash(key: bytes, value: bytes) -> int:
 
 
 def refused(what: str, error: lmdb.Error, folder: Path, *, then: str = "") -> UnavailableError:
-    """What a refusal of LMDB is to whoever asked `what` to be opened, read or written; `then` is what to do after.
+    """Return the UnavailableError for an error of LMDB. `what` starts the message, `then` ends the hint.
 
-    Of a write that a full disk cut short LMDB says Input/output error: the volume is asked.
+    LMDB reports a write cut short by a full disk as Input/output error, so the volume's free space is checked.
     """
     if isinstance(error, lmdb.DiskError) or _is_full(folder):
         return UnavailableError(
@@ -80,7 +80,7 @@ class RowStore:
                 f"there is no keyring in {folder}", hint="restore it from its backup, or correct the path"
             )
         size = opening.size(file) if opening.exists(file) else 0
-        # A copy without a lock file has no writer; opening it must not add one, or a medium had to be writable.
+        # A copy without a lock file has no writer. Opening it must not create one: the medium may be read-only.
         lock = folder / "lock.mdb"
         options: dict[str, Any] = {"map_size": max(map_bytes, 2 * size), "max_readers": 256}
         try:
@@ -102,11 +102,11 @@ class RowStore:
         if create:
             sync_folder(folder)
         if not readonly:
-            self._env.reader_check()  # a killed reader's slot would keep old pages, and old wrapped keys, for ever
+            self._env.reader_check()  # a killed reader's slot would pin old pages, and old wrapped keys, for ever
 
     @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """The folder that holds the files."""
         return self._folder
 
     @contextlib.contextmanager
@@ -129,15 +129,15 @@ class RowStore:
             return self._env.begin(buffers=False)
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value under `key` as it stands now, other processes' commits included."""
+        """Return the value under `key`, None where there is none; other processes' commits included."""
         with self._transactions(), self._begin_read() as txn:
             value = txn.get(key)
             return None if value is None else bytes(value)
 
     def walk(self, prefix: bytes, visit: Callable[[bytes, bytes], None]) -> int:
-        """Call `visit(key, value)` for the rows whose key starts with `prefix`, in key order, of one consistent state.
+        """Call `visit(key, value)` for the rows whose key starts with `prefix`, in key order, in one consistent state.
 
-        Returns how many there were. Holds one row in memory at a time; `visit` must not use this store.
+        Returns the number of rows. Holds one row in memory at a time; `visit` must not use this store.
         """
         seen = 0
         with self._transactions(), self._begin_read() as txn, txn.cursor() as cursor:
@@ -149,7 +149,8 @@ class RowStore:
         return seen
 
     def page(self, prefix: bytes, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Return up to `limit` rows under a prefix, in key order, from the first behind `after` (b"": all of them)."""
+        """Return up to `limit` rows under a prefix, in key order, starting behind the key `after` (b"": at the
+        first)."""
         found: list[tuple[bytes, bytes]] = []
         with self._transactions(), self._begin_read() as txn, txn.cursor() as cursor:
             for key, value in cursor.iternext() if cursor.set_range(max(prefix, after)) else ():
@@ -160,7 +161,7 @@ class RowStore:
         return found
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        """Return what `walk` visits, as a list; for the few rows, not for all studies."""
+        """Return the rows under a prefix as a list, in key order; for prefixes with few rows, not for all studies."""
         found: list[tuple[bytes, bytes]] = []
         self.walk(prefix, lambda key, value: found.append((key, value)))
         return found
@@ -173,13 +174,13 @@ class RowStore:
     ) -> bool:
         """Write and remove rows in one transaction, all or nothing; durable on return (LMDB's commit: fdatasync).
 
-        Where a row is not as `expected` (None: absent), nothing is written and False returned: another process was
-        there first, and what was read must be read again.
+        Where a row differs from `expected` (None: absent), nothing is written and False is returned: another process
+        was faster, and the caller must read again. Raises UnavailableError.
         """
         if self._readonly:
             raise UnavailableError("the keyring is open for reading only")
         with self._transactions():
-            self.require_writable()  # reads go on: they see the last commit
+            self.require_writable()  # reads still work: they see the last commit
             while True:
                 try:
                     return self._write(rows, removed, expected)
@@ -192,9 +193,9 @@ class RowStore:
                     raise self._failed from error
 
     def require_writable(self) -> None:
-        """Return where no write failed until now. Raises UnavailableError with the cause."""
+        """Return if no write has failed so far. Raises UnavailableError with the cause otherwise."""
         if self._failed is not None:
-            raise self._failed.with_traceback(None)  # it would grow with each who meets it
+            raise self._failed.with_traceback(None)  # its traceback would grow with each raise
 
     def _write(
         self,
@@ -218,7 +219,7 @@ class RowStore:
         return True
 
     def complaint(self) -> str | None:
-        """Read every row and compare with the sum that is kept of them; what is wrong, or None. About 1 us a row."""
+        """Read every row and compare them with the stored sum. Returns what is wrong, or None. About 1 us a row."""
         total, kept = 0, self.get(SUM_KEY)
 
         def add(key: bytes, value: bytes) -> None:

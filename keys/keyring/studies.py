@@ -1,7 +1,7 @@
-"""The study keys of an open keyring: made, opened from their rows, kept at hand, and let go of.
+"""The study keys of an open keyring: created, opened from their rows, cached and dropped.
 
-Rule: a key is durable before it is handed out. A cached key is handed out only after a look at the change counter, so
-that one which another process shredded a moment ago is not; dropping it is what wipes it (`keys.memory.secret`).
+Rule: a key is durable before it is handed out. A cached key is handed out only after the change counter was checked, so
+never after another process has shredded it; dropping a key wipes it (`keys.memory.secret`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CACHED: Final = 4096
 
 
 class StudyKeys:
-    """Makes and opens the keys of one keyring's studies. Thread-safe."""
+    """Creates and opens the study keys of one keyring. Thread-safe."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class StudyKeys:
         now_ms: Callable[[], int],
         seen: int,
     ) -> None:
-        """`writing` is held over a commit; `seen` is the change counter as it was before `epochs` were read."""
+        """`writing` is held during a commit; `seen` is the change counter from before `epochs` were read."""
         self._store = store
         self._epochs = epochs
         self._writing = writing
@@ -51,20 +51,20 @@ class StudyKeys:
         self._seen = seen
 
     def make(self, key_ids: list[bytes]) -> list[StudyKey]:
-        """Make a key under each of these unused 16-byte ids with one commit; all durable on return, or none exists.
+        """Make a key under each of these unused 16-byte ids in one commit; all are durable on return, or none exists.
 
         Raises ConfigError for an id of another length, or one that was used, UnavailableError.
         """
         made = self._try_to_make(key_ids)
-        while made is None:  # another process has rotated: its epoch is the one for new keys
+        while made is None:  # another process has rotated: new keys belong under its epoch
             self._epochs.load()
             made = self._try_to_make(key_ids)
         return made
 
     def _try_to_make(self, key_ids: list[bytes]) -> list[StudyKey] | None:
-        """Make keys under the epoch that is known here; None where it is not the current one any more."""
+        """Make keys under the epoch known here; None where that is no longer the current one."""
         self.follow()
-        header = self._epochs.header  # once: another thread may follow another process meanwhile
+        header = self._epochs.header  # read once: another thread may adopt a newer one meanwhile
         kek_id, kek = self._epochs.kek(header.epoch)
         made: list[StudyKey] = []
         encoded: list[tuple[bytes, bytes]] = []
@@ -83,18 +83,18 @@ class StudyKeys:
                 return None
         with self._lock:
             for key in made:
-                self._remember(key)
+                self._cache_key(key)
         return made
 
     def is_used(self, key_id: bytes) -> bool:
-        """Whether there is, or was before it was shredded, a key with this id."""
+        """Whether a key with this id exists, or existed before it was shredded."""
         return any(self._store.get(prefix + key_id) for prefix in (rows.STUDY_PREFIX, rows.TOMBSTONE_PREFIX))
 
     def get(self, key_id: bytes) -> StudyKey:
-        """Return a study's key, from the cache when it was used lately.
+        """Return a study's key, from the cache if it was used recently.
 
-        Raises KeyUnavailableError when the keyring has no such row, ShreddedError when it was shredded, also by another
-        process a moment ago, IntegrityError when the row was altered or belongs elsewhere.
+        Raises KeyUnavailableError when the keyring has no such row, ShreddedError when any process has shredded it,
+        SupersededError when a rekey replaced it, IntegrityError when the row was altered or belongs elsewhere.
         """
         seen = self.follow()
         with self._lock:
@@ -104,27 +104,27 @@ class StudyKeys:
                 return cached
         value = self._store.get(rows.STUDY_PREFIX + key_id)
         name = key_id.hex()[:8]
-        if value is None and (stone := self._store.get(rows.TOMBSTONE_PREFIX + key_id)) is not None:
-            if Tombstone.decode(stone).reason is Reason.REKEYED:
-                raise SupersededError(f"key {name} was replaced by a rekey", hint="the study has a new key: ask again")
-            raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
+        if value is None and (tombstone := self._store.get(rows.TOMBSTONE_PREFIX + key_id)) is not None:
+            if Tombstone.decode(tombstone).reason is Reason.REKEYED:
+                raise SupersededError(f"key {name} was replaced by a rekey", hint="the study has a new key: try again")
+            raise ShreddedError(f"key {name} was shredded", hint="its data is permanently erased")
         try:
             row, dek = self.open(key_id, value)
         except KeyUnavailableError:
             again = self._store.get(rows.STUDY_PREFIX + key_id)
             if again == value:
                 raise
-            row, dek = self.open(key_id, again)  # it was moved to another epoch in between
+            row, dek = self.open(key_id, again)  # a rotation moved it to another epoch in between
         if row.state is KeyState.SHRED_SCHEDULED:
-            raise ShreddedError(f"key {name} was shredded", hint="what it opened is gone for good")
+            raise ShreddedError(f"key {name} was shredded", hint="its data is permanently erased")
         key = StudyKey(key_id, dek)
         with self._lock:
-            if self._seen == seen:  # else it may have been shredded since it was read
-                self._remember(key)
+            if self._seen == seen:  # otherwise it may have been shredded since it was read
+                self._cache_key(key)
         return key
 
     def open(self, key_id: bytes, value: bytes | None) -> tuple[KeyRow, Secret]:
-        """Return a study's row and key from the row's bytes. Raises KeyUnavailableError (None), IntegrityError."""
+        """Return a study's row and key from the row's bytes. Raises KeyUnavailableError for None, IntegrityError."""
         if value is None:
             raise KeyUnavailableError(
                 f"the keyring has no key {key_id.hex()[:8]}",
@@ -134,8 +134,7 @@ class StudyKeys:
         return row, self._epochs.unwrap(row, Purpose.STUDY, key_id)
 
     def follow(self) -> int:
-        """Let go of what was taken away by any process, cached keys and destroyed epochs, and return the change
-        counter."""
+        """Drop cached keys and destroyed epochs' KEKs if any process has changed keys. Returns the change counter."""
         changes = changes_in(self._store)
         if changes != self._seen:
             header, epochs = header_in(self._store), epoch_rows(self._store)
@@ -146,12 +145,12 @@ class StudyKeys:
         return changes
 
     def close(self) -> None:
-        """Let go of the cached keys, and wipe the KEKs."""
-        with self._lock:  # as in `follow`: keys and KEKs go together
+        """Drop the cached keys and wipe the KEKs."""
+        with self._lock:  # as in `follow`: keys and KEKs are dropped together
             self._cache.clear()
             self._epochs.wipe()
 
-    def _remember(self, key: StudyKey) -> None:
+    def _cache_key(self, key: StudyKey) -> None:
         self._cache[key.key_id] = key
         while len(self._cache) > _CACHED:
             self._cache.popitem(last=False)

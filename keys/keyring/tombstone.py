@@ -1,6 +1,6 @@
-"""What stays in a key's place when it is gone, as bytes (pure). Layout: FORMAT.md.
+"""The row that replaces a destroyed key, as bytes (pure). Layout: FORMAT.md.
 
-Rule: a key that is gone has a tombstone, one that is missing has none, so that the two are told apart.
+Rule: a destroyed key has a tombstone and a missing key has none, so the two can be told apart.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NO_SUCCESSOR: Final = bytes(16)
 
 
 class Reason(IntEnum):
-    """Why a key is gone: the study was erased, or it has another key now."""
+    """Why a key was destroyed: the study was erased, or has a new key."""
 
     SHREDDED = 0
     REKEYED = 1
@@ -28,9 +28,9 @@ class Reason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """What stays of a shredded key: the last epoch it was wrapped under, when it was shredded, until when backups may
-    hold it (ms since 1970 UTC), the 16 bytes by which whoever shredded it finds what it sealed, why it is gone, and the
-    id of the key that took its place (zeros: none did)."""
+    """What remains of a destroyed key: the last epoch that wrapped it, when it was shredded and until when backups may
+    hold it (ms since 1970 UTC), the 16 bytes by which the index finds what it sealed, the reason, and the id of the key
+    that replaced it (zeros: none)."""
 
     epoch: int
     scheduled_ms: int
@@ -47,7 +47,7 @@ class Tombstone:
 
     @classmethod
     def decode(cls, data: bytes) -> Tombstone:
-        """Return the tombstone. Raises FormatError for what FORMAT.md says must be rejected."""
+        """Return the tombstone. Raises FormatError for whatever FORMAT.md says a reader must reject."""
         if len(data) != _LAYOUT.size:
             raise FormatError("a tombstone of the keyring has the wrong length")
         version, reason, epoch, scheduled_ms, until_ms, name, successor = _LAYOUT.unpack(data)

@@ -1,1 +1,1 @@
-"""Where secrets live in memory: pages that are locked and left out of dumps, and a type that cannot be printed."""
+"""Secrets in memory: pages locked against swap and excluded from dumps, and a type that cannot be printed."""

@@ -1,8 +1,8 @@
-"""The memory that secrets live in: pages of their own, locked and kept out of dumps where the system allows.
+"""The memory that holds secrets: dedicated pages, locked and excluded from dumps where the system allows it.
 
-Rule: a slot belongs to one secret until that secret is gone, and is zeros before and after. Blocks stay for the life of
-the process. Taking and giving back are single list operations, so that a finalizer may run at any point of any thread.
-A process that forks without exec takes an unlocked copy along; nothing of the product does.
+Rule: a slot belongs to one secret for that secret's lifetime, and is all zeros before and after. Blocks live as long as
+the process. Taking and releasing a slot are single list operations, so a finalizer may run at any point in any thread.
+A fork without exec would carry an unlocked copy along; the product never does that.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _free: dict[int, list[Slot]] = {}
 
 @dataclass(slots=True, eq=False, repr=False)
 class Slot:
-    """A place in a block. `home` is the list it is given back to."""
+    """A place in a block. `home` is the free list that it returns to."""
 
     block: mmap.mmap
     at: int
     home: list[Slot]
 
-    def give_back(self) -> None:
-        """Let another secret have it; the bytes must be zeros, and nobody may use it any more."""
+    def release(self) -> None:
+        """Make the slot available to another secret. Its bytes must be zeros, and the caller must not use it again."""
         self.home.append(self)
 
 
@@ -49,7 +49,7 @@ def _grow(room: int) -> Slot:
     try:
         block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
-        raise UnavailableError("there is no memory for keys", hint="end something else on this machine") from error
+        raise UnavailableError("there is no memory for keys", hint="stop something else on this machine") from error
     hardening.lock(block)
     _blocks.append(block)
     home = _free.setdefault(room, [])

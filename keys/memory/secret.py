@@ -1,9 +1,9 @@
 """A key in memory that cannot be printed, compared with ==, hashed, copied or pickled by accident.
 
 Rule: key bytes live in a `Secret` everywhere except in the one expression that hands them to a cipher. Its copy lies in
-`keys.memory.locked_pages`, and is overwritten as soon as nobody refers to it any more: dropping a secret wipes it, and
-who still uses it keeps it whole. It does not promise that memory is clean afterwards: `reveal()` makes a `bytes` that
-Python cannot overwrite (facts: threat T11).
+`keys.memory.locked_pages` and is overwritten when the last reference goes away: dropping a secret wipes it, and any
+other holder of a reference keeps it intact. It does not promise clean memory afterwards: `reveal()` makes a `bytes`
+that Python cannot overwrite (threat model, 11).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Secret:
     def __del__(self) -> None:
         try:
             self.wipe()
-            self._slot.give_back()  # here only: while the object lives, its slot must be nobody else's
+            self._slot.release()  # only here: while the object lives, no other secret may get its slot
         except AttributeError:
-            return  # it was not made
+            return  # __init__ failed
 
     def _read(self) -> bytes:
         slot, size = self._slot, self._size
         value = slot.block[slot.at : slot.at + size]
-        return value if self._size else b""  # looked at again: wiped meanwhile, the bytes are zeros, which are no key
+        return value if self._size else b""  # read again: if it was wiped meanwhile, the bytes are zeros and no key
 
     def reveal(self) -> bytes:
         """Return the key bytes. Raises ValueError after `wipe()`. Use the result in one expression, never store it."""
@@ -49,13 +49,13 @@ class Secret:
         return value
 
     def wipe(self) -> None:
-        """Overwrite this object's copy with zeros, although others may still refer to it: their `reveal()` fails."""
+        """Overwrite the key bytes with zeros, even while others hold a reference: their `reveal()` then fails."""
         slot, size = self._slot, self._size
         self._size = 0
         slot.block[slot.at : slot.at + size] = bytes(size)
 
     def matches(self, other: Secret | bytes) -> bool:
-        """Compare in constant time (for equal lengths); this is the only comparison there is."""
+        """Compare in constant time (for equal lengths); there is no other comparison."""
         return hmac.compare_digest(self._read(), other.reveal() if isinstance(other, Secret) else other)
 
     def __len__(self) -> int:

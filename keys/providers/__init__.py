@@ -1,4 +1,4 @@
-"""Who guards the key of an epoch: a key file, a PKCS#11 token or AWS KMS, behind one Protocol (`base.KekProvider`).
+"""What guards an epoch's key: a key file, a PKCS#11 token or AWS KMS, behind one Protocol (`base.KekProvider`).
 
 Rule: a provider knows epochs by number and nothing of the keyring.
 """

@@ -1,9 +1,9 @@
 """Epoch secrets in AWS Key Management Service: one customer managed key for each epoch.
 
-Rule: each epoch has a KMS key of its own, found by the alias `alias/coffer/<archive id>/<epoch>`, because a key that
-served all epochs would open a destroyed one from a backup for ever. Every request names the key and carries an
-encryption context bound to archive and epoch. The wrapped form is in FORMAT.md. KMS is asked once for each epoch at
-start and for health, never for a study.
+Rule: each epoch has a KMS key of its own, found by the alias `alias/coffer/<archive id>/<epoch>`: one key for all
+epochs would for ever open a destroyed epoch from a backup. Every request names the key and carries an encryption
+context bound to archive and epoch. FORMAT.md defines the wrapped form. KMS is called once per epoch at start and for
+health checks, never per study.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from coffer.keys.errors import ConfigError, FormatError, KeyUnavailableError, UnavailableError
 from coffer.keys.memory.secret import Secret
-from coffer.keys.providers.aws_kms_errors import MissingError, StateError, asking
+from coffer.keys.providers.aws_kms_errors import MissingError, StateError, kms_call
 from coffer.keys.providers.base import DestroyReceipt, Holding, KekProvider, ProviderInfo, only
 
 __all__ = ["KmsProvider", "connect"]
@@ -29,7 +29,8 @@ _ATTEMPTS: Final = 3
 
 
 def connect(region: str, endpoint: str, timeout_seconds: float) -> Any:
-    """Return a boto3 KMS client; credentials and an empty region or endpoint as AWS's tools find them. Asks nobody."""
+    """Return a boto3 KMS client. Credentials, and an empty region or endpoint, resolve as in AWS's tools. Sends
+    nothing."""
     try:
         import boto3
         from botocore.config import Config
@@ -37,7 +38,7 @@ def connect(region: str, endpoint: str, timeout_seconds: float) -> Any:
         raise ConfigError(
             "the aws-kms provider needs the package boto3", hint="pip install 'coffer-dicom[aws]'"
         ) from error
-    with asking("be set up"):
+    with kms_call("be set up"):
         return boto3.Session().client(
             "kms",
             region_name=region or None,
@@ -66,7 +67,7 @@ class KmsProvider:
         self._client = client
         self._days = deletion_days
         self._random = random
-        self._known: dict[int, str] = {}  # epoch -> key ARN, of what was opened or made here
+        self._known: dict[int, str] = {}  # epoch -> ARN of a key opened or made here
 
     @property
     def kind(self) -> str:
@@ -78,19 +79,19 @@ class KmsProvider:
         return only(self, kind)
 
     def describe(self) -> ProviderInfo:
-        """See KekProvider. Lists the aliases of the account (kms:ListAliases), and looks at this archive's keys."""
+        """See KekProvider. Lists the account's aliases (kms:ListAliases) and describes this archive's keys."""
         prefix = self._alias("")
         epochs: list[int] = []
-        with asking("list aliases"):
+        with kms_call("list aliases"):
             for page in self._client.get_paginator("list_aliases").paginate():
                 names = [alias["AliasName"] for alias in page["Aliases"] if alias["AliasName"].startswith(prefix)]
                 epochs += [int(name[len(prefix) :]) for name in names if name[len(prefix) :].isdecimal()]
             usable = tuple(epoch for epoch in sorted(epochs) if not self._is_ending(epoch))
-        destruction = f"the epoch's key is deleted {self._days} days after the order, and may be taken back until then"
+        destruction = f"the epoch's key is deleted {self._days} days after the request, and can be restored until then"
         return ProviderInfo(KIND, usable, True, destruction)
 
     def health(self) -> None:
-        """See KekProvider: every key that was used here is enabled (kms:DescribeKey)."""
+        """See KekProvider: every key used here so far is enabled (kms:DescribeKey)."""
         for epoch, arn in dict(self._known).items():
             self._describe(epoch, arn)
 
@@ -100,11 +101,11 @@ class KmsProvider:
         return kek, self.adopt_epoch(epoch, kek, context)
 
     def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
-        """See KekProvider. CreateKey and CreateAlias unless the alias is there, then Encrypt."""
+        """See KekProvider. CreateKey and CreateAlias unless the alias exists, then Encrypt."""
         if not 1 <= epoch < 2**32:
-            raise ConfigError("an epoch is a number from 1 up")
+            raise ConfigError("an epoch is a number of at least 1")
         arn = self._arn(epoch) or self._make(epoch)
-        with asking(f"wrap epoch {epoch}"):
+        with kms_call(f"wrap epoch {epoch}"):
             answer = self._client.encrypt(
                 KeyId=arn, Plaintext=kek.reveal(), EncryptionContext=self._context(epoch, context)
             )
@@ -113,16 +114,16 @@ class KmsProvider:
         return wrapped
 
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
-        """See KekProvider. Decrypt, under the key that the wrapped form names and no other."""
+        """See KekProvider. Decrypt with the key that the wrapped form names, and no other."""
         epoch, arn, blob = _split(wrapped)
         try:
-            with asking(f"open epoch {epoch}"):
+            with kms_call(f"open epoch {epoch}"):
                 answer = self._client.decrypt(
                     KeyId=arn, CiphertextBlob=blob, EncryptionContext=self._context(epoch, context)
                 )
                 used, kek = answer["KeyId"], Secret(answer["Plaintext"])
         except StateError:
-            self._describe(epoch, arn)  # raises what the state means
+            self._describe(epoch, arn)  # raises the error for the key's state
             raise
         if used != arn or len(kek) != 32:
             raise KeyUnavailableError(f"AWS KMS opened epoch {epoch} with another key than {arn}")
@@ -130,7 +131,7 @@ class KmsProvider:
         return kek
 
     def holding(self, epoch: int, name: str = "") -> Holding | None:
-        """See KekProvider: by the alias, or by the ARN that `name` is, also while it waits for its deletion."""
+        """See KekProvider: by the alias, or by the ARN in `name`, also while the key is pending deletion."""
         arn = self._known.get(epoch) or self._arn(epoch)
         if name and arn != name:
             arn = self._described(epoch, name) or arn
@@ -140,20 +141,22 @@ class KmsProvider:
         return Holding(sha256(arn.encode()).digest()[:16], arn)
 
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
-        """See KekProvider. ScheduleKeyDeletion; a key that waits for it already, or is gone, gives a receipt again."""
+        """See KekProvider. ScheduleKeyDeletion; a key that is pending deletion or gone gives a receipt again."""
         arn = self._known.get(epoch) or self._arn(epoch)
         if arn is None:
-            caveat = f"no alias {self._alias(epoch)} was found: if somebody removed it, the key itself may still exist"
+            caveat = f"no alias {self._alias(epoch)} was found: if it was removed, the key itself may still exist"
             return DestroyReceipt(KIND, epoch, caveat)
-        caveat = f"until then kms:CancelKeyDeletion brings {arn} back; imported or replicated key material is yours"
+        caveat = f"until then kms:CancelKeyDeletion restores {arn}; destroy imported or replicated key material"
         try:
-            with asking(f"destroy epoch {epoch}"):
-                told = self._client.describe_key(KeyId=arn)["KeyMetadata"]
-                if told["KeyState"] != "PendingDeletion":
-                    told = self._client.schedule_key_deletion(KeyId=told["KeyId"], PendingWindowInDays=self._days)
-                effective_ms = int(told["DeletionDate"].timestamp()) * 1000
+            with kms_call(f"destroy epoch {epoch}"):
+                metadata = self._client.describe_key(KeyId=arn)["KeyMetadata"]
+                if metadata["KeyState"] != "PendingDeletion":
+                    metadata = self._client.schedule_key_deletion(
+                        KeyId=metadata["KeyId"], PendingWindowInDays=self._days
+                    )
+                effective_ms = int(metadata["DeletionDate"].timestamp()) * 1000
         except MissingError:
-            return DestroyReceipt(KIND, epoch, "the key is gone from AWS KMS already")
+            return DestroyReceipt(KIND, epoch, "AWS KMS no longer has the key")
         self._known.pop(epoch, None)
         return DestroyReceipt(KIND, epoch, caveat, effective_ms)
 
@@ -165,7 +168,7 @@ class KmsProvider:
         return f"alias/coffer/{self._archive}/{epoch}"
 
     def _context(self, epoch: int, context: bytes) -> dict[str, str]:
-        """KMS authenticates these pairs and shows them in CloudTrail: ids and numbers, nothing secret."""
+        """KMS authenticates these pairs and logs them in CloudTrail: ids and numbers, nothing secret."""
         return {"coffer-archive": self._archive, "coffer-epoch": str(epoch), "coffer-context": context.hex()}
 
     def _arn(self, epoch: int) -> str | None:
@@ -173,7 +176,7 @@ class KmsProvider:
 
     def _described(self, epoch: int, key: str) -> str | None:
         try:
-            with asking(f"find the key of epoch {epoch}"):
+            with kms_call(f"find the key of epoch {epoch}"):
                 arn: str = self._client.describe_key(KeyId=key)["KeyMetadata"]["Arn"]
         except MissingError:
             return None
@@ -181,7 +184,7 @@ class KmsProvider:
 
     def _make(self, epoch: int) -> str:
         tags = {"coffer-archive": self._archive, "coffer-epoch": str(epoch)}
-        with asking(f"make the key of epoch {epoch}"):
+        with kms_call(f"make the key of epoch {epoch}"):
             made = self._client.create_key(
                 Description=f"Coffer archive {self._archive}, key epoch {epoch}",
                 KeyUsage="ENCRYPT_DECRYPT",
@@ -193,12 +196,12 @@ class KmsProvider:
         return arn
 
     def _describe(self, epoch: int, arn: str) -> None:
-        with asking(f"look at the key of epoch {epoch}"):
+        with kms_call(f"describe the key of epoch {epoch}"):
             state = self._client.describe_key(KeyId=arn)["KeyMetadata"]["KeyState"]
         if state == "PendingDeletion":
             raise KeyUnavailableError(
                 f"the AWS KMS key of epoch {epoch} waits for its deletion: {arn}",
-                hint="unless that was meant: aws kms cancel-key-deletion, then aws kms enable-key, at once",
+                hint="unless that was intended, run at once: aws kms cancel-key-deletion, then aws kms enable-key",
             )
         if state == "Unavailable":
             raise UnavailableError(f"the AWS KMS key of epoch {epoch} is unavailable now: {arn}")
@@ -209,8 +212,8 @@ class KmsProvider:
 
 
 def _split(wrapped: bytes) -> tuple[int, str, bytes]:
-    """Epoch, key ARN and ciphertext of a wrapped KEK. Raises FormatError."""
-    wrong = FormatError("the wrapped KEK has not the form that an AWS KMS provider writes")
+    """Return epoch, key ARN and ciphertext of a wrapped KEK. Raises FormatError."""
+    wrong = FormatError("the wrapped KEK is not in the format of an AWS KMS provider")
     if len(wrapped) < HEAD.size or wrapped[0] != VERSION:
         raise wrong
     _, epoch, length = HEAD.unpack_from(wrapped)

@@ -1,6 +1,6 @@
-"""What AWS KMS and its client library raise, as errors of ours with a cause and a way out.
+"""Convert errors of AWS KMS and its client library to ours, with a cause and a remedy.
 
-Rule: every call is made inside `asking`; no exception of boto3 leaves it. Messages hold key ARNs, never key bytes.
+Rule: every call is made inside `kms_call`; no boto3 exception leaves it. Messages hold key ARNs, never key bytes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from coffer.keys.errors import ConfigError, KeyUnavailableError, UnavailableError
 
-__all__ = ["MissingError", "StateError", "asking"]
+__all__ = ["MissingError", "StateError", "kms_call"]
 
 _CREDENTIALS: Final = "renew the AWS credentials of this machine; check its clock"
-_OPENS_NOT: Final = "the keyring was altered, belongs to another archive, or was wrapped under another key"
+_DOES_NOT_OPEN: Final = "the keyring was altered, belongs to another archive, or was wrapped under another key"
 _SETTINGS: Final = "check [keys.aws] and the alias and tag policies of the account"
 
 
@@ -23,11 +23,11 @@ class MissingError(KeyUnavailableError):
 
 
 class StateError(KeyUnavailableError):
-    """The key is in a state in which it opens nothing; `DescribeKey` says which."""
+    """The key's state forbids decryption; `DescribeKey` shows the state."""
 
 
-# KMS API reference, "Common Errors" and the errors of each operation. What is not here may pass: throttling, internal
-# errors and whatever is new are UnavailableError.
+# KMS API reference, "Common Errors" and the errors of each operation. Anything else may be temporary: throttling,
+# internal and unknown errors become UnavailableError.
 _KNOWN: Final[dict[str, tuple[type[ConfigError | KeyUnavailableError], str]]] = {
     "AccessDeniedException": (ConfigError, "give this identity the permissions in docs/keys.md; check the key policy"),
     "UnrecognizedClientException": (ConfigError, _CREDENTIALS),
@@ -41,19 +41,19 @@ _KNOWN: Final[dict[str, tuple[type[ConfigError | KeyUnavailableError], str]]] = 
     "ValidationException": (ConfigError, _SETTINGS),
     "TagException": (ConfigError, _SETTINGS),
     "UnsupportedOperationException": (ConfigError, _SETTINGS),
-    "InvalidCiphertextException": (KeyUnavailableError, _OPENS_NOT),
-    "IncorrectKeyException": (KeyUnavailableError, _OPENS_NOT),
+    "InvalidCiphertextException": (KeyUnavailableError, _DOES_NOT_OPEN),
+    "IncorrectKeyException": (KeyUnavailableError, _DOES_NOT_OPEN),
     "NotFoundException": (
         MissingError,
         "the key was deleted, or this is another account or region: check [keys.aws] region",
     ),
-    "KMSInvalidStateException": (StateError, "aws kms describe-key tells its state"),
+    "KMSInvalidStateException": (StateError, "aws kms describe-key shows its state"),
 }
 
 
 @contextmanager
-def asking(doing: str) -> Iterator[None]:
-    """Convert what boto3 raises in the block; `doing` completes "AWS KMS cannot ..."."""
+def kms_call(doing: str) -> Iterator[None]:
+    """Convert exceptions of boto3 in the block to ours; `doing` completes "AWS KMS cannot ..."."""
     try:
         from botocore.exceptions import (
             BotoCoreError,
@@ -76,12 +76,12 @@ def asking(doing: str) -> Iterator[None]:
         raise ConfigError(
             "no AWS credentials were found", hint="give the machine a role, or set AWS_PROFILE or AWS_ACCESS_KEY_ID"
         ) from error
-    except KeyError as error:  # a page that is JSON, or nothing, but not what was asked
+    except KeyError as error:  # the answer parses, but is not the one that was requested
         raise UnavailableError(
-            f"AWS KMS cannot {doing}: the answer is not one of AWS KMS",
-            hint="check [keys.aws] endpoint, and whether a proxy answers in its place",
+            f"AWS KMS cannot {doing}: the answer does not come from AWS KMS",
+            hint="check [keys.aws] endpoint, and whether a proxy answers instead",
         ) from error
-    except BotoCoreError as error:  # timeouts, refused connections, names that do not resolve, cut answers
+    except BotoCoreError as error:  # timeouts, refused connections, unresolved names, truncated answers
         raise UnavailableError(
             f"AWS KMS cannot {doing}: no answer ({type(error).__name__})",
             hint="check the network, the endpoint and the proxy; nothing was changed",
@@ -92,6 +92,6 @@ def _converted(error: Any, doing: str) -> ConfigError | KeyUnavailableError | Un
     code = str(error.response.get("Error", {}).get("Code", "unknown"))
     cause = f"AWS KMS cannot {doing}: {code}"
     if code in _KNOWN:
-        kind, way_out = _KNOWN[code]
-        return kind(cause, hint=way_out)
+        kind, remedy = _KNOWN[code]
+        return kind(cause, hint=remedy)
     return UnavailableError(cause, hint="AWS KMS is busy or failing: try again; nothing was changed")

@@ -1,8 +1,8 @@
 """The key file: one random 32-byte secret per epoch, optionally strengthened by a passphrase. Layout: FORMAT.md.
 
-Rule: the file's secret is always part of the key; a passphrase alone never is, because the salt in an old backup and
-the same passphrase would open a destroyed epoch again. Limits are checked before any memory-hard work begins.
-One key file serves one archive. It does not guard the file beyond refusing one that others can read.
+Rule: the wrapping key always includes the file's secret, never a passphrase alone: with the salt from an old backup,
+that passphrase would open a destroyed epoch again. Limits are checked before any memory-hard work begins.
+One key file serves one archive. It does not protect the file beyond refusing one that others can read.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CHECKSUM: Final = 32
 MOST_SLOTS: Final = 1024
 MOST_M_KIB: Final = 1024 * 1024  # 1 GiB
 MOST_T: Final = 16
-MOST_M_KIB_PASSES: Final = 2 * MOST_M_KIB  # about 2 s: a header that somebody wrote is no reason to work longer
+MOST_M_KIB_PASSES: Final = 2 * MOST_M_KIB  # about 2 s: a forged header must not demand more work
 MOST_P: Final = 16
 WRAPPED_EPOCH: Final = struct.Struct(">I")
 _LONGEST: Final = HEAD.size + MOST_SLOTS * SLOT.size + CHECKSUM
@@ -67,7 +67,7 @@ class Argon2Cost:
         """Raise FormatError when outside t 1..16, p 1..16, m 8p KiB..1 GiB, t * m up to 2 GiB; allocates nothing."""
         bounds = 1 <= self.t <= MOST_T and 1 <= self.p <= MOST_P and 8 * self.p <= self.m_kib <= MOST_M_KIB
         if not bounds or self.t * self.m_kib > MOST_M_KIB_PASSES:
-            raise FormatError("the key file asks for Argon2id parameters outside the allowed bounds")
+            raise FormatError("the key file demands Argon2id parameters outside the allowed bounds")
 
 
 DEFAULT_COST: Final = Argon2Cost(t=3, p=4, m_kib=256 * 1024)  # about 0.7 s
@@ -94,12 +94,12 @@ class _KeyFile:
 
 
 def _decode(data: bytes) -> _KeyFile:
-    """Return the content. Raises FormatError for anything that FORMAT.md says must be rejected."""
+    """Return the content. Raises FormatError for whatever FORMAT.md says a reader must reject."""
     if len(data) < HEAD.size + CHECKSUM or data[:8] != MAGIC:
         raise FormatError("this is not a Coffer key file")
     _, version, flags, t, p, m_kib, salt, count, reserved = HEAD.unpack_from(data)
     if version != VERSION:
-        raise FormatError(f"key file version {version} is not known here", hint="use the Coffer release that wrote it")
+        raise FormatError(f"key file version {version} is not supported", hint="use the Coffer release that wrote it")
     if flags & ~WITH_PASSPHRASE or reserved or count > MOST_SLOTS:
         raise FormatError("the key file's header has values that this version never writes")
     if len(data) != HEAD.size + count * SLOT.size + CHECKSUM or sha256(data[:-CHECKSUM]).digest() != data[-CHECKSUM:]:
@@ -117,11 +117,11 @@ def _decode(data: bytes) -> _KeyFile:
 
 
 def _read(path: Path) -> _KeyFile:
-    """Read and check the file: open, fstat, read at most its longest form. ConfigError: unsafe permissions."""
+    """Read and check the file: open, fstat, read at most its maximum length. Raises ConfigError for unsafe modes."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise KeyUnavailableError(f"there is no key file {path}", hint="restore it or correct the setting") from None
+        raise KeyUnavailableError(f"there is no key file {path}", hint="restore it, or correct the setting") from None
     except OSError as error:
         raise KeyUnavailableError(f"cannot open key file {path}: {error.strerror}") from error
     try:
@@ -142,9 +142,9 @@ def generate_keyfile(
     *,
     calls: Syscalls = SYSTEM,
 ) -> None:
-    """Write a new key file with the secret of one epoch, mode 0600, whole or not at all, durable on return.
+    """Write a new key file with the secret of one epoch, mode 0600, atomically; durable on return.
 
-    Never overwrites. With a `passphrase` the file only records that one is needed, its salt and its `cost`. Raises
+    Never overwrites. With a `passphrase` the file records only that one is needed, its salt and `cost`. Raises
     UnavailableError when the file exists or cannot be written, ConfigError for an empty passphrase.
     """
     if passphrase is not None and not len(passphrase):
@@ -157,9 +157,9 @@ def generate_keyfile(
 
 
 class KeyFileProvider:
-    """A KekProvider over one key file. `passphrase` is called once, when the file says that one is needed.
+    """A KekProvider over one key file. `passphrase` is called once, if the file says that one is needed.
 
-    Thread-safe. Reads the file at every call, so a file that was replaced or removed is noticed.
+    Thread-safe. Reads the file at every call, so a replaced or removed file is noticed.
     """
 
     __slots__ = ("_calls", "_lock", "_passphrase", "_path", "_random", "_stretched")
@@ -190,11 +190,11 @@ class KeyFileProvider:
     def describe(self) -> ProviderInfo:
         """Return the kind `keyfile` and the epochs whose secrets the file holds."""
         content = _read(self._path)
-        destruction = "the secret is overwritten and the file replaced; copies and flash remnants are yours to destroy"
+        destruction = "the secret is overwritten and the file replaced; destroy copies and flash remnants yourself"
         return ProviderInfo(KIND, tuple(e for e, _ in content.slots), content.cost is None, destruction)
 
     def health(self) -> None:
-        """Return when the file can be read and is well formed; derives nothing."""
+        """Return if the file can be read and is well formed, otherwise raise. Derives nothing."""
         _read(self._path)
 
     def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
@@ -203,7 +203,7 @@ class KeyFileProvider:
         return kek, self.adopt_epoch(epoch, kek, context)
 
     def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
-        """See KekProvider. Adds the epoch's secret by `durable.replace`; one that a stop left there is settled."""
+        """See KekProvider. Adds the epoch's secret by `durable.replace`, or resyncs one that a crash left there."""
         with self._lock:
             content = _read(self._path)
             secret = content.secret(epoch)
@@ -214,7 +214,7 @@ class KeyFileProvider:
                 slots = tuple(sorted((*content.slots, (epoch, secret)), key=lambda slot: slot[0]))
                 durable.replace(self._path, with_changes(content, slots=slots).encode(), 0o600, calls=self._calls)
             else:
-                durable.settle(self._path, calls=self._calls)  # else a power cut takes it, and what it wraps
+                durable.resync(self._path, calls=self._calls)  # else a power cut could lose the secret, and so the KEK
             place = WRAPPED_EPOCH.pack(epoch)
             wrap_key = self._wrap_key(content, secret)
             return place + aead.seal(wrap_key, place + context, kek.reveal(), self._random(aead.SALT))
@@ -231,7 +231,7 @@ class KeyFileProvider:
             if secret is None:
                 raise KeyUnavailableError(
                     f"key file {self._path} holds no secret for epoch {epoch}",
-                    hint="use the key file that belongs to this archive, in its newest version",
+                    hint="use the newest version of the key file that belongs to this archive",
                 )
             wrap_key = self._wrap_key(content, secret)
         try:
@@ -239,11 +239,11 @@ class KeyFileProvider:
         except IntegrityError as error:
             raise KeyUnavailableError(
                 f"key file {self._path} does not open epoch {epoch} of this archive",
-                hint="check that file and passphrase belong to this archive",
+                hint="check that key file and passphrase belong to this archive",
             ) from error
 
-    def holding(self, epoch: int, name: str = "") -> Holding | None:  # noqa: ARG002  the epoch finds it
-        """See KekProvider: the secret of the slot, whatever the passphrase: without it nothing opens."""
+    def holding(self, epoch: int, name: str = "") -> Holding | None:  # noqa: ARG002  found by its epoch
+        """See KekProvider: the slot's secret, whatever the passphrase; without the secret nothing opens."""
         secret = _read(self._path).secret(epoch)
         if secret is None:
             return None
@@ -253,7 +253,7 @@ class KeyFileProvider:
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
         """See KekProvider: `durable.replace` without the secret, then zeros over the old file's bytes, fdatasync.
 
-        Where a stop came after the secret had left the file, that is settled.
+        Where a crash came after the secret had left the file, the file is resynced.
         """
         with self._lock:
             content = _read(self._path)
@@ -262,12 +262,12 @@ class KeyFileProvider:
                 old = AppendFile(self._path, calls=self._calls)
                 try:
                     durable.replace(self._path, with_changes(content, slots=kept).encode(), 0o600, calls=self._calls)
-                    old.write_at(0, bytes(old.size))  # the name is gone already: a crash leaves the new file whole
+                    old.write_at(0, bytes(old.size))  # its name is gone already: a crash leaves the new file intact
                     old.sync()
                 finally:
                     old.close()
             else:
-                durable.settle(self._path, calls=self._calls)
+                durable.resync(self._path, calls=self._calls)
         return DestroyReceipt(KIND, epoch, "destroy every other copy of the key file that holds this epoch")
 
     def _wrap_key(self, content: _KeyFile, secret: Secret) -> Secret:
@@ -276,7 +276,7 @@ class KeyFileProvider:
         return derive(Secret(secret.reveal() + self._stretch(content.cost, content.salt).reveal()), KEYFILE_WRAP)
 
     def _stretch(self, cost: Argon2Cost, salt: bytes) -> Secret:
-        """Return Argon2id(passphrase), 32 bytes, remembered for this file's salt and cost."""
+        """Return Argon2id(passphrase), 32 bytes, cached for this file's salt and cost."""
         if self._stretched is not None and self._stretched[:2] == (cost, salt):
             return self._stretched[2]
         passphrase = self._passphrase() if self._passphrase is not None else None

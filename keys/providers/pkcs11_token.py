@@ -1,7 +1,7 @@
-"""One PKCS#11 token: load its module, find it, log in, and come back after it was away.
+"""One PKCS#11 token: load its module, find it, log in, and reconnect after it was away.
 
-Rule: a module is started without locking of its own, so one call runs at a time in a process; a call that fails is
-tried once more over a fresh connection, because a session dies with the cable, the cluster node or the service. Every
+Rule: the module is initialised without locking of its own, so one call runs at a time per process; a failed call is
+retried once over a new connection, because a session dies with the cable, the cluster node or the service. Every
 foreign exception becomes one of ours here. It knows nothing of epochs.
 """
 
@@ -18,18 +18,18 @@ from coffer.keys.memory.secret import Secret
 if TYPE_CHECKING:
     from pkcs11 import Session
 
-__all__ = ["PROCESS_LOCK", "NotThere", "Token"]
+__all__ = ["PROCESS_LOCK", "ObjectMissing", "Token"]
 
 _T = TypeVar("_T")
-PROCESS_LOCK: Final = threading.RLock()  # C_Initialize(NULL): the module may not be called by two threads at once
+PROCESS_LOCK: Final = threading.RLock()  # C_Initialize(NULL): two threads must not call the module at once
 
 
-class NotThere(Exception):  # noqa: N818  an answer, not a failure of the token
-    """Raised by what `Token.run` runs: the token was reached and has no such object."""
+class ObjectMissing(Exception):  # noqa: N818  an answer, not a failure of the token
+    """Raised by the function that `Token.run` calls: the token was reached and has no such object."""
 
 
 class Token:
-    """A token by module path, label and PIN. `pin` is called at each login. Opens nothing before the first `run`."""
+    """A token, given by module path, label and PIN. `pin` is called at each login. The first `run` opens it."""
 
     __slots__ = ("_label", "_module", "_pin", "_refused", "_session")
 
@@ -44,22 +44,22 @@ class Token:
         return f'token "{self._label}"'
 
     def run(self, what: Callable[[Session], _T]) -> _T:
-        """Return `what(session)`, tried again over a fresh connection where it fails or finds nothing.
+        """Return `what(session)`, retried once over a new connection where it fails or raises ObjectMissing.
 
-        The session is open for writing and logged in. Raises ConfigError, UnavailableError, NotThere; an error of our
-        own that `what` raises passes at once.
+        The session is read-write and logged in. Raises ConfigError, UnavailableError, ObjectMissing; a CofferError that
+        `what` raises is passed on at once.
         """
         library = _library()
         with PROCESS_LOCK:
             try:
                 return what(self._session or self._connect(library, afresh=False))
-            except (library.PKCS11Error, NotThere) as error:
+            except (library.PKCS11Error, ObjectMissing) as error:
                 self._session = None
                 if _is_final(library, error):
                     raise self._converted(library, error) from error
             try:
-                # A token that was pulled out under an open session looks empty, so nothing is believed to be missing
-                # before the module was started anew.
+                # A token unplugged under an open session looks empty, so an object counts as missing only after the
+                # module has been initialised again.
                 return what(self._connect(library, afresh=True))
             except library.PKCS11Error as error:
                 self._session = None
@@ -73,7 +73,7 @@ class Token:
                 raise
             raise ConfigError(
                 f"{self._module} is not a PKCS#11 module that can be loaded",
-                hint="give the path of the HSM's own library in [keys.pkcs11] module",
+                hint="set [keys.pkcs11] module to the path of the HSM's own library",
             ) from error
         if afresh:
             module.reinitialize()
@@ -91,7 +91,7 @@ class Token:
             raise library.PinIncorrect
         try:
             session: Session = token.open(rw=True, user_pin=_text(pin))
-        except library.UserAlreadyLoggedIn:  # a login counts for the process, and another session here has done it
+        except library.UserAlreadyLoggedIn:  # a login counts for the whole process, and another session has logged in
             session = token.open(rw=True)
         except library.PinIncorrect:
             self._refused = pin
@@ -104,7 +104,7 @@ class Token:
         if isinstance(error, pin):
             return ConfigError(
                 f"{self} refuses the PIN",
-                hint="correct the PIN's source, then start again; the same PIN is not tried twice, since tokens lock",
+                hint="correct the PIN's source, then start again; a refused PIN is not tried twice, since tokens lock",
             )
         if isinstance(error, library.PinLocked | library.PinExpired | library.UserPinNotInitialized):
             return ConfigError(
@@ -115,11 +115,11 @@ class Token:
                 f"{self} cannot do what is needed ({name})", hint="it needs AES-256 keys and CKM_AES_GCM: docs/keys.md"
             )
         if isinstance(error, library.SessionReadOnly | library.TokenWriteProtected):
-            return ConfigError(f"{self} is write protected", hint="lift the protection while an epoch is made")
+            return ConfigError(f"{self} is write protected", hint="remove the protection while an epoch is created")
         if isinstance(error, library.NoSuchToken):
             return UnavailableError(
                 f"there is no {self} in any slot of {self._module}",
-                hint="connect the HSM, or correct [keys.pkcs11] token; `pkcs11-tool -L` lists what is there",
+                hint="connect the HSM, or correct [keys.pkcs11] token; `pkcs11-tool -L` lists the tokens",
             )
         return UnavailableError(
             f"{self} cannot be reached or used now ({name})", hint="check the HSM, its network and its client service"
@@ -127,7 +127,7 @@ class Token:
 
 
 def _is_final(library: Any, error: Exception) -> bool:
-    """Return whether trying again could only do harm or nothing."""
+    """Whether a retry would be useless or harmful."""
     final = (library.PinIncorrect, library.PinInvalid, library.PinLenRange, library.PinLocked, library.PinExpired)
     return isinstance(error, (*final, library.MechanismInvalid, library.SessionReadOnly, library.TokenWriteProtected))
 

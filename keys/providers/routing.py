@@ -1,7 +1,7 @@
-"""Several providers that look like one, and a provider that waits for another.
+"""Several providers joined into one, and a provider that retries another.
 
-Rule: an epoch row names the kind of provider that keeps its KEK, and only that one is asked. The current one makes new
-epochs, so an archive moves from one provider to another by one rotation, with both open.
+Rule: an epoch row names the kind of provider that wrapped its KEK, and only that one is called. The current one makes
+new epochs, so one rotation with both configured moves an archive from one provider to another.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from coffer.keys.errors import ConfigError, UnavailableError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import DestroyReceipt, Holding, KekProvider, ProviderInfo
 
-__all__ = ["Patience", "Patient", "ProviderSet"]
+__all__ = ["ProviderSet", "RetryPolicy", "RetryingProvider"]
 
 _T = TypeVar("_T")
 _PAUSE: Final = 2.0
 
 
 class ProviderSet:
-    """A KekProvider of several. `makers` make one by its kind when it is first needed; `current` makes new epochs.
+    """A KekProvider over several. `makers` build each kind on first use; the `current` kind makes new epochs.
 
-    Thread-safe. A maker raises ConfigError where its provider is not configured or its library not installed.
+    Thread-safe. A maker raises ConfigError where its provider is not configured or its library is not installed.
     """
 
     def __init__(self, current: str, makers: Mapping[str, Callable[[], KekProvider]]) -> None:
@@ -36,7 +36,7 @@ class ProviderSet:
 
     @property
     def kind(self) -> str:
-        """The current provider's."""
+        """The current provider's kind."""
         return self._current
 
     def of_kind(self, kind: str) -> KekProvider:
@@ -45,8 +45,8 @@ class ProviderSet:
             if kind not in self._made:
                 if kind not in self._makers:
                     raise ConfigError(
-                        f"an epoch of this archive is kept by a {kind} provider, which this release does not know",
-                        hint=f"use the release that wrote it; known here: {', '.join(self._makers)}",
+                        f"an epoch of this archive is kept by a {kind} provider, which this release does not support",
+                        hint=f"use the release that wrote it; supported here: {', '.join(self._makers)}",
                     )
                 self._made[kind] = self._makers[kind]()
             return self._made[kind]
@@ -64,7 +64,7 @@ class ProviderSet:
         return self.of_kind(self._current).adopt_epoch(epoch, kek, context)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
-        """See KekProvider: by the current provider. For a row's KEK ask `of_kind(row.provider)`."""
+        """See KekProvider: by the current provider. For a row's KEK use `of_kind(row.provider)`."""
         return self.of_kind(self._current).unwrap(wrapped, context)
 
     def holding(self, epoch: int, name: str = "") -> Holding | None:
@@ -72,11 +72,11 @@ class ProviderSet:
         return self.of_kind(self._current).holding(epoch, name)
 
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
-        """See KekProvider: by the current provider. For a row's secret ask `of_kind(row.provider)`."""
+        """See KekProvider: by the current provider. For a row's secret use `of_kind(row.provider)`."""
         return self.of_kind(self._current).destroy_epoch(epoch)
 
     def health(self) -> None:
-        """Ask every provider that was needed so far, and the current one."""
+        """Check the current provider and every other one used so far."""
         self.of_kind(self._current)
         with self._lock:
             made = list(self._made.values())
@@ -85,73 +85,73 @@ class ProviderSet:
 
 
 @dataclass(slots=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for a provider: until `end`, a reading of `clock` in seconds. Set `end` back to stop waiting.
 
-    `tell` gets the cause and the seconds that are left, before each pause.
+    `on_retry` is called before each pause with the cause and the seconds left.
     """
 
     end: float
-    tell: Callable[[UnavailableError, float], None]
+    on_retry: Callable[[UnavailableError, float], None]
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
 
-class Patient:
-    """A KekProvider that, while another cannot be reached, tries again as long as its patience lasts.
+class RetryingProvider:
+    """A KekProvider that retries another while that cannot be reached, until its policy's end.
 
-    What waiting cannot mend (a wrong PIN, a missing secret) is raised at once, and after the end everything is.
+    Errors that waiting cannot cure (a wrong PIN, a missing secret) are raised at once; after the end every error is.
     """
 
-    def __init__(self, provider: KekProvider, patience: Patience) -> None:
+    def __init__(self, provider: KekProvider, policy: RetryPolicy) -> None:
         self._provider = provider
-        self._patience = patience
+        self._policy = policy
 
     @property
     def kind(self) -> str:
-        """The other's."""
+        """The kind of the provider that is retried."""
         return self._provider.kind
 
     def of_kind(self, kind: str) -> KekProvider:
-        """See KekProvider: the other's, as patient as this."""
-        return Patient(self._provider.of_kind(kind), self._patience)
+        """See KekProvider: with the same policy."""
+        return RetryingProvider(self._provider.of_kind(kind), self._policy)
 
     def describe(self) -> ProviderInfo:
         """See KekProvider."""
-        return self._again(self._provider.describe)
+        return self._retry(self._provider.describe)
 
     def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
         """See KekProvider."""
-        return self._again(lambda: self._provider.create_epoch(epoch, context))
+        return self._retry(lambda: self._provider.create_epoch(epoch, context))
 
     def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
         """See KekProvider."""
-        return self._again(lambda: self._provider.adopt_epoch(epoch, kek, context))
+        return self._retry(lambda: self._provider.adopt_epoch(epoch, kek, context))
 
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         """See KekProvider."""
-        return self._again(lambda: self._provider.unwrap(wrapped, context))
+        return self._retry(lambda: self._provider.unwrap(wrapped, context))
 
     def holding(self, epoch: int, name: str = "") -> Holding | None:
         """See KekProvider."""
-        return self._again(lambda: self._provider.holding(epoch, name))
+        return self._retry(lambda: self._provider.holding(epoch, name))
 
     def destroy_epoch(self, epoch: int) -> DestroyReceipt:
         """See KekProvider."""
-        return self._again(lambda: self._provider.destroy_epoch(epoch))
+        return self._retry(lambda: self._provider.destroy_epoch(epoch))
 
     def health(self) -> None:
-        """See KekProvider: not patient, its caller asks again anyway."""
+        """See KekProvider. Not retried: its caller polls."""
         self._provider.health()
 
-    def _again(self, attempt: Callable[[], _T]) -> _T:
-        patience = self._patience
+    def _retry(self, attempt: Callable[[], _T]) -> _T:
+        policy = self._policy
         while True:
             try:
                 return attempt()
             except UnavailableError as error:
-                left = patience.end - patience.clock()
+                left = policy.end - policy.clock()
                 if left <= 0:
                     raise
-                patience.tell(error, left)
-                patience.sleep(min(_PAUSE, left))
+                policy.on_retry(error, left)
+                policy.sleep(min(_PAUSE, left))

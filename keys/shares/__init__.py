@@ -1,1 +1,1 @@
-"""Key shares among people: as text, in groups, and back to an archive whose provider is lost."""
+"""Key shares held by people: as text, in groups, and for recovering an archive whose provider is lost."""

@@ -1,8 +1,8 @@
-"""Splittings of an epoch key: which groups of shares there can be, noted before a share of theirs exists.
+"""Groups of shares of an epoch's KEK, recorded in the keyring before any of their shares exists.
 
-Rule: the keyring knows a group first; then its shares are written; last it is noted that all of them are. So a
-splitting that is stopped leaves no share that nobody knows of, and is found again by the place its shares were to go
-to. No share is kept. It writes no files: the floors above do.
+Rule: first the keyring records the group, then its shares are written, last the keyring records that they are complete.
+So an interrupted split leaves no unrecorded share, and is found again by the place that its shares were to go to. No
+share is stored. It writes no files: the floors above do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.errors import InputError, UnavailableError
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.keepers import Burned, place_of_group
+from coffer.keys.keyring.keepers import Burned, burned_row_key
 
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
@@ -27,17 +27,17 @@ _PLACE: Final = 16
 
 
 def place_of(folder: Path) -> bytes:
-    """Return the 16 bytes that stand for the folder of a group's shares: SHA-256 of label and path, cut."""
+    """Return the 16 bytes that identify the folder of a group's shares: SHA-256 of label and path, truncated."""
     return sha256(_LABEL + str(folder).encode("utf-8", "surrogateescape")).digest()[:_PLACE]
 
 
 def begin(keyring: Keyring, of: Group, place: bytes, event: tuple[bytes, bytes]) -> None:
-    """Note a group whose shares are about to be written at a place, with the row of an event; durable on return."""
+    """Record a group whose shares are about to be written at `place`, and an event's row; durable on return."""
     keyring.amend([(rows.SHARES_PREFIX + of.group, of.encode()), (rows.SPLITTING_PREFIX + of.group, place), event])
 
 
 def end(keyring: Keyring, of: Group) -> None:
-    """Note that all shares of a group are written; durable on return, harmless when repeated."""
+    """Record that all shares of a group are written; durable on return, harmless when repeated."""
     keyring.amend([], [rows.SPLITTING_PREFIX + of.group])
 
 
@@ -48,32 +48,32 @@ def burn(
     now_ms: int,
     event: Callable[[Burned], tuple[bytes, bytes]],
 ) -> Burned:
-    """Note that these shares of a group, counted from 1, are burned, with the row of an event; durable on return.
+    """Record that these shares of a group, counted from 1, are burned, and an event's row; durable on return.
 
-    Nothing shows Coffer that they are: whoever calls has an officer's word. Raises InputError for a number that no
-    share of the group has, UnavailableError where the row changed meanwhile.
+    Coffer cannot verify it: the caller has an officer's word. Raises InputError for a number that no share of the group
+    has, UnavailableError where the row changed meanwhile.
     """
     if not numbers or not all(1 <= number <= of.count for number in numbers):
         raise InputError(
-            f"the shares of group {of.group.hex()} are numbered 1 to {of.count}", hint="each bears its own"
+            f"the shares of group {of.group.hex()} are numbered 1 to {of.count}", hint="each share states its number"
         )
-    place = place_of_group(of)
-    value = keyring.row(place)
+    row_key = burned_row_key(of)
+    value = keyring.row(row_key)
     burned = (Burned() if value is None else Burned.decode(value)).add(of, numbers, now_ms)
-    if not keyring.amend([(place, burned.encode()), event(burned)], expected=[(place, value)]):
-        raise UnavailableError("somebody else dealt with these shares just now", hint="say it again")
+    if not keyring.amend([(row_key, burned.encode()), event(burned)], expected=[(row_key, value)]):
+        raise UnavailableError("somebody else dealt with these shares just now", hint="run the command again")
     return burned
 
 
 def give_up(keyring: Keyring, of: Group, event: tuple[bytes, bytes]) -> None:
-    """Forget a group of which no share is left, with the row of an event; durable on return.
+    """Remove a group of which no share is left, and record an event's row; durable on return.
 
-    Call it when what was written of the shares is removed durably.
+    Call it after everything that was written of the shares is durably removed.
     """
     keyring.amend([event], [rows.SHARES_PREFIX + of.group, rows.SPLITTING_PREFIX + of.group])
 
 
 def unfinished(keyring: Keyring) -> list[tuple[Group, bytes]]:
-    """Return the groups that were begun and not ended, each with its place, oldest first."""
+    """Return the groups whose shares are not all written, each with its place, oldest first."""
     places = {key[1:]: value for key, value in keyring.rows(rows.SPLITTING_PREFIX)}
     return [(of, places[of.group]) for of in keyring.share_groups() if of.group in places]

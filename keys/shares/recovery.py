@@ -1,8 +1,8 @@
-"""Bring an archive's key back without its provider: from shares to an epoch row that another provider opens.
+"""Recover an archive's key without its provider: from shares to an epoch row that another provider opens.
 
-Rule: the keyring says whether a key is the right one, before anything is written; then the new provider's secret is
-durable before the row that needs it. Every step may be repeated. Works beside a running server, whose keys in memory
-stay what they are. It knows no files of shares and asks nobody.
+Rule: the key is checked against the keyring before anything is written; the new provider's secret is durable before the
+row that needs it. Every step may be repeated. It works beside a running server, whose keys in memory stay valid. It
+knows no share files and prompts nobody.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 
-__all__ = ["Proof", "Recovery"]
+__all__ = ["Recovery", "RecoveryProof"]
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """What a recovered key opened: the epoch, the one that is current, whether the archive's own key is under it, and
-    how many of the study keys are."""
+class RecoveryProof:
+    """What a recovered key opens: its epoch, the current epoch, whether the archive root key is under it, how many
+    study keys are, and how many there are in all."""
 
     epoch: int
     current: int
@@ -40,7 +40,7 @@ class Proof:
 
 
 class Recovery:
-    """A keyring and a KEK that shares gave. Opens it for reading only until `move`."""
+    """A keyring and the KEK recovered from shares. Opens the keyring read-only until `record` or `move`."""
 
     def __init__(self, folder: Path, recovered: Recovered) -> None:
         """Raises KeyUnavailableError for another archive or an unknown epoch, ShreddedError for a destroyed one."""
@@ -54,26 +54,26 @@ class Recovery:
             if header.archive_id != of.archive_id:
                 raise KeyUnavailableError(
                     f"the shares are of archive {of.archive_id.hex()}, this one is {header.archive_id.hex()}",
-                    hint="choose the right archive with --archive, or bring the right shares",
+                    hint="select the right archive with --archive, or use the right shares",
                 )
             self._row = _epoch_row(store, of.epoch)
         finally:
             store.close()
         if self._row.state in GONE:
             raise ShreddedError(
-                f"key epoch {of.epoch} was destroyed on purpose, its shares open nothing any more",
+                f"key epoch {of.epoch} was destroyed on purpose, and its shares no longer open anything",
                 hint=f"burn them; the current epoch is {header.epoch}: coffer keys split makes shares of it",
             )
         if self._row.kek_id != of.kek_id:
             raise KeyUnavailableError(
                 f"the shares are of another key of epoch {of.epoch} than the keyring's",
-                hint="the keyring was restored from before, or made anew: bring the shares that belong to it",
+                hint="an older keyring was restored, or a new one was made: use the shares that belong to it",
             )
 
-    def prove(self, progress: Callable[[], None] = lambda: None) -> Proof:
-        """Open every key that hangs on the epoch, about 20 us each, and change nothing.
+    def prove(self, progress: Callable[[], None] = lambda: None) -> RecoveryProof:
+        """Open every key under the epoch, about 20 us each, and change nothing.
 
-        Raises KeyUnavailableError when the KEK does not open them, or nothing hangs on the epoch any more.
+        Raises KeyUnavailableError when the KEK does not open them, or when no key is under the epoch any more.
         """
         opened = seen = 0
         archive = False
@@ -106,12 +106,12 @@ class Recovery:
             raise KeyUnavailableError(
                 f"the shares are stale: no key is under epoch {self._of.epoch} any more, the current one is"
                 f" {self._header.epoch}",
-                hint="bring shares of the current epoch; without them only its provider opens the archive",
+                hint="use shares of the current epoch; without them only its provider opens the archive",
             )
-        return Proof(self._of.epoch, self._header.epoch, archive, opened, seen)
+        return RecoveryProof(self._of.epoch, self._header.epoch, archive, opened, seen)
 
     def archive_key(self, label: bytes) -> Secret | None:
-        """Return the archive's 32-byte key for a label, as `Keyring.archive_key`; None where the archive's own key is
+        """Return the archive's 32-byte key for a label, as `Keyring.archive_key`; None where the archive root key is
         under another epoch, because a rotation is under way."""
         store = RowStore(self._folder, readonly=True)
         try:
@@ -124,7 +124,7 @@ class Recovery:
         return derive.derive(row.unwrap(self._kek, self._header.archive_id, rows.NO_ID), label)
 
     def record(self, event: tuple[bytes, bytes]) -> None:
-        """Put the row of an event into the keyring, durable on return. Raises UnavailableError."""
+        """Write an event's row to the keyring; durable on return. Raises UnavailableError."""
         store = RowStore(self._folder)
         try:
             store.put([event])
@@ -138,12 +138,12 @@ class Recovery:
         now_ms: int,
         events: Callable[[Sequence[Keeper]], Sequence[tuple[bytes, bytes]]] = lambda _: (),
     ) -> bool:
-        """Let `provider` keep the epoch from now on: its secret, then the epoch row, what opens it now and the rows
-        that `events` makes of all that ever did; all durable on return. What opened it before stays in the keyring, for
-        older copies name it. False, and nothing was changed, where it keeps it already.
+        """Make `provider` the keeper of the epoch: first its secret, then the epoch row, the new keeper and the rows
+        that `events` makes of all keepers so far; all durable on return. Earlier keepers stay in the keyring, because
+        older copies of it name them. Returns False, with nothing changed, where it keeps the epoch already.
 
-        `command` is who does it, for others. Raises LockedError while somebody else changes the keys, UnavailableError
-        when the row changed meanwhile, and what the provider raises.
+        Others are shown `command`. Raises LockedError while another process changes the keys, UnavailableError when the
+        row changed meanwhile, and what the provider raises.
         """
         with ChangeLock(self._folder).held(command, now_ms):
             return self._move(provider, events)
@@ -155,8 +155,8 @@ class Recovery:
             return False
         wrapped = provider.adopt_epoch(of.epoch, self._kek, context)
         if not provider.unwrap(wrapped, context).matches(self._kek):
-            raise KeyUnavailableError(f"the {provider.kind} provider does not open what it just wrapped")
-        key = rows.epoch_place(of.epoch)
+            raise KeyUnavailableError(f"the {provider.kind} provider does not open what it has just wrapped")
+        key = rows.epoch_row_key(of.epoch)
         moved = with_changes(self._row, provider=provider.kind, wrapped=wrapped)
         keeper = Keeper.of(of.epoch, provider.kind, provider.holding(of.epoch))
         store = RowStore(self._folder)
@@ -164,8 +164,8 @@ class Recovery:
             before = keepers_in(store, of.epoch)
             require_keeper(self._row, before)
             fresh = [] if any(each.id == keeper.id for each in before) else [keeper]
-            told = events([*before, *fresh])
-            put = [(key, moved.encode()), *((each.place, each.encode()) for each in fresh), *told]
+            fresh_events = events([*before, *fresh])
+            put = [(key, moved.encode()), *((each.row_key, each.encode()) for each in fresh), *fresh_events]
             if not store.put(put, expected=[(key, self._row.encode())]):
                 raise UnavailableError("the key epoch changed meanwhile", hint="wait for the rotation, then try again")
         finally:
@@ -178,13 +178,13 @@ class Recovery:
         try:
             return provider.unwrap(self._row.wrapped, context).matches(self._kek)
         except (FormatError, KeyUnavailableError):
-            return False  # another key file, say
+            return False  # for example another key file
 
 
 def _epoch_row(store: RowStore, epoch: int) -> EpochRow:
-    value = store.get(rows.epoch_place(epoch))
+    value = store.get(rows.epoch_row_key(epoch))
     if value is None:
         raise KeyUnavailableError(
-            f"the keyring knows no epoch {epoch}", hint="the keyring is older than the shares: restore a newer one"
+            f"the keyring has no epoch {epoch}", hint="the keyring is older than the shares: restore a newer one"
         )
     return EpochRow.decode(value)

@@ -1,7 +1,7 @@
-"""Key shares as text: to print, to keep in an envelope, to type in again (pure). The form is in FORMAT.md.
+"""Key shares as text: to print, keep in an envelope, and type in again (pure). Format: FORMAT.md.
 
-Rule: the seven lines of letters are the share; what stands around them is for people, but must not contradict them.
-Each line has letters of its own that check it, so that a mistake is found where it was made.
+Rule: the seven lines of letters are the share; the text around them is for people, but must not contradict them. Each
+line has its own check letters, so a typing error is found in its line.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ PER_LINE: Final = 15
 TAIL: Final = LINES * PER_LINE - SIZE  # bytes of SHA-256 over the share
 _LINE: Final = re.compile(r"([1-7])[\s.:)]([A-Za-z0-9\s-]+)")
 _FIELD: Final = re.compile(r"(Archive|Epoch|Group|Share|Made):(.*)")
-_LOOKS_LIKE: Final = str.maketrans("018", "OIB")  # base32 has no digits but 2 to 7
+_LOOKS_LIKE: Final = str.maketrans("018", "OIB")  # base32 uses no digits but 2 to 7
 _CHECK_LABEL: Final = b"coffer/share-line/v1\x00"
 
 
 def render(share: Share) -> str:
-    """Return the share's text, which ends in a newline."""
+    """Return the share's text, ending with a newline."""
     data = share.encode()
     data += sha256(data).digest()[:TAIL]
     lines = [BEGIN, *(f"{name}: {value}" for name, value in _fields(share).items()), ""]
@@ -42,9 +42,9 @@ def render(share: Share) -> str:
 
 
 def parse(text: str, name: str) -> Share:
-    """Return the share in a text, which `name` stands for in messages. Case, spaces and hyphens do not matter.
+    """Return the share in a text; messages call it `name`. Case, spaces and hyphens do not matter.
 
-    Raises InputError, naming the line that is wrong or missing, or what contradicts the share.
+    Raises InputError naming the wrong or missing line, or the field that contradicts the share.
     """
     inside = text.partition(BEGIN)[2].partition(END)[0] if BEGIN in text else text
     parts: dict[int, bytes] = {}
@@ -65,7 +65,7 @@ def parse(text: str, name: str) -> Share:
     try:
         share = Share.decode(data[:SIZE])
     except InputError as error:
-        raise InputError(f"{name}: {error}", hint="use the Coffer release that made it") from error
+        raise InputError(f"{name}: {error}", hint="use the Coffer release that made the share") from error
     for field, value in _fields(share).items():
         if fields.get(field, value) != value:
             raise InputError(
@@ -76,7 +76,7 @@ def parse(text: str, name: str) -> Share:
 
 
 def file_name(share: Share) -> str:
-    """Return a name that says which share this is: group, epoch, index and count."""
+    """Return a file name that identifies the share: group, epoch, index and count."""
     of = share.of
     return f"coffer-share-{of.group.hex()}-epoch{of.epoch}-{share.index}of{of.count}.txt"
 
@@ -96,7 +96,7 @@ def _part(number: int, letters: str, name: str) -> bytes:
 
 
 def _check(number: int, part: bytes) -> str:
-    """Four letters, 20 bits, that check a line and its number."""
+    """Return the four letters (20 bits) that check a line and its number."""
     return base64.b32encode(sha256(_CHECK_LABEL + bytes([number]) + part).digest()[:5]).decode()[:4]
 
 

@@ -55,7 +55,7 @@ class IndexFeed:
     def _open_counted(self, position: Position, header: RecordHeader) -> Iterator[BodyReader]:
         """As `open_record`, but raises ShreddedError for a record whose object counts in another one
         (`keys.keyring.rekey`)."""
-        if header.study_key_id in rekey.passed_over(self._keyring):
+        if header.study_key_id in rekey.inactive_keys(self._keyring):
             raise ShreddedError("this object stands in another record, under another key")
         with self.open_record(position, header) as body:
             yield body

@@ -76,7 +76,7 @@ class Signatory:
 
     def _sign(self) -> Checkpoint | None:
         signer = signing_key.current(self._keyring)
-        return self._log.checkpoint(partial(signer.sign_note, self._folder.origin), self._keyring.remember)
+        return self._log.checkpoint(partial(signer.sign_note, self._folder.origin), self._keyring.remember_checkpoint)
 
 
 def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:

@@ -65,8 +65,8 @@ class Told:
         """Take one event in."""
         told = Openers.of(facts)
         for each in told.keepers:
-            if each.is_ended or each.place not in self.keepers:
-                self.keepers[each.place] = each
+            if each.is_ended or each.row_key not in self.keepers:
+                self.keepers[each.row_key] = each
         self.groups |= {rows.SHARES_PREFIX + each.group: each for each in told.groups}
         self.groups.pop(rows.SHARES_PREFIX + told.given_up, None)
         self.burned |= {rows.BURNED_PREFIX + group: each for group, each in told.burned.items()}
@@ -79,7 +79,7 @@ class Told:
             before = Burned() if value is None else Burned.decode(value)
             if burned.numbers & ~before.numbers:
                 put.append((place, burned.encode()))
-        known = {each.place: each for each in keyring.keepers()}
+        known = {each.row_key: each for each in keyring.keepers()}
         fresh = {
             place: each
             for place, each in self.keepers.items()
@@ -91,6 +91,6 @@ class Told:
             of = [each for each in now if each.epoch == info.epoch]
             if row.state in rows.GONE - {EpochState.DESTROYED} and of and all(each.is_ended for each in of):
                 put.append(
-                    (rows.epoch_place(row.epoch), replace(row, state=EpochState.DESTROYED, wrapped=b"").encode())
+                    (rows.epoch_row_key(row.epoch), replace(row, state=EpochState.DESTROYED, wrapped=b"").encode())
                 )
         return put + [(place, each.encode()) for place, each in fresh.items()]

@@ -207,7 +207,7 @@ def _open_log(found: _Compared, *, may_refuse: bool) -> LogWriter:
         now_ms=clock_ms,
         segment_bytes=config.storage.segment_bytes,
         reserve_bytes=config.storage.reserve_bytes,
-        witness=witnessed(keyring.witness(), folder),
+        witness=witnessed(keyring.remembered_checkpoint(), folder),
         signers=signers_of(keyring, folder.origin),
         objection=found.late.objection(keyring.epoch),
         may_refuse=may_refuse,

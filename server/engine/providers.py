@@ -20,7 +20,7 @@ from coffer.keys.memory.secret import Secret
 from coffer.keys.providers import aws_kms, key_file, pkcs11
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.providers.pkcs11_token import Token
-from coffer.keys.providers.routing import Patience, Patient, ProviderSet
+from coffer.keys.providers.routing import ProviderSet, RetryingProvider, RetryPolicy
 from coffer.server.config.settings import AwsKms, Keys
 
 _LONGEST_LINE: Final = 64 << 10
@@ -72,13 +72,13 @@ def open_keyring_when_there(folder: ArchiveFolder, keys: Keys, waiting: Waiting)
     """The keyring, to be changed, by all configured providers. One that cannot be reached is waited for as long as the
     configuration says: `waiting` gets the cause and the seconds left at each try. Raises as `open_keyring`.
 
-    Patience ends when it is open: then there are callers that wait for an answer.
+    The retries end when it is open: then there are callers that wait for an answer.
     """
-    patience = Patience(time.monotonic() + keys.wait_seconds, waiting)
+    policy = RetryPolicy(time.monotonic() + keys.wait_seconds, waiting)
     try:
-        return open_keyring(folder, Patient(provider_of(keys, folder.archive_id), patience))
+        return open_keyring(folder, RetryingProvider(provider_of(keys, folder.archive_id), policy))
     finally:
-        patience.end = 0.0
+        policy.end = 0.0
 
 
 def told(keys: Keys) -> str:
@@ -103,7 +103,7 @@ def settings_of(keys: Keys) -> dict[str, str]:
 
 def guarded() -> str:
     """How keys in the memory of this process are guarded, or what the system refused, in a few words."""
-    locked_pages.take(1).give_back()  # where no key was here yet: to be refused now
+    locked_pages.take(1).release()  # where no key was here yet: to be refused now
     return "; ".join(hardening.refusals()) or "locked, and left out of core dumps"
 
 

@@ -171,7 +171,9 @@ class Rekeyer:
             if study.job.phase is Phase.SEALING:
                 count = len(study.moved)
                 switched = replace(study.job, phase=Phase.SWITCHED, done=count, total=count)
-                study.job = rekey.note(self._keyring, study.job, switched, [self._archive.enclosed(self._ended(study))])
+                study.job = rekey.update(
+                    self._keyring, study.job, switched, [self._archive.enclosed(self._ended(study))]
+                )
             self._archive.deliver()  # the log says why the old records do not open, before they do not
             self._change_over(study)
         progress(len(study.moved))
@@ -236,7 +238,7 @@ class Rekeyer:
                     in_memory=position.body_len <= _IN_MEMORY_BYTES,
                 )  # fmt: skip
         except IntegrityError as error:
-            study.job = rekey.note(self._keyring, job, replace(job, stuck=position.seq))
+            study.job = rekey.update(self._keyring, job, replace(job, stuck=position.seq))
             raise IntegrityError(
                 f"record {position.seq} of the study does not open, so the study keeps its key: {error}",
                 hint="coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
@@ -248,7 +250,7 @@ class Rekeyer:
         if study.job.phase is Phase.SEALING and time.monotonic() - self._noted >= _NOTE_SECONDS:
             self._noted = time.monotonic()
             total = len(study.records.objects[study.job.old])
-            study.job = rekey.note(self._keyring, study.job, replace(study.job, done=len(study.moved), total=total))
+            study.job = rekey.update(self._keyring, study.job, replace(study.job, done=len(study.moved), total=total))
 
     def _change_over(self, study: _Study) -> None:
         """Let the index lead to the new records; durable on return."""

@@ -134,7 +134,7 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
     found = Missed()
     try:
         signed = read_checkpoint(folder)  # before the keyring, which is told of a checkpoint first
-        seen = witnessed(keyring.witness(), folder).size
+        seen = witnessed(keyring.remembered_checkpoint(), folder).size
     except IntegrityError:
         return found  # whoever writes or verifies tells about it
     found.remembered, found.signed = seen, signed.size if signed is not None else 0

@@ -63,7 +63,7 @@ def stats_of(
         index_lag=records - 1 - (seen.applied_seq if log is not None else index.stored_seq),
         key_epoch=keyring.epoch,
         key_epoch_age=keyring.epoch_age_seconds(clock_ms()),
-        key_rotation_unfinished=bool(keyring.half_left()),
+        key_rotation_unfinished=bool(keyring.partly_rotated()),
         conflicts=seen.conflicts,
         shared_studies=seen.shared_studies,
         differing_studies=seen.differing_studies,

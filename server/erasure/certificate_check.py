@@ -9,7 +9,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.certificate import Certificate, Epoch, Key
 from coffer.keys.clock import clock_ms
 from coffer.keys.disk import opening
-from coffer.keys.inspect.remembered import read_witness
+from coffer.keys.inspect.remembered import read_remembered
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, burned_in, groups_in, keepers_in
 from coffer.keys.keyring.rows import EpochRow, EpochState
@@ -29,7 +29,7 @@ def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:
     yield from certificate_check.contradictions(found, folder)
     if not has_keyring(folder):
         return
-    complaint = read_witness(folder.keyring).complaint  # in another process: damaged pages may end it
+    complaint = read_remembered(folder.keyring).complaint  # in another process: damaged pages may end it
     if complaint is not None:
         yield f"the keyring: {complaint}"
         return
@@ -73,7 +73,7 @@ def _of_others(found: Certificate, store: RowStore) -> Iterator[str]:
 def _can_be_opened(key_id: bytes, stone: Tombstone, store: RowStore) -> bool:
     """As `server.engine.erasure_state` asks it of an open keyring, by the rows alone."""
     now, numbers = clock_ms(), range(1, stone.epoch + 1)
-    ends = [store.get(rows.epoch_place(number)) for number in numbers]
+    ends = [store.get(rows.epoch_row_key(number)) for number in numbers]
     burned = burned_in(store)
     return (
         stone.until_ms > now
@@ -89,7 +89,7 @@ def _can_be_opened(key_id: bytes, stone: Tombstone, store: RowStore) -> bool:
 def _of_epoch(epoch: Epoch, store: RowStore, *, must_be_gone: bool) -> Iterator[str]:
     """What opened it by the keyring, and which receipts that keeps; what had none then can have one since."""
     what = f"epoch {epoch.epoch}"
-    value = store.get(rows.epoch_place(epoch.epoch))
+    value = store.get(rows.epoch_row_key(epoch.epoch))
     if must_be_gone and (value is None or EpochRow.decode(value).state is not EpochState.DESTROYED):
         yield f"{what}: by the keyring it is not destroyed"
         return

@@ -80,7 +80,7 @@ def finish_keys(
     """As `finish`, for a keyring whose shreds are recorded, and nobody else changes the keys."""
     target = _target(erasures(keyring), early=early)
     moved = 0
-    while keyring.half_left() or target >= keyring.epoch:
+    while keyring.partly_rotated() or target >= keyring.epoch:
         moved += renewal.rotate(progress).rewrapped
     found = keyring.epochs()
     retired = {each.epoch for each in found if each.state is EpochState.RETIRED and each.epoch <= target}

@@ -18,7 +18,7 @@ from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
 from coffer.keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
-from coffer.keys.inspect.listing import Listing, listing
+from coffer.keys.inspect.listing import KeyringListing, list_keyring
 from coffer.keys.keyring.returned import returned
 from coffer.keys.keyring.rows import GONE
 from coffer.keys.keyring.tombstone import Reason
@@ -107,7 +107,7 @@ class KeyAudit:
             yield fork
         before = self._log.copy()
         try:
-            keyring = listing(self._folder.keyring)
+            keyring = list_keyring(self._folder.keyring)
         except NotFoundError:
             raise
         except CofferError as error:
@@ -161,7 +161,7 @@ class KeyAudit:
             )
         return f"the keyring is of another history: its first {self._witness.size} records are others"
 
-    def _unexplained(self, keyring: Listing) -> Iterator[str]:
+    def _unexplained(self, keyring: KeyringListing) -> Iterator[str]:
         """Keys that are gone, and the log does not say why, nor does an event on its way into the log."""
         on_the_way = set()
         for place, value in keyring.events.items():
@@ -170,32 +170,32 @@ class KeyAudit:
             except FormatError as error:
                 yield f"{error} (row {place.hex()})"
         under_way = {key_id for each in keyring.rekeys.values() for key_id in (each.old, each.new)}
-        for key_id, stone in keyring.stones.items():
+        for key_id, stone in keyring.tombstones.items():
             said = self._log.shredded if stone.reason is Reason.SHREDDED else self._log.replaced
             if key_id not in said | on_the_way and key_id not in under_way:
                 yield f"key {key_id.hex()} was destroyed ({stone.reason.name.lower()}), and the log has no record of it"
 
-    def _sum_up(self, keyring: Listing, unasked: tuple[str, ...]) -> None:
-        alive = keyring.keys.keys() - keyring.stones.keys()
+    def _sum_up(self, keyring: KeyringListing, unasked: tuple[str, ...]) -> None:
+        alive = keyring.keys.keys() - keyring.tombstones.keys()
         used = alive & self._log.records.keys()
-        replaced = sum(stone.reason is Reason.REKEYED for stone in keyring.stones.values())
+        replaced = sum(stone.reason is Reason.REKEYED for stone in keyring.tombstones.values())
         self.summary = Summary(
-            self._log.end, len(used), len(keyring.stones) - replaced, replaced, len(alive) - len(used), unasked
+            self._log.end, len(used), len(keyring.tombstones) - replaced, replaced, len(alive) - len(used), unasked
         )
 
 
-def _missing(log: _Told, keyring: Listing) -> Iterator[str]:
+def _missing(log: _Told, keyring: KeyringListing) -> Iterator[str]:
     """Keys that the log names and the keyring neither has nor buried."""
-    gone = keyring.stones.keys() | log.shredded | log.replaced  # of the last two `_revived` tells
+    gone = keyring.tombstones.keys() | log.shredded | log.replaced  # of the last two `_revived` tells
     for key_id, records in log.records.items():
         if key_id not in keyring.keys and key_id not in gone:
             yield f"key {key_id.hex()} is missing: {records} objects cannot be opened"
 
 
-def _revived(log: _Told, keyring: Listing) -> Iterator[str]:
+def _revived(log: _Told, keyring: KeyringListing) -> Iterator[str]:
     """Keys that were shredded or replaced, and are there as if they had not been."""
     replaced = log.replaced - keyring.rekeys.keys()  # its last step comes after the record
-    for key_id in sorted((log.shredded | replaced) - keyring.stones.keys()):
+    for key_id in sorted((log.shredded | replaced) - keyring.tombstones.keys()):
         what = "shredded" if key_id in log.shredded else "replaced by a rekey"
         if key_id in keyring.keys:
             yield f"key {key_id.hex()} was {what}, and is alive in this keyring"
@@ -203,7 +203,7 @@ def _revived(log: _Told, keyring: Listing) -> Iterator[str]:
             yield f"key {key_id.hex()} was {what}, and this keyring knows nothing of it"
 
 
-def _keeperless(keyring: Listing) -> Iterator[str]:
+def _keeperless(keyring: KeyringListing) -> Iterator[str]:
     """Epochs of which the keyring does not say what opens them: an erasure under them would never be proved."""
     known = {(each.epoch, each.kind) for each in keyring.keepers}
     for number, row in sorted(keyring.epochs.items()):
@@ -211,12 +211,12 @@ def _keeperless(keyring: Listing) -> Iterator[str]:
             yield f"the keyring does not say which secret of its {row.provider} provider opens epoch {number}"
 
 
-def _lost_epochs(keyring: Listing) -> Iterator[str]:
+def _lost_epochs(keyring: KeyringListing) -> Iterator[str]:
     """Epochs that keys stand under, and that open nothing."""
     users: dict[int, int] = {}
     for key_id, row in keyring.keys.items():
         epoch = keyring.epochs.get(row.epoch)
-        if key_id not in keyring.stones and (epoch is None or epoch.kek_id != row.kek_id or epoch.state in GONE):
+        if key_id not in keyring.tombstones and (epoch is None or epoch.kek_id != row.kek_id or epoch.state in GONE):
             users[row.epoch] = users.get(row.epoch, 0) + 1
     for number, count in sorted(users.items()):
         state = "is not in this keyring" if number not in keyring.epochs else "is destroyed or another one"

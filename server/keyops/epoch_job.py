@@ -57,7 +57,7 @@ class EpochJob:
         if self._failure:
             return [self._failure]
         keyring = self._archive.keyring
-        if keyring.half_left() and keyring.changing() is None:
+        if keyring.partly_rotated() and keyring.change_holder() is None:
             return ["a rotation of the keys was stopped and is half done; it is gone on with at once"]
         return []
 

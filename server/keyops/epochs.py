@@ -20,7 +20,7 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
 from coffer.keys.disk.lock import holder
 from coffer.keys.errors import ConfigError
-from coffer.keys.keyring.epoch_end import Ending, Missing, Receipt
+from coffer.keys.keyring.epoch_end import EpochDestruction, KeeperFailure, Receipt
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rotation import Rotated
 from coffer.keys.keyring.rows import EpochRow, EpochState
@@ -53,7 +53,7 @@ class Ended:
     provider: str
     state: EpochState
     receipts: tuple[Receipt, ...] = ()
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[KeeperFailure, ...] = ()
     remark: str = ""
     effective_ms: int | None = None
     shares: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class Renewal:
 
     def alone(self) -> AbstractContextManager[None]:
         """See `Keyring.alone`."""
-        return self._keyring.alone(self._command)
+        return self._keyring.exclusive(self._command)
 
     def rotate(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Rotated:
         """Rotate, or finish a rotation that was stopped; durable on return. Raises as `keys.keyring.rotation.rotate`,
@@ -122,10 +122,10 @@ class Renewal:
 
     def resume(self, progress: Callable[[int, int], None]) -> bool:
         """Finish a rotation that was stopped, if there is one and nobody else is at it; whether there was."""
-        if not self._keyring.half_left() or self._keyring.changing() is not None:
+        if not self._keyring.partly_rotated() or self._keyring.change_holder() is not None:
             return False
         with self.alone():
-            if not self._keyring.half_left():
+            if not self._keyring.partly_rotated():
                 return False
             done = self.rotate(progress)
         _log.info("a rotation that had been stopped is finished", epoch=done.epoch, moved=done.rewrapped)
@@ -155,7 +155,7 @@ class Renewal:
         """
         return self._ended(self._end(epoch, None))
 
-    def _end(self, epoch: int, others: KekProvider | None) -> Ending:
+    def _end(self, epoch: int, others: KekProvider | None) -> EpochDestruction:
         with self.alone():
             return self._keyring.destroy_epoch(epoch, self._destroyed, others)
 
@@ -168,7 +168,7 @@ class Renewal:
                 self._keyring.abandon_epoch(epoch, lambda row: self._abandoned(row, reason, cause))
         return self._ended(ending)
 
-    def _ended(self, ending: Ending) -> Ended:
+    def _ended(self, ending: EpochDestruction) -> Ended:
         """How the epoch stands now."""
         info = next(each for each in self._keyring.epochs() if each.epoch == ending.epoch)
         remark = _NOT_DESTROYED if info.state is EpochState.ABANDONED else ""
@@ -188,7 +188,7 @@ class Renewal:
     def _require_known(self) -> None:
         """Raise ConfigError where keys would move to a provider that the process that writes does not know."""
         keyring = self._keyring
-        kind = keyring.epoch_row(keyring.epoch).provider if keyring.half_left() else keyring.provider_kind
+        kind = keyring.epoch_row(keyring.epoch).provider if keyring.partly_rotated() else keyring.provider_kind
         who, ours = holder(self._folder.lock), settings_of(self._keys).get(kind)
         if who is None or not who.providers or who.is_this_process() or who.providers.get(kind) == ours:
             return

@@ -86,11 +86,11 @@ class ProviderJob:
         """Ask once."""
         self._asked = self._clock()
         try:
-            self._keyring.prove()
+            self._keyring.check_provider()
         except (KeyUnavailableError, IntegrityError) as error:
             self._lost(error)
         except CofferError as error:
-            if self._keyring.is_shut():
+            if self._keyring.lacks_current_kek():
                 self._refuse(f"nothing is stored: the keys moved to an epoch that does not open here: {error}", error)
                 return
             self._tell(f"the key provider cannot be used now; stores go on: {error}", error)

@@ -98,7 +98,7 @@ def burn_shares(
 
 
 def _split(keyring: Keyring, threshold: int, count: int, folder: Path, officer: Officer) -> Split:
-    shares = keyring.divide(threshold, count)
+    shares = keyring.make_shares(threshold, count)
     of, fresh = shares[0].of, _unfinished_name(folder)
     durable.make_folder(fresh, 0o700)  # first: while it is there, no share of the group has left it
     groups.begin(keyring, of, groups.place_of(folder), _event(keyring, "key split", of, officer))

@@ -23,7 +23,7 @@ from coffer.keys.keyring.keepers import Keeper
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.providers.key_file import generate_keyfile
-from coffer.keys.shares.recovery import Proof, Recovery
+from coffer.keys.shares.recovery import Recovery, RecoveryProof
 from coffer.keys.shares.text import parse
 from coffer.server.access.operator import Officer
 from coffer.server.config.settings import Config
@@ -55,7 +55,7 @@ def read_shares(paths: Sequence[Path]) -> Recovered:
 
 def drill(
     config: Config, recovered: Recovered, officer: Officer, progress: Callable[[], None]
-) -> tuple[Proof, UnavailableError | None]:
+) -> tuple[RecoveryProof, UnavailableError | None]:
     """Open with the recovered key everything that hangs on its epoch, and record that it was done; needs no provider.
 
     Changes nothing else. The second value is why it was not recorded, None where it was: durable on return.
@@ -75,7 +75,7 @@ def drill(
 
 def recover(
     config: Config, recovered: Recovered, key_file: Path, officer: Officer, progress: Callable[[], None]
-) -> tuple[Proof, UnavailableError | None]:
+) -> tuple[RecoveryProof, UnavailableError | None]:
     """Prove the key, then let `key_file`, made where there is none, keep its epoch; durable on return.
 
     May be repeated, and works beside a running server. It is recorded in the log; the second value is why it was not,
@@ -131,7 +131,7 @@ def _events(
     return [outbox.enclosed(Event(Kind.STATE, clock_ms(), whole), seal, of.archive_id)]
 
 
-def _other_epoch(proof: Proof) -> UnavailableError:
+def _other_epoch(proof: RecoveryProof) -> UnavailableError:
     return UnavailableError(
         f"the archive's own key, which seals the record, is under epoch {proof.current}",
         hint="end the rotation; write down what was done until then",

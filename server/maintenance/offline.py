@@ -21,7 +21,7 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.disk import opening
 from coffer.keys.errors import CofferError, HistoryError, IntegrityError
-from coffer.keys.inspect.remembered import read_witness
+from coffer.keys.inspect.remembered import read_remembered
 from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.config.settings import Config
@@ -61,7 +61,7 @@ def look(folder: ArchiveFolder) -> Seen:
         signed = read_checkpoint(folder)  # before the keyring, which is told of a checkpoint first
     except IntegrityError:
         signed = None  # the verification itself says so
-    told = read_witness(folder.keyring, keys_since(folder, 0 if signed is None else signed.size))
+    told = read_remembered(folder.keyring, keys_since(folder, 0 if signed is None else signed.size))
     found = [] if told.complaint is None else [f"the keyring: {told.complaint}"]
     witness = None
     try:
@@ -120,7 +120,7 @@ class Hand:
     @property
     def witness(self) -> Checkpoint:
         """What the keyring remembers. Raises IntegrityError."""
-        return witnessed(self.keyring.witness(), self.folder)
+        return witnessed(self.keyring.remembered_checkpoint(), self.folder)
 
     @property
     def signer(self) -> CheckpointSigner:

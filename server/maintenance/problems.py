@@ -37,7 +37,7 @@ class Conflict:
 
 def unindexed(archive: ReadableArchive) -> Iterator[Unindexed]:
     """Every object that was stored as received because its header could not be read."""
-    elsewhere = rekey.passed_over(archive.keyring)
+    elsewhere = rekey.inactive_keys(archive.keyring)
     for position, header in archive.reader.records():
         if header.kind != Kind.OBJECT or not header.flags & Flags.UNINDEXED or header.study_key_id in elsewhere:
             continue

@@ -44,7 +44,7 @@ class ScrubJob:
         self.ledger = Ledger(archive.folder.scrub)
         self._scrub = Scrub(
             archive.folder,
-            witness=lambda: witnessed(archive.keyring.witness(), archive.folder),
+            witness=lambda: witnessed(archive.keyring.remembered_checkpoint(), archive.folder),
             now_ms=clock_ms,
             pace=self._pace,
             tell=self._tell,

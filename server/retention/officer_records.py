@@ -91,7 +91,7 @@ class NoteAdmin(SealedNotes):
         while self._keyring.row(place) == before:
             changes = self._keyring.row(rows.CHANGES_KEY)
             expected = [(place, before), (rows.CHANGES_KEY, changes)]
-            if self._keyring.amend([(place, sealed), told, rows.raised(changes)], expected=expected):
+            if self._keyring.amend([(place, sealed), told, rows.incremented(changes)], expected=expected):
                 return True
         return False
 

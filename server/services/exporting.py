@@ -43,7 +43,7 @@ def _holds(target: Path, pieces: Iterator[bytes], size: int) -> bool:
 
     Raises UnavailableError where no file has the name, or it cannot be read.
     """
-    found = opening.look(target)
+    found = opening.status(target)
     if found is None or not stat.S_ISREG(found.st_mode):
         raise UnavailableError(
             f"{target} is a link, or another thing than a file", hint="look who put it there, or name a new folder"

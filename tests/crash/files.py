@@ -84,7 +84,7 @@ class KeyFileLife(Life):
             if not path.exists():
                 generate_keyfile(path, cost=CHEAPEST_FOR_TESTS, calls=self.calls)
             else:
-                durable.settle(path, calls=self.calls)
+                durable.resync(path, calls=self.calls)
             told.has_file = True
             return
         provider = KeyFileProvider(path, calls=self.calls)

@@ -99,7 +99,7 @@ class World:
 
     def do_split(self) -> None:
         ring = self._open()
-        made = ring.divide(2, 3)
+        made = ring.make_shares(2, 3)
         groups.begin(ring, made[0].of, bytes(16), (rows.EVENT_PREFIX + made[0].of.group, b"event"))
         groups.end(ring, made[0].of)
         self.shares += made

@@ -74,7 +74,7 @@ def test_write_new_never_overwrites(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError):
         durable.write_new(tmp_path / "f", b"new")
     without_links = Recorder(9, number=errno.EPERM)  # as FAT answers
-    with pytest.raises(UnavailableError, match="is there already"):
+    with pytest.raises(UnavailableError, match="exists already"):
         durable.write_new(tmp_path / "f", b"new", calls=without_links)  # type: ignore[arg-type]
     assert (tmp_path / "f").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
@@ -133,12 +133,12 @@ def test_a_fault_in_any_call_of_write_new_is_reported(tmp_path: Path, after: boo
 def test_settle_syncs_before_it_drops_the_cache_and_the_folder_last(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"left by a killed process")
     calls = Recorder()
-    durable.settle(tmp_path / "f", calls=calls)  # type: ignore[arg-type]
+    durable.resync(tmp_path / "f", calls=calls)  # type: ignore[arg-type]
     assert calls.names == ["open", "fdatasync", "posix_fadvise", "close", "open", "fsync", "close"]
     assert (tmp_path / "f").read_bytes() == b"left by a killed process"
     for at in range(7):
         with pytest.raises(UnavailableError):
-            durable.settle(tmp_path / "f", calls=Recorder(at))  # type: ignore[arg-type]
+            durable.resync(tmp_path / "f", calls=Recorder(at))  # type: ignore[arg-type]
 
 
 def _session(path: Path, calls: Recorder, done: list[str]) -> None:

@@ -131,7 +131,7 @@ def test_a_keyring_lets_go_of_keys_for_good(tmp_path: Path, monkeypatch: pytest.
     assert not held(first), "a study key that left the cache"
 
     old = keyring._epochs.keks[1][1].reveal()
-    recovered = combine({str(share.index): share for share in keyring.divide(2, 3)})
+    recovered = combine({str(share.index): share for share in keyring.make_shares(2, 3)})
     keyring.rotate()
     keyring.destroy_epoch(1)
     assert held(old), "somebody still uses it"

@@ -160,7 +160,7 @@ def put_key(hsm: SoftHsm, value: bytes, epoch: int) -> None:
 
 def test_a_key_that_was_put_into_the_token_is_not_used(hsm: SoftHsm) -> None:
     put_key(hsm, bytes(32), 1)
-    with pytest.raises(ConfigError, match="was not made there"):
+    with pytest.raises(ConfigError, match="was not generated there"):
         hsm.provider().create_epoch(1, CONTEXT)
 
 

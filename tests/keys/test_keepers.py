@@ -27,7 +27,7 @@ def event(*_: object) -> tuple[bytes, bytes]:
 
 def recovered(tmp_path: Path, keyring: Keyring) -> KeyFileProvider:
     """Another key file that keeps epoch 1 since, because shares brought its key back."""
-    shares = keyring.divide(2, 3)
+    shares = keyring.make_shares(2, 3)
     groups.begin(keyring, shares[0].of, bytes(16), event())
     keyring.close()
     generate_keyfile(tmp_path / "rescue")
@@ -90,13 +90,13 @@ def test_a_stop_between_destruction_and_receipt_is_not_for_ever(
 
 def test_an_epoch_without_a_keeper_is_not_ended(keyring: Keyring) -> None:
     keyring.rotate()
-    keyring.amend([], [each.place for each in keyring.keepers() if each.epoch == 1])
+    keyring.amend([], [each.row_key for each in keyring.keepers() if each.epoch == 1])
     with pytest.raises(IntegrityError, match="does not say which secret"):
         keyring.destroy_epoch(1)
 
 
 def test_burned_shares_count_once_too_few_are_left(keyring: Keyring) -> None:
-    of = keyring.divide(3, 5)[0].of
+    of = keyring.make_shares(3, 5)[0].of
     groups.begin(keyring, of, bytes(16), event())
     for wrong in ([], [0], [6], [1, 17]):
         with pytest.raises(InputError):

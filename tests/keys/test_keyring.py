@@ -125,7 +125,7 @@ def test_a_retired_epoch_whose_secret_is_lost_closes_its_own_keys_only(
     assert ring.study(later.key_id).kcv == later.kcv
     with pytest.raises(KeyUnavailableError, match="holds no secret for epoch 1"):
         ring.study(left.key_id)
-    ring.prove()
+    ring.check_provider()
     ring.close()
 
 
@@ -133,16 +133,17 @@ def test_a_proof_follows_a_rotation_of_another_process(
     keyring: Keyring, keyfile: Path, tmp_path: Path, provider: KeyFileProvider
 ) -> None:
     script = (
-        "import sys; from pathlib import Path; from coffer.keys import Keyring, KeyFileProvider;"
+        "import sys; from pathlib import Path; from coffer.keys.keyring.keyring import Keyring;"
+        "from coffer.keys.providers.key_file import KeyFileProvider;"
         "ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])));"
         "ring.rotate(); ring.destroy_epoch(1)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "keyring"), str(keyfile)], check=True, timeout=60)
-    keyring.prove()
+    keyring.check_provider()
     assert keyring.epoch == 2
     provider.destroy_epoch(2)
     with pytest.raises(KeyUnavailableError):
-        keyring.prove()
+        keyring.check_provider()
 
 
 WRITER = """

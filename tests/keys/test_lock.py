@@ -110,7 +110,7 @@ def test_two_processes_that_rotate_at_once_lose_nothing(tmp_path: Path) -> None:
         assert opened_afresh(tmp_path) == kcvs, number
     ring = open_at(tmp_path)
     assert ring.epoch > ROUNDS / 2
-    assert not ring.half_left()
+    assert not ring.partly_rotated()
     ring.close()
 
 
@@ -118,7 +118,7 @@ def test_whoever_comes_second_is_told_who_is_at_it_and_nothing_changes(tmp_path:
     kcvs = make(tmp_path)
     ring = open_at(tmp_path)
     ring.rotate()
-    shares = {str(share.index): share for share in ring.divide(2, 2)}
+    shares = {str(share.index): share for share in ring.make_shares(2, 2)}
     before = (tmp_path / "key").read_bytes(), ring.rows(b"")
     ring.close()
     recovery = Recovery(tmp_path / "keyring", combine(shares))
@@ -129,12 +129,12 @@ def test_whoever_comes_second_is_told_who_is_at_it_and_nothing_changes(tmp_path:
         lambda: ring.rotate().epoch,
     ]
     with another_process_holds(tmp_path / "keyring") as pid:
-        assert str(ring.changing()) == f"'coffer keys rotate' (pid {pid} on {os.uname().nodename})"
+        assert str(ring.change_holder()) == f"'coffer keys rotate' (pid {pid} on {os.uname().nodename})"
         for act in acts:
             with pytest.raises(LockedError, match=rf"being changed by 'coffer keys rotate' \(pid {pid}"):
                 act()
     assert ((tmp_path / "key").read_bytes(), ring.rows(b"")) == before
-    assert ring.changing() is None  # it was killed
+    assert ring.change_holder() is None  # it was killed
     ring.close()
     acts[0]()
     ring = open_at(tmp_path)
@@ -193,14 +193,14 @@ def test_a_half_done_rotation_goes_on_only_where_the_provider_opens_its_epoch(tm
     ring = open_at(tmp_path)
     with pytest.raises(InterruptedError):
         ring.rotate(_stop)
-    assert ring.half_left() == [1]
+    assert ring.partly_rotated() == [1]
     both = (tmp_path / "key").read_bytes()
     KeyFileProvider(tmp_path / "key").destroy_epoch(2)
     with pytest.raises(KeyUnavailableError, match="no secret for epoch 2"):
         ring.rotate()
-    assert ring.half_left() == [1]
+    assert ring.partly_rotated() == [1]
     (tmp_path / "key").write_bytes(both)
-    assert (ring.rotate().resumed, ring.half_left()) == (True, [])
+    assert (ring.rotate().resumed, ring.partly_rotated()) == (True, [])
     ring.close()
     assert opened_afresh(tmp_path) == kcvs
 
@@ -234,7 +234,7 @@ def test_an_end_that_changed_meanwhile_is_not_called_done(tmp_path: Path) -> Non
     make(tmp_path)
     ring = open_at(tmp_path)
     ring.rotate()
-    place = rows.epoch_place(1)
+    place = rows.epoch_row_key(1)
 
     def meanwhile(*_: object) -> tuple[bytes, bytes]:
         value = ring.row(place)

@@ -33,7 +33,7 @@ def test_a_file_is_read_and_a_link_to_the_same_file_is_not(root: Path) -> None:
     assert opening.read(root / "part" / "f", 4) == b"here"
     with pytest.raises(IntegrityError, match="is a link"):
         opening.read(root / "part" / "inside", 4)
-    with pytest.raises(IntegrityError, match="more than the 3 bytes"):
+    with pytest.raises(IntegrityError, match="larger than the 3 bytes"):
         opening.read(root / "part" / "f", 3)
     with pytest.raises(FileNotFoundError) as missing:
         opening.read(root / "part" / "none", 3)
@@ -59,7 +59,7 @@ def test_no_change_goes_through_a_link_on_the_way(root: Path, tmp_path: Path) ->
         lambda: durable.remove(root / "way" / "file"),
         lambda: durable.make_folder(root / "way" / "folder"),
         lambda: durable.move(root / "way" / "file", root / "part" / "file"),
-        lambda: durable.settle(root / "way" / "file"),
+        lambda: durable.resync(root / "way" / "file"),
         lambda: AppendFile(root / "way" / "file"),
         lambda: AppendFile(root / "way" / "other", create=True),
     ):

@@ -67,7 +67,7 @@ def go_on(base: Path, module: Path, told: str) -> None:
     kcvs = json.loads(told)
     ring = open_at(base, module)
     assert {key: ring.study(bytes.fromhex(key)).kcv.hex() for key in kcvs} == kcvs
-    if ring.epoch == 1 or ring.half_left():
+    if ring.epoch == 1 or ring.partly_rotated():
         ring.rotate()
     ring.destroy_epoch(1)
     ring.close()

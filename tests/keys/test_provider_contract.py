@@ -19,7 +19,7 @@ from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.aws_kms import KmsProvider, connect
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
-from coffer.keys.providers.routing import Patience, Patient, ProviderSet
+from coffer.keys.providers.routing import ProviderSet, RetryingProvider, RetryPolicy
 from tests.keys import softhsm
 from tests.keys.kms_server import KmsServer, kms_server
 
@@ -145,7 +145,7 @@ def test_a_kind_that_is_not_there_is_named(make: Maker, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tape.*") as caught:
         provider.of_kind("tape")
     assert "docs/keys.md" in caught.value.hint()
-    with pytest.raises(ConfigError, match="does not know"):
+    with pytest.raises(ConfigError, match="does not support"):
         ProviderSet(provider.kind, {provider.kind: make}).of_kind("tape")
 
 
@@ -188,7 +188,9 @@ def test_patience_waits_for_what_may_come_back_and_for_nothing_else(answers: lis
         now += pause
 
     provider: Any = Scripted()
-    patient = Patient(provider, Patience(seconds, lambda _, left: left_over.append(left), lambda: now, sleep))
+    patient = RetryingProvider(
+        provider, RetryPolicy(seconds, lambda _, left: left_over.append(left), lambda: now, sleep)
+    )
     tries = -(-seconds // 2) + 1  # one every two seconds, and one at the very end
     outcome = next((answer for answer in answers[:tries] if answer != "away"), "away")
     if outcome == "open":

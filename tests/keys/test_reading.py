@@ -39,7 +39,7 @@ def test_an_end_before_the_end_of_the_file_is_no_end(fd: int, monkeypatch: pytes
         return b"" if next(calls) >= at else real(f, min(length, 10), offset)
 
     monkeypatch.setattr(os, "pread", pread)
-    with pytest.raises(UnreadableError, match="the system says"):
+    with pytest.raises(UnreadableError, match="the system reports"):
         read_up_to(fd, 0, 100)
 
 

@@ -38,13 +38,13 @@ def test_both_keys_open_until_the_old_one_is_destroyed(keyring: Keyring) -> None
     old = keyring.new_study()
     made = begin(keyring, old.key_id)
     assert keyring.study(made.new).kcv != keyring.study(old.key_id).kcv == old.kcv
-    assert rekey.passed_over(keyring) == {made.new}
-    made = rekey.note(keyring, made, replace(made, phase=Phase.SWITCHED))
-    assert rekey.passed_over(keyring) == {old.key_id}
+    assert rekey.inactive_keys(keyring) == {made.new}
+    made = rekey.update(keyring, made, replace(made, phase=Phase.SWITCHED))
+    assert rekey.inactive_keys(keyring) == {old.key_id}
     changes = keyring.changes()
     shred.supersede(keyring, made, now_ms=5, until_ms=6)
     assert keyring.changes() == changes + 1
-    assert (rekey.under_way(keyring), rekey.passed_over(keyring)) == ([], frozenset())
+    assert (rekey.under_way(keyring), rekey.inactive_keys(keyring)) == ([], frozenset())
     with pytest.raises(SupersededError):
         keyring.study(old.key_id)
     with pytest.raises(SupersededError):
@@ -58,12 +58,12 @@ def test_both_keys_open_until_the_old_one_is_destroyed(keyring: Keyring) -> None
 def test_begun_twice_it_is_one_and_forgets_what_stopped_it(keyring: Keyring) -> None:
     old = keyring.new_study().key_id
     made = begin(keyring, old)
-    stuck = rekey.note(keyring, made, replace(made, stuck=9, done=1, total=3))
+    stuck = rekey.update(keyring, made, replace(made, stuck=9, done=1, total=3))
     assert rekey.of_key(keyring, old) == stuck
     assert begin(keyring, old) == replace(stuck, stuck=rekey.NOT_STUCK)
     assert keyring.count() == 2
     with pytest.raises(UnavailableError):
-        rekey.note(keyring, stuck, replace(stuck, done=2))
+        rekey.update(keyring, stuck, replace(stuck, done=2))
 
 
 def test_a_key_that_is_not_there_or_shredded_is_refused(keyring: Keyring) -> None:
@@ -85,7 +85,7 @@ def test_a_shred_of_either_key_takes_both(keyring: Keyring) -> None:
         assert sorted(fresh) == sorted((made.old, made.new))
         assert rekey.of_key(keyring, made.old) is None
         with pytest.raises(ShreddedError):
-            rekey.note(keyring, made, replace(made, done=1))
+            rekey.update(keyring, made, replace(made, done=1))
         with pytest.raises(ShreddedError):
             shred.supersede(keyring, made, now_ms=5, until_ms=6)
 

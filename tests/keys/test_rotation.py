@@ -317,7 +317,7 @@ from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.keys.keyring.keyring import Keyring
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])), readonly=True)
 for line in sys.stdin:
-    ring.prove()
+    ring.check_provider()
     print(ring.epoch, ring.study(bytes.fromhex(line)).kcv.hex(), sorted(ring._epochs.keks), flush=True)
 """
 

@@ -17,8 +17,8 @@ from coffer.keys.crypto.shamir import (
     Group,
     Share,
     combine,
-    divide,
     split,
+    split_secret,
     value_at,
 )
 from coffer.keys.errors import InputError
@@ -88,7 +88,7 @@ def test_fewer_than_k_are_refused_and_told_how_many_are_missing(size: tuple[int,
 def test_k_minus_one_say_nothing(size: tuple[int, int], kek: bytes, other: bytes, chance: pseudo.Random) -> None:
     """Perfect secrecy: with k - 1 values every key is as possible as the true one, for one more value each."""
     threshold, count = size
-    values = divide(kek, threshold, count, os.urandom)
+    values = split_secret(kek, threshold, count, os.urandom)
     known = dict(chance.sample(list(enumerate(values, 1)), threshold - 1))
     missing = next(x for x in range(1, count + 1) if x not in known)
     alike = value_at(missing, {**known, 0: other})  # the value that would make `other` the key
@@ -100,7 +100,7 @@ def test_one_value_is_spread_evenly() -> None:
     """A value of its own depends on the random coefficients only: each byte takes each value about as often."""
     counts = [0] * 256
     for _ in range(2000):
-        for byte in divide(KEK, 2, 2, os.urandom)[0]:
+        for byte in split_secret(KEK, 2, 2, os.urandom)[0]:
             counts[byte] += 1
     assert min(counts) > 250 * 0.6
     assert max(counts) < 250 * 1.4

@@ -33,7 +33,7 @@ def test_a_shredded_key_is_given_to_nobody_and_told_from_a_missing_one(
     assert cut(keyring, gone.key_id) == []
     assert keyring.changes() == changes + 1
     assert shred.tombstones(keyring) == {gone.key_id: Tombstone(1, 10, 20, NAME)}
-    assert keyring.doomed(gone.key_id).dek.matches(gone.dek)
+    assert keyring.study_even_if_shredded(gone.key_id).dek.matches(gone.dek)
     for step in ("scheduled", "dropped", "opened again"):
         if step == "dropped":
             shred.drop(keyring, [gone.key_id, kept.key_id])
@@ -46,7 +46,7 @@ def test_a_shredded_key_is_given_to_nobody_and_told_from_a_missing_one(
         assert keyring.study(kept.key_id).dek.matches(kept.dek)
         assert list(shred.waiting(keyring)) == ([gone.key_id] if step == "scheduled" else [])
     with pytest.raises(KeyUnavailableError):
-        keyring.doomed(gone.key_id)
+        keyring.study_even_if_shredded(gone.key_id)
     with pytest.raises(KeyUnavailableError):
         keyring.study(b"?" * 16)
     assert keyring._store.complaint() is None

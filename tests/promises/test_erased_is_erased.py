@@ -258,10 +258,10 @@ def test_who_writes_the_disk_gets_no_certificate_that_says_more(here: Path) -> N
     forged = Keeper(1, lost.id, lost.kind, lost.name, KeeperState.ENDED, receipt.receipt_ms, receipt.effective_ms)
     group = next(place for place, _ in all_rows() if place[:1] == rows.SHARES_PREFIX)
     for put, removed in (
-        ([], [lost.place]),
-        ([(forged.place, forged.encode())], []),
+        ([], [lost.row_key]),
+        ([(forged.row_key, forged.encode())], []),
         ([], [group, rows.BURNED_PREFIX + group[1:]]),
-        ([], [each.place for each in keepers() if each.epoch == 1]),
+        ([], [each.row_key for each in keepers() if each.epoch == 1]),
     ):
         alter([*put, destroyed_row()], removed)
         assert "the log" in run("shred", "certificate", key, code=3).output
@@ -328,8 +328,8 @@ def keepers() -> list[Keeper]:
 
 def destroyed_row() -> tuple[bytes, bytes]:
     """Epoch 1, as if everything had ended."""
-    row = EpochRow.decode(dict(all_rows())[rows.epoch_place(1)])
-    return rows.epoch_place(1), EpochRow(
+    row = EpochRow.decode(dict(all_rows())[rows.epoch_row_key(1)])
+    return rows.epoch_row_key(1), EpochRow(
         EpochState.DESTROYED, 1, row.kek_id, row.created_ms, row.provider, b""
     ).encode()
 

@@ -71,7 +71,7 @@ def written_again(path: Path, records: list[Entry]) -> None:
     signer = signing_key.current(keyring)
     log = LogWriter(folder, now_ms=clock_ms)
     log.append(records)
-    log.checkpoint(partial(signer.sign_note, folder.origin), keyring.remember)
+    log.checkpoint(partial(signer.sign_note, folder.origin), keyring.remember_checkpoint)
     log.close()
     keyring.close()
 

@@ -127,7 +127,7 @@ def leave_half_done(config: Config) -> None:
 def make_older(config: Config, days: int) -> None:
     """Let the current epoch be so many days old; nothing authenticates that time."""
     ring = keyring_of(config)
-    place = rows.epoch_place(ring.epoch)
+    place = rows.epoch_row_key(ring.epoch)
     row = ring.row(place)
     assert row is not None
     ring.amend([(place, row[:24] + (clock_ms() - days * DAY_MS).to_bytes(8, "big") + row[32:])])
@@ -201,7 +201,7 @@ def test_a_server_goes_on_with_what_was_stopped_before_it_and_beside_it(
     assert "A rotation to epoch 2 is half done, 0 study keys are left in epoch 1; it was stopped" in said
     with Server(config) as server:
         for epoch in (2, 3):
-            wait_for(lambda: server.services.archive.keyring.half_left() == [], "finished")
+            wait_for(lambda: server.services.archive.keyring.partly_rotated() == [], "finished")
             assert server.services.archive.keyring.epoch == epoch
             assert value(config, "coffer_key_rotation_unfinished") == 0
             assert store(config, epoch - 2) == 0
@@ -216,9 +216,9 @@ def test_a_half_done_rotation_that_cannot_go_on_is_told(config: Config) -> None:
     with Server(config) as server:
         ring = server.services.archive.keyring
         # Nothing is half done a moment before the server lets go of what it changed the keys under.
-        wait_for(lambda: ring.half_left() == [] and ring.changing() is None, "finished")
+        wait_for(lambda: ring.partly_rotated() == [] and ring.change_holder() is None, "finished")
         config.keys.key_file.rename(config.archive.parent / "away")
-        first = rows.epoch_place(1)
+        first = rows.epoch_row_key(1)
         row = ring.row(first)
         assert row is not None
         ring.amend([(first, row[:3] + bytes([EpochState.ACTIVE]) + row[4:])])
@@ -238,11 +238,11 @@ def test_a_server_that_ends_leaves_what_it_was_moving_half_done(config: Config) 
         ending, next_one = (EpochJob(engine, engine.metrics) for _ in range(2))
         ending.stopping.set()
         ending.turn()
-        assert engine.keyring.half_left() == [1]
-        assert engine.keyring.changing() is None
+        assert engine.keyring.partly_rotated() == [1]
+        assert engine.keyring.change_holder() is None
         assert b"coffer_key_rotation_failures_total 0.0" in engine.metrics.render()
         next_one.turn()
-        assert engine.keyring.half_left() == []
+        assert engine.keyring.partly_rotated() == []
 
 
 def test_a_server_ends_although_its_provider_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

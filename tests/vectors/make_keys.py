@@ -89,7 +89,7 @@ def make(folder: Path) -> None:
         "vkey": signer.vkey(NAME),
         "note": signer.sign_note(NAME, BODY).decode(),
     }
-    shares = keyring.divide(2, 3)
+    shares = keyring.make_shares(2, 3)
     _split(keyring, shares[0].of)
     groups.end(keyring, shares[0].of)
     groups.burn(
@@ -110,12 +110,12 @@ def make(folder: Path) -> None:
         rekey.begin(keyring, each.key_id, name, 7, SHREDDED_MS, random, _event)
         for each, name in zip((old, next_old), NAMES, strict=True)
     )
-    done = rekey.note(keyring, done, replace(done, phase=rekey.Phase.SWITCHED, done=3, total=3))
+    done = rekey.update(keyring, done, replace(done, phase=rekey.Phase.SWITCHED, done=3, total=3))
     shred.supersede(keyring, done, now_ms=SHREDDED_MS, until_ms=UNTIL_MS)
     expected["shredded"] = {each.key_id.hex(): [1, SHREDDED_MS, UNTIL_MS] for each in (gone, going, old)}
     for made in (next_old, *(keyring.study(each.new) for each in (done, under_way))):
         expected["studies"][made.key_id.hex()] = _values(made)
-    unfinished = keyring.divide(2, 2)[0].of
+    unfinished = keyring.make_shares(2, 2)[0].of
     _split(keyring, unfinished)
     expected["unfinished"] = {unfinished.group.hex(): groups.place_of(Path("/media/stick/shares")).hex()}
     signing_key.begin(keyring, random, SHREDDED_MS, lambda _: (rows.EVENT_PREFIX + b"signing key", NAMES[0]))

@@ -84,7 +84,11 @@ def take(chosen: Chosen, copy: Path) -> None:
         history = read_history(hand.folder, hand.witness, hand.objection)
         with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:
             numbers = take_from(
-                hand.folder, history, source, hand.keyring.remember, progress=lambda done: bar.advance(done, total)
+                hand.folder,
+                history,
+                source,
+                hand.keyring.remember_checkpoint,
+                progress=lambda done: bar.advance(done, total),
             )
     with chosen.open_writer() as archive:
         records = archive.log.next_seq
@@ -128,7 +132,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
             raise InputError("nothing is lost: log, checkpoint and keyring agree", hint="start the server")
         if size != history.size:
             raise InputError(f"{history.size} records are left, not {size}", hint=f"say --to {history.size}")
-        accept(hand.folder, history, hand.signer, hand.keyring.remember)
+        accept(hand.folder, history, hand.signer, hand.keyring.remember_checkpoint)
         lost = hand.lost_holds
     with chosen.open_writer() as archive:
         records = archive.log.next_seq

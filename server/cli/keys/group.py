@@ -72,7 +72,7 @@ def _row(seen: Overview, of: EpochInfo, now: int) -> dict[str, Any]:
     return {
         "epoch": of.epoch,
         "provider": of.provider,
-        "state": "leaving" if of.epoch in seen.half_left else of.state.name.lower(),
+        "state": "leaving" if of.epoch in seen.partly_rotated else of.state.name.lower(),
         "created": output.when(of.created_ms),
         "age_days": round(max(0, now - of.created_ms) / _DAY_MS, 1),
         "study_keys": of.rows,
@@ -91,7 +91,7 @@ def _text(value: object) -> str:
 def _remarks(seen: Overview, now: int) -> Iterator[str]:
     """What is not at rest, a sentence each."""
     for each in seen.epochs:
-        if each.epoch in seen.half_left:
+        if each.epoch in seen.partly_rotated:
             how = f"{seen.changing} is at it" if seen.changing else "it was stopped: coffer keys rotate goes on with it"
             yield (
                 f"A rotation to epoch {seen.current} is half done, {each.rows} study keys are left in epoch"

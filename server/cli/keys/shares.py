@@ -13,7 +13,7 @@ from coffer.server.cli.options import Chosen, archive_options, json_option
 if TYPE_CHECKING:
     from coffer.keys.crypto.shamir import Recovered
     from coffer.keys.errors import CofferError
-    from coffer.keys.shares.recovery import Proof
+    from coffer.keys.shares.recovery import RecoveryProof
 
 _SHARES = click.option(
     "--share",
@@ -188,7 +188,7 @@ def burn(chosen: Chosen, group: str, numbers: tuple[int, ...], reason: str, offi
     )
 
 
-def _facts(recovered: Recovered, proof: Proof) -> dict[str, Any]:
+def _facts(recovered: Recovered, proof: RecoveryProof) -> dict[str, Any]:
     of = recovered.of
     return {
         "group": of.group.hex(),
@@ -201,7 +201,7 @@ def _facts(recovered: Recovered, proof: Proof) -> dict[str, Any]:
     }
 
 
-def _say(recovered: Recovered, proof: Proof) -> None:
+def _say(recovered: Recovered, proof: RecoveryProof) -> None:
     of = recovered.of
     for name in recovered.wrong:
         output.say(f"warning: {output.plain(name)} was altered; the others were enough without it")
