@@ -134,12 +134,12 @@ class Index(IndexSearch):
         """Record that record `seq` holds nothing for the index, so that `applied_seq` can pass it."""
         self._progress.cover(seq)
 
-    def skip(self, seq: int) -> None:
+    def mark_skipped(self, seq: int) -> None:
         """Record that the object of record `seq` cannot be read now; durable after the next flush.
 
         `applied_seq` passes it, and `skipped` lists it until it is applied or covered.
         """
-        self._progress.skip(seq)
+        self._progress.mark_skipped(seq)
 
     def advance(self, next_seq: int) -> None:
         """Record that every record below `next_seq` is applied, or holds nothing for the index."""

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import Kind, RecordHeader
-from coffer.index.dicom.headers import HeaderLimits, scan
+from coffer.index.dicom.elements import HeaderLimits
+from coffer.index.dicom.headers import scan
 from coffer.index.index import Index
 from coffer.index.instance.entry import Identity, extract
 from coffer.index.instance.object_meta import ObjectMeta
@@ -123,10 +124,10 @@ def _apply_record(  # noqa: PLR0917  # what a record is applied with
         index.cover(header.seq)
     except KeyUnavailableError:
         report.keyless.append(header.seq)
-        index.skip(header.seq)
+        index.mark_skipped(header.seq)
     except (IntegrityError, UnreadableError):
         report.damaged.append(header.seq)
-        index.skip(header.seq)
+        index.mark_skipped(header.seq)
 
 
 def apply_object(

@@ -21,14 +21,8 @@ from coffer.index.dicom.attributes import (
     vr_of,
 )
 from coffer.index.dicom.charset import charset_of
-from coffer.index.dicom.parser import (
-    Element,
-    Elements,
-    HeaderLimits,
-    PixelValue,
-    Read,
-    Walk,
-)
+from coffer.index.dicom.elements import Element, Elements, HeaderLimits, PixelValue, Read
+from coffer.index.dicom.parser import Walk
 from coffer.index.dicom.values import decode_as
 from coffer.keys.buffer import Buffer
 from coffer.keys.errors import IdentifierError, InputError
@@ -36,11 +30,7 @@ from coffer.keys.errors import IdentifierError, InputError
 __all__ = [
     "QUERY_LIMITS",
     "DataSetHeader",
-    "Element",
-    "Elements",
-    "HeaderLimits",
     "Identifier",
-    "PixelValue",
     "decode_identifier",
     "scan",
     "scan_early",

@@ -9,48 +9,13 @@ from __future__ import annotations
 
 import re
 import struct
-import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Collection, Mapping
+from typing import Final
 
 from coffer.index.dicom.attributes import vr_of
+from coffer.index.dicom.elements import Element, Elements, HeaderLimits, PixelValue, Read
 
-__all__ = ["Element", "Elements", "HeaderLimits", "PixelValue", "Read", "Walk"]
-
-Read: TypeAlias = Callable[[int, int], bytes]  # (start, stop) -> the bytes between them, as many as exist
-Elements: TypeAlias = "dict[int, Element]"
-
-
-class Element(NamedTuple):
-    """One element: VR as written ("" in Implicit VR), value bytes, and items if it is a sequence."""
-
-    vr: str
-    raw: bytes
-    items: tuple[Elements, ...] = ()
-
-
-class PixelValue(NamedTuple):
-    """Where the value of Pixel Data is. If encapsulated, `length` reaches to the end of the fragments."""
-
-    offset: int
-    length: int
-    encapsulated: bool
-    whole: bool  # False if the declared length exceeds the data set
-
-
-@dataclass(frozen=True, slots=True)
-class HeaderLimits:
-    """What one walk may cost. The defaults are for stored objects; a query has lower limits."""
-
-    bytes: int = 64 << 20  # read from the source
-    depth: int = 64  # sequences in sequences; DCMTK's own limit
-    elements: int = 1_000_000  # elements and items together
-    seconds: float = 2.0  # of `clock`
-    value: int = 16 << 10  # bytes of one wanted value; longer ones are omitted
-    items: int = 64  # of one wanted sequence; further ones are omitted
-    clock: Callable[[], float] = field(default=time.thread_time, compare=False)
-
+__all__ = ["Walk"]
 
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -295,7 +260,7 @@ class Walk:
             self._note("an item ends without its delimiter")
             self._pop()  # the sequence below reads the delimiter again
             return True
-        self._note("a delimiter stands where none belongs")
+        self._note("a delimiter is out of place")
         self.position += 8
         return False
 
@@ -346,7 +311,7 @@ class Walk:
             if tag == _SEQUENCE_END:
                 self.position += 8
                 if not frame.undefined:
-                    self._note("a delimiter stands where none belongs")
+                    self._note("a delimiter is out of place")
                     continue
                 if frame.tag == _PIXEL_DATA and self.pixel is not None and len(self._stack) == 2:
                     self.pixel = self.pixel._replace(length=self.position - self.pixel.offset)

@@ -99,7 +99,8 @@ class StudyPatients:
                 self._issuers.setdefault(part.patient_id, set()).add(part.issuer)
 
     def of(self, part: PartId) -> Patient:
-        """The patient of a part: an absent issuer is the only one that the Patient ID has in the study, if just one."""
+        """The patient of a part. An absent issuer becomes the one of its Patient ID in the study, if there is just
+        one."""
         if not part.patient_id:
             return Patient("", "", part.name)
         if part.issuer or not part.study_uid:

@@ -28,8 +28,8 @@ from coffer.index.dicom.bounds import (
     longest_of,
     most_values_of,
 )
+from coffer.index.dicom.elements import Element, Elements
 from coffer.index.dicom.headers import DataSetHeader
-from coffer.index.dicom.parser import Element, Elements
 from coffer.index.dicom.values import decode_as, pack_numbers
 
 __all__ = ["LONG_TEXTS", "NAMING", "ValueKeeper"]

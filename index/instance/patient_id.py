@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final
 
-from coffer.index.dicom.parser import Element
+from coffer.index.dicom.elements import Element
 from coffer.index.dicom.values import PADDING, decode_as
 
 __all__ = ["LONGEST_IDENTITY", "identity_of", "identity_text"]

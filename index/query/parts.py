@@ -143,16 +143,16 @@ class Parts:
                     left = [(version, link) for link in chain for version in link.row.versions]
                     left = [(version, link) for version, link in left if link.study.part not in going]
                     if left:
-                        counts = served(version for version, _ in left)
-                        found[next(link.study.part for version, link in left if version is counts)] += 1
+                        winner = served(version for version, _ in left)
+                        found[next(link.study.part for version, link in left if version is winner)] += 1
         return dict(found)
 
     def _chain(self, chain: list[Link]) -> list[StoredVersion]:
         all_of_it = [(version, link) for link in chain for version in link.row.versions]
-        counts = served(version for version, _ in all_of_it)
+        winner = served(version for version, _ in all_of_it)
         all_of_it.sort(key=lambda each: each[0].order)
         return [
-            StoredVersion(link.study.part, number, version.order == counts.order, self._located(link, version))
+            StoredVersion(link.study.part, number, version.order == winner.order, self._located(link, version))
             for number, (version, link) in enumerate(all_of_it, 1)
         ]
 

@@ -51,7 +51,7 @@ class Query:
         self._table = table
         self._views = views
         self._paused = time.monotonic()
-        self._made: dict[int, Callable[[StudyView], tuple[str, ...]]] = {
+        self._computed: dict[int, Callable[[StudyView], tuple[str, ...]]] = {
             a.STUDY_UID: lambda view: (view.study_uid,),
             a.MODALITIES_IN_STUDY: lambda view: view.modalities,
             a.SOP_CLASSES_IN_STUDY: lambda view: view.sop_classes,
@@ -59,7 +59,7 @@ class Query:
             a.STUDY_INSTANCES: lambda view: (str(view.instances),),
             **{tag: self._counts(tag) for tag in _PATIENT_COUNTS},
         }
-        self._asked = keys
+        self._requested = keys
         self._level = _level(level, model)
         self._top = _TOP[model]
         self._check_unique_keys()
@@ -67,9 +67,9 @@ class Query:
         for tag, values in keys.items():
             at = self._level_of(tag)
             if at is not None and at <= self._level:
-                self._keys[at][tag] = compile_key(tag, self._whole(tag, values))
+                self._keys[at][tag] = compile_key(tag, self._key_values(tag, values))
 
-    def _whole(self, tag: int, values: Values) -> Values:
+    def _key_values(self, tag: int, values: Values) -> Values:
         """The values of a key; a Patient ID above the level is one text (PS3.6: VM 1), whatever it contains."""
         if tag == a.PATIENT_ID and self._top <= QueryLevel.PATIENT < self._level:
             return ("\\".join(v for v in values if isinstance(v, str)),)
@@ -88,7 +88,7 @@ class Query:
         self._check_unique_key(_UNIQUE[self._level], single=False)
 
     def _check_unique_key(self, tag: int, *, single: bool) -> None:
-        values = [v for v in self._whole(tag, self._asked.get(tag, ())) if isinstance(v, str) and v]
+        values = [v for v in self._key_values(tag, self._requested.get(tag, ())) if isinstance(v, str) and v]
         is_uid = ATTRIBUTES[tag].vr == "UI"
         wild = [v for v in values if ("*" in v or "?" in v) and (single or (is_uid and v.strip("*")))]
         if wild or (single and len(values) != 1):
@@ -136,7 +136,7 @@ class Query:
             for value in dict.fromkeys(uid.exact):
                 yield from self._views.of_study(value)
             return
-        yield from self._views.each(self._table.candidates(keys))
+        yield from self._views.of_parts(self._table.candidates(keys))
 
     def _study_matches(self, view: StudyView, keys: Mapping[int, MatchingKey]) -> bool:
         values = view.values
@@ -195,7 +195,7 @@ class Query:
     def _answer(self, view: StudyView, series: SeriesRow | None, instance: InstanceRow | None) -> dict[int, Values]:
         out: dict[int, Values] = {}
         known = view.values
-        for tag, asked in self._asked.items():
+        for tag, asked in self._requested.items():
             level = self._level_of(tag)
             values: tuple[str | Item, ...] = ()
             if level is None or level > self._level:
@@ -206,7 +206,7 @@ class Query:
                 values = self._series_value(series, tag)
             elif instance is not None:
                 values = _image_value(instance, tag)
-            out[tag] = _only_asked(cast("Values", values), asked)
+            out[tag] = _requested_only(cast("Values", values), asked)
         out[a.QUERY_RETRIEVE_LEVEL] = (self._level.name,)
         return out
 
@@ -215,8 +215,8 @@ class Query:
         if stored is not None:
             one_text = tag == a.PATIENT_ID and len(stored) > 1
             return ("\\".join(v for v in stored if isinstance(v, str)),) if one_text else stored
-        made = self._made.get(tag)
-        return made(view) if made is not None else ()
+        compute = self._computed.get(tag)
+        return compute(view) if compute is not None else ()
 
     def _counts(self, tag: int) -> Callable[[StudyView], tuple[str, ...]]:
         """A function that counts the entities of a view's patient."""
@@ -256,7 +256,7 @@ def _image_value(row: InstanceRow, tag: int) -> tuple[str | Item, ...]:
     return row.attributes.get(tag, ())
 
 
-def _only_asked(values: Values, asked: Values) -> Values:
+def _requested_only(values: Values, asked: Values) -> Values:
     """Items reduced to the attributes in the key's item; an empty item requests all (PS3.4 C.2.2.2.6)."""
     item = next((v for v in asked if not isinstance(v, str)), None)
     if not item:

@@ -42,7 +42,7 @@ class StudyView:
         """The attributes of patient and study level, merged from all parts."""
         merged = self.parts[0][1].attributes
         for _, row in self.parts[1:]:
-            merged = merged.beside(row.attributes)
+            merged = merged.joined_with(row.attributes)
         return merged
 
     @property
@@ -85,7 +85,7 @@ class Views:
         self._catalogue = catalogue
         self._lookup = lookup
 
-    def each(self, numbers: Iterable[int]) -> Iterator[StudyView | None]:
+    def of_parts(self, numbers: Iterable[int]) -> Iterator[StudyView | None]:
         """The views that these parts belong to, each once; None in place of what is not shown or was yielded before."""
         seen: set[str] = set()
         for number in numbers:
@@ -197,6 +197,6 @@ def _descriptions(rows: list[InstanceRow], *, is_series: bool) -> list[tuple[int
 def _series_of(rows: list[tuple[Ref, SeriesRow]]) -> SeriesView:
     (_, row), *others = rows
     for _, other in others:
-        attributes = row.attributes.beside(other.attributes)
+        attributes = row.attributes.joined_with(other.attributes)
         row = SeriesRow(row.series_uid, attributes, 0, row.instances + other.instances)
     return SeriesView(tuple(rows), row)

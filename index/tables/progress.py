@@ -96,7 +96,7 @@ class Progress:
             self._skipped.discard(seq)
         self._tables.wake()
 
-    def skip(self, seq: int) -> None:
+    def mark_skipped(self, seq: int) -> None:
         """Record that the object of record `seq` cannot be read now; durable after the next flush.
 
         `applied_seq` passes it, and `skipped` lists it until it is applied or covered.

@@ -60,7 +60,7 @@ class Inserter:
         version = msgspec.structs.replace(version, study_key_id=key_id, order=order, replaces=replaces)
         chain = self._lookup.chain(part.study_uid, entry.series_uid, entry.sop_instance)
         if any(each.order == order for link in chain for each in link.row.versions):
-            self._moved(chain, version)
+            self._repoint(chain, version)
             return
         study_ref, study = self._part(part, key_id)
         series_ref, series, study = self._series(study_ref, study, entry.series_uid)
@@ -73,15 +73,15 @@ class Inserter:
             ref = child(series_ref, series.numbered)
             series = SeriesRow(series.series_uid, series.attributes, series.numbered + 1, series.instances)
             self._tables.name(INSTANCE, entry.sop_instance, ref)
-        counts = version
+        winner = version
         if chain:
             others = [link for link in chain if link is not own]
-            counts = served([*new.versions, *(each for link in others for each in link.row.versions)])
-        new = msgspec.structs.replace(new, is_served=any(each is counts for each in new.versions))
+            winner = served([*new.versions, *(each for link in others for each in link.row.versions)])
+        new = msgspec.structs.replace(new, is_served=any(each is winner for each in new.versions))
         self._put_rows(ref, old, new, series, study, stored_in(study, version, entry))
         for link in chain:
             if link is not own:
-                self._serve(link, counts)
+                self._serve(link, winner)
 
     def _part(self, part: PartId, key_id: bytes) -> tuple[Ref, StudyRow]:
         """The row of a part; a new one is put and named."""
@@ -124,9 +124,9 @@ class Inserter:
         self._tables.put(ref, after)
         self._catalogue.update(ref, before, after)
 
-    def _serve(self, link: Link, counts: Version) -> None:
-        """Mark a row as served or not, depending on the version that counts."""
-        is_served = any(each.order == counts.order for each in link.row.versions)
+    def _serve(self, link: Link, winner: Version) -> None:
+        """Mark a row as served or not, depending on the version that is served."""
+        is_served = any(each.order == winner.order for each in link.row.versions)
         if is_served != link.row.is_served:
             # The change of another row may have put newer rows than the link has.
             study = self._lookup.study(link.ref[:8]) or link.study
@@ -150,7 +150,7 @@ class Inserter:
         self._tables.put(ref[:12], series_after)
         self._put_study(ref[:8], known, study_after)
 
-    def _moved(self, chain: Iterable[Link], version: Version) -> None:
+    def _repoint(self, chain: Iterable[Link], version: Version) -> None:
         """Point an object that is in already to a later record."""
         for link in chain:
             known = link.row.versions
@@ -161,6 +161,6 @@ class Inserter:
     def serve_again(self, chain: list[Link]) -> None:
         """Decide again which version of an instance is served, among the rows that are left."""
         if chain:
-            counts = served(each for link in chain for each in link.row.versions)
+            winner = served(each for link in chain for each in link.row.versions)
             for link in chain:
-                self._serve(link, counts)
+                self._serve(link, winner)

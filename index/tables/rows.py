@@ -129,7 +129,7 @@ class Merged(msgspec.Struct, frozen=True, array_like=True):
             return self
         return Merged(self.values, self.own, self.all_since, self.differing, stale=True)
 
-    def beside(self, other: Merged) -> Merged:
+    def joined_with(self, other: Merged) -> Merged:
         """Return the attributes of both together, each with the value of the newest description."""
         values, own = dict(self.values), {tag: self.order_of(tag) for tag in self.values}
         for tag, value in other.values.items():

@@ -109,7 +109,7 @@ class Acceptor:
         if kind == pdu.ABORT:
             raise AssociationEnded(is_release=False)
         if kind != pdu.ASSOCIATE_RQ:
-            raise ProtocolError("the first PDU is no association request", pdu.UNEXPECTED_PDU)
+            raise ProtocolError("the first PDU is not an association request", pdu.UNEXPECTED_PDU)
         return negotiation.parse_request(bytes(body))
 
     def _rejection(self, request: AssociationRequest) -> Rejection | None:
@@ -174,7 +174,7 @@ def _serve_one(operation: Operation) -> None:
     """Run one operation to its final response."""
     field, syntax = operation.request.number(dimse.FIELD), operation.context.abstract_syntax
     if field & dimse.RESPONSE:
-        raise ProtocolError("a response to nothing", pdu.INVALID_VALUE)
+        raise ProtocolError("a response without a request", pdu.INVALID_VALUE)
     if field == dimse.C_STORE and syntax not in negotiation.SERVICES:
         serve_store(operation)
     elif field == dimse.C_ECHO and syntax == negotiation.VERIFICATION:

@@ -120,15 +120,15 @@ class Listener:
             try:
                 sock, address = self._socket.accept()
             except OSError as error:
-                self._could_not_accept(error)
+                self._handle_accept_error(error)
                 continue
             try:
                 self._begin(sock, display_address(str(address[0])))
             except Exception as error:  # noqa: BLE001  # one connection must not keep the others out
                 sock.close()
-                self._could_not_begin(error)
+                self._handle_begin_error(error)
 
-    def _could_not_accept(self, error: OSError) -> None:
+    def _handle_accept_error(self, error: OSError) -> None:
         """Wait a moment; new connections wait in the backlog. Raises the error if a new socket is needed."""
         if self._stopping.is_set():
             return
@@ -140,7 +140,7 @@ class Listener:
             raise error
         self._stopping.wait(_PAUSE_SECONDS)
 
-    def _could_not_begin(self, error: Exception) -> None:
+    def _handle_begin_error(self, error: Exception) -> None:
         what = headroom.what_ran_out(error)
         if what:
             self._shortage.note(what)

@@ -35,7 +35,7 @@ class AssociationPlace:
 
 
 class AssociationPlaces:
-    """Not thread-safe: the caller holds a lock."""
+    """All places of one listener. Not thread-safe: the caller holds a lock."""
 
     def __init__(self, total: int, per_host: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total
@@ -53,7 +53,7 @@ class AssociationPlaces:
         """
         victim = None
         if self._held[host] >= self._per_host:
-            victim = self._silent_one(host)
+            victim = self._longest_silent(host)
         elif is_full or self._held.total() >= self._total:
             victim = self._dispensable(host)
         else:
@@ -67,7 +67,7 @@ class AssociationPlaces:
         return self._take(host), victim
 
     def leave(self, place: AssociationPlace) -> None:
-        """An association is over. Harmless when repeated."""
+        """An association is over. Harmless if repeated."""
         if self._taken.pop(place.number, None) is None:
             return
         if place.is_ending:
@@ -89,7 +89,7 @@ class AssociationPlaces:
         if not self._held[host]:
             del self._held[host]
 
-    def _silent_one(self, host: str) -> AssociationPlace | None:
+    def _longest_silent(self, host: str) -> AssociationPlace | None:
         """Of the associations of one address that never did anything, the one that has been silent for longest."""
         now = self._clock()
         return _longest(place for place in self._idle() if place.host == host and self._is_silent(place, now))
@@ -102,7 +102,7 @@ class AssociationPlaces:
             held = self._held
             most = max((networks[_network(place.host)], held[place.host]) for place in silent)
             return _longest(p for p in silent if (networks[_network(p.host)], held[p.host]) == most)
-        idle = [place for place in self._idle() if self._may_go(place, now, host)]
+        idle = [place for place in self._idle() if self._may_be_ended(place, now, host)]
         most_held = max((self._held[place.host] for place in idle), default=0)
         return _longest(place for place in idle if self._held[place.host] == most_held)
 
@@ -113,7 +113,7 @@ class AssociationPlaces:
     def _is_silent(place: AssociationPlace, now: float) -> bool:
         return not place.is_used and place.idle_since is not None and now - place.idle_since >= _SILENT_SECONDS
 
-    def _may_go(self, place: AssociationPlace, now: float, newcomer: str) -> bool:
+    def _may_be_ended(self, place: AssociationPlace, now: float, newcomer: str) -> bool:
         if not place.is_used or place.idle_since is None:
             return False
         more, idle = self._held[place.host] - self._held[newcomer], now - place.idle_since

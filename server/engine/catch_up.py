@@ -18,7 +18,7 @@ from coffer.archive.format.entry import Position
 from coffer.archive.format.record import RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.index import rebuild
-from coffer.index.dicom.headers import HeaderLimits
+from coffer.index.dicom.elements import HeaderLimits
 from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp, OpenBody
 from coffer.keys.disk.lock import holder

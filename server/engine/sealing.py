@@ -13,7 +13,7 @@ from coffer.archive.body.spool import MemoryBudget, Spool
 from coffer.archive.format.entry import SealedFile
 from coffer.archive.format.record import Kind
 from coffer.archive.store.free_space import Room
-from coffer.index.dicom.parser import HeaderLimits
+from coffer.index.dicom.elements import HeaderLimits
 from coffer.index.instance.identity import Rules
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.server.config.settings import Config, Limits

@@ -17,8 +17,8 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.multival import MultiValue
 
 from coffer.index.dicom.attributes import ATTRIBUTES
+from coffer.index.dicom.elements import HeaderLimits
 from coffer.index.dicom.headers import DataSetHeader, decode_identifier, scan, scan_early
-from coffer.index.dicom.parser import HeaderLimits
 from coffer.index.instance.entry import Identity, extract
 from coffer.keys.errors import IdentifierError, InputError
 

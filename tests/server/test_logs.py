@@ -136,9 +136,11 @@ def pipe() -> Iterator[tuple[int, TextIO]]:
     reader, writer = os.pipe()
     stream = os.fdopen(writer, "w")
     yield reader, stream
-    for end in (reader, stream.fileno()):
-        with contextlib.suppress(OSError):
-            os.close(end)
+    # Not os.close: the sink's thread lives on, and must not write to a file that gets the same descriptor.
+    with contextlib.suppress(OSError):
+        stream.close()
+    with contextlib.suppress(OSError):
+        os.close(reader)
 
 
 def test_a_reader_who_stops_reading_holds_up_nobody_and_is_told_what_he_missed(pipe: tuple[int, TextIO]) -> None:

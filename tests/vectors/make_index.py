@@ -42,7 +42,7 @@ def make(folder: Path) -> dict[str, Any]:
     )
     index.apply(version, KEY_ID, entry)
     for seq in (3, 5, 6):
-        index.skip(seq)
+        index.mark_skipped(seq)
     index.flush()
     store = index._tables.store
     tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in ("meta", "uid", "study", "series", "instance")}

@@ -78,7 +78,7 @@ def parse_command(data: bytes | bytearray) -> Command:
         group, element, length = _ELEMENT.unpack_from(data, at)
         at += _ELEMENT.size
         if group != 0 or length > end - at:
-            raise ProtocolError("a command set holds something else", INVALID_VALUE)
+            raise ProtocolError("a command set has an element of another group or beyond its end", INVALID_VALUE)
         raw = data[at : at + length]
         at += length
         if element in _NUMBERS:

@@ -107,7 +107,7 @@ class Requestor:
         except _BROKEN as error:
             raise self._unavailable("broke the association") from error
         if answer.number(dimse.FIELD) != dimse.C_STORE | dimse.RESPONSE:
-            raise self._unavailable("answers something else")
+            raise self._unavailable("sent an unexpected response")
         return answer.number(dimse.STATUS)
 
     def release(self) -> None:
