@@ -39,7 +39,7 @@ the first 1,000. "contradictions" are studies and series whose objects say diffe
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
     from coffer.archive.repair.planted import planted
-    from coffer.archive.verify.findings import Ledger
+    from coffer.archive.verify.findings import FindingStore
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
     from coffer.server.engine.providers import guarded, told
     from coffer.server.engine.vault import SKIPPED
@@ -48,7 +48,7 @@ def status(chosen: Chosen, listed: bool) -> None:
         stats = engine.stats()
         archive, key, memory = engine.config.archive, told(engine.config.keys), guarded()
         shreds = [each.state == EFFECTIVE for each in erasures(engine.keyring)]
-        waiting = len(Ledger(engine.folder.scrub).open_entries())
+        waiting = len(FindingStore(engine.folder.scrub).open_entries())
         short = None if engine.shortfall is None else str(engine.shortfall)
         foreign = [finding.what for finding in planted(engine.folder)]
         details: dict[str, list[dict[str, Any]]] = _details(engine) if listed else {}

@@ -22,11 +22,11 @@ from coffer.archive.format.entry import Entry, Position
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
-from coffer.archive.repair.deferred_events import forget, read_pending
+from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.store.free_space import Room
+from coffer.archive.store.free_space import FreeSpace
 from coffer.archive.store.writer_lock import WriterLock
-from coffer.archive.tree.checkpoint import Checkpoint, witnessed
+from coffer.archive.tree.checkpoint import Checkpoint, remembered_checkpoint
 from coffer.index import rebuild
 from coffer.index.index import Index
 from coffer.index.instance.identity import Rules
@@ -98,7 +98,7 @@ class Vault:
         self.metrics = metrics or Metrics()
         self.policy = policy_of(config)
         self.folder = ArchiveFolder.open(config.archive)
-        self.room = Room(self.folder.spool, config.storage.reserve_bytes)
+        self.room = FreeSpace(self.folder.spool, config.storage.reserve_bytes)
         self.intake = Intake(config.limits, self.folder.archive_id, self.room)
         self.limits = self.intake.header_limits
         self._writer: LogWriter | None = None
@@ -155,7 +155,7 @@ class Vault:
             self._record_pending()
             self._settlement.settle()
         except UnavailableError as error:
-            if self.log.takes_events():
+            if self.log.accepts_events():
                 raise
             _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
 
@@ -199,7 +199,7 @@ class Vault:
             now_ms=clock_ms,
             segment_bytes=storage.segment_bytes,
             reserve_bytes=storage.reserve_bytes,
-            witness=witnessed(self.keyring.witness(), self.folder),
+            remembered=remembered_checkpoint(self.keyring.witness(), self.folder),
             signers=signers_of(self.keyring, self.folder.origin),
             objection=objection,
             may_refuse=may_refuse,
@@ -218,17 +218,17 @@ class Vault:
     def _record_pending(self) -> None:
         """Give what was repaired or recovered by hand its record."""
         try:
-            deeds = read_pending(self.folder)
+            deeds = read_deferred(self.folder)
         except FormatError as error:  # it may be anybody's: a finding, and no reason to store nothing
             _log.error("what was done by hand is not recorded", cause=str(error), way_out=error.hint())
             return
         for deed in deeds:
-            if deed.came_about(self.folder):
+            if deed.was_done(self.folder):
                 self.record_event(Kind.REPAIR, deed.facts)
                 _log.warning("recorded what was done by hand", **deed.facts)
         if deeds:
             self.sign_checkpoint()
-            forget(self.folder)
+            discard_deferred(self.folder)
 
     def look_at_keys(self) -> None:
         """Tell, once the index is loaded, what is wrong with keyring and index together; see `key_trouble`."""

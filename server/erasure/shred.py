@@ -149,7 +149,7 @@ def _wait(engine: Engine, is_done: Callable[[], bool], seconds: float) -> bool:
         try:
             engine.settle()
         except UnavailableError as error:
-            if engine.log.takes_events():
+            if engine.log.accepts_events():
                 raise
             _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
         return is_done()

@@ -12,10 +12,10 @@ from typing import Final
 
 import structlog
 
-from coffer.archive.tree.checkpoint import witnessed
-from coffer.archive.verify.findings import Ledger
+from coffer.archive.tree.checkpoint import remembered_checkpoint
+from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
-from coffer.archive.verify.scrub import Looked, Scrub, StoppedError
+from coffer.archive.verify.scrub import Scrub, ScrubStep, StoppedError
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError
 from coffer.server.engine.vault import Vault
@@ -40,13 +40,13 @@ class Scrubbing:
         self._days = days
         self._stopping = threading.Event()
         self.watched = Watched("the scrub", self._run, self._stopping)
-        self.ledger = Ledger(vault.folder.scrub)
+        self.ledger = FindingStore(vault.folder.scrub)
         self._scrub = Scrub(
             vault.folder,
-            witness=lambda: witnessed(vault.keyring.witness(), vault.folder),
+            remembered=lambda: remembered_checkpoint(vault.keyring.witness(), vault.folder),
             now_ms=clock_ms,
             pace=self._pace,
-            tell=self._tell,
+            on_finding=self._tell,
         )
 
     def start(self) -> None:
@@ -98,7 +98,7 @@ class Scrubbing:
             return
         self._settle(looked)
 
-    def _settle(self, looked: Looked) -> None:
+    def _settle(self, looked: ScrubStep) -> None:
         """Forget what a second look, of the whole segment, did not find again."""
         segments = {0, looked.segment} if not looked.is_resumed else {0}
         for entry in self.ledger.settle(segments, looked.findings):
