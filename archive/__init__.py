@@ -1,6 +1,6 @@
-"""The log and what lies in it: records, segments, chain, checkpoints, recovery, verification, and sealed bodies.
+"""The log and its contents: records, segments, chain, checkpoints, recovery, verification, and sealed bodies.
 
-`log` writes and `reader` reads; the rooms below them each know one thing.
+`log` writes and `reader` reads; each package below them knows one thing.
 
-Rule: takes opaque bytes and gives verified bytes; knows nothing of DICOM, databases or the network.
+Rule: takes opaque bytes and returns verified bytes; knows nothing of DICOM, databases or the network.
 """

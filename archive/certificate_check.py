@@ -1,4 +1,4 @@
-"""Hold a certificate of erasure against the log, without any key: is what it names there, and nothing behind it?"""
+"""Check a certificate of erasure against the log, without any key: whether the log holds what it names, and no more."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,10 @@ __all__ = ["contradictions"]
 
 
 def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:
-    """What the log says otherwise; reads every record's header, and no body.
+    """Every contradiction between certificate and log; reads every record's header, and no body.
 
-    Raises HistoryError where the log does not begin with what the certificate's checkpoint signed, IntegrityError where
-    it is damaged.
+    Raises HistoryError if the log does not begin with what the certificate's checkpoint signed, IntegrityError if it is
+    damaged.
     """
     signed = open_checkpoint(found.checkpoint.encode(), folder)
     under: dict[bytes, list[int]] = {bytes.fromhex(each.key): [] for each in found.keys}
@@ -30,12 +30,12 @@ def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:
         later += sum(number >= signed.size for number in numbers)
         if runs(number for number in numbers if number < signed.size) != each.objects:
             yield f"the log has other objects under key {each.key[:8]} than the certificate covers"
-    if later and found.is_effective:  # before, a store that was under way may have come to its end
-        yield f"{later} objects were stored under the key since: the key lives"
+    if later and found.is_effective:  # while only scheduled, a store in progress may still have completed
+        yield f"{later} objects were stored under the key since: the key still exists"
 
 
 def _headers(folder: ArchiveFolder, signed: Checkpoint) -> Iterator[RecordHeader]:
-    """Every record's header, the first `signed.size` of them held against the root that was signed."""
+    """Every record's header; the first `signed.size` of them are checked against the root that was signed."""
     reader, tree = LogReader(folder), Frontier()
     try:
         for _, header in reader.records():
@@ -46,11 +46,11 @@ def _headers(folder: ArchiveFolder, signed: Checkpoint) -> Iterator[RecordHeader
         reader.close()
     if tree.size < signed.size:
         raise HistoryError(
-            f"this log ends at {tree.size} records, and the certificate was made over {signed.size}",
-            hint="name a newer copy; where this is the archive itself, coffer recover show tells more",
+            f"this log ends at {tree.size} records, but the certificate was made over {signed.size}",
+            hint="name a newer copy; if this is the archive itself, see coffer recover show",
         )
     if tree.root() != signed.root:
         raise HistoryError(
             f"the first {signed.size} records of this log are not those that the certificate was made over",
-            hint="keep both, they are evidence; coffer verify and coffer recover show tell more",
+            hint="keep both as evidence; see coffer verify and coffer recover show",
         )

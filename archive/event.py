@@ -1,8 +1,8 @@
 """Events: what was done to the archive itself (a rotation, a shred, a repair), as sealed records in the log.
 
 Rule: pure. An event is a record of its own kind whose body is a small JSON object, sealed under the archive's event key
-and bound to archive, key id, content id and kind like any body. Facts are numbers and texts of the administrator's
-world: ids, reasons, times. What an event means is the business of whoever wrote it.
+and bound to archive, key id, content id and kind like any body. Facts are what administrators deal with: ids, reasons,
+times. Only the code that writes an event knows what it means.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NO_KEY: Final = bytes(16)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: its kind, when (ms since 1970 UTC), the study key it is about (16 zero bytes: none), its facts."""
+    """One event: its kind, its time (ms since 1970 UTC), the study key it is about (16 zero bytes: none), its facts."""
 
     kind: Kind
     time_ms: int
@@ -57,7 +57,7 @@ class Event:
             facts = json.loads(plain)
             kind = Kind(header.kind)
         except ValueError as error:
-            raise IntegrityError("an event does not hold what an event holds") from error
+            raise IntegrityError("the contents of an event are not those of an event") from error
         if not isinstance(facts, dict):
-            raise IntegrityError("an event does not hold what an event holds")
+            raise IntegrityError("the contents of an event are not those of an event")
         return cls(kind, header.time_ms, facts, header.study_key_id)

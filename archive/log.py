@@ -1,7 +1,7 @@
 """The one writer of the log: what a caller appends together is one group with one sync.
 
 Rule: `append` returns after fdatasync of everything it appended, never before. A failed write or sync stops the writer
-for good; only opening again, with recovery, continues.
+permanently; only reopening, with recovery, continues.
 """
 
 import hashlib
@@ -15,22 +15,22 @@ from coffer.archive.format.entry import Entry, Position, SealedFile
 from coffer.archive.format.merkle import EMPTY_ROOT
 from coffer.archive.format.record import Kind, RecordHeader, record_size, trailer
 from coffer.archive.format.segment import Footer, SegmentHeader, footer_size
-from coffer.archive.repair.tail import Tail, cut, promised, read_tail, settle_end
+from coffer.archive.repair.tail import Tail, cut, read_tail, settle_end, signed_claims
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.store.free_space import Room
+from coffer.archive.store.free_space import FreeSpace
 from coffer.archive.store.sealed_file import SourceError, opened, pieces
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
-from coffer.archive.tree.checkpoint_history import last_checkpoint, publish, settle_notes
-from coffer.archive.tree.key_history import read_succession
-from coffer.archive.tree.tile_writer import Tiling
+from coffer.archive.tree.checkpoint_history import last_checkpoint, publish, settle_history
+from coffer.archive.tree.key_history import read_key_history
+from coffer.archive.tree.tile_writer import TileWriter
 from coffer.keys.buffer import Buffer
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.disk.durable import replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import CofferError, HistoryError, IntegrityError, UnavailableError, UnreadableError
 
-_LEAST_ROOM = 1 << 20  # where not even a small group fits any more, nobody shall be told that this archive is ready
-_EVENT_ROOM = 1 << 20  # what a change of the keys takes in keyring, log, tiles and index
+_LEAST_SPACE = 1 << 20  # with less, not even a small group fits, and the archive must not report that it is ready
+_EVENT_SPACE = 1 << 20  # what a change of the keys takes in keyring, log, tiles and index
 
 
 def _length(body: Buffer | SealedFile) -> int:
@@ -42,7 +42,7 @@ def _hash(entry: Entry) -> bytes:
 
 
 def _require_header(entry: Entry) -> None:
-    """Raise ValueError for what no header can say: found here, it fails its caller and not the log."""
+    """Raise ValueError for values that no header can hold: checked here, they fail the caller and not the log."""
     numbers = ((entry.kind, 16), (entry.flags, 32), (entry.time_ms, 64))
     sizes_fit = (len(entry.study_key_id), len(entry.content_id)) == (16, 32)
     sizes_fit &= not isinstance(entry.body, SealedFile) or (entry.body.length >= 0 and len(entry.body.sha256) == 32)
@@ -51,10 +51,10 @@ def _require_header(entry: Entry) -> None:
 
 
 def _require_signer(folder: ArchiveFolder, signers: Collection[str]) -> None:
-    if signers and read_succession(folder).current not in signers:
+    if signers and read_key_history(folder).current not in signers:
         raise HistoryError(
             "the keyring's signing key is not the one that signs now: one of the two is from before a rotation",
-            hint="put the newest keyring back, or the newest checkpoints/endorsements; coffer recover show tells more",
+            hint="put the newest keyring back, or the newest checkpoints/endorsements; see coffer recover show",
         )
 
 
@@ -69,44 +69,44 @@ class LogWriter:
         segment_bytes: int = 1 << 30,
         reserve_bytes: int = 0,
         calls: Syscalls = SYSTEM,
-        witness: Checkpoint | None = None,
+        remembered: Checkpoint | None = None,
         signers: Collection[str] = (),
         objection: HistoryError | None = None,
         may_refuse: bool = False,
     ) -> None:
         """Find the end of the log, cut a torn tail, and be ready to append.
 
-        `witness` is what the keyring remembers of the last checkpoint, `signers` are the verifier keys of what it can
-        sign with (none: not looked at), `objection` is what else speaks against writing. Raises IntegrityError where
-        the log is damaged, HistoryError where it is older than, or differs from, what was signed, or another key signs
-        now, and the objection; UnreadableError where the medium does not say. Then nothing was changed. With
-        `may_refuse` it does not raise, but every append raises UnavailableError with that cause, so that reads go on.
+        `remembered` is the last checkpoint that the keyring remembers, `signers` the verifier keys it can sign with
+        (empty: not checked), `objection` any other reason not to write. Raises IntegrityError if the log is damaged;
+        HistoryError if it is older than, or differs from, what was signed, or if another key signs now; the objection;
+        UnreadableError if the medium cannot be read. Then nothing was changed. With `may_refuse` nothing is raised, but
+        every append raises UnavailableError with that cause, so that the archive can still be read.
         """
         self._folder = folder
         self._now_ms = now_ms
         self._calls = calls
         self._segment_bytes = segment_bytes
-        self._room = Room(folder.path, reserve_bytes)
+        self._space = FreeSpace(folder.path, reserve_bytes)
         self._commit_lock = threading.Lock()
         self._failure: CofferError | None = None
         self._sign_lock = threading.Lock()
         self._signed: Checkpoint | None = None
-        self._is_published = True  # False while a checkpoint's publication was begun and has not ended well
-        self._told = Checkpoint(folder.origin, 0, EMPTY_ROOT)  # the newest that was signed, published or not
-        self._tiling = Tiling(folder, calls)
-        self._group = 0  # the first record of those that the next sync makes stable
+        self._is_published = True  # False while the publication of a checkpoint is unfinished or failed
+        self._newest = Checkpoint(folder.origin, 0, EMPTY_ROOT)  # the newest that was signed, published or not
+        self._tile_writer = TileWriter(folder, calls)
+        self._group = 0  # the first of the records that the next sync makes durable
         self._tail = Tail(Chain.start(folder.archive_id), 0, [], 0)
         self.refusal: IntegrityError | UnreadableError | None = None
         try:
             settle_end(folder, calls)
             self._signed = read_checkpoint(folder)
-            claims = promised(self._signed, witness, last_checkpoint(folder))
+            claims = signed_claims(self._signed, remembered, last_checkpoint(folder))
             _require_signer(folder, signers)
             tail = read_tail(folder, claims)
             if objection is not None:
                 raise objection
             self._tail = tail
-            self._told = claims[-1] if claims else self._told
+            self._newest = claims[-1] if claims else self._newest
             cut(folder, self._tail, now_ms, calls)
             self._file = self._open_segment()
         except (IntegrityError, UnreadableError) as error:
@@ -117,32 +117,32 @@ class LogWriter:
 
     @property
     def cut_bytes(self) -> int:
-        """Bytes of a torn tail that opening moved to lost+found."""
+        """The bytes of a torn tail that opening moved to lost+found."""
         return self._tail.cut_bytes
 
     @property
     def cut_records(self) -> int:
-        """Records with a whole header among them."""
+        """The number of records with an intact header among them."""
         return self._tail.cut_records
 
     @property
     def next_seq(self) -> int:
-        """The number of the next record, which is the count of all so far."""
+        """The number of the next record, which is the number of records so far."""
         return self._tail.chain.next_seq
 
     @property
     def signed_size(self) -> int:
-        """Records under the last signed checkpoint."""
+        """The number of records under the last signed checkpoint."""
         return self._signed.size if self._signed else 0
 
     def append(self, entries: Sequence[Entry]) -> list[Position]:
         """Append entries in order, together; durable on return.
 
-        They are one group with one fdatasync; who has many to append brings them together (`server.engine.commit`).
-        Raises UnavailableError when they do not fit (objects: above the reserve), or a SealedFile is not what it says
-        (nothing was written: retry later), or when a write or sync failed, now or before (nothing is acknowledged until
-        the log is opened again). What is hashed is what is written: memory must not change before this returns, a file
-        may.
+        They are one group with one fdatasync; callers with many entries combine them (`server.engine.commit`). Raises
+        UnavailableError if they do not fit (objects: above the reserve) or a SealedFile is not what it states: then
+        nothing was written, and the caller may retry. Raises it too if a write or sync fails or failed before: then
+        nothing is acknowledged until the log is opened again. What is hashed is what is written: bodies in memory must
+        not change before this returns, a file may.
         """
         for entry in entries:
             _require_header(entry)
@@ -151,45 +151,45 @@ class LogWriter:
                 stack.enter_context(opened(body.path, body.length)) if isinstance(body, SealedFile) else -1
                 for body in (entry.body for entry in entries)
             ]
-            hashes = [_hash(entry) for entry in entries]  # before the lock, which is never held for it
+            hashes = [_hash(entry) for entry in entries]  # before taking the lock, which is never held while hashing
             with self._commit_lock:
-                self._require_going()
+                self._require_running()
                 if any(entry.kind == Kind.OBJECT for entry in entries):
-                    self._room.require(max(self._needed(entries), _LEAST_ROOM))
+                    self._space.require(max(self._needed(entries), _LEAST_SPACE))
                 else:
-                    self._room.require(self._needed(entries), into_reserve=True)
+                    self._space.require(self._needed(entries), into_reserve=True)
                 return self._commit(entries, hashes, files)
 
     def require_writable(self) -> None:
-        """Return where objects can be expected to be taken. Raises UnavailableError: stopped, or the volume is full."""
-        self._require_going()
-        self._room.require(_LEAST_ROOM)
+        """Return if objects can be expected to be accepted. Raises UnavailableError: stopped, or the volume is full."""
+        self._require_running()
+        self._space.require(_LEAST_SPACE)
 
-    def takes_events(self) -> bool:
-        """Whether the volume has room for events, which may use its reserve."""
+    def accepts_events(self) -> bool:
+        """Whether the volume has space for events, which may use its reserve."""
         try:
-            self._room.require(_EVENT_ROOM, into_reserve=True)
+            self._space.require(_EVENT_SPACE, into_reserve=True)
         except UnavailableError:
             return False
         return True
 
-    def _require_going(self) -> None:
+    def _require_running(self) -> None:
         if self.refusal is not None:
             self.require_stable()
         if self._failure is not None:
             raise UnavailableError(
                 f"the log stopped after a failed write: {self._failure}",
-                hint="restart Coffer: opening recovers and checks what is stable",
+                hint="restart Coffer: opening runs recovery and checks what is durable",
             ) from self._failure
 
     def checkpoint(
         self, sign: Callable[[bytes], bytes], remember: Callable[[bytes], None] | None = None
     ) -> Checkpoint | None:
-        """Sign the log as it is and keep the note, durable on return; None where the last one still says it all.
+        """Sign the log as it is and publish the note, durable on return; None if the last one covers all records.
 
-        `sign` makes a note of a checkpoint's text; `remember` is told of it when it is in the history and before it is
-        the latest. Appends go on meanwhile. Raises HistoryError, and signs nothing, where the log on disk does not
-        extend the last signed checkpoint; UnavailableError.
+        `sign` makes a signed note of a checkpoint's text; `remember` is called with it when it is in the history and
+        before it is the latest. Appends continue meanwhile. Raises HistoryError, and signs nothing, if the log on disk
+        does not extend the last signed checkpoint; UnavailableError.
         """
         with self._sign_lock:
             with self._commit_lock:
@@ -198,31 +198,31 @@ class LogWriter:
                 made = Checkpoint(self._folder.origin, tree.size, tree.root())
             if self.signed_size == made.size:
                 return None
-            self._tiling.extend(self._told, made)
-            if not self._is_published:  # a sync of the history may have failed: its cache is not to be believed
-                settle_notes(self._folder, self._calls)
+            self._tile_writer.extend(self._newest, made)
+            if not self._is_published:  # a sync of the history may have failed: the page cache cannot be trusted
+                settle_history(self._folder, self._calls)
             self._is_published = False
             publish(self._folder, sign(made.serialize()), remember, self._calls)
             self._is_published = True
-            self._tiling.tidy(self._told, made)
-            self._signed = self._told = made
+            self._tile_writer.tidy(self._newest, made)
+            self._signed = self._newest = made
             return made
 
     def require_stable(self) -> None:
-        """Raise UnavailableError where a failed write left it unknown what is stable."""
+        """Raise UnavailableError if, after a failed write, it is unknown what is durable."""
         if self._failure is not None:
-            raise self._failure.with_traceback(None)  # it would grow with each who meets it
+            raise self._failure.with_traceback(None)  # the traceback would grow with every raise
 
     def close(self) -> None:
-        """Close the open segment. Everything acknowledged is durable already."""
+        """Close the open segment. Everything acknowledged is already durable."""
         if self.refusal is None:
             self._file.close()
 
     def _needed(self, entries: Sequence[Entry]) -> int:
-        """Bytes that the entries take, with footer and next header of each segment that they fill up."""
+        """The bytes that the entries take, with footer and next header for each segment that they fill."""
         at, records, total = self._file.size, len(self._tail.offsets), 0
         sizes = self._sizes(entries)
-        count = len(entries) // len(sizes) if sizes else 0  # one, or all of them together
+        count = len(entries) // len(sizes) if sizes else 0  # records per item of `sizes`: one, or all of them
         for size in sizes:
             if self._is_full(at, records, size, count):
                 total += footer_size(records) + segment.HEADER.size
@@ -232,21 +232,22 @@ class LogWriter:
 
     @staticmethod
     def _sizes(entries: Sequence[Entry]) -> list[int]:
-        """Bytes of what must lie in one segment: a record each, or all of them where one comes from a file."""
+        """The sizes of what must lie in one segment: of each record, or of all together if one comes from a file."""
         sizes = [record_size(_length(entry.body)) for entry in entries]
         return [sum(sizes)] if any(isinstance(entry.body, SealedFile) for entry in entries) else sizes
 
     def _is_full(self, at: int, records: int, size: int, count: int = 1) -> bool:
-        """Whether a segment of `at` bytes takes no more `count` records of together `size`; each takes some."""
+        """Whether a segment of `at` bytes has no space for `count` more records of `size` bytes in total. An empty
+        segment always has."""
         return records > 0 and (at + size > self._segment_bytes or records + count > segment.MOST_RECORDS)
 
     def _commit(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Position]:
         try:
             return self._write_group(entries, hashes, files)
         except SourceError:
-            raise  # undone
+            raise  # the append was undone
         except BaseException as error:
-            # Whatever went wrong, the file no longer ends where the chain does: only recovery may go on.
+            # Whatever went wrong, the file no longer ends where the chain does: only recovery may continue.
             stopped = error if isinstance(error, CofferError) else UnavailableError(f"the log stopped: {error!r}")
             self._failure = stopped
             if not isinstance(error, Exception):
@@ -254,8 +255,8 @@ class LogWriter:
             raise stopped from error
 
     def _write_group(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Position]:
-        """Write and sync; where a file turns out not to be what it was, take everything back and raise SourceError."""
-        is_one = any(isinstance(entry.body, SealedFile) for entry in entries)  # then it lies in one segment
+        """Write and sync; if a file is no longer what it was, undo everything and raise SourceError."""
+        is_one = any(isinstance(entry.body, SealedFile) for entry in entries)  # the group must lie in one segment
         whole = sum(self._sizes(entries))
         if is_one and self._is_full(self._file.size, len(self._tail.offsets), whole, len(entries)):
             self._roll()
@@ -305,9 +306,9 @@ class LogWriter:
         return position
 
     def _roll(self) -> None:
-        """Seal the open segment: records synced, then its footer, synced, then the next one is made.
+        """Seal the open segment: sync its records, write and sync its footer, then create the next segment.
 
-        A whole footer thus proves that every record before it was stable.
+        An intact footer thus proves that every record before it was durable.
         """
         chain = self._tail.chain
         self._file.sync()
@@ -329,7 +330,7 @@ class LogWriter:
             self._folder.archive_id, tail.segment, tail.chain.next_seq, tail.chain.head, self._now_ms()
         )
         path = self._folder.segment_path(tail.segment)
-        # replace: what a crash left of this file holds no record, and a new segment is whole or not there.
+        # replace: what a crash left of this file holds no record, and a new segment is complete or absent.
         replace(path, header.serialize(), calls=self._calls)
         tail.is_sealed, tail.end = False, segment.HEADER.size
         return AppendFile(path, calls=self._calls)

@@ -1,4 +1,4 @@
-"""Read records beside a live writer: verified bodies, ranges of large ones, headers in order.
+"""Read records beside a live writer: verified bodies, ranges of large bodies, headers in order.
 
 Rule: it never writes and holds no lock; at an incomplete tail it stops as if the log ended there.
 """
@@ -20,7 +20,7 @@ from coffer.keys.errors import FormatError, IntegrityError, NotFoundError, Unrea
 
 
 class LogReader:
-    """Thread-safe. Keeps each segment it has read from open until `close`."""
+    """Reads the records of one archive. Thread-safe. Keeps every segment it has read from open until `close`."""
 
     def __init__(self, folder: ArchiveFolder) -> None:
         self._folder = folder
@@ -28,7 +28,7 @@ class LogReader:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Close every file. Reads after it reopen them."""
+        """Close every file. Later reads reopen them."""
         with self._lock:
             for fd in self._files.values():
                 os.close(fd)
@@ -45,11 +45,11 @@ class LogReader:
         except FormatError as error:
             raise self.damaged(position, str(error)) from error
         if header.seq != position.seq or header.body_len != position.body_len:
-            raise self.damaged(position, "another record lies here")
+            raise self.damaged(position, "a different record is here")
         return header
 
     def read_body(self, position: Position) -> bytes:
-        """The body of a record, checked against the hash in its header. Raises as `read_header`."""
+        """The body of a record, checked against the hash in its header. Raises the same errors as `read_header`."""
         header = self.read_header(position)
         body = self._read(position, 0, header.body_len)
         if hashlib.sha256(body).digest() != header.body_sha256:
@@ -59,16 +59,16 @@ class LogReader:
     def range_of(self, position: Position) -> Callable[[int, int], bytes]:
         """A `read(offset, length)` over the body, for bodies too large for memory.
 
-        Ranges are not checked against the header's hash: the AEAD inside checks every chunk that is used.
+        Ranges are not checked against the header's hash: the body's AEAD checks every chunk that is used.
         """
         self.read_header(position)
         return partial(self._read, position)
 
     def records(self, from_seq: int = 0, *, behind: Position | None = None) -> Iterator[tuple[Position, RecordHeader]]:
-        """Whole records from `from_seq` on, in order, up to the end of what is written. Raises IntegrityError,
-        and UnreadableError where the medium does not say: that is no end.
+        """Complete records from `from_seq` on, in order, up to the end of what is written. Raises IntegrityError, and
+        UnreadableError if the medium cannot be read, which is not taken for the end.
 
-        `behind` is a record before `from_seq`: what stands before it is not looked at again.
+        `behind` is the position of a record before `from_seq`: nothing before it is read again.
         """
         numbers = self._folder.segment_numbers()
         for number in numbers:
@@ -80,7 +80,7 @@ class LogReader:
                 sealed = self._footer(fd, size, is_last=number == numbers[-1])
                 if sealed is not None and sealed[0].tree_size <= from_seq:
                     continue
-                # Only the last segment may be growing: anywhere else, stopping early would skip records in silence.
+                # Only the last segment may be growing: in any other, stopping early would skip records silently.
                 is_sealed = sealed is not None or number != numbers[-1]
                 at, stop = segment.HEADER.size, sealed[1] if sealed else size
                 if behind is not None and number == behind.segment:
@@ -89,7 +89,7 @@ class LogReader:
 
     @staticmethod
     def _footer(fd: int, size: int, *, is_last: bool) -> tuple[segment.Footer, int] | None:
-        """A segment's footer; a stop may have left one with holes, which the next writer makes again."""
+        """A segment's footer; None if the last segment has a damaged one, which the next writer makes again."""
         try:
             return read_footer(fd, size)
         except FormatError:
@@ -128,11 +128,11 @@ class LogReader:
             with reading(_where(position)):
                 return read_exactly(self._file(position.segment), position.offset + HEADER.size + offset, length)
         except FormatError as error:
-            raise self.damaged(position, "the body is cut") from error
+            raise self.damaged(position, "the body is truncated") from error
 
     @staticmethod
     def damaged(position: Position, what: str) -> IntegrityError:
-        """The error that says where a record is damaged, and how."""
+        """The error for a damaged record: where it is, and what is wrong."""
         return IntegrityError(f"{_where(position)}: {what}", hint=_HINT)
 
 

@@ -148,7 +148,7 @@ def page(ways: Ways) -> str:
     """The whole document, ending in one newline."""
     parts = [_HEAD]
     for floor in FLOORS:
-        parts.append(f"## `{floor}`\n\n| Room | What it is | Modules |\n|---|---|---|")
+        parts.append(f"## `{floor}`\n\n| FreeSpace | What it is | Modules |\n|---|---|---|")
         for name, sentence, modules in rooms():
             if name.split(".")[0] == floor:
                 parts.append(f"| `{name}` | {sentence} | {', '.join(modules)} |")

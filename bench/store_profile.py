@@ -18,7 +18,7 @@ from typing import Any
 import coffer.archive.codec.frames
 import coffer.server.engine.commit
 import coffer.server.services.store
-from coffer.archive.body.frame_encoder import Draft
+from coffer.archive.body.frame_encoder import FrameEncoder
 from coffer.archive.log import LogWriter
 from coffer.index.index import Index
 from coffer.keys.crypto import aead
@@ -32,10 +32,10 @@ from coffer.server.services.bundle import WriterServices
 from coffer.server.services.part10 import Part10, read_part10
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
-    (Draft, "write", "receive: copy, SHA-256, hand out frames"),
+    (FrameEncoder, "write", "receive: copy, SHA-256, hand out frames"),
     (coffer.server.services.store, "scan", "parse the header"),
     (coffer.server.services.store, "extract", "take the index's attributes"),
-    (Draft, "finish", "code what is left, wait for the rest"),
+    (FrameEncoder, "finish", "code what is left, wait for the rest"),
     (coffer.archive.codec.frames, "encode", "code the frames, in all threads"),
     (aead, "seal", "encrypt"),
     (LogWriter, "append", "append, sync included"),

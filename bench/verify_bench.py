@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from coffer.archive.format.entry import Entry
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.verify.verify import Level, Options, Verifier
+from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
 from coffer.server.config.settings import Config, Http, Keys, Logging, Storage
@@ -103,7 +103,7 @@ def verifying(work: Path, amount: Amount, jobs: int = 1) -> Iterator[dict[str, A
     """A row for each level and kind of log. In one process, seconds are of CPU time: what else runs does not count."""
     clock = time.process_time if jobs == 1 else time.perf_counter
     small, large = log_of(work / "small", amount.small, 64), log_of(work / "large", amount.large, 100_000)
-    for level in (Level.HEADERS, Level.BODIES):
+    for level in (VerifyLevel.HEADERS, VerifyLevel.BODIES):
         for bodies, folder in (("64 bytes", small), ("100 KB", large)):
             seconds, verifier = best(partial(Verifier, folder, Options(level, jobs=jobs)), clock)
             yield {
@@ -112,7 +112,7 @@ def verifying(work: Path, amount: Amount, jobs: int = 1) -> Iterator[dict[str, A
                 "gb_s": round(verifier.summary.bytes / seconds / 1e9, 2),
             }  # fmt: skip
     config = archive_of(work / "whole", amount.objects)
-    options, whole = Options(Level.DECRYPT, jobs=jobs), ArchiveFolder.open(config.archive)
+    options, whole = Options(VerifyLevel.DECRYPT, jobs=jobs), ArchiveFolder.open(config.archive)
     seconds, _ = best(partial(Verifier, whole, options, open_records=partial(open_records, config)), clock)
     received = amount.objects * 512 * 512 * 2
     yield {

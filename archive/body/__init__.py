@@ -1,1 +1,1 @@
-"""The sealed body of one object: from the bytes that arrive to the ciphertext in a record, and back."""
+"""The sealed body of one object: from received bytes to the ciphertext in a record, and back."""

@@ -1,8 +1,8 @@
-"""The C library's allocator, told to keep large blocks, and Python's collector, told to look less often.
+"""Tuning of memory management: the C library keeps large blocks, and Python's garbage collector runs less often.
 
-Objects of half a megabyte come and go with every store, and next to nothing of what it makes refers to itself.
+Every store makes and frees objects of half a megabyte, and almost none of them are part of a reference cycle.
 
-Rule: a hint, once at the start of a process. Where the C library does not know it, nothing changes but speed.
+Rule: only a hint, given once when a process starts. If the C library does not support it, only speed changes.
 """
 
 import ctypes
@@ -13,13 +13,13 @@ _TRIM_THRESHOLD: Final = -1  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's 
 _MMAP_THRESHOLD: Final = -3
 _LARGEST_KEPT: Final = 32 << 20
 _MOST_KEPT: Final = 64 << 20
-_YOUNG: Final = 20_000  # objects made between two collections: some hundred stores
+_YOUNG: Final = 20_000  # objects allocated between two collections: some hundred stores
 
 
 def keep_objects() -> None:
-    """Never look again at what lives now, modules and caches that stay as long as the process, and rarely at the rest.
+    """Exempt what is alive now (modules and caches that live as long as the process) and collect the rest rarely.
 
-    Without it the collector took a tenth of the committing process's time.
+    Without this the collector took a tenth of the committing process's time.
     """
     gc.collect()
     gc.freeze()
@@ -27,9 +27,9 @@ def keep_objects() -> None:
 
 
 def keep_blocks() -> None:
-    """Reuse blocks up to 32 MiB and give memory back to the system only above 64 MiB of it.
+    """Reuse blocks of up to 32 MiB, and return free memory to the system only above 64 MiB.
 
-    Without it each buffer of an object is mapped, faulted in page by page and unmapped again, which costs as much as
+    Without this each buffer of an object is mapped, faulted in page by page and unmapped again, which costs as much as
     the codec's arithmetic.
     """
     try:

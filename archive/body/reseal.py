@@ -1,7 +1,7 @@
 """Seal a stored body again under another key: the same data set inside, another key, content id and salt outside.
 
-Rule: nothing is coded again. What was sealed is opened, its data set is held against its SHA-256, and the result is
-opened once more and compared before it is given to anybody. No plaintext leaves memory.
+Rule: nothing is coded again. The old body is opened and its data set checked against its SHA-256; the new body is
+opened and compared before it is returned. No plaintext leaves memory.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from coffer.archive.body.sealed_body import BodyContext, BodyReader
 from coffer.archive.body.spool import sealed_file
 from coffer.archive.format.entry import SealedFile
-from coffer.archive.store.free_space import Room
+from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.crypto import aead
 from coffer.keys.disk.reading import read_exactly
 from coffer.keys.errors import IntegrityError
@@ -19,15 +19,14 @@ from coffer.keys.memory.secret import Secret
 __all__ = ["reseal"]
 
 
-def reseal(  # noqa: PLR0917  # as `archive.body.sealed_body.seal_body`
-    body: BodyReader, meta: bytes, key: Secret, context: BodyContext, salt: bytes, room: Room, *, in_memory: bool
+def reseal(  # noqa: PLR0917  # like `archive.body.sealed_body.seal_body`
+    body: BodyReader, meta: bytes, key: Secret, context: BodyContext, salt: bytes, space: FreeSpace, *, in_memory: bool
 ) -> bytes | SealedFile:
-    """Seal what `body` holds, with `meta` for what was recorded beside it, under `key` and `context`.
+    """Seal the contents of `body` under `key` and `context`, with `meta` in place of its old meta.
 
-    `salt` is 24 fresh random bytes.
-
-    In memory the sealed bytes are returned, else they are in a new file in `room`, which is the caller's to delete.
-    Raises IntegrityError where the body is not what was sealed, UnavailableError where the disk does not take it.
+    `salt` is 24 fresh random bytes. With `in_memory` the sealed bytes are returned; otherwise they are in a new file in
+    the folder of `space`, which the caller must delete. Raises IntegrityError if the body is not what was sealed,
+    UnavailableError if the disk does not take the file.
     """
     for _ in body.chunks():
         pass
@@ -37,13 +36,13 @@ def reseal(  # noqa: PLR0917  # as `archive.body.sealed_body.seal_body`
         sealed = sealer.header + b"".join(map(sealer.update, body.plain(meta))) + sealer.finish()
         _compare(body, meta, key, context, lambda at, length: sealed[at : at + length], len(sealed))
         return sealed
-    room.require(2 * aead.sealed_length(length_inside))  # in the log it takes as much again
+    space.require(2 * aead.sealed_length(length_inside))  # the copy in the log takes as much again
     digest, length = hashlib.sha256(), 0
-    with sealed_file(room) as (path, out):
+    with sealed_file(space) as (path, out):
 
         def put(part: bytes) -> None:
             nonlocal length
-            room.require(len(part))
+            space.require(len(part))
             digest.update(part)
             length += out.write(part)
 
@@ -63,9 +62,9 @@ def _reading(fd: int) -> Callable[[int, int], bytes]:
 def _compare(  # noqa: PLR0917
     body: BodyReader, meta: bytes, key: Secret, context: BodyContext, read: Callable[[int, int], bytes], total: int
 ) -> None:
-    """Open what was sealed: its SHA-256 is checked by `chunks`, so the two data sets are the same bit for bit."""
+    """Open the new body: `chunks` checks its SHA-256, so the two data sets are identical bit for bit."""
     with BodyReader(key, context, read, total) as again:
         for _ in again.chunks():
             pass
         if (again.sha256, again.length, again.meta) != (body.sha256, body.length, meta):
-            raise IntegrityError("an object that was sealed again is not the same", hint="report this fault of ours")
+            raise IntegrityError("an object that was sealed again is not the same", hint="report this bug in Coffer")

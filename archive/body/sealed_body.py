@@ -1,7 +1,7 @@
-"""The sealed body of an object: what was received, what was recorded beside it, coded in frames and encrypted.
+"""The sealed body of an object: the received data set, coded in frames, and the meta recorded with it, encrypted.
 
 Rule: the cipher is C2SP chunked encryption under one key derived for this body; its context binds archive, study key,
-content id, kind and length, so a body opens in one place only. Lengths inside are authenticated and still checked.
+content id, kind and length, so a body opens in one place only. Lengths inside are authenticated and checked anyway.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from itertools import accumulate, pairwise
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from coffer.archive.body.frame_encoder import Draft
+from coffer.archive.body.frame_encoder import FrameEncoder
 from coffer.archive.body.spool import Spool, sealed_file
 from coffer.archive.codec import frames
 from coffer.archive.format.entry import SealedFile
-from coffer.archive.store.free_space import Room
+from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.buffer import Buffer
 from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError, IntegrityError
@@ -31,9 +31,9 @@ CONTEXT: Final = struct.Struct(">15s16s16s32sHQ")
 _CONTEXT_LABEL: Final = b"coffer/blob/v1\0"
 MAX_META_BYTES: Final = 1 << 20
 MAX_FRAMES: Final = 1 << 26
-_KEPT_FRAMES: Final = 4
+_CACHED_FRAMES: Final = 4
 
-Memory: TypeAlias = Callable[[int], memoryview]  # so many bytes to write to
+Memory: TypeAlias = Callable[[int], memoryview]  # allocates this many writable bytes
 
 
 def own_memory(length: int) -> memoryview:
@@ -43,7 +43,7 @@ def own_memory(length: int) -> memoryview:
 
 @dataclass(frozen=True, slots=True)
 class BodyContext:
-    """Where a body belongs: ids of archive and study key (16 bytes each), content id (32), kind of its record."""
+    """Where a body belongs: ids of archive and study key (16 bytes each), content id (32), the record's kind."""
 
     archive_id: bytes
     study_key_id: bytes
@@ -56,34 +56,39 @@ class BodyContext:
 
 
 def seal_body(  # noqa: PLR0917  # the parts of a body in their order
-    key: Secret, context: BodyContext, meta: bytes, draft: Draft, salt: bytes, room: Room, memory: Memory
+    key: Secret,
+    context: BodyContext,
+    meta: bytes,
+    encoded: FrameEncoder,
+    salt: bytes,
+    space: FreeSpace,
+    memory: Memory,
 ) -> memoryview | SealedFile:
-    """Seal a finished draft.
+    """Seal the frames of a finished encoder.
 
-    Where its frames are in memory they are sealed into what `memory` gives, which is returned; frames in a file are
-    sealed into a new file in `room`, with memory for a few of them. That file is the caller's to delete. Raises
-    UnavailableError.
+    Frames in memory are sealed into what `memory` allocates, which is returned. Frames in a file are sealed into a new
+    file in the folder of `space`, a few at a time; the caller must delete that file. Raises UnavailableError.
     """
-    head = HEAD.pack(VERSION, frames.CODEC_FRAMES, draft.size, draft.sha256(), len(meta), len(draft.frames))
-    head += meta + b"".join(FRAME.pack(coded, plain) for coded, plain in draft.frames)
-    if not draft.coded.is_in_memory:
-        return _seal_to_file(key, context, head, draft.coded, salt, room)
-    plain = len(head) + draft.coded.size
+    head = HEAD.pack(VERSION, frames.CODEC_FRAMES, encoded.size, encoded.sha256(), len(meta), len(encoded.frames))
+    head += meta + b"".join(FRAME.pack(coded, plain) for coded, plain in encoded.frames)
+    if not encoded.coded.is_in_memory:
+        return _seal_to_file(key, context, head, encoded.coded, salt, space)
+    plain = len(head) + encoded.coded.size
     sealed = memory(aead.sealed_length(plain))
-    aead.Sealer(key, context.bind(plain), salt).into((head, *draft.coded.parts()), sealed)
+    aead.Sealer(key, context.bind(plain), salt).into((head, *encoded.coded.parts()), sealed)
     return sealed
 
 
 def _seal_to_file(  # noqa: PLR0917
-    key: Secret, context: BodyContext, head: bytes, coded: Spool, salt: bytes, room: Room
+    key: Secret, context: BodyContext, head: bytes, coded: Spool, salt: bytes, space: FreeSpace
 ) -> SealedFile:
     plain = len(head) + coded.size
-    room.require(2 * aead.sealed_length(plain))  # in the log it takes as much again
+    space.require(2 * aead.sealed_length(plain))  # the copy in the log takes as much again
     sealer = aead.Sealer(key, context.bind(plain), salt)
     digest, length = hashlib.sha256(), 0
-    with sealed_file(room) as (path, out):
+    with sealed_file(space) as (path, out):
         for part in _parts(sealer, head, coded):
-            room.require(len(part))  # others write too
+            space.require(len(part))  # others write too
             digest.update(part)
             length += out.write(part)
     return SealedFile(path, length, digest.digest())
@@ -98,9 +103,9 @@ def _parts(sealer: aead.Sealer, head: bytes, coded: Spool) -> Iterator[bytes]:
 
 
 class BodyReader:
-    """An opened body; reads and decrypts what is asked for.
+    """An open body; reads and decrypts on demand.
 
-    `read_sealed(offset, length)` gives bytes of the sealed body, `total` is its length. Use as a context manager.
+    `read_sealed(offset, length)` returns bytes of the sealed body, `total` is its length. Use as a context manager.
     Every method raises IntegrityError for bytes that are not what was sealed; nothing unverified is returned.
     """
 
@@ -130,16 +135,16 @@ class BodyReader:
             raise FormatError("the frames of a body do not add up")
         if any(length > frames.FRAME_BYTES or coded > 2 * frames.FRAME_BYTES for coded, length in rows):
             raise FormatError("a frame of a body is too long")
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._cached: OrderedDict[int, bytes] = OrderedDict()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._kept.clear()
+        self._cached.clear()
 
     def chunks(self) -> Iterator[bytes]:
-        """The data set frame by frame. Its SHA-256 is checked before the last frame is given."""
+        """The data set frame by frame. Its SHA-256 is checked before the last frame is returned."""
         digest = hashlib.sha256()
         last = len(self._plain_at) - 2
         for index, coded in enumerate(self._coded()):
@@ -150,7 +155,7 @@ class BodyReader:
             yield frame
 
     def _coded(self) -> Iterator[memoryview]:
-        """Every frame as it is coded. Small ones are opened together: a chunk that several lie in is opened once."""
+        """Every coded frame. Small frames are opened together: a chunk that holds several is decrypted once."""
         index, at = 0, self._coded_at
         while index < len(at) - 1:
             beyond = max(bisect_right(at, at[index] + frames.FRAME_BYTES) - 1, index + 1)
@@ -160,28 +165,28 @@ class BodyReader:
             index = beyond
 
     def plain(self, meta: bytes) -> Iterator[Buffer]:
-        """Everything that was sealed, in pieces, with `meta` in the place of what was recorded: what another key can
-        seal again. It has `plain_length_with(meta)` bytes."""
+        """The plaintext of the whole body in pieces, with `meta` in place of its own: the input for sealing it again.
+        It has `plain_length_with(meta)` bytes."""
         table_at = HEAD.size + len(self.meta)
         yield HEAD.pack(VERSION, self.codec, self.length, self.sha256, len(meta), len(self._plain_at) - 1) + meta
         for start in range(table_at, self.plain_length, frames.FRAME_BYTES):
             yield self._open(start, min(start + frames.FRAME_BYTES, self.plain_length))
 
     def plain_length_with(self, meta: bytes) -> int:
-        """How many bytes `plain` gives."""
+        """The number of bytes that `plain` returns."""
         return self.plain_length - len(self.meta) + len(meta)
 
     def read(self, start: int, stop: int) -> bytes:
-        """Data set bytes [start, stop), fewer at the end."""
+        """Bytes [start, stop) of the data set, fewer at the end."""
         stop = min(stop, self.length)
         out = []
         while start < stop:
             index = self._index_of(start)
-            frame = self._kept.get(index)
+            frame = self._cached.get(index)
             if frame is None:
-                frame = self._kept[index] = self._frame(index)
-                if len(self._kept) > _KEPT_FRAMES:
-                    self._kept.popitem(last=False)
+                frame = self._cached[index] = self._frame(index)
+                if len(self._cached) > _CACHED_FRAMES:
+                    self._cached.popitem(last=False)
             base = self._plain_at[index]
             part = frame[start - base : stop - base]
             out.append(part)

@@ -1,7 +1,7 @@
-"""A buffer for one object's bytes: in memory up to a limit, above it in a file encrypted under a throw-away key.
+"""A buffer for one object's bytes: in memory up to a limit, beyond it in a file encrypted under an ephemeral key.
 
 Rule: the key never leaves memory, so what a crash leaves behind is noise; the file is removed at `close`, or at the
-next start. Each chunk has its own counter as nonce under a key for this one file (NIST SP 800-38D 8.2.1).
+next start. Each chunk has its own counter as nonce, under a key for this one file (NIST SP 800-38D 8.2.1).
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from coffer.archive.store.free_space import Room
+from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import discard
 from coffer.keys.disk.reading import read_exactly
@@ -30,10 +30,11 @@ _OURS: Final = re.compile(r"[0-9a-f]{16}\.(?:spool|sealed)")
 
 
 def clear_stale(folder: Path) -> int:
-    """Remove what a crash left in the spool folder; returns how many files. Only the writer may call this.
+    """Remove what a crash left in the spool folder and return the number of files. Only the writer may call this.
 
-    What has another name than a spool gives, or is no file, is left alone. One that cannot be removed, as on a volume
-    that turned read-only, does no harm: it holds nothing readable. Raises IntegrityError where the folder is a link.
+    Names that a spool does not use, and anything but regular files, are left alone. A file that cannot be removed, for
+    example on a volume that became read-only, is harmless: nothing in it is readable. Raises IntegrityError if the
+    folder is a link.
     """
     stale = [folder / name for name in opening.names(folder) if _OURS.fullmatch(name)]
     files = [path for path in stale if (found := opening.status(path)) is not None and stat.S_ISREG(found.st_mode)]
@@ -43,12 +44,12 @@ def clear_stale(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def sealed_file(room: Room) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file in the spool folder for a sealed body, open while the block runs; it is removed where that fails.
+def sealed_file(space: FreeSpace) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file for a sealed body in the folder of `space`, open while the block runs; removed if the block fails.
 
     Raises UnavailableError.
     """
-    path = room.folder / (os.urandom(8).hex() + _SEALED)
+    path = space.folder / (os.urandom(8).hex() + _SEALED)
     try:
         with os.fdopen(opening.create(path), "w+b") as out:
             yield path, out
@@ -61,14 +62,14 @@ def sealed_file(room: Room) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 class MemoryBudget:
-    """Bytes of memory that all spools together may use. Thread-safe."""
+    """The memory in bytes that all spools may use together. Thread-safe."""
 
     def __init__(self, total_bytes: int) -> None:
         self._free = total_bytes
         self._lock = threading.Lock()
 
     def take(self, count: int) -> bool:
-        """Reserve `count` bytes; False where there are not so many, and nothing is reserved."""
+        """Reserve `count` bytes; False, with nothing reserved, if fewer are free."""
         with self._lock:
             if count > self._free:
                 return False
@@ -76,20 +77,20 @@ class MemoryBudget:
             return True
 
     def give(self, count: int) -> None:
-        """Return what was taken."""
+        """Release `count` bytes that were taken."""
         with self._lock:
             self._free += count
 
 
 class Spool:
-    """One object's bytes, appended, and read in any order. Used by one thread at a time."""
+    """One object's bytes: appended in order, read in any order. Used by one thread at a time."""
 
-    def __init__(self, room: Room, budget: MemoryBudget, memory_bytes: int) -> None:
-        """`room` is the spool folder, `memory_bytes` this object's share of memory."""
-        self._room = room
+    def __init__(self, space: FreeSpace, budget: MemoryBudget, memory_bytes: int) -> None:
+        """`space` is that of the spool folder, `memory_bytes` this object's share of memory."""
+        self._space = space
         self._budget = budget
         self._memory_bytes = memory_bytes
-        self._parts: list[bytes] = []  # as they were written; of a file, what does not fill a chunk yet
+        self._parts: list[bytes] = []  # as written; once there is a file, what does not fill a chunk yet
         self._reserved = 0
         self._file = -1
         self._path: Path | None = None
@@ -103,7 +104,7 @@ class Spool:
         return self._file < 0
 
     def write(self, data: bytes) -> None:
-        """Append bytes. Raises UnavailableError where there is no room for them, or the disk does not take them."""
+        """Append bytes. Raises UnavailableError if there is no space for them, or the disk does not take them."""
         count = len(data)
         if self.is_in_memory and not self.reserve(self.size + count):
             self._open_file()
@@ -113,7 +114,8 @@ class Spool:
             self._flush()
 
     def reserve(self, total: int) -> bool:
-        """Reserve memory for so many bytes in all, in steps, so that the shared budget is asked rarely."""
+        """Reserve memory for this many bytes in total; False if there is too little. Reserves in large steps, so that
+        the shared budget is rarely locked."""
         if total > self._memory_bytes:
             return False
         if total <= self._reserved:
@@ -125,7 +127,7 @@ class Spool:
         return True
 
     def parts(self) -> Sequence[bytes]:
-        """The whole object, where it is in memory, as it was written."""
+        """The parts of an object that is in memory, as they were written."""
         assert self.is_in_memory, "this object is in a file"
         return self._parts
 
@@ -150,7 +152,7 @@ class Spool:
             at += len(part)
 
     def close(self) -> None:
-        """Forget everything; the file is removed. Harmless when repeated."""
+        """Drop everything and remove the file. Idempotent."""
         self._parts = []
         self._budget.give(self._reserved)
         self._reserved = 0
@@ -162,7 +164,7 @@ class Spool:
             self._path = None
 
     def _open_file(self) -> None:
-        path = self._room.folder / (os.urandom(8).hex() + _SUFFIX)
+        path = self._space.folder / (os.urandom(8).hex() + _SUFFIX)
         try:
             self._file = opening.create(path)
         except OSError as error:
@@ -174,7 +176,7 @@ class Spool:
         self._reserved = 0
 
     def _flush(self) -> None:
-        """Encrypt whole chunks to the file; what is left stays in memory."""
+        """Encrypt whole chunks to the file; the rest stays in memory."""
         held = memoryview(b"".join(self._parts))
         whole = len(held) // _CHUNK * _CHUNK
         for start in range(0, whole, _BATCH):
@@ -189,7 +191,7 @@ class Spool:
             self._chunks += 1
         data = b"".join(sealed)
         spooled = at + len(data)
-        self._room.require(len(data) + 2 * spooled)  # sealed, and in the log, it takes as much again
+        self._space.require(len(data) + 2 * spooled)  # its sealed file, and its record in the log, take as much again
         try:
             while data:
                 count = os.pwrite(self._file, data, at)

@@ -1,8 +1,8 @@
-"""Words separated by size: blocks of sixteen go to one stream for each number of bits that their largest word needs.
+"""Words split by bit width: each block of sixteen goes to one stream, chosen by the bits that its largest word needs.
 
-Rule: pure, and exact for any words. A stream of words of like size has its own entropy code and no empty bits: that is
-what a context model does for a coder that goes word by word, done by sorting. Nothing here trusts a map of classes
-before its size is checked.
+Rule: pure, and exact for any words. A stream of words of similar size gets its own entropy code and holds no empty
+bits: sorting achieves what a context model does for a coder that works word by word. No class map is trusted before
+its size is checked.
 """
 
 from itertools import pairwise
@@ -14,26 +14,26 @@ from numpy.typing import NDArray
 from coffer.archive.codec.scratch import Scratch
 from coffer.keys.errors import FormatError
 
-Words = NDArray[Any]  # unsigned integers of one size
+Words = NDArray[Any]  # unsigned integers, all of the same size
 Plane = NDArray[np.uint8]
 
 BLOCK: Final = 16
-WIDE: Final = 9  # the class of blocks whose largest word needs more than a byte; the others are named by their bits
+WIDE: Final = 9  # the class of blocks whose largest word needs more than a byte; other classes are bit counts
 _CLASSES: Final = np.arange(WIDE + 1, dtype=np.uint8)
 _FIELD: Final = (0, 1, 2, 4, 4, 8, 8, 8, 8, 8)  # bits that a word of each class takes in its stream
-_FEWEST: Final = 24  # blocks that make a stream of their own worth its header
+_FEWEST: Final = 24  # fewer blocks than this do not pay for the header of a separate stream
 _PAIR: Final = np.dtype("<u2")
 _SWAPPED: Final = {1: 0x0101, 2: 0x0303, 4: 0x0F0F}
 
 
 def fold(words: Words, out: Words) -> Words:
-    """Numbers of either sign that need as many bits as `words` do with their sign: each xor its double."""
+    """Each word xor its double: unsigned numbers that need as many bits as the signed `words` do."""
     np.left_shift(words, 1, out=out)
     return np.bitwise_xor(out, words, out=out)
 
 
 def bits_of(words: Words) -> Plane:
-    """For each block of `words` the bits of its largest one, at most WIDE."""
+    """The number of bits of the largest word in each block of `words`, at most WIDE."""
     lanes = words.view(np.uint64)
     step = BLOCK * words.itemsize // lanes.itemsize
     largest = lanes[::step] | lanes[1::step]
@@ -42,16 +42,16 @@ def bits_of(words: Words) -> Plane:
     for shift in (32, 16, 8):
         if shift >= 8 * words.itemsize:
             largest |= largest >> np.uint64(shift)
-    # The exponent of a float is the place of its highest bit; rounding cannot matter, because it starts above 24 bits.
+    # A float's exponent is the position of the highest bit; rounding cannot matter, because it starts above 24 bits.
     exponents = largest.astype(words.dtype).astype(np.float32).view(np.uint32) >> np.uint32(23)
     bits: Plane = (np.clip(exponents, 126, 126 + WIDE) - np.uint32(126)).astype(np.uint8)
     return bits
 
 
 def split(words: Words, scratch: Scratch, *, is_signed: bool) -> list[Plane]:
-    """The streams of whole blocks of words: the map of classes, classes 1 to WIDE, upper bytes of WIDE from the top.
+    """The streams for whole blocks of words: the class map, classes 1 to WIDE, upper bytes of WIDE from the top.
 
-    Streams may be empty. `words` lie in the first room of `scratch` or outside it.
+    Streams may be empty. `words` must lie in slot 0 of `scratch`, or outside it.
     """
     classes = bits_of(fold(words, scratch.array(1, words.dtype, words.size)) if is_signed else words)
     counts = _counts(classes)
@@ -75,12 +75,12 @@ def split(words: Words, scratch: Scratch, *, is_signed: bool) -> list[Plane]:
 
 
 def map_size(words: int) -> int:
-    """Bytes of the map for so many words."""
+    """The size of the class map for this many words, in bytes."""
     return -(-words // (2 * BLOCK))
 
 
-class Strata:
-    """The way back for `words` words of `word_bytes` bytes. Raises FormatError for an impossible map."""
+class Bitplanes:
+    """Joins the streams of `words` words of `word_bytes` bytes again. Raises FormatError for an impossible map."""
 
     def __init__(self, class_map: Plane, words: int, word_bytes: int) -> None:
         self._blocks = -(-words // BLOCK)
@@ -94,13 +94,13 @@ class Strata:
             raise FormatError("a coded frame has an impossible map")
 
     def sizes(self) -> list[int]:
-        """Bytes of each stream that `split` gives behind the map."""
+        """The size in bytes of each stream that follows the map in what `split` returns."""
         low = [self._counts[n] * BLOCK * _FIELD[n] // 8 for n in range(1, WIDE + 1)]
         return low + [self._counts[WIDE] * BLOCK] * (self._dtype.itemsize - 1)
 
     def join(self, streams: list[Plane], scratch: Scratch, *, is_signed: bool) -> Words:
-        """Whole blocks of words, in the first room of `scratch`; `streams` are those behind the map, of `sizes`."""
-        low, placed = (scratch.array(room, np.uint8, self._blocks * BLOCK) for room in (1, 2))
+        """Whole blocks of words, in slot 0 of `scratch`; `streams` are those after the map, of these `sizes`."""
+        low, placed = (scratch.array(slot, np.uint8, self._blocks * BLOCK) for slot in (1, 2))
         at = self._counts[0] * BLOCK
         low[:at] = 0
         for number in range(1, WIDE + 1):
@@ -112,7 +112,7 @@ class Strata:
             at = end
         _blocks(placed)[self._order] = _blocks(low)
         words = scratch.array(0, self._dtype, len(placed))
-        # Bytes of signed words keep their sign when they are widened.
+        # Widening sign-extends the bytes of signed words.
         kind = "i" if is_signed else "u"
         np.copyto(words.view(f"{kind}{words.itemsize}"), placed.view(f"{kind}1"))
         if self._counts[WIDE]:
@@ -124,22 +124,22 @@ class Strata:
 
 
 def _counts(classes: Plane) -> list[int]:
-    """How many blocks are of each class; three times as fast as counting all in one go."""
+    """The number of blocks in each class; three times as fast as counting all classes in one pass."""
     return [int(np.count_nonzero(classes == number)) for number in range(WIDE + 1)]
 
 
 def _middle(number: int, *, is_signed: bool) -> np.uint8:
-    """What is added to the bytes of a class so that its words count from 0; those of WIDE stay as they are."""
+    """The offset that makes the words of a class count from 0; words of WIDE have none."""
     return np.uint8(1 << number - 1 if is_signed and number < WIDE else 0)
 
 
 def _blocks(words: Words) -> NDArray[Any]:
-    """Each block as one item, which numpy moves faster than rows of items."""
+    """View each block as one item, which numpy moves faster than rows of items."""
     return words.view(f"V{BLOCK * words.itemsize}")
 
 
 def _pack(low: Plane, field: int) -> Plane:
-    """Bytes of which only `field` bits are used, as fields of a byte: the first in its lowest bits."""
+    """Pack bytes that use only `field` bits into fields of a byte, the first in its lowest bits."""
     while 0 < field < 8 and len(low):
         pairs = low.view(_PAIR)
         low = (pairs | pairs >> (8 - field)).astype(np.uint8)
@@ -148,7 +148,7 @@ def _pack(low: Plane, field: int) -> Plane:
 
 
 def _unpack(fields: Plane, field: int) -> Plane:
-    """What `_pack` was given."""
+    """The inverse of `_pack`."""
     half = 4
     while half >= field and len(fields):
         pairs = fields.astype(_PAIR)

@@ -1,7 +1,7 @@
-"""What headers of data sets have in common, for the entropy coder: a file of made-up values that is part of the format.
+"""The compression dictionary for data set headers: a file of made-up values that is part of the format.
 
-Rule: it never changes; another one gets another number and another coding method. No byte of it comes from a patient,
-so nothing of one can be told by how well a header is coded (`tests/vectors/make_dictionary.py` makes it).
+Rule: it never changes; a new dictionary gets a new number and a new coding method. None of its bytes come from a
+patient, so how well a header compresses reveals nothing about one (`tests/vectors/make_dictionary.py` makes it).
 """
 
 from pathlib import Path

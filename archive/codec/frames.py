@@ -1,7 +1,7 @@
-"""Code a data set in independent frames of at most 1 MiB, each by whatever suits it; lossless by construction.
+"""Code a data set in independent frames of at most 1 MiB, each by the method that suits it; lossless by construction.
 
-Rule: compression never decides whether something is stored. A frame says by its first byte how it was coded; where the
-layout does not fit, or nothing helps, the bytes are kept as they are. Decoding trusts no length before it is checked.
+Rule: compression never decides whether an object is stored. The first byte of a frame names its coding method; if the
+layout does not fit, or no method helps, the bytes are kept as they are. Decoding checks every length before using it.
 """
 
 import struct
@@ -20,27 +20,27 @@ from coffer.archive.codec.scratch import Scratches
 from coffer.keys.errors import FormatError
 
 FRAME_BYTES: Final = 1 << 20
-# Body codec ids: what may stand in a body's frames.
+# Body codec ids: how the frames of a body are coded.
 CODEC_FRAMES: Final = 1
 
 RAW, ZSTD, PIXELS, SHORT = 0, 1, 2, 3
-_PIXEL_HEADER: Final = struct.Struct(">BBBBI")  # method, filter, bytes a word (high bit: big endian), step, words a row
+_PIXEL_HEADER: Final = struct.Struct(">BBBBI")  # method, filter, word bytes (high bit: big endian), step, row words
 _BIG: Final = 0x80
 _LEVEL: Final = 3
-_SHORT_BYTES: Final = 64 << 10  # up to this a dictionary is worth more than it costs
-# Residuals hardly ever repeat: looking for matches costs half of the time and gains nothing but in long runs. What is
-# left of zstd is its entropy coder.
+_SHORT_BYTES: Final = 64 << 10  # up to this size a dictionary is worth its cost
+# Residuals rarely repeat: searching for matches takes half of the time and helps only in long runs. These parameters
+# reduce zstd to its entropy coder.
 _FOR_PIXELS: Final = zstandard.ZstdCompressionParameters(
     window_log=20, hash_log=6, chain_log=6, search_log=1, min_match=7, strategy=zstandard.STRATEGY_FAST
 )
 _SAMPLE_BYTES: Final = 32 << 10
-_WORTH: Final = 0.97  # a frame that does not get smaller than this share is kept raw: reading it costs nothing
+_WORTH: Final = 0.97  # a frame that does not shrink below this share is kept raw: reading it costs nothing
 _WORD_BYTES: Final = {8: 1, 16: 2, 32: 4}
 _LARGEST_ROW: Final = FRAME_BYTES // 2
 
 
 class Piece(NamedTuple):
-    """A stretch of the data set that makes one frame; `layout` where it is rows of pixels."""
+    """The byte range [start, stop) of the data set that makes one frame; `layout` if it holds rows of pixels."""
 
     start: int
     stop: int
@@ -48,14 +48,14 @@ class Piece(NamedTuple):
 
 
 def cuts(layout: PixelLayout | None) -> Iterator[Piece]:
-    """Where to cut a data set of which only the beginning may be known: pixels by whole rows, the rest
+    """Where to cut a data set of which only the beginning may be known: pixels at whole rows, the rest
     every FRAME_BYTES. Never ends; the data set's own end cuts the last frame.
     """
     end = 0
     if layout is not None and _fits(layout):
         row, rows = _row_bytes(layout), layout.rows * layout.frames
         needed = -(-row * rows // FRAME_BYTES)
-        step = row * min(-(-rows // needed), FRAME_BYTES // row)  # of about one size each
+        step = row * min(-(-rows // needed), FRAME_BYTES // row)  # frames of about the same size
         end = layout.offset + row * rows
         for start in range(0, layout.offset, FRAME_BYTES):
             yield Piece(start, min(start + FRAME_BYTES, layout.offset), None)
@@ -70,7 +70,7 @@ def _row_bytes(layout: PixelLayout) -> int:
 
 
 def _fits(layout: PixelLayout) -> bool:
-    """Whether the hint can be true."""
+    """Whether the layout, which is only a hint, is plausible."""
     if layout.bits_allocated not in _WORD_BYTES or not 1 <= layout.samples <= 4:
         return False
     if min(layout.offset, layout.length) < 0 or min(layout.rows, layout.columns, layout.frames) < 1:
@@ -84,7 +84,7 @@ _DICTIONARY.precompute_compress(level=_LEVEL)
 
 
 class _Contexts(threading.local):
-    """zstd contexts are expensive to make and not to be shared between threads."""
+    """zstd contexts: expensive to make, and not thread-safe."""
 
     def __init__(self) -> None:
         self.plain = zstandard.ZstdCompressor(level=_LEVEL)
@@ -99,7 +99,7 @@ _scratches = Scratches(FRAME_BYTES + 4 * bitplanes.BLOCK)
 
 
 def encode(data: bytes | bytearray | memoryview, layout: PixelLayout | None) -> bytes:
-    """One coded frame of at most FRAME_BYTES of data; `layout` where it is whole rows of pixels. Never fails."""
+    """Code at most FRAME_BYTES of data as one frame; `layout` if they are whole rows of pixels. Never fails."""
     if layout is not None:
         return _encode_pixels(data, layout)
     if len(data) > 2 * _SAMPLE_BYTES:
@@ -128,7 +128,7 @@ def _encode_pixels(data: bytes | bytearray | memoryview, layout: PixelLayout) ->
 
 
 def decode(coded: bytes | memoryview, length: int) -> bytes:
-    """The `length` bytes that a frame was made of. Raises FormatError for anything `encode` would not have made."""
+    """The `length` bytes that a frame was made from. Raises FormatError for anything `encode` would not have made."""
     if not len(coded) or not 0 <= length <= FRAME_BYTES:
         raise FormatError("a coded frame has an impossible length")
     method = coded[0]
@@ -164,10 +164,10 @@ def _decode_pixels(coded: bytes | memoryview, length: int) -> bytes:
     if ends[-1] != len(coded):
         raise FormatError("a coded frame has another length than it says")
     parts = [coded[start:end] for start, end in pairwise(ends)]
-    layers = bitplanes.Strata(_plane(parts[0], bitplanes.map_size(n_words)), n_words, word_bytes)
-    streams = [_plane(part, size) for part, size in zip(parts[1:], layers.sizes(), strict=True)]
+    planes = bitplanes.Bitplanes(_plane(parts[0], bitplanes.map_size(n_words)), n_words, word_bytes)
+    streams = [_plane(part, size) for part, size in zip(parts[1:], planes.sizes(), strict=True)]
     with _scratches.one() as scratch:
-        words = layers.join(streams, scratch, is_signed=choice != Filter.NONE)
+        words = planes.join(streams, scratch, is_signed=choice != Filter.NONE)
         return pixels.undo(words, n_words, width, Filter(choice), step, scratch, big_endian=bool(form & _BIG))
 
 
@@ -178,7 +178,7 @@ def _plane(coded: bytes | memoryview, size: int) -> bitplanes.Plane:
 
 
 def _inflate(data: bytes | memoryview, length: int, decompressor: zstandard.ZstdDecompressor | None = None) -> bytes:
-    """Decompress to exactly `length` bytes: the frame header's own claim is checked before anything is allocated."""
+    """Decompress to exactly `length` bytes; checks the size that the frame header claims before allocating anything."""
     try:
         if zstandard.get_frame_parameters(data).content_size != length:
             raise FormatError("a coded frame has another length than it says")

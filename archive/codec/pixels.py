@@ -1,8 +1,8 @@
-"""Reversible filters for native pixel data: what the eye sees as smooth becomes small numbers.
+"""Reversible filters for native pixel data: smooth image content becomes small numbers.
 
 Rule: pure, and exact for any bytes: words are unsigned and every difference wraps around, so a layout that does not fit
 the data costs compression, never a bit. Filters see one long row of native words: the left neighbour of a row's first
-pixel is the last one of the row above.
+pixel is the last pixel of the row above.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from coffer.archive.codec import bitplanes
 from coffer.archive.codec.bitplanes import BLOCK
 from coffer.archive.codec.scratch import Scratch
 
-Words = NDArray[Any]  # unsigned integers of one size
+Words = NDArray[Any]  # unsigned integers, all of the same size
 
 
 @dataclass(frozen=True, slots=True)
 class PixelLayout:
-    """Where native pixel data lies in a data set and how it is shaped: a hint, checked before it is used.
+    """The position and shape of native pixel data in a data set: a hint, checked before it is used.
 
-    Offsets and lengths are bytes; `rows` and `columns` count pixels, `frames` images.
+    `offset` and `length` are in bytes, `rows` and `columns` in pixels, `frames` in images.
     """
 
     offset: int
@@ -37,9 +37,9 @@ class PixelLayout:
 
 
 class Filter(IntEnum):
-    """What is subtracted from words before they are separated by size."""
+    """What is subtracted from words before they are split by bit width."""
 
-    NONE = 0  # nothing: best where the background is noise, or much is exactly 0
+    NONE = 0  # nothing: best if the background is noise, or most of it is exactly 0
     LEFT = 1  # the pixel to the left
     UP = 2  # the pixel above
     BOTH = 3  # left, then above: left + above - above left
@@ -48,18 +48,18 @@ class Filter(IntEnum):
 _DTYPES: Final = {1: "u1", 2: "u2", 4: "u4"}
 _SAMPLED_ROWS: Final = 12
 _GROUP: Final = 16
-_LANE: Final = np.dtype("<u8")  # the first of its words is the lowest on every machine
+_LANE: Final = np.dtype("<u8")  # its first word is the lowest on every machine
 _FEW: Final = 4096
 
 
 def words_of(data: bytes | bytearray | memoryview, word_bytes: int, *, big_endian: bool) -> Words:
-    """The data as a row of native words. Its length must be a multiple of theirs."""
+    """The data as a row of native words. Its length must be a multiple of `word_bytes`."""
     dtype = np.dtype((">" if big_endian else "<") + _DTYPES[word_bytes])
     return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)
 
 
 def choose(words: Words, width: int, step: int) -> Filter:
-    """The filter that leaves the fewest bits in a sample of the image: rows from everywhere in it."""
+    """The filter that leaves the fewest bits in a sample of rows, taken from all over the image."""
     rows = words.reshape(-1, width)
     if len(rows) < 2 or width <= step:
         return Filter.LEFT
@@ -80,12 +80,13 @@ def choose(words: Words, width: int, step: int) -> Filter:
 
 
 def apply(words: Words, width: int, choice: Filter, step: int, scratch: Scratch) -> Words:
-    """Filtered words, then zeros up to a whole block. They lie in the scratch's first room.
+    """Filtered words, padded with zeros to a whole block, in slot 0 of `scratch`.
 
-    `width` is the distance to the pixel above, `step` to the left one of the same sample; before the first lies 0.
+    `width` is the distance in words to the pixel above, `step` to the same sample of the pixel to the left; words
+    before the first one count as 0.
     """
     whole = -(-words.size // BLOCK) * BLOCK
-    out, between = (scratch.array(room, words.dtype, whole) for room in (0, 1))
+    out, between = (scratch.array(slot, words.dtype, whole) for slot in (0, 1))
     if choice is Filter.BOTH:
         words = _minus(words, step, between[: words.size])
     if choice is Filter.NONE:
@@ -96,12 +97,12 @@ def apply(words: Words, width: int, choice: Filter, step: int, scratch: Scratch)
     return out
 
 
-def undo(  # noqa: PLR0917  # what `apply` was given
+def undo(  # noqa: PLR0917  # the parameters of `apply`
     words: Words, count: int, width: int, choice: Filter, step: int, scratch: Scratch, *, big_endian: bool
 ) -> bytes:
-    """The bytes of the first `count` of `words`, in their byte order; they are whole blocks. Changes `words`.
+    """The unfiltered bytes of the first `count` of `words`, in their stored byte order. Overwrites `words`.
 
-    They may lie in the first room of `scratch`; the others are used.
+    `words` are whole blocks and may lie in slot 0 of `scratch`; the other slots are used.
     """
     if choice in (Filter.LEFT, Filter.BOTH):
         if step == 1:
@@ -117,9 +118,9 @@ def undo(  # noqa: PLR0917  # what `apply` was given
 
 
 def _add_up(rows: Words, scratch: Scratch) -> Words:
-    """Each row plus all above it: within every group of rows at once, and then the groups are joined.
+    """Each row plus all rows above it: first within every group of rows at once, then across the groups.
 
-    Sums within groups lie by their place in the group, so that one addition goes through all groups without a gap.
+    Sums within groups are stored by their index in the group, so that one addition covers all groups contiguously.
     """
     height, width = rows.shape
     groups = height // _GROUP
@@ -142,9 +143,9 @@ def _add_up(rows: Words, scratch: Scratch) -> Words:
 
 
 def _add_along(words: Words, scratch: Scratch) -> None:
-    """Add to each word all before it: within lanes of 64 bits first, then each lane gets what stands before it.
+    """Add to each word all words before it: first within lanes of 64 bits, then each lane gets the sum before it.
 
-    One addition for each word would wait for the one before: five cycles each.
+    Adding word by word would make each addition wait for the one before: five cycles each.
     """
     if words.size <= _FEW or words.nbytes % _LANE.itemsize:
         np.add.accumulate(words, dtype=words.dtype, out=words)
@@ -155,7 +156,7 @@ def _add_along(words: Words, scratch: Scratch) -> None:
     distance = 1
     while distance < each:
         np.left_shift(lanes, distance * bits, out=moved)
-        np.add(words, moved.view(words.dtype), out=words)  # as words: what overflows must not reach the next one
+        np.add(words, moved.view(words.dtype), out=words)  # as words: a carry must not reach the next word
         distance *= 2
     last = words[each - 1 :: each].copy()
     _add_along(last, scratch)

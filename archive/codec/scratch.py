@@ -1,6 +1,6 @@
-"""Memory that is used again for one frame after the other: fresh pages cost more than the arithmetic done in them.
+"""Memory that is reused from frame to frame: fresh pages cost more than the arithmetic done in them.
 
-Rule: what lies here is gone when the next frame comes; nothing that is returned to a caller may share it.
+Rule: the next frame overwrites what is here, so nothing that is returned to a caller may share this memory.
 """
 
 from collections.abc import Iterator
@@ -10,26 +10,26 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-_ROOMS: Final = 3
+_SLOTS: Final = 3
 _KEPT: Final = 8
-_LINE: Final = 64  # bytes of the processor's cache lines: a vector that lies across two costs as much as two
+_LINE: Final = 64  # bytes in a cache line of the processor: a vector that straddles two lines costs as much as two
 
 
 class Scratch:
-    """Rooms for arrays of up to `size` bytes each."""
+    """Slots for arrays of up to `size` bytes each."""
 
     def __init__(self, size: int) -> None:
-        rooms = [np.empty(size + _LINE, np.uint8) for _ in range(_ROOMS)]
-        self._rooms = [room[-room.ctypes.data % _LINE :][:size] for room in rooms]
+        slots = [np.empty(size + _LINE, np.uint8) for _ in range(_SLOTS)]
+        self._slots = [slot[-slot.ctypes.data % _LINE :][:size] for slot in slots]
 
-    def array(self, room: int, dtype: DTypeLike, count: int) -> NDArray[Any]:
-        """Room number `room` for `count` items, with whatever lies in it."""
+    def array(self, slot: int, dtype: DTypeLike, count: int) -> NDArray[Any]:
+        """An uninitialized array of `count` items in slot `slot`."""
         kind = np.dtype(dtype)
-        return self._rooms[room][: count * kind.itemsize].view(kind)
+        return self._slots[slot][: count * kind.itemsize].view(kind)
 
 
 class Scratches:
-    """As many scratches as are in use at once; some are kept for the next use. May be shared by threads."""
+    """A pool of scratches: it grows to as many as are used at once and keeps some. Thread-safe."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -37,7 +37,7 @@ class Scratches:
 
     @contextmanager
     def one(self) -> Iterator[Scratch]:
-        """A scratch that nobody else has meanwhile."""
+        """Lend one scratch to this caller alone while the block runs."""
         try:
             scratch = self._free.pop()
         except IndexError:

@@ -1,4 +1,4 @@
 """Records, segments, chain and tree hashes: bytes to values and back.
 
-Rule: pure but for reading from a descriptor that it is handed.
+Rule: pure, except that it reads from file descriptors it is given.
 """

@@ -1,6 +1,7 @@
-"""Follow the chain through a segment: one place where a record on disk is told from anything else.
+"""Follow the chain through a segment: the one place that decides whether bytes on disk are a record.
 
-Rule: reads only, at given offsets, and trusts nothing it has not checked. Recovery, readers and verify all use it.
+Rule: reads only, at given offsets, and trusts nothing it has not checked. Recovery, readers and verification all use
+it.
 """
 
 import struct
@@ -22,13 +23,13 @@ from coffer.keys.disk.reading import read_exactly, read_up_to
 from coffer.keys.errors import FormatError
 
 _SEARCH_BYTES = 1 << 20
-_LOOK = struct.Struct(">4s4xQ28xQ")  # of a record header: magic, number, bytes of the body
-_LOOK_BYTES = 8 << 10  # small records stand close together, large ones are leapt over
+_SKIP = struct.Struct(">4s4xQ28xQ")  # of a record header: magic, number, length of the body
+_SKIP_BYTES = 8 << 10  # small records are read many at a time, large ones are skipped
 
 
 @dataclass(slots=True)
 class Chain:
-    """Where the chain stands: the next record's number, the hash it must chain to, and the tree so far."""
+    """The state of the chain: the next record's number, the hash it must chain to, and the tree so far."""
 
     next_seq: int
     head: bytes
@@ -41,15 +42,15 @@ class Chain:
 
     @classmethod
     def behind(cls, footer: Footer) -> "Chain":
-        """The state behind a sealed segment."""
+        """The state after a sealed segment."""
         return cls(footer.tree_size, footer.head, footer.frontier())
 
     def copy(self) -> "Chain":
-        """The same state, apart from what follows."""
+        """An independent copy of this state."""
         return Chain(self.next_seq, self.head, Frontier(self.tree.size, list(self.tree.edge)))
 
     def complaint(self, header: RecordHeader) -> str | None:
-        """Why this record cannot be the next one, or None."""
+        """Why this record cannot be the next one; None if it can."""
         if header.seq != self.next_seq:
             return f"record {header.seq} stands where record {self.next_seq} belongs"
         if header.prev_leaf != self.head:
@@ -57,17 +58,17 @@ class Chain:
         return None
 
     def follow(self, raw: bytes) -> None:
-        """Take the next record's 160 header bytes into chain and tree."""
+        """Add the next record, by its 160 header bytes, to chain and tree."""
         self.next_seq += 1
         self.head = leaf_hash(raw)
         self.tree.append(self.head)
 
 
 def read_record(fd: int, at: int, stop: int) -> tuple[bytes, RecordHeader, int]:
-    """The header of the record at `at`, raw and parsed, and the offset behind the record's trailer and padding.
+    """The header of the record at `at`, raw and parsed, and the offset after the record's trailer and padding.
 
-    Raises FormatError where no whole record lies before `stop`, UnreadableError where the medium does not say. The body
-    is not read.
+    The body is not read. Raises FormatError if no whole record lies before `stop`, UnreadableError if the medium cannot
+    be read.
     """
     if at + HEADER.size > stop:
         raise FormatError("a record header is cut")
@@ -88,7 +89,7 @@ def read_segment_header(fd: int) -> SegmentHeader:
 
 
 def read_footer(fd: int, size: int) -> tuple[Footer, int] | None:
-    """The footer of a segment file of `size` bytes and its offset; None where none ends there.
+    """The footer of a segment file of `size` bytes and its offset; None if no footer ends there.
 
     Raises FormatError, UnreadableError.
     """
@@ -101,19 +102,20 @@ def read_footer(fd: int, size: int) -> tuple[Footer, int] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """What the footer of a sealed segment says first: the leaf hash and the offset of its last record, and how many
-    records the log has up to there."""
+class SegmentEnd:
+    """The end of a sealed segment, by its footer: leaf hash and offset of the last record, and the number of records
+    in the log up to there."""
 
     head: bytes
     offset: int
     tree_size: int
 
 
-def read_ending(fd: int, size: int) -> Ending | None:
-    """The ending of a segment file of `size` bytes, None where no footer ends there: four reads, whatever it holds.
+def read_segment_end(fd: int, size: int) -> SegmentEnd | None:
+    """The end of a segment file of `size` bytes, None if no footer ends there. It takes four reads, whatever the size.
 
-    Its hash is not checked: who uses it holds it against what stands around it. Raises FormatError, UnreadableError.
+    The footer's hash is not checked: the caller compares the result with the neighbouring segments and the last record.
+    Raises FormatError, UnreadableError.
     """
     if size < segment.HEADER.size + segment.FOOTER_TAIL.size:
         return None
@@ -127,20 +129,20 @@ def read_ending(fd: int, size: int) -> Ending | None:
     last = int.from_bytes(read_exactly(fd, tail_at - segment.OFFSET_BYTES, segment.OFFSET_BYTES), "big")
     if not segment.HEADER.size <= last <= size - length - HEADER.size:
         raise FormatError("the segment footer names no record of it")
-    return Ending(head.head, last, head.tree_size)
+    return SegmentEnd(head.head, last, head.tree_size)
 
 
 def pass_over(fd: int, at: int, stop: int, seq: int) -> int:
-    """The offset of record `seq`, from that of an earlier record; or of the first place where no whole record starts.
+    """The offset of record `seq`, or of the first place where no whole record starts; `at` is an earlier record's.
 
-    Lengths are believed, nothing else is looked at: about 0.5 us for a small record, 2 us for a large one. Raises
+    Lengths are trusted and nothing else is checked: about 0.5 us for a small record, 2 us for a large one. Raises
     UnreadableError.
     """
-    while at + _LOOK.size <= stop:
-        block = read_up_to(fd, at, min(_LOOK_BYTES, stop - at))
+    while at + _SKIP.size <= stop:
+        block = read_up_to(fd, at, min(_SKIP_BYTES, stop - at))
         place = 0
-        while place + _LOOK.size <= len(block):
-            magic, number, length = _LOOK.unpack_from(block, place)
+        while place + _SKIP.size <= len(block):
+            magic, number, length = _SKIP.unpack_from(block, place)
             end = place + record_size(length)
             if magic != MAGIC or number >= seq or at + end > stop:
                 return at + place
@@ -150,7 +152,7 @@ def pass_over(fd: int, at: int, stop: int, seq: int) -> int:
 
 
 def find_record(fd: int, start: int, stop: int, least_seq: int) -> int | None:
-    """The offset of the next valid record header at or after `start` whose number is at least `least_seq`, or None.
+    """The offset of the next valid record header at or after `start` with a number of at least `least_seq`, or None.
 
     Raises UnreadableError.
     """

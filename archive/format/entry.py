@@ -1,4 +1,4 @@
-"""What is appended to the log, and where it then lies: values only."""
+"""What is appended to the log, and its position there: values only."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ class SealedFile:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record to append; seq, chain, hash and place are the writer's."""
+    """One record to append; the writer adds number, chain, hash and position."""
 
     kind: int
     study_key_id: bytes
@@ -31,7 +31,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a record lies: sequence number, segment number, byte offset of its header, bytes of its body."""
+    """Where a record is: sequence number, segment number, byte offset of its header, length of its body in bytes."""
 
     seq: int
     segment: int

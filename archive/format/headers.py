@@ -1,7 +1,7 @@
-"""Check many records at once: fields by column, hashes one by one; what is not in order is left to a closer look.
+"""Check many records at once: fields by column, hashes one by one. `verify.scan` examines a batch that fails.
 
 Rule: pure, and all or nothing. A batch passes only if every byte of its headers and trailers is what the record format
-and the chain demand; why one does not pass is not said here. A record costs about 1.5 us.
+and the chain require; the reason for a failure is not determined here. A record costs about 1.5 us.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ assert _ENDS.itemsize == TRAILER.size
 
 
 @dataclass(slots=True)
-class Batch:
-    """Records back to back: their offsets, raw headers, trailers and paddings, and the end of the last one."""
+class RecordBatch:
+    """Consecutive records: their offsets, raw headers, trailers and paddings, and the end offset of the last one."""
 
     end: int
     offsets: list[int] = field(default_factory=list)
@@ -38,10 +38,10 @@ class Batch:
     paddings: list[bytes] = field(default_factory=list)
 
 
-def check(batch: Batch, first_seq: int, head: bytes, bodies: Sequence[bytes | None]) -> list[bytes] | None:
-    """The leaf hashes of a batch that continues the chain behind the leaf hash `head`; None where anything is wrong.
+def check(batch: RecordBatch, first_seq: int, head: bytes, bodies: Sequence[bytes | None]) -> list[bytes] | None:
+    """The leaf hashes of a batch that continues the chain after the leaf hash `head`; None if anything is wrong.
 
-    `bodies` are the SHA-256 of the bodies as read, None for one that was not, empty where none was.
+    `bodies` are the SHA-256 of the bodies that were read: None for a body that was not, empty if no body was.
     """
     raws = batch.raws
     data = b"".join(raws)
@@ -74,7 +74,7 @@ def _fields_hold(rows: np.ndarray, first_seq: int) -> bool:
     )
 
 
-def _ends_hold(rows: np.ndarray, batch: Batch) -> bool:
+def _ends_hold(rows: np.ndarray, batch: RecordBatch) -> bool:
     ends = np.frombuffer(b"".join(batch.trailers), _ENDS)
     padding = b"".join(batch.paddings)
     lengths, which = np.unique(rows["body_len"], return_inverse=True)

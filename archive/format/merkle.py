@@ -1,6 +1,6 @@
-"""RFC 6962 tree over record headers, kept as a compact frontier: one hash per complete subtree.
+"""The RFC 6962 tree over record headers, kept as a compact frontier: one hash per complete subtree.
 
-Rule: pure. A frontier of n leaves holds at most log2(n)+1 hashes and gives the root at any time (RFC 6962 2.1).
+Rule: pure. A frontier of n leaves holds at most log2(n)+1 hashes and yields the root at any time (RFC 6962 2.1).
 """
 
 import hashlib
@@ -10,12 +10,12 @@ EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
 def leaf_hash(header: bytes) -> bytes:
-    """RFC 6962 2.1 over a record header."""
+    """The RFC 6962 2.1 hash of a record header."""
     return hashlib.sha256(LEAF + header).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """RFC 6962 2.1 over two children."""
+    """The RFC 6962 2.1 hash of a node with two children."""
     return hashlib.sha256(NODE + left + right).digest()
 
 
@@ -34,7 +34,7 @@ class Frontier:
         return tuple(self._edge)
 
     def append(self, leaf: bytes, height: int = 0) -> None:
-        """Add one leaf hash, or the complete subtree of 2^height leaves that comes next."""
+        """Add one leaf hash, or the root of the next complete subtree of 2^height leaves."""
         size, node = self.size >> height, leaf
         while size & 1:
             node = node_hash(self._edge.pop(), node)

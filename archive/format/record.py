@@ -1,7 +1,7 @@
 """The record: a 160-byte header, a body of ciphertext, a trailer.
 
 Rule: pure. Bytes in, frozen values out; nothing here opens a file or knows a key. Only headers are chained, and each
-holds the hash of its body, so the chain is checked without keys and bodies are checked in any order.
+holds the hash of its body, so the chain is checked without keys, and bodies can be checked in any order.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ assert HEADER.size % ALIGNMENT == TRAILER.size % ALIGNMENT == 0  # so padding fo
 
 
 class Kind(IntEnum):
-    """What a record says. The log never looks inside a body; whoever wrote the kind does."""
+    """The kind of a record. The log never looks inside a body; only the code that wrote the kind does."""
 
     OBJECT = 1
     STUDY_KEY_CREATED = 2
@@ -40,16 +40,16 @@ class Kind(IntEnum):
 class Flags(IntFlag):
     """Bits of the header's flags field."""
 
-    UNINDEXED = 1  # stored raw: the header could not be read to the end
+    UNINDEXED = 1  # stored raw: the data set's header could not be parsed to the end
 
 
 @dataclass(frozen=True, slots=True)
 class RecordHeader:
     """The parsed header. Numbers are unsigned; ids and hashes are raw bytes; `time_ms` counts from 1970 UTC.
 
-    `prev_leaf` is the Merkle leaf hash of the record before: chain and tree share the one hash that a record costs.
-    `group` is the number of the first record that was synced together with this one: a record of a later group proves
-    that this one was on stable storage before.
+    `prev_leaf` is the Merkle leaf hash of the previous record: chain and tree share one hash per record. `group` is the
+    number of the first record that was synced together with this one: a record of a later group proves that this one
+    had reached stable storage.
     """
 
     kind: int
@@ -84,22 +84,22 @@ def parse_header(data: bytes) -> RecordHeader:
     if version != VERSION:
         raise FormatError(f"record version {version} is unknown", hint="open it with a newer Coffer")
     if group > seq:
-        raise FormatError("a record says that a later one was written before it")
+        raise FormatError("a record's group begins after the record itself")
     return RecordHeader(kind, seq, time_ms, key_id, flags, length, content_id, body, prev, group)
 
 
 def genesis_hash(archive_id: bytes) -> bytes:
-    """What the first record chains to: a record of one archive can never start another."""
+    """The hash that the first record chains to: the records of one archive can never start another."""
     return hashlib.sha256(b"coffer/genesis/v1\0" + archive_id).digest()
 
 
 def trailer(body_len: int) -> bytes:
-    """Trailer and padding for a body: the record's end can be told apart from a torn write."""
+    """Trailer and padding for a body: they distinguish a complete record from a torn write."""
     crc = zlib.crc32(body_len.to_bytes(8, "big"))
     return TRAILER.pack(body_len, crc, END_MAGIC) + bytes(-(HEADER.size + body_len + TRAILER.size) % ALIGNMENT)
 
 
 def record_size(body_len: int) -> int:
-    """Bytes of a whole record on disk."""
+    """The size of a whole record on disk, in bytes."""
     size = HEADER.size + body_len + TRAILER.size
     return size + -size % ALIGNMENT

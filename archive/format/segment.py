@@ -1,7 +1,7 @@
 """A segment file: a 96-byte header, records back to back and, once full, a footer that indexes them.
 
 Rule: pure codec. Every byte of a segment belongs to its header, a record or its footer, and each is covered by a check.
-The footer carries the state of chain and tree behind its last record: opening reads one footer, not all records.
+The footer holds the state of chain and tree after its last record: opening reads one footer, not all records.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ FOOTER_END = b"CFSX"
 VERSION = 1
 HEADER = struct.Struct(">4sHH16sQQ32sQ12xI")
 FOOTER_HEAD = struct.Struct(">4sHHQ32sQ")  # magic, version, number of tree hashes, records, last header hash, tree size
-FOOTER_TAIL = struct.Struct(">Q32s4s")  # bytes of the whole footer, SHA-256 of all before it, end magic
+FOOTER_TAIL = struct.Struct(">Q32s4s")  # length of the whole footer, SHA-256 of everything before it, end magic
 HASH_BYTES, OFFSET_BYTES = 32, 8
-MOST_RECORDS = 1 << 22  # of one segment: so that its footer, which is read as a whole, stays small
+MOST_RECORDS = 1 << 22  # per segment: the footer, which is read as a whole, stays small
 assert HEADER.size == 96
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """Which archive and where in its chain a segment begins."""
+    """The archive that a segment belongs to, and where in its chain the segment begins."""
 
     archive_id: bytes
     number: int
@@ -48,7 +48,7 @@ def parse_segment_header(data: bytes) -> SegmentHeader:
         raise FormatError("the segment is shorter than its header")
     magic, version, _, archive_id, number, first_seq, prev, created, _ = HEADER.unpack(data)
     if magic != MAGIC:
-        raise FormatError("this file is no segment")
+        raise FormatError("this file is not a segment")
     if version != VERSION:
         raise FormatError(f"segment version {version} is unknown", hint="open it with a newer Coffer")
     parsed = SegmentHeader(archive_id, number, first_seq, prev, created)
@@ -59,7 +59,7 @@ def parse_segment_header(data: bytes) -> SegmentHeader:
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """The records of a sealed segment by offset, and chain and tree behind the last of them."""
+    """The record offsets of a sealed segment, and the state of chain and tree after the last record."""
 
     offsets: tuple[int, ...]
     head: bytes
@@ -67,20 +67,20 @@ class Footer:
     edge: tuple[bytes, ...]
 
     def serialize(self) -> bytes:
-        """The footer bytes; their number and SHA-256 stand at the end, where a reader begins."""
+        """The footer bytes; their length and SHA-256 come last, because readers start from the end of the file."""
         body = FOOTER_HEAD.pack(FOOTER_MAGIC, VERSION, len(self.edge), len(self.offsets), self.head, self.tree_size)
         body += b"".join(self.edge) + struct.pack(f">{len(self.offsets)}Q", *self.offsets)
         return body + FOOTER_TAIL.pack(len(body) + FOOTER_TAIL.size, hashlib.sha256(body).digest(), FOOTER_END)
 
     def frontier(self) -> Frontier:
-        """The tree behind the segment, ready to grow."""
+        """The tree after the segment, ready to grow."""
         return Frontier(self.tree_size, list(self.edge))
 
 
 @dataclass(frozen=True, slots=True)
 class FooterHead:
-    """What stands in front of a footer's lists: how many records, the last one's leaf hash, the tree's size, and how
-    many bytes the footer with these lists has."""
+    """The fixed part of a footer: the number of records, the last record's leaf hash, the tree's size; and the length
+    in bytes of a footer with lists for so many."""
 
     records: int
     head: bytes
@@ -89,20 +89,20 @@ class FooterHead:
 
 
 def parse_footer_head(data: bytes) -> FooterHead:
-    """Parse the first bytes of a footer; what stands behind them is not looked at. Raises FormatError."""
+    """Parse the fixed part of a footer and ignore the lists after it. Raises FormatError."""
     magic, version, hashes, records, head, tree_size = FOOTER_HEAD.unpack_from(data)
     if magic != FOOTER_MAGIC or version != VERSION:
         raise FormatError("the segment footer is damaged or of an unknown version")
     if hashes != tree_size.bit_count():
-        raise FormatError("the segment footer tells of a tree that there cannot be")
+        raise FormatError("the segment footer describes an impossible tree")
     if records > MOST_RECORDS:
-        raise FormatError("the segment footer tells of more records than a segment has")
+        raise FormatError("the segment footer claims more records than a segment can hold")
     size = FOOTER_HEAD.size + hashes * HASH_BYTES + records * OFFSET_BYTES + FOOTER_TAIL.size
     return FooterHead(records, head, tree_size, size)
 
 
 def footer_size(records: int) -> int:
-    """Bytes of the footer of a segment of so many records, at most: the tree's edge has no more than 64 hashes."""
+    """The largest footer of a segment with this many records, in bytes: the tree's edge has at most 64 hashes."""
     return FOOTER_HEAD.size + 64 * HASH_BYTES + OFFSET_BYTES * records + FOOTER_TAIL.size
 
 
@@ -110,7 +110,7 @@ MAX_FOOTER_BYTES = footer_size(MOST_RECORDS)
 
 
 def footer_length(tail: bytes) -> int | None:
-    """Bytes of the footer whose last FOOTER_TAIL.size bytes are `tail`; None where no footer ends here."""
+    """The length of the footer whose last FOOTER_TAIL.size bytes are `tail`; None if no footer ends here."""
     length, _, magic = FOOTER_TAIL.unpack(tail)
     valid = magic == FOOTER_END and FOOTER_HEAD.size + FOOTER_TAIL.size <= length <= MAX_FOOTER_BYTES
     return int(length) if valid else None

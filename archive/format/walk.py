@@ -1,8 +1,7 @@
 """Read the records of a segment in batches, forwards, every byte at most once.
 
-Rule: it believes a body length only to find the next record, and judges nothing: `archive.format.headers` does. Where
-records are small it reads ahead; where bodies are large and not wanted, one read takes a trailer and the header behind
-it.
+Rule: it uses a body length only to find the next record and checks nothing: `archive.format.headers` does. It reads
+ahead if records are small; if bodies are large and not wanted, one read fetches a trailer and the header after it.
 """
 
 import hashlib
@@ -10,19 +9,19 @@ import os
 import struct
 from collections.abc import Callable
 
-from coffer.archive.format.headers import Batch
+from coffer.archive.format.headers import RecordBatch
 from coffer.archive.format.record import ALIGNMENT, HEADER, TRAILER
 from coffer.keys.disk.reading import read_up_to
 from coffer.keys.errors import UnreadableError
 
 _LENGTH = struct.Struct(">44xQ")
 _WINDOW, _AHEAD = 1 << 20, 256 << 10
-_NEAR = 16 << 10  # bodies up to this are read over rather than around
-_RECORDS, BATCH_BYTES = 4096, 64 << 20  # enough for columns to pay, little enough to show progress
+_NEAR = 16 << 10  # bodies up to this size are read through rather than skipped
+_RECORDS, BATCH_BYTES = 4096, 64 << 20  # enough for columns to pay off, few enough to show progress
 
 
 def _ends(raw: bytes, at: int) -> tuple[int, int]:
-    """Where the body and where the whole record end whose header `raw` lies at `at`."""
+    """The end offsets of the body and of the whole record whose header `raw` lies at `at`."""
     body_end = at + HEADER.size + int.from_bytes(raw[44:52], "big")
     return body_end, -(-(body_end + TRAILER.size) // ALIGNMENT) * ALIGNMENT
 
@@ -33,17 +32,17 @@ class Walker:
     def __init__(self, fd: int, *, bodies: bool, batch_bytes: int = BATCH_BYTES) -> None:
         self._fd = fd
         self._bodies = bodies
-        self._batch_bytes = batch_bytes if bodies else 1 << 62  # what is leapt over costs nothing
+        self._batch_bytes = batch_bytes if bodies else 1 << 62  # skipped bytes cost nothing
         self._leaps = False
         self._base = 0
         self._window = b""
 
-    def batch(self, at: int, stop: int, wanted: Callable[[int, int], bool]) -> tuple[Batch, list[bytes | None]]:
-        """Whole records from `at` on, perhaps none, and the SHA-256 of those bodies that `wanted(place, at)` asks for.
+    def batch(self, at: int, stop: int, wanted: Callable[[int, int], bool]) -> tuple[RecordBatch, list[bytes | None]]:
+        """Whole records from `at` on, possibly none, and the SHA-256 of the bodies for which `wanted(place, at)` holds.
 
-        Raises UnreadableError where the medium cannot be read.
+        Raises UnreadableError if the medium cannot be read.
         """
-        batch, digests = Batch(at), list[bytes | None]()
+        batch, digests = RecordBatch(at), list[bytes | None]()
         first = at
         while at < stop and len(batch.raws) < _RECORDS and at - first < self._batch_bytes:
             raw = self._take(at, HEADER.size, _WINDOW if self._bodies else _AHEAD)
@@ -64,8 +63,8 @@ class Walker:
             at = batch.end
         return batch, digests
 
-    def _read_over(self, batch: Batch, raw: bytes, at: int, stop: int) -> None:
-        """Add one record, if all of it is there."""
+    def _read_over(self, batch: RecordBatch, raw: bytes, at: int, stop: int) -> None:
+        """Add one record if it is complete."""
         body_end, end = _ends(raw, at)
         closing = self._take(body_end, end - body_end, _AHEAD) if end <= stop else b""
         if end <= stop and len(closing) == end - body_end:
@@ -75,13 +74,13 @@ class Walker:
             batch.paddings.append(closing[TRAILER.size :])
             batch.end = end
 
-    def _stride(self, batch: Batch, stop: int) -> bool:
-        """Add the records that are whole in the window while bodies are small; False where there is none."""
+    def _stride(self, batch: RecordBatch, stop: int) -> bool:
+        """Add the records that are complete in the window while bodies are small; False if there are none."""
         window, base, end, head = self._window, self._base, batch.end, HEADER.size
         offsets, raws, trailers, paddings = batch.offsets, batch.raws, batch.trailers, batch.paddings
         size, lengths = TRAILER.size, _LENGTH.unpack_from
         at, last = end - base, min(len(window), stop - base)
-        for _ in range(_RECORDS - len(raws)):  # as in `_leap`, no call that can be spared
+        for _ in range(_RECORDS - len(raws)):  # a hot loop, as in `_leap_on`: every avoidable call is avoided
             if at + head > last:
                 break
             (length,) = lengths(window, at)
@@ -99,30 +98,30 @@ class Walker:
         batch.end = base + at
         return batch.end > end
 
-    def _leap(self, batch: Batch, raw: bytes, stop: int) -> None:
-        """Add records from `raw` on while bodies are large: one read takes a trailer and the header behind it."""
-        self._read_no_more_than_asked()
+    def _leap(self, batch: RecordBatch, raw: bytes, stop: int) -> None:
+        """Add records from `raw` on while bodies are large: one read fetches a trailer and the header after it."""
+        self._disable_readahead()
         try:
             self._leap_on(batch, raw, stop)
         except OSError as error:
             raise UnreadableError(f"cannot be read: {error.strerror}") from error
 
-    def _leap_on(self, batch: Batch, raw: bytes, stop: int) -> None:
+    def _leap_on(self, batch: RecordBatch, raw: bytes, stop: int) -> None:
         pread, fd, offsets, raws = os.pread, self._fd, batch.offsets, batch.raws
         trailers, paddings = batch.trailers, batch.paddings
         head, size, lengths = HEADER.size, TRAILER.size, _LENGTH.unpack_from
         at = batch.end
-        for _ in range(_RECORDS - len(raws)):  # this loop costs as much as all hashes: no call that can be spared
+        for _ in range(_RECORDS - len(raws)):  # costs as much as all hashes: every avoidable call is avoided
             if len(raw) < head:
                 break
             (length,) = lengths(raw)
             body_end = at + head + length
-            closed = size + -length % ALIGNMENT  # header and trailer are whole multiples
+            closed = size + -length % ALIGNMENT  # header and trailer are multiples of the alignment
             end = body_end + closed
             if end > stop or length < _NEAR:
                 break
             window = pread(fd, closed + head, body_end)
-            if len(window) < closed + head:  # the end of the file, or a short answer
+            if len(window) < closed + head:  # the end of the file, or a short read
                 window = read_up_to(fd, body_end, closed + head)
                 if len(window) < closed:
                     break
@@ -134,8 +133,8 @@ class Walker:
             at, raw = end, window[closed:]
         batch.end, self._base, self._window = at, at, raw
 
-    def _read_no_more_than_asked(self) -> None:
-        """Tell the system that what lies between is not wanted: reading ahead would fetch bodies."""
+    def _disable_readahead(self) -> None:
+        """Advise the kernel not to read ahead: it would fetch bodies that are not wanted."""
         if not self._leaps and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
         self._leaps = True

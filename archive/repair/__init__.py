@@ -1,1 +1,1 @@
-"""Brings the log back to a state that can go on: its torn end, damaged segments, diverging histories."""
+"""Brings the log back to a state that can be appended to: its torn end, damaged segments, diverging histories."""

@@ -1,7 +1,8 @@
-"""What was done to an archive by hand and stands in no record yet: announced before, recorded at the next opening.
+"""Events of offline repairs and recoveries that are not in the log yet: stored first, recorded at the next opening.
 
-Rule: a repair needs no key, and a record of it does. So the deed's facts wait in a small file, numbers and hashes only,
-until a writer with keys comes by; a stop in between loses neither. A deed that never came about is forgotten.
+Rule: a repair needs no key, but a record of it does. So the facts of the act, numbers and hashes only, wait in a small
+file until a writer with keys opens the archive; an interruption in between loses neither. The event of an act that was
+never carried out is dropped.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from coffer.keys.errors import FormatError, InputError, IntegrityError
 LOSS_ACCEPTED: Final = "loss accepted"
 TAKEN: Final = "records taken from a copy"
 REPAIRED: Final = "records repaired from a copy"
-_LONGEST: Final = 64 << 20  # a deed names each record that a repair took from a copy
+_LONGEST: Final = 64 << 20  # an event names each record that a repair took from a copy
 _MOST: Final = 1000
 _PROOF: Final = re.compile(r"note:[0-9a-f]{64}|segment:[0-9]{1,8}:[0-9A-Za-z._-]{0,200}")
 _ROOT: Final = re.compile(r"[0-9a-f]{64}")
@@ -43,22 +44,22 @@ _FACTS: Final[dict[str, Callable[[object], bool]]] = {
         ("found_root", "to_root", "signed_root", "keyring_root"),
         lambda value: isinstance(value, str) and bool(_ROOT.fullmatch(value)),
     ),
-}  # what repair and recovery tell: nobody else's words are sealed and signed
+}  # the facts that repair and recovery write: nothing else in the file gets sealed and signed
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
-    """A deed: its facts, and by what it is known to have come about (`proof`).
+class DeferredEvent:
+    """An event to record: its facts, and the evidence that the act was carried out (`proof`).
 
-    `note:<SHA-256>`: the signed checkpoint is this one. `segment:<number>:<name>`: the segment was put in place, and
-    the old one, if there was one, is kept in lost+found under that name.
+    `note:<SHA-256>`: the latest signed checkpoint is this note. `segment:<number>:<name>`: the segment was installed,
+    and the old file, if there was one, is in lost+found under that name.
     """
 
     facts: Mapping[str, object]
     proof: str
 
-    def came_about(self, folder: ArchiveFolder) -> bool:
-        """Whether the deed was done, and not stopped before."""
+    def was_done(self, folder: ArchiveFolder) -> bool:
+        """Whether the act was carried out, and not interrupted before."""
         kind, _, rest = self.proof.partition(":")
         if kind == "note":
             return hashlib.sha256(latest_note(folder)).hexdigest() == rest
@@ -73,18 +74,20 @@ def _path(folder: ArchiveFolder) -> Path:
     return folder.path / "pending.json"
 
 
-def announce(folder: ArchiveFolder, deeds: list[Pending], calls: Syscalls = SYSTEM) -> None:
-    """Write what is about to be done, beside what waits already; durable on return. Raises FormatError where
-    that cannot be read, InputError where it is too much."""
-    waiting = [*read_pending(folder), *deeds]
-    data = checksummed_json.serialize([{"facts": dict(d.facts), "proof": d.proof} for d in waiting])
+def defer(folder: ArchiveFolder, events: list[DeferredEvent], calls: Syscalls = SYSTEM) -> None:
+    """Store the events of acts that are about to be carried out, after those already stored; durable on return.
+
+    Raises FormatError if the stored events cannot be parsed, InputError if there are too many.
+    """
+    waiting = [*read_deferred(folder), *events]
+    data = checksummed_json.serialize([{"facts": dict(event.facts), "proof": event.proof} for event in waiting])
     if len(data) > _LONGEST or len(waiting) > _MOST:
-        raise InputError("too much is mended at once to be recorded", hint="name some records, then the others")
+        raise InputError("too much is repaired at once to be recorded", hint="name some records, then the others")
     replace(_path(folder), data, calls=calls)
 
 
-def read_pending(folder: ArchiveFolder) -> list[Pending]:
-    """The deeds that wait to be recorded. Raises FormatError for one that nobody wrote like this."""
+def read_deferred(folder: ArchiveFolder) -> list[DeferredEvent]:
+    """The events that wait to be recorded. Raises FormatError for any that Coffer would not have written."""
     try:
         return [_parse(row) for row in _rows(checksummed_json.parse(opening.read(_path(folder), _LONGEST)))]
     except FileNotFoundError:
@@ -97,20 +100,20 @@ def read_pending(folder: ArchiveFolder) -> list[Pending]:
 
 def _rows(value: object) -> list[dict[str, object]]:
     if not isinstance(value, list) or len(value) > _MOST:
-        raise FormatError("these are no deeds")
+        raise FormatError("this is not a list of events")
     return value
 
 
-def _parse(row: dict[str, object]) -> Pending:
-    """A deed in its one form: facts under names of ours, a proof that names nothing outside its folder."""
+def _parse(row: dict[str, object]) -> DeferredEvent:
+    """An event in canonical form: known facts, and a proof that names nothing outside its folder."""
     facts, proof = row["facts"], row["proof"]
     if not isinstance(facts, dict) or not isinstance(proof, str) or not _PROOF.fullmatch(proof):
-        raise FormatError("this is no deed")
+        raise FormatError("this is not an event")
     if not all(name in _FACTS and _FACTS[name](value) for name, value in facts.items()):
-        raise FormatError("this deed has facts that none has")
-    return Pending(facts, proof)
+        raise FormatError("this event has unknown facts")
+    return DeferredEvent(facts, proof)
 
 
-def forget(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
-    """Remove the file once its deeds are recorded; durable on return."""
+def discard_deferred(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
+    """Remove the file once its events are recorded; durable on return."""
     remove(_path(folder), calls=calls)

@@ -1,8 +1,8 @@
-"""When log, signed checkpoint and keyring tell different histories: what each says, and the two ways out.
+"""When log, signed checkpoint and keyring contradict each other: what each of them shows, and the two remedies.
 
-Rule: nothing here happens by itself. An administrator takes the missing records from a copy, or accepts the log as it
-is; either way what is put aside stays in lost+found, old checkpoints included, and a record says what was done. Every
-step is durable before the next, and all of them can be repeated: after a stop, the same command goes on.
+Rule: nothing here happens automatically. An administrator takes the missing records from a copy, or accepts the log as
+it is; either way what is set aside stays in lost+found, old checkpoints included, and a record says what was done.
+Every step is durable before the next and can be repeated: after an interruption, run the same command again.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain, read_record
-from coffer.archive.repair.deferred_events import LOSS_ACCEPTED, TAKEN, Pending, announce
-from coffer.archive.repair.tail import Tail, cut, promised, read_tail
+from coffer.archive.repair.deferred_events import LOSS_ACCEPTED, TAKEN, DeferredEvent, defer
+from coffer.archive.repair.tail import Tail, cut, read_tail, signed_claims
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, read_note
 from coffer.archive.tree.checkpoint_history import last_checkpoint, publish, set_aside
-from coffer.archive.tree.key_history import adopt, generation_of, go_on_from
-from coffer.archive.verify.report import Level, Report, Task
+from coffer.archive.tree.key_history import adopt, continue_from, generation_of
+from coffer.archive.verify.report import Report, Task, VerifyLevel
 from coffer.archive.verify.scan import scan
 from coffer.archive.verify.verify import Options, Verifier
 from coffer.keys.crypto.signing import CheckpointSigner
@@ -32,11 +32,12 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """What the log holds up to the first break, what is signed of it, and why the two do not go together (or None).
+class Divergence:
+    """What the log holds up to the first break, what is signed of it, and the contradiction between them (or None).
 
-    `noted` is the end of the history of checkpoints. `end` is where the log breaks off: segment and byte offset.
-    `left_over` are bytes and segment files beyond it.
+    `end` is where the intact log ends: segment and byte offset. `left_over` counts the bytes after it, those of later
+    segments included. `signed` is the latest checkpoint, `remembered` that of the keyring, `last_in_history` the last
+    one of the history of checkpoints.
     """
 
     size: int
@@ -44,53 +45,55 @@ class History:
     end: tuple[int, int]
     left_over: int
     signed: Checkpoint | None
-    witness: Checkpoint | None
-    noted: Checkpoint | None
+    remembered: Checkpoint | None
+    last_in_history: Checkpoint | None
     complaint: IntegrityError | None
 
     @property
-    def promised(self) -> int:
-        """How many records somebody was told of under a signature."""
-        return max((c.size for c in (self.signed, self.witness, self.noted) if c is not None), default=0)
+    def signed_records(self) -> int:
+        """The number of records that any signed checkpoint covers."""
+        return max((c.size for c in (self.signed, self.remembered, self.last_in_history) if c is not None), default=0)
 
 
-def read_history(folder: ArchiveFolder, witness: Checkpoint | None, objection: HistoryError | None = None) -> History:
-    """Compare, changing nothing. Headers of the whole log are read; bodies are not.
+def find_divergence(
+    folder: ArchiveFolder, remembered: Checkpoint | None, objection: HistoryError | None = None
+) -> Divergence:
+    """Compare log, checkpoints and keyring without changing anything. Reads the headers of the whole log, no bodies.
 
-    `objection` is what else speaks against the keyring, where log and checkpoints do not. Raises UnreadableError where
-    the medium does not say.
+    `objection` is any other contradiction with the keyring, used if log and checkpoints show none. Raises
+    UnreadableError if the medium cannot be read.
     """
     complaint: IntegrityError | None = objection
-    signed = noted = None
+    signed = last_in_history = None
     try:
         signed = read_checkpoint(folder)
-        noted = last_checkpoint(folder)
-        read_tail(folder, promised(signed, witness, noted))
+        last_in_history = last_checkpoint(folder)
+        read_tail(folder, signed_claims(signed, remembered, last_in_history))
     except IntegrityError as error:
         complaint = error
     chain, end = _longest(folder)
     sizes = {n: folder.segment_size(n) for n in folder.segment_numbers()}
     beyond = sum(size for number, size in sizes.items() if number > end[0])
     left_over = beyond + (sizes[end[0]] - end[1] if end[0] in sizes and not _is_sealed_at(folder, end) else 0)
-    return History(chain.next_seq, chain.tree.root(), end, left_over, signed, witness, noted, complaint)
+    return Divergence(chain.next_seq, chain.tree.root(), end, left_over, signed, remembered, last_in_history, complaint)
 
 
 def accept_loss(
     folder: ArchiveFolder,
-    history: History,
+    history: Divergence,
     signer: CheckpointSigner,
     remember: Callable[[bytes], None],
     calls: Syscalls = SYSTEM,
 ) -> None:
-    """Go on from the log as it is: put aside what lies beyond its first break, and sign what is left.
+    """Continue from the log as it is: set aside what lies beyond its first break, and sign what is left.
 
-    `signer` is the keyring's signing key, `remember` tells the keyring. Call with the writer's lock held. The deed's
-    record is written by the next opening. Raises HistoryError where the signing key is none of this archive's.
+    `signer` is the keyring's signing key; `remember` stores the new note in the keyring. Call with the writer's lock
+    held. The next opening records the event. Raises HistoryError if the signing key is not one of this archive's.
     """
     generation_of(folder, signer)  # before anything is changed
     made = Checkpoint(folder.origin, history.size, history.root)
     note = signer.sign_note(folder.origin, made.serialize())
-    announce(folder, [Pending(_facts(LOSS_ACCEPTED, history, made), f"note:{_digest(note)}")], calls)
+    defer(folder, [DeferredEvent(_facts(LOSS_ACCEPTED, history, made), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     number, offset = history.end
     for beyond in (n for n in folder.segment_numbers() if n > number):
@@ -100,32 +103,33 @@ def accept_loss(
         size = folder.segment_size(number)
         if not _is_sealed_at(folder, history.end) and size > offset:
             torn = Tail(Chain.start(folder.archive_id), number, [], offset, size - offset)
-            cut(folder, torn, lambda: 0, calls)  # who accepts a loss needs no finding
-    go_on_from(folder, signer, made, calls)
-    _tell(folder, made, note, remember, calls)
+            cut(folder, torn, lambda: 0, calls)  # without a finding: the loss is accepted
+    continue_from(folder, signer, made, calls)
+    _publish(folder, made, note, remember, calls)
 
 
 def take_from(
     folder: ArchiveFolder,
-    history: History,
+    history: Divergence,
     copy: ArchiveFolder,
     remember: Callable[[bytes], None],
     *,
     calls: Syscalls = SYSTEM,
     progress: Callable[[int], None] | None = None,
 ) -> list[int]:
-    """Take from a copy the segments that are missing or differ, and its checkpoint. Returns the segments' numbers.
+    """Take the segments that are missing or different here from a copy, and its checkpoint. Returns their numbers.
 
-    The copy is believed only as far as it is proved: every byte of it, up to the newest root that was signed here.
-    Raises InputError where it is another archive or holds less than was promised, IntegrityError where it is damaged.
+    The copy is trusted only as far as it is proved: every byte of it, up to the newest root that was signed here.
+    Raises InputError if it is a copy of another archive or covers less than was signed here, IntegrityError if it is
+    damaged.
     """
     if (copy.archive_id, copy.vkey) != (folder.archive_id, folder.vkey):
         raise InputError("the copy is of another archive", hint="name a backup or replica of this one")
     theirs = read_checkpoint(copy)
-    if theirs is None or theirs.size < history.promised:
+    if theirs is None or theirs.size < history.signed_records:
         held = 0 if theirs is None else theirs.size
         raise InputError(
-            f"the copy's checkpoint covers {held} records, and {history.promised} were promised here",
+            f"the copy's checkpoint covers {held} records, but {history.signed_records} were signed here",
             hint="name a newer copy",
         )
     for claim in _binding(history):
@@ -135,7 +139,7 @@ def take_from(
     if not numbers and history.complaint is None:
         return []
     note = read_note(copy)
-    announce(folder, [Pending(_facts(TAKEN, history, theirs), f"note:{_digest(note)}")], calls)
+    defer(folder, [DeferredEvent(_facts(TAKEN, history, theirs), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     adopt(folder, copy, calls)
     for number in numbers:
@@ -146,29 +150,31 @@ def take_from(
     for number in (n for n in folder.segment_numbers() if n > copy.segment_numbers()[-1]):
         path = folder.segment_path(number)
         move(path, folder.lost_and_found / f"{path.name}-beyond-{history.size}", calls=calls)
-    _tell(folder, theirs, note, remember, calls)
+    _publish(folder, theirs, note, remember, calls)
     return numbers
 
 
-def _tell(
+def _publish(
     folder: ArchiveFolder, made: Checkpoint, note: bytes, remember: Callable[[bytes], None], calls: Syscalls
 ) -> None:
-    """Make `made` the last checkpoint. What it contradicts leaves history and tiles; the next writer makes new ones."""
+    """Make `made` the last checkpoint. Entries that it contradicts, and all tiles, are removed first; the next writer
+    makes new tiles."""
     set_aside(folder, made.size, calls)
     remove_folder(folder.tiles, calls=calls)
     publish(folder, note, remember, calls)
 
 
-def _binding(history: History) -> list[Checkpoint]:
-    """What a copy must prove. Where the two contradict each other, the keyring is believed: it was told first."""
-    signed, witness = history.signed, history.witness
-    if witness is None or witness.size == 0:
+def _binding(history: Divergence) -> list[Checkpoint]:
+    """The checkpoints that a copy must prove. If they contradict each other, the keyring's counts: it was written
+    first."""
+    signed, remembered = history.signed, history.remembered
+    if remembered is None or remembered.size == 0:
         return [] if signed is None else [signed]
-    return [witness] if signed is None or signed.size <= witness.size else [witness, signed]
+    return [remembered] if signed is None or signed.size <= remembered.size else [remembered, signed]
 
 
-def _facts(what: str, history: History, made: Checkpoint) -> dict[str, object]:
-    told: dict[str, object] = {
+def _facts(what: str, history: Divergence, made: Checkpoint) -> dict[str, object]:
+    facts: dict[str, object] = {
         "what": what,
         "found_records": history.size,
         "found_root": history.root.hex(),
@@ -176,10 +182,10 @@ def _facts(what: str, history: History, made: Checkpoint) -> dict[str, object]:
         "to_root": made.root.hex(),
         "because": opening.shown(str(history.complaint)) if history.complaint else "",
     }
-    for name, claim in (("signed", history.signed), ("keyring", history.witness)):
+    for name, claim in (("signed", history.signed), ("keyring", history.remembered)):
         if claim is not None:
-            told |= {f"{name}_records": claim.size, f"{name}_root": claim.root.hex()}
-    return told
+            facts |= {f"{name}_records": claim.size, f"{name}_root": claim.root.hex()}
+    return facts
 
 
 def _digest(note: bytes) -> str:
@@ -187,16 +193,16 @@ def _digest(note: bytes) -> str:
 
 
 def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
-    """The checkpoint that will be contradicted is evidence: it stays, under a name that its content gives."""
+    """Keep the checkpoint that will be contradicted as evidence, under a name derived from its content."""
     try:
         note = read_note(folder)
     except (FileNotFoundError, IntegrityError):
-        return  # what is no note of ours, and no file, is replaced
+        return  # missing, or not a note: it will be replaced
     replace(folder.lost_and_found / f"checkpoint-{_digest(note)[:16]}.note", note, calls=calls)
 
 
 def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
-    """Chain and tree over the records from the first on that hang together, and where they end."""
+    """Chain and tree over the longest consistent run of records from the first one, and where it ends."""
     chain, end = Chain.start(folder.archive_id), (0, 0)
     for number in folder.segment_numbers():
         if number != end[0] + 1:
@@ -221,7 +227,9 @@ def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
 
 
 def _scan(folder: ArchiveFolder, number: int) -> Report:
-    task = Task(folder.segment_path(number), folder.lock, folder.archive_id, number, is_last=True, level=Level.HEADERS)
+    task = Task(
+        folder.segment_path(number), folder.lock, folder.archive_id, number, is_last=True, level=VerifyLevel.HEADERS
+    )
     return scan(task)
 
 
@@ -235,7 +243,7 @@ def _offset(folder: ArchiveFolder, number: int, records: int) -> int:
 
 
 def _is_sealed_at(folder: ArchiveFolder, end: tuple[int, int]) -> bool:
-    """Whether what lies behind the last record of the segment is its footer."""
+    """Whether the segment's footer follows its last record."""
     report = _scan(folder, end[0])
     return report.footer is not None and report.stop == end[1] and not report.findings
 
@@ -243,9 +251,9 @@ def _is_sealed_at(folder: ArchiveFolder, end: tuple[int, int]) -> bool:
 def _require_proved(
     copy: ArchiveFolder, claim: Checkpoint, *, deep: bool = False, progress: Callable[[int], None] | None = None
 ) -> None:
-    level = Level.BODIES if deep else Level.HEADERS
-    options = Options(level, since=None if deep else claim, beside=False)  # the next checkpoint makes tiles again
-    found = next(Verifier(copy, options, witness=claim, progress=progress).findings(), None)
+    level = VerifyLevel.BODIES if deep else VerifyLevel.HEADERS
+    options = Options(level, since=None if deep else claim, beside=False)  # tiles are made again anyway
+    found = next(Verifier(copy, options, remembered=claim, progress=progress).findings(), None)
     if found is not None:
         raise IntegrityError(
             f"the copy does not prove what was signed: segment {found.segment}, offset {found.offset}: {found.what}",
@@ -254,7 +262,7 @@ def _require_proved(
 
 
 def _is_same(folder: ArchiveFolder, copy: ArchiveFolder, number: int) -> bool:
-    """Whether both have the same segment: headers and chain, by what the tree says of each."""
+    """Whether both have the same segment: headers and chain, compared by their subtrees."""
     try:
         mine, theirs = _scan(folder, number), _scan(copy, number)
     except OSError:

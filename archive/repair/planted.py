@@ -1,8 +1,8 @@
-"""What lies in an archive folder and is none of Coffer's: links, pipes, devices, files under other names.
+"""Foreign things in an archive folder: links, pipes, devices, files under names that Coffer does not use.
 
-Rule: it opens nothing but folders, through their handles, and looks at no more than it tells. What it finds harms
-nobody by lying there, as nothing follows or opens it; who put it there had the right to write, and that is worth
-knowing. Folders of the file system's own (`.snapshot`, `.zfs`) are nobody's.
+Rule: it opens nothing but folders, through their handles, and examines no more than it reports. What it finds is
+harmless by itself, as nothing follows or opens it; but whoever put it there could write here, and that is worth
+knowing. The file system's own folders (`.snapshot`, `.zfs`) are ignored.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from coffer.archive.repair.deferred_events import read_pending
+from coffer.archive.repair.deferred_events import read_deferred
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.tiles import HASH_BYTES, MOST_DEEP, WIDTH
 from coffer.archive.verify.report import Finding
@@ -22,7 +22,7 @@ from coffer.keys.errors import FormatError, IntegrityError
 __all__ = ["CONFIG", "concerns", "planted"]
 
 CONFIG: Final = "coffer.toml"
-MOST: Final = 100  # findings: who planted thousands is found by the first
+MOST: Final = 100  # findings: if thousands of things were planted, the first ones show it
 _OWN: Final = {
     "": r"archive\.json|LOCK|pending\.json|segments|checkpoints|tiles|keyring|index|spool|scrub|lost\+found"
     r"|\.(?:archive\.json|pending\.json)\.new|\.(?:tiles|index)\.old",
@@ -39,11 +39,11 @@ _ALSO: Final = frozenset((".tiles.old", ".index.old"))
 
 
 def planted(folder: ArchiveFolder) -> Iterator[Finding]:
-    """Everything in an archive that is not Coffer's, up to a hundred things, and deeds that nobody did. Beside a live
-    writer. Names are escaped."""
-    for told, what in enumerate(_survey(folder.path, deep=True)):
-        if told == MOST:
-            yield Finding(0, 0, None, "the folder holds more that Coffer did not put there than is told")
+    """Everything in an archive that is not Coffer's, up to a hundred findings, and deferred events that Coffer did not
+    write. Works beside a live writer. Names are escaped."""
+    for count, what in enumerate(_survey(folder.path, deep=True)):
+        if count == MOST:
+            yield Finding(0, 0, None, "the folder holds more things that Coffer did not put there than are listed")
             return
         yield Finding(0, 0, None, what)
     for path in (folder.lock, folder.keyring / "LOCK"):
@@ -51,13 +51,13 @@ def planted(folder: ArchiveFolder) -> Iterator[Finding]:
             name = path.relative_to(folder.path)
             yield Finding(0, 0, None, f"{name} holds what Coffer did not write; move it away while nothing runs")
     try:
-        read_pending(folder)
+        read_deferred(folder)
     except FormatError as error:
         yield Finding(0, 0, None, f"{error}; {error.hint()}")
 
 
 def concerns(folder: ArchiveFolder) -> list[str]:
-    """The first of it in a sentence, for who asks often: tiles are not looked through. Nothing where there is none."""
+    """The first finding as a sentence, without searching the tiles, so that it can be called often; empty if none."""
     first = next(_survey(folder.path, deep=False), None)
     return [] if first is None else [f"{first}: coffer verify"]
 
@@ -99,7 +99,7 @@ def _complaint(root: Path, part: str, name: str) -> str | None:
     if not (is_folder if should_be_folder else stat.S_ISREG(found.st_mode)):
         return f"{shown} is {opening.kind(found)}: Coffer did not put it there, and does not follow or open it"
     if not is_ours:
-        return f"{shown} is none of Coffer's: look who put it there"
+        return f"{shown} is not Coffer's: find out who put it there"
     return None
 
 
@@ -123,10 +123,10 @@ def _tiles(root: Path) -> Iterator[str]:
             shown = opening.shown(path.relative_to(root))
             if found is not None and stat.S_ISDIR(found.st_mode):
                 if is_last:
-                    yield f"{shown} is a folder where no tile lies: look who put it there"
+                    yield f"{shown} is a folder where no tile lies: find out who put it there"
                 else:
                     below.append(path)
             elif found is not None and stat.S_ISREG(found.st_mode) and found.st_size > WIDTH * HASH_BYTES:
-                yield f"{shown} is larger than any tile: look who put it there"
+                yield f"{shown} is larger than any tile: find out who put it there"
             elif found is not None and not stat.S_ISREG(found.st_mode):
                 yield f"{shown} is {opening.kind(found)}: Coffer did not put it there, and does not follow or open it"

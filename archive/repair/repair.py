@@ -1,8 +1,8 @@
-"""Mend damaged segments from another copy of the archive, without any key.
+"""Repair damaged segments from another copy of the archive, without any key.
 
-Rule: nothing is believed because it comes from a copy. A segment is put together from what is whole here and there, and
-takes the place of the damaged one only after the whole log with it gives the root that was signed here. The damaged
-file stays in lost+found; a record says what was done.
+Rule: nothing is trusted because it comes from a copy. A segment is assembled from what is intact here and there, and
+replaces the damaged one only after the whole log with it yields the root that was signed here. The damaged file stays
+in lost+found; a record says what was done.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from typing import NamedTuple
 from coffer.archive.format import segment
 from coffer.archive.format.chain import read_footer, read_record, read_segment_header
 from coffer.archive.format.record import HEADER
-from coffer.archive.repair.deferred_events import REPAIRED, Pending, announce
+from coffer.archive.repair.deferred_events import REPAIRED, DeferredEvent, defer
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
-from coffer.archive.tree.checkpoint_history import last_note, publish
+from coffer.archive.tree.checkpoint_history import last_entry, publish
 from coffer.archive.tree.key_history import adopt
-from coffer.archive.verify.verify import Finding, Level, Options, Verifier
+from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import install, remove, stage
 from coffer.keys.disk.reading import read_exactly, read_up_to
@@ -36,7 +36,7 @@ from coffer.keys.errors import (
 )
 
 _PIECE = 1 << 20
-_HEAD, _FOOT = -1, -2  # what stands for a record's number where there is no record
+_HEAD, _FOOT = -1, -2  # used in place of a record's number
 
 
 class _Region(NamedTuple):
@@ -47,12 +47,12 @@ class _Region(NamedTuple):
     stop: int
 
 
-_Plan = tuple[list[tuple[int, _Region]], list[int]]  # file and region in order; what is taken from the copy
+_Plan = tuple[list[tuple[int, _Region]], list[int]]  # descriptor and region in order; regions taken from the copy
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
-    """A segment that was mended: which records came from the copy, and how the damaged file is called now."""
+class RepairedSegment:
+    """A segment that was repaired: the records that came from the copy, and the damaged file's new name."""
 
     segment: int
     records: tuple[int, ...]
@@ -60,14 +60,14 @@ class Mended:
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What a repair did: the segments it mended, whether the signed checkpoint and the endorsements of signing keys
-    were put back, and what is left."""
+class RepairReport:
+    """What a repair did: the segments it repaired, whether it restored the signed checkpoint and the endorsements of
+    signing keys, and the findings that remain."""
 
-    mended: list[Mended] = field(default_factory=list)
+    repaired: list[RepairedSegment] = field(default_factory=list)
     checkpoint: bool = False
     endorsements: bool = False
-    left: list[Finding] = field(default_factory=list)
+    remaining: list[Finding] = field(default_factory=list)
 
 
 def repair(
@@ -75,60 +75,63 @@ def repair(
     copy: ArchiveFolder,
     *,
     only: Collection[int] = (),
-    witness: Checkpoint | None = None,
+    remembered: Checkpoint | None = None,
     calls: Syscalls = SYSTEM,
     progress: Callable[[int], None] | None = None,
-) -> Outcome:
-    """Find what is damaged, mend what the copy has whole, and verify again. Call with the writer's lock held.
+) -> RepairReport:
+    """Find what is damaged, repair what is intact in the copy, and verify again. Call with the writer's lock held.
 
-    `only` names the records to mend; none: all. Raises InputError where the copy is another archive or lacks the
-    segment, IntegrityError where what came out is not what was signed: then nothing was changed.
+    `only` names the records to repair; empty means all. Raises InputError if the copy is of another archive,
+    NotFoundError if it lacks the segment, IntegrityError if the result is not what was signed; then no segment was
+    changed.
     """
     if (copy.archive_id, copy.vkey) != (folder.archive_id, folder.vkey):
         raise InputError("the copy is of another archive", hint="name a backup or replica of this one")
-    outcome = Outcome()
-    with suppress(IntegrityError):  # what is wrong here, the verification tells
-        outcome.endorsements = adopt(folder, copy, calls)
-    outcome.checkpoint = _mend_checkpoint(folder, copy, witness, calls)
-    found = list(Verifier(folder, witness=witness, progress=progress).findings())
+    report = RepairReport()
+    with suppress(IntegrityError):  # the verification reports what is wrong here
+        report.endorsements = adopt(folder, copy, calls)
+    report.checkpoint = _restore_checkpoint(folder, copy, remembered, calls)
+    found = list(Verifier(folder, remembered=remembered, progress=progress).findings())
     numbers = sorted({f.segment for f in found if f.segment})
-    staged: list[tuple[Mended, Path]] = []
+    staged: list[tuple[RepairedSegment, Path]] = []
     try:
         for number in numbers:
-            made = _Mender(folder, copy, number, only).stage(calls)
+            made = _SegmentRepair(folder, copy, number, only).stage(calls)
             if made is not None:
                 staged.append(made)
         if staged:
-            _require_proved(folder, staged, witness)
+            _require_proved(folder, staged, remembered)
     except BaseException:
         for _, fresh in staged:
-            with suppress(UnavailableError):  # what is left of it is overwritten by the next repair
+            with suppress(UnavailableError):  # the next repair overwrites a leftover
                 remove(fresh, calls=calls)
         raise
     if staged:
-        announce(folder, [Pending(_facts(m), f"segment:{m.segment}:{m.kept}") for m, _ in staged], calls)
-        for mended, fresh in staged:
-            kept = folder.lost_and_found / mended.kept if mended.kept else None
-            install(fresh, folder.segment_path(mended.segment), kept, calls=calls)
-        outcome.mended = [m for m, _ in staged]
-        found = list(Verifier(folder, witness=witness).findings())
-    outcome.left = found
-    return outcome
+        defer(folder, [DeferredEvent(_facts(m), f"segment:{m.segment}:{m.kept}") for m, _ in staged], calls)
+        for repaired, fresh in staged:
+            kept = folder.lost_and_found / repaired.kept if repaired.kept else None
+            install(fresh, folder.segment_path(repaired.segment), kept, calls=calls)
+        report.repaired = [m for m, _ in staged]
+        found = list(Verifier(folder, remembered=remembered).findings())
+    report.remaining = found
+    return report
 
 
-def _facts(mended: Mended) -> dict[str, object]:
+def _facts(repaired: RepairedSegment) -> dict[str, object]:
     return {
         "what": REPAIRED,
-        "segment": mended.segment,
-        "records": list(mended.records),
-        "kept": mended.kept,
+        "segment": repaired.segment,
+        "records": list(repaired.records),
+        "kept": repaired.kept,
     }
 
 
-def _mend_checkpoint(folder: ArchiveFolder, copy: ArchiveFolder, witness: Checkpoint | None, calls: Syscalls) -> bool:
-    """Replace a note that does not verify by the last of the history here or the copy's, whichever covers more.
+def _restore_checkpoint(
+    folder: ArchiveFolder, copy: ArchiveFolder, remembered: Checkpoint | None, calls: Syscalls
+) -> bool:
+    """Replace a latest note that does not verify with the last of the history or the copy's, whichever covers more.
 
-    Only if the log here is at least as long and has its root.
+    It is replaced only if the log here is at least as long as that note and has its root.
     """
     try:
         if read_checkpoint(folder) is not None:
@@ -137,36 +140,38 @@ def _mend_checkpoint(folder: ArchiveFolder, copy: ArchiveFolder, witness: Checkp
         pass
     known: list[tuple[Checkpoint, bytes]] = []
     with suppress(IntegrityError):
-        known += [noted for noted in (last_note(folder),) if noted is not None]
+        known += [entry for entry in (last_entry(folder),) if entry is not None]
     with suppress(OSError, IntegrityError):
         note = read_note(copy)
         known.append((open_checkpoint(note, folder), note))
     last, note = max(known, key=lambda k: k[0].size, default=(None, b""))
-    if last is None or (witness is not None and last.size < witness.size):
+    if last is None or (remembered is not None and last.size < remembered.size):
         return False
-    found = Verifier(folder, Options(Level.HEADERS, beside=False), witness=last).findings()
+    found = Verifier(folder, Options(VerifyLevel.HEADERS, beside=False), remembered=last).findings()
     if any(f.what.startswith(("the first ", "the log ends here")) for f in found):
         return False
     publish(folder, note, calls=calls)
     return True
 
 
-def _require_proved(folder: ArchiveFolder, staged: Sequence[tuple[Mended, Path]], witness: Checkpoint | None) -> None:
-    """The log with the staged segments in place, headers only: bodies were held against the headers when chosen."""
-    instead = {mended.segment: fresh for mended, fresh in staged}
-    verifier = Verifier(folder, Options(Level.HEADERS), witness=witness, instead=instead)
-    wrong = [f for f in verifier.findings() if f.segment in instead or f.what.startswith("the first ")]
-    last = max((seq for mended, _ in staged for seq in mended.records), default=-1)
+def _require_proved(
+    folder: ArchiveFolder, staged: Sequence[tuple[RepairedSegment, Path]], remembered: Checkpoint | None
+) -> None:
+    """Verify the log with the staged segments, headers only: bodies were checked against headers when chosen."""
+    replacements = {repaired.segment: fresh for repaired, fresh in staged}
+    verifier = Verifier(folder, Options(VerifyLevel.HEADERS), remembered=remembered, replacements=replacements)
+    wrong = [f for f in verifier.findings() if f.segment in replacements or f.what.startswith("the first ")]
+    last = max((seq for repaired, _ in staged for seq in repaired.records), default=-1)
     if wrong or verifier.summary.signed_records <= last:
         what = f"segment {wrong[0].segment}: {wrong[0].what}" if wrong else "no signed checkpoint covers the records"
         raise IntegrityError(
             f"the repaired log is not what was signed: {what}",
-            hint="nothing was changed; name another copy, or mend all records at once",
+            hint="nothing was changed; name another copy, or repair all records at once",
         )
 
 
-class _Mender:
-    """One segment: what is whole here, what is whole there, and the best of both."""
+class _SegmentRepair:
+    """The repair of one segment: what is intact here, what is intact in the copy, and the best of both."""
 
     def __init__(self, folder: ArchiveFolder, copy: ArchiveFolder, number: int, only: Collection[int]) -> None:
         self._folder = folder
@@ -175,8 +180,8 @@ class _Mender:
         self._mine = folder.segment_path(number)
         self._theirs = copy.segment_path(number)
 
-    def stage(self, calls: Syscalls) -> tuple[Mended, Path] | None:
-        """Write the mended segment beside the damaged one; None where nothing would change."""
+    def stage(self, calls: Syscalls) -> tuple[RepairedSegment, Path] | None:
+        """Write the repaired segment beside the damaged one; None if nothing would change."""
         with ExitStack() as stack:
             try:
                 theirs = stack.enter_context(opening.opened(self._theirs)).fileno()
@@ -193,19 +198,19 @@ class _Mender:
         kept = ""
         if mine is not None:
             kept = f"{self._mine.name}-damaged-{_digest(self._mine)[:16]}"
-        return Mended(self._number, tuple(seq for seq in taken if seq >= 0), kept), fresh
+        return RepairedSegment(self._number, tuple(seq for seq in taken if seq >= 0), kept), fresh
 
     def _opened(self, stack: ExitStack) -> int | None:
-        """The descriptor of the segment here; None where no file stands under its name."""
+        """The descriptor of the segment here; None if there is no such file."""
         try:
             return stack.enter_context(opening.opened(self._mine)).fileno()
         except (FileNotFoundError, IntegrityError):
             return None
 
     def _plan(self, mine: int | None, theirs: int) -> _Plan:
-        """From which file each region comes, and the regions that come from the copy."""
+        """The file that each region comes from, and the regions that come from the copy."""
         problem = IntegrityError(
-            f"neither file of segment {self._number} tells where its records are", hint="name another copy"
+            f"neither file of segment {self._number} shows where its records are", hint="name another copy"
         )
         for regions in self._layouts(mine, theirs):
             try:
@@ -234,7 +239,7 @@ class _Mender:
         return plan, taken
 
     def _layouts(self, mine: int | None, theirs: int) -> Iterator[list[_Region]]:
-        """How the segment divides, as far as each of the files can tell."""
+        """The regions of the segment, as far as each of the two files shows them."""
         own = 0 if mine is None else os.fstat(mine).st_size
         for fd in (fd for fd in (mine, theirs) if fd is not None):
             size = os.fstat(fd).st_size
@@ -248,7 +253,7 @@ class _Mender:
                     yield [_Region(_HEAD, 0, segment.HEADER.size), *records, _Region(_FOOT, stop, size)]
                     continue
                 records = _walk(fd, _Region(first, 0, segment.HEADER.size), size)
-                if mine is not None and fd == theirs and own > size:  # the copy is older: the rest is ours alone
+                if mine is not None and fd == theirs and own > size:  # the copy is older: only we have the rest
                     records += _walk(mine, _Region(first + len(records), 0, size), own)
                 yield [_Region(_HEAD, 0, segment.HEADER.size), *records]
             except (FormatError, UnreadableError):
@@ -272,7 +277,7 @@ class _Mender:
 
 
 def _walk(fd: int, before: _Region, size: int) -> list[_Region]:
-    """The records of an open segment behind a region. Raises FormatError at one that is damaged: the copy may tell."""
+    """The records of an open segment after a region. Raises FormatError at a damaged one."""
     found: list[_Region] = []
     at = before.stop
     while at < size:

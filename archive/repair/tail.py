@@ -1,9 +1,9 @@
-"""Find the end of the log again after any stop, and cut off what was never finished.
+"""Find the end of the log after any interruption, and cut off what was never finished.
 
-Rule: only what was never acknowledged is ever cut, and it is kept in lost+found. Where a record of a later group, or a
-footer, follows a damaged body, that is a finding and the log goes on; where it follows a damaged header, or a signed
-checkpoint covers what is missing, nothing is changed and the log refuses to be written. What the medium does not give
-is neither: nothing is known then, and nothing is done.
+Rule: only what was never acknowledged is ever cut, and it is kept in lost+found. If a record of a later group, or a
+footer, follows a damaged body, that is a finding and the log can still be written. If it follows a damaged header, or a
+signed checkpoint covers what is missing, nothing is changed and the log refuses to be written. A medium that cannot be
+read is neither case: nothing is known then, and nothing is done.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from coffer.archive.format.chain import Chain, find_record, read_footer, read_re
 from coffer.archive.format.record import HEADER, RecordHeader, parse_header
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint
-from coffer.archive.tree.checkpoint_history import settle_notes
-from coffer.archive.verify.findings import Ledger
+from coffer.archive.tree.checkpoint_history import settle_history
+from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.seams import FORK, Seams, require_signed
 from coffer.keys.disk import opening
@@ -28,15 +28,15 @@ from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
 
 _PIECE = 1 << 20
-_HINT = "run coffer verify; mend it with coffer repair --from a backup or replica"
-_WAYS_OUT = "nothing was changed; coffer recover show tells what is missing and the ways out"
+_HINT = "run coffer verify; repair it with coffer repair --from a backup or replica"
+_REMEDY = "nothing was changed; coffer recover show lists what is missing and the remedies"
 
 
 @dataclass(slots=True)
 class Tail:
     """The end of the log: chain state, the open segment and its record offsets, and what recovery cut.
 
-    `cut_records` counts the records whose headers were whole in that.
+    `cut_records` counts the cut records whose headers were intact.
     """
 
     chain: Chain
@@ -46,37 +46,37 @@ class Tail:
     cut_bytes: int = 0
     cut_records: int = 0
     is_sealed: bool = False
-    damaged: list[Finding] = field(default_factory=list)  # records that were stable and whose body is not whole now
+    damaged: list[Finding] = field(default_factory=list)  # records that were durable and whose body is damaged now
 
 
 def settle_end(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
-    """Make stable what an earlier writer left at the end of the log and of the history, whole or torn.
+    """Make durable what an earlier writer left at the end of the log and of the history, complete or torn.
 
-    It may have been killed between write and sync. What the next writer finds it treats as stable: it signs it, answers
-    that it is there when it is sent again, and starts a new group behind it. Raises UnavailableError.
+    That writer may have been killed between write and sync. The next writer treats what it finds as durable: it signs
+    it, acknowledges it as a duplicate when it is sent again, and starts a new group after it. Raises UnavailableError.
     """
     numbers = folder.segment_numbers()
     if numbers:
         resync(folder.segment_path(numbers[-1]), calls=calls)
-    settle_notes(folder, calls)
+    settle_history(folder, calls)
 
 
 def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
-    """Find the end of the log without changing anything, and hold the log against what was signed of it.
+    """Find the end of the log without changing anything, and check the log against what was signed of it.
 
-    `claims` are signed checkpoints, as `promised` gives them. Read are the ends of every segment, the record headers of
-    one for each claim, and the last one. Raises IntegrityError where a record behind the damage shows that this is no
-    torn tail, HistoryError where a segment is missing or does not go on from the one before it, and where the log is
-    shorter than, or differs from, a claim (a rollback or a fork); UnreadableError: nothing is known.
+    `claims` are signed checkpoints, as `signed_claims` returns them. It reads the ends of all segments, the record
+    headers of one segment for each claim, and the last segment. Raises IntegrityError if a record after the damage
+    shows that this is not a torn tail; HistoryError if a segment is missing or does not continue the one before it, or
+    if the log is shorter than, or differs from, a claim (a rollback or a fork); UnreadableError if nothing is known.
     """
     numbers = folder.segment_numbers()
     if numbers != list(range(1, len(numbers) + 1)):
-        raise HistoryError("a segment is missing from the log", hint=_WAYS_OUT)
+        raise HistoryError("a segment is missing from the log", hint=_REMEDY)
     seams = Seams.read(folder, numbers[:-1])
     for claim in claims:
         if 0 < claim.size <= seams.size:
             seams.require(claim)
-    chain = Chain.behind(seams.footer(len(seams.endings) - 1)) if seams.endings else Chain.start(folder.archive_id)
+    chain = Chain.behind(seams.footer(len(seams.ends) - 1)) if seams.ends else Chain.start(folder.archive_id)
     if not numbers:
         tail = Tail(chain, 0, [], 0, is_sealed=True)
     else:
@@ -86,28 +86,28 @@ def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
     if size < last:
         raise HistoryError(
             f"the log ends at record {size}, but a signed checkpoint covers {last}",
-            hint="an older copy was put back, or records were lost: " + _WAYS_OUT,
+            hint="an older copy was put back, or records were lost: " + _REMEDY,
         )
     return tail
 
 
-def promised(
-    signed: Checkpoint | None, witness: Checkpoint | None, noted: Checkpoint | None = None
+def signed_claims(
+    signed: Checkpoint | None, remembered: Checkpoint | None, last_in_history: Checkpoint | None = None
 ) -> tuple[Checkpoint, ...]:
-    """What the log must hold to, of its signed checkpoint, what the keyring remembers and the end of the history of
-    checkpoints: each that says something, the newest last.
+    """The checkpoints that the log must match (the latest, the keyring's, the last of the history): each size once,
+    the newest last.
 
-    A checkpoint is entered in the history, then in the keyring, then shown: after a stop each may be one ahead of the
-    next. The keyring is never behind; the history may be, where it was lost. Raises HistoryError where the keyring is,
-    and where two of them contradict each other.
+    A checkpoint is written to the history, then to the keyring, then published: after an interruption each may be one
+    ahead of the next. The keyring is never behind; the history may be, if it was lost. Raises HistoryError if the
+    keyring is behind, or if two of them contradict each other.
     """
-    if signed is not None and witness is not None and witness.size < signed.size:
+    if signed is not None and remembered is not None and remembered.size < signed.size:
         raise HistoryError(
-            f"the keyring is older than the log: it remembers {witness.size} records, and {signed.size} are signed",
+            f"the keyring is older than the log: it remembers {remembered.size} records, and {signed.size} are signed",
             hint="put the newest copy of the keyring back, or see coffer recover show",
         )
     known: list[Checkpoint] = []
-    for claim in sorted((c for c in (signed, witness, noted) if c is not None), key=lambda c: c.size):
+    for claim in sorted((c for c in (signed, remembered, last_in_history) if c is not None), key=lambda c: c.size):
         if not known or known[-1].size != claim.size:
             known.append(claim)
         elif known[-1].root != claim.root:
@@ -123,14 +123,14 @@ def _scan(folder: ArchiveFolder, number: int, chain: Chain, claims: Sequence[Che
         size = os.fstat(fd).st_size
         tail = Tail(chain, number, [], 0, size)
         if size <= segment.HEADER.size and not _has_header(fd):
-            return tail  # torn while the segment was made: no record was ever in it
+            return tail  # torn while the segment was created: it never held a record
         _require_place(folder, number, read_segment_header(fd), chain)
         sealed = _whole_footer(fd, size)
         stop = sealed[1] if sealed else size
-        doubt = _Walk(fd, tail, claims).run(segment.HEADER.size, stop)
+        doubt = _TailWalk(fd, tail, claims).run(segment.HEADER.size, stop)
         behind = _groups_behind(fd, tail.end, size, tail.chain.next_seq) if tail.end < stop else []
-        # A record of a later group proves that the damaged one was stable once, and so does a footer. Of the group that
-        # was being written when the power went, any part may be there, its last record too.
+        # A record of a later group, or a footer, proves that the damaged record was once durable. Of the group that was
+        # being written when the power failed, any part may be there, even its last record.
         if tail.end < stop and (sealed is not None or any(group > tail.chain.next_seq for group in behind)):
             raise IntegrityError(
                 f"segment {number} is damaged at offset {tail.end}, and records follow the damage", hint=_HINT
@@ -152,11 +152,11 @@ def _require_place(folder: ArchiveFolder, number: int, header: segment.SegmentHe
     if (header.archive_id, header.number) != (folder.archive_id, number):
         raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
     if (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head):
-        raise HistoryError(f"segment {number} does not go on from the one before it", hint=FORK)
+        raise HistoryError(f"segment {number} does not continue the one before it", hint=FORK)
 
 
 def _groups_behind(fd: int, at: int, size: int, seq: int) -> list[int]:
-    """The group of each record from `seq` on whose header is whole at or behind `at`."""
+    """The group of each record, from `seq` on, with an intact header at or after `at`."""
     groups = []
     following = find_record(fd, at, size, seq)
     while following is not None:
@@ -166,7 +166,7 @@ def _groups_behind(fd: int, at: int, size: int, seq: int) -> list[int]:
 
 
 def _whole_footer(fd: int, size: int) -> tuple[segment.Footer, int] | None:
-    """The last segment's footer; one that a stop left with holes is cut and written again, like any torn tail."""
+    """The last segment's footer; one with holes after a crash is cut and written again, like any torn tail."""
     try:
         return read_footer(fd, size)
     except FormatError:
@@ -183,10 +183,10 @@ def _has_header(fd: int) -> bool:
 
 @dataclass(slots=True)
 class _Doubt:
-    """Records whose bodies are not what their headers say, all of one group, and where the log stood before the first.
+    """Records of one group whose bodies do not match their headers, and the state of the log before the first of them.
 
-    A power cut leaves such in the group that was being written. Once a record of a later group follows, they were
-    stable, and somebody was told that they are stored: then they stay, and a human is told.
+    A power cut leaves such records in the group that was being written. If a record of a later group follows, they had
+    been durable and were acknowledged: then they stay, and become findings for an administrator.
     """
 
     group: int
@@ -202,8 +202,8 @@ class _Doubt:
         tail.chain, tail.end = self.chain, self.offset
 
 
-class _Walk:
-    """Follows the records of the last segment up to the first whose header or trailer is not whole."""
+class _TailWalk:
+    """Follows the records of the last segment up to the first one with a damaged header or trailer."""
 
     def __init__(self, fd: int, tail: Tail, claims: Sequence[Checkpoint]) -> None:
         self._fd = fd
@@ -213,7 +213,7 @@ class _Walk:
         self._doubt: _Doubt | None = None
 
     def run(self, at: int, stop: int) -> _Doubt | None:
-        """Fill the tail; what is returned is still in doubt."""
+        """Fill the tail; returns the records that are still in doubt at its end."""
         tail, chain = self._tail, self._tail.chain
         while at < stop:
             try:
@@ -225,9 +225,10 @@ class _Walk:
             if self._doubt is not None and header.group > self._doubt.group:
                 self._doubt.accept(tail)
                 self._doubt = None
-            # What a checkpoint covers was synced; of the rest, a file system may have kept the end without the middle.
+            # What a checkpoint covers was synced; of later bytes, a file system may have kept the end but not the
+            # middle.
             if header.seq >= self._signed:
-                self._look(at, header)
+                self._check_body(at, header)
             tail.offsets.append(at)
             chain.follow(raw)
             for claim in self._claims:
@@ -236,7 +237,7 @@ class _Walk:
         tail.end = at
         return self._doubt
 
-    def _look(self, at: int, header: RecordHeader) -> None:
+    def _check_body(self, at: int, header: RecordHeader) -> None:
         what = _complaint(self._fd, at, header)
         if what is None:
             return
@@ -246,7 +247,7 @@ class _Walk:
 
 
 def _complaint(fd: int, at: int, header: RecordHeader) -> str | None:
-    """What is wrong with a record's body, or None."""
+    """What is wrong with a record's body; None if nothing is."""
     digest, offset, left = hashlib.sha256(), at + HEADER.size, header.body_len
     while left:
         piece = read_exactly(fd, offset, min(left, _PIECE))
@@ -256,13 +257,14 @@ def _complaint(fd: int, at: int, header: RecordHeader) -> str | None:
 
 
 def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls = SYSTEM) -> None:
-    """Move what lies behind the last whole record to lost+found, then truncate; durable on return, in that order.
+    """Copy what follows the last complete record to lost+found, then truncate; durable on return, in that order.
 
-    Where that holds records, a finding for a human is made in between: they were most likely never acknowledged, but a
-    disk that damaged the last group after its sync leaves the same. Findings are made of damaged records too that stay.
+    If it holds records, a finding for an administrator is made in between: they were most likely never acknowledged,
+    but a disk that damaged the last group after its sync leaves the same picture. Damaged records that stay become
+    findings too.
     """
     for finding in tail.damaged:
-        Ledger(folder.scrub, calls).add(finding, now_ms())
+        FindingStore(folder.scrub, calls).add(finding, now_ms())
     if not tail.cut_bytes:
         return
     path = folder.segment_path(tail.segment)
@@ -270,11 +272,11 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
         file.seek(tail.end)
         torn = file.read()
     kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
-    replace(kept, torn, calls=calls)  # not write_new: an earlier stop may have left half of it
+    replace(kept, torn, calls=calls)  # not write_new: an interrupted call may have left half of it
     if tail.cut_records:
         records = "1 record" if tail.cut_records == 1 else f"{tail.cut_records} records"
         what = f"an unfinished group with {records} was cut, and is kept as lost+found/{kept.name}"
-        Ledger(folder.scrub, calls).add(Finding(tail.segment, tail.end, None, what), now_ms(), kept.name)
+        FindingStore(folder.scrub, calls).add(Finding(tail.segment, tail.end, None, what), now_ms(), kept.name)
     file_end = AppendFile(path, calls=calls)
     try:
         file_end.truncate(tail.end)

@@ -1,7 +1,7 @@
-"""The archive folder: what lies where, and the small file that says which archive it is.
+"""The archive folder: its layout, and the small file that identifies the archive.
 
-Rule: `archive.json` is written once, durably, as the last step of creation: a folder that has it is a whole archive.
-It holds nothing secret: id, origin and the public key that checks signed checkpoints without any other key.
+Rule: `archive.json` is written once, durably, as the last step of creation: a folder that has it is a complete archive.
+It holds nothing secret: the id, the origin, and the public key that signed checkpoints are verified with.
 """
 
 import json
@@ -24,8 +24,8 @@ _SEGMENT = re.compile(r"[0-9]{8}\.seg")
 @dataclass(frozen=True, slots=True)
 class ArchiveFolder:
     """One archive on disk. `origin` names its log in checkpoints; `vkey` is the C2SP verifier key of its first signer,
-    from which endorsements lead to the others (`archive.tree.key_history`). Nothing in it is trusted:
-    `keys.disk.opening`."""
+    from which endorsements lead to the others (`archive.tree.key_history`). Nothing in the folder is trusted:
+    everything is opened through `keys.disk.opening`."""
 
     path: Path
     archive_id: bytes
@@ -37,60 +37,67 @@ class ArchiveFolder:
 
     @property
     def segments(self) -> Path:
+        """The folder of the log's segments."""
         return self.path / "segments"
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of checkpoints and endorsements."""
         return self.path / "checkpoints"
 
     @property
     def checkpoint(self) -> Path:
-        """The last signed checkpoint."""
+        """The file of the latest signed checkpoint."""
         return self.path / "checkpoints" / "latest"
 
     @property
-    def notes(self) -> Path:
-        """Every checkpoint that was signed."""
+    def checkpoint_history(self) -> Path:
+        """The file of all checkpoints that were ever signed."""
         return self.path / "checkpoints" / "history"
 
     @property
     def endorsements(self) -> Path:
-        """What leads from the first signing key to the current one."""
+        """The file of endorsements that lead from the first signing key to the current one."""
         return self.path / "checkpoints" / "endorsements"
 
     @property
     def tiles(self) -> Path:
-        """What C2SP tlog-tiles calls the prefix: below it, `tile/<level>/...`."""
+        """The folder that C2SP tlog-tiles calls the prefix: below it, `tile/<level>/...`."""
         return self.path / "tiles"
 
     @property
     def keyring(self) -> Path:
+        """The folder of the keyring's database."""
         return self.path / "keyring"
 
     @property
     def index(self) -> Path:
+        """The folder of the index."""
         return self.path / "index"
 
     @property
     def spool(self) -> Path:
+        """The folder of large objects that are being received."""
         return self.path / "spool"
 
     @property
     def scrub(self) -> Path:
-        """How far the scrub is, and what it found."""
+        """The folder of the scrub's position and findings."""
         return self.path / "scrub"
 
     @property
     def lost_and_found(self) -> Path:
+        """The folder of what recovery and repair set aside."""
         return self.path / "lost+found"
 
     @property
     def lock(self) -> Path:
+        """The file of the writer's lock."""
         return self.path / "LOCK"
 
     @staticmethod
     def prepare(path: Path) -> None:
-        """Make the empty folders, durable on return. Raises ConfigError where an archive is already."""
+        """Make the empty folders, durable on return. Raises ConfigError if an archive exists there already."""
         opening.distrust(path)
         if opening.exists(path / _NAME):
             raise ConfigError(f"{path} already holds an archive", hint="open it, or choose another folder")
@@ -103,10 +110,10 @@ class ArchiveFolder:
             )
 
     def complete(self, calls: Syscalls = SYSTEM, *, but: str = "") -> None:
-        """Make the folders that a copy may have left out because they were empty, and stable what a stop left of the
-        creation: its names, and archive.json. Only the writer may call this. Raises IntegrityError where a link, or
-        anything else that is no folder, stands in for one of them. What stands in for
-        `but` is the caller's to remove."""
+        """Make the folders that a copy may have left out because they were empty, and make durable what an interrupted
+        creation left: folder names and archive.json. Only the writer may call this. Raises IntegrityError if a link, or
+        anything else but a folder, is in the place of one of them. The caller deals with what is in the place of
+        `but`."""
         for part in (part for part in _PARTS if part != but):
             try:
                 opening.require_folder(self.path / part)
@@ -115,13 +122,13 @@ class ArchiveFolder:
             except IntegrityError as error:
                 raise IntegrityError(
                     str(error),
-                    hint=f"move it away and put the folder back; one that is to lie elsewhere is mounted at "
-                    f"{self.path / part}, not linked",
+                    hint=f"move it away and put the folder back; to keep the folder elsewhere, mount it at "
+                    f"{self.path / part} instead of linking it",
                 ) from error
         resync(self.path / _NAME, calls=calls)
 
     def commit(self, calls: Syscalls = SYSTEM) -> None:
-        """Write archive.json: from here on the folder is an archive. Durable on return."""
+        """Write archive.json, which makes the folder an archive. Durable on return."""
         write_new(self.path / _NAME, self._serialize(), calls=calls)
 
     def _serialize(self) -> bytes:
@@ -132,20 +139,20 @@ class ArchiveFolder:
         return text.encode() + b"\n"
 
     def complaint(self) -> str | None:
-        """What is wrong with archive.json although it can be read, or None: it has one form, to the byte."""
+        """What is wrong with an archive.json that can be parsed, or None: it must be canonical, byte for byte."""
         return None if opening.read(self.path / _NAME, _LONGEST) == self._serialize() else f"{_NAME} was altered"
 
     @classmethod
     def open(cls, path: Path) -> "ArchiveFolder":
-        """The archive in `path`. Raises NotFoundError where there is none, FormatError where it cannot be read,
-        IntegrityError where its file is a link, no file, or larger than any that was ever written."""
+        """The archive in `path`. Raises NotFoundError if there is none, FormatError if archive.json cannot be parsed,
+        IntegrityError if that is a link, not a file, or larger than any that Coffer writes."""
         opening.distrust(path)
         try:
             fields = json.loads(opening.read(path / _NAME, _LONGEST))
             version, archive_id = fields["format"], bytes.fromhex(fields["archive_id"])
             opened = cls(path, archive_id, str(fields["origin"]), str(fields["vkey"]))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFoundError(f"{path} holds no archive", hint="make one with: coffer init") from error
+            raise NotFoundError(f"{path} holds no archive", hint="create one with: coffer init") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(f"{path / _NAME} cannot be read", hint="restore it from a backup") from error
         if type(version) is not int or version != FORMAT_VERSION or len(archive_id) != 16:
@@ -158,7 +165,7 @@ class ArchiveFolder:
         return opened
 
     def segment_numbers(self) -> list[int]:
-        """The segments there are, in order."""
+        """The numbers of the segments, in order."""
         return sorted(int(name[:8]) for name in opening.names(self.segments) if _SEGMENT.fullmatch(name))
 
     def segment_path(self, number: int) -> Path:
@@ -166,12 +173,12 @@ class ArchiveFolder:
         return self.segments / f"{number:08d}.seg"
 
     def segment_size(self, number: int) -> int:
-        """The bytes of one segment's file; 0 where no file stands there."""
+        """The size of one segment's file in bytes; 0 if there is no such file."""
         try:
             return opening.size(self.segment_path(number))
         except (FileNotFoundError, IntegrityError):
             return 0
 
     def log_size(self) -> int:
-        """The bytes of all segments."""
+        """The size of all segments in bytes."""
         return sum(map(self.segment_size, self.segment_numbers()))

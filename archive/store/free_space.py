@@ -1,9 +1,10 @@
-"""The room that is left on a volume, so that a store is refused before the disk is full and not by the full disk.
+"""The free space on a volume, so that a store is refused before the disk is full instead of failing on a full disk.
 
-Rule: whoever writes what a sender sent (spool files, sealed files, the log) asks here first, for that and for what must
-follow it. The file system is the one account that all processes share: what is written is gone from it. The reserve is
-for keyring, index, checkpoints and tiles, which do not ask: a write of theirs that fails stops them until a restart. It
-is for events in the log too, which are few and small, and which a deletion, that makes room, must not wait for.
+Rule: code that writes what a sender sent (spool files, sealed files, the log) asks here first, for those bytes and for
+what must follow them. The file system's own counter is the one that all processes share: written bytes are subtracted
+at once. The reserve is for keyring, index, checkpoints and tiles, which do not ask: a failed write of theirs stops them
+until a restart. Events in the log may use it too: they are few and small, and a deletion, which frees space, must not
+wait for space.
 """
 
 import os
@@ -12,33 +13,34 @@ from typing import Final
 
 from coffer.keys.errors import UnavailableError
 
-_OVERHEAD: Final = 64 << 10  # whole blocks, extents and folder entries of a few files
+_OVERHEAD: Final = 64 << 10  # partly filled blocks, extents and directory entries of a few files
 
 
-class Room:
-    """A folder, and what may be written into it without touching its volume's reserve. Thread-safe."""
+class FreeSpace:
+    """A folder, and the space on its volume that is free above the reserve. Thread-safe."""
 
     def __init__(self, folder: Path, reserve_bytes: int) -> None:
-        """`reserve_bytes` of the volume stay free."""
+        """`reserve_bytes` is how much of the volume stays free."""
         self.folder = folder
         self._reserve_bytes = reserve_bytes
 
     def require(self, count: int, *, into_reserve: bool = False) -> None:
-        """Return where `count` more bytes can be written, also `into_reserve` if so; one statvfs, about 2 us.
+        """Return if `count` more bytes can be written, using the reserve with `into_reserve`; one statvfs, about 2 us.
 
-        Others may write at the same moment, so the reserve has to be more than a few groups. A quota of the user is not
-        seen. Raises UnavailableError: retry when there is room again.
+        Others may write at the same moment, so the reserve must be larger than a few groups. User quotas are not
+        considered. Raises UnavailableError: retry when there is space again.
         """
         try:
             volume = os.statvfs(self.folder)
         except OSError as error:
-            raise UnavailableError(f"the archive's volume cannot be asked: {error.strerror}") from error
+            raise UnavailableError(f"the free space of the archive's volume is unknown: {error.strerror}") from error
         kept = 0 if into_reserve else self._reserve_bytes
         if volume.f_bavail * volume.f_frsize < kept + _OVERHEAD + count:
             if into_reserve:
                 raise UnavailableError(
-                    "the archive's volume is full", hint="free or add space; what waits then goes on"
+                    "the archive's volume is full", hint="free or add space; what waits is then resumed"
                 )
             raise UnavailableError(
-                "the archive's volume is full up to its reserve", hint="free or add space; stores then go on"
+                "the archive's volume is full up to its reserve",
+                hint="free or add space; stores are then taken again",
             )

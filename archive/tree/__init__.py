@@ -1,4 +1,4 @@
-"""The transparency log over the records: tiles, checkpoints, proofs, and the keys that signed (RFC 6962, C2SP).
+"""The transparency log over the records: tiles, checkpoints, proofs, and the signing keys (RFC 6962, C2SP).
 
 Rule: knows hashes and signatures, never a body.
 """

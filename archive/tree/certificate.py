@@ -1,8 +1,8 @@
 """Certificates of erasure, as signed notes: which key was destroyed, when, by whom, and what in the log proves it.
 
-Rule: pure. A certificate is checked against a verifier key and what it brings along: signature, inclusion of every
-record that it names, and that times and records bear out what it says. It names studies by keyed hashes. What is not
-erased yet has another type and another first line, and `check` holds either to its own rules (FORMAT.md,
+Rule: pure. A certificate is checked against a verifier key and its own contents: the signature, the inclusion of every
+record that it names, and whether times and records support its statements. It names studies by keyed hashes. A study
+that is not erased yet gets another type and another first line, and `check` applies the rules of that type (FORMAT.md,
 "Certificates of erasure").
 """
 
@@ -13,8 +13,8 @@ from typing import Final, Self
 import msgspec
 
 from coffer.archive.format.record import Kind, RecordHeader, parse_header
-from coffer.archive.tree.checkpoint import signed_in
-from coffer.archive.tree.key_history import Succession
+from coffer.archive.tree.checkpoint import verified_checkpoint
+from coffer.archive.tree.key_history import KeyHistory
 from coffer.archive.tree.proof_bundle import Inclusion
 from coffer.keys.crypto.signing import body_of
 from coffer.keys.errors import FormatError, IntegrityError
@@ -26,10 +26,10 @@ __all__ = [
     "SHARES",
     "TITLES",
     "Certificate",
+    "CertifiedKey",
     "Epoch",
-    "Key",
-    "Opener",
-    "Proof",
+    "EpochOpener",
+    "RecordProof",
     "Step",
     "runs",
 ]
@@ -53,11 +53,11 @@ SHARES: Final = "shares"
 _SHREDDED: Final = "shredded"
 _REKEYED: Final = "rekeyed"
 _NO_KEY: Final = bytes(16).hex()
-_HINT = "ask whoever gave it to you for the file as coffer wrote it"
+_HINT = "ask the sender for the file exactly as coffer wrote it"
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who asked for the erasure or approved it, when (ms since 1970 UTC), and the number of the record that says so."""
+    """Who requested or approved the erasure, when (ms since 1970 UTC), and the number of the record of it."""
 
     what: str
     ms: int
@@ -66,9 +66,9 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     record: int
 
 
-class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One key of the study: its id in hex, why it is gone and since when, the key that took its place, until when
-    backups may hold it, its last epoch, the record that says so, and the objects' records under it ("0-4 7")."""
+class CertifiedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One key of the study: its id in hex, why and since when it is gone, the key that replaced it, until when backups
+    may hold it, its last epoch, the record of its end, and the records of objects under it ("0-4 7")."""
 
     key: str
     why: str
@@ -80,10 +80,10 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     objects: str
 
 
-class Opener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EpochOpener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One secret of a provider, or one group of shares, that could ever open an epoch: the kind of provider, or
-    `shares`; its id in hex; a name by which people find it; its receipt, None where it opens the epoch yet; and what
-    the receipt leaves to people, or why there is none."""
+    `shares`; its id in hex; a name that people know it by; its receipt, None while it still opens the epoch; and what
+    the receipt cannot prove, or why there is none."""
 
     kind: str
     id: str
@@ -98,22 +98,22 @@ class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One epoch that a key may have been under, and everything that could ever open it."""
 
     epoch: int
-    openers: tuple[Opener, ...]
+    openers: tuple[EpochOpener, ...]
 
     @property
     def effective_ms(self) -> int | None:
-        """Since when nothing opens it; None where something does."""
+        """Since when nothing opens it; None if something does."""
         ends = [each.effective_ms for each in self.openers]
         return None if None in ends else max((end or 0 for end in ends), default=None)
 
 
 class _Endorsed(msgspec.Struct, frozen=True):
-    """The one field of a certificate that is read before its signature is checked."""
+    """The one field of a certificate that is read before its signature is verified."""
 
     endorsements: tuple[str, ...] = ()
 
 
-class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RecordProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A record's header and its path to the checkpoint's root, in hex."""
 
     record: str
@@ -121,7 +121,7 @@ class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A certificate's fields in the order in which they are written; `effective_ms` is None while it is scheduled."""
+    """A certificate's fields in the order in which they are written; `effective_ms` is None while only scheduled."""
 
     type: str
     archive: str
@@ -136,16 +136,16 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scheduled_ms: int
     backups_until_ms: int
     effective_ms: int | None
-    keys: tuple[Key, ...]
+    keys: tuple[CertifiedKey, ...]
     epochs: tuple[Epoch, ...]
-    proofs: tuple[Proof, ...]
+    proofs: tuple[RecordProof, ...]
     checkpoint: str
     endorsements: tuple[str, ...] = ()
     not_promised: tuple[str, ...] = NOT_PROMISED
 
     @property
     def is_effective(self) -> bool:
-        """Whether it says that the study is erased."""
+        """Whether it states that the study is erased."""
         return self.type == EFFECTIVE
 
     def serialize(self) -> bytes:
@@ -155,18 +155,18 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def open(cls, note: bytes, vkey: str) -> Self:
-        """The certificate in a note, checked by itself, for who trusts `vkey`, a signing key of the archive.
+        """The certificate in a note, verified with `vkey`, a trusted signing key of the archive, and checked by itself.
 
-        Raises FormatError for what is none, IntegrityError where it is not signed by the key in force at its
-        checkpoint, or contradicts itself.
+        Raises FormatError if it is not a certificate, IntegrityError if the key in force at its checkpoint did not sign
+        it, or if it contradicts itself.
         """
         body = body_of(note)
-        keys = Succession.of(vkey, _endorsements_in(body))
+        keys = KeyHistory.of(vkey, _endorsements_in(body))
         by = keys.signers(note)
         found = cls._parse(body)
         if found.archive != keys.origin:
             raise IntegrityError("the certificate is of another archive", hint=_HINT)
-        keys.require_in_force(by, signed_in(found.checkpoint.encode(), keys).size)
+        keys.require_in_force(by, verified_checkpoint(found.checkpoint.encode(), keys).size)
         found.check(vkey)
         return found
 
@@ -177,13 +177,13 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             found = msgspec.json.decode(fields, type=cls)
             same = found.type in TITLES and found.serialize() == body
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise FormatError("this is no certificate of an erasure", hint=_HINT) from error
+            raise FormatError("this is not a certificate of an erasure", hint=_HINT) from error
         if not same or found.not_promised != NOT_PROMISED:
-            raise FormatError("the certificate is not in its one form", hint=_HINT)
+            raise FormatError("the certificate is not in canonical form", hint=_HINT)
         return found
 
     def check(self, vkey: str) -> None:
-        """Raise IntegrityError unless everything it says of itself fits together, and is under its checkpoint."""
+        """Raise IntegrityError unless its statements are consistent and its records are under its checkpoint."""
         heads = self._proved(vkey)
         named = {each.record for each in self.steps} | {each.record for each in self.keys}
         named |= {each.record for epoch in self.epochs for each in epoch.openers if each.record is not None}
@@ -193,16 +193,16 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self._check_epochs(heads)
         _must(self.backups_until_ms == max(each.backups_until_ms for each in self.keys), "the holding window differs")
         if not self.is_effective:
-            _must(self.effective_ms is None, "it is scheduled, and says since when it is effective")
+            _must(self.effective_ms is None, "it is only scheduled, but states when it became effective")
             return
         ends = [each.effective_ms for each in self.epochs]
-        _must(None not in ends, "something opens an epoch yet that held the key")
+        _must(None not in ends, "something still opens an epoch that held the key")
         effective = max(self.scheduled_ms, self.backups_until_ms, *(end or 0 for end in ends))
-        _must(self.effective_ms == effective, "it is effective since another time")
+        _must(self.effective_ms == effective, "it became effective at another time")
         _must(effective <= self.issued_ms, "it was issued before it was effective")
 
     def _proved(self, vkey: str) -> dict[int, RecordHeader]:
-        """The headers that the proofs prove, by number."""
+        """The headers that the proofs prove, by record number."""
         heads: dict[int, RecordHeader] = {}
         note, endorsements = self.checkpoint.encode(), tuple(each.encode() for each in self.endorsements)
         for each in self.proofs:
@@ -212,7 +212,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise FormatError("a proof of the certificate is not hexadecimal", hint=_HINT) from error
             Inclusion(record, path, note, endorsements).check(vkey)
             header = parse_header(record)
-            _must(record.hex() == each.record, "a proof is not in its one form")
+            _must(record.hex() == each.record, "a proof is not in canonical form")
             _must(not heads or header.seq > max(heads), "its proofs are not in order")
             heads[header.seq] = header
         return heads
@@ -225,30 +225,30 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _must(each.why in {_SHREDDED, _REKEYED} and each.key not in before, f"{what} is gone for no known reason")
             _must(head.study_key_id.hex() == each.key, f"{what}: its record is about another key")
             if each.why == _SHREDDED:
-                _must(head.kind == Kind.SHRED_SCHEDULED and not each.successor, f"{what}: its record is no shred")
+                _must(head.kind == Kind.SHRED_SCHEDULED and not each.successor, f"{what}: its record is not a shred")
                 _must(head.time_ms == each.gone_ms == self.scheduled_ms, f"{what} was shredded at another time")
             else:
                 _must(each.successor in before, f"{what} was replaced by a key that is not shown to be gone")
-                _must(head.kind == Kind.STUDY_REKEYED, f"{what}: its record is no rekey")
+                _must(head.kind == Kind.STUDY_REKEYED, f"{what}: its record is not a rekey")
                 _must(head.time_ms <= each.gone_ms, f"{what} was replaced at another time")
             before.add(each.key)
 
     def _check_steps(self, heads: dict[int, RecordHeader]) -> None:
         words = ["asked", *["approved"] * (len(self.steps) - 1)]
-        _must([each.what for each in self.steps] == words, "who asked for it, or approved it, is not told")
-        _must(self.steps[-1].record == self.keys[0].record, "who took the last step is not told")
+        _must([each.what for each in self.steps] == words, "it does not say who requested or approved it")
+        _must(self.steps[-1].record == self.keys[0].record, "it does not say who took the last step")
         for each in self.steps:
             head = heads[each.record]
-            _must(head.kind in {Kind.STATE, Kind.SHRED_SCHEDULED}, f"record {each.record} is no officer's step")
-            _must(head.time_ms == each.ms, f"{each.what}: at another time than its record says")
+            _must(head.kind in {Kind.STATE, Kind.SHRED_SCHEDULED}, f"record {each.record} is not an officer's step")
+            _must(head.time_ms == each.ms, f"{each.what}: its record has another time")
 
     def _check_epochs(self, heads: dict[int, RecordHeader]) -> None:
         last = max(each.last_epoch for each in self.keys)
-        _must([each.epoch for each in self.epochs] == list(range(1, last + 1)), "it does not tell of every epoch")
+        _must([each.epoch for each in self.epochs] == list(range(1, last + 1)), "it does not list every epoch")
         used: set[int] = set()
         for epoch in self.epochs:
             what = f"epoch {epoch.epoch}"
-            _must(any(each.kind != SHARES for each in epoch.openers), f"{what}: nothing is said to have opened it")
+            _must(any(each.kind != SHARES for each in epoch.openers), f"{what}: it names nothing that opened it")
             _must(len({each.id for each in epoch.openers}) == len(epoch.openers), f"{what}: it names something twice")
             for each in epoch.openers:
                 if each.record is None:
@@ -257,14 +257,14 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 head = heads[each.record]
                 kind = Kind.STATE if each.kind == SHARES else Kind.EPOCH_DESTROYED
                 is_end = head.kind == kind and head.study_key_id.hex() == _NO_KEY
-                _must(is_end and each.record not in used, f"{what}: a record is not of the end of what opened it")
-                _must(head.time_ms == each.receipt_ms, f"{what}: a receipt is of another time")
-                _must(each.effective_ms is not None, f"{what}: a receipt without an end")
+                _must(is_end and each.record not in used, f"{what}: a record does not show the end of what opened it")
+                _must(head.time_ms == each.receipt_ms, f"{what}: a receipt has another time than its record")
+                _must(each.effective_ms is not None, f"{what}: a receipt without an effective time")
                 used.add(each.record)
 
 
 def _endorsements_in(body: bytes) -> list[bytes]:
-    """What leads to the key that signed it, before anything in it is believed; nothing where it cannot be read."""
+    """The endorsements that lead to the signing key, read before anything in it is trusted; none if unreadable."""
     try:
         found = msgspec.json.decode(body.partition(b"\n")[2], type=_Endorsed)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -273,7 +273,7 @@ def _endorsements_in(body: bytes) -> list[bytes]:
 
 
 def runs(numbers: Iterable[int]) -> str:
-    """Ascending record numbers as text: runs of them, parted by blanks ("0-4 7")."""
+    """Ascending record numbers as text: runs of them, separated by spaces ("0-4 7")."""
     found: list[list[int]] = []
     for number in numbers:
         if found and found[-1][1] + 1 == number:

@@ -1,9 +1,9 @@
 """The signing keys of an archive in order, each endorsed by the one before: a verifier follows them from one it trusts.
 
-Rule: an endorsement is durable before anything is signed with the key that it names. It says over which records the old
-key signed last, under which root; over more than those the old key signs nothing that counts, over fewer not the new
-one. A log that lost records (`archive.repair.divergence`) is endorsed again at what is left. Formats: FORMAT.md,
-"Signing keys".
+Rule: an endorsement is durable before anything is signed with the key that it names. It states the number of records
+and the root at which the old key signed last: signatures of the old key over more records do not count, nor those of
+the new key over fewer. After a log lost records (`archive.repair.divergence`), the key is endorsed again at what is
+left. Formats: FORMAT.md, "Signing keys".
 """
 
 import base64
@@ -22,7 +22,7 @@ from coffer.keys.disk.durable import replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
 
-__all__ = ["Endorsement", "Succession", "adopt", "endorse", "generation_of", "go_on_from", "read_succession"]
+__all__ = ["Endorsement", "KeyHistory", "adopt", "continue_from", "endorse", "generation_of", "read_key_history"]
 
 TYPE: Final = "coffer/signing-key/v1"
 _NOTE: Final = re.compile(
@@ -33,19 +33,22 @@ _HINT: Final = "take checkpoints/endorsements from a backup: coffer repair --fro
 
 
 class TreeHead(Protocol):
-    """What is signed of the log: so many records, their root."""
+    """What is signed of the log: a number of records and their root."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of records."""
+
     @property
-    def root(self) -> bytes: ...
+    def root(self) -> bytes:
+        """The RFC 6962 tree head over them, 32 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endorsement:
-    """The word of the old key and of the new one that the new one signs from `size` records with this root on.
+    """The statement, by the old key and the new one, that the new key signs from `size` records with this root on.
 
-    `generation` is the new key's, from 2 up; keys are C2SP verifier keys in the name of the log's origin.
+    `generation` is that of the new key, from 2 up; keys are C2SP verifier keys in the name of the log's origin.
     """
 
     origin: str
@@ -70,12 +73,12 @@ class Endorsement:
         except (UnicodeDecodeError, ValueError, binascii.Error) as error:
             raise FormatError("an endorsement of a signing key cannot be read", hint=_HINT) from error
         if len(parsed.root) != 32 or parsed.size < 0 or parsed.serialize() != body:
-            raise FormatError("an endorsement of a signing key is not in its one form", hint=_HINT)
+            raise FormatError("an endorsement of a signing key is not in canonical form", hint=_HINT)
         return parsed
 
 
 @dataclass(frozen=True, slots=True)
-class Succession:
+class KeyHistory:
     """Signing keys in order, generation 1 first; `notes` and `endorsements` lead from each to the next."""
 
     vkeys: tuple[str, ...]
@@ -84,9 +87,9 @@ class Succession:
 
     @classmethod
     def of(cls, vkey: str, notes: Sequence[bytes]) -> Self:
-        """Follow endorsements, all there are, for who trusts `vkey`, a key of any generation.
+        """Follow all endorsements of an archive, for a verifier that trusts `vkey`, a key of any generation.
 
-        Both keys have signed each, so one key that is trusted vouches for all. Raises FormatError, IntegrityError.
+        Both keys have signed each endorsement, so one trusted key vouches for all. Raises FormatError, IntegrityError.
         """
         origin = vkey.partition("+")[0]
         found: list[Endorsement] = []
@@ -105,55 +108,57 @@ class Succession:
 
     @property
     def origin(self) -> str:
-        """The name of the log, in which all keys sign."""
+        """The name of the log, in whose name all keys sign."""
         return self.current.partition("+")[0]
 
     @property
     def current(self) -> str:
-        """The verifier key of what is signed now."""
+        """The verifier key of the current signing key."""
         return self.vkeys[-1]
 
     def span(self, generation: int) -> tuple[int, int | None]:
-        """How many records a checkpoint of this key may cover: at least, and at most (None: it is the current key)."""
+        """The least and the most records that a checkpoint by this key may cover (most is None for the current key)."""
         sizes = [0, *(made.size for made in self.endorsements)]
         return sizes[generation - 1], min(sizes[generation:], default=None)
 
     def standing(self) -> list[Endorsement]:
-        """The endorsements that hold: not those over records of which a later one says that they were lost."""
+        """The endorsements that still hold: not those at records that, by a later endorsement, were lost."""
         made = self.endorsements
         return [each for at, each in enumerate(made) if all(each.size <= later.size for later in made[at + 1 :])]
 
     def signers(self, note: bytes) -> list[int]:
-        """The generations whose key signed a note, the signature checked. Raises FormatError, IntegrityError."""
+        """The generations whose key signed a note, signatures verified. Raises FormatError, IntegrityError."""
         by = [at for at, vkey in enumerate(self.vkeys, 1) if has_line(note, vkey)]
         for vkey in {self.vkeys[at - 1] for at in by} or {self.current}:
             verify_note(note, self.origin, vkey)
         return by
 
     def require_in_force(self, by: Sequence[int], size: int) -> None:
-        """Raise IntegrityError unless the key of one of these generations signs over so many records."""
+        """Raise IntegrityError unless the key of one of these generations is in force at this number of records."""
         for generation in by:
             least, most = self.span(generation)
             if least <= size and (most is None or size <= most):
                 return
         raise IntegrityError(
             f"signing key {by[-1]} signed over {size} records, where it is not in force",
-            hint="whoever has an old signing key may have made it: keep it, and ask the archive's owner",
+            hint="someone with an old signing key may have made it: keep it, and ask the archive's owner",
         )
 
 
 def split(data: bytes) -> tuple[bytes, ...]:
-    """The notes of endorsements that stand one behind the other. Raises FormatError for anything in between."""
+    """Split concatenated endorsement notes. Raises FormatError for anything in between."""
     found = tuple(_NOTE.findall(data))
     if b"".join(found) != data:
         raise FormatError("the endorsements of the signing keys cannot be read", hint=_HINT)
     return found
 
 
-def read_succession(folder: ArchiveFolder) -> Succession:
-    """The signing keys of an archive, from the one in archive.json on; reads a small file. Raises as `Succession.of`.
+def read_key_history(folder: ArchiveFolder) -> KeyHistory:
+    """The signing keys of an archive, from the one in archive.json on; reads a small file. Raises the same errors as
+    `KeyHistory.of`.
 
-    Read what a key signed first: its endorsement is durable before it.
+    Beside a live writer, read a signed note first and its keys after it: a key's endorsement is durable before its
+    first signature.
     """
     try:
         data = opening.read(folder.endorsements, _LONGEST)
@@ -166,8 +171,8 @@ def read_succession(folder: ArchiveFolder) -> Succession:
 
 
 @lru_cache(maxsize=64)
-def _followed(vkey: str, data: bytes) -> Succession:
-    found = Succession.of(vkey, split(data))
+def _followed(vkey: str, data: bytes) -> KeyHistory:
+    found = KeyHistory.of(vkey, split(data))
     if found.vkeys[0] != vkey:
         raise IntegrityError("the endorsements of the signing keys do not begin with that of archive.json", hint=_HINT)
     return found
@@ -178,9 +183,9 @@ def endorse(
 ) -> Endorsement:
     """Endorse `new`, which signs from the checkpoint `at` on; durable on return.
 
-    Raises IntegrityError, and changes nothing, where `old` is not the key that signs now.
+    Raises IntegrityError, and changes nothing, if `old` is not the current signing key.
     """
-    keys, origin = read_succession(folder), folder.origin
+    keys, origin = read_key_history(folder), folder.origin
     made = Endorsement(origin, len(keys.vkeys) + 1, old.vkey(origin), new.vkey(origin), at.size, at.root)
     body = made.serialize()
     note = old.sign_note(origin, body) + (new.line(origin, body) if new.public != old.public else b"")
@@ -191,39 +196,43 @@ def endorse(
 
 
 def adopt(folder: ArchiveFolder, copy: ArchiveFolder, calls: Syscalls = SYSTEM) -> bool:
-    """Take endorsements from a copy that are missing or damaged here, durable on return; whether there were any.
+    """Take endorsements that are missing or damaged here from a copy, durable on return; returns whether any were.
 
-    Raises IntegrityError where the copy's do not lead from this archive's first key, or neither goes on from the other.
+    Raises IntegrityError if those of the copy do not lead from this archive's first key, or if neither list is a prefix
+    of the other.
     """
-    theirs = read_succession(copy)
+    theirs = read_key_history(copy)
     try:
-        mine = read_succession(folder).notes
+        mine = read_key_history(folder).notes
     except IntegrityError:
         mine = ()
     if mine[: len(theirs.notes)] == theirs.notes:
         return False
     if theirs.notes[: len(mine)] != mine:
-        raise IntegrityError("two keys were endorsed in one place, one here, one in the copy", hint="keep both copies")
+        raise IntegrityError(
+            "two different keys were endorsed as successors of one key, one here, one in the copy",
+            hint="keep both copies",
+        )
     replace(folder.endorsements, b"".join(theirs.notes), calls=calls)
     return True
 
 
 def generation_of(folder: ArchiveFolder, signer: CheckpointSigner) -> int:
-    """Which of an archive's signing keys this is, from 1 up. Raises HistoryError where it is none of them."""
-    vkeys, mine = read_succession(folder).vkeys, signer.vkey(folder.origin)
+    """The generation of this signing key, from 1 up. Raises HistoryError if it is none of the archive's."""
+    vkeys, mine = read_key_history(folder).vkeys, signer.vkey(folder.origin)
     if mine not in vkeys:
-        raise HistoryError("the keyring's signing key is none of this archive's", hint="put the newest keyring back")
+        raise HistoryError("the keyring's signing key is not one of this archive's", hint="put the newest keyring back")
     return len(vkeys) - vkeys[::-1].index(mine)
 
 
-def go_on_from(folder: ArchiveFolder, signer: CheckpointSigner, at: TreeHead, calls: Syscalls = SYSTEM) -> None:
-    """Let `signer`, the key that the keyring has, sign `at` and what follows, after records or the keyring were lost.
+def continue_from(folder: ArchiveFolder, signer: CheckpointSigner, at: TreeHead, calls: Syscalls = SYSTEM) -> None:
+    """Let `signer`, the keyring's key, sign `at` and what follows, after records or the newest keyring were lost.
 
-    Endorsements of keys that are lost with a newer keyring go to lost+found: whoever holds them will not believe what
-    is signed from now on. Where `at` covers less than the key's endorsement, it endorses itself there. Durable on
-    return. Raises as `generation_of`.
+    Endorsements of keys that were lost with a newer keyring go to lost+found: a verifier that holds them will reject
+    what is signed from now on. If `at` covers fewer records than the key's own endorsement, the key endorses itself
+    there. Durable on return. Raises the same error as `generation_of`.
     """
-    keys, generation = read_succession(folder), generation_of(folder, signer)
+    keys, generation = read_key_history(folder), generation_of(folder, signer)
     kept = keys.notes[: generation - 1]
     if kept != keys.notes:
         data = b"".join(keys.notes)

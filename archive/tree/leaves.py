@@ -1,7 +1,7 @@
 """The leaf hashes of the tree, read from the record headers in the segments.
 
-Rule: it reads forwards and remembers where it stopped, so that what was appended since costs about 3 us a record and
-the append itself nothing. It checks a record's number only: whoever uses the hashes holds them against a signed root.
+Rule: it reads forwards and remembers where it stopped: reading newly appended records costs about 3 us a record, and
+appending them costs nothing here. It checks only a record's number: the caller checks the hashes against a signed root.
 """
 
 import os
@@ -17,12 +17,12 @@ from coffer.keys.disk import opening
 from coffer.keys.errors import IntegrityError, NotFoundError
 
 _BATCH = 4096
-_HINT = "run coffer verify; mend it with coffer repair --from a backup or replica"
+_HINT = "run coffer verify; repair it with coffer repair --from a backup or replica"
 
 
 @dataclass(slots=True)
 class _Place:
-    """Where to read on: segment, byte offset, where its records end, and whether that is final."""
+    """Where to continue reading: segment, byte offset, the end of its records, and whether that end is final."""
 
     number: int
     offset: int
@@ -36,13 +36,13 @@ class Leaves:
     def __init__(self, folder: ArchiveFolder) -> None:
         self._folder = folder
         self._seq = 0
-        self._ready: list[bytes] = []  # the leaves from `_seq` on that were read already
+        self._ready: list[bytes] = []  # the leaves from `_seq` on that were already read
         self._place = _Place(1, segment.HEADER.size)
 
     def take(self, begin: int, end: int) -> list[bytes]:
-        """The leaf hashes of records [begin, end). Cheap where `begin` is where the last call ended.
+        """The leaf hashes of records [begin, end). Cheap if `begin` is where the last call ended.
 
-        Raises IntegrityError where the log does not hold these records in order.
+        Raises IntegrityError if the log does not hold these records in order.
         """
         if begin != self._seq:
             self._seek(begin)
@@ -53,7 +53,7 @@ class Leaves:
         return taken
 
     def grow(self, tree: Frontier, size: int) -> None:
-        """Add leaves to a tree until it has `size` of them. Raises IntegrityError as `take`."""
+        """Add leaves to a tree until it has `size` of them. Raises the same error as `take`."""
         while tree.size < size:
             for leaf in self.take(tree.size, min(tree.size + _BATCH, size)):
                 tree.append(leaf)
@@ -84,7 +84,7 @@ class Leaves:
             return read_segment_header(file.fileno()).first_seq
 
     def _fill(self) -> None:
-        """Read more records into `_ready`, or step to the next segment."""
+        """Read more records into `_ready`, or move to the next segment."""
         place = self._place
         try:
             fd = opening.descriptor(self._folder.segment_path(place.number))
@@ -113,5 +113,5 @@ class Leaves:
     def _missing(self, seq: int) -> IntegrityError:
         place = self._place
         return IntegrityError(
-            f"segment {place.number}, from offset {place.offset} on: record {seq} is not there", hint=_HINT
+            f"segment {place.number}, from offset {place.offset} on: record {seq} is missing", hint=_HINT
         )

@@ -1,7 +1,7 @@
-"""RFC 6962 proofs: that a record is in the tree, and that one tree is the beginning of another.
+"""RFC 6962 proofs: that a record is in the tree, and that one tree is a prefix of another.
 
-Rule: pure. Makers ask `at(level, index)` for the root of the complete subtree over leaves [index << level,
-(index + 1) << level) and never for more than log2(size) + 1 of them; checkers need nothing but what is given.
+Rule: pure. Provers call `at(level, index)` for the root of the complete subtree over leaves [index << level,
+(index + 1) << level), at most log2(size) + 1 times; verifiers need nothing but their arguments.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +53,8 @@ def consistency(old: int, new: int, at: HashAt) -> list[bytes]:
 
 
 def includes(leaf: bytes, index: int, size: int, path: Sequence[bytes], head: bytes) -> bool:
-    """Whether `path` proves that `leaf` is the leaf `index` of the tree `head` of `size` (RFC 9162 2.1.3.2)."""
+    """Whether `path` proves that `leaf` is leaf `index` of the tree with `size` leaves and root `head` (RFC 9162
+    2.1.3.2)."""
     if not 0 <= index < size:
         return False
     place, last, node = index, size - 1, leaf
@@ -71,9 +72,9 @@ def includes(leaf: bytes, index: int, size: int, path: Sequence[bytes], head: by
 
 
 def extends(old: int, old_head: bytes, new: int, new_head: bytes, path: Sequence[bytes]) -> bool:
-    """Whether `path` proves that the tree `old_head` is the beginning of `new_head` (RFC 9162 2.1.4.2).
+    """Whether `path` proves that the tree `old_head` is a prefix of the tree `new_head` (RFC 9162 2.1.4.2).
 
-    A tree of size 0 is the beginning of every tree: nothing needs to be proved but that its head is the empty one.
+    A tree of size 0 is a prefix of every tree: only its head, that of the empty tree, has to be right.
     """
     if old == 0 or old >= new:
         heads_agree = old_head == (EMPTY_ROOT if old == 0 else new_head)

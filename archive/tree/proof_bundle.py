@@ -1,8 +1,8 @@
-"""Proofs for somebody without the archive: small JSON files that anyone with the verifier key can check.
+"""Proofs for people without the archive: small JSON files that anyone with the verifier key can check.
 
-Rule: a proof is checked against the signed notes in it and a verifier key from elsewhere, and against nothing else. It
-brings the endorsements along that lead from that key to the one that signed. It holds record headers, hashes and notes:
-nothing that is secret, nothing of a patient.
+Rule: a proof is checked only against the signed notes in it and a verifier key from elsewhere. It includes the
+endorsements that lead from that key to the one that signed. It holds record headers, hashes and notes: nothing secret,
+nothing about a patient.
 """
 
 import json
@@ -13,8 +13,8 @@ from typing import Any, Final, Self
 from coffer.archive.format.merkle import leaf_hash
 from coffer.archive.format.record import parse_header
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.tree.checkpoint import Checkpoint, parse_checkpoint, signed_in
-from coffer.archive.tree.key_history import Succession, read_succession
+from coffer.archive.tree.checkpoint import Checkpoint, parse_checkpoint, verified_checkpoint
+from coffer.archive.tree.key_history import KeyHistory, read_key_history
 from coffer.archive.tree.proof import HashAt, consistency, extends, includes, inclusion
 from coffer.archive.tree.tiles import Tiles
 from coffer.keys.crypto.signing import body_of
@@ -23,12 +23,12 @@ from coffer.keys.errors import FormatError, HistoryError, InputError, IntegrityE
 INCLUSION: Final = "coffer/inclusion/v1"
 CONSISTENCY: Final = "coffer/consistency/v1"
 MAX_BYTES: Final = 1 << 20
-_HINT = "run coffer verify: it tells what is damaged"
+_HINT = "run coffer verify: it reports what is damaged"
 
 
 @dataclass(frozen=True, slots=True)
 class Inclusion:
-    """That a record with this 160-byte header is under a signed checkpoint; `path` as in RFC 6962 2.1.1."""
+    """A proof that a record with this 160-byte header is under a signed checkpoint; `path` as in RFC 6962 2.1.1."""
 
     record: bytes
     path: tuple[bytes, ...]
@@ -37,10 +37,10 @@ class Inclusion:
 
     @classmethod
     def make(cls, folder: ArchiveFolder, record: bytes, note: bytes) -> Self:
-        """Prove a record of the log under `note`. Raises InputError where the note does not cover it, IntegrityError
-        where the log is not what was signed."""
-        keys = read_succession(folder)
-        signed, index = signed_in(note, keys), parse_header(record).seq
+        """Prove that a record of the log is under `note`. Raises InputError if the note does not cover it,
+        IntegrityError if the log is not what was signed."""
+        keys = read_key_history(folder)
+        signed, index = verified_checkpoint(note, keys), parse_header(record).seq
         if index >= signed.size:
             raise InputError(
                 f"record {index} is not under a checkpoint yet: the last one covers {signed.size} records",
@@ -53,8 +53,12 @@ class Inclusion:
         raise IntegrityError(f"record {index} is not what the checkpoint covers", hint=_HINT)
 
     def check(self, vkey: str) -> Checkpoint:
-        """What the record is proved to be under, for who trusts `vkey`. Raises IntegrityError where it is not."""
-        signed, index = signed_in(self.note, Succession.of(vkey, self.endorsements)), parse_header(self.record).seq
+        """The checkpoint that covers the record, for a verifier that trusts `vkey`. Raises IntegrityError if the proof
+        fails."""
+        signed, index = (
+            verified_checkpoint(self.note, KeyHistory.of(vkey, self.endorsements)),
+            parse_header(self.record).seq,
+        )
         if not includes(leaf_hash(self.record), index, signed.size, self.path, signed.root):
             raise IntegrityError(f"this does not prove that record {index} is under the checkpoint")
         return signed
@@ -76,7 +80,7 @@ class Inclusion:
 
 @dataclass(frozen=True, slots=True)
 class Consistency:
-    """That the tree of an older checkpoint is the beginning of a newer one's; `path` as in RFC 6962 2.1.2."""
+    """A proof that the tree of an older checkpoint is a prefix of a newer one's; `path` as in RFC 6962 2.1.2."""
 
     old: bytes
     path: tuple[bytes, ...]
@@ -85,10 +89,11 @@ class Consistency:
 
     @classmethod
     def make(cls, folder: ArchiveFolder, old: bytes, new: bytes) -> Self:
-        """Prove two notes of this archive. Raises HistoryError where they contradict each other or the log."""
-        keys = read_succession(folder)
-        before, after = signed_in(old, keys), signed_in(new, keys)
-        kept = "keep both checkpoints: they are evidence; coffer recover show tells more"
+        """Prove that `new` extends `old`, two notes of this archive. Raises HistoryError if they contradict each other
+        or the log."""
+        keys = read_key_history(folder)
+        before, after = verified_checkpoint(old, keys), verified_checkpoint(new, keys)
+        kept = "keep both checkpoints as evidence; coffer recover show explains more"
         if before.size > after.size:
             raise HistoryError(
                 f"a checkpoint over {before.size} records was signed, and the last one here covers {after.size}",
@@ -103,9 +108,10 @@ class Consistency:
         )
 
     def check(self, vkey: str) -> tuple[Checkpoint, Checkpoint]:
-        """The older and the newer checkpoint, for who trusts `vkey`. Raises IntegrityError where it proves nothing."""
-        keys = Succession.of(vkey, self.endorsements)
-        before, after = signed_in(self.old, keys), signed_in(self.new, keys)
+        """The older and the newer checkpoint, for a verifier that trusts `vkey`. Raises IntegrityError if the proof
+        fails."""
+        keys = KeyHistory.of(vkey, self.endorsements)
+        before, after = verified_checkpoint(self.old, keys), verified_checkpoint(self.new, keys)
         if not extends(before.size, before.root, after.size, after.root, self.path):
             raise IntegrityError(
                 f"this does not prove that the log over {after.size} records begins with the one over {before.size}"
@@ -141,15 +147,15 @@ def parse_proof(data: bytes) -> Inclusion | Consistency:
         same = made.serialize() == data
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(
-            "this is no proof of inclusion or consistency", hint="see archive/FORMAT.md, Proofs"
+            "this is not a proof of inclusion or consistency", hint="see archive/FORMAT.md, Proofs"
         ) from error
     if not same:
-        raise FormatError("the proof is not in its one form", hint="give the file as it was made")
+        raise FormatError("the proof is not in canonical form", hint="use the file exactly as it was written")
     return made
 
 
 def _views(folder: ArchiveFolder, size: int) -> Sequence[HashAt]:
-    """Where hashes come from: the tiles, and where they do not prove it, the record headers."""
+    """The sources of hashes in the order to try them: the tiles, then the record headers alone."""
     return Tiles(folder, size).at, Tiles(folder, size, distrust=0).at
 
 

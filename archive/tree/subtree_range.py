@@ -1,7 +1,7 @@
-"""A stretch of the tree: the fewest complete subtrees that cover records [begin, end), without those before it.
+"""A range of the tree: the fewest complete subtrees that cover records [begin, end), independent of earlier records.
 
-Rule: pure. Segments are hashed apart from each other, in any order and process, their spans joined to one tree: each
-subtree in a span is one of RFC 6962 2.1, whatever stands to its left.
+Rule: pure. Segments are hashed independently, in any order and process, and their spans are joined to one tree: each
+subtree in a span is one of RFC 6962 2.1, whatever is to its left.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ class Span:
 
     @classmethod
     def at(cls, begin: int) -> "Span":
-        """The empty stretch before record `begin`."""
+        """The empty range before record `begin`."""
         return cls(begin, begin)
 
     def extend(self, leaves: list[bytes]) -> None:
-        """Add the leaf hashes of the next records, row by row: about 0.5 us a leaf."""
+        """Add the leaf hashes of the next records, level by level: about 0.5 us a leaf."""
         row, height, index = leaves, 0, self.end
         left: list[tuple[int, bytes]] = []
         right: list[tuple[int, bytes]] = []
@@ -43,7 +43,7 @@ class Span:
 
     def _push(self, height: int, node: bytes) -> None:
         self.end += 1 << height
-        # A node whose end is even at its height is a right child; its sibling is here unless it lies before `begin`.
+        # A node with an even end at its height is a right child; its sibling is here unless it lies before `begin`.
         while self.nodes and self.nodes[-1][0] == height and not self.end >> height & 1:
             node = node_hash(self.nodes.pop()[1], node)
             height += 1

@@ -1,7 +1,7 @@
-"""Write the tree's tiles when a checkpoint is to be signed, and make sure before that it extends the last one.
+"""Write the tree's tiles before a checkpoint is signed, and verify that it extends the last one.
 
-Rule: what is signed was read back from the log and gives two roots: that of the last signed checkpoint, and that of the
-records appended since. Tiles are durable before the checkpoint that covers them; appending a record does nothing here.
+Rule: what is signed was read back from the log and yields two roots: that of the last signed checkpoint, and that of
+all records so far. Tiles are durable before the checkpoint that covers them; appending a record does nothing here.
 """
 
 import os
@@ -27,7 +27,7 @@ from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import HistoryError, IntegrityError
 
 
-class Tiling:
+class TileWriter:
     """The tiles of an archive, for its one writer. Not thread-safe."""
 
     def __init__(self, folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
@@ -35,15 +35,16 @@ class Tiling:
         self._calls = calls
         self._leaves = Leaves(folder)
         self._is_tidy = False
-        self._made: set[Path] = set()  # folders
+        self._made: set[Path] = set()  # folders that exist
 
     def extend(self, old: Checkpoint, new: Checkpoint) -> None:
-        """Write the tiles of `new`, durable on return, and make sure by the log that `new` extends `old`.
+        """Write the tiles of `new`, durable on return, and verify against the log that `new` extends `old`.
 
-        Missing tiles are made; where the tiles do not give `old`, all of them again. Raises HistoryError where the
-        log is not what was signed, IntegrityError where it cannot be read back; then nothing may be signed.
+        Missing tiles are made; if the tiles do not yield the root of `old`, all of them are made again. Raises
+        HistoryError if the log is not what was signed, IntegrityError if it cannot be read back; then nothing may be
+        signed.
         """
-        # In this order the log is read forwards only, from where the last call ended.
+        # This order reads the log only forwards, from where the last call ended.
         if root(old.size, self._view(old.size).at) == old.root:
             self._write(new.size, old.size)
             if root(new.size, self._view(new.size).at) == new.root:
@@ -52,7 +53,7 @@ class Tiling:
         self._rebuild(new.size)
 
     def tidy(self, old: Checkpoint, new: Checkpoint) -> None:
-        """Remove the partial tiles that those of `new` replace; once per opening, whatever a stop left of them too."""
+        """Remove the partial tiles that those of `new` replace; the first call also removes leftovers of crashes."""
         wanted = set(_edge(self._view(new.size)))
         stale = list(_edge(self._view(old.size)) if self._is_tidy else _leftovers(self._folder.tiles))
         self._is_tidy = True
@@ -76,7 +77,7 @@ class Tiling:
                 data = view.tile(level, number)
                 was_whole = number < old >> HEIGHT * (level + 1)
                 if was_whole and top(data) != view.at(HEIGHT * (level + 1), number):
-                    continue  # the log is damaged here, which verify tells: no tile is better than a wrong one
+                    continue  # the log is damaged here, which verify reports: no tile is better than a wrong one
                 self._put(path, data)
 
     def _rebuild(self, size: int) -> None:
@@ -92,7 +93,7 @@ class Tiling:
         replace(path, data, calls=self._calls)
 
     def _require_log(self, old: Checkpoint, new: Checkpoint) -> None:
-        """Hold every record header in the segments against both roots."""
+        """Check every record header in the segments against both roots."""
         leaves, tree = Leaves(self._folder), Frontier()
         for claim in (old, new):
             leaves.grow(tree, claim.size)
@@ -100,7 +101,7 @@ class Tiling:
                 was = "were signed" if claim is old else "this server has written"
                 raise HistoryError(
                     f"the first {claim.size} records are not those that {was}",
-                    hint="nothing was signed; run coffer verify, and coffer recover show for the ways out",
+                    hint="nothing was signed; run coffer verify, then coffer recover show for the remedies",
                 )
 
 
@@ -126,11 +127,11 @@ def _edge(view: Tiles) -> Iterator[Path]:
 
 
 def _leftovers(tiles: Path) -> Iterator[Path]:
-    """Every partial tile there is, and what writes that were stopped have left."""
+    """Every partial tile there is, and every file that an interrupted write left."""
     if not opening.is_folder(tiles):
         return
     below = [tiles]
-    for folder in below:  # it grows meanwhile
+    for folder in below:  # grows while it is iterated
         try:
             with os.scandir(folder) as entries:
                 found = list(entries)

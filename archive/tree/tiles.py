@@ -1,7 +1,7 @@
 """The tree as C2SP tlog-tiles: files of 256 hashes beside the log, so that a proof costs a few small reads.
 
-Rule: tiles hold nothing that the log does not, and are believed only under a signed root. One that is missing, or cut,
-is made from the log again; level 0 from record headers, every other level from the one below it.
+Rule: tiles hold nothing that the log does not, and are trusted only under a signed root. A missing or truncated tile is
+made from the log again: level 0 from record headers, every other level from the one below it.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ HEIGHT: Final = 8
 WIDTH: Final = 1 << HEIGHT
 HASH_BYTES: Final = 32
 ALL_LEVELS: Final = 64
-MOST_DEEP: Final = 9  # folders: tiles/tile/LEVEL, up to five of xNNN for 2^64 records, and NNN.p
+MOST_DEEP: Final = 9  # nested folders: tiles/tile/LEVEL, up to five of xNNN for 2^64 records, and NNN.p
 _CACHED = 64
 _WIDTH: Final = re.compile(r"[1-9][0-9]{0,2}")
 _sha256 = hashlib.sha256
@@ -35,7 +35,7 @@ def tile_path(level: int, number: int, width: int = WIDTH) -> str:
 
 
 def top(hashes: bytes) -> bytes:
-    """The root over a power of two of hashes, one behind the other."""
+    """The root over a power of two of concatenated hashes."""
     row = [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
     while len(row) > 1:
         row = [_sha256(NODE + left + right).digest() for left, right in zip(row[::2], row[1::2], strict=True)]
@@ -43,9 +43,9 @@ def top(hashes: bytes) -> bytes:
 
 
 class Tiles:
-    """The tree over the first `size` records: hashes from tiles where they lie, else from the log. Not thread-safe.
+    """The tree over the first `size` records: hashes from tiles if there are any, else from the log. Not thread-safe.
 
-    Tiles of `distrust` and the levels above it are not read but made. Whoever asks holds the result against a root.
+    Tiles of level `distrust` and above are computed, not read. The caller checks the result against a signed root.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Tiles:
         """The root of the complete subtree over leaves [index << level, (index + 1) << level); see
         `archive.tree.proof`.
 
-        Raises IntegrityError where neither a tile nor the log gives it.
+        Raises IntegrityError if neither a tile nor the log yields it.
         """
         tile_level, below = divmod(level, HEIGHT)
         number, offset = divmod(index << below, WIDTH)
@@ -69,15 +69,15 @@ class Tiles:
         return top(hashes[offset * HASH_BYTES : (offset + (1 << below)) * HASH_BYTES])
 
     def width(self, level: int, number: int) -> int:
-        """How many hashes this tile has in a tree of this size; 0 or less where it has none."""
+        """The number of hashes of this tile in a tree of this size; 0 or less if it has none."""
         return min(WIDTH, (self.size >> HEIGHT * level) - number * WIDTH)
 
     def levels(self) -> range:
-        """The levels at which this tree has hashes."""
+        """The tile levels at which this tree has hashes."""
         return range((self.size.bit_length() + HEIGHT - 1) // HEIGHT)
 
     def numbers(self, level: int, since: int = 0) -> range:
-        """The tiles of a level that are not whole already in a tree of `since` records."""
+        """The tiles of a level, without those that are already full in a tree of `since` records."""
         return range(since >> HEIGHT * (level + 1), -(-(self.size >> HEIGHT * level) // WIDTH))
 
     def path(self, level: int, number: int) -> Path:
@@ -85,7 +85,7 @@ class Tiles:
         return self._root / tile_path(level, number, self.width(level, number))
 
     def tile(self, level: int, number: int) -> bytes:
-        """The hashes of a tile, as far as this tree has them. Raises IntegrityError as `at`."""
+        """The hashes of a tile, as far as this tree has them. Raises the same error as `at`."""
         place = level, number
         if place in self._cache:
             self._cache.move_to_end(place)
@@ -106,9 +106,9 @@ class Tiles:
         return [top(self.tile(level - 1, number)) for number in range(begin, end)]
 
     def stored(self, level: int, number: int) -> bytes:
-        """What files say of a tile: up to its width, perhaps nothing; a file of the wrong length says nothing.
+        """The hashes of a tile that are in files: up to its width, possibly none. Files of a wrong length are ignored.
 
-        A narrower or wider partial tile serves as well: a writer beside us replaces them (C2SP tlog-tiles).
+        A narrower or wider partial tile will do: a concurrent writer replaces them (C2SP tlog-tiles).
         """
         width = self.width(level, number)
         whole = self._root / tile_path(level, number)

@@ -1,4 +1,4 @@
-"""Finds what is not as it was written, and mends nothing.
+"""Finds what is no longer as it was written, and repairs nothing.
 
 Rule: works without any key that opens a body.
 """

@@ -1,7 +1,7 @@
-"""Findings that wait for an answer: one small file each, until somebody acknowledges them or they are mended.
+"""Recorded findings: one small file each, until an administrator acknowledges them or they are repaired.
 
-Rule: a finding is written durably when it is made and goes away only by a command or by a clean second look. Files are
-whole or not there, so that the server adds to them while an administrator answers.
+Rule: a finding is written durably when it is made and removed only by a command or by a later check without it. Files
+are complete or absent, so the server can add findings while an administrator acknowledges others.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ from coffer.keys.errors import FormatError, IntegrityError, NotFoundError
 
 _SUFFIX = ".finding"
 _LONGEST = 64 << 10
-_MOST = 1_000_000  # findings: who planted more is found without reading them
-_KEPT = re.compile(r"[0-9A-Za-z._-]*")  # a name in lost+found
+_MOST = 1_000_000  # findings: if more files were planted, it is noticed without reading them
+_KEPT = re.compile(r"[0-9A-Za-z._-]*")  # a file name in lost+found
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A finding, when it was made (ms since 1970 UTC), and when somebody acknowledged it (0: nobody did).
+class RecordedFinding:
+    """A finding, when it was made (ms since 1970 UTC), and when it was acknowledged (0: not yet).
 
-    `kept` names a file in lost+found that somebody should look at; nothing in the log shows any more what was found.
+    `kept` names a file in lost+found that an administrator should examine: the log itself no longer shows the problem.
     """
 
     segment: int
@@ -39,44 +39,46 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """A short name to give on the command line; the same damage has the same name."""
+        """A short name for use on the command line; the same damage always has the same name."""
         return f"{self.segment}-{self.offset}-{hashlib.sha256(self.what.encode()).hexdigest()[:6]}"
 
 
-def _parse(data: bytes) -> Entry:
-    """What `Ledger` wrote. Raises FormatError."""
-    told: object = checksummed_json.parse(data)
-    if not isinstance(told, dict) or set(told) != {one.name for one in fields(Entry)}:
-        raise FormatError("a finding has other facts")
-    numbers = (told["segment"], told["offset"], told["record"] or 0, told["found_ms"], told["acknowledged_ms"])
-    texts = (told["what"], told["kept"])
-    if any(type(one) is not int for one in numbers) or not all(isinstance(one, str) for one in texts):
-        raise FormatError("a finding has other facts")
-    if not _KEPT.fullmatch(told["kept"]):
-        raise FormatError("what a finding names is not in lost+found")
-    return Entry(**told)
+def _parse(data: bytes) -> RecordedFinding:
+    """Parse what `FindingStore` wrote. Raises FormatError."""
+    values: object = checksummed_json.parse(data)
+    if not isinstance(values, dict) or set(values) != {one.name for one in fields(RecordedFinding)}:
+        raise FormatError("a finding has unknown fields")
+    numbers = (values["segment"], values["offset"], values["record"] or 0, values["found_ms"])
+    texts = (values["what"], values["kept"])
+    if any(type(one) is not int for one in (*numbers, values["acknowledged_ms"])):
+        raise FormatError("a finding has values of the wrong type")
+    if not all(isinstance(one, str) for one in texts):
+        raise FormatError("a finding has values of the wrong type")
+    if not _KEPT.fullmatch(values["kept"]):
+        raise FormatError("a finding names a file that cannot be in lost+found")
+    return RecordedFinding(**values)
 
 
-class Ledger:
-    """The findings in one folder."""
+class FindingStore:
+    """The recorded findings in one folder."""
 
     def __init__(self, folder: Path, calls: Syscalls = SYSTEM) -> None:
         self._folder = folder
         self._calls = calls
 
-    def entries(self) -> list[Entry]:
-        """All of them, in the order of the log. Raises FormatError for a file that cannot be read, is not called after
-        what is in it, or is no file."""
+    def entries(self) -> list[RecordedFinding]:
+        """All findings, in log order. Raises FormatError for a file that cannot be parsed, whose name does not match
+        its content, or that is not a regular file."""
         found = []
         for name in sorted(self._names()):
             path = self._folder / name
             try:
                 entry = _parse(opening.read(path, _LONGEST))
                 if name != entry.name + _SUFFIX:
-                    raise FormatError("it is another finding's")
+                    raise FormatError("its name is that of another finding")
                 found.append(entry)
             except FileNotFoundError:
-                continue  # mended a moment ago
+                continue  # repaired a moment ago
             except IntegrityError as error:
                 raise FormatError(
                     f"{opening.shown(path)} cannot be read", hint="move it away and run coffer verify"
@@ -89,21 +91,21 @@ class Ledger:
         except FileNotFoundError:
             return []
 
-    def open_entries(self) -> list[Entry]:
-        """Those that nobody acknowledged."""
+    def open_entries(self) -> list[RecordedFinding]:
+        """The findings that are not acknowledged."""
         return [e for e in self.entries() if not e.acknowledged_ms]
 
-    def add(self, finding: Finding, now_ms: int, kept: str = "") -> Entry | None:
-        """Keep a finding, durable on return; None where it is known already."""
-        entry = Entry(finding.segment, finding.offset, finding.seq, finding.what, now_ms, kept=kept)
+    def add(self, finding: Finding, now_ms: int, kept: str = "") -> RecordedFinding | None:
+        """Record a finding, durable on return; None if it was recorded before."""
+        entry = RecordedFinding(finding.segment, finding.offset, finding.seq, finding.what, now_ms, kept=kept)
         if opening.exists(self._path(entry)):
-            durable.resync(self._path(entry), calls=self._calls)  # a stop may have come before its name was stable
+            durable.resync(self._path(entry), calls=self._calls)  # a crash may have come before its name was durable
             return None
         self._write(entry)
         return entry
 
-    def acknowledge(self, names: Collection[str], now_ms: int) -> list[Entry]:
-        """Mark findings as known to somebody, all open ones where no name is given; durable on return.
+    def acknowledge(self, names: Collection[str], now_ms: int) -> list[RecordedFinding]:
+        """Mark findings as acknowledged, all open ones if no name is given; durable on return.
 
         Raises NotFoundError.
         """
@@ -114,17 +116,17 @@ class Ledger:
         for known in (e for e in entries.values() if e.name in names and e.acknowledged_ms):
             durable.resync(self._path(known), calls=self._calls)
         waiting = [e for e in entries.values() if (e.name in names or not names) and not e.acknowledged_ms]
-        answered = [replace(entry, acknowledged_ms=now_ms) for entry in waiting]
-        for entry in answered:
+        acknowledged = [replace(entry, acknowledged_ms=now_ms) for entry in waiting]
+        for entry in acknowledged:
             self._write(entry)
-        return answered
+        return acknowledged
 
-    def settle(self, segments: Collection[int], left: Collection[Finding]) -> list[Entry]:
-        """Drop the findings of segments that were looked at again, but for those that are still there.
+    def settle(self, segments: Collection[int], left: Collection[Finding]) -> list[RecordedFinding]:
+        """Remove the findings of `segments`, which were checked again, except those that are still `left`.
 
-        One about a file in lost+found is dropped once it was acknowledged: no second look can tell more.
+        A finding about a file in lost+found is removed once it is acknowledged: no later check can say more about it.
         """
-        still = {Entry(f.segment, f.offset, f.seq, f.what, 0).name for f in left}
+        still = {RecordedFinding(f.segment, f.offset, f.seq, f.what, 0).name for f in left}
         gone = [
             e
             for e in self.entries()
@@ -134,8 +136,8 @@ class Ledger:
             durable.remove(self._path(entry), calls=self._calls)
         return gone
 
-    def _path(self, entry: Entry) -> Path:
+    def _path(self, entry: RecordedFinding) -> Path:
         return self._folder / (entry.name + _SUFFIX)
 
-    def _write(self, entry: Entry) -> None:
+    def _write(self, entry: RecordedFinding) -> None:
         durable.replace(self._path(entry), checksummed_json.serialize(asdict(entry)), calls=self._calls)

@@ -1,7 +1,7 @@
-"""Join what was found in each segment to one log: chain, tree, footers, and what was signed or is remembered of it.
+"""Join the reports of all segments to one log: chain, tree, footers, and the checkpoints that it must match.
 
-Rule: pure. Segments come in order. A damaged one is stepped over by its footer: what that says about the tree is
-proved, like everything else, by the signed roots behind it.
+Rule: pure. Segments come in order. A damaged segment is skipped by means of its footer: what that says about the tree
+is proved, like everything else, by the signed roots after it.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ MISPLACED = "the segment header belongs to another place or archive"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What somebody signed or remembers: the first `size` records have the tree head `root`."""
+    """A signed or remembered statement: the first `size` records have the tree head `root`."""
 
     size: int
     root: bytes
@@ -23,19 +23,19 @@ class Claim:
 
 
 @dataclass(slots=True)
-class Joined:
-    """The log so far. `is_whole`: the tree is known; behind damage without a footer it is not, until the next one."""
+class JoinedLog:
+    """The log so far. `is_whole`: the tree is known; after damage without a footer it is not, until the next footer."""
 
     chain: Chain
     claims: list[Claim]
     is_whole: bool = True
     unopened: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # key id: segment, first record
-    waiting: dict[bytes, int] = field(default_factory=dict)  # key id: how many records it alone opens
+    waiting: dict[bytes, int] = field(default_factory=dict)  # key id: the number of records that only it opens
     shredded: set[bytes] = field(default_factory=set)
     superseded: set[bytes] = field(default_factory=set)
 
     def add(self, report: Report) -> Iterator[Finding]:
-        """Take the next segment. Yields what is wrong with its place, and every claim that it disproves."""
+        """Add the next segment. Yields what is wrong with its position, and every claim that it disproves."""
         header, chain = report.header, self.chain
         if header is not None and (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head):
             yield Finding(report.number, 0, None, MISPLACED)
@@ -69,7 +69,7 @@ class Joined:
         yield from self.compare(report.number)
 
     def compare(self, number: int) -> Iterator[Finding]:
-        """Hold the tree as it is now against every claim about a tree of its size."""
+        """Compare the current tree with every claim about a tree of its size."""
         tree = self.chain.tree
         for claim in self.claims:
             if claim.size == tree.size and claim.root != tree.root():
@@ -77,7 +77,7 @@ class Joined:
                 yield Finding(number, 0, claim.size - 1, what)
 
     def finish(self, last: int) -> Iterator[Finding]:
-        """What only the end shows: claims beyond it, and keys that are missing although nobody destroyed them."""
+        """What only the end shows: claims beyond it, and keys that are missing although no record destroys them."""
         for claim in self.claims:
             if claim.size > self.chain.next_seq:
                 what = f"the log ends here, but {claim.by} covers {claim.size} records"

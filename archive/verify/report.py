@@ -1,6 +1,6 @@
-"""What to check of a segment, and what was found: the values that go between processes when a log is verified.
+"""What to check in a segment, and what was found: the values that processes exchange when a log is verified.
 
-Rule: pure, and small enough to be sent: a segment of any size makes a report of a few kilobytes, unless it is damaged.
+Rule: pure, and small enough to send: the report of a segment of any size has a few kilobytes, unless it is damaged.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,8 @@ from coffer.archive.format.walk import BATCH_BYTES
 from coffer.archive.tree.subtree_range import Span
 
 
-class Level(IntEnum):
-    """How deep a verification looks. Each includes those before it."""
+class VerifyLevel(IntEnum):
+    """How deep a verification goes. Each level includes those before it."""
 
     HEADERS = 0
     BODIES = 1
@@ -25,9 +25,9 @@ class Level(IntEnum):
 
 
 class OpenRecord(Protocol):
-    """Opens a record's body and checks what is inside; `read(offset, length)` gives bytes of the sealed body.
+    """Opens a record's body and checks its contents; `read(offset, length)` returns bytes of the sealed body.
 
-    Raises IntegrityError where it is not what was sealed, ShreddedError or KeyUnavailableError where no key opens it.
+    Raises IntegrityError if it is not what was sealed, ShreddedError or KeyUnavailableError if no key opens it.
     """
 
     def __call__(self, header: RecordHeader, read: Callable[[int, int], bytes]) -> None: ...
@@ -35,7 +35,7 @@ class OpenRecord(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: where (segment number, byte offset, record number where known) and what."""
+    """One thing that is wrong: where (segment number, byte offset, record number if known) and what."""
 
     segment: int
     offset: int
@@ -44,15 +44,15 @@ class Finding:
 
 
 def gaps(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Which segments are missing before the last of `numbers`, which ascend: the first and the last of each gap."""
+    """The first and last segment of each gap in `numbers`, which ascend and should begin with 1."""
     for before, number in pairwise((0, *numbers)):
         if number > before + 1:
             yield before + 1, number - 1
 
 
 def missing(first: int, last: int) -> Finding:
-    """The finding that segments from `first` to `last` are missing: one, as a name that was planted is soon a million
-    away from the others."""
+    """The finding that segments `first` to `last` are missing. It is a single one, because a planted file name can make
+    the gap a million segments wide."""
     what = "the segment is missing" if first == last else f"the segment and those up to {last} are missing"
     return Finding(first, 0, None, what)
 
@@ -62,8 +62,8 @@ class Task:
     """What to check: one segment file of an archive. `cuts` are tree sizes at which the tree must be known.
 
     Bodies of records below `from_seq`, or that begin before `from_offset`, are not read. `sample` is the share of the
-    others that is, chosen by `seed`. `is_cold`: read the medium itself, and leave what the system keeps in memory to
-    others. `batch_bytes`: how much is read between two calls of `progress`, if records are no larger.
+    others that is read, chosen by `seed`. `is_cold`: read from the medium itself, and keep nothing in the page cache.
+    `batch_bytes`: how much is read between two calls of `progress`, if records are no larger.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class Task:
     archive_id: bytes
     number: int
     is_last: bool
-    level: Level
+    level: VerifyLevel
     cuts: tuple[int, ...] = ()
     from_seq: int = 0
     from_offset: int = 0
@@ -83,7 +83,8 @@ class Task:
 
 @dataclass(slots=True)
 class Run:
-    """Records that chain to each other: what the first one chains to, what the next one must, and their subtrees."""
+    """Records that chain to each other: the hash that the first one chains to, the hash that the next one must chain
+    to, and their subtrees."""
 
     prev: bytes
     head: bytes
@@ -92,7 +93,7 @@ class Run:
 
 @dataclass(slots=True)
 class Counts:
-    """What was read. `bodies` were hashed and `opened` decrypted; `bytes` are those of bodies."""
+    """What was read: `bodies` were hashed, `opened` of them decrypted; `bytes` counts those of bodies."""
 
     records: int = 0
     bodies: int = 0
@@ -102,7 +103,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Report:
-    """What a segment holds. `footer` is without offsets: those were compared here."""
+    """What a segment holds. `footer` comes without offsets, which the scan has compared."""
 
     number: int
     size: int = 0
@@ -112,6 +113,6 @@ class Report:
     runs: list[Run] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     findings: list[Finding] = field(default_factory=list)
-    unopened: dict[bytes, list[int]] = field(default_factory=dict)  # key id: the records that it alone opens
-    shredded: set[bytes] = field(default_factory=set)  # key ids that a record here says are to be destroyed
-    superseded: set[bytes] = field(default_factory=set)  # key ids that a record here says were replaced by another
+    unopened: dict[bytes, list[int]] = field(default_factory=dict)  # missing key id: the records that only it opens
+    shredded: set[bytes] = field(default_factory=set)  # ids of keys to be destroyed, by a record here
+    superseded: set[bytes] = field(default_factory=set)  # ids of keys that were replaced, by a record here

@@ -1,8 +1,8 @@
-"""Check one segment by itself: every byte of it, apart from where in the chain it stands.
+"""Check one segment by itself: every byte of it, but not its position in the chain.
 
-Rule: it needs nothing of the segments before it, so that segments are checked in any order and process; what it found
-is joined by `archive.verify.verify`. Records pass in batches; where a batch does not, each is looked at to say what is
-wrong.
+Rule: it needs nothing from earlier segments, so segments can be checked in any order and process;
+`archive.verify.verify` joins the reports. Records are checked in batches; if a batch fails, each of its records is
+examined to find what is wrong.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from coffer.archive.tree.subtree_range import Span
 from coffer.archive.verify.join import MISPLACED
 from coffer.archive.verify.report import (
     Finding,
-    Level,
     OpenRecord,
     Report,
     Run,
     Task,
+    VerifyLevel,
 )
 from coffer.keys.disk import opening
 from coffer.keys.disk.lock import holder
@@ -42,30 +42,31 @@ from coffer.keys.errors import (
 )
 
 _PIECE = 1 << 20
-_LIVE_TRIES = 20  # a live writer finishes one group of records well within these, 0.1 s apart
+_LIVE_TRIES = 20  # 0.1 s apart: a live writer finishes a group of records well within them
 
 
 def scan(
     task: Task,
     open_record: OpenRecord | None = None,
     progress: Callable[[int], None] | None = None,
-    tell: Callable[[Finding], None] | None = None,
+    on_finding: Callable[[Finding], None] | None = None,
 ) -> Report:
-    """Check one segment. Never raises for what is on the medium, unreadable sectors included: that is a finding.
+    """Check one segment. Whatever is on the medium, unreadable sectors included, is a finding and raises nothing.
 
-    `progress` gets the bytes done since its last call, `tell` each finding as it is made; what these raise ends it.
+    `progress` is called with the number of bytes done since its last call, `on_finding` with each finding as it is
+    made; an exception from either ends the scan.
     """
-    tell = tell or (lambda _: None)
-    opening.distrust(task.lock.parent)  # where this is a process of its own
+    on_finding = on_finding or (lambda _: None)
+    opening.distrust(task.lock.parent)  # this may be a worker process
     try:
         fd = opening.descriptor(task.path)
     except (IntegrityError, OSError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         unreadable = Finding(task.number, 0, None, f"the segment cannot be opened: {cause}")
-        tell(unreadable)
+        on_finding(unreadable)
         return Report(task.number, findings=[unreadable])
     try:
-        return _Scan(fd, task, open_record, progress or (lambda _: None), tell).run()
+        return _Scan(fd, task, open_record, progress or (lambda _: None), on_finding).run()
     finally:
         os.close(fd)
 
@@ -77,10 +78,10 @@ class _Scan:
         task: Task,
         open_record: OpenRecord | None,
         progress: Callable[[int], None],
-        tell: Callable[[Finding], None],
+        on_finding: Callable[[Finding], None],
     ) -> None:
         self._fd = fd
-        self._tell = tell
+        self._on_finding = on_finding
         self._task = task
         self._open_record = open_record
         self._progress = progress
@@ -90,7 +91,7 @@ class _Scan:
         self._listed: Sequence[int] = ()  # the footer's offsets
         self._tries: int | None = None  # how often a writer was waited for; None where none can be
         self._stop = os.fstat(fd).st_size
-        self._walker = Walker(fd, bodies=task.level >= Level.BODIES, batch_bytes=task.batch_bytes)
+        self._walker = Walker(fd, bodies=task.level >= VerifyLevel.BODIES, batch_bytes=task.batch_bytes)
         self.report = Report(task.number, self._stop)
 
     def run(self) -> Report:
@@ -109,7 +110,7 @@ class _Scan:
 
     def _found(self, offset: int, seq: int | None, what: str) -> None:
         finding = Finding(self._task.number, offset, seq, what)
-        self._tell(finding)
+        self._on_finding(finding)
         self.report.findings.append(finding)
 
     def _read_header(self) -> None:
@@ -154,12 +155,12 @@ class _Scan:
             self._progress(at - before)
 
     def _forget(self, start: int, length: int) -> None:
-        """Let the system drop its copy of these bytes (length 0: of all), so that they are read from the medium."""
+        """Drop these bytes (length 0: all) from the page cache, so that they are read from the medium."""
         if self._task.is_cold and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._fd, start, length, os.POSIX_FADV_DONTNEED)
 
     def _quickly(self, at: int, first_seq: int) -> tuple[int, int]:
-        """Take a batch if all of it is in order. Returns where to go on, and up to where to look closely."""
+        """Accept a batch if all of it is valid. Returns where to continue, and the end of what to check closely."""
         try:
             batch, digests = self._walker.batch(
                 at, self._stop, lambda place, start: self._is_wanted(first_seq + place, start)
@@ -181,19 +182,19 @@ class _Scan:
         return batch.end, 0
 
     def _carefully(self, at: int) -> int | None:
-        """Take one record, saying what is wrong with it. Returns where the next one may begin, None at the end."""
+        """Examine one record and report what is wrong. Returns where the next one may begin, None at the end."""
         try:
             raw, header, end = read_record(self._fd, at, self._stop)
         except (FormatError, UnreadableError) as error:
             following = self._next_record(at)
-            # The writer is in the middle of this record, or finished it a moment ago and went away.
+            # A writer is in the middle of this record, or finished it a moment ago and exited.
             if following is None and self._may_grow():
                 return at
             self._found(at, self._next_seq, str(error))
             if self._place(at) < self._place(at + 1):
-                self._offsets.append(at)  # the footer lists it rightly: it says nothing wrong
+                self._offsets.append(at)  # the footer lists it correctly, so the footer is not wrong
             if self._next_seq is not None:
-                self._next_seq, self._head = self._next_seq + 1, b""  # what the one behind it chains to is not known
+                self._next_seq, self._head = self._next_seq + 1, b""  # the hash that the next one chains to is unknown
             return following
         if self._next_seq is None:
             self._next_seq = header.seq
@@ -202,14 +203,14 @@ class _Scan:
         if complaint is not None:
             self._found(at, header.seq, complaint)
             self._next_seq, self._head = header.seq, header.prev_leaf
-        if self._task.level >= Level.BODIES and self._is_wanted(header.seq, at):
+        if self._task.level >= VerifyLevel.BODIES and self._is_wanted(header.seq, at):
             self._body(at, raw, header)
         self._take([raw], [leaf_hash(raw)])
         self._offsets.append(at)
         return end
 
     def _take(self, raws: list[bytes], leaves: list[bytes]) -> None:
-        """Add good records to the runs; a run ends at each cut, so that the tree is known there."""
+        """Add valid records to the runs; a run ends at each cut, so that the tree is known there."""
         assert self._next_seq is not None
         first, last = self._next_seq, self._next_seq + len(raws)
         edges = [first, *(c for c in self._task.cuts if first < c < last), last]
@@ -221,7 +222,7 @@ class _Scan:
             runs[-1].head = self._head = leaves[end - first - 1]
         self._next_seq = last
         self.report.counts.records += len(raws)
-        if self._task.level is Level.DECRYPT:
+        if self._task.level is VerifyLevel.DECRYPT:
             for raw, kind in zip(raws, headers.kinds(raws), strict=True):
                 if kind == Kind.SHRED_SCHEDULED:
                     self.report.shredded.add(raw[24:40])
@@ -229,7 +230,7 @@ class _Scan:
                     self.report.superseded.add(raw[24:40])
 
     def _is_wanted(self, seq: int, at: int) -> bool:
-        """Whether this record's body is to be read: the same answer in any process, at any time."""
+        """Whether to read this record's body: the same answer in any process, at any time."""
         task = self._task
         if at < task.from_offset:
             return False
@@ -256,7 +257,7 @@ class _Scan:
             self._open(at, raw)
 
     def _open(self, at: int, raw: bytes) -> None:
-        if self._task.level < Level.DECRYPT or self._open_record is None:
+        if self._task.level < VerifyLevel.DECRYPT or self._open_record is None:
             return
         header = parse_header(raw)
         body = at + HEADER.size
@@ -273,7 +274,7 @@ class _Scan:
             self._found(body, header.seq, f"the body does not open: {error}")
 
     def _next_record(self, at: int) -> int | None:
-        """Where the next record begins: by the footer if there is one, else by searching."""
+        """Where the next record begins: from the footer if there is one, else by searching."""
         place = self._place(at + 1)
         if place < len(self._listed):
             return self._listed[place]
@@ -283,11 +284,11 @@ class _Scan:
             return None
 
     def _place(self, at: int) -> int:
-        """How many records the footer lists before `at`."""
+        """The number of records that the footer lists before `at`."""
         return bisect_left(self._listed, at)
 
     def _may_grow(self) -> bool:
-        """Whether a writer is at work here, or was; then its next group is waited for."""
+        """Whether a writer is, or was, appending here; if so, wait a moment for its next group."""
         if self._tries is None or self._tries >= _LIVE_TRIES:
             return False
         size = os.fstat(self._fd).st_size

@@ -1,8 +1,8 @@
-"""Read the whole log again and again, slowly: what rots is found while a copy still has it.
+"""Read the whole log over and over, slowly: bit rot is found while a copy still has the data.
 
-Rule: a pass goes through all segments in order and joins them to the signed root, as a verification does. Its position
-is written once a minute; after a restart it goes on there, and only the headers of one segment are read twice. It
-never changes the log. Clock and waiting are injected.
+Rule: a pass reads all segments in order and joins them to the signed root, as a verification does. Its position is
+written once a minute; after a restart it is resumed there, and only the headers of one segment are read twice. It never
+changes the log. Clock and waiting are injected.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ from coffer.archive.format.merkle import Frontier
 from coffer.archive.store import checksummed_json
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
-from coffer.archive.verify.join import Claim, Joined
-from coffer.archive.verify.report import Finding, Level, Task, missing
+from coffer.archive.verify.join import Claim, JoinedLog
+from coffer.archive.verify.report import Finding, Task, VerifyLevel, missing
 from coffer.archive.verify.scan import scan
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import replace
@@ -28,10 +28,10 @@ _LONGEST = 64 << 20  # a line for each segment
 
 
 @dataclass(slots=True)
-class Place:
-    """Where the scrub is: the segment, the byte offset up to which its bodies are read, the chain before it.
+class ScrubPosition:
+    """The scrub's position: the segment, the byte offset up to which its bodies are read, the chain before it.
 
-    `verified` tells for each segment when it was last read to its end (ms since 1970 UTC).
+    `verified` is, for each segment, when it was last read to its end (ms since 1970 UTC).
     """
 
     segment: int = 1
@@ -44,36 +44,38 @@ class Place:
     verified: dict[int, int] = field(default_factory=dict)
 
     def serialize(self) -> bytes:
-        """JSON with a sum, one form."""
-        told = {
+        """Checksummed JSON in canonical form."""
+        values = {
             "segment": self.segment, "offset": self.offset, "size": self.size, "head": self.head.hex(),
             "edge": [node.hex() for node in self.edge], "is_whole": self.is_whole, "passes": self.passes,
             "verified": {str(n): ms for n, ms in sorted(self.verified.items())},
         }  # fmt: skip
-        return checksummed_json.serialize(told)
+        return checksummed_json.serialize(values)
 
 
-def parse_place(data: bytes) -> Place:
-    """What `serialize` wrote. Raises FormatError."""
+def parse_position(data: bytes) -> ScrubPosition:
+    """Parse what `serialize` wrote. Raises FormatError."""
     try:
-        told = checksummed_json.parse(data)
-        place = Place(
-            int(told["segment"]), int(told["offset"]), int(told["size"]), bytes.fromhex(told["head"]),
-            tuple(bytes.fromhex(node) for node in told["edge"]), bool(told["is_whole"]), int(told["passes"]),
-            {int(n): int(ms) for n, ms in told["verified"].items()},
+        values = checksummed_json.parse(data)
+        position = ScrubPosition(
+            int(values["segment"]), int(values["offset"]), int(values["size"]), bytes.fromhex(values["head"]),
+            tuple(bytes.fromhex(node) for node in values["edge"]), bool(values["is_whole"]), int(values["passes"]),
+            {int(n): int(ms) for n, ms in values["verified"].items()},
         )  # fmt: skip
-        if place.segment < 1 or min(place.offset, place.size, place.passes) < 0 or len(place.head) not in {0, 32}:
-            raise FormatError("the scrub is nowhere in this log")
-        if any(len(node) != 32 for node in place.edge) or len(place.edge) not in {0, place.size.bit_count()}:
-            raise FormatError("the scrub's tree is none")
-        return place
+        if position.segment < 1 or min(position.offset, position.size, position.passes) < 0:
+            raise FormatError("the scrub's position is outside any log")
+        if len(position.head) not in {0, 32}:
+            raise FormatError("the scrub's position is outside any log")
+        if any(len(node) != 32 for node in position.edge) or len(position.edge) not in {0, position.size.bit_count()}:
+            raise FormatError("the scrub's tree is impossible")
+        return position
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise FormatError("the scrub's position cannot be read") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """What one step read: segment (0: none), bodies and their bytes, findings; whether it began in the middle."""
+class ScrubStep:
+    """What one step read: segment (0: none), bodies and their bytes, findings; whether it began mid-segment."""
 
     segment: int
     bodies: int = 0
@@ -83,54 +85,56 @@ class Looked:
 
 
 class StoppedError(Exception):
-    """Raised through a scan by whoever paces it, to end it between two batches."""
+    """Raised by `pace` to end a scan between two batches."""
 
 
 class Scrub:
-    """One scrub of one archive. Not thread-safe; `pace` may raise StoppedError, which ends what is under way."""
+    """One scrub of one archive. Not thread-safe; `pace` may raise StoppedError, which ends the current step."""
 
     def __init__(
         self,
         folder: ArchiveFolder,
         *,
-        witness: Callable[[], Checkpoint | None],
+        remembered: Callable[[], Checkpoint | None],
         now_ms: Callable[[], int],
         pace: Callable[[int], None],
-        tell: Callable[[Finding], None],
+        on_finding: Callable[[Finding], None],
         calls: Syscalls = SYSTEM,
     ) -> None:
-        """`pace` gets the bytes that were just read and returns when more may be read.
+        """`remembered` returns the checkpoint that the keyring remembers. `pace` is called with the number of bytes
+        that were just read and returns when more may be read.
 
-        `tell` gets each finding at once, before the position moves past it; what it keeps must be durable on return.
+        `on_finding` is called with each finding before the position moves past it; what it stores must be durable on
+        return.
         """
         self._folder = folder
-        self._witness = witness
+        self._remembered = remembered
         self._now_ms = now_ms
         self._pace = pace
-        self._tell = tell
+        self._on_finding = on_finding
         self._done = 0
         self._calls = calls
         self._saved_ms = 0
         self._path = folder.scrub / "place.json"
         try:
-            self.place = parse_place(opening.read(self._path, _LONGEST))
+            self.position = parse_position(opening.read(self._path, _LONGEST))
         except (FileNotFoundError, IntegrityError):
-            self.place = Place()  # nothing is lost but the knowledge of when what was read
+            self.position = ScrubPosition()  # only the times of earlier reads are lost
 
-    def segment(self) -> Looked:
-        """Read the next segment, or what is left of it. Durable on return."""
-        place, numbers = self.place, self._folder.segment_numbers()
-        number = next((n for n in numbers if n >= place.segment), None)
+    def segment(self) -> ScrubStep:
+        """Read the next segment, or the rest of the current one. The new position is durable on return."""
+        position, numbers = self.position, self._folder.segment_numbers()
+        number = next((n for n in numbers if n >= position.segment), None)
         if number is None:
             self._next_pass(numbers)
-            return Looked(0)
+            return ScrubStep(0)
         found: list[Finding] = []
-        is_resumed, is_last, self._done = number == place.segment and place.offset > 0, number == numbers[-1], 0
-        if place.segment < number:
-            self._found(found, missing(place.segment, number - 1))
+        is_resumed, is_last, self._done = number == position.segment and position.offset > 0, number == numbers[-1], 0
+        if position.segment < number:
+            self._found(found, missing(position.segment, number - 1))
         claims = self._claims(found)
-        report = scan(self._task(number, claims, is_last=is_last), None, self._progressed, self._tell)
-        joined = Joined(self._chain(), claims, place.is_whole)
+        report = scan(self._task(number, claims, is_last=is_last), None, self._progressed, self._on_finding)
+        joined = JoinedLog(self._chain(), claims, position.is_whole)
         for finding in joined.add(report):
             self._found(found, finding)
         for finding in joined.finish(number) if is_last else ():
@@ -139,36 +143,41 @@ class Scrub:
         if is_last:
             self._next_pass(numbers)
         self.save()
-        return Looked(number, report.counts.bodies, report.counts.bytes, [*report.findings, *found], is_resumed)
+        return ScrubStep(number, report.counts.bodies, report.counts.bytes, [*report.findings, *found], is_resumed)
 
     def _found(self, found: list[Finding], finding: Finding) -> None:
-        self._tell(finding)
+        self._on_finding(finding)
         found.append(finding)
 
-    def _move_on(self, number: int, joined: Joined) -> None:
-        place, chain = self.place, joined.chain
-        place.size, place.head = chain.next_seq, chain.head
-        place.is_whole = joined.is_whole and chain.next_seq == chain.tree.size
-        place.edge = chain.tree.edge if place.is_whole else ()
-        place.verified[number] = self._now_ms()
-        place.segment, place.offset = number + 1, 0
+    def _move_on(self, number: int, joined: JoinedLog) -> None:
+        position, chain = self.position, joined.chain
+        position.size, position.head = chain.next_seq, chain.head
+        position.is_whole = joined.is_whole and chain.next_seq == chain.tree.size
+        position.edge = chain.tree.edge if position.is_whole else ()
+        position.verified[number] = self._now_ms()
+        position.segment, position.offset = number + 1, 0
 
     def save(self) -> None:
-        """Write where it is; durable on return."""
+        """Write the position; durable on return."""
         self._saved_ms = self._now_ms()
-        replace(self._path, self.place.serialize(), calls=self._calls)
+        replace(self._path, self.position.serialize(), calls=self._calls)
 
     def oldest_ms(self) -> int | None:
-        """When the segment that waits longest was last read, or made if it never was; None for an empty log."""
-        times = [self.place.verified.get(n) or self._created_ms(n) for n in self._folder.segment_numbers()]
+        """When the segment that has waited longest was last read, or created if it never was; None for an empty log."""
+        times = [self.position.verified.get(n) or self._created_ms(n) for n in self._folder.segment_numbers()]
         return min(times, default=None)
 
     def _task(self, number: int, claims: Sequence[Claim], *, is_last: bool) -> Task:
         make = partial(Task, self._folder.segment_path(number), self._folder.lock, self._folder.archive_id, number)
         cuts = tuple(sorted({c.size for c in claims}))
-        offset = self.place.offset if number == self.place.segment else 0
+        offset = self.position.offset if number == self.position.segment else 0
         return make(
-            is_last=is_last, level=Level.BODIES, cuts=cuts, from_offset=offset, is_cold=True, batch_bytes=_BATCH_BYTES
+            is_last=is_last,
+            level=VerifyLevel.BODIES,
+            cuts=cuts,
+            from_offset=offset,
+            is_cold=True,
+            batch_bytes=_BATCH_BYTES,
         )
 
     def _claims(self, found: list[Finding]) -> list[Claim]:
@@ -177,31 +186,33 @@ class Scrub:
             signed = read_checkpoint(self._folder)
             if signed is not None:
                 claims.append(Claim(signed.size, signed.root))
-            witness = self._witness()  # after the checkpoint: the keyring is told first
-            if witness is not None and not any((c.size, c.root) == (witness.size, witness.root) for c in claims):
-                claims.append(Claim(witness.size, witness.root, "the checkpoint that the keyring remembers"))
+            remembered = self._remembered()  # read after the checkpoint, because a writer updates the keyring first
+            if remembered is not None and not any(
+                (c.size, c.root) == (remembered.size, remembered.root) for c in claims
+            ):
+                claims.append(Claim(remembered.size, remembered.root, "the checkpoint that the keyring remembers"))
         except IntegrityError as error:
             self._found(found, Finding(0, 0, None, f"the signed checkpoint: {error}"))
         return claims
 
     def _chain(self) -> Chain:
-        place = self.place
-        if place.segment == 1 or not place.head:
+        position = self.position
+        if position.segment == 1 or not position.head:
             return Chain.start(self._folder.archive_id)
-        return Chain(place.size, place.head, Frontier(place.size, list(place.edge)))
+        return Chain(position.size, position.head, Frontier(position.size, list(position.edge)))
 
     def _progressed(self, count: int) -> None:
         before, self._done = self._done, self._done + count
-        fresh = self._done - max(before, self.place.offset)
+        fresh = self._done - max(before, self.position.offset)
         if fresh > 0:
-            self.place.offset = self._done
+            self.position.offset = self._done
             if self._now_ms() - self._saved_ms >= _SAVE_MS:
                 self.save()
             self._pace(fresh)
 
     def _next_pass(self, numbers: Sequence[int]) -> None:
-        kept = {n: ms for n, ms in self.place.verified.items() if n in numbers}
-        self.place = Place(passes=self.place.passes + 1, verified=kept)
+        kept = {n: ms for n, ms in self.position.verified.items() if n in numbers}
+        self.position = ScrubPosition(passes=self.position.passes + 1, verified=kept)
 
     def _created_ms(self, number: int) -> int:
         try:

@@ -1,8 +1,7 @@
 """Check the log without any key: every byte of every segment, the chain, the tree and what was signed of it.
 
 Rule: it reports every finding and never stops at the first, changes nothing and needs no lock. Segments are checked
-apart from each other (`archive.verify.scan`), in several processes if wanted, and joined in order
-(`archive.verify.join`).
+independently (`archive.verify.scan`), in several processes if wanted, and joined in order (`archive.verify.join`).
 """
 
 import multiprocessing
@@ -18,17 +17,17 @@ from typing import Final
 
 from coffer.archive.format.chain import Chain, read_footer, read_segment_header
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.tree.checkpoint import Checkpoint, endorsed, read_checkpoint
+from coffer.archive.tree.checkpoint import Checkpoint, endorsed_checkpoints, read_checkpoint
 from coffer.archive.tree.checkpoint_history import last_checkpoint
-from coffer.archive.tree.key_history import read_succession
-from coffer.archive.verify.join import Claim, Joined
+from coffer.archive.tree.key_history import read_key_history
+from coffer.archive.verify.join import Claim, JoinedLog
 from coffer.archive.verify.report import (
     Counts,
     Finding,
-    Level,
     OpenRecord,
     Report,
     Task,
+    VerifyLevel,
     gaps,
     missing,
 )
@@ -37,11 +36,11 @@ from coffer.archive.verify.tile_check import check
 from coffer.keys.disk import opening
 from coffer.keys.errors import InputError, IntegrityError, UnavailableError, UnreadableError
 
-__all__ = ["Finding", "Level", "OpenRecords", "Options", "Summary", "Verifier"]
+__all__ = ["Finding", "OpenRecords", "Options", "Verifier", "VerifyLevel", "VerifySummary"]
 
 OpenRecords = Callable[[], AbstractContextManager[OpenRecord]]  # called in each process; for jobs > 1 it must pickle
 _SAFE_PATH: Final = "PYTHONSAFEPATH"  # as python -P
-_worker_stack = ExitStack()  # held until a worker ends: what it opened must not be closed before
+_worker_stack = ExitStack()  # closed when a worker process ends: what it opened is needed until then
 _worker_open: OpenRecord | None = None
 
 
@@ -49,13 +48,13 @@ _worker_open: OpenRecord | None = None
 class Options:
     """How to verify.
 
-    `since`: only what came behind so many records, whose root is checked too where a checkpoint is given. `sample`:
-    the share of bodies that is read, chosen by `seed`; headers, chain and tree are always checked in full. `jobs`:
-    processes; segments are shared out among them. Without `beside`, tiles and the history of checkpoints, which lie
-    beside the log, are not looked at.
+    `since`: check only what follows this many records, or this checkpoint, whose root is then checked too. `sample`:
+    the share of bodies that is read, chosen by `seed`; headers, chain and tree are always checked in full. `jobs`: the
+    number of processes that share the segments. Without `beside`, what lies beside the log (tiles and the history of
+    checkpoints) is not checked.
     """
 
-    level: Level = Level.BODIES
+    level: VerifyLevel = VerifyLevel.BODIES
     since: Checkpoint | int | None = None
     sample: float = 1.0
     seed: int = 0
@@ -64,10 +63,9 @@ class Options:
 
 
 @dataclass(slots=True)
-class Summary:
-    """What a verification has read so far. `shredded` records have a key that was destroyed on purpose.
-
-    `superseded` ones too, and the log says that the same objects were sealed again under another key.
+class VerifySummary:
+    """What a verification has read so far. `shredded` counts records whose key was destroyed on purpose; `superseded`
+    those whose objects were, by the log, sealed again under another key.
     """
 
     segments: int = 0
@@ -81,7 +79,7 @@ class Summary:
     first_record: int = 0
 
     def add(self, counts: Counts) -> None:
-        """Add what one segment held."""
+        """Add the counts of one segment."""
         self.segments += 1
         self.records += counts.records
         self.bodies += counts.bodies
@@ -90,7 +88,7 @@ class Summary:
 
 
 class Verifier:
-    """One verification. `witness` is what the keyring remembers of the last signed checkpoint, where it is at hand."""
+    """One verification."""
 
     def __init__(
         self,
@@ -98,28 +96,29 @@ class Verifier:
         options: Options = Options(),
         *,
         open_records: OpenRecords | None = None,
-        witness: Checkpoint | None = None,
-        instead: Mapping[int, Path] | None = None,
+        remembered: Checkpoint | None = None,
+        replacements: Mapping[int, Path] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """`progress` gets numbers of bytes that add up to all. Level DECRYPT needs `open_records`.
+        """`remembered` is the last signed checkpoint that the keyring remembers, if a keyring is available. `progress`
+        is called with numbers of bytes that add up to the whole log. VerifyLevel.DECRYPT needs `open_records`.
 
-        `instead` gives files to read in place of segments, to see what the log would be with them.
+        `replacements` are files to read in place of segments, to verify the log as it would be with them.
         """
-        if options.level is Level.DECRYPT and open_records is None:
+        if options.level is VerifyLevel.DECRYPT and open_records is None:
             raise InputError("decrypting needs keys")
         self._folder = folder
         self._options = options
         self._open_records = open_records
-        self._witness = witness
-        self._instead = instead or {}
+        self._remembered = remembered
+        self._replacements = replacements or {}
         self._progress = progress or (lambda _: None)
-        self.summary = Summary()
+        self.summary = VerifySummary()
 
     def findings(self) -> Iterator[Finding]:
-        """Verify everything, yielding what is wrong as it is found. Iterate once.
+        """Verify everything and yield each finding as it is made. Iterate once.
 
-        Raises InputError where `since` asks for more than is signed, UnavailableError where a process was killed.
+        Raises InputError if `since` is more than is signed, UnavailableError if a process was killed.
         """
         complaint = self._folder.complaint()
         if complaint is not None:
@@ -127,12 +126,12 @@ class Verifier:
         claims: list[Claim] = []
         signed = yield from self._claims(claims)
         self.summary.signed_records = max((c.size for c in claims), default=0)
-        numbers = sorted({*self._folder.segment_numbers(), *self._instead})
+        numbers = sorted({*self._folder.segment_numbers(), *self._replacements})
         for first, last in gaps(numbers):
             yield missing(first, last)
         chain, begin = self._start(numbers)
         self.summary.first_record = chain.next_seq
-        joined = Joined(chain, claims)
+        joined = JoinedLog(chain, claims)
         yield from joined.compare(numbers[begin] if numbers else 0)
         for number in numbers[:begin]:
             self._progress(self._folder.segment_size(number))
@@ -141,7 +140,7 @@ class Verifier:
             yield from report.findings
             yield from joined.add(report)
         yield from joined.finish(numbers[-1] if numbers else 0)
-        if self._options.beside and not self._instead:
+        if self._options.beside and not self._replacements:
             yield from check(self._folder, signed, self._since())
         gone, moved = joined.shredded, joined.superseded - joined.shredded
         self.summary.shredded = sum(joined.waiting[key] for key in joined.unopened if key in gone)
@@ -152,25 +151,25 @@ class Verifier:
         return since.size if isinstance(since, Checkpoint) else since or 0
 
     def _claims(self, claims: list[Claim]) -> Generator[Finding, None, Checkpoint | None]:
-        """Fill `claims`. Returns the last signed checkpoint."""
+        """Fill `claims` and return the last signed checkpoint."""
         since = self._options.since
         try:
             signed = read_checkpoint(self._folder)
         except IntegrityError as error:
             yield Finding(0, 0, None, f"the signed checkpoint: {error}")
             signed = None
-        noted, newest = None, None
-        with suppress(IntegrityError):  # `check` tells
-            noted = last_checkpoint(self._folder) if self._options.beside else None
+        last, newest = None, None
+        with suppress(IntegrityError):  # `check` reports it
+            last = last_checkpoint(self._folder) if self._options.beside else None
         try:
-            newest = max(endorsed(read_succession(self._folder)), key=lambda made: made.size, default=None)
+            newest = max(endorsed_checkpoints(read_key_history(self._folder)), key=lambda made: made.size, default=None)
         except IntegrityError as error:
             yield Finding(0, 0, None, f"the signing keys: {error}")
         for checkpoint, by in (
             (signed, "a signed checkpoint"),
             (newest, "the endorsement of a signing key"),
-            (noted, "a signed checkpoint of the history"),
-            (self._witness, "the checkpoint that the keyring remembers"),
+            (last, "a signed checkpoint of the history"),
+            (self._remembered, "the checkpoint that the keyring remembers"),
             (since if isinstance(since, Checkpoint) else None, "the given checkpoint"),
         ):
             if checkpoint is not None and not any(
@@ -180,7 +179,7 @@ class Verifier:
         return signed
 
     def _start(self, numbers: Sequence[int]) -> tuple[Chain, int]:
-        """The chain before the first segment to check, and the place of that segment in `numbers`."""
+        """The chain before the first segment to check, and the index of that segment in `numbers`."""
         since, size = self._options.since, self._since()
         if isinstance(since, int) and since > self.summary.signed_records:
             raise InputError(
@@ -196,7 +195,7 @@ class Verifier:
         return Chain.start(self._folder.archive_id), 0
 
     def _path(self, number: int) -> Path:
-        return self._instead.get(number) or self._folder.segment_path(number)
+        return self._replacements.get(number) or self._folder.segment_path(number)
 
     def _reports(self, numbers: Sequence[int], claims: Sequence[Claim]) -> Iterator[Report]:
         options = self._options
@@ -216,16 +215,16 @@ class Verifier:
             return
         with ExitStack() as stack:
             opened = None
-            if options.level is Level.DECRYPT and self._open_records is not None:
+            if options.level is VerifyLevel.DECRYPT and self._open_records is not None:
                 opened = stack.enter_context(self._open_records())
             for one in tasks:
                 yield scan(one, opened, self._progress)
 
     def _shared(self, tasks: Sequence[Task]) -> Iterator[Report]:
-        open_records = self._open_records if self._options.level is Level.DECRYPT else None
+        open_records = self._open_records if self._options.level is VerifyLevel.DECRYPT else None
         if open_records is not None:
             with open_records():
-                pass  # here a key that does not open is told as what it is; in a worker it would be a broken pool
+                pass  # here a key that does not open raises its own error; in a worker it would be a broken pool
         with _no_modules_from_here():
             pool = ProcessPoolExecutor(
                 min(self._options.jobs, len(tasks)),
@@ -245,10 +244,10 @@ class Verifier:
 
 @contextmanager
 def _no_modules_from_here() -> Iterator[None]:
-    """Python that is started meanwhile takes no module from the current folder, which may be the archive's.
+    """Python processes started in this block import no module from the current folder, which may be an archive's.
 
-    `multiprocessing` starts its processes, and one that watches them, with `-c`, and they import before any code of
-    ours runs: only the environment reaches them.
+    `multiprocessing` starts its processes, and the one that tracks their resources, with `-c`, and they import modules
+    before any code of ours runs: only the environment reaches them.
     """
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
@@ -262,7 +261,7 @@ def _no_modules_from_here() -> Iterator[None]:
 
 
 def _prepare(open_records: OpenRecords | None) -> None:
-    global _worker_open  # noqa: PLW0603  a worker's only way to keep what its initializer made
+    global _worker_open  # noqa: PLW0603  the only way for a worker to keep what its initializer made
     _worker_open = _worker_stack.enter_context(open_records()) if open_records is not None else None
 
 

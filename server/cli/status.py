@@ -39,7 +39,7 @@ the first 1,000. "contradictions" are studies and series whose objects say diffe
 def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
     from coffer.archive.repair.planted import planted
-    from coffer.archive.verify.findings import Ledger
+    from coffer.archive.verify.findings import FindingStore
     from coffer.server.engine.archive import SKIPPED
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
     from coffer.server.engine.providers import guarded, told
@@ -48,7 +48,7 @@ def status(chosen: Chosen, listed: bool) -> None:
         stats = archive.stats()
         path, key, memory = archive.config.archive, told(archive.config.keys), guarded()
         shreds = [each.state == EFFECTIVE for each in erasures(archive.keyring)]
-        waiting = len(Ledger(archive.folder.scrub).open_entries())
+        waiting = len(FindingStore(archive.folder.scrub).open_entries())
         short = None if archive.shortfall is None else str(archive.shortfall)
         foreign = [finding.what for finding in planted(archive.folder)]
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}

@@ -21,7 +21,7 @@ from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.store.free_space import Room
+from coffer.archive.store.free_space import FreeSpace
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp
@@ -164,7 +164,7 @@ class WritableArchive(KeyAdminArchive):
         super().__init__(parts, None)
         self.log = log
         self.metrics = metrics
-        self.room = Room(self.folder.spool, self.config.storage.reserve_bytes)
+        self.room = FreeSpace(self.folder.spool, self.config.storage.reserve_bytes)
         self.intake = Intake(self.config.limits, self.folder.archive_id, self.room)
         self._signatory = signatory
         self._settlement = settlement
@@ -216,7 +216,7 @@ class WritableArchive(KeyAdminArchive):
         try:
             self.settle()
         except UnavailableError as error:
-            if self.log.takes_events():
+            if self.log.accepts_events():
                 raise
             _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
         return is_done()

@@ -19,7 +19,7 @@ from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
-from coffer.archive.tree.key_history import Succession, endorse, read_succession
+from coffer.archive.tree.key_history import KeyHistory, endorse, read_key_history
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
 from coffer.keys.crypto.signing import CheckpointSigner
@@ -87,7 +87,7 @@ def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:
     new = signing_key.pending(keyring)
     if new is None:
         return False
-    keys = read_succession(folder)
+    keys = read_key_history(folder)
     if keys.current != new.vkey(folder.origin):
         return False
     signing_key.promote(
@@ -136,7 +136,7 @@ def wait_until_rotated(keyring: Keyring, folder: ArchiveFolder) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _facts(keys: Succession) -> dict[str, object]:
+def _facts(keys: KeyHistory) -> dict[str, object]:
     made = keys.endorsements[-1]
     return {
         "what": "signing key rotated",

@@ -17,10 +17,10 @@ from coffer.archive.body.spool import clear_stale
 from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
-from coffer.archive.repair.deferred_events import forget, read_pending
+from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
-from coffer.archive.tree.checkpoint import witnessed
+from coffer.archive.tree.checkpoint import remembered_checkpoint
 from coffer.index.index import Index
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
@@ -207,7 +207,7 @@ def _open_log(found: _Compared, *, may_refuse: bool) -> LogWriter:
         now_ms=clock_ms,
         segment_bytes=config.storage.segment_bytes,
         reserve_bytes=config.storage.reserve_bytes,
-        witness=witnessed(keyring.remembered_checkpoint(), folder),
+        remembered=remembered_checkpoint(keyring.remembered_checkpoint(), folder),
         signers=signers_of(keyring, folder.origin),
         objection=found.late.objection(keyring.epoch),
         may_refuse=may_refuse,
@@ -236,7 +236,7 @@ def _settle(archive: WritableArchive, settlement: Settlement) -> None:
         _record_deferred(archive)
         settlement.settle()
     except UnavailableError as error:
-        if archive.log.takes_events():
+        if archive.log.accepts_events():
             raise
         _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
 
@@ -244,17 +244,17 @@ def _settle(archive: WritableArchive, settlement: Settlement) -> None:
 def _record_deferred(archive: WritableArchive) -> None:
     """Give what was repaired or recovered by hand its record."""
     try:
-        deferred = read_pending(archive.folder)
+        deferred = read_deferred(archive.folder)
     except FormatError as error:  # it may be anybody's: a finding, and no reason to store nothing
         _log.error("what was done by hand is not recorded", cause=str(error), way_out=error.hint())
         return
     for event in deferred:
-        if event.came_about(archive.folder):
+        if event.was_done(archive.folder):
             archive.record_event(Kind.REPAIR, event.facts)
             _log.warning("recorded what was done by hand", **event.facts)
     if deferred:
         archive.sign_checkpoint()
-        forget(archive.folder)
+        discard_deferred(archive.folder)
 
 
 def _change_over(archive: WritableArchive) -> None:

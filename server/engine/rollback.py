@@ -19,7 +19,7 @@ from coffer.archive.event import Event
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.tree.checkpoint import read_checkpoint, witnessed
+from coffer.archive.tree.checkpoint import read_checkpoint, remembered_checkpoint
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import aead, derive
 from coffer.keys.errors import HistoryError, IntegrityError, UnavailableError, UnreadableError
@@ -134,7 +134,7 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
     found = Missed()
     try:
         signed = read_checkpoint(folder)  # before the keyring, which is told of a checkpoint first
-        seen = witnessed(keyring.remembered_checkpoint(), folder).size
+        seen = remembered_checkpoint(keyring.remembered_checkpoint(), folder).size
     except IntegrityError:
         return found  # whoever writes or verifies tells about it
     found.remembered, found.signed = seen, signed.size if signed is not None else 0

@@ -7,12 +7,12 @@ sealed body; `server.engine.commit` gives it a place in the log.
 
 import os
 
-from coffer.archive.body.frame_encoder import Coders, Draft
+from coffer.archive.body.frame_encoder import EncoderPool, FrameEncoder
 from coffer.archive.body.sealed_body import BodyContext, Memory, seal_body
 from coffer.archive.body.spool import MemoryBudget, Spool
 from coffer.archive.format.entry import SealedFile
 from coffer.archive.format.record import Kind
-from coffer.archive.store.free_space import Room
+from coffer.archive.store.free_space import FreeSpace
 from coffer.index.dicom.elements import HeaderLimits
 from coffer.index.instance.identity import Rules
 from coffer.keys.crypto.study_key import StudyKey
@@ -25,22 +25,22 @@ _MOST_CODERS = 2
 class Intake:
     """Drafts and seals the objects of one process. Thread-safe."""
 
-    def __init__(self, limits: Limits, archive_id: bytes, room: Room, *, share: int = 1) -> None:
+    def __init__(self, limits: Limits, archive_id: bytes, room: FreeSpace, *, share: int = 1) -> None:
         """`room` is the spool folder; `share` says how many processes divide the memory for incoming objects."""
         self._limits = limits
         self._archive_id = archive_id
         self._room = room
         self._budget = MemoryBudget(limits.memory_total_bytes // share)
-        self._coders = Coders(min(os.cpu_count() or 1, _MOST_CODERS))
+        self._coders = EncoderPool(min(os.cpu_count() or 1, _MOST_CODERS))
         self.header_limits = header_limits_of(limits)
 
-    def new_draft(self) -> Draft:
+    def new_draft(self) -> FrameEncoder:
         """A buffer for one incoming object: its frames in memory up to the limit, else encrypted on disk."""
         coded = Spool(self._room, self._budget, self._limits.memory_object_bytes)
-        return Draft(coded, self._coders, self._limits.max_object_bytes)
+        return FrameEncoder(coded, self._coders, self._limits.max_object_bytes)
 
     def seal(  # as `seal_body`
-        self, key: StudyKey, content_id: bytes, meta: bytes, draft: Draft, memory: Memory
+        self, key: StudyKey, content_id: bytes, meta: bytes, draft: FrameEncoder, memory: Memory
     ) -> memoryview | SealedFile:
         """Seal a finished draft under its study's key, as `seal_body`. A SealedFile is the caller's to delete."""
         context = BodyContext(self._archive_id, key.key_id, content_id, Kind.OBJECT)

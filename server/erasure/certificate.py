@@ -18,14 +18,14 @@ from coffer.archive.tree.certificate import (
     EFFECTIVE,
     SCHEDULED,
     Certificate,
+    CertifiedKey,
     Epoch,
-    Key,
-    Proof,
+    RecordProof,
     Step,
     runs,
 )
 from coffer.archive.tree.checkpoint import latest_note, open_checkpoint
-from coffer.archive.tree.key_history import read_succession
+from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.tree.proof_bundle import Inclusion
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
@@ -96,7 +96,7 @@ class Certifier:
         studies = {keys: None for name in names for keys in self._meant(name)}
         if most is not None and len(studies) > most:
             raise InputError(f"these are {len(studies)} studies, each with its own certificate", hint="say -o FOLDER")
-        before = read_succession(self._archive.folder)
+        before = read_key_history(self._archive.folder)
         made = [self._certificate(keys, study_uid.strip()) for keys in studies]
         signer, folder = signing_key.current(self._keyring), self._archive.folder
         issued = [Issued(each, signer.sign_note(folder.origin, each.serialize())) for each in made]
@@ -104,7 +104,7 @@ class Certifier:
             for each in issued:
                 Certificate.open(each.note, folder.vkey)  # nobody gets one that a reader would refuse
         except IntegrityError as error:
-            if signer.vkey(folder.origin) == read_succession(folder).current == before.current:
+            if signer.vkey(folder.origin) == read_key_history(folder).current == before.current:
                 raise
             raise UnavailableError("the signing key was changed meanwhile", hint="say it again") from error
         self._keyring.amend([self._archive.enclosed(self._event(each)) for each in issued])
@@ -205,7 +205,7 @@ class Certifier:
             epochs=tuple(epochs),
             proofs=self._proofs(records, note),
             checkpoint=note.decode(),
-            endorsements=tuple(each.decode() for each in read_succession(self._archive.folder).notes),
+            endorsements=tuple(each.decode() for each in read_key_history(self._archive.folder).notes),
         )
 
     def _noted(self, key_id: bytes) -> Noted:
@@ -217,9 +217,9 @@ class Certifier:
             )
         return noted
 
-    def _key(self, key_id: bytes, noted: Noted, size: int) -> Key:
+    def _key(self, key_id: bytes, noted: Noted, size: int) -> CertifiedKey:
         stone = self._stones[key_id]
-        return Key(
+        return CertifiedKey(
             key=key_id.hex(),
             why=stone.reason.name.lower(),
             successor=stone.successor.hex() if stone.reason is Reason.REKEYED else "",
@@ -250,10 +250,10 @@ class Certifier:
             self._archive.require_writer(f"record {last} is not under a signed checkpoint yet")
             time.sleep(0.1)
 
-    def _proofs(self, records: Sequence[Noted], note: bytes) -> tuple[Proof, ...]:
+    def _proofs(self, records: Sequence[Noted], note: bytes) -> tuple[RecordProof, ...]:
         headers: Mapping[int, bytes] = {noted.seq: noted.header for noted in records}
         made = [Inclusion.make(self._archive.folder, header, note) for _, header in sorted(headers.items())]
-        return tuple(Proof(each.record.hex(), tuple(step.hex() for step in each.path)) for each in made)
+        return tuple(RecordProof(each.record.hex(), tuple(step.hex() for step in each.path)) for each in made)
 
     def _event(self, issued: Issued) -> Event:
         certificate = issued.certificate

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from coffer.archive import certificate_check
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.tree.certificate import Certificate, Epoch, Key
+from coffer.archive.tree.certificate import Certificate, CertifiedKey, Epoch
 from coffer.keys.clock import clock_ms
 from coffer.keys.disk import opening
 from coffer.keys.inspect.remembered import read_remembered
@@ -45,7 +45,7 @@ def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:
         store.close()
 
 
-def _of_key(key: Key, store: RowStore, *, must_be_dropped: bool) -> Iterator[str]:
+def _of_key(key: CertifiedKey, store: RowStore, *, must_be_dropped: bool) -> Iterator[str]:
     what, key_id = f"key {key.key[:8]}", bytes.fromhex(key.key)
     value = store.get(rows.TOMBSTONE_PREFIX + key_id)
     if value is None:

@@ -6,7 +6,7 @@ less proves nothing. A receipt counts with its record only, and not while the se
 
 from collections.abc import Iterator
 
-from coffer.archive.tree.certificate import SHARES, Opener
+from coffer.archive.tree.certificate import SHARES, EpochOpener
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.errors import IntegrityError
 from coffer.keys.keyring.keepers import Burned, Keeper
@@ -37,7 +37,7 @@ class ProvedOpeners:
                 hint="put the newest keyring back, then coffer keys audit",
             )
 
-    def of(self, epoch: int) -> tuple[Opener, ...]:
+    def of(self, epoch: int) -> tuple[EpochOpener, ...]:
         """An epoch's openers, providers first. Raises IntegrityError where there is none, or a record is missing."""
         found = tuple(self._each(epoch))
         if all(each.kind == SHARES for each in found):
@@ -51,7 +51,7 @@ class ProvedOpeners:
         """The record of a receipt that `of` gave."""
         return self._records[number]
 
-    def _each(self, epoch: int) -> Iterator[Opener]:
+    def _each(self, epoch: int) -> Iterator[EpochOpener]:
         for keeper in self._keepers:
             if keeper.epoch == epoch:
                 yield self._of_keeper(keeper)
@@ -59,10 +59,10 @@ class ProvedOpeners:
             if group.epoch == epoch:
                 yield self._of_group(group)
 
-    def _of_keeper(self, keeper: Keeper) -> Opener:
+    def _of_keeper(self, keeper: Keeper) -> EpochOpener:
         name = keeper.id.hex()
         if not keeper.is_ended or not self._back.is_gone(keeper, keeper.effective_ms):
-            return Opener(keeper.kind, name, keeper.name, None, None, None, self._why(keeper))
+            return EpochOpener(keeper.kind, name, keeper.name, None, None, None, self._why(keeper))
         noted = self._deeds.receipts.get((keeper.epoch, keeper.id))
         if noted is None or noted.event.time_ms != keeper.receipt_ms:
             raise IntegrityError(
@@ -71,7 +71,7 @@ class ProvedOpeners:
             )
         self._records[noted.seq] = noted
         caveat = noted.text("caveat")
-        return Opener(keeper.kind, name, keeper.name, keeper.receipt_ms, keeper.effective_ms, noted.seq, caveat)
+        return EpochOpener(keeper.kind, name, keeper.name, keeper.receipt_ms, keeper.effective_ms, noted.seq, caveat)
 
     def _why(self, keeper: Keeper) -> str:
         """Why a receipt does not count."""
@@ -81,11 +81,13 @@ class ProvedOpeners:
             return "its secret is back at its provider"
         return "its provider cannot be asked now whether the deletion was taken back"
 
-    def _of_group(self, of: Group) -> Opener:
+    def _of_group(self, of: Group) -> EpochOpener:
         burned = self._burned.get(of.group, Burned())
         name, group = f"{of.threshold} of {of.count}", of.group.hex()
         if not burned.closed_ms:
-            return Opener(SHARES, group, name, None, None, None, f"{burned.left(of)} of {of.count} may be there yet")
+            return EpochOpener(
+                SHARES, group, name, None, None, None, f"{burned.left(of)} of {of.count} may be there yet"
+            )
         told = self._deeds.burned.get(of.group, [])
         noted = next((each for each in told if each.event.time_ms == burned.closed_ms), None)
         if noted is None:
@@ -95,4 +97,4 @@ class ProvedOpeners:
             )
         self._records[noted.seq] = noted
         caveat = f"by the word of {noted.text('officer')}, without any proof; {burned.left(of)} may be there yet"
-        return Opener(SHARES, group, name, burned.closed_ms, burned.closed_ms, noted.seq, caveat)
+        return EpochOpener(SHARES, group, name, burned.closed_ms, burned.closed_ms, noted.seq, caveat)

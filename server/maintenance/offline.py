@@ -13,9 +13,9 @@ import structlog
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
-from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, witnessed
-from coffer.archive.verify.findings import Ledger
-from coffer.archive.verify.verify import Finding, Level, Options, Verifier
+from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, remembered_checkpoint
+from coffer.archive.verify.findings import FindingStore
+from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.index.keyless_check import check_index
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.signing import CheckpointSigner
@@ -66,7 +66,7 @@ def look(folder: ArchiveFolder) -> Seen:
     witness = None
     try:
         if told.note is not None or told.complaint is None:
-            witness = witnessed(told.note, folder)
+            witness = remembered_checkpoint(told.note, folder)
     except IntegrityError as error:
         found.append(f"the checkpoint that the keyring remembers: {error}")
     if told.complaint is None and witness is not None and signed is not None and witness.size < signed.size:
@@ -82,10 +82,10 @@ def look(folder: ArchiveFolder) -> Seen:
 
 def settle(folder: ArchiveFolder) -> None:
     """Drop what the scrub found of a history that was decided since; damaged bodies stay until they are read again."""
-    ledger = Ledger(folder.scrub)
+    ledger = FindingStore(folder.scrub)
     entries = ledger.entries()
     if entries:
-        left = list(Verifier(folder, Options(Level.HEADERS), witness=look(folder).witness).findings())
+        left = list(Verifier(folder, Options(VerifyLevel.HEADERS), remembered=look(folder).witness).findings())
         left += [Finding(e.segment, e.offset, e.record, e.what) for e in entries if e.what.startswith("the body")]
         ledger.settle({e.segment for e in entries}, left)
 
@@ -120,7 +120,7 @@ class Hand:
     @property
     def witness(self) -> Checkpoint:
         """What the keyring remembers. Raises IntegrityError."""
-        return witnessed(self.keyring.remembered_checkpoint(), self.folder)
+        return remembered_checkpoint(self.keyring.remembered_checkpoint(), self.folder)
 
     @property
     def signer(self) -> CheckpointSigner:

@@ -12,10 +12,10 @@ from typing import Final
 
 import structlog
 
-from coffer.archive.tree.checkpoint import witnessed
-from coffer.archive.verify.findings import Ledger
+from coffer.archive.tree.checkpoint import remembered_checkpoint
+from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
-from coffer.archive.verify.scrub import Looked, Scrub, StoppedError
+from coffer.archive.verify.scrub import Scrub, ScrubStep, StoppedError
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError
 from coffer.server.engine.archive import ReadableArchive
@@ -41,13 +41,13 @@ class ScrubJob:
         self._metrics = metrics
         self._days = days
         self.stopping = threading.Event()
-        self.ledger = Ledger(archive.folder.scrub)
+        self.ledger = FindingStore(archive.folder.scrub)
         self._scrub = Scrub(
             archive.folder,
-            witness=lambda: witnessed(archive.keyring.remembered_checkpoint(), archive.folder),
+            remembered=lambda: remembered_checkpoint(archive.keyring.remembered_checkpoint(), archive.folder),
             now_ms=clock_ms,
             pace=self._pace,
-            tell=self._tell,
+            on_finding=self._tell,
         )
 
     def begin(self) -> None:
@@ -93,7 +93,7 @@ class ScrubJob:
         age = 0.0 if oldest is None else max(clock_ms() - oldest, 0) / 1000
         return age, len(self.ledger.open_entries())
 
-    def _settle(self, looked: Looked) -> None:
+    def _settle(self, looked: ScrubStep) -> None:
         """Forget what a second look, of the whole segment, did not find again."""
         segments = {0, looked.segment} if not looked.is_resumed else {0}
         for entry in self.ledger.settle(segments, looked.findings):

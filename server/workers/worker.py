@@ -24,7 +24,7 @@ import structlog
 from coffer.archive.body.allocator import keep_blocks, keep_objects
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.store.free_space import Room
+from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.crypto import selftest
 from coffer.keys.errors import CofferError
 from coffer.keys.keyring import rows
@@ -83,7 +83,7 @@ class Worker:
         logs.use_id_key(Secret(setup.log_id_key))
         folder = ArchiveFolder.open(config.archive)
         self._archive_id = setup.archive_id
-        room = Room(folder.spool, config.storage.reserve_bytes)
+        room = FreeSpace(folder.spool, config.storage.reserve_bytes)
         self._intake = Intake(config.limits, setup.archive_id, room, share=setup.share)
         self._reader = LogReader(folder)
         self._changes = partial(RowStore(folder.keyring, readonly=True).get, rows.CHANGES_KEY)

@@ -14,7 +14,7 @@ from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.store import free_space
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.verify.verify import Finding, Level, Options, Verifier
+from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.disk.syscalls import Syscalls, SystemCalls
 from coffer.keys.memory.secret import Secret
@@ -85,7 +85,7 @@ class SmallArchive:
 
     def findings(self, *, bodies: bool = True) -> list[Finding]:
         """Everything a verification finds."""
-        return list(Verifier(self.folder, Options(Level.BODIES if bodies else Level.HEADERS)).findings())
+        return list(Verifier(self.folder, Options(VerifyLevel.BODIES if bodies else VerifyLevel.HEADERS)).findings())
 
     def segments(self) -> list[Path]:
         """The segment files, in order."""

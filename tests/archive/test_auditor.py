@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from coffer.archive.reader import LogReader
 from coffer.archive.tree.checkpoint import Checkpoint
-from coffer.archive.tree.checkpoint_history import read_notes
+from coffer.archive.tree.checkpoint_history import read_entries
 from coffer.archive.tree.proof import consistency, inclusion, root
 from coffer.archive.tree.proof_bundle import Consistency, Inclusion
 from coffer.archive.tree.tiles import Tiles
@@ -69,7 +69,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallArchive]:
 
 
 def test_it_accepts_a_fresh_archive_and_its_proofs(filled: SmallArchive, tmp_path: Path) -> None:
-    vkey, notes = filled.folder.vkey, [n.note for n in read_notes(filled.folder)]
+    vkey, notes = filled.folder.vkey, [n.note for n in read_entries(filled.folder)]
     (tmp_path / "kept.note").write_bytes(notes[0])
     told = run(filled.folder.path, "--vkey", vkey, "--kept", tmp_path / "kept.note")
     assert told == "605 records, 3 checkpoints, 0 bytes of an unfinished write: all is as it was signed\n"
@@ -124,7 +124,7 @@ def alterations(told: dict[str, object]) -> Iterator[dict[str, object]]:
 
 
 def test_it_refuses_altered_proofs(filled: SmallArchive) -> None:
-    key, notes = filled.folder.vkey, [n.note for n in read_notes(filled.folder)]
+    key, notes = filled.folder.vkey, [n.note for n in read_entries(filled.folder)]
     proofs = (
         Inclusion.make(filled.folder, header(filled, 5), notes[-1]).serialize(),
         Consistency.make(filled.folder, notes[1], notes[-1]).serialize(),
@@ -179,7 +179,7 @@ def flipped(folder: Path, name: str, at: int) -> list[str]:
 
 def test_it_finds_what_is_missing_or_put_back(filled: SmallArchive, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
-    notes = [n.note for n in read_notes(filled.folder)]
+    notes = [n.note for n in read_entries(filled.folder)]
 
     def fresh() -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -270,7 +270,7 @@ def test_a_torn_end_of_the_history_is_no_finding(small: SmallArchive, load_scrip
         log.append([entry(n) for n in range(log.next_seq, size)])
         log.checkpoint(small.sign)
     log.close()
-    path, second = small.folder.notes, load_script("reader_log")
+    path, second = small.folder.checkpoint_history, load_script("reader_log")
     whole = path.read_bytes()
     first = whole.index(ORIGIN.encode() + b"\n5\n")
     small.folder.checkpoint.write_bytes(whole[:first])

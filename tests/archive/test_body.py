@@ -11,25 +11,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive.body.frame_encoder import Coders, Draft
+from coffer.archive.body.frame_encoder import EncoderPool, FrameEncoder
 from coffer.archive.body.reseal import reseal
 from coffer.archive.body.sealed_body import BodyContext, BodyReader, own_memory, seal_body
 from coffer.archive.body.spool import MemoryBudget, Spool, clear_stale
 from coffer.archive.codec import frames
 from coffer.archive.codec.pixels import PixelLayout
 from coffer.archive.format.entry import SealedFile
-from coffer.archive.store.free_space import Room
+from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.keys.memory.secret import Secret
 
 KEY, SALT = Secret(bytes(range(32))), bytes(24)
 CONTEXT = BodyContext(b"a" * 16, b"s" * 16, b"c" * 32, 1)
 MEMORY = 1 << 30
-CODERS = Coders(3)
+CODERS = EncoderPool(3)
 
 
 def spooled(folder: Path, data: bytes, memory: int = MEMORY, budget: int = MEMORY) -> Spool:
-    spool = Spool(Room(folder, 0), MemoryBudget(budget), memory)
+    spool = Spool(FreeSpace(folder, 0), MemoryBudget(budget), memory)
     for start in range(0, len(data), 100_000):
         spool.write(data[start : start + 100_000])
     return spool
@@ -37,9 +37,9 @@ def spooled(folder: Path, data: bytes, memory: int = MEMORY, budget: int = MEMOR
 
 def drafted(
     folder: Path, data: bytes, memory: int = MEMORY, layout: PixelLayout | None = None, early: int = MEMORY
-) -> Draft:
+) -> FrameEncoder:
     """A finished draft; its layout is given when `early` bytes have arrived."""
-    draft = Draft(Spool(Room(folder, 0), MemoryBudget(MEMORY), memory), CODERS, 1 << 40)
+    draft = FrameEncoder(Spool(FreeSpace(folder, 0), MemoryBudget(MEMORY), memory), CODERS, 1 << 40)
     for start in range(0, len(data), 100_000):
         draft.write(data[start : start + 100_000])
         if draft.size >= early and not draft.is_laid_out:
@@ -51,7 +51,7 @@ def drafted(
 @pytest.mark.parametrize("writes", ["spool", "seal", "reseal"])
 def test_files_of_objects_on_their_way_leave_the_reserve_alone(tmp_path: Path, free: list[int], writes: str) -> None:
     """Refused at the first byte where there is room for the file, but not for what must follow it."""
-    data, room = os.urandom(300_000), Room(tmp_path, 1000)
+    data, room = os.urandom(300_000), FreeSpace(tmp_path, 1000)
     draft, stored = drafted(tmp_path, data, memory=0), seal(tmp_path, data)
     left = sorted(tmp_path.iterdir())
     with closing(Spool(room, MemoryBudget(0), 0)) as spool, reader(stored) as body:
@@ -75,7 +75,7 @@ def test_files_of_objects_on_their_way_leave_the_reserve_alone(tmp_path: Path, f
 def test_a_file_that_is_being_sealed_stops_where_others_took_the_room(
     tmp_path: Path, free: list[int], writes: str
 ) -> None:
-    data, room = os.urandom(3_000_000), Room(tmp_path, 1000)
+    data, room = os.urandom(3_000_000), FreeSpace(tmp_path, 1000)
     draft, stored = drafted(tmp_path, data, memory=0), seal(tmp_path, data)
     left, asked = sorted(tmp_path.iterdir()), room.require
 
@@ -108,7 +108,7 @@ def sealed_bytes(body: memoryview | SealedFile) -> bytes:
 def seal(folder: Path, data: bytes, memory: int = MEMORY, layout: PixelLayout | None = None) -> bytes:
     draft = drafted(folder, data, memory, layout)
     try:
-        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, Room(folder, 0), own_memory))
+        return sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, FreeSpace(folder, 0), own_memory))
     finally:
         draft.close()
 
@@ -131,7 +131,7 @@ def test_round_trip(tmp_path: Path, size: int, memory: int) -> None:
 
 def test_meta_that_goes_beyond_the_first_chunk(tmp_path: Path) -> None:
     meta, draft = bytes(range(256)) * 300, drafted(tmp_path, b"data set")
-    sealed = sealed_bytes(seal_body(KEY, CONTEXT, meta, draft, SALT, Room(tmp_path, 0), own_memory))
+    sealed = sealed_bytes(seal_body(KEY, CONTEXT, meta, draft, SALT, FreeSpace(tmp_path, 0), own_memory))
     draft.close()
     with reader(sealed) as body:
         assert (body.meta, b"".join(body.chunks())) == (meta, b"data set")
@@ -145,7 +145,7 @@ def test_it_does_not_matter_when_and_where_it_is_coded(tmp_path: Path, memory: i
     layout = PixelLayout(4000, len(pixels), 500, 450, 1, 16, 2)
     draft = drafted(tmp_path, data, memory, layout, early)
     assert draft.sha256() == hashlib.sha256(data).digest()
-    sealed = sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, Room(tmp_path, 0), own_memory))
+    sealed = sealed_bytes(seal_body(KEY, CONTEXT, b"meta", draft, SALT, FreeSpace(tmp_path, 0), own_memory))
     draft.close()
     assert sealed == seal(tmp_path, data, layout=layout)
     with reader(sealed) as body:
@@ -160,7 +160,7 @@ def test_a_draft_can_be_read_while_it_is_written(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, int]], settle: int
 ) -> None:
     content = bytes(1000) + bytes(range(256)) * 3000 + bytes(1000)
-    draft = Draft(Spool(Room(tmp_path_factory.mktemp("d"), 0), MemoryBudget(0), 0), CODERS, 1 << 40)
+    draft = FrameEncoder(Spool(FreeSpace(tmp_path_factory.mktemp("d"), 0), MemoryBudget(0), 0), CODERS, 1 << 40)
     for step, before, length in [*steps, (len(content), 500_000, 300_000)]:
         draft.write(content[draft.size : draft.size + step])
         if draft.size > settle and not draft.is_laid_out:
@@ -196,13 +196,13 @@ def test_cut_bodies_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_large_object_is_sealed_and_read_with_little_memory(tmp_path: Path) -> None:
-    draft = Draft(Spool(Room(tmp_path, 0), MemoryBudget(0), 0), CODERS, 1 << 40)
+    draft = FrameEncoder(Spool(FreeSpace(tmp_path, 0), MemoryBudget(0), 0), CODERS, 1 << 40)
     block = os.urandom(1 << 20)
     tracemalloc.start()
     for _ in range(60):
         draft.write(block)
     draft.finish(None)
-    body = seal_body(KEY, CONTEXT, b"", draft, SALT, Room(tmp_path, 0), own_memory)
+    body = seal_body(KEY, CONTEXT, b"", draft, SALT, FreeSpace(tmp_path, 0), own_memory)
     assert isinstance(body, SealedFile)
     draft.close()
     with body.path.open("rb") as file:
@@ -247,7 +247,7 @@ def test_an_altered_spool_file_is_found(tmp_path: Path) -> None:
 
 def test_the_budget_is_shared_and_given_back(tmp_path: Path) -> None:
     budget = MemoryBudget(3 << 20)
-    spools = [Spool(Room(tmp_path, 0), budget, 2 << 20) for _ in range(3)]
+    spools = [Spool(FreeSpace(tmp_path, 0), budget, 2 << 20) for _ in range(3)]
     for spool in spools:
         spool.write(bytes(1_500_000))
     assert [s.is_in_memory for s in spools] == [True, False, False] or sum(s.is_in_memory for s in spools) < 3
@@ -258,7 +258,7 @@ def test_the_budget_is_shared_and_given_back(tmp_path: Path) -> None:
 
 
 def test_an_object_over_the_limit_is_refused(tmp_path: Path) -> None:
-    draft = Draft(Spool(Room(tmp_path, 0), MemoryBudget(MEMORY), MEMORY), CODERS, 1000)
+    draft = FrameEncoder(Spool(FreeSpace(tmp_path, 0), MemoryBudget(MEMORY), MEMORY), CODERS, 1000)
     with pytest.raises(UnavailableError, match="larger than"):
         draft.write(bytes(1001))
     draft.close()

@@ -181,12 +181,12 @@ def test_real_pixels(shared_data: Path) -> None:
 
 def test_a_map_with_an_unknown_class_or_more_blocks_than_there_are_is_refused() -> None:
     whole = np.array([0x10, 0x02], np.uint8)  # classes 0, 1, 2, and nothing behind the third block
-    assert bitplanes.Strata(whole, 3 * bitplanes.BLOCK, 2).sizes()[:2] == [2, 4]
+    assert bitplanes.Bitplanes(whole, 3 * bitplanes.BLOCK, 2).sizes()[:2] == [2, 4]
     for at, byte in ((0, 0xA0), (1, 0x12)):
         damaged = whole.copy()
         damaged[at] = byte
         with pytest.raises(FormatError, match="impossible map"):
-            bitplanes.Strata(damaged, 3 * bitplanes.BLOCK, 2)
+            bitplanes.Bitplanes(damaged, 3 * bitplanes.BLOCK, 2)
 
 
 @pytest.mark.parametrize("choice", Filter)

@@ -8,7 +8,7 @@ import pytest
 from coffer.archive.format.record import record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.log import LogWriter
-from coffer.archive.repair.divergence import read_history
+from coffer.archive.repair.divergence import find_divergence
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
 from coffer.keys.errors import HistoryError
@@ -55,12 +55,12 @@ class Twins:
         folder, witness = ArchiveFolder.open(self.one.folder.path), witness or self.witness
         before = self.one.files()
         with pytest.raises(HistoryError) as refused:
-            LogWriter(folder, now_ms=self.one.now_ms, segment_bytes=_FULL, witness=witness)
+            LogWriter(folder, now_ms=self.one.now_ms, segment_bytes=_FULL, remembered=witness)
         assert "coffer recover show" in refused.value.hint()
-        log = LogWriter(folder, now_ms=self.one.now_ms, segment_bytes=_FULL, witness=witness, may_refuse=True)
+        log = LogWriter(folder, now_ms=self.one.now_ms, segment_bytes=_FULL, remembered=witness, may_refuse=True)
         assert log.refusal is not None
         log.close()
-        assert isinstance(read_history(folder, witness).complaint, HistoryError)
+        assert isinstance(find_divergence(folder, witness).complaint, HistoryError)
         assert self.one.files() == before
 
 
@@ -114,7 +114,7 @@ def test_an_older_checkpoint_of_the_twin_is_held_against_the_log_too(tmp_path: P
     log.checkpoint(other.sign)
     log.close()
     shutil.copyfile(other.folder.checkpoint, twins.one.folder.checkpoint)
-    twins.one.folder.notes.unlink()
+    twins.one.folder.checkpoint_history.unlink()
     twins.require_refused(witness)
 
 
@@ -128,7 +128,7 @@ def test_a_damaged_header_behind_a_good_one_is_left_to_a_verification(tmp_path: 
             data = bytearray(whole)
             data[SEGMENT_HEADER.size + place * record_size(40) + 50] ^= 1
             path.write_bytes(data)
-            log = LogWriter(twins.one.folder, now_ms=twins.one.now_ms, segment_bytes=_FULL, witness=twins.witness)
+            log = LogWriter(twins.one.folder, now_ms=twins.one.now_ms, segment_bytes=_FULL, remembered=twins.witness)
             assert log.next_seq == 6 * _PER_SEGMENT + 2
             log.close()
             assert twins.one.findings()
@@ -138,7 +138,7 @@ def test_a_damaged_header_behind_a_good_one_is_left_to_a_verification(tmp_path: 
 def test_it_goes_on_where_nothing_was_swapped(tmp_path: Path) -> None:
     for segments in range(1, 13):
         twins = Twins(tmp_path / str(segments), segments, 1)
-        log = LogWriter(twins.one.folder, now_ms=twins.one.now_ms, segment_bytes=_FULL, witness=twins.witness)
+        log = LogWriter(twins.one.folder, now_ms=twins.one.now_ms, segment_bytes=_FULL, remembered=twins.witness)
         assert log.append([entry(1)])[0].seq == segments * _PER_SEGMENT + 2
         assert log.checkpoint(twins.one.sign) is not None
         log.close()

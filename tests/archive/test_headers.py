@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 
 from coffer.archive.format import headers
-from coffer.archive.format.headers import Batch
+from coffer.archive.format.headers import RecordBatch
 from coffer.archive.format.merkle import leaf_hash
 from coffer.archive.format.record import RecordHeader, trailer
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
@@ -21,9 +21,9 @@ LENGTHS = (5, 0, 8, 40_000)
 Edit = Callable[[bytearray], None]
 
 
-def batch_of(edit: Edit | None = None, place: int = 1, *, crc: bool = True) -> tuple[Batch, list[bytes]]:
+def batch_of(edit: Edit | None = None, place: int = 1, *, crc: bool = True) -> tuple[RecordBatch, list[bytes]]:
     """Four records that chain; the header at `place` is edited before the next ones are chained to it."""
-    batch, heads = Batch(0), [START]
+    batch, heads = RecordBatch(0), [START]
     for number, length in enumerate(LENGTHS):
         body = sha256(b"").digest()
         header = RecordHeader(1, FIRST + number, 1, bytes(16), 0, length, bytes(32), body, heads[-1], FIRST)

@@ -10,10 +10,10 @@ import pytest
 from coffer.archive.format.record import record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.log import LogWriter
-from coffer.archive.repair.deferred_events import read_pending
-from coffer.archive.repair.divergence import accept_loss, read_history, take_from
+from coffer.archive.repair.deferred_events import read_deferred
+from coffer.archive.repair.divergence import accept_loss, find_divergence, take_from
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, witnessed
+from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, remembered_checkpoint
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import HistoryError, InputError, IntegrityError, UnavailableError
 from tests.archive.conftest import FaultyCalls, SmallArchive, entry
@@ -31,7 +31,7 @@ class Remembered(SmallArchive):
 
     @property
     def witness(self) -> Checkpoint:
-        return witnessed(self.note, self.folder)
+        return remembered_checkpoint(self.note, self.folder)
 
     def remember(self, note: bytes) -> None:
         self.note = note
@@ -43,7 +43,7 @@ class Remembered(SmallArchive):
 
     def open(self, *, may_refuse: bool = False) -> LogWriter:
         log = LogWriter(
-            self.folder, now_ms=self.now_ms, segment_bytes=THREE, witness=self.witness, may_refuse=may_refuse
+            self.folder, now_ms=self.now_ms, segment_bytes=THREE, remembered=self.witness, may_refuse=may_refuse
         )
         self._writers.append(log)
         return log
@@ -137,7 +137,7 @@ def test_it_refuses_to_write_and_changes_nothing(kept: Remembered, tmp_path: Pat
 @pytest.mark.parametrize("diverge", DIVERGED)
 def test_verification_finds_it_with_the_keyrings_memory(kept: Remembered, tmp_path: Path, diverge: Divergence) -> None:
     diverge(kept, tmp_path)
-    assert list(Verifier(kept.folder, witness=kept.witness).findings())
+    assert list(Verifier(kept.folder, remembered=kept.witness).findings())
     alone = list(Verifier(kept.folder).findings())
     assert bool(alone) == (diverge not in {roll_back, fork})  # these two are whole in themselves
 
@@ -146,9 +146,9 @@ def test_verification_finds_it_with_the_keyrings_memory(kept: Remembered, tmp_pa
 def test_it_is_shown(kept: Remembered, tmp_path: Path, diverge: Divergence) -> None:
     diverge(kept, tmp_path)
     before = kept.files()
-    history = read_history(kept.folder, kept.witness)
+    history = find_divergence(kept.folder, kept.witness)
     assert isinstance(history.complaint, HistoryError)
-    assert (history.size, history.promised) == (LEFT[diverge.__name__], 15)
+    assert (history.size, history.signed_records) == (LEFT[diverge.__name__], 15)
     assert (history.left_over > 0) == (diverge in {lose_middle_segment, cut_the_end})
     assert kept.files() == before
 
@@ -158,15 +158,15 @@ def test_the_missing_records_come_from_a_copy(kept: Remembered, tmp_path: Path, 
     whole = {p.name: p.read_bytes() for p in kept.folder.segments.iterdir()}
     diverge(kept, tmp_path)
     found = {p.name: p.read_bytes() for p in kept.folder.segments.iterdir()}
-    history = read_history(kept.folder, kept.witness)
+    history = find_divergence(kept.folder, kept.witness)
     assert take_from(kept.folder, history, ArchiveFolder.open(tmp_path / "new"), kept.remember)
     assert {p.name: p.read_bytes() for p in kept.folder.segments.iterdir()} == whole
     assert kept.open().next_seq == 15
-    assert list(Verifier(kept.folder, witness=kept.witness).findings()) == []
+    assert list(Verifier(kept.folder, remembered=kept.witness).findings()) == []
     aside = [p.read_bytes() for p in kept.folder.lost_and_found.iterdir()]
     assert all(data in aside for name, data in found.items() if data != whole.get(name))
-    (deed,) = read_pending(kept.folder)
-    assert deed.came_about(kept.folder)
+    (deed,) = read_deferred(kept.folder)
+    assert deed.was_done(kept.folder)
     assert (deed.facts["found_records"], deed.facts["to_records"]) == (LEFT[diverge.__name__], 15)
 
 
@@ -174,10 +174,10 @@ def test_the_missing_records_come_from_a_copy(kept: Remembered, tmp_path: Path, 
 def test_the_loss_is_accepted(kept: Remembered, tmp_path: Path, diverge: Divergence) -> None:
     diverge(kept, tmp_path)
     old_note = kept.folder.checkpoint.read_bytes()
-    history = read_history(kept.folder, kept.witness)
+    history = find_divergence(kept.folder, kept.witness)
     accept_loss(kept.folder, history, kept.signer, kept.remember)
-    (deed,) = read_pending(kept.folder)
-    assert deed.came_about(kept.folder)
+    (deed,) = read_deferred(kept.folder)
+    assert deed.was_done(kept.folder)
     assert deed.facts["keyring_records"] == 15
     assert old_note in [p.read_bytes() for p in kept.folder.lost_and_found.iterdir()]
     log = kept.open()
@@ -185,7 +185,7 @@ def test_the_loss_is_accepted(kept: Remembered, tmp_path: Path, diverge: Diverge
     log.append([entry(200)])
     log.checkpoint(kept.sign)
     log.close()
-    assert list(Verifier(kept.folder, witness=kept.witness).findings()) == []
+    assert list(Verifier(kept.folder, remembered=kept.witness).findings()) == []
 
 
 def test_a_keyring_of_yesterday_is_refused(kept: Remembered, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_keyring_of_yesterday_is_refused(kept: Remembered, tmp_path: Path) -> 
     kept.note = None
     with pytest.raises(HistoryError, match="it remembers 0 records"):
         kept.open()
-    history = read_history(kept.folder, kept.witness)
+    history = find_divergence(kept.folder, kept.witness)
     assert (history.size, history.left_over) == (15, 0)
     accept_loss(kept.folder, history, kept.signer, kept.remember)
     assert kept.open().next_seq == 15
@@ -220,7 +220,7 @@ def test_two_roots_of_one_size_are_refused(kept: Remembered) -> None:
 def test_copies_that_do_not_prove_it(kept: Remembered, tmp_path: Path) -> None:
     lose_last_segment(kept, tmp_path)
     before = kept.files()
-    history = read_history(kept.folder, kept.witness)
+    history = find_divergence(kept.folder, kept.witness)
     with pytest.raises(InputError, match="covers 8 records, and 15 were promised"):
         take_from(kept.folder, history, ArchiveFolder.open(tmp_path / "old"), kept.remember)
     fork_of = tmp_path / "forked"
@@ -252,7 +252,7 @@ def test_a_stop_at_every_call(kept: Remembered, tmp_path: Path, way: str, *, aft
     copy = ArchiveFolder.open(tmp_path / "new")
 
     def go(calls: FaultyCalls) -> None:
-        history = read_history(kept.folder, kept.witness)
+        history = find_divergence(kept.folder, kept.witness)
         if way == "accept":
             accept_loss(kept.folder, history, kept.signer, kept.remember, calls)
         else:
@@ -271,12 +271,12 @@ def test_a_stop_at_every_call(kept: Remembered, tmp_path: Path, way: str, *, aft
             failures += 1
         if at >= len(calls.made):
             break
-        for deed in read_pending(kept.folder):
-            if deed.came_about(kept.folder):
+        for deed in read_deferred(kept.folder):
+            if deed.was_done(kept.folder):
                 assert open_checkpoint(kept.folder.checkpoint.read_bytes(), kept.folder).size == 15
-        if read_history(kept.folder, kept.witness).complaint is not None:
+        if find_divergence(kept.folder, kept.witness).complaint is not None:
             go(FaultyCalls())
         assert kept.open().next_seq == 15
-        assert list(Verifier(kept.folder, witness=kept.witness).findings()) == []
-        assert any(deed.came_about(kept.folder) for deed in read_pending(kept.folder))
+        assert list(Verifier(kept.folder, remembered=kept.witness).findings()) == []
+        assert any(deed.was_done(kept.folder) for deed in read_deferred(kept.folder))
     assert failures > 10

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coffer.archive.body.receive_buffer import Inflow
+from coffer.archive.body.receive_buffer import ReceiveBuffer
 from coffer.archive.codec.frames import FRAME_BYTES
 
 # Lengths around a stretch and far below it; contents that tell where they came from.
@@ -14,7 +14,7 @@ SOURCE = b"".join(n.to_bytes(4, "big") for n in range(400_000))
 
 @given(STEPS)
 def test_it_is_a_queue(steps: list[tuple[str, int]]) -> None:
-    inflow, held, taken = Inflow(), bytearray(), list[tuple[memoryview, bytes]]()
+    inflow, held, taken = ReceiveBuffer(), bytearray(), list[tuple[memoryview, bytes]]()
     for number, (step, size) in enumerate(steps):
         if step == "add":
             data = SOURCE[number : number + size]
@@ -33,7 +33,7 @@ def test_it_is_a_queue(steps: list[tuple[str, int]]) -> None:
 
 
 def test_nothing_is_left_of_what_was_cleared() -> None:
-    inflow = Inflow()
+    inflow = ReceiveBuffer()
     inflow.add(b"abc")
     inflow.clear()
     assert not len(inflow)

@@ -171,12 +171,12 @@ def test_events_use_the_reserve_and_objects_with_them_do_not(small: SmallArchive
     log = small.writer(reserve_bytes=4 << 20)
     event = replace(entry(2), kind=Kind.STATE)
     free[0] = 2 << 20
-    assert log.takes_events()
+    assert log.accepts_events()
     assert log.append([event])[0].seq == 0
     with pytest.raises(UnavailableError, match="reserve"):
         log.append([event, entry(1)])
     before, free[0] = small.files(), 60_000
-    assert not log.takes_events()
+    assert not log.accepts_events()
     with pytest.raises(UnavailableError, match="full"):
         log.append([event])
     assert small.files() == before

@@ -9,7 +9,7 @@ import pytest
 from coffer.archive.format.record import record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.repair.tail import cut, read_tail
-from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.findings import FindingStore
 from coffer.keys.errors import IntegrityError, UnavailableError
 from tests.archive.conftest import FaultyCalls, SmallArchive, entry
 
@@ -82,7 +82,7 @@ def test_a_hole_in_the_group_that_was_being_written_is_cut_with_what_lies_behind
     log.close()
     (kept,) = small.folder.lost_and_found.iterdir()
     assert kept.read_bytes() == data[places[1].offset :]
-    (finding,) = Ledger(small.folder.scrub).open_entries()
+    (finding,) = FindingStore(small.folder.scrub).open_entries()
     assert (finding.segment, finding.offset, finding.kept) == (1, places[1].offset, kept.name)
     assert "2 records" in finding.what
     assert kept.name in finding.what
@@ -93,7 +93,7 @@ def test_what_was_cut_waits_for_an_answer_and_goes_once_it_has_one(small: SmallA
     path = small.segments()[0]
     path.write_bytes(path.read_bytes()[:-5000])
     small.writer()
-    ledger = Ledger(small.folder.scrub)
+    ledger = FindingStore(small.folder.scrub)
     (finding,) = ledger.open_entries()
     assert ledger.settle([0, 1], []) == []
     assert ledger.open_entries() == [finding]
@@ -178,7 +178,7 @@ def test_a_damaged_body_that_was_stable_stays_and_is_told(small: SmallArchive, b
     log.close()
     assert not any(small.folder.lost_and_found.iterdir())
     if damaged.segment == places[-1].segment:  # what lies in sealed segments is for a verification
-        (finding,) = Ledger(small.folder.scrub).open_entries()
+        (finding,) = FindingStore(small.folder.scrub).open_entries()
         assert (finding.record, finding.what) == (damaged.seq, "the body does not match its hash")
     (seen,) = small.findings()
     assert (seen.seq, seen.offset, seen.what) == (
@@ -196,7 +196,7 @@ def test_a_torn_record_of_a_later_group_shows_that_a_damaged_body_was_stable(sma
     log = small.writer()
     assert log.next_seq == 2
     log.close()
-    records = [finding.record for finding in Ledger(small.folder.scrub).open_entries()]
+    records = [finding.record for finding in FindingStore(small.folder.scrub).open_entries()]
     assert records == [1, None]  # the damaged one, and what was cut
 
 
@@ -297,7 +297,7 @@ def test_a_segment_of_a_twin_is_refused(small: SmallArchive, tmp_path: Path) -> 
     other = SmallArchive(tmp_path / "other")
     other.fill(8, first=50, segment_bytes=THREE)
     shutil.copy(other.segments()[2], small.segments()[2])
-    refused(small, "does not go on from the one before it")
+    refused(small, "does not continue the one before it")
     other.close()
 
 

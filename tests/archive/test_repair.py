@@ -10,7 +10,7 @@ import pytest
 
 from coffer.archive.format.record import HEADER, record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
-from coffer.archive.repair.deferred_events import read_pending
+from coffer.archive.repair.deferred_events import read_deferred
 from coffer.archive.repair.repair import repair
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.errors import CofferError, InputError, IntegrityError, UnavailableError
@@ -57,13 +57,13 @@ def test_any_damage_is_mended_and_the_file_is_as_it_was(
     before = whole(small.folder)
     flip(small.folder, number, offset)
     damaged = small.folder.segment_path(number).read_bytes()
-    outcome = repair(small.folder, copy)
-    assert [m.segment for m in outcome.mended] == [number]
-    assert outcome.left == small.findings() == []
+    report = repair(small.folder, copy)
+    assert [m.segment for m in report.repaired] == [number]
+    assert report.remaining == small.findings() == []
     assert whole(small.folder) == before
-    assert (small.folder.lost_and_found / outcome.mended[0].kept).read_bytes() == damaged
-    (deed,) = read_pending(small.folder)
-    assert deed.came_about(small.folder)
+    assert (small.folder.lost_and_found / report.repaired[0].kept).read_bytes() == damaged
+    (deed,) = read_deferred(small.folder)
+    assert deed.was_done(small.folder)
     assert deed.facts["segment"] == number
 
 
@@ -72,7 +72,7 @@ def test_two_copies_damaged_in_different_places_make_one_whole(pair: tuple[Small
     before = whole(small.folder)
     flip(small.folder, 2, record(0, HEADER.size), record(2, 30))
     flip(copy, 2, record(1, HEADER.size), 40)
-    (mended,) = repair(small.folder, copy).mended
+    (mended,) = repair(small.folder, copy).repaired
     assert mended.records == (3, 5)
     assert whole(small.folder) == before
 
@@ -93,18 +93,18 @@ def test_a_missing_and_a_cut_segment(pair: tuple[SmallArchive, ArchiveFolder]) -
     before = whole(small.folder)
     small.folder.segment_path(2).unlink()
     os.truncate(small.folder.segment_path(4), 300)
-    outcome = repair(small.folder, copy)
-    assert [(m.segment, bool(m.kept)) for m in outcome.mended] == [(2, False), (4, True)]
+    report = repair(small.folder, copy)
+    assert [(m.segment, bool(m.kept)) for m in report.repaired] == [(2, False), (4, True)]
     assert whole(small.folder) == before
 
 
 def test_only_the_given_records(pair: tuple[SmallArchive, ArchiveFolder]) -> None:
     small, copy = pair
     flip(small.folder, 1, record(0, HEADER.size), record(2, HEADER.size))
-    outcome = repair(small.folder, copy, only={2})
-    assert [m.records for m in outcome.mended] == [(2,)]
-    assert [f.seq for f in outcome.left] == [0]
-    assert [m.records for m in repair(small.folder, copy).mended] == [(0,)]
+    report = repair(small.folder, copy, only={2})
+    assert [m.records for m in report.repaired] == [(2,)]
+    assert [f.seq for f in report.remaining] == [0]
+    assert [m.records for m in repair(small.folder, copy).repaired] == [(0,)]
 
 
 def test_a_forged_record_is_not_taken(pair: tuple[SmallArchive, ArchiveFolder], tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_a_checkpoint_that_the_log_here_does_not_reach_is_not_taken(small: Small
     shutil.copytree(small.folder.path, tmp_path / "copy")
     small.folder.segment_path(1).write_bytes(older["segments/00000001.seg"])
     small.folder.checkpoint.write_bytes(b"nothing")
-    outcome = repair(small.folder, ArchiveFolder.open(tmp_path / "copy"))
-    assert not outcome.checkpoint
-    assert outcome.left
+    report = repair(small.folder, ArchiveFolder.open(tmp_path / "copy"))
+    assert not report.checkpoint
+    assert report.remaining
     for name in ("checkpoints/latest", "checkpoints/history"):
         (small.folder.path / name).write_bytes(older[name])
 
@@ -193,9 +193,9 @@ def test_a_damaged_checkpoint_is_put_back_from_the_history(small: SmallArchive, 
     small.checkpoint()
     note = small.folder.checkpoint.read_bytes()
     small.folder.checkpoint.write_bytes(b"nothing")
-    outcome = repair(small.folder, ArchiveFolder.open(tmp_path / "copy"))
-    assert outcome.checkpoint
-    assert not outcome.left
+    report = repair(small.folder, ArchiveFolder.open(tmp_path / "copy"))
+    assert report.checkpoint
+    assert not report.remaining
     assert small.folder.checkpoint.read_bytes() == note
 
 
@@ -235,9 +235,9 @@ def test_a_stop_at_every_call(
             break
         for number, data in good.items():
             assert small.folder.segment_path(number).read_bytes() in (data, bad[number])
-        for deed in read_pending(small.folder):
+        for deed in read_deferred(small.folder):
             number = int(str(deed.facts["segment"]))
-            assert not deed.came_about(small.folder) or small.folder.segment_path(number).read_bytes() == good[number]
+            assert not deed.was_done(small.folder) or small.folder.segment_path(number).read_bytes() == good[number]
         repair(small.folder, copy)
         assert small.findings() == []
         for kept in small.folder.lost_and_found.iterdir():

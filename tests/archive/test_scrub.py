@@ -9,7 +9,7 @@ import pytest
 from coffer.archive.format.record import HEADER, record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.tree.checkpoint import read_checkpoint
-from coffer.archive.verify.findings import Entry, Ledger
+from coffer.archive.verify.findings import FindingStore, RecordedFinding
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.scrub import Scrub, StoppedError
 from coffer.keys.errors import FormatError, NotFoundError
@@ -37,10 +37,10 @@ class Reading:
         self.clock = clock
         self.scrub = Scrub(
             small.folder,
-            witness=lambda: read_checkpoint(small.folder),
+            remembered=lambda: read_checkpoint(small.folder),
             now_ms=clock,
             pace=self._pace,
-            tell=self.told.append,
+            on_finding=self.told.append,
         )
 
     def _pace(self, count: int) -> None:
@@ -51,9 +51,9 @@ class Reading:
 
     def whole_pass(self) -> "Reading":
         """Steps until the next pass begins, or until it is stopped."""
-        before = self.scrub.place.passes
+        before = self.scrub.position.passes
         try:
-            while self.scrub.place.passes == before:
+            while self.scrub.position.passes == before:
                 self.scrub.segment()
         except StoppedError:
             self.scrub.save()
@@ -84,8 +84,8 @@ def test_a_pass_reads_every_byte_once_and_tells_nothing(large: SmallArchive, clo
     reading = Reading(large, clock).whole_pass()
     assert reading.read == sum(p.stat().st_size for p in large.segments())
     assert reading.told == []
-    assert reading.scrub.place.passes == 1
-    assert sorted(reading.scrub.place.verified) == [1, 2, 3]
+    assert reading.scrub.position.passes == 1
+    assert sorted(reading.scrub.position.verified) == [1, 2, 3]
 
 
 def test_it_goes_on_where_it_stopped(large: SmallArchive, clock: Clock) -> None:
@@ -95,7 +95,7 @@ def test_it_goes_on_where_it_stopped(large: SmallArchive, clock: Clock) -> None:
         reading = Reading(large, clock, stop_after=3_000_000).whole_pass()
         read, runs = read + reading.read, runs + 1
         assert reading.told == []
-        if reading.scrub.place.passes:
+        if reading.scrub.position.passes:
             break
     assert read == total
     assert runs >= 4
@@ -110,7 +110,7 @@ def test_damage_anywhere_is_told_however_often_it_is_stopped(large: SmallArchive
     for _ in range(40):
         reading = Reading(large, clock, stop_after=2_000_000).whole_pass()
         told += reading.told
-        if reading.scrub.place.passes:
+        if reading.scrub.position.passes:
             break
     assert [f.seq for f in told] == [seq]
 
@@ -133,7 +133,7 @@ def test_another_history_is_told(large: SmallArchive, clock: Clock, tmp_path: Pa
         for _ in range(20):
             reading = Reading(large, clock, stop_after).whole_pass()
             told += reading.told
-            if reading.scrub.place.passes:
+            if reading.scrub.position.passes:
                 break
         assert [f.what for f in told] == ["the first 25 records are not those that were signed"]
         (large.folder.scrub / "place.json").unlink()
@@ -169,7 +169,7 @@ def test_a_lost_position_only_starts_again(large: SmallArchive, clock: Clock) ->
     place = large.folder.scrub / "place.json"
     for text in ("{", "[]", json.dumps({"segment": 1}), ""):
         place.write_text(text)
-        assert Reading(large, clock).scrub.place.segment == 1
+        assert Reading(large, clock).scrub.position.segment == 1
     assert Reading(large, clock).whole_pass().told == []
 
 
@@ -208,22 +208,22 @@ CUT = Finding(3, 500, None, "a record is cut")
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path)
+def ledger(tmp_path: Path) -> FindingStore:
+    return FindingStore(tmp_path)
 
 
-def test_a_finding_is_kept_once_until_it_is_answered(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_finding_is_kept_once_until_it_is_answered(ledger: FindingStore, tmp_path: Path) -> None:
     made = ledger.add(FLIPPED, 5)
     assert made is not None
     assert ledger.add(FLIPPED, 6) is None
-    assert [e.found_ms for e in Ledger(tmp_path).open_entries()] == [5]
-    assert ledger.acknowledge([made.name], 9) == Ledger(tmp_path).entries()
+    assert [e.found_ms for e in FindingStore(tmp_path).open_entries()] == [5]
+    assert ledger.acknowledge([made.name], 9) == FindingStore(tmp_path).entries()
     assert ledger.open_entries() == []
     assert ledger.add(FLIPPED, 10) is None
     assert ledger.open_entries() == []
 
 
-def test_a_second_look_drops_what_is_mended_and_keeps_the_rest(ledger: Ledger) -> None:
+def test_a_second_look_drops_what_is_mended_and_keeps_the_rest(ledger: FindingStore) -> None:
     ledger.add(FLIPPED, 1)
     ledger.add(CUT, 1)
     assert ledger.settle({1}, []) == []
@@ -231,7 +231,7 @@ def test_a_second_look_drops_what_is_mended_and_keeps_the_rest(ledger: Ledger) -
     assert [e.segment for e in ledger.entries()] == [3]
 
 
-def test_answers_to_what_is_not_there(ledger: Ledger, tmp_path: Path) -> None:
+def test_answers_to_what_is_not_there(ledger: FindingStore, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no finding 1-2-abc"):
         ledger.acknowledge(["1-2-abc"], 1)
     assert ledger.acknowledge([], 1) == []
@@ -242,4 +242,4 @@ def test_answers_to_what_is_not_there(ledger: Ledger, tmp_path: Path) -> None:
 
 def test_names_tell_findings_apart() -> None:
     found = (FLIPPED, CUT, Finding(2, 96, 7, "another"), Finding(2, 97, 7, FLIPPED.what))
-    assert len({Entry(f.segment, f.offset, f.seq, f.what, 0).name for f in found}) == 4
+    assert len({RecordedFinding(f.segment, f.offset, f.seq, f.what, 0).name for f in found}) == 4

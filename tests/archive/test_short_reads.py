@@ -12,11 +12,11 @@ from coffer.archive.format.record import record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
-from coffer.archive.repair.divergence import read_history
+from coffer.archive.repair.divergence import find_divergence
 from coffer.archive.repair.repair import repair
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.leaves import Leaves
-from coffer.archive.verify.verify import Level, Options, Verifier
+from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.errors import UnavailableError
 from tests.archive.conftest import SmallArchive, body_of, entry
 
@@ -104,7 +104,7 @@ def _leaves(folder: ArchiveFolder) -> object:
 
 
 def _history(folder: ArchiveFolder) -> object:
-    found = read_history(folder, None)
+    found = find_divergence(folder, None)
     return found.size, found.complaint
 
 
@@ -137,10 +137,10 @@ def test_a_short_answer_changes_nothing(
     assert filled.files() == before
 
 
-@pytest.mark.parametrize("level", [Level.HEADERS, Level.BODIES])
+@pytest.mark.parametrize("level", [VerifyLevel.HEADERS, VerifyLevel.BODIES])
 @pytest.mark.parametrize("shortened", _SHORT)
 def test_a_short_answer_is_no_finding(
-    filled: SmallArchive, fault: Fault, level: Level, shortened: Callable[[int], int]
+    filled: SmallArchive, fault: Fault, level: VerifyLevel, shortened: Callable[[int], int]
 ) -> None:
     def go() -> None:
         assert list(Verifier(filled.folder, Options(level)).findings()) == []
@@ -181,9 +181,9 @@ def test_a_repair_copies_whole_records(filled: SmallArchive, fault: Fault, tmp_p
         path.write_bytes(damaged)
         for kept in filled.folder.lost_and_found.iterdir():
             kept.unlink()
-        outcome = repair(filled.folder, ArchiveFolder.open(copy))
-        assert [m.records for m in outcome.mended] == [(4,)]
-        assert outcome.left == []
+        report = repair(filled.folder, ArchiveFolder.open(copy))
+        assert [m.records for m in report.repaired] == [(4,)]
+        assert report.remaining == []
         assert path.read_bytes() == whole
 
     assert _sweep(fault, _half, go) > 20

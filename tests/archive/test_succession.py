@@ -15,18 +15,18 @@ import pytest
 
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
-from coffer.archive.repair.divergence import accept_loss, read_history, take_from
+from coffer.archive.repair.divergence import accept_loss, find_divergence, take_from
 from coffer.archive.repair.repair import repair
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
-from coffer.archive.tree.checkpoint_history import read_notes
+from coffer.archive.tree.checkpoint_history import read_entries
 from coffer.archive.tree.key_history import (
     Endorsement,
-    Succession,
+    KeyHistory,
     adopt,
+    continue_from,
     endorse,
-    go_on_from,
-    read_succession,
+    read_key_history,
 )
 from coffer.archive.tree.proof import root
 from coffer.archive.tree.proof_bundle import Consistency, Inclusion, parse_proof
@@ -104,7 +104,7 @@ def forged(folder: ArchiveFolder, signer: CheckpointSigner, size: int) -> bytes:
 
 
 def test_each_key_signs_its_own_records_and_no_others(made: Changing) -> None:
-    keys = read_succession(made.folder)
+    keys = read_key_history(made.folder)
     assert [keys.span(generation) for generation in (1, 2, 3)] == [(0, 3), (3, 8), (8, None)]
     assert keys.current == made.signers[2].vkey(ORIGIN)
     theirs = AUDITOR.Keys(made.folder.vkey, keys.notes)
@@ -129,15 +129,15 @@ def test_each_key_signs_its_own_records_and_no_others(made: Changing) -> None:
 
 
 def test_whoever_trusts_one_key_follows_to_all(made: Changing) -> None:
-    notes = read_succession(made.folder).notes
+    notes = read_key_history(made.folder).notes
     latest = made.folder.checkpoint.read_bytes()
     for signer in made.signers:
-        keys = Succession.of(signer.vkey(ORIGIN), notes)
-        assert (keys.vkeys, keys.notes) == (read_succession(made.folder).vkeys, notes)
+        keys = KeyHistory.of(signer.vkey(ORIGIN), notes)
+        assert (keys.vkeys, keys.notes) == (read_key_history(made.folder).vkeys, notes)
         assert AUDITOR.Archive(made.folder.path, signer.vkey(ORIGIN), []).found == []
     for vkey, given in ((THIEF.vkey(ORIGIN), notes), (made.folder.vkey, notes[1:])):
         with pytest.raises(IntegrityError, match=r"do not lead|out of order"):
-            Succession.of(vkey, given)
+            KeyHistory.of(vkey, given)
         with pytest.raises(ValueError):
             AUDITOR.Keys(vkey, given).open(latest)
     assert AUDITOR.Archive(made.folder.path, THIEF.vkey(ORIGIN), []).found
@@ -147,7 +147,7 @@ def test_proofs_over_a_change_hold_for_who_has_the_first_key(made: Changing) -> 
     reader = LogReader(made.folder)
     headers = [header.serialize() for _, header in reader.records()]
     reader.close()
-    notes = [each.note for each in read_notes(made.folder)]
+    notes = [each.note for each in read_entries(made.folder)]
     proofs: list[Inclusion | Consistency] = [Inclusion.make(made.folder, headers[at], notes[-1]) for at in (0, 5, 19)]
     proofs += [Consistency.make(made.folder, old, new) for old, new in itertools.combinations(notes, 2)]
     for proof in proofs:
@@ -169,7 +169,7 @@ def signed(text: bytes, *signers: CheckpointSigner) -> bytes:
 
 def tamperings(made: Changing) -> dict[str, list[bytes]]:
     """Other endorsements in place of the archive's two, and what each of them is."""
-    first, second = read_succession(made.folder).notes
+    first, second = read_key_history(made.folder).notes
     one, two, three = made.signers
     text = first[: first.rindex(b"\n\n") + 1]
     made_first = Endorsement.parse(text)
@@ -221,16 +221,16 @@ def test_every_tampering_with_the_endorsements_is_found(made: Changing, copied: 
 def test_another_first_key_in_archive_json_is_found(made: Changing, copied: ArchiveFolder) -> None:
     """Although it is one of the archive's: endorsements begin with the one that it was made with."""
     path = copied.path / "archive.json"
-    path.write_text(path.read_text().replace(copied.vkey, read_succession(copied).vkeys[1]))
+    path.write_text(path.read_text().replace(copied.vkey, read_key_history(copied).vkeys[1]))
     assert findings(ArchiveFolder.open(copied.path))
 
 
 def test_checkpoints_by_the_wrong_key_are_found(made: Changing, copied: ArchiveFolder) -> None:
     """By the old key after the change, by a new key that nobody endorsed; as the latest, and deep in the history."""
     history, latest = copied.notes.read_bytes(), copied.checkpoint.read_bytes()
-    notes = [each.note for each in read_notes(copied)]
+    notes = [each.note for each in read_entries(copied)]
     for at, signer in itertools.product((2, 4), (THIEF, *made.signers[:2])):
-        size = list(read_notes(made.folder))[at].checkpoint.size
+        size = list(read_entries(made.folder))[at].checkpoint.size
         if size == 8 and signer in made.signers[1:]:
             continue
         lie = forged(copied, signer, size)
@@ -244,7 +244,7 @@ def test_checkpoints_by_the_wrong_key_are_found(made: Changing, copied: ArchiveF
 
 def test_a_log_shorter_than_an_endorsement_is_found(made: Changing, copied: ArchiveFolder) -> None:
     """Everything put back to before the second change but the endorsements."""
-    notes = [each.note for each in read_notes(copied)][:2]
+    notes = [each.note for each in read_entries(copied)][:2]
     copied.notes.write_bytes(b"".join(notes))
     copied.checkpoint.write_bytes(notes[-1])
     shutil.rmtree(copied.tiles)
@@ -274,14 +274,14 @@ def test_a_writer_without_the_key_in_force_stores_nothing(made: Changing, copied
 @pytest.mark.parametrize("damage", [b"", b"nothing readable"], ids=["missing", "damaged"])
 def test_a_repair_takes_endorsements_from_a_copy(made: Changing, copied: ArchiveFolder, damage: bytes) -> None:
     copied.endorsements.write_bytes(damage)
-    outcome = repair(copied, made.folder)
-    assert (outcome.endorsements, outcome.left) == (True, [])
+    report = repair(copied, made.folder)
+    assert (report.endorsements, report.remaining) == (True, [])
     assert findings(copied) == []
     assert not repair(copied, made.folder).endorsements
 
 
 def test_two_keys_in_one_place_are_evidence_and_not_repaired(made: Changing, copied: ArchiveFolder) -> None:
-    first, _ = read_succession(copied).notes
+    first, _ = read_key_history(copied).notes
     copied.endorsements.write_bytes(first)
     endorse(copied, made.signers[1], THIEF, Checkpoint(ORIGIN, 8, root(8, Tiles(copied, 20).at)))
     before = copied.endorsements.read_bytes()
@@ -302,8 +302,8 @@ def cut_behind(folder: ArchiveFolder, records: int) -> None:
 def test_a_loss_is_endorsed_and_all_goes_on(made: Changing, copied: ArchiveFolder) -> None:
     """The log loses records behind which two keys were changed; the newest key says so and signs what is left."""
     cut_behind(copied, 6)
-    accept_loss(copied, read_history(copied, None), made.signers[2], lambda _: None)
-    keys = read_succession(copied)
+    accept_loss(copied, find_divergence(copied, None), made.signers[2], lambda _: None)
+    keys = read_key_history(copied)
     assert [keys.span(generation) for generation in (1, 2, 3, 4)] == [(0, 3), (3, 6), (8, 6), (6, None)]
     assert keys.vkeys[2] == keys.vkeys[3]
     log = LogWriter(copied, now_ms=made.now_ms, signers=[made.signers[2].vkey(ORIGIN)])
@@ -321,12 +321,12 @@ def test_with_an_older_keyring_its_key_goes_on_and_the_lost_one_is_evidence(
     made: Changing, copied: ArchiveFolder
 ) -> None:
     before = copied.endorsements.read_bytes()
-    history = read_history(copied, None)
+    history = find_divergence(copied, None)
     with pytest.raises(HistoryError, match="none of this archive"):
         accept_loss(copied, history, THIEF, lambda _: None)
     assert not [*copied.lost_and_found.iterdir(), *copied.path.glob("pending.json")]
-    go_on_from(copied, made.signers[1], Checkpoint(ORIGIN, 20, history.root))
-    assert read_succession(copied).current == made.signers[1].vkey(ORIGIN)
+    continue_from(copied, made.signers[1], Checkpoint(ORIGIN, 20, history.root))
+    assert read_key_history(copied).current == made.signers[1].vkey(ORIGIN)
     (kept,) = copied.lost_and_found.glob("endorsements-*.notes")
     assert kept.read_bytes() == before
     copied.checkpoint.unlink()
@@ -335,7 +335,7 @@ def test_with_an_older_keyring_its_key_goes_on_and_the_lost_one_is_evidence(
     log.checkpoint(partial(made.signers[1].sign_note, ORIGIN))
     log.close()
     assert findings(copied) == []
-    whole = Succession.of(made.folder.vkey, read_succession(made.folder).notes)
+    whole = KeyHistory.of(made.folder.vkey, read_key_history(made.folder).notes)
     with pytest.raises(IntegrityError, match="not in force"):  # whoever kept the endorsements does not believe it
         whole.require_in_force(whole.signers(copied.checkpoint.read_bytes()), 20)
 
@@ -343,16 +343,16 @@ def test_with_an_older_keyring_its_key_goes_on_and_the_lost_one_is_evidence(
 def test_records_and_keys_are_taken_from_a_newer_copy(made: Changing, tmp_path: Path) -> None:
     shutil.copytree(made.folder.path, tmp_path / "older")
     older = ArchiveFolder.open(tmp_path / "older")
-    first, _ = read_succession(older).notes
-    notes = [each.note for each in read_notes(older)][:2]
+    first, _ = read_key_history(older).notes
+    notes = [each.note for each in read_entries(older)][:2]
     older.endorsements.write_bytes(first)
     older.notes.write_bytes(b"".join(notes))
     older.checkpoint.write_bytes(notes[-1])
     shutil.rmtree(older.tiles)
     cut_behind(older, 5)
     assert findings(older) == []
-    assert take_from(older, read_history(older, None), made.folder, lambda _: None) == [1]
-    assert read_succession(older) == read_succession(made.folder)
+    assert take_from(older, find_divergence(older, None), made.folder, lambda _: None) == [1]
+    assert read_key_history(older) == read_key_history(made.folder)
     assert findings(older) == []
 
 
@@ -368,7 +368,7 @@ def test_a_failed_endorsement_changes_nothing(made: Changing, copied: ArchiveFol
         except IntegrityError:
             raise
         except Exception:  # noqa: BLE001  # injected
-            assert len(read_succession(copied).vkeys) in (3, 4)
+            assert len(read_key_history(copied).vkeys) in (3, 4)
         after.add(copied.endorsements.read_bytes())
         copied.endorsements.write_bytes(before)
         if len(faulty.made) <= step:

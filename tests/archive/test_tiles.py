@@ -14,11 +14,11 @@ from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.tree.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
-from coffer.archive.tree.checkpoint_history import find_note, last_checkpoint, publish, read_notes, split
+from coffer.archive.tree.checkpoint_history import find_note, last_checkpoint, publish, read_entries, split
 from coffer.archive.tree.leaves import Leaves
 from coffer.archive.tree.proof import consistency, extends, includes, inclusion, root
 from coffer.archive.tree.proof_bundle import Consistency, Inclusion
-from coffer.archive.tree.tile_writer import Tiling
+from coffer.archive.tree.tile_writer import TileWriter
 from coffer.archive.tree.tiles import Tiles, tile_path
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError, UnavailableError
 from tests.archive.conftest import ORIGIN, FaultyCalls, SmallArchive, entry
@@ -137,12 +137,12 @@ def test_every_flipped_tile_and_note_is_named(large: SmallArchive) -> None:
             f"the tile {name} is not what the log says; remove it: the next checkpoint makes it again from the log"
         ]
         path.write_bytes(whole)
-    history = large.folder.notes.read_bytes()
+    history = large.folder.checkpoint_history.read_bytes()
     notes = [note for _, note in split([history])]
     for at in (0, len(ORIGIN) + 1, len(ORIGIN) + 10, len(notes[0]) - 20, len(history) - 20):
-        large.folder.notes.write_bytes(history[:at] + bytes([history[at] ^ 4]) + history[at + 1 :])
+        large.folder.checkpoint_history.write_bytes(history[:at] + bytes([history[at] ^ 4]) + history[at + 1 :])
         assert "history" in whats(large)[0]
-    large.folder.notes.write_bytes(history)
+    large.folder.checkpoint_history.write_bytes(history)
     assert whats(large) == []
 
 
@@ -150,7 +150,7 @@ def test_leaves_are_read_from_anywhere(large: SmallArchive) -> None:
     all_leaves, some = leaves_of(large), Leaves(large.folder)
     for begin, end in ((0, 3), (3, 9000), (69_990, LARGE), (20_000, 20_001), (20_001, 40_000), (100, 101)):
         assert some.take(begin, end) == all_leaves[begin:end]
-    with pytest.raises(IntegrityError, match="record 70000 is not there"):
+    with pytest.raises(IntegrityError, match="record 70000 is missing"):
         some.take(69_999, LARGE + 1)
 
 
@@ -166,8 +166,8 @@ def test_after_every_checkpoint_exactly_its_tiles_are_there(
         grow(archive, *([size] if reopen else sizes), segment_bytes=segment_bytes)
         leaves = leaves_of(archive)
         assert tiles_of(archive) == expected(leaves)
-    assert [n.checkpoint.size for n in read_notes(archive.folder)] == sizes
-    for checkpoint, _ in read_notes(archive.folder):
+    assert [n.checkpoint.size for n in read_entries(archive.folder)] == sizes
+    for checkpoint, _ in read_entries(archive.folder):
         assert checkpoint.root == root(checkpoint.size, Tiles(archive.folder, sizes[-1]).at)
     archive.close()
 
@@ -247,7 +247,7 @@ def test_proofs_do_without_a_wrong_tile(small: SmallArchive) -> None:
     small.damaged = True
     for name in tiles_of(small):
         (small.folder.tiles / name).write_bytes(bytes(len(tiles_of(small)[name])))
-    notes = [note for _, note in read_notes(small.folder)]
+    notes = [note for _, note in read_entries(small.folder)]
     made = Consistency.make(small.folder, *notes)
     assert [c.size for c in made.check(small.folder.vkey)] == [300, 700]
     reader = LogReader(small.folder)
@@ -337,7 +337,7 @@ def test_a_note_is_in_the_history_before_anybody_is_told(small: SmallArchive, fa
 
     def remember(_: bytes) -> None:
         latest = read_checkpoint(small.folder)
-        seen.append(([n.checkpoint.size for n in read_notes(small.folder)], latest.size if latest else 0))
+        seen.append(([n.checkpoint.size for n in read_entries(small.folder)], latest.size if latest else 0))
         assert faulty.made[-1 if len(seen) > 1 else -3] != "writev"  # the history was synced
 
     for n in range(3):
@@ -362,7 +362,7 @@ def test_a_stop_at_any_call_of_a_checkpoint_loses_no_note(tmp_path: Path) -> Non
                 pass
             else:
                 break
-            kept = [note for _, note in read_notes(archive.folder)]
+            kept = [note for _, note in read_entries(archive.folder)]
             assert set(told) | {archive.folder.checkpoint.read_bytes()} <= set(kept)
             assert whats(archive) == []
             again = archive.writer()
@@ -376,22 +376,22 @@ def test_a_stop_at_any_call_of_a_checkpoint_loses_no_note(tmp_path: Path) -> Non
 
 def test_a_torn_end_of_the_history_is_cut_before_the_next_note(small: SmallArchive) -> None:
     grow(small, 3, 5)
-    whole = small.folder.notes.read_bytes()
-    first = len(next(read_notes(small.folder)).note)
+    whole = small.folder.checkpoint_history.read_bytes()
+    first = len(next(read_entries(small.folder)).note)
     latest = small.folder.checkpoint.read_bytes()
     for cut in range(first, len(whole)):
-        small.folder.notes.write_bytes(whole[:cut])
+        small.folder.checkpoint_history.write_bytes(whole[:cut])
         small.folder.checkpoint.write_bytes(whole[:first])
-        assert last_checkpoint(small.folder) == next(read_notes(small.folder)).checkpoint
+        assert last_checkpoint(small.folder) == next(read_entries(small.folder)).checkpoint
         publish(small.folder, latest)
-        assert small.folder.notes.read_bytes() == whole
+        assert small.folder.checkpoint_history.read_bytes() == whole
 
 
 def test_an_append_with_holes_is_cut_before_the_next_note(small: SmallArchive) -> None:
     """Size and later sector were written before the power went, an earlier one was not; or the other way round."""
     grow(small, 3, 5)
-    whole = small.folder.notes.read_bytes()
-    first = len(next(read_notes(small.folder)).note)
+    whole = small.folder.checkpoint_history.read_bytes()
+    first = len(next(read_entries(small.folder)).note)
     latest = small.folder.checkpoint.read_bytes()
     small.folder.checkpoint.write_bytes(whole[:first])
     for sector in range(first + 1, len(whole)):
@@ -399,14 +399,14 @@ def test_an_append_with_holes_is_cut_before_the_next_note(small: SmallArchive) -
             whole[:first] + bytes(sector - first) + whole[sector:],
             whole[:sector] + bytes(len(whole) - sector),
         ):
-            small.folder.notes.write_bytes(torn)
-            assert [n.checkpoint.size for n in read_notes(small.folder)] == [3]
+            small.folder.checkpoint_history.write_bytes(torn)
+            assert [n.checkpoint.size for n in read_entries(small.folder)] == [3]
     for sector in (first + 1, first + len(ORIGIN) // 2, first + len(ORIGIN), len(whole) - 1):
-        small.folder.notes.write_bytes(whole[:first] + bytes(sector - first) + whole[sector:])
+        small.folder.checkpoint_history.write_bytes(whole[:first] + bytes(sector - first) + whole[sector:])
         assert whats(small) == []
         small.writer().close()
         publish(small.folder, latest)
-        assert small.folder.notes.read_bytes() == whole
+        assert small.folder.checkpoint_history.read_bytes() == whole
         small.folder.checkpoint.write_bytes(whole[:first])
     publish(small.folder, latest)
 
@@ -414,11 +414,11 @@ def test_an_append_with_holes_is_cut_before_the_next_note(small: SmallArchive) -
 def test_a_hole_in_front_of_a_note_is_found(small: SmallArchive) -> None:
     """No stop leaves that: each note was stable before the next one."""
     grow(small, 3, 5, 7)
-    whole = small.folder.notes.read_bytes()
-    first = len(next(read_notes(small.folder)).note)
-    small.folder.notes.write_bytes(whole[:first] + bytes(20) + whole[first + 20 :])
+    whole = small.folder.checkpoint_history.read_bytes()
+    first = len(next(read_entries(small.folder)).note)
+    small.folder.checkpoint_history.write_bytes(whole[:first] + bytes(20) + whole[first + 20 :])
     assert "cannot be read from byte" in whats(small)[0]
-    small.folder.notes.write_bytes(whole)
+    small.folder.checkpoint_history.write_bytes(whole)
 
 
 def test_latest_is_never_two_notes_behind(small: SmallArchive) -> None:
@@ -441,7 +441,7 @@ def test_latest_is_never_two_notes_behind(small: SmallArchive) -> None:
             log.close()
             log = small.writer()
         assert whats(small) == []
-    notes = [note for _, note in read_notes(small.folder)]
+    notes = [note for _, note in read_entries(small.folder)]
     assert told == [notes[0], notes[1], notes[1], notes[2]]
     assert small.folder.checkpoint.read_bytes() == notes[1]
     log.close()
@@ -449,15 +449,15 @@ def test_latest_is_never_two_notes_behind(small: SmallArchive) -> None:
 
 def test_a_lost_history_is_found_and_begins_again_with_the_latest(small: SmallArchive) -> None:
     grow(small, 3, 5)
-    small.folder.notes.unlink()
+    small.folder.checkpoint_history.unlink()
     assert whats(small) == ["the history lacks the signed checkpoint over 5 records"]
     grow(small, 7)
-    assert [n.checkpoint.size for n in read_notes(small.folder)] == [5, 7]
+    assert [n.checkpoint.size for n in read_entries(small.folder)] == [5, 7]
 
 
 def test_a_latest_that_was_put_back_is_found(small: SmallArchive) -> None:
     grow(small, 3, 5, 7)
-    notes = [note for _, note in read_notes(small.folder)]
+    notes = [note for _, note in read_entries(small.folder)]
     small.folder.checkpoint.write_bytes(notes[0])
     assert whats(small) == ["checkpoints/latest was put back: the history has one over 7 records"]
     small.folder.checkpoint.write_bytes(notes[1])  # where a stop between history and latest leaves it
@@ -495,26 +495,26 @@ def garble(notes: list[bytes]) -> list[bytes]:
 @pytest.mark.parametrize("change", [reorder, repeat, garble])
 def test_an_altered_history_is_found(small: SmallArchive, change: Callable[[list[bytes]], list[bytes]]) -> None:
     grow(small, 3, 5, 7)
-    whole = small.folder.notes.read_bytes()
-    small.folder.notes.write_bytes(b"".join(change([note for _, note in read_notes(small.folder)])))
+    whole = small.folder.checkpoint_history.read_bytes()
+    small.folder.checkpoint_history.write_bytes(b"".join(change([note for _, note in read_entries(small.folder)])))
     assert any("history" in what for what in whats(small))
-    small.folder.notes.write_bytes(whole)
+    small.folder.checkpoint_history.write_bytes(whole)
 
 
 def test_a_signed_lie_in_the_history_is_found(small: SmallArchive) -> None:
     """Signed by the right key, and not true: as a fork that somebody was shown."""
     grow(small, 3, 5)
     lie = small.sign(Checkpoint(ORIGIN, 4, sha256(b"lie").digest()).serialize())
-    first, last = (note for _, note in read_notes(small.folder))
-    small.folder.notes.write_bytes(first + lie + last)
+    first, last = (note for _, note in read_entries(small.folder))
+    small.folder.checkpoint_history.write_bytes(first + lie + last)
     assert whats(small) == ["the history's checkpoint over 4 records does not fit the log"]
-    small.folder.notes.write_bytes(first + last)
+    small.folder.checkpoint_history.write_bytes(first + last)
 
 
 def test_a_note_of_another_archive_proves_nothing_here(small: SmallArchive) -> None:
     """By the same key, under the same name, and its text names another log."""
     grow(small, 3)
-    (told,) = read_notes(small.folder)
+    (told,) = read_entries(small.folder)
     other = small.sign(Checkpoint("archive.example/other", 3, told.checkpoint.root).serialize())
     with pytest.raises(FormatError, match="of another archive"):
         Consistency(other, (), other).check(small.folder.vkey)
@@ -524,7 +524,7 @@ def test_a_note_of_another_archive_proves_nothing_here(small: SmallArchive) -> N
 
 def test_notes_are_found_by_size(small: SmallArchive) -> None:
     grow(small, 3, 5, 7)
-    assert find_note(small.folder, 5) == list(read_notes(small.folder))[1].note
+    assert find_note(small.folder, 5) == list(read_entries(small.folder))[1].note
     with pytest.raises(NotFoundError) as missed:
         find_note(small.folder, 6)
     assert missed.value.hint() == "the nearest ones cover 3, 5, 7 records"
@@ -534,13 +534,13 @@ def test_the_end_of_a_long_history_is_read_alone(small: SmallArchive) -> None:
     """Years of notes: the last one is found without reading the others."""
     grow(small, 1)
     note = small.folder.checkpoint.read_bytes()
-    small.folder.notes.write_bytes(note * 2000)
+    small.folder.checkpoint_history.write_bytes(note * 2000)
     assert last_checkpoint(small.folder) == read_checkpoint(small.folder)
-    small.folder.notes.write_bytes(b"x\n" * 50 + note * 2000)
+    small.folder.checkpoint_history.write_bytes(b"x\n" * 50 + note * 2000)
     assert last_checkpoint(small.folder) == read_checkpoint(small.folder)
     with pytest.raises(FormatError):
-        list(read_notes(small.folder))
-    small.folder.notes.write_bytes(note)
+        list(read_entries(small.folder))
+    small.folder.checkpoint_history.write_bytes(note)
 
 
 @pytest.mark.timeout(30)
@@ -562,7 +562,7 @@ def test_tiling_alone_refuses_what_the_log_is_not(small: SmallArchive) -> None:
     assert signed is not None
     lie = Checkpoint(ORIGIN, 200, sha256(b"").digest())
     with pytest.raises(HistoryError, match="the first 200 records"):
-        Tiling(small.folder).extend(lie, signed)
+        TileWriter(small.folder).extend(lie, signed)
 
 
 @pytest.mark.parametrize(

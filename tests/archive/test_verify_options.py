@@ -17,12 +17,12 @@ from coffer.archive.reader import LogReader
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
 from coffer.archive.verify import verify
 from coffer.archive.verify.report import OpenRecord
-from coffer.archive.verify.verify import Finding, Level, Options, Verifier
+from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.errors import InputError, IntegrityError, KeyUnavailableError, ShreddedError
 from tests.archive.conftest import SmallArchive, body_of, entry
 
 ONE = record_size(40)
-ALL = Options(Level.BODIES)
+ALL = Options(VerifyLevel.BODIES)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def opener() -> Iterator[OpenRecord]:
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_decrypting_finds_what_does_not_open_and_counts_what_was_shredded(ten: SmallArchive, jobs: int) -> None:
-    verifier = Verifier(ten.folder, Options(Level.DECRYPT, jobs=jobs), open_records=opener)
+    verifier = Verifier(ten.folder, Options(VerifyLevel.DECRYPT, jobs=jobs), open_records=opener)
     assert [(f.seq, f.what.split(",")[0]) for f in verifier.findings()] == [
         (5, "the body does not open: altered inside"),
         (7, "the key of 1 records is missing"),
@@ -234,7 +234,7 @@ def test_a_missing_key_that_a_record_says_was_destroyed_is_no_finding(ten: Small
 
         yield check
 
-    verifier = Verifier(ten.folder, Options(Level.DECRYPT), open_records=lacking)
+    verifier = Verifier(ten.folder, Options(VerifyLevel.DECRYPT), open_records=lacking)
     assert list(verifier.findings()) == []
     assert verifier.summary.shredded == 2
 

@@ -28,9 +28,9 @@ from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
-from coffer.archive.tree.checkpoint_history import read_notes
-from coffer.archive.verify.findings import Ledger
-from coffer.archive.verify.verify import Level, Options, Verifier
+from coffer.archive.tree.checkpoint_history import read_entries
+from coffer.archive.verify.findings import FindingStore
+from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.disk.syscalls import Syscalls, SystemCalls
 from coffer.keys.errors import UnavailableError
@@ -237,7 +237,7 @@ def open_log(
     folder: ArchiveFolder, calls: Syscalls = _SYSTEM, witness: Checkpoint | None = None, segment_bytes: int = 3000
 ) -> LogWriter:
     """The real writer, over these calls."""
-    return LogWriter(folder, now_ms=lambda: 1, segment_bytes=segment_bytes, calls=calls, witness=witness)
+    return LogWriter(folder, now_ms=lambda: 1, segment_bytes=segment_bytes, calls=calls, remembered=witness)
 
 
 def _try(rng: random.Random, disk: Disk, promises: Promises, root: Path, where: str, tally: Tally) -> None:
@@ -298,7 +298,7 @@ def _check(root: Path, promises: Promises, tally: Tally) -> None:
     folder = ArchiveFolder.open(root)
     log = open_log(folder, SystemCalls(), promises.witness)
     tally.cuts += log.cut_bytes > 0
-    assert log.cut_records == 0 or Ledger(folder.scrub).open_entries(), "records are cut in silence"
+    assert log.cut_records == 0 or FindingStore(folder.scrub).open_entries(), "records are cut in silence"
     count = log.next_seq
     log.close()
     before = _content(root)
@@ -325,13 +325,13 @@ def _go_on(root: Path, promises: Promises) -> None:
     log.checkpoint(partial(SIGNER.sign_note, ORIGIN))
     log.close()
     require_notes(folder, promises)
-    findings = list(Verifier(folder, Options(Level.HEADERS)).findings())
+    findings = list(Verifier(folder, Options(VerifyLevel.HEADERS)).findings())
     assert not findings, findings[0].what
 
 
 def require_notes(folder: ArchiveFolder, promises: Promises) -> None:
     """Every checkpoint that anybody was told of is in the history, and nobody is shown an older one than before."""
-    notes = [noted.note for noted in read_notes(folder)]
+    notes = [noted.note for noted in read_entries(folder)]
     assert all(note in notes for note in promises.shown), "a checkpoint is lost from the history"
     assert len(set(notes)) == len(notes), "a checkpoint stands twice in the history"
     signed, before = read_checkpoint(folder), promises.latest

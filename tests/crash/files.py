@@ -16,9 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from coffer.archive.repair.deferred_events import REPAIRED, Pending, announce, forget, read_pending
+from coffer.archive.repair.deferred_events import REPAIRED, DeferredEvent, defer, discard_deferred, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.scrub import Scrub
 from coffer.keys.crypto.shamir import Group, split
@@ -135,7 +135,7 @@ class SharesLife(Life):
 
 
 @dataclass(slots=True)
-class Looked:
+class ScrubStep:
     """Findings that were told, by their name, and how often the scrub has saved that it came further."""
 
     told: dict[str, bool] = field(default_factory=dict)  # whether it is known to be acknowledged
@@ -148,7 +148,7 @@ class ScrubLife(Life):
 
     def __init__(self, root: Path, calls: Watched) -> None:
         super().__init__(root, calls)
-        self.promises = Looked()
+        self.promises = ScrubStep()
         self._findings = 0
 
     @staticmethod
@@ -161,7 +161,7 @@ class ScrubLife(Life):
         log.close()
 
     def act(self, rng: random.Random) -> None:
-        told, ledger = self.promises, Ledger(self.root / "scrub", self.calls)
+        told, ledger = self.promises, FindingStore(self.root / "scrub", self.calls)
         what = rng.random()
         if what < 0.3:
             finding = Finding(1, self._findings // 2, None, "damage")  # half of them for a second time
@@ -177,23 +177,23 @@ class ScrubLife(Life):
         else:
             scrub = self._scrub(self.root, self.calls)
             scrub.segment()
-            told.place = (scrub.place.passes, scrub.place.segment, scrub.place.offset)
+            told.place = (scrub.position.passes, scrub.position.segment, scrub.position.offset)
 
     @staticmethod
     def _scrub(root: Path, calls: Syscalls) -> Scrub:
         return Scrub(
-            ArchiveFolder.open(root), witness=lambda: None, now_ms=lambda: 1, pace=lambda _: None, tell=lambda _: None,
-            calls=calls,
+            ArchiveFolder.open(root), remembered=lambda: None, now_ms=lambda: 1, pace=lambda _: None,
+            on_finding=lambda _: None, calls=calls,
         )  # fmt: skip
 
     @staticmethod
-    def check(root: Path, promises: Looked) -> None:
-        found = {entry.name: entry for entry in Ledger(root / "scrub").entries()}
+    def check(root: Path, promises: ScrubStep) -> None:
+        found = {entry.name: entry for entry in FindingStore(root / "scrub").entries()}
         for name, is_answered in promises.told.items():
             assert name in found, "a finding is forgotten"
             assert bool(found[name].acknowledged_ms) or not is_answered, "an answer is forgotten"
             assert not found[name].acknowledged_ms or name in promises.changing, "nobody answered"
-        place = ScrubLife._scrub(root, SystemCalls()).place
+        place = ScrubLife._scrub(root, SystemCalls()).position
         assert (place.passes, place.segment, place.offset) >= promises.place, "the scrub went back"
 
 
@@ -212,21 +212,21 @@ class PendingLife(Life):
 
     def act(self, rng: random.Random) -> None:
         folder, told = ArchiveFolder.open(self.root), self.promises
-        now = [deed.proof for deed in read_pending(folder)]
+        now = [deed.proof for deed in read_deferred(folder)]
         if rng.random() < 0.6:
             proof = f"note:{sha256(b'%d' % self._made).hexdigest()}"
             self._made += 1
             told += [now, [*now, proof]]
-            announce(folder, [Pending({"what": REPAIRED}, proof)], self.calls)
+            defer(folder, [DeferredEvent({"what": REPAIRED}, proof)], self.calls)
             told[:] = [[*now, proof]]
         else:
             told += [now, []]
-            forget(folder, self.calls)
+            discard_deferred(folder, self.calls)
             told[:] = [[]]
 
     @staticmethod
     def check(root: Path, promises: list[list[str]]) -> None:
-        assert [deed.proof for deed in read_pending(ArchiveFolder.open(root))] in promises, "other deeds"
+        assert [deed.proof for deed in read_deferred(ArchiveFolder.open(root))] in promises, "other deeds"
 
 
 class HandedOutLife(Life):

@@ -12,7 +12,7 @@ import pytest
 
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.keys.errors import UnavailableError
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
@@ -94,10 +94,10 @@ def test_what_a_killed_command_left_is_stable_once_it_is_said_again(memory: Path
         live.mkdir()
         generate_keyfile(live / "key", cost=CHEAPEST_FOR_TESTS)
         KeyFileProvider(live / "key").adopt_epoch(2, KEK, b"")
-        finding = Ledger(live).add(Finding(1, 96, 0, "damage"), 1)
+        finding = FindingStore(live).add(Finding(1, 96, 0, "damage"), 1)
         assert finding is not None
         calls = Watched(live, Disk.of(live), random.Random(f"{does}/{number}"))
-        keeper, ledger = KeyFileProvider(live / "key", calls=calls), Ledger(live, calls)
+        keeper, ledger = KeyFileProvider(live / "key", calls=calls), FindingStore(live, calls)
         act: dict[str, Callable[[], object]] = {
             "adopt": lambda keeper=keeper: keeper.adopt_epoch(3, KEK, b""),
             "destroy": lambda keeper=keeper: keeper.destroy_epoch(2),
@@ -118,7 +118,7 @@ def test_what_a_killed_command_left_is_stable_once_it_is_said_again(memory: Path
         elif does == "destroy":
             assert 2 not in KeyFileProvider(cold / "key").describe().epochs
         else:
-            found = Ledger(cold).entries()
+            found = FindingStore(cold).entries()
             assert len(found) == 2 if does == "find" else found[0].acknowledged_ms
 
 

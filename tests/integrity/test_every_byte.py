@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from coffer.archive.format.chain import read_footer
-from coffer.archive.repair.deferred_events import REPAIRED, Pending, announce, read_pending
+from coffer.archive.repair.deferred_events import REPAIRED, DeferredEvent, defer, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import open_checkpoint
-from coffer.archive.verify.findings import Ledger
-from coffer.archive.verify.scrub import Scrub, parse_place
-from coffer.archive.verify.verify import Finding, Level, Options, Verifier
+from coffer.archive.verify.findings import FindingStore
+from coffer.archive.verify.scrub import Scrub, parse_position
+from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.errors import CofferError, FormatError, NotFoundError
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.create import create_archive
@@ -82,7 +82,7 @@ def verified(folder: ArchiveFolder, *, outside: bool = True) -> list[Finding]:
     """What `coffer verify` finds; without `outside`, what the log alone tells."""
     seen = look(folder) if outside else None
     index = look_at_index(folder) if outside else []
-    verifier = Verifier(folder, Options(), witness=seen.witness if seen else None)
+    verifier = Verifier(folder, Options(), remembered=seen.witness if seen else None)
     return list(chain(seen.findings if seen else (), index, verifier.findings()))
 
 
@@ -110,23 +110,23 @@ def test_every_byte_of_history_and_tiles(folder: ArchiveFolder, part: str) -> No
     for path in paths:
         for offset in range(path.stat().st_size):
             flip(path, offset, 1 << offset % 8)
-            assert list(Verifier(folder, Options(Level.HEADERS)).findings()), (path.name, offset)
+            assert list(Verifier(folder, Options(VerifyLevel.HEADERS)).findings()), (path.name, offset)
             flip(path, offset, 1 << offset % 8)
     assert verified(folder) == []
 
 
 def test_every_byte_of_what_the_scrub_keeps_and_of_pending_deeds(folder: ArchiveFolder) -> None:
     """A flipped place is no place: the pass begins again. A finding or a deed that was flipped is refused by name."""
-    ledger = Ledger(folder.scrub)
+    ledger = FindingStore(folder.scrub)
     ledger.add(Finding(1, 96, 0, "damage"), 1)
-    scrub = Scrub(folder, witness=lambda: None, now_ms=lambda: 1, pace=lambda _: None, tell=lambda _: None)
+    scrub = Scrub(folder, remembered=lambda: None, now_ms=lambda: 1, pace=lambda _: None, on_finding=lambda _: None)
     scrub.segment()
-    announce(folder, [Pending({"what": REPAIRED}, "note:" + "0" * 64)])
+    defer(folder, [DeferredEvent({"what": REPAIRED}, "note:" + "0" * 64)])
     (finding,) = folder.scrub.glob("*.finding")
     readers: dict[Path, Callable[[], object]] = {
-        folder.scrub / "place.json": lambda: parse_place((folder.scrub / "place.json").read_bytes()),
+        folder.scrub / "place.json": lambda: parse_position((folder.scrub / "place.json").read_bytes()),
         finding: ledger.entries,
-        folder.path / "pending.json": lambda: read_pending(folder),
+        folder.path / "pending.json": lambda: read_deferred(folder),
     }
     for path, read in readers.items():
         read()

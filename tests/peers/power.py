@@ -26,7 +26,7 @@ from pathlib import Path
 
 from coffer.archive.format.record import Kind
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.verify.verify import Level, Options, Verifier
+from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.index.keyless_check import check_index
 from coffer.server.config.settings import Config, Http, Keys, Logging, Storage
 from coffer.server.engine.opening import open_writer
@@ -165,7 +165,7 @@ def check(folder: Path, key_file: Path, sent: Sent, moment: float) -> int:
     for uid, data in found:
         assert data == sent.items[uid].data, "an object has other bytes, or was never sent"
     archive = ArchiveFolder.open(folder)
-    options = Options(Level.DECRYPT)
+    options = Options(VerifyLevel.DECRYPT)
     findings = list(Verifier(archive, options, open_records=partial(open_records, config)).findings())
     assert not findings, findings[0].what
     complaint = check_index(archive.index, archive.archive_id)

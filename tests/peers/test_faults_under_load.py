@@ -65,7 +65,7 @@ KINDS = (
     Kind("segment", _segment(0, "{:08d}.seg"), ("writev", "fdatasync"), (1, 2, 9), True),
     Kind("new segment", _segment(1, ".{:08d}.seg.new"), ("writev", "fsync", "rename"), (1,), True),
     Kind("next segment", _segment(1, "{:08d}.seg"), ("writev", "fdatasync"), (1, 3), True),
-    Kind("history", lambda folder: [folder.notes], ("writev", "fdatasync"), (1, 2), False),
+    Kind("history", lambda folder: [folder.checkpoint_history], ("writev", "fdatasync"), (1, 2), False),
     Kind("latest", lambda folder: [folder.checkpoints / ".latest.new"], ("writev", "fsync", "rename"), (1, 2), False),
     Kind("tiles", _tiles, ("writev", "fsync", "rename"), (1, 2), False),
     Kind("keyring", lambda folder: [folder.keyring / "data.mdb"], ("pwrite64", "fdatasync"), (1, 2), True),

@@ -26,7 +26,7 @@ from coffer.archive.format.record import Kind
 from coffer.archive.repair.planted import planted
 from coffer.archive.store import checksummed_json
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.verify.scrub import Place, parse_place
+from coffer.archive.verify.scrub import ScrubPosition, parse_position
 from coffer.keys.disk.durable import discard_folder
 from coffer.keys.errors import FormatError
 from coffer.keys.memory.secret import Secret
@@ -252,14 +252,14 @@ def test_summed_json_of_no_json_is_told(base: Path) -> None:
 
 def test_a_footer_and_a_place_of_a_tree_that_there_cannot_be_are_refused() -> None:
     footer = segment.Footer((96,), bytes(32), 5, (bytes(32),))
-    with pytest.raises(FormatError, match="tree that there cannot be"):
+    with pytest.raises(FormatError, match="impossible tree"):
         segment.parse_footer(footer.serialize())
     for wrong in ({"size": 5, "edge": (bytes(32),)}, {"segment": 0}, {"offset": -1}, {"head": b"x"}):
-        place = Place()
+        place = ScrubPosition()
         for name, value in wrong.items():
             setattr(place, name, value)
         with pytest.raises(FormatError):
-            parse_place(place.serialize())
+            parse_position(place.serialize())
 
 
 def deep(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_writer
@@ -108,7 +108,7 @@ def test_what_is_found_and_put_aside_names_nobody(tmp_path: Path, monkeypatch: p
         file.write(segment.read_bytes()[96:400])  # a record that stands where it does not belong
     with open_writer(load_config(Path("coffer.toml"))) as engine:
         metrics = engine.metrics.render()
-        Ledger(engine.folder.scrub).add(Finding(1, 96, 0, "the body does not match its hash"), 1)
+        FindingStore(engine.folder.scrub).add(Finding(1, 96, 0, "the body does not match its hash"), 1)
     flip(segment, 4000)
     said = run("verify", code=1).output + run("scrub", "show", code=1).output + run("recover", "show").output
     assert any((data / "lost+found").iterdir())

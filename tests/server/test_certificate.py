@@ -18,8 +18,8 @@ from coffer.archive.tree.certificate import (
     SCHEDULED,
     TITLES,
     Certificate,
-    Opener,
-    Proof,
+    EpochOpener,
+    RecordProof,
     runs,
 )
 from coffer.archive.tree.proof_bundle import Inclusion
@@ -285,14 +285,14 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
     epoch = good.epochs[0]
     opener = epoch.openers[0]
 
-    def opened(*openers: Opener) -> Certificate:
+    def opened(*openers: EpochOpener) -> Certificate:
         return replace(good, epochs=(replace(epoch, openers=openers),))
 
     assert "proves other records" in made.refused(opened())
     assert "nothing is said" in made.refused(opened(replace(opener, kind="shares")))
     assert "twice" in made.refused(opened(opener, opener))
     assert "opens an epoch" in made.refused(
-        opened(opener, Opener("pkcs11", "00" * 16, "another", None, None, None, "it is away"))
+        opened(opener, EpochOpener("pkcs11", "00" * 16, "another", None, None, None, "it is away"))
     )
     assert "epoch" in made.refused(replace(made.notice, type=EFFECTIVE))  # the notice again, as effective
     assert "effective" in made.refused(replace(good, type=SCHEDULED))
@@ -324,7 +324,7 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
     rekeyed = next(parse_header(bytes.fromhex(each.record)) for each in good.proofs if is_record(each, first.record))
     unnamed = tuple(each for each in good.proofs if not is_record(each, asked.record))
     other = replace(asked, record=first.record, ms=rekeyed.time_ms)
-    assert "no officer's step" in made.refused(replace(good, steps=(other, approved), proofs=unnamed))
+    assert "not an officer's step" in made.refused(replace(good, steps=(other, approved), proofs=unnamed))
     earlier = replace(first, gone_ms=rekeyed.time_ms - 1)
     assert "another time" in made.refused(replace(good, keys=(last, earlier)))
     proof = good.proofs[0]
@@ -354,7 +354,7 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
                 PROVER.check_certificate(note, vkey())
 
 
-def is_record(proof: Proof, number: int) -> bool:
+def is_record(proof: RecordProof, number: int) -> bool:
     """Whether a proof is that of this record."""
     return parse_header(bytes.fromhex(proof.record)).seq == number
 

@@ -9,7 +9,7 @@ import pytest
 
 from coffer.archive.format.record import Kind
 from coffer.archive.format.segment import HEADER
-from coffer.archive.verify.findings import Ledger
+from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading
@@ -64,7 +64,7 @@ def test_a_rolled_back_archive_is_read_and_not_written(archive: Path) -> None:
 def test_the_way_out_by_a_copy(archive: Path) -> None:
     before = told("status")["objects"]
     roll_back(archive)
-    ledger = Ledger(archive / "scrub")
+    ledger = FindingStore(archive / "scrub")
     ledger.add(Finding(1, 0, 3, "the log ends here, but a signed checkpoint covers 9 records"), 1)
     ledger.add(Finding(1, 96, 0, "the body does not match its hash"), 1)
     assert "1 segments were taken" in run("recover", "from", "new").output

@@ -11,7 +11,7 @@ import pytest
 
 from coffer.archive.format.segment import HEADER
 from coffer.archive.verify.report import Finding
-from coffer.archive.verify.scrub import Looked
+from coffer.archive.verify.scrub import ScrubStep
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading
 from coffer.server.main.service import Server
@@ -122,7 +122,7 @@ def test_a_look_that_began_in_the_middle_clears_nothing(archive: Path) -> None:
     with open_reading(load_config(Path("coffer.toml"))) as engine:
         scrubbing = ScrubJob(engine, engine.metrics, 30)
         scrubbing.ledger.add(Finding(1, 96, 0, "the body does not match its hash"), 1)
-        scrubbing._settle(Looked(1, is_resumed=True))
+        scrubbing._settle(ScrubStep(1, is_resumed=True))
         assert len(scrubbing.ledger.open_entries()) == 1
-        scrubbing._settle(Looked(1))
+        scrubbing._settle(ScrubStep(1))
         assert scrubbing.ledger.open_entries() == []

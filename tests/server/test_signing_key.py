@@ -15,7 +15,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
 from coffer.archive.tree.certificate import Certificate
 from coffer.archive.tree.checkpoint import read_checkpoint
-from coffer.archive.tree.key_history import endorse, read_succession
+from coffer.archive.tree.key_history import endorse, read_key_history
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.errors import IntegrityError
@@ -68,7 +68,7 @@ def test_a_new_key_is_endorsed_and_the_old_one_is_gone(archive: Path) -> None:
     made = told("keys", "rotate-signing", "--reason", "yearly", "--officer", "Meyer")
     assert (made["generation"], made["old_verifier_key"], made["resumed"]) == (2, first, False)
     ring = keyring()
-    assert signing_key.current(ring).vkey(folder().origin) == made["verifier_key"] == read_succession(folder()).current
+    assert signing_key.current(ring).vkey(folder().origin) == made["verifier_key"] == read_key_history(folder()).current
     assert (ring.row(rows.NEXT_SIGNING_KEY), ring.row(rows.SIGNING_KEY) == old) == (None, False)
     ring.close()
     assert "reason" in run("keys", "rotate-signing", "--reason", " ", code=12).output
@@ -123,9 +123,9 @@ def test_beside_a_running_server_the_server_does_it(archive: Path, monkeypatch: 
     with serving():
         made = told("keys", "rotate-signing", "--reason", "r")
         assert made["old_verifier_key"] == first
-        assert read_succession(folder()).current == made["verifier_key"]
+        assert read_key_history(folder()).current == made["verifier_key"]
     assert len(events(Kind.SIGNING_KEY_ROTATED)) == 1
-    keys = read_succession(folder())
+    keys = read_key_history(folder())
     assert keys.signers(folder().checkpoint.read_bytes()) == [2]
     monkeypatch.setattr("coffer.server.engine.checkpoint_signer._WAIT_SECONDS", 0.2)
     with WriterLock(folder().lock, "coffer put", 0):  # whoever writes here looks at no order
@@ -145,7 +145,7 @@ def test_certificates_over_a_change_hold_for_who_has_the_first_key(archive: Path
         run("keys", "rotate-signing", "--reason", "r")
         EFFECTIVE_FILE.write_text(run("shred", "certificate", key).stdout)
         run("shred", "check", str(EFFECTIVE_FILE))
-        for vkey in read_succession(folder()).vkeys:
+        for vkey in read_key_history(folder()).vkeys:
             run("shred", "check", str(EFFECTIVE_FILE), "--vkey", vkey)
             PROVER.check_certificate(EFFECTIVE_FILE.read_bytes(), vkey)
     made = Certificate.open(EFFECTIVE_FILE.read_bytes(), first)
@@ -183,12 +183,12 @@ def test_the_old_key_signs_all_that_came_before_and_nothing_after(archive: Path)
         order(engine.keyring, engine.folder, "r", Officer("Meyer", "meyer"))
         records = engine.log.next_seq
         engine.settle()
-        (made,) = read_succession(engine.folder).endorsements
+        (made,) = read_key_history(engine.folder).endorsements
         assert made.size == records
         new = stopped_after_the_endorsement(engine.keyring)
         engine.record_event(Kind.STATE, {"what": "nothing"})
         assert engine.sign_checkpoint() is not None
-        keys = read_succession(engine.folder)
+        keys = read_key_history(engine.folder)
         assert keys.signers(engine.folder.checkpoint.read_bytes()) == [3]
         assert keys.current == signing_key.current(engine.keyring).vkey(engine.folder.origin) == new
 
@@ -205,7 +205,7 @@ def test_a_loss_between_endorsement_and_change_loses_no_key(archive: Path) -> No
     run("checkpoint", "sign", code=13)
     run("recover", "accept-loss", "--to", str(len(places) - 2))
     assert not list(Path("data/lost+found").glob("endorsements-*"))
-    assert read_succession(folder()).current == new
+    assert read_key_history(folder()).current == new
     shutil.rmtree("data/index")
     run("index", "rebuild")
 
@@ -273,11 +273,11 @@ def test_killed_at_every_durable_step_it_goes_on(
             assert not told_by.exists() or told_by.read_bytes().endswith(b"\n")
         run("verify", "--level", "headers")
         was_begun = told("keys", "list")["signing_key"]["changing"]  # type: ignore[index]
-        was_done = len(read_succession(folder()).vkeys) == 2
+        was_done = len(read_key_history(folder()).vkeys) == 2
         if was_begun or not was_done:
             run("keys", "rotate-signing", "--reason", "r")
         run("checkpoint", "sign")
-        generations.append(len(read_succession(folder()).vkeys))
+        generations.append(len(read_key_history(folder()).vkeys))
         run("verify", "--level", "decrypt")
         assert AUDITOR.Archive(Path("data"), "", []).found == []
         assert len(events(Kind.SIGNING_KEY_ROTATED)) == 1

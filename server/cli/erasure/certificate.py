@@ -12,7 +12,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.archive.tree.certificate import Certificate, Opener
+    from coffer.archive.tree.certificate import Certificate, EpochOpener
     from coffer.server.erasure.certificate import Issued
 
 _NOT_ERASED = 1
@@ -145,7 +145,7 @@ def _say(found: Certificate, against: list[str]) -> None:
         output.say(output.plain(f"not promised: {promise}"))
 
 
-def _opener(epoch: int, of: Opener) -> str:
+def _opener(epoch: int, of: EpochOpener) -> str:
     what = f"epoch {epoch}: {of.kind} {of.name}"
     end = "STILL OPENS IT" if of.effective_ms is None else f"ended {output.when(of.effective_ms)}"
     return f"{what}: {end}; {of.caveat}"

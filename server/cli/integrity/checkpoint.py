@@ -46,14 +46,14 @@ def show(chosen: Chosen) -> None:
     folder = _folder(chosen)
     from coffer.archive.reader import LogReader
     from coffer.archive.tree.checkpoint import open_checkpoint
-    from coffer.archive.tree.checkpoint_history import read_notes
-    from coffer.archive.tree.key_history import read_succession
+    from coffer.archive.tree.checkpoint_history import read_entries
+    from coffer.archive.tree.key_history import read_key_history
     from coffer.server.maintenance.offline import look
 
     note = _latest(folder)
-    signed, noted = open_checkpoint(note, folder), sum(1 for _ in read_notes(folder))
+    signed, noted = open_checkpoint(note, folder), sum(1 for _ in read_entries(folder))
     reader, witness = LogReader(folder), look(folder).witness
-    unsigned, keys = sum(1 for _ in reader.records(signed.size)), read_succession(folder)
+    unsigned, keys = sum(1 for _ in reader.records(signed.size)), read_key_history(folder)
     reader.close()
     told: dict[str, Any] = {
         "origin": signed.origin,
@@ -77,7 +77,7 @@ def show(chosen: Chosen) -> None:
             "root": told["root"],
             "verifier key": folder.vkey,
             **({"signed now by": f"key {len(keys.vkeys)}, {keys.current}"} if keys.endorsements else {}),
-            "signed before": f"{max(noted - 1, 0)} checkpoints, all in {folder.notes}",
+            "signed before": f"{max(noted - 1, 0)} checkpoints, all in {folder.checkpoint_history}",
             "keyring": f"remembers {witness.size} records" if witness else "none at hand",
         }
     )

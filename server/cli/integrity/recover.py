@@ -12,7 +12,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.archive.repair.divergence import History
+    from coffer.archive.repair.divergence import Divergence
     from coffer.server.engine.rollback import LostHold
 
 _DIVERGED = 1
@@ -39,13 +39,13 @@ Exit code 0 when the three agree, 1 when they do not."""
 def show(chosen: Chosen) -> None:
     """Show what the log holds, what was signed, what the keyring remembers, and the ways out."""
     config = chosen.existing()
-    from coffer.archive.repair.divergence import read_history
+    from coffer.archive.repair.divergence import find_divergence
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.server.maintenance.offline import look, lost_holds
 
     folder = ArchiveFolder.open(config.archive)
     seen = look(folder)
-    history = read_history(folder, seen.witness, seen.objection)
+    history = find_divergence(folder, seen.witness, seen.objection)
     lost = () if history.complaint is None else lost_holds(config)
     if chosen.json:
         output.as_json(_told(history) | {"lost_holds": None if lost is None else [_fields(each) for each in lost]})
@@ -74,14 +74,14 @@ record in the log says what was found and what was taken.""",
 def take(chosen: Chosen, copy: Path) -> None:
     """Take the records that are missing, or differ, from a copy of the archive."""
     config = chosen.existing()
-    from coffer.archive.repair.divergence import read_history, take_from
+    from coffer.archive.repair.divergence import find_divergence, take_from
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.server.maintenance.offline import hands_on, settle
 
     source = ArchiveFolder.open(copy)
     total = source.log_size()
     with hands_on(config, "coffer recover from") as hand:
-        history = read_history(hand.folder, hand.witness, hand.objection)
+        history = find_divergence(hand.folder, hand.witness, hand.objection)
         with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:
             numbers = take_from(
                 hand.folder,
@@ -123,11 +123,11 @@ def accept_loss(chosen: Chosen, size: int) -> None:
     """Go on with the log as it is, and sign that the rest is lost."""
     config = chosen.existing()
     from coffer.archive.repair.divergence import accept_loss as accept
-    from coffer.archive.repair.divergence import read_history
+    from coffer.archive.repair.divergence import find_divergence
     from coffer.server.maintenance.offline import hands_on, settle
 
     with hands_on(config, "coffer recover accept-loss") as hand:
-        history = read_history(hand.folder, hand.witness, hand.objection)
+        history = find_divergence(hand.folder, hand.witness, hand.objection)
         if history.complaint is None:
             raise InputError("nothing is lost: log, checkpoint and keyring agree", hint="start the server")
         if size != history.size:
@@ -141,7 +141,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
         output.as_json(
             {
                 "records": records,
-                "lost": max(history.promised - size, 0),
+                "lost": max(history.signed_records - size, 0),
                 "lost_holds": [_fields(each) for each in lost],
             }
         )
@@ -175,28 +175,28 @@ def _say_lost(lost: tuple[LostHold, ...] | None) -> None:
         output.say("ask these officers on what they were: coffer hold add ... --reason TEXT")
 
 
-def _told(history: History) -> dict[str, Any]:
-    claims = {"signed": history.signed, "keyring": history.witness}
+def _told(history: Divergence) -> dict[str, Any]:
+    claims = {"signed": history.signed, "keyring": history.remembered}
     return {
         "records": history.size,
         "root": history.root.hex(),
         **{f"{name}_records": None if claim is None else claim.size for name, claim in claims.items()},
         **{f"{name}_root": None if claim is None else claim.root.hex() for name, claim in claims.items()},
-        "missing": max(history.promised - history.size, 0),
+        "missing": max(history.signed_records - history.size, 0),
         "left_over_bytes": history.left_over,
         "complaint": None if history.complaint is None else str(history.complaint),
     }
 
 
-def _say(history: History) -> None:
-    signed, witness = history.signed, history.witness
+def _say(history: Divergence) -> None:
+    signed, witness = history.signed, history.remembered
     output.facts(
         {
             "log": f"{history.size:,} records hang together, root {history.root.hex()}",
             "beyond them": f"{output.size(history.left_over)} that do not" if history.left_over else "nothing",
             "signed": "nothing yet" if signed is None else f"{signed.size:,} records, root {signed.root.hex()}",
             "keyring": "nothing yet" if not witness else f"{witness.size:,} records, root {witness.root.hex()}",
-            "missing": f"{max(history.promised - history.size, 0):,} records that were signed",
+            "missing": f"{max(history.signed_records - history.size, 0):,} records that were signed",
             "verdict": "they agree" if history.complaint is None else str(history.complaint),
         }
     )

@@ -38,7 +38,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     from coffer.archive.repair.repair import repair as mend
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.store.writer_lock import WriterLock
-    from coffer.archive.verify.findings import Ledger
+    from coffer.archive.verify.findings import FindingStore
     from coffer.keys.clock import clock_ms
     from coffer.server.maintenance.offline import look
 
@@ -47,21 +47,21 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     with WriterLock(folder.lock, "coffer repair", clock_ms()):
         folder.complete()
         with output.progress("looking for damage", hidden=chosen.json, in_bytes=True) as bar:
-            outcome = mend(
-                folder, source, only=set(records), witness=look(folder).witness,
+            report = mend(
+                folder, source, only=set(records), remembered=look(folder).witness,
                 progress=lambda done: bar.advance(done, total),
             )  # fmt: skip
-        Ledger(folder.scrub).settle({0, *folder.segment_numbers()}, outcome.left)
-    recorded = _is_recorded(chosen) if outcome.mended else True
-    rows = [{"segment": m.segment, "records": m.records, "kept": m.kept} for m in outcome.mended]
-    left = [{"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in outcome.left]
+        FindingStore(folder.scrub).settle({0, *folder.segment_numbers()}, report.remaining)
+    recorded = _is_recorded(chosen) if report.repaired else True
+    rows = [{"segment": m.segment, "records": m.records, "kept": m.kept} for m in report.repaired]
+    left = [{"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in report.remaining]
     if chosen.json:
-        output.as_json({"mended": rows, "checkpoint": outcome.checkpoint, "recorded": recorded, "findings": left})
+        output.as_json({"mended": rows, "checkpoint": report.checkpoint, "recorded": recorded, "findings": left})
     else:
         for row in rows:
             kept = f", the damaged file is lost+found/{row['kept']}" if row["kept"] else ""
             output.say(f"segment {row['segment']}: records {_list(row['records'])} were mended{kept}")
-        if outcome.checkpoint:
+        if report.checkpoint:
             output.say("the signed checkpoint was put back, from the history here or from the copy")
         for finding in left:
             output.say(output.plain(f"left: segment {finding['segment']}, {finding['what']}"))

@@ -11,7 +11,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
-    from coffer.archive.verify.findings import Entry
+    from coffer.archive.verify.findings import RecordedFinding
 
 
 @click.group()
@@ -36,7 +36,7 @@ def show(chosen: Chosen) -> None:
     config = chosen.existing()
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.tree.checkpoint import Checkpoint
-    from coffer.archive.verify.findings import Ledger
+    from coffer.archive.verify.findings import FindingStore
     from coffer.archive.verify.scrub import Scrub
     from coffer.keys.clock import clock_ms
 
@@ -45,18 +45,18 @@ def show(chosen: Chosen) -> None:
     def nothing() -> Checkpoint | None:
         return None
 
-    position = Scrub(folder, witness=nothing, now_ms=clock_ms, pace=lambda _: None, tell=lambda _: None)
-    oldest, entries = position.oldest_ms(), Ledger(folder.scrub).entries()
+    state = Scrub(folder, remembered=nothing, now_ms=clock_ms, pace=lambda _: None, on_finding=lambda _: None)
+    oldest, entries = state.oldest_ms(), FindingStore(folder.scrub).entries()
     waiting = [e for e in entries if not e.acknowledged_ms]
     age = 0.0 if oldest is None else max(clock_ms() - oldest, 0) / 1000
     if chosen.json:
-        told = {"passes": position.place.passes, "segment": position.place.segment, "oldest_unverified_seconds": age}
+        told = {"passes": state.position.passes, "segment": state.position.segment, "oldest_unverified_seconds": age}
         output.as_json({**told, "findings": [_row(e) for e in entries]})
     else:
         output.facts(
             {
-                "full passes": str(position.place.passes),
-                "next": f"segment {position.place.segment}, offset {position.place.offset}",
+                "full passes": str(state.position.passes),
+                "next": f"segment {state.position.segment}, offset {state.position.offset}",
                 "oldest": f"{age / 86400:.1f} days since it was read or stored",
                 "findings": f"{len(waiting)} wait for an answer, {len(entries) - len(waiting)} are acknowledged",
             }
@@ -85,21 +85,21 @@ def acknowledge(chosen: Chosen, names: tuple[str, ...]) -> None:
     """Say that somebody knows of findings; without names, of all that wait."""
     config = chosen.existing()
     from coffer.archive.store.folder import ArchiveFolder
-    from coffer.archive.verify.findings import Ledger
+    from coffer.archive.verify.findings import FindingStore
     from coffer.keys.clock import clock_ms
 
-    done = Ledger(ArchiveFolder.open(config.archive).scrub).acknowledge(names, clock_ms())
+    done = FindingStore(ArchiveFolder.open(config.archive).scrub).acknowledge(names, clock_ms())
     if chosen.json:
         output.as_json({"acknowledged": [_row(e) for e in done]})
     else:
         output.say(f"{len(done)} findings are acknowledged")
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: RecordedFinding) -> dict[str, Any]:
     return {"finding": entry.name, **dataclasses.asdict(entry)}
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: RecordedFinding) -> str:
     record = "" if entry.record is None else f", record {entry.record}"
     state = "acknowledged" if entry.acknowledged_ms else "waits"
     where = f"segment {entry.segment}, offset {entry.offset}{record}"

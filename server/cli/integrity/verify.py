@@ -80,14 +80,14 @@ def verify(  # noqa: PLR0917  one parameter for each option
     config = chosen.existing()
     from coffer.archive.repair.planted import planted
     from coffer.archive.store.folder import ArchiveFolder
-    from coffer.archive.verify.verify import Level, Options, Verifier
+    from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
     from coffer.server.maintenance.deep_check import open_records
     from coffer.server.maintenance.offline import look, look_at_index
 
     folder = ArchiveFolder.open(config.archive)
     total = folder.log_size()
-    depth = Level[level.upper()]
-    if sample < 1 and depth is Level.HEADERS:
+    depth = VerifyLevel[level.upper()]
+    if sample < 1 and depth is VerifyLevel.HEADERS:
         raise click.UsageError("--sample is a share of the bodies: choose --level bodies or decrypt")
     seed = seed if seed is not None else int.from_bytes(os.urandom(4), "big")
     jobs = jobs or (min(os.cpu_count() or 1, 4) if total > _SMALL else 1)
@@ -99,10 +99,10 @@ def verify(  # noqa: PLR0917  one parameter for each option
             folder,
             options,
             open_records=partial(open_records, config),
-            witness=seen.witness,
+            remembered=seen.witness,
             progress=lambda done: bar.advance(done, total),
         )
-        index = look_at_index(folder) if depth is not Level.HEADERS else []
+        index = look_at_index(folder) if depth is not VerifyLevel.HEADERS else []
         for finding in chain(planted(folder), seen.findings, index, verifier.findings()):
             findings.append(finding)
             if json_lines:

@@ -38,7 +38,7 @@ def rotate_signing(chosen: Chosen, reason: str, officer: str | None) -> None:
     """Let a new key sign checkpoints, endorsed by the old one, which is destroyed."""
     config = chosen.existing()
     from coffer.archive.store.folder import ArchiveFolder
-    from coffer.archive.tree.key_history import read_succession
+    from coffer.archive.tree.key_history import read_key_history
     from coffer.keys.keyring.overview import overview
     from coffer.server.access.operator import Officer, require_reason
     from coffer.server.engine.archive import WritableArchive
@@ -54,7 +54,7 @@ def rotate_signing(chosen: Chosen, reason: str, officer: str | None) -> None:
             archive.settle()
         else:
             wait_until_rotated(archive.keyring, archive.folder)
-        keys = read_succession(archive.folder)
+        keys = read_key_history(archive.folder)
     made = keys.endorsements[-1]
     if chosen.json:
         told = {"generation": made.generation, "verifier_key": made.new, "old_verifier_key": made.old}
@@ -106,9 +106,9 @@ def export(chosen: Chosen, *, public: bool, out: Path | None) -> None:
 
 def signing_keys(folder: ArchiveFolder) -> dict[str, Any]:
     """The archive's signing keys as facts: origin, and for each its generation, verifier key, span and endorsement."""
-    from coffer.archive.tree.key_history import read_succession
+    from coffer.archive.tree.key_history import read_key_history
 
-    keys = read_succession(folder)
+    keys = read_key_history(folder)
     rows: list[dict[str, Any]] = []
     for generation, vkey in enumerate(keys.vkeys, 1):
         least, most = keys.span(generation)
