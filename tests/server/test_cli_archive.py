@@ -22,8 +22,9 @@ from pydicom.dataset import Dataset
 from coffer.server.cli import main
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_writer
-from coffer.server.main import service
+from coffer.server.keyops import settlement_job
 from coffer.server.main.demo import encoded, sample_study
+from coffer.server.main.service import Server
 from coffer.server.services.api import Caller, StoreRequest
 from coffer.server.services.importing import Importer, Outcome
 from coffer.server.services.part10 import Part10, header_bytes
@@ -362,8 +363,8 @@ def test_status_names_what_needs_a_look(archive: Path, tmp_path: Path) -> None:
 def test_checkpoints_are_signed_while_it_serves(
     archive: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_CHECKPOINT_SECONDS", 0.01)
-    with service.Server(load_config(tmp_path / "coffer.toml")) as server:
+    monkeypatch.setattr(settlement_job, "_CHECKPOINT_SECONDS", 0.01)
+    with Server(load_config(tmp_path / "coffer.toml")) as server:
         before = server.services.archive.log.signed_size
         importer = Importer(server.services, Caller(calling_ae="TESTER"))
         for path in sorted(files.rglob("*.dcm")):
