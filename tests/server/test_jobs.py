@@ -7,14 +7,22 @@ import pytest
 from structlog.testing import capture_logs
 
 from coffer.keys.errors import IntegrityError, ServiceError
+from coffer.server.config.settings import Log
 from coffer.server.host import watched as module
 from coffer.server.host.job import Jobs
 from coffer.server.host.watched import Watched
+from coffer.server.observe import logs
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FIRST_PAUSE_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _logged() -> None:
+    """Warnings are written, whatever another test of this process has configured."""
+    logs.configure(Log(), level="warning")
 
 
 class Recorded:
