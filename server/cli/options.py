@@ -20,6 +20,8 @@ from coffer.server.config.find import find_config, way_out_of
 from coffer.server.config.load import DEFAULT_ARCHIVE, load_config
 
 if TYPE_CHECKING:
+    from coffer.server.access.action import Action
+    from coffer.server.access.principal import Principal
     from coffer.server.config.settings import Config
     from coffer.server.services.engine import Engine
 
@@ -46,35 +48,66 @@ class Chosen:
         self.told = True
         return found.path, self.archive or (None if found.path else Path(DEFAULT_ARCHIVE))
 
-    def load(self) -> Config:
-        """The configuration. Raises ConfigError naming every problem in the file."""
-        return load_config(*self.locations())
+    def admit(self, action: Action, officer: str | None = None) -> Admitted:
+        """The configuration, for whoever runs this, by the name of `officer`, where it lets them do `action`.
 
-    def existing(self) -> Config:
-        """The configuration of an archive that is there. Raises ConfigError as `load`, and if there is none."""
-        config = self.load()
-        if not os.path.lexists(config.archive / "archive.json"):
+        Raises ConfigError naming every problem in the file, InputError for an unusable name, AccessDeniedError.
+        """
+        return admit(load_config(*self.locations()), action, officer)
+
+    def existing(self, action: Action, officer: str | None = None) -> Admitted:
+        """As `admit`, for an archive that is there. Raises as that, and ConfigError if there is none."""
+        admitted = self.admit(action, officer)
+        archive = admitted.config.archive
+        if not os.path.lexists(archive / "archive.json"):
             raise ConfigError(
-                f"there is no archive in {config.archive}",
+                f"there is no archive in {archive}",
                 hint="make one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE",
             )
-        return config
+        return admitted
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An archive's configuration, and who may do with it what they asked for. A command gets at neither archive nor
+    configuration by another way."""
+
+    config: Config
+    principal: Principal
 
     def open(self, *, write: bool = False, fresh_index: bool = False, may_lag: bool = False) -> Engine:
         """The archive, opened; with `write` as its one writer, with `fresh_index` with an empty index.
 
-        Raises what Engine.open does, or ConfigError; and UnavailableError where the index is so far behind the log that
-        answers would lack what is stored, unless it `may_lag`.
+        Raises what Engine.open does; and UnavailableError where the index is so far behind the log that answers would
+        lack what is stored, unless it `may_lag`.
         """
-        config = self.existing()
-        from coffer.server.observe import logs
         from coffer.server.services.engine import Engine
 
-        logs.configure(config.log, level="error")  # the command itself reports; the log is the server's
-        engine = Engine.open(config, write=write, fresh_index=fresh_index)
+        engine = Engine.open(self.config, write=write, fresh_index=fresh_index)
         if not may_lag:
             require_level(engine)
         return engine
+
+    def open_for_keys(self, *, may_lag: bool = False) -> Engine:
+        """The archive, opened to change its keys, also beside the process that writes. Raises as `open`."""
+        from coffer.server.services.engine import Engine
+
+        engine = Engine.open_for_keys(self.config)
+        if not may_lag:
+            require_level(engine)
+        return engine
+
+
+def admit(config: Config, action: Action, officer: str | None = None) -> Admitted:
+    """As `Chosen.admit`, for a configuration that is at hand."""
+    from coffer.server.access.decision import policy_of
+    from coffer.server.access.principal import Principal
+    from coffer.server.observe import logs
+
+    logs.configure(config.log, level="error")  # the command itself reports; the log is the server's
+    principal = Principal.here(officer, config.dimse.ae_title)
+    policy_of(config).require(principal, action)
+    return Admitted(config, principal)
 
 
 def require_level(engine: Engine) -> None:
@@ -87,19 +120,6 @@ def require_level(engine: Engine) -> None:
         from coffer.server.engine.vault import SKIPPED
 
         click.echo(f"note: {skipped} {SKIPPED}", err=True)
-
-
-def open_for_keys(chosen: Chosen, *, may_lag: bool = False) -> Engine:
-    """The archive, opened to change its keys, also beside the process that writes. Raises as `Chosen.open`."""
-    config = chosen.existing()
-    from coffer.server.observe import logs
-    from coffer.server.services.engine import Engine
-
-    logs.configure(config.log, level="error")
-    engine = Engine.open_for_keys(config)
-    if not may_lag:
-        require_level(engine)
-    return engine
 
 
 def officer_option(function: F) -> F:

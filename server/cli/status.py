@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -44,7 +45,7 @@ def status(chosen: Chosen, listed: bool) -> None:
     from coffer.server.engine.providers import guarded, told
     from coffer.server.engine.vault import SKIPPED
 
-    with chosen.open(may_lag=True) as engine:
+    with chosen.existing(Action.INSPECT).open(may_lag=True) as engine:
         stats = engine.stats()
         archive, key, memory = engine.config.archive, told(engine.config.keys), guarded()
         shreds = [each.state == EFFECTIVE for each in erasures(engine.keyring)]

@@ -46,7 +46,7 @@ from coffer.keys.errors import (
 from coffer.keys.keyring import rekey
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.providers.routing import Patience, Patient
-from coffer.server.access import Policy
+from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import level
@@ -391,9 +391,3 @@ def rules_of(config: Config) -> Rules:
     """How patients are told apart and which versions are served, by the configuration."""
     patients, versions = config.patients, config.versions
     return Rules(patients.default_issuer, patients.default_issuer_by_ae, versions.serve, versions.serve_by_ae)
-
-
-def policy_of(config: Config) -> Policy:
-    """Who may do what, by the configuration."""
-    known = (config.dimse.ae_title, *(peer.ae_title for peer in config.peers))
-    return Policy(known, known_peers_only=config.dimse.known_peers_only)

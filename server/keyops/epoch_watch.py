@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from coffer.keys.errors import CofferError, LockedError
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.host.watched import Watched
 from coffer.server.keyops.epochs import Renewal
 from coffer.server.observe.metrics import Metrics
@@ -34,7 +34,7 @@ class RenewalWatch:
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._renewal = Renewal(engine.folder, engine.keyring, engine.config.keys, Officer.here(None), "coffer serve")
+        self._renewal = Renewal(engine.folder, engine.keyring, engine.config.keys, Principal.service(), "coffer serve")
         self._failure = ""
         self._stopping = threading.Event()
         self.watched = Watched("renewing the keys", self._run, self._stopping)

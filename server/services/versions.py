@@ -10,10 +10,10 @@ import structlog
 
 from coffer.index.query.parts import StoredVersion
 from coffer.keys.errors import InputError, NotFoundError
-from coffer.server.access import Action
+from coffer.server.access.action import Action
+from coffer.server.access.principal import Principal
 from coffer.server.engine.vault import Vault
 from coffer.server.observe.logs import short_id
-from coffer.server.services.api import Caller
 from coffer.server.services.retrieve import StoredInstance
 
 __all__ = ["WHERE_TO_LOOK", "one_version", "versions_of"]
@@ -26,19 +26,19 @@ _log = structlog.get_logger(__name__)
 
 
 def versions_of(
-    vault: Vault, sop_instance: str, caller: Caller, studies: Collection[str] = (), series: Collection[str] = ()
+    vault: Vault, sop_instance: str, caller: Principal, studies: Collection[str] = (), series: Collection[str] = ()
 ) -> list[StoredVersion]:
     """The versions under a UID, in these studies and series (none named: in any), oldest first in each.
 
     Raises AccessDeniedError; NotFoundError where there is none.
     """
-    vault.policy.require(Action.RETRIEVE, caller.calling_ae)
+    vault.policy.require(caller, Action.RETRIEVE)
     found = [
         each
         for each in vault.index.versions(sop_instance)
         if (not studies or each.located.study_uid in studies) and (not series or each.located.series_uid in series)
     ]
-    _log.info("versions", calling_ae=caller.calling_ae, sop_instance=short_id(sop_instance), versions=len(found))
+    _log.info("versions", calling_ae=caller.ae_title, sop_instance=short_id(sop_instance), versions=len(found))
     if not found:
         raise NotFoundError("the archive has no such object", hint=WHERE_TO_LOOK)
     return found
@@ -48,7 +48,7 @@ def one_version(  # noqa: PLR0917  as `versions_of`
     vault: Vault,
     sop_instance: str,
     number: int,
-    caller: Caller,
+    caller: Principal,
     studies: Collection[str] = (),
     series: Collection[str] = (),
 ) -> StoredInstance:

@@ -31,6 +31,7 @@ from coffer.keys.keyring import rows
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory import hardening
 from coffer.keys.memory.secret import Secret
+from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
@@ -38,7 +39,7 @@ from coffer.server.dimse.protocol.connection import Connection
 from coffer.server.dimse.protocol.negotiation import CONGESTED
 from coffer.server.dimse.refusal import refuse_at_once
 from coffer.server.engine.sealing import Intake
-from coffer.server.engine.vault import policy_of, rules_of
+from coffer.server.engine.vault import rules_of
 from coffer.server.host.headroom import Shortage, lacks_descriptors, what_ran_out
 from coffer.server.host.watched import Watched
 from coffer.server.observe import logs
@@ -124,7 +125,7 @@ class Lane:
             end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._changes
         )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-        acceptor = Acceptor(pdus, host, self._config, services, services.observer)
+        acceptor = Acceptor(pdus, host, self._config, self._policy, services, services.observer)
 
         def over() -> None:
             self._services.discard(services)

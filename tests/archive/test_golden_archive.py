@@ -7,8 +7,8 @@ from pathlib import Path
 
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Verifier
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys
-from coffer.server.services.api import Caller
 from coffer.server.services.engine import Engine
 from tests.vectors import make_archive, reader_body, reader_keys, reader_log
 
@@ -44,5 +44,5 @@ def test_coffer_still_opens_it(tmp_path: Path) -> None:
     config = Config(archive=archive, http=Http(enabled=False), keys=Keys(key_file=key))
     with Engine.open(config, write=True) as engine:
         for name, digest in json.loads((GOLDEN / "expected.json").read_text()).items():
-            (instance,) = engine.retriever.instances({0x00080018: (name,)}, Caller("TEST"))
+            (instance,) = engine.retriever.instances({0x00080018: (name,)}, Principal.peer("TEST"))
             assert hashlib.sha256(b"".join(instance.open())).hexdigest() == digest

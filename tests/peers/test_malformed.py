@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.negotiation import Offer
-from coffer.server.services.api import Caller
 from coffer.server.services.engine import Engine
 from coffer.server.services.importing import Importer, Outcome
 from tests.dimse.raw_peer import RawRequestor
@@ -73,7 +73,7 @@ def put(coffer: CofferProcess, files: list[Path]) -> list[str]:
     """What `coffer put` makes of each file, one by one in this process for the CPU it costs, then by the command."""
     results = []
     with Engine.open(load_config(coffer.config), write=True) as engine:
-        importer = Importer(engine, Caller("COFFER"))
+        importer = Importer(engine, Principal.peer("COFFER"))
         for path in files:
             before = time.process_time()
             results.append(importer.put(path))

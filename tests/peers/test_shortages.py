@@ -16,11 +16,11 @@ import pytest
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import UnavailableError
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.dimse.protocol.connection import ConnectionClosed
 from coffer.server.dimse.protocol.negotiation import Offer
 from coffer.server.dimse.protocol.requestor import Requestor
-from coffer.server.services.api import Caller
 from coffer.server.services.engine import Engine
 from tests.conftest import absent
 from tests.peers.coffer_process import CofferProcess
@@ -167,6 +167,6 @@ def check(coffer: CofferProcess, acknowledged: dict[str, bytes]) -> None:
     )  # fmt: skip
     with Engine.open(config, write=True) as engine:
         for name, data in acknowledged.items():
-            (found,) = engine.retriever.instances({0x00080018: (name,)}, Caller("TESTER"))
+            (found,) = engine.retriever.instances({0x00080018: (name,)}, Principal.peer("TESTER"))
             assert b"".join(found.open()) == data
     assert list(Verifier(ArchiveFolder.open(coffer.archive)).findings()) == []

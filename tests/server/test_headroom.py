@@ -15,12 +15,13 @@ import pytest
 
 from coffer.keys.errors import UnavailableError
 from coffer.keys.threads import started_pool
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Keys, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.host import headroom
 from coffer.server.host.headroom import Shortage
 from coffer.server.main.demo import encoded, sample_study
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from coffer.server.services.engine import Engine
 from tests.server.filled import status
 
@@ -90,7 +91,7 @@ def test_a_store_is_refused_before_the_log_would_stop_at_its_next_segment(tmp_pa
             ds = sample_study()[0]
             ds.SOPInstanceUID += f".{number}"
             ds.PixelData = os.urandom(ds.Rows * ds.Columns * 2)
-            reception = engine.ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TESTER")))
+            reception = engine.ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Principal.peer("TESTER")))
             reception.write(encoded(ds))
             return status(reception.finish())
 

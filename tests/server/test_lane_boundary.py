@@ -29,11 +29,12 @@ from coffer.index.instance.identity import PartId
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import CofferError, UnavailableError
 from coffer.keys.memory.secret import Secret
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.engine.create import create_archive
 from coffer.server.main.demo import encoded, sample_study
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from coffer.server.services.engine import Engine
 from coffer.server.services.store import Ingest
 from coffer.server.workers import checks, client, coordinator, rights
@@ -115,7 +116,7 @@ class Lane:
         ds = copy.deepcopy(SAMPLE)  # threads store too
         ds.StudyInstanceUID, ds.SeriesInstanceUID = study, f"{study}.1"
         ds.SOPInstanceUID = f"{study}.1.{number}"
-        request = StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST"))
+        request = StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Principal.peer("TEST"))
         reception = Ingest(self.site.engine.intake, self, self.site.engine.policy, self.site.engine.index.rules).begin(
             request
         )
@@ -227,7 +228,7 @@ def test_no_object_however_odd_makes_an_honest_lane_break_a_rule(site: Site, evi
     evil.study_key = lambda _: key  # type: ignore[method-assign]
     key = StudyKey(bytes(16), Secret(bytes(32)))
     for odd in [*odd_objects(), *odd_objects(named=True), *healthy_objects()]:
-        request = StoreRequest(odd.sop_class, odd.sop_instance, odd.transfer_syntax, Caller("TEST"))
+        request = StoreRequest(odd.sop_class, odd.sop_instance, odd.transfer_syntax, Principal.peer("TEST"))
         reception = Ingest(site.engine.intake, evil, site.engine.policy, site.engine.index.rules).begin(request)
         reception.write(odd.data)
         reception.finish()
@@ -395,7 +396,7 @@ IDENTIFIER = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: (HONEST,)}, 
 
 
 def find(identifier: bytes = IDENTIFIER, calling: str = "TEST", model: str = "study") -> m.Find:
-    return m.Find(identifier, True, model, Caller(calling))
+    return m.Find(identifier, True, model, Principal.peer(calling))
 
 
 @pytest.mark.parametrize(
@@ -448,14 +449,14 @@ def test_a_line_that_ends_counts_its_association_as_ended(site: Site, evil: Lane
 
 
 def test_a_key_is_shown_for_what_a_plan_of_the_same_line_returned(site: Site, evil: Lane) -> None:
-    places = evil.line.ask(m.Plan(IDENTIFIER, True, "study", Caller("TEST")), m.Places).places
+    places = evil.line.ask(m.Plan(IDENTIFIER, True, "study", Principal.peer("TEST")), m.Places).places
     assert places
     assert evil.line.ask(m.KeyOf(places[0].study_key_id), m.Key).key_id == places[0].study_key_id
     other = Lane(site)
     other.send(m.KeyOf(places[0].study_key_id))
     assert other.is_ended()
     nothing = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: ("1.2.4.5",)}, (), implicit=True)
-    assert not evil.line.ask(m.Plan(nothing, True, "study", Caller("TEST")), m.Places).places
+    assert not evil.line.ask(m.Plan(nothing, True, "study", Principal.peer("TEST")), m.Places).places
     evil.send(m.KeyOf(places[0].study_key_id))  # of an earlier plan
     assert evil.is_ended()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coffer.keys.errors import AccessDeniedError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.erasure import doomed_parts
 from coffer.server.cli.options import (
@@ -16,7 +16,6 @@ from coffer.server.cli.options import (
     confirm,
     json_option,
     officer_option,
-    open_for_keys,
 )
 
 if TYPE_CHECKING:
@@ -70,17 +69,12 @@ def study(
 ) -> None:
     """Shred a study, a patient's part of one, all studies of a patient, or an object that is in no study."""
     require_reason_unless(dry_run, reason)
-    with open_for_keys(chosen) as engine:
-        from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.SHRED, officer)
+    with admitted.open_for_keys() as engine:
         from coffer.server.erasure.shred import Deed, Shredding
         from coffer.server.retention.preview import preview
         from coffer.server.retention.selection import as_now, require_same
 
-        needed = engine.config.keys.shred_approvals
-        if needed > 1 and not dry_run:
-            raise AccessDeniedError(
-                f"{needed} officers must agree ([keys] shred_approvals)", hint="ask with coffer shred request"
-            )
         doomed = chosen_parts(chosen, engine, **meant)
         shredding = Shredding(engine)
         if dry_run:
@@ -91,7 +85,7 @@ def study(
         confirm(question, yes=yes, told=[] if yes else doomed_parts.lines(preview(engine, doomed)))
         if not yes:
             require_same(engine, doomed, as_now(engine, doomed))  # what was shown is what goes
-        key_ids = shredding.shred(doomed, Deed(reason or "", (Officer.here(officer),)))
+        key_ids = shredding.shred(doomed, Deed(reason or "", (admitted.principal.officer,)))
         report(chosen, engine, doomed, key_ids)
 
 
