@@ -48,6 +48,7 @@ class Finder:
 
         Raises InputError with the offending tags for a bad identifier, AccessDeniedError; both before the first row.
         """
+        self._vault.policy.require(caller, Action.FIND)
         keys = decode_identifier(identifier, implicit=implicit)
         charset = keys.charset
         rows = self._steps(keys.values, model=model, caller=caller)
@@ -62,13 +63,13 @@ class Finder:
 
     def rows(self, keys: Mapping[int, Values], *, model: str, caller: Principal) -> Iterator[dict[int, Values]]:
         """Matching rows by tag, holding every key that was asked for. Raises as `find`."""
+        self._vault.policy.require(caller, Action.FIND)
         return (row for row in self._steps(keys, model=model, caller=caller) if row is not None)
 
     def _steps(
         self, keys: Mapping[int, Values], *, model: str, caller: Principal
     ) -> Iterator[dict[int, Values] | None]:
-        """As `rows`, with the pauses of `index.query.query`."""
-        self._vault.policy.require(caller, Action.FIND)
+        """As `rows`, with the pauses of `index.query.query`, for whoever was permitted."""
         level = "".join(v for v in keys.get(QUERY_RETRIEVE_LEVEL, ()) if isinstance(v, str)).strip()
         matches = self._vault.index.query_in_steps(level, keys, model)
         _log.info("find", calling_ae=caller.ae_title, level=level, model=model)

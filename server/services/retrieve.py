@@ -136,6 +136,7 @@ class Retriever:
         are of several patients. Raises InputError with the offending tags for a bad identifier (PS3.4 C.4.2.1.4),
         AccessDeniedError; its steps raise AmbiguousPatientError where it names several patients.
         """
+        self._vault.policy.require(caller, Action.RETRIEVE)
         keys = decode_identifier(identifier, implicit=implicit)
         level = "".join(keys.text(QUERY_RETRIEVE_LEVEL)).strip()
         roots = _ROOTS[model]
@@ -152,7 +153,6 @@ class Retriever:
                 chosen[_LEVELS[name]] = self._unique_key(
                     keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level
                 )
-        self._vault.policy.require(caller, Action.RETRIEVE)
         planning = Planning()
         planning.steps = self._planned(planning, chosen, identity_text(keys.text(ISSUER)), without_study, caller)
         return planning

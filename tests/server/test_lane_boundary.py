@@ -408,6 +408,7 @@ def find(identifier: bytes = IDENTIFIER, calling: str = "TEST", model: str = "st
         find(bytes(2 << 20)),
         find(calling="A" * 17),
         find(model="worklist"),
+        m.Find(IDENTIFIER, True, "study", Principal.person("root", "root", "TEST")),
         m.StudyKeyFor(PartId("1" * 1025)),
         m.Told("stored", (0, 1, 1.0)),  # a method of the metrics that is not the lanes'
         m.Told("render", ()),
