@@ -40,9 +40,7 @@ def test_known_peers_only_is_one_rule_for_every_service(action: Action) -> None:
     assert reason(open_, STRANGER, action) is None
     assert reason(strict, PEER, action) is None
     assert reason(strict, STRANGER, action) is Reason.UNKNOWN_PEER
-    assert (
-        reason(strict, Principal.peer("COFFER"), action) is Reason.UNKNOWN_PEER
-    )  # the archive's own
+    assert reason(strict, Principal.peer("COFFER"), action) is Reason.UNKNOWN_PEER  # the archive's own
     assert reason(strict, Principal.here(ae_title="COFFER"), action) is None
 
 
