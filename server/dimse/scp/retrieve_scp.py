@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from coffer.keys.errors import CofferError, UnavailableError
+from coffer.keys.errors import AccessDeniedError, CofferError, UnavailableError
+from coffer.server.access.action import Action, Resource
 from coffer.server.config.settings import Peer
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation
@@ -60,11 +61,17 @@ def serve_move(operation: Operation) -> None:
 
 
 def _destination(operation: Operation) -> Peer:
-    ae_title = operation.request.text(dimse.DESTINATION)
-    for peer in operation.session.config.peers:
-        if peer.ae_title == ae_title:
-            return peer
-    raise DimseStatusError(UNKNOWN_DESTINATION, f"move destination {ae_title!r} is not configured")
+    """Where the instances are to go. Raises AccessDeniedError; DimseStatusError for a destination that is unknown."""
+    session, ae_title = operation.session, operation.request.text(dimse.DESTINATION)
+    peer = next((each for each in session.config.peers if each.ae_title == ae_title), None)
+    try:
+        session.policy.require(session.caller, Action.MOVE, Resource.destination(ae_title))
+    except AccessDeniedError as error:
+        if peer is None:
+            raise DimseStatusError(UNKNOWN_DESTINATION, str(error)) from error
+        raise
+    assert peer is not None, "a destination that is permitted is configured"
+    return peer
 
 
 def _plan(operation: Operation, identifier: bytes, models: dict[str, str]) -> tuple[SubOperations, Sequence[Instance]]:
@@ -195,7 +202,7 @@ def _move_one(  # noqa: PLR0917  # one of many
     """One sub-operation. Raises CofferError when it broke the association, and Cancelled; it is counted even so."""
     counters, operation = work.counters, work.operation
     originator: dict[int, Value] = {
-        dimse.ORIGINATOR_AE: operation.session.caller.calling_ae,
+        dimse.ORIGINATOR_AE: operation.session.caller.ae_title,
         dimse.ORIGINATOR_ID: operation.request.number(dimse.MESSAGE_ID),
     }
     if isinstance(found, str):
