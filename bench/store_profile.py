@@ -23,11 +23,12 @@ from coffer.archive.log import LogWriter
 from coffer.index.index import Index
 from coffer.keys.crypto import aead
 from coffer.keys.disk.append_file import AppendFile
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.observe import logs
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from coffer.server.services.bundle import WriterServices
 from coffer.server.services.part10 import Part10, read_part10
 
@@ -63,7 +64,7 @@ def timed(owner: Any, name: str, spent: dict[str, float]) -> None:
 
 def put(services: WriterServices, found: Part10, data: bytes) -> None:
     """Store one object as an association would."""
-    request = StoreRequest(found.sop_class, found.sop_instance, found.transfer_syntax, Caller("BENCH"))
+    request = StoreRequest(found.sop_class, found.sop_instance, found.transfer_syntax, Principal.peer("BENCH"))
     reception = services.ingest.begin(request)
     for at in range(0, len(data), _FRAGMENT):
         reception.write(memoryview(data)[at : at + _FRAGMENT])

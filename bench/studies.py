@@ -7,7 +7,8 @@ two studies. UIDs lie under a root that no other corpus of the bench uses.
 from typing import Final, NamedTuple
 
 from coffer.index.dicom.identifier import encode_identifier
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.access.principal import Principal
+from coffer.server.services.api import StoreRequest
 
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
 _ROOT: Final = "1.2.826.0.1.3680043.10.1339."
@@ -36,7 +37,7 @@ class HeaderOnly(NamedTuple):
 
     def request(self, calling_ae: str = "BENCH") -> StoreRequest:
         """What a C-STORE of it says."""
-        return StoreRequest(self.sop_class, self.sop_instance, EXPLICIT_LE, Caller(calling_ae))
+        return StoreRequest(self.sop_class, self.sop_instance, EXPLICIT_LE, Principal.peer(calling_ae))
 
 
 def study_uid(number: int) -> str:

@@ -24,13 +24,14 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Logging, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import encoded
 from coffer.server.maintenance.deep_check import open_records
 from coffer.server.observe import logs
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from coffer.server.services.bundle import WriterServices
 
 ORIGIN = "bench/verify"
@@ -83,7 +84,7 @@ def archive_of(path: Path, objects: int) -> Config:
             ds.SamplesPerPixel, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 1, 16, 12, 11
             ds.PixelRepresentation, ds.PhotometricInterpretation = 0, "MONOCHROME2"
             ds.PixelData = (disc + dice.normal(100, 12, disc.shape)).astype("<u2").tobytes()
-            reception = ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("BENCH")))
+            reception = ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Principal.peer("BENCH")))
             reception.write(encoded(ds))
             assert reception.finish().error is None
     return config

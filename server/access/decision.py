@@ -1,47 +1,62 @@
-"""The one decision every entrance and exit passes: may this caller do this?
+"""The one decision that every entrance, every exit and every administrative act passes: may this principal do this?
 
-Rule: services call `Policy.require` before they touch data, so no door can forget it. It knows application entities
-and the configured peers only; an AE title is chosen by the caller and prevents mistakes, not attacks.
+Rule: it is asked before anything is opened, shown or changed: by the services, so that no door can forget it, and by
+the command line before it opens an archive. What may be done stands in `rules`, and nowhere else.
 """
-
-from collections.abc import Collection
-from enum import StrEnum
 
 import structlog
 
-from coffer.keys.errors import AccessDeniedError
+from coffer.keys.clock import clock_ms
+from coffer.server.access.action import ARCHIVE, Action, Asked, Purpose, Resource
+from coffer.server.access.principal import Principal
+from coffer.server.access.rules import Deny, Duty, Permit, Rules, rules_for
 from coffer.server.config.settings import Config
+
+__all__ = ["Policy", "policy_of"]
 
 _log = structlog.get_logger(__name__)
 
 
-class Action(StrEnum):
-    """What a caller may ask for; the values appear in the access log."""
-
-    STORE = "store"
-    FIND = "find"
-    RETRIEVE = "retrieve"
-
-
 class Policy:
-    """Decides by calling AE title: everybody, or only the configured peers when `known_peers_only` is set."""
+    """Decides by the rules of one configuration. Immutable, and safe to use from many threads."""
 
-    def __init__(self, known: Collection[str], *, known_peers_only: bool) -> None:
-        self._known = frozenset(known)
-        self._known_peers_only = known_peers_only
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
 
-    def require(self, action: Action, calling_ae: str) -> None:
-        """Return if `calling_ae` may do `action`, else log the refusal and raise AccessDeniedError."""
-        if not self._known_peers_only or calling_ae in self._known:
-            return
-        _log.warning("access denied", action=action.value, calling_ae=calling_ae)
-        raise AccessDeniedError(
-            f"AE title {calling_ae!r} is not a configured peer",
-            hint="add it under [[peers]] in coffer.toml, or set dimse.known_peers_only = false",
+    def decide(
+        self, principal: Principal, action: Action, resource: Resource, purpose: Purpose, at: int
+    ) -> Permit | Deny:
+        """Whether `principal` may do `action` with `resource` for `purpose` at `at` (milliseconds since 1970). Pure."""
+        asked = Asked(principal, action, resource, purpose, at)
+        duties: frozenset[Duty] = frozenset()
+        for rule in rules_for(action):
+            found = rule(self._rules, asked)
+            if isinstance(found, Deny):
+                return found
+            duties |= found.duties
+        return Permit(duties)
+
+    def require(self, principal: Principal, action: Action, resource: Resource = ARCHIVE) -> Permit:
+        """Return the permission for it to be done now, else log the denial and raise AccessDeniedError."""
+        purpose = Purpose.of(principal)
+        found = self.decide(principal, action, resource, purpose, clock_ms())
+        if isinstance(found, Permit):
+            return found
+        _log.warning(
+            "access denied",
+            action=action.value,
+            reason=found.reason.value,
+            kind=principal.kind.value,
+            principal=principal.name,
+            calling_ae=principal.ae_title,
+            host=principal.host,
+            resource=resource.kind.value,
+            purpose=purpose.value,
         )
+        raise found.error()
 
 
 def policy_of(config: Config) -> Policy:
     """Who may do what, by the configuration."""
-    known = (config.dimse.ae_title, *(peer.ae_title for peer in config.peers))
-    return Policy(known, known_peers_only=config.dimse.known_peers_only)
+    peers = frozenset(peer.ae_title for peer in config.peers)
+    return Policy(Rules(peers, config.dimse.known_peers_only, config.keys.shred_approvals))

@@ -1,20 +1,17 @@
-"""Who does it: the account of the operating system, and the name that is given for the person at it.
+"""What is kept of a person who acted: the name that was given, and the account of the operating system.
 
-Rule: the account is what the kernel says; the name is what was typed. Two names prove that two were named, and no more:
-whoever may use the account may type any name. Both are kept with every deed, so that it can be asked about later.
+Rule: two names prove that two were named, and no more: whoever may use the account may type any name. Both are kept
+with every act, so that questions can be asked later. This is a stored form; who acts now is a `Principal`.
 """
 
-import os
-import pwd
 from typing import Final
 
 import msgspec
 
 from coffer.keys.errors import InputError
 
-__all__ = ["Officer", "require_reason"]
+__all__ = ["Officer", "require_reason", "told"]
 
-_LONGEST = 64
 _LONGEST_REASON: Final = 1000
 
 
@@ -24,24 +21,13 @@ class Officer(msgspec.Struct, frozen=True):
     name: str
     account: str
 
-    @classmethod
-    def here(cls, name: str | None) -> "Officer":
-        """Whoever runs this process. Without a name, the account's stands. Raises InputError for an unusable one."""
-        try:
-            account = pwd.getpwuid(os.getuid()).pw_name
-        except KeyError:  # a container's user need not have a name
-            account = f"uid {os.getuid()}"
-        given = account if name is None else name.strip()
-        if not given or len(given) > _LONGEST or not given.isprintable():
-            raise InputError("an officer's name has 1 to 64 printable characters", hint="say --officer NAME")
-        return cls(given, account)
-
-    def is_same(self, other: "Officer") -> bool:
-        """Whether both go by one name, in whatever letters."""
-        return self.name.casefold() == other.name.casefold()
-
     def __str__(self) -> str:
-        return self.name if self.name == self.account else f"{self.name} ({self.account})"
+        return told(self.name, self.account)
+
+
+def told(name: str, account: str) -> str:
+    """A person for people: the account stands behind the name where it says something else."""
+    return name if account in {"", name} else f"{name} ({account})"
 
 
 def require_reason(what: str, reason: str) -> None:

@@ -6,8 +6,9 @@ import click
 import msgspec
 
 from coffer.keys.errors import ConfigError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.options import Chosen, archive_options, json_option
+from coffer.server.cli.options import Chosen, admit, archive_options, json_option
 from coffer.server.config.find import require_outside
 from coffer.server.config.load import check_text, read_text
 
@@ -35,6 +36,8 @@ def check(chosen: Chosen) -> None:
     text = "" if source is None else read_text(source)
     base = Path.cwd() if source is None else source.absolute().parent
     loaded, problems = check_text(text, base, archive)
+    if loaded is not None:
+        admit(loaded, Action.CONFIGURE)
     if source is not None and loaded is not None:
         require_outside(source, loaded.archive)
     if chosen.json:

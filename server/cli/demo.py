@@ -2,6 +2,7 @@
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli.options import Chosen, archive_options
 
 
@@ -18,4 +19,5 @@ def demo(chosen: Chosen, once: bool) -> None:
     """Make an archive if there is none, store a sample study over the network, find it, get it back, verify."""
     from coffer.server.main.demo import run
 
-    run(chosen.load(), once=once)
+    chosen.admit(Action.CREATE)  # it may make an archive
+    run(chosen.admit(Action.SERVE).config, once=once)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coffer.keys.errors import InputError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -59,13 +60,12 @@ def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str
     asked = dict(_condition(one) for one in query)
     columns = [_tag(one) for one in returned or _COLUMNS[name]]
     keys: dict[int, Values] = {_QUERY_RETRIEVE_LEVEL: (name,), **dict.fromkeys(columns, ()), **asked}
-    with chosen.open_reading() as archive:
-        from coffer.server.services.api import Caller
+    admitted = chosen.existing(Action.FIND)
+    with admitted.open_reading() as archive:
         from coffer.server.services.find import Finder
 
-        caller = Caller(calling_ae=archive.config.dimse.ae_title)
         model = "patient" if name == "PATIENT" else "study"
-        rows: Iterator[Mapping[int, Values]] = Finder(archive).rows(keys, model=model, caller=caller)
+        rows: Iterator[Mapping[int, Values]] = Finder(archive).rows(keys, model=model, caller=admitted.principal)
         if limit is not None:
             rows = (row for row, _ in zip(rows, range(limit), strict=False))
         if chosen.json:

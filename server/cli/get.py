@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coffer.keys.errors import CofferError, NotFoundError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -60,12 +61,12 @@ def get(  # noqa: PLR0917  one parameter for each option
         raise click.UsageError("Give at least one --study, --series or --instance.")
     if number is not None and len(instances) != 1:
         raise click.UsageError("--version goes with one --instance.")
-    with chosen.open_reading() as archive:
-        from coffer.server.services.api import Caller
+    admitted = chosen.existing(Action.EXPORT)
+    with admitted.open_reading() as archive:
         from coffer.server.services.retrieve import Retriever
         from coffer.server.services.versions import WHERE_TO_LOOK, one_version
 
-        caller = Caller(calling_ae=archive.config.dimse.ae_title)
+        caller = admitted.principal
         found: Sequence[StoredInstance]
         if number is None:
             found = Retriever(archive).instances(wanted, caller)

@@ -5,6 +5,7 @@ import time
 import click
 
 from coffer.keys.errors import IntegrityError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -29,7 +30,8 @@ when it is interrupted: start it again. Exit code 3 when objects could not be re
 def rebuild(chosen: Chosen) -> None:
     """Throw the index away and make it again from every record of the log."""
     started = time.monotonic()
-    with output.progress("indexing", hidden=chosen.json) as bar, chosen.open_for_rebuild() as archive:
+    admitted = chosen.existing(Action.REINDEX)
+    with output.progress("indexing", hidden=chosen.json) as bar, admitted.open_for_rebuild() as archive:
         archive.rebuild_index(bar.reach)
         stats = archive.stats()
     seconds = time.monotonic() - started

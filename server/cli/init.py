@@ -2,6 +2,7 @@
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -18,12 +19,10 @@ Examples:
 @click.pass_obj
 def init(chosen: Chosen) -> None:
     """Make an empty archive and its first key. Never touches an archive that is there already."""
-    config = chosen.load()
+    config = chosen.admit(Action.CREATE).config
     from coffer.server.engine.create import create_archive
     from coffer.server.engine.providers import told
-    from coffer.server.observe import logs
 
-    logs.configure(config.log, level="error")
     had_key = config.keys.key_file.exists()
     create_archive(config)
     in_file = config.keys.provider == "file"

@@ -20,6 +20,8 @@ from coffer.server.config.find import find_config, remedy_for
 from coffer.server.config.load import DEFAULT_ARCHIVE, load_config
 
 if TYPE_CHECKING:
+    from coffer.server.access.action import Action
+    from coffer.server.access.principal import Principal
     from coffer.server.config.settings import Config
     from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive, WritableArchive
 
@@ -46,66 +48,79 @@ class Chosen:
         self.told = True
         return found.path, self.archive or (None if found.path else Path(DEFAULT_ARCHIVE))
 
-    def load(self) -> Config:
-        """The configuration. Raises ConfigError naming every problem in the file."""
-        return load_config(*self.locations())
+    def admit(self, action: Action, officer: str | None = None) -> Admitted:
+        """The configuration, for whoever runs this, by the name of `officer`, where it lets them do `action`.
 
-    def existing(self) -> Config:
-        """The configuration of an archive that is there. Raises ConfigError as `load`, and if there is none."""
-        config = self.load()
-        if not os.path.lexists(config.archive / "archive.json"):
+        Raises ConfigError naming every problem in the file, InputError for an unusable name, AccessDeniedError.
+        """
+        return admit(load_config(*self.locations()), action, officer)
+
+    def existing(self, action: Action, officer: str | None = None) -> Admitted:
+        """As `admit`, for an archive that is there. Raises as that, and ConfigError if there is none."""
+        admitted = self.admit(action, officer)
+        archive = admitted.config.archive
+        if not os.path.lexists(archive / "archive.json"):
             raise ConfigError(
-                f"there is no archive in {config.archive}",
+                f"there is no archive in {archive}",
                 hint="make one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE",
             )
-        return config
+        return admitted
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An archive's configuration, and who may do with it what they asked for. A command gets at neither archive nor
+    configuration by another way."""
+
+    config: Config
+    principal: Principal
 
     def open_reading(self, *, may_lag: bool = False) -> ReadableArchive:
         """The archive, open to read.
 
-        Raises as `server.engine.opening.open_reading`, and ConfigError; UnavailableError where the index is so far
-        behind the log that answers would lack what is stored, unless it `may_lag`.
+        Raises as `server.engine.opening.open_reading`, and UnavailableError where the index is so far behind the log
+        that answers would lack what is stored, unless it `may_lag`.
         """
-        config = self._quiet()
         from coffer.server.engine.opening import open_reading
 
-        archive = open_reading(config)
+        archive = open_reading(self.config)
         if not may_lag:
             require_level(archive)
         return archive
 
     def open_for_keys(self, *, may_lag: bool = False) -> KeyAdminArchive:
         """The archive, open to change its keys, also beside the process that writes. Raises as `open_reading`."""
-        config = self._quiet()
         from coffer.server.engine.archive import WritableArchive
         from coffer.server.engine.opening import open_for_keys
 
-        archive = open_for_keys(config)
+        archive = open_for_keys(self.config)
         if not may_lag and not isinstance(archive, WritableArchive):
             require_level(archive)
         return archive
 
     def open_writer(self) -> WritableArchive:
-        """The archive, open as its one writer. Raises as `server.engine.opening.open_writer`, and ConfigError."""
-        config = self._quiet()
+        """The archive, open as its one writer. Raises as `server.engine.opening.open_writer`."""
         from coffer.server.engine.opening import open_writer
 
-        return open_writer(config)
+        return open_writer(self.config)
 
     def open_for_rebuild(self) -> WritableArchive:
         """As `open_writer`, with an empty index."""
-        config = self._quiet()
         from coffer.server.engine.opening import open_for_rebuild
 
-        return open_for_rebuild(config)
+        return open_for_rebuild(self.config)
 
-    def _quiet(self) -> Config:
-        """As `existing`; the command itself reports, for the log is the server's."""
-        config = self.existing()
-        from coffer.server.observe import logs
 
-        logs.configure(config.log, level="error")
-        return config
+def admit(config: Config, action: Action, officer: str | None = None) -> Admitted:
+    """As `Chosen.admit`, for a configuration that is at hand."""
+    from coffer.server.access.decision import policy_of
+    from coffer.server.access.principal import Principal
+    from coffer.server.observe import logs
+
+    logs.configure(config.log, level="error")  # the command itself reports; the log is the server's
+    principal = Principal.here(officer, config.dimse.ae_title)
+    policy_of(config).require(principal, action)
+    return Admitted(config, principal)
 
 
 def require_level(archive: ReadableArchive) -> None:

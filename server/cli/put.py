@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coffer.keys.errors import InputError, NotFoundError, UnavailableError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -43,13 +44,13 @@ no DICOM at all."""
 @click.pass_obj
 def put(chosen: Chosen, paths: tuple[Path, ...], jobs: int) -> None:
     """Store Part 10 files: single ones, folders with all below, or what a DICOMDIR names."""
-    with chosen.open_writer() as archive, output.progress("storing", hidden=chosen.json) as bar:
-        from coffer.server.services.api import Caller
+    admitted = chosen.existing(Action.IMPORT)
+    with admitted.open_writer() as archive, output.progress("storing", hidden=chosen.json) as bar:
         from coffer.server.services.bundle import WriterServices
         from coffer.server.services.importing import Importer
         from coffer.server.services.media import find_files
 
-        importer = Importer(WriterServices.of(archive), Caller(calling_ae=archive.config.dimse.ae_title))
+        importer = Importer(WriterServices.of(archive), admitted.principal)
         tally = _Tally()
         if bar.is_shown:
             bar.expect(sum(1 for _ in find_files(paths)))

@@ -2,6 +2,7 @@
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli.options import Chosen, archive_options
 
 
@@ -29,7 +30,7 @@ def serve(chosen: Chosen) -> None:
             with signals.interrupting():
                 from coffer.server.main.service import serve as run
 
-                config = chosen.load()
+                config = chosen.admit(Action.SERVE).config
         except EndOrdered:
             return
         run(config, signals)

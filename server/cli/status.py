@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -44,7 +45,7 @@ def status(chosen: Chosen, listed: bool) -> None:
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
     from coffer.server.engine.providers import guarded, told
 
-    with chosen.open_reading(may_lag=True) as archive:
+    with chosen.existing(Action.INSPECT).open_reading(may_lag=True) as archive:
         stats = archive.stats()
         path, key, memory = archive.config.archive, told(archive.config.keys), guarded()
         shreds = [each.state == EFFECTIVE for each in erasures(archive.keyring)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -31,12 +32,11 @@ studies or series, each of them counts its versions from 1."""
 @click.pass_obj
 def versions(chosen: Chosen, instance: str) -> None:
     """List every version of an object: when and from whom it came, and which one is served."""
-    with chosen.open_reading() as archive:
-        from coffer.server.services.api import Caller
+    admitted = chosen.existing(Action.RETRIEVE)
+    with admitted.open_reading() as archive:
         from coffer.server.services.versions import versions_of
 
-        caller = Caller(calling_ae=archive.config.dimse.ae_title)
-        rows = [_fields(each) for each in versions_of(archive, instance.strip(), caller)]
+        rows = [_fields(each) for each in versions_of(archive, instance.strip(), admitted.principal)]
     if chosen.json:
         output.as_json(rows)
         return

@@ -10,6 +10,10 @@ from typing import Final
 
 import structlog
 
+from coffer.keys.errors import AccessDeniedError
+from coffer.server.access.action import Action
+from coffer.server.access.decision import Policy
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation, pdu
@@ -17,14 +21,15 @@ from coffer.server.dimse.protocol.channel import AssociationEnded, Channel
 from coffer.server.dimse.protocol.connection import Connection, ConnectionClosed, PeerSilent
 from coffer.server.dimse.protocol.negotiation import AssociationRequest, Rejection
 from coffer.server.dimse.protocol.pdu import ProtocolError
-from coffer.server.dimse.protocol.status import CLASS_NOT_SUPPORTED, SUCCESS, UNRECOGNISED_OPERATION, DimseStatusError
+from coffer.server.dimse.protocol.status import CLASS_NOT_SUPPORTED, UNRECOGNISED_OPERATION, DimseStatusError
+from coffer.server.dimse.scp.echo_scp import serve_echo
 from coffer.server.dimse.scp.find_scp import serve_find
 from coffer.server.dimse.scp.get_scp import serve_get
 from coffer.server.dimse.scp.move_scp import serve_move
 from coffer.server.dimse.scp.session import Operation, Session
 from coffer.server.dimse.scp.store_scp import serve_store
 from coffer.server.host.headroom import refusal_of
-from coffer.server.services.api import Caller, Observer, Services
+from coffer.server.services.api import Observer, Services
 
 _log = structlog.get_logger(__name__)
 _NAMES: Final = {
@@ -39,11 +44,12 @@ _NAMES: Final = {
 class Acceptor:
     """Serves one connection. `serve` runs in the connection's own thread; `abort` may be called from another."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # what an association needs
         self,
         connection: Connection,
         host: str,
         config: Config,
+        policy: Policy,
         services: Services | None,
         observer: Observer,
     ) -> None:
@@ -51,6 +57,7 @@ class Acceptor:
         self._connection = connection
         self._host = host
         self._config = config
+        self._policy = policy
         self._services = services
         self._observer = observer
         self._is_established = False
@@ -118,9 +125,14 @@ class Acceptor:
             return negotiation.WRONG_APPLICATION_CONTEXT
         if settings.require_called_ae and request.called_ae != settings.ae_title:
             return negotiation.UNKNOWN_CALLED_AE
-        if settings.known_peers_only and request.calling_ae not in {p.ae_title for p in self._config.peers}:
+        try:
+            self._policy.require(self._caller(request), Action.ASSOCIATE)
+        except AccessDeniedError:
             return negotiation.UNKNOWN_CALLING_AE
         return negotiation.TOO_MANY if self._services is None else None
+
+    def _caller(self, request: AssociationRequest) -> Principal:
+        return Principal.peer(request.calling_ae, request.called_ae, self._host)
 
     def _reject(self, request: AssociationRequest, rejection: Rejection) -> None:
         _log.warning("association rejected", reason=rejection.word, calling_ae=request.calling_ae, host=self._host)
@@ -135,8 +147,8 @@ class Acceptor:
         self._connection.send([answer])
         self._is_established = True
         channel = Channel(self._connection, contexts, peer_max_pdu=request.max_pdu, gap_seconds=settings.gap_seconds)
-        caller = Caller(request.calling_ae, request.called_ae, self._host)
-        session = Session(channel, caller, services, self._observer, self._config)
+        caller = self._caller(request)
+        session = Session(channel, caller, self._policy, services, self._observer, self._config)
         self._observer.association_opened()
         served: Counter[str] = Counter()
         try:
@@ -178,7 +190,7 @@ def _serve_one(operation: Operation) -> None:
     if field == dimse.C_STORE and syntax not in negotiation.SERVICES:
         serve_store(operation)
     elif field == dimse.C_ECHO and syntax == negotiation.VERIFICATION:
-        operation.answer(SUCCESS)
+        serve_echo(operation)
     elif field == dimse.C_FIND and syntax in negotiation.FIND:
         serve_find(operation)
     elif field == dimse.C_MOVE and syntax in negotiation.MOVE:

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import structlog
 
 from coffer.keys.errors import ConfigError, UnavailableError
+from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
@@ -56,6 +57,7 @@ class Listener:
 
     def __init__(self, config: Config, dispatcher: Dispatcher, observer: Observer) -> None:
         self._config = config
+        self._policy = policy_of(config)
         self._dispatcher = dispatcher
         self._observer = observer
         self._lock = threading.Lock()
@@ -198,7 +200,9 @@ class Listener:
             return
         try:
             pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-            self._refused.begin(Acceptor(pdus, host, self._config, None, self._observer), self._end_refusal)
+            self._refused.begin(
+                Acceptor(pdus, host, self._config, self._policy, None, self._observer), self._end_refusal
+            )
         except BaseException:
             self._end_refusal()
             raise

@@ -30,7 +30,7 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import aead, derive
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring.keyring import Keyring
-from coffer.server.access import policy_of
+from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed

@@ -27,7 +27,7 @@ from coffer.keys.disk.lock import holder
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.mailbox import outbox, sign_order, writer_process
 
 __all__ = ["Signatory", "finish", "order", "signers_of", "wait_until_rotated"]
@@ -103,7 +103,7 @@ def signers_of(keyring: Keyring, origin: str) -> list[str]:
     return [each.vkey(origin) for each in found if each is not None]
 
 
-def order(keyring: Keyring, folder: ArchiveFolder, reason: str, officer: Officer) -> str:
+def order(keyring: Keyring, folder: ArchiveFolder, reason: str, officer: Principal) -> str:
     """Make the next signing key and say so, with an event, durable on return; its verifier key.
 
     The process that writes does the rest. A rotation that is under way is gone on with.

@@ -33,7 +33,8 @@ from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
 from coffer.keys.keyring import shred, signing_key
 from coffer.keys.keyring.tombstone import Reason, Tombstone
-from coffer.server.access.operator import Officer
+from coffer.server.access.action import Action
+from coffer.server.access.principal import Principal
 from coffer.server.engine import erasure_state
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.erasure.approvals import waiting_requests
@@ -62,7 +63,7 @@ class Certifier:
     def __init__(
         self,
         archive: KeyAdminArchive,
-        by: Officer,
+        by: Principal,
         *,
         with_reason: bool = False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -72,6 +73,7 @@ class Certifier:
 
         Raises UnavailableError while the process that writes has not recorded the last shreds, IntegrityError.
         """
+        archive.policy.require(by, Action.CERTIFY)
         if not wait_until_settled(archive):
             raise UnavailableError("the process that writes has not recorded the last shreds", hint="say it again")
         self._archive = archive

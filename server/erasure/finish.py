@@ -12,7 +12,8 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rows import EpochState
-from coffer.server.access.operator import Officer
+from coffer.server.access.action import Action
+from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures
 from coffer.server.erasure.shred import wait_until_compacted, wait_until_settled
@@ -48,7 +49,7 @@ class Finished:
 
 def finish(
     archive: KeyAdminArchive,
-    by: Officer,
+    by: Principal,
     *,
     destroy: bool,
     early: bool = False,
@@ -61,6 +62,7 @@ def finish(
     study keys moved and in all. Raises UnavailableError while the writer has not recorded the shreds, LockedError while
     somebody else changes the keys, and what the provider of the new epoch raises.
     """
+    archive.policy.require(by, Action.FINISH_SHRED)
     if not wait_until_settled(archive):
         raise UnavailableError(
             "the process that writes has not finished the last shreds",

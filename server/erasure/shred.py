@@ -14,7 +14,9 @@ from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.keyring import rekey, rows, shred
 from coffer.keys.keyring.tombstone import Tombstone
+from coffer.server.access.action import Action, Resource
 from coffer.server.access.operator import Officer, require_reason
+from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import uncompacted
 from coffer.server.retention.holds import Holds, today
@@ -71,6 +73,9 @@ class Shredding:
         From then on no process finds or opens the studies. Raises AccessDeniedError, InputError.
         """
         deed.check()
+        acting = Principal.person(deed.officers[-1].name, deed.officers[-1].account)
+        agreed = Resource.erasure(tuple(each.name for each in deed.officers))
+        self._archive.policy.require(acting, Action.SHRED, agreed)
         names = {key_id: each.name for each in doomed for key_id in each.key_ids}
         now = clock_ms()
         until = now + round(self._config.keys.shred_hold_days * _DAY_MS)

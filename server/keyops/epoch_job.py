@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from coffer.keys.errors import CofferError, LockedError
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.keyops.epochs import Renewal
 from coffer.server.observe.metrics import Metrics
@@ -36,7 +36,7 @@ class EpochJob:
         self._archive = archive
         self._metrics = metrics
         self._renewal = Renewal(
-            archive.folder, archive.keyring, archive.config.keys, Officer.here(None), "coffer serve"
+            archive.folder, archive.keyring, archive.config.keys, Principal.service(), "coffer serve"
         )
         self._failure = ""
         self.stopping = threading.Event()

@@ -25,7 +25,9 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rotation import Rotated
 from coffer.keys.keyring.rows import EpochRow, EpochState
 from coffer.keys.providers.base import KekProvider
-from coffer.server.access.operator import Officer
+from coffer.server.access.action import Action
+from coffer.server.access.decision import policy_of
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.erasure_state import shares
 from coffer.server.engine.openers import facts_of
@@ -64,12 +66,13 @@ class Ended:
         return self.state is EpochState.DESTROYED
 
 
-def rotate(config: Config, progress: Callable[[int, int], None], by: Officer, provider: str = "") -> Rotated:
+def rotate(config: Config, progress: Callable[[int, int], None], by: Principal, provider: str = "") -> Rotated:
     """Rotate the keys of an archive, beside whoever serves it; durable on return. Raises as `Renewal.rotate`.
 
     With `provider` (as it is configured) every key is under an epoch of that provider on return: a rotation to another
     one that had been stopped is finished first.
     """
+    policy_of(config).require(by, Action.ROTATE)
     folder, keyring = _open(config, provider)
     try:
         renewal = Renewal(folder, keyring, config.keys, by, "coffer keys rotate")
@@ -82,12 +85,13 @@ def rotate(config: Config, progress: Callable[[int, int], None], by: Officer, pr
         keyring.close()
 
 
-def destroy(config: Config, epoch: int, by: Officer, lost: str = "", keys_of: Keys | None = None) -> Ended:
+def destroy(config: Config, epoch: int, by: Principal, lost: str = "", keys_of: Keys | None = None) -> Ended:
     """Destroy an old epoch, beside whoever serves the archive; durable on return. Raises as `Renewal.destroy`.
 
     With `lost`, the reason why a provider is lost for ever, an epoch of which one fails is abandoned instead. With
     `keys_of`, these settings say which providers are asked to destroy: others than those that open the archive now.
     """
+    policy_of(config).require(by, Action.DESTROY_EPOCH)
     folder, keyring = _open(config)
     try:
         renewal = Renewal(folder, keyring, config.keys, by, "coffer keys destroy")
@@ -101,7 +105,7 @@ def destroy(config: Config, epoch: int, by: Officer, lost: str = "", keys_of: Ke
 class Renewal:
     """The epochs of an open keyring. `by` stands in the events, `command` is told to whoever finds the keys locked."""
 
-    def __init__(self, folder: ArchiveFolder, keyring: Keyring, keys: Keys, by: Officer, command: str) -> None:
+    def __init__(self, folder: ArchiveFolder, keyring: Keyring, keys: Keys, by: Principal, command: str) -> None:
         self._folder = folder
         self._keyring = keyring
         self._keys = keys

@@ -19,7 +19,9 @@ from coffer.keys.keyring import rekey, rows, shred
 from coffer.keys.keyring.rekey import NOT_STUCK, Rekey
 from coffer.keys.keyring.rows import KeyRow
 from coffer.keys.keyring.tombstone import Reason
-from coffer.server.access.operator import Officer, require_reason
+from coffer.server.access.action import Action
+from coffer.server.access.operator import require_reason
+from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive, WritableArchive
 from coffer.server.engine.rekey import Rekeyer
 from coffer.server.retention.holds import Holds, keeping, today
@@ -73,12 +75,13 @@ def all_before(archive: ReadableArchive, epoch: int) -> Chosen:
     return Chosen(names, studies, objects, held)
 
 
-def order(archive: KeyAdminArchive, chosen: Chosen, reason: str, officer: Officer) -> list[Rekey]:
+def order(archive: KeyAdminArchive, chosen: Chosen, reason: str, officer: Principal) -> list[Rekey]:
     """Say which keys are to be replaced, with an event for each; durable on return. Returns the rekeys.
 
     A study with a rekey under way is gone on with, whichever of its two keys was named. Raises as
     `keys.keyring.rekey.begin`, and InputError for a reason that says nothing.
     """
+    archive.policy.require(officer, Action.REKEY)
     require_reason("a rekey", reason)
     keyring = archive.keyring
     under_way = {each.new: each.old for each in rekey.under_way(keyring)}

@@ -23,7 +23,9 @@ from coffer.keys.keyring.keepers import Burned
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.shares import groups
 from coffer.keys.shares.text import file_name, parse, render
-from coffer.server.access.operator import Officer
+from coffer.server.access.action import Action
+from coffer.server.access.decision import policy_of
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
 from coffer.server.engine.openers import GIVEN_UP, SHARES_BURNED, facts_of
 from coffer.server.engine.providers import open_keyring, provider_of
@@ -47,13 +49,14 @@ class Split:
         return next(iter(self.shares.values())).of
 
 
-def split_key(config: Config, threshold: int, count: int, folder: Path, officer: Officer) -> Split:
+def split_key(config: Config, threshold: int, count: int, folder: Path, officer: Principal) -> Split:
     """Write shares of the current epoch's key into a new `folder`, mode 0600; durable on return, all or none.
 
     Works beside a running server, and may be stopped and repeated at any point. A folder that holds exactly such shares
     is left as it is. Raises ConfigError where it holds anything else or is inside the archive, InputError for numbers
     that cannot be, and as `Keyring.open`.
     """
+    policy_of(config).require(officer, Action.SPLIT)
     archive = ArchiveFolder.open(config.archive)
     folder = Path(os.path.abspath(folder))  # noqa: PTH100  the link's own name is meant
     if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(config.archive)):
@@ -73,13 +76,14 @@ def split_key(config: Config, threshold: int, count: int, folder: Path, officer:
 
 
 def burn_shares(
-    config: Config, group: str, numbers: Sequence[int], officer: Officer, reason: str
+    config: Config, group: str, numbers: Sequence[int], officer: Principal, reason: str
 ) -> tuple[Group, Burned]:
     """Keep an officer's word that these shares of a group were collected and burned; durable on return.
 
     Returns the group and all of it that is burned by now. Works beside a running server. Raises NotFoundError for a
     group that the archive never had, InputError for a number that none of its shares has, and as `Keyring.open`.
     """
+    policy_of(config).require(officer, Action.BURN)
     archive = ArchiveFolder.open(config.archive)
     keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
     try:
@@ -97,7 +101,7 @@ def burn_shares(
         keyring.close()
 
 
-def _split(keyring: Keyring, threshold: int, count: int, folder: Path, officer: Officer) -> Split:
+def _split(keyring: Keyring, threshold: int, count: int, folder: Path, officer: Principal) -> Split:
     shares = keyring.make_shares(threshold, count)
     of, fresh = shares[0].of, _unfinished_name(folder)
     durable.make_folder(fresh, 0o700)  # first: while it is there, no share of the group has left it
@@ -141,7 +145,7 @@ def _text(path: Path) -> str:
     return opening.read(path, _LONGEST).decode("utf-8")
 
 
-def _clear(keyring: Keyring, folder: Path, officer: Officer) -> None:
+def _clear(keyring: Keyring, folder: Path, officer: Principal) -> None:
     """Remove what stopped splittings into this folder have left, durably; then forget their groups.
 
     Where there is no unfinished folder, the shares were whole and somebody took them away: then the group stays known.
@@ -168,7 +172,7 @@ def _event(  # noqa: PLR0917
     keyring: Keyring,
     what: str,
     of: Group,
-    officer: Officer,
+    officer: Principal,
     more: Mapping[str, object] | None = None,
     now: int = 0,
 ) -> tuple[bytes, bytes]:

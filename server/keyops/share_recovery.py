@@ -25,7 +25,9 @@ from coffer.keys.providers.base import KekProvider
 from coffer.keys.providers.key_file import generate_keyfile
 from coffer.keys.shares.recovery import Recovery, RecoveryProof
 from coffer.keys.shares.text import parse
-from coffer.server.access.operator import Officer
+from coffer.server.access.action import Action
+from coffer.server.access.decision import policy_of
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
 from coffer.server.engine.openers import facts_of
 from coffer.server.engine.providers import key_file_provider, passphrase_of
@@ -54,12 +56,13 @@ def read_shares(paths: Sequence[Path]) -> Recovered:
 
 
 def drill(
-    config: Config, recovered: Recovered, officer: Officer, progress: Callable[[], None]
+    config: Config, recovered: Recovered, officer: Principal, progress: Callable[[], None]
 ) -> tuple[RecoveryProof, UnavailableError | None]:
     """Open with the recovered key everything that hangs on its epoch, and record that it was done; needs no provider.
 
     Changes nothing else. The second value is why it was not recorded, None where it was: durable on return.
     """
+    policy_of(config).require(officer, Action.DRILL)
     recovery = Recovery(ArchiveFolder.open(config.archive).keyring, recovered)
     proof = recovery.prove(progress)
     facts = {"what": "key shares drilled", "opened": proof.opened, "studies": proof.studies}
@@ -74,7 +77,7 @@ def drill(
 
 
 def recover(
-    config: Config, recovered: Recovered, key_file: Path, officer: Officer, progress: Callable[[], None]
+    config: Config, recovered: Recovered, key_file: Path, officer: Principal, progress: Callable[[], None]
 ) -> tuple[RecoveryProof, UnavailableError | None]:
     """Prove the key, then let `key_file`, made where there is none, keep its epoch; durable on return.
 
@@ -82,6 +85,7 @@ def recover(
     None where it was. Raises ConfigError for a key file inside the archive, LockedError while somebody else changes
     the keys.
     """
+    policy_of(config).require(officer, Action.RECOVER_KEY)
     archive = ArchiveFolder.open(config.archive)
     if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(config.archive)):
         raise ConfigError(f"{key_file} is inside the archive", hint="put it elsewhere, best on another volume")
@@ -106,7 +110,7 @@ def _recovered(
     seal: Secret | None,
     recovered: Recovered,
     facts: Mapping[str, object],
-    officer: Officer,
+    officer: Principal,
     keepers: Sequence[Keeper],
 ) -> list[tuple[bytes, bytes]]:
     """The row of a recovery's event, which tells of all that ever opened the epoch."""
@@ -114,7 +118,7 @@ def _recovered(
 
 
 def _events(
-    seal: Secret | None, recovered: Recovered, facts: Mapping[str, object], officer: Officer
+    seal: Secret | None, recovered: Recovered, facts: Mapping[str, object], officer: Principal
 ) -> list[tuple[bytes, bytes]]:
     """The row of the event, or none where the shares do not give the key that seals it."""
     of = recovered.of

@@ -21,7 +21,9 @@ from coffer.keys.crypto import derive
 from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.errors import AccessDeniedError, InputError, NotFoundError
 from coffer.keys.keyring import rows
+from coffer.server.access.action import Action
 from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
 from coffer.server.retention import typed_ids
 from coffer.server.retention.officer_records import NoteAdmin, SealedNotes
@@ -160,6 +162,7 @@ class HoldAdmin(Holds):
         Raises InputError for one that says nothing, and for one on an object that is in a study: that goes and stays
         with its study.
         """
+        self._archive.policy.require(Principal.person(hold.by.name, hold.by.account), Action.HOLD)
         hold = self.as_stored(hold)
         if sum(map(bool, (hold.study_uid, hold.patient_id, hold.sop_instance))) != 1:
             raise InputError("a hold is on a study, a patient or an object of no study", hint="give one of the three")
@@ -175,10 +178,11 @@ class HoldAdmin(Holds):
             raise InputError("a hold needs a reason", hint="say --reason TEXT; it is shown to whoever is refused")
         return self._admin.add(hold, lambda new: self._event("hold added", new, hold, hold.by))
 
-    def remove(self, hold_id: str, officer: Officer) -> Hold:
-        """Take a hold away, durable on return. Raises NotFoundError."""
+    def remove(self, hold_id: str, by: Principal) -> Hold:
+        """Take a hold away, durable on return. Raises NotFoundError, AccessDeniedError."""
+        self._archive.policy.require(by, Action.RELEASE)
         hold, before = self._admin.get(hold_id, Hold)
-        if not self._admin.remove(hold_id, self._event("hold removed", hold_id, hold, officer), before):
+        if not self._admin.remove(hold_id, self._event("hold removed", hold_id, hold, by.officer), before):
             raise NotFoundError(f"there is no {hold_id} (any more)", hint="coffer hold list shows what there is")
         return hold
 

@@ -10,17 +10,9 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from coffer.keys.errors import CofferError
+from coffer.server.access.principal import Principal
 
 Buffer = bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks: AE titles as in the association request, and the address it came from."""
-
-    calling_ae: str
-    called_ae: str = ""
-    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +22,7 @@ class StoreRequest:
     sop_class: str
     sop_instance: str
     transfer_syntax: str
-    caller: Caller
+    caller: Principal
     file_meta: bytes | None = None
     preamble: bytes | None = None
 
@@ -77,7 +69,7 @@ class Matches:
 class FindService(Protocol):
     """Answers queries."""
 
-    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Principal) -> Matches:
         """The matches, one by one. Raises InputError (with `offending` tags) before the first one."""
 
 
@@ -120,7 +112,7 @@ class RetrieveService(Protocol):
     """Resolves what a retrieval names."""
 
     def plan(
-        self, identifier: bytes, *, implicit: bool, model: str, caller: Caller, waiting: Callable[[], None]
+        self, identifier: bytes, *, implicit: bool, model: str, caller: Principal, waiting: Callable[[], None]
     ) -> Planned[Instance]:
         """The instances. `waiting` is called now and then while they are looked for; what it raises ends that.
 

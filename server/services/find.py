@@ -11,9 +11,10 @@ from coffer.index.dicom.attributes import SPECIFIC_CHARACTER_SET, Values, is_sup
 from coffer.index.dicom.headers import decode_identifier
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.keys.errors import TooCostlyError
-from coffer.server.access import Action
+from coffer.server.access.action import Action
+from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import ReadableArchive
-from coffer.server.services.api import Caller, Matches
+from coffer.server.services.api import Matches
 
 _log = structlog.get_logger(__name__)
 
@@ -42,11 +43,12 @@ class Finder:
     def __init__(self, archive: ReadableArchive) -> None:
         self._archive = archive
 
-    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Principal) -> Matches:
         """Encoded response identifiers, in the request's encoding.
 
         Raises InputError with the offending tags for a bad identifier, AccessDeniedError; both before the first row.
         """
+        self._archive.policy.require(caller, Action.FIND)
         keys = decode_identifier(identifier, implicit=implicit)
         charset = keys.charset
         rows = self._steps(keys.values, model=model, caller=caller)
@@ -59,16 +61,18 @@ class Finder:
         advice = _advice(decode_identifier(identifier, implicit=implicit).values)
         return TooCostlyError(f"too costly: {advice}", hint=advice)
 
-    def rows(self, keys: Mapping[int, Values], *, model: str, caller: Caller) -> Iterator[dict[int, Values]]:
+    def rows(self, keys: Mapping[int, Values], *, model: str, caller: Principal) -> Iterator[dict[int, Values]]:
         """Matching rows by tag, holding every key that was asked for. Raises as `find`."""
+        self._archive.policy.require(caller, Action.FIND)
         return (row for row in self._steps(keys, model=model, caller=caller) if row is not None)
 
-    def _steps(self, keys: Mapping[int, Values], *, model: str, caller: Caller) -> Iterator[dict[int, Values] | None]:
-        """As `rows`, with the pauses of `index.query.query`."""
-        self._archive.policy.require(Action.FIND, caller.calling_ae)
+    def _steps(
+        self, keys: Mapping[int, Values], *, model: str, caller: Principal
+    ) -> Iterator[dict[int, Values] | None]:
+        """As `rows`, with the pauses of `index.query.query`, for whoever was permitted."""
         level = "".join(v for v in keys.get(QUERY_RETRIEVE_LEVEL, ()) if isinstance(v, str)).strip()
         matches = self._archive.index.query_in_steps(level, keys, model)
-        _log.info("find", calling_ae=caller.calling_ae, level=level, model=model)
+        _log.info("find", calling_ae=caller.ae_title, level=level, model=model)
         return (None if match is None else self._complete(match, keys, level) for match in matches)
 
     def _complete(self, match: Mapping[int, Values], keys: Mapping[int, Values], level: str) -> dict[int, Values]:

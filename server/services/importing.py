@@ -13,7 +13,8 @@ import structlog
 
 from coffer.index.dicom.headers import scan
 from coffer.keys.errors import CofferError, InputError, KeyUnavailableError, MismatchError, UnavailableError
-from coffer.server.services.api import Caller, StoreOutcome, StoreRequest
+from coffer.server.access.principal import Principal
+from coffer.server.services.api import StoreOutcome, StoreRequest
 from coffer.server.services.bundle import WriterServices
 from coffer.server.services.part10 import MEDIA_DIRECTORY, Part10, looks_like_uid, read_part10
 
@@ -51,7 +52,7 @@ class Result:
 class Importer:
     """Puts single files into an archive that is open for writing. Safe to use from many threads."""
 
-    def __init__(self, services: WriterServices, caller: Caller) -> None:
+    def __init__(self, services: WriterServices, caller: Principal) -> None:
         self._services = services
         self._caller = caller
 

@@ -19,11 +19,12 @@ from coffer.index.instance.object_meta import ObjectMeta
 from coffer.index.instance.patient_id import identity_text
 from coffer.index.query.locate import Located
 from coffer.keys.errors import AmbiguousPatientError, IdentifierError, InputError
-from coffer.server.access import Action
+from coffer.server.access.action import Action
+from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.bodies import Bodies
 from coffer.server.observe.logs import short_id
-from coffer.server.services.api import Caller, Planned
+from coffer.server.services.api import Planned
 from coffer.server.services.transcode import CONVERTIBLE, EXPLICIT_LE, Converter
 
 _log = structlog.get_logger(__name__)
@@ -115,7 +116,7 @@ class Retriever:
         *,
         implicit: bool,
         model: str,
-        caller: Caller,
+        caller: Principal,
         waiting: Callable[[], None] = lambda: None,
     ) -> Planned[StoredInstance]:
         """As `plan_in_steps`, at once; `waiting` is called where a pause of it is."""
@@ -128,13 +129,14 @@ class Retriever:
                 found.append(step)
         return Planned(found, planning.remark)
 
-    def plan_in_steps(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> "Planning":
+    def plan_in_steps(self, identifier: bytes, *, implicit: bool, model: str, caller: Principal) -> "Planning":
         """The instances an identifier names, oldest study first (PS3.4 C.6.1, C.6.2), one by one.
 
         Of the Patient Root model they are one patient's; of Study Root all that have the UIDs, with a remark where they
         are of several patients. Raises InputError with the offending tags for a bad identifier (PS3.4 C.4.2.1.4),
         AccessDeniedError; its steps raise AmbiguousPatientError where it names several patients.
         """
+        self._archive.policy.require(caller, Action.RETRIEVE)
         keys = decode_identifier(identifier, implicit=implicit)
         level = "".join(keys.text(QUERY_RETRIEVE_LEVEL)).strip()
         roots = _ROOTS[model]
@@ -151,13 +153,17 @@ class Retriever:
                 chosen[_LEVELS[name]] = self._unique_key(
                     keys.text(_LEVELS[name]), _LEVELS[name], is_level=name == level
                 )
-        self._archive.policy.require(Action.RETRIEVE, caller.calling_ae)
         planning = Planning()
         planning.steps = self._planned(planning, chosen, identity_text(keys.text(ISSUER)), without_study, caller)
         return planning
 
     def _planned(  # what was asked for
-        self, planning: "Planning", chosen: dict[int, tuple[str, ...]], said: str, without_study: bool, caller: Caller
+        self,
+        planning: "Planning",
+        chosen: dict[int, tuple[str, ...]],
+        said: str,
+        without_study: bool,
+        caller: Principal,
     ) -> Iterator[StoredInstance | None]:
         issuer = None
         if PATIENT_ID in chosen:
@@ -207,26 +213,26 @@ class Retriever:
         return next(iter(issuers), None)
 
     @staticmethod
-    def _remark(count: int, studies: Iterable[str], caller: Caller) -> str:
+    def _remark(count: int, studies: Iterable[str], caller: Principal) -> str:
         if count < 2:
             return ""
         _log.warning(
             "objects of several patients are sent together",
-            calling_ae=caller.calling_ae,
+            calling_ae=caller.ae_title,
             patients=count,
             study=[short_id(uid) for uid in islice(studies, 8)],
         )
         return f"objects of {count} patients have the UIDs that were asked for"
 
     def instances(
-        self, keys: dict[int, tuple[str, ...]], caller: Caller, issuer: str | None = None
+        self, keys: dict[int, tuple[str, ...]], caller: Principal, issuer: str | None = None
     ) -> Sequence[StoredInstance]:
         """The instances under exact unique keys by tag; `issuer` as `Index.locate` has it. Raises AccessDeniedError."""
-        self._archive.policy.require(Action.RETRIEVE, caller.calling_ae)
+        self._archive.policy.require(caller, Action.RETRIEVE)
         return [found for found in self._found(keys, caller, issuer) if found is not None]
 
     def _found(
-        self, keys: dict[int, tuple[str, ...]], caller: Caller, issuer: str | None
+        self, keys: dict[int, tuple[str, ...]], caller: Principal, issuer: str | None
     ) -> Iterator[StoredInstance | None]:
         count = 0
         for row in self._archive.index.locate_in_steps(keys, issuer):
@@ -234,7 +240,7 @@ class Retriever:
             yield None if row is None else StoredInstance(self._archive.bodies, row)
         _log.info(
             "retrieve",
-            calling_ae=caller.calling_ae,
+            calling_ae=caller.ae_title,
             study=[short_id(uid) for uid in keys.get(STUDY_UID, ())][:8],
             instances=count,
         )

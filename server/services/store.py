@@ -23,7 +23,8 @@ from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.disk.durable import discard
 from coffer.keys.errors import CofferError, FaultError, MismatchError, UnavailableError
-from coffer.server.access import Action, Policy
+from coffer.server.access.action import Action
+from coffer.server.access.decision import Policy
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.engine.sealing import Intake
 from coffer.server.observe.logs import is_verbose, short_id
@@ -64,7 +65,7 @@ class Ingest:
 
     def begin(self, request: StoreRequest) -> "Reception":
         """Start to receive one object. Raises AccessDeniedError."""
-        self._policy.require(Action.STORE, request.caller.calling_ae)
+        self._policy.require(request.caller, Action.STORE)
         return Reception(self, request)
 
 
@@ -116,7 +117,7 @@ class Reception:
         self._check_identity(header)
         entry = extract(header, Identity(self._request.sop_class, self._request.sop_instance))
         self._draft.finish(entry.layout)
-        part = self._rules.part_of(entry, self._request.caller.calling_ae)
+        part = self._rules.part_of(entry, self._request.caller.ae_title)
         for _ in range(_MOST_TRIES):
             done = self._commit(header, entry, self._port.study_key(part))
             if not done.stale:
@@ -129,7 +130,7 @@ class Reception:
                 sop_instance=short_id(entry.sop_instance),
                 study=short_id(entry.study_uid),
                 seq=done.seq,
-                calling_ae=self._request.caller.calling_ae,
+                calling_ae=self._request.caller.ae_title,
                 bytes=self._draft.size,
                 duplicate=done.duplicate,
                 problem=header.problem or entry.problem,
@@ -161,7 +162,7 @@ class Reception:
             sop_class=entry.sop_class,
             sop_instance=entry.sop_instance,
             study_uid=entry.study_uid,
-            source_ae=request.caller.calling_ae,
+            source_ae=request.caller.ae_title,
             received_ms=now,
             file_meta=request.file_meta,
             preamble=request.preamble,
@@ -176,7 +177,7 @@ class Reception:
             self._draft.size,
             now,
             self._started,
-            request.caller.calling_ae,
+            request.caller.ae_title,
             entry,
         )
         try:

@@ -10,10 +10,10 @@ import structlog
 
 from coffer.index.query.parts import StoredVersion
 from coffer.keys.errors import InputError, NotFoundError
-from coffer.server.access import Action
+from coffer.server.access.action import Action
+from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.observe.logs import short_id
-from coffer.server.services.api import Caller
 from coffer.server.services.retrieve import StoredInstance
 
 __all__ = ["WHERE_TO_LOOK", "one_version", "versions_of"]
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 def versions_of(
     archive: ReadableArchive,
     sop_instance: str,
-    caller: Caller,
+    caller: Principal,
     studies: Collection[str] = (),
     series: Collection[str] = (),
 ) -> list[StoredVersion]:
@@ -36,13 +36,13 @@ def versions_of(
 
     Raises AccessDeniedError; NotFoundError where there is none.
     """
-    archive.policy.require(Action.RETRIEVE, caller.calling_ae)
+    archive.policy.require(caller, Action.RETRIEVE)
     found = [
         each
         for each in archive.index.versions(sop_instance)
         if (not studies or each.located.study_uid in studies) and (not series or each.located.series_uid in series)
     ]
-    _log.info("versions", calling_ae=caller.calling_ae, sop_instance=short_id(sop_instance), versions=len(found))
+    _log.info("versions", calling_ae=caller.ae_title, sop_instance=short_id(sop_instance), versions=len(found))
     if not found:
         raise NotFoundError("the archive has no such object", hint=WHERE_TO_LOOK)
     return found
@@ -52,7 +52,7 @@ def one_version(  # noqa: PLR0917  as `versions_of`
     archive: ReadableArchive,
     sop_instance: str,
     number: int,
-    caller: Caller,
+    caller: Principal,
     studies: Collection[str] = (),
     series: Collection[str] = (),
 ) -> StoredInstance:

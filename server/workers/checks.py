@@ -16,12 +16,12 @@ from coffer.index.dicom.attributes import STUDY_UID
 from coffer.index.dicom.bounds import longest_of
 from coffer.index.instance.entry import InstanceEntry, could_be_extracted
 from coffer.keys.crypto import aead
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Limits
 from coffer.server.dimse.protocol import negotiation
 from coffer.server.dimse.protocol.negotiation import Rejection
 from coffer.server.dimse.scp.session import MAX_IDENTIFIER_BYTES
 from coffer.server.engine.commit import Sealed
-from coffer.server.services.api import Caller
 from coffer.server.workers.messages import (
     Answered,
     Commit,
@@ -124,8 +124,11 @@ def _require_entry(entry: InstanceEntry) -> None:
     _require(len(entry.problem or "") <= _LONGEST_PROBLEM, "a problem that is too long")
 
 
-def _require_caller(caller: Caller) -> None:
-    titles = (caller.calling_ae, caller.called_ae)
+def _require_caller(caller: Principal) -> None:
+    """It is a peer, as the acceptor makes one: a worker serves nobody else, and gets nobody else's rights."""
+    peer = Principal.peer(caller.ae_title, caller.called_ae, caller.host)
+    _require(caller == peer, "a caller that is no peer")
+    titles = (caller.ae_title, caller.called_ae)
     _require(all(len(title) <= _LONGEST_AE for title in titles), "an AE title that is too long")
 
 

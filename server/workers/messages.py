@@ -13,8 +13,9 @@ from coffer.index.instance.identity import PartId
 from coffer.index.query.locate import Located
 from coffer.keys import errors
 from coffer.keys.errors import CofferError
+from coffer.server.access.principal import Principal
 from coffer.server.engine.commit import Committed, Sealed
-from coffer.server.services.api import Caller, Observer
+from coffer.server.services.api import Observer
 
 
 class _Message(Struct, frozen=True, array_like=True, tag=True):
@@ -97,7 +98,7 @@ class Find(_Message, frozen=True):
     identifier: bytes
     implicit: bool
     model: str
-    caller: Caller
+    caller: Principal
 
 
 class Plan(_Message, frozen=True):
@@ -106,7 +107,7 @@ class Plan(_Message, frozen=True):
     identifier: bytes
     implicit: bool
     model: str
-    caller: Caller
+    caller: Principal
 
 
 class More(_Message, frozen=True):

@@ -17,11 +17,12 @@ from coffer.index.query.locate import Located
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import UnavailableError
 from coffer.keys.memory.secret import Secret
-from coffer.server.access import Policy
+from coffer.server.access.decision import Policy
+from coffer.server.access.principal import Principal
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.engine.sealing import Intake
-from coffer.server.services.api import Caller, Matches, Planned
+from coffer.server.services.api import Matches, Planned
 from coffer.server.services.retrieve import StoredInstance
 from coffer.server.services.store import Ingest
 from coffer.server.workers import messages
@@ -148,7 +149,7 @@ class _RemoteCommitPort:
 class _Finder:
     line: Line
 
-    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Principal) -> Matches:
         first = self.line.ask(Find(identifier, implicit, model, caller), Rows)
         return Matches(self._rows(first), first.all_supported)
 
@@ -175,7 +176,7 @@ class _Retriever:
         *,
         implicit: bool,
         model: str,
-        caller: Caller,
+        caller: Principal,
         waiting: Callable[[], None] = lambda: None,
     ) -> Planned[StoredInstance]:
         part = self.line.ask(Plan(identifier, implicit, model, caller), Places)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from coffer.index.instance.identity import PartId
-from coffer.server.services.api import Caller
+from coffer.server.access.principal import Principal
 from coffer.server.workers.checks import BrokenRule
 from coffer.server.workers.messages import AssociationClosed, AssociationOpened, ObserverCall
 
@@ -31,7 +31,7 @@ class Rights:
     def __init__(self, host: str, now: Callable[[], float] = time.monotonic) -> None:
         self._host = host
         self._now = now
-        self._caller: Caller | None = None
+        self._caller: Principal | None = None
         self._calling_ae: str | None = None
         self._parts: OrderedDict[PartId, bool] = OrderedDict()  # shown: whether an object was stored since
         self._keys: set[bytes] = set()
@@ -39,9 +39,9 @@ class Rights:
         self._counted = now()
         self._association: bool | None = None  # None: not yet, True: open, False: ended
 
-    def caller(self, said: Caller) -> Caller:
+    def caller(self, said: Principal) -> Principal:
         """Who asks. Its address is the one that was connected; its AE titles stay what they first were."""
-        self.require_same(said.calling_ae)
+        self.require_same(said.ae_title)
         caller = replace(said, host=self._host)
         if self._caller is None:
             self._caller = caller

@@ -31,7 +31,7 @@ from coffer.keys.keyring import rows
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory import hardening
 from coffer.keys.memory.secret import Secret
-from coffer.server.access import policy_of
+from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
@@ -124,7 +124,7 @@ class Worker:
             end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._changes
         )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-        acceptor = Acceptor(pdus, host, self._config, services, services.observer)
+        acceptor = Acceptor(pdus, host, self._config, self._policy, services, services.observer)
 
         def over() -> None:
             self._services.discard(services)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Verifier
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys
 from coffer.server.engine.opening import open_writer
-from coffer.server.services.api import Caller
 from coffer.server.services.retrieve import Retriever
 from tests.vectors import make_archive, reader_body, reader_keys, reader_log
 
@@ -45,5 +45,5 @@ def test_coffer_still_opens_it(tmp_path: Path) -> None:
     config = Config(archive=archive, http=Http(enabled=False), keys=Keys(key_file=key))
     with open_writer(config) as engine:
         for name, digest in json.loads((GOLDEN / "expected.json").read_text()).items():
-            (instance,) = Retriever(engine).instances({0x00080018: (name,)}, Caller("TEST"))
+            (instance,) = Retriever(engine).instances({0x00080018: (name,)}, Principal.peer("TEST"))
             assert hashlib.sha256(b"".join(instance.open())).hexdigest() == digest

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from coffer.keys.errors import UnavailableError
+from coffer.server.access.decision import policy_of
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Dimse, Logging, Peer, Storage
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
@@ -15,14 +17,7 @@ from coffer.server.dimse.places import AssociationPlace
 from coffer.server.dimse.protocol.connection import Connection
 from coffer.server.observe import logs
 from coffer.server.observe.metrics import Metrics
-from coffer.server.services.api import (
-    Caller,
-    Instance,
-    Matches,
-    Planned,
-    StoreOutcome,
-    StoreRequest,
-)
+from coffer.server.services.api import Instance, Matches, Planned, StoreOutcome, StoreRequest
 
 
 class Kept:
@@ -58,11 +53,11 @@ class Memory:
     def begin(self, request: StoreRequest) -> Kept:
         return Kept(request, self.stored)
 
-    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Caller) -> Matches:
+    def find(self, identifier: bytes, *, implicit: bool, model: str, caller: Principal) -> Matches:
         return Matches(self.matches(identifier))
 
     def plan(
-        self, identifier: bytes, *, implicit: bool, model: str, caller: Caller, waiting: Callable[[], None]
+        self, identifier: bytes, *, implicit: bool, model: str, caller: Principal, waiting: Callable[[], None]
     ) -> Planned[Instance]:
         return Planned(self.instances, self.remark)
 
@@ -89,7 +84,7 @@ class InThisProcess:
     def dispatch(self, connection: socket.socket, place: AssociationPlace, ended: Callable[[], None]) -> None:
         settings = self._config.dimse
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-        acceptor = Acceptor(pdus, place.host, self._config, self._memory, self._memory.metrics)
+        acceptor = Acceptor(pdus, place.host, self._config, policy_of(self._config), self._memory, self._memory.metrics)
         self._associations.begin(acceptor, ended)
 
     def end(self, place: AssociationPlace) -> None:

@@ -18,7 +18,7 @@ from coffer.keys.keyring.rows import EpochRow, EpochState, KeyRow
 from coffer.keys.memory.secret import Secret
 from coffer.keys.shares import groups
 from coffer.keys.shares.recovery import Recovery
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Keys
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures
 from coffer.server.erasure.finish import finish_keys
@@ -29,7 +29,7 @@ from tests.erasure.stores import InPlace, Store
 ARCHIVE_ID = bytes(range(16))
 STUDY = b"the study's keys"
 NOW = 1_800_000_000_000
-NOBODY = Officer("nobody", "nobody")
+NOBODY = Principal.person("nobody", "nobody")
 
 
 def random_from(seed: str) -> Callable[[int], bytes]:

@@ -24,12 +24,13 @@ from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.scrub import Scrub, parse_position
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.errors import CofferError, FormatError, NotFoundError
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.maintenance.offline import look, look_at_index
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from tests.server.filled import flip
 from tests.services import services
 
@@ -49,7 +50,7 @@ def store(config: Config, count: int, prefix: str) -> None:
     with open_writer(config) as engine:
         for number in range(count):
             ds.SOPInstanceUID = ds.StudyInstanceUID = f"2.25.{prefix}{number}"
-            request = StoreRequest(ds.SOPClassUID, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST"))
+            request = StoreRequest(ds.SOPClassUID, ds.SOPInstanceUID, EXPLICIT_LE, Principal.peer("TEST"))
             reception = services(engine).ingest.begin(request)
             reception.write(encoded(ds))
             assert reception.finish().error is None

@@ -28,11 +28,11 @@ from coffer.archive.format.record import Kind
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.index.keyless_check import check_index
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Logging, Storage
 from coffer.server.engine.opening import open_writer
 from coffer.server.maintenance.deep_check import open_records
 from coffer.server.observe import logs
-from coffer.server.services.api import Caller
 from coffer.server.services.retrieve import Retriever
 from tests.crash.disk import Disk
 from tests.peers.coffer_process import ROOT, CofferProcess
@@ -41,7 +41,7 @@ from tests.peers.dicom_client import Item, associate, store_one, synthetic
 _MOST_CHANGES = 80  # until the next cut: several commits
 _PER_STUDY = 6
 _SENDERS = 2
-_LOOKER = Caller("TESTER")
+_LOOKER = Principal.peer("TESTER")
 
 
 @dataclass(slots=True)

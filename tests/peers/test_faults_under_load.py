@@ -21,10 +21,10 @@ from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import CofferError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.opening import open_writer
 from coffer.server.mailbox import sign_order
-from coffer.server.services.api import Caller
 from coffer.server.services.retrieve import Retriever
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, find, noisy, store, synthetic
@@ -200,7 +200,7 @@ def check(coffer: CofferProcess, sent: dict[str, Item], acknowledged: set[str]) 
         storage=Storage(segment_bytes=1 << 20, reserve_bytes=0),
     )  # fmt: skip
     with open_writer(config) as engine:
-        caller = Caller("TESTER")
+        caller = Principal.peer("TESTER")
         for name in acknowledged:
             (found,) = Retriever(engine).instances({0x00080018: (name,)}, caller)
             assert b"".join(found.open()) == sent[name].data

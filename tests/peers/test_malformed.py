@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.negotiation import Offer
 from coffer.server.engine.opening import open_writer
-from coffer.server.services.api import Caller
 from coffer.server.services.importing import Importer, Outcome
 from tests.dimse.raw_peer import RawRequestor
 from tests.peers.coffer_process import CofferProcess
@@ -74,7 +74,7 @@ def put(coffer: CofferProcess, files: list[Path]) -> list[str]:
     """What `coffer put` makes of each file, one by one in this process for the CPU it costs, then by the command."""
     results = []
     with open_writer(load_config(coffer.config)) as engine:
-        importer = Importer(services(engine), Caller("COFFER"))
+        importer = Importer(services(engine), Principal.peer("COFFER"))
         for path in files:
             before = time.process_time()
             results.append(importer.put(path))

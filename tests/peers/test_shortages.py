@@ -16,12 +16,12 @@ import pytest
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import UnavailableError
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.dimse.protocol.connection import ConnectionClosed
 from coffer.server.dimse.protocol.negotiation import Offer
 from coffer.server.dimse.protocol.requestor import Requestor
 from coffer.server.engine.opening import open_writer
-from coffer.server.services.api import Caller
 from coffer.server.services.retrieve import Retriever
 from tests.conftest import absent
 from tests.peers.coffer_process import CofferProcess
@@ -168,6 +168,6 @@ def check(coffer: CofferProcess, acknowledged: dict[str, bytes]) -> None:
     )  # fmt: skip
     with open_writer(config) as engine:
         for name, data in acknowledged.items():
-            (found,) = Retriever(engine).instances({0x00080018: (name,)}, Caller("TESTER"))
+            (found,) = Retriever(engine).instances({0x00080018: (name,)}, Principal.peer("TESTER"))
             assert b"".join(found.open()) == data
     assert list(Verifier(ArchiveFolder.open(coffer.archive)).findings()) == []

@@ -8,19 +8,20 @@ from typing import Any
 
 import msgspec
 
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.archive import ReadableArchive, WritableArchive
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_for_service, open_reading, open_writer
 from coffer.server.main.demo import encoded, sample_study
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from coffer.server.services.find import Finder
 from coffer.server.services.retrieve import Retriever
 from tests.server.filled import status
 from tests.services import services
 
 STUDY, INSTANCE, LEVEL = 0x0020000D, 0x00080018, 0x00080052
-CALLER = Caller("TESTER")
+CALLER = Principal.peer("TESTER")
 _CT, _EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 SEGMENT_BYTES = 3_000  # a segment is full after a few objects
 

@@ -19,7 +19,7 @@ from coffer.archive.reader import LogReader
 from coffer.archive.repair.repair import repair
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.errors import HistoryError, UnavailableError
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.cli import main
 from coffer.server.engine import reconcile
 from coffer.server.engine.opening import open_for_rebuild
@@ -293,7 +293,7 @@ def test_an_older_keyring_stores_nothing_and_the_right_one_back_loses_nothing(ke
 
 def test_a_rekey_that_is_killed_loses_nothing(kept: Kept, tmp_path: Path) -> None:
     with kept.opened() as engine:
-        begun = order(engine, one_study(engine, "1.2.2"), "a core dump", Officer("Jane", "jane"))
+        begun = order(engine, one_study(engine, "1.2.2"), "a core dump", Principal.person("Jane", "jane"))
         kept.copy(tmp_path / "ordered").require_all()
         carry_out(engine, begun, lambda *_: None)
         killed = kept.copy(tmp_path / "done")

@@ -23,12 +23,12 @@ from coffer.archive.format.record import Kind
 from coffer.keys.errors import AccessDeniedError
 from coffer.keys.keyring.shred import tombstones
 from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.erasure.shred import Deed, Shredding
 from coffer.server.main.demo import encoded
 from coffer.server.retention.selection import by_patient, by_study
-from coffer.server.services.api import Caller
 from coffer.server.services.versions import one_version
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, store
@@ -148,7 +148,7 @@ def require_kept(coffer: CofferProcess, first: dict[str, bytes], cause: str) -> 
             for doomed in ways:
                 with pytest.raises(AccessDeniedError, match=cause):
                     Shredding(engine).shred(doomed, deed)
-            kept = one_version(engine, instance, 1, Caller("ADMIN"), [study])
+            kept = one_version(engine, instance, 1, Principal.peer("ADMIN"), [study])
             assert b"".join(kept.open()) == data
         assert not tombstones(engine.keyring)
 

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from coffer.keys.errors import HistoryError
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.cli import main
 from coffer.server.keyops.rekey_order import carry_out, one_study, order
 from coffer.server.services.find import Finder
@@ -203,7 +203,9 @@ def test_no_clock_makes_another_history_the_right_one(
 def test_a_rekey_a_rotation_and_a_rebuild_go_on_in_the_one_history(twins: Twins, tmp_path: Path) -> None:
     mine = twins.mine
     with mine.opened() as engine:
-        carry_out(engine, order(engine, one_study(engine, "1.2.1"), "test", Officer("Jane", "jane")), lambda *_: None)
+        carry_out(
+            engine, order(engine, one_study(engine, "1.2.1"), "test", Principal.person("Jane", "jane")), lambda *_: None
+        )
     assert _command(mine, "keys", "rotate", "--signing", "--reason", "test").exit_code in {0, 2}
     assert _command(mine, "index", "rebuild").exit_code == 0
     mine.require_all(write=True)

@@ -22,7 +22,7 @@ from pydicom.filebase import DicomBytesIO
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.keys.errors import AmbiguousPatientError
 from coffer.keys.keyring.shred import schedule
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Patients, Versions
 from coffer.server.dimse.protocol.status import SEVERAL_PATIENTS, status_of
 from coffer.server.engine.archive import WritableArchive
@@ -30,7 +30,7 @@ from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.keyops.rekey_order import all_before, carry_out, order
 from coffer.server.main.demo import encoded
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from coffer.server.services.find import Finder
 from coffer.server.services.retrieve import Retriever
 from tests.peers.coffer_process import CofferProcess
@@ -94,7 +94,7 @@ class Archive:
     def put(self, *things: Thing) -> None:
         with self.open() as engine:
             for each in things:
-                request = StoreRequest(SC, each.sop, EXPLICIT_LE, Caller(each.sender))
+                request = StoreRequest(SC, each.sop, EXPLICIT_LE, Principal.peer(each.sender))
                 reception = services(engine).ingest.begin(request)
                 reception.write(encoded(each.data_set))
                 assert reception.finish().error is None
@@ -112,7 +112,7 @@ def plan(engine: WritableArchive, model: str, level: str, keys: dict[int, str]) 
     """The data sets' own Patient IDs and SOP Instance UIDs that a retrieval sends, and its remark."""
     values = {LEVEL: (level,), **{tag: (value,) for tag, value in keys.items()}}
     found = Retriever(engine).plan(
-        encode_identifier(values, (), implicit=True), implicit=True, model=model, caller=Caller("VIEWER")
+        encode_identifier(values, (), implicit=True), implicit=True, model=model, caller=Principal.peer("VIEWER")
     )
     sent = []
     for instance in found.instances:
@@ -126,7 +126,7 @@ def shown(engine: WritableArchive) -> dict[tuple[str, str, str], list[str]]:
     """Every study that a query shows: whose it is and what it is called, and what Patient Root sends of it."""
     out = {}
     keys = {LEVEL: ("STUDY",), **dict.fromkeys((STUDY_UID, PATIENT_ID, ISSUER, NAME, BORN, INSTANCES), ())}
-    for row in Finder(engine).rows(keys, model="study", caller=Caller("VIEWER")):
+    for row in Finder(engine).rows(keys, model="study", caller=Principal.peer("VIEWER")):
         told = {tag: str(row[tag][0]) if row[tag] else "" for tag in keys}
         who = told[PATIENT_ID], told[NAME], told[BORN]
         assert who in {("A", "ADAM^A", "19310203"), ("BB", "BEA^B", ""), ("", "", "")}
@@ -152,7 +152,7 @@ def rekey(archive: Archive, *patients: str) -> None:
         parts = {key_id: part.patient_id for part in engine.index.all_parts() for key_id in part.key_ids}
         names = {key_id: name for key_id, name in chosen.names.items() if parts[key_id] in patients}
         assert names
-        begun = order(engine, replace(chosen, names=names), "a test", Officer("Test", "test"))
+        begun = order(engine, replace(chosen, names=names), "a test", Principal.person("Test", "test"))
         carry_out(engine, begun, lambda _done, _total: None)
 
 
@@ -283,7 +283,7 @@ def test_one_patient_id_of_two_issuers_is_two_patients(archive: Archive) -> None
     archive.put(third)
     with archive.open() as engine:
         keys = {LEVEL: ("STUDY",), STUDY_UID: (STUDY,), ISSUER: (), INSTANCES: ()}
-        rows = Finder(engine).rows(keys, model="study", caller=Caller("VIEWER"))
+        rows = Finder(engine).rows(keys, model="study", caller=Principal.peer("VIEWER"))
         assert sorted(row[ISSUER] for row in rows) == [(), ("X",), ("Y",)]
         for level, more in (
             ("STUDY", {}),
@@ -321,9 +321,9 @@ def test_objects_without_a_study_have_a_key_each(archive: Archive) -> None:
     with archive.open() as engine:
         schedule(engine.keyring, dict.fromkeys(parts[0].key_ids, parts[0].name), now_ms=1, until_ms=2)
         engine.settle()
-        assert not Retriever(engine).instances({SOP_UID: (things[0].sop,)}, Caller("VIEWER"))
+        assert not Retriever(engine).instances({SOP_UID: (things[0].sop,)}, Principal.peer("VIEWER"))
         for each in things[1:]:
-            assert len(Retriever(engine).instances({SOP_UID: (each.sop,)}, Caller("VIEWER"))) == 1
+            assert len(Retriever(engine).instances({SOP_UID: (each.sop,)}, Principal.peer("VIEWER"))) == 1
 
 
 @pytest.fixture

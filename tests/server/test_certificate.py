@@ -202,10 +202,10 @@ def test_a_study_that_was_rekeyed_before_is_erased_with_all_its_keys(archive: Pa
 
 def test_both_keys_of_a_rekey_that_a_shred_ended_are_in_one(archive: Path) -> None:
     with open_for_keys(load_config(Path("coffer.toml"))) as engine:
-        from coffer.server.access.operator import Officer
+        from coffer.server.access.principal import Principal
         from coffer.server.keyops.rekey_order import one_study, order
 
-        order(engine, one_study(engine, UIDS[0]), "r", Officer.here("Meyer"))
+        order(engine, one_study(engine, UIDS[0]), "r", Principal.here("Meyer"))
     run("shred", UIDS[0], "--reason", "r", "--yes")
     both = shredded()
     assert len(both) == 2
@@ -499,10 +499,10 @@ def test_a_log_that_lost_the_record_of_a_shred_gives_no_certificate(archive: Pat
     run("shred", UIDS[0], "--reason", "r", "--yes")
     (key,) = shredded()
     with open_for_keys(load_config(Path("coffer.toml"))) as engine:
-        from coffer.server.access.operator import Officer
+        from coffer.server.access.principal import Principal
         from coffer.server.erasure.certificate import Certifier
 
-        certifier = Certifier(engine, Officer.here("Meyer"))
+        certifier = Certifier(engine, Principal.here("Meyer"))
         certifier._deeds.gone.clear()
         with pytest.raises(CofferError, match="no record of the end"):
             certifier.issue([key])

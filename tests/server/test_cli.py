@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from coffer.keys import errors
+from coffer.server.access.action import Action
 from coffer.server.cli import main
 from coffer.server.cli.options import Chosen
 from coffer.server.cli.reference import command_line_page, exit_codes
@@ -178,10 +179,10 @@ def test_an_unknown_attribute_gets_a_suggestion(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_traceback_and_no_message_of_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: Chosen) -> None:
+    def broken(_: Chosen, __: Action) -> None:
         raise RuntimeError("DOE^JANE")
 
-    monkeypatch.setattr(Chosen, "load", broken)
+    monkeypatch.setattr(Chosen, "existing", broken)
     done = run("status")
     assert done.exit_code == 70
     assert done.stderr.startswith("error: internal error: RuntimeError in test_cli.py:")
@@ -191,10 +192,10 @@ def test_no_traceback_and_no_message_of_a_defect(monkeypatch: pytest.MonkeyPatch
 
 def test_an_interrupt_and_an_os_error_have_their_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     def raising(error: BaseException) -> None:
-        def load(_: Chosen) -> None:
+        def load(_: Chosen, __: Action) -> None:
             raise error
 
-        monkeypatch.setattr(Chosen, "load", load)
+        monkeypatch.setattr(Chosen, "existing", load)
 
     raising(KeyboardInterrupt())
     assert run("status").exit_code == 130

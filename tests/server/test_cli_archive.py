@@ -19,13 +19,14 @@ from click.testing import CliRunner, Result
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from coffer.server.access.principal import Principal
 from coffer.server.cli import main
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_writer
 from coffer.server.keyops import settlement_job
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.main.service import Server
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from coffer.server.services.importing import Importer, Outcome
 from coffer.server.services.part10 import Part10, header_bytes
 from tests.services import services
@@ -325,7 +326,7 @@ def test_a_uid_with_a_wildcard_is_addressed_exactly(archive: Path, tmp_path: Pat
         for ds, uid in ((odd, name), (beside, "1.2.3.4")):
             for tag in (0x00080018, 0x0020000D):
                 ds[tag] = DataElement(tag, "UI", uid, validation_mode=0)
-            request = StoreRequest(str(ds.SOPClassUID), uid, "1.2.840.10008.1.2.1", Caller("TESTER"))
+            request = StoreRequest(str(ds.SOPClassUID), uid, "1.2.840.10008.1.2.1", Principal.peer("TESTER"))
             reception = services(engine).ingest.begin(request)
             reception.write(encoded(ds))
             assert reception.finish().error is None
@@ -366,7 +367,7 @@ def test_checkpoints_are_signed_while_it_serves(
     monkeypatch.setattr(settlement_job, "_CHECKPOINT_SECONDS", 0.01)
     with Server(load_config(tmp_path / "coffer.toml")) as server:
         before = server.services.archive.log.signed_size
-        importer = Importer(server.services, Caller(calling_ae="TESTER"))
+        importer = Importer(server.services, Principal.peer("TESTER"))
         for path in sorted(files.rglob("*.dcm")):
             assert importer.put(path).outcome is Outcome.STORED
         signed = server.services.archive.log.next_seq

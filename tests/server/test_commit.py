@@ -14,6 +14,7 @@ from coffer.archive.verify.verify import Verifier
 from coffer.index.index import Index
 from coffer.index.instance.identity import PartId
 from coffer.keys.errors import IntegrityError, UnavailableError
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Logging
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.commit import Committed, Committer, Parcel, Sealed
@@ -21,7 +22,7 @@ from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.observe import logs
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from tests.services import services
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
@@ -72,7 +73,7 @@ def parcels(engine: WritableArchive, study: str, count: int, **more: str) -> lis
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = study, f"{study}.1", f"{study}.1.{number}"
         for keyword, value in more.items():
             setattr(ds, keyword, value)
-        reception = ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST")))
+        reception = ingest.begin(StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Principal.peer("TEST")))
         reception.write(encoded(ds))
         assert reception.finish().error is None
     return port.parcels

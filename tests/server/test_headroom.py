@@ -15,13 +15,14 @@ import pytest
 
 from coffer.keys.errors import UnavailableError
 from coffer.keys.threads import started_pool
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Keys, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.host import headroom
 from coffer.server.host.headroom import Shortage
 from coffer.server.main.demo import encoded, sample_study
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from tests.server.filled import status
 from tests.services import services
 
@@ -92,7 +93,7 @@ def test_a_store_is_refused_before_the_log_would_stop_at_its_next_segment(tmp_pa
             ds.SOPInstanceUID += f".{number}"
             ds.PixelData = os.urandom(ds.Rows * ds.Columns * 2)
             reception = services(engine).ingest.begin(
-                StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TESTER"))
+                StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Principal.peer("TESTER"))
             )
             reception.write(encoded(ds))
             return status(reception.finish())

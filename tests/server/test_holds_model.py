@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 import coffer.server.services.store
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import AccessDeniedError, CofferError, InputError, NotFoundError, ShreddedError
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Retention, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
@@ -30,11 +30,12 @@ from coffer.server.erasure.shred import Deed, Shredding
 from coffer.server.main.demo import encoded
 from coffer.server.retention.holds import Hold, HoldAdmin
 from coffer.server.retention.selection import Doomed, SeveralPatientsError, by_instance, by_patient, by_study
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from tests.services import services
 
 SC, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.1.2.1"
-OFFICER = Officer("Meyer", "a")
+WHO = Principal.person("Meyer", "a")
+OFFICER = WHO.officer
 YEARS = 10
 STUDIES = ("", "1.2.3", "1.2.4")
 INSTANCES = ("1.9.1", "1.9.2", "1.9.3")
@@ -150,7 +151,9 @@ class Model(RuleBasedStateMachine):
         received = clock_ms() if clock is None else clock
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(coffer.server.services.store, "clock_ms", lambda: received)
-            reception = services(self.engine).ingest.begin(StoreRequest(SC, instance, EXPLICIT_LE, Caller("PEER")))
+            reception = services(self.engine).ingest.begin(
+                StoreRequest(SC, instance, EXPLICIT_LE, Principal.peer("PEER"))
+            )
             data = encoded(ds)
             reception.write(data)
             assert reception.finish().error is None
@@ -183,7 +186,7 @@ class Model(RuleBasedStateMachine):
     def unhold(self) -> None:
         """An officer takes the hold away."""
         for hold_id in self.holds:
-            HoldAdmin(self.engine).remove(hold_id, OFFICER)
+            HoldAdmin(self.engine).remove(hold_id, WHO)
         self.holds = {}
 
     @rule()

@@ -17,7 +17,7 @@ import pytest
 
 from coffer.archive.format.record import Kind
 from coffer.keys.crypto import selftest
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.cli import main
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
@@ -204,7 +204,7 @@ def test_whatever_changes_keys_is_recorded(command: str, archive: Path) -> None:
     if "--officer" in words:
         told_ = msgspec.json.encode([facts for _, _, facts in fresh]).decode()
         assert "Meyer" in told_
-        assert Officer.here(None).account in told_
+        assert Principal.here(None).account in told_
     assert not events()[seen + len(expected) :]
 
 

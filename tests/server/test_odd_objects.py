@@ -14,12 +14,13 @@ from click.testing import CliRunner
 from coffer.index.dicom.attributes import ATTRIBUTES, BINARY_VRS, COMPUTED, Level, Values
 from coffer.index.dicom.headers import decode_identifier
 from coffer.index.dicom.identifier import encode_identifier
+from coffer.server.access.principal import Principal
 from coffer.server.cli import main
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_reading, open_writer
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from coffer.server.services.find import Finder
 from coffer.server.services.part10 import Part10, header_bytes
 from coffer.server.services.retrieve import Retriever
@@ -40,7 +41,7 @@ from tests.server.odd_objects import (
 from tests.services import services
 
 LEVEL, PATIENT_ID, CHARSET = 0x00080052, 0x00100020, 0x00080005
-CALLER = Caller("TESTER")
+CALLER = Principal.peer("TESTER")
 ROOTS = {"patient": ("PATIENT", "STUDY", "SERIES", "IMAGE"), "study": ("STUDY", "SERIES", "IMAGE")}
 
 

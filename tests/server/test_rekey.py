@@ -22,7 +22,7 @@ from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.keys.providers.key_file import KeyFileProvider
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.opening import open_reading, open_writer
@@ -31,7 +31,7 @@ from coffer.server.keyops.rekey_job import RekeyJob
 from coffer.server.keyops.rekey_order import one_study, order
 from coffer.server.main.demo import encoded
 from coffer.server.maintenance.problems import unindexed
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from tests.server.filled import flip, part10, run, status, told
 from tests.server.test_shred import UIDS, configure, events, found, put, slices, stopped
 from tests.services import services
@@ -167,7 +167,7 @@ def test_a_large_object_goes_through_a_file(archive: Path) -> None:
 def test_an_object_that_could_not_be_read_to_its_end_keeps_its_flag(archive: Path) -> None:
     with engine(write=True) as opened:
         reception = services(opened).ingest.begin(
-            StoreRequest("1.2.840.10008.5.1.4.1.1.2", "1.2.3.77", EXPLICIT_LE, Caller("T"))
+            StoreRequest("1.2.840.10008.5.1.4.1.1.2", "1.2.3.77", EXPLICIT_LE, Principal.peer("T"))
         )
         reception.write(b"no data set at all")
         assert reception.finish().error is None
@@ -408,7 +408,9 @@ def test_what_is_sent_during_the_change_over_waits_and_goes_under_the_new_key(
     with engine(write=True) as opened:
 
         def send_one() -> None:
-            request = StoreRequest(str(more.SOPClassUID), str(more.SOPInstanceUID), EXPLICIT_LE, Caller("TESTER"))
+            request = StoreRequest(
+                str(more.SOPClassUID), str(more.SOPInstanceUID), EXPLICIT_LE, Principal.peer("TESTER")
+            )
             reception = services(opened).ingest.begin(request)
             reception.write(encoded(more))
             outcomes.append(status(reception.finish()))
@@ -421,7 +423,7 @@ def test_what_is_sent_during_the_change_over_waits_and_goes_under_the_new_key(
             real(self, *args)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Rekeyer, "_change_over", changing_over)
-        order(opened, one_study(opened, STUDY), "r", Officer.here(None))
+        order(opened, one_study(opened, STUDY), "r", Principal.here(None))
         Rekeyer(opened, pause=services(opened).committer.paused).run()
         senders[0].join(30)
         assert outcomes == [0]

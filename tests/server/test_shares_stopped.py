@@ -14,7 +14,7 @@ from coffer.keys.keyring.overview import Overview, overview
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.providers.key_file import generate_keyfile
 from coffer.keys.shares.text import parse
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Dimse, Http, Keys, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_reading, open_writer
@@ -23,7 +23,7 @@ from coffer.server.keyops.share_recovery import drill, read_shares, recover
 from tests.services import services
 
 CHANGES = ("open", "writev", "rename", "mkdir", "link", "unlink")
-WHO = Officer("Meyer", "pacs")
+WHO = Principal.person("Meyer", "pacs")
 STOPPED = 77
 
 

@@ -13,12 +13,13 @@ from pydicom.dataset import Dataset
 
 from coffer.archive.format.record import Kind
 from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.erasure.shred import Deed, Shredding
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.retention.selection import by_study
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from tests.server.filled import free_port, part10, run, told
 from tests.services import services
 
@@ -170,7 +171,7 @@ def test_a_corrected_patient_id_leaves_an_older_version_that_is_shown_and_can_go
 def broken(instance: str) -> None:
     """Store an object whose header cannot be read."""
     with open_writer(load_config(Path("coffer.toml"))) as engine:
-        request = StoreRequest("1.2.840.10008.5.1.4.1.1.7", instance, "1.2.840.10008.1.2.1", Caller("PEER"))
+        request = StoreRequest("1.2.840.10008.5.1.4.1.1.7", instance, "1.2.840.10008.1.2.1", Principal.peer("PEER"))
         reception = services(engine).ingest.begin(request)
         reception.write(b"\x08\x00\x16\x00UI\xff\xffno header")
         assert reception.finish().error is None

@@ -23,7 +23,7 @@ from coffer.keys.keyring import rows, signing_key
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.checkpoint_signer import order
 from coffer.server.engine.opening import open_for_keys, open_writer
@@ -169,7 +169,7 @@ def test_certificates_over_a_change_hold_for_who_has_the_first_key(archive: Path
 
 def stopped_after_the_endorsement(ring: Keyring) -> str:
     """Order another key and endorse it; the verifier key that is to sign."""
-    new = order(ring, folder(), "r", Officer("Meyer", "meyer"))
+    new = order(ring, folder(), "r", Principal.person("Meyer", "meyer"))
     signer, last = signing_key.pending(ring), read_checkpoint(folder())
     assert signer is not None
     assert last is not None
@@ -180,7 +180,7 @@ def stopped_after_the_endorsement(ring: Keyring) -> str:
 def test_the_old_key_signs_all_that_came_before_and_nothing_after(archive: Path) -> None:
     with open_writer(load_config(Path("coffer.toml"))) as engine:
         engine.record_event(Kind.STATE, {"what": "nothing"})
-        order(engine.keyring, engine.folder, "r", Officer("Meyer", "meyer"))
+        order(engine.keyring, engine.folder, "r", Principal.person("Meyer", "meyer"))
         records = engine.log.next_seq
         engine.settle()
         (made,) = read_key_history(engine.folder).endorsements
@@ -213,7 +213,7 @@ def test_a_loss_between_endorsement_and_change_loses_no_key(archive: Path) -> No
 def test_epochs_and_signing_keys_change_beside_each_other(archive: Path) -> None:
     """A rotation of the keyring while one of the signing key is under way moves both seeds."""
     ring = keyring()
-    new = order(ring, folder(), "r", Officer("Meyer", "meyer"))
+    new = order(ring, folder(), "r", Principal.person("Meyer", "meyer"))
     ring.rotate()
     assert signing_key.pending(ring) is not None
     ring.close()
@@ -247,7 +247,7 @@ def rotate_until(base: Path, at: int) -> None:
         RowStore.put = stopping(RowStore.put)  # type: ignore[method-assign, assignment]
         for name in ("fsync", "fdatasync", "rename"):
             setattr(SystemCalls, name, staticmethod(stopping(getattr(SystemCalls, name))))
-        order(engine.keyring, engine.folder, "r", Officer("Meyer", "meyer"))
+        order(engine.keyring, engine.folder, "r", Principal.person("Meyer", "meyer"))
         engine.settle()
         os._exit(0)
 

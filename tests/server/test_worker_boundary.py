@@ -29,12 +29,13 @@ from coffer.index.instance.identity import PartId
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import CofferError, UnavailableError
 from coffer.keys.memory.secret import Secret
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import encoded, sample_study
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from coffer.server.services.store import Ingest
 from coffer.server.workers import checks, client, coordinator, rights
 from coffer.server.workers import messages as m
@@ -116,7 +117,7 @@ class Worker:
         ds = copy.deepcopy(SAMPLE)  # threads store too
         ds.StudyInstanceUID, ds.SeriesInstanceUID = study, f"{study}.1"
         ds.SOPInstanceUID = f"{study}.1.{number}"
-        request = StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Caller("TEST"))
+        request = StoreRequest(CT, ds.SOPInstanceUID, EXPLICIT_LE, Principal.peer("TEST"))
         reception = Ingest(self.site.engine.intake, self, self.site.engine.policy, self.site.engine.index.rules).begin(
             request
         )
@@ -228,7 +229,7 @@ def test_no_object_however_odd_makes_an_honest_worker_break_a_rule(site: Site, e
     evil.study_key = lambda _: key  # type: ignore[method-assign]
     key = StudyKey(bytes(16), Secret(bytes(32)))
     for odd in [*odd_objects(), *odd_objects(named=True), *healthy_objects()]:
-        request = StoreRequest(odd.sop_class, odd.sop_instance, odd.transfer_syntax, Caller("TEST"))
+        request = StoreRequest(odd.sop_class, odd.sop_instance, odd.transfer_syntax, Principal.peer("TEST"))
         reception = Ingest(site.engine.intake, evil, site.engine.policy, site.engine.index.rules).begin(request)
         reception.write(odd.data)
         reception.finish()
@@ -401,7 +402,7 @@ IDENTIFIER = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: (HONEST,)}, 
 
 
 def find(identifier: bytes = IDENTIFIER, calling: str = "TEST", model: str = "study") -> m.Find:
-    return m.Find(identifier, True, model, Caller(calling))
+    return m.Find(identifier, True, model, Principal.peer(calling))
 
 
 @pytest.mark.parametrize(
@@ -413,6 +414,7 @@ def find(identifier: bytes = IDENTIFIER, calling: str = "TEST", model: str = "st
         find(bytes(2 << 20)),
         find(calling="A" * 17),
         find(model="worklist"),
+        m.Find(IDENTIFIER, True, "study", Principal.person("root", "root", "TEST")),
         m.StudyKeyFor(PartId("1" * 1025)),
         m.Rejected("a patient's name"),
         m.Answered("find", -1, 1.0),
@@ -454,14 +456,14 @@ def test_a_line_that_ends_counts_its_association_as_ended(site: Site, evil: Work
 
 
 def test_a_key_is_shown_for_what_a_plan_of_the_same_line_returned(site: Site, evil: Worker) -> None:
-    places = evil.line.ask(m.Plan(IDENTIFIER, True, "study", Caller("TEST")), m.Places).places
+    places = evil.line.ask(m.Plan(IDENTIFIER, True, "study", Principal.peer("TEST")), m.Places).places
     assert places
     assert evil.line.ask(m.KeyOf(places[0].study_key_id), m.Key).key_id == places[0].study_key_id
     other = Worker(site)
     other.send(m.KeyOf(places[0].study_key_id))
     assert other.is_ended()
     nothing = encode_identifier({0x00080052: ("STUDY",), 0x0020000D: ("1.2.4.5",)}, (), implicit=True)
-    assert not evil.line.ask(m.Plan(nothing, True, "study", Caller("TEST")), m.Places).places
+    assert not evil.line.ask(m.Plan(nothing, True, "study", Principal.peer("TEST")), m.Places).places
     evil.send(m.KeyOf(places[0].study_key_id))  # of an earlier plan
     assert evil.is_ended()
 

@@ -25,6 +25,7 @@ from coffer.index.dicom.identifier import encode_identifier
 from coffer.index.tables.candidates import StudyTable
 from coffer.keys.errors import ConfigError, ServiceError, UnavailableError
 from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation
@@ -331,7 +332,7 @@ def test_a_server_rotates_an_epoch_that_is_old_enough(config: Config) -> None:
         keyring = engine.keyring
         later = [keyring.epoch_row(1).created_ms + 29 * 86_400_000]
         never, monthly = (
-            Renewal(engine.folder, keyring, Keys(rotate_days=days), Officer.here(None), "a test") for days in (0, 30)
+            Renewal(engine.folder, keyring, Keys(rotate_days=days), Principal.here(None), "a test") for days in (0, 30)
         )
         assert not monthly.renew_if_old(now_ms=lambda: later[0])
         later[0] += 2 * 86_400_000

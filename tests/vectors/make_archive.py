@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from coffer.server.access.operator import Officer
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys
 from coffer.server.engine import checkpoint_signer
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.keyops.rekey_order import carry_out, one_study, order
 from coffer.server.main.demo import encoded
-from coffer.server.services.api import Caller, StoreRequest
+from coffer.server.services.api import StoreRequest
 from tests.services import services
 
 FOLDER = Path(__file__).parent / "archive"
@@ -63,14 +63,16 @@ def main() -> None:
     with open_writer(config) as engine:
         for sop_class, sop_instance, data in data_sets():
             reception = services(engine).ingest.begin(
-                StoreRequest(sop_class, sop_instance, EXPLICIT_LE, Caller("GOLDEN"))
+                StoreRequest(sop_class, sop_instance, EXPLICIT_LE, Principal.peer("GOLDEN"))
             )
             reception.write(data)
             assert reception.finish().error is None
-        begun = order(engine, one_study(engine, "2.25.7001"), "the format has rekeys", Officer("Golden", "golden"))
+        begun = order(
+            engine, one_study(engine, "2.25.7001"), "the format has rekeys", Principal.person("Golden", "golden")
+        )
         carry_out(engine, begun, lambda _done, _total: None)
         checkpoint_signer.order(
-            engine.keyring, engine.folder, "the format has endorsements", Officer("Golden", "golden")
+            engine.keyring, engine.folder, "the format has endorsements", Principal.person("Golden", "golden")
         )
         engine.settle()
     for disposable in ("index", "spool", "lost+found", "LOCK"):

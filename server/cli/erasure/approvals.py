@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.erasure import doomed_parts
 from coffer.server.cli.erasure.study import asked, chosen_parts, report, require_reason_unless
@@ -31,8 +32,8 @@ covered."""
 def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_run: bool, **meant: Any) -> None:
     """Ask for a shred that another officer must approve."""
     require_reason_unless(dry_run, reason)
-    with chosen.open_for_keys() as archive:
-        from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.REQUEST_SHRED, officer)
+    with admitted.open_for_keys() as archive:
         from coffer.server.erasure.approvals import Requests
         from coffer.server.erasure.shred import Shredding, wait_until_settled
 
@@ -40,7 +41,7 @@ def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_r
         if dry_run:
             doomed_parts.show(chosen, archive, doomed, partial(Shredding(archive).require_allowed, doomed))
             return
-        who = Officer.here(officer)
+        who = admitted.principal
         request_id = Requests(archive).add(doomed, reason or "", who)
         wait_until_settled(archive)
         missing = archive.config.keys.shred_approvals - 1
@@ -72,19 +73,19 @@ when it was asked for."""
 @click.pass_obj
 def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool) -> None:
     """Agree to a request; the last officer who must agree shreds."""
-    with chosen.open_for_keys() as archive:
-        from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.APPROVE, officer)
+    with admitted.open_for_keys() as archive:
         from coffer.server.erasure.approvals import Requests, waiting_requests
         from coffer.server.erasure.shred import wait_until_settled
 
         requests = Requests(archive)
         if dry_run:
             doomed = requests.as_now(request_id)
-            who = Officer.here(officer)
+            who = admitted.principal
             doomed_parts.show(chosen, archive, doomed, partial(requests.require_allowed, request_id, doomed, who))
             return
         waiting = dict(waiting_requests(archive)).get(request_id)
-        key_ids = requests.approve(request_id, Officer.here(officer))
+        key_ids = requests.approve(request_id, admitted.principal)
         if key_ids is not None:
             report(chosen, archive, list(waiting.doomed) if waiting else [], key_ids)
             return
@@ -110,12 +111,12 @@ Only what nobody has approved to the end can be cancelled: a study that is shred
 @click.pass_obj
 def cancel(chosen: Chosen, request_id: str, officer: str | None) -> None:
     """Take a request back before it is approved."""
-    with chosen.open_for_keys() as archive:
-        from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.CANCEL_REQUEST, officer)
+    with admitted.open_for_keys() as archive:
         from coffer.server.erasure.approvals import Requests
         from coffer.server.erasure.shred import wait_until_settled
 
-        Requests(archive).cancel(request_id, Officer.here(officer))
+        Requests(archive).cancel(request_id, admitted.principal)
         wait_until_settled(archive)
     if chosen.json:
         output.as_json({"request": request_id, "state": "cancelled"})

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coffer.keys.errors import InputError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from coffer.archive.tree.certificate import Certificate, EpochOpener
+    from coffer.server.config.settings import Config
     from coffer.server.erasure.certificate import Issued
 
 _NOT_ERASED = 1
@@ -45,12 +47,12 @@ def certificate(  # noqa: PLR0917  one parameter for each option
     chosen: Chosen, names: tuple[str, ...], out: Path | None, study_uid: str, with_reason: bool, officer: str | None
 ) -> None:
     """Certify, signed, that studies are erased, or that their erasure is scheduled."""
-    with chosen.open_for_keys() as archive:
-        from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.CERTIFY, officer)
+    with admitted.open_for_keys() as archive:
         from coffer.server.erasure.certificate import Certifier
 
         with output.progress("reading the log", hidden=chosen.json) as bar:
-            certifier = Certifier(archive, Officer.here(officer), with_reason=with_reason, progress=bar.reach)
+            certifier = Certifier(archive, admitted.principal, with_reason=with_reason, progress=bar.reach)
         made = certifier.issue(names, study_uid, most=None if out or chosen.json else 1)
     files = [str(_write(out, each)) if out else "" for each in made]
     if chosen.json:
@@ -86,11 +88,11 @@ def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
     """Check a certificate of erasure."""
     from coffer.archive.tree.certificate import Certificate
 
-    note = _read(file)
     if vkey is not None:
-        found, against = Certificate.open(note, vkey), ["verifier key"]
+        found, against = Certificate.open(_read(file), vkey), ["verifier key"]
     else:
-        found, against = _checked(chosen, note)
+        config = chosen.existing(Action.VERIFY).config
+        found, against = _checked(config, _read(file))
     if chosen.json:
         output.as_json(_told(found) | {"checked_against": against})
     else:
@@ -100,14 +102,14 @@ def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
         click.get_current_context().exit(_NOT_ERASED)
 
 
-def _checked(chosen: Chosen, note: bytes) -> tuple[Certificate, list[str]]:
+def _checked(config: Config, note: bytes) -> tuple[Certificate, list[str]]:
     """The certificate, and what it was held against. Raises IntegrityError with all that contradicts it."""
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.tree.certificate import Certificate
     from coffer.keys.errors import IntegrityError
     from coffer.server.erasure.certificate_check import contradictions, has_keyring
 
-    folder = ArchiveFolder.open(chosen.existing().archive)
+    folder = ArchiveFolder.open(config.archive)
     found = Certificate.open(note, folder.vkey)
     wrong = list(contradictions(found, folder))
     if wrong:

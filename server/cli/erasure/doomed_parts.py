@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MOST_LINES = 50
 
 
-def show(chosen: Chosen, archive: ReadableArchive, doomed: list[Doomed], require_allowed: Callable[[], None]) -> None:
+def show(chosen: Chosen, archive: ReadableArchive, doomed: list[Doomed], require_allowed: Callable[[], object]) -> None:
     """The dry run: what would go, what would stay, and what forbids it, if `require_allowed` raises."""
     from coffer.server.retention.preview import preview
 

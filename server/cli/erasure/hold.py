@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.erasure import doomed_parts
 from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option
@@ -66,19 +67,19 @@ def add(  # noqa: PLR0917  one parameter for each option
     officer: str | None,
 ) -> None:
     """Hold a study, all studies of a patient, or an object that is in no study."""
-    with chosen.open_for_keys(may_lag=True) as archive:
+    admitted = chosen.existing(Action.HOLD, officer)
+    with admitted.open_for_keys(may_lag=True) as archive:
         from coffer.keys.clock import clock_ms
-        from coffer.server.access.operator import Officer
         from coffer.server.erasure.shred import wait_until_settled
         from coffer.server.retention.holds import Hold, HoldAdmin, kept_now
 
-        who = Officer.here(officer)
+        who = admitted.principal
         made = Hold(
             study_uid=study or "",
             patient_id=patient or "",
             reason=reason.strip(),
             until=_date(until),
-            by=who,
+            by=who.officer,
             added_ms=clock_ms(),
             issuer=issuer or "",
             sop_instance=instance or "",
@@ -132,7 +133,7 @@ Examples:
 @click.pass_obj
 def list_holds(chosen: Chosen) -> None:
     """List the holds: on what, since and until when, by whom and why."""
-    with chosen.open_reading(may_lag=True) as archive:
+    with chosen.existing(Action.INSPECT).open_reading(may_lag=True) as archive:
         from coffer.server.retention.holds import Holds
 
         rows = [
@@ -168,12 +169,12 @@ Examples:
 @click.pass_obj
 def remove(chosen: Chosen, hold_id: str, officer: str | None) -> None:
     """End a hold; the log keeps that it was, and who ended it."""
-    with chosen.open_for_keys(may_lag=True) as archive:
-        from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.RELEASE, officer)
+    with admitted.open_for_keys(may_lag=True) as archive:
         from coffer.server.erasure.shred import wait_until_settled
         from coffer.server.retention.holds import HoldAdmin
 
-        HoldAdmin(archive).remove(hold_id, Officer.here(officer))
+        HoldAdmin(archive).remove(hold_id, admitted.principal)
         recorded = wait_until_settled(archive)
     if chosen.json:
         output.as_json({"hold": hold_id, "state": "removed", "recorded": recorded})

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.erasure import doomed_parts
 from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option
@@ -38,13 +39,13 @@ again asks for it again; 7 where somebody else changes the keys."""
 @click.pass_obj
 def finish(chosen: Chosen, destroy: bool, early: bool, officer: str | None) -> None:
     """Make scheduled shreds effective: move the living keys to a new epoch, then destroy the old epochs."""
-    with chosen.open_for_keys() as archive:
-        from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.FINISH_SHRED, officer)
+    with admitted.open_for_keys() as archive:
         from coffer.server.erasure.finish import finish as next_step
 
         title = "ending old epochs" if destroy else "moving keys"
         with output.progress(title, hidden=chosen.json) as bar:
-            done = next_step(archive, Officer.here(officer), destroy=destroy, early=early, progress=bar.reach)
+            done = next_step(archive, admitted.principal, destroy=destroy, early=early, progress=bar.reach)
         epoch = archive.keyring.epoch
     if chosen.json:
         output.as_json(
@@ -107,7 +108,7 @@ Works beside a running server. Keys are named by their ids: what a shredded stud
 @click.pass_obj
 def list_shreds(chosen: Chosen) -> None:
     """List the requests that wait and every key that was shredded or replaced, with its state."""
-    with chosen.open_reading() as archive:
+    with chosen.existing(Action.INSPECT).open_reading() as archive:
         from coffer.server.engine.erasure_state import erasures
         from coffer.server.erasure.approvals import waiting_requests
 

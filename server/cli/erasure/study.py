@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coffer.keys.errors import AccessDeniedError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.erasure import doomed_parts
 from coffer.server.cli.options import (
@@ -69,17 +69,12 @@ def study(
 ) -> None:
     """Shred a study, a patient's part of one, all studies of a patient, or an object that is in no study."""
     require_reason_unless(dry_run, reason)
-    with chosen.open_for_keys() as archive:
-        from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.SHRED, officer)
+    with admitted.open_for_keys() as archive:
         from coffer.server.erasure.shred import Deed, Shredding
         from coffer.server.retention.preview import preview
         from coffer.server.retention.selection import as_now, require_same
 
-        needed = archive.config.keys.shred_approvals
-        if needed > 1 and not dry_run:
-            raise AccessDeniedError(
-                f"{needed} officers must agree ([keys] shred_approvals)", hint="ask with coffer shred request"
-            )
         doomed = chosen_parts(chosen, archive, **meant)
         shredding = Shredding(archive)
         if dry_run:
@@ -90,7 +85,7 @@ def study(
         confirm(question, yes=yes, told=[] if yes else doomed_parts.lines(preview(archive, doomed)))
         if not yes:
             require_same(archive, doomed, as_now(archive, doomed))  # what was shown is what goes
-        key_ids = shredding.shred(doomed, Deed(reason or "", (Officer.here(officer),)))
+        key_ids = shredding.shred(doomed, Deed(reason or "", (admitted.principal.officer,)))
         report(chosen, archive, doomed, key_ids)
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coffer.keys.errors import InputError, LockedError, NotFoundError, WriterGoneError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.options import Chosen, archive_options, json_option
+from coffer.server.cli.options import Admitted, Chosen, archive_options, json_option
 
 if TYPE_CHECKING:
     from coffer.archive.store.folder import ArchiveFolder
@@ -43,7 +44,7 @@ holds one can prove later whether the log still begins with what it says."""
 @click.pass_obj
 def show(chosen: Chosen) -> None:
     """Show the last signed checkpoint, its verifier key, and how many there are."""
-    folder = _folder(chosen)
+    folder = _folder(chosen.existing(Action.INSPECT))
     from coffer.archive.reader import LogReader
     from coffer.archive.tree.checkpoint import open_checkpoint
     from coffer.archive.tree.checkpoint_history import read_entries
@@ -98,11 +99,12 @@ once, and waits until it has: say it before you take a snapshot or a copy of the
 @click.pass_obj
 def sign(chosen: Chosen) -> None:
     """Sign the log as it is now, after a check that it extends the last checkpoint. Needs the key file."""
-    folder = _folder(chosen)
+    admitted = chosen.existing(Action.SIGN)
+    folder = _folder(admitted)
     from coffer.archive.tree.checkpoint import latest_note, open_checkpoint
 
     before = latest_note(folder)
-    if not _signed_here(chosen) and not _signed_by_the_writer(chosen, folder) and not _signed_here(chosen):
+    if not _signed_here(admitted) and not _signed_by_the_writer(admitted, folder) and not _signed_here(admitted):
         raise LockedError("the archive was opened by another process just now", hint="run the command again")
     note = _latest(folder)
     signed = open_checkpoint(note, folder)
@@ -133,10 +135,11 @@ record's header, hashes and the signed checkpoint: nothing of the patient. Anyon
 @click.pass_obj
 def prove_inclusion(chosen: Chosen, object_: str, out: Path | None) -> None:
     """Prove that a stored object's record is under the last signed checkpoint."""
-    folder = _folder(chosen)
+    admitted = chosen.existing(Action.PROVE)
+    folder = _folder(admitted)
     from coffer.archive.tree.proof_bundle import Inclusion
 
-    seq = int(object_) if object_.isascii() and object_.isdigit() else _record_of(chosen, object_.strip())
+    seq = int(object_) if object_.isascii() and object_.isdigit() else _record_of(admitted, object_.strip())
     made = Inclusion.make(folder, _header(folder, seq), _latest(folder))
     size = made.check(folder.vkey).size
     _give(chosen, out, made, {"record": seq, "records": size, "hashes": len(made.path)})
@@ -161,7 +164,7 @@ was put back, cut or replaced, and OLD with checkpoints/latest is the evidence."
 @click.pass_obj
 def prove_consistency(chosen: Chosen, old: str, out: Path | None) -> None:
     """Prove that the log still begins with what an older checkpoint says."""
-    folder = _folder(chosen)
+    folder = _folder(chosen.existing(Action.PROVE))
     from coffer.archive.tree.checkpoint_history import find_note
     from coffer.archive.tree.proof_bundle import Consistency
 
@@ -192,8 +195,8 @@ def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
     from coffer.archive.format.record import parse_header
     from coffer.archive.tree.proof_bundle import Inclusion, parse_proof
 
+    vkey = vkey if vkey is not None else _folder(chosen.existing(Action.VERIFY)).vkey
     proof = parse_proof(_read(file))
-    vkey = vkey if vkey is not None else _folder(chosen).vkey
     if isinstance(proof, Inclusion):
         signed, header = proof.check(vkey), parse_header(proof.record)
         told = {"proved": "inclusion", "record": header.seq, "body_sha256": header.body_sha256.hex(), **_signed(signed)}
@@ -211,17 +214,17 @@ def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
         output.say(output.plain(line))
 
 
-def _signed_here(chosen: Chosen) -> bool:
+def _signed_here(admitted: Admitted) -> bool:
     """Sign in this process; False where another one writes the archive."""
     try:
-        with chosen.open_writer() as archive:
+        with admitted.open_writer() as archive:
             archive.sign_checkpoint()
     except LockedError:
         return False
     return True
 
 
-def _signed_by_the_writer(chosen: Chosen, folder: ArchiveFolder) -> bool:
+def _signed_by_the_writer(admitted: Admitted, folder: ArchiveFolder) -> bool:
     """On return the process that writes the archive has signed; False where it has ended before it did.
 
     Raises UnavailableError where it does not sign.
@@ -229,7 +232,7 @@ def _signed_by_the_writer(chosen: Chosen, folder: ArchiveFolder) -> bool:
     from coffer.server.engine.providers import open_keyring, provider_of
     from coffer.server.mailbox import sign_order
 
-    keyring = open_keyring(folder, provider_of(chosen.existing().keys, folder.archive_id))
+    keyring = open_keyring(folder, provider_of(admitted.config.keys, folder.archive_id))
     try:
         sign_order.ask(keyring, folder)
     except WriterGoneError:
@@ -243,10 +246,10 @@ def _signed(signed: Checkpoint) -> dict[str, Any]:
     return {"origin": signed.origin, "records": signed.size, "root": base64.b64encode(signed.root).decode()}
 
 
-def _folder(chosen: Chosen) -> ArchiveFolder:
+def _folder(admitted: Admitted) -> ArchiveFolder:
     from coffer.archive.store.folder import ArchiveFolder
 
-    return ArchiveFolder.open(chosen.existing().archive)
+    return ArchiveFolder.open(admitted.config.archive)
 
 
 def _latest(folder: ArchiveFolder) -> bytes:
@@ -265,12 +268,11 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror}", hint="name a file that exists") from error
 
 
-def _record_of(chosen: Chosen, uid: str) -> int:
-    with chosen.open_reading() as archive:
-        from coffer.server.services.api import Caller
+def _record_of(admitted: Admitted, uid: str) -> int:
+    with admitted.open_reading() as archive:
         from coffer.server.services.retrieve import Retriever
 
-        found = Retriever(archive).instances({_SOP_INSTANCE: (uid,)}, Caller(archive.config.dimse.ae_title))
+        found = Retriever(archive).instances({_SOP_INSTANCE: (uid,)}, admitted.principal)
         records = [version.seq for instance in found for version in instance.located.versions]
     if not records:
         raise NotFoundError("the archive has no such object", hint="`coffer find` lists what it has")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coffer.keys.errors import InputError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -38,7 +39,7 @@ Exit code 0 when the three agree, 1 when they do not."""
 @click.pass_obj
 def show(chosen: Chosen) -> None:
     """Show what the log holds, what was signed, what the keyring remembers, and the ways out."""
-    config = chosen.existing()
+    config = chosen.existing(Action.INSPECT).config
     from coffer.archive.repair.divergence import find_divergence
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.server.maintenance.offline import look, lost_holds
@@ -73,7 +74,8 @@ record in the log says what was found and what was taken.""",
 @click.pass_obj
 def take(chosen: Chosen, copy: Path) -> None:
     """Take the records that are missing, or differ, from a copy of the archive."""
-    config = chosen.existing()
+    admitted = chosen.existing(Action.RECOVER)
+    config = admitted.config
     from coffer.archive.repair.divergence import find_divergence, take_from
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.server.maintenance.offline import hands_on, settle
@@ -90,7 +92,7 @@ def take(chosen: Chosen, copy: Path) -> None:
                 hand.keyring.remember_checkpoint,
                 progress=lambda done: bar.advance(done, total),
             )
-    with chosen.open_writer() as archive:
+    with admitted.open_writer() as archive:
         records = archive.log.next_seq
         settle(archive.folder)
     if chosen.json:
@@ -121,7 +123,8 @@ If there is a backup or a replica, use `coffer recover from` instead."""
 @click.pass_obj
 def accept_loss(chosen: Chosen, size: int) -> None:
     """Go on with the log as it is, and sign that the rest is lost."""
-    config = chosen.existing()
+    admitted = chosen.existing(Action.ACCEPT_LOSS)
+    config = admitted.config
     from coffer.archive.repair.divergence import accept_loss as accept
     from coffer.archive.repair.divergence import find_divergence
     from coffer.server.maintenance.offline import hands_on, settle
@@ -134,7 +137,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
             raise InputError(f"{history.size} records are left, not {size}", hint=f"say --to {history.size}")
         accept(hand.folder, history, hand.signer, hand.keyring.remember_checkpoint)
         lost = hand.lost_holds
-    with chosen.open_writer() as archive:
+    with admitted.open_writer() as archive:
         records = archive.log.next_seq
         settle(archive.folder)
     if chosen.json:

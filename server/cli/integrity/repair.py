@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from coffer.keys.errors import CofferError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.options import Chosen, archive_options, json_option
+from coffer.server.cli.options import Admitted, Chosen, archive_options, json_option
 
 _FINDINGS = 1
 
@@ -34,7 +35,8 @@ is written as soon as the archive is opened with its key. Stop the server first.
 @click.pass_obj
 def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     """Mend what is damaged, or the given records, from a copy of the archive."""
-    config = chosen.existing()
+    admitted = chosen.existing(Action.REPAIR)
+    config = admitted.config
     from coffer.archive.repair.repair import repair as mend
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.store.writer_lock import WriterLock
@@ -52,7 +54,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
                 progress=lambda done: bar.advance(done, total),
             )  # fmt: skip
         FindingStore(folder.scrub).settle({0, *folder.segment_numbers()}, report.remaining)
-    recorded = _is_recorded(chosen) if report.repaired else True
+    recorded = _is_recorded(admitted) if report.repaired else True
     rows = [{"segment": m.segment, "records": m.records, "kept": m.kept} for m in report.repaired]
     left = [{"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in report.remaining]
     if chosen.json:
@@ -72,10 +74,10 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
         click.get_current_context().exit(_FINDINGS)
 
 
-def _is_recorded(chosen: Chosen) -> bool:
+def _is_recorded(admitted: Admitted) -> bool:
     """Open the archive once, which records the repair. Without a key, or with damage left, that happens later."""
     try:
-        with chosen.open_writer():
+        with admitted.open_writer():
             return True
     except CofferError:
         return False

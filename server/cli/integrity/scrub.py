@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -33,7 +34,7 @@ Needs no key and works beside a server. Exit code 1 while findings wait for an a
 @click.pass_obj
 def show(chosen: Chosen) -> None:
     """Show how far the scrub is, how old the oldest reading is, and every finding."""
-    config = chosen.existing()
+    config = chosen.existing(Action.INSPECT).config
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.tree.checkpoint import Checkpoint
     from coffer.archive.verify.findings import FindingStore
@@ -83,7 +84,7 @@ finding stays listed until the record is mended (coffer repair) and read again."
 @click.pass_obj
 def acknowledge(chosen: Chosen, names: tuple[str, ...]) -> None:
     """Say that somebody knows of findings; without names, of all that wait."""
-    config = chosen.existing()
+    config = chosen.existing(Action.ACKNOWLEDGE).config
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.verify.findings import FindingStore
     from coffer.keys.clock import clock_ms

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coffer.keys.errors import InputError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -77,7 +78,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     json_lines: bool,
 ) -> None:
     """Check hash chain, hashes, checkpoint and every byte between, without any key."""
-    config = chosen.existing()
+    config = chosen.existing(Action.VERIFY).config
     from coffer.archive.repair.planted import planted
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.verify.verify import Options, Verifier, VerifyLevel

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -28,7 +29,7 @@ Exit codes: 0 no findings, 1 findings, others as for every command.""",
 @click.pass_obj
 def audit(chosen: Chosen) -> None:
     """Hold the keyring against the log: a key for all that is to be readable, none for what was erased."""
-    config = chosen.existing()
+    config = chosen.existing(Action.AUDIT_KEYS).config
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.server.engine.providers import provider_of
     from coffer.server.keyops.check import KeyAudit

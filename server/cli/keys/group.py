@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from coffer.keys.keyring.rows import EpochState
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.keys.audit import audit
 from coffer.server.cli.keys.rekey import rekey
@@ -48,7 +49,7 @@ it is half done, `retired`, `destroying`, `destroyed`, or `abandoned`: given up 
 @click.pass_obj
 def list_epochs(chosen: Chosen) -> None:
     """List the key epochs, with provider, state, age, study keys and shares of each, and the key that signs now."""
-    config = chosen.existing()
+    config = chosen.existing(Action.INSPECT).config
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.keys.clock import clock_ms
     from coffer.keys.keyring.overview import overview

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coffer.keys.errors import WriterGoneError
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, confirm, json_option
 
@@ -45,17 +46,17 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
     if (study is None) == (epoch is None):
         raise click.UsageError("name one study, or --all-before EPOCH")
     started = time.monotonic()
-    with chosen.open_for_keys() as archive:
-        from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.REKEY, officer)
+    with admitted.open_for_keys() as archive:
         from coffer.server.keyops.rekey_order import all_before, carry_out, one_study, order
 
         found = one_study(archive, study) if study is not None else all_before(archive, epoch or 0)
         question = f"Seal {found.objects} objects of {found.studies} studies again under new keys?"
         confirm(question, yes=yes or not found.names)
-        begun = order(archive, found, reason, Officer.here(officer))
+        begun = order(archive, found, reason, admitted.principal)
         is_left = _is_left(chosen, archive, begun)
     if is_left:  # whoever was to do it has ended
-        with chosen.open_for_keys() as archive, output.progress("sealing again", hidden=chosen.json) as bar:
+        with admitted.open_for_keys() as archive, output.progress("sealing again", hidden=chosen.json) as bar:
             carry_out(archive, begun, bar.reach)
     seconds = round(time.monotonic() - started, 1)
     if chosen.json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coffer.keys.keyring.rows import EpochState
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, confirm, json_option, officer_option
 
@@ -45,16 +46,16 @@ Exit code 7: somebody else changes the keys; 11: the running server does not kno
 @click.pass_obj
 def rotate(chosen: Chosen, kind: str | None, officer: str | None) -> None:
     """Make a new key epoch and move every study's key under it; objects stay as they are."""
-    config = chosen.existing()
+    admitted = chosen.existing(Action.ROTATE, officer)
+    config = admitted.config
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.keys.keyring.overview import overview
-    from coffer.server.access.operator import Officer
     from coffer.server.engine.providers import KINDS
     from coffer.server.keyops.epochs import rotate as run
 
     started = time.monotonic()
     with output.progress("moving keys", hidden=chosen.json) as bar:
-        done = run(config, bar.reach, Officer.here(officer), kind or "")
+        done = run(config, bar.reach, admitted.principal, kind or "")
     seconds = round(time.monotonic() - started, 1)
     stale = [g for g in overview(ArchiveFolder.open(config.archive).keyring).groups if g.epoch != done.epoch]
     if chosen.json:
@@ -120,14 +121,14 @@ def destroy(  # noqa: PLR0917  one parameter for each option
     """Destroy the secret of an old key epoch for ever."""
     if provider_lost != bool(reason.strip()):
         raise click.UsageError("Say --provider-lost and --reason together, or neither.")
-    config = chosen.existing()
-    from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.DESTROY_EPOCH, officer)
+    config = admitted.config
     from coffer.server.config.load import load_config
     from coffer.server.keyops.epochs import destroy as run
 
     confirm(f"Destroy all that opens epoch {epoch}? Old backups of the keyring open only with shares after it", yes=yes)
     others = None if keys_of is None else load_config(keys_of, config.archive).keys
-    ended = run(config, epoch, Officer.here(officer), reason.strip(), others)
+    ended = run(config, epoch, admitted.principal, reason.strip(), others)
     if chosen.json:
         output.as_json(_told(ended))
     else:

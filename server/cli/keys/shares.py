@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -49,11 +50,11 @@ which are stale. Interrupted, say the same again: it finishes, and no share is l
 @click.pass_obj
 def split(chosen: Chosen, count: int, threshold: int, folder: Path, officer: str | None) -> None:
     """Divide the current epoch's key into N shares, any K of which open the archive without its key provider."""
-    config = chosen.existing()
-    from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.SPLIT, officer)
+    config = admitted.config
     from coffer.server.keyops.share_files import split_key
 
-    made = split_key(config, threshold, count, folder, Officer.here(officer))
+    made = split_key(config, threshold, count, folder, admitted.principal)
     of = made.of
     if chosen.json:
         told = {"group": of.group.hex(), "epoch": of.epoch, "shares": count, "needed": threshold}
@@ -86,12 +87,12 @@ done. Once a month, with other people each time. Exit code 12: a share is damage
 @click.pass_obj
 def drill(chosen: Chosen, shares: tuple[Path, ...], officer: str | None) -> None:
     """Prove that these shares would bring the archive's key back, without changing anything."""
-    config = chosen.existing()
-    from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.DRILL, officer)
+    config = admitted.config
     from coffer.server.keyops.share_recovery import drill as run
     from coffer.server.keyops.share_recovery import read_shares
 
-    who, recovered = Officer.here(officer), read_shares(shares)
+    who, recovered = admitted.principal, read_shares(shares)
     with output.progress("opening every key", hidden=chosen.json) as bar:
         proof, unrecorded = run(config, recovered, who, bar.advance)
     if chosen.json:
@@ -125,12 +126,12 @@ the key in its memory and finds the new key file by itself, where [keys] key_fil
 @click.pass_obj
 def recover(chosen: Chosen, shares: tuple[Path, ...], key_file: Path | None, officer: str | None) -> None:
     """Open an archive again whose key provider is lost: shares in, a fresh key file out."""
-    config = chosen.existing()
-    from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.RECOVER_KEY, officer)
+    config = admitted.config
     from coffer.server.keyops.share_recovery import read_shares
     from coffer.server.keyops.share_recovery import recover as run
 
-    who, recovered = Officer.here(officer), read_shares(shares)
+    who, recovered = admitted.principal, read_shares(shares)
     target = (key_file or config.keys.key_file).absolute()
     with output.progress("opening every key", hidden=chosen.json) as bar:
         proof, unrecorded = run(config, recovered, target, who, bar.advance)
@@ -170,11 +171,11 @@ beside a running server. Exit code 5 for a group that never was, 12 for a number
 @click.pass_obj
 def burn(chosen: Chosen, group: str, numbers: tuple[int, ...], reason: str, officer: str | None) -> None:
     """State that shares of a group were collected and burned, by their numbers."""
-    config = chosen.existing()
-    from coffer.server.access.operator import Officer
+    admitted = chosen.existing(Action.BURN, officer)
+    config = admitted.config
     from coffer.server.keyops.share_files import burn_shares
 
-    of, burned = burn_shares(config, group, numbers, Officer.here(officer), reason)
+    of, burned = burn_shares(config, group, numbers, admitted.principal, reason)
     left = burned.left(of)
     if chosen.json:
         told = {"group": of.group.hex(), "epoch": of.epoch, "shares": of.count, "needed": of.threshold}

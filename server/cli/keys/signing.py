@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
@@ -36,20 +37,20 @@ it again, and it goes on. Exit code 6: ordered, and the process that writes has 
 @click.pass_obj
 def rotate_signing(chosen: Chosen, reason: str, officer: str | None) -> None:
     """Let a new key sign checkpoints, endorsed by the old one, which is destroyed."""
-    config = chosen.existing()
+    admitted = chosen.existing(Action.ROTATE_SIGNING, officer)
+    config = admitted.config
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.tree.key_history import read_key_history
     from coffer.keys.keyring.overview import overview
-    from coffer.server.access.operator import Officer, require_reason
+    from coffer.server.access.operator import require_reason
     from coffer.server.engine.archive import WritableArchive
     from coffer.server.engine.checkpoint_signer import order, wait_until_rotated
 
     require_reason("a rotation of the signing key", reason)
-    by = Officer.here(officer)
     resumed = overview(ArchiveFolder.open(config.archive).keyring).is_signing_key_changing
-    with chosen.open_for_keys(may_lag=True) as archive:  # which goes on with one that was stopped, where it may write
+    with admitted.open_for_keys(may_lag=True) as archive:  # which goes on with one that was stopped, where it may write
         if not resumed:
-            order(archive.keyring, archive.folder, reason, by)
+            order(archive.keyring, archive.folder, reason, admitted.principal)
         if isinstance(archive, WritableArchive):
             archive.settle()
         else:
@@ -87,7 +88,7 @@ matters is the way: a verifier key is worth as much as the way by which it came.
 @click.pass_obj
 def export(chosen: Chosen, *, public: bool, out: Path | None) -> None:
     """Print the archive's verifier keys, with what endorses each, for whoever checks checkpoints and proofs."""
-    config = chosen.existing()
+    config = chosen.existing(Action.PUBLISH_KEYS).config
     from coffer.archive.store.folder import ArchiveFolder
 
     if not public:

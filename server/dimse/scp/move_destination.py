@@ -9,7 +9,8 @@ looks doubtful.
 import time
 from typing import Final
 
-from coffer.keys.errors import CofferError, UnavailableError
+from coffer.keys.errors import AccessDeniedError, CofferError, UnavailableError
+from coffer.server.access.action import Action, Resource
 from coffer.server.config.settings import Peer
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.requestor import Requestor
@@ -39,12 +40,20 @@ class Destination:
 
     @classmethod
     def of(cls, operation: Operation) -> "Destination":
-        """The destination that a C-MOVE request names. Raises DimseStatusError for one that is not configured."""
-        ae_title = operation.request.text(dimse.DESTINATION)
-        for peer in operation.session.config.peers:
-            if peer.ae_title == ae_title:
-                return cls(peer)
-        raise DimseStatusError(UNKNOWN_DESTINATION, f"move destination {ae_title!r} is not configured")
+        """The destination that a C-MOVE request names.
+
+        Raises DimseStatusError for one that is not configured, AccessDeniedError for one that the caller may not use.
+        """
+        session, ae_title = operation.session, operation.request.text(dimse.DESTINATION)
+        peer = next((each for each in session.config.peers if each.ae_title == ae_title), None)
+        try:
+            session.policy.require(session.caller, Action.MOVE, Resource.destination(ae_title))
+        except AccessDeniedError as error:
+            if peer is None:
+                raise DimseStatusError(UNKNOWN_DESTINATION, str(error)) from error
+            raise
+        assert peer is not None, "a destination that is permitted is configured"
+        return cls(peer)
 
     @property
     def is_given_up(self) -> bool:

@@ -87,7 +87,7 @@ def _move_one(  # noqa: PLR0917  # one of many
     """One sub-operation. Raises CofferError when it broke the association, and Cancelled; it is counted even so."""
     counters, operation = work.counters, work.operation
     originator: dict[int, Value] = {
-        dimse.ORIGINATOR_AE: operation.session.caller.calling_ae,
+        dimse.ORIGINATOR_AE: operation.session.caller.ae_title,
         dimse.ORIGINATOR_ID: operation.request.number(dimse.MESSAGE_ID),
     }
     if isinstance(content, str):

@@ -12,13 +12,15 @@ from typing import Final
 import structlog
 
 from coffer.keys.errors import CofferError
+from coffer.server.access.decision import Policy
+from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.channel import Channel, Context
 from coffer.server.dimse.protocol.command import Command, Value
 from coffer.server.dimse.protocol.pdu import INVALID_VALUE, ProtocolError
 from coffer.server.dimse.protocol.status import CANCEL, SUCCESS, fit, offending_of, status_of
-from coffer.server.services.api import Caller, Observer, Services
+from coffer.server.services.api import Observer, Services
 
 _log = structlog.get_logger(__name__)
 
@@ -38,7 +40,8 @@ class Session:
     """What all operations of one association use."""
 
     channel: Channel
-    caller: Caller
+    caller: Principal
+    policy: Policy
     services: Services
     observer: Observer
     config: Config
@@ -111,7 +114,7 @@ class Operation:
                 status=f"{status:04X}",
                 cause=cause,
                 way_out=remedy,
-                calling_ae=session.caller.calling_ae,
+                calling_ae=session.caller.ae_title,
                 host=session.caller.host,
             )
 
