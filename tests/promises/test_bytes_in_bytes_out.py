@@ -17,7 +17,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from coffer.index.dicom.attributes import ATTRIBUTES, Level, Values
+from coffer.index.dicom.attributes import ATTRIBUTES, QueryLevel, Values
 from coffer.index.dicom.headers import decode_identifier, scan
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.server.dimse.protocol import command as dimse
@@ -148,7 +148,7 @@ class Ward:
 
     def check_find(self) -> None:
         """Every study is in one answer to a query for all, with every key that there is."""
-        keys = {tag: () for tag, a in ATTRIBUTES.items() if a.level <= Level.STUDY}
+        keys = {tag: () for tag, a in ATTRIBUTES.items() if a.level <= QueryLevel.STUDY}
         with RawRequestor(self.coffer.port, [Offer(1, FIND, (EXPLICIT,))]) as peer:
             request = encode_identifier({LEVEL: ("STUDY",), **keys}, (), implicit=False)
             peer.request(peer.contexts[1], dimse.C_FIND, request)

@@ -10,7 +10,7 @@ from coffer.server.access.action import ARCHIVE, Action, Purpose, Resource
 from coffer.server.access.decision import Policy, policy_of
 from coffer.server.access.principal import Kind, Principal
 from coffer.server.access.rules import Deny, Duty, Permit, Reason
-from coffer.server.config.settings import Config, Dimse, Keys, Log, Peer
+from coffer.server.config.settings import Config, Dimse, Keys, Logging, Peer
 from coffer.server.observe import logs
 
 PEER, STRANGER, MEYER = Principal.peer("WARD"), Principal.peer("STRANGER"), Principal.person("Meyer", "pacs")
@@ -74,7 +74,7 @@ def test_an_erasure_takes_as_many_officers_as_are_configured() -> None:
 
 
 def test_a_denial_is_raised_and_logged_by_names_that_stay() -> None:
-    logs.configure(Log(), level="warning")  # whatever another test of this process has configured
+    logs.configure(Logging(), level="warning")  # whatever another test of this process has configured
     who = Principal.peer("STRANGER", "COFFER", "192.0.2.7")
     with capture_logs() as lines, pytest.raises(AccessDeniedError, match="'STRANGER' is not a configured peer"):
         policy(known_peers_only=True).require(who, Action.FIND)

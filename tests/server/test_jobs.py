@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from coffer.keys.errors import IntegrityError, ServiceError
-from coffer.server.config.settings import Log
+from coffer.server.config.settings import Logging
 from coffer.server.host import watched as module
 from coffer.server.host.job import Jobs
 from coffer.server.host.watched import Watched
@@ -22,7 +22,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _logged() -> None:
     """Warnings are written, whatever another test of this process has configured."""
-    logs.configure(Log(), level="warning")
+    logs.configure(Logging(), level="warning")
 
 
 class Recorded:

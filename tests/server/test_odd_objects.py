@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from coffer.index.dicom.attributes import ATTRIBUTES, BINARY_VRS, COMPUTED, Level, Values
+from coffer.index.dicom.attributes import ATTRIBUTES, BINARY_VRS, COMPUTED, QueryLevel, Values
 from coffer.index.dicom.headers import decode_identifier
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.server.access.principal import Principal
@@ -94,7 +94,7 @@ def archive(
 
 def keys_of(level: str) -> dict[int, Values]:
     """Every attribute and every computed key down to a level."""
-    down_to = Level[level]
+    down_to = QueryLevel[level]
     return {
         **{tag: () for tag, a in ATTRIBUTES.items() if a.level <= down_to},
         **{tag: () for tag, at in COMPUTED.items() if at <= down_to},
@@ -136,7 +136,7 @@ def test_every_attribute_can_be_matched_whatever_others_hold(
     engine, healthy, _ = archive
     obj = healthy[0]
     for tag, a in sorted(ATTRIBUTES.items()):
-        if a.vr in ("SQ", "UI") or a.level < (Level.PATIENT if model == "patient" else Level.STUDY):
+        if a.vr in ("SQ", "UI") or a.level < (QueryLevel.PATIENT if model == "patient" else QueryLevel.STUDY):
             continue
         level = a.level.name
         raw = healthy_value(tag, 1)
