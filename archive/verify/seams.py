@@ -78,7 +78,7 @@ class Seams:
     def _compare_begin(self, fd: int, number: int) -> None:
         header, folder = read_segment_header(fd), self.folder
         if (header.archive_id, header.number) != (folder.archive_id, number):
-            raise IntegrityError(f"segment {number} belongs to another index or archive", hint=_HINT)
+            raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
         before = self.ends[-1].head if self.ends else genesis_hash(folder.archive_id)
         if (header.first_seq, header.prev_leaf) != (self.size, before):
             raise HistoryError(f"segment {number} does not continue the one before it", hint=FORK)

@@ -198,7 +198,7 @@ def test_a_group_that_does_not_fit_above_the_reserve_is_refused_whole(
     while accepted - refused > 1:
         free[0] = (refused + accepted) // 2
         with contextlib.suppress(UnavailableError):
-            log._room.require(log._needed(group))
+            log._space.require(log._needed(group))
             accepted = free[0]
             continue
         refused = free[0]

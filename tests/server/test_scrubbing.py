@@ -16,6 +16,7 @@ from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading
 from coffer.server.main.service import Server
 from coffer.server.maintenance.scrub_job import ScrubJob
+from coffer.server.observe.metrics import Metrics
 from tests.server.filled import flip, free_port, run, study_files, told
 
 QUICK = 1e-7  # days: a pass takes 10 ms
@@ -120,7 +121,7 @@ def test_a_long_pause_does_not_hold_up_the_end(archive: Path) -> None:
 
 def test_a_look_that_began_in_the_middle_clears_nothing(archive: Path) -> None:
     with open_reading(load_config(Path("coffer.toml"))) as engine:
-        scrubbing = ScrubJob(engine, engine.metrics, 30)
+        scrubbing = ScrubJob(engine, Metrics(), 30)
         scrubbing.ledger.add(Finding(1, 96, 0, "the body does not match its hash"), 1)
         scrubbing._settle(ScrubStep(1, is_resumed=True))
         assert len(scrubbing.ledger.open_entries()) == 1
