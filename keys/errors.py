@@ -113,8 +113,7 @@ class ShreddedError(CofferError):
 
 
 class SupersededError(ShreddedError):
-    """The key was replaced by another (`coffer keys rekey`) and destroyed. The same objects exist under the new one,
-    and a retry finds them."""
+    """The key was replaced (`coffer keys rekey`) and destroyed; a retry finds the same objects under the new key."""
 
     exit_code: ClassVar[int] = 14
 
