@@ -128,21 +128,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
     return drawn.row_count
 
 
-def failure(cause: str, way_out: str, exit_code: int, *, as_json: bool) -> None:
-    """An error on standard error: a line with the cause, one with the way out."""
+def failure(cause: str, remedy: str, exit_code: int, *, as_json: bool) -> None:
+    """An error on standard error: a line with the cause, one with the remedy."""
     if as_json:
-        told = {"error": cause, "way_out": way_out, "exit_code": exit_code}
+        told = {"error": cause, "remedy": remedy, "exit_code": exit_code}
         click.echo(msgspec.json.encode(told).decode(), err=True)
         return
     click.echo(f"{click.style('error:', fg='red')} {_lines(cause)}", err=True)
-    if way_out:
-        click.echo(f"{click.style('way out:', fg='yellow')} {_lines(way_out)}", err=True)
+    if remedy:
+        click.echo(f"{click.style('remedy:', fg='yellow')} {_lines(remedy)}", err=True)
 
 
-def warn(cause: str, way_out: str) -> None:
+def warn(cause: str, remedy: str) -> None:
     """What does not keep a command from its work, on standard error."""
     click.echo(f"{click.style('warning:', fg='yellow')} {_lines(cause)}", err=True)
-    click.echo(f"{click.style('way out:', fg='yellow')} {_lines(way_out)}", err=True)
+    click.echo(f"{click.style('remedy:', fg='yellow')} {_lines(remedy)}", err=True)
 
 
 def into(path: Path, data: bytes) -> None:

@@ -16,7 +16,7 @@ from coffer.server.config.reference import configuration_page
 _INTRODUCTION = """# Command line
 
 `coffer --help` and `coffer COMMAND --help` print what stands here. Facts go to standard output, progress and errors to
-standard error: an error is a line with the cause and a line with the way out. With `--json` both are JSON.
+standard error: an error is a line with the cause and a line with the remedy. With `--json` both are JSON.
 """
 
 

@@ -1,4 +1,4 @@
-"""The `coffer` group: which commands there are, and how every failure becomes one cause, one way out, one exit code.
+"""The `coffer` group: which commands there are, and how every failure becomes one cause, one remedy, one exit code.
 
 Rule: no traceback reaches the user; `COFFER_DEBUG=1` asks for it. Commands import their heavy halves when they run, so
 that `--help` and completion answer at once.

@@ -42,12 +42,12 @@ COMMANDS = (("verify",), ("status",), ("put", "files"), ("keys", "list"), ("reco
 
 
 def attempt(*args: str) -> Result:
-    """One command that may refuse, with a cause and a way out, but does not end by a defect."""
+    """One command that may refuse, with a cause and a remedy, but does not end by a defect."""
     done = run(*args, code=None)
     assert done.exit_code in OUR_CODES, done.output
     assert "\x1b[2J" not in done.output
     if done.exit_code not in {0, 1}:
-        assert "way out: " in done.stderr
+        assert "remedy: " in done.stderr
     return done
 
 

@@ -98,7 +98,7 @@ def test_init_says_where_the_key_file_is_and_never_runs_twice(archive: Path) -> 
     before = key.read_bytes()
     done = run("init", code=11)
     assert done.stderr.startswith("error: ")
-    assert "way out: " in done.stderr
+    assert "remedy: " in done.stderr
     assert key.read_bytes() == before
     elsewhere = told("--archive", "other", "init")
     assert elsewhere["key_file_made"] is True
@@ -133,7 +133,7 @@ def test_what_was_put_comes_out_bit_for_bit(archive: Path, files: Path, tmp_path
     one = told("get", "--instance", str(STUDY[1].SOPInstanceUID), "--out", "one")
     assert one["written"] == 1
     missing = run("get", "--study", "1.2.3", "--out", "none", code=5)
-    assert missing.stderr.startswith("error: the archive has no such object\nway out: ")
+    assert missing.stderr.startswith("error: the archive has no such object\nremedy: ")
     assert not Path("none").exists()
 
 

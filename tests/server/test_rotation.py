@@ -302,7 +302,7 @@ def test_a_server_whose_keys_were_moved_out_of_its_reach_says_so(config: Config,
         wait_for(lambda: ready(config)[0] == 503, "not ready")
         assert "the keys moved to an epoch that does not open here" in ready(config)[1]["reasons"][0]
         assert store(config, 1) == OUT_OF_RESOURCES
-        beside(config, "keys", "rotate", "--provider", "file")  # the way out
+        beside(config, "keys", "rotate", "--provider", "file")  # the remedy
         wait_for(lambda: ready(config)[0] == 200, "ready again")
         assert store(config, 1) == 0
 

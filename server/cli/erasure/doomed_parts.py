@@ -39,7 +39,7 @@ def show(chosen: Chosen, archive: ReadableArchive, doomed: list[Doomed], require
                 "older_versions": sum(each.versions - each.instances for each in doomed),
                 "erases": [_fields(each) for each in found.erased],
                 "stays": [_fields(each) | {"served_again": each.served_again} for each in found.stays],
-                "refused": None if refused is None else {"cause": str(refused), "way_out": refused.hint()},
+                "refused": None if refused is None else {"cause": str(refused), "remedy": refused.hint()},
             }
         )
         return
