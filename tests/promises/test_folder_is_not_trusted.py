@@ -349,7 +349,7 @@ def test_no_configuration_is_taken_from_an_archive_folder(base: Path, monkeypatc
     assert "move it to" in done.output
     monkeypatch.chdir(base / "data")
     passed = run("--archive", ".", "config", "check")
-    assert "data/coffer.toml is not read: it lies in an archive folder" in passed.stderr
+    assert "data/coffer.toml is not read: it is in an archive folder" in passed.stderr
     assert "evil" not in passed.output
     monkeypatch.chdir(base)
     assert "coffer.toml is not read" in run("status").output

@@ -103,7 +103,7 @@ def test_init_says_where_the_key_file_is_and_never_runs_twice(archive: Path) -> 
     elsewhere = told("--archive", "other", "init")
     assert elsewhere["key_file_made"] is True
     assert Path(str(elsewhere["key_file"])).exists()
-    assert "loses every object" in run("init", "--archive", "third").stdout
+    assert "you lose every object" in run("init", "--archive", "third").stdout
 
 
 def test_put_reports_everything_and_stores_nothing_twice(archive: Path, files: Path) -> None:
@@ -294,9 +294,9 @@ def test_the_demonstration_twice(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         outputs.append(done.stdout)
     assert "(new)" in outputs[0]
-    assert "Who loses it loses every stored object" in outputs[0]
-    assert "each equal to what was sent" in outputs[0]
-    assert "found as it was left" in outputs[1]
+    assert "If you lose it, you lose every stored object" in outputs[0]
+    assert "each identical to what was sent" in outputs[0]
+    assert "(existing)" in outputs[1]
     assert "stored once" in outputs[1]
 
 
