@@ -1,4 +1,4 @@
-"""The command line `coffer`: one command per file, errors as a cause and a way out, facts as text or JSON."""
+"""The command line `coffer`: one command per file, errors as a cause and a remedy, results as text or JSON."""
 
 from coffer.server.cli.root import main
 

@@ -25,7 +25,7 @@ Examples:
   coffer config check --config /etc/coffer.toml --json
 
 \b
-Every key stands in docs/configuration.md. Exit code 11 when something must be changed."""
+Every key is described in docs/configuration.md. Exit code 11 if something must be changed."""
 )
 @archive_options()
 @json_option
@@ -46,7 +46,7 @@ def check(chosen: Chosen) -> None:
     elif loaded is not None:
         from coffer.server.engine.providers import guarded, told
 
-        where = f"{source} is good" if source else "no config file: the defaults hold"
+        where = f"{source} is valid" if source else "no config file: the defaults apply"
         output.say(where)
         output.facts(
             {

@@ -1,4 +1,4 @@
-"""`coffer demo`: what `make run` does: the whole way of a study, once, in front of your eyes."""
+"""`coffer demo`: what `make run` does: store, find, retrieve and verify a sample study, with a line for each step."""
 
 import click
 
@@ -10,14 +10,14 @@ from coffer.server.cli.options import Chosen, archive_options
     epilog="""\b
 Examples:
   coffer demo              then serves until Ctrl-C
-  coffer demo --once       then ends"""
+  coffer demo --once       then stops"""
 )
-@click.option("--once", is_flag=True, help="End after the demonstration instead of serving on.")
+@click.option("--once", is_flag=True, help="Stop after the demonstration instead of continuing to serve.")
 @archive_options()
 @click.pass_obj
 def demo(chosen: Chosen, once: bool) -> None:
-    """Make an archive if there is none, store a sample study over the network, find it, get it back, verify."""
+    """Create an archive if there is none, store a sample study over the network, find it, retrieve it, verify."""
     from coffer.server.main.demo import run
 
-    chosen.admit(Action.CREATE)  # it may make an archive
+    chosen.admit(Action.CREATE)  # it may create an archive
     run(chosen.admit(Action.SERVE).config, once=once)

@@ -41,13 +41,13 @@ Examples:
 
 \b
 An attribute is a DICOM keyword (PatientID) or a tag (0010,0020). Values match as in C-FIND: * and ? are wildcards,
-20240101- is a range of dates or times, A\\B is either of two UIDs. Below the study level the UIDs of the levels
-above are needed. Matching ignores upper and lower case in names."""
+20240101- is a range of dates or times, A\\B is either of two UIDs. Below the study level, the UIDs of the levels
+above are required. Matching of names ignores case."""
 )
 @click.argument("query", metavar="[ATTRIBUTE=VALUE]...", nargs=-1)
 @click.option(
     "--level", type=click.Choice(list(_LEVELS), case_sensitive=False), default="study", show_default=True,
-    help="What a row is.",
+    help="What each row describes.",
 )  # fmt: skip
 @click.option("--return", "returned", multiple=True, metavar="ATTRIBUTE", help="Column to show; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many rows.")
@@ -57,9 +57,9 @@ above are needed. Matching ignores upper and lower case in names."""
 def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str, ...], limit: int | None) -> None:
     """Find patients, studies, series or instances by their attributes."""
     name = _LEVELS[level.lower()]
-    asked = dict(_condition(one) for one in query)
+    conditions = dict(_condition(one) for one in query)
     columns = [_tag(one) for one in returned or _COLUMNS[name]]
-    keys: dict[int, Values] = {_QUERY_RETRIEVE_LEVEL: (name,), **dict.fromkeys(columns, ()), **asked}
+    keys: dict[int, Values] = {_QUERY_RETRIEVE_LEVEL: (name,), **dict.fromkeys(columns, ()), **conditions}
     admitted = chosen.existing(Action.FIND)
     with admitted.open_reading() as archive:
         from coffer.server.services.find import Finder
@@ -69,7 +69,7 @@ def find(chosen: Chosen, query: tuple[str, ...], level: str, returned: tuple[str
         if limit is not None:
             rows = (row for row, _ in zip(rows, range(limit), strict=False))
         if chosen.json:
-            shown = [*columns, *(t for t in asked if t not in columns)]
+            shown = [*columns, *(t for t in conditions if t not in columns)]
             output.json_array({_keyword(tag): _as_json(tag, row.get(tag, ())) for tag in shown} for row in rows)
         else:
             output.table(
@@ -95,8 +95,12 @@ def _tag(name: str) -> int:
     tag = tag_for_keyword(name.strip())
     if tag is None:
         close = difflib.get_close_matches(name, keyword_dict, 1, 0.6)
-        hint = f"did you mean {close[0]}?" if close else "use a keyword of PS3.6, as PatientID, or a tag, as 0010,0020"
-        raise InputError(f"{name} is no DICOM attribute", hint=hint)
+        hint = (
+            f"did you mean {close[0]}?"
+            if close
+            else "use a PS3.6 keyword such as PatientID, or a tag such as 0010,0020"
+        )
+        raise InputError(f"{name} is not a DICOM attribute", hint=hint)
     return int(tag)
 
 
@@ -107,7 +111,7 @@ def _keyword(tag: int) -> str:
 
 
 def _as_json(tag: int, values: Values) -> Any:
-    """Text for an attribute that has one value by PS3.6, else a list; sequences as lists of items."""
+    """Text for an attribute that has one value in PS3.6, otherwise a list; sequences are lists of items."""
     from pydicom.datadict import dictionary_VM, dictionary_VR
 
     try:

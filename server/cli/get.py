@@ -29,19 +29,22 @@ Examples:
   coffer get --instance 1.2.840.99999.1.2.3 --version 1 --out ./out
 
 \b
-Files are named STUDY/SERIES/INSTANCE.dcm after their UIDs, with --version INSTANCE.version-1.dcm. A UID that is more
-than digits and dots stands as study-, series- or instance- and a hash. A file that exists is left as it is: where it
-has the same data set the object counts as there, else it is written as INSTANCE.other-2.dcm. The data set in each is,
-bit for bit, the one that was received; of several versions of an instance it is the one that is served, or the one
-that --version names (`coffer versions` lists them; where several studies or series have the UID, say --study or
---series too). The files are readable: they leave the protection of the archive."""
+Files are named STUDY/SERIES/INSTANCE.dcm after their UIDs, with --version INSTANCE.version-1.dcm. A UID with other
+characters than digits and dots is replaced by study-, series- or instance- and a hash. An existing file is never
+changed: if it has the same data set, the object counts as existing, otherwise it is written as INSTANCE.other-2.dcm.
+The data set in each file is, bit for bit, the one that was received. Of several versions of an instance, the served
+one is written, or the one given by --version (`coffer versions` lists them; if several studies or series have the UID,
+give --study or --series too). The files are not encrypted: the archive no longer protects them."""
 )
 @click.option("--study", "studies", multiple=True, metavar="UID", help="Study Instance UID; may be repeated.")
 @click.option("--series", multiple=True, metavar="UID", help="Series Instance UID; may be repeated.")
 @click.option("--instance", "instances", multiple=True, metavar="UID", help="SOP Instance UID; may be repeated.")
 @click.option("--version", "number", type=click.IntRange(1), help="With one --instance: which of its versions.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder to write to, default here."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Folder to write to.  [default: the current one]",
 )
 @archive_options()
 @json_option
@@ -84,7 +87,7 @@ def get(  # noqa: PLR0917  one parameter for each option
 def _write(
     found: Sequence[StoredInstance], out: Path, number: int | None, *, as_json: bool
 ) -> tuple[list[Written], list[tuple[str, CofferError]]]:
-    """Write every object; one that cannot be written does not keep the others from it."""
+    """Write every object; one that cannot be written does not stop the others."""
     from coffer.server.services.exporting import Exporter
 
     exporter = Exporter(out)
@@ -115,6 +118,6 @@ def _report(files: list[Written], failed: list[tuple[str, CofferError]], out: Pa
             }
         )
         return
-    output.say(f"{len(written)} written to {out}, {existed} were there, {len(failed)} failed")
+    output.say(f"{len(written)} written to {out}, {existed} existed already, {len(failed)} failed")
     for uid, cause in failed:
         output.say(f"    {output.plain(uid)}: {output.plain(str(cause))}")

@@ -1,4 +1,4 @@
-"""`coffer index`: make the index again from the log."""
+"""`coffer index`: rebuild the index from the log."""
 
 import time
 
@@ -12,7 +12,7 @@ from coffer.server.cli.options import Chosen, archive_options, json_option
 
 @click.group()
 def index() -> None:
-    """Look after the index, which can always be made again from the log."""
+    """Maintain the index, which can always be rebuilt from the log."""
 
 
 @index.command(
@@ -21,14 +21,14 @@ Examples:
   coffer index rebuild
 
 \b
-Needs the key file, and that no server is running. What lies there is removed unread, damaged or not. Nothing is lost
-when it is interrupted: start it again. Exit code 3 when objects could not be read; a server tries them again."""
+Needs the key file; stop the server first. The old index is removed unread, damaged or not. Nothing is lost if it is
+interrupted: run it again. Exit code 3 if objects could not be read; a server tries them again."""
 )
 @archive_options()
 @json_option
 @click.pass_obj
 def rebuild(chosen: Chosen) -> None:
-    """Throw the index away and make it again from every record of the log."""
+    """Delete the index and rebuild it from every record of the log."""
     started = time.monotonic()
     admitted = chosen.existing(Action.REINDEX)
     with output.progress("indexing", hidden=chosen.json) as bar, admitted.open_for_rebuild() as archive:
@@ -36,12 +36,12 @@ def rebuild(chosen: Chosen) -> None:
         stats = archive.stats()
     seconds = time.monotonic() - started
     if chosen.json:
-        told = {"studies": stats.studies, "objects": stats.objects, "skipped": stats.skipped}
-        output.as_json({**told, "seconds": round(seconds, 3)})
+        counts = {"studies": stats.studies, "objects": stats.objects, "skipped": stats.skipped}
+        output.as_json({**counts, "seconds": round(seconds, 3)})
     else:
-        output.say(f"{stats.objects} objects of {stats.studies} studies are indexed again ({seconds:.1f} s)")
+        output.say(f"{stats.objects} objects in {stats.studies} studies indexed ({seconds:.1f} s)")
     if stats.skipped:
         raise IntegrityError(
             f"{stats.skipped} objects could not be read or opened and are not in the index",
-            hint="coffer verify --level decrypt names them; once repaired, or once their key is back, they are found",
+            hint="coffer verify --level decrypt names them; they are indexed once repaired or once their key is back",
         )

@@ -1,4 +1,4 @@
-"""`coffer init`: make an archive and its key file, and say what the key file means."""
+"""`coffer init`: create an archive and its key file, and say why the key file matters."""
 
 import click
 
@@ -18,7 +18,7 @@ Examples:
 @json_option
 @click.pass_obj
 def init(chosen: Chosen) -> None:
-    """Make an empty archive and its first key. Never touches an archive that is there already."""
+    """Create an empty archive and its first key. Never touches an existing archive."""
     config = chosen.admit(Action.CREATE).config
     from coffer.server.engine.create import create_archive
     from coffer.server.engine.providers import told
@@ -34,12 +34,12 @@ def init(chosen: Chosen) -> None:
     output.say(f"archive made   {config.archive}")
     if in_file:
         output.say(f"key file {'used' if had_key else 'made'}  {config.keys.key_file}")
-        advice = "Copy the key file to a safe place that is not on this machine, now."
+        advice = "Copy the key file now to a safe place that is not on this machine."
     else:
         output.say(f"key kept by    {told(config.keys)}")
-        advice = "Make sure that its backup works, or split the key: coffer keys split --help. Now."
+        advice = "Make sure now that its backup works, or split the key: coffer keys split --help."
     output.say()
     output.say(advice)
-    output.say("Whoever loses it loses every object of the archive, and nobody can bring them back.")
+    output.say("If you lose it, you lose every object in the archive, and nobody can recover them.")
     output.say()
     output.say("Next: coffer serve")

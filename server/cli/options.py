@@ -1,6 +1,6 @@
-"""Options every command has: which archive, which config file, text or JSON; and the archive they lead to.
+"""The options of every command (which archive, which config file, text or JSON) and the archive they lead to.
 
-Rule: an option given after the command goes before the one given ahead of it, and both before the environment.
+Rule: an option after the command's name overrides one before it, and both override the environment.
 """
 
 from __future__ import annotations
@@ -35,42 +35,44 @@ class Chosen:
     archive: Path | None = None
     config: Path | None = None
     json: bool = False
-    told: bool = False
+    has_warned: bool = False
 
     def locations(self) -> tuple[Path | None, Path | None]:
-        """The config file, if there is one, and the archive folder, if the config file is not to name it.
+        """The config file, if there is one, and the archive folder, unless the config file is to name it.
 
-        Says, on standard error, which file was passed over because it lies in an archive folder.
+        Warns once on standard error about files that are ignored because they are in an archive folder.
         """
         found = find_config(self.config, self.archive)
-        for path in () if self.told else found.ignored:
-            output.warn(f"{path.absolute()} is not read: it lies in an archive folder", remedy_for(path.absolute()))
-        self.told = True
+        for path in () if self.has_warned else found.ignored:
+            output.warn(f"{path.absolute()} is not read: it is in an archive folder", remedy_for(path.absolute()))
+        self.has_warned = True
         return found.path, self.archive or (None if found.path else Path(DEFAULT_ARCHIVE))
 
     def admit(self, action: Action, officer: str | None = None) -> Admitted:
-        """The configuration, for whoever runs this, by the name of `officer`, where it lets them do `action`.
+        """The configuration, if it permits `action` to the account that runs the command, acting as `officer`.
 
         Raises ConfigError naming every problem in the file, InputError for an unusable name, AccessDeniedError.
         """
         return admit(load_config(*self.locations()), action, officer)
 
     def existing(self, action: Action, officer: str | None = None) -> Admitted:
-        """As `admit`, for an archive that is there. Raises as that, and ConfigError if there is none."""
+        """As `admit`, for an archive that exists. Raises the same errors, and ConfigError if there is none."""
         admitted = self.admit(action, officer)
         archive = admitted.config.archive
         if not os.path.lexists(archive / "archive.json"):
             raise ConfigError(
                 f"there is no archive in {archive}",
-                hint="make one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE",
+                hint="create one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE",
             )
         return admitted
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An archive's configuration, and who may do with it what they asked for. A command gets at neither archive nor
-    configuration by another way."""
+    """An archive's configuration, and the principal to whom the command's action is permitted.
+
+    A command reaches archive and configuration in no other way.
+    """
 
     config: Config
     principal: Principal
@@ -78,8 +80,8 @@ class Admitted:
     def open_reading(self, *, may_lag: bool = False) -> ReadableArchive:
         """The archive, open to read.
 
-        Raises as `server.engine.opening.open_reading`, and UnavailableError where the index is so far behind the log
-        that answers would lack what is stored, unless it `may_lag`.
+        Raises the same errors as `server.engine.opening.open_reading`, and UnavailableError if the index is so far
+        behind the log that results would be incomplete, unless it `may_lag`.
         """
         from coffer.server.engine.opening import open_reading
 
@@ -89,7 +91,7 @@ class Admitted:
         return archive
 
     def open_for_keys(self, *, may_lag: bool = False) -> KeyAdminArchive:
-        """The archive, open to change its keys, also beside the process that writes. Raises as `open_reading`."""
+        """The archive, open to change its keys, also beside a running writer. Raises as `open_reading`."""
         from coffer.server.engine.archive import WritableArchive
         from coffer.server.engine.opening import open_for_keys
 
@@ -99,7 +101,7 @@ class Admitted:
         return archive
 
     def open_writer(self) -> WritableArchive:
-        """The archive, open as its one writer. Raises as `server.engine.opening.open_writer`."""
+        """The archive, open as its one writer. Raises the same errors as `server.engine.opening.open_writer`."""
         from coffer.server.engine.opening import open_writer
 
         return open_writer(self.config)
@@ -112,19 +114,19 @@ class Admitted:
 
 
 def admit(config: Config, action: Action, officer: str | None = None) -> Admitted:
-    """As `Chosen.admit`, for a configuration that is at hand."""
+    """As `Chosen.admit`, for a configuration that is already loaded."""
     from coffer.server.access.decision import policy_of
     from coffer.server.access.principal import Principal
     from coffer.server.observe import logs
 
-    logs.configure(config.log, level="error")  # the command itself reports; the log is the server's
+    logs.configure(config.log, level="error")  # the command reports by itself; the log is for the server
     principal = Principal.here(officer, config.dimse.ae_title)
     policy_of(config).require(principal, action)
     return Admitted(config, principal)
 
 
 def require_level(archive: ReadableArchive) -> None:
-    """Close the archive and raise UnavailableError where its index lacks what is stored; tell of what is skipped."""
+    """Close the archive and raise UnavailableError if its index is incomplete; print a note about skipped objects."""
     if archive.shortfall is not None:
         archive.close()
         raise archive.shortfall
@@ -136,24 +138,24 @@ def require_level(archive: ReadableArchive) -> None:
 
 
 def officer_option(function: F) -> F:
-    """Add --officer: the person's name that is kept with the deed."""
-    return click.option("--officer", metavar="NAME", help="Who does it.  [default: the account]")(function)
+    """Add --officer: the person's name that is recorded with the action."""
+    return click.option("--officer", metavar="NAME", help="Who does this.  [default: the account]")(function)
 
 
-def confirm(question: str, *, yes: bool, told: Sequence[str] = ()) -> None:
-    """Ask before what cannot be undone, on standard error, after the lines of `told`. Without a terminal and without
+def confirm(question: str, *, yes: bool, lines: Sequence[str] = ()) -> None:
+    """Print `lines` and ask for confirmation of an irreversible act, on standard error. Without a terminal and without
     --yes: wrong usage, exit code 2."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("This cannot be undone: say --yes where nobody can be asked.")
-    for line in told:
+        raise click.UsageError("This cannot be undone: give --yes, because there is no terminal to confirm it on.")
+    for line in lines:
         click.echo(line, err=True)
     click.confirm(question, abort=True, err=True)
 
 
 def archive_options(*, environment: bool = False) -> Callable[[F], F]:
-    """Add --archive and --config; with `environment` (on the group only) read from the environment too."""
+    """Add --archive and --config; with `environment` (on the group only) also read from the environment."""
 
     def remember(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
         if value is not None and param.name is not None:
@@ -179,11 +181,11 @@ def archive_options(*, environment: bool = False) -> Callable[[F], F]:
 
 
 def json_option(function: F) -> F:
-    """Add --json: print what the command found as one JSON value."""
+    """Add --json: print the result as one JSON value."""
 
     def remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.ensure_object(Chosen).json |= value
 
-    return click.option("--json", is_flag=True, callback=remember, expose_value=False, help="Print the facts as JSON.")(
+    return click.option("--json", is_flag=True, callback=remember, expose_value=False, help="Print results as JSON.")(
         function
     )

@@ -1,7 +1,7 @@
-"""How commands speak: facts and tables on standard output, progress and errors on standard error.
+"""What commands print: facts and tables on standard output, progress and errors on standard error.
 
-Rule: what comes from a data set is shown with control characters replaced, so that no patient name can drive a
-terminal; bars and colours appear only on a terminal.
+Rule: text from a data set is shown with control characters replaced, so that no patient name can control a terminal;
+bars and colours appear only on a terminal.
 """
 
 import datetime as dt
@@ -38,10 +38,11 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def require_streams() -> None:
-    """Put something in the place of standard streams that were closed by whoever started us (`2>&-`).
+    """Replace the standard streams that the parent process closed (`2>&-`).
 
-    Otherwise the next file that is opened, a segment for example, would be standard error, and what a library says
-    there would be written into it. Standard output fails when it is written to: nobody shall believe it was read.
+    Otherwise the next file that is opened, a segment for example, would become standard error, and a library's messages
+    would be written into it. The replacement of standard output fails when it is written to, so that a command whose
+    output is lost does not succeed.
     """
     for descriptor, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
@@ -58,7 +59,7 @@ def require_streams() -> None:
 
 
 def forget_unwritten() -> None:
-    """Let what standard output does not take go nowhere: Python would try once more at the end, and complain."""
+    """Discard what standard output does not accept: Python would try again at exit, and complain."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -68,12 +69,12 @@ def forget_unwritten() -> None:
 
 
 def plain(text: str) -> str:
-    """`text` without anything a terminal would obey."""
+    """`text` without anything that a terminal would interpret."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def size(count: int) -> str:
-    """A number of bytes for people: `1.5 MiB`."""
+    """A number of bytes for human readers: `1.5 MiB`."""
     value, unit = float(count), 0
     while value >= 1024 and unit < len(_UNITS) - 1:
         value, unit = value / 1024, unit + 1
@@ -86,17 +87,17 @@ def when(ms: int) -> str:
 
 
 def say(text: str = "") -> None:
-    """One line on standard output."""
+    """Print one line on standard output."""
     click.echo(text)
 
 
 def as_json(value: Any) -> None:
-    """`value` on standard output as one line of JSON."""
+    """Print `value` on standard output as one line of JSON."""
     click.echo(msgspec.json.encode(value, enc_hook=str).decode())
 
 
 def json_array(values: Iterable[Any]) -> int:
-    """A JSON array on standard output, a row per line as it comes. Returns the number of rows."""
+    """Print a JSON array on standard output, each row as it arrives, one per line. Returns the number of rows."""
     count = 0
     for value in values:
         click.echo(("[\n" if count == 0 else ",\n") + msgspec.json.encode(value, enc_hook=str).decode(), nl=False)
@@ -106,14 +107,14 @@ def json_array(values: Iterable[Any]) -> int:
 
 
 def facts(pairs: Mapping[str, str]) -> None:
-    """Names and values, aligned."""
+    """Print names and values on standard output, aligned."""
     width = max(map(len, pairs), default=0)
     for name, value in pairs.items():
         click.echo(f"{name:<{width}}  {plain(value)}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
-    """A table on standard output: drawn on a terminal, tab separated into a pipe. Returns the number of rows."""
+    """Print a table on standard output: drawn on a terminal, tab-separated into a pipe. Returns the number of rows."""
     if not sys.stdout.isatty():
         click.echo("\t".join(columns))
         count = 0
@@ -128,30 +129,30 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
     return drawn.row_count
 
 
-def failure(cause: str, way_out: str, exit_code: int, *, as_json: bool) -> None:
-    """An error on standard error: a line with the cause, one with the way out."""
+def failure(cause: str, remedy: str, exit_code: int, *, as_json: bool) -> None:
+    """Print an error on standard error: a line with the cause and a line with the remedy, or both as JSON."""
     if as_json:
-        told = {"error": cause, "way_out": way_out, "exit_code": exit_code}
-        click.echo(msgspec.json.encode(told).decode(), err=True)
+        error = {"error": cause, "remedy": remedy, "exit_code": exit_code}
+        click.echo(msgspec.json.encode(error).decode(), err=True)
         return
     click.echo(f"{click.style('error:', fg='red')} {_lines(cause)}", err=True)
-    if way_out:
-        click.echo(f"{click.style('way out:', fg='yellow')} {_lines(way_out)}", err=True)
+    if remedy:
+        click.echo(f"{click.style('remedy:', fg='yellow')} {_lines(remedy)}", err=True)
 
 
-def warn(cause: str, way_out: str) -> None:
-    """What does not keep a command from its work, on standard error."""
+def warn(cause: str, remedy: str) -> None:
+    """Print a problem that does not stop the command, and its remedy, on standard error."""
     click.echo(f"{click.style('warning:', fg='yellow')} {_lines(cause)}", err=True)
-    click.echo(f"{click.style('way out:', fg='yellow')} {_lines(way_out)}", err=True)
+    click.echo(f"{click.style('remedy:', fg='yellow')} {_lines(remedy)}", err=True)
 
 
-def into(path: Path, data: bytes) -> None:
-    """A result that everybody may read, into a file instead of standard output: it takes the place of what has the
-    name, and goes through no link that somebody put there. Raises InputError."""
+def write_file(path: Path, data: bytes) -> None:
+    """Write a result that everybody may read to a file instead of standard output. It replaces an existing file and
+    follows no symbolic link at `path`. Durable on return. Raises InputError."""
     try:
         durable.replace(path, data, 0o644)
     except UnavailableError as error:
-        raise InputError(str(error), hint="name a folder that exists, and that you may write to") from error
+        raise InputError(str(error), hint="name an existing folder that you may write to") from error
 
 
 def _lines(text: str) -> str:
@@ -160,36 +161,36 @@ def _lines(text: str) -> str:
 
 @dataclass(slots=True)
 class Bar:
-    """A progress bar that may not be there."""
+    """A progress bar, or nothing where none is shown."""
 
     _progress: Progress | None
     _task: TaskID | None
 
     @property
     def is_shown(self) -> bool:
-        """Whether anybody sees it: a total that costs something to know need not be known otherwise."""
+        """Whether it is visible. If it is not, the caller need not compute a total that takes time."""
         return self._progress is not None
 
     def expect(self, more: int) -> None:
-        """Say that so many more are to come."""
+        """Add `more` to the total."""
         if self._progress is not None and self._task is not None:
             total = self._progress.tasks[self._task].total
             self._progress.update(self._task, total=(total or 0) + more)
 
     def advance(self, count: int = 1, total: int | None = None) -> None:
-        """Say that `count` more are done, of `total` where it is known by now."""
+        """Report that `count` more are done, and set the total to `total` if it is known by now."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=count, total=total)
 
     def reach(self, done: int, total: int) -> None:
-        """Say that `done` of `total` are done."""
+        """Report that `done` of `total` are done."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=total)
 
 
 @contextmanager
 def progress(title: str, total: int | None = None, *, hidden: bool = False, in_bytes: bool = False) -> Iterator[Bar]:
-    """A bar on standard error while the block runs, on a terminal only; `in_bytes` shows sizes and the rate."""
+    """A bar on standard error while the block runs, only on a terminal; `in_bytes` shows sizes and the rate."""
     if hidden or not sys.stderr.isatty():
         yield Bar(None, None)
         return

@@ -1,4 +1,4 @@
-"""`coffer put`: import files, folders and what DICOMDIRs name."""
+"""`coffer put`: import files, folders and the files that a DICOMDIR names."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _SHOWN = 20
     epilog="""\b
 Examples:
   coffer put scan.dcm other.dcm
-  coffer put /mnt/old-pacs                 the folder with everything below
+  coffer put /mnt/old-pacs                 the folder and everything below it
   coffer put /media/cdrom/DICOMDIR         the files the DICOMDIR names
   coffer put --json /mnt/old-pacs | jq .failed
 
 \b
-What is no DICOM is skipped and reported. What is stored already is counted as duplicate and costs no space, so an
-interrupted import is simply started again. put is a writer: stop the server first, or send by C-STORE to it.
-Exit code 0 when nothing failed, 12 when objects were refused, 6 when the archive could not store, 5 when there was
-no DICOM at all."""
+Files that are not DICOM are skipped and reported. Objects that are already stored are counted as duplicates and take no
+space, so run an interrupted import again. put is a writer: stop the server first, or send to it by C-STORE.
+Exit code 0 if nothing failed, 12 if objects were refused, 6 if the archive could not store, 5 if there was no DICOM
+at all."""
 )
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Files stored at the same time.")
@@ -43,7 +43,7 @@ no DICOM at all."""
 @json_option
 @click.pass_obj
 def put(chosen: Chosen, paths: tuple[Path, ...], jobs: int) -> None:
-    """Store Part 10 files: single ones, folders with all below, or what a DICOMDIR names."""
+    """Store Part 10 files: single files, whole folders, or what a DICOMDIR names."""
     admitted = chosen.existing(Action.IMPORT)
     with admitted.open_writer() as archive, output.progress("storing", hidden=chosen.json) as bar:
         from coffer.server.services.bundle import WriterServices
@@ -62,10 +62,10 @@ def put(chosen: Chosen, paths: tuple[Path, ...], jobs: int) -> None:
 
 
 def _results(importer: Importer, paths: Sequence[Path], jobs: int, expect: Callable[[int], None]) -> Iterator[Result]:
-    """What became of each file under the paths, then of each that a DICOMDIR among `paths` themselves names.
+    """The result of each file under the paths, then of each file named by a DICOMDIR that is itself in `paths`.
 
-    `expect` is told how many results follow a DICOMDIR, less the one that was expected in its place.
-    A DICOMDIR that is met inside a folder names nothing that the walk does not find by itself.
+    `expect` is passed the number of results that follow a DICOMDIR, minus the one expected for the DICOMDIR itself.
+    A DICOMDIR inside a folder names nothing that the walk does not find by itself.
     """
     from coffer.server.services.importing import Outcome, Result
     from coffer.server.services.media import find_files, read_media_directory
@@ -89,7 +89,7 @@ def _results(importer: Importer, paths: Sequence[Path], jobs: int, expect: Calla
 
 
 def _stored(importer: Importer, files: Iterable[Found], jobs: int) -> Iterator[Result]:
-    """Store some files at a time, so that they share the waits for the disk; the results come in the files' order."""
+    """Store several files at a time, so that they share the waits for the disk; results keep the files' order."""
     from coffer.server.services.importing import Outcome, Result
 
     waiting: deque[Future[Result]] = deque()
@@ -107,7 +107,7 @@ def _stored(importer: Importer, files: Iterable[Found], jobs: int) -> Iterator[R
 
 @dataclass(slots=True)
 class _Tally:
-    """Counts and reasons of one import."""
+    """The counts of one import, and the reasons for what was not stored."""
 
     counts: Counter[str] = field(default_factory=Counter)
     size: int = 0
@@ -122,7 +122,7 @@ class _Tally:
             self.size += result.size
 
     def report(self, *, as_json: bool) -> None:
-        """Print what was done."""
+        """Print the counts and the files that were not stored."""
         names = ("stored", "duplicate", "skipped", "failed")
         if as_json:
             files = [{"path": str(p.path), "outcome": p.outcome.value, "reason": p.reason} for p in self.problems]
@@ -142,13 +142,15 @@ class _Tally:
                 output.say(f"    and {len(paths) - _SHOWN} more; --json lists all")
 
     def raise_failure(self) -> None:
-        """Raise the error that the exit code comes from, if anything failed or nothing was DICOM."""
+        """Raise the error that determines the exit code, if anything failed or nothing was DICOM."""
         failed = self.counts["failed"]
         if any(p.is_shortage for p in self.problems):
             raise UnavailableError(
-                f"the archive could not store {failed} files", hint="see `coffer status`; start again"
+                f"the archive could not store {failed} files", hint="see `coffer status`, then run the command again"
             )
         if failed:
-            raise InputError(f"{failed} files were not stored", hint="the reasons stand above; all others are stored")
+            raise InputError(
+                f"{failed} files were not stored", hint="the reasons are listed above; the others are stored"
+            )
         if not self.counts["stored"] + self.counts["duplicate"]:
-            raise NotFoundError("no DICOM was found", hint="name the folder or the DICOMDIR that holds the files")
+            raise NotFoundError("no DICOM was found", hint="name the folder or the DICOMDIR of the files")

@@ -1,6 +1,6 @@
 """Render docs/cli.md from the commands and the error tree; `python -m coffer.server.cli.reference docs` writes it.
 
-Rule: the page holds nothing that is not in the code, so it cannot be wrong; a test compares the two.
+Rule: the page contains nothing that is not in the code; a test compares the two.
 """
 
 import sys
@@ -15,8 +15,8 @@ from coffer.server.config.reference import configuration_page
 
 _INTRODUCTION = """# Command line
 
-`coffer --help` and `coffer COMMAND --help` print what stands here. Facts go to standard output, progress and errors to
-standard error: an error is a line with the cause and a line with the way out. With `--json` both are JSON.
+`coffer --help` and `coffer COMMAND --help` print the same text. Results go to standard output, progress and errors to
+standard error: an error is a line with the cause and a line with the remedy. With `--json` both are JSON.
 """
 
 
@@ -24,14 +24,14 @@ def exit_codes() -> list[tuple[int, str, str]]:
     """Every exit code: number, name, meaning."""
     rows = [
         (0, "done", "Everything was done."),
-        (1, "findings", "`coffer verify` found something that is not as it was written."),
+        (1, "findings", "A check found problems, or the erasure is not effective yet."),
     ]
     rows.append((2, "usage", "The command line is wrong; nothing was done."))
     for name in errors.__all__:
         kind = getattr(errors, name)
         if kind is not errors.CofferError:
             rows.append((kind.exit_code, name, (kind.__doc__ or "").strip().split("\n")[0]))
-    rows.append((INTERNAL_ERROR, "internal error", "A defect of Coffer: please report it."))
+    rows.append((INTERNAL_ERROR, "internal error", "A bug in Coffer: please report it."))
     rows.append((INTERRUPTED, "interrupted", "Ctrl-C."))
     return sorted(rows)
 
@@ -47,7 +47,7 @@ def command_line_page() -> str:
 
 
 def _contexts(command: click.Command, parent: click.Context | None, name: str) -> Iterator[click.Context]:
-    """The command and all below it, as they are when they are called, in a terminal of 100 columns."""
+    """The command and all its subcommands, as called in a terminal of 100 columns."""
     context = click.Context(command, parent, info_name=name, terminal_width=100, **command.context_settings)
     yield context
     if isinstance(command, click.Group):

@@ -1,7 +1,7 @@
-"""The `coffer` group: which commands there are, and how every failure becomes one cause, one way out, one exit code.
+"""The `coffer` group: which commands there are, and how every failure becomes one cause, one remedy and one exit code.
 
-Rule: no traceback reaches the user; `COFFER_DEBUG=1` asks for it. Commands import their heavy halves when they run, so
-that `--help` and completion answer at once.
+Rule: no traceback reaches the user unless `COFFER_DEBUG=1` asks for it. Commands import heavy modules only when they
+run, so that `--help` and completion answer at once.
 """
 
 import os
@@ -39,7 +39,7 @@ INTERNAL_ERROR, INTERRUPTED = 70, 130
 
 
 class _Reporting(click.Group):
-    """A group whose commands may raise: what they raise is printed and becomes the exit code."""
+    """A group that prints what its commands raise, and turns it into the exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -48,7 +48,7 @@ class _Reporting(click.Group):
             code = error.exit_code
             output.failure(str(error), error.hint(), code, as_json=_wants_json(ctx))
         except BrokenPipeError:
-            # Who reads our output had enough (`| head`); Python would complain once more when it flushes at exit.
+            # The reader of the output closed the pipe (`| head`); Python would complain again when it flushes at exit.
             output.forget_unwritten()
             code = 0
         except KeyboardInterrupt:
@@ -65,7 +65,7 @@ class _Reporting(click.Group):
             )
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as error:  # noqa: BLE001  the last place where it can be told in a way a user can act on
+        except Exception as error:  # noqa: BLE001  the last place where it can be reported in a form that a user can act on
             code = INTERNAL_ERROR
             _report_bug(error, as_json=_wants_json(ctx))
         return ctx.exit(code)
@@ -76,14 +76,14 @@ def _wants_json(ctx: click.Context) -> bool:
 
 
 def _report_bug(error: Exception, *, as_json: bool) -> None:
-    """Name the place, not the message, which may quote a patient's data."""
+    """Report where it happened, not the message, which may quote patient data."""
     if os.environ.get("COFFER_DEBUG"):
         traceback.print_exception(error)
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
     output.failure(
         f"internal error: {type(error).__name__} in {place}",
-        "this is a defect of Coffer: report it with this line; COFFER_DEBUG=1 prints more",
+        "this is a bug in Coffer: report it with this line; COFFER_DEBUG=1 prints the traceback",
         INTERNAL_ERROR,
         as_json=as_json,
     )
@@ -100,9 +100,9 @@ def _report_bug(error: Exception, *, as_json: bool) -> None:
 def main(ctx: click.Context) -> None:
     """Coffer, an encrypted DICOM archive: nothing readable on disk, nothing changed, everything provable.
 
-    The archive is the one that --archive or COFFER_ARCHIVE names, else the one that the config file names, else
-    archive-data beside that file. The config file is the one that --config or COFFER_CONFIG names, else ./coffer.toml,
-    ~/.config/coffer/coffer.toml or /etc/coffer/coffer.toml; none is taken from an archive folder.
+    The archive is the one given by --archive or COFFER_ARCHIVE, else the one named in the config file, else
+    archive-data beside that file. The config file is the one given by --config or COFFER_CONFIG, else ./coffer.toml,
+    ~/.config/coffer/coffer.toml or /etc/coffer/coffer.toml; none is read from an archive folder.
     """
     output.require_streams()
     hardening.forbid_dumps()

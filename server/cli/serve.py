@@ -1,4 +1,4 @@
-"""`coffer serve`: the DICOM service and the health and metrics pages, until a signal ends them."""
+"""`coffer serve`: the DICOM service and the health and metrics pages, until a signal stops them."""
 
 import click
 
@@ -13,11 +13,11 @@ Examples:
   coffer --config /etc/coffer.toml serve
 
 \b
-It logs to standard error, ends on SIGTERM or Ctrl-C after the requests that are under way (exit code 0, also
-while it is still opening the archive; a second signal changes nothing), and holds the archive's one writer's
-lock. SIGHUP ends it the same way where it was started from a terminal, and is ignored elsewhere; a changed
-coffer.toml needs a restart. Exit code 15: a part of it died and did not come back, start it again. find, get,
-verify and status work beside it; put and index rebuild do not."""
+It logs to standard error and holds the archive's writer lock. SIGTERM or Ctrl-C stops it after the requests under
+way (exit code 0, also while it is still opening the archive; a second signal changes nothing). SIGHUP stops it the
+same way if it was started from a terminal, and is ignored otherwise; a changed coffer.toml needs a restart. Exit code
+15: a part of it died and could not be restarted; start it again. find, get, verify and status work beside it; put and
+index rebuild do not."""
 )
 @archive_options()
 @click.pass_obj

@@ -1,4 +1,4 @@
-"""`coffer status`: what the archive holds and how it is."""
+"""`coffer status`: what the archive contains and its condition."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coffer.server.cli.options import Chosen, archive_options, json_option
 if TYPE_CHECKING:
     from coffer.server.engine.archive import ReadableArchive
 
-_MOST_NAMED: Final = 1000  # the list is for people
+_MOST_NAMED: Final = 1000  # the list is for human readers
 
 
 @click.command(
@@ -23,13 +23,13 @@ _MOST_NAMED: Final = 1000  # the list is for people
 Examples:
   coffer status
   coffer status --json | jq .ratio
-  coffer status --list                   names what needs a look; reads the whole log
+  coffer status --list                   names what needs attention; reads the whole log
 
 \b
-Works beside a running server. "index lag" counts records that the index on disk does not hold yet: a running
-server has them in memory. "conflicts" are versions of instances that are not served, because another one is; every
+Works beside a running server. "index lag" counts records that the index on disk does not contain yet: a running
+server has them in memory. "conflicts" are versions of instances that are not served because another version is; every
 version is kept. "in no study" are objects without a Study Instance UID, which coffer find does not show; --list names
-the first 1,000. "contradictions" are studies and series whose objects say different things about them."""
+the first 1,000. "contradictions" are studies and series whose objects disagree about their attributes."""
 )
 @click.option(
     "--list", "listed", is_flag=True, help="Name the conflicts and the objects that are in no study or not indexed."
@@ -38,7 +38,7 @@ the first 1,000. "contradictions" are studies and series whose objects say diffe
 @json_option
 @click.pass_obj
 def status(chosen: Chosen, listed: bool) -> None:
-    """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs a look."""
+    """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs attention."""
     from coffer.archive.repair.planted import planted
     from coffer.archive.verify.findings import FindingStore
     from coffer.server.engine.archive import SKIPPED
@@ -69,7 +69,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "stored": f"{output.size(stats.bytes_stored)} ({stats.ratio:.3f} of what was received)",
             "segments": f"{stats.segments}, {output.size(stats.segment_bytes)}",
             "index lag": f"{stats.index_lag} records",
-            **({"incomplete": f"the figures lack what is stored: {short}"} if short else {}),
+            **({"incomplete": f"the figures do not cover everything stored: {short}"} if short else {}),
             "key epoch": str(stats.key_epoch),
             "key memory": memory,
             "shreds": f"{sum(shreds)} effective, {len(shreds) - sum(shreds)} scheduled" if shreds else "none",
@@ -77,7 +77,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "shared studies": f"{stats.shared_studies:,} Study Instance UIDs of several patients",
             "in no study": f"{stats.without_study:,} objects{': coffer status --list' if stats.without_study else ''}",
             "contradictions": f"{stats.differing_studies:,} studies, {stats.differing_series:,} series",
-            "findings": f"{waiting} of the scrub wait for an answer: coffer scrub show" if waiting else "none",
+            "findings": f"{waiting} of the scrub are not acknowledged: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
             **({"not readable": f"{stats.skipped:,} {SKIPPED}"} if stats.skipped else {}),
             **({"not Coffer's": f"{foreign[0]}{' and more' if foreign[1:] else ''}: coffer verify"} if foreign else {}),

@@ -22,16 +22,16 @@ Examples:
   coffer get --instance 1.2.840.99999.1.2.3 --version 1
 
 \b
-An object that is sent again with other content is kept beside the first one. The served version is the one that
-queries describe and retrievals send; [versions] in coffer.toml says which that is. Where the UID stands in several
-studies or series, each of them counts its versions from 1."""
+An object that is sent again with different content is kept beside the first one. The served version is the one that
+queries describe and retrievals send; [versions] in coffer.toml selects it. If the UID occurs in several studies or
+series, versions are counted from 1 in each."""
 )
 @click.argument("instance", metavar="SOP_INSTANCE_UID")
 @archive_options()
 @json_option
 @click.pass_obj
 def versions(chosen: Chosen, instance: str) -> None:
-    """List every version of an object: when and from whom it came, and which one is served."""
+    """List every version of an object: when it arrived, from whom, and which one is served."""
     admitted = chosen.existing(Action.RETRIEVE)
     with admitted.open_reading() as archive:
         from coffer.server.services.versions import versions_of

@@ -1,7 +1,7 @@
 """The demonstration behind `make run`: an archive, a server, and a modality that stores, finds and retrieves a study.
 
-Rule: the modality speaks DICOM over the socket and uses nothing of the server's inside, so that what is shown is what a
-PACS sees. The sample is synthetic and its UIDs are fixed: a second run stores nothing twice.
+Rule: the modality speaks DICOM over the socket and uses no internals of the server, so that it shows what a PACS
+sees. The sample is synthetic and its UIDs are fixed: a second run stores nothing twice.
 """
 
 import os
@@ -38,9 +38,9 @@ _MODALITY = "MODALITY"
 
 
 def run(config: Config, *, once: bool = False) -> None:
-    """Show the whole way on the archive of `config`, which is made if there is none; then serve, unless `once`.
+    """Run the demonstration on the archive of `config`, created if there is none; then serve, unless `once`.
 
-    Raises UnavailableError where the server does not answer as it should, IntegrityError if anything differs.
+    Raises UnavailableError if the server does not respond as it should, IntegrityError if any data set differs.
     """
     console = Console(highlight=False, soft_wrap=True, markup=False)
     logs.configure(config.log, level="warning")
@@ -49,11 +49,11 @@ def run(config: Config, *, once: bool = False) -> None:
         create_archive(config)
 
     def shown(server: Server) -> None:
-        _tell_where(console, config, fresh=fresh)
+        _print_paths(console, config, fresh=fresh)
         _show(console, config, server.services.archive)
         if not once:
             http = f", http://{config.http.host}:{config.http.port}/metrics" if config.http.enabled else ""
-            console.print(f"\nServing DICOM on {config.dimse.host}:{config.dimse.port}{http}. Ctrl-C ends it.")
+            console.print(f"\nServing DICOM on {config.dimse.host}:{config.dimse.port}{http}. Press Ctrl-C to stop.")
             logs.configure(config.log)
             logs.run_in_background()
             server.wait()
@@ -63,25 +63,25 @@ def run(config: Config, *, once: bool = False) -> None:
         service.run(Server(config), shown, signals)
 
 
-def _tell_where(console: Console, config: Config, *, fresh: bool) -> None:
-    console.print(f"Archive   {config.archive} ({'new' if fresh else 'found as it was left'})")
+def _print_paths(console: Console, config: Config, *, fresh: bool) -> None:
+    console.print(f"Archive   {config.archive} ({'new' if fresh else 'existing'})")
     console.print(f"Key file  {config.keys.key_file}")
     if fresh:
         console.print(
             "          It opens everything in this archive: copy it now to a safe place that is not on this machine."
         )
-        console.print("          Who loses it loses every stored object.", style="yellow")
+        console.print("          If you lose it, you lose every stored object.", style="yellow")
 
 
 def _show(console: Console, config: Config, archive: ReadableArchive) -> None:
-    """Store, find, retrieve, compare, verify; a line for each."""
+    """Store, find, retrieve, compare and verify, with a line for each step."""
     study = sample_study()
     address = f"{config.dimse.ae_title} at {config.dimse.host}:{config.dimse.port}"
     modality = Modality(config)
     before = archive.stats().objects
     modality.store(study)
     new = archive.stats().objects - before
-    known = "" if new else ", which the archive has already: stored once"
+    known = "" if new else ", which the archive had already: stored once"
     console.print(f"C-STORE   sent {len(study)} CT slices to {address}{known}")
     found = modality.find(study[0].StudyInstanceUID)
     console.print(
@@ -90,9 +90,11 @@ def _show(console: Console, config: Config, archive: ReadableArchive) -> None:
     back = modality.get(study[0].StudyInstanceUID)
     sent = {str(ds.SOPInstanceUID): encoded(ds) for ds in study}
     if back != sent:
-        raise IntegrityError("what came back is not what was sent", hint="run `coffer verify`, and report this")
+        raise IntegrityError(
+            "what was retrieved is not what was sent", hint="run `coffer verify`, and report this as a bug"
+        )
     size = sum(map(len, back.values()))
-    console.print(f"C-GET     {len(back)} images came back, {size:,} bytes, each equal to what was sent")
+    console.print(f"C-GET     {len(back)} images retrieved, {size:,} bytes, each identical to what was sent")
     findings = list(Verifier(ArchiveFolder.open(config.archive)).findings())
     if findings:
         raise IntegrityError(f"verify has {len(findings)} findings", hint="run `coffer verify` to see them")
@@ -138,7 +140,7 @@ def _uid(name: str) -> str:
 
 
 def encoded(ds: Dataset) -> bytes:
-    """The data set as it goes over the wire, Explicit VR Little Endian."""
+    """The data set as sent over the wire, Explicit VR Little Endian."""
     raw = encode(ds, is_implicit_vr=False, is_little_endian=True)
     assert raw is not None
     return bytes(raw)
@@ -183,11 +185,11 @@ class Modality:
         return rows[0]
 
     def get(self, study_uid: str) -> dict[str, bytes]:
-        """C-GET one study; the data sets as they came over the wire, by SOP Instance UID."""
-        came: dict[str, bytes] = {}
+        """C-GET one study; the data sets as received over the wire, by SOP Instance UID."""
+        received: dict[str, bytes] = {}
 
         def keep(event: evt.Event) -> int:
-            came[str(event.request.AffectedSOPInstanceUID)] = event.request.DataSet.getvalue()
+            received[str(event.request.AffectedSOPInstanceUID)] = event.request.DataSet.getvalue()
             return 0
 
         query = Dataset()
@@ -205,7 +207,7 @@ class Modality:
             association.release()
         if getattr(last, "Status", None) != 0:
             raise _refused("C-GET", last)
-        return came
+        return received
 
     def _associate(self, ae: AE, **more: object) -> Association:
         settings = self.config.dimse
@@ -241,4 +243,4 @@ def _file_meta() -> "Dataset":
 def _refused(service: str, status: Dataset | None) -> UnavailableError:
     code = getattr(status, "Status", None)
     shown = "no answer" if code is None else f"status {code:04X} {getattr(status, 'ErrorComment', '')}".strip()
-    return UnavailableError(f"{service} was not answered with success: {shown}", hint="the log above says why")
+    return UnavailableError(f"{service} did not succeed: {shown}", hint="the log above says why")

@@ -1,7 +1,7 @@
 """The running server, put together and taken apart: the archive opened as its one writer, doors, workers and jobs.
 
 Rule: HTTP answers first and last, so that a probe sees why the server is not ready; requests under way are finished
-before the archive is closed. It interprets no message and works at nothing: the doors and the jobs do.
+before the archive is closed. It interprets no message and does no work of its own: the doors and the jobs do.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ class Server:
         self._workers = Workers(config)
         self._listener = Listener(config, self._workers, self._metrics)
         self._http = HttpServer(config.http, application(self.reasons, self._metrics.render, self.concerns))
-        self._last_first = ExitStack()  # what closes each part, harmless for one that was never started
+        self._last_first = ExitStack()  # closes each part, last first; harmless for one that was never started
 
     @property
     def services(self) -> WriterServices:
@@ -68,7 +68,7 @@ class Server:
         return self._http.address
 
     def open(self) -> None:
-        """Open the archive and listen. Raises as `open_for_service`, and ConfigError for an address that is taken."""
+        """Open the archive and listen. Raises as `open_for_service`, and ConfigError for an address in use."""
         try:
             self._start()
         except BaseException:
@@ -87,7 +87,7 @@ class Server:
 
     def _start(self) -> None:
         config, last_first = self._config, self._last_first
-        # An association takes two in a worker, one here; what they need beside is in the rest.
+        # An association takes two descriptors in a worker and one here; 256 cover everything else.
         headroom.raise_limit(2 * config.dimse.max_associations + 256)
         self._metrics.attach_vitals(self._vitals)
         last_first.callback(self._http.stop)
@@ -98,13 +98,15 @@ class Server:
         if config.http.enabled:
             self._http.start()
             self._jobs.need(self._http.watched)
-        _log.info("opening", archive=str(config.archive))
+        _log.info("the archive is being opened", name="server.opening", archive=str(config.archive))
         self._workers.launch()
         archive = open_for_service(config, self._metrics, self._wait_for_keys)
         self._services = services = WriterServices.of(archive)
         self._state = "starting"
         for what in planted.concerns(archive.folder):
-            _log.warning("the archive folder holds what is not Coffer's", cause=what)
+            _log.warning(
+                "the archive folder contains something that is not Coffer's", name="archive.foreign_found", cause=what
+            )
         self._jobs.start(ProviderJob(archive.keyring, services.committer, self._metrics, config.keys.check_seconds))
         self._metrics.attach(self._facts)
         self._open_doors(services)
@@ -115,17 +117,23 @@ class Server:
         self._jobs.start(SettlementJob(archive))
         keep_objects()
         self._state = ""
-        _log.info("serving", ae_title=config.dimse.ae_title, host=config.dimse.host, port=config.dimse.port)
+        _log.info(
+            "serving",
+            name="server.serving",
+            ae_title=config.dimse.ae_title,
+            host=config.dimse.host,
+            port=config.dimse.port,
+        )
 
     def _open_doors(self, services: WriterServices) -> None:
         self._jobs.need(self._workers.start(services))
         self._last_first.callback(self._listener.stop)
-        self._last_first.callback(lambda: _log.info("stopping"))
+        self._last_first.callback(lambda: _log.info("stopping", name="server.stopping"))
         self._listener.start()
         self._jobs.need(self._listener.watched)
 
     def _facts(self) -> ArchiveStats:
-        """The archive's gauges. Raises UnavailableError while nobody has counted yet."""
+        """The archive's gauges. Raises UnavailableError until the index is loaded."""
         if not self.services.archive.index.is_loaded:
             raise UnavailableError("the index is being read", hint="wait")
         return self.services.archive.stats()
@@ -133,53 +141,57 @@ class Server:
     def _wait_for_keys(self, error: UnavailableError, seconds: float) -> None:
         self._state = f"waiting for the key provider, {seconds:.0f} s more: {error}"
         _log.warning(
-            "waiting for the key provider", cause=str(error), way_out=error.hint(), gives_up_in_seconds=round(seconds)
+            "waiting for the key provider",
+            name="provider.awaited",
+            cause=str(error),
+            remedy=error.hint(),
+            gives_up_in_seconds=round(seconds),
         )
 
     def reasons(self) -> list[str]:
-        """Why the server cannot do its work now; nothing when it can."""
+        """Why the server cannot do its work now; empty when it can."""
         if self._state or self._services is None:
             return [self._state or "starting"]
-        told = [*self._jobs.reasons(), *self._listener.reasons(), *self._workers.reasons()]
+        reasons = [*self._jobs.reasons(), *self._listener.reasons(), *self._workers.reasons()]
         try:
             self._services.committer.require_accepting()
         except CofferError as error:
-            told.append(str(error))
-        return told
+            reasons.append(str(error))
+        return reasons
 
     def concerns(self) -> list[str]:
-        """What a human should look at although the server does its work."""
-        archive, told = self._services.archive if self._services is not None else None, []
+        """What an operator should look at although the server works."""
+        archive = self._services.archive if self._services is not None else None
+        concerns: list[str] = []
         if archive is not None:
-            told += [*archive.concerns(), *planted.concerns(archive.folder)]
+            concerns += [*archive.concerns(), *planted.concerns(archive.folder)]
             if not archive.index.is_loaded:
-                told.append("the index is being read: objects are stored, queries wait")
+                concerns.append("the index is being read: objects are stored, queries wait")
         if logs.is_losing():
-            told.append(f"the log cannot be written: {logs.lost()} lines are lost")
-        return [*told, *self._workers.concerns(), *self._jobs.concerns()]
+            concerns.append(f"the log cannot be written: {logs.lost()} lines are lost")
+        return [*concerns, *self._workers.concerns(), *self._jobs.concerns()]
 
     def _vitals(self) -> Vitals:
-        """How the process itself is, for the metrics."""
+        """The state of the process itself, for the metrics."""
         restarts = self._jobs.restarts() | {"a receiving process": self._workers.deaths}
         short = self._workers.short_of() | {self._listener.short_of()}
         lost = logs.lost() + self._workers.lost_lines()
         return Vitals(lost, restarts, {kind: kind in short for kind in headroom.KINDS})
 
     def wait(self) -> None:
-        """Block until `stop`. Raises ServiceError where a part of the server that it needs died and does not come
-        back."""
+        """Block until `stop`. Raises ServiceError if a part that the server needs died and cannot be restarted."""
         self._orders.wait_for_end(self._jobs.require_whole)
 
     def stop(self) -> None:
         """Let `wait` return. May be called from a signal handler."""
         self._orders.end()
 
-    def tell_ignored(self, signal: str) -> None:
-        """Let `wait` write that a signal is ignored. May be called from a signal handler."""
+    def report_ignored(self, signal: str) -> None:
+        """Let `wait` log that a signal is ignored. May be called from a signal handler."""
         self._orders.ignore(signal)
 
     def close(self) -> None:
-        """Finish what is under way, then close everything, whatever fails in one part. Harmless when repeated."""
+        """Finish what is under way, then close every part, even if one fails. Harmless when repeated."""
         self._state = "stopping"
         self._last_first.close()
 
@@ -187,13 +199,13 @@ class Server:
         if self._services is not None:
             services, self._services = self._services, None
             services.archive.close()
-            _log.info("stopped")
+            _log.info("stopped", name="server.stopped")
 
 
 def serve(config: Config, signals: Signals) -> None:
     """Serve until SIGTERM or Ctrl-C, which may also come while the archive is opened; it is closed on return.
 
-    Raises what starting raises, and ServiceError.
+    Raises the same errors as `Server.open`, and ServiceError.
     """
     logs.configure(config.log)
     logs.run_in_background()
@@ -201,16 +213,16 @@ def serve(config: Config, signals: Signals) -> None:
 
 
 def run(server: Server, work: Callable[[Server], None], signals: Signals) -> None:
-    """Open a server, do `work` with it and close it, with nothing of that cut short by a signal. Raises as `serve`.
+    """Open a server, do `work` with it and close it; no signal cuts this short. Raises the same errors as `serve`.
 
-    The first order to end that comes while it is opened ends that at once, which is as safe as a power cut.
+    The first signal to end that arrives while it is being opened stops that at once, which is as safe as a power cut.
     """
-    signals.notify(server.stop, server.tell_ignored)
+    signals.notify(server.stop, server.report_ignored)
     try:
         with signals.interrupting():
             server.open()
         work(server)
     except EndOrdered:
-        _log.info("ended while opening, as ordered")
+        _log.info("stopped by a signal while opening", name="server.opening_stopped")
     finally:
         server.close()

@@ -132,7 +132,7 @@ def _quiet(kind: type[structlog.typing.FilteringBoundLogger], sink: LogSink) -> 
 
 
 def _line_of_lost(processors: list[structlog.typing.Processor], count: int) -> str:
-    event: Any = {"event": "log lines were lost", "lines": count, "way_out": "look at what reads or holds the log"}
+    event: Any = {"event": "log lines were lost", "lines": count, "remedy": "check what reads or stores the log"}
     for process in processors:
         event = process(None, "warning", event)
     return str(event)

@@ -97,7 +97,7 @@ def test_nobody_listens(archive_id: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "way_out"),
+    ("code", "kind", "remedy"),
     [
         ("AccessDeniedException", ConfigError, "docs/keys.md"),
         ("ExpiredTokenException", ConfigError, "credentials"),
@@ -110,7 +110,7 @@ def test_nobody_listens(archive_id: bytes) -> None:
     ],
 )
 def test_what_does_not_pass_is_told_at_once(
-    server: KmsServer, archive_id: bytes, code: str, kind: type[CofferError], way_out: str
+    server: KmsServer, archive_id: bytes, code: str, kind: type[CofferError], remedy: str
 ) -> None:
     kms = provider(server, archive_id)
     _, wrapped = kms.create_epoch(1, CONTEXT)
@@ -118,7 +118,7 @@ def test_what_does_not_pass_is_told_at_once(
     server.always = code
     with pytest.raises(kind, match=code) as caught:
         kms.unwrap(wrapped, CONTEXT)
-    assert way_out in caught.value.hint()
+    assert remedy in caught.value.hint()
     assert server.seen == ["Decrypt"]
 
 

@@ -64,5 +64,5 @@ def test_the_error_tree() -> None:
     assert sorted(codes) == list(range(3, 17))
     assert errors.UnreadableError.exit_code == errors.WriterGoneError.exit_code == errors.UnavailableError.exit_code
     assert all(issubclass(cls, CofferError) for cls in classes)
-    error = ConfigError("cause", hint="way out")
-    assert (str(error), error.hint(), UnavailableError("x").hint()) == ("cause", "way out", "")
+    error = ConfigError("cause", hint="remedy")
+    assert (str(error), error.hint(), UnavailableError("x").hint()) == ("cause", "remedy", "")

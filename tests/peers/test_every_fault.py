@@ -99,7 +99,7 @@ class Ward:
         fault = f"{inject} on {path}"
         assert "Traceback" not in done.stderr, f"{fault}: {done.stderr}"
         assert done.returncode in (0, 6), f"{fault}: {done.stdout}{done.stderr}"
-        assert done.returncode == 0 or '"way_out":' in done.stderr, fault
+        assert done.returncode == 0 or '"remedy":' in done.stderr, fault
         return fault, done
 
 

@@ -110,7 +110,7 @@ def test_the_end_may_be_ordered_while_it_opens(new_coffer: Callable[..., CofferP
         process.send_signal(number)
         process.send_signal(number)
         assert ended(coffer) == 0
-    assert "ended while opening, as ordered" in coffer.log.read_text()
+    assert "stopped by a signal while opening" in coffer.log.read_text()
     assert "Traceback" not in coffer.log.read_text()
     coffer.start()
     assert [reply.status for reply in store(coffer.port, [synthetic(1, 1000)])] == [0]

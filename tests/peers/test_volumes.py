@@ -105,7 +105,7 @@ def test_holds_and_shreds_on_a_full_volume_and_a_server_that_starts(small_volume
         hold = coffer.json("hold", "add", "1.2.3.1", "--reason", "r")
         assert isinstance(hold, dict)
         assert hold["recorded"] == (left > 1 << 16)
-        coffer.start(until=lambda: coffer.log.read_text().count("serving") == 2)
+        coffer.start(until=lambda: coffer.log.read_text().count("server.serving") == 2)
         code, why = health(coffer)
         assert (code, "full up to its reserve" in why) == (503, True)
         assert [reply.status for reply in ward.store(objects(3))] == [FULL] * len(objects(3))

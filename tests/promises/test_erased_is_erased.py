@@ -183,7 +183,7 @@ def test_no_step_asks_for_a_copy_of_what_is_about_to_be_destroyed(here: Path) ->
     def obeyed(*args: str) -> None:
         """Run a command, and copy archive and key file where it says so."""
         output = run(*args).output
-        if "copy the keyring" in output or "copy the key file" in output.lower():
+        if "back up the keyring" in output or "copy the key file" in output.lower():
             copies.append((f"copy{len(copies)}", f"copy{len(copies)}.key"))
             shutil.copytree("data", copies[-1][0])
             shutil.copy("data.key", copies[-1][1])

@@ -178,7 +178,7 @@ def test_a_command_asks_before_it_shows_or_changes_anything(
     monkeypatch.chdir(base)
     before, asked = seen(base), deny()
     done = CliRunner().invoke(main, line.split(), env={"COFFER_ARCHIVE": "", "COFFER_CONFIG": ""})
-    assert (done.exit_code, done.stdout, done.stderr) == (10, "", f"error: {CAUSE}\nway out: ask the test\n")
+    assert (done.exit_code, done.stdout, done.stderr) == (10, "", f"error: {CAUSE}\nremedy: ask the test\n")
     assert seen(base) == before
     assert [one.action for one in asked] == [action]
     assert (asked[0].principal.kind, asked[0].purpose) == (Kind.PERSON, Purpose.ADMINISTRATION)

@@ -42,12 +42,12 @@ COMMANDS = (("verify",), ("status",), ("put", "files"), ("keys", "list"), ("reco
 
 
 def attempt(*args: str) -> Result:
-    """One command that may refuse, with a cause and a way out, but does not end by a defect."""
+    """One command that may refuse, with a cause and a remedy, but does not end by a defect."""
     done = run(*args, code=None)
     assert done.exit_code in OUR_CODES, done.output
     assert "\x1b[2J" not in done.output
     if done.exit_code not in {0, 1}:
-        assert "way out: " in done.stderr
+        assert "remedy: " in done.stderr
     return done
 
 
@@ -349,7 +349,7 @@ def test_no_configuration_is_taken_from_an_archive_folder(base: Path, monkeypatc
     assert "move it to" in done.output
     monkeypatch.chdir(base / "data")
     passed = run("--archive", ".", "config", "check")
-    assert "data/coffer.toml is not read: it lies in an archive folder" in passed.stderr
+    assert "data/coffer.toml is not read: it is in an archive folder" in passed.stderr
     assert "evil" not in passed.output
     monkeypatch.chdir(base)
     assert "coffer.toml is not read" in run("status").output

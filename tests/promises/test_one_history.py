@@ -95,7 +95,7 @@ def _require_refused(kept: Kept, match: str = "") -> None:
     assert match in done.stderr
     shown = _command(kept, "recover", "show")
     assert shown.exit_code == 1, shown.output
-    assert "ways out" in shown.output
+    assert "remedies, with the server stopped" in shown.output
     assert "they agree" not in shown.output
     with kept.opened(may_refuse=True) as engine:
         assert kept.put(engine, 9, 1) == [0xA700]

@@ -109,16 +109,16 @@ def test_completion(shell: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["find", "status", "verify", "keys list", "index rebuild"])
-def test_without_an_archive_the_way_out_is_told(command: str, tmp_path: Path) -> None:
+def test_without_an_archive_the_remedy_is_shown(command: str, tmp_path: Path) -> None:
     done = run(*command.split())
     assert done.exit_code == 11
     assert done.stderr == (
         f"error: there is no archive in {tmp_path / 'archive-data'}\n"
-        "way out: make one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE\n"
+        "remedy: create one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE\n"
     )
     told = json.loads(run(*command.split(), "--json").stderr)
     assert told["exit_code"] == 11
-    assert told["way_out"].startswith("make one with")
+    assert told["remedy"].startswith("create one with")
 
 
 def test_config_check_names_line_and_remedy(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_config_check_of_a_good_file(tmp_path: Path) -> None:
     file.write_text("archive = 'a'\n[[peers]]\nae_title = 'PACS'\nhost = 'pacs.example'\nport = 104\n")
     done = run("config", "check", env={"COFFER_CONFIG": str(file)})
     assert done.exit_code == 0, done.output
-    assert "is good" in done.stdout
+    assert "is valid" in done.stdout
     assert "PACS" in done.stdout
     told = json.loads(run("config", "check", "--json", "--config", str(file)).stdout)
     assert told["ok"] is True
@@ -175,7 +175,7 @@ def test_which_archive_and_which_config(tmp_path: Path) -> None:
 def test_an_unknown_attribute_gets_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     done = run("find", "PatientNmae=X")
     assert done.exit_code == 12
-    assert "way out: did you mean PatientName?" in done.stderr
+    assert "remedy: did you mean PatientName?" in done.stderr
 
 
 def test_no_traceback_and_no_message_of_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_an_interrupt_and_an_os_error_have_their_codes(monkeypatch: pytest.Monke
 
 
 def test_the_program_starts_quickly_without_the_dicom_stack() -> None:
-    code = "import sys, server.cli; print([m for m in ('pydicom', 'pynetdicom', 'numpy') if m in sys.modules])"
+    code = "import sys, coffer.server.cli; print([m for m in ('pydicom', 'pynetdicom', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "[]\n", done.stderr
 

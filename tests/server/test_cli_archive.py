@@ -98,12 +98,12 @@ def test_init_says_where_the_key_file_is_and_never_runs_twice(archive: Path) -> 
     before = key.read_bytes()
     done = run("init", code=11)
     assert done.stderr.startswith("error: ")
-    assert "way out: " in done.stderr
+    assert "remedy: " in done.stderr
     assert key.read_bytes() == before
     elsewhere = told("--archive", "other", "init")
     assert elsewhere["key_file_made"] is True
     assert Path(str(elsewhere["key_file"])).exists()
-    assert "loses every object" in run("init", "--archive", "third").stdout
+    assert "you lose every object" in run("init", "--archive", "third").stdout
 
 
 def test_put_reports_everything_and_stores_nothing_twice(archive: Path, files: Path) -> None:
@@ -133,7 +133,7 @@ def test_what_was_put_comes_out_bit_for_bit(archive: Path, files: Path, tmp_path
     one = told("get", "--instance", str(STUDY[1].SOPInstanceUID), "--out", "one")
     assert one["written"] == 1
     missing = run("get", "--study", "1.2.3", "--out", "none", code=5)
-    assert missing.stderr.startswith("error: the archive has no such object\nway out: ")
+    assert missing.stderr.startswith("error: the archive has no such object\nremedy: ")
     assert not Path("none").exists()
 
 
@@ -294,9 +294,9 @@ def test_the_demonstration_twice(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         outputs.append(done.stdout)
     assert "(new)" in outputs[0]
-    assert "Who loses it loses every stored object" in outputs[0]
-    assert "each equal to what was sent" in outputs[0]
-    assert "found as it was left" in outputs[1]
+    assert "If you lose it, you lose every stored object" in outputs[0]
+    assert "each identical to what was sent" in outputs[0]
+    assert "(existing)" in outputs[1]
     assert "stored once" in outputs[1]
 
 

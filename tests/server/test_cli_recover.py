@@ -1,4 +1,4 @@
-"""An archive that was rolled back or damaged: it is still read, commands say why, and the way out is recorded."""
+"""An archive that was rolled back or damaged: it is still read, commands say why, and the remedy is recorded."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_a_rolled_back_archive_is_read_and_not_written(archive: Path) -> None:
     told("recover", "from", "new")
 
 
-def test_the_way_out_by_a_copy(archive: Path) -> None:
+def test_the_remedy_by_a_copy(archive: Path) -> None:
     before = told("status")["objects"]
     roll_back(archive)
     ledger = FindingStore(archive / "scrub")
@@ -77,7 +77,7 @@ def test_the_way_out_by_a_copy(archive: Path) -> None:
     assert "promised here" in run("recover", "from", "old", code=12).output
 
 
-def test_the_way_out_by_accepting_the_loss(archive: Path) -> None:
+def test_the_remedy_by_accepting_the_loss(archive: Path) -> None:
     roll_back(archive)
     left = told("recover", "show", code=1)["records"]
     assert f"{left} records are left, not 1" in run("recover", "accept-loss", "--to", "1", code=12).output

@@ -107,7 +107,7 @@ def test_a_drill_while_a_rotation_is_under_way_says_that_it_is_not_recorded(
 
 def test_after_a_rotation_old_shares_are_stale_and_say_so(archive: Path) -> None:
     run("keys", "rotate")
-    assert "The shares are stale: none gives the key of epoch 2" in run("keys", "list").output
+    assert "The shares are stale: none yields the key of epoch 2" in run("keys", "list").output
     for command in ("drill", "recover"):
         said = fails("keys", command, *given(archive, 1, 2, 3), code=8)
         assert "no key is under epoch 1 any more, the current one is 2" in said

@@ -224,7 +224,7 @@ def test_a_start_gives_up_with_exit_code_6_and_a_wrong_pin_at_once(
     assert done.returncode == UnavailableError.exit_code == 6, done.stderr
     assert seconds >= 2.5
     assert "waiting for the key provider" in done.stderr
-    assert "way out:" in done.stderr
+    assert "remedy:" in done.stderr
     done, _ = serve("0000")
     assert done.returncode == ConfigError.exit_code, done.stderr
     assert "refuses the PIN" in done.stderr

@@ -198,7 +198,7 @@ def test_a_server_goes_on_with_what_was_stopped_before_it_and_beside_it(
     leave_half_done(config)
     assert epochs_beside(config)[0][2] == "leaving"
     said = beside(config, "keys", "list")
-    assert "A rotation to epoch 2 is half done, 0 study keys are left in epoch 1; it was stopped" in said
+    assert "A rotation to epoch 2 is not complete, 0 study keys remain in epoch 1; it was interrupted" in said
     with Server(config) as server:
         for epoch in (2, 3):
             wait_for(lambda: server.services.archive.keyring.partly_rotated() == [], "finished")
@@ -302,7 +302,7 @@ def test_a_server_whose_keys_were_moved_out_of_its_reach_says_so(config: Config,
         wait_for(lambda: ready(config)[0] == 503, "not ready")
         assert "the keys moved to an epoch that does not open here" in ready(config)[1]["reasons"][0]
         assert store(config, 1) == OUT_OF_RESOURCES
-        beside(config, "keys", "rotate", "--provider", "file")  # the way out
+        beside(config, "keys", "rotate", "--provider", "file")  # the remedy
         wait_for(lambda: ready(config)[0] == 200, "ready again")
         assert store(config, 1) == 0
 
@@ -322,7 +322,7 @@ def test_a_stopped_rotation_is_finished_and_the_keys_go_on_to_the_provider_that_
     write(config, *pkcs11(hsm, 'provider = "pkcs11"'))
     said = coffer(config, "keys", "rotate").stdout  # without a name it only finishes, and says what that leaves
     assert "Epoch 5 (keyfile) is current" in said
-    assert "New epochs go to pkcs11: to move there too, say coffer keys rotate once more." in said
+    assert "New epochs go to pkcs11: to move there, run coffer keys rotate again." in said
 
 
 def test_an_epoch_whose_hsm_is_lost_is_given_up_honestly(config: Config, hsm: SoftHsm, tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_an_epoch_whose_hsm_is_lost_is_given_up_honestly(config: Config, hsm: So
 def test_rotate_and_destroy_say_who_and_destroy_asks_before(config: Config) -> None:
     told(config, "keys", "rotate", "--officer", "Meyer")
     refused = coffer(config, "keys", "destroy", "1", code=2)
-    assert "say --yes where nobody can be asked" in refused.stderr
+    assert "give --yes, because there is no terminal" in refused.stderr
     assert refused.stdout == ""
     assert epochs_of(config)[0][2] == "retired"
     before = told(config, "keys", "list")["epochs"][0]["opened_by"]
@@ -435,4 +435,4 @@ def test_the_list_tells_ages_and_what_is_not_over(tmp_path: Path) -> None:
         assert until == ended["can_be_taken_back_until"] is not None
         assert listed[1]["can_be_taken_back_until"] is None
         said = coffer(config, "keys", "list").stdout
-        assert f"Epoch 1 waits for its deletion: until {until} aws-kms can take it back." in said
+        assert f"Epoch 1 is scheduled for deletion: until {until} aws-kms can cancel it." in said

@@ -74,7 +74,7 @@ def test_a_finding_stays_until_it_is_acknowledged_or_mended(archive: Path) -> No
         until(lambda: metric(server, "coffer_scrub_findings") == 1)
         (concern,) = json.loads(page(server, "/readyz"))["degraded"]
         assert concern == "1 findings of the scrub wait for an answer: coffer scrub show"
-        assert "1 wait for an answer" in run("scrub", "show", code=1).output
+        assert "1 not acknowledged" in run("scrub", "show", code=1).output
         run("scrub", "acknowledge", "9-9-abcdef", code=5)
         assert "1 findings are acknowledged" in run("scrub", "acknowledge").output
         assert json.loads(page(server, "/readyz"))["degraded"] == []

@@ -386,8 +386,8 @@ def test_finishing_takes_two_steps_and_erases(archive: Path) -> None:
     first = told("shred", "finish")
     assert (first["epoch"], first["moved"], first["destroyed"], first["to_be_destroyed"]) == (2, 1, [], [1])
     said = run("shred", "finish").output
-    assert "copy nothing yet" in said
-    assert "now copy" not in said
+    assert "make no backup yet" in said
+    assert "now back up" not in said
     assert epochs() == [(1, "retired", 0), (2, "active", 1)]
     assert states() == ["scheduled", "scheduled"]
     assert told("shred", "finish")["moved"] == 0

@@ -1,4 +1,4 @@
-"""`coffer shred request`, `approve`, `cancel`: shreds that more than one officer must agree to."""
+"""`coffer shred request`, `approve`, `cancel`: shreds that more than one officer must approve."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 
 from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.erasure import doomed_parts
-from coffer.server.cli.erasure.study import asked, chosen_parts, report, require_reason_unless
+from coffer.server.cli.erasure import parts_to_shred
+from coffer.server.cli.erasure.study import report, require_reason_unless, selected_parts, selection_options
 from coffer.server.cli.options import Chosen, archive_options, json_option
 
 
@@ -21,37 +21,38 @@ Examples:
   coffer shred approve 5f1c0a77 --officer Schmidt
 
 \b
-Names the studies as they are now, with the keys they have now. What was approved is what is erased: an approval is
-refused where such a study has more objects by then, or another patient's; a further study of the patient is not
-covered."""
+The request names the studies as they are now, with their present keys. Only what was approved is erased: an approval
+is refused if such a study has gained objects, or another patient's, since the request; a later study of the patient is
+not covered."""
 )
-@asked
+@selection_options
 @archive_options()
 @json_option
 @click.pass_obj
 def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_run: bool, **meant: Any) -> None:
-    """Ask for a shred that another officer must approve."""
+    """Request a shred that another officer must approve."""
     require_reason_unless(dry_run, reason)
     admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.REQUEST_SHRED, officer)
     with admitted.open_for_keys() as archive:
         from coffer.server.erasure.approvals import Requests
         from coffer.server.erasure.shred import Shredding, wait_until_settled
 
-        doomed = chosen_parts(chosen, archive, **meant)
+        selection = selected_parts(chosen, archive, **meant)
         if dry_run:
-            doomed_parts.show(chosen, archive, doomed, partial(Shredding(archive).require_allowed, doomed))
+            parts_to_shred.show(chosen, archive, selection, partial(Shredding(archive).require_allowed, selection))
             return
         who = admitted.principal
-        request_id = Requests(archive).add(doomed, reason or "", who)
+        request_id = Requests(archive).add(selection, reason or "", who)
         wait_until_settled(archive)
         missing = archive.config.keys.shred_approvals - 1
     if chosen.json:
-        count = doomed_parts.studies(doomed)
+        count = parts_to_shred.studies(selection)
         output.as_json({"request": request_id, "studies": count, "officer": who.name, "approvals_missing": missing})
     else:
-        what = doomed_parts.counted(doomed)
-        output.say(f"request {request_id} for {what} by {who} waits for {max(missing, 1)} more")
-        output.say(f"another officer: coffer shred approve {request_id} --officer NAME")
+        what = parts_to_shred.counted(selection)
+        approvals = parts_to_shred.number_of(max(missing, 1), "more approval")
+        output.say(f"request {request_id} for {what} by {who} needs {approvals}")
+        output.say(f"another officer runs: coffer shred approve {request_id} --officer NAME")
 
 
 @click.command(
@@ -61,18 +62,18 @@ Examples:
   coffer shred approve 5f1c0a77 --officer Schmidt
 
 \b
---dry-run shows whom and what it erases. The last approval that is needed shreds at once. Exit code 10 for an officer
-who has asked or agreed already, where a hold or the retention forbids it, and where a study holds more by now than
-when it was asked for."""
+--dry-run shows whose data would be erased, and what. The last required approval shreds at once. Exit code 10 for an
+officer who has already requested or approved it, if a hold or the retention forbids it, and if a study has more objects
+now than when the shred was requested."""
 )
 @click.argument("request_id", metavar="REQUEST")
-@click.option("--officer", metavar="NAME", help="Who agrees.  [default: the account]")
-@click.option("--dry-run", is_flag=True, help="Show whom and what it would erase, and change nothing.")
+@click.option("--officer", metavar="NAME", help="Who approves.  [default: the account]")
+@click.option("--dry-run", is_flag=True, help="Show whose data it would erase, and what; change nothing.")
 @archive_options()
 @json_option
 @click.pass_obj
 def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool) -> None:
-    """Agree to a request; the last officer who must agree shreds."""
+    """Approve a request; the last required approval shreds."""
     admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.APPROVE, officer)
     with admitted.open_for_keys() as archive:
         from coffer.server.erasure.approvals import Requests, waiting_requests
@@ -80,9 +81,11 @@ def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool)
 
         requests = Requests(archive)
         if dry_run:
-            doomed = requests.as_now(request_id)
+            selection = requests.as_now(request_id)
             who = admitted.principal
-            doomed_parts.show(chosen, archive, doomed, partial(requests.require_allowed, request_id, doomed, who))
+            parts_to_shred.show(
+                chosen, archive, selection, partial(requests.require_allowed, request_id, selection, who)
+            )
             return
         waiting = dict(waiting_requests(archive)).get(request_id)
         key_ids = requests.approve(request_id, admitted.principal)
@@ -93,7 +96,7 @@ def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool)
     if chosen.json:
         output.as_json({"request": request_id, "state": "requested"})
     else:
-        output.say(f"request {request_id} is approved and waits for more officers")
+        output.say(f"request {request_id} is approved; it needs more officers")
 
 
 @click.command(
@@ -102,7 +105,7 @@ Examples:
   coffer shred cancel 5f1c0a77
 
 \b
-Only what nobody has approved to the end can be cancelled: a study that is shredded stays shredded."""
+Only a request that is not fully approved can be cancelled: a shredded study stays shredded."""
 )
 @click.argument("request_id", metavar="REQUEST")
 @click.option("--officer", metavar="NAME", help="Who cancels.  [default: the account]")
@@ -110,7 +113,7 @@ Only what nobody has approved to the end can be cancelled: a study that is shred
 @json_option
 @click.pass_obj
 def cancel(chosen: Chosen, request_id: str, officer: str | None) -> None:
-    """Take a request back before it is approved."""
+    """Cancel a request before it is fully approved."""
     admitted = chosen.existing(Action.CANCEL_REQUEST, officer)
     with admitted.open_for_keys() as archive:
         from coffer.server.erasure.approvals import Requests

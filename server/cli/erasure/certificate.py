@@ -1,4 +1,4 @@
-"""`coffer shred certificate` and `check`: a signed statement of an erasure, for whoever asked and for auditors."""
+"""`coffer shred certificate` and `check`: a signed statement of an erasure, for the requester and for auditors."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _NOT_ERASED = 1
 Examples:
   coffer shred list                                          shows the ids of shredded keys
   coffer shred certificate 9f86d081884c7d659a2feaa0c55ad015 > erased.note
-  coffer shred certificate 5f1c0a77 -o certificates          all studies of a request, a file for each
+  coffer shred certificate 5f1c0a77 -o certificates          all studies of a request, one file each
 
 \b
-Before `coffer shred list` says effective it gives a notice that says NOT ERASED YET, of another type and under another
-file name. It holds no name: the study is a keyed hash. --study-uid and --with-reason write more into it. Each one made
-is recorded in the log. Needs the key file, works beside a running server. Exit code 12 for a study that lives: not
-shredded, replaced by a rekey, or stored again, or of which another key is shredded and can be opened yet; 5 for what
-was never shredded; 6 while the shred is not recorded yet.
+Before `coffer shred list` says effective, this issues a notice that says NOT ERASED YET, of another type and under
+another file name. It contains no name: the study is a keyed hash. --study-uid and --with-reason add more to it. Each
+certificate is recorded in the log. Needs the key file, works beside a running server. Exit code 12 for a study that
+still exists: not shredded, replaced by a rekey, stored again, or with another shredded key that can still be opened; 5
+for what was never shredded; 6 while the shred is not recorded yet.
 Check it with `coffer shred check`, or docs/auditor/verify_proof.py without Coffer."""
 )
 @click.argument("names", metavar="STUDY_KEY_ID|REQUEST...", nargs=-1, required=True)
-@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for a file each.")
-@click.option("--study-uid", default="", metavar="UID", help="Name the study in clear; refused if it is another's.")
-@click.option("--with-reason", is_flag=True, help="Write the reason into it as it was typed.")
+@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for one file each.")
+@click.option("--study-uid", default="", metavar="UID", help="Name the study in clear; refused if it is another study.")
+@click.option("--with-reason", is_flag=True, help="Include the reason as it was typed.")
 @click.option("--officer", metavar="NAME", help="Who issues it.  [default: the account]")
 @archive_options()
 @json_option
@@ -46,7 +46,7 @@ Check it with `coffer shred check`, or docs/auditor/verify_proof.py without Coff
 def certificate(  # noqa: PLR0917  one parameter for each option
     chosen: Chosen, names: tuple[str, ...], out: Path | None, study_uid: str, with_reason: bool, officer: str | None
 ) -> None:
-    """Certify, signed, that studies are erased, or that their erasure is scheduled."""
+    """Issue a signed certificate that studies are erased, or a notice that their erasure is scheduled."""
     admitted = chosen.existing(Action.CERTIFY, officer)
     with admitted.open_for_keys() as archive:
         from coffer.server.erasure.certificate import Certifier
@@ -57,8 +57,8 @@ def certificate(  # noqa: PLR0917  one parameter for each option
     files = [str(_write(out, each)) if out else "" for each in made]
     if chosen.json:
         rows = zip(made, files, strict=True)
-        told = [_told(each.certificate) | {"file": file, "note": each.note.decode()} for each, file in rows]
-        output.as_json({"certificates": told})
+        issued = [_fields(each.certificate) | {"file": file, "note": each.note.decode()} for each, file in rows]
+        output.as_json({"certificates": issued})
     elif out is None:
         output.say(made[0].note.decode().removesuffix("\n"))
     else:
@@ -74,13 +74,13 @@ Examples:
   coffer shred check erased.note --vkey "$(cat hospital.vkey)"
 
 \b
-Needs no key. With an archive, or a copy of one, it holds the certificate against the log and, where it lies beside it,
-the keyring. With --vkey it needs no archive and checks signature, proofs and times only. Exit code 0: erased; 1: the
+Needs no key. With an archive, or a copy of one, it checks the certificate against the log and, if it is there, the
+keyring. With --vkey it needs no archive and checks only signature, proofs and times. Exit code 0: erased; 1: the
 notice is genuine, and the study is NOT erased yet; 3 or 4: not signed, altered, or contradicted; 13: the log does not
-begin with what the certificate was made from."""
+begin with the records from which the certificate was made."""
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--vkey", metavar="KEY", help="The verifier key, from the archive's owner: no archive is looked at.")
+@click.option("--vkey", metavar="KEY", help="The verifier key, from the archive's owner; no archive is read.")
 @archive_options()
 @json_option
 @click.pass_obj
@@ -94,7 +94,7 @@ def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
         config = chosen.existing(Action.VERIFY).config
         found, against = _checked(config, _read(file))
     if chosen.json:
-        output.as_json(_told(found) | {"checked_against": against})
+        output.as_json(_fields(found) | {"checked_against": against})
     else:
         output.say(output.plain(_line(found)))
         _say(found, against)
@@ -103,7 +103,7 @@ def check(chosen: Chosen, file: Path, vkey: str | None) -> None:
 
 
 def _checked(config: Config, note: bytes) -> tuple[Certificate, list[str]]:
-    """The certificate, and what it was held against. Raises IntegrityError with all that contradicts it."""
+    """The certificate, and what it was checked against. Raises IntegrityError with everything that contradicts it."""
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.tree.certificate import Certificate
     from coffer.keys.errors import IntegrityError
@@ -115,13 +115,13 @@ def _checked(config: Config, note: bytes) -> tuple[Certificate, list[str]]:
     if wrong:
         raise IntegrityError(
             "\n".join(["the archive contradicts the certificate:", *wrong]),
-            hint="coffer verify tells whether the copy is whole; an older keyring still has the key: destroy it",
+            hint="run coffer verify to check that the copy is whole; an older keyring still has the key: destroy it",
         )
     return found, ["verifier key", "log", *(["keyring"] if has_keyring(folder) else [])]
 
 
 def _line(found: Certificate) -> str:
-    """Whether it is erased, since when, in one line."""
+    """Whether it is erased, and since when, in one line."""
     study = f"study {found.study_uid or found.study}"
     if found.effective_ms is None:
         return f"NOT ERASED YET: {study}, shred scheduled since {output.when(found.scheduled_ms)}"
@@ -157,7 +157,7 @@ def _epoch(number: int, effective_ms: int | None) -> str:
     return f"{number} can be opened" if effective_ms is None else f"{number} destroyed {output.when(effective_ms)}"
 
 
-def _told(found: Certificate) -> dict[str, Any]:
+def _fields(found: Certificate) -> dict[str, Any]:
     return {
         "state": "effective" if found.is_effective else "scheduled",
         "archive": found.archive,
@@ -180,7 +180,10 @@ def _told(found: Certificate) -> dict[str, Any]:
 
 
 def _write(folder: Path, issued: Issued) -> Path:
-    """A file of its own, durable on return, whose name says whether it is erased. Raises InputError, never replaces."""
+    """Write the certificate to a new file whose name says whether the study is erased. Durable on return.
+
+    Raises InputError if the file exists.
+    """
     from coffer.keys.disk.durable import make_folder, write_new
 
     found = issued.certificate
@@ -196,4 +199,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", hint="name a file that exists") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}", hint="name an existing file") from error

@@ -9,7 +9,7 @@ import click
 
 from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.erasure import doomed_parts
+from coffer.server.cli.erasure import parts_to_shred
 from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _NOT_RECORDED = (
-    "the log does not have it yet: whoever writes the archive records it, on a full volume when there is room"
+    "not in the log yet: the process that writes the archive records it, on a full volume once there is space"
 )
 
 
@@ -29,7 +29,7 @@ Examples:
   coffer hold list"""
 )
 def hold() -> None:
-    """Keep studies from being shredded: `coffer shred` refuses them and says who holds them and why."""
+    """Keep studies from being shredded: `coffer shred` refuses them and names who holds them and why."""
 
 
 @hold.command(
@@ -40,17 +40,17 @@ Examples:
   coffer hold add --patient 4711 --issuer HOSP --reason 'study AMD-3'
 
 \b
-Counts at once, also beside a running server, and for studies that come in later. A hold on a patient keeps every study
-that has or had an object of that patient, all of it: nothing that is stored later lifts it, whatever Patient ID that
-says. Without --issuer it counts for every issuer of the ID, with it also for objects that name none, whatever
-[patients] default_issuer says of them. It is sealed in the keyring; the log records it without naming study or patient.
+Takes effect at once, also beside a running server, and for studies that arrive later. A hold on a patient keeps every
+study that has or had an object of that patient, all of it: nothing that is stored later lifts it, whatever Patient ID
+that has. Without --issuer it applies to every issuer of the ID; with it, also to objects that state no issuer, whatever
+[patients] default_issuer is. It is sealed in the keyring; the log records it without naming study or patient.
 The last day ends when it is over everywhere on earth (UTC-12)."""
 )
 @click.argument("study", metavar="[STUDY_UID]", required=False)
 @click.option("--patient", metavar="ID", help="All studies with this Patient ID, present and future.")
-@click.option("--issuer", metavar="TEXT", help="With --patient: only as this issuer gave it, or where none is named.")
+@click.option("--issuer", metavar="TEXT", help="With --patient: only IDs of this issuer, or of none.")
 @click.option("--instance", metavar="UID", help="The object with this SOP Instance UID that is in no study.")
-@click.option("--reason", required=True, metavar="TEXT", help="Why. It is shown to whoever is refused.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why. It is shown to anyone whose shred is refused.")
 @click.option("--until", metavar="DATE", help="The last day of the hold, as 2031-12-31.  [default: until removed]")
 @officer_option
 @archive_options()
@@ -91,16 +91,16 @@ def add(  # noqa: PLR0917  one parameter for each option
     if not count:
         output.warn(
             f"hold {hold_id} keeps nothing that is stored now",
-            "look whether coffer find has what you mean under this very UID or ID; it counts for what comes in",
+            "check with coffer find that the UID or ID is right; the hold applies to what arrives later",
         )
     if chosen.json:
         output.as_json(
             {"hold": hold_id, "until": made.until, "officer": who.name, "keeps_now": count, "recorded": recorded}
         )
         return
-    output.say(f"hold {hold_id} by {who} counts from now on {_until(made)}")
+    output.say(f"hold {hold_id} by {who} is in effect {_until(made)}")
     output.say(
-        f"it keeps {doomed_parts.number_of(count, 'study', 'studies')} that {'is' if count == 1 else 'are'} stored"
+        f"it keeps {parts_to_shred.number_of(count, 'study', 'studies')} that {'is' if count == 1 else 'are'} stored"
     )
     if not recorded:
         output.say(_NOT_RECORDED)
@@ -115,9 +115,9 @@ def _date(text: str | None) -> str:
     try:
         day = dt.date.fromisoformat(text)
     except ValueError:
-        raise click.BadParameter(f"{text} is no date such as 2031-12-31", param_hint="--until") from None
+        raise click.BadParameter(f"{text} is not a date such as 2031-12-31", param_hint="--until") from None
     if day < today(clock_ms()):
-        raise click.BadParameter(f"{text} is over", param_hint="--until")
+        raise click.BadParameter(f"{text} is in the past", param_hint="--until")
     return day.isoformat()
 
 
@@ -168,7 +168,7 @@ Examples:
 @json_option
 @click.pass_obj
 def remove(chosen: Chosen, hold_id: str, officer: str | None) -> None:
-    """End a hold; the log keeps that it was, and who ended it."""
+    """End a hold; the log keeps a record of it and of who ended it."""
     admitted = chosen.existing(Action.RELEASE, officer)
     with admitted.open_for_keys(may_lag=True) as archive:
         from coffer.server.erasure.shred import wait_until_settled

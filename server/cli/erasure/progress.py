@@ -1,4 +1,4 @@
-"""`coffer shred list` and `finish`: how far each erasure is, and what makes it effective."""
+"""`coffer shred list` and `finish`: the state of each erasure, and the steps that make it effective."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import click
 
 from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.erasure import doomed_parts
+from coffer.server.cli.erasure import parts_to_shred
 from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option
 
 if TYPE_CHECKING:
     from coffer.server.erasure.approvals import Request
     from coffer.server.erasure.finish import Finished
 
-_NO_RECEIPT = 6
+_NO_RECEIPT = 6  # the exit code of a provider that cannot be reached
 
 
 @click.command(
     epilog="""\b
 Examples:
   coffer shred finish               moves all living keys to a new epoch
-  coffer shred finish --destroy     then destroys all that ever opened the old epochs
+  coffer shred finish --destroy     then destroys everything that ever opened the old epochs
 
 \b
-First destroyed, then copied: until the second step the key file holds the very secret that is to be destroyed, and a
-copy of it would open every older copy of the keyring. Copy keyring and key file right after the second step; before
-it, `coffer keys split` makes a copy of the new epoch's key that holds nothing of the old ones. Works beside a running
-server. Exit code 6 where something gave no receipt, or the writer cannot be reached: it is named, and saying the same
-again asks for it again; 7 where somebody else changes the keys."""
+Destroy first, then back up: until the second step the key file contains the secret that is to be destroyed, and a copy
+of it would open every older copy of the keyring. Back up keyring and key file right after the second step; before it,
+`coffer keys split` makes a copy of the new epoch's key without the old ones. Works beside a running server. Exit code
+6 if something gave no receipt, which is named, or if the writer cannot be reached: run the command again; 7 if another
+process is changing the keys."""
 )
-@click.option("--destroy", is_flag=True, help="Destroy all that ever opened the old epochs. It cannot be undone.")
-@click.option("--early", is_flag=True, help="Do not wait for the days of backups: older ones open nothing then.")
+@click.option("--destroy", is_flag=True, help="Destroy everything that ever opened the old epochs; irreversible.")
+@click.option("--early", is_flag=True, help="Do not wait until backups expire: older ones open nothing afterwards.")
 @officer_option
 @archive_options()
 @json_option
@@ -48,22 +48,29 @@ def finish(chosen: Chosen, destroy: bool, early: bool, officer: str | None) -> N
             done = next_step(archive, admitted.principal, destroy=destroy, early=early, progress=bar.reach)
         epoch = archive.keyring.epoch
     if chosen.json:
-        output.as_json(
-            {
-                "epoch": epoch,
-                "moved": done.moved,
-                "destroyed": done.destroyed,
-                "still_to_destroy": done.caveats,
-                "no_receipt": done.missing,
-                "to_be_destroyed": done.waiting,
-                "opened_by": done.opened_by,
-                "effective": done.effective,
-                "scheduled": len(done.erasures) - done.effective,
-                "index_written_anew": done.is_index_new,
-            }
-        )
-        _exit(done)
-        return
+        output.as_json(_as_json(done, epoch))
+    else:
+        _say(done, epoch, is_end=destroy)
+    if done.missing:
+        click.get_current_context().exit(_NO_RECEIPT)
+
+
+def _as_json(done: Finished, epoch: int) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "moved": done.moved,
+        "destroyed": done.destroyed,
+        "still_to_destroy": done.caveats,
+        "no_receipt": done.missing,
+        "to_be_destroyed": done.waiting,
+        "opened_by": done.opened_by,
+        "effective": done.effective,
+        "scheduled": len(done.erasures) - done.effective,
+        "index_written_anew": done.is_index_new,
+    }
+
+
+def _say(done: Finished, epoch: int, *, is_end: bool) -> None:
     if done.moved:
         output.say(f"{done.moved} keys are under epoch {epoch} now")
     for caveat in done.caveats:
@@ -71,26 +78,17 @@ def finish(chosen: Chosen, destroy: bool, early: bool, officer: str | None) -> N
     for missing in done.missing:
         output.say(output.plain(f"NOT destroyed, {missing}"))
     if done.waiting:
-        output.say("copy nothing yet: what opens the archive still holds what is to be destroyed. Next:")
+        output.say("make no backup yet: what opens the archive still contains the secret to be destroyed. Next:")
         output.say("  coffer shred finish --destroy")
     elif done.destroyed:
         output.say(
-            "now copy the keyring and what opens it (key file, HSM backup, new shares), and destroy older copies"
+            "now back up the keyring and what opens it (key file, HSM backup, new shares), and destroy older copies"
         )
-    for what in done.opened_by if destroy else ():
+    for what in done.opened_by if is_end else ():
         output.say(output.plain(f"it can still be opened by {what}"))
     if not done.is_index_new:
-        output.say(
-            "the index still holds keyed hashes of shredded studies; the process that writes tries again: its log"
-        )
+        output.say("the index still contains keyed hashes of shredded studies; the writer tries again, see its log")
     output.say(f"{done.effective} shreds are effective, {len(done.erasures) - done.effective} are scheduled")
-    _exit(done)
-
-
-def _exit(done: Finished) -> None:
-    """End with the exit code of a provider that cannot be reached, where anything gave no receipt."""
-    if done.missing:
-        click.get_current_context().exit(_NO_RECEIPT)
 
 
 @click.command(
@@ -101,13 +99,13 @@ Examples:
   coffer shred list --json | jq '.shreds[] | select(.state != "effective")'
 
 \b
-Works beside a running server. Keys are named by their ids: what a shredded study was, nothing here knows any more.""",
+Works beside a running server. Keys are named by their ids: nothing here can tell any more which study was shredded.""",
 )
 @archive_options()
 @json_option
 @click.pass_obj
 def list_shreds(chosen: Chosen) -> None:
-    """List the requests that wait and every key that was shredded or replaced, with its state."""
+    """List the open requests and every key that was shredded or replaced, with its state."""
     with chosen.existing(Action.INSPECT).open_reading() as archive:
         from coffer.server.engine.erasure_state import erasures
         from coffer.server.erasure.approvals import waiting_requests
@@ -140,7 +138,7 @@ def list_shreds(chosen: Chosen) -> None:
 def _request_row(request_id: str, one: Request) -> dict[str, Any]:
     return {
         "request": request_id,
-        "studies": doomed_parts.studies(one.doomed),
+        "studies": parts_to_shred.studies(one.doomed),
         "requested": output.when(one.requested_ms),
         "officers": ", ".join(map(str, one.officers)),
         "reason": one.reason,

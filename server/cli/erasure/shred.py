@@ -9,7 +9,7 @@ from coffer.server.cli.erasure.study import study
 
 
 class _ByDefault(click.Group):
-    """A group whose first command may be left out: `coffer shred 1.2.3` is `coffer shred study 1.2.3`."""
+    """A group with a default command: `coffer shred 1.2.3` is `coffer shred study 1.2.3`."""
 
     default = "study"
 
@@ -32,7 +32,7 @@ Examples:
 
 \b
 A shred cannot be undone. At once nobody can find or open the study, here or in a running server. `coffer shred finish`
-makes it effective, so that no old backup opens it either: when the days of the backups are over, in two steps.
+makes it effective, so that no old backup opens it either: after the backups have expired, in two steps.
 """,
 )
 def shred() -> None:

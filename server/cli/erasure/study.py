@@ -1,4 +1,4 @@
-"""`coffer shred study`: destroy the keys of what somebody means at once, and what it shares with requests."""
+"""`coffer shred study`: destroy the keys of a selection at once, and the options that it shares with requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from coffer.server.access.action import Action
 from coffer.server.cli import output
-from coffer.server.cli.erasure import doomed_parts
+from coffer.server.cli.erasure import parts_to_shred
 from coffer.server.cli.options import (
     Chosen,
     archive_options,
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from coffer.server.retention.selection import Doomed
 
 
-def asked(function: Any) -> Any:
-    """The options that say what, why and by whom."""
+def selection_options(function: Any) -> Any:
+    """Add the options that say what to shred, why and by whom."""
     for option in (
-        click.option("--dry-run", is_flag=True, help="Show whom and what it would erase, and change nothing."),
+        click.option("--dry-run", is_flag=True, help="Show whose data it would erase, and what; change nothing."),
         officer_option,
         click.option("--reason", metavar="TEXT", help="Why (required). It is kept for good: write no name into it."),
-        click.option("--all-patients", is_flag=True, help="With a UID: of all patients whose objects stand under it."),
+        click.option("--all-patients", is_flag=True, help="With a UID: of all patients with objects under it."),
         click.option("--patient-id", metavar="ID", help="With a UID: only of the patient with this Patient ID."),
         click.option(
-            "--issuer", metavar="TEXT", help="Who gave the Patient ID, where several did; empty: nobody said."
+            "--issuer", metavar="TEXT", help="Issuer of the Patient ID, if there are several; empty: none stated."
         ),
         click.option("--instance", metavar="UID", help="The object with this SOP Instance UID that is in no study."),
         click.option("--patient", metavar="ID", help="All studies of the patient with this Patient ID."),
@@ -52,14 +52,14 @@ Examples:
   coffer shred study --instance 1.2.840.99999.7 --reason 'erasure request 2026-19'
 
 \b
-Shows whom and what it erases, and what stays, and asks. Where objects of several patients stand under one UID, say
---patient-id (and --issuer) or --all-patients: each patient's part has a key of its own, and the others stay. An object
-that names no study, or whose header cannot be read, goes by --instance; one that is in a study goes with its study.
-Works beside a running server, which answers "gone" at once. Exit code 10 where a hold, the retention or the rule of
-two officers forbids it: then nothing was done (--dry-run says so and ends with 0). Stopped in the middle, run the
-command again."""
+Shows whose data it erases, what it erases and what stays, and asks for confirmation. If objects of several patients are
+stored under one UID, give --patient-id (and --issuer) or --all-patients: each patient's part has a key of its own, and
+the others stay. Select an object that names no study, or whose header cannot be read, with --instance; one that is in a
+study is erased with its study. Works beside a running server, which stops serving it at once. Exit code 10 if a hold,
+the retention or the rule of two officers forbids it: then nothing was done (--dry-run says so and ends with 0). If it
+is interrupted, run the command again."""
 )
-@asked
+@selection_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @archive_options()
 @json_option
@@ -75,27 +75,27 @@ def study(
         from coffer.server.retention.preview import preview
         from coffer.server.retention.selection import as_now, require_same
 
-        doomed = chosen_parts(chosen, archive, **meant)
+        selection = selected_parts(chosen, archive, **meant)
         shredding = Shredding(archive)
         if dry_run:
-            doomed_parts.show(chosen, archive, doomed, partial(shredding.require_allowed, doomed))
+            parts_to_shred.show(chosen, archive, selection, partial(shredding.require_allowed, selection))
             return
-        shredding.require_allowed(doomed)
-        question = f"Destroy the keys of {doomed_parts.counted(doomed)}? Nothing brings them back"
-        confirm(question, yes=yes, told=[] if yes else doomed_parts.lines(preview(archive, doomed)))
+        shredding.require_allowed(selection)
+        question = f"Destroy the keys of {parts_to_shred.counted(selection)}? They cannot be recovered"
+        confirm(question, yes=yes, lines=[] if yes else parts_to_shred.lines(preview(archive, selection)))
         if not yes:
-            require_same(archive, doomed, as_now(archive, doomed))  # what was shown is what goes
-        key_ids = shredding.shred(doomed, Deed(reason or "", (admitted.principal.officer,)))
-        report(chosen, archive, doomed, key_ids)
+            require_same(archive, selection, as_now(archive, selection))  # what was shown is what is erased
+        key_ids = shredding.shred(selection, Deed(reason or "", (admitted.principal.officer,)))
+        report(chosen, archive, selection, key_ids)
 
 
 def require_reason_unless(dry_run: bool, reason: str | None) -> None:
-    """A deed needs a reason, a look does not."""
+    """Raise UsageError if a shred has no reason; a dry run needs none."""
     if reason is None and not dry_run:
         raise click.UsageError("Missing option '--reason'.")
 
 
-def chosen_parts(  # noqa: PLR0917  one parameter for each option
+def selected_parts(  # noqa: PLR0917  one parameter for each option
     chosen: Chosen,
     archive: ReadableArchive,
     study: str | None,
@@ -105,7 +105,8 @@ def chosen_parts(  # noqa: PLR0917  one parameter for each option
     issuer: str | None,
     all_patients: bool,
 ) -> list[Doomed]:
-    """What the options mean. Where it is several patients', they are shown before that is refused."""
+    """The parts that the options select. Raises SeveralPatientsError for a UID of several patients, after
+    showing them."""
     from coffer.server.retention.selection import SeveralPatientsError, by_instance, by_patient, by_study
 
     if sum(what is not None for what in (study, patient, instance)) != 1:
@@ -122,26 +123,26 @@ def chosen_parts(  # noqa: PLR0917  one parameter for each option
     try:
         return by_uid(archive, study or instance or "", patient_id, issuer, everybody=all_patients)
     except SeveralPatientsError as error:
-        doomed_parts.show_patients(chosen, error.parts)
+        parts_to_shred.show_patients(chosen, error.parts)
         raise
 
 
-def report(chosen: Chosen, archive: KeyAdminArchive, doomed: list[Doomed], key_ids: list[bytes]) -> None:
-    """Wait until it is recorded, and say what was done."""
+def report(chosen: Chosen, archive: KeyAdminArchive, selection: list[Doomed], key_ids: list[bytes]) -> None:
+    """Wait until the shred is recorded, and print the result."""
     from coffer.keys.keyring.shred import tombstones
     from coffer.server.erasure.shred import wait_until_settled
 
     with output.progress("clearing the index", hidden=chosen.json) as bar:
         settled = wait_until_settled(archive, progress=bar.reach)
-    stones = tombstones(archive.keyring)
-    meant = {key_id for each in doomed for key_id in each.key_ids} | {*key_ids}
-    until = max((stones[key_id].until_ms for key_id in meant & stones.keys()), default=0)
+    shredded = tombstones(archive.keyring)
+    meant = {key_id for each in selection for key_id in each.key_ids} | {*key_ids}
+    until = max((shredded[key_id].until_ms for key_id in meant & shredded.keys()), default=0)
     if chosen.json:
         output.as_json(
             {
-                "studies": doomed_parts.studies(doomed),
-                "instances": sum(each.instances for each in doomed),
-                "older_versions": sum(each.versions - each.instances for each in doomed),
+                "studies": parts_to_shred.studies(selection),
+                "instances": sum(each.instances for each in selection),
+                "older_versions": sum(each.versions - each.instances for each in selection),
                 "study_keys": [key_id.hex() for key_id in key_ids],
                 "state": "scheduled",
                 "backups_until": output.when(until),
@@ -149,7 +150,7 @@ def report(chosen: Chosen, archive: KeyAdminArchive, doomed: list[Doomed], key_i
             }
         )
         return
-    output.say(f"{doomed_parts.counted(doomed)}: shredded, nobody can open them")
-    output.say(f"backups of the keyring may hold their keys until {output.when(until)}")
+    output.say(f"{parts_to_shred.counted(selection)}: shredded, nobody can open them")
+    output.say(f"backups of the keyring may contain their keys until {output.when(until)}")
     if not settled:
-        output.say("the process that writes will record it; coffer shred list shows when it has")
+        output.say("the process that writes the archive will record it; coffer shred list shows when it has")

@@ -1,4 +1,4 @@
-"""`coffer recover`: when the log, its signed checkpoint and the keyring tell different histories."""
+"""`coffer recover`: when the log, its signed checkpoint and the keyring contradict each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DIVERGED = 1
 
 @click.group()
 def recover() -> None:
-    """Decide what to do with an archive that was rolled back, forked or cut. Nothing happens by itself."""
+    """Decide what to do with an archive that was rolled back, forked or cut. Nothing happens automatically."""
 
 
 @recover.command(
@@ -32,13 +32,13 @@ Examples:
 
 \b
 Needs no key, changes nothing and works beside a server; with the key it names the holds that an older keyring lacks.
-Exit code 0 when the three agree, 1 when they do not."""
+Exit code 0 if the three agree, 1 if they do not."""
 )
 @archive_options()
 @json_option
 @click.pass_obj
 def show(chosen: Chosen) -> None:
-    """Show what the log holds, what was signed, what the keyring remembers, and the ways out."""
+    """Show what the log contains, what was signed, what the keyring remembers, and the remedies."""
     config = chosen.existing(Action.INSPECT).config
     from coffer.archive.repair.divergence import find_divergence
     from coffer.archive.store.folder import ArchiveFolder
@@ -49,7 +49,7 @@ def show(chosen: Chosen) -> None:
     history = find_divergence(folder, seen.witness, seen.objection)
     lost = () if history.complaint is None else lost_holds(config)
     if chosen.json:
-        output.as_json(_told(history) | {"lost_holds": None if lost is None else [_fields(each) for each in lost]})
+        output.as_json(_as_json(history) | {"lost_holds": None if lost is None else [_fields(each) for each in lost]})
     else:
         _say(history)
         _say_lost(lost)
@@ -64,9 +64,9 @@ Examples:
   coffer recover from /mnt/backup/archive
 
 \b
-The copy is believed only as far as it is proved: it must be of this archive, whole, and give every root that was
-signed here. Segments that are replaced stay in lost+found. Stop the server first; start it when this is done. A
-record in the log says what was found and what was taken.""",
+The copy is trusted only as far as it is proved: it must be of this archive, whole, and yield every root that was signed
+here. Replaced segments are kept in lost+found. Stop the server first and start it afterwards. A record in the log says
+what was found and what was taken.""",
 )
 @click.argument("copy", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @archive_options()
@@ -98,31 +98,31 @@ def take(chosen: Chosen, copy: Path) -> None:
     if chosen.json:
         output.as_json({"segments": numbers, "records": records})
     elif numbers:
-        output.say(
-            f"{len(numbers)} segments were taken from the copy; the log has {records} records and can be written"
-        )
+        output.say(f"{len(numbers)} segments were taken from the copy; the log has {records} records and is writable")
     else:
-        output.say("nothing is missing here that the copy has")
+        output.say("the copy has nothing that is missing here")
 
 
 @recover.command(
     epilog="""\b
 Examples:
-  coffer recover show                   says how many records are left
+  coffer recover show                   prints how many records are left
   coffer recover accept-loss --to 4711
 
 \b
-Holds that the log tells of and the keyring lacks are named: they count no more, and must be added again. What lies
-beyond the first break goes to lost+found, as do the checkpoints that are contradicted. A record in the log and a new
-checkpoint say what was lost: whoever kept an old checkpoint will see that the histories differ. Stop the server first.
-If there is a backup or a replica, use `coffer recover from` instead."""
+Names the holds that the log records and the keyring lacks: they have no effect any more and must be added again.
+Everything after the first break is moved to lost+found, with the checkpoints that it contradicts. A record in the log
+and a new checkpoint say what was lost: anyone who kept an old checkpoint will see that the histories differ. Stop the
+server first. If there is a backup or a replica, use `coffer recover from` instead."""
 )
-@click.option("--to", "size", type=click.IntRange(0), required=True, help="How many records are left, as shown.")
+@click.option(
+    "--to", "size", type=click.IntRange(0), required=True, help="How many records are left, as `show` prints it."
+)
 @archive_options()
 @json_option
 @click.pass_obj
 def accept_loss(chosen: Chosen, size: int) -> None:
-    """Go on with the log as it is, and sign that the rest is lost."""
+    """Continue with the log as it is, and sign that the rest is lost."""
     admitted = chosen.existing(Action.ACCEPT_LOSS)
     config = admitted.config
     from coffer.archive.repair.divergence import accept_loss as accept
@@ -134,7 +134,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
         if history.complaint is None:
             raise InputError("nothing is lost: log, checkpoint and keyring agree", hint="start the server")
         if size != history.size:
-            raise InputError(f"{history.size} records are left, not {size}", hint=f"say --to {history.size}")
+            raise InputError(f"{history.size} records are left, not {size}", hint=f"give --to {history.size}")
         accept(hand.folder, history, hand.signer, hand.keyring.remember_checkpoint)
         lost = hand.lost_holds
     with admitted.open_writer() as archive:
@@ -149,7 +149,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
             }
         )
     else:
-        output.say(f"the log goes on from record {size}; a record says so, and it can be written again")
+        output.say(f"the log continues from record {size}; a record says so, and it is writable again")
         _say_lost(lost)
 
 
@@ -166,19 +166,19 @@ def _fields(hold: LostHold) -> dict[str, Any]:
 
 
 def _say_lost(lost: tuple[LostHold, ...] | None) -> None:
-    """The holds that count no more, and what to do about it."""
+    """Print the holds that have no effect any more, and the remedy."""
     if lost is None:
-        output.say("whether the keyring lacks holds cannot be told: it does not open with the keys configured here")
+        output.say("unknown whether the keyring lacks holds: it does not open with the keys configured here")
     elif lost:
-        output.say("\nholds that the log tells of and the keyring lacks; they keep nothing until they are added again:")
+        output.say("\nholds that the log records and the keyring lacks; they keep nothing until they are added again:")
         for each in lost:
             until = f"until {each.until}" if each.until else "until removed"
             what = f"  hold {each.hold_id} on a {each.kind}, {until}, by {each.officer} ({each.account}): {each.reason}"
             output.say(output.plain(what))
-        output.say("ask these officers on what they were: coffer hold add ... --reason TEXT")
+        output.say("ask these officers what they held, then: coffer hold add ... --reason TEXT")
 
 
-def _told(history: Divergence) -> dict[str, Any]:
+def _as_json(history: Divergence) -> dict[str, Any]:
     claims = {"signed": history.signed, "keyring": history.remembered}
     return {
         "records": history.size,
@@ -192,23 +192,27 @@ def _told(history: Divergence) -> dict[str, Any]:
 
 
 def _say(history: Divergence) -> None:
-    signed, witness = history.signed, history.remembered
+    signed, remembered = history.signed, history.remembered
     output.facts(
         {
-            "log": f"{history.size:,} records hang together, root {history.root.hex()}",
-            "beyond them": f"{output.size(history.left_over)} that do not" if history.left_over else "nothing",
+            "log": f"{history.size:,} consistent records, root {history.root.hex()}",
+            "beyond them": f"{output.size(history.left_over)} that are not consistent"
+            if history.left_over
+            else "nothing",
             "signed": "nothing yet" if signed is None else f"{signed.size:,} records, root {signed.root.hex()}",
-            "keyring": "nothing yet" if not witness else f"{witness.size:,} records, root {witness.root.hex()}",
+            "keyring": "nothing yet"
+            if not remembered
+            else f"{remembered.size:,} records, root {remembered.root.hex()}",
             "missing": f"{max(history.signed_records - history.size, 0):,} records that were signed",
             "verdict": "they agree" if history.complaint is None else str(history.complaint),
         }
     )
     if history.complaint is not None:
         output.say(
-            "\nways out, with the server stopped:\n"
-            "  put the newest copy of the keyring back, where the keyring is older than the log, or gone\n"
+            "\nremedies, with the server stopped:\n"
+            "  restore the newest copy of the keyring, if the keyring is older than the log, or gone\n"
             "  coffer recover from COPY        take what is missing from a backup or replica\n"
-            "  coffer repair --from COPY       where single records are damaged\n"
+            "  coffer repair --from COPY       if single records are damaged\n"
             f"  coffer recover accept-loss --to {history.size}\n"
-            "                                  go on without what is missing; it is signed that it is lost"
+            "                                  continue without what is missing, and sign that it is lost"
         )

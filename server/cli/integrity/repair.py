@@ -1,4 +1,4 @@
-"""`coffer repair`: mend damaged records from another copy of the archive. Needs no key."""
+"""`coffer repair`: repair damaged records from another copy of the archive. Needs no key."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ Examples:
   coffer repair --from /mnt/replica 4711 4712   these records only
 
 \b
-A record is taken from the copy only if the log with it gives the root that was signed here; where both copies are
-damaged in different places, each gives what it has. The damaged file stays in lost+found, and a record of the repair
-is written as soon as the archive is opened with its key. Stop the server first. Exit code 1 when findings are left."""
+A record is taken from the copy only if the log then yields the root that was signed here; if both copies are damaged in
+different places, the intact parts of each are combined. The damaged file is kept in lost+found, and a record of the
+repair is written when the archive is next opened with its key. Stop the server first. Exit code 1 if findings
+remain."""
 )
 @click.option(
     "--from", "copy", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -34,10 +35,10 @@ is written as soon as the archive is opened with its key. Stop the server first.
 @json_option
 @click.pass_obj
 def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
-    """Mend what is damaged, or the given records, from a copy of the archive."""
+    """Repair what is damaged, or the given records, from a copy of the archive."""
     admitted = chosen.existing(Action.REPAIR)
     config = admitted.config
-    from coffer.archive.repair.repair import repair as mend
+    from coffer.archive.repair.repair import repair as repair_from
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.store.writer_lock import WriterLock
     from coffer.archive.verify.findings import FindingStore
@@ -49,7 +50,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     with WriterLock(folder.lock, "coffer repair", clock_ms()):
         folder.complete()
         with output.progress("looking for damage", hidden=chosen.json, in_bytes=True) as bar:
-            report = mend(
+            report = repair_from(
                 folder, source, only=set(records), remembered=look(folder).witness,
                 progress=lambda done: bar.advance(done, total),
             )  # fmt: skip
@@ -62,20 +63,20 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     else:
         for row in rows:
             kept = f", the damaged file is lost+found/{row['kept']}" if row["kept"] else ""
-            output.say(f"segment {row['segment']}: records {_list(row['records'])} were mended{kept}")
+            output.say(f"segment {row['segment']}: records {_list(row['records'])} were repaired{kept}")
         if report.checkpoint:
-            output.say("the signed checkpoint was put back, from the history here or from the copy")
+            output.say("the signed checkpoint was restored, from the history here or from the copy")
         for finding in left:
-            output.say(output.plain(f"left: segment {finding['segment']}, {finding['what']}"))
+            output.say(output.plain(f"remaining: segment {finding['segment']}, {finding['what']}"))
         if not recorded:
             output.say("a record of it is written when the archive is next opened with its key")
-        output.say(f"{len(left)} findings are left" if left else "no findings")
+        output.say(f"{len(left)} findings remain" if left else "no findings")
     if left:
         click.get_current_context().exit(_FINDINGS)
 
 
 def _is_recorded(admitted: Admitted) -> bool:
-    """Open the archive once, which records the repair. Without a key, or with damage left, that happens later."""
+    """Open the archive once, which records the repair. Without a key, or if damage remains, that happens later."""
     try:
         with admitted.open_writer():
             return True

@@ -1,4 +1,4 @@
-"""`coffer scrub`: what the server's background reading has found, and answering for it."""
+"""`coffer scrub`: what the background scrub of the server has found, and its acknowledgement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def scrub() -> None:
-    """See what the background scrub has found, and say that you have."""
+    """Show what the background scrub has found, and acknowledge it."""
 
 
 @scrub.command(
@@ -27,13 +27,13 @@ Examples:
   coffer scrub show --json | jq '.findings[].what'
 
 \b
-Needs no key and works beside a server. Exit code 1 while findings wait for an answer."""
+Needs no key and works beside a server. Exit code 1 while findings are not acknowledged."""
 )
 @archive_options()
 @json_option
 @click.pass_obj
 def show(chosen: Chosen) -> None:
-    """Show how far the scrub is, how old the oldest reading is, and every finding."""
+    """Show the scrub's progress, the age of the oldest reading, and every finding."""
     config = chosen.existing(Action.INSPECT).config
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.tree.checkpoint import Checkpoint
@@ -51,15 +51,15 @@ def show(chosen: Chosen) -> None:
     waiting = [e for e in entries if not e.acknowledged_ms]
     age = 0.0 if oldest is None else max(clock_ms() - oldest, 0) / 1000
     if chosen.json:
-        told = {"passes": state.position.passes, "segment": state.position.segment, "oldest_unverified_seconds": age}
-        output.as_json({**told, "findings": [_row(e) for e in entries]})
+        progress = {"passes": state.position.passes, "segment": state.position.segment}
+        output.as_json({**progress, "oldest_unverified_seconds": age, "findings": [_row(e) for e in entries]})
     else:
         output.facts(
             {
                 "full passes": str(state.position.passes),
                 "next": f"segment {state.position.segment}, offset {state.position.offset}",
                 "oldest": f"{age / 86400:.1f} days since it was read or stored",
-                "findings": f"{len(waiting)} wait for an answer, {len(entries) - len(waiting)} are acknowledged",
+                "findings": f"{len(waiting)} not acknowledged, {len(entries) - len(waiting)} acknowledged",
             }
         )
         for entry in entries:
@@ -71,19 +71,19 @@ def show(chosen: Chosen) -> None:
 @scrub.command(
     epilog="""\b
 Examples:
-  coffer scrub acknowledge                     all that wait
+  coffer scrub acknowledge                     all of them
   coffer scrub acknowledge 2-35184-a81c03      one, by its name in `coffer scrub show`
 
 \b
-Needs no key and works beside a server. It mends nothing: it ends the warnings for damage that you know of. The
-finding stays listed until the record is mended (coffer repair) and read again."""
+Needs no key and works beside a server. It repairs nothing: it ends the warnings about damage that you know of. The
+finding stays listed until the record is repaired (coffer repair) and read again."""
 )
 @click.argument("names", nargs=-1, metavar="[FINDING]...")
 @archive_options()
 @json_option
 @click.pass_obj
 def acknowledge(chosen: Chosen, names: tuple[str, ...]) -> None:
-    """Say that somebody knows of findings; without names, of all that wait."""
+    """Acknowledge findings; without names, all of them."""
     config = chosen.existing(Action.ACKNOWLEDGE).config
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.verify.findings import FindingStore
@@ -102,6 +102,6 @@ def _row(entry: RecordedFinding) -> dict[str, Any]:
 
 def _line(entry: RecordedFinding) -> str:
     record = "" if entry.record is None else f", record {entry.record}"
-    state = "acknowledged" if entry.acknowledged_ms else "waits"
+    state = "acknowledged" if entry.acknowledged_ms else "not acknowledged"
     where = f"segment {entry.segment}, offset {entry.offset}{record}"
     return f"{entry.name}  {state}, found {output.when(entry.found_ms)}: {where}: {entry.what}"

@@ -1,4 +1,4 @@
-"""`coffer verify`: read every byte of the log, report what is not as it was written; a key only to decrypt."""
+"""`coffer verify`: read every byte of the log and report what is not as it was written."""
 
 from __future__ import annotations
 
@@ -42,28 +42,30 @@ Examples:
   coffer verify --archive /mnt/copy        a backup, without its key file
   coffer verify --level headers            the chain and the checkpoint only: quick
   coffer verify --level decrypt            open every object too: needs the key file
-  coffer verify --since last-week.note     only what came behind a checkpoint that was kept
+  coffer verify --since last-week.note     only what was added after a checkpoint that was kept
   coffer verify --sample 5%                every header, and the bodies of 5 % of the records
   coffer verify --json-lines | jq .what
 
 \b
-Exit code 0 when everything is as it was written, 1 with findings, each with segment, offset and record; any other
-says that the verification could not be done. It runs beside a server; what is written while it runs is not looked
-at. Objects whose key was destroyed on purpose are counted and are no findings. docs/integrity.md tells what to do."""
+Exit code 0 if everything is as it was written, 1 with findings, each with segment, offset and record; any other means
+that the verification could not be done. It runs beside a server; what is written while it runs is not checked. Objects
+whose key was destroyed on purpose are counted and are not findings. docs/integrity.md describes what to do."""
 )
 @click.option(
     "--level",
     type=click.Choice(["headers", "bodies", "decrypt"]),
     default="bodies",
     show_default=True,
-    help="The chain of record headers only; every byte; or every object opened and checked inside.",
+    help="The chain of record headers only; every byte; or every object opened and its content checked.",
 )
 @click.option("--since", metavar="CHECKPOINT", help="A file with a signed checkpoint, or a number of records.")
 @click.option("--sample", default="100%", show_default=True, callback=_share, help="Share of the bodies to read.")
-@click.option("--seed", type=click.IntRange(0), default=None, help="Which share: the same seed, the same records.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=None, help="Which share: the same seed selects the same records."
+)
 @click.option("--jobs", type=click.IntRange(1, 64), default=None, help="Processes.  [default: cores, at most 4]")
 @click.option(
-    "--json-lines", is_flag=True, help="Print each finding as a line of JSON when it is found, a summary last."
+    "--json-lines", is_flag=True, help="Print each finding as a line of JSON when it is found, and a summary last."
 )
 @archive_options()
 @json_option
@@ -110,19 +112,19 @@ def verify(  # noqa: PLR0917  one parameter for each option
                 output.as_json(_row(finding))
             elif not chosen.json:
                 output.say(output.plain(_line(finding, folder)))
-    told = _told(config, options, verifier, total, time.monotonic() - started)
+    summary = _summary(config, options, verifier, total, time.monotonic() - started)
     if json_lines:
-        output.as_json({**told, "findings": len(findings)})
+        output.as_json({**summary, "findings": len(findings)})
     elif chosen.json:
-        output.as_json({**told, "findings": [_row(f) for f in findings]})
+        output.as_json({**summary, "findings": [_row(f) for f in findings]})
     else:
-        _say(told, len(findings), is_sample=sample < 1)
+        _say(summary, len(findings), is_sample=sample < 1)
     if findings:
         click.get_current_context().exit(_FINDINGS)
 
 
 def _start(since: str | None, folder: ArchiveFolder) -> Checkpoint | int | None:
-    """What --since names: a number of records, or a note that this archive signed. Raises InputError."""
+    """The value of --since: a number of records, or a checkpoint that this archive signed. Raises InputError."""
     from coffer.archive.tree.checkpoint import open_checkpoint
 
     if since is None or (since.isascii() and since.isdigit()):
@@ -136,29 +138,30 @@ def _start(since: str | None, folder: ArchiveFolder) -> Checkpoint | int | None:
     return open_checkpoint(note, folder)
 
 
-def _told(config: Config, options: Options, verifier: Verifier, total: int, seconds: float) -> dict[str, Any]:
-    summary = verifier.summary
+def _summary(config: Config, options: Options, verifier: Verifier, total: int, seconds: float) -> dict[str, Any]:
+    counts = verifier.summary
     names = ("segments", "records", "first_record", "signed_records", "bodies", "opened", "shredded", "superseded")
     return {
         "archive": str(config.archive),
         "level": options.level.name.lower(),
         "bytes": total,
         "seconds": round(seconds, 3),
-        **{name: getattr(summary, name) for name in names},
+        **{name: getattr(counts, name) for name in names},
         "sample": options.sample,
         "seed": options.seed,
     }
 
 
-def _say(told: dict[str, Any], findings: int, *, is_sample: bool) -> None:
-    line = f"{told['records']} records, {output.size(told['bytes'])}, {told['seconds']:.1f} s"
+def _say(summary: dict[str, Any], findings: int, *, is_sample: bool) -> None:
+    line = f"{summary['records']} records, {output.size(summary['bytes'])}, {summary['seconds']:.1f} s"
     if is_sample:
-        line += f", of which {told['bodies']} bodies were read (--sample {told['sample']:.4%} --seed {told['seed']})"
-    if told["first_record"]:
-        line += f", from record {told['first_record']} on"
-    if told["level"] == "decrypt":
-        line += f", {told['opened']} opened, {told['shredded']} whose key was destroyed"
-        line += f", {told['superseded']} superseded by a rekey" if told["superseded"] else ""
+        share = f"--sample {summary['sample']:.4%} --seed {summary['seed']}"
+        line += f", of which {summary['bodies']} bodies were read ({share})"
+    if summary["first_record"]:
+        line += f", from record {summary['first_record']} on"
+    if summary["level"] == "decrypt":
+        line += f", {summary['opened']} opened, {summary['shredded']} whose key was destroyed"
+        line += f", {summary['superseded']} superseded by a rekey" if summary["superseded"] else ""
     output.say(f"{line}: {f'{findings} findings' if findings else 'no findings'}")
 
 

@@ -19,16 +19,16 @@ Examples:
   coffer keys audit --json
 
 \b
-Finds a keyring that is cut, older than the log, of another archive, or that holds keys which were shredded or replaced,
-and a destroyed epoch whose secret is back. Needs no key, writes nothing, and may run beside a server; of providers that
-cannot be reached it says that they were not asked.
+Finds a keyring that is cut, older than the log, of another archive, or that contains keys which were shredded or
+replaced, and a destroyed epoch whose secret is back. Needs no key, writes nothing, and may run beside a server. It
+reports which providers could not be reached, and therefore were not asked.
 Exit codes: 0 no findings, 1 findings, others as for every command.""",
 )
 @archive_options()
 @json_option
 @click.pass_obj
 def audit(chosen: Chosen) -> None:
-    """Hold the keyring against the log: a key for all that is to be readable, none for what was erased."""
+    """Check the keyring against the log: a key for everything that must be readable, none for what was erased."""
     config = chosen.existing(Action.AUDIT_KEYS).config
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.server.engine.providers import provider_of
@@ -41,16 +41,16 @@ def audit(chosen: Chosen) -> None:
             findings.append(finding)
             if not chosen.json:
                 output.say(finding)
-    told = asdict(work.summary)
+    counts = asdict(work.summary)
     if chosen.json:
-        output.as_json({"archive": str(config.archive), **told, "findings": findings})
+        output.as_json({"archive": str(config.archive), **counts, "findings": findings})
     else:
         output.say(
-            f"{told['records']} records; keys: {told['in_use']} in use, {told['shredded']} shredded,"
-            f" {told['replaced']} replaced, {told['unused']} not used yet:"
+            f"{counts['records']} records; keys: {counts['in_use']} in use, {counts['shredded']} shredded,"
+            f" {counts['replaced']} replaced, {counts['unused']} not used yet:"
             f" {len(findings) or 'no'} findings"
         )
-        if told["unasked"]:
-            output.say(f"not asked whether destroyed epochs are back: {', '.join(told['unasked'])}")
+        if counts["unasked"]:
+            output.say(f"not asked whether destroyed epochs are back: {', '.join(counts['unasked'])}")
     if findings:
         click.get_current_context().exit(_FINDINGS)

@@ -1,4 +1,4 @@
-"""`coffer keys`: what keys the archive has; never the keys themselves."""
+"""`coffer keys`: which keys the archive has; never the keys themselves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DAY_MS: Final = 86_400_000
 
 @click.group()
 def keys() -> None:
-    """Look at the archive's keys, renew them, divide them among people, and bring them back."""
+    """List, rotate, split and recover the archive's keys."""
 
 
 for _command in (rotate, rekey, rotate_signing, destroy, audit, export, split, recover, drill, burn):
@@ -41,8 +41,8 @@ Examples:
   coffer keys list --json
 
 \b
-Needs no key: it tells where the keys are when nothing opens them. An epoch is `active`, `leaving` while a rotation from
-it is half done, `retired`, `destroying`, `destroyed`, or `abandoned`: given up without its provider, not destroyed.""",
+Needs no key: it shows where the keys are when nothing opens them. An epoch is `active`, `leaving` during a rotation
+from it, `retired`, `destroying`, `destroyed`, or `abandoned`: given up without its provider, not destroyed.""",
 )
 @archive_options()
 @json_option
@@ -78,7 +78,7 @@ def _row(seen: Overview, of: EpochInfo, now: int) -> dict[str, Any]:
         "age_days": round(max(0, now - of.created_ms) / _DAY_MS, 1),
         "study_keys": of.rows,
         "can_be_taken_back_until": output.when(of.gone_ms) if of.gone_ms is not None and of.gone_ms > now else None,
-        "shares": [_told(each, seen) for each in groups],
+        "shares": [_in_words(each, seen) for each in groups],
         "opened_by": [str(each) for each in of.keepers if not each.is_ended],
     }
 
@@ -90,12 +90,14 @@ def _text(value: object) -> str:
 
 
 def _remarks(seen: Overview, now: int) -> Iterator[str]:
-    """What is not at rest, a sentence each."""
+    """Whatever is unfinished, one sentence each."""
     for each in seen.epochs:
         if each.epoch in seen.partly_rotated:
-            how = f"{seen.changing} is at it" if seen.changing else "it was stopped: coffer keys rotate goes on with it"
+            how = (
+                f"{seen.changing} is running" if seen.changing else "it was interrupted: coffer keys rotate resumes it"
+            )
             yield (
-                f"A rotation to epoch {seen.current} is half done, {each.rows} study keys are left in epoch"
+                f"A rotation to epoch {seen.current} is not complete, {each.rows} study keys remain in epoch"
                 f" {each.epoch}; {how}."
             )
         elif each.state is EpochState.DESTROYING:
@@ -108,18 +110,18 @@ def _remarks(seen: Overview, now: int) -> Iterator[str]:
             )
         elif each.gone_ms is not None and each.gone_ms > now:
             yield (
-                f"Epoch {each.epoch} waits for its deletion: until {output.when(each.gone_ms)} {each.provider} can take"
-                " it back."
+                f"Epoch {each.epoch} is scheduled for deletion: until {output.when(each.gone_ms)} {each.provider} can"
+                " cancel it."
             )
     if seen.groups and all(each.epoch != seen.current for each in seen.groups):
-        yield f"The shares are stale: none gives the key of epoch {seen.current}. Split again: coffer keys split"
+        yield f"The shares are stale: none yields the key of epoch {seen.current}. Split again: coffer keys split"
     if seen.is_signing_key_changing:
-        yield "Another signing key is about to take over. Stopped? coffer keys rotate-signing goes on with it."
+        yield "A rotation of the signing key is not complete. Interrupted? coffer keys rotate-signing resumes it."
     if seen.unfinished:
-        yield "A splitting was stopped before its shares were whole: say the same `coffer keys split` again."
+        yield "A split was interrupted before its shares were complete: run the same `coffer keys split` again."
 
 
-def _told(of: Group, seen: Overview) -> str:
+def _in_words(of: Group, seen: Overview) -> str:
     """A group of shares in a few words."""
     state = " (unfinished)" if of.group in seen.unfinished else ""
     if burned := seen.burned.get(of.group):

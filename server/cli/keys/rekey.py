@@ -1,4 +1,4 @@
-"""`coffer keys rekey`: new keys for studies whose key may be known to somebody, and everything sealed again."""
+"""`coffer keys rekey`: new keys for studies whose key may be compromised, with all their objects sealed again."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Examples:
   coffer keys rekey --all-before 3 --reason 'old key file and keyring copied' --yes --json
 
 \b
---all-before N takes every study whose key was made before epoch N began: rotate first, then name the new epoch.
+--all-before N selects every study whose key was made before epoch N began: rotate first, then give the new epoch.
 Needs as much free space as the studies take: the log only grows. Works beside a running server, which does the work
-while it stores and sends. Interrupted at any point, everything still opens, and the server, or the same command again,
-goes on. Exit code 5: no such study; 9: it was shredded; 10: a hold keeps it as it is; 3: an object is damaged, and its
-study keeps its key until it is repaired.
-An old copy of the keyring that opens still opens the old records: coffer shred finish ends that. Neither a rekey nor a
-rotation changes the archive's own key, for index tokens, events and notes."""
+while it stores and sends. If it is interrupted at any point, everything still opens, and the server, or the same
+command run again, resumes it. Exit code 5: no such study; 9: it was shredded; 10: it is on hold; 3: an object is
+damaged, and its study keeps its key until it is repaired.
+An old copy of the keyring that can be opened still opens the old records: coffer shred finish ends that. Neither a
+rekey nor a rotation changes the archive's own key, which protects index tokens, events and notes."""
 )
 @click.argument("study", required=False)
-@click.option("--all-before", "epoch", type=click.IntRange(min=2), metavar="EPOCH", help="All with older keys.")
+@click.option("--all-before", "epoch", type=click.IntRange(min=2), metavar="EPOCH", help="All studies with older keys.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why. It is kept for good: write no name into it.")
-@click.option("--officer", metavar="NAME", help="Who wants it.  [default: the account]")
+@click.option("--officer", metavar="NAME", help="Who orders it.  [default: the account]")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @archive_options()
 @json_option
@@ -44,7 +44,7 @@ rotation changes the archive's own key, for index tokens, events and notes."""
 def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, officer: str | None, *, yes: bool) -> None:
     """Give studies new keys, seal their objects again, and destroy the old keys."""
     if (study is None) == (epoch is None):
-        raise click.UsageError("name one study, or --all-before EPOCH")
+        raise click.UsageError("give one study, or --all-before EPOCH")
     started = time.monotonic()
     admitted = chosen.existing(Action.REKEY, officer)
     with admitted.open_for_keys() as archive:
@@ -55,13 +55,13 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
         confirm(question, yes=yes or not found.names)
         begun = order(archive, found, reason, admitted.principal)
         is_left = _is_left(chosen, archive, begun)
-    if is_left:  # whoever was to do it has ended
+    if is_left:  # the process that was to do it has ended
         with admitted.open_for_keys() as archive, output.progress("sealing again", hidden=chosen.json) as bar:
             carry_out(archive, begun, bar.reach)
     seconds = round(time.monotonic() - started, 1)
     if chosen.json:
-        told = {"studies": found.studies, "objects": found.objects, "held": found.held, "seconds": seconds}
-        output.as_json({**told, "new_keys": [each.new.hex() for each in begun]})
+        counts = {"studies": found.studies, "objects": found.objects, "held": found.held}
+        output.as_json({**counts, "seconds": seconds, "new_keys": [each.new.hex() for each in begun]})
         return
     output.say(
         f"{found.studies} studies with {found.objects} instances have new keys; the old ones are destroyed here."
@@ -70,19 +70,21 @@ def rekey(chosen: Chosen, study: str | None, epoch: int | None, reason: str, off
         output.say(f"{found.held} studies are on hold and keep their keys: coffer hold list")
     if not begun:
         return
-    output.say("Copy the log and the keyring again: with today's keyring, older copies of the log lack these studies.")
-    output.say("The old records stay in the log, sealed under the old keys. Still readable by whoever has:")
-    output.say("  - an old key and any copy of the log: what it sealed before now, for good; call such copies in;")
-    output.say("  - an old copy of the keyring and what opened it, until its epoch is destroyed:")
-    output.say("    coffer shred finish, then coffer shred finish --destroy; then copy keyring and key file.")
     output.say(
-        "The archive's own key stays the same, here and at a rotation. Whoever opened a keyring of this archive, of"
+        "Back up the log and the keyring again: with today's keyring, older copies of the log lack these studies."
     )
-    output.say("whatever time, keeps it: index tokens, events, notes of holds and requests. It opens no image.")
+    output.say("The old records stay in the log, sealed under the old keys. They can still be read with:")
+    output.say("  - an old key and any copy of the log, for good: recall such copies;")
+    output.say("  - an old copy of the keyring and what opened it, until its epoch is destroyed:")
+    output.say("    coffer shred finish, then coffer shred finish --destroy; then back up keyring and key file.")
+    output.say(
+        "A rekey or rotation does not change the archive's own key. Anyone who ever opened a keyring of this archive"
+    )
+    output.say("still has it: it opens index tokens, events, and notes of holds and requests, but no image.")
 
 
 def _is_left(chosen: Chosen, archive: KeyAdminArchive, begun: list[Rekey]) -> bool:
-    """Carry it out, or wait until the process that writes has; whether that one ended before it had."""
+    """Carry it out, or wait until the process that writes has. Returns whether that process ended before it had."""
     from coffer.server.keyops.rekey_order import carry_out
 
     try:

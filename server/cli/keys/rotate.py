@@ -1,4 +1,4 @@
-"""`coffer keys rotate` and `destroy`: a new key over everything, objects untouched, and the end of an old one."""
+"""`coffer keys rotate` and `destroy`: a new key over all study keys, and the end of an old one."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ Examples:
   coffer keys rotate --provider pkcs11
 
 \b
-Works beside a running server, while it stores and sends. Interrupted at any point, everything still opens; run it
-again and it goes on where it stopped, as a running server does by itself. To move to another provider (HSM, AWS KMS),
-configure it, leave the old one configured too, restart the server, then name it with --provider, or make it [keys]
-provider. A rotation to another one that had been stopped is finished first.
-Exit code 7: somebody else changes the keys; 11: the running server does not know the provider. Then nothing is done."""
+Works beside a running server, while it stores and sends. If it is interrupted at any point, everything still opens; run
+it again to resume it, which a running server does by itself. To move to another provider (HSM, AWS KMS), configure it,
+keep the old one configured, restart the server, then name it with --provider, or set it as [keys] provider. An
+interrupted rotation to another provider is finished first.
+Exit code 7: another process is changing the keys; 11: the running server does not know the provider. Then nothing is
+done."""
 )
 @click.option(
     "--provider",
     "kind",
     type=click.Choice(["file", "pkcs11", "aws-kms"]),
-    help="Who keeps the new epoch's secret, default as configured.",
+    help="Who keeps the new epoch's secret.  [default: as configured]",
 )
 @officer_option
 @archive_options()
 @json_option
 @click.pass_obj
 def rotate(chosen: Chosen, kind: str | None, officer: str | None) -> None:
-    """Make a new key epoch and move every study's key under it; objects stay as they are."""
+    """Create a new key epoch and move every study's key under it; objects stay as they are."""
     admitted = chosen.existing(Action.ROTATE, officer)
     config = admitted.config
     from coffer.archive.store.folder import ArchiveFolder
@@ -59,19 +60,19 @@ def rotate(chosen: Chosen, kind: str | None, officer: str | None) -> None:
     seconds = round(time.monotonic() - started, 1)
     stale = [g for g in overview(ArchiveFolder.open(config.archive).keyring).groups if g.epoch != done.epoch]
     if chosen.json:
-        told = {"epoch": done.epoch, "provider": done.provider, "moved": done.rewrapped, "resumed": done.resumed}
-        output.as_json({**told, "seconds": seconds, "stale_shares": [g.group.hex() for g in stale]})
+        result = {"epoch": done.epoch, "provider": done.provider, "moved": done.rewrapped, "resumed": done.resumed}
+        output.as_json({**result, "seconds": seconds, "stale_shares": [g.group.hex() for g in stale]})
         return
-    how = "Went on with a rotation that had been stopped. " if done.resumed else ""
+    how = "Resumed an interrupted rotation. " if done.resumed else ""
     output.say(f"{how}Epoch {done.epoch} ({done.provider}) is current; {done.rewrapped} study keys moved, {seconds} s.")
     if done.provider != KINDS[kind or config.keys.provider]:
-        output.say(f"New epochs go to {config.keys.provider}: to move there too, say coffer keys rotate once more.")
-    output.say("Now copy what the provider keeps again: a key file has changed. Where shreds are scheduled, first say")
-    output.say("coffer shred finish --destroy: until then it holds what that destroys.")
+        output.say(f"New epochs go to {config.keys.provider}: to move there, run coffer keys rotate again.")
+    output.say("Back up what the provider keeps again: a key file has changed. If shreds are scheduled, first run")
+    output.say("coffer shred finish --destroy: until then the key file contains what that destroys.")
     for group in stale:
         output.say(
-            f"Stale now, collect and burn: {group.count} shares of group {group.group.hex()}. Then: coffer keys split"
-            f" -n {group.count} -k {group.threshold}"
+            f"The {group.count} shares of group {group.group.hex()} are stale: collect and burn them. Then:"
+            f" coffer keys split -n {group.count} -k {group.threshold}"
         )
     output.say("An old copy of keyring and key file together still opens what was stored before.")
 
@@ -85,18 +86,18 @@ Examples:
   coffer keys destroy 1 --keys-of old-hsm.toml
 
 \b
-After it no copy of the keyring from before the rotation opens anything, but with shares that were not burned, which are
-named: burn them too. This is what makes erasures (`coffer shred`) effective, and what ends the use of old backups of
-keyring and key file. It cannot be undone. Refused (exit code 11) for the current epoch and while study keys are under
-it. Interrupted, run it again.
-Everything that ever opened the epoch is asked for a receipt: also the HSM or key file that kept it before a recovery or
-a move. What gives none is named (exit code 6), and the epoch is not destroyed before it does: say it again. --keys-of
-names a configuration whose [keys] lead to one that the archive's own do not lead to any more.
-With --provider-lost an epoch of which a provider fails is given up: nothing here asks for it any more. That secret is
-NOT destroyed, and what was shredded under it stays `scheduled` until the provider is back and this is said again."""
+Afterwards no copy of the keyring from before the rotation opens anything, except with shares that were not burned,
+which are named: burn them too. This makes erasures (`coffer shred`) effective, and old backups of keyring and key file
+useless. It cannot be undone. Refused (exit code 11) for the current epoch and while study keys are under it. If it is
+interrupted, run it again.
+Everything that ever opened the epoch must give a receipt: also the HSM or key file that kept it before a recovery or a
+move. Whatever gives none is named (exit code 6), and the epoch is not destroyed until it does: run the command again.
+--keys-of names a configuration whose [keys] reach a provider that the archive's own no longer reach.
+With --provider-lost, an epoch whose provider fails is given up: Coffer no longer asks for it. That secret is NOT
+destroyed, and what was shredded under it stays `scheduled` until the provider is back and the command is run again."""
 )
 @click.argument("epoch", type=click.IntRange(min=1))
-@click.option("--provider-lost", is_flag=True, help="Give the epoch up where its provider fails. Needs --reason.")
+@click.option("--provider-lost", is_flag=True, help="Give the epoch up if its provider fails. Needs --reason.")
 @click.option("--reason", default="", metavar="TEXT", help="Why the provider is lost. It is kept for good.")
 @click.option(
     "--keys-of",
@@ -118,26 +119,28 @@ def destroy(  # noqa: PLR0917  one parameter for each option
     officer: str | None,
     yes: bool,
 ) -> None:
-    """Destroy the secret of an old key epoch for ever."""
+    """Destroy the secret of an old key epoch for good."""
     if provider_lost != bool(reason.strip()):
-        raise click.UsageError("Say --provider-lost and --reason together, or neither.")
+        raise click.UsageError("Give --provider-lost and --reason together, or neither.")
     admitted = chosen.existing(Action.DESTROY_EPOCH, officer)
     config = admitted.config
     from coffer.server.config.load import load_config
     from coffer.server.keyops.epochs import destroy as run
 
-    confirm(f"Destroy all that opens epoch {epoch}? Old backups of the keyring open only with shares after it", yes=yes)
+    confirm(
+        f"Destroy everything that opens epoch {epoch}? Old backups of the keyring then open only with shares", yes=yes
+    )
     others = None if keys_of is None else load_config(keys_of, config.archive).keys
     ended = run(config, epoch, admitted.principal, reason.strip(), others)
     if chosen.json:
-        output.as_json(_told(ended))
+        output.as_json(_as_json(ended))
     else:
         _say(ended)
     if ended.missing and ended.state is not EpochState.ABANDONED:
         click.get_current_context().exit(_NO_RECEIPT)
 
 
-def _told(ended: Ended) -> dict[str, object]:
+def _as_json(ended: Ended) -> dict[str, object]:
     until = _until(ended)
     return {
         "epoch": ended.epoch,
@@ -153,7 +156,7 @@ def _told(ended: Ended) -> dict[str, object]:
 
 
 def _until(ended: Ended) -> str:
-    """Until when a provider can take a destruction back, "" where none can."""
+    """Until when a provider can cancel the destruction, "" if none can."""
     from coffer.keys.clock import clock_ms
 
     is_over = ended.effective_ms is None or ended.effective_ms <= clock_ms()
@@ -169,7 +172,7 @@ def _say(ended: Ended) -> None:
             output.say(output.plain(f"  {hint}"))
     output.say(f"Epoch {ended.epoch} is {_STATES.get(ended.state, 'NOT destroyed yet')} ({ended.provider}).")
     if until := _until(ended):
-        output.say(f"It can be taken back until {until}.")
+        output.say(f"It can be cancelled until {until}.")
     for group in ended.shares:
         output.say(output.plain(f"STILL OPENS IT, with an old copy of the keyring: {group}"))
     if ended.remark:

@@ -1,4 +1,4 @@
-"""How `coffer shred` shows whom and what it erases, for people and as JSON. Names appear here and nowhere else."""
+"""How `coffer shred` shows whose data it erases, and what, as text and as JSON. No other module shows names."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 _MOST_LINES = 50
 
 
-def show(chosen: Chosen, archive: ReadableArchive, doomed: list[Doomed], require_allowed: Callable[[], object]) -> None:
-    """The dry run: what would go, what would stay, and what forbids it, if `require_allowed` raises."""
+def show(
+    chosen: Chosen, archive: ReadableArchive, selection: list[Doomed], require_allowed: Callable[[], object]
+) -> None:
+    """Print the dry run: what would be erased, what would stay and, if `require_allowed` raises, what forbids it."""
     from coffer.server.retention.preview import preview
 
     refused: AccessDeniedError | None = None
@@ -29,17 +31,17 @@ def show(chosen: Chosen, archive: ReadableArchive, doomed: list[Doomed], require
         require_allowed()
     except AccessDeniedError as error:
         refused = error
-    found = preview(archive, doomed)
+    found = preview(archive, selection)
     if chosen.json:
         output.as_json(
             {
                 "dry_run": True,
-                "studies": studies(doomed),
-                "instances": sum(each.instances for each in doomed),
-                "older_versions": sum(each.versions - each.instances for each in doomed),
+                "studies": studies(selection),
+                "instances": sum(each.instances for each in selection),
+                "older_versions": sum(each.versions - each.instances for each in selection),
                 "erases": [_fields(each) for each in found.erased],
                 "stays": [_fields(each) | {"served_again": each.served_again} for each in found.stays],
-                "refused": None if refused is None else {"cause": str(refused), "way_out": refused.hint()},
+                "refused": None if refused is None else {"cause": str(refused), "remedy": refused.hint()},
             }
         )
         return
@@ -47,35 +49,35 @@ def show(chosen: Chosen, archive: ReadableArchive, doomed: list[Doomed], require
         output.say(line)
     if refused is not None:
         output.say(f"would be refused: {output.plain(str(refused))}")
-    output.say(f"dry run: nothing was changed; {counted(doomed)} would be shredded")
+    output.say(f"dry run: nothing was changed; {counted(selection)} would be shredded")
 
 
 def show_patients(chosen: Chosen, parts: Iterable[Part]) -> None:
-    """Whose objects stand under one UID: what there is to choose from."""
+    """Print the patients whose objects are stored under one UID, to choose from."""
     from coffer.server.retention.preview import portion
 
     found = [portion(each) for each in parts]
     if chosen.json:
         output.as_json({"patients": [_fields(each) for each in found]})
         return
-    click.echo("objects of several patients stand under this UID:", err=True)
+    click.echo("objects of several patients are stored under this UID:", err=True)
     for each in found:
         for line in _person(each):
             click.echo(line, err=True)
 
 
 def lines(found: Preview) -> list[str]:
-    """What would go and what would stay, as lines without anything that a terminal would obey."""
-    told = ["to be erased for good:", *_some(found.erased)]
+    """What would be erased and what would stay, as lines without anything that a terminal would interpret."""
+    shown = ["to be erased for good:", *_some(found.erased)]
     if found.stays:
-        told += ["what stays:", *_some(found.stays)]
-    return told
+        shown += ["what stays:", *_some(found.stays)]
+    return shown
 
 
 def _some(portions: Sequence[Portion]) -> list[str]:
-    told = [line for each in portions[:_MOST_LINES] for line in _person(each)]
+    shown = [line for each in portions[:_MOST_LINES] for line in _person(each)]
     more = len(portions) - _MOST_LINES
-    return [*told, f"  and {more} more: --dry-run --json shows all"] if more > 0 else told
+    return [*shown, f"  and {more} more: --dry-run --json shows all"] if more > 0 else shown
 
 
 def _person(each: Portion) -> list[str]:
@@ -88,11 +90,13 @@ def _person(each: Portion) -> list[str]:
     title = f", {each.description}" if each.description else ""
     counts = number_of(each.instances, "instance")
     counts += f", {number_of(each.older_versions, 'older version')}" if each.older_versions else ""
-    told = [f"  {who}{born}, {number}", f"    {what}{date}{title}: {counts}"]
+    described = [f"  {who}{born}, {number}", f"    {what}{date}{title}: {counts}"]
     if each.served_again:
         again = "is" if each.served_again == 1 else "are"
-        told.append(f"    {number_of(each.served_again, 'older version')} of what goes {again} found and served again")
-    return [output.plain(line) for line in told]
+        described.append(
+            f"    {number_of(each.served_again, 'older version')} of what is erased {again} found and served again"
+        )
+    return [output.plain(line) for line in described]
 
 
 def _fields(each: Portion) -> dict[str, Any]:
@@ -110,17 +114,17 @@ def _fields(each: Portion) -> dict[str, Any]:
     }
 
 
-def studies(doomed: Iterable[Doomed]) -> int:
-    """How many studies these parts belong to; an object that is in none counts as one."""
-    return len({each.part.study_uid or each.part for each in doomed})
+def studies(selection: Iterable[Doomed]) -> int:
+    """The number of studies that these parts belong to; an object that is in none counts as one."""
+    return len({each.part.study_uid or each.part for each in selection})
 
 
-def counted(doomed: Sequence[Doomed]) -> str:
+def counted(selection: Sequence[Doomed]) -> str:
     """`2 studies with 5 instances and 1 older version`."""
-    older = sum(each.versions - each.instances for each in doomed)
-    instances = number_of(sum(each.instances for each in doomed), "instance")
+    older = sum(each.versions - each.instances for each in selection)
+    instances = number_of(sum(each.instances for each in selection), "instance")
     versions = f" and {number_of(older, 'older version')}" if older else ""
-    return f"{number_of(studies(doomed), 'study', 'studies')} with {instances}{versions}"
+    return f"{number_of(studies(selection), 'study', 'studies')} with {instances}{versions}"
 
 
 def number_of(count: int, one: str, many: str = "") -> str:
