@@ -15,7 +15,7 @@ from coffer.server.cli.options import Chosen, archive_options, json_option
 if TYPE_CHECKING:
     from coffer.archive.tree.certificate import Certificate, EpochOpener
     from coffer.server.config.settings import Config
-    from coffer.server.erasure.certificate import Issued
+    from coffer.server.erasure.certificate import IssuedCertificate
 
 _NOT_ERASED = 1
 
@@ -179,7 +179,7 @@ def _told(found: Certificate) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, issued: Issued) -> Path:
+def _write(folder: Path, issued: IssuedCertificate) -> Path:
     """A file of its own, durable on return, whose name says whether it is erased. Raises InputError, never replaces."""
     from coffer.keys.disk.durable import make_folder, write_new
 

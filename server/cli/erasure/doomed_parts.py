@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from coffer.index.query.parts import Part
     from coffer.server.engine.archive import ReadableArchive
     from coffer.server.retention.preview import Portion, Preview
-    from coffer.server.retention.selection import Doomed
+    from coffer.server.retention.selection import PartToShred
 
 _MOST_LINES = 50
 
 
-def show(chosen: Chosen, archive: ReadableArchive, doomed: list[Doomed], require_allowed: Callable[[], object]) -> None:
+def show(
+    chosen: Chosen, archive: ReadableArchive, doomed: list[PartToShred], require_allowed: Callable[[], object]
+) -> None:
     """The dry run: what would go, what would stay, and what forbids it, if `require_allowed` raises."""
     from coffer.server.retention.preview import preview
 
@@ -110,12 +112,12 @@ def _fields(each: Portion) -> dict[str, Any]:
     }
 
 
-def studies(doomed: Iterable[Doomed]) -> int:
+def studies(doomed: Iterable[PartToShred]) -> int:
     """How many studies these parts belong to; an object that is in none counts as one."""
     return len({each.part.study_uid or each.part for each in doomed})
 
 
-def counted(doomed: Sequence[Doomed]) -> str:
+def counted(doomed: Sequence[PartToShred]) -> str:
     """`2 studies with 5 instances and 1 older version`."""
     older = sum(each.versions - each.instances for each in doomed)
     instances = number_of(sum(each.instances for each in doomed), "instance")

@@ -20,7 +20,7 @@ from coffer.server.cli.options import (
 
 if TYPE_CHECKING:
     from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
-    from coffer.server.retention.selection import Doomed
+    from coffer.server.retention.selection import PartToShred
 
 
 def asked(function: Any) -> Any:
@@ -71,7 +71,7 @@ def study(
     require_reason_unless(dry_run, reason)
     admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.SHRED, officer)
     with admitted.open_for_keys() as archive:
-        from coffer.server.erasure.shred import Deed, Shredding
+        from coffer.server.erasure.shred import Authorization, Shredding
         from coffer.server.retention.preview import preview
         from coffer.server.retention.selection import as_now, require_same
 
@@ -85,7 +85,7 @@ def study(
         confirm(question, yes=yes, told=[] if yes else doomed_parts.lines(preview(archive, doomed)))
         if not yes:
             require_same(archive, doomed, as_now(archive, doomed))  # what was shown is what goes
-        key_ids = shredding.shred(doomed, Deed(reason or "", (admitted.principal.officer,)))
+        key_ids = shredding.shred(doomed, Authorization(reason or "", (admitted.principal.officer,)))
         report(chosen, archive, doomed, key_ids)
 
 
@@ -104,7 +104,7 @@ def chosen_parts(  # noqa: PLR0917  one parameter for each option
     patient_id: str | None,
     issuer: str | None,
     all_patients: bool,
-) -> list[Doomed]:
+) -> list[PartToShred]:
     """What the options mean. Where it is several patients', they are shown before that is refused."""
     from coffer.server.retention.selection import SeveralPatientsError, by_instance, by_patient, by_study
 
@@ -126,7 +126,7 @@ def chosen_parts(  # noqa: PLR0917  one parameter for each option
         raise
 
 
-def report(chosen: Chosen, archive: KeyAdminArchive, doomed: list[Doomed], key_ids: list[bytes]) -> None:
+def report(chosen: Chosen, archive: KeyAdminArchive, doomed: list[PartToShred], key_ids: list[bytes]) -> None:
     """Wait until it is recorded, and say what was done."""
     from coffer.keys.keyring.shred import tombstones
     from coffer.server.erasure.shred import wait_until_settled
