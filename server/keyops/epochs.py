@@ -168,7 +168,10 @@ class EpochAdmin:
             return self._keyring.destroy_epoch(epoch, self._destroyed, others)
 
     def destroy_or_abandon(self, epoch: int, reason: str, others: KekProvider | None = None) -> EndedEpoch:
-        """As `destroy`; where a provider gives no receipt, abandon it. Raises as `keys.keyring.epoch_end.abandon`."""
+        """Like `destroy`, but abandon the epoch if a provider gives no receipt.
+
+        Raises the same errors as `keys.keyring.epoch_end.abandon`.
+        """
         with self.exclusive():
             ending = self._end(epoch, others)
             if ending.missing:

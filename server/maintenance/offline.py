@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-import structlog
-
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
@@ -27,7 +25,7 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.server.config.settings import Config
 from coffer.server.engine.checkpoint_signer import finish
 from coffer.server.engine.providers import open_keyring, provider_of
-from coffer.server.engine.rollback import LostHold, Missed, keys_since, missed, shred_again
+from coffer.server.engine.rollback import LostHold, Missed, keys_since, missed, report_trouble, shred_again
 
 __all__ = [
     "KeyringInspection",
@@ -38,8 +36,6 @@ __all__ = [
     "offline_session",
     "settle_findings",
 ]
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +146,7 @@ def offline_session(config: Config, command: str) -> Iterator[OfflineSession]:
             # Accepting a loss makes an older keyring the newest: keys shredded since must not live again.
             late = missed(folder, keyring, reader, alone=True)
             shred_again(late, keyring)
-            for what in late.told(keyring.epoch):
-                _log.error(
-                    "the keyring does not belong to this log", name="keyring.mismatched",
-                    cause=what, remedy="coffer keys audit",
-                )  # fmt: skip
+            report_trouble(late.told(keyring.epoch))
             with suppress(IntegrityError):  # the caller reports what is wrong with the endorsements
                 finish(folder, keyring)
             yield OfflineSession(folder, keyring, late.objection(keyring.epoch), late.lost_holds(keyring))
