@@ -1,1 +1,1 @@
-"""Measurements of Coffer, beside its peers and alone."""
+"""Benchmarks of Coffer, beside other DICOM servers and alone."""

@@ -1,8 +1,8 @@
-"""Write docs/architecture.md: the rooms with a sentence each, and the ways through the house, from the code that runs.
+"""Write docs/architecture.md: the rooms with a sentence each, and the call paths of the main operations, from the code.
 
-The rooms are the packages and the first sentences of their docstrings. The ways are traced: a server is started on an
-archive of its own, an object is stored, found and retrieved, the keys are rotated and the study is erased; what each of
-these enters for the first time in each process stands in its line, in that order.
+The rooms are the packages and the first sentences of their docstrings. The paths are traced: a server is started on an
+archive of its own, an object is stored, found and retrieved, the keys are rotated and the study is erased. The page
+lists the modules that each of these enters in each process, in the order of their first call.
 
     python -m bench.architecture           print it
     python -m bench.architecture --write   write docs/architecture.md
@@ -32,36 +32,36 @@ WAYS: Final = {
     "find": "C-FIND at STUDY level by Study Instance UID",
     "retrieve": "C-GET of the study",
     "rotate": "`coffer keys rotate` beside the server, until the server has recorded it",
-    "erase": "`coffer shred study` beside the server, until the server has let go of the keys",
+    "erase": "`coffer shred study` beside the server, until the server has dropped the keys",
 }
-_SETTLE_SECONDS: Final = 3.0  # the server looks every second for what commands left
+_SETTLE_SECONDS: Final = 3.0  # the server finishes every second what commands left
 Ways = dict[str, dict[str, list[str]]]
 _HEAD: Final = """# Architecture
 
-<!-- written by `python -m bench.architecture --write`; tests/docs/test_architecture.py holds it against the code -->
+<!-- written by `python -m bench.architecture --write`; tests/docs/test_architecture.py checks it against the code -->
 
-Four floors, each importable without those above it; in each floor rooms that import only what stands lower. The
-contracts in `pyproject.toml` say the order, and `make layers` checks it. A module's first sentence says what it knows.
+Four floors, each importable without those above it. In each floor, a room imports only rooms below it: the contracts
+in `pyproject.toml` list the order, and `make layers` checks it. A module's first sentence says what it knows.
 """
-_WAYS_HEAD: Final = """## The ways through the house
+_WAYS_HEAD: Final = """## Call paths
 
-The modules that each process enters, in the order of their first call. The server commits and answers what needs the
-writer; a worker is a process that serves associations.
+The modules that each process enters, in the order of their first call. The server process commits and does everything
+that needs the writer; a worker is a process that serves associations.
 """
 
 
 def rooms() -> Iterator[tuple[str, str, list[str]]]:
-    """Every package with its first sentence and its modules, floors from above, rooms by name."""
+    """Yield every package with its first sentence and its modules: floors from the top, rooms by name."""
     for floor in FLOORS:
         for init in sorted((ROOT / floor).rglob("__init__.py")):
-            said = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
-            sentence = " ".join(said.split("\n\n")[0].split())
+            docstring = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
+            sentence = " ".join(docstring.split("\n\n")[0].split())
             modules = sorted(path.stem for path in init.parent.glob("*.py") if not path.stem.startswith("__"))
             yield ".".join(init.parent.relative_to(ROOT).parts), sentence, modules
 
 
-class _House:
-    """An archive with a traced server on it."""
+class _TracedArchive:
+    """An archive with a traced server."""
 
     def __init__(self, base: Path) -> None:
         self.notes, self.way = base / "notes", base / "way"
@@ -76,18 +76,18 @@ class _House:
         )
 
     def command(self, role: str, *arguments: str) -> list[str]:
-        """A traced command line."""
+        """Return a traced command line."""
         trace = [sys.executable, "-m", "bench.traced", str(self.notes), str(self.way), role, "command"]
         return [*trace, "--config", str(self.config), *arguments]
 
     def run(self, *arguments: str) -> str:
-        """Run a command to its end; what it printed. Raises CalledProcessError."""
+        """Run a command to its end and return its output. Raises CalledProcessError."""
         command = self.command("command", *arguments)
         return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
     @contextmanager
-    def on_the_way(self, name: str, seconds_after: float = 0.3) -> Iterator[None]:
-        """Trace while the block runs, and what it set going for so long after it."""
+    def tracing(self, name: str, seconds_after: float = 0.3) -> Iterator[None]:
+        """Trace while the block runs, and for some seconds what it started."""
         self._set(1 + list(WAYS).index(name))
         yield
         time.sleep(seconds_after)
@@ -100,7 +100,7 @@ class _House:
 
     @contextmanager
     def served(self) -> Iterator[None]:
-        """The server, from when it listens to when it has ended in order."""
+        """Run the server: it listens on entry and has ended cleanly on exit."""
         process = subprocess.Popen(self.command("server", "serve"), cwd=ROOT)
         port = load_config(self.config).dimse.port
         try:
@@ -117,38 +117,38 @@ class _House:
 
 
 def trace(base: Path) -> Ways:
-    """Walk every way once over an archive in `base`: way, role of the process, modules in order."""
-    house = _House(base)
-    house.run("init")
+    """Run every operation once on an archive in `base`: path, role of the process, modules in order."""
+    traced = _TracedArchive(base)
+    traced.run("init")
     study = sample_study()
     uid = str(study[0].StudyInstanceUID)
-    with house.served():
-        modality = Modality(load_config(house.config))
+    with traced.served():
+        modality = Modality(load_config(traced.config))
         modality.store(study[:1])
         modality.find(uid)
-        modality.get(uid)  # the first time loads what later calls find loaded
-        with house.on_the_way("store"):
+        modality.get(uid)  # the first call loads modules that later calls find loaded
+        with traced.tracing("store"):
             modality.store(study[1:2])
-        with house.on_the_way("find"):
+        with traced.tracing("find"):
             modality.find(uid)
-        with house.on_the_way("retrieve"):
+        with traced.tracing("retrieve"):
             modality.get(uid)
-        with house.on_the_way("rotate", _SETTLE_SECONDS):
-            house.run("keys", "rotate")
-        with house.on_the_way("erase", _SETTLE_SECONDS):
-            house.run("shred", "study", uid, "--reason", "docs", "--yes")
+        with traced.tracing("rotate", _SETTLE_SECONDS):
+            traced.run("keys", "rotate")
+        with traced.tracing("erase", _SETTLE_SECONDS):
+            traced.run("shred", "study", uid, "--reason", "docs", "--yes")
     ways: Ways = {name: {} for name in WAYS}
-    for line in house.notes.read_text(encoding="utf-8").splitlines():
+    for line in traced.notes.read_text(encoding="utf-8").splitlines():
         number, role, module = line.split()
         ways[list(WAYS)[int(number) - 1]].setdefault(role, []).append(module)
     return ways
 
 
 def page(ways: Ways) -> str:
-    """The whole document, ending in one newline."""
+    """Return the whole document, ending in one newline."""
     parts = [_HEAD]
     for floor in FLOORS:
-        parts.append(f"## `{floor}`\n\n| FreeSpace | What it is | Modules |\n|---|---|---|")
+        parts.append(f"## `{floor}`\n\n| Room | What it knows | Modules |\n|---|---|---|")
         for name, sentence, modules in rooms():
             if name.split(".")[0] == floor:
                 parts.append(f"| `{name}` | {sentence} | {', '.join(modules)} |")

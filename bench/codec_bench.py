@@ -1,8 +1,8 @@
-"""What the codec reaches on the two real series of the shared data: stored share, MB/s in and out, one core.
+"""The codec on the two real series of the shared data: stored share, MB/s in and out, one core.
 
     python bench/codec_bench.py
 
-Throughput is of CPU time and data set bytes; frames are coded and decoded one by one, as a store and a retrieval do.
+Throughput is data set bytes per CPU second; frames are coded and decoded one by one, as in a store and a retrieval.
 """
 
 import os
@@ -24,7 +24,7 @@ Frames = list[tuple[int, bytes]]
 
 
 def load(path: Path) -> Item:
-    """A file's bytes and the place of its pixels in them."""
+    """Return a file's bytes and the layout of its pixels."""
     content = path.read_bytes()
     ds = pydicom.dcmread(path)
     offset = content.rfind(ds.PixelData)
@@ -32,7 +32,7 @@ def load(path: Path) -> Item:
 
 
 def encode(content: bytes, layout: PixelLayout) -> Frames:
-    """Every frame with its plain length."""
+    """Return every coded frame with its plain length."""
     view = memoryview(content)
     out = []
     for piece in takewhile(lambda p: p.start < len(content), frames.cuts(layout)):
@@ -42,7 +42,7 @@ def encode(content: bytes, layout: PixelLayout) -> Frames:
 
 
 def measure(items: list[Item]) -> tuple[float, float, float, str]:
-    """Stored share, MB/s in, MB/s out, and which filters were chosen how often."""
+    """Return the stored share, MB/s in, MB/s out, and how often each filter was chosen."""
     received = sum(len(content) for content, _ in items)
     started = time.process_time()
     coded = [encode(*item) for item in items]

@@ -1,4 +1,4 @@
-"""C-FIND at study level over one association: time to the first row, to the last, and rows a second, peers in turn."""
+"""C-FIND at study level over one association, peers in turn: time to the first and last row, and rows per second."""
 
 import statistics
 import subprocess
@@ -17,7 +17,7 @@ from bench.scu import IMPLICIT_LE, STUDY_ROOT_FIND, Client
 _LEVEL, _STUDY, _PATIENT, _NAME, _DATE = 0x00080052, 0x0020000D, 0x00100020, 0x00100010, 0x00080020
 _ACCESSION, _MODALITIES = 0x00080050, 0x00080061
 _RETURNED: Final = {_LEVEL: b"STUDY"} | dict.fromkeys((_STUDY, _PATIENT, _NAME, _DATE, 0x00080030, _ACCESSION), b"")
-QUERIES: Final[dict[str, tuple[dict[int, bytes], int]]] = {  # keys, and how often in a round
+QUERIES: Final[dict[str, tuple[dict[int, bytes], int]]] = {  # keys, and repetitions per round
     "patient_id": ({_PATIENT: b"P00000023"}, 60),
     "accession": ({_ACCESSION: b"A001000077"}, 60),
     "study_uid": ({_STUDY: b"1.2.826.0.1.3680043.10.1338.1000055"}, 60),
@@ -33,7 +33,7 @@ _LOADING: Final = 4
 
 
 def load(peer: Any, corpus: Path, studies: int) -> dict[str, Any]:
-    """Store the corpus over four associations; the row tells how long it took."""
+    """Store the corpus over four associations; the row has the time it took."""
     folders = sorted(corpus.iterdir())
     per_folder = min(studies, 1000)
 
@@ -53,7 +53,7 @@ def load(peer: Any, corpus: Path, studies: int) -> dict[str, Any]:
 
 
 def finding(data: Path, work: Path, studies: int, rounds: int, specs: list[str]) -> Iterator[dict[str, Any]]:
-    """Load every peer, then ask them in turn; one row for each peer, query and round."""
+    """Load every peer, then query them in turn; a row for each peer, query and round."""
     with ExitStack() as stack:
         peers = [stack.enter_context(kit.module("peers").Peer(spec, str(work))) for spec in specs]
         for peer in peers:

@@ -1,8 +1,8 @@
-"""What an object costs in a small and in a large archive, how soon a server answers on it, and the index alone beyond.
+"""The cost of an object in a small and in a large archive, and how soon a server on the large one responds.
 
-Two servers run side by side, one over a thousand studies and one over many; batches of header-only objects of new
-studies go to them in turn, so that noise of the machine meets both. The large archive is filled by `bench.fill` and
-kept for the next time; measured is a copy of it.
+Two servers run side by side, one with a thousand studies and one with many; batches of header-only objects of new
+studies are sent to them in turn, so that noise of the machine affects both. The large archive is filled by `bench.fill`
+and kept for the next run; the measurement uses a copy.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _STUDY: Final = 0x0020000D
 
 
 def format_id() -> str:
-    """Eight digits that change with the formats' documents and with the code that fills."""
+    """Return eight digits that change with the documents of the formats and with the code that fills."""
     digest = hashlib.sha256()
     for name in ("keys/FORMAT.md", "archive/FORMAT.md", "index/FORMAT.md", "bench/studies.py", "bench/fill.py"):
         digest.update((ROOT / name).read_bytes())
@@ -39,7 +39,7 @@ def format_id() -> str:
 
 
 def filled(cache: Path, studies: int) -> tuple[Path, float]:
-    """A folder with an archive of so many studies, and the seconds its filling took now; 0 where it was kept."""
+    """Return a folder with an archive of so many studies, and the seconds that filling took now; 0 if it was kept."""
     folder = cache / f"filled-{studies}-{format_id()}"
     if folder.exists():
         return folder, 0.0
@@ -54,7 +54,7 @@ def filled(cache: Path, studies: int) -> tuple[Path, float]:
 
 
 def copied(folder: Path, work: Path) -> Path:
-    """A copy that may be written to."""
+    """Return a writable copy."""
     target = work / f"copy-{folder.name}"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder, target)
@@ -62,7 +62,7 @@ def copied(folder: Path, work: Path) -> Path:
 
 
 def growth(cache: Path, work: Path, studies: int, batch: int, *, rounds: int) -> Iterator[dict[str, Any]]:
-    """Fill, time a start, and compare the cost of objects; one row each."""
+    """Fill, time a start, and compare the cost of objects; yields a row for each."""
     small, _ = filled(cache, min(_SMALL, studies // 2))
     large, seconds = filled(cache, studies)
     yield {"bench": "fill", "studies": studies, "wall_s": round(seconds, 1), "cached": seconds == 0}
@@ -77,7 +77,7 @@ def growth(cache: Path, work: Path, studies: int, batch: int, *, rounds: int) ->
 
 
 def start(folder: Path, studies: int) -> dict[str, Any]:
-    """Start a server; seconds until a C-STORE and until a C-FIND by Patient ID is first answered with success."""
+    """Start a server; returns the seconds until the first successful C-STORE and C-FIND by Patient ID."""
     server = Served(folder)
     server.launch()
     found: dict[str, float] = {}
@@ -114,7 +114,7 @@ def start(folder: Path, studies: int) -> dict[str, Any]:
 
 
 def compare(servers: list[tuple[int, Served]], batch: int, rounds: int) -> Iterator[dict[str, Any]]:
-    """Batches of new studies to each server in turn, and one exact query after each."""
+    """Send batches of new studies to each server in turn, with exact queries after each."""
     cpu: dict[int, float] = dict.fromkeys((studies for studies, _ in servers), 0.0)
     store: dict[int, list[float]] = {studies: [] for studies, _ in servers}
     find: dict[int, list[float]] = {studies: [] for studies, _ in servers}
@@ -130,7 +130,7 @@ def compare(servers: list[tuple[int, Served]], batch: int, rounds: int) -> Itera
                 started = time.perf_counter()
                 assert client.send(message) == 0
                 times.append(time.perf_counter() - started)
-            time.sleep(0.3)  # the index's rows are written behind the answers
+            time.sleep(0.3)  # the rows of the index are written after the responses
             if turn:  # the first batch warms up
                 cpu[studies] += server.cpu() - before
                 store[studies] += times

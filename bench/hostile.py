@@ -1,8 +1,9 @@
-"""What one association feels while hostile or slow peers are on the same server, and what each of them costs.
+"""How hostile or slow peers on the same server affect one association, and what each of them costs.
 
-A good peer sends 8 KB objects without pause on one association. Four times two stretches of equal length are
-compared: alone, and with the others there. `extra_ms` is the longest wait of one C-STORE beside them above the median
-wait alone; memory a connection is what the server's grew, less what it grew in the stretch alone.
+A well-behaved peer sends 8 KB objects without pause on one association. For each kind of hostile peer, two stretches of
+equal length are compared: alone, and beside the hostile peers. `extra_ms` is the longest wait of one C-STORE beside
+them minus the median wait alone; memory per connection is the growth of the server's memory beside them, minus its
+growth alone.
 """
 
 import shutil
@@ -23,11 +24,11 @@ _KINDS: Final = tuple(dict.fromkeys(header_only(n).sop_class for n in range(5)))
 _CONTEXTS: Final = [(sop, EXPLICIT_LE) for sop in _KINDS]
 _DROP_SECONDS: Final = 0.05
 _CONNECTIONS: Final = 200
-_PADDING: Final = struct.pack("<HHHHI", 0x0009, 0x0010, 0x424F, 0, 7000) + bytes(7000)  # OB: some 8 KB in all
+_PADDING: Final = struct.pack("<HHHHI", 0x0009, 0x0010, 0x424F, 0, 7000) + bytes(7000)  # OB: about 8 KB in all
 
 
 def _object(number: int) -> HeaderOnly:
-    """An object of some 8 KB; every tenth begins a new study."""
+    """Return an object of about 8 KB; every tenth begins a new study."""
     item = header_only(30_000_000 + number // 10, number % 10 + 1)
     at = item.data.index(struct.pack("<HH", 0x0010, 0x0010))
     return item._replace(data=item.data[:at] + _PADDING + item.data[at:])
@@ -40,7 +41,7 @@ def _connect(port: int) -> socket.socket:
 
 
 def _slow_sender(port: int, stop: threading.Event) -> None:
-    """A C-STORE of which a few bytes come now and then; it never ends."""
+    """Send a C-STORE a few bytes at a time; it never ends."""
     client = Client(port, _CONTEXTS)
     message = client.store_message(_object(9_000_000))
     at = 0
@@ -51,7 +52,7 @@ def _slow_sender(port: int, stop: threading.Event) -> None:
 
 
 def _huge_length(port: int, stop: threading.Event) -> None:
-    """Again and again a PDU that says it holds 4 GiB, before and inside an association."""
+    """Send PDUs that announce 4 GiB, before and inside an association."""
     inside = False
     while not stop.wait(_DROP_SECONDS):
         inside = not inside
@@ -67,7 +68,7 @@ def _huge_length(port: int, stop: threading.Event) -> None:
 
 
 def _idle(port: int, stop: threading.Event) -> None:
-    """Two hundred connections: half say nothing at all, half are established associations at rest."""
+    """Hold two hundred connections: half send nothing at all, half are idle established associations."""
     with ExitStack() as stack:
         for _ in range(_CONNECTIONS // 2):
             stack.enter_context(_connect(port))
@@ -76,7 +77,7 @@ def _idle(port: int, stop: threading.Event) -> None:
 
 
 def _half_store(port: int, stop: threading.Event) -> None:
-    """Announce an object, send the command set alone, and stay."""
+    """Announce an object, send only the command set, and stay connected."""
     with ExitStack() as stack:
         for _ in range(8):
             client = Client(port, _CONTEXTS)
@@ -95,16 +96,16 @@ _PEERS: Final[tuple[tuple[str, Callable[[int, threading.Event], None], int, int]
 
 
 class Sender:
-    """One association that sends such objects: the good peer that is measured."""
+    """One association that sends such objects: the well-behaved peer that is measured."""
 
     def __init__(self, port: int) -> None:
         self._client = Client(port, _CONTEXTS)
         self._next = 0
 
     def waits(self, go_on: Callable[[], bool], *, apart: float = 0.0) -> list[float]:
-        """Send as long as `go_on` says so, one at least; the seconds that each C-STORE took.
+        """Send at least one object, and while `go_on` returns true; returns the seconds of each C-STORE.
 
-        They begin `apart` seconds from each other, or back to back.
+        They start `apart` seconds after each other, or back to back.
         """
         times: list[float] = []
         due = time.perf_counter()
@@ -119,18 +120,18 @@ class Sender:
         return times
 
     def worst(self, seconds: float) -> tuple[float, float, int]:
-        """Longest and median wait in seconds of the C-STOREs of a stretch, and how many there were."""
+        """Return the longest and the median wait in seconds of the C-STOREs of a stretch, and their number."""
         end = time.perf_counter() + seconds
         times = self.waits(lambda: time.perf_counter() < end)
         return max(times), sorted(times)[len(times) // 2], len(times)
 
     def close(self) -> None:
-        """Release."""
+        """Release the association."""
         self._client.close()
 
 
 def hostile(work: Path, seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
-    """One row for each kind of peer: waits alone and beside them, memory a connection."""
+    """Yield one row for each kind of peer and round: waits alone and beside them, memory per connection."""
     folder = work / "hostile"
     shutil.rmtree(folder, ignore_errors=True)
     try:

@@ -1,6 +1,6 @@
-"""The measuring kit that starts the peers. It lies outside the repository: `bench` of the folder COFFER_SHARED names.
+"""The measuring kit that starts the peers. It is outside the repository, in `bench` of the folder COFFER_SHARED.
 
-By default that folder is `../shared`. The peers are Debian's packages in tests/peers.txt.
+By default that folder is `../shared`. The peers are the Debian packages in tests/peers.txt.
 """
 
 import importlib
@@ -27,20 +27,20 @@ PROGRAMS: Final = {"Orthanc": "Orthanc", "DCMTK storescp": "/usr/bin/storescp", 
 
 
 def missing() -> list[str]:
-    """What is needed for the comparison with the peers and is not there."""
+    """Return what is missing for the comparison with the peers."""
     absent = [name for name, program in PROGRAMS.items() if shutil.which(program) is None]
     return absent if (KIT / "store_bench.py").is_file() else [*absent, f"the measuring kit at {KIT} (COFFER_SHARED)"]
 
 
 def module(name: str) -> Any:
-    """A module of the kit; it has no types."""
+    """Return a module of the kit; it has no types."""
     if str(KIT) not in sys.path:
         sys.path.append(str(KIT))
     return importlib.import_module(name)
 
 
 def script(name: str, *args: str) -> Iterator[dict[str, Any]]:
-    """Run a script of the kit; yield each JSON line it prints as soon as it comes."""
+    """Run a script of the kit; yield each JSON line as soon as it is printed."""
     with subprocess.Popen(
         [sys.executable, str(KIT / name), *args], stdout=subprocess.PIPE, text=True, cwd=KIT
     ) as process:
@@ -53,13 +53,13 @@ def script(name: str, *args: str) -> Iterator[dict[str, Any]]:
 
 
 def coffer_spec(command: str = "") -> str:
-    """The kit's name for this repository's server, a fresh one each time, or for another command."""
+    """Return the kit's name for this repository's server, fresh each time, or for another command."""
     ours = f"sh {ROOT / 'bench/coffer_peer.sh'} {{dir}} {{port}} {{http}} {{aet}} {{movehost}} {{moveport}}"
     return f"{COFFER}=cmd:{command or ours}"
 
 
 def make_data(folder: Path, images: int, reports: int, studies: int) -> None:
-    """Generate the corpora; what is there already is kept."""
+    """Generate the corpora; existing ones are kept."""
     links = [a for name, source in REAL.items() for a in ("--link", f"{name}={source}") if source.is_dir()]
     wanted = ["--ct", str(images), "--tiny", str(reports), "--studies", str(studies)]
     list(script("make_data.py", "--out", str(folder), "--only", "ct,tiny,mf,find", *wanted, *links))

@@ -1,4 +1,4 @@
-"""Write what was measured into the pages that show it, and leave alone what was not measured now."""
+"""Write the measurements into the pages that show them; sections that were not measured now stay as they are."""
 
 import json
 import sys
@@ -13,13 +13,13 @@ BY_HAND = "## By hand"
 
 
 def section_of(page: str, head: str) -> str:
-    """A section of a page with its head, up to the next one of that level; empty where there is none."""
+    """Return a section of a page with its heading, up to the next one of that level; empty if there is none."""
     _, found, rest = page.partition(head + "\n")
     return (found + rest.split("\n## ")[0]).strip()
 
 
 def with_section(page: str, head: str, section: str) -> str:
-    """The page with the section in its place, or before the part by hand where it had none."""
+    """Return the page with the section replaced, or inserted before the manual part if there was none."""
     old = section_of(page, head)
     if old:
         return page.replace(old, section)
@@ -28,7 +28,7 @@ def with_section(page: str, head: str, section: str) -> str:
 
 
 def replace_section(page: Path, section: str) -> None:
-    """Put the new table between the markers of a page."""
+    """Replace what is between the markers of a page by the new table."""
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise SystemExit(f"{page.name} needs exactly one {BEGIN} and one {END}")
@@ -38,9 +38,9 @@ def replace_section(page: Path, section: str) -> None:
 
 
 def write(figures: Figures, around: dict[str, str], *, with_keys: bool, keys_alone: bool) -> None:
-    """Write RESULTS.md and the table of README.md; the part by hand stays, and the keys' section without `with_keys`.
+    """Write RESULTS.md and the table of README.md. The manual part stays; so does the keys section without `with_keys`.
 
-    With `keys_alone` that section is all that is written.
+    With `keys_alone` only the keys section is written.
     """
     page = ROOT / "bench/RESULTS.md"
     text = page.read_text(encoding="utf-8") if page.exists() else ""

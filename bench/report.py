@@ -32,35 +32,35 @@ NAMES = {ORTHANC: "Orthanc", STORESCP: "storescp", DCMQRSCP: "dcmqrscp", COFFER:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table, its first column aligned left."""
+    """Return a markdown table, its first column aligned left."""
     lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def targets_table(f: Figures) -> str:
-    """The targets with what was measured, and how many were met."""
+    """Return the targets with the measurements, and how many were met."""
     return _judged(list(checks(f)))
 
 
 def keys_table(f: Figures) -> str:
-    """The same of the part that is measured by its name alone."""
+    """Return the same table for the part `keys`, which runs only when named."""
     return _judged(list(key_checks(f)))
 
 
 def _judged(found: Sequence[Check]) -> str:
     counted = Counter(check.verdict for check in found)
-    told = ", ".join(f"{count} {verdict.strip('*')}" for verdict, count in counted.most_common())
-    return table(HEAD, (check.cells() for check in found)) + f"\n\n{len(found)} rows: {told}."
+    verdicts = ", ".join(f"{count} {verdict.strip('*')}" for verdict, count in counted.most_common())
+    return table(HEAD, (check.cells() for check in found)) + f"\n\n{len(found)} rows: {verdicts}."
 
 
 def against_orthanc(f: Figures, key: str, *, more_is_better: bool = True, **where: object) -> str:
-    """How many times better Coffer is than Orthanc, for a cell."""
+    """Return a cell: how many times better Coffer is than Orthanc."""
     value = f.ratio(key, COFFER, ORTHANC, more_is_better=more_is_better, **where)
     return "–" if value is None else f"{figure(value)}×"
 
 
 def store_table(f: Figures) -> str:
-    """C-STORE: every corpus, number of associations and peer."""
+    """Return the C-STORE table: every corpus, number of associations and peer."""
     rows = []
     for corpus, label in CORPORA.items():
         for assoc in (1, 4):
@@ -79,7 +79,7 @@ def store_table(f: Figures) -> str:
 
 
 def find_table(f: Figures) -> str:
-    """C-FIND: latency per query."""
+    """Return the C-FIND table: latency per query."""
     rows = []
     keys = ("matches", "first_ms", "p50_ms", "p99_ms", "server_cpu_ms")
     for query, label in QUERIES.items():
@@ -92,7 +92,7 @@ def find_table(f: Figures) -> str:
 
 
 def retrieve_table(f: Figures) -> str:
-    """C-MOVE and C-GET of one study to somebody who discards it."""
+    """Return the table of C-MOVE and C-GET of one study to a receiver that discards it."""
     rows = []
     keys = ("mb_s", "server_cpu_ms", "rss_peak_mb")
     for bench in ("move", "get"):
@@ -107,14 +107,14 @@ def retrieve_table(f: Figures) -> str:
 
 
 def simulation_table(f: Figures) -> str:
-    """The index's file alone, as it grows."""
+    """Return the table of the index's file alone, as it grows."""
     keys = ("objects", "cpu_us", "wall_us", "file_mb")
     rows = [[figure(r[key]) for key in keys] for r in f.rows if r.get("bench") == "simulate"]
-    return table(("objects in the index", "µs CPU an object", "µs wall an object", "file MB"), rows)
+    return table(("objects in the index", "µs CPU per object", "µs wall per object", "file MB"), rows)
 
 
 def profile_table(f: Figures, before: Sequence[dict[str, Any]]) -> str:
-    """Where the time of one store goes, now and before; µs an object."""
+    """Return the table of the steps of a store, now and before; µs per object."""
     old = Figures(before)
     now = [r for r in f.rows if r.get("bench") == "profile"]
     rows = []
@@ -126,7 +126,7 @@ def profile_table(f: Figures, before: Sequence[dict[str, Any]]) -> str:
 
 
 def fill_note(f: Figures) -> str:
-    """Whether the large archive was filled in this run."""
+    """Return whether the large archive was filled in this run."""
     notes = []
     for row in f.rows:
         if row.get("bench") == "fill":
@@ -138,12 +138,12 @@ def fill_note(f: Figures) -> str:
 
 
 def keys_section(f: Figures, around: dict[str, str]) -> str:
-    """The section of RESULTS.md about the rotation of keys, with when and where it was measured."""
+    """Return the section of RESULTS.md about the rotation of keys, with when and where it was measured."""
     notes = [f"- {key}: {around[key]}" for key in ("Date", "Command", "Machine", "Coffer") if key in around]
     lines = [
         KEYS, "",
         'Written by `make bench BENCHARGS="--only keys --write"`. A server serves an archive with so many study',
-        "keys; one association sends 50 objects a second, every tenth of a new study, alone and then beside",
+        "keys; one association sends 50 objects per second, every tenth of a new study, alone and then beside",
         "`coffer keys rotate` in a process of its own.",
         "", *notes, "", keys_table(f),
     ]  # fmt: skip
@@ -151,14 +151,14 @@ def keys_section(f: Figures, around: dict[str, str]) -> str:
 
 
 def results_page(f: Figures, around: dict[str, str], before: Sequence[dict[str, Any]], kept: Sequence[str]) -> str:
-    """The whole of RESULTS.md; `kept` are the sections at its end that are not of this run."""
+    """Return the whole RESULTS.md; `kept` are the sections at its end from earlier runs."""
     studies = figure(f.median("studies", bench="find-load", peer=COFFER))
     parts = [
         "# Measured beside its peers", "",
         "Written by `make bench`; do not edit, except *By hand* at the end. All servers ran in turn on one machine",
         "with the same client, each C-STORE run on a fresh server and folder. Ratios are the median over the runs,",
         "each compared with the one beside it; above 1 Coffer is better. Orthanc syncs every file as Coffer does;",
-        "`storescp` and `dcmqrscp` write plain files and sync nothing. Rates of a machine that is shared differ by",
+        "`storescp` and `dcmqrscp` write plain files and sync nothing. Rates on a shared machine vary by",
         "up to a factor of 2: read CPU per object first.",
         "",
         *(f"- {key}: {value}" for key, value in around.items()), "",
@@ -167,20 +167,20 @@ def results_page(f: Figures, around: dict[str, str], before: Sequence[dict[str, 
         f"## C-FIND, study level, {studies} studies", "", find_table(f), "",
         "## C-MOVE and C-GET", "", retrieve_table(f), "",
         "## Growth of the index's file alone, simulated", "",
-        "Header-only objects, one a study: per object one sealed study, series and instance row of the real lengths",
+        "Header-only objects, one per study: per object one sealed study, series and instance row of the real lengths",
         "and three UID tokens go to the index's LMDB file, 100 objects in a synced commit, and nothing else.",
         f"The large archive of the growth and start rows: {fill_note(f)}.", "", simulation_table(f), "",
-        "## Where the time of one store goes", "",
-        "One process, one object at a time (`bench/store_profile.py`); steps overlap and leave out the Python between.",
+        "## Time spent in each step of a store", "",
+        "One process, one object at a time (`bench/store_profile.py`); steps overlap and omit the Python between.",
         "*Before* is commit 2989f02 of 2026-11-23, measured on this machine.", "", profile_table(f, before), "",
     ]  # fmt: skip
     if errors := f.errors():
-        parts += ["## What went wrong in this run", "", *(f"- {e}" for e in errors), ""]
+        parts += ["## Errors of this run", "", *(f"- {e}" for e in errors), ""]
     return "\n".join([*parts, *(f"{section.strip()}\n" for section in kept if section)])
 
 
 def readme_section(f: Figures, around: dict[str, str]) -> str:
-    """The short table for the README: one line per operation."""
+    """Return the short table for the README: one line per operation."""
 
     def line(label: str, key: str, unit: str, dcmtk: str, *, more: bool, **where: object) -> tuple[str, ...]:
         medians = [f.median(key, peer=peer, **where) for peer in (COFFER, ORTHANC, dcmtk)]

@@ -1,5 +1,5 @@
-"""C-MOVE and C-GET of one whole study, peers in turn. Both ends discard what they get: the destination is storescp
---ignore, the C-GET client getscu --ignore."""
+"""C-MOVE and C-GET of one whole study, peers in turn. Both receivers discard the objects: the C-MOVE destination is
+storescp --ignore, the C-GET client getscu --ignore."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from bench.served import free_port
 
 
 def retrieving(data: Path, work: Path, corpus: str, runs: int, specs: list[str]) -> Iterator[dict[str, Any]]:
-    """Load every peer once, then move and get the study in turn; one row for each peer, service and run."""
+    """Load every peer once, then move and get the study from each in turn; a row for each peer, service and run."""
     peers, raw, port = kit.module("peers"), kit.module("rawdicom"), free_port()
     env = os.environ | {"TCP_NODELAY": "1"}
     folder = data / corpus
@@ -70,7 +70,7 @@ def _retrieve(
 
 
 def _study_of(path: Path) -> str:
-    """A file's Study Instance UID, by the product's own reader."""
+    """Return a file's Study Instance UID, read by the product's own reader."""
     from coffer.index.dicom.headers import scan
     from coffer.server.services.part10 import read_part10
 

@@ -1,10 +1,10 @@
-"""Rotate the keys of many studies beside a server that stores: time, memory, and what a sender feels of it.
+"""Rotate the keys of many studies beside a server that stores: time, memory, and the effect on a sender.
 
-A keyring of so many study keys is filled once and kept; measured is a copy of its archive. A real server serves it, and
-one association sends 50 objects of 8 KB a second, every tenth of a new study: for some seconds alone, then as long as
-`coffer keys rotate` takes in a process of its own.
+A keyring with so many study keys is filled once and kept; the measurement uses a copy of its archive. A real server
+serves it, and one association sends 50 objects of 8 KB per second, every tenth of a new study: for some seconds alone,
+then as long as `coffer keys rotate` takes in a process of its own.
 
-    python -m bench.rotating CONFIG      rotate, and count what the provider is asked
+    python -m bench.rotating CONFIG      rotate, and count the calls of the provider
 """
 
 import json
@@ -31,12 +31,12 @@ from coffer.server.engine.create import create_archive
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _AT_ONCE: Final = 20_000
-_LOOK_SECONDS: Final = 0.05
+_SAMPLE_SECONDS: Final = 0.05
 _APART_SECONDS: Final = 0.02
 
 
 def filled(cache: Path, studies: int) -> tuple[Path, float]:
-    """A folder with an archive that has so many study keys, and the seconds its filling took now; 0: it was kept."""
+    """Return a folder with an archive of so many study keys, and the seconds of filling it now; 0 if it was kept."""
     folder = cache / f"keys-{studies}-{format_id()}"
     if folder.exists():
         return folder, 0.0
@@ -62,7 +62,7 @@ class _Rotation:
         command = [sys.executable, "-m", "bench.rotating", str(config)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True)
         self.seconds = 0.0
-        self.own_bytes = 0  # the most memory that is the process's own: without the keyring's pages, which are mapped
+        self.own_bytes = 0  # peak anonymous memory of the process: without the keyring's mapped pages
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
@@ -74,17 +74,17 @@ class _Rotation:
     def _watch(self) -> None:
         while self._process.poll() is None:
             self.own_bytes = max(self.own_bytes, _own_bytes(self._process.pid))
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_SAMPLE_SECONDS)
         self.seconds = time.perf_counter() - self._started
 
-    def told(self) -> dict[str, Any]:
-        """What it printed. Raises RuntimeError where it failed."""
+    def result(self) -> dict[str, Any]:
+        """Return what it printed. Raises RuntimeError if it failed."""
         out, _ = self._process.communicate()
         self._thread.join()
         if self._process.returncode:
             raise RuntimeError(f"the rotation ended with {self._process.returncode}")
-        told: dict[str, Any] = json.loads(out.splitlines()[-1])
-        return told
+        printed: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return printed
 
 
 def _own_bytes(pid: int) -> int:
@@ -96,7 +96,7 @@ def _own_bytes(pid: int) -> int:
 
 
 def rotating(cache: Path, work: Path, studies: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """Fill, then one row: the rotation, and the waits of a sender for `seconds` without it and then beside it."""
+    """Fill, then yield one row: the rotation, and the waits of a sender for `seconds` alone and then beside it."""
     kept, took = filled(cache, studies)
     yield {"bench": "keys-fill", "studies": studies, "wall_s": round(took, 1), "cached": took == 0}
     folder = copied(kept, work)
@@ -107,15 +107,15 @@ def rotating(cache: Path, work: Path, studies: int, seconds: float) -> Iterator[
             alone = sender.waits(_for(seconds), apart=_APART_SECONDS)
             rotation = _Rotation(folder / "coffer.toml")
             beside = sender.waits(lambda: not rotation.is_over, apart=_APART_SECONDS)
-            told = rotation.told()
+            rotated = rotation.result()
             sender.close()
     finally:
         shutil.rmtree(folder)
     yield {
-        "bench": "keys", "studies": studies, "seconds": round(rotation.seconds, 2), "moved": told["moved"],
-        "per_second": round(told["moved"] / rotation.seconds),
-        "made": told["calls"]["adopt_epoch"], "opened": told["calls"]["unwrap"],
-        "rss_peak_mb": round(told["rss_peak_bytes"] / 1e6, 1), "own_peak_mb": round(rotation.own_bytes / 1e6, 1),
+        "bench": "keys", "studies": studies, "seconds": round(rotation.seconds, 2), "moved": rotated["moved"],
+        "per_second": round(rotated["moved"] / rotation.seconds),
+        "made": rotated["calls"]["adopt_epoch"], "opened": rotated["calls"]["unwrap"],
+        "rss_peak_mb": round(rotated["rss_peak_bytes"] / 1e6, 1), "own_peak_mb": round(rotation.own_bytes / 1e6, 1),
         **_waits("alone", alone), **_waits("beside", beside),
     }  # fmt: skip
 
@@ -131,7 +131,7 @@ def _waits(name: str, times: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Be `coffer keys rotate --json`; to what it prints add how often the key file was asked, and the peak memory."""
+    """Run `coffer keys rotate --json`; add to its output the number of calls of the key file and the peak memory."""
     from click.testing import CliRunner
 
     from coffer.server.cli import main as coffer

@@ -2,13 +2,13 @@
 
     make bench                                       everything, under 15 minutes
     make bench BENCHARGS=--write                     and write bench/RESULTS.md and the table of README.md
-    make bench BENCHARGS="--quick --without-peers"   a minute: only proves that it runs
+    make bench BENCHARGS="--quick --without-peers"   a minute: only checks that it runs
     make bench BENCHARGS="--only store,hostile"      some parts
     make bench BENCHARGS="--only keys --write"       the rotation of a million keys, three minutes by itself
 
-The kit that drives the peers lies outside the repository, in `bench` of the folder COFFER_SHARED names (by default
-`../shared`). Every server runs with the settings a user would get; the client is the same for all; a fresh server and
-an empty folder serve every C-STORE run. Each line that was measured is kept in bench-work/lines.jsonl.
+The kit that drives the peers is outside the repository, in `bench` of the folder that COFFER_SHARED names (by default
+`../shared`). Every server runs with its default settings; the client is the same for all; every C-STORE run has a fresh
+server and an empty folder. Each measured row is kept in bench-work/lines.jsonl.
 """
 
 import argparse
@@ -39,8 +39,8 @@ from bench.simulate import simulate
 from bench.verify_bench import Amount
 
 PARTS = ("store", "find", "retrieve", "codec", "profile", "growth", "simulate", "hostile", "verify")
-BY_NAME = ("keys",)  # not among those that everything is: with it, everything would take longer than it may
-WITH_PEERS = ("store", "find", "retrieve", "profile")  # what needs the kit or the corpora that it makes
+BY_NAME = ("keys",)  # not part of a full run, which would take too long with it
+WITH_PEERS = ("store", "find", "retrieve", "profile")  # parts that need the kit or the corpora that it makes
 LONGEST_SECONDS = 900
 Row = dict[str, Any]
 
@@ -72,7 +72,7 @@ FULL = Size(
 
 
 class Run(NamedTuple):
-    """Where and how much; `coffer` is the kit's name for the server under test."""
+    """Folders and amounts of a run; `coffer` is the kit's name for the server under test."""
 
     data: Path
     work: Path
@@ -80,7 +80,7 @@ class Run(NamedTuple):
     coffer: str
 
     def part(self, name: str) -> Iterator[Row]:
-        """The rows of one part."""
+        """Yield the rows of one part."""
         size = self.size
         match name:
             case "store":
@@ -106,24 +106,24 @@ class Run(NamedTuple):
                 yield from verify_rates(self.work, size.verified)
 
     def real(self) -> list[str]:
-        """The real series that are there."""
+        """Return the names of the real series that exist."""
         return [name for name in REAL if (self.data / name).is_dir()]
 
     def retrieve(self) -> Iterator[Row]:
-        """C-MOVE and C-GET, of the synthetic and of the first real series."""
+        """Measure C-MOVE and C-GET of the synthetic and of the first real series."""
         specs = [ORTHANC, DCMQRSCP, self.coffer]
         for corpus in ("ct", *self.real()[:1]) if self.size.runs > 1 else ("ct",):
             yield from retrieving(self.data, self.work, corpus, self.size.runs, specs)
 
     def store(self) -> Iterator[Row]:
-        """C-STORE: the peers alternate."""
+        """Measure C-STORE; the peers alternate."""
         size, peers = self.size, f"{ORTHANC};{STORESCP};{self.coffer}"
         common = ["--data", str(self.data), "--work", str(self.work), "--peers", peers]
         whole = (
             ("ct", "1,4", size.images, size.runs),
             ("tiny", "1,4", size.reports, size.runs),
             ("mf", "1", 0, size.runs),
-            (",".join(self.real()), "1,4", 0, 1),  # there for its stored size; its speed is the synthetic one's
+            (",".join(self.real()), "1,4", 0, 1),  # for its stored size; its speed is that of the synthetic series
         )
         least = (("ct", "1", size.images, 1), ("tiny", "4", size.reports, 1))
         for corpora, assoc, limit, runs in whole if size.runs > 1 else least:
@@ -133,7 +133,7 @@ class Run(NamedTuple):
 
 
 def verify_rates(work: Path, amount: Amount) -> Iterator[Row]:
-    """The rates of coffer verify, on logs that are made for it and removed."""
+    """Measure the rates of coffer verify, on logs created for it and removed afterwards."""
     folder = work / "verify"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -144,7 +144,7 @@ def verify_rates(work: Path, amount: Amount) -> Iterator[Row]:
 
 
 def codec() -> Iterator[Row]:
-    """Share and rates of the real series; nothing where the shared data are not there."""
+    """Measure share and rates of the real series; yields nothing without the shared data."""
     from bench.codec_bench import load, measure
     from bench.store_profile import stored_share
     from coffer.archive.body.allocator import keep_blocks
@@ -163,14 +163,14 @@ def codec() -> Iterator[Row]:
 
 
 def profile(folder: Path, limit: int) -> Iterator[Row]:
-    """The steps of a store, measured in a process of their own, which they instrument."""
+    """Measure the steps of a store in a process of their own, which is instrumented."""
     command = [sys.executable, "-m", "bench.store_profile", str(folder), "--limit", str(limit), "--lines"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     yield from (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
 
 
 def brief(row: Row) -> str:
-    """One line of progress."""
+    """Return one line of progress."""
     keys = (
         "bench", "peer", "corpus", "assoc", "query", "inst_s", "p50_ms", "first_ms", "server_cpu_ms", "rss_peak_mb",
         "stored_ratio", "error", "studies", "objects", "cpu_ms", "cpu_us", "store_s", "find_s", "series",
@@ -182,7 +182,7 @@ def brief(row: Row) -> str:
 
 
 def measured(run: Run, parts: Sequence[str], lines: Path) -> list[Row]:
-    """All rows of the parts, kept in a file as they come, with the seconds each part took."""
+    """Return all rows of the parts, with the seconds of each part; each row is appended to a file as it is measured."""
     rows: list[Row] = []
     with lines.open("w", buffering=1) as keep:
 
@@ -201,7 +201,7 @@ def measured(run: Run, parts: Sequence[str], lines: Path) -> list[Row]:
 
 
 def first_line(*command: str) -> str:
-    """What a program prints first, or that it is absent."""
+    """Return the first line that a program prints, or that it is absent."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except OSError:
@@ -210,7 +210,7 @@ def first_line(*command: str) -> str:
 
 
 def surroundings(command: str, rows: Sequence[Row]) -> dict[str, str]:
-    """Date, machine, versions and the command, for the head of the report."""
+    """Return date, machine, versions and the command, for the head of the report."""
     cpu = next(
         (
             line.split(":")[1].strip()
@@ -239,54 +239,58 @@ def surroundings(command: str, rows: Sequence[Row]) -> dict[str, str]:
 
 
 def options() -> argparse.ArgumentParser:
-    """What the command line takes."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="bench/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="hardly any data, one run: proves that everything runs")
-    parser.add_argument("--only", default="", help=f"parts with commas between them: {', '.join(PARTS + BY_NAME)}")
-    parser.add_argument("--without-peers", action="store_true", help="leave out what needs Orthanc, DCMTK or the kit")
+    parser.add_argument("--quick", action="store_true", help="little data, one run: checks that everything runs")
+    parser.add_argument("--only", default="", help=f"parts, separated by commas: {', '.join(PARTS + BY_NAME)}")
+    parser.add_argument(
+        "--without-peers", action="store_true", help="omit the parts that need Orthanc, DCMTK or the kit"
+    )
     parser.add_argument("--studies", type=int, help=f"studies of the large archive, {FULL.studies:,} by default")
     parser.add_argument("--simulate", type=int, help=f"objects of the simulated index, {FULL.simulated:,} by default")
     parser.add_argument("--keys", type=int, help=f"study keys of the part keys, {FULL.keys:,} by default")
     parser.add_argument("--runs", type=int, help=f"runs of each C-STORE and retrieval, {FULL.runs} by default")
-    parser.add_argument("--data", type=Path, default=ROOT / "bench-data", help="where corpora and filled archives stay")
-    parser.add_argument("--work", type=Path, default=ROOT / "bench-work", help="where the servers keep their archives")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "bench-data", help="folder of the corpora and filled archives"
+    )
+    parser.add_argument("--work", type=Path, default=ROOT / "bench-work", help="folder of the servers' archives")
     parser.add_argument(
         "--coffer", default="", metavar="COMMAND",
         help="another server under test: a command with {dir} {port} {http} {aet} {movehost} {moveport}",
     )  # fmt: skip
-    parser.add_argument("--from-lines", type=Path, help="make the tables from an earlier run's lines, measure nothing")
+    parser.add_argument("--from-lines", type=Path, help="make the tables from the rows of an earlier run")
     parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md and the table of README.md")
     return parser
 
 
 def chosen_parts(only: str, *, quick: bool, without_peers: bool) -> list[str]:
-    """The parts to measure. Ends the program where one is unknown, or a peer that one needs is not there."""
+    """Return the parts to measure. Ends the program if a part is unknown or a peer that it needs is missing."""
     parts = only.split(",") if only else list(PARTS + BY_NAME if quick else PARTS)
     if unknown := set(parts) - {*PARTS, *BY_NAME}:
-        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS + BY_NAME)}")
+        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS + BY_NAME)}")
     if without_peers:
         return [part for part in parts if part not in WITH_PEERS]
     if (absent := kit.missing()) and set(parts) & set(WITH_PEERS):
-        raise SystemExit(f"not there: {', '.join(absent)}. Install them (tests/peers.txt), or give --without-peers")
+        raise SystemExit(f"missing: {', '.join(absent)}. Install them (tests/peers.txt), or use --without-peers")
     return parts
 
 
 def command_of(args: argparse.Namespace) -> str:
-    """The command that measures the same again, without what is of this machine alone."""
+    """Return the command that repeats the measurement, without options that only concern this machine."""
     flags = [f"--{name.replace('_', '-')}" for name in ("quick", "without_peers") if getattr(args, name)]
     values = [
         f"--{name} {getattr(args, name)}"
         for name in ("only", "studies", "simulate", "keys", "runs")
         if getattr(args, name)
     ]
-    told = " ".join([*flags, *values])
-    return f'make bench BENCHARGS="{told}"' if told else "make bench"
+    arguments = " ".join([*flags, *values])
+    return f'make bench BENCHARGS="{arguments}"' if arguments else "make bench"
 
 
 def measure(args: argparse.Namespace) -> list[Row]:
-    """Make what is needed, and measure."""
+    """Prepare the corpora and measure."""
     parts = chosen_parts(args.only, quick=args.quick, without_peers=args.without_peers)
     size = QUICK if args.quick else FULL
     given = {"studies": args.studies, "simulated": args.simulate, "keys": args.keys, "runs": args.runs}
@@ -300,7 +304,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print the table of the targets, and write the pages when told to."""
+    """Measure, print the table of the targets, and write the pages with --write."""
     args = options().parse_args(argv)
     kept: Path | None = args.from_lines
     rows = measure(args) if kept is None else [json.loads(line) for line in kept.read_text().splitlines()]
@@ -313,11 +317,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "keys" in parts:
         print(keys_table(figures))
     for error in figures.errors():
-        print(f"went wrong: {error}")
+        print(f"error: {error}")
     if args.write:
         write(figures, around, with_keys="keys" in parts, keys_alone=parts <= {*BY_NAME})
     if any(row["bench"] != "part" and row.get("error") for row in rows):
-        raise SystemExit("some of it could not be measured")
+        raise SystemExit("some of the measurements failed")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A DICOM client that costs almost nothing: sockets, struct, and no data set objects (PS3.7 9.1, PS3.8 9.3).
+"""A DICOM client of very low cost: sockets, struct, and no data set objects (PS3.7 9.1, PS3.8 9.3).
 
-For measuring only: it believes what the server says. Messages are built before the clock starts where that matters.
+For measurements only: it trusts the server. Where it matters, messages are built before the clock starts.
 """
 
 import itertools
@@ -24,11 +24,11 @@ _PENDING: Final = (0xFF00, 0xFF01)
 
 
 class Refused(Exception):  # noqa: N818
-    """The server did not do what was asked."""
+    """The server did not carry out a request."""
 
 
 def elements(values: Mapping[int, bytes]) -> bytes:
-    """Implicit VR Little Endian elements in tag order; values are padded with a space, UIDs and commands with NUL."""
+    """Encode elements in Implicit VR Little Endian, in tag order; values are padded with a space, UIDs with NUL."""
     out = []
     for tag, value in sorted(values.items()):
         pad = b"\0" if tag >> 16 in (0x0000, 0x0020) else b" "
@@ -38,7 +38,7 @@ def elements(values: Mapping[int, bytes]) -> bytes:
 
 
 def command(field: int, message: int, *, has_data: bool, **more: bytes) -> bytes:
-    """A request's command set; `more` gives elements as `t00000002=...`."""
+    """Encode a request's command set; `more` gives elements as `t00000002=...`."""
     values = {
         0x0100: struct.pack("<H", field),
         0x0110: struct.pack("<H", message),
@@ -51,7 +51,7 @@ def command(field: int, message: int, *, has_data: bool, **more: bytes) -> bytes
 
 
 def fragments(context: int, data: bytes, *, is_command: bool) -> bytes:
-    """P-DATA-TF PDUs that carry one command or data set."""
+    """Return the P-DATA-TF PDUs that carry one command or data set."""
     room, out = _PDU - 6, []
     for at in range(0, max(len(data), 1), room):
         piece = data[at : at + room]
@@ -61,7 +61,7 @@ def fragments(context: int, data: bytes, *, is_command: bool) -> bytes:
 
 
 def associate_request(called: str, contexts: Iterable[tuple[str, str]]) -> bytes:
-    """An A-ASSOCIATE-RQ; contexts are numbered 1, 3, 5 … in their order."""
+    """Return an A-ASSOCIATE-RQ; contexts are numbered 1, 3, 5 … in order."""
     items = [_item(0x10, _APPLICATION)]
     for number, (abstract, transfer) in enumerate(contexts):
         syntaxes = _item(0x30, abstract.encode()) + _item(0x40, transfer.encode())
@@ -108,7 +108,7 @@ class Client:
         self.socket.close()
 
     def drop(self) -> None:
-        """Close the connection without a word."""
+        """Close the connection without a release or abort."""
         self.socket.shutdown(socket.SHUT_RDWR)
         self._file.close()
         self.socket.close()
@@ -121,7 +121,7 @@ class Client:
         return kind, self._file.read(length)
 
     def _message(self) -> tuple[dict[int, bytes], bytes]:
-        """The next message: its command elements and its data set."""
+        """Return the next message: its command elements and its data set."""
         collected, data, parsed = b"", b"", {}
         while True:
             kind, body = self._pdu()
@@ -144,7 +144,7 @@ class Client:
         return next(self._messages) % 0xFFFF + 1
 
     def store_message(self, item: HeaderOnly, transfer: str = EXPLICIT_LE) -> bytes:
-        """The whole C-STORE-RQ with its data set, ready to be sent."""
+        """Return the whole C-STORE-RQ with its data set, ready to be sent."""
         context = self.contexts[item.sop_class, transfer]
         head = command(
             1, self._number(), has_data=True, t00000002=item.sop_class.encode(), t00001000=item.sop_instance.encode()
@@ -152,18 +152,18 @@ class Client:
         return fragments(context, head, is_command=True) + fragments(context, item.data, is_command=False)
 
     def send(self, message: bytes) -> int:
-        """Send a request and return the status of its one answer."""
+        """Send a request and return the status of its only response."""
         self.socket.sendall(message)
         return _status(self._message()[0])
 
     def store(self, item: HeaderOnly) -> None:
-        """C-STORE; raises Refused for any status but success."""
+        """Send a C-STORE; raises Refused for any status but success."""
         status = self.send(self.store_message(item))
         if status:
             raise Refused(f"C-STORE was answered {status:04X}")
 
     def find(self, keys: Mapping[int, bytes], sop: str = STUDY_ROOT_FIND) -> Iterator[bytes]:
-        """C-FIND; yields each match's identifier as it comes. Raises Refused at a status that is no success."""
+        """Send a C-FIND; yields each match's identifier as it arrives. Raises Refused for a failure status."""
         context = self.contexts[sop, IMPLICIT_LE]
         head = command(0x20, self._number(), has_data=True, t00000002=sop.encode())
         body = fragments(context, head, is_command=True) + fragments(context, elements(keys), is_command=False)
@@ -178,7 +178,7 @@ class Client:
             raise Refused(f"C-FIND was answered {status:04X}")
 
     def timed_find(self, keys: Mapping[int, bytes]) -> tuple[int, float, float]:
-        """C-FIND: how many matches, seconds to the first answer, seconds to the last."""
+        """Send a C-FIND; returns the number of matches, and the seconds to the first and to the last response."""
         started, first, count = time.perf_counter(), 0.0, 0
         for _ in self.find(keys):
             if not count:

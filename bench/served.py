@@ -1,4 +1,4 @@
-"""One Coffer server on an archive folder, as a process of its own, with what it costs while it runs."""
+"""One Coffer server on an archive folder, as a process of its own, and its cost while it runs."""
 
 import os
 import signal
@@ -18,14 +18,14 @@ _STOP_SECONDS: Final = 30.0
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """Return a free TCP port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat behind the name; None for a process that is gone."""
+    """Return the fields of /proc/PID/stat after the name; None for a process that has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
@@ -33,7 +33,7 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Return a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and (fields := _stat(int(name))):
@@ -47,17 +47,17 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a tree, with the children that were waited for; resolution 10 ms."""
+    """Return the user and system time of a tree, including children that were waited for; resolution 10 ms."""
     return sum(sum(map(int, fields[11:15])) for each in tree(pid) if (fields := _stat(each))) / _TICK
 
 
 def memory_bytes(pid: int) -> int:
-    """Resident memory of a tree; pages that two processes share count twice."""
+    """Return the resident memory of a tree in bytes; pages shared by two processes count twice."""
     return sum(int(fields[21]) * _PAGE for each in tree(pid) if (fields := _stat(each)))
 
 
 class Served:
-    """A server over `folder`, which holds `archive` and `coffer.key`; made when absent. Enter: it listens."""
+    """A server on `folder`, which holds `archive` and `coffer.key`, created if absent. It listens once entered."""
 
     def __init__(self, folder: Path, *, idle_seconds: float = 60.0) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ class Served:
 
     @property
     def pid(self) -> int:
-        """The server's own process, of which the others are children."""
+        """The main process of the server, the parent of the others."""
         assert self._process is not None
         return self._process.pid
 
@@ -84,7 +84,7 @@ class Served:
         return path
 
     def launch(self) -> None:
-        """Start the process and return at once; `started` then holds when."""
+        """Start the process and return immediately; `started` is the time of the start."""
         durable.make_folder(self.folder, 0o700)
         command = [str(Path(sys.executable).parent / "coffer"), "--config", str(self._configure())]
         if not (self.folder / "archive").exists():
@@ -94,7 +94,7 @@ class Served:
             self._process = subprocess.Popen([*command, "serve"], stdout=log, stderr=log)
 
     def wait(self, seconds: float = 120.0) -> None:
-        """Return when it listens. Raises RuntimeError with the end of its log when it does not."""
+        """Wait until it listens. Raises RuntimeError with the end of its log if it does not."""
         assert self._process is not None
         while time.perf_counter() - self.started < seconds:
             if self._process.poll() is not None:
@@ -118,7 +118,7 @@ class Served:
         self.stop()
 
     def stop(self) -> None:
-        """End it as an administrator would; kill what is left after half a minute."""
+        """Stop it as an administrator would; kill what is left after half a minute."""
         if self._process is None:
             return
         below = tree(self.pid)
@@ -132,9 +132,9 @@ class Served:
         self._process = None
 
     def cpu(self) -> float:
-        """CPU seconds until now."""
+        """Return the CPU seconds until now."""
         return cpu_seconds(self.pid)
 
     def memory(self) -> int:
-        """Resident bytes now."""
+        """Return the resident bytes now."""
         return memory_bytes(self.pid)

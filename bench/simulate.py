@@ -1,8 +1,8 @@
-"""The index's LMDB file alone, grown to a million objects: what one object's rows cost to write as the trees deepen.
+"""The index's LMDB file alone, grown to a million objects: the cost of writing one object's rows as the trees deepen.
 
-Simulated is exactly this: for each object of a new study, what `index.backends.lmdb_store.IndexStore.write` gets from a
+The simulation writes, for each object of a new study, what `index.backends.lmdb_store.IndexStore.write` gets from a
 flush: one sealed study row, one series row, one instance row (random bytes of the lengths that header-only objects
-have) and three random UID tokens; in commits of 100 objects, each synced. Nothing is parsed, sealed, logged, or held in
+have) and three random UID tokens, in commits of 100 objects, each synced. Nothing is parsed, sealed, logged, or held in
 memory.
 """
 
@@ -16,15 +16,15 @@ from typing import Any, Final
 
 from coffer.index.backends.lmdb_store import Change, IndexStore
 
-_ROW_BYTES: Final = {"study": 600, "series": 344, "instance": 344}  # as `bench.fill` leaves them
+_ROW_BYTES: Final = {"study": 600, "series": 344, "instance": 344}  # as `bench.fill` writes them
 _COMMIT: Final = 100
-_BULK: Final = 5000  # objects a commit between the measured stretches
+_BULK: Final = 5000  # objects per commit between the measured stretches
 _MEASURED: Final = 2000
 _STOPS: Final = (1_000, 10_000, 100_000, 200_000, 500_000, 1_000_000)
 
 
 def changes(dice: random.Random, first: int, count: int) -> list[Change]:
-    """The rows and tokens of objects [first, first + count)."""
+    """Return the rows and tokens of objects [first, first + count)."""
     out: list[Change] = []
     for number in range(first, first + count):
         ref = struct.pack(">Q", number)
@@ -36,7 +36,7 @@ def changes(dice: random.Random, first: int, count: int) -> list[Change]:
 
 
 def simulate(work: Path, objects: int) -> Iterator[dict[str, Any]]:
-    """One row for each stop on the way: microseconds of CPU and of wall time an object."""
+    """Yield one row for each stop: microseconds of CPU and of wall time per object."""
     dice = random.Random(1)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         store = IndexStore(Path(folder) / "index")

@@ -1,4 +1,4 @@
-"""How large the rooms of the house are, and which of them is too large: exit code 1 beyond a cap.
+"""The sizes of folders, files and functions: exit code 1 if one exceeds a cap.
 
 Caps (CONTRIBUTING.md): 15 modules a folder and 60 lines a function of the product, 400 lines a file, tests included.
 """
@@ -19,7 +19,7 @@ P90_GOAL, DOCUMENTED_GOAL = 20, 0.98
 
 
 class Function(NamedTuple):
-    """One function with its length in lines: docstring included, decorators (a command's help text) not."""
+    """One function with its length in lines: with the docstring, without decorators (a command's help text)."""
 
     lines: int
     name: str
@@ -29,8 +29,8 @@ class Function(NamedTuple):
 
 
 def functions(path: Path) -> Iterator[Function]:
-    """Every function and method of a source file. What lies inside a function, or overrides nothing but says its
-    Protocol's name with `...`, needs no docstring of its own and counts as private."""
+    """Yield every function and method of a source file. Nested functions and members of private classes need no
+    docstring and count as private."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inner = {
         id(below)
@@ -58,12 +58,12 @@ def functions(path: Path) -> Iterator[Function]:
 
 
 def line_count(path: Path) -> int:
-    """Lines of a file, blank ones and comments included."""
+    """Return the number of lines of a file, including blank lines and comments."""
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
 def beyond_the_caps() -> list[str]:
-    """A sentence for each folder, file and function that is larger than CONTRIBUTING.md allows."""
+    """Return a sentence for each folder, file and function that is larger than CONTRIBUTING.md allows."""
     product = [path for package in PRODUCT for path in sorted((ROOT / package).rglob("*.py"))]
     tests = sorted((ROOT / "tests").rglob("*.py"))
     modules = Counter(path.parent for path in product if path.name != "__init__.py")
@@ -81,7 +81,7 @@ def beyond_the_caps() -> list[str]:
 
 
 def main() -> None:
-    """Print the tables, then what is beyond a cap."""
+    """Print the tables, then what exceeds a cap."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--top", type=int, default=10, help="how many of the longest functions and files to list")
     top = parser.parse_args().top
@@ -101,7 +101,7 @@ def main() -> None:
     for fn in longest_first[:top]:
         print(f"{fn.lines:>6}  {fn.name}  {fn.place}")
     found = beyond_the_caps()
-    print("\n" + "\n".join(found or ["nothing is beyond a cap"]))
+    print("\n" + "\n".join(found or ["nothing exceeds a cap"]))
     sys.exit(bool(found))
 
 

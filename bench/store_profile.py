@@ -1,9 +1,9 @@
-"""Where the time of one store goes: the receive path in one process, its steps timed around the real calls.
+"""The time spent in each step of a store: the receive path in one process, timed around the real calls.
 
     python bench/store_profile.py FOLDER [--limit 300]
 
-FOLDER holds Part 10 files, for example bench-data/quick/ct. The steps do not add up to the whole: what is between them
-is Python. A server spreads them over two processes (docs/adr/0004-lanes.md), which costs two wake-ups for each object.
+FOLDER holds Part 10 files, for example bench-data/quick/ct. The steps do not add up to the whole: the rest is Python
+between them. A server divides them between two processes (docs/adr/0004-lanes.md), which costs two wake-ups per object.
 """
 
 import argparse
@@ -49,7 +49,7 @@ _FRAGMENT = 128 << 10
 
 
 def timed(owner: Any, name: str, spent: dict[str, float]) -> None:
-    """Let a function add its time to `spent`."""
+    """Wrap a function so that it adds its time to `spent`."""
     inner = getattr(owner, name)
 
     def outer(*args: Any, **more: Any) -> Any:
@@ -72,7 +72,7 @@ def put(services: WriterServices, found: Part10, data: bytes) -> None:
 
 
 def objects_of(folder: Path, limit: int) -> list[tuple[Part10, bytes]]:
-    """The first files of a folder: what identifies them, and their data sets."""
+    """Return the first files of a folder: their identity and their data sets."""
     objects = []
     for path in sorted(p for p in folder.iterdir() if p.is_file())[:limit]:
         with path.open("rb") as file:
@@ -84,7 +84,7 @@ def objects_of(folder: Path, limit: int) -> list[tuple[Part10, bytes]]:
 
 @contextmanager
 def fresh_archive() -> Iterator[WriterServices]:
-    """An empty archive in a temporary folder."""
+    """Yield the services of an empty archive in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         config = Config(archive=Path(folder) / "archive", keys=Keys(key_file=Path(folder) / "key"))
         logs.configure(config.log, level="error")
@@ -94,7 +94,7 @@ def fresh_archive() -> Iterator[WriterServices]:
 
 
 def stored_share(folder: Path) -> float:
-    """Bytes of the log for each byte of the data sets of a folder."""
+    """Return the bytes of the log per byte of the data sets of a folder."""
     with fresh_archive() as services:
         for each in objects_of(folder, 10_000):
             put(services, *each)
@@ -102,7 +102,7 @@ def stored_share(folder: Path) -> float:
 
 
 def profile(folder: Path, limit: int) -> Iterator[tuple[str, float]]:
-    """Each step with its microseconds an object, then all of it. Instruments this process for good."""
+    """Yield each step with its microseconds per object, then the total. Instruments this process permanently."""
     objects = objects_of(folder, limit)
     spent: dict[str, float] = dict.fromkeys((name for _, name, _ in STEPS), 0.0)
     for owner, name, _ in STEPS:
@@ -115,7 +115,7 @@ def profile(folder: Path, limit: int) -> Iterator[tuple[str, float]]:
         started, cpu = time.perf_counter(), time.process_time()
         for each in objects[warm:]:
             put(services, *each)
-        services.archive.index.follow()  # what the answers did not wait for
+        services.archive.index.follow()  # indexing for which the responses did not wait
         wall, cpu = time.perf_counter() - started, time.process_time() - cpu
     each_us = 1e6 / (len(objects) - warm)
     for _, name, label in STEPS:
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--lines", action="store_true", help="print JSON lines")
     args = parser.parse_args()
     if not args.lines:
-        print("| step | µs an object |\n|---|--:|")
+        print("| step | µs per object |\n|---|--:|")
     for label, spent in profile(args.folder, args.limit):
         row = {"bench": "profile", "corpus": args.folder.name, "step": label, "us": round(spent, 1)}
         print(json.dumps(row) if args.lines else f"| {label} | {spent:.0f} |")

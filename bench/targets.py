@@ -1,4 +1,4 @@
-"""What the archive must reach, and whether it did: every row of the speed targets, judged by one measurement. Pure."""
+"""The speed targets of the archive, and whether one measurement met each of them. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ AIM, MET, MISSED, UNKNOWN = "met, aim too", "met", "**missed**", "not measured"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One bound. `least` and `aim` are in `unit`; None: there is no such bound. `detail` is what else to know."""
+    """One target. `least` and `aim` are in `unit`; None: there is no such bound. `detail` is further information."""
 
     work: str
     unit: str
@@ -28,7 +28,7 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """Whether the value reaches the bounds; a row with an aim alone is met or not by the aim."""
+        """Whether the value reaches the bounds; a target with only an aim is judged by the aim."""
         if self.value is None:
             return UNKNOWN
         if self.least is not None and not self._reaches(self.least):
@@ -40,17 +40,17 @@ class Check:
         return MET if self.least is not None else "aim missed"
 
     def cells(self) -> tuple[str, ...]:
-        """The row of the table."""
+        """Return the row of the table."""
         sign = "≤" if self.lower_is_better else "≥"
         bounds = [f"{sign} {figure(bound)}" if bound is not None else "" for bound in (self.least, self.aim)]
         return (self.work, self.unit, *bounds, figure(self.value), self.verdict, self.detail)
 
 
-HEAD: Final = ("Work", "unit", "at least", "aim", "measured", "verdict", "server, and what else")
+HEAD: Final = ("Work", "unit", "at least", "aim", "measured", "verdict", "server, details")
 
 
 def checks(f: Figures) -> Iterator[Check]:
-    """Every bound, in the order of the targets."""
+    """Yield every check, in the order of the targets."""
     yield from _store(f)
     yield from _find(f)
     yield from _retrieve(f)
@@ -61,7 +61,7 @@ def checks(f: Figures) -> Iterator[Check]:
 
 
 def _cost(f: Figures, **where: object) -> str:
-    """Rate, CPU and memory of Coffer, and the rates of the others."""
+    """Format the rate, CPU and memory of Coffer, and the rates of the peers."""
     ours = {**where, "peer": COFFER}
     parts = [
         f"{figure(f.median('inst_s', **ours))} objects/s",
@@ -91,7 +91,7 @@ def _store(f: Figures) -> Iterator[Check]:
         if (corpus, assoc) == ("ct", 4):
             cpu = f.median("server_cpu_ms", peer=COFFER, **where)
             yield Check(work, "ms CPU each", cpu, 2.5, None, lower_is_better=True)
-    # Bounded: four of the largest pieces in memory (64 MiB each, `limits.memory_object_bytes`) beyond what CT needs.
+    # Bound: four of the largest pieces in memory (64 MiB each, `limits.memory_object_bytes`) beyond what CT needs.
     peaks = [f.highest("rss_peak_mb", bench="store", peer=COFFER, corpus=corpus, assoc=1) for corpus in ("mf", "ct")]
     extra = peaks[0] - peaks[1] if peaks[0] is not None and peaks[1] is not None else None
     yield Check("C-STORE 67 MB multi-frame", "MB above CT's peak", extra, 268, 134, lower_is_better=True)
@@ -175,14 +175,14 @@ def _growth(f: Figures) -> Iterator[Check]:
 
 
 def _simulated(f: Figures, cpu_ms: float | None) -> Check:
-    """What the index's file alone adds from 1,000 objects to the last stop, as a share of an object's whole cost."""
+    """Check what the index's file alone adds from 1,000 objects to the last stop, as a share of an object's cost."""
     stops = sorted({int(v) for v in f.values("objects", bench="simulate")})
     value, detail, work = None, "", "growth by simulation: the index's file"
     if stops and cpu_ms:
         costs = [f.median("cpu_us", bench="simulate", objects=each) or 0.0 for each in stops]
         value = 100 * (costs[-1] - costs[0]) / (1000 * cpu_ms)
         work = f"growth by simulation to {stops[-1]:,} studies: the index's file"
-        detail = " to ".join(figure(each) for each in (costs[0], costs[-1])) + " µs CPU an object, B-trees alone"
+        detail = " to ".join(figure(each) for each in (costs[0], costs[-1])) + " µs CPU per object, B-trees alone"
     return Check(work, "% of an object", value, 10, 2, lower_is_better=True, detail=detail)
 
 
@@ -213,14 +213,14 @@ def _verify(f: Figures) -> Iterator[Check]:
 
 
 def key_checks(f: Figures) -> Iterator[Check]:
-    """The bounds of the part that is measured by its name alone: the rotation of the keys of many studies."""
+    """Yield the checks of the part `keys`, which runs only when named: the rotation of the keys of many studies."""
     studies = f.highest("studies", bench="keys")
     where: dict[str, Any] = {"bench": "keys", "studies": studies}
     of = f"rotation of {figure(studies)} study keys"
     rate = f.median("per_second", **where)
     yield Check(
         of, "s", f.highest("seconds", **where), 60, None, lower_is_better=True,
-        detail=f"{figure(rate)} keys/s, while C-STOREs come in",
+        detail=f"{figure(rate)} keys/s, during C-STOREs",
     )  # fmt: skip
     yield Check(
         of, "epochs made by the provider", f.highest("made", **where), 1, None, lower_is_better=True,
@@ -228,13 +228,13 @@ def key_checks(f: Figures) -> Iterator[Check]:
     )  # fmt: skip
     yield Check(
         of, "MB of its own", f.highest("own_peak_mb", **where), 100, None, lower_is_better=True,
-        detail=f"{figure(f.highest('rss_peak_mb', **where))} MB with the pages of the keyring that are mapped",
+        detail=f"{figure(f.highest('rss_peak_mb', **where))} MB with the mapped pages of the keyring",
     )  # fmt: skip
     p50, longest = (
         [figure(f.highest(f"{when}_{key}_ms", **where)) for when in ("alone", "beside")] for key in ("p50", "max")
     )
     yield Check(
-        "C-STORE beside the rotation, 8 KB, 50 a second", "ms p99", f.highest("beside_p99_ms", **where), 100, None,
+        "C-STORE beside the rotation, 8 KB, 50 per second", "ms p99", f.highest("beside_p99_ms", **where), 100, None,
         lower_is_better=True,
         detail=f"alone {figure(f.highest('alone_p99_ms', **where))}; p50 {p50[0]} alone, {p50[1]} beside; longest "
         f"{longest[0]} and {longest[1]}",

@@ -1,9 +1,9 @@
-"""One process of Coffer that notes which module is entered first, second …: run by `bench.architecture`.
+"""One process of Coffer that records in which order modules are first entered: run by `bench.architecture`.
 
     python -m bench.traced NOTES WAY ROLE command|worker ARGUMENTS…
 
-NOTES gets a line for each module that the way in progress enters the first time in this process; WAY is a file of one
-byte that says which way is in progress, 0 for none.
+NOTES gets a line for each module that the current operation enters for the first time in this process; WAY is a file of
+one byte, the number of the current operation, 0 for none.
 """
 
 import mmap
@@ -21,7 +21,7 @@ _STARTS_WORKERS: Final = ["-I", "-m", "coffer.server.workers"]
 
 
 def _module_of(file: str) -> str | None:
-    """The dotted name below `coffer` of a source file of the product, else None."""
+    """Return the dotted name below `coffer` of a source file of the product, else None."""
     inside = os.path.realpath(file).removeprefix(ROOT + os.sep).removesuffix(".py").split(os.sep)
     return ".".join(inside) if inside[0] in FLOORS and inside[-1] != "__init__" else None
 
@@ -30,7 +30,7 @@ def _profiler(notes: int, way: mmap.mmap, role: str) -> Callable[[FrameType, str
     known: dict[str, str | None] = {}
     seen: set[tuple[int, str]] = set()
 
-    def look(frame: FrameType, event: str, _: Any) -> None:
+    def trace(frame: FrameType, event: str, _: Any) -> None:
         if event != "call" or not (now := way[0]):
             return
         code = frame.f_code
@@ -43,11 +43,11 @@ def _profiler(notes: int, way: mmap.mmap, role: str) -> Callable[[FrameType, str
         seen.add((now, name))
         os.write(notes, f"{now} {role} {name}\n".encode())
 
-    return look
+    return trace
 
 
 class _Traced(subprocess.Popen[bytes]):
-    """A process; where it is one of the workers, it is traced, too."""
+    """A process; a worker process is traced as well."""
 
     def __init__(self, args: Any, **more: Any) -> None:
         if isinstance(args, list) and args[1:4] == _STARTS_WORKERS:
@@ -57,17 +57,17 @@ class _Traced(subprocess.Popen[bytes]):
 
 
 def main() -> None:
-    """Run what the command line says, and note what it enters."""
+    """Run the command line and record the modules that it enters."""
     notes_path, way_path, role, kind, *arguments = sys.argv[1:]
     notes = os.open(notes_path, os.O_WRONLY | os.O_APPEND)
     with open(way_path, "rb") as file:
-        look = _profiler(notes, mmap.mmap(file.fileno(), 1, prot=mmap.PROT_READ), role)
+        trace = _profiler(notes, mmap.mmap(file.fileno(), 1, prot=mmap.PROT_READ), role)
     from coffer.server.cli import main as command
     from coffer.server.workers import worker
 
     subprocess.Popen = _Traced  # type: ignore[assignment,misc]
-    threading.setprofile(look)
-    sys.setprofile(look)
+    threading.setprofile(trace)
+    sys.setprofile(trace)
     if kind == "worker":
         sys.argv[1:] = arguments
         worker.main()

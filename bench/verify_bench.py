@@ -1,8 +1,8 @@
-"""What `coffer verify` reaches on this machine: records a second, GB/s of bodies, MB/s of data sets decrypted.
+"""The rates of `coffer verify` on this machine: records per second, GB/s of bodies, MB/s of decrypted data sets.
 
     python bench/verify_bench.py [--folder DIR] [--jobs N]
 
-Everything lies in the page cache; the disk's own rate is a second limit. The best of three counts.
+All data is in the page cache; the rate of the disk is a second limit. The best of three runs counts.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def best(make: partial[Verifier], clock: Callable[[], float]) -> tuple[float, Ve
 
 
 def verifying(work: Path, amount: Amount, jobs: int = 1) -> Iterator[dict[str, Any]]:
-    """A row for each level and kind of log. In one process, seconds are of CPU time: what else runs does not count."""
+    """A row for each level and kind of log. In one process, seconds are CPU time: other processes do not count."""
     clock = time.process_time if jobs == 1 else time.perf_counter
     small, large = log_of(work / "small", amount.small, 64), log_of(work / "large", amount.large, 100_000)
     for level in (VerifyLevel.HEADERS, VerifyLevel.BODIES):

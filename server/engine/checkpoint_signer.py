@@ -49,7 +49,8 @@ class Signatory:
     def sign(self) -> Checkpoint | None:
         """Sign the log as it is; durable on return. None where nothing was added. Raises as `LogWriter.checkpoint`.
 
-        The keyring is told of it before it is released: see archive/FORMAT.md, The remembered checkpoint. Orders to sign are answered by it.
+        The keyring is told of it before it is released: see archive/FORMAT.md, The remembered checkpoint. Orders to
+        sign are answered by it.
         """
         with self._lock:
             orders = sign_order.asked(self._keyring)

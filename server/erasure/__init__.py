@@ -1,1 +1,1 @@
-"""Destroying a study's keys: approving, doing, finishing, and certifying that it was done."""
+"""Erasure of studies by destroying their keys: approvals, the shred, its completion, and certificates of it."""

@@ -1,5 +1,7 @@
-"""Hold a certificate of erasure against a copy of the archive, without any key: its log, and its keyring where it lies
-beside it. Rule: it opens neither for writing and unwraps nothing.
+"""Check a certificate of erasure against a copy of the archive, without any key: its log, and its keyring if the copy
+has one.
+
+Rule: opens neither for writing and unwraps nothing.
 """
 
 from collections.abc import Iterator
@@ -20,16 +22,16 @@ __all__ = ["contradictions", "has_keyring"]
 
 
 def has_keyring(folder: ArchiveFolder) -> bool:
-    """Whether a keyring lies beside this copy of the log."""
+    """Whether this copy of the log has a keyring beside it."""
     return opening.exists(folder.keyring / "data.mdb")
 
 
 def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:
-    """What log and keyring say otherwise. Raises as `archive.certificate_check.contradictions`."""
+    """Yield what log and keyring contradict. Raises the same errors as `archive.certificate_check.contradictions`."""
     yield from certificate_check.contradictions(found, folder)
     if not has_keyring(folder):
         return
-    complaint = read_remembered(folder.keyring).complaint  # in another process: damaged pages may end it
+    complaint = read_remembered(folder.keyring).complaint  # in another process: damaged pages may kill it
     if complaint is not None:
         yield f"the keyring: {complaint}"
         return
@@ -51,32 +53,32 @@ def _of_key(key: CertifiedKey, store: RowStore, *, must_be_dropped: bool) -> Ite
     if value is None:
         yield f"{what}: the keyring has no tombstone of it, so the key lives in this copy"
         return
-    stone = Tombstone.decode(value)
-    successor = stone.successor.hex() if stone.reason is Reason.REKEYED else ""
-    seen = stone.reason.name.lower(), successor, stone.scheduled_ms, stone.until_ms, stone.epoch
+    tombstone = Tombstone.decode(value)
+    successor = tombstone.successor.hex() if tombstone.reason is Reason.REKEYED else ""
+    seen = tombstone.reason.name.lower(), successor, tombstone.scheduled_ms, tombstone.until_ms, tombstone.epoch
     if seen != (key.why, key.successor, key.gone_ms, key.backups_until_ms, key.last_epoch):
-        yield f"{what}: the keyring's tombstone tells another end of it"
+        yield f"{what}: the keyring's tombstone contradicts it"
     if must_be_dropped and store.get(rows.STUDY_PREFIX + key_id) is not None:
         yield f"{what}: its wrapped form is still in the keyring"
 
 
 def _of_others(found: Certificate, store: RowStore) -> Iterator[str]:
-    """Shredded keys of the same study that the certificate does not tell of, and that can be opened yet."""
-    stones = {place[1:]: Tombstone.decode(value) for place, value in store.scan(rows.TOMBSTONE_PREFIX)}
+    """Yield shredded keys of the same study that the certificate omits and that can still be opened."""
+    tombstones = {place[1:]: Tombstone.decode(value) for place, value in store.scan(rows.TOMBSTONE_PREFIX)}
     ours = {bytes.fromhex(each.key) for each in found.keys}
-    names = {stones[key_id].name for key_id in ours & stones.keys()}
-    for key_id, stone in stones.items():
-        if stone.name in names and key_id not in ours and _can_be_opened(key_id, stone, store):
-            yield f"key {key_id.hex()[:8]}: it is the same study's, was shredded, and can be opened yet"
+    names = {tombstones[key_id].name for key_id in ours & tombstones.keys()}
+    for key_id, tombstone in tombstones.items():
+        if tombstone.name in names and key_id not in ours and _can_be_opened(key_id, tombstone, store):
+            yield f"key {key_id.hex()[:8]}: it belongs to the same study, was shredded, and can still be opened"
 
 
-def _can_be_opened(key_id: bytes, stone: Tombstone, store: RowStore) -> bool:
-    """As `server.engine.erasure_state` asks it of an open keyring, by the rows alone."""
-    now, numbers = clock_ms(), range(1, stone.epoch + 1)
+def _can_be_opened(key_id: bytes, tombstone: Tombstone, store: RowStore) -> bool:
+    """The same question as `server.engine.erasure_state` asks an open keyring, answered from the rows alone."""
+    now, numbers = clock_ms(), range(1, tombstone.epoch + 1)
     ends = [store.get(rows.epoch_row_key(number)) for number in numbers]
     burned = burned_in(store)
     return (
-        stone.until_ms > now
+        tombstone.until_ms > now
         or store.get(rows.STUDY_PREFIX + key_id) is not None
         or any(value is None or EpochRow.decode(value).state is not EpochState.DESTROYED for value in ends)
         or any(not each.is_ended or each.effective_ms > now for of in numbers for each in keepers_in(store, of))
@@ -87,11 +89,11 @@ def _can_be_opened(key_id: bytes, stone: Tombstone, store: RowStore) -> bool:
 
 
 def _of_epoch(epoch: Epoch, store: RowStore, *, must_be_gone: bool) -> Iterator[str]:
-    """What opened it by the keyring, and which receipts that keeps; what had none then can have one since."""
+    """Compare openers and receipts with the keyring's; an opener without a receipt then may have one since."""
     what = f"epoch {epoch.epoch}"
     value = store.get(rows.epoch_row_key(epoch.epoch))
     if must_be_gone and (value is None or EpochRow.decode(value).state is not EpochState.DESTROYED):
-        yield f"{what}: by the keyring it is not destroyed"
+        yield f"{what}: according to the keyring it is not destroyed"
         return
     ends = {each.id.hex(): (each.receipt_ms, each.effective_ms) for each in keepers_in(store, epoch.epoch)}
     burned = burned_in(store)
@@ -105,4 +107,4 @@ def _of_epoch(epoch: Epoch, store: RowStore, *, must_be_gone: bool) -> Iterator[
         elif each.record is not None and ends[each.id] != (each.receipt_ms, each.effective_ms):
             yield f"{what}: the keyring keeps another receipt of {each.kind} {each.name}"
     if must_be_gone and (more := ends.keys() - named.keys()):
-        yield f"{what}: by the keyring {len(more)} more could open it than the certificate tells"
+        yield f"{what}: according to the keyring {len(more)} more could open it than the certificate says"

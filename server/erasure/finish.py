@@ -1,8 +1,8 @@
-"""Make scheduled shreds effective: move what lives to a new epoch, then destroy the epochs that the shredded keys knew.
+"""Make scheduled shreds effective: move living keys to a new epoch, then destroy the epochs that wrapped shredded keys.
 
-Rule: first destroyed, then copied. A copy of what opens an epoch, made while that still holds the secret which is about
-to be destroyed, opens every older copy of the keyring; so none is asked for before the last receipt. What gives no
-receipt is named, and asked again by the next call. Stopped anywhere, saying it again goes on.
+Rule: destroy first, back up afterwards. A backup of an opener, made while that still holds the secret which is about to
+be destroyed, opens every older copy of the keyring; so no backup is requested before the last receipt. An opener that
+gives no receipt is reported and asked again by the next call. After a stop at any point the next call resumes.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures
 from coffer.server.erasure.shred import wait_until_compacted, wait_until_settled
-from coffer.server.keyops.epochs import Renewal
+from coffer.server.keyops.epochs import EpochAdmin
 
 __all__ = ["Finished", "finish", "finish_keys"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a call did and what is left: keys moved to a new epoch, epochs destroyed now and what else has to be
-    destroyed of them, what gave no receipt and why, epochs that are to be destroyed yet, every shred with its state,
-    and whether the index was written anew since the last epoch ended."""
+    """What a call did and what is left: keys moved to a new epoch, epochs destroyed now and the caveats of their
+    receipts, openers without a receipt and why, epochs still to be destroyed, every shred with its state, and whether
+    the index was rewritten since the last epoch ended."""
 
     moved: int
     destroyed: tuple[int, ...]
@@ -43,7 +43,7 @@ class Finished:
 
     @property
     def opened_by(self) -> tuple[str, ...]:
-        """What opens what was shredded yet, each once, in words."""
+        """What still opens shredded keys, each once, in words."""
         return tuple(dict.fromkeys(what for each in self.erasures for what in each.opened_by))
 
 
@@ -55,35 +55,35 @@ def finish(
     early: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Finished:
-    """Do what makes the due shreds effective; durable on return.
+    """Make the due shreds effective; durable on return.
 
-    All living keys move to a new epoch, where that was not done yet; with `destroy`, everything that ever opened the
-    epochs before is destroyed. Due is what backups may not hold any more, with `early` everything. `progress` gets
-    study keys moved and in all. Raises UnavailableError while the writer has not recorded the shreds, LockedError while
-    somebody else changes the keys, and what the provider of the new epoch raises.
+    All living keys move to a new epoch, unless that was done before; with `destroy`, everything that ever opened the
+    earlier epochs is destroyed. A shred is due once no backup may hold its key any more; with `early`, all are due.
+    `progress` gets study keys moved and in all. Raises UnavailableError while the writer has not recorded the shreds,
+    LockedError while another process changes the keys, and the errors of the new epoch's provider.
     """
     archive.policy.require(by, Action.FINISH_SHRED)
     if not wait_until_settled(archive):
         raise UnavailableError(
-            "the process that writes has not finished the last shreds",
-            hint="wait for it (coffer shred list) and repeat",
+            "the writer has not finished the last shreds",
+            hint="wait for it (coffer shred list), then run the command again",
         )
-    renewal = Renewal(archive.folder, archive.keyring, archive.config.keys, by, "coffer shred finish")
-    with renewal.alone():
-        done = finish_keys(archive.keyring, renewal, progress, destroy=destroy, early=early)
+    epochs = EpochAdmin(archive.folder, archive.keyring, archive.config.keys, by, "coffer shred finish")
+    with epochs.exclusive():
+        done = finish_keys(archive.keyring, epochs, progress, destroy=destroy, early=early)
     if not wait_until_settled(archive):
         return done
     return replace(done, is_index_new=wait_until_compacted(archive))
 
 
 def finish_keys(
-    keyring: Keyring, renewal: Renewal, progress: Callable[[int, int], None], *, destroy: bool, early: bool
+    keyring: Keyring, epochs: EpochAdmin, progress: Callable[[int, int], None], *, destroy: bool, early: bool
 ) -> Finished:
-    """As `finish`, for a keyring whose shreds are recorded, and nobody else changes the keys."""
+    """Like `finish`, for a keyring whose shreds are recorded and whose lock the caller holds."""
     target = _target(erasures(keyring), early=early)
     moved = 0
     while keyring.partly_rotated() or target >= keyring.epoch:
-        moved += renewal.rotate(progress).rewrapped
+        moved += epochs.rotate(progress).rewrapped
     found = keyring.epochs()
     retired = {each.epoch for each in found if each.state is EpochState.RETIRED and each.epoch <= target}
     going = {each.epoch for each in found if each.state is EpochState.DESTROYING}
@@ -92,7 +92,7 @@ def finish_keys(
     caveats: list[str] = []
     missing: list[str] = []
     for epoch in due:
-        ended = renewal.end(epoch)
+        ended = epochs.end(epoch)
         caveats += [f"epoch {epoch}, {each.keeper}: {each.caveat}" for each in ended.receipts]
         missing += [f"epoch {epoch}, {each.keeper}: {each.cause}" for each in ended.missing]
     is_over = {each.epoch for each in keyring.epochs() if each.state is EpochState.DESTROYED}
@@ -108,7 +108,7 @@ def finish_keys(
 
 
 def _target(found: list[Erasure], *, early: bool) -> int:
-    """The newest epoch that has to go; 0 for none."""
+    """Return the newest epoch that has to be destroyed; 0 for none."""
     now = clock_ms()
     due = [each for each in found if each.open_epochs and (early or each.stone.until_ms <= now)]
     return max((each.stone.epoch for each in due), default=0)

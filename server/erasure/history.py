@@ -1,6 +1,7 @@
-"""What the log tells of erasures: who asked and approved, which record says so, what lay under each key, what ever
-opened an epoch and which of it has ended. It is read in one pass over the record headers; events are opened, objects
-are only counted.
+"""What the log says about erasures: who requested and approved them, in which records, which objects each key sealed,
+what ever opened an epoch, and what of that was destroyed.
+
+Rule: one pass over the record headers; events are opened, objects are not.
 """
 
 from collections.abc import Callable, Container
@@ -15,9 +16,9 @@ from coffer.keys.keyring.keepers import Keeper
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.openers import SHARES_BURNED, Openers
 
-__all__ = ["Deeds", "Noted"]
+__all__ = ["ErasureHistory", "RecordedEvent"]
 
-_TOLD: Final = frozenset(
+_KINDS: Final = frozenset(
     {Kind.STATE, Kind.SHRED_SCHEDULED, Kind.STUDY_REKEYED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED}
 )
 _EVERY: Final = 4096  # records between two reports of progress
@@ -25,27 +26,27 @@ _STEPS: Final = {"shred requested": "asked", "shred approved": "approved"}
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
-    """An event, the number of its record, and the record's 160 header bytes."""
+class RecordedEvent:
+    """An event, the number of its record, and the 160 header bytes of the record."""
 
     seq: int
     header: bytes
     event: Event
 
     def text(self, name: str) -> str:
-        """One of its facts as text; "" where it has none."""
+        """Return one of its facts as text; "" if it has none of this name."""
         return str(self.event.facts.get(name, ""))
 
 
 @dataclass(slots=True)
-class Deeds:
-    """Shreds and rekeys by key id, receipts by epoch and keeper's id, words about burned shares by group, the steps of
-    each request, objects' records by key id; and every keeper and group of shares that was ever told of."""
+class ErasureHistory:
+    """Shreds and rekeys by key id, receipts by epoch and keeper id, burn events of shares by group, the steps of each
+    request, record numbers of objects by key id; and every keeper and group of shares that was ever recorded."""
 
-    gone: dict[bytes, Noted] = field(default_factory=dict)
-    receipts: dict[tuple[int, bytes], Noted] = field(default_factory=dict)
-    burned: dict[bytes, list[Noted]] = field(default_factory=dict)
-    steps: dict[str, list[tuple[str, Noted]]] = field(default_factory=dict)
+    gone: dict[bytes, RecordedEvent] = field(default_factory=dict)
+    receipts: dict[tuple[int, bytes], RecordedEvent] = field(default_factory=dict)
+    burned: dict[bytes, list[RecordedEvent]] = field(default_factory=dict)
+    steps: dict[str, list[tuple[str, RecordedEvent]]] = field(default_factory=dict)
     objects: dict[bytes, list[int]] = field(default_factory=dict)
     keepers: dict[tuple[int, bytes], Keeper] = field(default_factory=dict)
     groups: dict[bytes, Group] = field(default_factory=dict)
@@ -56,10 +57,10 @@ class Deeds:
         archive: ReadableArchive,
         keys: Container[bytes],
         progress: Callable[[int, int], None] = lambda _done, _total: None,
-    ) -> "Deeds":
-        """Read the log; objects are noted under `keys` only. Raises IntegrityError for an event that was altered.
+    ) -> "ErasureHistory":
+        """Read the log; objects are kept for `keys` only. Raises IntegrityError for an event that was altered.
 
-        `progress` gets the number of records that were read and of all, as far as it is known, now and then.
+        `progress` regularly gets the number of records read and of all, as far as known.
         """
         found, key, total = cls(), archive.keyring.archive_key(derive.EVENT), archive.index.applied_seq + 1
         for position, header in archive.reader.records():
@@ -68,23 +69,23 @@ class Deeds:
             if header.kind == Kind.OBJECT:
                 if header.study_key_id in keys:
                     found.objects.setdefault(header.study_key_id, []).append(header.seq)
-            elif header.kind in _TOLD:
+            elif header.kind in _KINDS:
                 event = Event.open(key, archive.folder.archive_id, header, archive.reader.read_body(position))
-                found._take(Noted(header.seq, header.serialize(), event))
+                found._add(RecordedEvent(header.seq, header.serialize(), event))
         return found
 
-    def _take(self, noted: Noted) -> None:
-        kind, facts = noted.event.kind, noted.event.facts
-        told = Openers.of(facts)
-        self.keepers |= {(each.epoch, each.id): each for each in told.keepers}
-        self.groups |= {each.group: each for each in told.groups}
-        self.groups.pop(told.given_up, None)
+    def _add(self, recorded: RecordedEvent) -> None:
+        kind, facts = recorded.event.kind, recorded.event.facts
+        openers = Openers.of(facts)
+        self.keepers |= {(each.epoch, each.id): each for each in openers.keepers}
+        self.groups |= {each.group: each for each in openers.groups}
+        self.groups.pop(openers.given_up, None)
         if kind in {Kind.SHRED_SCHEDULED, Kind.STUDY_REKEYED}:
-            if kind == Kind.SHRED_SCHEDULED or noted.event.key_id not in self.gone:
-                self.gone[noted.event.key_id] = noted  # a key that was shredded while it was replaced: shredded
+            if kind == Kind.SHRED_SCHEDULED or recorded.event.key_id not in self.gone:
+                self.gone[recorded.event.key_id] = recorded  # a key shredded during its rekey counts as shredded
         elif kind == Kind.EPOCH_DESTROYED:
-            self.receipts[int(str(facts["epoch"])), bytes.fromhex(noted.text("keeper"))] = noted
-        elif noted.text("what") == SHARES_BURNED:
-            self.burned.setdefault(bytes.fromhex(noted.text("group")), []).append(noted)
-        elif (what := _STEPS.get(noted.text("what"))) is not None:
-            self.steps.setdefault(noted.text("request"), []).append((what, noted))
+            self.receipts[int(str(facts["epoch"])), bytes.fromhex(recorded.text("keeper"))] = recorded
+        elif recorded.text("what") == SHARES_BURNED:
+            self.burned.setdefault(bytes.fromhex(recorded.text("group")), []).append(recorded)
+        elif (what := _STEPS.get(recorded.text("what"))) is not None:
+            self.steps.setdefault(recorded.text("request"), []).append((what, recorded))

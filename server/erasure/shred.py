@@ -1,8 +1,8 @@
 """Erase studies by destroying their keys: whether it is allowed, and the one transaction that does it.
 
-Rule: what is not allowed is refused before anything changes; what is allowed happens in one transaction of the keyring,
-after which no process gives the key to anybody. The rest (log, index, the key's row) is the writer's, here or in the
-process that runs: `WritableArchive.settle`. Order and what a stop in between leaves: docs/keys.md.
+Rule: what is not allowed is refused before anything changes. What is allowed happens in one transaction of the keyring,
+after which no process releases the key. The rest (log, index, the key's row) is the writer's work, in this process or
+in the running server: `WritableArchive.settle`. Order, and the state after a stop in between: docs/keys.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import uncompacted
 from coffer.server.retention.holds import Holds, today
 from coffer.server.retention.rule import require_over
-from coffer.server.retention.selection import Doomed, whole_studies
+from coffer.server.retention.selection import PartToShred, whole_studies
 
 __all__ = [
-    "Deed",
+    "Authorization",
     "Shredding",
     "wait_until_compacted",
     "wait_until_settled",
@@ -36,15 +36,15 @@ _COMPACT_SECONDS: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
-    """Why and by whom: the reason, the officers who agreed (the first one asked for it), the request's id, if any."""
+class Authorization:
+    """Why and by whom: the reason, the officers who agreed (the first one made the request), any request's id."""
 
     reason: str
     officers: tuple[Officer, ...]
     request: str = ""
 
     def check(self) -> None:
-        """Raise InputError for a reason that says nothing, or too much."""
+        """Raise InputError for a reason that is empty or too long."""
         require_reason("a shred", self.reason)
 
 
@@ -55,33 +55,36 @@ class Shredding:
         self._archive = archive
         self._config = archive.config
 
-    def require_allowed(self, doomed: Sequence[Doomed]) -> None:
-        """Raise AccessDeniedError, saying who and why, where a hold or the retention keeps any of the studies.
+    def require_allowed(self, selection: Sequence[PartToShred]) -> None:
+        """Raise AccessDeniedError, with who and why, if a hold or the retention keeps any of the studies.
 
-        What any part of a study has or had counts, whichever part is to go. Raises UnavailableError where the index
-        does not have all that the log has.
+        Everything that any part of a study has or had counts, whichever part is to be shredded. Raises
+        UnavailableError if the index lacks something that the log has.
         """
         self._archive.require_level()
-        studies = whole_studies(self._archive.index, doomed)
+        studies = whole_studies(self._archive.index, selection)
         Holds(self._archive).require_none(studies)
         for parts in studies:
             require_over(parts, self._config.retention.years, today(clock_ms()))
 
-    def shred(self, doomed: Sequence[Doomed], deed: Deed, done: Sequence[tuple[bytes, bytes]] = ()) -> list[bytes]:
-        """Shred, durable on return; returns the key ids that were not shredded before. `done`: rows that go with it.
+    def shred(
+        self, selection: Sequence[PartToShred], authorization: Authorization, done: Sequence[tuple[bytes, bytes]] = ()
+    ) -> list[bytes]:
+        """Shred, durable on return; returns the key ids that were not shredded before.
 
-        From then on no process finds or opens the studies. Raises AccessDeniedError, InputError.
+        `done` are rows that the same transaction removes, with their values. From then on no process finds or opens the
+        studies. Raises AccessDeniedError, InputError.
         """
-        deed.check()
-        acting = Principal.person(deed.officers[-1].name, deed.officers[-1].account)
-        agreed = Resource.erasure(tuple(each.name for each in deed.officers))
+        authorization.check()
+        acting = Principal.person(authorization.officers[-1].name, authorization.officers[-1].account)
+        agreed = Resource.erasure(tuple(each.name for each in authorization.officers))
         self._archive.policy.require(acting, Action.SHRED, agreed)
-        names = {key_id: each.name for each in doomed for key_id in each.key_ids}
+        names = {key_id: each.name for each in selection for key_id in each.key_ids}
         now = clock_ms()
         until = now + round(self._config.keys.shred_hold_days * _DAY_MS)
 
-        def event(key_id: bytes, stone: Tombstone) -> tuple[bytes, bytes]:
-            return self._archive.enclosed(_event(key_id, stone, deed, self._meant(doomed, key_id)))
+        def event(key_id: bytes, tombstone: Tombstone) -> tuple[bytes, bytes]:
+            return self._archive.enclosed(_event(key_id, tombstone, authorization, self._part_with(selection, key_id)))
 
         fresh = shred.schedule(
             self._archive.keyring,
@@ -90,34 +93,34 @@ class Shredding:
             until_ms=until,
             event=event,
             done=done,
-            allowed=lambda: self.require_allowed(doomed),
+            allowed=lambda: self.require_allowed(selection),
         )
         self._archive.index.follow()
         return fresh
 
-    def _meant(self, doomed: Sequence[Doomed], key_id: bytes) -> Doomed:
-        """Whose key this is, also where it is the last or the next one of a part that is being rekeyed."""
+    def _part_with(self, selection: Sequence[PartToShred], key_id: bytes) -> PartToShred:
+        """Return the part that has this key, also if it is the old or the new key of a part being rekeyed."""
         keyring = self._archive.keyring
         pairs = [{each.old, each.new} for each in rekey.under_way(keyring) if key_id in {each.old, each.new}]
         ids = {key_id}.union(*pairs)
-        return next(each for each in doomed if ids & {shred.current(keyring, one) for one in each.key_ids})
+        return next(each for each in selection if ids & {shred.current(keyring, one) for one in each.key_ids})
 
 
-def _event(key_id: bytes, stone: Tombstone, deed: Deed, meant: Doomed) -> Event:
+def _event(key_id: bytes, tombstone: Tombstone, authorization: Authorization, part: PartToShred) -> Event:
     facts = {
         "what": "study shredded",
-        "study": stone.name.hex(),
-        "epoch": stone.epoch,
-        "scheduled_ms": stone.scheduled_ms,
-        "until_ms": stone.until_ms,
-        "instances": meant.instances,
-        "versions": meant.versions,
-        "other_patients": len(meant.others),
-        "reason": deed.reason.strip(),
-        "request": deed.request,
-        "officers": [{"officer": each.name, "account": each.account} for each in deed.officers],
+        "study": tombstone.name.hex(),
+        "epoch": tombstone.epoch,
+        "scheduled_ms": tombstone.scheduled_ms,
+        "until_ms": tombstone.until_ms,
+        "instances": part.instances,
+        "versions": part.versions,
+        "other_patients": len(part.others),
+        "reason": authorization.reason.strip(),
+        "request": authorization.request,
+        "officers": [{"officer": each.name, "account": each.account} for each in authorization.officers],
     }
-    return Event(Kind.SHRED_SCHEDULED, stone.scheduled_ms, facts, key_id)
+    return Event(Kind.SHRED_SCHEDULED, tombstone.scheduled_ms, facts, key_id)
 
 
 def wait_until_settled(
@@ -125,10 +128,10 @@ def wait_until_settled(
     seconds: float = _SETTLE_SECONDS,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> bool:
-    """Do what is left to do, or wait for the writer that runs to do it; whether it is done. Raises CofferError.
+    """Do the writer's part of changes of the keys, or wait for the running writer to do it; returns whether it is done.
 
-    On a full volume it is not done, and waits for who opens the archive when there is room. `progress` gets shredded
-    keys that have left the keyring, of those that were there.
+    On a full volume it is not done; the next opening of the archive with enough space does it. `progress` gets the
+    number of shredded keys that have left the keyring, and of all. Raises CofferError.
     """
     keyring = archive.keyring
     total = len(shred.waiting(keyring))
@@ -142,5 +145,5 @@ def wait_until_settled(
 
 
 def wait_until_compacted(archive: KeyAdminArchive, seconds: float = _COMPACT_SECONDS) -> bool:
-    """As `wait_until_settled`, for the index that is written anew when an epoch ended."""
+    """Like `wait_until_settled`, for the index, which is rewritten when an epoch has ended."""
     return archive.wait_until(lambda: not uncompacted(archive.keyring), seconds)

@@ -1,1 +1,1 @@
-"""Acts on keys: epochs, rekeys, shares, and holding the keyring against the log."""
+"""Operations on keys: epochs, rekeys, shares, and the check of the keyring against the log."""

@@ -1,9 +1,9 @@
-"""Hold the keyring against the log: is there a key for everything that is to be readable, and none for what is erased.
+"""Check the keyring against the log: there is a key for everything that must be readable, and none for what is erased.
 
-    key ids in the log - ids the log says are shredded or replaced = ids in the keyring
+    key ids in the log - key ids that the log says are shredded or replaced = key ids in the keyring
 
-Rule: needs no key and sees nothing readable: ids stand in the headers of records and in the keyring's rows; providers
-are asked only what they have. It runs beside a server; the log is read before the keyring, so that what comes in
+Rule: needs no key and sees no plaintext: the ids are in the headers of records and in the keyring's rows; providers are
+only asked what they hold. It runs beside a server; the log is read before the keyring, so that an object stored
 meanwhile is no finding.
 """
 
@@ -24,7 +24,7 @@ from coffer.keys.keyring.rows import GONE
 from coffer.keys.keyring.tombstone import Reason
 from coffer.keys.providers.base import KekProvider
 from coffer.server.mailbox import outbox
-from coffer.server.maintenance.offline import look
+from coffer.server.maintenance.offline import inspect_keyring
 
 __all__ = ["KeyAudit", "Summary"]
 
@@ -32,8 +32,8 @@ _EVERY: Final = 4096  # records between two reports of progress
 
 
 @dataclass(slots=True)
-class _Told:
-    """What the log says: how many records each key has, which keys it says were shredded, which were replaced."""
+class _LoggedKeys:
+    """Keys as the log has them: how many records each sealed, which were shredded, which were replaced."""
 
     records: dict[bytes, int] = field(default_factory=dict)
     shredded: set[bytes] = field(default_factory=set)
@@ -41,8 +41,8 @@ class _Told:
     end: int = 0
     tree: Frontier = field(default_factory=Frontier)
 
-    def copy(self) -> "_Told":
-        """As it is now; `tree` is not copied."""
+    def copy(self) -> "_LoggedKeys":
+        """Return a copy of the present state; `tree` is shared."""
         return replace(self, records=dict(self.records), shredded=set(self.shredded), replaced=set(self.replaced))
 
     def add(self, header: RecordHeader) -> None:
@@ -63,8 +63,8 @@ class _Told:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How many records were read, how many keys are in use, shredded, replaced, and not used by any record yet, and the
-    providers that could not be asked for secrets of destroyed epochs."""
+    """The numbers of records read and of keys in use, shredded, replaced and not used by any record yet, and the
+    providers that could not be asked about secrets of destroyed epochs."""
 
     records: int = 0
     in_use: int = 0
@@ -83,26 +83,26 @@ class KeyAudit:
         provider: KekProvider,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        """`provider` is asked which epochs it opens, and for no key. `progress` gets the number of records that were
-        read and of all, as far as it is known, now and then."""
+        """`provider` is asked which epochs it opens, but for no key. `progress` regularly gets the number of records
+        read and of all, as far as known."""
         self._folder = folder
         self._provider = provider
         self._progress = progress
-        self._log = _Told()
-        self._witness: Checkpoint | None = None
-        self._head: bytes | None = None  # of the log, as long as it was when the keyring was told of it
+        self._log = _LoggedKeys()
+        self._remembered: Checkpoint | None = None
+        self._head: bytes | None = None  # tree head of the log at the size that the keyring remembers
         self.summary = Summary()
 
     def findings(self) -> Iterator[str]:
-        """Everything that does not fit, a sentence each. Raises NotFoundError where there is no keyring."""
-        seen = look(self._folder)
-        self._witness = seen.witness
+        """Yield each disagreement as a sentence. Raises NotFoundError if there is no keyring."""
+        seen = inspect_keyring(self._folder)
+        self._remembered = seen.remembered
         yield from (finding.what for finding in seen.findings)
         if not seen.readable:
             return
         damage = self._read_log()
         if damage is not None:
-            yield f"the log cannot be read to its end, what follows is left out: {damage} (coffer verify says more)"
+            yield f"the log cannot be read to its end; what follows is not checked: {damage} (coffer verify says more)"
         elif (fork := self._fork()) is not None:
             yield fork
         before = self._log.copy()
@@ -114,7 +114,7 @@ class KeyAudit:
             yield f"the keyring: {error}"
             return
         if damage is None:
-            self._read_log()  # the keyring may tell of what came meanwhile; it need not know of it: `before`
+            self._read_log()  # the keyring may know records that came meanwhile, but need not: `before`
         yield from keyring.complaints
         if keyring.header is not None and keyring.header.archive_id != self._folder.archive_id:
             yield f"this is the keyring of another archive, {keyring.header.archive_id.hex()}"
@@ -123,78 +123,78 @@ class KeyAudit:
         yield from _revived(before, keyring)
         yield from self._unexplained(keyring)
         yield from _lost_epochs(keyring)
-        yield from _keeperless(keyring)
+        yield from _without_keeper(keyring)
         back = returned(keyring.epochs.values(), keyring.keepers, self._provider)
         for epoch in back.epochs:
             yield f"the secret of destroyed epoch {epoch} is back at its provider: coffer keys destroy {epoch}"
         self._sum_up(keyring, back.unasked)
 
     def _read_log(self) -> CofferError | None:
-        """Read on from where the log was left; what stops it, if anything."""
-        told, reader = self._log, LogReader(self._folder)
+        """Read the log on from where the last call ended; returns the damage that stopped it, if any."""
+        logged, reader = self._log, LogReader(self._folder)
         try:
             signed = read_checkpoint(self._folder)
         except IntegrityError:
-            signed = None  # `look` has told it
+            signed = None  # `inspect_keyring` has reported it
         total = signed.size if signed is not None else 0
         try:
-            for _, header in reader.records(told.end):
-                told.add(header)
-                if self._witness is not None and told.end == self._witness.size:
-                    self._head = told.tree.root()
-                if told.end % _EVERY == 0:
-                    self._progress(told.end, max(total, told.end))
+            for _, header in reader.records(logged.end):
+                logged.add(header)
+                if self._remembered is not None and logged.end == self._remembered.size:
+                    self._head = logged.tree.root()
+                if logged.end % _EVERY == 0:
+                    self._progress(logged.end, max(total, logged.end))
         except IntegrityError as error:
             return error
         finally:
             reader.close()
-            self._progress(told.end, max(total, told.end))
+            self._progress(logged.end, max(total, logged.end))
         return None
 
     def _fork(self) -> str | None:
-        """How log and keyring tell different histories, if they do."""
-        if self._witness is None or self._head == self._witness.root:
+        """Return how the histories of log and keyring differ, or None."""
+        if self._remembered is None or self._head == self._remembered.root:
             return None
         if self._head is None:
-            return (
-                f"the log has {self._log.end} records, and the keyring remembers {self._witness.size}: coffer recover"
-            )
-        return f"the keyring is of another history: its first {self._witness.size} records are others"
+            size = self._remembered.size
+            return f"the log has {self._log.end} records, and the keyring remembers {size}: coffer recover"
+        return f"the keyring belongs to another history: its first {self._remembered.size} records differ"
 
     def _unexplained(self, keyring: KeyringListing) -> Iterator[str]:
-        """Keys that are gone, and the log does not say why, nor does an event on its way into the log."""
-        on_the_way = set()
+        """Yield destroyed keys of which neither the log nor an event waiting for it gives the reason."""
+        waiting = set()
         for place, value in keyring.events.items():
             try:
-                on_the_way.add(outbox.decode(value)[0].study_key_id)
+                waiting.add(outbox.decode(value)[0].study_key_id)
             except FormatError as error:
                 yield f"{error} (row {place.hex()})"
         under_way = {key_id for each in keyring.rekeys.values() for key_id in (each.old, each.new)}
-        for key_id, stone in keyring.tombstones.items():
-            said = self._log.shredded if stone.reason is Reason.SHREDDED else self._log.replaced
-            if key_id not in said | on_the_way and key_id not in under_way:
-                yield f"key {key_id.hex()} was destroyed ({stone.reason.name.lower()}), and the log has no record of it"
+        for key_id, tombstone in keyring.tombstones.items():
+            recorded = self._log.shredded if tombstone.reason is Reason.SHREDDED else self._log.replaced
+            if key_id not in recorded | waiting and key_id not in under_way:
+                why = tombstone.reason.name.lower()
+                yield f"key {key_id.hex()} was destroyed ({why}), and the log has no record of it"
 
     def _sum_up(self, keyring: KeyringListing, unasked: tuple[str, ...]) -> None:
         alive = keyring.keys.keys() - keyring.tombstones.keys()
         used = alive & self._log.records.keys()
-        replaced = sum(stone.reason is Reason.REKEYED for stone in keyring.tombstones.values())
+        replaced = sum(tombstone.reason is Reason.REKEYED for tombstone in keyring.tombstones.values())
         self.summary = Summary(
             self._log.end, len(used), len(keyring.tombstones) - replaced, replaced, len(alive) - len(used), unasked
         )
 
 
-def _missing(log: _Told, keyring: KeyringListing) -> Iterator[str]:
-    """Keys that the log names and the keyring neither has nor buried."""
-    gone = keyring.tombstones.keys() | log.shredded | log.replaced  # of the last two `_revived` tells
+def _missing(log: _LoggedKeys, keyring: KeyringListing) -> Iterator[str]:
+    """Yield keys that the log names and of which the keyring has neither the key nor a tombstone."""
+    gone = keyring.tombstones.keys() | log.shredded | log.replaced  # `_revived` reports the last two
     for key_id, records in log.records.items():
         if key_id not in keyring.keys and key_id not in gone:
             yield f"key {key_id.hex()} is missing: {records} objects cannot be opened"
 
 
-def _revived(log: _Told, keyring: KeyringListing) -> Iterator[str]:
-    """Keys that were shredded or replaced, and are there as if they had not been."""
-    replaced = log.replaced - keyring.rekeys.keys()  # its last step comes after the record
+def _revived(log: _LoggedKeys, keyring: KeyringListing) -> Iterator[str]:
+    """Yield keys that were shredded or replaced, but have no tombstone in the keyring."""
+    replaced = log.replaced - keyring.rekeys.keys()  # the last step of a rekey follows its record
     for key_id in sorted((log.shredded | replaced) - keyring.tombstones.keys()):
         what = "shredded" if key_id in log.shredded else "replaced by a rekey"
         if key_id in keyring.keys:
@@ -203,8 +203,8 @@ def _revived(log: _Told, keyring: KeyringListing) -> Iterator[str]:
             yield f"key {key_id.hex()} was {what}, and this keyring knows nothing of it"
 
 
-def _keeperless(keyring: KeyringListing) -> Iterator[str]:
-    """Epochs of which the keyring does not say what opens them: an erasure under them would never be proved."""
+def _without_keeper(keyring: KeyringListing) -> Iterator[str]:
+    """Yield epochs without a known opener: an erasure under them could never be proved."""
     known = {(each.epoch, each.kind) for each in keyring.keepers}
     for number, row in sorted(keyring.epochs.items()):
         if (number, row.provider) not in known:
@@ -212,7 +212,7 @@ def _keeperless(keyring: KeyringListing) -> Iterator[str]:
 
 
 def _lost_epochs(keyring: KeyringListing) -> Iterator[str]:
-    """Epochs that keys stand under, and that open nothing."""
+    """Yield epochs that wrap living keys but cannot be opened."""
     users: dict[int, int] = {}
     for key_id, row in keyring.keys.items():
         epoch = keyring.epochs.get(row.epoch)
@@ -220,7 +220,7 @@ def _lost_epochs(keyring: KeyringListing) -> Iterator[str]:
             users[row.epoch] = users.get(row.epoch, 0) + 1
     for number, count in sorted(users.items()):
         state = "is not in this keyring" if number not in keyring.epochs else "is destroyed or another one"
-        yield f"{count} keys stand under epoch {number}, which {state}"
+        yield f"{count} keys are under epoch {number}, which {state}"
     current = keyring.header.epoch if keyring.header is not None else 0
     if current not in keyring.epochs:
         yield f"the current epoch, {current}, is not in this keyring"

@@ -1,8 +1,8 @@
 """New key epochs and the end of old ones, with a record of each in the log; by command, or when an epoch is old enough.
 
-Rule: the event of a change is written into the keyring with the change's last step, and waits there for whoever writes
-the log (`server.mailbox.outbox`): a stop loses neither. Whoever does it holds the keyring's lock from its first look to
-its last step; nothing moves to a provider that the running server does not know.
+Rule: the event of a change is written into the keyring with the change's last step, and waits there for the writer of
+the log (`server.mailbox.outbox`): a stop loses neither. The caller holds the keyring's lock from its first read to its
+last step; no key moves to a provider that the running server does not know.
 """
 
 import os
@@ -34,7 +34,7 @@ from coffer.server.engine.openers import facts_of
 from coffer.server.engine.providers import KINDS, open_keyring, provider_of, settings_of
 from coffer.server.mailbox import outbox
 
-__all__ = ["Ended", "Renewal", "destroy", "rotate"]
+__all__ = ["EndedEpoch", "EpochAdmin", "destroy", "rotate"]
 
 _log = structlog.get_logger(__name__)
 
@@ -43,13 +43,13 @@ _NOT_DESTROYED: Final = (
     "a provider was lost and has destroyed nothing: what was shredded under this epoch is not erased for good. When it"
     " is back, coffer keys destroy again"
 )
-_DESTROYED_BEFORE: Final = "it was destroyed before, and every receipt is there"
+_DESTROYED_BEFORE: Final = "it was destroyed before, and every receipt is present"
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """The end of an epoch: the state it is in, the receipts that came now, what has given none, a remark, once it is
-    destroyed, from when on (ms since 1970) nobody brings a secret back, and the shares that open it yet, in words."""
+class EndedEpoch:
+    """An ended epoch: its state, the receipts of this call, the keepers that gave none, a remark, the time (ms since
+    1970 UTC) from which no secret can be restored, if it is destroyed, and the shares that still open it, in words."""
 
     epoch: int
     provider: str
@@ -62,48 +62,48 @@ class Ended:
 
     @property
     def is_destroyed(self) -> bool:
-        """Whether everything that its providers had for it is destroyed."""
+        """Whether everything that its providers held for it is destroyed."""
         return self.state is EpochState.DESTROYED
 
 
 def rotate(config: Config, progress: Callable[[int, int], None], by: Principal, provider: str = "") -> Rotated:
-    """Rotate the keys of an archive, beside whoever serves it; durable on return. Raises as `Renewal.rotate`.
+    """Rotate the keys of an archive, also beside a running server; durable on return. Raises as `EpochAdmin.rotate`.
 
-    With `provider` (as it is configured) every key is under an epoch of that provider on return: a rotation to another
-    one that had been stopped is finished first.
+    With `provider` (its configured name) every key is under an epoch of that provider on return: an interrupted
+    rotation to another provider is finished first.
     """
     policy_of(config).require(by, Action.ROTATE)
     folder, keyring = _open(config, provider)
     try:
-        renewal = Renewal(folder, keyring, config.keys, by, "coffer keys rotate")
-        with renewal.alone():
-            done = renewal.rotate(progress)
+        epochs = EpochAdmin(folder, keyring, config.keys, by, "coffer keys rotate")
+        with epochs.exclusive():
+            done = epochs.rotate(progress)
             if provider and done.provider != KINDS[provider]:
-                done = replace(renewal.rotate(progress), resumed=True)
+                done = replace(epochs.rotate(progress), resumed=True)
         return done
     finally:
         keyring.close()
 
 
-def destroy(config: Config, epoch: int, by: Principal, lost: str = "", keys_of: Keys | None = None) -> Ended:
-    """Destroy an old epoch, beside whoever serves the archive; durable on return. Raises as `Renewal.destroy`.
+def destroy(config: Config, epoch: int, by: Principal, lost: str = "", keys_of: Keys | None = None) -> EndedEpoch:
+    """Destroy an old epoch, also beside a running server; durable on return. Raises as `EpochAdmin.destroy`.
 
-    With `lost`, the reason why a provider is lost for ever, an epoch of which one fails is abandoned instead. With
-    `keys_of`, these settings say which providers are asked to destroy: others than those that open the archive now.
+    With `lost`, the reason why a provider is lost for ever, an epoch with a failing provider is abandoned instead. With
+    `keys_of`, these settings name the providers to ask, other than those that open the archive now.
     """
     policy_of(config).require(by, Action.DESTROY_EPOCH)
     folder, keyring = _open(config)
     try:
-        renewal = Renewal(folder, keyring, config.keys, by, "coffer keys destroy")
-        with renewal.alone():
+        epochs = EpochAdmin(folder, keyring, config.keys, by, "coffer keys destroy")
+        with epochs.exclusive():
             others = None if keys_of is None else provider_of(keys_of, folder.archive_id)
-            return renewal.destroy_or_abandon(epoch, lost, others) if lost else renewal.destroy(epoch, others)
+            return epochs.destroy_or_abandon(epoch, lost, others) if lost else epochs.destroy(epoch, others)
     finally:
         keyring.close()
 
 
-class Renewal:
-    """The epochs of an open keyring. `by` stands in the events, `command` is told to whoever finds the keys locked."""
+class EpochAdmin:
+    """The epochs of an open keyring. Events name `by`; a process that finds the keys locked is shown `command`."""
 
     def __init__(self, folder: ArchiveFolder, keyring: Keyring, keys: Keys, by: Principal, command: str) -> None:
         self._folder = folder
@@ -112,76 +112,83 @@ class Renewal:
         self._by = by
         self._command = command
 
-    def alone(self) -> AbstractContextManager[None]:
-        """See `Keyring.alone`."""
+    def exclusive(self) -> AbstractContextManager[None]:
+        """See `Keyring.exclusive`."""
         return self._keyring.exclusive(self._command)
 
     def rotate(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Rotated:
-        """Rotate, or finish a rotation that was stopped; durable on return. Raises as `keys.keyring.rotation.rotate`,
-        and
-        ConfigError where a server runs that does not know the provider with the settings of this process."""
-        with self.alone():
+        """Rotate, or finish an interrupted rotation; durable on return.
+
+        Raises the same errors as `keys.keyring.rotation.rotate`, and ConfigError if the running server does not know
+        the provider with the settings of this process.
+        """
+        with self.exclusive():
             self._require_known()
             return self._keyring.rotate(progress, self._rotated)
 
     def resume(self, progress: Callable[[int, int], None]) -> bool:
-        """Finish a rotation that was stopped, if there is one and nobody else is at it; whether there was."""
+        """Finish an interrupted rotation if there is one and no other process is at it; returns whether it did."""
         if not self._keyring.partly_rotated() or self._keyring.change_holder() is not None:
             return False
-        with self.alone():
+        with self.exclusive():
             if not self._keyring.partly_rotated():
                 return False
             done = self.rotate(progress)
-        _log.info("a rotation that had been stopped is finished", epoch=done.epoch, moved=done.rewrapped)
+        _log.info(
+            "an interrupted rotation was finished", name="rotation.finished", epoch=done.epoch, moved=done.rewrapped
+        )
         return True
 
-    def renew_if_old(
+    def rotate_if_old(
         self, progress: Callable[[int, int], None] = lambda _done, _total: None, now_ms: Callable[[], int] = clock_ms
     ) -> bool:
-        """Rotate when the current epoch is older than `[keys] rotate_days`; 0 is never. Returns whether it did."""
+        """Rotate if the current epoch is older than `[keys] rotate_days` (0: never). Returns whether it did."""
         if not self._is_old(now_ms):
             return False
-        with self.alone():
+        with self.exclusive():
             if not self._is_old(now_ms):
                 return False
             done = self.rotate(progress)
-        _log.info("keys rotated", epoch=done.epoch, moved=done.rewrapped)
+        _log.info("the keys were rotated", name="epoch.rotated", epoch=done.epoch, moved=done.rewrapped)
         return True
 
-    def destroy(self, epoch: int, others: KekProvider | None = None) -> Ended:
-        """As `end`, at its providers or at `others`, but raises why, where no provider did what it was asked."""
+    def destroy(self, epoch: int, others: KekProvider | None = None) -> EndedEpoch:
+        """Like `end`, at its providers or at `others`, but raises the cause if no provider did what it was asked."""
         return self._ended(self._end(epoch, others).require())
 
-    def end(self, epoch: int) -> Ended:
-        """Destroy all that ever opened an old epoch; durable on return. What gave no receipt stands in the answer.
+    def end(self, epoch: int) -> EndedEpoch:
+        """Destroy everything that ever opened an old epoch; durable on return. The result lists what gave no receipt.
 
-        Raises as `keys.keyring.epoch_end.destroy`.
+        Raises the same errors as `keys.keyring.epoch_end.destroy`.
         """
         return self._ended(self._end(epoch, None))
 
     def _end(self, epoch: int, others: KekProvider | None) -> EpochDestruction:
-        with self.alone():
+        with self.exclusive():
             return self._keyring.destroy_epoch(epoch, self._destroyed, others)
 
-    def destroy_or_abandon(self, epoch: int, reason: str, others: KekProvider | None = None) -> Ended:
-        """As `destroy`; where a provider gives no receipt, abandon it. Raises as `keys.keyring.epoch_end.abandon`."""
-        with self.alone():
+    def destroy_or_abandon(self, epoch: int, reason: str, others: KekProvider | None = None) -> EndedEpoch:
+        """Like `destroy`, but abandon the epoch if a provider gives no receipt.
+
+        Raises the same errors as `keys.keyring.epoch_end.abandon`.
+        """
+        with self.exclusive():
             ending = self._end(epoch, others)
             if ending.missing:
                 cause = str(ending.missing[0].cause)
                 self._keyring.abandon_epoch(epoch, lambda row: self._abandoned(row, reason, cause))
         return self._ended(ending)
 
-    def _ended(self, ending: EpochDestruction) -> Ended:
-        """How the epoch stands now."""
+    def _ended(self, ending: EpochDestruction) -> EndedEpoch:
+        """Return the state of the epoch now."""
         info = next(each for each in self._keyring.epochs() if each.epoch == ending.epoch)
         remark = _NOT_DESTROYED if info.state is EpochState.ABANDONED else ""
         if info.state is EpochState.DESTROYED and not ending.receipts:
             remark = _DESTROYED_BEFORE
             if ending.unasked:
-                remark += f"; whether a secret is back could not be asked: {ending.unasked[0].cause}"
+                remark += f"; whether a secret is back could not be checked: {ending.unasked[0].cause}"
         left = shares(self._keyring, ending.epoch)
-        return Ended(
+        return EndedEpoch(
             ending.epoch, info.provider, info.state, ending.receipts, ending.missing, remark, info.gone_ms, left
         )
 
@@ -190,7 +197,7 @@ class Renewal:
         return days > 0 and self._keyring.epoch_age_seconds(now_ms()) >= days * _DAY_SECONDS
 
     def _require_known(self) -> None:
-        """Raise ConfigError where keys would move to a provider that the process that writes does not know."""
+        """Raise ConfigError if keys would move to a provider that the writer does not know."""
         keyring = self._keyring
         kind = keyring.epoch_row(keyring.epoch).provider if keyring.partly_rotated() else keyring.provider_kind
         who, ours = holder(self._folder.lock), settings_of(self._keys).get(kind)
@@ -201,10 +208,10 @@ class Renewal:
             hint="give both the same [keys], restart the server, then rotate: docs/keys.md, Moving to another provider",
         )
 
-    # What the log is told
+    # Events for the log
 
     def _rotated(self, done: Rotated) -> tuple[bytes, bytes]:
-        """It tells of everything that opens any epoch yet, so that no keyring can lose it without the log knowing."""
+        """List everything that still opens an epoch, so that no keyring can lose an opener without the log knowing."""
         facts = {
             "epoch": done.epoch,
             "provider": done.provider,
@@ -244,9 +251,11 @@ class Renewal:
         return [of.group.hex() for of in self._keyring.share_groups() if of.epoch == epoch]
 
     def _enclosed(self, kind: Kind, time_ms: int, facts: Mapping[str, object]) -> tuple[bytes, bytes]:
-        told = {**facts, "officer": self._by.name, "account": self._by.account, "command": self._command}
+        attributed = {**facts, "officer": self._by.name, "account": self._by.account, "command": self._command}
         keyring = self._keyring
-        entry = Event(kind, time_ms, told).seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(24))
+        entry = Event(kind, time_ms, attributed).seal(
+            keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(24)
+        )
         return outbox.enclose(entry, os.urandom(8))
 
 

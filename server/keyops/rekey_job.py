@@ -1,4 +1,7 @@
-"""Rekeys in the server: the job that carries out what commands in other processes ordered, and what a stop left."""
+"""Rekeys in the server: the job that carries out rekeys ordered by commands in other processes, or left by a stop.
+
+Rule: the order is in the keyring, so a rekey that is interrupted at any point is resumed by the next turn.
+"""
 
 import threading
 from typing import Final
@@ -15,7 +18,7 @@ __all__ = ["RekeyJob"]
 _log = structlog.get_logger(__name__)
 _POLL_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 10.0
-_GRACE_SECONDS: Final = 10.0  # retrievals that were planned before the change-over read old records for so long
+_GRACE_SECONDS: Final = 10.0  # so long may retrievals planned before the change-over read old records
 
 
 class RekeyJob:
@@ -35,25 +38,25 @@ class RekeyJob:
         )
 
     def begin(self) -> None:
-        """As `server.host.job.Job.begin`: what the last run left is in the keyring."""
+        """See `server.host.job.Job.begin`. Nothing to restore: the keyring holds what the last run left."""
 
     def turn(self) -> float:
-        """Carry out what was ordered, or go on where the last run stopped."""
+        """Carry out what was ordered, or resume where the last run stopped."""
         try:
             if self._archive.keyring.rows(rows.REKEY_PREFIX):
                 self._archive.log.require_writable()
                 self._rekeyer.run()
         except CofferError as error:
             if not self.stopping.is_set():
-                _log.error("a rekey does not go on now", cause=str(error), way_out=error.hint())
+                _log.error("a rekey did not continue", name="rekey.failed", cause=str(error), remedy=error.hint())
             return _RETRY_SECONDS
         return _POLL_SECONDS
 
     def end(self) -> None:
-        """As `server.host.job.Job.end`: nothing is held."""
+        """See `server.host.job.Job.end`. Nothing to release."""
 
     def concerns(self) -> list[str]:
-        """Rekeys that wait for a repair."""
+        """Return a concern if rekeys wait for a repair."""
         stuck = [each.stuck for each in rekey.under_way(self._archive.keyring) if each.stuck != rekey.NOT_STUCK]
         if not stuck:
             return []

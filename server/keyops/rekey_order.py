@@ -1,7 +1,7 @@
-"""Which studies get a new key, whether they may, and the word to the writer that they shall.
+"""Which studies get a new key, whether that is allowed, and the order to the writer.
 
-Rule: what is not allowed is refused before anything changes. The order lies in the keyring: whoever writes the archive,
-this process or the server that runs, carries it out (`server.engine.rekey`), and goes on with it after a stop.
+Rule: what is not allowed is refused before anything changes. The order is a row of the keyring: the writer, in this
+process or in the running server, carries it out (`server.engine.rekey`) and resumes it after a stop.
 """
 
 import os
@@ -24,18 +24,18 @@ from coffer.server.access.operator import require_reason
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive, WritableArchive
 from coffer.server.engine.rekey import Rekeyer
-from coffer.server.retention.holds import Holds, keeping, today
+from coffer.server.retention.holds import Holds, matching_holds, today
 from coffer.server.retention.selection import beside, by_study, whole_studies
 
-__all__ = ["Chosen", "all_before", "carry_out", "one_study", "order"]
+__all__ = ["RekeySelection", "all_before", "carry_out", "one_study", "order"]
 
 _POLL_SECONDS: Final = 0.2
-_STILL_SECONDS: Final = 120.0  # the writer has said nothing for so long
+_STALLED_SECONDS: Final = 120.0  # the longest time without progress of the writer
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """Keys to replace, each with the name of its study in the index; how many studies, objects, and studies on hold."""
+class RekeySelection:
+    """Keys to replace, each with its study's token in the index; the numbers of studies, objects and held studies."""
 
     names: dict[bytes, bytes]
     studies: int
@@ -43,22 +43,22 @@ class Chosen:
     held: int = 0
 
 
-def one_study(archive: ReadableArchive, study_uid: str) -> Chosen:
-    """The study with this UID. Raises NotFoundError, ShreddedError, InputError, AccessDeniedError (held)."""
+def one_study(archive: ReadableArchive, study_uid: str) -> RekeySelection:
+    """Select the study with this UID. Raises NotFoundError, ShreddedError, InputError, AccessDeniedError (on hold)."""
     name = archive.index.study_token(study_uid.strip())
-    stones = shred.tombstones(archive.keyring).values()
+    tombstones = shred.tombstones(archive.keyring).values()
     if not archive.index.key_ids_of(study_uid.strip()) and any(
-        stone.name == name and stone.reason is Reason.SHREDDED for stone in stones
+        tombstone.name == name and tombstone.reason is Reason.SHREDDED for tombstone in tombstones
     ):
         raise ShreddedError("this study was shredded: there is nothing to seal again", hint="coffer shred list")
     found = by_study(archive, study_uid, everybody=True)
     Holds(archive).require_none(whole_studies(archive.index, found))
     names = {key_id: each.name for each in found for key_id in each.key_ids}
-    return Chosen(names, 1, sum(each.versions for each in found))
+    return RekeySelection(names, 1, sum(each.versions for each in found))
 
 
-def all_before(archive: ReadableArchive, epoch: int) -> Chosen:
-    """Every study whose key was made before an epoch began, but those on hold. Raises NotFoundError for the epoch."""
+def all_before(archive: ReadableArchive, epoch: int) -> RekeySelection:
+    """Select every study whose key was made before an epoch began, except those on hold. Raises NotFoundError."""
     begin = archive.keyring.epoch_row(epoch).created_ms
     names: dict[bytes, bytes] = {}
     studies, objects, held = 0, 0, 0
@@ -67,19 +67,19 @@ def all_before(archive: ReadableArchive, epoch: int) -> Chosen:
         due = [key_id for key_id in part.key_ids if _made_ms(archive, key_id) < begin]
         if not due:
             continue
-        if holds and keeping(holds, beside(archive.index, part.id), day):
+        if holds and matching_holds(holds, beside(archive.index, part.id), day):
             held += 1
             continue
         names.update(dict.fromkeys(due, part.name))
         studies, objects = studies + 1, objects + part.versions
-    return Chosen(names, studies, objects, held)
+    return RekeySelection(names, studies, objects, held)
 
 
-def order(archive: KeyAdminArchive, chosen: Chosen, reason: str, officer: Principal) -> list[Rekey]:
-    """Say which keys are to be replaced, with an event for each; durable on return. Returns the rekeys.
+def order(archive: KeyAdminArchive, selection: RekeySelection, reason: str, officer: Principal) -> list[Rekey]:
+    """Order the replacement of the selected keys, with an event for each; durable on return. Returns the rekeys.
 
-    A study with a rekey under way is gone on with, whichever of its two keys was named. Raises as
-    `keys.keyring.rekey.begin`, and InputError for a reason that says nothing.
+    A rekey under way is resumed, whichever of its two keys was selected. Raises the same errors as
+    `keys.keyring.rekey.begin`, and InputError for an empty reason.
     """
     archive.policy.require(officer, Action.REKEY)
     require_reason("a rekey", reason)
@@ -98,20 +98,20 @@ def order(archive: KeyAdminArchive, chosen: Chosen, reason: str, officer: Princi
         return archive.enclosed(Event(Kind.STATE, clock_ms(), facts, made.old))
 
     begun: dict[bytes, Rekey] = {}
-    for key_id, name in chosen.names.items():
+    for key_id, name in selection.names.items():
         old = under_way.get(key_id, key_id)
         try:
             begun[old] = rekey.begin(keyring, old, name, archive.index.applied_seq + 1, clock_ms(), os.urandom, event)
         except SupersededError:
-            continue  # ended just now
+            continue  # it has just ended
     return list(begun.values())
 
 
 def carry_out(archive: KeyAdminArchive, begun: list[Rekey], progress: Callable[[int, int], None]) -> None:
-    """Do it, or wait for the writer that runs to do it; old keys are destroyed on return.
+    """Carry out the rekeys, or wait for the running writer to do it; the old keys are destroyed on return.
 
-    Raises IntegrityError for a study that does not open, UnavailableError where the writer does not go on,
-    WriterGoneError where it has ended: who opens the archive again then does it itself.
+    Raises IntegrityError for a study that does not open, UnavailableError if the writer makes no progress,
+    WriterGoneError if it has ended: the caller can then open the archive again and carry them out itself.
     """
     if isinstance(archive, WritableArchive):
         archive.settle()
@@ -129,8 +129,8 @@ def carry_out(archive: KeyAdminArchive, begun: list[Rekey], progress: Callable[[
             moved, last = time.monotonic(), now
         progress(sum(each.done for each in waiting), sum(each.total for each in waiting))
         archive.require_writer(f"{len(waiting)} studies wait for their new keys")
-        if time.monotonic() - moved > _STILL_SECONDS:
-            raise _still(archive, len(waiting))
+        if time.monotonic() - moved > _STALLED_SECONDS:
+            raise _stalled(archive, len(waiting))
         time.sleep(_POLL_SECONDS)
     if stuck:
         raise IntegrityError(
@@ -139,11 +139,11 @@ def carry_out(archive: KeyAdminArchive, begun: list[Rekey], progress: Callable[[
         )
 
 
-def _still(archive: ReadableArchive, studies: int) -> UnavailableError:
-    who = holder(archive.folder.lock) or "whoever writes"
+def _stalled(archive: ReadableArchive, studies: int) -> UnavailableError:
+    who = holder(archive.folder.lock) or "the writer"
     return UnavailableError(
-        f"{who} has not gone on with {studies} studies for {_STILL_SECONDS:.0f} s",
-        hint="a server goes on by itself: see its log. Any other command: say it again when that one has ended",
+        f"{who} has made no progress with {studies} studies for {_STALLED_SECONDS:.0f} s",
+        hint="a server continues by itself: see its log. For any other command: run this one again when that has ended",
     )
 
 

@@ -1,8 +1,8 @@
 """Write the shares of a new group into a folder of their own: all or none, and none that the keyring does not know.
 
-Rule: the group and its event are in the keyring before the first share is on any disk; the folder appears whole. A
-splitting that was stopped is gone on with by saying the same again: what is whole is kept, what is not is removed.
-Shares never stand in the archive folder. Order and what a stop in between leaves: docs/keys.md.
+Rule: the group and its event are in the keyring before the first share is on any disk; the folder appears complete. A
+split that was stopped is resumed by running the same command again: complete shares are kept, others are removed.
+Shares are never inside the archive folder. Order, and the state after a stop in between: docs/keys.md.
 """
 
 import os
@@ -38,7 +38,7 @@ _LONGEST = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The shares of a group by their files, and whether an earlier call had written them already."""
+    """The shares of a group by file, and whether an earlier call had already written them."""
 
     shares: dict[Path, Share]
     resumed: bool
@@ -53,20 +53,22 @@ def split_key(config: Config, threshold: int, count: int, folder: Path, officer:
     """Write shares of the current epoch's key into a new `folder`, mode 0600; durable on return, all or none.
 
     Works beside a running server, and may be stopped and repeated at any point. A folder that holds exactly such shares
-    is left as it is. Raises ConfigError where it holds anything else or is inside the archive, InputError for numbers
-    that cannot be, and as `Keyring.open`.
+    is left as it is. Raises ConfigError if it holds anything else or is inside the archive, InputError for impossible
+    numbers, and the same errors as `Keyring.open`.
     """
     policy_of(config).require(officer, Action.SPLIT)
     archive = ArchiveFolder.open(config.archive)
     folder = Path(os.path.abspath(folder))  # noqa: PTH100  the link's own name is meant
     if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(config.archive)):
-        raise ConfigError(f"{folder} is inside the archive", hint="choose a folder that no backup of the archive takes")
+        raise ConfigError(
+            f"{folder} is inside the archive", hint="choose a folder that no backup of the archive includes"
+        )
     opening.distrust(folder.parent)  # others may have planted links beside it
     keyring = open_keyring(archive, provider_of(config.keys, archive.archive_id))
     try:
         if os.path.lexists(folder):
             made = _found(keyring, folder, threshold, count)
-            sync_folder(folder.parent)  # the stop may have come between its name and the sync of that
+            sync_folder(folder.parent)  # the stop may have come between the rename and its sync
             groups.end(keyring, made.of)
             return made
         _clear(keyring, folder, officer)
@@ -78,10 +80,11 @@ def split_key(config: Config, threshold: int, count: int, folder: Path, officer:
 def burn_shares(
     config: Config, group: str, numbers: Sequence[int], officer: Principal, reason: str
 ) -> tuple[Group, Burned]:
-    """Keep an officer's word that these shares of a group were collected and burned; durable on return.
+    """Record an officer's statement that these shares of a group were collected and burned; durable on return.
 
-    Returns the group and all of it that is burned by now. Works beside a running server. Raises NotFoundError for a
-    group that the archive never had, InputError for a number that none of its shares has, and as `Keyring.open`.
+    Returns the group and all of its shares burned by now. Works beside a running server. Raises NotFoundError for a
+    group that the archive never had, InputError for a number that none of its shares has, and the same errors as
+    `Keyring.open`.
     """
     policy_of(config).require(officer, Action.BURN)
     archive = ArchiveFolder.open(config.archive)
@@ -104,7 +107,7 @@ def burn_shares(
 def _split(keyring: Keyring, threshold: int, count: int, folder: Path, officer: Principal) -> Split:
     shares = keyring.make_shares(threshold, count)
     of, fresh = shares[0].of, _unfinished_name(folder)
-    durable.make_folder(fresh, 0o700)  # first: while it is there, no share of the group has left it
+    durable.make_folder(fresh, 0o700)  # first: while it exists, no share of the group has left it
     groups.begin(keyring, of, groups.place_of(folder), _event(keyring, "key split", of, officer))
     write_shares(shares, fresh, folder)
     groups.end(keyring, of)
@@ -112,16 +115,16 @@ def _split(keyring: Keyring, threshold: int, count: int, folder: Path, officer: 
 
 
 def write_shares(shares: Sequence[Share], fresh: Path, folder: Path, *, calls: Syscalls = SYSTEM) -> None:
-    """Write shares into the empty folder `fresh`, mode 0600, then give it the name `folder`; durable on return, and all
-    or none under that name. Raises UnavailableError."""
+    """Write shares into the empty folder `fresh`, mode 0600, then rename it to `folder`; durable on return, all or none
+    under that name. Raises UnavailableError."""
     for share in shares:
         durable.write_new(fresh / file_name(share), render(share).encode(), 0o600, calls=calls)
     durable.move(fresh, folder, calls=calls)
 
 
 def _found(keyring: Keyring, folder: Path, threshold: int, count: int) -> Split:
-    """The shares in a folder, where they are all of one group of the current epoch, of the numbers that are wanted."""
-    other = ConfigError(f"{folder} is there already", hint="choose a new folder: shares of two groups must not mix")
+    """Return the shares in a folder if they are exactly the wanted ones, of one group of the current epoch."""
+    other = ConfigError(f"{folder} already exists", hint="choose a new folder: shares of two groups must not mix")
     try:
         shares = {
             path: parse(_text(path), str(path)) for path in sorted(folder / name for name in opening.names(folder))
@@ -146,9 +149,9 @@ def _text(path: Path) -> str:
 
 
 def _clear(keyring: Keyring, folder: Path, officer: Principal) -> None:
-    """Remove what stopped splittings into this folder have left, durably; then forget their groups.
+    """Remove what stopped splits into this folder left, durably; then forget their groups.
 
-    Where there is no unfinished folder, the shares were whole and somebody took them away: then the group stays known.
+    If there is no unfinished folder, the shares were complete and were taken away: then the group stays known.
     """
     fresh = _unfinished_name(folder)
     was_there = opening.is_folder(fresh)

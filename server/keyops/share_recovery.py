@@ -1,7 +1,7 @@
-"""What holders of key shares do together: read them back, try them, and give a lost archive a key file again.
+"""What holders of key shares do together: read the shares, drill, and recover the key of an archive into a key file.
 
-Rule: what they did is recorded in the log. The event is sealed with the key that the shares gave, so that a drill needs
-no provider, and waits in the keyring for whoever writes the log (`server.mailbox.outbox`).
+Rule: every use of the shares is recorded in the log. The event is sealed with the key that the shares gave, so that a
+drill needs no provider, and waits in the keyring for the writer of the log (`server.mailbox.outbox`).
 """
 
 import os
@@ -39,14 +39,14 @@ _LONGEST_FILE = 64 << 10
 
 
 def read_shares(paths: Sequence[Path]) -> Recovered:
-    """Read shares and put them together. Raises InputError, naming the file and what is wrong with it; ConfigError for
-    one that others may read or write."""
+    """Read shares and combine them. Raises InputError, naming the file and what is wrong with it; ConfigError for one
+    that others may read or write."""
     shares: dict[str, Share] = {}
     for path in paths:
         try:
             with path.open("rb") as file:
                 found = os.fstat(file.fileno())
-                if not stat.S_ISFIFO(found.st_mode):  # what another program hands over stands in no file
+                if not stat.S_ISFIFO(found.st_mode):  # a pipe from another program has no permissions to check
                     require_secret(path, found, "share")
                 text = file.read(_LONGEST_FILE).decode("utf-8", "replace")
         except OSError as error:
@@ -58,9 +58,9 @@ def read_shares(paths: Sequence[Path]) -> Recovered:
 def drill(
     config: Config, recovered: Recovered, officer: Principal, progress: Callable[[], None]
 ) -> tuple[RecoveryProof, UnavailableError | None]:
-    """Open with the recovered key everything that hangs on its epoch, and record that it was done; needs no provider.
+    """Open everything under the epoch of the recovered key, and record the drill; needs no provider.
 
-    Changes nothing else. The second value is why it was not recorded, None where it was: durable on return.
+    Changes nothing else. The second value is why the drill was not recorded, or None: then it is durable on return.
     """
     policy_of(config).require(officer, Action.DRILL)
     recovery = Recovery(ArchiveFolder.open(config.archive).keyring, recovered)
@@ -69,7 +69,7 @@ def drill(
     try:
         for event in _events(recovery.archive_key(derive.EVENT), recovered, facts, officer):
             recovery.record(event)
-    except UnavailableError as error:  # a copy on a medium that cannot be written may be tried as well
+    except UnavailableError as error:  # a copy on a read-only medium may be drilled as well
         return proof, error
     if not proof.archive:
         return proof, _other_epoch(proof)
@@ -79,11 +79,10 @@ def drill(
 def recover(
     config: Config, recovered: Recovered, key_file: Path, officer: Principal, progress: Callable[[], None]
 ) -> tuple[RecoveryProof, UnavailableError | None]:
-    """Prove the key, then let `key_file`, made where there is none, keep its epoch; durable on return.
+    """Prove the key, then wrap its epoch with `key_file`, created if missing; durable on return.
 
-    May be repeated, and works beside a running server. It is recorded in the log; the second value is why it was not,
-    None where it was. Raises ConfigError for a key file inside the archive, LockedError while somebody else changes
-    the keys.
+    May be repeated, and works beside a running server. The second value is why it was not recorded in the log, or None.
+    Raises ConfigError for a key file inside the archive, LockedError while another process changes the keys.
     """
     policy_of(config).require(officer, Action.RECOVER_KEY)
     archive = ArchiveFolder.open(config.archive)
@@ -100,9 +99,9 @@ def recover(
         generate_keyfile(key_file, passphrase() if passphrase else None, epoch=recovered.of.epoch)
     facts = {"what": "key recovered from shares", "provider": keeper.kind}
 
-    seal = recovery.archive_key(derive.EVENT)  # before the keyring is open for the change
-    told = partial(_recovered, seal, recovered, facts, officer)
-    recovery.move(keeper, "coffer keys recover", clock_ms(), told)
+    seal = recovery.archive_key(derive.EVENT)  # before the keyring is opened for the change
+    event = partial(_recovered, seal, recovered, facts, officer)
+    recovery.move(keeper, "coffer keys recover", clock_ms(), event)
     return proof, None if proof.archive else _other_epoch(proof)
 
 
@@ -113,14 +112,14 @@ def _recovered(
     officer: Principal,
     keepers: Sequence[Keeper],
 ) -> list[tuple[bytes, bytes]]:
-    """The row of a recovery's event, which tells of all that ever opened the epoch."""
+    """Return the row of a recovery's event, which lists everything that ever opened the epoch."""
     return _events(seal, recovered, {**facts, **facts_of(keepers)}, officer)
 
 
 def _events(
     seal: Secret | None, recovered: Recovered, facts: Mapping[str, object], officer: Principal
 ) -> list[tuple[bytes, bytes]]:
-    """The row of the event, or none where the shares do not give the key that seals it."""
+    """Return the row of the event, or none if the shares do not give the key that seals it."""
     of = recovered.of
     if seal is None:
         return []
@@ -138,7 +137,7 @@ def _events(
 def _other_epoch(proof: RecoveryProof) -> UnavailableError:
     return UnavailableError(
         f"the archive's own key, which seals the record, is under epoch {proof.current}",
-        hint="end the rotation; write down what was done until then",
+        hint="finish the rotation; until then keep a written record of what was done",
     )
 
 
@@ -147,6 +146,6 @@ def _require_usable(keeper: KekProvider, key_file: Path) -> None:
         keeper.health()
     except FormatError as error:
         raise ConfigError(
-            f"{key_file} is there already and cannot be used: {error}",
+            f"{key_file} already exists and cannot be used: {error}",
             hint="move it away, or name another one with --key-file",
         ) from error

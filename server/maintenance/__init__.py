@@ -1,1 +1,1 @@
-"""Looking after an archive: offline looks, the scrub, the deep check, objects with problems."""
+"""Maintenance of an archive: offline inspection, the scrub, the deep check, objects with problems."""

@@ -1,6 +1,6 @@
-"""Open every kind of record with its key and check what is inside: what `coffer verify --level decrypt` adds.
+"""Open every kind of record with its key and check the content: what `coffer verify --level decrypt` adds.
 
-Rule: reads only, and needs the keyring but neither index nor lock. Nothing that it opens leaves it.
+Rule: reads only; needs the keyring, but neither index nor lock. No plaintext leaves this module.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,19 +25,22 @@ _EVENTS = frozenset(Kind) - {Kind.OBJECT, Kind.STUDY_KEY_CREATED}
 
 
 class Unsealer:
-    """Opens one record after the other; see `archive.verify.scan.OpenRecord`."""
+    """Opens records one by one; see `archive.verify.report.OpenRecord`."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
         self._event_key = keyring.archive_key(derive.EVENT)
 
     def __call__(self, header: RecordHeader, read: Callable[[int, int], bytes]) -> None:
-        """Check an object against the SHA-256 of its data set, a key against its check value, an event by its seal."""
+        """Check an object against the SHA-256 of its data set, a key against its check value, an event by its seal.
+
+        Raises IntegrityError, and the same errors as `Keyring.study`.
+        """
         if header.kind == Kind.OBJECT:
             self._object(header, read)
         elif header.kind == Kind.STUDY_KEY_CREATED:
             if self._keyring.study(header.study_key_id).kcv != read(0, header.body_len):
-                raise IntegrityError("the keyring holds another key for this study than the one that was made")
+                raise IntegrityError("the keyring holds another key for this study than the one created")
         elif header.kind in _EVENTS:
             Event.open(self._event_key, self._keyring.archive_id, header, read(0, header.body_len))
 
@@ -51,9 +54,9 @@ class Unsealer:
 
 @contextmanager
 def open_records(config: Config) -> Iterator[OpenRecord]:
-    """An Unsealer over the archive's keyring, beside whoever writes it. Raises as `Keyring.open`.
+    """Yield an Unsealer with the archive's keyring, also beside a writer.
 
-    A keyring that holds what the log says was shredded raises HistoryError.
+    Raises the same errors as `Keyring.open`, and HistoryError if the keyring holds a key that the log says is shredded.
     """
     folder = ArchiveFolder.open(config.archive)
     keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)

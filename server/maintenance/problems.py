@@ -1,7 +1,7 @@
-"""Which objects an administrator should look at: those that could not be indexed, and those with several versions.
+"""Objects that an administrator should review: those that could not be indexed, and those with several versions.
 
-Rule: reads only. Unindexed objects are found by the flag in the log's headers, conflicts by the index; both lists cost
-time in proportion to the archive and are made only when they are asked for.
+Rule: reads only. Unindexed objects are found by the flag in the log's headers, conflicts through the index. Both lists
+take time in proportion to the archive and are made only on request.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ __all__ = ["Conflict", "Unindexed", "conflicts", "unindexed"]
 
 @dataclass(frozen=True, slots=True)
 class Unindexed:
-    """An object whose header could not be read to its end: its record, and its UID as far as it can be opened."""
+    """An object whose header could not be read to its end: its record, and its UID or why that cannot be opened."""
 
     seq: int
     sop_instance: str
@@ -36,7 +36,7 @@ class Conflict:
 
 
 def unindexed(archive: ReadableArchive) -> Iterator[Unindexed]:
-    """Every object that was stored as received because its header could not be read."""
+    """Yield every object that was stored as received because its header could not be read."""
     elsewhere = rekey.inactive_keys(archive.keyring)
     for position, header in archive.reader.records():
         if header.kind != Kind.OBJECT or not header.flags & Flags.UNINDEXED or header.study_key_id in elsewhere:
@@ -46,15 +46,14 @@ def unindexed(archive: ReadableArchive) -> Iterator[Unindexed]:
             with archive.open_body(header.study_key_id, version) as body:
                 name = ObjectMeta.decode(body.meta).sop_instance
         except SupersededError:
-            continue  # the same object stands in a later record
+            continue  # a later record holds the same object
         except CofferError as error:
             name = f"cannot be opened: {error}"
         yield Unindexed(header.seq, name)
 
 
 def conflicts(archive: ReadableArchive) -> Iterator[Conflict]:
-    """Every instance of which more than one version is kept, in whatever part of its study; `coffer versions` tells
-    which one is served."""
+    """Yield every instance with several versions, in any part of its study; `coffer versions` shows the one served."""
     uids = dict.fromkeys(str(row[STUDY_UID][0]) for row in archive.index.query("STUDY", {STUDY_UID: ()}, "study"))
     for uid in uids:
         if not any(part.superseded for part in archive.index.parts(uid)):

@@ -1,7 +1,7 @@
-"""The scrub in the server: a slow job that reads the log, keeps what it finds, and says so until somebody answers.
+"""The scrub in the server: a slow job that reads the log, keeps its findings, and reports them until acknowledged.
 
-Rule: it reads at the rate that ends a pass in the configured days, in small bites, at the lowest priority, and never
-stops the service. A finding is logged as an error, kept in `scrub/`, counted in the metrics and shown by /readyz.
+Rule: it reads in small pieces, at the rate that completes a pass in the configured days and at the lowest priority, and
+never stops the service. A finding is logged as an error, kept in `scrub/`, counted in the metrics and shown by /readyz.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ __all__ = ["ScrubJob"]
 
 _log = structlog.get_logger(__name__)
 _SECONDS_A_DAY: Final = 86_400.0
-_SLICE_SECONDS: Final = 30.0  # the archive grows: the rate is looked at again after this
+_SLICE_SECONDS: Final = 30.0  # the archive grows: the rate is computed again after this
 _RETRY_SECONDS: Final = 60.0
 _LOWEST: Final = 19
 
 
 class ScrubJob:
-    """The `server.host.job.Job` that scrubs. `days` is how long a pass takes. A stop waits for the bite under way."""
+    """The `server.host.job.Job` that scrubs. `days` is how long a pass takes. A stop waits for the current piece."""
 
     name: Final = "the scrub"
     patience_seconds: float | None = None
@@ -41,70 +41,74 @@ class ScrubJob:
         self._metrics = metrics
         self._days = days
         self.stopping = threading.Event()
-        self.ledger = FindingStore(archive.folder.scrub)
+        self.findings = FindingStore(archive.folder.scrub)
         self._scrub = Scrub(
             archive.folder,
             remembered=lambda: remembered_checkpoint(archive.keyring.remembered_checkpoint(), archive.folder),
             now_ms=clock_ms,
             pace=self._pace,
-            on_finding=self._tell,
+            on_finding=self._report,
         )
 
     def begin(self) -> None:
-        """Log again what was found before and waits for an answer. Raises CofferError where that cannot be read."""
-        for entry in self.ledger.open_entries():
-            _log.error("a finding waits for an answer", finding=entry.name, what=entry.what, record=entry.record)
+        """Log again the findings that are not acknowledged. Raises CofferError if they cannot be read."""
+        for entry in self.findings.open_entries():
+            _log.error(
+                "a finding is not acknowledged", name="finding.reported",
+                finding=entry.name, what=entry.what, record=entry.record,
+            )  # fmt: skip
         self._metrics.attach_scrub(self.facts)
 
     def turn(self) -> float:
-        """Read one segment, or what is left of it, at the pace that was configured."""
-        with contextlib.suppress(OSError, AttributeError):  # Linux gives each thread a priority of its own
+        """Read one segment, or the rest of it, at the configured pace."""
+        with contextlib.suppress(OSError, AttributeError):  # on Linux each thread has its own priority
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
         try:
-            looked = self._scrub.segment()
-            self._metrics.scrubbed(looked.bodies, looked.bytes)
-            if not looked.segment:
+            step = self._scrub.segment()
+            self._metrics.scrubbed(step.bodies, step.bytes)
+            if not step.segment:
                 return _RETRY_SECONDS
-            self._settle(looked)
+            self._settle(step)
         except StoppedError:
             return 0.0
         except (CofferError, OSError) as error:
-            _log.error("the scrub cannot go on now", cause=str(error))
+            _log.error("the scrub did not continue", name="scrub.failed", cause=str(error))
             return _RETRY_SECONDS
         return 0.0
 
     def end(self) -> None:
-        """Keep where it is, durable on return."""
+        """Save its position, durable on return."""
         with contextlib.suppress(CofferError, OSError):  # the next run reads a little twice
             self._scrub.save()
         self._metrics.attach_scrub(None)
 
     def concerns(self) -> list[str]:
-        """Findings that wait for an answer."""
+        """Return a concern if findings are not acknowledged."""
         try:
-            waiting = self.ledger.open_entries()
+            waiting = self.findings.open_entries()
         except CofferError as error:
             return [str(error)]
         return [f"{len(waiting)} findings of the scrub wait for an answer: coffer scrub show"] if waiting else []
 
     def facts(self) -> tuple[float, int]:
-        """Seconds since the segment that waits longest was read, and how many findings are open."""
+        """Return the seconds since the segment that waits longest was read, and how many findings are open."""
         oldest = self._scrub.oldest_ms()
         age = 0.0 if oldest is None else max(clock_ms() - oldest, 0) / 1000
-        return age, len(self.ledger.open_entries())
+        return age, len(self.findings.open_entries())
 
-    def _settle(self, looked: ScrubStep) -> None:
-        """Forget what a second look, of the whole segment, did not find again."""
-        segments = {0, looked.segment} if not looked.is_resumed else {0}
-        for entry in self.ledger.settle(segments, looked.findings):
-            _log.info("a finding is gone", finding=entry.name, what=entry.what)
+    def _settle(self, step: ScrubStep) -> None:
+        """Drop findings that a second reading, of the whole segment, did not confirm."""
+        segments = {0, step.segment} if not step.is_resumed else {0}
+        for entry in self.findings.settle(segments, step.findings):
+            _log.info("a finding was not confirmed", name="finding.dropped", finding=entry.name, what=entry.what)
 
-    def _tell(self, finding: Finding) -> None:
-        entry = self.ledger.add(finding, clock_ms())
+    def _report(self, finding: Finding) -> None:
+        entry = self.findings.add(finding, clock_ms())
         if entry is not None:
             _log.error(
-                "the scrub found damage", finding=entry.name, segment=finding.segment, offset=finding.offset,
-                record=finding.seq, what=finding.what, way_out="coffer repair --from a backup or replica",
+                "the scrub found damage", name="finding.recorded", finding=entry.name, segment=finding.segment,
+                offset=finding.offset, record=finding.seq, what=finding.what,
+                remedy="coffer repair --from a backup or replica",
             )  # fmt: skip
 
     def _pace(self, count: int) -> None:

@@ -1,1 +1,1 @@
-"""What must be kept: which studies are meant, which holds are on them, how long the rule keeps them."""
+"""What must be kept: which studies are selected, which holds are on them, how long the retention keeps them."""

@@ -1,7 +1,7 @@
-"""What keeps a study from being shredded: the holds that officers have put on it, its patients or one of its objects.
+"""What keeps a study from being shredded: holds that officers have put on it, its patients or one of its objects.
 
-Rule: a hold follows every patient whose objects the study has or had: one that matches any part of it keeps all of it,
-so that nothing which is stored later lifts a hold. It counts from the moment it is written until its last day is over
+Rule: a hold follows every patient whose objects the study has or had. One that matches any part of a study keeps all of
+it, so that nothing stored later lifts a hold. It applies from the moment it is written until its last day is over
 everywhere on earth. Refusals name who and why. The records of the log name studies and patients by keyed hashes only:
 they outlive the studies.
 """
@@ -26,9 +26,9 @@ from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
 from coffer.server.retention import typed_ids
-from coffer.server.retention.officer_records import NoteAdmin, SealedNotes
+from coffer.server.retention.officer_records import OfficerRecordAdmin, OfficerRecords
 
-__all__ = ["Hold", "HoldAdmin", "Holds", "Kept", "keeping", "kept_now", "today"]
+__all__ = ["Hold", "HoldAdmin", "Holds", "MatchingHold", "count_kept", "matching_holds", "today"]
 
 _TOKEN_BYTES: Final = 16
 _LAST_ZONE: Final = dt.timezone(dt.timedelta(hours=-12))  # where every day ends last
@@ -36,7 +36,7 @@ _LAST_ZONE: Final = dt.timezone(dt.timedelta(hours=-12))  # where every day ends
 
 class Hold(msgspec.Struct, frozen=True):
     """One hold: on a study, on a patient's studies, or on an object that belongs to no study; until the end of a day
-    (ISO; empty: until removed). A patient without an issuer is every issuer's."""
+    (ISO; empty: until removed). A patient without an issuer matches every issuer."""
 
     study_uid: str
     patient_id: str
@@ -48,13 +48,13 @@ class Hold(msgspec.Struct, frozen=True):
     sop_instance: str = ""
 
     def counts(self, day: dt.date) -> bool:
-        """Whether it is not over on this day."""
+        """Whether it still applies on this day."""
         return not self.until or day <= dt.date.fromisoformat(self.until)
 
     def matches(self, part: Part) -> bool:
-        """Whether it is about this part: its study, its object or its patient.
+        """Whether it is on this part: its study, its object or its patient.
 
-        An absent issuer is anybody's, also where the site's rules say whose it is now: no setting lifts a hold.
+        An absent issuer matches every issuer, also if the site's rules now name one: no setting lifts a hold.
         """
         if self.study_uid:
             return self.study_uid == part.study_uid
@@ -69,7 +69,7 @@ class Hold(msgspec.Struct, frozen=True):
         return "study" if self.study_uid else "instance" if self.sop_instance else "patient"
 
 
-class Kept(NamedTuple):
+class MatchingHold(NamedTuple):
     """A hold, its id, and the first part that it matches."""
 
     hold_id: str
@@ -77,24 +77,24 @@ class Kept(NamedTuple):
     part: Part
 
 
-def keeping(holds: Iterable[tuple[str, Hold]], parts: Iterable[Part], day: dt.date) -> list[Kept]:
-    """Which holds keep a study on a day, given all of its parts: those that match any of them.
+def matching_holds(holds: Iterable[tuple[str, Hold]], parts: Iterable[Part], day: dt.date) -> list[MatchingHold]:
+    """Return the holds that keep a study on a day: those that match any of its parts.
 
-    Pure. `parts` are everything that the study has or had, of whichever patient, served or not.
+    Pure. `parts` must be everything that the study has or had, of every patient, served or not.
     """
     parts = list(parts)
-    counting = [(hold_id, hold) for hold_id, hold in holds if hold.counts(day)]
-    matching = ((hold_id, hold, next(filter(hold.matches, parts), None)) for hold_id, hold in counting)
-    return [Kept(hold_id, hold, part) for hold_id, hold, part in matching if part is not None]
+    active = [(hold_id, hold) for hold_id, hold in holds if hold.counts(day)]
+    matching = ((hold_id, hold, next(filter(hold.matches, parts), None)) for hold_id, hold in active)
+    return [MatchingHold(hold_id, hold, part) for hold_id, hold, part in matching if part is not None]
 
 
 def today(now_ms: int) -> dt.date:
-    """The day that is not over yet anywhere on earth at a time (ms since 1970 UTC), or is over last."""
+    """Return the day at a time (ms since 1970 UTC) in the last time zone on earth: no earlier day is still going on."""
     return dt.datetime.fromtimestamp(now_ms / 1000, _LAST_ZONE).date()
 
 
-def kept_now(index: Index, hold: Hold) -> int:
-    """How many studies, or objects of no study, that are stored now this hold keeps."""
+def count_kept(index: Index, hold: Hold) -> int:
+    """Return how many studies, or objects of no study, that are stored now this hold keeps."""
     if hold.study_uid:
         parts = index.parts(hold.study_uid)
     elif hold.sop_instance:
@@ -105,18 +105,18 @@ def kept_now(index: Index, hold: Hold) -> int:
 
 
 class Holds:
-    """The archive's holds."""
+    """The holds of an archive."""
 
     def __init__(self, archive: ReadableArchive) -> None:
         self._archive = archive
-        self._notes = SealedNotes(archive.keyring, rows.HOLD_PREFIX)
+        self._records = OfficerRecords(archive.keyring, rows.HOLD_PREFIX)
 
     def all(self) -> list[tuple[str, Hold]]:
-        """Every hold and its id, oldest first, those that are over included."""
-        return sorted(self._notes.all(Hold), key=lambda pair: pair[1].added_ms)
+        """Return every hold with its id, oldest first, including those that are over."""
+        return sorted(self._records.all(Hold), key=lambda pair: pair[1].added_ms)
 
     def as_stored(self, hold: Hold) -> Hold:
-        """The hold with its UID, Patient ID and issuer as the index has them. Raises InputError as
+        """Return the hold with its UID, Patient ID and issuer as the index has them. Raises InputError like
         `server.retention.typed_ids`."""
         index = self._archive.index
 
@@ -133,34 +133,33 @@ class Holds:
             issuer=typed_ids.patient_id(hold.issuer, lambda text: typed_ids.identity(text) in issuers),
         )
 
-    def keeping(self, studies: Iterable[Iterable[Part]]) -> list[Kept]:
-        """Which holds keep any of these studies today, given all parts of each."""
+    def matching_holds(self, studies: Iterable[Iterable[Part]]) -> list[MatchingHold]:
+        """Return the holds that keep any of these studies today, given all parts of each."""
         holds, day = self.all(), today(clock_ms())
-        return [kept for parts in studies for kept in keeping(holds, parts, day)]
+        return [found for parts in studies for found in matching_holds(holds, parts, day)]
 
     def require_none(self, studies: Iterable[Iterable[Part]]) -> None:
-        """Raise AccessDeniedError, saying who holds and why, where a hold keeps any of the studies with these parts."""
-        for hold_id, hold, _ in self.keeping(studies):
+        """Raise AccessDeniedError, with who and why, if a hold keeps any of the studies with these parts."""
+        for hold_id, hold, _ in self.matching_holds(studies):
             until = f"until {hold.until}" if hold.until else "until it is removed"
             whose = ", which has or had objects of a patient on hold," if hold.patient_id else ""
             raise AccessDeniedError(
                 f"hold {hold_id} by {hold.by} keeps this study{whose} {until}: {hold.reason}",
-                hint=f"ask {hold.by.name}; coffer hold remove {hold_id} ends it",
+                hint=f"ask {hold.by.name}; coffer hold remove {hold_id} removes it",
             )
 
 
 class HoldAdmin(Holds):
-    """The holds of an archive whose keyring may be changed: put and taken away."""
+    """The holds of an archive whose keyring may be changed: added and removed."""
 
     def __init__(self, archive: KeyAdminArchive) -> None:
         super().__init__(archive)
-        self._admin = NoteAdmin(archive, rows.HOLD_PREFIX)
+        self._admin = OfficerRecordAdmin(archive, rows.HOLD_PREFIX)
 
     def add(self, hold: Hold) -> str:
-        """Put a hold, durable on return; returns its id.
+        """Add a hold, durable on return; returns its id.
 
-        Raises InputError for one that says nothing, and for one on an object that is in a study: that goes and stays
-        with its study.
+        Raises InputError for an empty hold, and for one on an object of a study: that is kept or erased with its study.
         """
         self._archive.policy.require(Principal.person(hold.by.name, hold.by.account), Action.HOLD)
         hold = self.as_stored(hold)
@@ -173,17 +172,17 @@ class HoldAdmin(Holds):
                 hint="coffer versions UID says which study; hold that",
             )
         if hold.issuer and not hold.patient_id:
-            raise InputError("an issuer goes with a patient", hint="say --patient ID --issuer TEXT")
+            raise InputError("an issuer goes with a patient", hint="use --patient ID --issuer TEXT")
         if not hold.reason.strip():
-            raise InputError("a hold needs a reason", hint="say --reason TEXT; it is shown to whoever is refused")
+            raise InputError("a hold needs a reason", hint="use --reason TEXT; it is shown to the person refused")
         return self._admin.add(hold, lambda new: self._event("hold added", new, hold, hold.by))
 
     def remove(self, hold_id: str, by: Principal) -> Hold:
-        """Take a hold away, durable on return. Raises NotFoundError, AccessDeniedError."""
+        """Remove a hold, durable on return. Raises NotFoundError, AccessDeniedError."""
         self._archive.policy.require(by, Action.RELEASE)
         hold, before = self._admin.get(hold_id, Hold)
         if not self._admin.remove(hold_id, self._event("hold removed", hold_id, hold, by.officer), before):
-            raise NotFoundError(f"there is no {hold_id} (any more)", hint="coffer hold list shows what there is")
+            raise NotFoundError(f"there is no hold {hold_id} (any more)", hint="coffer hold list shows the holds")
         return hold
 
     def _event(self, what: str, hold_id: str, hold: Hold, officer: Officer) -> Event:

@@ -1,7 +1,7 @@
-"""Whom and what a shred would erase, and what stays: shown to whoever is about to do it, and to nobody else.
+"""Whose data a shred would erase, and what stays: shown only to the officer who is about to do it.
 
-Rule: it changes nothing. Names leave the archive here, for the terminal or the JSON of the command that asks; they are
-in no log, no event and no error.
+Rule: changes nothing. Names leave the archive here, for the terminal or the JSON of the calling command; they are in no
+log, no event and no error.
 """
 
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 from coffer.index.query.parts import Part
 from coffer.server.engine.archive import ReadableArchive
-from coffer.server.retention.selection import Doomed, whole_studies
+from coffer.server.retention.selection import PartToShred, whole_studies
 
 __all__ = ["Portion", "Preview", "portion", "preview"]
 
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """One patient's part of a study, or an object of none: who and what it is, and how much. Dates as they are stored.
+    """One patient's part of a study, or an object of no study: whose, what, and how much. Dates are as stored.
 
-    `served_again`: instances of which a version in this part takes the place of one that goes.
+    `served_again`: instances of which this part has the version that replaces an erased one.
     """
 
     patient_name: str
@@ -36,14 +36,14 @@ class Portion:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What goes, and what stays of the same studies."""
+    """What would be erased, and what stays of the same studies."""
 
     erased: tuple[Portion, ...]
     stays: tuple[Portion, ...]
 
 
 def portion(part: Part, served_again: int = 0) -> Portion:
-    """A part as it is shown."""
+    """Return a part as it is shown."""
     return Portion(
         part.patient_name,
         part.birth_date,
@@ -59,13 +59,13 @@ def portion(part: Part, served_again: int = 0) -> Portion:
     )
 
 
-def preview(archive: ReadableArchive, doomed: Sequence[Doomed]) -> Preview:
-    """What would be erased, and what would stay. Raises UnavailableError where the index does not have it any more."""
-    going = {each.part for each in doomed}
+def preview(archive: ReadableArchive, selection: Sequence[PartToShred]) -> Preview:
+    """Return what would be erased and what would stay. Raises UnavailableError if the index no longer has it."""
+    erased_ids = {each.part for each in selection}
     erased: list[Portion] = []
     stays: list[Portion] = []
-    for parts in whole_studies(archive.index, doomed):
-        again = archive.index.served_without(going) if len(parts) > 1 else {}
-        erased += [portion(part) for part in parts if part.id in going]
-        stays += [portion(part, again.get(part.id, 0)) for part in parts if part.id not in going]
+    for parts in whole_studies(archive.index, selection):
+        again = archive.index.served_without(erased_ids) if len(parts) > 1 else {}
+        erased += [portion(part) for part in parts if part.id in erased_ids]
+        stays += [portion(part, again.get(part.id, 0)) for part in parts if part.id not in erased_ids]
     return Preview(tuple(erased), tuple(stays))

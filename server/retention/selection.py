@@ -1,7 +1,7 @@
-"""What is to be shredded: which parts of which studies somebody means, and whether they are still what was meant.
+"""What is to be shredded: the selected parts of studies, and whether they are still what was selected.
 
-Rule: a part is one patient's objects of one study and has keys of its own, so one can go and the others stay. Where a
-UID or a Patient ID means more than one patient, nobody guesses: whoever asks must say which. It destroys nothing.
+Rule: a part is one patient's objects of one study and has keys of its own, so it can be erased while the others stay.
+If a UID or a Patient ID stands for more than one patient, the caller must name one. Nothing is destroyed here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from coffer.server.engine.archive import ReadableArchive
 from coffer.server.retention import typed_ids
 
 __all__ = [
-    "Doomed",
+    "PartToShred",
     "SeveralPatientsError",
     "as_now",
     "beside",
@@ -32,29 +32,29 @@ _WITHOUT_STUDY = "coffer status --list names the objects that are in no study"
 
 
 class SeveralPatientsError(InputError):
-    """A UID stands for objects of several patients and nobody has said which; `parts` are all of them."""
+    """A UID stands for objects of several patients and the caller named none; `parts` are all of them."""
 
     def __init__(self, parts: Sequence[Part], patients: int) -> None:
         super().__init__(
             f"objects of {patients} patients stand under this UID: nothing was shredded",
-            hint="say whose with --patient-id ID (and --issuer TEXT), or --all-patients",
+            hint="choose one with --patient-id ID (and --issuer TEXT), or use --all-patients",
         )
         self.parts = tuple(parts)
 
 
-class Doomed(msgspec.Struct, frozen=True):
-    """A part that is to be shredded: what it is, the ids of its keys, how much it holds, who else is in the study."""
+class PartToShred(msgspec.Struct, frozen=True):
+    """A part to be shredded: what it is, the ids of its keys, how much it holds, who else is in the study."""
 
     part: PartId
-    name: bytes  # under which its rows are found when its key is gone
+    name: bytes  # the study token: finds its rows once its key is gone
     key_ids: tuple[bytes, ...]
     instances: int
     versions: int
     others: tuple[tuple[str, str], ...] = ()  # Patient IDs and issuers
 
     @classmethod
-    def of(cls, part: Part, study: Iterable[Part]) -> "Doomed":
-        """A part of a study that has these parts."""
+    def of(cls, part: Part, study: Iterable[Part]) -> "PartToShred":
+        """Return the record of one part of a study, given all of its parts."""
         others = sorted((each.patient_id, each.issuer) for each in study if each.id != part.id)
         return cls(part.id, part.name, tuple(sorted(part.key_ids)), part.instances, part.versions, tuple(others))
 
@@ -66,8 +66,8 @@ def by_study(
     issuer: str | None = None,
     *,
     everybody: bool = False,
-) -> list[Doomed]:
-    """The study with this UID: of several patients' the one named, or with `everybody` all.
+) -> list[PartToShred]:
+    """Select the study with this UID: the part of the named patient, or with `everybody` all parts.
 
     Raises NotFoundError, InputError, SeveralPatientsError.
     """
@@ -79,7 +79,7 @@ def by_study(
     if not parts:
         raise NotFoundError("the archive has no such study", hint="coffer find lists what it has")
     chosen = _of_one_patient(parts, patient_id, issuer, everybody=everybody)
-    return [Doomed.of(part, parts) for part in chosen]
+    return [PartToShred.of(part, parts) for part in chosen]
 
 
 def by_instance(
@@ -89,8 +89,8 @@ def by_instance(
     issuer: str | None = None,
     *,
     everybody: bool = False,
-) -> list[Doomed]:
-    """The object with this SOP Instance UID that belongs to no study, or whose header could not be read.
+) -> list[PartToShred]:
+    """Select the object with this SOP Instance UID that belongs to no study, or whose header could not be read.
 
     Raises NotFoundError, InputError (also for one that belongs to a study), SeveralPatientsError.
     """
@@ -107,13 +107,13 @@ def by_instance(
         )
     if not parts:
         raise NotFoundError("the archive has no such object", hint=_WITHOUT_STUDY)
-    return [Doomed.of(part, parts) for part in _of_one_patient(parts, patient_id, issuer, everybody=everybody)]
+    return [PartToShred.of(part, parts) for part in _of_one_patient(parts, patient_id, issuer, everybody=everybody)]
 
 
-def by_patient(archive: ReadableArchive, patient_id: str, issuer: str | None = None) -> list[Doomed]:
-    """Everything of the patient with exactly this ID.
+def by_patient(archive: ReadableArchive, patient_id: str, issuer: str | None = None) -> list[PartToShred]:
+    """Select everything of the patient with exactly this ID.
 
-    Raises NotFoundError; InputError where several issuers have given the ID and none is named.
+    Raises NotFoundError; InputError if several issuers have assigned the ID and none is named.
     """
     archive.require_level()
     index = archive.index
@@ -128,19 +128,19 @@ def by_patient(archive: ReadableArchive, patient_id: str, issuer: str | None = N
     issuers = {part.view_issuer for part in chosen}
     if len(issuers) > 1:
         raise InputError(
-            f"{len(issuers)} issuers have given this Patient ID: it is not one patient's",
-            hint="say --issuer TEXT (empty: where the study names none)",
+            f"{len(issuers)} issuers have assigned this Patient ID: it is not one patient's",
+            hint="use --issuer TEXT (empty: the studies that name none)",
         )
     studies = [(part, beside(index, part.id)) for part in chosen]
     for _, study in studies:
-        _require_own_keys(chosen, study, "coffer shred STUDY_UID --all-patients takes the study whole")
-    return [Doomed.of(part, study) for part, study in studies]
+        _require_own_keys(chosen, study, "coffer shred STUDY_UID --all-patients erases the whole study")
+    return [PartToShred.of(part, study) for part, study in studies]
 
 
 def _of_one_patient(
     parts: Sequence[Part], patient_id: str | None, issuer: str | None, *, everybody: bool
 ) -> Sequence[Part]:
-    """The parts of the patient who was named, or of the only one."""
+    """Return the parts of the named patient, or of the only one."""
     if everybody:
         return parts
     patient_id = _as_stored(patient_id, [part.patient_id for part in parts])
@@ -150,41 +150,39 @@ def _of_one_patient(
     if len({patient_of(part) for part in chosen}) > 1:
         raise SeveralPatientsError(parts, len({patient_of(part) for part in parts}))
     if not chosen:
-        raise NotFoundError(
-            "no objects of this patient stand under this UID", hint="leave --patient-id away to see whose do"
-        )
-    _require_own_keys(chosen, parts, "say --all-patients")
+        raise NotFoundError("no objects of this patient stand under this UID", hint="omit --patient-id to see whose do")
+    _require_own_keys(chosen, parts, "use --all-patients")
     return chosen
 
 
 def _require_own_keys(chosen: Sequence[Part], study: Iterable[Part], or_else: str) -> None:
-    """Raise InputError where a key of what goes is a key of what is to stay, too; `or_else`: what to do about it."""
+    """Raise InputError if a part to be shredded shares a key with one that stays; `or_else` is the other remedy."""
     ids = {part.id for part in chosen}
     keys = frozenset[bytes]().union(*(part.key_ids for part in chosen))
     if any(part.id not in ids and keys & part.key_ids for part in study):
         raise InputError(
-            "these objects share a key with another patient's: they were one patient's by the rules for issuers then",
+            "these objects share a key with another patient's: when stored, the issuer rules saw one patient",
             hint=f"set [patients] default_issuer as it was, or {or_else}",
         )
 
 
 def _as_stored(text: str | None, stored: Sequence[str]) -> str | None:
-    """A Patient ID or issuer that was typed, as one of these is written if it is one."""
+    """Return a typed Patient ID or issuer as it is stored, if it is one of these."""
     return text if text is None else typed_ids.patient_id(text, lambda one: typed_ids.identity(one) in stored)
 
 
 def patient_of(part: Part) -> Patient:
-    """The patient of a part, as queries show it."""
+    """Return the patient of a part, as queries show it."""
     return Patient(part.patient_id, part.view_issuer)
 
 
-def whole_studies(index: Index, doomed: Iterable[Doomed]) -> list[list[Part]]:
-    """For each study or lone object that is to be shredded, all of its parts, those that are to stay included.
+def whole_studies(index: Index, selection: Iterable[PartToShred]) -> list[list[Part]]:
+    """Return all parts of each study or object without a study in a selection, including the parts that stay.
 
-    Raises UnavailableError where the index does not have (any more) what is to be shredded: nothing can be said of it.
+    Raises UnavailableError if the index does not (or no longer) have a selected part: nothing is known about it then.
     """
     found: dict[tuple[str, str], list[Part]] = {}
-    for each in doomed:
+    for each in selection:
         place = each.part.study_uid, each.part.sop_instance
         if place not in found:
             found[place] = beside(index, each.part)
@@ -193,48 +191,48 @@ def whole_studies(index: Index, doomed: Iterable[Doomed]) -> list[list[Part]]:
     return list(found.values())
 
 
-def as_now(archive: ReadableArchive, asked: Iterable[Doomed]) -> list[Doomed]:
-    """The same parts as they are now, without those that were shredded meanwhile.
+def as_now(archive: ReadableArchive, selection: Iterable[PartToShred]) -> list[PartToShred]:
+    """Return the same parts as they are now, without those shredded meanwhile.
 
-    Raises UnavailableError where the index does not have one whose key lives.
+    Raises UnavailableError if the index lacks a part whose key lives.
     """
     archive.require_level()
-    now: list[Doomed] = []
-    for each in asked:
+    now: list[PartToShred] = []
+    for each in selection:
         parts = beside(archive.index, each.part)
         part = next((part for part in parts if part.id == each.part), None)
         if part is not None:
-            now.append(Doomed.of(part, parts))
+            now.append(PartToShred.of(part, parts))
         elif _living(archive, each):
             raise _unknown()
     return now
 
 
-def require_same(archive: ReadableArchive, asked: Iterable[Doomed], now: Sequence[Doomed]) -> None:
-    """Raise AccessDeniedError where a study holds more `now` than when it was asked for, or another patient's."""
-    before = {each.part: each for each in asked}
+def require_same(archive: ReadableArchive, selection: Iterable[PartToShred], now: Sequence[PartToShred]) -> None:
+    """Raise AccessDeniedError if a study holds more `now` than when it was selected, or another patient's objects."""
+    before = {each.part: each for each in selection}
     for each in now:
         then = before[each.part]
         is_same = {*each.key_ids} == _living(archive, then) and each.versions == then.versions
         if not is_same or not {*each.others} <= {*then.others}:
             raise AccessDeniedError(
-                "a study is not what it was when this was asked for: objects or patients came in since",
-                hint="look what the study is now (--dry-run), and ask again; coffer shred cancel takes a request back",
+                "a study has changed since this was requested: objects or patients were added",
+                hint="look at the study now (--dry-run) and request again; coffer shred cancel cancels a request",
             )
 
 
-def _living(archive: ReadableArchive, asked: Doomed) -> set[bytes]:
-    """Its keys as they are called now, without those that were shredded."""
-    keys = {current(archive.keyring, key_id) for key_id in asked.key_ids}
+def _living(archive: ReadableArchive, part: PartToShred) -> set[bytes]:
+    """Return its present key ids, without those that were shredded."""
+    keys = {current(archive.keyring, key_id) for key_id in part.key_ids}
     return {key_id for key_id in keys if not is_shredded(archive.keyring, key_id)}
 
 
 def beside(index: Index, one: PartId) -> list[Part]:
-    """All parts of its study; of an object that is in none, all that is in none under its SOP Instance UID."""
+    """Return all parts of its study; for an object of no study, all parts of no study with its SOP Instance UID."""
     if one.study_uid:
         return index.parts(one.study_uid)
     return [part for part in index.parts_of_instance(one.sop_instance) if not part.study_uid]
 
 
 def _unknown() -> UnavailableError:
-    return UnavailableError("the index does not have this study (any more)", hint="look what coffer find says now")
+    return UnavailableError("the index does not have this study (any more)", hint="see what coffer find shows now")

@@ -1,7 +1,8 @@
-"""The UID, Patient ID or issuer that somebody types, as the index has it: the same for what is held and what is erased.
+"""The UID, Patient ID or issuer that a user types, as the index has it: the same rule for holds and for erasure.
 
-Rule: what is stored is found as it is stored, however odd; else the white space around it goes, such as the line ends
-of a list. Text that no stored object can have is refused: a hold on it would hold nothing, and nobody would notice.
+Rule: a stored value is found exactly as it is stored, however odd; otherwise white space around the text is removed,
+such as the line ends of a list. Text that no stored object can have is refused: a hold on it would silently hold
+nothing.
 """
 
 from collections.abc import Callable
@@ -19,20 +20,20 @@ _LONGEST_UID: Final = longest_of(STUDY_UID, "UI")
 
 
 def uid(text: str, is_stored: Callable[[str], bool]) -> str:
-    """A UID as the index has it, "" for none. Raises InputError for what is none, and is not stored either."""
+    """Return a UID as the index has it, "" for none. Raises InputError for text that is neither a UID nor stored."""
     exact, bare = text.strip(PADDING), _bare(text)
     if exact != bare and is_stored(exact):
         return exact
     if _may_be_uid(bare) or is_stored(bare):
         return bare
     raise InputError(
-        "this is no UID: it has spaces, control characters or others that no stored UID has, or too many",
+        "this is no UID: it is too long, or has spaces, control characters or others that no stored UID has",
         hint="give one UID at a time, digits and dots, as coffer find shows it",
     )
 
 
 def patient_id(text: str, is_stored: Callable[[str], bool]) -> str:
-    """A Patient ID or issuer as the index has it, as `uid`; spaces and other alphabets are usual in it."""
+    """Return a Patient ID or issuer as the index has it, like `uid`; spaces and other alphabets are common in it."""
     exact, bare = (
         "\\".join(value.strip(PADDING) for value in each.split("\\")) for each in (text.strip(PADDING), _bare(text))
     )
@@ -47,17 +48,17 @@ def patient_id(text: str, is_stored: Callable[[str], bool]) -> str:
 
 
 def identity(text: str) -> str:
-    """What a Patient ID or issuer that was typed is compared as."""
+    """Return the form in which a typed Patient ID or issuer is compared."""
     return identity_text((text,))
 
 
 def is_named(text: str | None, value: str) -> bool:
-    """Whether a Patient ID or issuer of a part is the one that was typed, or shown; None: any is."""
+    """Whether a Patient ID or issuer of a part is the one typed, or shown; None matches any."""
     return text is None or value in {identity(text), text}
 
 
 def _bare(text: str) -> str:
-    """Without padding and white space around it."""
+    """Return the text without surrounding padding and white space."""
     while (less := text.strip().strip(PADDING)) != text:
         text = less
     return text

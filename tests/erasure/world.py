@@ -22,7 +22,7 @@ from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Keys
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures
 from coffer.server.erasure.finish import finish_keys
-from coffer.server.keyops.epochs import Renewal
+from coffer.server.keyops.epochs import EpochAdmin
 from tests.erasure.model import Model
 from tests.erasure.stores import InPlace, Store
 
@@ -222,8 +222,8 @@ class World:
             self._ring.close()
         self._ring = None
 
-    def _renewal(self, ring: Keyring) -> Renewal:
-        return Renewal(ArchiveFolder(self.folder / "none", ARCHIVE_ID, "test", ""), ring, Keys(), NOBODY, "test")
+    def _renewal(self, ring: Keyring) -> EpochAdmin:
+        return EpochAdmin(ArchiveFolder(self.folder / "none", ARCHIVE_ID, "test", ""), ring, Keys(), NOBODY, "test")
 
     def _rotate(self, kind: str) -> None:
         before, self.current = self.current, kind
@@ -233,7 +233,7 @@ class World:
         except CofferError:
             self.current = before
 
-    def _end_at(self, ring: Keyring, renewal: Renewal, store: Store) -> None:
+    def _end_at(self, ring: Keyring, renewal: EpochAdmin, store: Store) -> None:
         for info in ring.epochs():
             if info.state is EpochState.DESTROYING:
                 try:

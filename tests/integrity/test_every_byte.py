@@ -29,7 +29,7 @@ from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import encoded, sample_study
-from coffer.server.maintenance.offline import look, look_at_index
+from coffer.server.maintenance.offline import inspect_index, inspect_keyring
 from coffer.server.services.api import StoreRequest
 from tests.server.filled import flip
 from tests.services import services
@@ -81,9 +81,9 @@ def folder(states: Path, tmp_path: Path) -> ArchiveFolder:
 
 def verified(folder: ArchiveFolder, *, outside: bool = True) -> list[Finding]:
     """What `coffer verify` finds; without `outside`, what the log alone tells."""
-    seen = look(folder) if outside else None
-    index = look_at_index(folder) if outside else []
-    verifier = Verifier(folder, Options(), remembered=seen.witness if seen else None)
+    seen = inspect_keyring(folder) if outside else None
+    index = inspect_index(folder) if outside else []
+    verifier = Verifier(folder, Options(), remembered=seen.remembered if seen else None)
     return list(chain(seen.findings if seen else (), index, verifier.findings()))
 
 
@@ -179,9 +179,9 @@ def test_every_meta_page_byte_that_brings_back_an_older_keyring_is_found(folder:
     seen = []
     for meta in (0, page):
         flip(file, meta + transaction, 0x80)
-        seen.append(look(folder).findings)
+        seen.append(inspect_keyring(folder).findings)
         flip(file, meta + transaction, 0x80)
-    assert look(folder).findings == ()
+    assert inspect_keyring(folder).findings == ()
     assert [bool(findings) for findings in seen].count(True) == 1  # the other is the newest already
 
 

@@ -36,12 +36,12 @@ from coffer.server.dimse.protocol import negotiation
 from coffer.server.dimse.protocol.connection import Connection
 from coffer.server.dimse.protocol.negotiation import Offer
 from coffer.server.engine.opening import open_writer
-from coffer.server.erasure.approvals import Requests
+from coffer.server.erasure.approvals import ShredRequests
 from coffer.server.erasure.certificate import Certifier
 from coffer.server.erasure.finish import finish
-from coffer.server.erasure.shred import Deed, Shredding
+from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.keyops.epochs import destroy, rotate
-from coffer.server.keyops.rekey_order import Chosen, order
+from coffer.server.keyops.rekey_order import RekeySelection, order
 from coffer.server.keyops.share_files import burn_shares, split_key
 from coffer.server.keyops.share_recovery import drill, recover
 from coffer.server.observe.metrics import Metrics
@@ -287,12 +287,12 @@ USE_CASES: dict[str, Callable[[WriterServices, Config, Path], object]] = {
     "versions.one_version": lambda s, c, p: one_version(s.archive, "1.2.3", 1, WHO),
     "holds.add": lambda s, c, p: HoldAdmin(s.archive).add(Hold(UID, "", "r", "", WHO.officer, 0)),
     "holds.remove": lambda s, c, p: HoldAdmin(s.archive).remove("5f", WHO),
-    "approvals.add": lambda s, c, p: Requests(s.archive).add([], "r", WHO),
-    "approvals.cancel": lambda s, c, p: Requests(s.archive).cancel("5f", WHO),
-    "shred.shred": lambda s, c, p: Shredding(s.archive).shred([], Deed("r", (WHO.officer,))),
+    "approvals.add": lambda s, c, p: ShredRequests(s.archive).add([], "r", WHO),
+    "approvals.cancel": lambda s, c, p: ShredRequests(s.archive).cancel("5f", WHO),
+    "shred.shred": lambda s, c, p: Shredding(s.archive).shred([], Authorization("r", (WHO.officer,))),
     "finish.finish": lambda s, c, p: finish(s.archive, WHO, destroy=True),
     "certificate.__init__": lambda s, c, p: Certifier(s.archive, WHO),
-    "rekey_order.order": lambda s, c, p: order(s.archive, Chosen({}, 0, 0, 0), "r", WHO),
+    "rekey_order.order": lambda s, c, p: order(s.archive, RekeySelection({}, 0, 0, 0), "r", WHO),
     "epochs.rotate": lambda s, c, p: rotate(c, _nothing, WHO),
     "epochs.destroy": lambda s, c, p: destroy(c, 1, WHO),
     "share_files.split_key": lambda s, c, p: split_key(c, 2, 3, p / "shares", WHO),
@@ -326,11 +326,11 @@ def test_an_approval_asks_too(base: Path, config: Config, deny: Callable[..., li
     with open_writer(config) as archive:
         study = next(Finder(archive).rows({LEVEL: ("STUDY",), STUDY: ()}, model="study", caller=WHO))[STUDY][0]
         assert isinstance(study, str)
-        request = Requests(archive).add(by_study(archive, study), "r", WHO)
+        request = ShredRequests(archive).add(by_study(archive, study), "r", WHO)
         archive.settle()
         before, asked = seen(base), deny()
         with pytest.raises(AccessDeniedError, match=CAUSE):
-            Requests(archive).approve(request, Principal.person("Braun", "a"))
+            ShredRequests(archive).approve(request, Principal.person("Braun", "a"))
         assert seen(base) == before
     assert (asked[0].action, asked[0].resource) == (Action.APPROVE, Resource.erasure(("Meyer",)))
 

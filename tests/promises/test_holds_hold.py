@@ -26,7 +26,7 @@ from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
-from coffer.server.erasure.shred import Deed, Shredding
+from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.main.demo import encoded
 from coffer.server.retention.selection import by_patient, by_study
 from coffer.server.services.versions import one_version
@@ -134,7 +134,7 @@ def shred(*words: str, code: int = 0) -> Result:
 
 def require_kept(coffer: CofferProcess, first: dict[str, bytes], cause: str) -> None:
     """No way leads to the end of a study, and every first object can be got, bit for bit."""
-    deed = Deed("r", (Officer("Insider", "a"),))
+    deed = Authorization("r", (Officer("Insider", "a"),))
     with open_writer(load_config(coffer.config)) as engine:
         theirs = by_patient(engine, HELD, "")
         for study, data in first.items():
@@ -315,8 +315,8 @@ def test_an_insider_without_the_second_officer_erases_nothing_else(coffer: Coffe
     put(without(data_set("1.2.3.4", "1.2.3.4.1", "P-97", date=EARLY), "StudyInstanceUID"))
     for request in asked:
         shown = told("shred", "approve", request, "--dry-run")
-        assert "not what it was" in shown["refused"]["cause"]  # type: ignore[index]
-        assert "not what it was" in run("shred", "approve", request, "--officer", "Braun", code=10).output
+        assert "has changed since" in shown["refused"]["cause"]  # type: ignore[index]
+        assert "has changed since" in run("shred", "approve", request, "--officer", "Braun", code=10).output
     with open_reading(load_config(coffer.config)) as engine:
         assert engine.index.stats().studies == 4  # one has two patients
         assert not [each for _, each in engine.events(frozenset({Kind.SHRED_SCHEDULED}))]

@@ -55,7 +55,7 @@ def test_split_writes_private_files_that_name_their_epoch(archive: Path) -> None
     assert "Share: 2 of 5, any 3 give the key" in paths[1].read_text()
     (epoch,) = json.loads(run("keys", "list", "--json").stdout)["epochs"]
     assert epoch["shares"][0].startswith("3 of 5, group ")
-    assert "is there already" in fails("keys", "split", "-n", "2", "-k", "2", "-o", "shares", code=11)
+    assert "already exists" in fails("keys", "split", "-n", "2", "-k", "2", "-o", "shares", code=11)
     assert "inside the archive" in fails("keys", "split", "-n", "2", "-k", "2", "-o", "archive/s", code=11)
     assert "2 of 5" not in fails("keys", "split", "-n", "5", "-k", "1", "-o", "other", code=2)
     assert "4 of 3" in fails("keys", "split", "-n", "3", "-k", "4", "-o", "other", code=12)

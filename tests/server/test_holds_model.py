@@ -26,10 +26,10 @@ from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Http, Keys, Retention, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
-from coffer.server.erasure.shred import Deed, Shredding
+from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.main.demo import encoded
 from coffer.server.retention.holds import Hold, HoldAdmin
-from coffer.server.retention.selection import Doomed, SeveralPatientsError, by_instance, by_patient, by_study
+from coffer.server.retention.selection import PartToShred, SeveralPatientsError, by_instance, by_patient, by_study
 from coffer.server.services.api import StoreRequest
 from tests.services import services
 
@@ -214,7 +214,7 @@ class Model(RuleBasedStateMachine):
             return True
         return any(one.counts_from().year + YEARS >= dt.datetime.now(dt.UTC).year for one in beside)
 
-    def erase(self, choose: Callable[[], list[Doomed]], meant: list[Stored] | type[CofferError]) -> None:
+    def erase(self, choose: Callable[[], list[PartToShred]], meant: list[Stored] | type[CofferError]) -> None:
         """Shred what `choose` gives; the model knows what that should be, or which error."""
         if isinstance(meant, type):
             with pytest.raises(meant):
@@ -225,10 +225,10 @@ class Model(RuleBasedStateMachine):
         assert sum(each.instances for each in doomed) == len([one for one in serves(self.objects) if one in meant])
         if self.is_kept(meant):
             with pytest.raises(AccessDeniedError):
-                Shredding(self.engine).shred(doomed, Deed("r", (OFFICER,)))
+                Shredding(self.engine).shred(doomed, Authorization("r", (OFFICER,)))
             return
         places = {one.number: self.located(one) for one in meant}
-        assert Shredding(self.engine).shred(doomed, Deed("r", (OFFICER,)))
+        assert Shredding(self.engine).shred(doomed, Authorization("r", (OFFICER,)))
         self.engine.settle()
         for one in meant:
             with pytest.raises(ShreddedError), self.engine.open_body(*places[one.number]) as body:
@@ -272,7 +272,7 @@ class Model(RuleBasedStateMachine):
 
     def shred_uid(
         self,
-        by: Callable[..., list[Doomed]],
+        by: Callable[..., list[PartToShred]],
         uid: str,
         under: list[Stored],
         patient: str | None,

@@ -113,7 +113,7 @@ def test_an_hsm_that_is_away_degrades_and_nothing_else(on_hsm: Config, hsm: Soft
             wait_for(lambda: bool(ready(on_hsm)[1]["degraded"]), "degraded")
             status, told = ready(on_hsm)
             assert (status, told["ready"]) == (200, True)
-            assert "stores go on" in told["degraded"][0]
+            assert "stores continue" in told["degraded"][0]
             assert 'token "archive"' in told["degraded"][0]
             assert "coffer_key_provider_up 0.0" in page(on_hsm, "metrics")[1]
             assert store(on_hsm, 1) == 0

@@ -11,7 +11,7 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.errors import HistoryError
 from coffer.keys.keyring import rows
 from coffer.server.engine.archive import WritableArchive
-from coffer.server.maintenance.offline import look
+from coffer.server.maintenance.offline import inspect_keyring
 from tests.promises.kept import Kept
 
 _NOTE = bytes(range(8))
@@ -75,14 +75,14 @@ def test_the_look_without_a_key_counts_the_keys_that_are_missing(kept: Kept, tmp
         for study in (2, 3):
             kept.put(engine, study, 1)
         killed = kept.copy(tmp_path / "killed")
-        assert look(engine.folder).objection is None
+        assert inspect_keyring(engine.folder).objection is None
     with killed.opened(write=False) as engine:
         folder = engine.folder
-    assert look(folder).findings == ()
+    assert inspect_keyring(folder).findings == ()
     shutil.rmtree(killed.archive / "keyring")
     shutil.copytree(tmp_path / "then", killed.archive / "keyring")
-    (finding,) = look(folder).findings
+    (finding,) = inspect_keyring(folder).findings
     assert finding.what == "the keyring is older than the log: 2 studies have no key"
     shutil.rmtree(killed.archive / "keyring")
-    assert look(folder).findings == ()  # a copy of the log alone is whole in itself
-    assert str(look(folder).objection) == "there is no keyring beside the log"
+    assert inspect_keyring(folder).findings == ()  # a copy of the log alone is whole in itself
+    assert str(inspect_keyring(folder).objection) == "there is no keyring beside the log"

@@ -369,7 +369,7 @@ def test_an_epoch_whose_hsm_is_lost_is_given_up_honestly(config: Config, hsm: So
     with hsm.away():
         said = coffer(config, *arguments).stdout  # not given up: everything was destroyed before
         assert "Epoch 2 is destroyed (pkcs11)" in said
-        assert "every receipt is there; whether a secret is back could not be asked" in said
+        assert "every receipt is present; whether a secret is back could not be checked" in said
     assert told(config, "keys", "destroy", "3", "--yes")["receipts"] != []
     (shred,) = told(config, "shred", "list")["shreds"]
     assert (shred["state"], shred["epochs_to_destroy"]) == ("scheduled", [3])

@@ -122,8 +122,8 @@ def test_a_long_pause_does_not_hold_up_the_end(archive: Path) -> None:
 def test_a_look_that_began_in_the_middle_clears_nothing(archive: Path) -> None:
     with open_reading(load_config(Path("coffer.toml"))) as engine:
         scrubbing = ScrubJob(engine, Metrics(), 30)
-        scrubbing.ledger.add(Finding(1, 96, 0, "the body does not match its hash"), 1)
+        scrubbing.findings.add(Finding(1, 96, 0, "the body does not match its hash"), 1)
         scrubbing._settle(ScrubStep(1, is_resumed=True))
-        assert len(scrubbing.ledger.open_entries()) == 1
+        assert len(scrubbing.findings.open_entries()) == 1
         scrubbing._settle(ScrubStep(1))
-        assert scrubbing.ledger.open_entries() == []
+        assert scrubbing.findings.open_entries() == []

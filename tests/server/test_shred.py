@@ -31,12 +31,12 @@ from coffer.server.cli import main
 from coffer.server.config.load import load_config
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_for_keys, open_reading, open_writer
-from coffer.server.erasure.shred import Deed, Shredding, wait_until_compacted
+from coffer.server.erasure.shred import Authorization, Shredding, wait_until_compacted
 from coffer.server.keyops.provider_job import ProviderJob
 from coffer.server.main.demo import sample_study
 from coffer.server.main.service import Server
-from coffer.server.retention.holds import Hold, HoldAdmin, keeping
-from coffer.server.retention.selection import Doomed, by_study
+from coffer.server.retention.holds import Hold, HoldAdmin, matching_holds
+from coffer.server.retention.selection import PartToShred, by_study
 from tests.server.filled import free_port, job_of, part10, run, told
 
 BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"
@@ -124,7 +124,7 @@ def test_a_large_object_that_is_being_read_ends_where_it_is(archive: Path) -> No
         with engine.open_body(located.study_key_id, located.version) as body:
             chunks = body.chunks()
             assert next(chunks)
-            Shredding(engine).shred(by_study(engine, "1.2.3.6"), Deed("r", (Officer("Meyer", "a"),)))
+            Shredding(engine).shred(by_study(engine, "1.2.3.6"), Authorization("r", (Officer("Meyer", "a"),)))
             with pytest.raises(ShreddedError):
                 assert sum(map(len, chunks)) < 0
         engine.settle()
@@ -211,7 +211,7 @@ class _Overtaken(Shredding):
         self._late = [hold]
         self._holds = HoldAdmin(engine)
 
-    def require_allowed(self, doomed: Sequence[Doomed]) -> None:
+    def require_allowed(self, doomed: Sequence[PartToShred]) -> None:
         super().require_allowed(doomed)
         if self._late:
             self._holds.add(self._late.pop())
@@ -220,7 +220,7 @@ class _Overtaken(Shredding):
 def test_a_hold_counts_from_the_moment_it_is_written(archive: Path) -> None:
     with open_writer(load_config(Path("coffer.toml"))) as engine:
         late = Hold(UIDS[0], "", "court case", "", Officer("Meyer", "a"), clock_ms())
-        deed = Deed("r", (Officer("Braun", "a"),))
+        deed = Authorization("r", (Officer("Braun", "a"),))
         with pytest.raises(AccessDeniedError, match="court case"):
             _Overtaken(engine, late).shred(by_study(engine, UIDS[0]), deed)
         assert not shred.tombstones(engine.keyring)
@@ -246,9 +246,9 @@ def test_a_hold_that_is_over_holds_nothing(archive: Path) -> None:
     holds = [("5f", Hold(UIDS[0], "", "r", "2026-03-31", Officer("a", "b"), 0))]
     with open_reading(load_config(Path("coffer.toml"))) as engine:
         parts = engine.index.parts(UIDS[0])
-        assert len(keeping(holds, parts, dt.date(2026, 3, 31))) == 1
-        assert not keeping(holds, parts, dt.date(2026, 4, 1))
-        assert not keeping(holds, engine.index.parts(UIDS[1]), dt.date(2026, 3, 31))
+        assert len(matching_holds(holds, parts, dt.date(2026, 3, 31))) == 1
+        assert not matching_holds(holds, parts, dt.date(2026, 4, 1))
+        assert not matching_holds(holds, engine.index.parts(UIDS[1]), dt.date(2026, 3, 31))
 
 
 def test_the_retention_refuses_and_names_the_day(archive: Path) -> None:
@@ -526,7 +526,7 @@ def test_a_key_file_with_a_destroyed_secret_is_told_and_destroyed_again(archive:
     with Server(load_config(Path("coffer.toml"))) as server:
         wait_for(lambda: any("epoch 1 is back" in each for each in server.concerns()))
         server.services.archive.keyring.destroy_epoch(1)
-        job_of(server, ProviderJob).look()
+        job_of(server, ProviderJob).ask()
         assert not server.concerns()
     shutil.copy("between.key", "data.key")
     run("keys", "destroy", "1", "--yes")

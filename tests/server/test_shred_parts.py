@@ -16,7 +16,7 @@ from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
-from coffer.server.erasure.shred import Deed, Shredding
+from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.retention.selection import by_study
 from coffer.server.services.api import StoreRequest
@@ -136,7 +136,7 @@ def test_patients_who_were_one_by_other_rules_go_together_or_not_at_all(archive:
 def test_an_index_made_anew_by_the_process_that_shredded_shows_what_is_left(archive: Path) -> None:
     put(one("1.9.1", "A"), one("1.9.2", "B"))
     with open_writer(load_config(Path("coffer.toml"))) as engine:
-        Shredding(engine).shred(by_study(engine, STUDY, "A"), Deed("r", (Officer("Meyer", "a"),)))
+        Shredding(engine).shred(by_study(engine, STUDY, "A"), Authorization("r", (Officer("Meyer", "a"),)))
         engine.settle()
         engine.rebuild_index(lambda _done, _total: None)  # the part of B gets the number that the part of A had
         assert [part.patient_id for part in engine.index.parts(STUDY)] == ["B"]

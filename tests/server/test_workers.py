@@ -34,9 +34,9 @@ from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
 from coffer.server.dimse.protocol.requestor import Requestor
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_reading, open_writer
-from coffer.server.erasure.shred import Deed, Shredding
+from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.host import watched
-from coffer.server.keyops.epochs import Renewal
+from coffer.server.keyops.epochs import EpochAdmin
 from coffer.server.main.demo import encoded, leave_answers_to_caller, sample_study
 from coffer.server.main.service import Server
 from coffer.server.retention.selection import by_study
@@ -313,7 +313,7 @@ def test_a_key_that_is_taken_away_opens_nothing_in_any_worker_from_then_on(confi
         came.append(len(came))
         if len(came) == 2:
             Shredding(server.services.archive).shred(
-                by_study(server.services.archive, study), Deed("r", (Officer("Meyer", "a"),))
+                by_study(server.services.archive, study), Authorization("r", (Officer("Meyer", "a"),))
             )
 
     with Server(config) as server:
@@ -332,11 +332,12 @@ def test_a_server_rotates_an_epoch_that_is_old_enough(config: Config) -> None:
         keyring = engine.keyring
         later = [keyring.epoch_row(1).created_ms + 29 * 86_400_000]
         never, monthly = (
-            Renewal(engine.folder, keyring, Keys(rotate_days=days), Principal.here(None), "a test") for days in (0, 30)
+            EpochAdmin(engine.folder, keyring, Keys(rotate_days=days), Principal.here(None), "a test")
+            for days in (0, 30)
         )
-        assert not monthly.renew_if_old(now_ms=lambda: later[0])
+        assert not monthly.rotate_if_old(now_ms=lambda: later[0])
         later[0] += 2 * 86_400_000
-        assert not never.renew_if_old(now_ms=lambda: later[0])
-        assert monthly.renew_if_old(now_ms=lambda: later[0])
+        assert not never.rotate_if_old(now_ms=lambda: later[0])
+        assert monthly.rotate_if_old(now_ms=lambda: later[0])
         assert keyring.epoch == 2
         assert engine.stats().key_epoch_age < 60

@@ -34,7 +34,7 @@ def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_r
     require_reason_unless(dry_run, reason)
     admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.REQUEST_SHRED, officer)
     with admitted.open_for_keys() as archive:
-        from coffer.server.erasure.approvals import Requests
+        from coffer.server.erasure.approvals import ShredRequests
         from coffer.server.erasure.shred import Shredding, wait_until_settled
 
         selection = selected_parts(chosen, archive, **meant)
@@ -42,7 +42,7 @@ def request(chosen: Chosen, /, *, reason: str | None, officer: str | None, dry_r
             parts_to_shred.show(chosen, archive, selection, partial(Shredding(archive).require_allowed, selection))
             return
         who = admitted.principal
-        request_id = Requests(archive).add(selection, reason or "", who)
+        request_id = ShredRequests(archive).add(selection, reason or "", who)
         wait_until_settled(archive)
         missing = archive.config.keys.shred_approvals - 1
     if chosen.json:
@@ -76,10 +76,10 @@ def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool)
     """Approve a request; the last required approval shreds."""
     admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.APPROVE, officer)
     with admitted.open_for_keys() as archive:
-        from coffer.server.erasure.approvals import Requests, waiting_requests
+        from coffer.server.erasure.approvals import ShredRequests, waiting_requests
         from coffer.server.erasure.shred import wait_until_settled
 
-        requests = Requests(archive)
+        requests = ShredRequests(archive)
         if dry_run:
             selection = requests.as_now(request_id)
             who = admitted.principal
@@ -90,7 +90,7 @@ def approve(chosen: Chosen, request_id: str, officer: str | None, dry_run: bool)
         waiting = dict(waiting_requests(archive)).get(request_id)
         key_ids = requests.approve(request_id, admitted.principal)
         if key_ids is not None:
-            report(chosen, archive, list(waiting.doomed) if waiting else [], key_ids)
+            report(chosen, archive, list(waiting.selection) if waiting else [], key_ids)
             return
         wait_until_settled(archive)
     if chosen.json:
@@ -116,10 +116,10 @@ def cancel(chosen: Chosen, request_id: str, officer: str | None) -> None:
     """Cancel a request before it is fully approved."""
     admitted = chosen.existing(Action.CANCEL_REQUEST, officer)
     with admitted.open_for_keys() as archive:
-        from coffer.server.erasure.approvals import Requests
+        from coffer.server.erasure.approvals import ShredRequests
         from coffer.server.erasure.shred import wait_until_settled
 
-        Requests(archive).cancel(request_id, admitted.principal)
+        ShredRequests(archive).cancel(request_id, admitted.principal)
         wait_until_settled(archive)
     if chosen.json:
         output.as_json({"request": request_id, "state": "cancelled"})

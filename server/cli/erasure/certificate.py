@@ -15,7 +15,7 @@ from coffer.server.cli.options import Chosen, archive_options, json_option
 if TYPE_CHECKING:
     from coffer.archive.tree.certificate import Certificate, EpochOpener
     from coffer.server.config.settings import Config
-    from coffer.server.erasure.certificate import Issued
+    from coffer.server.erasure.certificate import IssuedCertificate
 
 _NOT_ERASED = 1
 
@@ -179,7 +179,7 @@ def _fields(found: Certificate) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, issued: Issued) -> Path:
+def _write(folder: Path, issued: IssuedCertificate) -> Path:
     """Write the certificate to a new file whose name says whether the study is erased. Durable on return.
 
     Raises InputError if the file exists.

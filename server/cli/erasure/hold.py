@@ -71,7 +71,7 @@ def add(  # noqa: PLR0917  one parameter for each option
     with admitted.open_for_keys(may_lag=True) as archive:
         from coffer.keys.clock import clock_ms
         from coffer.server.erasure.shred import wait_until_settled
-        from coffer.server.retention.holds import Hold, HoldAdmin, kept_now
+        from coffer.server.retention.holds import Hold, HoldAdmin, count_kept
 
         who = admitted.principal
         made = Hold(
@@ -87,7 +87,7 @@ def add(  # noqa: PLR0917  one parameter for each option
         holds = HoldAdmin(archive)
         hold_id = holds.add(made)
         recorded = wait_until_settled(archive)
-        count = kept_now(archive.index, holds.as_stored(made))
+        count = count_kept(archive.index, holds.as_stored(made))
     if not count:
         output.warn(
             f"hold {hold_id} keeps nothing that is stored now",

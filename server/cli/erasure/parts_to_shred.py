@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from coffer.index.query.parts import Part
     from coffer.server.engine.archive import ReadableArchive
     from coffer.server.retention.preview import Portion, Preview
-    from coffer.server.retention.selection import Doomed
+    from coffer.server.retention.selection import PartToShred
 
 _MOST_LINES = 50
 
 
 def show(
-    chosen: Chosen, archive: ReadableArchive, selection: list[Doomed], require_allowed: Callable[[], object]
+    chosen: Chosen, archive: ReadableArchive, selection: list[PartToShred], require_allowed: Callable[[], object]
 ) -> None:
     """Print the dry run: what would be erased, what would stay and, if `require_allowed` raises, what forbids it."""
     from coffer.server.retention.preview import preview
@@ -114,12 +114,12 @@ def _fields(each: Portion) -> dict[str, Any]:
     }
 
 
-def studies(selection: Iterable[Doomed]) -> int:
+def studies(selection: Iterable[PartToShred]) -> int:
     """The number of studies that these parts belong to; an object that is in none counts as one."""
     return len({each.part.study_uid or each.part for each in selection})
 
 
-def counted(selection: Sequence[Doomed]) -> str:
+def counted(selection: Sequence[PartToShred]) -> str:
     """`2 studies with 5 instances and 1 older version`."""
     older = sum(each.versions - each.instances for each in selection)
     instances = number_of(sum(each.instances for each in selection), "instance")

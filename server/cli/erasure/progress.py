@@ -12,7 +12,7 @@ from coffer.server.cli.erasure import parts_to_shred
 from coffer.server.cli.options import Chosen, archive_options, json_option, officer_option
 
 if TYPE_CHECKING:
-    from coffer.server.erasure.approvals import Request
+    from coffer.server.erasure.approvals import ShredRequest
     from coffer.server.erasure.finish import Finished
 
 _NO_RECEIPT = 6  # the exit code of a provider that cannot be reached
@@ -135,10 +135,10 @@ def list_shreds(chosen: Chosen) -> None:
         output.say(output.plain(f"what was shredded can still be opened by {what}"))
 
 
-def _request_row(request_id: str, one: Request) -> dict[str, Any]:
+def _request_row(request_id: str, one: ShredRequest) -> dict[str, Any]:
     return {
         "request": request_id,
-        "studies": parts_to_shred.studies(one.doomed),
+        "studies": parts_to_shred.studies(one.selection),
         "requested": output.when(one.requested_ms),
         "officers": ", ".join(map(str, one.officers)),
         "reason": one.reason,

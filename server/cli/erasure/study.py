@@ -20,7 +20,7 @@ from coffer.server.cli.options import (
 
 if TYPE_CHECKING:
     from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
-    from coffer.server.retention.selection import Doomed
+    from coffer.server.retention.selection import PartToShred
 
 
 def selection_options(function: Any) -> Any:
@@ -71,7 +71,7 @@ def study(
     require_reason_unless(dry_run, reason)
     admitted = chosen.existing(Action.PREVIEW_SHRED if dry_run else Action.SHRED, officer)
     with admitted.open_for_keys() as archive:
-        from coffer.server.erasure.shred import Deed, Shredding
+        from coffer.server.erasure.shred import Authorization, Shredding
         from coffer.server.retention.preview import preview
         from coffer.server.retention.selection import as_now, require_same
 
@@ -85,7 +85,7 @@ def study(
         confirm(question, yes=yes, lines=[] if yes else parts_to_shred.lines(preview(archive, selection)))
         if not yes:
             require_same(archive, selection, as_now(archive, selection))  # what was shown is what is erased
-        key_ids = shredding.shred(selection, Deed(reason or "", (admitted.principal.officer,)))
+        key_ids = shredding.shred(selection, Authorization(reason or "", (admitted.principal.officer,)))
         report(chosen, archive, selection, key_ids)
 
 
@@ -104,7 +104,7 @@ def selected_parts(  # noqa: PLR0917  one parameter for each option
     patient_id: str | None,
     issuer: str | None,
     all_patients: bool,
-) -> list[Doomed]:
+) -> list[PartToShred]:
     """The parts that the options select. Raises SeveralPatientsError for a UID of several patients, after
     showing them."""
     from coffer.server.retention.selection import SeveralPatientsError, by_instance, by_patient, by_study
@@ -127,7 +127,7 @@ def selected_parts(  # noqa: PLR0917  one parameter for each option
         raise
 
 
-def report(chosen: Chosen, archive: KeyAdminArchive, selection: list[Doomed], key_ids: list[bytes]) -> None:
+def report(chosen: Chosen, archive: KeyAdminArchive, selection: list[PartToShred], key_ids: list[bytes]) -> None:
     """Wait until the shred is recorded, and print the result."""
     from coffer.keys.keyring.shred import tombstones
     from coffer.server.erasure.shred import wait_until_settled

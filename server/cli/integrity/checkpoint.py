@@ -42,11 +42,11 @@ def show(chosen: Chosen) -> None:
     from coffer.archive.tree.checkpoint import open_checkpoint
     from coffer.archive.tree.checkpoint_history import read_entries
     from coffer.archive.tree.key_history import read_key_history
-    from coffer.server.maintenance.offline import look
+    from coffer.server.maintenance.offline import inspect_keyring
 
     note = signed_note(folder)
     signed, noted = open_checkpoint(note, folder), sum(1 for _ in read_entries(folder))
-    reader, remembered = LogReader(folder), look(folder).witness
+    reader, remembered = LogReader(folder), inspect_keyring(folder).remembered
     unsigned, keys = sum(1 for _ in reader.records(signed.size)), read_key_history(folder)
     reader.close()
     shown: dict[str, Any] = {

@@ -42,11 +42,11 @@ def show(chosen: Chosen) -> None:
     config = chosen.existing(Action.INSPECT).config
     from coffer.archive.repair.divergence import find_divergence
     from coffer.archive.store.folder import ArchiveFolder
-    from coffer.server.maintenance.offline import look, lost_holds
+    from coffer.server.maintenance.offline import inspect_keyring, lost_holds
 
     folder = ArchiveFolder.open(config.archive)
-    seen = look(folder)
-    history = find_divergence(folder, seen.witness, seen.objection)
+    seen = inspect_keyring(folder)
+    history = find_divergence(folder, seen.remembered, seen.objection)
     lost = () if history.complaint is None else lost_holds(config)
     if chosen.json:
         output.as_json(_as_json(history) | {"lost_holds": None if lost is None else [_fields(each) for each in lost]})
@@ -78,12 +78,12 @@ def take(chosen: Chosen, copy: Path) -> None:
     config = admitted.config
     from coffer.archive.repair.divergence import find_divergence, take_from
     from coffer.archive.store.folder import ArchiveFolder
-    from coffer.server.maintenance.offline import hands_on, settle
+    from coffer.server.maintenance.offline import offline_session, settle_findings
 
     source = ArchiveFolder.open(copy)
     total = source.log_size()
-    with hands_on(config, "coffer recover from") as hand:
-        history = find_divergence(hand.folder, hand.witness, hand.objection)
+    with offline_session(config, "coffer recover from") as hand:
+        history = find_divergence(hand.folder, hand.remembered, hand.objection)
         with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:
             numbers = take_from(
                 hand.folder,
@@ -94,7 +94,7 @@ def take(chosen: Chosen, copy: Path) -> None:
             )
     with admitted.open_writer() as archive:
         records = archive.log.next_seq
-        settle(archive.folder)
+        settle_findings(archive.folder)
     if chosen.json:
         output.as_json({"segments": numbers, "records": records})
     elif numbers:
@@ -127,10 +127,10 @@ def accept_loss(chosen: Chosen, size: int) -> None:
     config = admitted.config
     from coffer.archive.repair.divergence import accept_loss as accept
     from coffer.archive.repair.divergence import find_divergence
-    from coffer.server.maintenance.offline import hands_on, settle
+    from coffer.server.maintenance.offline import offline_session, settle_findings
 
-    with hands_on(config, "coffer recover accept-loss") as hand:
-        history = find_divergence(hand.folder, hand.witness, hand.objection)
+    with offline_session(config, "coffer recover accept-loss") as hand:
+        history = find_divergence(hand.folder, hand.remembered, hand.objection)
         if history.complaint is None:
             raise InputError("nothing is lost: log, checkpoint and keyring agree", hint="start the server")
         if size != history.size:
@@ -139,7 +139,7 @@ def accept_loss(chosen: Chosen, size: int) -> None:
         lost = hand.lost_holds
     with admitted.open_writer() as archive:
         records = archive.log.next_seq
-        settle(archive.folder)
+        settle_findings(archive.folder)
     if chosen.json:
         output.as_json(
             {

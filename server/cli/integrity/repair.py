@@ -43,7 +43,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     from coffer.archive.store.writer_lock import WriterLock
     from coffer.archive.verify.findings import FindingStore
     from coffer.keys.clock import clock_ms
-    from coffer.server.maintenance.offline import look
+    from coffer.server.maintenance.offline import inspect_keyring
 
     folder, source = ArchiveFolder.open(config.archive), ArchiveFolder.open(copy)
     total = folder.log_size()
@@ -51,7 +51,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
         folder.complete()
         with output.progress("looking for damage", hidden=chosen.json, in_bytes=True) as bar:
             report = repair_from(
-                folder, source, only=set(records), remembered=look(folder).witness,
+                folder, source, only=set(records), remembered=inspect_keyring(folder).remembered,
                 progress=lambda done: bar.advance(done, total),
             )  # fmt: skip
         FindingStore(folder.scrub).settle({0, *folder.segment_numbers()}, report.remaining)

@@ -85,7 +85,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
     from coffer.server.maintenance.deep_check import open_records
-    from coffer.server.maintenance.offline import look, look_at_index
+    from coffer.server.maintenance.offline import inspect_index, inspect_keyring
 
     folder = ArchiveFolder.open(config.archive)
     total = folder.log_size()
@@ -97,15 +97,15 @@ def verify(  # noqa: PLR0917  one parameter for each option
     options = Options(depth, _start(since, folder), sample, seed, jobs)
     started, findings = time.monotonic(), []
     with output.progress("verifying", hidden=chosen.json or json_lines, in_bytes=True) as bar:
-        seen = look(folder)
+        seen = inspect_keyring(folder)
         verifier = Verifier(
             folder,
             options,
             open_records=partial(open_records, config),
-            remembered=seen.witness,
+            remembered=seen.remembered,
             progress=lambda done: bar.advance(done, total),
         )
-        index = look_at_index(folder) if depth is not VerifyLevel.HEADERS else []
+        index = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
         for finding in chain(planted(folder), seen.findings, index, verifier.findings()):
             findings.append(finding)
             if json_lines:

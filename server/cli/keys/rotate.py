@@ -14,7 +14,7 @@ from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, confirm, json_option, officer_option
 
 if TYPE_CHECKING:
-    from coffer.server.keyops.epochs import Ended
+    from coffer.server.keyops.epochs import EndedEpoch
 
 _NO_RECEIPT = 6
 _STATES = {EpochState.DESTROYED: "destroyed", EpochState.ABANDONED: "given up, NOT destroyed"}
@@ -140,7 +140,7 @@ def destroy(  # noqa: PLR0917  one parameter for each option
         click.get_current_context().exit(_NO_RECEIPT)
 
 
-def _as_json(ended: Ended) -> dict[str, object]:
+def _as_json(ended: EndedEpoch) -> dict[str, object]:
     until = _until(ended)
     return {
         "epoch": ended.epoch,
@@ -155,7 +155,7 @@ def _as_json(ended: Ended) -> dict[str, object]:
     }
 
 
-def _until(ended: Ended) -> str:
+def _until(ended: EndedEpoch) -> str:
     """Until when a provider can cancel the destruction, "" if none can."""
     from coffer.keys.clock import clock_ms
 
@@ -163,7 +163,7 @@ def _until(ended: Ended) -> str:
     return "" if is_over else output.when(ended.effective_ms or 0)
 
 
-def _say(ended: Ended) -> None:
+def _say(ended: EndedEpoch) -> None:
     for each in ended.receipts:
         output.say(output.plain(f"Destroyed: {each.keeper}. Still to do: {each.caveat}."))
     for missing in ended.missing:
