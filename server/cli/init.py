@@ -21,7 +21,7 @@ def init(chosen: Chosen) -> None:
     """Make an empty archive and its first key. Never touches an archive that is there already."""
     config = chosen.admit(Action.CREATE).config
     from coffer.server.engine.create import create_archive
-    from coffer.server.engine.providers import told
+    from coffer.server.engine.providers import provider_location
 
     had_key = config.keys.key_file.exists()
     create_archive(config)
@@ -36,7 +36,7 @@ def init(chosen: Chosen) -> None:
         output.say(f"key file {'used' if had_key else 'made'}  {config.keys.key_file}")
         advice = "Copy the key file to a safe place that is not on this machine, now."
     else:
-        output.say(f"key kept by    {told(config.keys)}")
+        output.say(f"key kept by    {provider_location(config.keys)}")
         advice = "Make sure that its backup works, or split the key: coffer keys split --help. Now."
     output.say()
     output.say(advice)

@@ -2,7 +2,7 @@
 
 Rule: what is not allowed is refused before anything changes; what is allowed happens in one transaction of the keyring,
 after which no process gives the key to anybody. The rest (log, index, the key's row) is the writer's, here or in the
-process that runs: `WritableArchive.settle`. Order and what a stop in between leaves: docs/keys.md.
+process that runs: `WritableArchive.reconcile`. Order and what a stop in between leaves: docs/keys.md.
 """
 
 from collections.abc import Callable, Sequence

@@ -114,9 +114,9 @@ def carry_out(archive: KeyAdminArchive, begun: list[Rekey], progress: Callable[[
     WriterGoneError where it has ended: who opens the archive again then does it itself.
     """
     if isinstance(archive, WritableArchive):
-        archive.settle()
+        archive.reconcile()
         Rekeyer(archive).run(progress)
-        archive.settle()
+        archive.reconcile()
         return
     moved, last = time.monotonic(), None
     while True:

@@ -140,7 +140,7 @@ def hands_on(config: Config, command: str) -> Iterator[Hand]:
             # Whoever accepts a loss makes an older keyring the newest: what was shredded since must not live again.
             late = missed(folder, keyring, reader, alone=True)
             shred_again(late, keyring)
-            for what in late.told(keyring.epoch):
+            for what in late.contradictions(keyring.epoch):
                 _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
             with suppress(IntegrityError):  # what is wrong with the endorsements is about to be told
                 finish(folder, keyring)

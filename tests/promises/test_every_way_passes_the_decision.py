@@ -329,7 +329,7 @@ def test_an_approval_asks_too(base: Path, config: Config, deny: Callable[..., li
         study = next(Finder(archive).rows({LEVEL: ("STUDY",), STUDY: ()}, model="study", caller=WHO))[STUDY][0]
         assert isinstance(study, str)
         request = Requests(archive).add(by_study(archive, study), "r", WHO)
-        archive.settle()
+        archive.reconcile()
         before, asked = seen(base), deny()
         with pytest.raises(AccessDeniedError, match=CAUSE):
             Requests(archive).approve(request, Principal.person("Braun", "a"))

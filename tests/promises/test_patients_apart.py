@@ -162,7 +162,7 @@ def erase(archive: Archive, patient: str) -> None:
         names = {key: part.name for part in engine.index.parts_of_patient(patient) for key in part.key_ids}
         assert names
         assert set(schedule(engine.keyring, names, now_ms=1, until_ms=2)) == set(names)
-        engine.settle()
+        engine.reconcile()
 
 
 def remove_index(archive: Archive) -> None:
@@ -320,7 +320,7 @@ def test_objects_without_a_study_have_a_key_each(archive: Archive) -> None:
             assert engine.stats().studies == 0
     with archive.open() as engine:
         schedule(engine.keyring, dict.fromkeys(parts[0].key_ids, parts[0].name), now_ms=1, until_ms=2)
-        engine.settle()
+        engine.reconcile()
         assert not Retriever(engine).instances({SOP_UID: (things[0].sop,)}, Principal.peer("VIEWER"))
         for each in things[1:]:
             assert len(Retriever(engine).instances({SOP_UID: (each.sop,)}, Principal.peer("VIEWER"))) == 1
