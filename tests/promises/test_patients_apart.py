@@ -198,7 +198,7 @@ def test_two_patients_under_one_study_uid_stay_apart(archive: Archive, event: st
             }
             sent, remark = plan(engine, "study", "STUDY", {STUDY_UID: STUDY})
             assert sent == sorted([*sent_of(*A, *B), f" {nobody.sop}"])
-            assert remark == "objects of 3 patients have the UIDs that were asked for"
+            assert remark == "objects of 3 patients have the requested UIDs"
             assert engine.stats().shared_studies == 1
             keys = [part.key_ids for part in engine.index.parts(STUDY)]
             assert len(keys) == 3

@@ -74,5 +74,5 @@ def _content(instance: Instance, contexts: Iterable[Context]) -> Content | str:
         return str(error)
     except Exception as error:  # noqa: BLE001  # one object must not take the others with it
         _log.exception("an object cannot be sent: internal error", name="object.send_failed")
-        return f"a fault of the archive: {type(error).__name__}"
+        return f"internal error: {type(error).__name__}"
     return Content(context, data)
