@@ -222,7 +222,7 @@ class WritableArchive(KeyAdminArchive):
                 raise
             _log.error(
                 "a change of keys is not finished",
-                name="reconcile.failed",
+                name="keys.settle_failed",
                 cause=str(error),
                 remedy=error.hint(),
             )

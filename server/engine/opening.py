@@ -241,7 +241,7 @@ def _reconcile(archive: WritableArchive, reconciler: Reconciler) -> None:
     except UnavailableError as error:
         if archive.log.accepts_events():
             raise
-        _log.error("a change of keys is not finished", name="reconcile.failed", cause=str(error), remedy=error.hint())
+        _log.error("a change of keys is not finished", name="keys.settle_failed", cause=str(error), remedy=error.hint())
 
 
 def _record_deferred(archive: WritableArchive) -> None:
