@@ -1,6 +1,6 @@
 """Who acts, and whether they may: every door and every command asks here before anything is stored, listed, changed or
-handed out.
+returned.
 
-Rule: knows people, peers and actions; never DIMSE, HTTP or storage. `principal` says who, `action` what and on what,
-`rules` holds every rule there is, and `decision` answers.
+Rule: knows people, peers and actions; never DIMSE, HTTP or storage. `principal` says who acts, `action` what is done
+and to what, `rules` holds every rule, and `decision` applies them.
 """

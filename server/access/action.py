@@ -1,19 +1,19 @@
-"""What can be asked for: every action there is, what it is about, and for which purpose.
+"""What can be requested: every action, the resource it concerns, and its purpose.
 
-Rule: each action stands here once, under the name that the log has for good. A command or a service that does something
-else than these needs a name of its own, never a near one: the audit trail tells actions apart by nothing else.
+Rule: each action is listed here once, under the name that the log keeps for good. A command or a service that does
+anything else needs a new name, never a similar one: the name is all that distinguishes actions in the audit trail.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coffer.server.access.principal import Kind, Principal
+from coffer.server.access.principal import Principal, PrincipalKind
 
-__all__ = ["ARCHIVE", "Action", "Asked", "Purpose", "Resource", "ResourceKind"]
+__all__ = ["ARCHIVE", "AccessRequest", "Action", "PurposeOfUse", "Resource", "ResourceKind"]
 
 
 class Action(StrEnum):
-    """What somebody may ask for; the values appear in the log."""
+    """What a principal may request; the values appear in the log."""
 
     # Over the network, and the same at the command line
     ASSOCIATE = "associate"
@@ -21,7 +21,7 @@ class Action(StrEnum):
     STORE = "store"
     FIND = "find"
     RETRIEVE = "retrieve"
-    MOVE = "move"  # what is retrieved goes to a third party
+    MOVE = "move"  # the objects go to a third party
     # Objects in and out of files
     IMPORT = "import"
     EXPORT = "export"
@@ -29,7 +29,7 @@ class Action(StrEnum):
     CREATE = "create"
     SERVE = "serve"
     CONFIGURE = "configure"
-    INSPECT = "inspect"  # figures, lists of keys and holds: what the archive says of itself
+    INSPECT = "inspect"  # figures, lists of keys and holds
     REINDEX = "reindex"
     # Evidence
     VERIFY = "verify"
@@ -63,7 +63,7 @@ class Action(StrEnum):
 
 
 class ResourceKind(StrEnum):
-    """What sort of thing an action is about; the values appear in the log."""
+    """The kind of resource an action concerns; the values appear in the log."""
 
     ARCHIVE = "archive"
     DESTINATION = "destination"
@@ -72,8 +72,8 @@ class ResourceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What an action is about: `name` is the AE title of a destination; `agreed` are the names of the officers who have
-    agreed to an erasure so far. No UID and no patient's data: it may be logged."""
+    """What an action concerns: `name` is the AE title of a destination; `agreed` holds the names of the officers who
+    have agreed to an erasure so far. It holds no UID and no patient data, so it may be logged."""
 
     kind: ResourceKind
     name: str = ""
@@ -81,7 +81,7 @@ class Resource:
 
     @classmethod
     def destination(cls, ae_title: str) -> "Resource":
-        """Another application entity that is to get objects."""
+        """Another application entity that is to receive objects."""
         return cls(ResourceKind.DESTINATION, ae_title)
 
     @classmethod
@@ -93,24 +93,25 @@ class Resource:
 ARCHIVE = Resource(ResourceKind.ARCHIVE)
 
 
-class Purpose(StrEnum):
-    """What for, in the words of HL7's PurposeOfUse; the values appear in the log."""
+class PurposeOfUse(StrEnum):
+    """The purpose, as a code of HL7 PurposeOfUse; the values appear in the log."""
 
     TREATMENT = "TREAT"
     ADMINISTRATION = "HSYSADMIN"
 
     @classmethod
-    def of(cls, principal: Principal) -> "Purpose":
-        """What is taken for granted where nobody says a purpose: no door lets anybody say one yet."""
-        return cls.TREATMENT if principal.kind is Kind.PEER else cls.ADMINISTRATION
+    def of(cls, principal: Principal) -> "PurposeOfUse":
+        """The assumed purpose: no door accepts a stated one yet."""
+        return cls.TREATMENT if principal.kind is PrincipalKind.PEER else cls.ADMINISTRATION
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One question: who wants to do what, with what, what for, and when (milliseconds since 1970)."""
+class AccessRequest:
+    """One request to decide on: who wants to do what, to which resource, for which purpose, and when (milliseconds
+    since 1970)."""
 
     principal: Principal
     action: Action
     resource: Resource
-    purpose: Purpose
+    purpose: PurposeOfUse
     at: int

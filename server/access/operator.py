@@ -1,7 +1,8 @@
-"""What is kept of a person who acted: the name that was given, and the account of the operating system.
+"""What is recorded of a person who acted: the name given, and the account of the operating system.
 
-Rule: two names prove that two were named, and no more: whoever may use the account may type any name. Both are kept
-with every act, so that questions can be asked later. This is a stored form; who acts now is a `Principal`.
+Rule: two names prove that two people were named, and no more: anyone who may use the account may type any name. Both
+are kept with every act, so that they can be investigated later. This is the stored form; the acting party is a
+`Principal`.
 """
 
 from typing import Final
@@ -10,7 +11,7 @@ import msgspec
 
 from coffer.keys.errors import InputError
 
-__all__ = ["Officer", "require_reason", "told"]
+__all__ = ["Officer", "display_name", "require_reason"]
 
 _LONGEST_REASON: Final = 1000
 
@@ -22,18 +23,18 @@ class Officer(msgspec.Struct, frozen=True):
     account: str
 
     def __str__(self) -> str:
-        return told(self.name, self.account)
+        return display_name(self.name, self.account)
 
 
-def told(name: str, account: str) -> str:
-    """A person for people: the account stands behind the name where it says something else."""
+def display_name(name: str, account: str) -> str:
+    """A person as shown to people: the name, followed by the account where it differs."""
     return name if account in {"", name} else f"{name} ({account})"
 
 
 def require_reason(what: str, reason: str) -> None:
-    """Raise InputError for a reason that says nothing, or too much."""
+    """Raise InputError if the reason is blank or too long."""
     if not reason.strip() or len(reason) > _LONGEST_REASON:
         raise InputError(
             f"{what} needs a reason of at most {_LONGEST_REASON} characters",
-            hint="say --reason TEXT; it is kept for good, so write no name into it",
+            hint="give --reason TEXT; it is kept permanently, so write no patient's name into it",
         )

@@ -1,8 +1,8 @@
 """Every rule about who may do what, in one table by action.
 
-Rule: pure. All rules of an action must permit it; the first that denies it says why. What a rule permits may carry
-duties. An action that the table does not name is for whoever has the account on the archive's host, and for nobody
-else: so a new one is closed to the network until somebody opens it here.
+Rule: pure. All rules of an action must permit it; the first that denies it gives the reason. A permission may carry
+duties. An action that is missing from the table is permitted only to the account on the archive's host: a new action
+is closed to the network until it is opened here.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -12,20 +12,20 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from coffer.keys.errors import AccessDeniedError
-from coffer.server.access.action import Action, Asked
-from coffer.server.access.principal import Kind
+from coffer.server.access.action import AccessRequest, Action
+from coffer.server.access.principal import PrincipalKind
 
-__all__ = ["Deny", "Duty", "Permit", "Reason", "Rules", "rules_for"]
+__all__ = ["AccessRules", "DenialReason", "Deny", "Duty", "Permit", "rules_for"]
 
 
 class Duty(StrEnum):
-    """What goes with a permission: whoever got it must see that it is done."""
+    """An obligation that comes with a permission; the caller must fulfil it."""
 
-    FURTHER_APPROVAL = "further-approval"  # another officer has to agree before anything is erased
+    FURTHER_APPROVAL = "further-approval"  # another officer must agree before anything is erased
 
 
-class Reason(StrEnum):
-    """Why not; the values appear in the log."""
+class DenialReason(StrEnum):
+    """Why access was denied; the values appear in the log."""
 
     UNKNOWN_PEER = "unknown-peer"
     UNKNOWN_DESTINATION = "unknown-destination"
@@ -36,106 +36,106 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Yes, with these duties."""
+    """Permitted, with these duties."""
 
     duties: frozenset[Duty] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """No: the reason for the log, the cause and the remedy for the person or peer refused."""
+    """Denied: the reason for the log, the cause and the remedy for the person or peer refused."""
 
-    reason: Reason
+    reason: DenialReason
     cause: str
     hint: str
 
     def error(self) -> AccessDeniedError:
-        """What is raised for it."""
+        """The error to raise for it."""
         return AccessDeniedError(self.cause, hint=self.hint)
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What the configuration says about access: the AE titles of the peers, whether only they are served, and how many
-    officers must agree to an erasure."""
+class AccessRules:
+    """The configuration of access: the AE titles of the peers, whether only they are served, and how many officers must
+    agree to an erasure."""
 
     peers: Collection[str]
     known_peers_only: bool
     shred_approvals: int
 
-    def known_peer(self, asked: Asked) -> Permit | Deny:
+    def known_peer(self, asked: AccessRequest) -> Permit | Deny:
         """With `dimse.known_peers_only`, a peer is one of `[[peers]]`. An AE title prevents mistakes, not attacks."""
         who = asked.principal
-        if who.kind is not Kind.PEER or not self.known_peers_only or who.ae_title in self.peers:
+        if who.kind is not PrincipalKind.PEER or not self.known_peers_only or who.ae_title in self.peers:
             return Permit()
         return Deny(
-            Reason.UNKNOWN_PEER,
+            DenialReason.UNKNOWN_PEER,
             f"AE title {who.ae_title!r} is not a configured peer",
             "add it under [[peers]] in coffer.toml, or set dimse.known_peers_only = false",
         )
 
-    def known_destination(self, asked: Asked) -> Permit | Deny:
-        """Objects are sent to `[[peers]]` only, whoever asks for it (PS3.4 C.4.2)."""
+    def known_destination(self, asked: AccessRequest) -> Permit | Deny:
+        """Objects are sent to `[[peers]]` only, whoever the caller is (PS3.4 C.4.2)."""
         if asked.resource.name in self.peers:
             return Permit()
         return Deny(
-            Reason.UNKNOWN_DESTINATION,
+            DenialReason.UNKNOWN_DESTINATION,
             f"move destination {asked.resource.name!r} is not configured",
             "add it under [[peers]] in coffer.toml",
         )
 
-    def on_this_host(self, asked: Asked) -> Permit | Deny:
-        """Whoever has the account may administer; no peer may. The files' permissions say who has it."""
-        if asked.principal.kind is not Kind.PEER:
+    def on_this_host(self, asked: AccessRequest) -> Permit | Deny:
+        """Holders of the account may administer; no peer may. File permissions decide who can use the account."""
+        if asked.principal.kind is not PrincipalKind.PEER:
             return Permit()
         return Deny(
-            Reason.NOT_FROM_THE_NETWORK,
-            f"{asked.action} is not for peers",
+            DenialReason.NOT_FROM_THE_NETWORK,
+            f"{asked.action} is not available to peers",
             "run the command on the archive's host, under its account",
         )
 
-    def another_officer(self, asked: Asked) -> Permit | Deny:
-        """Each approval is another officer's, by the name, in whatever letters; then more may be needed still."""
+    def another_officer(self, asked: AccessRequest) -> Permit | Deny:
+        """Each approval comes from a different officer, compared by name without case; more may still be needed."""
         who, agreed = asked.principal.name, _names(asked.resource.agreed)
         if who.casefold() in agreed:
             return Deny(
-                Reason.SAME_OFFICER,
-                f"{who} has asked for it or agreed already: another officer must",
-                "that is the rule of [keys] shred_approvals; the other one says --officer NAME",
+                DenialReason.SAME_OFFICER,
+                f"{who} has already requested or approved it: another officer must agree",
+                "[keys] shred_approvals requires it; the other officer gives --officer NAME",
             )
         is_enough = len(agreed) + 1 >= self.shred_approvals
         return Permit() if is_enough else Permit(frozenset({Duty.FURTHER_APPROVAL}))
 
-    def enough_officers(self, asked: Asked) -> Permit | Deny:
-        """Nothing is erased before as many officers have agreed as `[keys] shred_approvals` says, who acts included."""
+    def enough_officers(self, asked: AccessRequest) -> Permit | Deny:
+        """Nothing is erased before `[keys] shred_approvals` officers have agreed, the caller included."""
         if len(_names((*asked.resource.agreed, asked.principal.name))) >= self.shred_approvals:
             return Permit()
         return Deny(
-            Reason.TOO_FEW_OFFICERS,
+            DenialReason.TOO_FEW_OFFICERS,
             f"{self.shred_approvals} officers must agree ([keys] shred_approvals)",
-            "ask with coffer shred request",
+            "request it with coffer shred request",
         )
 
 
-Rule: TypeAlias = Callable[[Rules, Asked], Permit | Deny]
+Rule: TypeAlias = Callable[[AccessRules, AccessRequest], Permit | Deny]
 
-_HOST_ONLY: Final[tuple[Rule, ...]] = (Rules.on_this_host,)
+_HOST_ONLY: Final[tuple[Rule, ...]] = (AccessRules.on_this_host,)
 _TABLE: Final[Mapping[Action, tuple[Rule, ...]]] = MappingProxyType(
     {
-        Action.ASSOCIATE: (Rules.known_peer,),
-        Action.ECHO: (Rules.known_peer,),
-        Action.STORE: (Rules.known_peer,),
-        Action.FIND: (Rules.known_peer,),
-        Action.RETRIEVE: (Rules.known_peer,),
-        Action.MOVE: (Rules.known_peer, Rules.known_destination),
-        Action.APPROVE: (Rules.on_this_host, Rules.another_officer),
-        Action.SHRED: (Rules.on_this_host, Rules.enough_officers),
+        Action.ASSOCIATE: (AccessRules.known_peer,),
+        Action.ECHO: (AccessRules.known_peer,),
+        Action.STORE: (AccessRules.known_peer,),
+        Action.FIND: (AccessRules.known_peer,),
+        Action.RETRIEVE: (AccessRules.known_peer,),
+        Action.MOVE: (AccessRules.known_peer, AccessRules.known_destination),
+        Action.APPROVE: (AccessRules.on_this_host, AccessRules.another_officer),
+        Action.SHRED: (AccessRules.on_this_host, AccessRules.enough_officers),
     }
 )
 
 
 def rules_for(action: Action) -> tuple[Rule, ...]:
-    """The rules that must all permit an action, in the order in which they are asked."""
+    """The rules that must all permit an action, in the order in which they are applied."""
     return _TABLE.get(action, _HOST_ONLY)
 
 

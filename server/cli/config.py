@@ -44,14 +44,14 @@ def check(chosen: Chosen) -> None:
         effective = None if loaded is None else msgspec.to_builtins(loaded, enc_hook=str)
         output.as_json({"file": source, "ok": not problems, "problems": problems, "config": effective})
     elif loaded is not None:
-        from coffer.server.engine.providers import guarded, told
+        from coffer.server.engine.providers import guarded, provider_location
 
         where = f"{source} is valid" if source else "no config file: the defaults apply"
         output.say(where)
         output.facts(
             {
                 "archive": str(loaded.archive),
-                "key": told(loaded.keys),
+                "key": provider_location(loaded.keys),
                 "key memory": guarded(),
                 "DICOM": f"{loaded.dimse.ae_title} on {loaded.dimse.host} port {loaded.dimse.port}",
                 "HTTP": f"{loaded.http.host} port {loaded.http.port}" if loaded.http.enabled else "off",

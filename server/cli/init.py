@@ -21,7 +21,7 @@ def init(chosen: Chosen) -> None:
     """Create an empty archive and its first key. Never touches an existing archive."""
     config = chosen.admit(Action.CREATE).config
     from coffer.server.engine.create import create_archive
-    from coffer.server.engine.providers import told
+    from coffer.server.engine.providers import provider_location
 
     had_key = config.keys.key_file.exists()
     create_archive(config)
@@ -36,7 +36,7 @@ def init(chosen: Chosen) -> None:
         output.say(f"key file {'used' if had_key else 'made'}  {config.keys.key_file}")
         advice = "Copy the key file now to a safe place that is not on this machine."
     else:
-        output.say(f"key kept by    {told(config.keys)}")
+        output.say(f"key kept by    {provider_location(config.keys)}")
         advice = "Make sure now that its backup works, or split the key: coffer keys split --help."
     output.say()
     output.say(advice)

@@ -43,11 +43,11 @@ def status(chosen: Chosen, listed: bool) -> None:
     from coffer.archive.verify.findings import FindingStore
     from coffer.server.engine.archive import SKIPPED
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
-    from coffer.server.engine.providers import guarded, told
+    from coffer.server.engine.providers import guarded, provider_location
 
     with chosen.existing(Action.INSPECT).open_reading(may_lag=True) as archive:
         stats = archive.stats()
-        path, key, memory = archive.config.archive, told(archive.config.keys), guarded()
+        path, key, memory = archive.config.archive, provider_location(archive.config.keys), guarded()
         shreds = [each.state == EFFECTIVE for each in erasures(archive.keyring)]
         waiting = len(FindingStore(archive.folder.scrub).open_entries())
         short = None if archive.shortfall is None else str(archive.shortfall)

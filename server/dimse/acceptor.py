@@ -81,15 +81,15 @@ class Acceptor:
                 self._send_last(pdu.release(pdu.RELEASE_RP))
                 gracefully = True
         except ProtocolError as error:
-            _log.warning("association aborted", cause=str(error), host=self._host)
+            _log.warning("association aborted", name="association.aborted", cause=str(error), host=self._host)
             self._send_last(pdu.abort(error.source, error.reason))
             gracefully = True
         except PeerSilent as error:
-            _log.info("association aborted", cause=str(error), host=self._host)
+            _log.info("association aborted", name="association.aborted", cause=str(error), host=self._host)
             self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))
             gracefully = True
         except ConnectionClosed as error:
-            _log.info("association lost", cause=str(error), host=self._host)
+            _log.info("association lost", name="association.lost", cause=str(error), host=self._host)
         except Exception:
             self._send_last(pdu.abort(pdu.PROVIDER, pdu.NOT_SPECIFIED))  # our own fault: the peer must not wait
             gracefully = True
@@ -135,7 +135,13 @@ class Acceptor:
         return Principal.peer(request.calling_ae, request.called_ae, self._host)
 
     def _reject(self, request: AssociationRequest, rejection: Rejection) -> None:
-        _log.warning("association rejected", reason=rejection.word, calling_ae=request.calling_ae, host=self._host)
+        _log.warning(
+            "association rejected",
+            name="association.rejected",
+            reason=rejection.word,
+            calling_ae=request.calling_ae,
+            host=self._host,
+        )
         self._observer.rejected(rejection.word)
         self._send_last(negotiation.reject(rejection))
 
@@ -162,13 +168,15 @@ class Acceptor:
                 served[_NAMES.get(command.number(dimse.FIELD), "other")] += 1
         finally:
             self._observer.association_closed()
-            _log.info("association ended", calling_ae=request.calling_ae, host=self._host, **served)
+            _log.info(
+                "association ended", name="association.ended", calling_ae=request.calling_ae, host=self._host, **served
+            )
 
     def _send_last(self, data: bytes) -> None:
         try:
             self._connection.send([data])
         except ConnectionClosed:
-            _log.debug("the peer was gone before our last PDU", host=self._host)
+            _log.debug("the peer was gone before our last PDU", name="association.peer_gone", host=self._host)
 
 
 def _answer_one(operation: Operation) -> None:

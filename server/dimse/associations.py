@@ -36,7 +36,7 @@ class Associations:
         try:
             acceptor.serve()
         except Exception:  # noqa: BLE001  # one association must not take the process with it
-            _log.exception("an association ended with a fault of ours")
+            _log.exception("an association ended with an internal error", name="association.failed")
         finally:
             with self._lock:
                 self._open.discard(acceptor)

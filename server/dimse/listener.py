@@ -147,7 +147,7 @@ class Listener:
         if what:
             self._shortage.note(what)
         else:
-            _log.error("a connection was lost by a fault of ours", exc_info=error)
+            _log.error("a connection was lost to an internal error", name="connection.lost", exc_info=error)
 
     def _begin(self, connection: socket.socket, host: str) -> None:
         if headroom.lacks_descriptors():
@@ -165,7 +165,13 @@ class Listener:
             self._refuse_congested(connection, host)
         except UnavailableError as error:
             self._leave(place)
-            _log.warning("association rejected", reason=CONGESTED.word, host=host, cause=str(error))
+            _log.warning(
+                "association rejected",
+                name="association.rejected",
+                reason=CONGESTED.word,
+                host=host,
+                cause=str(error),
+            )
             self._refuse(connection, CONGESTED)
         except BaseException:
             self._leave(place)
@@ -176,7 +182,12 @@ class Listener:
         with self._lock:
             place, victim = self._places.enter(host, is_full=is_full)
         if victim is not None:
-            _log.info("an idle association gives up its place", host=victim.host, was_used=victim.is_used)
+            _log.info(
+                "an idle association is ended to make room",
+                name="association.evicted",
+                host=victim.host,
+                was_used=victim.is_used,
+            )
             self._observer.rejected("idle")
             self._dispatcher.end(victim)
         return place

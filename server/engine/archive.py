@@ -1,8 +1,8 @@
 """An open archive, in three types: one that is read, one whose keys may be changed, and the one that is written.
 
-Rule: what cannot be done with an archive as it was opened is not an attribute of its type, so that nothing finds out at
-run time. Whoever can write can change keys, and whoever can change keys can read: a function takes the first type that
-suffices. They are made by `server.engine.opening`, and know nothing of messages.
+Rule: an operation that an archive was not opened for is not an attribute of its type, so that mypy finds the misuse
+and not the run time. A writer can change keys, and what can change keys can read: a function takes the first type that
+suffices. `server.engine.opening` makes them; they know nothing of messages.
 """
 
 import os
@@ -34,28 +34,28 @@ from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed
-from coffer.server.engine.checkpoint_signer import Signatory
-from coffer.server.engine.reconcile import Settlement
+from coffer.server.engine.checkpoint_signer import ArchiveSigner
+from coffer.server.engine.reconcile import Reconciler
 from coffer.server.engine.rollback import report_trouble, trouble_of
 from coffer.server.engine.sealing import Intake
 from coffer.server.engine.stats import ArchiveStats, stats_of
 from coffer.server.mailbox import outbox, writer_process
 from coffer.server.observe.metrics import Metrics
 
-__all__ = ["SKIPPED", "KeyAdminArchive", "Parts", "ReadableArchive", "WritableArchive"]
+__all__ = ["SKIPPED", "ArchiveParts", "KeyAdminArchive", "ReadableArchive", "WritableArchive"]
 
 _log = structlog.get_logger(__name__)
 SKIPPED: Final = (
-    "objects are stored and are not found, because they cannot be read or opened now: coffer verify --level decrypt"
-    " names them"
+    "stored objects are not found, because they cannot be read or decrypted now: coffer verify --level decrypt"
+    " lists them"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What every open archive is made of. `opened` closes all of it, in the reverse of the order it was opened in.
+class ArchiveParts:
+    """What every open archive is made of. `opened` closes all of it, in the reverse order of opening.
 
-    `key_trouble` says what is wrong with the keyring beside the log, a sentence each.
+    `key_trouble` lists how the keyring contradicts the log, a sentence each.
     """
 
     config: Config
@@ -70,9 +70,9 @@ class Parts:
 
 
 class ReadableArchive:
-    """An archive that is read, beside whoever writes. Use as a context manager; safe to share between threads."""
+    """An archive that is read, beside a possible writer. Use as a context manager; safe to share between threads."""
 
-    def __init__(self, parts: Parts, shortfall: UnavailableError | None) -> None:
+    def __init__(self, parts: ArchiveParts, shortfall: UnavailableError | None) -> None:
         """`shortfall` says why the index lacks what is stored, if it does."""
         self.config = parts.config
         self.policy = policy_of(parts.config)
@@ -94,20 +94,21 @@ class ReadableArchive:
         self.close()
 
     def close(self) -> None:
-        """Let go of everything; where it was written, flush the index and sign a checkpoint before."""
+        """Close everything; an archive that was written first flushes the index and signs a checkpoint."""
         self._opened.close()
 
     def require_level(self) -> None:
-        """Have every record that the log has by now in the index. Raises UnavailableError where it lacks some.
+        """Bring the index up to date with the log. Raises UnavailableError if it still lacks records.
 
-        Who decides by the index, and waited for somebody since it was opened, must not overlook what came meanwhile.
+        A caller that decides by the index, and has waited for input since opening it, must not miss what arrived
+        meanwhile.
         """
         self.shortfall = self._feed.level(self.folder.lock)
         if self.shortfall is not None:
             raise self.shortfall
 
     def concerns(self) -> list[str]:
-        """What a human should look at although the archive does its work."""
+        """What an administrator should look at although the archive works."""
         found = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in self.key_trouble]
         if self.shortfall is not None:
             found.append(str(self.shortfall))
@@ -115,7 +116,7 @@ class ReadableArchive:
         return [*found, f"{skipped} {SKIPPED}"] if skipped else found
 
     def stats(self) -> ArchiveStats:
-        """Totals as they are now."""
+        """Current totals."""
         return self._stats(None)
 
     def _stats(self, log: LogWriter | None) -> ArchiveStats:
@@ -138,105 +139,111 @@ class ReadableArchive:
 
 
 class KeyAdminArchive(ReadableArchive):
-    """An archive whose keyring may be changed. The process that writes carries out the rest: log, index, old keys."""
+    """An archive whose keyring may be changed. The writer process does the rest: log, index, old keys."""
 
     def enclosed(self, event: Event) -> tuple[bytes, bytes]:
-        """The keyring's row for an event that is to be recorded together with a change of the keyring (`outbox`)."""
+        """The keyring's row for an event to be recorded together with a change of the keyring (see `outbox`)."""
         return outbox.enclosed(event, self.keyring.archive_key(derive.EVENT), self.folder.archive_id)
 
     def wait_until(self, is_done: Callable[[], bool], seconds: float) -> bool:
-        """Have what was begun with the keys carried out by the process that writes, waiting so long at most; whether
-        it is done. Raises CofferError."""
+        """Wait at most this long for the writer process to carry out a change of the keys; returns whether it is done.
+        Raises CofferError."""
         return writer_process.wait_until(self.folder, is_done, seconds)
 
     def require_writer(self, waits: str) -> None:
-        """Raise WriterGoneError where nobody writes who could do what `waits` names."""
+        """Raise WriterGoneError if no writer runs that could do what `waits` names."""
         writer_process.require(self.folder, waits)
 
 
 class WritableArchive(KeyAdminArchive):
-    """The archive as its one writer has it: log, index and keyring agree. A log that must not be written (damaged,
-    rolled back, forked) may be open too, to be read: it refuses every append with that cause (`log.refusal`)."""
+    """The archive as opened by its one writer: log, index and keyring agree. A log that must not be written (damaged,
+    rolled back, forked) may be opened for reading too: it refuses every append with that cause (`log.refusal`)."""
 
     def __init__(
-        self, parts: Parts, log: LogWriter, signatory: Signatory, settlement: Settlement, metrics: Metrics
+        self, parts: ArchiveParts, log: LogWriter, signer: ArchiveSigner, reconciler: Reconciler, metrics: Metrics
     ) -> None:
         super().__init__(parts, None)
         self.log = log
         self.metrics = metrics
         self.room = FreeSpace(self.folder.spool, self.config.storage.reserve_bytes)
         self.intake = Intake(self.config.limits, self.folder.archive_id, self.room)
-        self._signatory = signatory
-        self._settlement = settlement
-        self._looked = False
+        self._signer = signer
+        self._reconciler = reconciler
+        self._checked_keys = False
 
     def catch_up(self) -> None:
-        """Bring the index level with the log when it is opened, before anything is committed. Raises CofferError.
+        """Bring the index up to date with the log at opening, before anything is committed. Raises CofferError.
 
-        Of a log that must not be written it shows what there is to read, and nothing of another one: the index is the
-        log's, which is put right elsewhere, and follows that again. `shortfall` says what it lacks then.
+        For a log that must not be written, the index covers what can be read of it, and nothing of another log; it
+        follows again once the log is repaired. `shortfall` then says what the index lacks.
         """
         if self.log.refusal is not None:
             self.shortfall = self._feed.catch_up_refused()
             return
         self._feed.catch_up()
-        self._settlement.retry(self._feed.retry)
+        self._reconciler.retry(self._feed.retry)
 
     def require_level(self) -> None:
-        """As of any archive. The writer's index has what it commits: it lacks what it lacked when it was opened."""
+        """As for any archive. The writer's index has all that it commits; it lacks only what it lacked at opening."""
         if self.shortfall is not None:
             raise self.shortfall
 
     def stats(self) -> ArchiveStats:
+        """As for any archive; the writer need not count the log's records."""
         return self._stats(self.log if self.log.refusal is None else None)
 
-    def look_at_keys(self) -> None:
-        """Tell, once the index is loaded, what is wrong with keyring and index together; see `key_trouble`."""
-        if self._looked or not self.index.is_loaded or self.log.refusal is not None:
+    def check_keys(self) -> None:
+        """Once the index is loaded, compare it with the keyring and log contradictions; see `key_trouble`."""
+        if self._checked_keys or not self.index.is_loaded or self.log.refusal is not None:
             return
-        self._looked = True
+        self._checked_keys = True
         found = trouble_of(self.keyring, self.index.stats().unreadable_studies)
         report_trouble(found)
         self.key_trouble += found
 
-    def settle(self) -> None:
-        """Finish what this or another process began with the keys: durable on return. Raises as `Settlement.settle`.
+    def reconcile(self) -> None:
+        """Finish key changes that this or another process began; durable on return. Raises as `Reconciler.reconcile`.
 
-        Now and then what could not be read is tried again; what is committed reaches the index on disk.
+        Periodically retries objects that could not be read; committed objects reach the index on disk.
         """
-        self._settlement.settle()
-        self._settlement.retry(self._feed.retry)
+        self._reconciler.reconcile()
+        self._reconciler.retry(self._feed.retry)
         self.index.follow()
 
-    def wait_until(self, is_done: Callable[[], bool], seconds: float) -> bool:  # noqa: ARG002  nobody to wait for
-        """Carry out what was begun with the keys; whether it is done. Raises CofferError.
+    def wait_until(self, is_done: Callable[[], bool], seconds: float) -> bool:  # noqa: ARG002  this is the writer
+        """Carry out a change of the keys that was begun; returns whether it is done. Raises CofferError.
 
-        On a full volume it is not done, and waits for who opens the archive when there is room.
+        On a full volume it remains to be done by the next opening that finds room.
         """
         try:
-            self.settle()
+            self.reconcile()
         except UnavailableError as error:
             if self.log.accepts_events():
                 raise
-            _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
+            _log.error(
+                "a change of keys is not finished",
+                name="keys.settle_failed",
+                cause=str(error),
+                remedy=error.hint(),
+            )
         return is_done()
 
     def require_writer(self, waits: str) -> None:
-        """Return: this is who writes."""
+        """Return: this is the writer."""
 
     def deliver(self) -> int:
-        """Move the events that wait in the keyring into the log, durable on return; how many there were."""
-        return self._settlement.deliver()
+        """Move the events waiting in the keyring into the log, durable on return; returns how many there were."""
+        return self._reconciler.deliver()
 
     def sign_checkpoint(self) -> Checkpoint | None:
-        """Sign the log as it is; durable on return. None where nothing was added. Raises as `Signatory.sign`."""
-        return self._signatory.sign()
+        """Sign the log as it is; durable on return. None if nothing was added. Raises as `ArchiveSigner.sign`."""
+        return self._signer.sign()
 
     def record_event(self, kind: Kind, facts: Mapping[str, object], key_id: bytes = NO_KEY) -> Position:
-        """Append what an administrator did as a sealed event; durable on return. Raises UnavailableError."""
+        """Append a sealed event for an administrator's act; durable on return. Raises UnavailableError."""
         event, key = Event(kind, clock_ms(), facts, key_id), self.keyring.archive_key(derive.EVENT)
         return self.log.append([event.seal(key, self.folder.archive_id, os.urandom(aead.SALT))])[0]
 
     def rebuild_index(self, progress: Callable[[int, int], None]) -> CatchUp:
-        """Empty the index and fill it from the log; `progress` gets records done and in all. Durable on return."""
+        """Empty the index and fill it from the log; `progress` gets records done and total. Durable on return."""
         return self._feed.rebuild(self.log.next_seq, progress)

@@ -1,7 +1,8 @@
-"""Stored bodies, opened: the sealed bytes from the log, the key by the id in the record, and the checks between.
+"""Open stored bodies: the sealed bytes from the log, the key by the id in the record, and the checks in between.
 
-Rule: it needs no writer and no index, so any process that gets keys can read. The AEAD checks every chunk that is used,
-and the place it was sealed for; to hash the ciphertext as well would find nothing more and cost a tenth of a retrieval.
+Rule: it needs no writer and no index, so any process that gets keys can read. The AEAD checks every chunk that is used
+and the position it was sealed for; hashing the ciphertext as well would find nothing more and cost a tenth of a
+retrieval.
 """
 
 import contextlib
@@ -21,10 +22,10 @@ Read = Callable[[int, int], Buffer]
 
 
 class Bodies:
-    """Opens stored bodies. Thread-safe as far as `study` is."""
+    """Opens stored bodies. Thread-safe if `study` is."""
 
     def __init__(self, archive_id: bytes, reader: LogReader, study: Callable[[bytes], StudyKey]) -> None:
-        """`study` gives a study's key by its id, and raises KeyUnavailableError or ShreddedError."""
+        """`study` returns a study's key by its id, and raises KeyUnavailableError or ShreddedError."""
         self._archive_id = archive_id
         self._reader = reader
         self._study = study
@@ -44,11 +45,11 @@ class Bodies:
             raise self._reader.damaged(position, str(error)) from error
 
     def _while_there(self, study_key_id: bytes, position: Position) -> Read:
-        """As `LogReader.range_of`, but raises ShreddedError from the moment on that the key is shredded."""
+        """As `LogReader.range_of`, but raises ShreddedError as soon as the key is shredded."""
         read = self._reader.range_of(position)
 
         def read_on(at: int, length: int) -> Buffer:
-            with contextlib.suppress(SupersededError):  # this object was begun under the old key, and is as it was
+            with contextlib.suppress(SupersededError):  # the read began under the old key, which opens it
                 self._study(study_key_id)
             return read(at, length)
 

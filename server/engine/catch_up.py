@@ -1,8 +1,8 @@
-"""Take the log's records into its index: for the writer, which keeps it, and for a command that reads beside it.
+"""Bring the index up to date with its log: for the writer, which owns it, and for a command that reads beside it.
 
-Rule: no answer is given from an index that lacks what is stored, without a word. Beside the process that writes, what
-it has committed is waited for; where nobody writes, as after a crash, the records that are missing are read from the
-log into memory, and nothing on disk is changed. What would take too long is refused.
+Rule: an index that lacks stored objects never answers silently. Beside a writer, a reader waits for what the writer
+has committed; without a writer, as after a crash, it reads the missing records from the log into memory and changes
+nothing on disk. What would take too long is refused.
 """
 
 import time
@@ -33,14 +33,14 @@ _log = structlog.get_logger(__name__)
 _MOST_RECORDS: Final = 20_000  # some ten seconds
 _PATIENCE_SECONDS: Final = 5.0  # a server writes its index every second
 _POLL_SECONDS: Final = 0.05
-_HINT: Final = "start the server, which brings it level, or run coffer index rebuild"
+_HINT: Final = "start the server, which brings it up to date, or run coffer index rebuild"
 
 
 class IndexFeed:
-    """The one way from an archive's log into its index. A record whose object counts in another one is passed over."""
+    """The only way from an archive's log into its index. A record that a rekey replaced by another is skipped."""
 
     def __init__(self, keyring: Keyring, reader: LogReader, bodies: Bodies, index: Index, limits: HeaderLimits) -> None:
-        """`limits` are those of the headers that are parsed."""
+        """`limits` bound the headers that are parsed."""
         self.limits = limits
         self._keyring = keyring
         self._reader = reader
@@ -48,39 +48,43 @@ class IndexFeed:
         self._index = index
 
     def open_record(self, position: Position, header: RecordHeader) -> AbstractContextManager[BodyReader]:
-        """The body of an object's record, wherever its object counts. Raises as `Bodies.open`."""
+        """The body of an object's record, even of one that a rekey replaced. Raises as `Bodies.open`."""
         return self._bodies.open(header.study_key_id, header.content_id, position)
 
     @contextmanager
     def _open_counted(self, position: Position, header: RecordHeader) -> Iterator[BodyReader]:
-        """As `open_record`, but raises ShreddedError for a record whose object counts in another one
-        (`keys.keyring.rekey`)."""
+        """As `open_record`, but raises ShreddedError for a record that a rekey replaced (see `keys.keyring.rekey`)."""
         if header.study_key_id in rekey.inactive_keys(self._keyring):
-            raise ShreddedError("this object stands in another record, under another key")
+            raise ShreddedError("this object is in another record, under another key")
         with self.open_record(position, header) as body:
             yield body
 
     def level(self, lock: Path) -> UnavailableError | None:
-        """Level an index that is open for reading, in memory, beside whoever holds the writer's lock; what keeps it
-        from that, or None."""
+        """Bring an index open for reading up to date, in memory, beside a possible writer; returns what prevents it,
+        or None."""
         return level(self._index, self._reader, self._open_counted, self.limits, lambda: holder(lock) is not None)
 
     def catch_up(self) -> None:
-        """Take in what the writer's index lacks; durable on return. Raises IntegrityError, UnavailableError."""
+        """Add what the writer's index lacks; durable on return. Raises IntegrityError, UnavailableError."""
         _report(rebuild.catch_up(self._index, self._reader, self._open_counted, self.limits))
 
     def catch_up_refused(self) -> UnavailableError | None:
-        """As `catch_up`, of a log that must not be written: what keeps it from that is said and logged."""
+        """As `catch_up`, for a log that must not be written: what prevents it is logged and returned."""
         try:
             self.catch_up()
         except (IntegrityError, UnavailableError) as error:
-            what = f"the index lacks what cannot be read of the log: {error}"
-            _log.error("the index lacks what cannot be read of the log", cause=str(error), way_out=error.hint())
+            what = f"the index lacks records that cannot be read from the log: {error}"
+            _log.error(
+                "the index lacks records that cannot be read from the log",
+                name="index.catch_up_failed",
+                cause=str(error),
+                remedy=error.hint(),
+            )
             return UnavailableError(what, hint=error.hint())
         return None
 
     def retry(self, most: int) -> CatchUp:
-        """Try so many of the objects again that could not be read. Raises CofferError."""
+        """Retry at most `most` of the objects that could not be read. Raises CofferError."""
         return rebuild.retry(self._index, self._reader, self._open_counted, self.limits, most=most)
 
     def rebuild(self, total: int, progress: Callable[[int, int], None]) -> CatchUp:
@@ -92,7 +96,7 @@ class IndexFeed:
 
 
 class _Counted:
-    """The log's records, with a count of those that went by."""
+    """The log's records, reporting how many have been read."""
 
     def __init__(self, reader: LogReader, progress: Callable[[int, int], None], total: int) -> None:
         self._reader = reader
@@ -108,17 +112,20 @@ class _Counted:
 def _report(done: CatchUp) -> None:
     missing = sorted([*done.damaged, *done.keyless])
     if done.applied or missing or done.emptied:
-        _log.info("index caught up with the log", applied=done.applied, emptied=done.emptied)
+        _log.info(
+            "the index caught up with the log", name="index.caught_up", applied=done.applied, emptied=done.emptied
+        )
     if missing:
-        _log.error("records that cannot be opened", count=len(missing), first=missing[0])
+        _log.error("records cannot be opened", name="record.open_failed", count=len(missing), first=missing[0])
 
 
 def level(
     index: Index, reader: LogReader, open_body: OpenBody, limits: HeaderLimits, is_written: Callable[[], bool]
 ) -> UnavailableError | None:
-    """Level `index`, which is open for reading, with the log as it was at the call; what keeps it from that, or None.
+    """Bring `index`, which is open for reading, up to date with the log at the time of the call; returns what prevents
+    it, or None.
 
-    `is_written` says whether a process has the archive open for writing now.
+    `is_written` returns whether a process has the archive open for writing now.
     """
     try:
         last = _end(reader, index)
@@ -126,17 +133,17 @@ def level(
             if is_written() and not _waited(index, last, is_written):
                 behind = last - index.stored_seq
                 return UnavailableError(
-                    f"the index is {behind} records behind the log, and whoever writes it does not go on",
-                    hint="wait for it, and try again: /readyz, coffer status and the log of the server tell more",
+                    f"the index is {behind} records behind the log, and its writer makes no progress",
+                    hint="wait and try again: /readyz, coffer status and the server's log show more",
                 )
             index.refresh()
         return _fill(index, reader, open_body, limits, last)
     except (IntegrityError, UnavailableError) as error:
-        return UnavailableError(f"what the index lacks of the log cannot be read: {error}", hint=error.hint())
+        return UnavailableError(f"records that the index lacks cannot be read from the log: {error}", hint=error.hint())
 
 
 def _waited(index: Index, last: int, is_written: Callable[[], bool]) -> bool:
-    """Whether the writer has written what was committed, or has gone, in time."""
+    """Whether the writer wrote what was committed, or ended, in time."""
     end = time.monotonic() + _PATIENCE_SECONDS
     while index.stored_seq < last and is_written():
         if time.monotonic() > end:
@@ -149,7 +156,7 @@ def _fill(
     index: Index, reader: LogReader, open_body: OpenBody, limits: HeaderLimits, last: int
 ) -> UnavailableError | None:
     if not rebuild.belongs_to(index, reader):
-        return UnavailableError("the index belongs to another state of the log than the one here", hint=_HINT)
+        return UnavailableError("the index belongs to another state of the log than this one", hint=_HINT)
     behind = last - index.applied_seq
     if behind > _MOST_RECORDS:
         return UnavailableError(f"the index is {behind} records behind the log", hint=_HINT)
@@ -159,7 +166,7 @@ def _fill(
 
 
 def _end(reader: LogReader, index: Index) -> int:
-    """The number of the log's last record; that of the index's, where the log has none behind it."""
+    """The number of the log's last record, or the index's last one if the log has none after it."""
     last = index.applied_seq
     for _, header in reader.records(last + 1):
         last = header.seq

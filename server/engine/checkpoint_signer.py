@@ -1,8 +1,8 @@
-"""Who signs for an open archive, and how another key takes over (docs/adr/0011-signing-key.md).
+"""Sign the checkpoints of an open archive, and rotate its signing key (docs/adr/0011-signing-key.md).
 
-Rule: the next key in the keyring with the event of the order; a checkpoint by the old key, as the last one that it
-signs; the endorsement by both, beside the checkpoints; the next key current and the old one gone, with an event: each
-is durable before the next begins. Whoever opens the archive for writing goes on where a stop came between.
+Rule: a rotation has four steps, each durable before the next begins: the next key enters the keyring with the event of
+the order; the old key signs its last checkpoint; both keys sign the endorsement, kept beside the checkpoints; the next
+key becomes current and the old one is removed, with an event. After a stop in between, the next writer resumes it.
 """
 
 import os
@@ -30,14 +30,14 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.server.access.principal import Principal
 from coffer.server.mailbox import outbox, sign_order, writer_process
 
-__all__ = ["Signatory", "finish", "order", "signers_of", "wait_until_rotated"]
+__all__ = ["ArchiveSigner", "finish", "order", "signers_of", "wait_until_rotated"]
 
 _log = structlog.get_logger(__name__)
 _POLL_SECONDS: Final = 0.1
 _WAIT_SECONDS: Final = 15.0
 
 
-class Signatory:
+class ArchiveSigner:
     """Signs checkpoints of one archive. One per writer; thread-safe."""
 
     def __init__(self, folder: ArchiveFolder, keyring: Keyring, log: LogWriter) -> None:
@@ -47,10 +47,9 @@ class Signatory:
         self._lock = threading.Lock()  # no checkpoint is signed while the key changes
 
     def sign(self) -> Checkpoint | None:
-        """Sign the log as it is; durable on return. None where nothing was added. Raises as `LogWriter.checkpoint`.
+        """Sign the log as it is; durable on return. None if nothing was added. Raises as `LogWriter.checkpoint`.
 
-        The keyring is told of it before it is released: see archive/FORMAT.md, The remembered checkpoint. Orders to
-        sign are answered by it.
+        The keyring remembers the checkpoint before it is published, as a second copy. Orders to sign are answered.
         """
         with self._lock:
             orders = sign_order.asked(self._keyring)
@@ -60,9 +59,9 @@ class Signatory:
             return made
 
     def rotate(self) -> bool:
-        """Go on with the rotation that was ordered, to its end, if there is one; whether there was. Durable on return.
+        """Complete the rotation that was ordered, if any; returns whether there was one. Durable on return.
 
-        Raises IntegrityError, UnavailableError; then the next call goes on.
+        Raises IntegrityError, UnavailableError; the next call then resumes it.
         """
         with self._lock:
             new = signing_key.pending(self._keyring)
@@ -81,7 +80,7 @@ class Signatory:
 
 
 def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:
-    """Let the next signing key take over where it was endorsed already, durable on return; whether it was.
+    """Make the next signing key current if it was already endorsed, durable on return; returns whether it was.
 
     Only the writer may call this: until then the old key must not sign. Raises IntegrityError.
     """
@@ -94,20 +93,20 @@ def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:
     signing_key.promote(
         keyring, clock_ms(), _enclosed(keyring, Event(Kind.SIGNING_KEY_ROTATED, clock_ms(), _facts(keys)))
     )
-    _log.info("the signing key was changed", generation=len(keys.vkeys), vkey=keys.current)
+    _log.info("the signing key was rotated", name="signing_key.rotated", generation=len(keys.vkeys), vkey=keys.current)
     return True
 
 
 def signers_of(keyring: Keyring, origin: str) -> list[str]:
-    """The verifier keys of what this keyring can sign with: now, and when a rotation that is under way ends."""
+    """The verifier keys of the current signing key and of the next one, if a rotation is under way."""
     found = (signing_key.current(keyring), signing_key.pending(keyring))
     return [each.vkey(origin) for each in found if each is not None]
 
 
 def order(keyring: Keyring, folder: ArchiveFolder, reason: str, officer: Principal) -> str:
-    """Make the next signing key and say so, with an event, durable on return; its verifier key.
+    """Create the next signing key with an event, durable on return; returns its verifier key.
 
-    The process that writes does the rest. A rotation that is under way is gone on with.
+    The writer process does the rest. A rotation that is under way is resumed.
     """
 
     def event(made: CheckpointSigner) -> signing_key.Row:
@@ -124,7 +123,7 @@ def order(keyring: Keyring, folder: ArchiveFolder, reason: str, officer: Princip
 
 
 def wait_until_rotated(keyring: Keyring, folder: ArchiveFolder) -> None:
-    """Wait for the process that writes to carry an order out. Raises UnavailableError where it does not."""
+    """Wait for the writer process to carry out an order. Raises UnavailableError if it does not in time."""
     deadline = time.monotonic() + _WAIT_SECONDS
     while signing_key.is_under_way(keyring):
         writer_process.require(folder, "the signing key is not changed yet")
@@ -132,7 +131,7 @@ def wait_until_rotated(keyring: Keyring, folder: ArchiveFolder) -> None:
             who = holder(folder.lock) or "the next command that writes"
             raise UnavailableError(
                 f"the signing key is not changed yet: {who} will do it",
-                hint="until then the old key signs; coffer keys list shows which one does",
+                hint="the old key signs until then; coffer keys list shows the current one",
             )
         time.sleep(_POLL_SECONDS)
 

@@ -1,8 +1,8 @@
-"""Commit sealed objects: one place decides what is a duplicate, appends to the log, and tells the index.
+"""Commit sealed objects: one place decides what is a duplicate, appends to the log, and updates the index.
 
-Rule: the order is key, record, index, answer. Whoever comes while a commit runs is taken along by the next one, so that
-any number of waiting objects share one sync. Nothing here is parsed or sealed: it must stay cheap, for everything that
-is stored passes through it one after the other.
+Rule: the order is key, record, index, answer. Objects that arrive while a commit runs join the next one, so that any
+number of waiting objects share one sync. Nothing is parsed or sealed here: it must stay cheap, because everything that
+is stored passes through it one after another.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ class Sealed(Struct, frozen=True, array_like=True):
     """What the log and the index need to know of a sealed object.
 
     `data_bytes` is its data set's length, `received_ms` counts from 1970 UTC, `started` is a reading of the machine's
-    monotonic clock in seconds, at its first byte. `body_sha256` is that of a body in a file, which the log holds it
-    against; of one in memory it is empty, and the log makes it.
+    monotonic clock in seconds, at its first byte. `body_sha256` is the hash of a body in a file, which the log checks;
+    for a body in memory it is empty, and the log computes it.
     """
 
     key_id: bytes
@@ -58,8 +58,8 @@ class Sealed(Struct, frozen=True, array_like=True):
 
 
 class Committed(Struct, frozen=True, array_like=True):
-    """How a commit ended: the record's number, whether the same bytes were there before, or that the key is not that of
-    the object's part any more: then nothing was written and the object must be sealed again."""
+    """How a commit ended: the record's number, whether the same bytes were already stored, or that the key is stale, no
+    longer that of the object's part: then nothing was written and the object must be sealed again."""
 
     seq: int = -1
     duplicate: bool = False
@@ -73,9 +73,9 @@ class Parcel(NamedTuple):
     body: memoryview | SealedFile
 
 
-class Change(NamedTuple):
-    """A version of an instance that was there already: whether it is of another patient than the newest before it, and
-    whether it takes the place of the one served."""
+class _NewVersion(NamedTuple):
+    """A further version of a stored instance: whether it belongs to another patient than the newest before it, and
+    whether it replaces the version served."""
 
     is_moved: bool
     replaces: bool
@@ -102,16 +102,16 @@ class Committer:
         self._metrics = metrics
         self._fresh: dict[PartId, StudyKey] = {}  # keys of parts that have no record yet
         self._fresh_lock = threading.Lock()
-        self._recorded: list[PartId] = []  # parts that have one since the last commit
+        self._recorded: list[PartId] = []  # parts that got one in the last commit
         self._queue: list[_Ticket] = []
         self._queue_lock = threading.Lock()
         self._lock = threading.Lock()
-        self.refusal: UnavailableError | None = None  # set while what is stored could not be opened after a restart
+        self.refusal: UnavailableError | None = None  # set while stored objects could not be opened after a restart
 
     def study_key(self, part: PartId) -> StudyKey:
-        """The key of one patient's objects of a study, made where there is none; durable.
+        """The key of one patient's objects of a study, created if there is none; durable.
 
-        Raises UnavailableError where nothing can be stored.
+        Raises UnavailableError if nothing can be stored.
         """
         self.require_accepting()
         self._index.follow()
@@ -119,15 +119,15 @@ class Committer:
             known = self._index.study_key_for(part)
             if known is not None:
                 self._fresh.pop(part, None)
-                with contextlib.suppress(ShreddedError):  # a moment ago: then it is a new study
+                with contextlib.suppress(ShreddedError):  # just shredded: then it is a new study
                     return self._keyring.study(known)
             if self._live(part) is None:
-                # The most damaging order possible would be a record before its key: the key is synced here.
+                # A record before its key would be the most damaging order possible: the key is synced here.
                 self._fresh[part] = self._keyring.new_study()
             return self._fresh[part]
 
     def commit(self, parcels: Sequence[Parcel]) -> list[Committed]:
-        """Commit objects together; on return they are durable and can be found. Raises UnavailableError: none is."""
+        """Commit objects together; on return they are durable and can be found. Raises UnavailableError if none is."""
         self.require_accepting()
         ticket = _Ticket(parcels)
         with self._queue_lock:
@@ -143,27 +143,27 @@ class Committer:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Nothing is committed while the block runs, and all that was committed before can be found. Keep it short."""
+        """Keep commits out while the block runs; everything committed before can be found. Keep it short."""
         with self._lock:
             self._index.follow()
             yield
 
     def require_accepting(self) -> None:
-        """Return when objects can be stored. Raises UnavailableError, or what log, keyring or index says of itself.
+        """Return if objects can be stored. Raises UnavailableError, or the error of the log, keyring or index.
 
-        One of them that stopped stops all: a record whose key or whose row cannot be kept helps nobody. None of them is
-        begun with where it might have to stop for want of a file descriptor.
+        If one of them has stopped, all stop: a record without its key or its index row is useless. Nothing is begun
+        that might have to stop for want of a file descriptor.
         """
         require_descriptors()
         self._log.require_writable()
         self._keyring.require_writable()
         self._index.require_writable()
         if self.refusal is not None:
-            raise self.refusal.with_traceback(None)  # it would grow with each who meets it
+            raise self.refusal.with_traceback(None)  # its traceback would grow at each raise
 
-    def _let_go(self) -> None:
-        """Forget the keys of parts whose first record the last commit wrote, and which the index has since."""
-        with self._fresh_lock:  # who asks for a study's key must find it in the one or in the other
+    def _drop_recorded(self) -> None:
+        """Drop the keys of parts whose first record the last commit wrote, once the index has them."""
+        with self._fresh_lock:  # a caller of `study_key` must find the key in one or the other
             for part in self._recorded:
                 if self._index.study_key_for(part) is not None:
                     self._fresh.pop(part, None)
@@ -174,35 +174,40 @@ class Committer:
         fresh = self._fresh.get(part)
         return None if fresh is None or is_shredded(self._keyring, fresh.key_id) else fresh
 
-    def _tell(self, batch: "_Batch") -> None:
-        """Say in log and metrics which versions took the place of others, or did not, and which studies are shared."""
+    def _report(self, batch: "_Batch") -> None:
+        """Record new versions, and studies of several patients, in log and metrics."""
         for change in batch.changes:
             entry = change.sealed.entry
             self._metrics.version_stored(replaces=change.replaces, moved=change.is_moved)
             _log.warning(
-                "another version of an instance came, and is served from now on"
+                "another version of an instance was stored and is served from now on"
                 if change.replaces
-                else "another version of an instance came, and is kept without being served",
+                else "another version of an instance was stored and is not served",
+                name="version.added",
                 sop_instance=short_id(entry.sop_instance),
                 study=short_id(entry.study_uid),
                 calling_ae=change.sealed.source_ae,
                 another_patient=change.is_moved,
             )
         for study_uid in batch.shared:
-            _log.warning("objects of several patients have one Study Instance UID", study=short_id(study_uid))
+            _log.warning(
+                "objects of several patients have one Study Instance UID",
+                name="study.shared",
+                study=short_id(study_uid),
+            )
 
     def _commit(self, tickets: list[_Ticket]) -> None:
         try:
             self._index.follow()
-            self._let_go()
+            self._drop_recorded()
             batch = _Batch(self._index, self._live)
             results = batch.commit(self._log, [parcel for ticket in tickets for parcel in ticket.parcels])
             self._recorded = list(batch.announced.values())
-            self._tell(batch)
-        except Exception as error:  # noqa: BLE001  # who waits for this commit must hear of its end, whatever it is
+            self._report(batch)
+        except Exception as error:  # noqa: BLE001  # every waiting caller must get its end, whatever it is
             if not isinstance(error, CofferError):
-                _log.exception("a commit ended with a fault of ours")
-                error = UnavailableError("nothing was stored: a fault of the archive", hint="see the log of the server")
+                _log.exception("a commit ended with an internal error", name="commit.failed")
+                error = UnavailableError("nothing was stored: internal error", hint="see the server's log")
             for ticket in tickets:
                 ticket.error, ticket.done = error, True
             return
@@ -218,7 +223,7 @@ class Committer:
 
 
 class _Newest(NamedTuple):
-    """The version of an instance that came last, its part, and its entry in the batch or record in the log."""
+    """The newest version of an instance: its part, and its entry in the batch or record in the log."""
 
     part: PartId
     content_id: bytes
@@ -228,16 +233,16 @@ class _Newest(NamedTuple):
 
 
 class _Batch:
-    """One commit: what of it is new, in the order it came."""
+    """One commit: what is new in it, in order of arrival."""
 
     def __init__(self, index: Index, fresh: Callable[[PartId], StudyKey | None]) -> None:
         self._index = index
         self._fresh = fresh
         self._entries: list[Entry] = []
         self.announced: dict[bytes, PartId] = {}  # keys whose first record is in this batch, and their parts
-        self.changes: list[Change] = []
-        self.shared: list[str] = []  # studies of one patient more
-        self._new: dict[tuple[str, str, str], _Newest] = {}  # what the batch stores, by the instance
+        self.changes: list[_NewVersion] = []
+        self.shared: list[str] = []  # studies that got a further patient
+        self._new: dict[tuple[str, str, str], _Newest] = {}  # what the batch stores, by instance
 
     def commit(self, log: LogWriter, parcels: Sequence[Parcel]) -> list[Committed]:
         places = [self._place(parcel) for parcel in parcels]
@@ -259,7 +264,7 @@ class _Batch:
         return results
 
     def _place(self, parcel: Parcel) -> Committed | tuple[int, int]:
-        """What becomes of a parcel: an answer at once, or its entry and how many records it takes (0: a twin's)."""
+        """Decide on a parcel: an immediate answer, or its entry and its number of records (0: a batch duplicate)."""
         sealed = parcel.sealed
         part = self._index.rules.part_of(sealed.entry, sealed.source_ae)
         known = self._index.study_key_for(part)
@@ -274,7 +279,7 @@ class _Batch:
             self._announce(part, sealed, fresh)
             covers = 2
         if newest is not None:
-            self.changes.append(Change(newest.part != part, self._index.rules.replaces(sealed.source_ae), sealed))
+            self.changes.append(_NewVersion(newest.part != part, self._index.rules.replaces(sealed.source_ae), sealed))
         at = len(self._entries)
         self._entries.append(
             Entry(Kind.OBJECT, sealed.key_id, sealed.flags, sealed.content_id, parcel.body, sealed.received_ms)
@@ -283,7 +288,7 @@ class _Batch:
         return at, covers
 
     def _newest(self, sealed: Sealed) -> _Newest | None:
-        """What this object would be a duplicate of: the newest of the batch, else of the archive."""
+        """The version that this object may duplicate: the newest of the batch, else of the archive."""
         instance = _instance(sealed)
         if (new := self._new.get(instance)) is not None:
             return new
@@ -294,7 +299,7 @@ class _Batch:
         return _Newest(part, version.content_id, version.transfer_syntax, version.seq, False)
 
     def _announce(self, part: PartId, sealed: Sealed, key: StudyKey) -> None:
-        """Let the record that makes a key known go before the first object under it."""
+        """Add the record that announces a key, before the first object under it."""
         beside = (each for each in self.announced.values() if each.study_uid == part.study_uid)
         if part.study_uid and (any(are_apart(each, part) for each in beside) or self._index.has_another_patient(part)):
             self.shared.append(part.study_uid)

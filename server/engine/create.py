@@ -1,7 +1,7 @@
-"""Make an empty archive: folders, key file, keyring, and last `archive.json`, which makes it one.
+"""Create an empty archive: folders, key file, keyring, and last `archive.json`, which makes it an archive.
 
-Rule: a stop or a failure at any point leaves what the same call goes on with. Nothing is ever made over: a key file and
-a keyring that are there are used.
+Rule: after a stop or a failure at any point the same call resumes. Nothing is ever overwritten: an existing key file
+and keyring are used.
 """
 
 import os
@@ -20,10 +20,10 @@ __all__ = ["create_archive"]
 
 
 def create_archive(config: Config) -> None:
-    """Make an empty archive, and its key file where it has one and there is none; both durable on return.
+    """Create an empty archive, and its key file if one is configured and missing; both durable on return.
 
-    Raises ConfigError where an archive is already, UnavailableError; KeyUnavailableError where a keyring is there, as
-    of a call that was stopped, that the configured provider does not open.
+    Raises ConfigError if an archive exists already, UnavailableError; KeyUnavailableError if a keyring exists, as after
+    a stopped call, that the configured provider does not open.
     """
     path = config.archive
     ArchiveFolder.prepare(path)
@@ -33,7 +33,7 @@ def create_archive(config: Config) -> None:
         begun = archive_id_in(path / "keyring")
     except IntegrityError as error:
         raise ConfigError(
-            f"{path} is what a stopped init left, and its keyring cannot be read",
+            f"{path} was left by an interrupted init, and its keyring cannot be read",
             hint=f"nothing was ever stored there: remove {path} and start again",
         ) from error
     archive_id = begun or os.urandom(16)
@@ -49,7 +49,7 @@ def create_archive(config: Config) -> None:
 
 
 def _provide_key_file(config: Config) -> None:
-    """Make the key file where there is none; of one that an earlier call left, its second name goes."""
+    """Create the key file if there is none; of one that an earlier call left, remove the second name."""
     path = config.keys.key_file
     if path.exists():
         durable.tidy(path)

@@ -1,8 +1,8 @@
-"""How far the erasure of each shredded study is.
+"""How far the erasure of each shredded study has progressed.
 
-Rule: `scheduled` means that no process of this archive gives the key away any more; `effective` that no backup which
-was kept as configured can: the days that backups of the keyring are kept are over, and everything that could ever open
-an epoch under which the key was wrapped has given its receipt. What was copied out before is beyond both.
+Rule: `scheduled` means that no process of this archive uses the key any more; `effective` that no backup kept as
+configured can yield it: the retention time of keyring backups is over, and everything that could ever open an epoch
+under which the key was wrapped has given its receipt. Neither covers objects that were exported before.
 """
 
 from collections.abc import Callable
@@ -24,15 +24,15 @@ SCHEDULED, EFFECTIVE = "scheduled", "effective"
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """One shredded key and what still stands against its erasure: epochs that something opens, that which opens them in
-    words, and time."""
+    """One shredded key and what still prevents its erasure: epochs that can be opened, a description of what opens
+    them, and time."""
 
     key_id: bytes
-    stone: Tombstone
+    tombstone: Tombstone
     open_epochs: tuple[int, ...]
     opened_by: tuple[str, ...]
-    is_dropped: bool  # its wrapped form has left the keyring
-    is_over: bool  # the days of the backups
+    is_dropped: bool  # its wrapped form was removed from the keyring
+    is_over: bool  # the retention time of keyring backups
 
     @property
     def state(self) -> str:
@@ -41,28 +41,28 @@ class Erasure:
 
 
 def erasures(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> list[Erasure]:
-    """Every shredded key, the oldest first. Asks the providers whether secrets that were destroyed are back."""
+    """Every shredded key, oldest first. Asks the providers whether destroyed secrets are back."""
     now = now_ms()
-    stones = tombstones(keyring)
-    still_open = openers(keyring, now, max((each.epoch for each in stones.values()), default=0))
+    shredded = tombstones(keyring)
+    still_open = openers(keyring, now, max((each.epoch for each in shredded.values()), default=0))
     found = [
         Erasure(
             key_id,
-            stone,
-            tuple(epoch for epoch in still_open if epoch <= stone.epoch),
-            tuple(what for epoch, by in still_open.items() if epoch <= stone.epoch for what in by),
+            tombstone,
+            tuple(epoch for epoch in still_open if epoch <= tombstone.epoch),
+            tuple(what for epoch, by in still_open.items() if epoch <= tombstone.epoch for what in by),
             keyring.row(rows.STUDY_PREFIX + key_id) is None,
-            stone.until_ms <= now,
+            tombstone.until_ms <= now,
         )
-        for key_id, stone in stones.items()
+        for key_id, tombstone in shredded.items()
     ]
-    return sorted(found, key=lambda each: (each.stone.scheduled_ms, each.key_id))
+    return sorted(found, key=lambda each: (each.tombstone.scheduled_ms, each.key_id))
 
 
 def openers(keyring: Keyring, now: int, last: int) -> dict[int, tuple[str, ...]]:
-    """By epoch, from 1 to `last`, everything that opens its key yet, in words. Epochs that nothing opens are left out.
+    """By epoch, from 1 to `last`, a description of everything that still opens its key; other epochs are left out.
 
-    That is keepers without a receipt, or whose secret can be brought back or is back, and shares that were not burned.
+    Openers are keepers without a receipt, or whose secret is back or can be restored, and shares that were not burned.
     """
     if not last:
         return {}
@@ -77,20 +77,20 @@ def openers(keyring: Keyring, now: int, last: int) -> dict[int, tuple[str, ...]]
             by.append(f"a secret that is back at its provider: coffer keys destroy {number}")
         if info is None or (info.gone_ms is None and not any(by)):
             by.append("something that this keyring does not know")
-        if told := tuple(f"epoch {number}: {what}" for what in by if what):
-            found[number] = told
+        if described := tuple(f"epoch {number}: {what}" for what in by if what):
+            found[number] = described
     return found
 
 
 def shares(keyring: Keyring, epoch: int) -> tuple[str, ...]:
-    """The share groups that open an epoch's key yet, in words; whatever became of its providers."""
+    """A description of the share groups that still open an epoch's key, whatever became of its providers."""
     burned = keyring.burned()
-    told = (_shares(of, burned.get(of.group, Burned())) for of in keyring.share_groups() if of.epoch == epoch)
-    return tuple(each for each in told if each)
+    described = (_shares(of, burned.get(of.group, Burned())) for of in keyring.share_groups() if of.epoch == epoch)
+    return tuple(each for each in described if each)
 
 
 def _shares(of: Group, burned: Burned) -> str:
-    """What can be done with the shares of a group yet, "" where those that are left are too few."""
+    """What the remaining shares of a group can still open, "" if too few remain."""
     left = burned.left(of)
     if left < of.threshold:
         return ""
@@ -98,9 +98,9 @@ def _shares(of: Group, burned: Burned) -> str:
 
 
 def uncompacted(keyring: Keyring) -> int:
-    """The newest ended epoch since whose end the index was not written anew; 0 where none waits for it.
+    """The newest ended epoch since whose end the index was not compacted; 0 if there is none.
 
-    Until then its file may still hold, in unused pages, tokens and sealed rows of what was shredded in that epoch.
+    Until then unused pages of its file may still hold tokens and sealed rows of what was shredded in that epoch.
     """
     ended = (row.epoch for _, value in keyring.rows(rows.EPOCH_PREFIX) if (row := EpochRow.decode(value)).state in GONE)
     newest = max(ended, default=0)

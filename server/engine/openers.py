@@ -1,7 +1,8 @@
-"""What events tell of an epoch's openers, so that a keyring that was put back, or altered, loses none of them.
+"""What events record of an epoch's openers, so that a restored or altered keyring loses none of them.
 
-Rule: whatever starts to open an epoch is in an event, as the bytes of its row in the keyring, and every rotation tells
-of all that still do. Receipts and burned shares are told likewise. Pure: `missing` compares, and writes nothing.
+Rule: everything that begins to open an epoch is in an event, as the bytes of its keyring row, and every rotation
+records all that still do. Receipts and burned shares are recorded likewise. Pure: `missing` compares, and writes
+nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,21 +15,21 @@ from coffer.keys.keyring.keepers import Burned, Keeper
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rows import EpochState
 
-__all__ = ["GIVEN_UP", "SHARES_BURNED", "Openers", "Told", "facts_of"]
+__all__ = ["GIVEN_UP", "SHARES_BURNED", "OpenerHistory", "Openers", "facts_of"]
 
 SHARES_BURNED: Final = "key shares burned"
 GIVEN_UP: Final = "key split given up"
 
 
 def facts_of(keepers: Iterable[Keeper] = (), groups: Iterable[Group] = ()) -> dict[str, object]:
-    """What an event says of openers."""
+    """The facts that an event records of openers."""
     return {"keepers": [each.encode().hex() for each in keepers], "groups": [each.encode().hex() for each in groups]}
 
 
 @dataclass(frozen=True, slots=True)
 class Openers:
-    """Keepers and groups that one event tells of, the group that it says was given up (b"": none), and by group which
-    shares it says are burned by now."""
+    """Keepers and groups that one event records, the group that it says was given up (b"": none), and by group which
+    shares are burned by then."""
 
     keepers: tuple[Keeper, ...]
     groups: tuple[Group, ...]
@@ -37,7 +38,7 @@ class Openers:
 
     @classmethod
     def of(cls, facts: Mapping[str, object]) -> "Openers":
-        """Read an event's facts; most have none. Raises FormatError, InputError for what is no row."""
+        """Read an event's facts; most events have none. Raises FormatError, InputError for a value that is no row."""
         what, group = facts.get("what"), bytes.fromhex(str(facts.get("group", "")))
         burned = {group: Burned.decode(bytes.fromhex(str(facts["row"])))} if what == SHARES_BURNED else {}
         return cls(
@@ -49,30 +50,30 @@ class Openers:
 
 
 def _rows(facts: Mapping[str, object], name: str) -> Sequence[bytes]:
-    told = facts.get(name)
-    return [bytes.fromhex(str(each)) for each in told] if isinstance(told, list) else []
+    found = facts.get(name)
+    return [bytes.fromhex(str(each)) for each in found] if isinstance(found, list) else []
 
 
 @dataclass(slots=True)
-class Told:
-    """What a stretch of the log tells of openers, as it was at its end."""
+class OpenerHistory:
+    """What a range of the log records of openers, as of its end."""
 
-    keepers: dict[bytes, Keeper] = field(default_factory=dict)  # by the place of their rows, as `groups` and `burned`
+    keepers: dict[bytes, Keeper] = field(default_factory=dict)  # by row key, as `groups` and `burned`
     groups: dict[bytes, Group] = field(default_factory=dict)
     burned: dict[bytes, Burned] = field(default_factory=dict)
 
     def add(self, facts: Mapping[str, object]) -> None:
-        """Take one event in."""
-        told = Openers.of(facts)
-        for each in told.keepers:
+        """Add one event."""
+        event = Openers.of(facts)
+        for each in event.keepers:
             if each.is_ended or each.row_key not in self.keepers:
                 self.keepers[each.row_key] = each
-        self.groups |= {rows.SHARES_PREFIX + each.group: each for each in told.groups}
-        self.groups.pop(rows.SHARES_PREFIX + told.given_up, None)
-        self.burned |= {rows.BURNED_PREFIX + group: each for group, each in told.burned.items()}
+        self.groups |= {rows.SHARES_PREFIX + each.group: each for each in event.groups}
+        self.groups.pop(rows.SHARES_PREFIX + event.given_up, None)
+        self.burned |= {rows.BURNED_PREFIX + group: each for group, each in event.burned.items()}
 
     def missing(self, keyring: Keyring) -> list[tuple[bytes, bytes]]:
-        """The rows that a keyring lacks, or has from before; an epoch of which all has ended is destroyed in them."""
+        """The rows that a keyring lacks or has in an older state; an epoch without remaining openers is destroyed."""
         put = [(place, of.encode()) for place, of in self.groups.items() if keyring.row(place) is None]
         for place, burned in self.burned.items():
             value = keyring.row(place)

@@ -1,8 +1,8 @@
-"""Open an archive: folder, lock, keys, log and index in the right order, and brought to agree by the one that writes.
+"""Open an archive: folder, lock, keys, log and index in the right order, reconciled by the writer.
 
-Rule: nothing is handed out half open; whatever fails closes what was opened before it. Key, record, index: in that
-order things become durable, and in that order what a stop left between them is finished: first what was begun with the
-keys, then the change-over of rekeys, so that the index leads to records that open, then what the index lacks.
+Rule: no archive is returned half open; a failure closes what was opened before it. Key, record and index become durable
+in that order, and unfinished work is completed in that order too: first changes of keys, then the change-over of
+rekeys, so that the index leads to records that can be opened, then what the index lacks.
 """
 
 import sys
@@ -28,12 +28,12 @@ from coffer.keys.disk.durable import remove_folder
 from coffer.keys.errors import CofferError, FormatError, LockedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.config.settings import Config
-from coffer.server.engine.archive import KeyAdminArchive, Parts, ReadableArchive, WritableArchive
+from coffer.server.engine.archive import ArchiveParts, KeyAdminArchive, ReadableArchive, WritableArchive
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed
-from coffer.server.engine.checkpoint_signer import Signatory, signers_of
+from coffer.server.engine.checkpoint_signer import ArchiveSigner, signers_of
 from coffer.server.engine.providers import Waiting, open_keyring, open_keyring_when_there, provider_of, settings_of
-from coffer.server.engine.reconcile import Settlement
+from coffer.server.engine.reconcile import Reconciler
 from coffer.server.engine.rekey import Rekeyer
 from coffer.server.engine.rollback import Missed, missed, report_trouble, shred_again
 from coffer.server.engine.sealing import header_limits_of, rules_of
@@ -46,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 
 def open_reading(config: Config) -> ReadableArchive:
-    """Open the archive to read it, beside whoever writes; `shortfall` says why the index lacks what is stored, if so.
+    """Open the archive for reading, beside a possible writer; `shortfall` says why the index lacks objects, if it does.
 
     Raises NotFoundError, ConfigError, KeyUnavailableError, IntegrityError.
     """
@@ -60,9 +60,9 @@ def open_reading(config: Config) -> ReadableArchive:
 
 
 def open_for_keys(config: Config) -> KeyAdminArchive:
-    """Open the archive to change its keys: as its writer, or beside the one that runs, which then does the rest.
+    """Open the archive to change its keys: as its writer, or beside a running writer, which then does the rest.
 
-    Raises as `open_writer`, and HistoryError where the keyring is older than the log: no key is changed by it.
+    Raises as `open_writer`, and HistoryError if the keyring is older than the log: then no key may be changed.
     """
     try:
         return open_writer(config)
@@ -73,23 +73,23 @@ def open_for_keys(config: Config) -> KeyAdminArchive:
 def open_writer(config: Config) -> WritableArchive:
     """Open the archive as its one writer; log, index and keyring agree on return.
 
-    Raises NotFoundError, ConfigError, LockedError, KeyUnavailableError, IntegrityError and its kin where the log must
+    Raises NotFoundError, ConfigError, LockedError, KeyUnavailableError, IntegrityError or a subclass if the log must
     not be written.
     """
     return _open_writer(config)
 
 
 def open_for_rebuild(config: Config) -> WritableArchive:
-    """As `open_writer`, with an empty index to be filled: whatever lies where it is kept is removed unread."""
+    """As `open_writer`, with an empty index to be filled: the old one is removed unread."""
     return _open_writer(config, fresh_index=True)
 
 
 def open_for_service(config: Config, metrics: Metrics | None = None, waiting: Waiting | None = None) -> WritableArchive:
-    """As `open_writer`, by a server: a log that must not be written (damaged, rolled back, forked) is opened all the
-    same, to be read, and refuses every append with that cause.
+    """As `open_writer`, for a server: a log that must not be written (damaged, rolled back, forked) is still opened for
+    reading, and refuses every append with that cause.
 
-    A key provider that cannot be reached is waited for as long as the configuration says; `waiting` gets the cause and
-    the seconds left at each try. Without it nothing is waited for.
+    An unreachable key provider is retried for as long as the configuration says; `waiting` gets the cause and the
+    seconds left at each try. Without `waiting` there is one try.
     """
     return _open_writer(config, metrics, waiting, may_refuse=True)
 
@@ -106,7 +106,7 @@ def _closed_on_failure() -> Iterator[ExitStack]:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """Keyring and log, and what the one has missed of the other; what is wrong with it, a sentence each."""
+    """Keyring and log, what the keyring has missed of the log, and how it contradicts it, a sentence each."""
 
     config: Config
     folder: ArchiveFolder
@@ -117,7 +117,7 @@ class _Compared:
 
 
 def _compare_beside(opened: ExitStack, config: Config, *, readonly: bool) -> _Compared:
-    """Open the keyring beside whoever writes, and look what it has missed."""
+    """Open the keyring beside a possible writer, and find what it has missed."""
     keep_blocks()
     folder = ArchiveFolder.open(config.archive)
     keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=readonly)
@@ -125,23 +125,23 @@ def _compare_beside(opened: ExitStack, config: Config, *, readonly: bool) -> _Co
 
 
 def _compare(opened: ExitStack, config: Config, folder: ArchiveFolder, keyring: Keyring, *, alone: bool) -> _Compared:
-    """Look what an open keyring has missed; `alone` as in `missed`."""
+    """Find what an open keyring has missed; `alone` as in `missed`."""
     opened.callback(keyring.close)
     logs.use_id_key(keyring.archive_key(derive.LOG_ID))
     reader = LogReader(folder)
     opened.callback(reader.close)
     late = missed(folder, keyring, reader, alone=alone)
-    return _Compared(config, folder, keyring, reader, late, late.told(keyring.epoch))
+    return _Compared(config, folder, keyring, reader, late, late.contradictions(keyring.epoch))
 
 
-def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> Parts:
-    """Open the index, last."""
+def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> ArchiveParts:
+    """Open the index, as the last part."""
     config, folder, keyring, reader = found.config, found.folder, found.keyring, found.reader
     bodies = Bodies(folder.archive_id, reader, keyring.study)
     index = Index.open(folder.index, keyring, rules_of(config), readonly=readonly)
     opened.callback(index.close)
     feed = IndexFeed(keyring, reader, bodies, index, header_limits_of(config.limits))
-    return Parts(config, folder, keyring, reader, bodies, index, feed, found.key_trouble, opened)
+    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, found.key_trouble, opened)
 
 
 def _open_beside(config: Config) -> KeyAdminArchive:
@@ -173,24 +173,24 @@ def _open_writer(
         shred_again(found.late, keyring)
         found.late.require_none_shredded()
         log = _open_log(found, may_refuse=may_refuse)
-        signatory = Signatory(folder, keyring, log)
-        opened.callback(_close_log, log, signatory)
+        signer = ArchiveSigner(folder, keyring, log)
+        opened.callback(_close_log, log, signer)
         if fresh_index:
             remove_folder(folder.index)
         parts = _parts(opened, found, readonly=False)
-        settlement = Settlement(keyring, log, found.reader, parts.index, signatory)
-        archive = WritableArchive(parts, log, signatory, settlement, metrics or Metrics())
+        reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
+        archive = WritableArchive(parts, log, signer, reconciler, metrics or Metrics())
         if log.refusal is None:
-            _settle(archive, settlement)
+            _reconcile(archive, reconciler)
             _change_over(archive)
         archive.catch_up()
         report_trouble(archive.key_trouble)
-        archive.look_at_keys()
+        archive.check_keys()
         return archive
 
 
 def _lock(opened: ExitStack, config: Config, *, fresh_index: bool) -> ArchiveFolder:
-    """Become the one writer; folders that are missing are made, but not one that is made anew."""
+    """Become the one writer; missing folders are created, except an index that is about to be replaced."""
     keep_blocks()
     folder = ArchiveFolder.open(config.archive)
     command = " ".join(["coffer", *sys.argv[1:2]])
@@ -213,53 +213,62 @@ def _open_log(found: _Compared, *, may_refuse: bool) -> LogWriter:
         may_refuse=may_refuse,
     )
     if log.refusal is not None:
-        _log.error("nothing is stored", cause=str(log.refusal), way_out=log.refusal.hint())
+        _log.error("nothing is stored", name="writer.refused", cause=str(log.refusal), remedy=log.refusal.hint())
     if log.cut_bytes:
         _log.warning(
-            "an unfinished write was cut off and kept in lost+found", bytes=log.cut_bytes, records=log.cut_records
+            "an unfinished write was cut off and kept in lost+found",
+            name="tail.cut",
+            bytes=log.cut_bytes,
+            records=log.cut_records,
         )
     return log
 
 
-def _close_log(log: LogWriter, signatory: Signatory) -> None:
+def _close_log(log: LogWriter, signer: ArchiveSigner) -> None:
     try:
         if log.refusal is None:
-            signatory.sign()
+            signer.sign()
     except CofferError as error:
-        _log.error("no checkpoint was signed", cause=str(error), way_out=error.hint())
+        _log.error("no checkpoint was signed", name="checkpoint.sign_failed", cause=str(error), remedy=error.hint())
     log.close()
 
 
-def _settle(archive: WritableArchive, settlement: Settlement) -> None:
-    """Finish what was begun; on a volume without room even for that, it waits, and what is stored is read."""
+def _reconcile(archive: WritableArchive, reconciler: Reconciler) -> None:
+    """Finish key changes that were begun; on a full volume they are left for later and the archive is still read."""
     try:
         _record_deferred(archive)
-        settlement.settle()
+        reconciler.reconcile()
     except UnavailableError as error:
         if archive.log.accepts_events():
             raise
-        _log.error("a change of keys is not finished", cause=str(error), way_out=error.hint())
+        _log.error("a change of keys is not finished", name="keys.settle_failed", cause=str(error), remedy=error.hint())
 
 
 def _record_deferred(archive: WritableArchive) -> None:
-    """Give what was repaired or recovered by hand its record."""
+    """Record what was repaired or recovered offline."""
     try:
         deferred = read_deferred(archive.folder)
-    except FormatError as error:  # it may be anybody's: a finding, and no reason to store nothing
-        _log.error("what was done by hand is not recorded", cause=str(error), way_out=error.hint())
+    except FormatError as error:  # anybody may have written it: a finding, but no reason to refuse stores
+        _log.error(
+            "offline repairs were not recorded",
+            name="offline_event.record_failed",
+            cause=str(error),
+            remedy=error.hint(),
+        )
         return
     for event in deferred:
         if event.was_done(archive.folder):
             archive.record_event(Kind.REPAIR, event.facts)
-            _log.warning("recorded what was done by hand", **event.facts)
+            facts = {key: value for key, value in event.facts.items() if key not in {"event", "name"}}
+            _log.warning("an offline repair was recorded", name="offline_event.recorded", **facts)
     if deferred:
         archive.sign_checkpoint()
         discard_deferred(archive.folder)
 
 
 def _change_over(archive: WritableArchive) -> None:
-    """Let the index lead to the records that count where a stop came between the two."""
+    """Let the index lead to the new records of a rekey that was stopped before its change-over."""
     try:
         Rekeyer(archive).change_over()
-    except CofferError as error:  # whoever carries it out tells; the archive opens all the same
-        _log.error("a rekey is not finished", cause=str(error), way_out=error.hint())
+    except CofferError as error:  # the rekey job reports it; the archive opens all the same
+        _log.error("a rekey is not finished", name="rekey.failed", cause=str(error), remedy=error.hint())

@@ -1,7 +1,7 @@
-"""Who keeps the keys: the configured providers of epoch secrets, and where their passphrase or PIN comes from.
+"""The configured providers of epoch secrets, and where their passphrase or PIN comes from.
 
 Rule: a passphrase or a PIN comes from the environment or a file, never from the command line or the config file, where
-others could read it. Nothing is opened or asked before the first epoch needs it.
+others could read it. Nothing is opened or contacted before the first epoch needs it.
 """
 
 import os
@@ -34,9 +34,9 @@ __all__ = [
     "open_keyring",
     "open_keyring_when_there",
     "passphrase_of",
+    "provider_location",
     "provider_of",
     "settings_of",
-    "told",
 ]
 
 KINDS: Final = {
@@ -47,7 +47,7 @@ KINDS: Final = {
 
 
 def provider_of(keys: Keys, archive_id: bytes, current: str = "") -> ProviderSet:
-    """Every provider that is configured for an archive; `current` (default: the configured one) makes new epochs."""
+    """Every provider configured for an archive; `current` (default: the configured one) creates new epochs."""
     makers: dict[str, Callable[[], KekProvider]] = {
         key_file.KIND: partial(key_file_provider, keys),
         pkcs11.KIND: partial(_hsm, keys, archive_id),
@@ -57,22 +57,22 @@ def provider_of(keys: Keys, archive_id: bytes, current: str = "") -> ProviderSet
 
 
 def open_keyring(folder: ArchiveFolder, provider: KekProvider, *, readonly: bool = False) -> Keyring:
-    """The keyring of this archive. Raises as `Keyring.open`, and HistoryError for another archive's."""
+    """The keyring of this archive. Raises as `Keyring.open`, and HistoryError for the keyring of another archive."""
     keyring = Keyring.open(folder.keyring, provider, readonly=readonly)
     if keyring.archive_id != folder.archive_id:
         other = keyring.archive_id.hex()
         keyring.close()
         raise HistoryError(
-            f"{folder.keyring} is the keyring of another archive, {other}", hint="put this archive's own keyring back"
+            f"{folder.keyring} is the keyring of another archive, {other}", hint="restore this archive's own keyring"
         )
     return keyring
 
 
 def open_keyring_when_there(folder: ArchiveFolder, keys: Keys, waiting: Waiting) -> Keyring:
-    """The keyring, to be changed, by all configured providers. One that cannot be reached is waited for as long as the
+    """The keyring, open for changes, with all configured providers. An unreachable one is retried for as long as the
     configuration says: `waiting` gets the cause and the seconds left at each try. Raises as `open_keyring`.
 
-    The retries end when it is open: then there are callers that wait for an answer.
+    The retries end once it is open: from then on callers wait for an answer.
     """
     policy = RetryPolicy(time.monotonic() + keys.wait_seconds, waiting)
     try:
@@ -81,8 +81,8 @@ def open_keyring_when_there(folder: ArchiveFolder, keys: Keys, waiting: Waiting)
         policy.end = 0.0
 
 
-def told(keys: Keys) -> str:
-    """Where the configured provider keeps its secrets, in a few words and without any of them."""
+def provider_location(keys: Keys) -> str:
+    """Where the configured provider keeps its secrets, in a few words and without any secret."""
     if keys.provider == "pkcs11":
         return f'HSM token "{keys.pkcs11.token}" of {keys.pkcs11.module}'
     if keys.provider == "aws-kms":
@@ -91,8 +91,8 @@ def told(keys: Keys) -> str:
 
 
 def settings_of(keys: Keys) -> dict[str, str]:
-    """By kind, every provider that is configured and where it keeps its secrets: two processes for which these words
-    are the same open the same epochs, as far as settings go."""
+    """By kind, every configured provider and where it keeps its secrets: two processes with equal values open the same
+    epochs, as far as settings decide."""
     found = {key_file.KIND: f"key file {os.path.realpath(keys.key_file)}"}
     if keys.pkcs11.token:
         found[pkcs11.KIND] = f'HSM token "{keys.pkcs11.token}"'
@@ -102,8 +102,8 @@ def settings_of(keys: Keys) -> dict[str, str]:
 
 
 def guarded() -> str:
-    """How keys in the memory of this process are guarded, or what the system refused, in a few words."""
-    locked_pages.take(1).release()  # where no key was here yet: to be refused now
+    """How keys in the memory of this process are protected, or what the system refused, in a few words."""
+    locked_pages.take(1).release()  # before the first key, so that a refusal shows now
     return "; ".join(hardening.refusals()) or "locked, and left out of core dumps"
 
 
@@ -125,7 +125,7 @@ def _hsm(keys: Keys, archive_id: bytes) -> pkcs11.HsmProvider:
 
 def _kms(keys: Keys, archive_id: bytes) -> aws_kms.KmsProvider:
     settings = keys.aws
-    if keys.provider != "aws-kms" and settings == AwsKms():  # what a row names is no reason to ask anybody
+    if keys.provider != "aws-kms" and settings == AwsKms():  # the name in a row is no reason to contact AWS
         raise ConfigError(
             "an epoch of this archive is kept by an aws-kms provider, which is not configured",
             hint="add [keys.aws] with its region to coffer.toml",
@@ -135,7 +135,7 @@ def _kms(keys: Keys, archive_id: bytes) -> aws_kms.KmsProvider:
 
 
 def passphrase_of(keys: Keys) -> Callable[[], Secret] | None:
-    """How to get the configured passphrase, or None where none is configured. The call raises ConfigError."""
+    """How to get the configured passphrase, or None if none is configured. The call raises ConfigError."""
     return _source(keys.passphrase_env, keys.passphrase_file, "passphrase")
 
 

@@ -1,6 +1,6 @@
-"""What the one writer does after a change of the keys, whoever began it: log, index and keyring brought to agree.
+"""Bring log, index and keyring into agreement after a change of the keys: the writer's task, whoever began the change.
 
-Rule: nothing is kept but the keyring's rows, so a stop anywhere costs nothing, and settling again does the rest.
+Rule: the only state is the keyring's rows, so a stop anywhere costs nothing, and the next call does the rest.
 """
 
 import threading
@@ -17,73 +17,75 @@ from coffer.index.rebuild import CatchUp
 from coffer.keys.errors import CofferError
 from coffer.keys.keyring import rows, shred
 from coffer.keys.keyring.keyring import Keyring
-from coffer.server.engine.checkpoint_signer import Signatory
+from coffer.server.engine.checkpoint_signer import ArchiveSigner
 from coffer.server.engine.erasure_state import uncompacted
 from coffer.server.mailbox import outbox
 
-__all__ = ["Settlement"]
+__all__ = ["Reconciler"]
 
 _log = structlog.get_logger(__name__)
 _AGAIN_SECONDS: Final = 60.0
-_AGAIN_OBJECTS: Final = 100  # of those that cannot be read: each may cost a damaged disk many seconds
+_AGAIN_OBJECTS: Final = 100  # unreadable ones: each may cost a damaged disk many seconds
 
 
-class Settlement:
-    """The writer's keyring, log and index, and up to which change of the keys they agree."""
+class Reconciler:
+    """Reconciles the writer's keyring, log and index, and remembers up to which change of the keys they agree."""
 
-    def __init__(self, keyring: Keyring, log: LogWriter, reader: LogReader, index: Index, signatory: Signatory) -> None:
+    def __init__(
+        self, keyring: Keyring, log: LogWriter, reader: LogReader, index: Index, signer: ArchiveSigner
+    ) -> None:
         self._keyring = keyring
         self._log = log
         self._reader = reader
         self._index = index
-        self._signatory = signatory
+        self._signer = signer
         self._delivering = threading.Lock()
-        self._settled = -1  # the keyring's changes up to which nothing is left to do
+        self._reconciled = -1  # the keyring's change counter up to which nothing is left to do
         self._compact_after = 0.0
         self._retry_after = 0.0
 
     def retry(self, again: Callable[[int], CatchUp]) -> None:
-        """Let `again` try some of the objects again that could not be read, if there are any and it is time.
+        """Retry some of the objects that could not be read, if there are any and it is time.
 
-        It takes how many at most. Raises CofferError.
+        `again` gets how many to retry at most. Raises CofferError.
         """
         if time.monotonic() < self._retry_after or not self._index.skipped_objects:
             return
         self._retry_after = time.monotonic() + _AGAIN_SECONDS
         done = again(_AGAIN_OBJECTS)
         if done.applied:
-            _log.info("objects can be read again and are found now", count=done.applied)
+            _log.info("objects can be read again and are found now", name="object.reindexed", count=done.applied)
 
-    def settle(self) -> None:
-        """Finish what this or another process began with the keys, if anything: durable on return. Raises CofferError.
+    def reconcile(self) -> None:
+        """Finish key changes that this or another process began, if any; durable on return. Raises CofferError.
 
-        In this order: the signing key changes where that was ordered, events reach the log and are signed, the index is
-        rid of what shredded keys sealed, their wrapped form leaves the keyring, and where an epoch ended, the index is
-        written anew. Stopped anywhere, the next call does the rest.
+        In this order: an ordered rotation of the signing key completes, events reach the log and are signed, the index
+        drops what shredded keys sealed, the wrapped keys leave the keyring, and if an epoch ended, the index is
+        compacted. After a stop anywhere, the next call does the rest.
         """
-        self._signatory.rotate()
+        self._signer.rotate()
         if self.deliver():
-            self._signatory.sign()
+            self._signer.sign()
         changes = self._keyring.follow()
-        if changes == self._settled:
+        if changes == self._reconciled:
             return
-        doomed = shred.waiting(self._keyring)
-        for key_id, stone in doomed.items():
-            self._index.forget(key_id, stone.name)
-        if doomed:
+        tombstones = shred.waiting(self._keyring)
+        for key_id, tombstone in tombstones.items():
+            self._index.forget(key_id, tombstone.name)
+        if tombstones:
             self._index.flush()
-            shred.drop(self._keyring, list(doomed))
-            _log.info("shredded", keys=[key_id.hex()[:8] for key_id in doomed])
+            shred.drop(self._keyring, list(tombstones))
+            _log.info("studies were shredded", name="study.shredded", keys=[key_id.hex()[:8] for key_id in tombstones])
         if self._compact():
-            self._settled = changes
+            self._reconciled = changes
 
     def deliver(self) -> int:
-        """Move the events that wait in the keyring into the log, durable on return; how many there were."""
+        """Move the events waiting in the keyring into the log, durable on return; returns how many there were."""
         with self._delivering:
             return outbox.deliver(self._keyring, self._log, self._reader, self._index.cover)
 
     def _compact(self) -> bool:
-        """Write the index anew where an epoch ended since it was; whether it is done. A failure is tried again."""
+        """Compact the index if an epoch ended since the last time; returns whether it is done. A failure is retried."""
         epoch = uncompacted(self._keyring)
         if not epoch:
             return True
@@ -91,10 +93,15 @@ class Settlement:
             return False
         try:
             self._index.compact()
-        except CofferError as error:  # what is left over opens nothing: it need not keep an archive closed
+        except CofferError as error:  # the traces open nothing: no reason to keep the archive closed
             self._compact_after = time.monotonic() + _AGAIN_SECONDS
-            _log.error("the index keeps traces of shredded studies", cause=str(error), way_out=error.hint())
+            _log.error(
+                "the index still holds traces of shredded studies",
+                name="index.compact_failed",
+                cause=str(error),
+                remedy=error.hint(),
+            )
             return False
         self._keyring.amend([(rows.COMPACTED_KEY, epoch.to_bytes(4, "big"))])
-        _log.info("the index was written anew", epoch=epoch)
+        _log.info("the index was compacted", name="index.compacted", epoch=epoch)
         return True

@@ -1,9 +1,9 @@
 """Seal the objects of studies again under new keys, and destroy the old ones (`keys.keyring.rekey`,
 docs/adr/0008-rekey.md).
 
-Rule: new key, new records, the word that they count and its event, index, end of the old key: each is durable before
-the next begins. Stores go on meanwhile; they are held up only while the last objects that came in are sealed again and
-the index changes over, so that whatever the old key sealed is under the new one before it goes.
+Rule: new key, new records, the switch to them with its event, index, end of the old key: each is durable before the
+next begins. Stores continue meanwhile; they wait only while the last objects to arrive are sealed again and the index
+changes over, so that everything the old key sealed is under the new one before the old key is destroyed.
 """
 
 import os
@@ -40,12 +40,12 @@ __all__ = ["Rekeyer"]
 
 _log = structlog.get_logger(__name__)
 
-_KEYS_A_SCAN: Final = 1000  # the log's headers are read once for so many studies
+_KEYS_A_SCAN: Final = 1000  # the log's headers are read once for this many studies
 _GROUP_OBJECTS: Final = 64
 _GROUP_BYTES: Final = 32 << 20
 _IN_MEMORY_BYTES: Final = 8 << 20
-_FEW: Final = 8  # so many objects may be sealed while stores wait
-_PATIENCE: Final = 10  # rounds behind what comes in, before twice as many may be
+_FEW: Final = 8  # at most this many objects are sealed while stores wait
+_PATIENCE: Final = 10  # rounds in which stores are faster than sealing, before _FEW doubles
 _NOTE_SECONDS: Final = 0.5
 _DAY_MS: Final = 86_400_000
 
@@ -60,7 +60,7 @@ class _Stored:
 
 
 class _Records:
-    """The objects that the log has under some keys, in order; `read` takes in what was added since."""
+    """The objects that the log has under some keys, in order; `read` adds what was appended since."""
 
     def __init__(self, reader: LogReader, key_ids: Iterable[bytes]) -> None:
         self._reader = reader
@@ -69,7 +69,7 @@ class _Records:
         self.announced: set[bytes] = set()
 
     def read(self) -> None:
-        """Read on to the end of the log. Raises IntegrityError where it is damaged."""
+        """Read on to the end of the log. Raises IntegrityError if it is damaged."""
         last = self._last
         for position, header in self._reader.records(0 if last is None else last.seq + 1, behind=last):
             self._last = position
@@ -83,7 +83,7 @@ class _Records:
 
 
 class _Study:
-    """One study on its way from one key to another: which of its objects are sealed again, and where."""
+    """One study being rekeyed: which of its objects are sealed again, and where."""
 
     def __init__(self, job: Rekey, old: StudyKey, new: StudyKey, records: _Records) -> None:
         self.job = job
@@ -94,12 +94,12 @@ class _Study:
 
     @property
     def left(self) -> list[_Stored]:
-        """What is not sealed again yet, in order."""
+        """The objects that are not sealed again yet, in order."""
         return [each for each in self.records.objects[self.job.old] if each.position.seq not in self.moved]
 
 
 class Rekeyer:
-    """Goes on with every rekey that is under way. One per writer; `pause` keeps commits out while its block runs."""
+    """Continues every rekey that is under way. One per writer; `pause` keeps commits out while its block runs."""
 
     def __init__(
         self,
@@ -115,14 +115,14 @@ class Rekeyer:
         self._pause = pause
         self._grace_seconds = grace_seconds
         self._is_stopping = is_stopping
-        self._switched: dict[bytes, float] = {}  # old keys that nothing needs any more, since when
+        self._switched: dict[bytes, float] = {}  # unused old keys, and since when (monotonic seconds)
         self._noted = 0.0
 
     def run(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> None:
-        """Do what is left to do of every rekey; durable on return. `progress` gets objects done and in all.
+        """Do what remains of every rekey; durable on return. `progress` gets objects done and total.
 
-        One study that cannot be sealed again does not keep the others: its key stays, its row says which record it
-        was, and the first such error is raised at the end. Raises UnavailableError where nothing can be written now.
+        A study that cannot be sealed again does not stop the others: its key stays, its row names the record, and the
+        first such error is raised at the end. Raises UnavailableError if nothing can be written now.
         """
         waiting = [each for each in rekey.under_way(self._keyring) if each.stuck == NOT_STUCK]
         self._each([each for each in waiting if each.old not in self._switched], progress)
@@ -132,7 +132,7 @@ class Rekeyer:
                 self._retire(job)
 
     def change_over(self) -> None:
-        """Go on with the rekeys whose new records count already, so that the index says so too; old keys stay."""
+        """Complete in the index the rekeys that have already switched to their new records; old keys stay."""
         self._each([each for each in rekey.under_way(self._keyring) if each.phase is Phase.SWITCHED], lambda *_: None)
 
     def _each(self, jobs: list[Rekey], progress: Callable[[int, int], None]) -> None:
@@ -147,15 +147,21 @@ class Rekeyer:
                 try:
                     done += self._one(job, records, partial(_advance, progress, done, total))
                 except ShreddedError:
-                    _log.info("a study was shredded while it was sealed again", key=job.old.hex()[:8])
+                    _log.info("a study was shredded during its rekey", name="rekey.shredded", key=job.old.hex()[:8])
                 except (IntegrityError, KeyUnavailableError) as error:
                     failed = failed or error
-                    _log.error("a study keeps its key", key=job.old.hex()[:8], cause=str(error), way_out=error.hint())
+                    _log.error(
+                        "a study keeps its key",
+                        name="rekey.study_failed",
+                        key=job.old.hex()[:8],
+                        cause=str(error),
+                        remedy=error.hint(),
+                    )
         if failed is not None:
             raise failed
 
     def _one(self, job: Rekey, records: _Records, progress: Callable[[int], None]) -> int:
-        """Take one study as far as its change-over; returns how many objects it has."""
+        """Bring one study to its change-over; returns how many objects it has."""
         study = _Study(job, self._keyring.study(job.old), self._keyring.study(job.new), records)
         self._recognize(study)
         first, rounds = len(study.left), 0
@@ -163,7 +169,7 @@ class Rekeyer:
             self._seal_some(study)
             progress(len(study.moved))
             records.read()
-            rounds += len(study.moved) > first  # whoever sends faster than this seals is made to wait in the end
+            rounds += len(study.moved) > first  # a sender faster than sealing must wait in the end
         with self._pause():
             records.read()
             while study.left:
@@ -174,16 +180,22 @@ class Rekeyer:
                 study.job = rekey.update(
                     self._keyring, study.job, switched, [self._archive.enclosed(self._ended(study))]
                 )
-            self._archive.deliver()  # the log says why the old records do not open, before they do not
+            self._archive.deliver()  # the log records why the old records no longer open, before that is so
             self._change_over(study)
         progress(len(study.moved))
         self._archive.sign_checkpoint()
         self._switched[job.old] = time.monotonic()
-        _log.info("a study has a new key", key=job.old.hex()[:8], new_key=job.new.hex()[:8], objects=len(study.moved))
+        _log.info(
+            "a study has a new key",
+            name="rekey.study_finished",
+            key=job.old.hex()[:8],
+            new_key=job.new.hex()[:8],
+            objects=len(study.moved),
+        )
         return len(study.moved)
 
     def _recognize(self, study: _Study) -> None:
-        """Find what was sealed again before a stop: by the content ids that the objects have under the new key."""
+        """Find what was sealed again before a stop, by the objects' content ids under the new key."""
         known: dict[bytes, list[_Stored]] = {}
         for each in study.records.objects[study.job.new]:
             known.setdefault(each.content_id, []).append(each)
@@ -198,14 +210,14 @@ class Rekeyer:
 
     def _seal_some(self, study: _Study) -> None:
         """Seal the next objects again and append them together; durable on return."""
-        self._keyring.study(study.job.new)  # shredded meanwhile: nothing more is written
+        self._keyring.study(study.job.new)  # raises if it was shredded meanwhile: nothing more is written
         entries, files, sources, size = [], [], [], 0
         if study.job.new not in study.records.announced:
             entries.append(Entry(Kind.STUDY_KEY_CREATED, study.job.new, Flags(0), bytes(32), study.new.kcv, clock_ms()))
         try:
             for stored in study.left[:_GROUP_OBJECTS]:
                 if self._is_stopping():
-                    raise UnavailableError("a rekey was stopped", hint="it goes on when Coffer starts again")
+                    raise UnavailableError("a rekey was stopped", hint="it is resumed when Coffer starts again")
                 entry = self._sealed(study, stored)
                 files += [entry.body] if isinstance(entry.body, SealedFile) else []
                 entries.append(entry)
@@ -230,7 +242,7 @@ class Rekeyer:
         try:
             with self._opened(study, stored) as body:
                 if hmac_sha256(study.old.cid, body.sha256) != stored.content_id:
-                    raise IntegrityError("its content id is not that of its data set")
+                    raise IntegrityError("its content id does not match its data set")
                 content_id = hmac_sha256(study.new.cid, body.sha256)
                 context = BodyContext(self._keyring.archive_id, job.new, content_id, Kind.OBJECT)
                 sealed = reseal(
@@ -240,13 +252,13 @@ class Rekeyer:
         except IntegrityError as error:
             study.job = rekey.update(self._keyring, job, replace(job, stuck=position.seq))
             raise IntegrityError(
-                f"record {position.seq} of the study does not open, so the study keeps its key: {error}",
-                hint="coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
+                f"record {position.seq} of the study cannot be opened, so the study keeps its key: {error}",
+                hint="run coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
             ) from error
         return Entry(Kind.OBJECT, job.new, stored.flags, content_id, sealed, clock_ms())
 
     def _note(self, study: _Study) -> None:
-        """Say now and then how far it is, for whoever waits in another process."""
+        """Record the progress periodically, for a caller that waits in another process."""
         if study.job.phase is Phase.SEALING and time.monotonic() - self._noted >= _NOTE_SECONDS:
             self._noted = time.monotonic()
             total = len(study.records.objects[study.job.old])
@@ -259,7 +271,7 @@ class Rekeyer:
         held = index.rekey(job.name, job.old, job.new, moved)
         study.records.read()
         for stored in study.records.objects[job.new]:
-            if stored.position.seq not in held:  # the index had lost it, or the object was repaired since
+            if stored.position.seq not in held:  # missing from the index, or repaired since
                 header = self._archive.reader.read_header(stored.position)
                 rebuild.apply_object(index, stored.position, header, self._archive.open_record, self._archive.limits)
         index.flush()
@@ -271,9 +283,15 @@ class Rekeyer:
         try:
             shred.supersede(self._keyring, job, now_ms=now, until_ms=until)
         except ShreddedError:
-            _log.info("a study was shredded after it was sealed again", key=job.old.hex()[:8])
+            _log.info("a study was shredded during its rekey", name="rekey.shredded", key=job.old.hex()[:8])
         except CofferError as error:
-            _log.error("an old key is not destroyed yet", key=job.old.hex()[:8], cause=str(error))
+            _log.error(
+                "an old key is not destroyed yet",
+                name="rekey.retire_failed",
+                key=job.old.hex()[:8],
+                cause=str(error),
+                remedy=error.hint(),
+            )
             raise
         self._switched.pop(job.old, None)
         self._archive.index.follow()
@@ -292,7 +310,7 @@ class Rekeyer:
 
 
 def _meta(body: BodyReader, position: Position) -> bytes:
-    """What is recorded beside an object that is sealed again: as before, and in which record it first came in."""
+    """The metadata sealed with an object again: as before, and the record in which it first arrived."""
     meta = ObjectMeta.decode(body.meta)
     return body.meta if meta.order >= 0 else msgspec.structs.replace(meta, order=position.seq).encode()
 
@@ -302,7 +320,7 @@ def _advance(progress: Callable[[int, int], None], before: int, total: int, coun
 
 
 def _version(stored: _Stored, key_id: bytes) -> Version:
-    """Where an object is now, as `Index.rekey` takes it."""
+    """Where an object is now, in the form that `Index.rekey` takes."""
     position = stored.position
     return Version(
         position.seq, position.segment, position.offset, position.body_len, stored.content_id, "", 0, 0, 0, key_id

@@ -1,10 +1,10 @@
-"""Notice a keyring that is older than the log: a backup that was put back, knowingly or not.
+"""Detect a keyring that is older than the log: a backup that was restored, knowingly or not.
 
-Rule: the log says what was shredded and which epochs were destroyed, and it is believed: what an older keyring brings
-back is not given to anybody. Only what the keyring has not seen signed is read: a minute, unless it was put back. One
-that remembers less than was signed is older, whatever it lacks; so is one that lacks what the log has of keys, epochs,
-holds and requests since, signed or not. Nothing is stored and no key is changed with it: new objects would get keys in
-a second keyring, and nothing puts two keyrings together.
+Rule: the log is authoritative on what was shredded and which epochs were destroyed: keys that an older keyring brings
+back are never used. Only records after the keyring's remembered checkpoint are read: a minute's worth, unless it was
+restored. If it remembers fewer records than were signed, it is older, whatever it lacks; so is one that lacks keys,
+epochs, holds or requests that the log has since, signed or not. Nothing is stored and no key is changed with it: new
+objects would get keys in a second keyring, and two keyrings cannot be merged.
 """
 
 import os
@@ -27,21 +27,21 @@ from coffer.keys.keyring import rekey, rows
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rows import GONE
 from coffer.keys.keyring.shred import is_shredded, schedule
-from coffer.server.engine.openers import Told
+from coffer.server.engine.openers import OpenerHistory
 from coffer.server.mailbox import outbox
 
 __all__ = ["LostHold", "Missed", "keys_since", "missed", "report_trouble", "shred_again", "trouble_of"]
 
 _log = structlog.get_logger(__name__)
-_NEWEST: Final = "put the newest copy of the keyring back, or see coffer recover show"
+_NEWEST: Final = "restore the newest copy of the keyring, or see coffer recover show"
 _UNDER_A_KEY: Final = frozenset({Kind.STUDY_KEY_CREATED, Kind.OBJECT})  # a rekey's new key has objects only
-_TOLD: Final = frozenset({Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED, Kind.STATE})
+_COMPARED: Final = frozenset({Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED, Kind.STATE})
 
 
 @dataclass(frozen=True, slots=True)
 class LostHold:
-    """What the log tells of a hold: its id, "study", "patient" or "instance", until when, by whom, why, and since when
-    (ms since 1970 UTC)."""
+    """What the log records of a hold: its id, "study", "patient" or "instance", until when, by whom, why, and since
+    when (ms since 1970 UTC)."""
 
     hold_id: str
     kind: str
@@ -53,7 +53,7 @@ class LostHold:
 
     @classmethod
     def of(cls, hold_id: str, event: Event) -> "LostHold":
-        """The hold that an event tells of."""
+        """The hold that an event records."""
         kind, until, officer, account, reason = (
             str(event.facts.get(name, "")) for name in ("on", "until", "officer", "account", "reason")
         )
@@ -62,29 +62,29 @@ class LostHold:
 
 @dataclass(slots=True)
 class Missed:
-    """What happened after the keyring was copied: shreds by their key's id, how many studies have no key now, and what
-    it says of keys, holds and requests that is not so any more."""
+    """What the keyring has missed since it was copied: shreds by key id, how many studies have no key now, and what it
+    holds of keys, holds and requests that is outdated."""
 
     shredded: dict[bytes, Event] = field(default_factory=dict)
     keyless: int = 0
-    epoch: int = 0  # the newest that keys were moved to since
-    remembered: int = 0  # records, and how many are signed
+    epoch: int = 0  # the newest one that keys were moved to since
+    remembered: int = 0  # records remembered, and records signed
     signed: int = 0
     replaced: set[bytes] = field(default_factory=set)  # keys, by a rekey
-    openers: Told = field(default_factory=Told)  # of epochs
-    notes: dict[bytes, bool] = field(default_factory=dict)  # by the place of a hold or request: whether it still counts
-    holds: dict[str, Event] = field(default_factory=dict)  # by id: those that were added since, and not removed
+    openers: OpenerHistory = field(default_factory=OpenerHistory)  # of epochs
+    notes: dict[bytes, bool] = field(default_factory=dict)  # hold or request by row key: is it in force?
+    holds: dict[str, Event] = field(default_factory=dict)  # by id: those added since and not removed
     revived: int = 0
     lost: int = 0
     ended: int = 0
 
     @property
     def is_behind(self) -> bool:
-        """Whether it remembers less than was signed: a keyring that was not put back is told before anybody else."""
+        """Whether it remembers fewer records than were signed: the newest keyring learns of a checkpoint first."""
         return self.remembered < self.signed
 
-    def told(self, epoch: int) -> list[str]:
-        """What cannot be mended here, of a keyring whose newest epoch is `epoch`, a sentence each."""
+    def contradictions(self, epoch: int) -> list[str]:
+        """What cannot be repaired here, of a keyring whose newest epoch is `epoch`, a sentence each."""
         return [f"it is {what}" for what in self._older(epoch)]
 
     def _older(self, epoch: int) -> list[str]:
@@ -100,7 +100,7 @@ class Missed:
         return found or ([behind] if self.is_behind else [])
 
     def lost_holds(self, keyring: Keyring) -> tuple["LostHold", ...]:
-        """The holds that the log tells of and the keyring lacks, oldest first; the log does not say on what."""
+        """The holds that the log records and the keyring lacks, oldest first; the log does not name their objects."""
         lost = [hold for hold in self.holds if keyring.row(rows.HOLD_PREFIX + bytes.fromhex(hold)) is None]
         return tuple(LostHold.of(hold, self.holds[hold]) for hold in lost)
 
@@ -110,33 +110,33 @@ class Missed:
         return HistoryError(f"the keyring is {found[0]}", hint=_NEWEST) if found else None
 
     def require_newest(self, epoch: int) -> None:
-        """Raise HistoryError where the keyring is older than the log: no key is changed by what it says."""
+        """Raise HistoryError if the keyring is older than the log: then no key may be changed."""
         error = self.objection(epoch)
         if error is not None:
             raise error
 
     def require_none_shredded(self) -> None:
-        """Raise HistoryError where the keyring holds keys that were shredded."""
+        """Raise HistoryError if the keyring holds keys that were shredded."""
         if self.shredded:
             raise HistoryError(
                 f"the keyring is older than the log: it holds {len(self.shredded)} keys that were shredded since",
-                hint="put the newest keyring back; or start the server once, which shreds them again",
+                hint="restore the newest keyring; or start the server once, which shreds them again",
             )
 
 
 def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone: bool = False) -> Missed:
-    """What the keyring has missed: what stands in the log behind the last checkpoint that it knows.
+    """What the keyring has missed: what the log has after the last checkpoint that it remembers.
 
-    `alone` says that the caller holds the writer's lock, so that nobody moves events into the log: then holds and
-    requests are compared too. Raises HistoryError where an epoch that it uses was destroyed since, IntegrityError for
-    an altered event.
+    `alone` says that the caller holds the writer's lock, so that no process moves events into the log: then holds and
+    requests are compared too. Raises HistoryError if an epoch that it uses was destroyed since, IntegrityError for an
+    altered event.
     """
     found = Missed()
     try:
-        signed = read_checkpoint(folder)  # before the keyring, which is told of a checkpoint first
+        signed = read_checkpoint(folder)  # before the keyring, which learns of a checkpoint first
         seen = remembered_checkpoint(keyring.remembered_checkpoint(), folder).size
     except IntegrityError:
-        return found  # whoever writes or verifies tells about it
+        return found  # reported by the writer and by verify
     found.remembered, found.signed = seen, signed.size if signed is not None else 0
     made: set[bytes] = set()
     try:
@@ -145,7 +145,7 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
     except HistoryError:
         raise
     except (IntegrityError, UnreadableError):
-        pass  # told by whoever writes or verifies; what stands before it counts
+        pass  # reported by the writer and by verify; what precedes the damage counts
     found.keyless = sum(not keyring.is_used(key_id) for key_id in made)
     if alone:
         _compare_all(found, made, keyring, folder)
@@ -155,19 +155,19 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
 
 
 def keys_since(folder: ArchiveFolder, size: int) -> set[bytes]:
-    """The ids of the study keys that records from `size` on are sealed under; what stands behind damage is not read."""
+    """The ids of the study keys that records from `size` on are sealed under; what follows damage is not read."""
     reader, found = LogReader(folder), set[bytes]()
     try:
         found.update(header.study_key_id for _, header in reader.records(size) if header.kind in _UNDER_A_KEY)
     except (IntegrityError, UnavailableError):
-        pass  # told by whoever writes or verifies
+        pass  # reported by the writer and by verify
     finally:
         reader.close()
     return found
 
 
 def _compare_all(found: Missed, made: set[bytes], keyring: Keyring, folder: ArchiveFolder) -> None:
-    """As `_compare`, with the events that are on their way into the log; again where another process added one."""
+    """As `_compare`, with the events that are still in the outbox; repeated if another process added one."""
     places: list[bytes] = []
     while True:
         for place, entry in outbox.waiting(keyring):
@@ -183,7 +183,7 @@ def _compare_all(found: Missed, made: set[bytes], keyring: Keyring, folder: Arch
 
 
 def _compare(found: Missed, keyring: Keyring) -> None:
-    """What an older keyring says that is not so any more."""
+    """Count what is outdated in an older keyring."""
     found.revived = sum(
         keyring.is_used(key_id) and not is_shredded(keyring, key_id) and rekey.of_key(keyring, key_id) is None
         for key_id in found.replaced
@@ -194,7 +194,7 @@ def _compare(found: Missed, keyring: Keyring) -> None:
 
 
 def trouble_of(keyring: Keyring, keyless: int) -> list[str]:
-    """What is wrong with an open keyring that has no key for so many studies of the index; about 1 us a row."""
+    """How an open keyring contradicts log and index; `keyless` studies of the index have no key. About 1 us a row."""
     found = [f"{keyless} studies of the index have no key"] if keyless else []
     if (complaint := keyring.complaint()) is not None:
         found.append(complaint)
@@ -202,9 +202,14 @@ def trouble_of(keyring: Keyring, keyless: int) -> list[str]:
 
 
 def report_trouble(found: Iterable[str]) -> None:
-    """Log what is wrong with a keyring beside its log, each with the way out."""
+    """Log how a keyring contradicts its log, each with the remedy."""
     for what in found:
-        _log.error("the keyring does not belong to this log", cause=what, way_out="coffer keys audit")
+        _log.error(
+            "the keyring does not belong to this log",
+            name="keyring.mismatched",
+            cause=what,
+            remedy="coffer keys audit",
+        )
 
 
 def _read(  # noqa: PLR0917
@@ -215,12 +220,12 @@ def _read(  # noqa: PLR0917
     header: RecordHeader,
     body: Callable[[], bytes],
 ) -> None:
-    """Take one record in."""
+    """Add one record."""
     if header.kind in _UNDER_A_KEY:
         made.add(header.study_key_id)
     elif header.kind == Kind.STUDY_REKEYED:
         found.replaced.add(header.study_key_id)
-    elif header.kind in _TOLD:
+    elif header.kind in _COMPARED:
         event = Event.open(keyring.archive_key(derive.EVENT), folder.archive_id, header, body())
         found.openers.add(event.facts)
         if header.kind == Kind.EPOCH_DESTROYED:
@@ -237,7 +242,7 @@ def _read(  # noqa: PLR0917
 
 
 def _note(found: Missed, event: Event) -> None:
-    """Take in what an officer said."""
+    """Add an officer's act on a hold or a request."""
     what = event.facts.get("what")
     if what in {"hold added", "hold removed"}:
         hold = str(event.facts["hold"])
@@ -260,15 +265,15 @@ def _require_destroyed(keyring: Keyring, event: Event) -> None:
     if any(each.epoch == epoch and each.state not in GONE for each in keyring.epochs()):
         raise HistoryError(
             f"the keyring is older than the log: it uses epoch {epoch}, which was destroyed since",
-            hint="put the newest keyring back, and the newest key file",
+            hint="restore the newest keyring and the newest key file",
         )
 
 
 def shred_again(late: Missed, keyring: Keyring) -> None:
-    """Do to an older keyring what the log says was done to it, durable on return; `late` then holds no shred.
+    """Repeat on an older keyring what the log says was done to it, durable on return; `late` then holds no shred.
 
-    It learns again what opens its epochs, and which of it has ended: else an erasure would be called complete while
-    something that it never heard of opens what was erased.
+    The keyring also learns again what opens its epochs and which openers have ended: otherwise an erasure would be
+    reported complete while an opener unknown to it still opens what was erased.
     """
     if openers := late.openers.missing(keyring):
         keyring.amend(openers)
@@ -287,5 +292,5 @@ def shred_again(late: Missed, keyring: Keyring) -> None:
             event=lambda *_, row=row: row,
             last_epoch=int(str(event.facts["epoch"])),
         )
-        _log.warning("an older keyring was put back: shredded again", key=key_id.hex()[:8])
+        _log.warning("an older keyring was restored: shredded again", name="study.shredded_again", key=key_id.hex()[:8])
     late.shredded.clear()

@@ -1,8 +1,8 @@
-"""Where incoming objects are held and sealed: memory and folder for their bytes, limits for their headers, and by which
-rules they belong to patients.
+"""Hold and seal incoming objects: memory and folder for their bytes, limits for their headers, and the rules that
+assign them to patients.
 
-Rule: it needs no writer and no index, so any number of processes may have one for the same archive. What it makes is a
-sealed body; `server.engine.commit` gives it a place in the log.
+Rule: it needs no writer and no index, so any number of processes may seal for one archive. The result is a sealed body;
+`server.engine.commit` appends it to the log.
 """
 
 import os
@@ -26,7 +26,7 @@ class Intake:
     """Drafts and seals the objects of one process. Thread-safe."""
 
     def __init__(self, limits: Limits, archive_id: bytes, room: FreeSpace, *, share: int = 1) -> None:
-        """`room` is the spool folder; `share` says how many processes divide the memory for incoming objects."""
+        """`room` is the spool folder; `share` processes divide the memory for incoming objects."""
         self._limits = limits
         self._archive_id = archive_id
         self._room = room
@@ -48,7 +48,7 @@ class Intake:
 
 
 def header_limits_of(limits: Limits) -> HeaderLimits:
-    """How far a header is parsed, by the configuration."""
+    """The configured limits of header parsing."""
     return HeaderLimits(
         bytes=limits.header_bytes,
         depth=limits.header_depth,
@@ -58,6 +58,6 @@ def header_limits_of(limits: Limits) -> HeaderLimits:
 
 
 def rules_of(config: Config) -> Rules:
-    """How patients are told apart and which versions are served, by the configuration."""
+    """The configured rules that distinguish patients and select the served version."""
     patients, versions = config.patients, config.versions
     return Rules(patients.default_issuer, patients.default_issuer_by_ae, versions.serve, versions.serve_by_ae)

@@ -1,4 +1,4 @@
-"""What an archive holds, in numbers, for `coffer status` and the gauges."""
+"""Figures of an archive, for `coffer status` and the gauges."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ __all__ = ["ArchiveStats", "stats_of"]
 
 @dataclass(frozen=True, slots=True)
 class ArchiveStats:
-    """What `coffer status` and the gauges show. Bytes are of data sets as received, and of the log on disk."""
+    """What `coffer status` and the gauges show. `bytes_received` is of data sets, `bytes_stored` of the log."""
 
     studies: int
     series: int
@@ -47,7 +47,7 @@ class ArchiveStats:
 def stats_of(
     folder: ArchiveFolder, keyring: Keyring, index: Index, reader: LogReader, *, log: LogWriter | None, key_trouble: int
 ) -> ArchiveStats:
-    """Totals as they are now. Without `log`, the writer's, the records that are not in the index yet are counted."""
+    """Current totals. Without the writer's `log`, records that are not in the index yet are counted."""
     seen = index.stats()
     sizes = [folder.segment_size(n) for n in folder.segment_numbers()]
     records = log.next_seq if log is not None else _count(reader, seen.applied_seq + 1)

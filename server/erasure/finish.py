@@ -110,5 +110,5 @@ def finish_keys(
 def _target(found: list[Erasure], *, early: bool) -> int:
     """Return the newest epoch that has to be destroyed; 0 for none."""
     now = clock_ms()
-    due = [each for each in found if each.open_epochs and (early or each.stone.until_ms <= now)]
-    return max((each.stone.epoch for each in due), default=0)
+    due = [each for each in found if each.open_epochs and (early or each.tombstone.until_ms <= now)]
+    return max((each.tombstone.epoch for each in due), default=0)

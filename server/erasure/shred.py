@@ -2,7 +2,7 @@
 
 Rule: what is not allowed is refused before anything changes. What is allowed happens in one transaction of the keyring,
 after which no process releases the key. The rest (log, index, the key's row) is the writer's work, in this process or
-in the running server: `WritableArchive.settle`. Order, and the state after a stop in between: docs/keys.md.
+in the running server: `WritableArchive.reconcile`. Order, and the state after a stop in between: docs/keys.md.
 """
 
 from collections.abc import Callable, Sequence

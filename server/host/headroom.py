@@ -132,7 +132,7 @@ class Shortage:
         with self._lock:
             is_new, self._what = what != self._what, what
         if is_new:
-            _log.error("new associations are refused", short_of=what, way_out=_REMEDIES[what])
+            _log.error("new associations are refused", name="resource.exhausted", short_of=what, remedy=_REMEDIES[what])
 
     def reason(self) -> str:
         """A sentence for /readyz while something is short; "" if nothing is."""
@@ -145,7 +145,7 @@ class Shortage:
         if what and not _is_short(what):
             with self._lock:
                 self._what = ""
-            _log.info("new associations are accepted again", was_short_of=what)
+            _log.info("new associations are accepted again", name="resource.recovered", was_short_of=what)
             return ""
         return what
 

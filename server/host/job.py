@@ -137,5 +137,5 @@ def _stop(running: _Running) -> None:
     job.stopping.set()
     watched.join(job.patience_seconds)
     if watched.is_alive():
-        _log.warning("a job did not stop in time and is left behind", what=job.name)
+        _log.warning("a job did not stop in time and is left behind", name="job.left_behind", what=job.name)
     job.end()

@@ -42,5 +42,10 @@ class Orders:
         except Empty:
             return False
         if order != _END:
-            _log.info("a signal is ignored", signal=order, way_out="a change of coffer.toml needs a restart")
+            _log.info(
+                "a signal is ignored",
+                name="signal.ignored",
+                signal=order,
+                remedy="restart to apply a change of coffer.toml",
+            )
         return order == _END

@@ -107,4 +107,10 @@ class Watched:
             self._is_shortage = error is not None and what_ran_out(error) != ""
             self._cause = "it ended by itself" if error is None else type(error).__name__
             if self._row.bit_count() == 1:  # the first, second, fourth ...: no flood while it lasts
-                _log.error("a thread died and is started again", what=self.name, times=self._row, exc_info=error)
+                _log.error(
+                    "a thread died and is started again",
+                    name="thread.died",
+                    what=self.name,
+                    times=self._row,
+                    exc_info=error,
+                )

@@ -114,9 +114,9 @@ def carry_out(archive: KeyAdminArchive, begun: list[Rekey], progress: Callable[[
     WriterGoneError if it has ended: the caller can then open the archive again and carry them out itself.
     """
     if isinstance(archive, WritableArchive):
-        archive.settle()
+        archive.reconcile()
         Rekeyer(archive).run(progress)
-        archive.settle()
+        archive.reconcile()
         return
     moved, last = time.monotonic(), None
     while True:

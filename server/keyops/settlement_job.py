@@ -77,8 +77,8 @@ class SettlementJob:
         except CofferError:
             return  # shown by readyz; the next opening does it
         try:
-            self._archive.look_at_keys()
-            self._archive.settle()
+            self._archive.check_keys()
+            self._archive.reconcile()
             self._unfinished = ""
         except CofferError as error:
             concern = f"a change of keys is not finished: {error}"

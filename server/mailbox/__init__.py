@@ -1,1 +1,1 @@
-"""What a process leaves for the one that writes the archive: events to record, a checkpoint to sign."""
+"""What a process leaves for the writer of the archive: events to record, a checkpoint to sign."""

@@ -1,8 +1,8 @@
-"""Events on their way into the log: kept in the keyring by whoever changed it, moved by the writer.
+"""A transactional outbox: events wait in the keyring until the writer moves them into the log.
 
-Rule: an event is put into the keyring in the same transaction as the change it tells of, and into the log exactly once:
-before it is appended, its row says from which record on to look for it, so that a stop between append and removal is
-seen. What lies in the keyring is sealed as it will be in the log.
+Rule: an event is put into the keyring in the same transaction as the change that it records, and into the log exactly
+once: before it is appended, its row states from which record on to look for it, so that a stop between append and
+removal is detected. An event in the keyring is sealed as it will be in the log.
 """
 
 import os
@@ -24,21 +24,25 @@ _NOT_TRIED: Final = (1 << 64) - 1
 
 
 class Log(Protocol):
-    """Where the events go."""
+    """The log that events are appended to."""
 
     @property
-    def next_seq(self) -> int: ...
-    def append(self, entries: list[Entry]) -> list[Position]: ...
+    def next_seq(self) -> int:
+        """The number of the next record."""
+
+    def append(self, entries: list[Entry]) -> list[Position]:
+        """Append records; durable on return. Raises UnavailableError."""
 
 
 class Reader(Protocol):
-    """Where they are looked for."""
+    """The log as it is searched for events."""
 
-    def records(self, from_seq: int) -> Iterable[tuple[Position, RecordHeader]]: ...
+    def records(self, from_seq: int) -> Iterable[tuple[Position, RecordHeader]]:
+        """The records from a number on, in order."""
 
 
 def enclose(entry: Entry, unique: bytes) -> tuple[bytes, bytes]:
-    """The keyring's row for an event: put it there together with what it tells of. `unique` is 8 random bytes."""
+    """The keyring's row for an event: put it there together with the change it records. `unique` is 8 random bytes."""
     return rows.EVENT_PREFIX + entry.time_ms.to_bytes(8, "big") + unique, _encode(entry, _NOT_TRIED)
 
 
@@ -56,7 +60,7 @@ def waiting(keyring: Keyring) -> Iterator[tuple[bytes, Entry]]:
 def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[int], None]) -> int:
     """Move every waiting event into the log, durably; return how many there were. Raises UnavailableError.
 
-    `covered` is told the number of each record that is appended: the index has nothing to read in it.
+    `covered` gets the number of each appended record: the index has nothing to read in it.
     """
     count = 0
     for place, value in keyring.rows(rows.EVENT_PREFIX):
@@ -80,8 +84,8 @@ def _encode(entry: Entry, from_seq: int) -> bytes:
 
 
 def decode(value: bytes) -> tuple[Entry, int]:
-    """The event in a row, and the record from which on to look for it. Raises FormatError."""
+    """The event in a row, and the record from which to look for it. Raises FormatError."""
     if len(value) <= _LAYOUT.size:
-        raise FormatError("an event in the keyring is cut", hint="restore the keyring from its backup")
+        raise FormatError("an event in the keyring is truncated", hint="restore the keyring from its backup")
     kind, time_ms, key_id, content_id, from_seq = _LAYOUT.unpack_from(value)
     return Entry(kind, key_id, 0, content_id, value[_LAYOUT.size :], time_ms), from_seq

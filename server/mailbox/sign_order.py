@@ -1,8 +1,7 @@
-"""The word to whoever writes the archive that it shall sign a checkpoint now, for a command that runs beside it.
+"""An order to the writer of the archive to sign a checkpoint now, given by a command that runs beside it.
 
-Rule: an order is a row of the keyring, and its answer is that the row is gone: it is taken away by the writer after a
-checkpoint is durable that covers all that was stored when the order was given. Whoever gave it withdraws it when
-nobody answers.
+Rule: an order is a row of the keyring. The writer answers it by removing the row, once a checkpoint is durable that
+covers everything stored when the order was given. The caller withdraws an order that is not answered.
 """
 
 import os
@@ -25,27 +24,27 @@ _COUNTS_MS: Final = 2 * round(_PATIENCE_SECONDS * 1000)
 
 
 def asked(keyring: Keyring) -> list[bytes]:
-    """The orders that wait, to be given to `answer`. Raises UnavailableError, IntegrityError."""
+    """The waiting orders, to be passed to `answer`. Raises UnavailableError, IntegrityError."""
     return [place for place, _ in keyring.rows(rows.SIGN_PREFIX)]
 
 
 def is_waited_for(keyring: Keyring, now_ms: int) -> bool:
-    """Whether somebody may still wait for an order. Raises UnavailableError, IntegrityError."""
+    """Whether a command may still be waiting for an order. Raises UnavailableError, IntegrityError."""
     given = (int.from_bytes(value, "big") for _, value in keyring.rows(rows.SIGN_PREFIX))
     return any(abs(now_ms - each) < _COUNTS_MS for each in given)
 
 
 def answer(keyring: Keyring, orders: list[bytes]) -> None:
-    """Say that a checkpoint was signed since these orders were read; durable on return. Raises UnavailableError."""
+    """Confirm that a checkpoint was signed since these orders were read; durable on return. Raises UnavailableError."""
     if orders:
         keyring.amend([], orders)
 
 
 def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATIENCE_SECONDS) -> None:
-    """Give an order and wait: on return a checkpoint over all that was stored before the call is signed.
+    """Give an order and wait: on return a checkpoint over everything stored before the call is signed.
 
-    Raises UnavailableError, and withdraws the order, where the writer does not sign in time; WriterGoneError where it
-    has ended.
+    Raises UnavailableError, and withdraws the order, if the writer does not sign in time; WriterGoneError if it has
+    ended.
     """
     place, end = rows.SIGN_PREFIX + os.urandom(8), time.monotonic() + patience_seconds
     keyring.amend([(place, clock_ms().to_bytes(8, "big"))])
@@ -62,6 +61,6 @@ def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATI
 
 def _late(folder: ArchiveFolder, seconds: float) -> UnavailableError:
     return UnavailableError(
-        f"{holder(folder.lock) or 'whoever writes'} has signed nothing for {seconds:.0f} s",
-        hint="a server: /readyz and its log say why. Any other command: say it again when that one has ended",
+        f"{holder(folder.lock) or 'the writer'} has signed nothing for {seconds:.0f} s",
+        hint="if it is a server, /readyz and its log show why; otherwise run the command again after it has ended",
     )

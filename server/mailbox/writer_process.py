@@ -1,6 +1,6 @@
-"""The process that writes the archive, as a command beside it sees it: what it is waited for, and whether it is there.
+"""The process that writes the archive, as seen by a command beside it: whether it runs, and waiting for its work.
 
-Rule: a command waits for nobody who is gone. The lock tells: the kernel drops it with the process that held it.
+Rule: a command never waits for a writer that has ended. The lock shows it: the kernel releases it with the process.
 """
 
 import time
@@ -17,21 +17,21 @@ _POLL_SECONDS: Final = 0.1
 
 
 def require(folder: ArchiveFolder, waits: str = "nothing was done") -> None:
-    """Raise WriterGoneError, with what waits for it, where nobody has the archive open for writing."""
+    """Raise WriterGoneError, naming what waits for it, if no process has the archive open for writing."""
     if holder(folder.lock) is None:
         raise WriterGoneError(
-            f"nobody writes the archive any more; {waits}",
-            hint="run the command again: it then does it itself; or start the server, which goes on",
+            f"no process writes the archive any more; {waits}",
+            hint="run the command again, which then does it itself; or start the server, which resumes it",
         )
 
 
 def wait_until(folder: ArchiveFolder, is_done: Callable[[], bool], seconds: float) -> bool:
-    """Wait until something is done, at most for so long, and while somebody writes; whether it is done."""
+    """Wait until something is done, at most this long and only while a writer runs; returns whether it is done."""
     deadline = time.monotonic() + seconds
     while not is_done():
         if time.monotonic() > deadline:
             return False
         if holder(folder.lock) is None:
-            return is_done()  # it may have been the last thing that it did
+            return is_done()  # this may have been its last act
         time.sleep(_POLL_SECONDS)
     return True

@@ -146,7 +146,7 @@ def offline_session(config: Config, command: str) -> Iterator[OfflineSession]:
             # Accepting a loss makes an older keyring the newest: keys shredded since must not live again.
             late = missed(folder, keyring, reader, alone=True)
             shred_again(late, keyring)
-            report_trouble(late.told(keyring.epoch))
+            report_trouble(late.contradictions(keyring.epoch))
             with suppress(IntegrityError):  # the caller reports what is wrong with the endorsements
                 finish(folder, keyring)
             yield OfflineSession(folder, keyring, late.objection(keyring.epoch), late.lost_holds(keyring))

@@ -132,7 +132,12 @@ def _quiet(kind: type[structlog.typing.FilteringBoundLogger], sink: LogSink) -> 
 
 
 def _line_of_lost(processors: list[structlog.typing.Processor], count: int) -> str:
-    event: Any = {"event": "log lines were lost", "lines": count, "remedy": "check what reads or stores the log"}
+    event: Any = {
+        "event": "log lines were lost",
+        "name": "log.lines_lost",
+        "lines": count,
+        "remedy": "check the process or the volume that takes the log",
+    }
     for process in processors:
         event = process(None, "warning", event)
     return str(event)
@@ -141,7 +146,7 @@ def _line_of_lost(processors: list[structlog.typing.Processor], count: int) -> s
 def _log_uncaught(error: BaseException | None) -> None:
     """Log without the message, which may quote a data set; Python would print it."""
     if error is not None and not isinstance(error, SystemExit):
-        structlog.get_logger(__name__).error("a fault of ours that nobody caught", exc_info=error)
+        structlog.get_logger(__name__).error("uncaught internal error", name="exception.uncaught", exc_info=error)
 
 
 def _adopt_standard_loggers(sink: LogSink, processors: list[structlog.typing.Processor], level: int) -> None:

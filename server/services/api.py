@@ -1,7 +1,7 @@
 """The services of an archive, as every door sees them: values and Protocols.
 
-Rule: a door imports this, and no service imports a door. A failure is an error of ours; each door has one table from
-errors to its own codes. `server.services.store`, `server.services.find` and `server.services.retrieve` fulfil the
+Rule: a door imports this, and no service imports a door. A failure is a CofferError; each door maps errors to its own
+codes in one table. `server.services.store`, `server.services.find` and `server.services.retrieve` implement the
 Protocols.
 """
 
@@ -17,7 +17,7 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class StoreRequest:
-    """The identity of one incoming object (PS3.7 9.3.1.1) and, where it comes from a file, the file's own header."""
+    """The identity of one incoming object (PS3.7 9.3.1.1) and, if it comes from a file, the file's own header."""
 
     sop_class: str
     sop_instance: str
@@ -29,37 +29,37 @@ class StoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class StoreOutcome:
-    """How a store ended: whether the same bytes were there already, or the error for which nothing was stored."""
+    """How a store ended: whether the same bytes were stored already, or the error that prevented it."""
 
     duplicate: bool = False
     error: CofferError | None = None
 
 
 class Reception(Protocol):
-    """One object on its way in; used by one thread."""
+    """One object being received; used by one thread."""
 
     def write(self, data: Buffer) -> None:
-        """Take the next bytes. Raises UnavailableError; then `abort` follows."""
+        """Add the next bytes. Raises UnavailableError; the caller then calls `abort`."""
 
     def finish(self) -> StoreOutcome:
-        """Store it. Without an error in the outcome it is durable and can be found. Never raises a CofferError."""
+        """Store it. If the outcome has no error, it is durable and can be found. Never raises a CofferError."""
 
     def abort(self) -> None:
-        """Forget it."""
+        """Discard what was received."""
 
 
 class StoreService(Protocol):
-    """Lets objects in."""
+    """Receives objects."""
 
     def begin(self, request: StoreRequest) -> Reception:
-        """Start one. Raises AccessDeniedError or UnavailableError."""
+        """Begin to receive one. Raises AccessDeniedError or UnavailableError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
     """The answer to a query: encoded identifiers, and whether every key of it is supported (PS3.4 C.4.1.1.4).
 
-    None stands among them now and then while nothing matches, so that who waits can look for a C-CANCEL.
+    The rows yield None periodically while nothing matches, so that the caller can check for a C-CANCEL.
     """
 
     rows: Iterator[bytes | None]
@@ -74,24 +74,33 @@ class FindService(Protocol):
 
 
 class Instance(Protocol):
-    """One stored object that may leave."""
+    """One stored object to be sent."""
 
     @property
-    def sop_class(self) -> str: ...
+    def sop_class(self) -> str:
+        """The SOP Class UID."""
+
     @property
-    def sop_instance(self) -> str: ...
+    def sop_instance(self) -> str:
+        """The SOP Instance UID."""
+
     @property
-    def transfer_syntax(self) -> str: ...
+    def transfer_syntax(self) -> str:
+        """The UID of the transfer syntax in which it is stored."""
+
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Bytes of the data set as stored."""
+
     @property
-    def has_problem(self) -> bool: ...
+    def has_problem(self) -> bool:
+        """Whether it could not be parsed to its end, or not all of its header could be kept."""
 
     def open(self) -> Iterator[bytes]:
-        """The data set as stored, in pieces. Raises CofferError when it cannot be given whole."""
+        """The data set as stored, in pieces. Raises CofferError if it cannot be returned whole."""
 
     def convertible_to(self, transfer_syntax: str) -> bool:
-        """Whether `convert_to` serves this syntax."""
+        """Whether `convert_to` supports this syntax."""
 
     def convert_to(self, transfer_syntax: str) -> Iterator[bytes]:
         """The data set in another syntax, in pieces. Raises InputError."""
@@ -102,7 +111,7 @@ I_co = TypeVar("I_co", bound=Instance, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Planned(Generic[I_co]):
-    """What a retrieval sends, and what its final response has to remark about it, if anything."""
+    """What a retrieval sends, and a remark for its final response, if there is one."""
 
     instances: Sequence[I_co]
     remark: str = ""
@@ -114,28 +123,42 @@ class RetrieveService(Protocol):
     def plan(
         self, identifier: bytes, *, implicit: bool, model: str, caller: Principal, waiting: Callable[[], None]
     ) -> Planned[Instance]:
-        """The instances. `waiting` is called now and then while they are looked for; what it raises ends that.
+        """The instances. `waiting` is called periodically during the search; what it raises ends the search.
 
         Raises InputError (with `offending` tags) or AccessDeniedError.
         """
 
 
 class Services(Protocol):
-    """The three together: `server.services.bundle.WriterServices` has them."""
+    """The three services together, as in `server.services.bundle.WriterServices`."""
 
     @property
-    def ingest(self) -> StoreService: ...
+    def ingest(self) -> StoreService:
+        """Receives objects."""
+
     @property
-    def finder(self) -> FindService: ...
+    def finder(self) -> FindService:
+        """Answers queries."""
+
     @property
-    def retriever(self) -> RetrieveService: ...
+    def retriever(self) -> RetrieveService:
+        """Resolves retrievals."""
 
 
 class Observer(Protocol):
-    """Is told what happens: `server.observe.metrics.Metrics`."""
+    """Counts what happens, as `server.observe.metrics.Metrics` does. No method raises or waits."""
 
-    def association_opened(self) -> None: ...
-    def association_closed(self) -> None: ...
-    def rejected(self, reason: str) -> None: ...
-    def answered(self, service: str, status: int, seconds: float) -> None: ...
-    def sent(self, service: str, objects: int, size: int) -> None: ...
+    def association_opened(self) -> None:
+        """An association was accepted."""
+
+    def association_closed(self) -> None:
+        """An accepted association ended."""
+
+    def rejected(self, reason: str) -> None:
+        """An association was rejected; `reason` is a `Rejection.word` or "idle"."""
+
+    def answered(self, service: str, status: int, seconds: float) -> None:
+        """An operation got its final response with this DIMSE status, after so many seconds."""
+
+    def sent(self, service: str, objects: int, size: int) -> None:
+        """A retrieval sent objects with so many bytes of data sets in all."""

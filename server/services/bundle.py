@@ -1,6 +1,6 @@
-"""The services of an open archive, as doors use them: what reading it offers, and what only its writer can.
+"""The services of an open archive, as doors use them: those of a reader, and those of the writer.
 
-Rule: a value of parts that know the archive and not each other. A command that needs one service makes that one.
+Rule: each service knows the archive and no other service. A command that needs one service creates only that one.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ __all__ = ["ReaderServices", "WriterServices"]
 
 @dataclass(frozen=True, slots=True)
 class ReaderServices:
-    """An open archive and the ways out of it."""
+    """An open archive and the services that read it."""
 
     archive: ReadableArchive
     finder: Finder
@@ -28,8 +28,8 @@ class ReaderServices:
 
 @dataclass(frozen=True, slots=True)
 class WriterServices(ReaderServices):
-    """The archive as its writer has it, and the ways in and out of it. One for each open archive: its committer knows
-    which keys no record has been written under yet."""
+    """The archive as opened by its writer, with all services. One for each open archive: its committer knows the keys
+    under which no record has been written yet."""
 
     archive: WritableArchive
     committer: Committer
@@ -37,14 +37,14 @@ class WriterServices(ReaderServices):
 
     @classmethod
     def of(cls, archive: WritableArchive) -> Self:
-        """Make them over an open archive, which stays the caller's to close."""
+        """Create the services of an open archive, which the caller closes."""
         committer = Committer(archive.keyring, archive.log, archive.index, archive.metrics)
         ingest = Ingest(archive.intake, _LocalCommitPort(committer), archive.policy, archive.index.rules)
         return cls(archive, Finder(archive), Retriever(archive), committer, ingest)
 
 
 class _LocalCommitPort:
-    """The `CommitPort` for objects that come in through this process: `coffer put`."""
+    """The `CommitPort` for objects received by this process, as by `coffer put`."""
 
     def __init__(self, committer: Committer) -> None:
         self._committer = committer

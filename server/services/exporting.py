@@ -1,8 +1,8 @@
 """Write stored objects as Part 10 files into a folder: the door of `coffer get`.
 
-Rule: names are made of UIDs only where these are digits and dots, else of their hash; nothing that exists is
-overwritten, and an object was there only where a file has its very data set: two objects may claim the same UIDs.
-A file appears under its name when it is whole, durable, and its hash was checked. It decides nothing: `retrieve` did.
+Rule: names are made of UIDs only if these are digits and dots, otherwise of their hash. No file is overwritten, and an
+object counts as present only if a file has exactly its data set: two objects may claim the same UIDs. A file appears
+under its name once it is whole, durable, and its hash was checked. The access decision was made by `retrieve`.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ _MOST_NAMES: Final = 1000  # of objects that claim the same UIDs
 
 
 def _require_own(folder: Path) -> None:
-    """A link to the folder is followed where root or this account made it, not where somebody else did."""
+    """Raise ConfigError if the folder is a link that neither root nor this account made."""
     try:
         found = folder.lstat()
     except OSError:
-        return  # nothing is there yet
+        return  # it does not exist yet
     if stat.S_ISLNK(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
-        raise ConfigError(f"{folder} is a link that another account made", hint="name the folder that it leads to")
+        raise ConfigError(f"{folder} is a link that another account made", hint="name the folder that it points to")
 
 
 def _holds(target: Path, pieces: Iterator[bytes], size: int) -> bool:
-    """Whether the file under a name that is taken is of this object: the same UIDs, and just the `size` bytes of its
-    data set, which follow the first piece.
+    """Whether the existing file is this object: the same UIDs, and exactly the `size` bytes of its data set, which
+    follow the first piece.
 
-    Raises UnavailableError where no file has the name, or it cannot be read.
+    Raises UnavailableError if it is not a regular file or cannot be read.
     """
     found = opening.status(target)
     if found is None or not stat.S_ISREG(found.st_mode):
         raise UnavailableError(
-            f"{target} is a link, or another thing than a file", hint="look who put it there, or name a new folder"
+            f"{target} is a link, or not a regular file", hint="find out who put it there, or name a new folder"
         )
     header = next(pieces)
     first = next(pieces, b"")
@@ -58,10 +58,10 @@ def _holds(target: Path, pieces: Iterator[bytes], size: int) -> bool:
             file.seek(there.start)
             return all(file.read(len(piece)) == piece for piece in chain((first,), pieces))
     except InputError:
-        return False  # that is no DICOM
+        return False  # not DICOM
     except OSError as error:
         raise UnavailableError(
-            f"{target} cannot be read: {error.strerror}", hint="look who put it there, or name a new folder"
+            f"{target} cannot be read: {error.strerror}", hint="find out who put it there, or name a new folder"
         ) from error
 
 
@@ -71,7 +71,7 @@ def _named(file: Part10) -> tuple[str, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One file: where it is, the data set's bytes, and whether it was there before (and was left as it is)."""
+    """One file: its path, the data set's bytes, and whether it existed before (and was left as it is)."""
 
     path: Path
     size: int
@@ -81,12 +81,12 @@ class Written:
 class Exporter:
     """Writes into one folder: `study UID/series UID/instance UID.dcm`. Used by one thread.
 
-    Others may write to it too: nothing is written through a link in it. Raises ConfigError where the folder itself is
-    another account's link.
+    Others may write to it too: nothing is written through a link in it. Raises ConfigError if the folder itself is a
+    link of another account.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = Path(os.path.abspath(folder))  # noqa: PTH100  the link's own name is meant
+        self._folder = Path(os.path.abspath(folder))  # noqa: PTH100  links must not be resolved
         _require_own(self._folder)
         self._above = next(path for path in (self._folder, *self._folder.parents) if path.exists())
         opening.distrust(self._folder)
@@ -99,10 +99,10 @@ class Exporter:
         *,
         version: int | None = None,
     ) -> Written:
-        """Write one object, durable on return; `version` goes into its name, so that none is taken for another. Where
-        another object's file has the name, it gets the next one: `.other-2`.
+        """Write one object, durable on return; `version` becomes part of its name, so that versions are distinct. If
+        another object's file has the name, the next one is used: `.other-2`.
 
-        Raises UnavailableError, IntegrityError and its kin: then nothing stands under the name.
+        Raises UnavailableError, IntegrityError or a subclass: then no file has the name.
         """
         located = instance.located
         folder = self._folder / _name("study", located.study_uid) / _name("series", located.series_uid)
@@ -117,10 +117,10 @@ class Exporter:
                 return written
             if _holds(target, self._pieces(instance), instance.length):
                 return Written(target, instance.length, existed=True)
-        raise UnavailableError(f"other files have all names for {target}", hint="name a new folder")
+        raise UnavailableError(f"all names for {target} are taken by other files", hint="name a new folder")
 
     def _write(self, instance: StoredInstance, target: Path, progress: Callable[[int], None]) -> Written | None:
-        """Write it under a name that is free; None where somebody has taken it meanwhile."""
+        """Write it under a free name; None if the name was taken meanwhile."""
         size = 0
 
         def count(more: int) -> None:
@@ -135,7 +135,7 @@ class Exporter:
 
     @staticmethod
     def _pieces(instance: StoredInstance, progress: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
-        """The file from front to back. Raises as the object's own pieces do, before the last one."""
+        """The file from start to end. Raises as the object's own pieces do, before the last one."""
         meta = instance.meta()
         uids = meta.sop_class, meta.sop_instance, meta.transfer_syntax
         header = Part10(*uids, preamble=meta.preamble or b"", file_meta=meta.file_meta or b"", start=0)
@@ -146,7 +146,7 @@ class Exporter:
 
 
 def _name(kind: str, uid: str) -> str:
-    """The same at every call, so that two studies never share a folder."""
+    """A name that depends on the UID alone, so that two studies never share a folder."""
     return (
         uid if looks_like_uid(uid) else f"{kind}-{hashlib.sha256(uid.encode(errors='surrogatepass')).hexdigest()[:16]}"
     )

@@ -1,6 +1,6 @@
-"""Answer queries: decide, let the index match, encode the rows (PS3.4 C.4.1).
+"""Answer queries: decide on access, match in the index, encode the rows (PS3.4 C.4.1).
 
-Rule: rows leave one by one, so that a C-CANCEL stops the work; query values never reach a log.
+Rule: rows are returned one by one, so that a C-CANCEL stops the work; query values never reach a log.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ _ANSWERED = frozenset({SPECIFIC_CHARACTER_SET, QUERY_RETRIEVE_LEVEL, RETRIEVE_AE
 
 
 def _advice(keys: Mapping[int, Values]) -> str:
-    """The first of what makes a query costly: many values of one key, nothing that narrows, wildcards."""
+    """The most likely reason why a query is costly: many values of one key, nothing that narrows it, or wildcards."""
     tag, values = max(keys.items(), key=lambda item: len(item[1]), default=(0, ()))
     if len(values) >= _MANY_VALUES:
         return f"give fewer than {len(values)} values in ({tag >> 16:04X},{tag & 0xFFFF:04X})"
@@ -57,22 +57,22 @@ class Finder:
 
     @staticmethod
     def too_costly(identifier: bytes, *, implicit: bool) -> TooCostlyError:
-        """What ends a query that has spent its budget; it says in at most 64 characters what to narrow."""
+        """The error for a query that has spent its budget; it says in at most 64 characters what to narrow."""
         advice = _advice(decode_identifier(identifier, implicit=implicit).values)
         return TooCostlyError(f"too costly: {advice}", hint=advice)
 
     def rows(self, keys: Mapping[int, Values], *, model: str, caller: Principal) -> Iterator[dict[int, Values]]:
-        """Matching rows by tag, holding every key that was asked for. Raises as `find`."""
+        """Matching rows by tag, each with every requested key. Raises as `find`."""
         self._archive.policy.require(caller, Action.FIND)
         return (row for row in self._steps(keys, model=model, caller=caller) if row is not None)
 
     def _steps(
         self, keys: Mapping[int, Values], *, model: str, caller: Principal
     ) -> Iterator[dict[int, Values] | None]:
-        """As `rows`, with the pauses of `index.query.query`, for whoever was permitted."""
+        """As `rows`, with the pauses of `index.query.query`, for a caller that was permitted."""
         level = "".join(v for v in keys.get(QUERY_RETRIEVE_LEVEL, ()) if isinstance(v, str)).strip()
         matches = self._archive.index.query_in_steps(level, keys, model)
-        _log.info("find", calling_ae=caller.ae_title, level=level, model=model)
+        _log.info("find", name="query.started", calling_ae=caller.ae_title, level=level, model=model)
         return (None if match is None else self._complete(match, keys, level) for match in matches)
 
     def _complete(self, match: Mapping[int, Values], keys: Mapping[int, Values], level: str) -> dict[int, Values]:

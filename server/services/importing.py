@@ -1,7 +1,7 @@
-"""Take Part 10 files into the archive: the door of `coffer put`.
+"""Import Part 10 files into the archive: the door of `coffer put`.
 
-Rule: the data set's bytes go in as they stand in the file; preamble and file meta are kept beside them so that the file
-can be written again. What is no DICOM is skipped with its reason, never stored. `server.services.media` walks folders.
+Rule: the data set's bytes are stored as they are in the file; preamble and file meta are kept beside them so that the
+file can be written again. Files that are not DICOM are skipped with a reason. `server.services.media` walks folders.
 """
 
 from dataclasses import dataclass
@@ -24,23 +24,23 @@ _log = structlog.get_logger(__name__)
 
 _PIECE: Final = 1 << 20
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
-_IDENTITY_BYTES: Final = 1 << 20  # group 0008 stands at the beginning
+_IDENTITY_BYTES: Final = 1 << 20  # group 0008 is at the beginning
 
 
 class Outcome(StrEnum):
-    """What became of one file."""
+    """The outcome for one file."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"
     SKIPPED = "skipped"
     FAILED = "failed"
-    DIRECTORY = "directory"  # a DICOMDIR: not an object, but it names some
+    DIRECTORY = "directory"  # a DICOMDIR: not an object, but it refers to some
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome for one file, the reason where it was not stored, the data set's length in bytes, and whether it
-    failed for want of something (disk, key) that may be there the next time."""
+    """The outcome for one file, the reason if it was not stored, the data set's length in bytes, and whether it failed
+    for want of something (disk, key) that may be available the next time."""
 
     path: Path
     outcome: Outcome
@@ -50,7 +50,7 @@ class Result:
 
 
 class Importer:
-    """Puts single files into an archive that is open for writing. Safe to use from many threads."""
+    """Imports single files into an archive that is open for writing. Safe to use from many threads."""
 
     def __init__(self, services: WriterServices, caller: Principal) -> None:
         self._services = services
@@ -59,8 +59,8 @@ class Importer:
     def put(self, path: Path) -> Result:
         """Store one file; durable on return of STORED or DUPLICATE.
 
-        Raises UnavailableError where the archive cannot go on. Nothing that a file holds raises: the files behind it
-        are imported whatever becomes of it.
+        Raises UnavailableError if the archive cannot continue. The content of a file never raises: the files after it
+        are imported whatever its outcome.
         """
         try:
             with path.open("rb") as file:
@@ -76,11 +76,11 @@ class Importer:
         except CofferError:
             raise
         except Exception as error:  # noqa: BLE001  # one file must not take the others with it
-            _log.exception("a file was not imported: a fault of ours")
-            return Result(path, Outcome.FAILED, f"a fault of Coffer: {type(error).__name__}")
+            _log.exception("a file was not imported: internal error", name="file.import_failed")
+            return Result(path, Outcome.FAILED, f"internal error: {type(error).__name__}")
 
     def _put(self, path: Path, found: Part10) -> Result:
-        """Under the identity of the file meta; where that is none or wrong, of the data set."""
+        """Store it under the identity of the file meta, or of the data set if the former is missing or wrong."""
         claimed = looks_like_uid(found.sop_class) and looks_like_uid(found.sop_instance)
         own = None if claimed else self._identity(path, found)
         sop_class, sop_instance = own or (found.sop_class, found.sop_instance)
@@ -95,7 +95,7 @@ class Importer:
         return Result(path, Outcome.DUPLICATE if outcome.duplicate else Outcome.STORED, size=size)
 
     def _identity(self, path: Path, found: Part10) -> tuple[str, str] | None:
-        """SOP Class and Instance UID as the data set has them; None where it lacks a usable one."""
+        """SOP Class and Instance UID of the data set; None if it lacks a usable one."""
         with path.open("rb") as file:
             file.seek(found.start)
             data = file.read(_IDENTITY_BYTES)

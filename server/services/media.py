@@ -1,7 +1,8 @@
-"""Find the files under the paths an admin names: files, folders with all below, and what a DICOMDIR refers to.
+"""Find the files under the paths that an administrator names: files, folders with their contents, and what a DICOMDIR
+refers to.
 
 Rule: never leave the folder of a DICOMDIR, whatever it refers to (CVE-2026-32711), never follow a link to a folder,
-never open what is no regular file. It does not look into the files it finds.
+never open anything but a regular file. It does not open the files that it finds.
 """
 
 import os
@@ -25,7 +26,7 @@ _RECORDS, _FILE_ID = Tag(0x0004, 0x1220), Tag(0x0004, 0x1500)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One file to look at, or, where `problem` is set, one that cannot be looked at."""
+    """One file to import, or, if `problem` is set, one that cannot be imported."""
 
     path: Path
     problem: str = ""
@@ -44,7 +45,7 @@ def find_files(paths: Sequence[Path]) -> Iterator[Found]:
             yield Found(found.path, error.strerror or "cannot be read")
             continue
         if not stat.S_ISREG(about.st_mode):
-            yield Found(found.path, "no regular file")
+            yield Found(found.path, "not a regular file")
         elif (about.st_dev, about.st_ino) not in seen:
             seen.add((about.st_dev, about.st_ino))
             yield found
@@ -66,8 +67,8 @@ def _under(path: Path) -> Iterator[Found]:
 
 
 def read_media_directory(path: Path) -> list[Found]:
-    """The files a DICOMDIR refers to (PS3.3 F.3.2.2), in its order; a reference that leads out of its folder, or to
-    nothing, is reported as a problem. Raises InputError when it cannot be read as a DICOMDIR."""
+    """The files a DICOMDIR refers to (PS3.3 F.3.2.2), in its order; a reference that leaves its folder, or leads
+    nowhere, is reported as a problem. Raises InputError if it cannot be read as a DICOMDIR."""
     try:
         if path.stat().st_size > _MAX_DIRECTORY:
             raise InputError(f"{path} is too large for a DICOMDIR")
@@ -89,7 +90,7 @@ def _components(value: object) -> list[str]:
 
 
 def _resolve(root: Path, components: Sequence[str]) -> Found:
-    """The file below `root`, its names compared without case where a mount has changed it."""
+    """The file below `root`; names are also compared without case, which some mounts change."""
     shown = Path(*components) if all("\0" not in c for c in components) else Path("?")
     if any(c in (".", "..") or "/" in c or "\0" in c for c in components):
         return Found(shown, "the DICOMDIR refers to a place outside its folder")

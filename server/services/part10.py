@@ -1,7 +1,7 @@
-"""Part 10 files (PS3.10 section 7): find the data set behind preamble and file meta, and write the same around one.
+"""Part 10 files (PS3.10 section 7): find the data set after preamble and file meta, and write these before one.
 
-Rule: the data set's bytes are never touched or parsed further than their first element; group 0002 is read here, by
-itself, because its stated length is often wrong in real files. It decides nothing: what a file names is a claim.
+Rule: the data set's bytes are never changed or parsed beyond their first element; group 0002 is read here element by
+element, because its stated length is often wrong in real files. The UIDs that a file states are unverified claims.
 """
 
 import struct
@@ -22,15 +22,15 @@ _LONG: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV"
 _META_GROUP: Final = b"\x02\x00"
 _LONGEST_UID: Final = 128
 _UID_CHARACTERS: Final = frozenset("0123456789.")
-_FIRST_GROUPS: Final = range(0x0004, 0x0020)  # a data set without file meta starts with one of these
+_FIRST_GROUPS: Final = range(0x0004, 0x0020)  # a data set without file meta begins with one of these
 _TIFF: Final = (b"II*\0", b"MM\0*")
 
 
 @dataclass(frozen=True, slots=True)
 class Part10:
-    """Where the data set of a file starts, and what is said of it before that. Texts are empty where nothing is said.
+    """Where the data set of a file starts, and what the file meta states; texts are empty if it states nothing.
 
-    `preamble` and `file_meta` are as they stand in the file (group 0002 without the "DICM"), empty where absent.
+    `preamble` and `file_meta` are the bytes of the file (group 0002 without the "DICM"), empty if absent.
     """
 
     sop_class: str
@@ -42,18 +42,18 @@ class Part10:
 
 
 def looks_like_uid(text: str) -> bool:
-    """Whether `text` is digits and dots, starts with a digit and is not endless: safe in a file name.
+    """Whether `text` is digits and dots, starts with a digit and is at most 128 long: safe in a file name.
 
-    PS3.5 9.1 allows 64 characters; real files have a few more and must not be refused for it.
+    PS3.5 9.1 allows 64 characters; real files exceed that and must not be refused for it.
     """
     return 0 < len(text) <= _LONGEST_UID and text[0] != "." and set(text) <= _UID_CHARACTERS
 
 
 def read_part10(file: BinaryIO) -> Part10:
-    """Read the beginning of a file that is positioned at its start; leaves it at any position.
+    """Read the beginning of a file that is positioned at its start; its position on return is undefined.
 
-    A file without preamble or without file meta is taken where its first element looks like DICOM; its transfer syntax
-    is then guessed from that element. Raises InputError, the cause in a few words, for anything else.
+    A file without preamble or without file meta is accepted if its first element looks like DICOM; its transfer syntax
+    is then guessed from that element. Raises InputError with the cause in a few words for anything else.
     """
     head = file.read(_PREAMBLE + len(_MAGIC))
     if not head:
@@ -68,7 +68,7 @@ def read_part10(file: BinaryIO) -> Part10:
     first = file.read(8)
     guess = _guess_syntax(first)
     if not preamble and not meta and not guess:
-        raise InputError("no DICOM")
+        raise InputError("not DICOM")
     if len(first) < 8:
         raise InputError("no data set")
     syntax = _uid(values.get(0x0010, b""))
@@ -100,14 +100,14 @@ def _read_meta(read: Callable[[int], bytes]) -> tuple[bytes, dict[int, bytes]]:
             length = int.from_bytes(head[4:8], "little")
         value = read(length) if length <= _MAX_META else b""
         if len(value) != length:
-            break  # what follows is no file meta: it belongs to the data set
+            break  # not file meta: it belongs to the data set
         raw += head + value
         values[int.from_bytes(head[2:4], "little")] = value
     return bytes(raw), values
 
 
 def _guess_syntax(first: bytes) -> str:
-    """The transfer syntax a data set's first eight bytes suggest; empty when they are no element at all."""
+    """The transfer syntax a data set's first eight bytes suggest; empty if they are no element."""
     if len(first) < 8:
         return ""
     little, big = (int.from_bytes(first[:2], order) for order in ("little", "big"))
@@ -123,9 +123,9 @@ def _uid(value: bytes) -> str:
 
 
 def header_bytes(stored: Part10, source_ae: str = "") -> bytes:
-    """Preamble, "DICM" and file meta for a data set: the stored ones, or new ones where it came without.
+    """Preamble, "DICM" and file meta for a data set: the stored ones, or new ones if it arrived without.
 
-    A stored preamble is kept if it is empty or a TIFF header; anything else could make the file a program as well.
+    A stored preamble is kept if it is empty or a TIFF header; anything else could make the file an executable too.
     """
     zero = bytes(_PREAMBLE)
     preamble = stored.preamble if stored.preamble[:4] in _TIFF else zero

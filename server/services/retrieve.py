@@ -1,8 +1,8 @@
-"""Hand objects out: which instances an identifier names, and their bytes, verified, in a syntax the peer accepts.
+"""Retrieve objects: which instances an identifier names, and their bytes, verified, in a syntax that the peer accepts.
 
-Rule: every retrieval passes the decision and leaves a line in the access log. Bytes come from the sealed record and are
-checked (AEAD, SHA-256 of the data set) before the last of them is handed over; an object that fails
-its check is never completed.
+Rule: every retrieval passes the access decision and leaves a line in the access log. Bytes come from the sealed record
+and are checked (AEAD, SHA-256 of the data set) before the last of them is returned; an object that fails its check is
+never completed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,21 +39,24 @@ _ROOTS = {"patient": ("PATIENT", "STUDY", "SERIES", "IMAGE"), "study": ("STUDY",
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """One instance that may leave: its identity, its stored syntax, and its bytes on demand."""
+    """One instance to be sent: its identity, its stored syntax, and its bytes on demand."""
 
     bodies: Bodies
     located: Located
 
     @property
     def sop_class(self) -> str:
+        """The SOP Class UID."""
         return self.located.sop_class
 
     @property
     def sop_instance(self) -> str:
+        """The SOP Instance UID."""
         return self.located.sop_instance
 
     @property
     def transfer_syntax(self) -> str:
+        """The UID of the transfer syntax in which it is stored."""
         return self.located.version.transfer_syntax
 
     @property
@@ -63,11 +66,11 @@ class StoredInstance:
 
     @property
     def has_problem(self) -> bool:
-        """Whether it could not be read to its end when it came in, or not all of its header could be kept."""
+        """Whether it could not be parsed to its end on receipt, or not all of its header could be kept."""
         return self.located.version.flags != 0
 
     def meta(self) -> ObjectMeta:
-        """What was recorded beside the data set when it came in."""
+        """What was recorded beside the data set on receipt."""
         with self._body() as body:
             return ObjectMeta.decode(body.meta)
 
@@ -77,11 +80,11 @@ class StoredInstance:
             yield from body.chunks()
 
     def convertible_to(self, transfer_syntax: str) -> bool:
-        """Whether `convert_to` can serve this syntax: both must be uncompressed little endian."""
+        """Whether `convert_to` supports this syntax: both must be uncompressed little endian."""
         return {transfer_syntax, self.transfer_syntax} <= CONVERTIBLE
 
     def convert_to(self, transfer_syntax: str) -> Iterator[bytes]:
-        """The data set re-encoded. Raises InputError where it is not well formed or not convertible."""
+        """The data set re-encoded. Raises InputError if it is not well formed or not convertible."""
         if not self.convertible_to(transfer_syntax):
             raise InputError(
                 f"stored in {self.transfer_syntax}, which is not converted to {transfer_syntax}",
@@ -97,15 +100,15 @@ class StoredInstance:
 
 @dataclass(slots=True)
 class Planning:
-    """A plan in the making. `steps` gives the instances, or None now and then while none is found; `remark` is what its
-    final response has to say, once they are at their end."""
+    """A retrieval being planned. `steps` yields the instances, or None periodically while none is found; `remark` is
+    for the final response, and valid once `steps` is exhausted."""
 
     steps: Iterator[StoredInstance | None] = field(default_factory=lambda: iter(()))
     remark: str = ""
 
 
 class Retriever:
-    """Resolves what a C-MOVE, C-GET or `coffer get` asks for. Safe to use from many threads."""
+    """Resolves what a C-MOVE, C-GET or `coffer get` requests. Safe to use from many threads."""
 
     def __init__(self, archive: ReadableArchive) -> None:
         self._archive = archive
@@ -119,7 +122,7 @@ class Retriever:
         caller: Principal,
         waiting: Callable[[], None] = lambda: None,
     ) -> Planned[StoredInstance]:
-        """As `plan_in_steps`, at once; `waiting` is called where a pause of it is."""
+        """As `plan_in_steps`, all at once; `waiting` is called at each of its pauses."""
         planning = self.plan_in_steps(identifier, implicit=implicit, model=model, caller=caller)
         found = []
         for step in planning.steps:
@@ -132,9 +135,9 @@ class Retriever:
     def plan_in_steps(self, identifier: bytes, *, implicit: bool, model: str, caller: Principal) -> "Planning":
         """The instances an identifier names, oldest study first (PS3.4 C.6.1, C.6.2), one by one.
 
-        Of the Patient Root model they are one patient's; of Study Root all that have the UIDs, with a remark where they
-        are of several patients. Raises InputError with the offending tags for a bad identifier (PS3.4 C.4.2.1.4),
-        AccessDeniedError; its steps raise AmbiguousPatientError where it names several patients.
+        In the Patient Root model they belong to one patient; in Study Root they are all that have the UIDs, with a
+        remark if these belong to several patients. Raises InputError with the offending tags for a bad identifier
+        (PS3.4 C.4.2.1.4), AccessDeniedError; its steps raise AmbiguousPatientError if it names several patients.
         """
         self._archive.policy.require(caller, Action.RETRIEVE)
         keys = decode_identifier(identifier, implicit=implicit)
@@ -194,19 +197,19 @@ class Retriever:
                 f"({tag >> 16:04X},{tag & 0xFFFF:04X}) needs {'at least one value' if is_level else 'one value'}"
                 " without wildcards",
                 offending=(tag,),
-                hint="give the unique key of every level down to the one asked for",
+                hint="give the unique key of every level down to the requested one",
             )
         return present
 
     def _issuer(self, chosen: dict[int, tuple[str, ...]], said: str) -> str | None:
-        """Which patient of this ID is meant: by the issuer that is said, or because there is only one."""
+        """The issuer of the patient meant: the given one, or the only one there is."""
         if said:
             return "" if said == _NO_ISSUER else said
         issuers = self._archive.index.issuers_of(chosen[PATIENT_ID][0], chosen.get(STUDY_UID, ()))
         if len(issuers) > 1:
-            told = ", ".join(issuer or _NO_ISSUER for issuer in sorted(issuers))
+            choices = ", ".join(issuer or _NO_ISSUER for issuer in sorted(issuers))
             raise AmbiguousPatientError(
-                f"{len(issuers)} patients have this ID: give (0010,0021): {told}",
+                f"{len(issuers)} patients have this ID: give (0010,0021): {choices}",
                 hint="name the issuer of the Patient ID, or retrieve by study",
                 offending=(PATIENT_ID, ISSUER),
             )
@@ -218,16 +221,17 @@ class Retriever:
             return ""
         _log.warning(
             "objects of several patients are sent together",
+            name="retrieval.mixed_patients",
             calling_ae=caller.ae_title,
             patients=count,
             study=[short_id(uid) for uid in islice(studies, 8)],
         )
-        return f"objects of {count} patients have the UIDs that were asked for"
+        return f"objects of {count} patients have the requested UIDs"
 
     def instances(
         self, keys: dict[int, tuple[str, ...]], caller: Principal, issuer: str | None = None
     ) -> Sequence[StoredInstance]:
-        """The instances under exact unique keys by tag; `issuer` as `Index.locate` has it. Raises AccessDeniedError."""
+        """The instances under exact unique keys by tag; `issuer` as in `Index.locate`. Raises AccessDeniedError."""
         self._archive.policy.require(caller, Action.RETRIEVE)
         return [found for found in self._found(keys, caller, issuer) if found is not None]
 
@@ -240,6 +244,7 @@ class Retriever:
             yield None if row is None else StoredInstance(self._archive.bodies, row)
         _log.info(
             "retrieve",
+            name="retrieval.planned",
             calling_ae=caller.ae_title,
             study=[short_id(uid) for uid in keys.get(STUDY_UID, ())][:8],
             instances=count,

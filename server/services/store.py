@@ -1,8 +1,8 @@
-"""Receive one object: draft, identify, seal under the key of its patient's study, commit, and only then say so.
+"""Receive one object: draft, identify, seal under the key of its patient's study, commit, and only then acknowledge.
 
-Rule: a success outcome is returned after the record and the key that opens it are on stable storage and the instance
-can be found. The bytes are never changed, parsed for more than their identity, or written readable anywhere. How they
-arrived is the door's business; this module sees a data set and the identity its request gave.
+Rule: success is returned only after the record and the key that opens it are on stable storage and the instance can be
+found. The bytes are never changed, parsed for more than their identity, or written in plain text anywhere. The door
+knows how they arrived; this module sees a data set and the identity stated in its request.
 """
 
 import time
@@ -34,28 +34,28 @@ _log = structlog.get_logger(__name__)
 
 _LONGEST_UID = 64  # PS3.5 9.1
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
-_NO_OTHER = "announce an object by the UIDs that it has, at most 64 characters each"
-_MOST_TRIES = 4  # a study that is shredded while its objects come in gets a new key each time
+_NO_OTHER = "send an object under its own UIDs, at most 64 characters each"
+_MOST_TRIES = 4  # a study that is shredded while its objects arrive gets a new key each time
 
 
 class CommitPort(Protocol):
-    """The way from sealing to the one committer: in this process, or over a line to the one that commits."""
+    """The way from sealing to the committer: in this process, or over a line to the committing process."""
 
     def study_key(self, part: PartId) -> StudyKey:
-        """The key of a part of a study, durable. Raises UnavailableError where nothing can be stored now."""
+        """The key of a part of a study, durable. Raises UnavailableError if nothing can be stored now."""
 
     def memory(self, length: int) -> memoryview:
-        """Where a body of so many bytes is sealed for `commit`: one at a time. Raises UnavailableError."""
+        """Memory in which a body of `length` bytes is sealed for `commit`: one at a time. Raises UnavailableError."""
 
     def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
-        """Store it; durable on return, and can be found. Raises UnavailableError.
+        """Store an object; on return it is durable and can be found. Raises UnavailableError.
 
-        A SealedFile stays the caller's; memory is what `memory` gave last, and must not be used any more.
+        The caller keeps a SealedFile; memory is what `memory` returned last, and must not be used afterwards.
         """
 
 
 class Ingest:
-    """The only way into the archive for a data set. Serves any number of threads as far as its port does."""
+    """The only way into the archive for a data set. Thread-safe if its port is."""
 
     def __init__(self, intake: Intake, port: CommitPort, policy: Policy, rules: Rules) -> None:
         self.intake = intake
@@ -63,14 +63,14 @@ class Ingest:
         self.rules = rules
         self._policy = policy
 
-    def begin(self, request: StoreRequest) -> "Reception":
-        """Start to receive one object. Raises AccessDeniedError."""
+    def begin(self, request: StoreRequest) -> "IncomingObject":
+        """Begin to receive one object. Raises AccessDeniedError."""
         self._policy.require(request.caller, Action.STORE)
-        return Reception(self, request)
+        return IncomingObject(self, request)
 
 
-class Reception:
-    """One object on its way in: `write` its bytes, then `finish` or `abort`. Used by one thread."""
+class IncomingObject:
+    """One object being received: `write` its bytes, then `finish` or `abort`. Used by one thread."""
 
     def __init__(self, ingest: Ingest, request: StoreRequest) -> None:
         self._intake = ingest.intake
@@ -79,25 +79,25 @@ class Reception:
         self._request = request
         self._draft = self._intake.new_draft()
         self._early: DataSetHeader | None = None
-        self._look_at = FRAME_BYTES
+        self._parse_at = FRAME_BYTES
         self._started = time.monotonic()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes of the data set. Raises UnavailableError beyond the memory or size limits."""
+        """Add the next bytes of the data set. Raises UnavailableError beyond the memory or size limits."""
         self._draft.write(data)
-        if self._draft.size >= self._look_at and not self._draft.is_laid_out:
-            self._look()
+        if self._draft.size >= self._parse_at and not self._draft.is_laid_out:
+            self._parse_early()
 
-    def _look(self) -> None:
-        """See whether the header is there; once it is, frames can be coded while the rest arrives."""
+    def _parse_early(self) -> None:
+        """Parse the header once it is complete, so that frames can be coded while the rest arrives."""
         limits = self._intake.header_limits
-        self._look_at = 2 * self._draft.size
+        self._parse_at = 2 * self._draft.size
         self._early = scan_early(self._draft.read, self._request.transfer_syntax, limits)
         if self._early is not None or self._draft.size > limits.bytes:
             self._draft.lay_out(pixel_layout(self._early) if self._early is not None else None)
 
     def abort(self) -> None:
-        """Forget what was received."""
+        """Discard what was received."""
         self._draft.close()
 
     def finish(self) -> StoreOutcome:
@@ -107,7 +107,7 @@ class Reception:
         except CofferError as error:
             return StoreOutcome(error=error)
         except Exception as error:  # noqa: BLE001  # one object must not end an association, or an import
-            _log.exception("an object was not stored: a fault of ours")
+            _log.exception("an object was not stored: internal error", name="object.store_failed")
             return StoreOutcome(error=_fault(error))
         finally:
             self._draft.close()
@@ -123,10 +123,11 @@ class Reception:
             if not done.stale:
                 break
         else:
-            raise UnavailableError("the study's key changed again and again", hint="send the object again")
+            raise UnavailableError("the study's key kept changing", hint="send the object again")
         if is_verbose():
             _log.debug(
-                "stored",
+                "an object was stored",
+                name="object.stored",
                 sop_instance=short_id(entry.sop_instance),
                 study=short_id(entry.study_uid),
                 seq=done.seq,
@@ -138,7 +139,7 @@ class Reception:
         return StoreOutcome(duplicate=done.duplicate)
 
     def _header(self) -> DataSetHeader:
-        """The header as a whole: what was read early, where nothing follows the pixel data."""
+        """The whole header: the one parsed early, if nothing follows the pixel data."""
         early, draft = self._early, self._draft
         pixel = early.pixel if early is not None and early.problem is None else None
         if early is not None and pixel is not None and pixel.whole and pixel.offset + pixel.length == draft.size:
@@ -146,10 +147,10 @@ class Reception:
         return scan(draft.read, draft.size, self._request.transfer_syntax, self._intake.header_limits)
 
     def _check_identity(self, header: DataSetHeader) -> None:
-        """PS3.4 B.2.3: the request's UIDs must be those of the data set where the data set has them."""
+        """PS3.4 B.2.3: the request's UIDs must equal those of the data set, if the data set has them."""
         given = ((_SOP_CLASS, self._request.sop_class), (_SOP_INSTANCE, self._request.sop_instance))
         if offending := tuple(tag for tag, uid in given if len(uid) > longest_of(tag, "UI")):
-            raise MismatchError("a SOP UID is longer than an index can hold", hint=_NO_OTHER, offending=offending)
+            raise MismatchError("a SOP UID is longer than the index can hold", hint=_NO_OTHER, offending=offending)
         offending = tuple(tag for tag, uid in given if not _is_same(header.text(tag), uid))
         if offending:
             raise MismatchError("SOP UIDs of command and data set differ", hint=_NO_OTHER, offending=offending)
@@ -188,11 +189,11 @@ class Reception:
 
 
 def _fault(error: Exception) -> FaultError:
-    fault = FaultError(f"a fault of the archive: {type(error).__name__}", hint="the log has the traceback: report it")
+    fault = FaultError(f"internal error: {type(error).__name__}", hint="report it with the traceback in the log")
     fault.__cause__ = error
     return fault
 
 
 def _is_same(stored: str, named: str) -> bool:
-    """Whether a UID of the data set is the one the request names; toolkits cut an overlong one at 64 characters."""
+    """Whether the UIDs of data set and request are equal; toolkits truncate an overlong one to 64 characters."""
     return not stored or stored == named or (len(stored) > _LONGEST_UID and stored[:_LONGEST_UID] == named)

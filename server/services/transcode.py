@@ -1,7 +1,7 @@
 """Re-encode a data set between Implicit and Explicit VR Little Endian, for a peer that refused the stored syntax.
 
-Rule: values are copied untouched; only element headers change, so a converted copy differs from the stored object in
-nothing but its transfer syntax (PS3.5 7.1, A.1, A.2). Pixel data streams through: memory is bounded by the largest
+Rule: values are copied untouched; only element headers change, so a converted copy differs from the stored object only
+in its transfer syntax (PS3.5 7.1, A.1, A.2). Pixel data streams through: memory is bounded by the largest
 sequence. It never touches the stored bytes, decodes no pixels and changes no byte order.
 """
 
@@ -28,7 +28,7 @@ _SHORT = struct.Struct("<HH2sH")
 _LONG = struct.Struct("<HH2sxxI")
 # PS3.5 7.1.2: these carry two reserved bytes and a 32-bit length in Explicit VR.
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_HINT = "ask for the stored transfer syntax: the object itself is returned unchanged with it"
+_HINT = "request the stored transfer syntax, in which the object is returned unchanged"
 
 
 class _Element(NamedTuple):
@@ -40,7 +40,7 @@ class _Element(NamedTuple):
 class Converter:
     """One conversion of one data set.
 
-    `read(start, stop)` gives bytes of the data set and `length` is its size in bytes. Iterate `chunks()` once.
+    `read(start, stop)` returns bytes of the data set and `length` is its size in bytes. Iterate `chunks()` once.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], length: int, *, to_explicit: bool) -> None:
@@ -52,7 +52,7 @@ class Converter:
         self._signed = False
 
     def chunks(self) -> Iterator[bytes]:
-        """The converted data set, piece by piece. Raises InputError where the data set is not well formed."""
+        """The converted data set, piece by piece. Raises InputError if the data set is not well formed."""
         while self._at < self._end:
             element = self._next(self._end, explicit=self._explicit_in)
             if element.vr == b"SQ" or element.length == _UNDEFINED:
@@ -98,7 +98,7 @@ class Converter:
             yield piece
 
     def _sequence(self, out: bytearray, element: _Element, stop: int, depth: int, *, explicit: bool) -> None:
-        """Append the sequence with undefined lengths throughout: its converted size need not be known beforehand."""
+        """Append the sequence with undefined lengths throughout, so that its converted size need not be known first."""
         if depth > _MAX_DEPTH:
             raise InputError(f"sequences nest deeper than {_MAX_DEPTH}", hint=_HINT)
         if element.tag >> 16 == 0x7FE0:
@@ -115,7 +115,7 @@ class Converter:
             if item.tag == _SEQUENCE_END and not defined:
                 break
             if item.tag != _ITEM:
-                raise InputError("a sequence holds something that is no item", hint=_HINT)
+                raise InputError("a sequence holds something other than an item", hint=_HINT)
             self._item(out, item.length, end, depth, explicit=explicit)
         out += _TAG_LENGTH.pack(0xFFFE, 0xE0DD, 0)
 
@@ -145,12 +145,12 @@ class Converter:
             return _TAG_LENGTH.pack(group, number, element.length)
         if element.vr in _LONG_VRS:
             return _LONG.pack(group, number, element.vr, element.length)
-        if element.length > 0xFFFF:  # PS3.5 6.2.2 note: a value too long for its VR's 16-bit length goes as UN
+        if element.length > 0xFFFF:  # PS3.5 6.2.2 note: a value too long for its VR's 16-bit length is sent as UN
             return _LONG.pack(group, number, b"UN", element.length)
         return _SHORT.pack(group, number, element.vr, element.length)
 
     def _vr_of(self, tag: int, length: int) -> bytes:
-        """The VR an Implicit VR element has by PS3.6; ambiguous ones by PS3.5 A.1 and the context."""
+        """The VR of an Implicit VR element by PS3.6; an ambiguous one by PS3.5 A.1 and the context."""
         if tag & 0xFFFF == 0:
             return b"UL"
         if tag & 0x10000:

@@ -1,7 +1,7 @@
-"""Every version that was stored under one SOP Instance UID: listed, and handed out one by one.
+"""List and retrieve every version stored under one SOP Instance UID.
 
-Rule: as every way out it passes the decision and leaves a line in the access log. Versions count from 1 within one
-study and series; where a UID stands in several, nobody guesses.
+Rule: like every retrieval it passes the access decision and leaves a line in the access log. Versions count from 1
+within one study and series; if several have the UID, the caller must choose.
 """
 
 from collections.abc import Collection
@@ -18,9 +18,7 @@ from coffer.server.services.retrieve import StoredInstance
 
 __all__ = ["WHERE_TO_LOOK", "one_version", "versions_of"]
 
-WHERE_TO_LOOK = (
-    "`coffer find` lists the studies that there are, `coffer status --list` the objects that are in no study"
-)
+WHERE_TO_LOOK = "`coffer find` lists the studies, `coffer status --list` the objects without a study"
 
 _log = structlog.get_logger(__name__)
 
@@ -32,9 +30,9 @@ def versions_of(
     studies: Collection[str] = (),
     series: Collection[str] = (),
 ) -> list[StoredVersion]:
-    """The versions under a UID, in these studies and series (none named: in any), oldest first in each.
+    """The versions under a UID, in these studies and series (if none is named: in any), oldest first in each.
 
-    Raises AccessDeniedError; NotFoundError where there is none.
+    Raises AccessDeniedError; NotFoundError if there is none.
     """
     archive.policy.require(caller, Action.RETRIEVE)
     found = [
@@ -42,7 +40,13 @@ def versions_of(
         for each in archive.index.versions(sop_instance)
         if (not studies or each.located.study_uid in studies) and (not series or each.located.series_uid in series)
     ]
-    _log.info("versions", calling_ae=caller.ae_title, sop_instance=short_id(sop_instance), versions=len(found))
+    _log.info(
+        "versions",
+        name="versions.listed",
+        calling_ae=caller.ae_title,
+        sop_instance=short_id(sop_instance),
+        versions=len(found),
+    )
     if not found:
         raise NotFoundError("the archive has no such object", hint=WHERE_TO_LOOK)
     return found
@@ -56,22 +60,21 @@ def one_version(  # noqa: PLR0917  as `versions_of`
     studies: Collection[str] = (),
     series: Collection[str] = (),
 ) -> StoredInstance:
-    """One of them by its number, to be opened.
+    """One version by its number, to be opened.
 
-    Raises as `versions_of`, NotFoundError for a number that there is not, InputError where several studies or series
-    have the UID.
+    Raises as `versions_of`, NotFoundError for an unknown number, InputError if several studies or series have the UID.
     """
     found = versions_of(archive, sop_instance, caller, studies, series)
     chains = {(each.located.study_uid, each.located.series_uid) for each in found}
     if len(chains) > 1:
         raise InputError(
-            f"objects with this UID stand in {len(chains)} places, and each counts its own versions",
-            hint="say which with --study UID or --series UID; coffer versions UID shows them",
+            f"objects with this UID are in {len(chains)} studies or series, and each counts its own versions",
+            hint="choose one with --study UID or --series UID; coffer versions UID shows them",
         )
     wanted = next((each for each in found if each.number == number), None)
     if wanted is None:
         raise NotFoundError(
-            f"there is no version {number}: of this object there are {len(found)}",
+            f"there is no version {number}: this object has {len(found)}",
             hint="coffer versions UID lists them",
         )
     return StoredInstance(archive.bodies, wanted.located)

@@ -1,1 +1,1 @@
-"""Processes that receive, seal and hand out, in front of the one that commits (docs/adr/0004)."""
+"""Worker processes, which receive, seal and send objects, and the process that commits for them (docs/adr/0004)."""

@@ -1,4 +1,4 @@
-"""A worker is a process of its own: see `server.workers.worker`."""
+"""Run one worker process: see `server.workers.worker`."""
 
 from coffer.server.workers.worker import main
 

@@ -1,7 +1,7 @@
-"""The objects that are committed together, their bodies copied out of the memory that workers share.
+"""Objects that are committed together, their bodies copied out of the memory shared with workers.
 
-Rule: a worker can change shared memory at any time, so what is hashed and written is a copy that nobody else has.
-Copies lie in one block that is used again for every batch; what does not fit makes the batch full.
+Rule: a worker can change shared memory at any time, so what is hashed and written is a private copy. Copies share one
+block that is reused for every batch; when a body does not fit, the batch is full.
 """
 
 from typing import Final
@@ -11,11 +11,11 @@ from coffer.server.workers.client import Client
 
 __all__ = ["Batch"]
 
-_BLOCK_BYTES: Final = 16 << 20  # some sixty CT slices; a larger body has memory of its own and a batch to itself
+_BLOCK_BYTES: Final = 16 << 20  # some sixty CT slices; a larger body gets its own memory and its own batch
 
 
 class Batch:
-    """Clients and what they want to have committed, in the order in which it came."""
+    """Clients and the parcels that they want committed, in order of arrival."""
 
     def __init__(self) -> None:
         self._block = memoryview(bytearray(_BLOCK_BYTES))
@@ -26,11 +26,11 @@ class Batch:
         return len(self.parcels)
 
     def has_room(self, length: int) -> bool:
-        """Whether a body of so many bytes goes with the others. An empty batch takes any."""
+        """Whether a body of `length` bytes still fits. An empty batch takes any."""
         return not self.parcels or self._used + length <= _BLOCK_BYTES
 
     def copy(self, body: memoryview) -> memoryview:
-        """The same bytes, for this batch only. Takes what `has_room` allowed."""
+        """A copy that is valid for this batch only, of a body that `has_room` allowed."""
         if len(body) > _BLOCK_BYTES:
             self._used = _BLOCK_BYTES
             return memoryview(bytes(body))
@@ -40,6 +40,6 @@ class Batch:
         return mine
 
     def take(self) -> list[tuple[Client, Parcel]]:
-        """What is in it; it is empty then, and the bodies are valid until the next `copy`."""
+        """Empty the batch and return its content; the bodies are valid until the next `copy`."""
         parcels, self.parcels, self._used = self.parcels, [], 0
         return parcels

@@ -1,8 +1,8 @@
-"""Whether a worker's message can be an honest one: sizes, lengths, names, numbers and kinds, before anything is done.
+"""Check that a worker's message can come from an honest worker: sizes, lengths, names, numbers and kinds.
 
-Rule: pure. A worker parses bytes of strangers, so the committing process believes none of its messages. The bounds are
-those that the worker's own code keeps, so that what is beyond them is no mistake of a peer. What lies outside ends the
-line: `BrokenRule` says which rule, never a value.
+Rule: pure. A worker parses bytes of strangers, so the committing process trusts none of its messages. The bounds are
+those that the worker's own code keeps, so no mistake of a peer can exceed them. A message beyond them ends the line:
+`BrokenRule` names the rule, never a value.
 """
 
 import re
@@ -36,7 +36,7 @@ from coffer.server.workers.messages import (
 
 __all__ = ["MAX_REQUEST_BYTES", "BrokenRule", "Now", "body_limits", "require_sound"]
 
-MAX_REQUEST_BYTES: Final = MAX_IDENTIFIER_BYTES + (64 << 10)  # the longest message; a commit has far less
+MAX_REQUEST_BYTES: Final = MAX_IDENTIFIER_BYTES + (64 << 10)  # the longest message; a commit is far shorter
 _ID, _HASH = 16, 32
 _LONGEST_UID: Final = longest_of(STUDY_UID, "UI")
 _LONGEST_SYNTAX: Final = 128
@@ -52,7 +52,7 @@ _MODELS: Final = frozenset({"patient", "study"})
 
 
 class BrokenRule(Exception):  # noqa: N818  # what the worker did
-    """A worker said what an honest one cannot say."""
+    """A worker sent what an honest worker cannot send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Now:
 
 
 def body_limits(limits: Limits) -> tuple[int, int]:
-    """The most bytes that a sealed body can have, in memory and in a file."""
+    """The largest size in bytes of a sealed body, in memory and in a file."""
     frames = FRAME.size * (2 * limits.max_object_bytes // FRAME_BYTES + 16)
     beside = HEAD.size + MAX_META_BYTES + frames
     in_memory = beside + min(limits.memory_object_bytes, 2 * limits.max_object_bytes)
@@ -72,7 +72,7 @@ def body_limits(limits: Limits) -> tuple[int, int]:
 
 
 def require_sound(request: Request, limits: Limits, now: Now) -> None:
-    """Raise BrokenRule for a message that no honest worker sends."""
+    """Raise BrokenRule for a message that an honest worker cannot send."""
     match request:
         case Commit(sealed, length, path):
             _require_body(sealed, length, path, limits)
@@ -81,20 +81,20 @@ def require_sound(request: Request, limits: Limits, now: Now) -> None:
         case StudyKeyFor(part):
             _require(len(part.study_uid) <= _LONGEST_UID, "a UID that is too long")
         case KeyOf(key_id):
-            _require(len(key_id) == _ID, "an id of another length")
+            _require(len(key_id) == _ID, "an id of the wrong length")
         case Find(identifier, _, model, caller) | Plan(identifier, _, model, caller):
             _require(len(identifier) <= MAX_IDENTIFIER_BYTES, "an identifier that is too long")
-            _require(model in _MODELS, "an information model that there is not")
+            _require(model in _MODELS, "an unknown information model")
             _require_caller(caller)
         case Rejected(reason):
-            _require(reason in _REASONS, "a reason that there is not")
+            _require(reason in _REASONS, "an unknown reason")
         case Answered(service, status, seconds):
             _require(_is_text(service, _LONGEST_SERVICE), "an odd service")
-            _require(0 <= status <= _LARGEST_STATUS, "a status that there is not")
-            _require(0 <= seconds <= _LARGEST, "a time that nothing takes")  # neither does a NaN
+            _require(0 <= status <= _LARGEST_STATUS, "an impossible status")
+            _require(0 <= seconds <= _LARGEST, "an impossible duration")  # NaN included
         case Sent(service, objects, size):
             _require(_is_text(service, _LONGEST_SERVICE), "an odd service")
-            _require(0 <= objects <= _LARGEST and 0 <= size <= _LARGEST, "a number that nothing has")
+            _require(0 <= objects <= _LARGEST and 0 <= size <= _LARGEST, "an impossible number")
 
 
 def _require(holds: bool, what: str) -> None:
@@ -105,29 +105,29 @@ def _require(holds: bool, what: str) -> None:
 def _require_body(sealed: Sealed, length: int, path: str, limits: Limits) -> None:
     in_memory, in_file = body_limits(limits)
     _require(0 < length <= (in_file if path else in_memory), "a body of an impossible size")
-    _require(not path or _NAME.fullmatch(path) is not None, "a name that is none of the spool's")
-    _require(len(sealed.body_sha256) == (_HASH if path else 0), "a hash of another length")
+    _require(not path or _NAME.fullmatch(path) is not None, "a name that is not a spool file's")
+    _require(len(sealed.body_sha256) == (_HASH if path else 0), "a hash of the wrong length")
 
 
 def _require_sealed(sealed: Sealed, limits: Limits, now: Now) -> None:
-    _require((len(sealed.key_id), len(sealed.content_id)) == (_ID, _HASH), "an id of another length")
-    _require(sealed.flags in {0, Flags.UNINDEXED}, "flags that there are not")
+    _require((len(sealed.key_id), len(sealed.content_id)) == (_ID, _HASH), "an id of the wrong length")
+    _require(sealed.flags in {0, Flags.UNINDEXED}, "unknown flags")
     _require(0 <= sealed.data_bytes <= limits.max_object_bytes, "a data set of an impossible size")
-    _require(abs(sealed.received_ms - now.clock_ms) <= _WRONG_CLOCK_MS, "another time of receipt than now")
-    _require(0 <= sealed.started <= now.monotonic, "a start in the future")  # a NaN is neither
+    _require(abs(sealed.received_ms - now.clock_ms) <= _WRONG_CLOCK_MS, "a time of receipt other than now")
+    _require(0 <= sealed.started <= now.monotonic, "a start in the future")  # NaN included
     _require(len(sealed.source_ae) <= _LONGEST_AE, "an AE title that is too long")
     _require(_is_text(sealed.transfer_syntax, _LONGEST_SYNTAX), "an odd transfer syntax")
 
 
 def _require_entry(entry: InstanceEntry) -> None:
-    _require(could_be_extracted(entry), "an entry for the index that no data set makes")
+    _require(could_be_extracted(entry), "an index entry that no data set yields")
     _require(len(entry.problem or "") <= _LONGEST_PROBLEM, "a problem that is too long")
 
 
 def _require_caller(caller: Principal) -> None:
-    """It is a peer, as the acceptor makes one: a worker serves nobody else, and gets nobody else's rights."""
+    """The caller is a peer as the acceptor creates it: a worker serves peers only, and gets no other rights."""
     peer = Principal.peer(caller.ae_title, caller.called_ae, caller.host)
-    _require(caller == peer, "a caller that is no peer")
+    _require(caller == peer, "a caller that is not a peer")
     titles = (caller.ae_title, caller.called_ae)
     _require(all(len(title) <= _LONGEST_AE for title in titles), "an AE title that is too long")
 

@@ -1,7 +1,7 @@
-"""The committing process's end of one line: what came and was not dealt with, what is owed, and the memory for bodies.
+"""The committing process's end of one line: unhandled messages, the owed answer, and the memory for bodies.
 
-Rule: it never waits. A request is dealt with when the one before it was answered and its answer taken; until then what
-a worker sends stays where it is, first here, then in the kernel. Descriptors are kept for a body only, one at a time.
+Rule: it never blocks. A request is handled once the previous one was answered and its answer was read; until then what
+a worker sends stays buffered, first here, then in the kernel. Descriptors are kept for a body only, one at a time.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from coffer.server.workers.transport import SEALS, LineClosed, Wire, framed
 
 __all__ = ["Client"]
 
-_MOST_AHEAD: Final = 64 << 10  # bytes that are read of a line that is owed an answer: so its end is seen
+_MOST_AHEAD: Final = 64 << 10  # bytes read ahead while an answer is owed, so that a closed line is noticed
 _MOST_WAITING: Final = 8  # descriptors
-_MOST_STRAYS: Final = 1000  # descriptors that no message takes, in all
+_MOST_STRAYS: Final = 1000  # descriptors that belong to no message, in total
 
 
 class Client:
@@ -35,9 +35,9 @@ class Client:
         self.ended = ended
         self.rights = Rights(host)
         self.search: Search | None = None
-        self.is_owed = False  # an answer is being made
+        self.is_owed = False  # an answer is being prepared
         self.is_gone = False
-        self.stuck_since: float | None = None  # an answer waits to be taken
+        self.stuck_since: float | None = None  # since when an answer waits to be read
         self._out = bytearray()
         self._map: mmap.mmap | None = None
         self._strays = 0
@@ -46,21 +46,21 @@ class Client:
 
     @property
     def is_free(self) -> bool:
-        """Whether its next request may be dealt with."""
+        """Whether its next request may be handled."""
         return not self.is_owed and not self._out and not self.is_gone
 
     @property
     def may_read(self) -> bool:
-        """Whether to look at what it sends."""
+        """Whether to read what it sends."""
         return self.is_free or self.wire.waiting_bytes < _MOST_AHEAD
 
     @property
     def has_answer(self) -> bool:
-        """Whether an answer waits to be taken."""
+        """Whether an answer waits to be read by the worker."""
         return bool(self._out)
 
     def read(self) -> None:
-        """Take in what has come. Raises LineClosed, BrokenRule."""
+        """Read what has arrived. Raises LineClosed, BrokenRule."""
         self.wire.fill()
         if self.wire.waiting_fds > _MOST_WAITING:
             raise BrokenRule("it sent descriptors that belong to nothing")
@@ -73,14 +73,14 @@ class Client:
         return message
 
     def answer(self, reply: bytes, now: float) -> None:
-        """Send a reply, as far as the worker takes it now. Raises LineClosed."""
+        """Send a reply, as far as the worker reads it now. Raises LineClosed."""
         self.is_owed = False
         self._out += framed(reply)
         self.stuck_since = now
         self.push()
 
     def push(self) -> None:
-        """Send more of what is owed. Raises LineClosed."""
+        """Send more of the pending answer. Raises LineClosed."""
         try:
             while self._out:
                 del self._out[: self.wire.socket.send(self._out)]
@@ -93,7 +93,7 @@ class Client:
     # Bodies
 
     def body(self, length: int) -> memoryview:
-        """The first bytes of the shared memory, mapped anew when the worker has made a new one. The worker may change
+        """The first bytes of the shared memory, mapped again if the worker created a new one. The worker may change
         them at any time. Raises BrokenRule."""
         for fd in self.wire.take_fds():
             try:
@@ -105,11 +105,11 @@ class Client:
         return memoryview(self._map)[:length]
 
     def _adopt(self, fd: int) -> None:
-        """Map it where it cannot shrink: to read what is not there any more would end the process (SIGBUS)."""
+        """Map it if it cannot shrink: reading beyond its end would kill the process (SIGBUS)."""
         try:
             found, seals = os.fstat(fd), fcntl.fcntl(fd, fcntl.F_GET_SEALS)
         except OSError as error:  # a file, a pipe, a socket
-            raise BrokenRule("it sent something else than memory") from error
+            raise BrokenRule("it sent something other than memory") from error
         if not stat.S_ISREG(found.st_mode) or seals & SEALS != SEALS:
             raise BrokenRule("it sent memory that may shrink")
         self.unmap()
@@ -127,14 +127,14 @@ class Client:
             raise BrokenRule("it sent descriptors that belong to nothing")
 
     def unmap(self) -> None:
-        """Give the memory back. Harmless when repeated."""
+        """Release the memory. Harmless when repeated."""
         if self._map is not None:
-            with contextlib.suppress(BufferError):  # somebody still looks at it: then it goes when that does
+            with contextlib.suppress(BufferError):  # a view still exists: it is unmapped with that
                 self._map.close()
             self._map = None
 
     def close(self) -> None:
-        """Close everything; whoever works for it stops."""
+        """Close everything; a search for this line stops."""
         self.is_gone = True
         if self.search is not None:
             self.search.is_over = True

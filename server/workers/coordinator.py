@@ -1,8 +1,8 @@
-"""The committing process's end of all lines: one thread takes what the workers send, commits it in batches, replies.
+"""The committing process's end of all lines: one thread reads what the workers send, commits it in batches, replies.
 
-Rule: whatever takes long (a query, a plan) goes to other threads, so that a commit waits for commits only; whatever a
-worker sends is checked before anything is done, and whatever it does or leaves undone costs its own line alone: this
-thread never waits for one. Everything that has come when a batch begins is in it, and shares its sync.
+Rule: long work (a query, a plan) runs in other threads, so that a commit waits for commits only. Every message is
+checked before anything is done, and a misbehaving worker loses its own line only: this thread never waits for one.
+Everything that has arrived when a batch begins is part of it, and shares its sync.
 """
 
 import contextlib
@@ -46,8 +46,8 @@ from coffer.server.workers.transport import LineClosed
 
 _log = structlog.get_logger(__name__)
 
-_MOST_AT_ONCE: Final = 64  # messages of one line before the others have their turn
-_STUCK_SECONDS: Final = 30.0  # so long a worker may leave an answer untaken
+_MOST_AT_ONCE: Final = 64  # messages of one line before the next line's turn
+_STUCK_SECONDS: Final = 30.0  # how long a worker may leave an answer unread
 _LOOK_SECONDS: Final = 1.0
 
 
@@ -66,7 +66,7 @@ class Coordinator:
         self._waker.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._clients: set[Client] = set()
-        self._more: dict[Client, None] = {}  # those with whole messages that were not dealt with yet, in turn
+        self._more: dict[Client, None] = {}  # those with unhandled whole messages, in turn
         self._batch = Batch()
         self._searches = Searches(services, self._deliver)
         self._stopping = threading.Event()
@@ -78,9 +78,9 @@ class Coordinator:
         self.watched.start()
 
     def add(self, ended: Callable[[], None], host: str = "") -> socket.socket:
-        """A new line for an association with `host`: returns the worker's end, to be sent to it.
+        """Open a line for an association with `host`; returns the worker's end, to be sent to it.
 
-        `ended` is called once when that end is closed. Raises OSError where there are no descriptors for it.
+        `ended` is called once when that end is closed. Raises OSError if there are no descriptors left.
         """
         ours, theirs = socket.socketpair()
         self._fresh.put(Client(ours, host, ended))
@@ -88,11 +88,11 @@ class Coordinator:
         return theirs
 
     def end_searches(self) -> None:
-        """Answer every query and plan, present and to come, with a failure: the server stops. Objects are stored on."""
+        """Answer every present and future query and plan with a failure: the server is stopping. Stores continue."""
         self._searches.end()
 
     def stop(self) -> None:
-        """Serve no more; lines that are open are closed. Does not wait for any search."""
+        """Stop serving and close all open lines. Does not wait for any search."""
         self._stopping.set()
         self._wake()
         self.watched.join()
@@ -100,18 +100,18 @@ class Coordinator:
         self._waker.close()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # then it has reason enough to wake up
+        with contextlib.suppress(BlockingIOError):  # the socket is full: it will wake up anyway
             self._waker.send(b"+")
 
     def _deliver(self, client: Client, search: object, reply: bytes | None) -> None:
-        """From the threads of the searches: a part of an answer, or None where a fault of ours ended it."""
+        """Called by the search threads with a part of an answer, or None if an internal error ended the search."""
         self._found.put((client, search, reply))
         self._wake()
 
     # The loop
 
     def _serve(self) -> None:
-        # In hand when this thread died, and never acknowledged: those lines end, so that the senders notice.
+        # Owed an answer when this thread died, and never acknowledged: their lines end, so that the senders notice.
         for client in [each for each in self._clients if each.is_owed and each.search is None]:
             self._end(client)
         self._batch.take()
@@ -124,7 +124,7 @@ class Coordinator:
             waiting, self._more = self._more, {}
             for client in waiting:
                 self._tend(client, self._work)
-            self._give_out()
+            self._send_found()
             if self._batch:
                 self._commit()
             self._end_stuck()
@@ -141,11 +141,11 @@ class Coordinator:
             self._clients.add(client)
             try:
                 self._listen(client)
-            except OSError:  # the system has no room for one more to watch
+            except OSError:  # the system cannot watch one more descriptor
                 self._end(client)
 
     def _listen(self, client: Client) -> None:
-        """Look at what it sends and whether it takes what is owed to it, as far as there is use for either."""
+        """Watch the line for reading and writing, as far as either is needed."""
         events = selectors.EVENT_READ if client.may_read else 0
         events |= selectors.EVENT_WRITE if client.has_answer else 0
         known = self._selector.get_map().get(client.wire.socket)
@@ -157,7 +157,7 @@ class Coordinator:
             self._selector.modify(client.wire.socket, events, client)
 
     def _tend(self, client: Client, do: Callable[[Client], None]) -> None:
-        """Do something for a line. Whatever goes wrong with it ends it, and nothing else."""
+        """Do something for a line. A failure ends this line only."""
         if client.is_gone:
             return
         try:
@@ -166,11 +166,16 @@ class Coordinator:
         except LineClosed:
             self._end(client)
         except (BrokenRule, msgspec.DecodeError) as error:
-            cause = str(error) if isinstance(error, BrokenRule) else "it sent what is no message"
-            _log.error("a receiving process broke a rule of its line, which is ended", cause=cause, host=client.host)
+            cause = str(error) if isinstance(error, BrokenRule) else "it sent something that is not a message"
+            _log.error(
+                "a worker broke a rule of its line, which is closed",
+                name="worker.rule_broken",
+                cause=cause,
+                host=client.host,
+            )
             self._end(client)
-        except Exception:  # noqa: BLE001  # one line must not take the others with it
-            _log.exception("a line ended with a fault of ours")
+        except Exception:  # noqa: BLE001  # one line must not end the others
+            _log.exception("a line ended with an internal error", name="line.failed")
             self._end(client)
 
     def _attend(self, client: Client, events: int) -> None:
@@ -184,7 +189,7 @@ class Coordinator:
         self._tend(client, attend)
 
     def _work(self, client: Client) -> None:
-        """Deal with what has come, until an answer is owed or the others should have their turn."""
+        """Handle messages until an answer is owed or it is the next line's turn."""
         for _ in range(_MOST_AT_ONCE):
             if not client.is_free:
                 return
@@ -201,7 +206,7 @@ class Coordinator:
             self._selector.unregister(client.wire.socket)
         self._clients.discard(client)
         client.close()
-        if client.rights.is_associated:  # nobody is left to tell
+        if client.rights.is_associated:  # no message will report it
             self._archive.metrics.association_closed()
         client.ended()
 
@@ -209,7 +214,9 @@ class Coordinator:
         now = time.monotonic()
         for client in [one for one in self._clients if one.stuck_since is not None]:
             if client.stuck_since is not None and now - client.stuck_since > _STUCK_SECONDS:
-                _log.error("a receiving process does not take its answers: its line is ended", host=client.host)
+                _log.error(
+                    "a worker does not read its answers: its line is closed", name="line.stalled", host=client.host
+                )
                 self._end(client)
 
     # Requests
@@ -235,7 +242,7 @@ class Coordinator:
             case Stop():
                 self._searches.drop(client)
             case _:
-                raise BrokenRule("it sent what is no request")
+                raise BrokenRule("it sent something that is not a request")
 
     def _reply(self, client: Client, answer: Callable[[], messages.Reply]) -> None:
         try:
@@ -244,8 +251,8 @@ class Coordinator:
             reply = messages.failed(error)
         client.answer(messages.encode(reply), time.monotonic())
 
-    def _give_out(self) -> None:
-        """Hand over what was found meanwhile."""
+    def _send_found(self) -> None:
+        """Send the parts that searches have found meanwhile."""
         while not self._found.empty():
             client, search, reply = self._found.get()
             if client.search is search:
@@ -277,7 +284,7 @@ class Coordinator:
         return self._archive.index.rules.part_of(sealed.entry, sealed.source_ae)
 
     def _commit(self) -> None:
-        """Commit what is in the batch: bodies in memory together, each file alone, for it may not be what it says."""
+        """Commit the batch: bodies in memory together, each file alone, because it may differ from its description."""
         batch = self._batch.take()
         together = [pair for pair in batch if not isinstance(pair[1].body, SealedFile)]
         for part in [together, *([pair] for pair in batch if isinstance(pair[1].body, SealedFile))]:
@@ -285,7 +292,12 @@ class Coordinator:
         try:
             self._archive.index.follow()  # while the workers receive
         except CofferError as error:
-            _log.error("the index lacks an object that is stored", cause=str(error), way_out=error.hint())
+            _log.error(
+                "the index lacks a stored object",
+                name="index.update_failed",
+                cause=str(error),
+                remedy=error.hint(),
+            )
 
     def _commit_part(self, part: Sequence[tuple[Client, Parcel]]) -> None:
         if not part:
@@ -293,7 +305,7 @@ class Coordinator:
         try:
             results: Sequence[Committed] = self._committer.commit([parcel for _, parcel in part])
         except CofferError as error:
-            if len(part) > 1:  # the fault may be of one of them only
+            if len(part) > 1:  # perhaps only one of them is faulty
                 for pair in part:
                     self._commit_part([pair])
                 return

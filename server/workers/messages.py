@@ -1,7 +1,7 @@
-"""What a worker and the committing process say to each other, as msgpack.
+"""The messages between a worker and the committing process, as msgpack.
 
-Rule: both ends are the same version of Coffer on one machine, started by one process: there is no negotiation, and what
-does not decode is a fault of ours. Every request but `Stop` and the `ObserverCall`s has one reply.
+Rule: both ends are the same version of Coffer on one machine, started by one process: there is no negotiation, and a
+message that does not decode is an internal error. Every request except `Stop` and `ObserverCall` has one reply.
 """
 
 from typing import Any, Final
@@ -19,18 +19,18 @@ from coffer.server.services.api import Observer
 
 
 class _Message(Struct, frozen=True, array_like=True, tag=True):
-    """Any of them. Its repr names the kinds of its values only: they are keys, UIDs and words of a patient's data."""
+    """Any message. Its repr names only the types of its values, which are keys, UIDs and patient data."""
 
     def __repr__(self) -> str:
         values = (getattr(self, name) for name in self.__struct_fields__)
         return f"{type(self).__name__}({', '.join(f'<{type(value).__name__}>' for value in values)})"
 
-    def __rich_repr__(self) -> list[tuple[str, Any]]:  # msgspec's own tells the values
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # msgspec's own shows the values
         return [(name, type(getattr(self, name))) for name in self.__struct_fields__]
 
 
 class Setup(_Message, frozen=True):
-    """First on a worker's control socket: the configuration as JSON, whose archive it is, the key of short ids in logs,
+    """First on a worker's control socket: the configuration as JSON, the archive's id, the key of short ids in logs,
     and among how many workers memory is divided."""
 
     config: bytes
@@ -40,21 +40,21 @@ class Setup(_Message, frozen=True):
 
 
 class Serve(_Message, frozen=True):
-    """Serve an association, which has this number. Its connection and the worker's end of a new line come with it as
-    file descriptors."""
+    """Serve an association with this number. Its connection and the worker's end of a new line are attached as file
+    descriptors."""
 
     host: str
     number: int
 
 
 class End(_Message, frozen=True):
-    """End the association with this number, unless something is under way on it: another one needs its place."""
+    """End the association with this number unless it is busy: another one needs its place."""
 
     number: int
 
 
 class Quit(_Message, frozen=True):
-    """Let operations under way end, for so many seconds at most, then exit."""
+    """Let running operations finish, for at most this many seconds, then exit."""
 
     grace_seconds: float
 
@@ -64,8 +64,8 @@ class Ready(_Message, frozen=True):
 
 
 class Pulse(_Message, frozen=True):
-    """Twice a second from a worker: what it is short of, how many lines of its log were lost since it began, and which
-    of its associations are idle: number, for how many seconds, and whether it was ever used."""
+    """Sent by a worker twice a second: what it is short of, how many of its log lines were lost since it began, and its
+    idle associations: number, seconds idle, and whether it was ever used."""
 
     short_of: str
     lost_lines: int
@@ -73,19 +73,19 @@ class Pulse(_Message, frozen=True):
 
 
 class StudyKeyFor(_Message, frozen=True):
-    """The key of one patient's objects of a study, made where there is none: `Key`."""
+    """The key of one patient's objects of a study, created if there is none; answered by `Key`."""
 
     part: PartId
 
 
 class KeyOf(_Message, frozen=True):
-    """The key with this id: `Key`."""
+    """The key with this id; answered by `Key`."""
 
     key_id: bytes
 
 
 class Commit(_Message, frozen=True):
-    """Commit an object: `Done`. Its body lies in shared memory, or, where `path` is not empty, in that file."""
+    """Commit an object; answered by `Done`. Its body is in shared memory, or in file `path` if that is not empty."""
 
     sealed: Sealed
     body_bytes: int
@@ -93,7 +93,7 @@ class Commit(_Message, frozen=True):
 
 
 class Find(_Message, frozen=True):
-    """Answer a query: `Rows`."""
+    """Answer a query; answered by `Rows`."""
 
     identifier: bytes
     implicit: bool
@@ -102,7 +102,7 @@ class Find(_Message, frozen=True):
 
 
 class Plan(_Message, frozen=True):
-    """Resolve a retrieval: `Places`."""
+    """Resolve a retrieval; answered by `Places`."""
 
     identifier: bytes
     implicit: bool
@@ -111,15 +111,15 @@ class Plan(_Message, frozen=True):
 
 
 class More(_Message, frozen=True):
-    """The next part of what the last `Find` or `Plan` gives."""
+    """The next part of the answer to the last `Find` or `Plan`."""
 
 
 class Stop(_Message, frozen=True):
-    """No more of it is wanted."""
+    """No further part is wanted."""
 
 
 class ObserverCall(_Message, frozen=True):
-    """A call of one method of `server.services.api.Observer`: a class for each, its fields are the arguments."""
+    """A call of one method of `server.services.api.Observer`: one class for each, whose fields are the arguments."""
 
     def make(self, observer: Observer) -> None:
         """Call the method of `observer`."""
@@ -177,7 +177,7 @@ class Sent(ObserverCall, frozen=True):
 
 
 class Key(_Message, frozen=True):
-    """A study key. It crosses a socket of this machine's kernel and is kept for one association at most."""
+    """A study key. It crosses a socket inside this machine's kernel and is kept for one association at most."""
 
     key_id: bytes
     dek: bytes
@@ -198,7 +198,7 @@ class Rows(_Message, frozen=True):
 
 
 class Places(_Message, frozen=True):
-    """Instances and where they are, whether they are the last, and what whoever gets them should hear."""
+    """Instances and their locations, whether they are the last, and a remark for the final response."""
 
     places: list[Located]
     is_last: bool
@@ -206,7 +206,7 @@ class Places(_Message, frozen=True):
 
 
 class Failed(_Message, frozen=True):
-    """The error a request raised."""
+    """The error that a request raised."""
 
     kind: str
     message: str
@@ -230,13 +230,13 @@ decode_reply: Final = msgspec.msgpack.Decoder(Reply).decode
 
 
 def failed(error: CofferError) -> Failed:
-    """The reply that stands for an error."""
+    """The reply that represents an error."""
     offending = error.offending if isinstance(error, errors.InputError) else ()
     return Failed(type(error).__name__, str(error), error.hint(), offending)
 
 
 def error_of(failure: Failed) -> CofferError:
-    """The error that a reply stands for."""
+    """The error that a reply represents."""
     kind: type[CofferError] = getattr(errors, failure.kind, errors.UnavailableError)
     if issubclass(kind, errors.InputError):
         return kind(failure.message, hint=failure.hint, offending=failure.offending)

@@ -1,8 +1,8 @@
-"""The archive's services as a worker has them: what is short and needs the writer is asked for over the line.
+"""The archive's services inside a worker: what only the writer can do is requested over the line.
 
-Rule: one line serves one association, one request at a time. Keys are asked for when they are needed and kept for the
-association's present study only, until any process takes any key away: whoever erases need not know of a worker. The
-committing process has the last word on which key is the right one.
+Rule: one line serves one association, one request at a time. Keys are requested when needed and kept for the
+association's current study only, until any process removes any key: an erasure need not know of workers. The committing
+process decides which key is the right one.
 """
 
 import os
@@ -48,7 +48,7 @@ from coffer.server.workers.messages import (
 from coffer.server.workers.transport import LineClosed, SharedMemory, Wire
 
 R = TypeVar("R", Key, Done, Rows, Places)
-Changes: TypeAlias = Callable[[], bytes | None]  # the keyring's change counter as it stands now, about 4 us
+Changes: TypeAlias = Callable[[], bytes | None]  # the keyring's current change counter; about 4 us
 
 
 class Line:
@@ -67,14 +67,14 @@ class Line:
             self._wire.send(message, fds)
             reply = messages.decode_reply(self._wire.receive())
         except LineClosed as error:
-            raise UnavailableError("the committing process is gone", hint="see the log of the server") from error
+            raise UnavailableError("the committing process has ended", hint="see the server's log") from error
         if isinstance(reply, Failed):
             raise messages.error_of(reply)
         assert isinstance(reply, kind)
         return reply
 
     def send(self, request: messages.Request) -> None:
-        """Send what has no reply; nobody misses it when the other end is gone."""
+        """Send a message without a reply; it is dropped if the other end has closed."""
         try:
             self._wire.send(messages.encode(request))
         except LineClosed:
@@ -100,13 +100,13 @@ class Line:
                 self._memory.close()
 
     def close(self) -> None:
-        """End the line: the other end then knows that the association has ended."""
+        """Close the line; to the other end this means that the association has ended."""
         self._wire.close()
         self._memory.close()
 
 
-class _Kept:
-    """The last key that was asked for: objects of a study come and go together."""
+class _CachedKey:
+    """Caches the last requested key: objects of a study come and go together."""
 
     def __init__(self, line: Line, changes: Changes) -> None:
         self._line = line
@@ -116,7 +116,7 @@ class _Kept:
     def key(self, wanted: StudyKeyFor | KeyOf) -> StudyKey:
         changes, last = self._changes(), self._last
         if last is None or last[:2] != (changes, wanted):
-            # Counted before it is asked for: what is taken away in between makes the next one ask again.
+            # The counter is read before the request: a key removed in between makes the next call ask again.
             reply = self._line.ask(wanted, Key)
             self._last = last = changes, wanted, StudyKey(reply.key_id, Secret(reply.dek))
         return last[2]
@@ -128,7 +128,7 @@ class _Kept:
 class _RemoteCommitPort:
     """`server.services.store.CommitPort` over a line."""
 
-    def __init__(self, line: Line, kept: _Kept) -> None:
+    def __init__(self, line: Line, kept: _CachedKey) -> None:
         self._line = line
         self._kept = kept
 
@@ -199,25 +199,30 @@ class RemoteObserver:
     line: Line
 
     def association_opened(self) -> None:
+        """As `Observer.association_opened`."""
         self.line.send(AssociationOpened())
 
     def association_closed(self) -> None:
+        """As `Observer.association_closed`."""
         self.line.send(AssociationClosed())
 
     def rejected(self, reason: str) -> None:
+        """As `Observer.rejected`."""
         self.line.send(Rejected(reason))
 
     def answered(self, service: str, status: int, seconds: float) -> None:
+        """As `Observer.answered`."""
         self.line.send(Answered(service, status, seconds))
 
     def sent(self, service: str, objects: int, size: int) -> None:
+        """As `Observer.sent`."""
         self.line.send(Sent(service, objects, size))
 
 
 class RemoteServices:
     """`server.services.api.Services` for one association of a worker."""
 
-    def __init__(  # noqa: PLR0917  # what a worker has
+    def __init__(  # noqa: PLR0917  # what a worker consists of
         self,
         line: Line,
         intake: Intake,
@@ -227,7 +232,7 @@ class RemoteServices:
         reader: LogReader,
         changes: Changes,
     ) -> None:
-        self._kept = _Kept(line, changes), _Kept(line, changes)
+        self._kept = _CachedKey(line, changes), _CachedKey(line, changes)
         to_seal, to_open = self._kept
         self.observer = RemoteObserver(line)
         self.ingest = Ingest(intake, _RemoteCommitPort(line, to_seal), policy, rules)
@@ -235,6 +240,6 @@ class RemoteServices:
         self.retriever = _Retriever(line, Bodies(archive_id, reader, lambda key_id: to_open.key(KeyOf(key_id))))
 
     def forget_keys(self) -> None:
-        """Drop the keys in memory: the next object asks for its own."""
+        """Drop the keys in memory: the next object requests its own."""
         for kept in self._kept:
             kept.forget()

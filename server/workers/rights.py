@@ -1,9 +1,9 @@
-"""What one line may ask for, by what it has done so far: its caller, the keys it has been shown, how much it tells.
+"""What one line may request, by what it has done so far: its caller, the keys it was given, its calls to the observer.
 
-Rule: a worker parses what strangers send, so whatever comes from it is held against what an honest one can say
-(`server.workers.checks` looks at single messages, this at their sequence). What breaks a rule costs the line. A key is
-shown for an object that a plan of this line returned, or for the study that is being received; it cannot be known here
-which study that is, so a line that keeps asking and stores nothing gets no more of them.
+Rule: a worker parses what strangers send, so its messages are compared with what an honest worker can send
+(`server.workers.checks` checks single messages, this their sequence). Breaking a rule closes the line. A line gets the
+keys of objects that its last plan returned, and of the study being received; which study that is cannot be known here,
+so a line that keeps requesting keys and stores nothing gets no more of them.
 """
 
 import time
@@ -19,30 +19,30 @@ from coffer.server.workers.messages import AssociationClosed, AssociationOpened,
 
 __all__ = ["Rights"]
 
-_MOST_UNUSED: Final = 32  # studies whose key was shown and in which nothing was stored; an honest line has one or two
-_MOST_PARTS: Final = 256  # that are remembered; an honest line keeps the key of the last one only
-_MOST_TOLD: Final = 20_000  # at once
-_TOLD_A_SECOND: Final = 10_000.0  # an association that only echoes tells less than that
+_MOST_UNUSED: Final = 32  # studies whose key was given and in which nothing was stored; an honest line has one or two
+_MOST_PARTS: Final = 256  # remembered; an honest line keeps the key of the last one only
+_MOST_CALLS: Final = 20_000  # at once
+_CALLS_A_SECOND: Final = 10_000.0  # an association that only sends C-ECHO stays below this
 
 
 class Rights:
-    """Of one line, from its first message to its last. Used by the coordinator's thread."""
+    """The rights of one line, from its first message to its last. Used by the coordinator's thread."""
 
     def __init__(self, host: str, now: Callable[[], float] = time.monotonic) -> None:
         self._host = host
         self._now = now
         self._caller: Principal | None = None
         self._calling_ae: str | None = None
-        self._parts: OrderedDict[PartId, bool] = OrderedDict()  # shown: whether an object was stored since
+        self._parts: OrderedDict[PartId, bool] = OrderedDict()  # given keys: whether an object was stored since
         self._keys: set[bytes] = set()
-        self._tokens = float(_MOST_TOLD)
+        self._tokens = float(_MOST_CALLS)
         self._counted = now()
         self._association: bool | None = None  # None: not yet, True: open, False: ended
 
-    def caller(self, said: Principal) -> Principal:
-        """Who asks. Its address is the one that was connected; its AE titles stay what they first were."""
-        self.require_same(said.ae_title)
-        caller = replace(said, host=self._host)
+    def caller(self, stated: Principal) -> Principal:
+        """The caller of a request: its address is that of the connection, its AE titles must never change."""
+        self.require_same(stated.ae_title)
+        caller = replace(stated, host=self._host)
         if self._caller is None:
             self._caller = caller
         elif caller != self._caller:
@@ -50,60 +50,60 @@ class Rights:
         return caller
 
     def require_same(self, calling_ae: str) -> None:
-        """Raise where the association had another calling AE title before."""
+        """Raise BrokenRule if the association had another calling AE title before."""
         if self._calling_ae is None:
             self._calling_ae = calling_ae
         elif calling_ae != self._calling_ae:
             raise BrokenRule("an association changed its AE titles")
 
     def show(self, part: PartId) -> None:
-        """Its key is about to be shown, so that an object is sealed under it."""
+        """Record that the key of a part is about to be given, so that an object can be sealed under it."""
         self._parts[part] = self._parts.pop(part, False)
         if sum(not used for used in self._parts.values()) > _MOST_UNUSED:
-            raise BrokenRule(f"it asked for the keys of {_MOST_UNUSED} studies and stored nothing in them")
+            raise BrokenRule(f"it requested the keys of more than {_MOST_UNUSED} studies and stored nothing in them")
         if len(self._parts) > _MOST_PARTS:
             self._parts.popitem(last=False)
 
     def require_shown(self, part: PartId) -> None:
-        """Raise where the study's key was not shown to this line: then it sealed nothing under it."""
+        """Raise BrokenRule if this line was not given the key: then it can have sealed nothing under it."""
         if part not in self._parts:
-            raise BrokenRule("an object of a study whose key was not asked for")
+            raise BrokenRule("it sent an object of a study whose key it did not request")
 
     def stored(self, part: PartId) -> None:
-        """An object of this study was committed."""
+        """Record that an object of this part was committed."""
         if part in self._parts:
             self._parts[part] = True
 
     def plan(self) -> None:
-        """A retrieval begins: what an earlier one returned counts no more."""
+        """Begin a retrieval: what an earlier one returned no longer counts."""
         self._keys.clear()
 
     def returned(self, key_ids: Iterable[bytes]) -> None:
-        """Objects under these keys were returned by the plan."""
+        """Record that the plan returned objects under these keys."""
         self._keys.update(key_ids)
 
     def require_returned(self, key_id: bytes) -> None:
-        """Raise where no object under this key was returned by the line's last plan."""
+        """Raise BrokenRule if the line's last plan returned no object under this key."""
         if key_id not in self._keys:
-            raise BrokenRule("the key of an object that no plan returned")
+            raise BrokenRule("it requested the key of an object that no plan returned")
 
     def observe(self, call: ObserverCall) -> None:
-        """It tells something for the metrics."""
+        """Record a call to the observer. Raises BrokenRule for one that an honest line cannot make."""
         now = self._now()
-        self._tokens = min(float(_MOST_TOLD), self._tokens + (now - self._counted) * _TOLD_A_SECOND) - 1
+        self._tokens = min(float(_MOST_CALLS), self._tokens + (now - self._counted) * _CALLS_A_SECOND) - 1
         self._counted = now
         if self._tokens < 0:
-            raise BrokenRule("it tells more than an association can do")
+            raise BrokenRule("it reports more than an association can do")
         if isinstance(call, AssociationOpened):
             if self._association is not None:
                 raise BrokenRule("its association began a second time")
             self._association = True
         elif isinstance(call, AssociationClosed):
             if self._association is not True:
-                raise BrokenRule("its association ended, and there is none")
+                raise BrokenRule("its association ended without having begun")
             self._association = False
 
     @property
     def is_associated(self) -> bool:
-        """Whether it told of an association and not yet of its end."""
+        """Whether it reported an association and not yet its end."""
         return self._association is True

@@ -1,8 +1,8 @@
-"""One query or plan of one line: worked on in slices, answered in parts, ended by its budget or when nobody waits.
+"""One query or plan of one line: run in slices, answered in parts, ended by its budget or when its line has closed.
 
-Rule: what was found is given before the error that ended the search. A part is given when it is full, when the search
-has ended, or after a moment, so that the worker may look whether its peer has cancelled or left. Processor time is
-counted over all slices, and nothing else: a peer that takes its rows slowly spends none.
+Rule: what was found is returned before the error that ended the search. A part is returned when it is full, when the
+search has ended, or after a moment, so that the worker can check whether its peer has cancelled or left. Only processor
+time is counted, over all slices: a peer that reads its rows slowly spends none.
 """
 
 import time
@@ -19,18 +19,18 @@ _log = structlog.get_logger(__name__)
 
 __all__ = ["Answer", "Search"]
 
-_MOMENT_SECONDS: Final = 0.25  # then the worker gets what was found till then, and may see that nobody waits any more
+_MOMENT_SECONDS: Final = 0.25  # then the worker gets what was found so far, and can notice that its peer has left
 _END: Final = object()
 
-Answer = Callable[["Search", bytes | None], None]  # takes the reply's bytes; None: there is none, a fault of ours
+Answer = Callable[["Search", bytes | None], None]  # gets the reply's bytes, or None after an internal error
 
 
 class Search:
-    """Made with the request, given turns (`server.workers.turns`) whenever a part is asked for.
+    """Created with the request, and given turns (`server.workers.turns`) whenever a part is requested.
 
-    `begin` decodes and checks the request and gives its steps: what was found, or None now and then while nothing is.
-    `pack` makes a reply of a part and whether it is the last; `rooms` says how much the first and any later part may
-    hold; `too_costly` makes what is raised when the budget is spent.
+    `begin` decodes and checks the request and yields its steps: what was found, or None periodically while nothing is.
+    `pack` makes a reply from a part and whether it is the last; `rooms` holds the capacity of the first and of any
+    later part; `too_costly` creates the error that is raised when the budget is spent.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Search:
     ) -> None:
         self.host = host
         self.spent_seconds = 0.0
-        self.is_over = False  # nobody waits any more; set by any thread
+        self.is_over = False  # its answer is no longer wanted; set by any thread
         self._begin = begin
         self._pack = pack
         self._answer = answer
@@ -62,7 +62,7 @@ class Search:
         self._answer_by = 0.0
 
     def want(self) -> None:
-        """Ask for the next part. Only while none is owed."""
+        """Request the next part, while none is owed."""
         self._room, self._rooms = self._rooms[0], (self._rooms[1], self._rooms[1])
         self._answer_by = time.monotonic() + _MOMENT_SECONDS
 
@@ -75,8 +75,8 @@ class Search:
             is_last = self._search(time.monotonic() + seconds)
         except CofferError as error:
             self._error, is_last = error, False
-        except Exception:  # noqa: BLE001  # the worker must not wait for ever
-            _log.exception("a query ended with a fault of ours")
+        except Exception:  # noqa: BLE001  # the worker must not wait forever
+            _log.exception("a query ended with an internal error", name="query.failed")
             self._answer(self, None)
             return False
         if is_last is None:
@@ -85,7 +85,7 @@ class Search:
         return False
 
     def _search(self, until: float) -> bool | None:
-        """Go on; whether all was found, or None where the part is not due yet. Raises the error that ends it."""
+        """Continue; returns whether all was found, or None if no part is due yet. Raises the error that ends it."""
         if self._error is not None:
             return False
         before = time.thread_time()
@@ -110,7 +110,7 @@ class Search:
 
     def _require_serving(self) -> None:
         if self._is_stopping():
-            raise UnavailableError("the server is stopping", hint="ask again in a moment")
+            raise UnavailableError("the server is stopping", hint="try again in a moment")
 
     def _give(self, *, is_last: bool) -> None:
         found, self._found = self._found, []

@@ -1,4 +1,4 @@
-"""Queries and plans of all lines: begun, worked on in turns, answered in parts.
+"""Queries and plans of all lines: begun, run in turns, answered in parts.
 
 Rule: a line has one search at a time; the next one, its end or the line's end drops it. Each has a budget of processor
 time, after which it ends with 0xA700 and says what to narrow. Nothing here waits for a search.
@@ -23,7 +23,7 @@ from coffer.server.workers.turns import Turns
 
 __all__ = ["Searches"]
 
-_FIRST_ROWS: Final = 8  # for whoever looks at a screen
+_FIRST_ROWS: Final = 8  # soon, for a person at a screen
 _ROWS: Final = 128
 _PLACES: Final = 512
 
@@ -31,8 +31,8 @@ Deliver = Callable[[Client, Search, bytes | None], None]
 
 
 class Searches:
-    """Used by the coordinator's thread. `deliver` is called by the threads that work, with a part of an answer, or None
-    where a fault of ours ended it."""
+    """All searches; used by the coordinator's thread. `deliver` is called by the search threads with a part of an
+    answer, or None if an internal error ended the search."""
 
     def __init__(self, services: ReaderServices, deliver: Deliver) -> None:
         self._services = services
@@ -41,34 +41,34 @@ class Searches:
         self._ending = threading.Event()
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the search threads."""
         self._turns.start()
 
     def ask(self, client: Client, request: Find | Plan | More) -> None:
-        """Begin a search, or go on with the last one; its answer is owed until it is delivered. Raises BrokenRule."""
+        """Begin a search, or continue the last one; its answer is owed until it is delivered. Raises BrokenRule."""
         if not isinstance(request, More):
             self.drop(client)
             asked = msgspec.structs.replace(request, caller=client.rights.caller(request.caller))
             client.search = self._find(client, asked) if isinstance(asked, Find) else self._plan(client, asked)
         if client.search is None:
-            raise BrokenRule("it asked for more of nothing")
+            raise BrokenRule("it requested more without a search")
         client.is_owed = True
         client.search.want()
         self._turns.add(client.search)
 
     @staticmethod
     def drop(client: Client) -> None:
-        """Nobody wants more of what this line asked for."""
+        """End the search of a line, whose answer is no longer wanted."""
         if client.search is not None:
             client.search.is_over = True
             client.search = None
 
     def end(self) -> None:
-        """Answer every search, present and to come, with a failure: the server stops."""
+        """Answer every present and future search with a failure: the server is stopping."""
         self._ending.set()
 
     def stop(self) -> bool:
-        """End the threads; whether they did."""
+        """End the threads; returns whether they ended."""
         self._ending.set()
         return self._turns.stop()
 

@@ -1,4 +1,4 @@
-"""The workers of one server: started, fed with connections, started again when one dies or hangs, ended in order."""
+"""The worker processes of one server: start them, pass them connections, restart one that dies or hangs, stop them."""
 
 import contextlib
 import os
@@ -36,9 +36,7 @@ _log = structlog.get_logger(__name__)
 _MOST_BY_DEFAULT: Final = 4
 _RESTART_SECONDS: Final = 1.0
 _READY_SECONDS: Final = 30.0
-_PULSE_SECONDS: Final = (
-    15.0  # a worker that is silent for twice as long hangs; once may be a pause of the whole machine
-)
+_PULSE_SECONDS: Final = 15.0  # silent for twice as long, a worker hangs; once may be a pause of the whole machine
 _LONGEST_PULSE: Final = 1 << 20  # bytes; some twenty for each association
 _DYING_SECONDS: Final = 2.0
 
@@ -65,10 +63,10 @@ class Workers:
         self.deaths = 0  # of workers
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._lost_lines = 0  # of workers that are gone
+        self._lost_lines = 0  # of workers that have ended
         self._workers: list[_WorkerProcess | None] = []
         self._keepers = [
-            Watched("a receiving process", partial(self._keep, number), self._stopping) for number in range(self._count)
+            Watched("a worker process", partial(self._keep, number), self._stopping) for number in range(self._count)
         ]
 
     def launch(self) -> None:
@@ -77,8 +75,8 @@ class Workers:
             self._workers.append(_launch())
 
     def start(self, services: WriterServices) -> Watched:
-        """Serve this archive, after `launch`; returns when every process can, with the thread that commits what they
-        receive. Raises UnavailableError where one cannot."""
+        """Serve this archive, after `launch`; returns once every process is ready, with the thread that commits what
+        they receive. Raises UnavailableError if one cannot start."""
         self._setup = Setup(
             encode_config(self._config),
             services.archive.folder.archive_id,
@@ -102,15 +100,15 @@ class Workers:
             worker.control.send(messages.encode(self._setup))
             worker.control.receive()
         except LineClosed as error:
-            raise UnavailableError("a receiving process does not start", hint="see the lines above") from error
+            raise UnavailableError("a worker process does not start", hint="see the log lines above") from error
         worker.control.socket.settimeout(None)
         worker.is_ready = True
 
     def dispatch(self, connection: socket.socket, place: AssociationPlace, ended: Callable[[], None]) -> None:
-        """Hand a connection to the worker with the fewest. `ended` is called once, when its association has ended.
+        """Pass a connection to the worker with the fewest. `ended` is called once, when its association has ended.
 
-        Raises CongestedError where every worker is short of something, UnavailableError where none is running, OSError:
-        then the connection stays the caller's.
+        Raises CongestedError if every worker is short of something, UnavailableError if none is running, OSError: then
+        the caller keeps the connection.
         """
         assert self._coordinator is not None
         with self._lock:
@@ -133,19 +131,19 @@ class Workers:
                 fds = connection.fileno(), line.fileno()
                 worker.control.send(messages.encode(Serve(place.host, place.number)), fds)
             except LineClosed:
-                _log.error("a connection was lost with its process", host=place.host)
+                _log.error("a connection was lost with its worker process", name="connection.lost", host=place.host)
 
     def _free_worker(self) -> _WorkerProcess:
         ready = [worker for worker in self._workers if worker is not None and worker.is_ready]
         if not ready:
-            raise UnavailableError("no receiving process is running", hint="it is started again; see the log")
+            raise UnavailableError("no worker process is running", hint="they are started again; see the log")
         able = [worker for worker in ready if not worker.short_of and _takes_more(worker)]
         if not able:
-            raise CongestedError("every receiving process is short of something", hint="see the log")
+            raise CongestedError("every worker process is short of something", hint="see the log")
         return min(able, key=lambda worker: len(worker.places))
 
     def end(self, place: AssociationPlace) -> None:
-        """End the association of a place, unless it has begun to do something."""
+        """End the association of a place, unless it has become busy."""
         with self._lock:
             found = [worker for worker in self._workers if worker is not None and place.number in worker.places]
         for worker in found:
@@ -154,14 +152,14 @@ class Workers:
                     worker.control.send(messages.encode(End(place.number)))
 
     def stop(self, grace_seconds: float) -> None:
-        """Let operations under way end, for so long at most; returns when no process is left. Harmless when repeated or
-        never launched."""
+        """Let running operations finish, for at most this long; returns once no process is left. Harmless when repeated
+        or never launched."""
         self._stopping.set()
         with self._lock:
             workers = [worker for worker in self._workers if worker is not None]
         for worker in workers:
             if not worker.is_ready or not _takes_more(worker):
-                worker.process.kill()  # it is still loading, and has nothing in hand; or it hangs
+                worker.process.kill()  # it is still loading and serves nothing, or it hangs
                 continue
             with worker.lock, contextlib.suppress(LineClosed):
                 worker.control.send(messages.encode(Quit(grace_seconds)))
@@ -179,33 +177,33 @@ class Workers:
             self._coordinator = None
 
     def reasons(self) -> list[str]:
-        """Why no association is served; nothing when at least one process serves."""
+        """Why no association is served; empty while at least one process serves."""
         if self._setup is None:
             return []
         ready = [worker for worker in list(self._workers) if worker is not None and worker.is_ready]
         if not ready:
-            return ["no receiving process is running: they are started again"]
+            return ["no worker process is running: they are started again"]
         if all(worker.short_of for worker in ready):
-            return [f"every receiving process is short of {', '.join(sorted(self.short_of()))}"]
+            return [f"every worker process is short of {', '.join(sorted(self.short_of()))}"]
         return []
 
     def concerns(self) -> list[str]:
-        """What a human should look at although associations are served."""
-        told = [f"a receiving process is short of {what}" for what in sorted(self.short_of())]
+        """What an administrator should look at although associations are served."""
+        found = [f"a worker process is short of {what}" for what in sorted(self.short_of())]
         if self._setup is not None and any(worker is None or not worker.is_ready for worker in list(self._workers)):
-            told.append("a receiving process died and is started again")
-        return told
+            found.append("a worker process died and is started again")
+        return found
 
     def short_of(self) -> set[str]:
         """What workers are short of, each one of `headroom.KINDS`."""
         return {worker.short_of for worker in list(self._workers) if worker is not None} - {""}
 
     def lost_lines(self) -> int:
-        """How many log lines the workers could not write, those included that are gone."""
+        """How many log lines the workers could not write, including workers that have ended."""
         return self._lost_lines + sum(worker.lost_lines for worker in list(self._workers) if worker is not None)
 
     def _keep(self, number: int) -> None:
-        """Have a worker in its place until the server stops."""
+        """Keep a worker running in this position until the server stops."""
         while not self._stopping.is_set():
             worker = self._workers[number]
             if worker is None:
@@ -218,7 +216,7 @@ class Workers:
                 self._listen(worker)
             finally:
                 if not self._stopping.is_set():
-                    self._bury(number, worker)
+                    self._remove(number, worker)
             self._stopping.wait(_RESTART_SECONDS)
 
     def _launch(self, number: int) -> _WorkerProcess | None:
@@ -233,7 +231,7 @@ class Workers:
         return None
 
     def _listen(self, worker: _WorkerProcess) -> None:
-        """Take a worker's pulses until it dies or hangs."""
+        """Read a worker's pulses until it dies or hangs."""
         silent = 0
         while silent < 2:
             if not is_readable(worker.control.socket, _PULSE_SECONDS):
@@ -242,16 +240,16 @@ class Workers:
             silent = 0
             try:
                 worker.control.fill()
-                for fd in worker.control.take_fds():  # it has none to send
+                for fd in worker.control.take_fds():  # an honest worker sends none
                     os.close(fd)
                 while (message := worker.control.next()) is not None:
                     self._take(worker, messages.decode_pulse(message))
             except (LineClosed, msgspec.MsgspecError):
                 return
-        _log.error("a receiving process hangs and is ended")
+        _log.error("a worker process hangs and is ended", name="worker.hung")
 
     def _take(self, worker: _WorkerProcess, pulse: Pulse) -> None:
-        """Believe a worker what concerns itself: it is no more to be trusted than the peers that it serves."""
+        """Apply a pulse to this worker's own state only: a worker is no more trusted than the peers that it serves."""
         now = time.monotonic()
         idle = {number: (seconds, is_used) for number, seconds, is_used in pulse.idle}
         with self._lock:
@@ -261,7 +259,7 @@ class Workers:
                 seconds, place.is_used = idle.get(number, (None, place.is_used))
                 place.idle_since = None if seconds is None else now - seconds
 
-    def _bury(self, number: int, worker: _WorkerProcess) -> None:
+    def _remove(self, number: int, worker: _WorkerProcess) -> None:
         with self._lock:
             worker.is_ready = False
             self._workers[number] = None
@@ -269,11 +267,13 @@ class Workers:
             self.deaths += 1
         _end_process(worker, _DYING_SECONDS)
         worker.control.close()
-        _log.error("a receiving process died and is started again", exit_code=worker.process.returncode)
+        _log.error(
+            "a worker process died and is started again", name="worker.died", exit_code=worker.process.returncode
+        )
 
 
 def _takes_more(worker: _WorkerProcess) -> bool:
-    """Whether a message to it would not have to wait, as it would for one that hangs."""
+    """Whether a message to it would be sent without waiting; false for one that hangs."""
     try:
         return is_writable(worker.control.socket, 0)
     except (OSError, ValueError):
@@ -281,7 +281,7 @@ def _takes_more(worker: _WorkerProcess) -> bool:
 
 
 def _end_process(worker: _WorkerProcess, seconds: float) -> None:
-    """Wait for a process to end by itself, at most so long."""
+    """Wait for a process to end by itself, then kill it after `seconds`."""
     try:
         worker.process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -291,11 +291,11 @@ def _end_process(worker: _WorkerProcess, seconds: float) -> None:
 
 def _launch() -> _WorkerProcess:
     ours, theirs = socket.socketpair()
-    # What the group of processes is sent while a worker loads waits until it has said that it ignores it.
+    # A signal to the process group while a worker loads stays pending until the worker ignores it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HARMLESS)
     try:
         with theirs:
-            process = subprocess.Popen(  # noqa: S603  # our own code, no words of a stranger
+            process = subprocess.Popen(  # noqa: S603  # our own code, no foreign input
                 [sys.executable, "-I", "-m", "coffer.server.workers", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

@@ -18,18 +18,18 @@ _LENGTH: Final = struct.Struct(">I")
 _MOST_BYTES: Final = 256 << 20
 _READ_BYTES: Final = 256 << 10
 _MOST_FDS: Final = 4
-# Memory that is shared keeps its size: whoever reads what is not there any more is ended by the system.
+# Shared memory keeps its size: a process that reads beyond the end is killed (SIGBUS).
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _SMALLEST: Final = 1 << 20
-_KEPT: Final = 16 << 20  # more than this is given back to the system after use
+_KEPT: Final = 16 << 20  # more than this is released after use
 
 
 class LineClosed(Exception):  # noqa: N818  # the end of a line is an event
-    """The other end is gone."""
+    """The other end has closed the line."""
 
 
 def framed(message: bytes) -> bytes:
-    """A message as it crosses the line."""
+    """A message as it is sent over the line."""
     return _LENGTH.pack(len(message)) + message
 
 
@@ -62,7 +62,7 @@ class Wire:
         return message
 
     def fill(self) -> None:
-        """Read what has come, waiting for it where the socket blocks; at most so many descriptors are taken.
+        """Read what has arrived, waiting for it if the socket blocks; at most `_MOST_FDS` descriptors are accepted.
 
         Raises LineClosed.
         """
@@ -78,7 +78,7 @@ class Wire:
         self._buffer += data
 
     def next(self) -> bytes | None:
-        """The next whole message of what was read, or None."""
+        """The next whole message of what was read, or None. Raises LineClosed for one that is too long."""
         if len(self._buffer) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._buffer)
@@ -93,28 +93,28 @@ class Wire:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that were read and not given out yet."""
+        """Bytes that were read and not yet returned."""
         return len(self._buffer)
 
     @property
     def waiting_fds(self) -> int:
-        """Descriptors that came and were not taken yet."""
+        """Descriptors that arrived and were not yet taken."""
         return len(self._fds)
 
     def take_fds(self) -> list[int]:
-        """File descriptors that came and were not taken yet; the caller's to close."""
+        """File descriptors that arrived and were not yet taken; the caller closes them."""
         taken, self._fds = self._fds, []
         return taken
 
     def close(self) -> None:
-        """Close the socket and whatever was not taken. Harmless when repeated."""
+        """Close the socket and all descriptors that were not taken. Harmless when repeated."""
         self.socket.close()
         for fd in self.take_fds():
             os.close(fd)
 
 
 class SharedMemory:
-    """The sender's side of the memory that bodies pass through; it grows as it must."""
+    """The sender's side of the shared memory for bodies; it grows as needed."""
 
     def __init__(self) -> None:
         self._map: mmap.mmap | None = None
@@ -122,7 +122,7 @@ class SharedMemory:
         self._unsent: int | None = None
 
     def room(self, length: int) -> memoryview:
-        """The first bytes, to write a body to. Raises UnavailableError."""
+        """The first `length` bytes, to write a body to. Raises UnavailableError."""
         if self._map is None or self._size < length:
             self.close()
             self._make(max(_SMALLEST, 1 << (length - 1).bit_length()))
@@ -130,7 +130,7 @@ class SharedMemory:
         return memoryview(self._map)[:length]
 
     def take_unsent(self) -> int | None:
-        """The descriptor of memory that the other end does not have yet; the caller's to send along and to close."""
+        """The descriptor of memory that the other end does not have yet; the caller sends and closes it."""
         fd, self._unsent = self._unsent, None
         return fd
 
@@ -150,12 +150,12 @@ class SharedMemory:
         return self._size > _KEPT
 
     def close(self) -> None:
-        """Give the memory back. Harmless when repeated."""
+        """Release the memory. Harmless when repeated."""
         fd = self.take_unsent()
         if fd is not None:
             os.close(fd)
         if self._map is not None:
-            # The traceback of a failed store may still look at it: then it goes when that does.
+            # The traceback of a failed store may still hold a view: it is unmapped with that.
             with contextlib.suppress(BufferError):
                 self._map.close()
         self._map, self._size = None, 0

@@ -1,9 +1,8 @@
-"""Who may work next: the searches of all lines take turns, host by host, each for a slice of time.
+"""Schedule the searches of all lines: they take turns, host by host, each for a slice of time.
 
-Rule: a host has as many turns as any other, however many of its searches wait; within a host every other turn is for
-one that has taken little yet, and they go round in the order in which they came. A slice is counted in time, not in
-rows, so that whoever asks for little waits for a few slices of others and never for their end. It knows nothing of what
-the work is.
+Rule: a host gets as many turns as any other, however many of its searches wait; within a host every other turn is for a
+search that has used little time so far, in order of arrival. A slice is measured in time, not in rows, so that a small
+search waits for a few slices of others and never for their end. The scheduler does not know what the work is.
 """
 
 import sys
@@ -20,35 +19,35 @@ __all__ = ["SLICE_SECONDS", "Turn", "Turns"]
 
 SLICE_SECONDS: Final = 0.02
 _LITTLE_SECONDS: Final = 0.05
-_THREADS: Final = 2  # so that one which waits for the disk does not hold up the other; Python runs one at a time
+_THREADS: Final = 2  # so that one waiting for the disk does not delay the other; Python runs one at a time
 _PATIENCE_SECONDS: Final = 5.0
-# So long Python lets a thread that computes go on while another one waits. That may be the one that commits, and it
-# waits several times for one object: the usual 5 ms would add up beside a costly query.
+# How long Python lets a computing thread run while another one waits. That may be the committing thread, which waits
+# several times for one object: the default of 5 ms would add up beside a costly query.
 _SWITCH_SECONDS: Final = 0.0005
 
 
 class Turn(Protocol):
-    """Something that works in slices."""
+    """A task that works in slices."""
 
     @property
     def host(self) -> str:
-        """For whom it works."""
+        """The host for which it works."""
 
     @property
     def spent_seconds(self) -> float:
-        """Processor time that it has taken."""
+        """Processor time that it has used."""
 
     def work(self, seconds: float) -> bool:
-        """Work for about so long; whether another turn is wanted. Raises nothing."""
+        """Work for about `seconds`; returns whether it needs another turn. Raises nothing."""
 
 
 class _Host:
-    """Those of one host that wait."""
+    """The waiting tasks of one host."""
 
     def __init__(self) -> None:
         self._small: deque[Turn] = deque()
         self._large: deque[Turn] = deque()
-        self._was_small = False  # the last one
+        self._was_small = False  # whether the last turn was for a small one
 
     def add(self, turn: Turn) -> None:
         (self._small if turn.spent_seconds < _LITTLE_SECONDS else self._large).append(turn)
@@ -62,7 +61,7 @@ class _Host:
 
 
 class Turns:
-    """The threads that work and those who wait for them. Thread-safe."""
+    """The search threads and the tasks that wait for them. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -73,19 +72,19 @@ class Turns:
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         sys.setswitchinterval(_SWITCH_SECONDS)
         for thread in self._threads:
             thread.start()
 
     def add(self, turn: Turn) -> None:
-        """Let it have a turn, once. What is added after `stop` has none."""
+        """Queue a task for one turn. After `stop` it gets none."""
         with self._changed:
             self._waiting.setdefault(turn.host, _Host()).add(turn)
             self._changed.notify()
 
     def stop(self) -> bool:
-        """End the threads; whether they did, each in the middle of at most one step."""
+        """End the threads, each after at most one more step; returns whether they ended in time."""
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
@@ -111,8 +110,8 @@ class Turns:
         while (turn := self._next()) is not None:
             try:
                 wants_more = turn.work(SLICE_SECONDS)
-            except Exception:  # noqa: BLE001  # the thread serves everybody
-                _log.exception("a search ended with a fault of ours")
+            except Exception:  # noqa: BLE001  # the thread serves all lines
+                _log.exception("a query ended with an internal error", name="query.failed")
                 continue
             if wants_more:
                 self.add(turn)

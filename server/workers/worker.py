@@ -1,9 +1,9 @@
-"""A worker: a process that serves associations handed to it, and keeps nothing of its own.
+"""A worker: a process that serves the associations passed to it, and keeps no state of its own.
 
-Rule: it opens the log for reading only, has no key but those it asks for, and ends when the process that started it
-does: then nothing that was not acknowledged ever will be. Of the keyring it reads the change counter, so that a key
-that anybody takes away is not used here any more. Started as `python -I -m coffer.server.workers FD`; -I, because a
-folder named `archive` where the server was started is not our package.
+Rule: it opens the log for reading only, has only the keys that it requests, and ends with the process that started it:
+what was not acknowledged by then never will be. Of the keyring it reads the change counter, so that a removed key is no
+longer used here. Started as `python -I -m coffer.server.workers FD`; -I, because a folder named `archive` where the
+server was started is not our package.
 """
 
 import contextlib
@@ -97,21 +97,23 @@ class Worker:
         self._seen = self._changes()
 
     def serve(self, host: str, number: int, fds: list[int]) -> None:
-        """Serve one association in a thread of its own, or refuse it where something that it needs has run out.
+        """Serve one association in its own thread, or refuse it if a resource that it needs has run out.
 
-        `fds` are its connection and its line, as many of them as this process could be given.
+        `fds` are its connection and its line, or fewer if this process had no descriptors left.
         """
         sockets = [socket.socket(fileno=fd) for fd in fds]
         try:
             if len(fds) < 2 or lacks_descriptors():
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._begin(host, number, *sockets)
-        except Exception as error:  # noqa: BLE001  # one association must not take the process with it
+        except Exception as error:  # noqa: BLE001  # one association must not end the process
             what = what_ran_out(error)
             if what:
                 self._shortage.note(what)
             else:
-                _log.error("an association did not begin by a fault of ours", exc_info=error)
+                _log.error(
+                    "an association did not begin: internal error", name="association.begin_failed", exc_info=error
+                )
             if sockets:
                 refuse_at_once(sockets[0], CONGESTED)
             for each in sockets:
@@ -147,8 +149,8 @@ class Worker:
             acceptor.abort()
 
     def pulse(self, control: Wire) -> None:
-        """Start the thread that says twice a second how this process is: without it the process counts as hung."""
-        Watched("the pulse of a receiving process", lambda: self._pulse(control), self._quitting).start()
+        """Start the thread that reports twice a second on this process: without it the process counts as hung."""
+        Watched("the pulse of a worker process", lambda: self._pulse(control), self._quitting).start()
 
     def _pulse(self, control: Wire) -> None:
         while not self._quitting.wait(_LOOK_SECONDS):
@@ -158,12 +160,12 @@ class Worker:
                 since = acceptor.idle_since
                 if since is not None and now - since >= _IDLE_SECONDS:
                     idle.append((number, now - since, acceptor.is_used))
-            with contextlib.suppress(LineClosed):  # the main thread meets it too
+            with contextlib.suppress(LineClosed):  # the main thread notices it too
                 control.send(messages.encode(Pulse(self._shortage.now(), logs.lost(), idle)))
 
     def _forget_keys(self) -> None:
-        """Drop the keys of associations that are idle, too, when a key was taken away."""
-        with contextlib.suppress(CofferError):  # whoever needs a key meets it
+        """Drop the keys of all associations, idle ones included, if a key was removed."""
+        with contextlib.suppress(CofferError):  # the next request for a key raises it
             changes = self._changes()
             if changes != self._seen:
                 self._seen = changes
@@ -171,12 +173,12 @@ class Worker:
                     services.forget_keys()
 
     def quit(self, grace_seconds: float) -> None:
-        """Let operations end."""
+        """Let running operations finish, for at most `grace_seconds`."""
         self._associations.stop(grace_seconds)
 
 
 def run(control: Wire) -> None:
-    """Take orders until told to quit. Raises LineClosed when the committing process is gone."""
+    """Execute orders until `Quit`. Raises LineClosed if the committing process has ended."""
     worker: Worker | None = None
     while True:
         order = messages.decode_order(control.receive())
@@ -200,18 +202,18 @@ def run(control: Wire) -> None:
 
 def main() -> None:
     """Run a worker on the control socket whose descriptor is the first argument."""
-    # Ctrl-C, a closed terminal and systemd signal the whole group: the committing process decides when a worker ends.
+    # Ctrl-C, a closed terminal and systemd signal the whole group; the committing process decides when a worker ends.
     for number in HARMLESS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HARMLESS)  # blocked by whoever launched this, until now
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HARMLESS)  # blocked by the launching process until now
     hardening.forbid_dumps()
     keep_blocks()
     control = Wire(socket.socket(fileno=int(sys.argv[1])))
     try:
         run(control)
     except CofferError as error:
-        _log.error("this receiving process ends", cause=str(error), way_out=error.hint())
+        _log.error("this worker process ends", name="worker.failed", cause=str(error), remedy=error.hint())
         logs.drain()
         os._exit(1)
     except LineClosed:
-        os._exit(1)  # without a word to any peer: what was not acknowledged must look like that
+        os._exit(1)  # send nothing to any peer: what was not acknowledged must look so

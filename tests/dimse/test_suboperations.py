@@ -36,7 +36,7 @@ def test_nothing_found_is_success_with_counters_of_zero(listener: Listener) -> N
 def test_a_remark_stands_in_the_final_response_where_no_failure_has_to_be_explained(
     listener: Listener, memory: Memory
 ) -> None:
-    memory.remark = "objects of 2 patients have the UIDs that were asked for"
+    memory.remark = "objects of 2 patients have the requested UIDs"
     memory.instances = named(2)
     final = get(listener)
     assert (final.status, final.counters, final.comment) == (0, (-1, 2, 0, 0), memory.remark)

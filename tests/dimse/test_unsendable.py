@@ -128,4 +128,4 @@ def test_an_object_that_meets_a_fault_of_ours_costs_itself_only(
         for final in (get(listener), move(listener)):
             assert (final.status, final.counters[1:]) == (0xB000, (3, 1, 0))
             assert failed_list(final) == ["9.1"]
-            assert final.comment == "a fault of the archive: ValueError"
+            assert final.comment == "internal error: ValueError"

@@ -142,7 +142,7 @@ def test_two_patients_in_one_study_are_found_and_sent_apart_as_peers_do(
         assert (ours.status, ours.names) == (dcmtks.status, dcmtks.names) == (0, names)
         if model == "study" or level == "PATIENT":
             assert orthancs.names == names
-        mixed = "objects of 2 patients have the UIDs that were asked for" if "b1" in names and len(names) > 1 else ""
+        mixed = "objects of 2 patients have the requested UIDs" if "b1" in names and len(names) > 1 else ""
         assert ours.comment == mixed
     log = coffer_server.log.read_text()
     assert log.count("objects of several patients have one Study Instance UID") == 1

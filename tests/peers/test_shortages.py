@@ -122,10 +122,10 @@ def no_more_threads(coffer: CofferProcess) -> Iterator[None]:
 
 SHORTAGES: dict[str, Shortage] = {
     "descriptors of the process that commits": lambda coffer: few_descriptors(coffer.processes()[:1]),
-    "descriptors of the receiving processes": lambda coffer: few_descriptors(coffer.processes()[1:]),
+    "descriptors of the worker processes": lambda coffer: few_descriptors(coffer.processes()[1:]),
     "threads": no_more_threads,
     "memory of the process that commits": lambda coffer: little_memory(coffer.processes()[:1]),
-    "memory of the receiving processes": lambda coffer: little_memory(coffer.processes()[1:]),
+    "memory of the worker processes": lambda coffer: little_memory(coffer.processes()[1:]),
     "a listening socket that works": lambda coffer: failing(coffer, "accept4:error=EBADF"),
     "descriptors of the whole machine": lambda coffer: failing(coffer, "accept4:error=ENFILE"),
 }
@@ -152,7 +152,7 @@ def test_a_shortage_passes_without_a_restart_and_costs_nothing_acknowledged(coff
         stored = len(senders.acknowledged)
         wait_until(lambda: len(senders.acknowledged) > stored + 20)
     wait_until(lambda: health(coffer)[0] == 200)
-    for number in range(4):  # one for each receiving process, and more
+    for number in range(4):  # one for each worker process, and more
         item = synthetic(number, 1000)
         with connect(coffer.port, item) as peer:
             assert peer.store(peer.contexts[1], item.sop_instance, [item.data]) == 0

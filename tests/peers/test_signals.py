@@ -75,7 +75,7 @@ def test_without_a_terminal_signals_that_order_nothing_do_nothing(new_coffer: Ca
     process = started(coffer)
     wait_until(lambda: len(coffer.processes()) == 3)
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
-        os.killpg(process.pid, number)  # its receiving processes, which may still be loading, get it too
+        os.killpg(process.pid, number)  # its worker processes, which may still be loading, get it too
         time.sleep(0.2)
     wait_until(lambda: health(coffer)[0] == 200)
     before = coffer.processes()

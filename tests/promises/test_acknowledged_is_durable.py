@@ -180,7 +180,7 @@ def test_an_object_that_is_repaired_is_found_again(kept: Kept, tmp_path: Path, m
         with kept.opened(write=write) as engine:
             assert kept.missing(engine) == {lost}
             assert engine.stats().skipped == 1
-            assert any("1 objects are stored and are not found" in told for told in engine.concerns())
+            assert any("1 stored objects are not found" in told for told in engine.concerns())
     repair(ArchiveFolder.open(kept.archive), ArchiveFolder.open(whole.archive))
     with kept.opened() as engine:
         assert kept.missing(engine) == set()
@@ -190,10 +190,10 @@ def test_an_object_that_is_repaired_is_found_again(kept: Kept, tmp_path: Path, m
     monkeypatch.setattr(reconcile, "_AGAIN_SECONDS", 0.0)
     with kept.opened() as engine:
         engine.rebuild_index(lambda *_: None)
-        engine.settle()
+        engine.reconcile()
         assert kept.missing(engine) == {lost}
         _flip(kept, damaged[1], damaged[2] + HEADER.size + 100)
-        engine.settle()
+        engine.reconcile()
         assert kept.missing(engine) == set()
         assert engine.concerns() == []
     kept.require_all()
@@ -275,7 +275,7 @@ def test_an_older_keyring_stores_nothing_and_the_right_one_back_loses_nothing(ke
     before = {p: p.read_bytes() for p in (kept.archive / "segments").iterdir()}
     with pytest.raises(HistoryError, match="older than the log: 2 studies have no key") as refused, kept.opened():
         pass
-    assert "put the newest copy of the keyring back" in refused.value.hint()
+    assert "restore the newest copy of the keyring" in refused.value.hint()
     with kept.opened(may_refuse=True) as engine:
         assert kept.put(engine, 1, 9) == [0xA700]
         assert kept.put(engine, 9, 1) == [0xA700]

@@ -23,10 +23,10 @@ from coffer.index.dicom.identifier import encode_identifier
 from coffer.keys.crypto.shamir import Recovered
 from coffer.keys.errors import AccessDeniedError
 from coffer.server import erasure, keyops, retention, services
-from coffer.server.access.action import Action, Asked, Purpose, Resource
+from coffer.server.access.action import AccessRequest, Action, PurposeOfUse, Resource
 from coffer.server.access.decision import Policy, policy_of
-from coffer.server.access.principal import Kind, Principal
-from coffer.server.access.rules import Deny, Permit, Reason
+from coffer.server.access.principal import Principal, PrincipalKind
+from coffer.server.access.rules import DenialReason, Deny, Permit
 from coffer.server.cli import main
 from coffer.server.config.load import load_config
 from coffer.server.config.settings import Config
@@ -136,17 +136,17 @@ def config(base: Path) -> Config:
 
 
 @pytest.fixture
-def deny(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Asked]]:
+def deny(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[AccessRequest]]:
     """Let the decision say no to everything but some actions; what it was asked is in the list that is returned."""
 
-    def start(*, but: frozenset[Action] = frozenset()) -> list[Asked]:
-        asked: list[Asked] = []
+    def start(*, but: frozenset[Action] = frozenset()) -> list[AccessRequest]:
+        asked: list[AccessRequest] = []
 
         def decide(
-            _: Policy, principal: Principal, action: Action, resource: Resource, purpose: Purpose, at: int
+            _: Policy, principal: Principal, action: Action, resource: Resource, purpose: PurposeOfUse, at: int
         ) -> Permit | Deny:
-            asked.append(Asked(principal, action, resource, purpose, at))
-            return Permit() if action in but else Deny(Reason.UNKNOWN_PEER, CAUSE, "ask the test")
+            asked.append(AccessRequest(principal, action, resource, purpose, at))
+            return Permit() if action in but else Deny(DenialReason.UNKNOWN_PEER, CAUSE, "ask the test")
 
         monkeypatch.setattr(Policy, "decide", decide)
         return asked
@@ -173,7 +173,7 @@ def test_no_command_and_no_action_is_left_out() -> None:
 
 @pytest.mark.parametrize(("line", "action"), COMMANDS, ids=[line for line, _ in COMMANDS])
 def test_a_command_asks_before_it_shows_or_changes_anything(
-    base: Path, deny: Callable[..., list[Asked]], monkeypatch: pytest.MonkeyPatch, line: str, action: Action
+    base: Path, deny: Callable[..., list[AccessRequest]], monkeypatch: pytest.MonkeyPatch, line: str, action: Action
 ) -> None:
     monkeypatch.chdir(base)
     before, asked = seen(base), deny()
@@ -181,7 +181,7 @@ def test_a_command_asks_before_it_shows_or_changes_anything(
     assert (done.exit_code, done.stdout, done.stderr) == (10, "", f"error: {CAUSE}\nremedy: ask the test\n")
     assert seen(base) == before
     assert [one.action for one in asked] == [action]
-    assert (asked[0].principal.kind, asked[0].purpose) == (Kind.PERSON, Purpose.ADMINISTRATION)
+    assert (asked[0].principal.kind, asked[0].purpose) == (PrincipalKind.PERSON, PurposeOfUse.ADMINISTRATION)
 
 
 # Services of DICOM
@@ -233,7 +233,7 @@ def status_of(peer: RawRequestor, syntax: str, field: int, destination: str = "M
     return first.status
 
 
-def test_no_association_is_accepted_unasked(config: Config, deny: Callable[..., list[Asked]]) -> None:
+def test_no_association_is_accepted_unasked(config: Config, deny: Callable[..., list[AccessRequest]]) -> None:
     with serving(config) as port:
         asked = deny()
         with pytest.raises(Broken) as refused:
@@ -244,7 +244,7 @@ def test_no_association_is_accepted_unasked(config: Config, deny: Callable[..., 
     ]
 
 
-def test_no_service_answers_unasked(config: Config, deny: Callable[..., list[Asked]]) -> None:
+def test_no_service_answers_unasked(config: Config, deny: Callable[..., list[AccessRequest]]) -> None:
     with serving(config) as port:
         asked = deny(but=frozenset({Action.ASSOCIATE}))
         with RawRequestor(port, OFFERS) as peer:
@@ -259,7 +259,9 @@ def test_no_service_answers_unasked(config: Config, deny: Callable[..., list[Ask
             assert status_of(peer, next(iter(negotiation.MOVE)), dimse.C_MOVE, "NOWHERE") == 0xA801
 
 
-def test_a_move_needs_the_destination_and_the_retrieval(config: Config, deny: Callable[..., list[Asked]]) -> None:
+def test_a_move_needs_the_destination_and_the_retrieval(
+    config: Config, deny: Callable[..., list[AccessRequest]]
+) -> None:
     for denied in (Action.MOVE, Action.RETRIEVE):
         with serving(config) as port:
             asked = deny(but=frozenset(Action) - {denied})
@@ -312,7 +314,7 @@ def _no_shares() -> Recovered:
 
 @pytest.mark.parametrize("name", USE_CASES)
 def test_a_use_case_asks_before_it_looks_or_changes_anything(
-    base: Path, config: Config, deny: Callable[..., list[Asked]], name: str
+    base: Path, config: Config, deny: Callable[..., list[AccessRequest]], name: str
 ) -> None:
     with open_writer(config) as archive:
         offered, before = WriterServices.of(archive), seen(base)
@@ -322,12 +324,12 @@ def test_a_use_case_asks_before_it_looks_or_changes_anything(
         assert seen(base) == before
 
 
-def test_an_approval_asks_too(base: Path, config: Config, deny: Callable[..., list[Asked]]) -> None:
+def test_an_approval_asks_too(base: Path, config: Config, deny: Callable[..., list[AccessRequest]]) -> None:
     with open_writer(config) as archive:
         study = next(Finder(archive).rows({LEVEL: ("STUDY",), STUDY: ()}, model="study", caller=WHO))[STUDY][0]
         assert isinstance(study, str)
         request = ShredRequests(archive).add(by_study(archive, study), "r", WHO)
-        archive.settle()
+        archive.reconcile()
         before, asked = seen(base), deny()
         with pytest.raises(AccessDeniedError, match=CAUSE):
             ShredRequests(archive).approve(request, Principal.person("Braun", "a"))

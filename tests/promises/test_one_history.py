@@ -225,7 +225,7 @@ def test_whoever_accepts_it_is_written_down_and_an_older_keyring_can_be_accepted
     assert done.exit_code == 0, done.output
     with twins.mine.opened() as engine:
         assert {uid.rsplit(".", 2)[0] for uid in twins.mine.missing(engine)} == {"1.2.2"}
-        assert any("objects are stored and are not found" in told for told in engine.concerns())
+        assert any("stored objects are not found" in told for told in engine.concerns())
         assert twins.mine.put(engine, 9, 1) == [0]
 
 

@@ -162,7 +162,7 @@ def erase(archive: Archive, patient: str) -> None:
         names = {key: part.name for part in engine.index.parts_of_patient(patient) for key in part.key_ids}
         assert names
         assert set(schedule(engine.keyring, names, now_ms=1, until_ms=2)) == set(names)
-        engine.settle()
+        engine.reconcile()
 
 
 def remove_index(archive: Archive) -> None:
@@ -198,7 +198,7 @@ def test_two_patients_under_one_study_uid_stay_apart(archive: Archive, event: st
             }
             sent, remark = plan(engine, "study", "STUDY", {STUDY_UID: STUDY})
             assert sent == sorted([*sent_of(*A, *B), f" {nobody.sop}"])
-            assert remark == "objects of 3 patients have the UIDs that were asked for"
+            assert remark == "objects of 3 patients have the requested UIDs"
             assert engine.stats().shared_studies == 1
             keys = [part.key_ids for part in engine.index.parts(STUDY)]
             assert len(keys) == 3
@@ -320,7 +320,7 @@ def test_objects_without_a_study_have_a_key_each(archive: Archive) -> None:
             assert engine.stats().studies == 0
     with archive.open() as engine:
         schedule(engine.keyring, dict.fromkeys(parts[0].key_ids, parts[0].name), now_ms=1, until_ms=2)
-        engine.settle()
+        engine.reconcile()
         assert not Retriever(engine).instances({SOP_UID: (things[0].sop,)}, Principal.peer("VIEWER"))
         for each in things[1:]:
             assert len(Retriever(engine).instances({SOP_UID: (each.sop,)}, Principal.peer("VIEWER"))) == 1

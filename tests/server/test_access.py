@@ -6,10 +6,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from coffer.keys.errors import AccessDeniedError, InputError
-from coffer.server.access.action import ARCHIVE, Action, Purpose, Resource
+from coffer.server.access.action import ARCHIVE, Action, PurposeOfUse, Resource
 from coffer.server.access.decision import Policy, policy_of
-from coffer.server.access.principal import Kind, Principal
-from coffer.server.access.rules import Deny, Duty, Permit, Reason
+from coffer.server.access.principal import Principal, PrincipalKind
+from coffer.server.access.rules import DenialReason, Deny, Duty, Permit
 from coffer.server.config.settings import Config, Dimse, Keys, Logging, Peer
 from coffer.server.observe import logs
 
@@ -28,9 +28,9 @@ def policy(*, known_peers_only: bool = False, approvals: int = 1) -> Policy:
     )
 
 
-def reason(of: Policy, who: Principal, action: Action, resource: Resource = ARCHIVE) -> Reason | None:
+def reason(of: Policy, who: Principal, action: Action, resource: Resource = ARCHIVE) -> DenialReason | None:
     """Why not, or None."""
-    found = of.decide(who, action, resource, Purpose.of(who), 0)
+    found = of.decide(who, action, resource, PurposeOfUse.of(who), 0)
     return found.reason if isinstance(found, Deny) else None
 
 
@@ -39,22 +39,22 @@ def test_known_peers_only_is_one_rule_for_every_service(action: Action) -> None:
     strict, open_ = policy(known_peers_only=True), policy()
     assert reason(open_, STRANGER, action) is None
     assert reason(strict, PEER, action) is None
-    assert reason(strict, STRANGER, action) is Reason.UNKNOWN_PEER
-    assert reason(strict, Principal.peer("COFFER"), action) is Reason.UNKNOWN_PEER  # the archive's own
+    assert reason(strict, STRANGER, action) is DenialReason.UNKNOWN_PEER
+    assert reason(strict, Principal.peer("COFFER"), action) is DenialReason.UNKNOWN_PEER  # the archive's own
     assert reason(strict, Principal.here(ae_title="COFFER"), action) is None
 
 
 def test_objects_are_moved_to_peers_only() -> None:
     for who in (PEER, STRANGER, MEYER):
         assert reason(policy(), who, Action.MOVE, Resource.destination("WARD")) is None
-        assert reason(policy(), who, Action.MOVE, Resource.destination("ELSEWHERE")) is Reason.UNKNOWN_DESTINATION
+        assert reason(policy(), who, Action.MOVE, Resource.destination("ELSEWHERE")) is DenialReason.UNKNOWN_DESTINATION
     strict = policy(known_peers_only=True)
-    assert reason(strict, STRANGER, Action.MOVE, Resource.destination("WARD")) is Reason.UNKNOWN_PEER
+    assert reason(strict, STRANGER, Action.MOVE, Resource.destination("WARD")) is DenialReason.UNKNOWN_PEER
 
 
 @pytest.mark.parametrize("action", sorted(set(Action) - {*SERVICES, Action.MOVE}))
 def test_no_peer_administers_and_whoever_has_the_account_does(action: Action) -> None:
-    assert reason(policy(), PEER, action) is Reason.NOT_FROM_THE_NETWORK
+    assert reason(policy(), PEER, action) is DenialReason.NOT_FROM_THE_NETWORK
     assert reason(policy(), MEYER, action) is None
     assert reason(policy(), Principal.service(), action) is None
 
@@ -62,15 +62,18 @@ def test_no_peer_administers_and_whoever_has_the_account_does(action: Action) ->
 def test_an_erasure_takes_as_many_officers_as_are_configured() -> None:
     three = policy(approvals=3)
     braun, klein = Principal.person("Braun", "pacs"), Principal.person("Klein", "pacs")
-    assert reason(three, MEYER, Action.SHRED) is Reason.TOO_FEW_OFFICERS
+    assert reason(three, MEYER, Action.SHRED) is DenialReason.TOO_FEW_OFFICERS
     one, two = Resource.erasure(("meyer",)), Resource.erasure(("Meyer", "Braun"))
-    assert reason(three, MEYER, Action.APPROVE, one) is Reason.SAME_OFFICER
+    assert reason(three, MEYER, Action.APPROVE, one) is DenialReason.SAME_OFFICER
     further = Permit(frozenset({Duty.FURTHER_APPROVAL}))
-    assert three.decide(braun, Action.APPROVE, one, Purpose.ADMINISTRATION, 0) == further
-    assert three.decide(klein, Action.APPROVE, two, Purpose.ADMINISTRATION, 0) == Permit()
-    assert reason(three, braun, Action.SHRED, one) is Reason.TOO_FEW_OFFICERS
+    assert three.decide(braun, Action.APPROVE, one, PurposeOfUse.ADMINISTRATION, 0) == further
+    assert three.decide(klein, Action.APPROVE, two, PurposeOfUse.ADMINISTRATION, 0) == Permit()
+    assert reason(three, braun, Action.SHRED, one) is DenialReason.TOO_FEW_OFFICERS
     assert reason(three, klein, Action.SHRED, two) is None
-    assert reason(three, MEYER, Action.SHRED, Resource.erasure(("Meyer", "MEYER", "meyer"))) is Reason.TOO_FEW_OFFICERS
+    assert (
+        reason(three, MEYER, Action.SHRED, Resource.erasure(("Meyer", "MEYER", "meyer")))
+        is DenialReason.TOO_FEW_OFFICERS
+    )
 
 
 def test_a_denial_is_raised_and_logged_by_names_that_stay() -> None:
@@ -81,6 +84,7 @@ def test_a_denial_is_raised_and_logged_by_names_that_stay() -> None:
     assert lines == [
         {
             "event": "access denied",
+            "name": "access.denied",
             "log_level": "warning",
             "action": "find",
             "reason": "unknown-peer",
@@ -95,7 +99,7 @@ def test_a_denial_is_raised_and_logged_by_names_that_stay() -> None:
 
 
 def test_a_principal_says_who_acts() -> None:
-    assert (PEER.kind, PEER.name, PEER.ae_title) == (Kind.PEER, "WARD", "WARD")
+    assert (PEER.kind, PEER.name, PEER.ae_title) == (PrincipalKind.PEER, "WARD", "WARD")
     assert str(MEYER) == "Meyer (pacs)"
     assert str(MEYER.officer) == "Meyer (pacs)"
     here = Principal.here()

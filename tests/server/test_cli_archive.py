@@ -110,10 +110,10 @@ def test_put_reports_everything_and_stores_nothing_twice(archive: Path, files: P
     first = told("put", str(files))
     assert (first["stored"], first["duplicate"], first["skipped"], first["failed"]) == (3, 0, 2, 0)
     reasons = {Path(f["path"]).name: f["reason"] for f in first["not_stored"]}  # type: ignore[attr-defined]
-    assert reasons == {"README.txt": "no DICOM", "empty": "empty file"}
+    assert reasons == {"README.txt": "not DICOM", "empty": "empty file"}
     again = run("put", str(files)).stdout
     assert "0 stored, 3 duplicate, 2 skipped, 0 failed" in again
-    assert "skipped: no DICOM (1)" in again
+    assert "skipped: not DICOM (1)" in again
     assert told("status")["objects"] == 3
     only = run("put", str(files / "README.txt"), code=5)
     assert "error: no DICOM was found" in only.stderr

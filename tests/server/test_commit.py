@@ -140,7 +140,9 @@ def test_only_the_newest_version_has_duplicates(engine: WritableArchive, togethe
     (found,) = engine.index.locate({0x0020000D: ("1.2.3",)})
     assert (found.version.seq, found.version.transfer_syntax) == (4, "1.2.840.10008.1.2.4.70")
     told = [line for line in lines if line["log_level"] == "warning"]
-    assert [line["event"] for line in told] == ["another version of an instance came, and is served from now on"] * 3
+    assert [line["event"] for line in told] == [
+        "another version of an instance was stored and is served from now on"
+    ] * 3
     assert all((line["calling_ae"], line["another_patient"]) == ("TEST", False) for line in told)
     assert "1.2.3" not in str(told)
     value = engine.metrics.registry.get_sample_value
@@ -156,7 +158,7 @@ def test_two_patients_under_one_study_uid_have_two_keys_and_are_told(engine: Wri
         services(engine).committer.commit([mine[1]])
     events = [line["event"] for line in lines if line["log_level"] == "warning"]
     assert events == [
-        "another version of an instance came, and is served from now on",
+        "another version of an instance was stored and is served from now on",
         "objects of several patients have one Study Instance UID",
     ]
     assert engine.metrics.registry.get_sample_value("coffer_objects_moved_total") == 1
@@ -233,7 +235,7 @@ def test_a_fault_reaches_everybody_who_waits(engine: WritableArchive, monkeypatc
         raise ZeroDivisionError
 
     monkeypatch.setattr(LogWriter, "append", fails)
-    with pytest.raises(UnavailableError, match="a fault of the archive"):
+    with pytest.raises(UnavailableError, match="internal error"):
         services(engine).committer.commit(ready)
     monkeypatch.undo()
     assert [result.seq for result in services(engine).committer.commit(ready)] == [1, 2, 3]

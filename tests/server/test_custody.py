@@ -7,7 +7,7 @@ import pytest
 
 from coffer.keys.errors import ConfigError
 from coffer.server.config.settings import AwsKms, Keys, Pkcs11
-from coffer.server.engine.providers import KINDS, provider_of, told
+from coffer.server.engine.providers import KINDS, provider_location, provider_of
 from tests.keys import softhsm
 from tests.server.filled import run, study_files
 
@@ -39,9 +39,11 @@ def test_a_pin_variable_that_is_not_set_is_told(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_is_told_of_a_provider_has_no_secret() -> None:
-    assert told(Keys(key_file=Path("/k"))) == "key file /k"
-    assert told(Keys(provider="pkcs11", pkcs11=Pkcs11(module=Path("/m"), token="t"))) == 'HSM token "t" of /m'
-    assert told(Keys(provider="aws-kms", aws=AwsKms(region="eu-central-1"))) == "AWS KMS eu-central-1"
+    assert provider_location(Keys(key_file=Path("/k"))) == "key file /k"
+    assert (
+        provider_location(Keys(provider="pkcs11", pkcs11=Pkcs11(module=Path("/m"), token="t"))) == 'HSM token "t" of /m'
+    )
+    assert provider_location(Keys(provider="aws-kms", aws=AwsKms(region="eu-central-1"))) == "AWS KMS eu-central-1"
     assert set(KINDS) == {"file", "pkcs11", "aws-kms"}
 
 

@@ -229,7 +229,7 @@ class Model(RuleBasedStateMachine):
             return
         places = {one.number: self.located(one) for one in meant}
         assert Shredding(self.engine).shred(doomed, Authorization("r", (OFFICER,)))
-        self.engine.settle()
+        self.engine.reconcile()
         for one in meant:
             with pytest.raises(ShreddedError), self.engine.open_body(*places[one.number]) as body:
                 body.read(0, 1)

@@ -226,7 +226,7 @@ def empty() -> None:
         (older_by_a_hold, "the keyring is older than the log", "1 holds or requests to shred are missing"),
         (older_by_the_end_of_a_request, "the keyring is older than the log", "1 .* that were ended are in it"),
         (older_by_a_rekey, "was replaced by a rekey, and is alive in this keyring", "1 keys that a rekey replaced are"),
-        (with_a_cut_event, "an event in the keyring is cut", "an event in the keyring is cut"),
+        (with_a_cut_event, "an event in the keyring is truncated", "an event in the keyring is truncated"),
         (forked, "belongs to another history", "keyring and history differ"),
         (of_another_archive, "the keyring of another archive", "the keyring of another archive"),
         (without_a_study, "is missing: [1-9] objects cannot be opened", "1 studies of the index have no key"),

@@ -44,7 +44,7 @@ def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     found = {f.path.name: f.problem for f in find_files([tmp_path])}
-    assert found == {"pipe": "no regular file", "gone": "No such file or directory"}
+    assert found == {"pipe": "not a regular file", "gone": "No such file or directory"}
 
 
 def test_a_dicomdir_names_its_files_whatever_their_case(tmp_path: Path) -> None:

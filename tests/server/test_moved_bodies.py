@@ -61,7 +61,7 @@ def entries(path: Path) -> list[tuple[RecordHeader, Entry]]:
 
 
 def written_again(path: Path, records: list[Entry]) -> None:
-    """Let another log take the place of an archive's; sums, chain, tree, signature and remembered checkpoint are right."""
+    """Let another log replace an archive's: sums, chain, tree, signature and remembered checkpoint are right."""
     folder = ArchiveFolder.open(path)
     for part in (folder.segments, folder.checkpoints, folder.tiles):
         shutil.rmtree(part)

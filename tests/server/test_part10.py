@@ -69,12 +69,12 @@ def test_a_data_set_alone_is_taken_and_its_syntax_guessed(content: bytes, syntax
     ("content", "cause"),
     [
         (b"", "empty file"),
-        (b"PK\x03\x04 something", "no DICOM"),
-        (b"x" * 4000, "no DICOM"),
-        (bytes(4000), "no DICOM"),
+        (b"PK\x03\x04 something", "not DICOM"),
+        (b"x" * 4000, "not DICOM"),
+        (bytes(4000), "not DICOM"),
         (bytes(128) + b"DICM", "no data set"),
         (header_bytes(made()), "no data set"),
-        (b"\x08", "no DICOM"),
+        (b"\x08", "not DICOM"),
     ],
 )
 def test_what_is_no_dicom_is_refused(content: bytes, cause: str) -> None:

@@ -127,7 +127,7 @@ def test_a_large_object_that_is_being_read_ends_where_it_is(archive: Path) -> No
             Shredding(engine).shred(by_study(engine, "1.2.3.6"), Authorization("r", (Officer("Meyer", "a"),)))
             with pytest.raises(ShreddedError):
                 assert sum(map(len, chunks)) < 0
-        engine.settle()
+        engine.reconcile()
 
 
 def test_a_shred_tells_how_long_backups_may_hold_its_own_keys(archive: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_hold_counts_from_the_moment_it_is_written(archive: Path) -> None:
         assert not shred.tombstones(engine.keyring)
         late = Hold("", "P-99", "unrelated", "", Officer("Meyer", "a"), clock_ms())
         assert _Overtaken(engine, late).shred(by_study(engine, UIDS[1]), deed)  # asked again, and allowed
-        engine.settle()
+        engine.reconcile()
     assert found() == [UIDS[0], UIDS[2]]
 
 
@@ -469,7 +469,7 @@ def test_finishing_waits_for_whoever_writes_the_index(archive: Path, monkeypatch
         opened = open_writer(load_config(Path("coffer.toml")))  # it opens all the same
     with opened as engine:
         assert not wait_until_compacted(engine, 0.2)  # a copy is not tried again at once
-        engine._settlement._compact_after = 0.0
+        engine._reconciler._compact_after = 0.0
         assert wait_until_compacted(engine, 0.2)
 
 

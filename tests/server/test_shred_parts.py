@@ -137,7 +137,7 @@ def test_an_index_made_anew_by_the_process_that_shredded_shows_what_is_left(arch
     put(one("1.9.1", "A"), one("1.9.2", "B"))
     with open_writer(load_config(Path("coffer.toml"))) as engine:
         Shredding(engine).shred(by_study(engine, STUDY, "A"), Authorization("r", (Officer("Meyer", "a"),)))
-        engine.settle()
+        engine.reconcile()
         engine.rebuild_index(lambda _done, _total: None)  # the part of B gets the number that the part of A had
         assert [part.patient_id for part in engine.index.parts(STUDY)] == ["B"]
         assert len(engine.index.versions("1.9.2")) == 1

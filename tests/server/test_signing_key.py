@@ -182,7 +182,7 @@ def test_the_old_key_signs_all_that_came_before_and_nothing_after(archive: Path)
         engine.record_event(Kind.STATE, {"what": "nothing"})
         order(engine.keyring, engine.folder, "r", Principal.person("Meyer", "meyer"))
         records = engine.log.next_seq
-        engine.settle()
+        engine.reconcile()
         (made,) = read_key_history(engine.folder).endorsements
         assert made.size == records
         new = stopped_after_the_endorsement(engine.keyring)
@@ -248,7 +248,7 @@ def rotate_until(base: Path, at: int) -> None:
         for name in ("fsync", "fdatasync", "rename"):
             setattr(SystemCalls, name, staticmethod(stopping(getattr(SystemCalls, name))))
         order(engine.keyring, engine.folder, "r", Principal.person("Meyer", "meyer"))
-        engine.settle()
+        engine.reconcile()
         os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""A receiving process that was taken over costs its own line and nothing else: not the log, not another's store.
+"""A worker process that was taken over costs its own line and nothing else: not the log, not another's store.
 
 Each test plays such a process on a real line of the committing process, beside an honest one. Afterwards the archive
 is verified and opened again for writing.
@@ -492,11 +492,11 @@ def test_answers_that_are_not_taken_hold_nobody_up(site: Site, evil: Worker, mon
 
 
 def test_a_flood_of_what_has_no_answer_ends_the_line(site: Site, evil: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rights, "_TOLD_A_SECOND", 0.0)
+    monkeypatch.setattr(rights, "_CALLS_A_SECOND", 0.0)
     message = m.encode(m.Answered("echo", 0, 0.001))
     pack = len(message).to_bytes(4, "big") + message
     with contextlib.suppress(OSError):
-        evil.wire.socket.sendall(pack * (rights._MOST_TOLD + 2))
+        evil.wire.socket.sendall(pack * (rights._MOST_CALLS + 2))
     assert evil.over.wait(20)
     site.check()
 

@@ -140,7 +140,7 @@ def test_without_a_receiving_process_it_is_not_ready(config: Config, monkeypatch
         monkeypatch.setattr(supervisor, "_RESTART_SECONDS", 3600.0)
         for pid in workers():
             os.kill(pid, signal.SIGKILL)
-        wait_for("no worker", lambda: server.reasons() == ["no receiving process is running: they are started again"])
+        wait_for("no worker", lambda: server.reasons() == ["no worker process is running: they are started again"])
         with socket.create_connection(("127.0.0.1", config.dimse.port), 10.0) as sock:
             sock.sendall(negotiation.request("TESTER", "COFFER", [Offer(1, CT, (EXPLICIT_LE,))], 16384))
             assert sock.recv(10, socket.MSG_WAITALL) == negotiation.reject(negotiation.CONGESTED)

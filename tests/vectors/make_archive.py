@@ -74,7 +74,7 @@ def main() -> None:
         checkpoint_signer.order(
             engine.keyring, engine.folder, "the format has endorsements", Principal.person("Golden", "golden")
         )
-        engine.settle()
+        engine.reconcile()
     for disposable in ("index", "spool", "lost+found", "LOCK"):
         path = FOLDER / "archive" / disposable
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -114,10 +114,10 @@ def list_shreds(chosen: Chosen) -> None:
         shreds = [
             {
                 "study_key": each.key_id.hex(),
-                "why": each.stone.reason.name.lower(),
+                "why": each.tombstone.reason.name.lower(),
                 "state": each.state,
-                "scheduled": output.when(each.stone.scheduled_ms),
-                "backups_until": output.when(each.stone.until_ms),
+                "scheduled": output.when(each.tombstone.scheduled_ms),
+                "backups_until": output.when(each.tombstone.until_ms),
                 "epochs_to_destroy": list(each.open_epochs),
                 "opened_by": list(each.opened_by),
             }

@@ -52,7 +52,7 @@ def rotate_signing(chosen: Chosen, reason: str, officer: str | None) -> None:
         if not resumed:
             order(archive.keyring, archive.folder, reason, admitted.principal)
         if isinstance(archive, WritableArchive):
-            archive.settle()
+            archive.reconcile()
         else:
             wait_until_rotated(archive.keyring, archive.folder)
         keys = read_key_history(archive.folder)

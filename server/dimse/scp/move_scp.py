@@ -64,7 +64,11 @@ def _move_batch(work: SubOperations, destination: Destination, batch: Associatio
                     if work.is_cancelled():
                         return True
         except CofferError as error:
-            _log.info("a sub-operation broke off, the rest goes over a new association", cause=str(error))
+            _log.info(
+                "a sub-operation broke off; the rest is sent over a new association",
+                name="suboperation.broken_off",
+                cause=str(error),
+            )
             if work.is_cancelled():
                 return True
             if destination.failures > failures and not destination.has_answered:

@@ -70,9 +70,9 @@ def _content(instance: Instance, contexts: Iterable[Context]) -> Content | str:
         if instance.length <= _VERIFIED_FIRST_BYTES:
             data = list(data)
     except CofferError as error:
-        _log.error("an object cannot be sent", cause=str(error), way_out=error.hint())
+        _log.error("an object cannot be sent", name="object.send_failed", cause=str(error), remedy=error.hint())
         return str(error)
     except Exception as error:  # noqa: BLE001  # one object must not take the others with it
-        _log.exception("an object cannot be sent: a fault of ours")
-        return f"a fault of the archive: {type(error).__name__}"
+        _log.exception("an object cannot be sent: internal error", name="object.send_failed")
+        return f"internal error: {type(error).__name__}"
     return Content(context, data)

@@ -110,10 +110,11 @@ class Operation:
         if status not in (SUCCESS, CANCEL):
             _log.warning(
                 "operation failed",
+                name="operation.failed",
                 service=self.service,
                 status=f"{status:04X}",
                 cause=cause,
-                way_out=remedy,
+                remedy=remedy,
                 calling_ae=session.caller.ae_title,
                 host=session.caller.host,
             )
