@@ -289,7 +289,7 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
         return replace(good, epochs=(replace(epoch, openers=openers),))
 
     assert "proves other records" in made.refused(opened())
-    assert "nothing is said" in made.refused(opened(replace(opener, kind="shares")))
+    assert "names nothing that opened it" in made.refused(opened(replace(opener, kind="shares")))
     assert "twice" in made.refused(opened(opener, opener))
     assert "opens an epoch" in made.refused(
         opened(opener, EpochOpener("pkcs11", "00" * 16, "another", None, None, None, "it is away"))
@@ -314,7 +314,7 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
     lie = replace(last, gone_ms=last.gone_ms - 1)
     assert "another time" in made.refused(replace(good, keys=(lie, first)))
     twice = replace(first, why="shredded", successor="", gone_ms=good.scheduled_ms)
-    assert "no shred" in made.refused(replace(good, keys=(last, twice)))
+    assert "not a shred" in made.refused(replace(good, keys=(last, twice)))
     for change in ({"receipt_ms": 1}, {"effective_ms": None}, {"record": last.record}, {"record": None}):
         assert made.refused(opened(replace(opener, **change)))
     asked, approved = good.steps

@@ -1,4 +1,4 @@
-"""Make `archive/dictionary-1.bin`: headers of a made-up CT, MR and report, by the standard's own data dictionary.
+"""Make `archive/codec/dictionary-1.bin`: headers of a made-up CT, MR and report, by the standard's own data dictionary.
 
     python -m tests.vectors.make_dictionary
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
 
-PLACE = Path(__file__).parents[2] / "archive" / "dictionary-1.bin"
+PLACE = Path(__file__).parents[2] / "archive" / "codec" / "dictionary-1.bin"
 LONG = ("OB", "OW", "SQ", "UN", "UT")  # PS3.5 7.1.2: two reserved bytes and four of length
 TIME, DAY, UID = "120000.000000", "20200101", "1.2.840.113619.2."
 

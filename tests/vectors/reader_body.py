@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-DICTIONARY = Path(__file__).parents[2] / "archive" / "dictionary-1.bin"
+DICTIONARY = Path(__file__).parents[2] / "archive" / "codec" / "dictionary-1.bin"
 INFO = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0"
 
 
