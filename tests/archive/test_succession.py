@@ -346,7 +346,7 @@ def test_records_and_keys_are_taken_from_a_newer_copy(made: Changing, tmp_path: 
     first, _ = read_key_history(older).notes
     notes = [each.note for each in read_entries(older)][:2]
     older.endorsements.write_bytes(first)
-    older.notes.write_bytes(b"".join(notes))
+    older.checkpoint_history.write_bytes(b"".join(notes))
     older.checkpoint.write_bytes(notes[-1])
     shutil.rmtree(older.tiles)
     cut_behind(older, 5)
