@@ -339,9 +339,9 @@ def test_what_its_records_do_not_bear_out_is_refused_even_when_signed(made: Made
     assert made.refused(replace(good, not_promised=good.not_promised[1:]))
     assert made.refused(replace(good, checkpoint=made.notice.checkpoint))
     note = sign(good, TITLES[SCHEDULED])
-    with pytest.raises(IntegrityError, match="one form"):
+    with pytest.raises(IntegrityError, match="canonical form"):
         Certificate.open(note, vkey())
-    with pytest.raises(ValueError, match="one form"):
+    with pytest.raises(ValueError, match="canonical form"):
         PROVER.check_certificate(note, vkey())
     body = good.serialize().replace(b"\n ", b"\n")
     with open_reading(load_config(Path("coffer.toml"))) as engine:
