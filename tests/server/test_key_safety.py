@@ -224,7 +224,7 @@ KEY_WORDS = {"dek", "kek", "secret", "key", "pin", "passphrase", "seed", "log_id
 def carriers() -> Iterator[tuple[type, str]]:
     """Every struct and dataclass of the product with a field that is named like a key and made of bytes."""
     for package in ("keys", "archive", "index", "server"):
-        for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+        for module in pkgutil.walk_packages([str(ROOT / package)], f"coffer.{package}."):
             if module.name.endswith("__main__"):
                 continue  # it would run
             for each in vars(importlib.import_module(module.name)).values():
