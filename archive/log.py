@@ -25,7 +25,6 @@ from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.tree.tile_writer import TileWriter
 from coffer.keys.buffer import Buffer
 from coffer.keys.disk.append_file import AppendFile
-from coffer.keys.disk.durable import replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import CofferError, HistoryError, IntegrityError, UnavailableError, UnreadableError
 
@@ -323,14 +322,12 @@ class LogWriter:
     def _open_segment(self) -> AppendFile:
         tail = self._tail
         if not tail.is_sealed and tail.end > 0:
-            return AppendFile(self._folder.segment_path(tail.segment), calls=self._calls)
+            return self._folder.segment_files.end_of(tail.segment, self._calls)
         tail.segment += tail.is_sealed
         tail.offsets.clear()
         header = SegmentHeader(
             self._folder.archive_id, tail.segment, tail.chain.next_seq, tail.chain.head, self._now_ms()
         )
-        path = self._folder.segment_path(tail.segment)
-        # replace: what a crash left of this file holds no record, and a new segment is complete or absent.
-        replace(path, header.serialize(), calls=self._calls)
+        begun = self._folder.segment_files.begin(tail.segment, header.serialize(), self._calls)
         tail.is_sealed, tail.end = False, segment.HEADER.size
-        return AppendFile(path, calls=self._calls)
+        return begun

@@ -14,7 +14,6 @@ from coffer.archive.format.chain import pass_over, read_footer, read_record
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import HEADER, RecordHeader, parse_header, record_size
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.keys.disk import opening
 from coffer.keys.disk.reading import read_exactly, reading
 from coffer.keys.errors import FormatError, IntegrityError, NotFoundError, UnreadableError
 
@@ -70,7 +69,7 @@ class LogReader:
 
         `behind` is the position of a record before `from_seq`: nothing before it is read again.
         """
-        numbers = self._folder.segment_numbers()
+        numbers = self._folder.segment_files.numbers()
         for number in numbers:
             if behind is not None and number < behind.segment:
                 continue
@@ -115,7 +114,7 @@ class LogReader:
             fd = self._files.get(number)
             if fd is None:
                 try:
-                    fd = opening.descriptor(self._folder.segment_path(number))
+                    fd = self._folder.segment_files.descriptor(number)
                 except FileNotFoundError as error:
                     raise NotFoundError(f"segment {number} does not exist", hint=_HINT) from error
                 except OSError as error:

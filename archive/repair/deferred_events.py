@@ -64,8 +64,8 @@ class DeferredEvent:
         if kind == "note":
             return hashlib.sha256(latest_note(folder)).hexdigest() == rest
         number, _, kept = rest.partition(":")
-        path = folder.segment_path(int(number))
-        if not opening.exists(path) or opening.exists(path.with_name(f".{path.name}.new")):
+        files = folder.segment_files
+        if not files.exists(int(number)) or files.is_staged(int(number)):
             return False
         return not kept or opening.exists(folder.lost_and_found / kept)
 

@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain, read_record
@@ -24,7 +23,7 @@ from coffer.archive.verify.scan import scan
 from coffer.archive.verify.verify import Options, Verifier
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.disk import opening
-from coffer.keys.disk.durable import install, move, remove_folder, replace, stage
+from coffer.keys.disk.durable import remove_folder, replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import HistoryError, InputError, IntegrityError
 
@@ -72,7 +71,7 @@ def find_divergence(
     except IntegrityError as error:
         complaint = error
     chain, end = _longest(folder)
-    sizes = {n: folder.segment_size(n) for n in folder.segment_numbers()}
+    sizes = {n: folder.segment_files.size(n) for n in folder.segment_files.numbers()}
     beyond = sum(size for number, size in sizes.items() if number > end[0])
     left_over = beyond + (sizes[end[0]] - end[1] if end[0] in sizes and not _is_sealed_at(folder, end) else 0)
     return Divergence(chain.next_seq, chain.tree.root(), end, left_over, signed, remembered, last_in_history, complaint)
@@ -96,11 +95,10 @@ def accept_loss(
     defer(folder, [DeferredEvent(_facts(LOSS_ACCEPTED, history, made), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     number, offset = history.end
-    for beyond in (n for n in folder.segment_numbers() if n > number):
-        path = folder.segment_path(beyond)
-        move(path, folder.lost_and_found / f"{path.name}-beyond-{history.size}", calls=calls)
-    if history.left_over and number in folder.segment_numbers():
-        size = folder.segment_size(number)
+    for beyond in (n for n in folder.segment_files.numbers() if n > number):
+        folder.segment_files.set_aside(beyond, f"{folder.segment_files.name(beyond)}-beyond-{history.size}", calls)
+    if history.left_over and number in folder.segment_files.numbers():
+        size = folder.segment_files.size(number)
         if not _is_sealed_at(folder, history.end) and size > offset:
             torn = Tail(Chain.start(folder.archive_id), number, [], offset, size - offset)
             cut(folder, torn, lambda: 0, calls)  # without a finding: the loss is accepted
@@ -135,21 +133,20 @@ def take_from(
     for claim in _binding(history):
         _require_proved(copy, claim)
     _require_proved(copy, theirs, deep=True, progress=progress)
-    numbers = [n for n in copy.segment_numbers() if not _is_same(folder, copy, n)]
+    numbers = [n for n in copy.segment_files.numbers() if not _is_same(folder, copy, n)]
     if not numbers and history.complaint is None:
         return []
     note = read_note(copy)
     defer(folder, [DeferredEvent(_facts(TAKEN, history, theirs), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     adopt(folder, copy, calls)
+    files = folder.segment_files
     for number in numbers:
-        path = folder.segment_path(number)
-        fresh = stage(path, _pieces(copy.segment_path(number)), calls=calls)
-        kept = folder.lost_and_found / f"{path.name}-replaced-{history.size}" if opening.exists(path) else None
-        install(fresh, path, kept, calls=calls)
-    for number in (n for n in folder.segment_numbers() if n > copy.segment_numbers()[-1]):
-        path = folder.segment_path(number)
-        move(path, folder.lost_and_found / f"{path.name}-beyond-{history.size}", calls=calls)
+        kept = f"{files.name(number)}-replaced-{history.size}" if files.exists(number) else ""
+        fresh = files.stage(number, _pieces(copy, number), calls)
+        files.install(number, fresh, kept, calls)
+    for number in (n for n in folder.segment_files.numbers() if n > copy.segment_files.numbers()[-1]):
+        files.set_aside(number, f"{files.name(number)}-beyond-{history.size}", calls)
     _publish(folder, theirs, note, remember, calls)
     return numbers
 
@@ -204,7 +201,7 @@ def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
 def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
     """Chain and tree over the longest consistent run of records from the first one, and where it ends."""
     chain, end = Chain.start(folder.archive_id), (0, 0)
-    for number in folder.segment_numbers():
+    for number in folder.segment_files.numbers():
         if number != end[0] + 1:
             break
         report = _scan(folder, number)
@@ -227,15 +224,12 @@ def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
 
 
 def _scan(folder: ArchiveFolder, number: int) -> Report:
-    task = Task(
-        folder.segment_path(number), folder.lock, folder.archive_id, number, is_last=True, level=VerifyLevel.HEADERS
-    )
-    return scan(task)
+    return scan(Task.of(folder, number, is_last=True, level=VerifyLevel.HEADERS))
 
 
 def _offset(folder: ArchiveFolder, number: int, records: int) -> int:
     """Where the first `records` of a segment end."""
-    with opening.opened(folder.segment_path(number)) as file:
+    with folder.segment_files.opened(number) as file:
         at, size = segment.HEADER.size, os.fstat(file.fileno()).st_size
         for _ in range(records):
             _, _, at = read_record(file.fileno(), at, size)
@@ -272,7 +266,7 @@ def _is_same(folder: ArchiveFolder, copy: ArchiveFolder, number: int) -> bool:
     return [(r.prev, r.head, r.span) for r in mine.runs] == [(r.prev, r.head, r.span) for r in theirs.runs]
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
-    with opening.opened(path) as file:
+def _pieces(copy: ArchiveFolder, number: int) -> Iterator[bytes]:
+    with copy.segment_files.opened(number) as file:
         while piece := file.read(_PIECE):
             yield piece

@@ -13,6 +13,7 @@ from typing import Final
 
 from coffer.archive.repair.deferred_events import read_deferred
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_files import OWN_NAMES
 from coffer.archive.tree.tiles import HASH_BYTES, MOST_DEEP, WIDTH
 from coffer.archive.verify.report import Finding
 from coffer.keys.disk import opening
@@ -26,7 +27,7 @@ MOST: Final = 100  # findings: if thousands of things were planted, the first on
 _OWN: Final = {
     "": r"archive\.json|LOCK|pending\.json|segments|checkpoints|tiles|keyring|index|spool|scrub|lost\+found"
     r"|\.(?:archive\.json|pending\.json)\.new|\.(?:tiles|index)\.old",
-    "segments": r"[0-9]{8}\.seg|\.[0-9]{8}\.seg\.new",
+    "segments": OWN_NAMES,
     "checkpoints": r"(?:latest|history|endorsements)|\.(?:latest|history|endorsements)\.new",
     "keyring": r"data\.mdb|lock\.mdb|LOCK",
     "index": r"data\.mdb|lock\.mdb|\.data\.mdb\.new(?:-lock)?",

@@ -22,8 +22,7 @@ from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_che
 from coffer.archive.tree.checkpoint_history import last_entry, publish
 from coffer.archive.tree.key_history import adopt
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
-from coffer.keys.disk import opening
-from coffer.keys.disk.durable import install, remove, stage
+from coffer.keys.disk.durable import remove
 from coffer.keys.disk.reading import read_exactly, read_up_to
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import (
@@ -109,8 +108,7 @@ def repair(
     if staged:
         defer(folder, [DeferredEvent(_facts(m), f"segment:{m.segment}:{m.kept}") for m, _ in staged], calls)
         for repaired, fresh in staged:
-            kept = folder.lost_and_found / repaired.kept if repaired.kept else None
-            install(fresh, folder.segment_path(repaired.segment), kept, calls=calls)
+            folder.segment_files.install(repaired.segment, fresh, repaired.kept, calls)
         report.repaired = [m for m, _ in staged]
         found = list(Verifier(folder, remembered=remembered).findings())
     report.remaining = found
@@ -177,14 +175,14 @@ class _SegmentRepair:
         self._folder = folder
         self._number = number
         self._only = only
-        self._mine = folder.segment_path(number)
-        self._theirs = copy.segment_path(number)
+        self._mine = folder.segment_files
+        self._theirs = copy.segment_files
 
     def stage(self, calls: Syscalls) -> tuple[RepairedSegment, Path] | None:
         """Write the repaired segment beside the damaged one; None if nothing would change."""
         with ExitStack() as stack:
             try:
-                theirs = stack.enter_context(opening.opened(self._theirs)).fileno()
+                theirs = stack.enter_context(self._theirs.opened(self._number)).fileno()
             except (OSError, IntegrityError) as error:
                 cause = error.strerror if isinstance(error, OSError) else error
                 raise NotFoundError(
@@ -194,16 +192,18 @@ class _SegmentRepair:
             plan, taken = self._plan(mine, theirs)
             if not taken:
                 return None
-            fresh = stage(self._mine, _pieces(plan), calls=calls)
+            fresh = self._mine.stage(self._number, _pieces(plan), calls)
         kept = ""
         if mine is not None:
-            kept = f"{self._mine.name}-damaged-{_digest(self._mine)[:16]}"
+            with self._mine.opened(self._number) as file:
+                whole = _hash(file.fileno(), 0, os.fstat(file.fileno()).st_size).hex()
+            kept = f"{self._mine.name(self._number)}-damaged-{whole[:16]}"
         return RepairedSegment(self._number, tuple(seq for seq in taken if seq >= 0), kept), fresh
 
     def _opened(self, stack: ExitStack) -> int | None:
         """The descriptor of the segment here; None if there is no such file."""
         try:
-            return stack.enter_context(opening.opened(self._mine)).fileno()
+            return stack.enter_context(self._mine.opened(self._number)).fileno()
         except (FileNotFoundError, IntegrityError):
             return None
 
@@ -302,8 +302,3 @@ def _pieces(plan: Sequence[tuple[int, _Region]]) -> Iterator[bytes]:
             piece = read_exactly(fd, at, min(region.stop - at, _PIECE))
             yield piece
             at += len(piece)
-
-
-def _digest(path: Path) -> str:
-    with opening.opened(path) as file:
-        return _hash(file.fileno(), 0, os.fstat(file.fileno()).st_size).hex()

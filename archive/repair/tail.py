@@ -20,9 +20,7 @@ from coffer.archive.tree.checkpoint_history import settle_history
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.seams import FORK, Seams, require_signed
-from coffer.keys.disk import opening
-from coffer.keys.disk.append_file import AppendFile
-from coffer.keys.disk.durable import replace, resync
+from coffer.keys.disk.durable import replace
 from coffer.keys.disk.reading import read_exactly, reading
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
@@ -55,9 +53,9 @@ def settle_end(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
     That writer may have been killed between write and sync. The next writer treats what it finds as durable: it signs
     it, acknowledges it as a duplicate when it is sent again, and starts a new group after it. Raises UnavailableError.
     """
-    numbers = folder.segment_numbers()
+    numbers = folder.segment_files.numbers()
     if numbers:
-        resync(folder.segment_path(numbers[-1]), calls=calls)
+        folder.segment_files.resync(numbers[-1], calls)
     settle_history(folder, calls)
 
 
@@ -69,7 +67,7 @@ def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
     shows that this is not a torn tail; HistoryError if a segment is missing or does not continue the one before it, or
     if the log is shorter than, or differs from, a claim (a rollback or a fork); UnreadableError if nothing is known.
     """
-    numbers = folder.segment_numbers()
+    numbers = folder.segment_files.numbers()
     if numbers != list(range(1, len(numbers) + 1)):
         raise HistoryError("a segment is missing from the log", hint=_REMEDY)
     seams = Seams.read(folder, numbers[:-1])
@@ -118,7 +116,7 @@ def signed_claims(
 
 
 def _scan(folder: ArchiveFolder, number: int, chain: Chain, claims: Sequence[Checkpoint]) -> Tail:
-    fd = opening.descriptor(folder.segment_path(number))
+    fd = folder.segment_files.descriptor(number)
     try:
         size = os.fstat(fd).st_size
         tail = Tail(chain, number, [], 0, size)
@@ -267,8 +265,7 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
         FindingStore(folder.scrub, calls).add(finding, now_ms())
     if not tail.cut_bytes:
         return
-    path = folder.segment_path(tail.segment)
-    with opening.opened(path) as file:
+    with folder.segment_files.opened(tail.segment) as file:
         file.seek(tail.end)
         torn = file.read()
     kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
@@ -277,7 +274,7 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
         records = "1 record" if tail.cut_records == 1 else f"{tail.cut_records} records"
         what = f"an unfinished group with {records} was cut, and is kept as lost+found/{kept.name}"
         FindingStore(folder.scrub, calls).add(Finding(tail.segment, tail.end, None, what), now_ms(), kept.name)
-    file_end = AppendFile(path, calls=calls)
+    file_end = folder.segment_files.end_of(tail.segment, calls)
     try:
         file_end.truncate(tail.end)
         file_end.sync()

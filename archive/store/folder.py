@@ -5,10 +5,10 @@ It holds nothing secret: the id, the origin, and the public key that signed chec
 """
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from coffer.archive.store.segment_files import SegmentFiles
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import make_folder, resync, write_new
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
@@ -18,7 +18,6 @@ FORMAT_VERSION = 2
 _NAME = "archive.json"
 _LONGEST = 4 << 10
 _PARTS = ("segments", "checkpoints", "tiles", "keyring", "index", "spool", "scrub", "lost+found")
-_SEGMENT = re.compile(r"[0-9]{8}\.seg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,11 @@ class ArchiveFolder:
     def segments(self) -> Path:
         """The folder of the log's segments."""
         return self.path / "segments"
+
+    @property
+    def segment_files(self) -> SegmentFiles:
+        """The segments themselves."""
+        return SegmentFiles(self.segments, self.lost_and_found)
 
     @property
     def checkpoints(self) -> Path:
@@ -163,22 +167,3 @@ class ArchiveFolder:
         if not (opened.origin.isprintable() and opened.vkey.isprintable()):
             raise FormatError(f"{path / _NAME} cannot be read", hint="restore it from a backup")
         return opened
-
-    def segment_numbers(self) -> list[int]:
-        """The numbers of the segments, in order."""
-        return sorted(int(name[:8]) for name in opening.names(self.segments) if _SEGMENT.fullmatch(name))
-
-    def segment_path(self, number: int) -> Path:
-        """The file of one segment."""
-        return self.segments / f"{number:08d}.seg"
-
-    def segment_size(self, number: int) -> int:
-        """The size of one segment's file in bytes; 0 if there is no such file."""
-        try:
-            return opening.size(self.segment_path(number))
-        except (FileNotFoundError, IntegrityError):
-            return 0
-
-    def log_size(self) -> int:
-        """The size of all segments in bytes."""
-        return sum(map(self.segment_size, self.segment_numbers()))

@@ -7,10 +7,10 @@ until a restart. Events in the log may use it too: they are few and small, and a
 wait for space.
 """
 
-import os
 from pathlib import Path
 from typing import Final
 
+from coffer.keys.disk.volume import free_bytes
 from coffer.keys.errors import UnavailableError
 
 _OVERHEAD: Final = 64 << 10  # partly filled blocks, extents and directory entries of a few files
@@ -31,11 +31,11 @@ class FreeSpace:
         considered. Raises UnavailableError: retry when there is space again.
         """
         try:
-            volume = os.statvfs(self.folder)
+            free = free_bytes(self.folder)
         except OSError as error:
             raise UnavailableError(f"the free space of the archive's volume is unknown: {error.strerror}") from error
         kept = 0 if into_reserve else self._reserve_bytes
-        if volume.f_bavail * volume.f_frsize < kept + _OVERHEAD + count:
+        if free < kept + _OVERHEAD + count:
             if into_reserve:
                 raise UnavailableError(
                     "the archive's volume is full", hint="free or add space; what waits is then resumed"

@@ -13,7 +13,6 @@ from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.record import MAGIC
 from coffer.archive.format.walk import Walker
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.keys.disk import opening
 from coffer.keys.errors import IntegrityError, NotFoundError
 
 _BATCH = 4096
@@ -59,7 +58,7 @@ class Leaves:
                 tree.append(leaf)
 
     def _seek(self, begin: int) -> None:
-        numbers = self._folder.segment_numbers()
+        numbers = self._folder.segment_files.numbers()
         low, high = 0, len(numbers)
         while high - low > 1:
             middle = (low + high) // 2
@@ -68,7 +67,7 @@ class Leaves:
             raise NotFoundError("the log holds no record yet", hint="store something first")
         number = numbers[low]
         first = self._first(number)
-        with opening.opened(self._folder.segment_path(number)) as file:
+        with self._folder.segment_files.opened(number) as file:
             sealed = read_footer(file.fileno(), os.fstat(file.fileno()).st_size)
         self._ready, self._seq, self._place = [], first, _Place(number, segment.HEADER.size)
         if sealed is not None and first <= begin < first + len(sealed[0].offsets):
@@ -80,14 +79,14 @@ class Leaves:
         self._ready, self._seq = self._ready[begin - self._seq :], begin
 
     def _first(self, number: int) -> int:
-        with opening.opened(self._folder.segment_path(number)) as file:
+        with self._folder.segment_files.opened(number) as file:
             return read_segment_header(file.fileno()).first_seq
 
     def _fill(self) -> None:
         """Read more records into `_ready`, or move to the next segment."""
         place = self._place
         try:
-            fd = opening.descriptor(self._folder.segment_path(place.number))
+            fd = self._folder.segment_files.descriptor(place.number)
         except FileNotFoundError as error:
             raise IntegrityError(f"segment {place.number} is missing", hint=_HINT) from error
         try:

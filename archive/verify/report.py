@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from coffer.archive.format.record import RecordHeader
 from coffer.archive.format.segment import Footer, SegmentHeader
 from coffer.archive.format.walk import BATCH_BYTES
+from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.subtree_range import Span
 
 
@@ -79,6 +80,12 @@ class Task:
     seed: int = 0
     is_cold: bool = False
     batch_bytes: int = BATCH_BYTES
+
+    @classmethod
+    def of(cls, folder: ArchiveFolder, number: int, replacement: Path | None = None, **more: Any) -> "Task":
+        """A check of a segment where it lies in its archive, or of a replacement; `more` are the other fields."""
+        path = replacement or folder.segment_files.path(number)
+        return cls(path, folder.lock, folder.archive_id, number, **more)
 
 
 @dataclass(slots=True)

@@ -123,7 +123,7 @@ class Scrub:
 
     def segment(self) -> ScrubStep:
         """Read the next segment, or the rest of the current one. The new position is durable on return."""
-        position, numbers = self.position, self._folder.segment_numbers()
+        position, numbers = self.position, self._folder.segment_files.numbers()
         number = next((n for n in numbers if n >= position.segment), None)
         if number is None:
             self._next_pass(numbers)
@@ -164,11 +164,11 @@ class Scrub:
 
     def oldest_ms(self) -> int | None:
         """When the segment that has waited longest was last read, or created if it never was; None for an empty log."""
-        times = [self.position.verified.get(n) or self._created_ms(n) for n in self._folder.segment_numbers()]
+        times = [self.position.verified.get(n) or self._created_ms(n) for n in self._folder.segment_files.numbers()]
         return min(times, default=None)
 
     def _task(self, number: int, claims: Sequence[Claim], *, is_last: bool) -> Task:
-        make = partial(Task, self._folder.segment_path(number), self._folder.lock, self._folder.archive_id, number)
+        make = partial(Task.of, self._folder, number)
         cuts = tuple(sorted({c.size for c in claims}))
         offset = self.position.offset if number == self.position.segment else 0
         return make(
@@ -216,7 +216,7 @@ class Scrub:
 
     def _created_ms(self, number: int) -> int:
         try:
-            with opening.opened(self._folder.segment_path(number)) as file:
+            with self._folder.segment_files.opened(number) as file:
                 return read_segment_header(file.fileno()).created_ms
         except (IntegrityError, UnreadableError, OSError):
             return 0

@@ -21,7 +21,6 @@ from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.leaves import Leaves
 from coffer.archive.tree.proof import root
 from coffer.archive.tree.tiles import Tiles
-from coffer.keys.disk import opening
 from coffer.keys.disk.reading import read_exactly, reading
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
 
@@ -48,7 +47,7 @@ class Seams:
         seams = cls(folder, [])
         for number in numbers:
             with reading(f"segment {number}"):
-                fd = opening.descriptor(folder.segment_path(number))
+                fd = folder.segment_files.descriptor(number)
                 try:
                     seams._add(fd, number)
                 finally:
@@ -87,7 +86,7 @@ class Seams:
         """The whole footer of a segment, by its index here. Raises IntegrityError, UnreadableError."""
         number = index + 1
         with reading(f"segment {number}"):
-            fd = opening.descriptor(self.folder.segment_path(number))
+            fd = self.folder.segment_files.descriptor(number)
             try:
                 found = read_footer(fd, os.fstat(fd).st_size)
             except FormatError as error:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from coffer.archive.format.chain import Chain, read_footer, read_segment_header
 from coffer.archive.store.folder import ArchiveFolder
@@ -126,7 +126,7 @@ class Verifier:
         claims: list[Claim] = []
         signed = yield from self._claims(claims)
         self.summary.signed_records = max((c.size for c in claims), default=0)
-        numbers = sorted({*self._folder.segment_numbers(), *self._replacements})
+        numbers = sorted({*self._folder.segment_files.numbers(), *self._replacements})
         for first, last in gaps(numbers):
             yield missing(first, last)
         chain, begin = self._start(numbers)
@@ -134,7 +134,7 @@ class Verifier:
         joined = JoinedLog(chain, claims)
         yield from joined.compare(numbers[begin] if numbers else 0)
         for number in numbers[:begin]:
-            self._progress(self._folder.segment_size(number))
+            self._progress(self._folder.segment_files.size(number))
         for report in self._reports(numbers[begin:], claims):
             self.summary.add(report.counts)
             yield from report.findings
@@ -187,29 +187,29 @@ class Verifier:
                 hint=f"the last one covers {self.summary.signed_records}; start there, or give a signed checkpoint",
             )
         for place in range(len(numbers) - 1, 0, -1):
-            first = _first_seq(self._path(numbers[place]))
+            first = _first_seq(partial(self._opened, numbers[place]))
             if first is not None and first <= size:
-                before = _footer_state(self._path(numbers[place - 1]))
+                before = _footer_state(partial(self._opened, numbers[place - 1]))
                 if before is not None and before.next_seq == first:
                     return before, place
         return Chain.start(self._folder.archive_id), 0
 
-    def _path(self, number: int) -> Path:
-        return self._replacements.get(number) or self._folder.segment_path(number)
+    def _opened(self, number: int) -> BinaryIO:
+        staged = self._replacements.get(number)
+        return opening.opened(staged) if staged is not None else self._folder.segment_files.opened(number)
 
     def _reports(self, numbers: Sequence[int], claims: Sequence[Claim]) -> Iterator[Report]:
         options = self._options
         task = partial(
-            Task,
-            lock=self._folder.lock,
-            archive_id=self._folder.archive_id,
+            Task.of,
+            self._folder,
             level=options.level,
             cuts=tuple(sorted({c.size for c in claims})),
             from_seq=self._since(),
             sample=options.sample,
             seed=options.seed,
         )
-        tasks = [task(self._path(n), number=n, is_last=n == numbers[-1]) for n in numbers]
+        tasks = [task(n, self._replacements.get(n), is_last=n == numbers[-1]) for n in numbers]
         if min(options.jobs, len(tasks)) > 1:
             yield from self._shared(tasks)
             return
@@ -269,17 +269,17 @@ def _scan(task: Task) -> Report:
     return scan(task, _worker_open)
 
 
-def _first_seq(path: Path) -> int | None:
+def _first_seq(opened: Callable[[], BinaryIO]) -> int | None:
     try:
-        with opening.opened(path) as file:
+        with opened() as file:
             return read_segment_header(file.fileno()).first_seq
     except (IntegrityError, UnreadableError, OSError):
         return None
 
 
-def _footer_state(path: Path) -> Chain | None:
+def _footer_state(opened: Callable[[], BinaryIO]) -> Chain | None:
     try:
-        with opening.opened(path) as file:
+        with opened() as file:
             found = read_footer(file.fileno(), os.fstat(file.fileno()).st_size)
     except (IntegrityError, UnreadableError, OSError):
         return None

@@ -8,7 +8,6 @@ Transactions of one store never overlap, so the map may grow at any time. It kno
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
@@ -20,6 +19,7 @@ import lmdb
 from coffer.keys.disk import durable, opening
 from coffer.keys.disk.lmdb_environment import environment, reason
 from coffer.keys.disk.syscalls import sync_folder, unavailable
+from coffer.keys.disk.volume import free_bytes
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
 
 __all__ = ["SUM_KEY", "RowStore", "refused"]
@@ -54,10 +54,9 @@ def refused(what: str, error: lmdb.Error, folder: Path, *, then: str = "") -> Un
 
 def _is_full(folder: Path) -> bool:
     try:
-        volume = os.statvfs(folder)
+        return free_bytes(folder) < _FULL
     except OSError:
         return False
-    return volume.f_bavail * volume.f_frsize < _FULL
 
 
 class RowStore:

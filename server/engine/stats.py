@@ -49,7 +49,7 @@ def stats_of(
 ) -> ArchiveStats:
     """Current totals. Without the writer's `log`, records that are not in the index yet are counted."""
     seen = index.stats()
-    sizes = [folder.segment_size(n) for n in folder.segment_numbers()]
+    sizes = [folder.segment_files.size(n) for n in folder.segment_files.numbers()]
     records = log.next_seq if log is not None else _count(reader, seen.applied_seq + 1)
     return ArchiveStats(
         studies=seen.studies,

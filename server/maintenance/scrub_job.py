@@ -123,4 +123,4 @@ class ScrubJob:
 
     def _total(self) -> int:
         folder = self._archive.folder
-        return folder.log_size()
+        return folder.segment_files.total_size()

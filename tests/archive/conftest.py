@@ -12,7 +12,6 @@ import pytest
 from coffer.archive.format.entry import Entry, Position
 from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
-from coffer.archive.store import free_space
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.crypto.signing import CheckpointSigner
@@ -89,7 +88,7 @@ class SmallArchive:
 
     def segments(self) -> list[Path]:
         """The segment files, in order."""
-        return [self.folder.segment_path(n) for n in self.folder.segment_numbers()]
+        return [self.folder.segment_files.path(n) for n in self.folder.segment_files.numbers()]
 
     def files(self) -> dict[str, bytes]:
         """Every file and its content, to show that nothing changed."""
@@ -123,7 +122,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def f_bavail(self) -> int:
             return left[0]
 
-    monkeypatch.setattr(free_space.os, "statvfs", lambda path: Volume())  # type: ignore[attr-defined]
+    monkeypatch.setattr("os.statvfs", lambda path: Volume())
     return left
 
 

@@ -48,7 +48,7 @@ class Twins:
             shutil.rmtree(mine.segments)
             shutil.copytree(theirs.segments, mine.segments)
         for number in numbers:
-            shutil.copyfile(theirs.segment_path(number), mine.segment_path(number))
+            shutil.copyfile(theirs.segment_files.path(number), mine.segment_files.path(number))
 
     def require_refused(self, witness: Checkpoint | None = None) -> None:
         """Opening for writing is refused, changes nothing, and `coffer recover show` tells why."""
@@ -88,8 +88,8 @@ def test_one_segment_of_a_twin_is_refused(tmp_path: Path, number: int) -> None:
 @pytest.mark.parametrize("number", range(1, 9))
 def test_one_segment_in_another_ones_place_is_refused(tmp_path: Path, number: int) -> None:
     twins = Twins(tmp_path, 8, 2)
-    following = twins.one.folder.segment_path(number % 8 + 1).read_bytes()
-    twins.one.folder.segment_path(number).write_bytes(following)
+    following = twins.one.folder.segment_files.path(number % 8 + 1).read_bytes()
+    twins.one.folder.segment_files.path(number).write_bytes(following)
     twins.one.damaged = True
     with pytest.raises(Exception, match="belongs to another place or archive"):
         twins.one.writer(segment_bytes=_FULL)
@@ -122,7 +122,7 @@ def test_a_damaged_header_behind_a_good_one_is_left_to_a_verification(tmp_path: 
     """Damage is no fork: an archive with one bad record is not taken out of service for it."""
     twins = Twins(tmp_path, 6, 3)
     for number in range(1, 7):
-        path = twins.one.folder.segment_path(number)
+        path = twins.one.folder.segment_files.path(number)
         whole = path.read_bytes()
         for place in (0, 1, 3):
             data = bytearray(whole)

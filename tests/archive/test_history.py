@@ -233,9 +233,9 @@ def test_copies_that_do_not_prove_it(kept: Remembered, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="does not prove"):
         take_from(kept.folder, history, ArchiveFolder.open(fork_of), kept.remember)
     damaged = ArchiveFolder.open(tmp_path / "new")
-    data = bytearray(damaged.segment_path(1).read_bytes())
+    data = bytearray(damaged.segment_files.path(1).read_bytes())
     data[300] ^= 1
-    damaged.segment_path(1).write_bytes(data)
+    damaged.segment_files.path(1).write_bytes(data)
     with pytest.raises(IntegrityError, match="does not prove"):
         take_from(kept.folder, history, damaged, kept.remember)
     assert kept.files() == before

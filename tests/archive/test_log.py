@@ -70,7 +70,7 @@ def test_segments_roll_and_each_holds_at_least_one_record(small: SmallArchive) -
     (large,) = log.append([entry(8, 5000)])
     assert large.segment == 4
     assert log.append([entry(9)])[0].segment == 5
-    assert small.folder.segment_numbers() == [1, 2, 3, 4, 5]
+    assert small.folder.segment_files.numbers() == [1, 2, 3, 4, 5]
 
 
 def test_one_append_may_cross_segments(small: SmallArchive) -> None:

@@ -167,7 +167,7 @@ def test_a_damaged_body_that_was_stable_stays_and_is_told(small: SmallArchive, b
     places = [log.append([entry(n)])[0] for n in range(2 + behind)]
     log.close()
     damaged = places[-1 - behind]
-    path = small.folder.segment_path(damaged.segment)
+    path = small.folder.segment_files.path(damaged.segment)
     data = bytearray(path.read_bytes())
     data[damaged.offset + 165] ^= 1
     path.write_bytes(data)

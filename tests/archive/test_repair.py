@@ -31,10 +31,10 @@ def pair(small: SmallArchive, tmp_path: Path) -> Iterator[tuple[SmallArchive, Ar
 
 
 def flip(folder: ArchiveFolder, number: int, *offsets: int) -> None:
-    data = bytearray(folder.segment_path(number).read_bytes())
+    data = bytearray(folder.segment_files.path(number).read_bytes())
     for offset in offsets:
         data[offset] ^= 1
-    folder.segment_path(number).write_bytes(data)
+    folder.segment_files.path(number).write_bytes(data)
 
 
 def record(place: int, offset: int) -> int:
@@ -56,7 +56,7 @@ def test_any_damage_is_mended_and_the_file_is_as_it_was(
     small, copy = pair
     before = whole(small.folder)
     flip(small.folder, number, offset)
-    damaged = small.folder.segment_path(number).read_bytes()
+    damaged = small.folder.segment_files.path(number).read_bytes()
     report = repair(small.folder, copy)
     assert [m.segment for m in report.repaired] == [number]
     assert report.remaining == small.findings() == []
@@ -91,8 +91,8 @@ def test_a_record_that_both_lack_is_told_and_nothing_changes(pair: tuple[SmallAr
 def test_a_missing_and_a_cut_segment(pair: tuple[SmallArchive, ArchiveFolder]) -> None:
     small, copy = pair
     before = whole(small.folder)
-    small.folder.segment_path(2).unlink()
-    os.truncate(small.folder.segment_path(4), 300)
+    small.folder.segment_files.path(2).unlink()
+    os.truncate(small.folder.segment_files.path(4), 300)
     report = repair(small.folder, copy)
     assert [(m.segment, bool(m.kept)) for m in report.repaired] == [(2, False), (4, True)]
     assert whole(small.folder) == before
@@ -175,7 +175,7 @@ def test_a_checkpoint_that_the_log_here_does_not_reach_is_not_taken(small: Small
     small.fill(2, first=3)
     small.checkpoint()
     shutil.copytree(small.folder.path, tmp_path / "copy")
-    small.folder.segment_path(1).write_bytes(older["segments/00000001.seg"])
+    small.folder.segment_files.path(1).write_bytes(older["segments/00000001.seg"])
     small.folder.checkpoint.write_bytes(b"nothing")
     report = repair(small.folder, ArchiveFolder.open(tmp_path / "copy"))
     assert not report.checkpoint
@@ -218,12 +218,12 @@ def test_a_stop_at_every_call(
 ) -> None:
     """Whatever fails, each segment file is one whole version or the other, and repairing again ends well."""
     small, copy = pair
-    good = {n: small.folder.segment_path(n).read_bytes() for n in (2, 4)}
+    good = {n: small.folder.segment_files.path(n).read_bytes() for n in (2, 4)}
     failures = 0
     for at in range(200):
         for number in good:
             flip(small.folder, number, record(1, HEADER.size))
-        bad = {n: small.folder.segment_path(n).read_bytes() for n in good}
+        bad = {n: small.folder.segment_files.path(n).read_bytes() for n in good}
         faulty.arm(at, after_effect=after_effect)
         try:
             repair(small.folder, copy, calls=faulty)
@@ -234,10 +234,12 @@ def test_a_stop_at_every_call(
         if is_past_the_end:
             break
         for number, data in good.items():
-            assert small.folder.segment_path(number).read_bytes() in (data, bad[number])
+            assert small.folder.segment_files.path(number).read_bytes() in (data, bad[number])
         for deed in read_deferred(small.folder):
             number = int(str(deed.facts["segment"]))
-            assert not deed.was_done(small.folder) or small.folder.segment_path(number).read_bytes() == good[number]
+            assert (
+                not deed.was_done(small.folder) or small.folder.segment_files.path(number).read_bytes() == good[number]
+            )
         repair(small.folder, copy)
         assert small.findings() == []
         for kept in small.folder.lost_and_found.iterdir():
@@ -245,13 +247,13 @@ def test_a_stop_at_every_call(
         (small.folder.path / "pending.json").unlink(missing_ok=True)
     assert failures > 15
     for number, data in good.items():
-        assert small.folder.segment_path(number).read_bytes() == data
+        assert small.folder.segment_files.path(number).read_bytes() == data
 
 
 def test_a_copy_that_is_no_archive(pair: tuple[SmallArchive, ArchiveFolder], tmp_path: Path) -> None:
     small, copy = pair
     flip(small.folder, 1, record(0, HEADER.size))
-    copy.segment_path(1).unlink()
+    copy.segment_files.path(1).unlink()
     with pytest.raises(CofferError, match="cannot give segment 1"):
         repair(small.folder, copy)
     flip(small.folder, 1, record(0, HEADER.size))

@@ -172,7 +172,7 @@ def test_a_repair_copies_whole_records(filled: SmallArchive, fault: Fault, tmp_p
     fault.arm(-1, None)
     copy = tmp_path / "copy"
     shutil.copytree(filled.folder.path, copy)
-    path = filled.folder.segment_path(2)
+    path = filled.folder.segment_files.path(2)
     whole = path.read_bytes()
     damaged = bytearray(whole)
     damaged[SEGMENT_HEADER.size + 170] ^= 1

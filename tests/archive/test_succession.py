@@ -251,7 +251,7 @@ def test_a_log_shorter_than_an_endorsement_is_found(made: Changing, copied: Arch
     positions = LogReader(copied)
     cut = next(place.offset for place, _ in positions.records(5))
     positions.close()
-    copied.segment_path(1).write_bytes(copied.segment_path(1).read_bytes()[:cut])
+    copied.segment_files.path(1).write_bytes(copied.segment_files.path(1).read_bytes()[:cut])
     assert any("endorsement" in what for what in findings(copied))
 
 
@@ -296,7 +296,7 @@ def cut_behind(folder: ArchiveFolder, records: int) -> None:
     reader = LogReader(folder)
     offset = next(place.offset for place, _ in reader.records(records))
     reader.close()
-    folder.segment_path(1).write_bytes(folder.segment_path(1).read_bytes()[:offset])
+    folder.segment_files.path(1).write_bytes(folder.segment_files.path(1).read_bytes()[:offset])
 
 
 def test_a_loss_is_endorsed_and_all_goes_on(made: Changing, copied: ArchiveFolder) -> None:

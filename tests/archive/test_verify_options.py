@@ -163,7 +163,7 @@ def flip_all_bodies(small: SmallArchive) -> None:
     """XOR the first byte of every body."""
     reader = LogReader(small.folder)
     for place, _ in reader.records():
-        with small.folder.segment_path(place.segment).open("r+b") as file:
+        with small.folder.segment_files.path(place.segment).open("r+b") as file:
             byte = os.pread(file.fileno(), 1, place.offset + HEADER.size)
             os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), place.offset + HEADER.size)
     reader.close()

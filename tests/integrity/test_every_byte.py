@@ -228,8 +228,8 @@ def put_back(path: Path, old: Path) -> None:
 
 def test_an_older_state_of_one_segment_alone(folder: ArchiveFolder, states: Path) -> None:
     """Each that has one, sealed since or not: as it was in the older archive, and as it was before its footer."""
-    for number in folder.segment_numbers():
-        path, old = folder.segment_path(number), states / "old" / "segments" / f"{number:08d}.seg"
+    for number in folder.segment_files.numbers():
+        path, old = folder.segment_files.path(number), states / "old" / "segments" / f"{number:08d}.seg"
         now, found = path.read_bytes(), read_tail_of(path)
         for content in [old.read_bytes()] if old.exists() else []:
             path.write_bytes(content)

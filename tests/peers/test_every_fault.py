@@ -235,7 +235,7 @@ def torn(new_coffer_process: Callable[[], CofferProcess]) -> Ward:
         key_id = next(header.study_key_id for _, header in reader.records() if header.kind == Kind.OBJECT)
     with closing(LogWriter(folder, now_ms=lambda: 1)) as log:  # a study's key is durable before its first object
         place, _ = log.append([replace(entry(number, 700), study_key_id=key_id) for number in (1, 2)])
-    flip(folder.segment_path(place.segment), place.offset + 400)
+    flip(folder.segment_files.path(place.segment), place.offset + 400)
     return make_ward(coffer, "put", "--jobs", "1", str(files(coffer.base / "source", range(3, 6))))
 
 

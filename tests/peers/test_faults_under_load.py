@@ -51,7 +51,7 @@ class Kind:
 
 
 def _segment(ahead: int, name: str) -> Callable[[ArchiveFolder], list[Path]]:
-    return lambda folder: [folder.segments / name.format(folder.segment_numbers()[-1] + ahead)]
+    return lambda folder: [folder.segments / name.format(folder.segment_files.numbers()[-1] + ahead)]
 
 
 def _tiles(folder: ArchiveFolder) -> list[Path]:
@@ -175,7 +175,7 @@ def meet(coffer: CofferProcess, sent: dict[str, Item], trace: Path, kind: Kind, 
     folder = ArchiveFolder.open(coffer.archive)
     with contextlib.ExitStack() as stack:
         load = Load(coffer, sent, 10_000 * (1 + len(sent)))
-        if not folder.segment_numbers():
+        if not folder.segment_files.numbers():
             store(coffer.port, [load._object(0)])
         for at, pid in enumerate(coffer.processes()[1:] if kind.name == "spool" else [0]):
             out = trace.with_suffix(f".{at}")

@@ -104,7 +104,7 @@ def test_a_store_is_refused_before_the_log_would_stop_at_its_next_segment(tmp_pa
             with pytest.raises(UnavailableError, match="short of file descriptors"):
                 services(engine).committer.require_accepting()
         assert [store(number) for number in range(1, 20)] == [0] * 19
-        assert len(engine.folder.segment_numbers()) > 1
+        assert len(engine.folder.segment_files.numbers()) > 1
 
 
 LIMITED = """

@@ -81,7 +81,7 @@ def take(chosen: Chosen, copy: Path) -> None:
     from coffer.server.maintenance.offline import offline_session, settle_findings
 
     source = ArchiveFolder.open(copy)
-    total = source.log_size()
+    total = source.segment_files.total_size()
     with offline_session(config, "coffer recover from") as hand:
         history = find_divergence(hand.folder, hand.remembered, hand.objection)
         with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:

@@ -46,7 +46,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     from coffer.server.maintenance.offline import inspect_keyring
 
     folder, source = ArchiveFolder.open(config.archive), ArchiveFolder.open(copy)
-    total = folder.log_size()
+    total = folder.segment_files.total_size()
     with WriterLock(folder.lock, "coffer repair", clock_ms()):
         folder.complete()
         with output.progress("looking for damage", hidden=chosen.json, in_bytes=True) as bar:
@@ -54,7 +54,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
                 folder, source, only=set(records), remembered=inspect_keyring(folder).remembered,
                 progress=lambda done: bar.advance(done, total),
             )  # fmt: skip
-        FindingStore(folder.scrub).settle({0, *folder.segment_numbers()}, report.remaining)
+        FindingStore(folder.scrub).settle({0, *folder.segment_files.numbers()}, report.remaining)
     recorded = _is_recorded(admitted) if report.repaired else True
     rows = [{"segment": m.segment, "records": m.records, "kept": m.kept} for m in report.repaired]
     left = [{"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in report.remaining]

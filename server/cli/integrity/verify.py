@@ -88,7 +88,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     from coffer.server.maintenance.offline import inspect_index, inspect_keyring
 
     folder = ArchiveFolder.open(config.archive)
-    total = folder.log_size()
+    total = folder.segment_files.total_size()
     depth = VerifyLevel[level.upper()]
     if sample < 1 and depth is VerifyLevel.HEADERS:
         raise click.UsageError("--sample is a share of the bodies: choose --level bodies or decrypt")
@@ -170,6 +170,6 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def _line(finding: Finding, folder: ArchiveFolder) -> str:
-    where = f"{folder.segment_path(finding.segment).name}, offset {finding.offset}" if finding.segment else "archive"
+    where = f"{folder.segment_files.name(finding.segment)}, offset {finding.offset}" if finding.segment else "archive"
     record = "" if finding.seq is None else f", record {finding.seq}"
     return f"{where}{record}: {finding.what}"

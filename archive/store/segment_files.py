@@ -1,0 +1,98 @@
+"""The files of the log's segments in an archive folder: where they lie, how they are named, opened, begun and replaced.
+
+Rule: the only module that knows a segment's path, so that another store can take its place. Everything is opened
+through `keys.disk.opening`; what changes a file says what is durable on return.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from coffer.keys.buffer import Buffer
+from coffer.keys.disk import durable, opening
+from coffer.keys.disk.append_file import AppendFile
+from coffer.keys.disk.syscalls import SYSTEM, Syscalls
+from coffer.keys.errors import IntegrityError
+
+__all__ = ["OWN_NAMES", "SegmentFiles"]
+
+_NAME = re.compile(r"[0-9]{8}\.seg")
+OWN_NAMES = r"[0-9]{8}\.seg|\.[0-9]{8}\.seg\.new"  # every name that Coffer gives a file beside the segments
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFiles:
+    """The segments of one archive, numbered from 1."""
+
+    folder: Path
+    lost_and_found: Path
+
+    def numbers(self) -> list[int]:
+        """The numbers of the segments, in order."""
+        return sorted(int(name[:8]) for name in opening.names(self.folder) if _NAME.fullmatch(name))
+
+    def path(self, number: int) -> Path:
+        """The file of one segment."""
+        return self.folder / self.name(number)
+
+    @staticmethod
+    def name(number: int) -> str:
+        """The name of a segment's file, for people and for what is kept of it."""
+        return f"{number:08d}.seg"
+
+    def size(self, number: int) -> int:
+        """The size of one segment's file in bytes; 0 if there is no such file."""
+        try:
+            return opening.size(self.path(number))
+        except (FileNotFoundError, IntegrityError):
+            return 0
+
+    def total_size(self) -> int:
+        """The size of all segments in bytes."""
+        return sum(map(self.size, self.numbers()))
+
+    def exists(self, number: int) -> bool:
+        """Whether there is a file of this number."""
+        return opening.exists(self.path(number))
+
+    def is_staged(self, number: int) -> bool:
+        """Whether a next content of this segment was staged and not installed."""
+        return opening.exists(self.folder / f".{self.name(number)}.new")
+
+    def descriptor(self, number: int) -> int:
+        """Open a segment for reading; the caller closes the descriptor. Raises as `opening.descriptor`."""
+        return opening.descriptor(self.path(number))
+
+    def opened(self, number: int) -> BinaryIO:
+        """A segment as a file object open for reading. Raises as `opening.descriptor`."""
+        return opening.opened(self.path(number))
+
+    def begin(self, number: int, header: Buffer, calls: Syscalls = SYSTEM) -> AppendFile:
+        """Begin a segment with its header, durable on return, and open its end.
+
+        What a crash left of this file holds no record: it is replaced, so that a segment is complete or absent.
+        """
+        durable.replace(self.path(number), header, calls=calls)
+        return self.end_of(number, calls)
+
+    def end_of(self, number: int, calls: Syscalls = SYSTEM) -> AppendFile:
+        """The end of a segment, to append to or to cut."""
+        return AppendFile(self.path(number), calls=calls)
+
+    def resync(self, number: int, calls: Syscalls = SYSTEM) -> None:
+        """Make durable what another process wrote and may not have synced."""
+        durable.resync(self.path(number), calls=calls)
+
+    def stage(self, number: int, pieces: Iterable[Buffer], calls: Syscalls = SYSTEM) -> Path:
+        """Write a segment's next content beside it; durable on return, without effect until `install`."""
+        return durable.stage(self.path(number), pieces, calls=calls)
+
+    def install(self, number: int, fresh: Path, kept: str, calls: Syscalls = SYSTEM) -> None:
+        """Replace a segment by a staged file and keep the old one in lost+found as `kept` ("": keep none). Durable."""
+        durable.install(fresh, self.path(number), self.lost_and_found / kept if kept else None, calls=calls)
+
+    def set_aside(self, number: int, kept: str, calls: Syscalls = SYSTEM) -> None:
+        """Move a segment to lost+found under the name `kept`. Durable on return."""
+        durable.move(self.path(number), self.lost_and_found / kept, calls=calls)
