@@ -34,6 +34,8 @@ WAYS: Final = {
     "rotate": "`coffer keys rotate` beside the server, until the server has recorded it",
     "erase": "`coffer shred study` beside the server, until the server has dropped the keys",
 }
+IDLE: Final = "idle"
+_IDLE_SECONDS: Final = 6.0  # every job has had its turn by then
 _SETTLE_SECONDS: Final = 3.0  # the server finishes every second what commands left
 Ways = dict[str, dict[str, list[str]]]
 _HEAD: Final = """# Architecture
@@ -88,7 +90,7 @@ class _TracedArchive:
     @contextmanager
     def tracing(self, name: str, seconds_after: float = 0.3) -> Iterator[None]:
         """Trace while the block runs, and for some seconds what it started."""
-        self._set(1 + list(WAYS).index(name))
+        self._set(1 + [*WAYS, IDLE].index(name))
         yield
         time.sleep(seconds_after)
         self._set(0)
@@ -117,7 +119,10 @@ class _TracedArchive:
 
 
 def trace(base: Path) -> Ways:
-    """Run every operation once on an archive in `base`: path, role of the process, modules in order."""
+    """Run every operation once on an archive in `base`: path, role of the process, modules in order.
+
+    Under IDLE stands what is entered while nobody asks for anything: it may also turn up in any of the others.
+    """
     traced = _TracedArchive(base)
     traced.run("init")
     study = sample_study()
@@ -127,6 +132,8 @@ def trace(base: Path) -> Ways:
         modality.store(study[:1])
         modality.find(uid)
         modality.get(uid)  # the first call loads modules that later calls find loaded
+        with traced.tracing(IDLE, _IDLE_SECONDS):
+            pass
         with traced.tracing("store"):
             modality.store(study[1:2])
         with traced.tracing("find"):
@@ -137,10 +144,10 @@ def trace(base: Path) -> Ways:
             traced.run("keys", "rotate")
         with traced.tracing("erase", _SETTLE_SECONDS):
             traced.run("shred", "study", uid, "--reason", "docs", "--yes")
-    ways: Ways = {name: {} for name in WAYS}
+    ways: Ways = {name: {} for name in [*WAYS, IDLE]}
     for line in traced.notes.read_text(encoding="utf-8").splitlines():
         number, role, module = line.split()
-        ways[list(WAYS)[int(number) - 1]].setdefault(role, []).append(module)
+        ways[[*WAYS, IDLE][int(number) - 1]].setdefault(role, []).append(module)
     return ways
 
 
