@@ -27,7 +27,7 @@ from tests.peers.dicom_client import split_part10
 from tests.peers.killing import done, folder_in_memory
 from tests.peers.ward import require_strace
 from tests.server.filled import free_port, part10, run, told
-from tests.server.test_shred import slices
+from tests.server.three_studies import slices
 
 EVERY = bool(os.environ.get("COFFER_EVERY_KILL"))
 SEED = int(os.environ.get("COFFER_KILL_SEED", random.SystemRandom().randrange(1 << 32)))

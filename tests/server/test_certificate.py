@@ -30,7 +30,7 @@ from coffer.server.engine.opening import open_for_keys, open_reading, open_write
 from tests.archive.auditor import PROVER, prove
 from tests.server.filled import part10, run, told
 from tests.server.test_rekey import serving
-from tests.server.test_shred import UIDS, configure, effective_at_once, events, found, put, slices
+from tests.server.three_studies import UIDS, configure, effective_at_once, events, found, put, slices
 
 FILE = Path("study.note")
 

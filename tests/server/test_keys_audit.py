@@ -18,7 +18,7 @@ from coffer.keys.keyring.tombstone import Tombstone
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_for_service, open_writer
 from tests.server.filled import run
-from tests.server.test_shred import UIDS, configure, put
+from tests.server.three_studies import UIDS, configure, put
 
 NEW = "1.2.3.77"
 

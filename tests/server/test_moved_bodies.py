@@ -21,7 +21,7 @@ from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading
 from coffer.server.engine.providers import open_keyring, provider_of
 from tests.server.filled import part10, run, told
-from tests.server.test_shred import UIDS, configure, slices
+from tests.server.three_studies import UIDS, configure, slices
 
 EACH = 8
 

@@ -33,7 +33,8 @@ from coffer.server.main.demo import encoded
 from coffer.server.maintenance.problems import unindexed
 from coffer.server.services.api import StoreRequest
 from tests.server.filled import flip, part10, run, status, told
-from tests.server.test_shred import UIDS, configure, events, found, put, slices, stopped
+from tests.server.stopped import stopped
+from tests.server.three_studies import UIDS, configure, events, found, put, slices
 from tests.services import services
 
 STUDY = UIDS[0]
