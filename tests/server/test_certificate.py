@@ -29,7 +29,7 @@ from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_for_keys, open_reading, open_writer
 from tests.archive.auditor import PROVER, prove
 from tests.server.filled import part10, run, told
-from tests.server.test_rekey import serving
+from tests.server.served import serving
 from tests.server.three_studies import UIDS, configure, effective_at_once, events, found, put, slices
 
 FILE = Path("study.note")

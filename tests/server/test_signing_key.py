@@ -30,7 +30,7 @@ from coffer.server.engine.opening import open_for_keys, open_writer
 from coffer.server.engine.providers import open_keyring, provider_of
 from tests.archive.auditor import AUDITOR, PROVER
 from tests.server.filled import run, told
-from tests.server.test_rekey import serving
+from tests.server.served import serving
 from tests.server.three_studies import UIDS, configure, effective_at_once, events, put
 
 EFFECTIVE_FILE = Path("erased.note")
