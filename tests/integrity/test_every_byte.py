@@ -1,7 +1,7 @@
 """Every file of an archive, flipped byte by byte, cut, or put back to an older state: found, or shown to be harmless.
 
-Segments and checkpoints are in tests/archive/test_verify.py and test_history.py. The LMDB files are sampled; the whole
-is `COFFER_EVERY_BYTE=1 pytest tests/integrity`, ten minutes.
+Segments and checkpoints are in tests/archive/verify/test_verify.py and test_history.py. The LMDB files are sampled; the
+whole is `COFFER_EVERY_BYTE=1 pytest tests/integrity`, ten minutes.
 """
 
 import contextlib

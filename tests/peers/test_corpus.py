@@ -16,10 +16,10 @@ from pynetdicom.dsutils import encode
 
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.negotiation import IMPLICIT_LE, Offer
-from tests.dimse.raw_peer import RawDestination, RawRequestor
 from tests.peers.coffer_process import CofferProcess, Peer, free_port, run_tool
 from tests.peers.dicom_client import GET, MAX_CONTEXTS, find, get, item_of, move, split_part10, store
 from tests.peers.wiretap import Sent, WireTap
+from tests.server.dimse.raw_peer import RawDestination, RawRequestor
 
 # Transfer syntaxes that DCMTK 3.6.7 does not know: it neither sends nor accepts them, so our own client does.
 UNKNOWN_TO_DCMTK = (

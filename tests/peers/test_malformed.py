@@ -20,9 +20,9 @@ from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.negotiation import Offer
 from coffer.server.engine.opening import open_writer
 from coffer.server.services.importing import Importer, Outcome
-from tests.dimse.raw_peer import RawRequestor
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, Reply, item_of, split_part10, store, uid
+from tests.server.dimse.raw_peer import RawRequestor
 from tests.services import services
 
 GOLDEN = Path(__file__).with_name("malformed_outcomes.csv")

@@ -23,9 +23,9 @@ from coffer.keys.errors import CofferError
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.connection import ConnectionClosed
 from coffer.server.dimse.protocol.negotiation import Offer
-from tests.dimse.raw_peer import RawRequestor
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, item_of, store, synthetic
+from tests.server.dimse.raw_peer import RawRequestor
 
 KEYWORDS = (
     "PatientName",

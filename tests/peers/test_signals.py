@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
-from tests.dimse.raw_peer import RawRequestor
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.dicom_client import Item, noisy, store, synthetic
 from tests.peers.ward import health, wait_until
+from tests.server.dimse.raw_peer import RawRequestor
 
 
 def started(coffer: CofferProcess, **more: object) -> subprocess.Popen[bytes]:

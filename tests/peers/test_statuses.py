@@ -25,10 +25,10 @@ from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, IMPLICIT_LE, O
 from coffer.server.dimse.protocol.requestor import Requestor
 from coffer.server.main.demo import encoded
 from tests.conftest import absent
-from tests.dimse.raw_peer import Message, RawDestination, RawRequestor
 from tests.peers.coffer_process import COFFER, CofferProcess, Peer, free_port, run_tool
 from tests.peers.dicom_client import GET, MOVE, Item, associate, synthetic
 from tests.peers.test_flips import flip
+from tests.server.dimse.raw_peer import Message, RawDestination, RawRequestor
 
 LONG = 10**25  # a number that makes UIDs of 62 characters, so that fewer of them fill 64 KiB
 MANY, FEW = f"1.2.826.0.1.3680043.8.498.77.{LONG}", "1.2.826.0.1.3680043.8.498.77.2"

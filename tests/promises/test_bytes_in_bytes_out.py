@@ -22,9 +22,9 @@ from coffer.index.dicom.headers import decode_identifier, scan
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol.negotiation import IMPLICIT_LE, Offer
-from tests.dimse.raw_peer import Message, RawDestination, RawRequestor
 from tests.peers.coffer_process import CofferProcess, Peer
 from tests.peers.test_malformed import as_request, exported
+from tests.server.dimse.raw_peer import Message, RawDestination, RawRequestor
 from tests.server.odd_objects import (
     EXPLICIT,
     ROOT,

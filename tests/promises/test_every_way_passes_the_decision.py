@@ -51,7 +51,7 @@ from coffer.server.services.api import StoreRequest
 from coffer.server.services.bundle import WriterServices
 from coffer.server.services.find import Finder
 from coffer.server.services.versions import one_version, versions_of
-from tests.dimse.raw_peer import MAX_PDU, Broken, RawRequestor
+from tests.server.dimse.raw_peer import MAX_PDU, Broken, RawRequestor
 from tests.server.filled import run, study_files
 
 CAUSE = "denied by this test"

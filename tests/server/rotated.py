@@ -24,7 +24,7 @@ from coffer.server.engine.providers import provider_of
 from tests.keys import softhsm
 from tests.keys.softhsm import SoftHsm
 from tests.server.filled import run
-from tests.server.test_key_provider import check, config_of, page
+from tests.server.keyops.test_key_provider import check, config_of, page
 
 DAY_MS = 86_400_000
 STOPPED = 77
