@@ -84,8 +84,8 @@ def small_steps() -> None:
     """Let little data take many steps: two keys a page, two objects a group, and a large object through a file."""
     rotation._PAGE, rekey._GROUP_OBJECTS, rekey._IN_MEMORY_BYTES = 2, 2, 65_536
     offline.read_remembered, offline.check_index = (
-        coffer.keys.inspect.remembered._look,
-        coffer.index.keyless_check._look,
+        coffer.keys.inspect.remembered._read,
+        coffer.index.keyless_check._complaint,
     )  # this process may crash by itself
 
 

@@ -16,9 +16,6 @@ import pytest
 from click.testing import Result
 from pydicom.dataset import Dataset
 
-import coffer.server.erasure.shred
-import coffer.server.retention.holds
-import coffer.server.services.store
 from coffer.archive.format.record import Kind
 from coffer.keys.errors import AccessDeniedError
 from coffer.keys.keyring.shred import tombstones
@@ -26,9 +23,12 @@ from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
+from coffer.server.erasure import shred as shredding
 from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.main.demo import encoded
+from coffer.server.retention import holds
 from coffer.server.retention.selection import by_patient, by_study
+from coffer.server.services import store as storing
 from coffer.server.services.versions import one_version
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, store
@@ -203,14 +203,14 @@ def put(*datasets: Dataset) -> None:
 def test_a_clock_that_is_wrong_lifts_nothing(coffer: CofferProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(coffer, "[retention]", f"years = {YEARS}")
     with monkeypatch.context() as patched:
-        patched.setattr(coffer.server.services.store, "clock_ms", lambda: 0)  # it started in 1970
+        patched.setattr(storing, "clock_ms", lambda: 0)  # it started in 1970
         put(data_set("1.2.3.1", "1.2.3.1.1"), data_set("1.2.3.2", "1.2.3.2.1", date=""))
     put(data_set("1.2.3.3", "1.2.3.3.1", date=EARLY), data_set("1.2.3.4", "1.2.3.4.1", "P-99", date=EARLY))
     run("hold", "add", "1.2.3.3", "--reason", "court case", "--until", "2999-12-31")
     for study in ("1.2.3.1", "1.2.3.2"):
         shred(study, code=10)
     with monkeypatch.context() as patched:
-        for module in (coffer.server.retention.holds, coffer.server.erasure.shred):
+        for module in (holds, shredding):
             patched.setattr(module, "clock_ms", lambda: 0)
         for study in ("1.2.3.1", "1.2.3.2", "1.2.3.3", "1.2.3.4"):  # in 1970 nothing is over
             shred(study, code=10)
