@@ -21,7 +21,7 @@ from tests.crash.campaign import ORIGIN, SIGNER, Promises, Stop, Tally, Watched,
 from tests.crash.disk import Disk
 from tests.crash.files import KEK
 
-RUNS = int(os.environ.get("COFFER_CRASH_RUNS", "20"))
+RUNS = int(os.environ.get("COFFER_CRASH_RUNS", "5"))
 
 
 @pytest.fixture

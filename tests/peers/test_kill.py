@@ -22,7 +22,7 @@ from tests.peers.dicom_client import Item, find, get, noisy, split_part10, synth
 from tests.peers.ward import SPOOLING
 from tests.peers.wiretap import WireTap
 
-ROUNDS = int(os.environ.get("COFFER_KILL_ROUNDS", "13"))
+ROUNDS = int(os.environ.get("COFFER_KILL_ROUNDS", "7"))
 SECONDS = max(240, 12 * ROUNDS)
 SENDERS = 3
 ROTATED_EVERY = 12

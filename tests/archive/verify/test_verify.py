@@ -14,7 +14,8 @@ from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.verify.verify import Verifier
 from tests.archive.conftest import SmallArchive, entry
 
-RANDOM_FLIPS = 1000
+RANDOM_FLIPS = 400
+STEP = 1 if os.environ.get("COFFER_EVERY_BYTE") else 3
 ONE = record_size(40)
 
 
@@ -52,13 +53,13 @@ def changed(small: SmallArchive) -> Iterator[None]:
 def test_every_byte_of_every_segment(three: SmallArchive) -> None:
     dice = random.Random(1)
     for path in three.segments():
-        for offset in range(path.stat().st_size):
+        for offset in range(dice.randrange(STEP), path.stat().st_size, STEP):
             with flipped(path, offset, dice.choice((0xFF, 1 << dice.randrange(8)))):
                 found = three.findings()
                 assert int(path.stem) in {f.segment for f in found}, (path.name, offset, found)
 
 
-def test_a_thousand_flipped_bits_of_a_larger_one(small: SmallArchive) -> None:
+def test_hundreds_of_flipped_bits_of_a_larger_one(small: SmallArchive) -> None:
     small.fill(60, size=3000, segment_bytes=64 << 10)
     small.checkpoint()
     dice = random.Random(20)
