@@ -49,6 +49,7 @@ class CofferProcess:
     port: int = field(default_factory=free_port)
     http: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    workers: int = 1  # each costs a second of CPU to start
 
     @property
     def archive(self) -> Path:
@@ -78,7 +79,7 @@ class CofferProcess:
             "",
             "[dimse]",
             f'ae_title = "{self.ae_title}"',
-            "processes = 2",
+            f"processes = {self.workers}",
             'host = "127.0.0.1"',
             f"port = {self.port}",
             "",

@@ -34,12 +34,12 @@ def new_coffer(tmp_path: Path) -> Iterator[Callable[..., CofferProcess]]:
     """Make archives with a running server each; at the end every one must stop cleanly and verify without a finding."""
     made: list[CofferProcess] = []
 
-    def make(peers: list[Peer] | None = None, extra: str = "", serve: bool = True) -> CofferProcess:
+    def make(peers: list[Peer] | None = None, extra: str = "", serve: bool = True, workers: int = 1) -> CofferProcess:
         if not COFFER.exists():
             absent(f"{COFFER} is not installed: make test installs it")
         base = tmp_path / f"coffer{len(made)}"
         base.mkdir()
-        coffer = CofferProcess(base, peers or [])
+        coffer = CofferProcess(base, peers or [], workers=workers)
         coffer.write_config(extra)
         coffer.init()
         made.append(coffer)

@@ -14,7 +14,7 @@ _MEBIBYTE = 1 << 20
 
 
 def test_two_hundred_idle_and_slow_peers_hold_up_nobody(new_coffer: Callable[..., CofferProcess]) -> None:
-    coffer = new_coffer(serve=False)
+    coffer = new_coffer(serve=False, workers=2)
     text = coffer.config.read_text().replace(
         "processes = 2", "processes = 2\nmax_associations = 300\nmax_associations_per_peer = 300"
     )
@@ -42,7 +42,7 @@ def test_two_hundred_idle_and_slow_peers_hold_up_nobody(new_coffer: Callable[...
 
 def test_silent_peers_of_other_addresses_keep_nobody_out(new_coffer: Callable[..., CofferProcess]) -> None:
     """Two addresses with all that one may have each, then a whole network of one each: every honest caller gets in."""
-    coffer = new_coffer()
+    coffer = new_coffer(workers=2)
     request = negotiation.request("CROWD", "COFFER", [Offer(1, negotiation.VERIFICATION, (IMPLICIT_LE,))], 16384)
     for crowd in (["127.0.1.1"] * 32 + ["127.0.2.1"] * 32, [f"127.0.3.{n}" for n in range(1, 60)]):
         silent = [socket.create_connection(("127.0.0.1", coffer.port), 5, (host, 0)) for host in crowd]

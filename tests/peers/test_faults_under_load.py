@@ -111,7 +111,7 @@ class Load(Crowd):
 @pytest.fixture(scope="module")
 def coffer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CofferProcess]:
     require_strace()
-    made = CofferProcess(tmp_path_factory.mktemp("faults"))
+    made = CofferProcess(tmp_path_factory.mktemp("faults"), workers=2)
     made.write_config(SETTINGS)
     made.init()
     yield made

@@ -92,7 +92,7 @@ def test_no_kill_loses_anything_that_was_acknowledged(
     seed = int(os.environ.get("COFFER_KILL_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"COFFER_KILL_SEED={seed}")
     dice = random.Random(seed)
-    coffer = new_coffer(extra=SPOOLING, serve=False)
+    coffer = new_coffer(extra=SPOOLING, serve=False, workers=2)
     acknowledged: dict[str, str] = {}
     begin, rounds = time.monotonic(), 0
     while rounds < ROUNDS and time.monotonic() - begin < SECONDS:

@@ -133,7 +133,7 @@ SHORTAGES: dict[str, Shortage] = {
 
 @pytest.fixture(scope="module")
 def coffer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CofferProcess]:
-    made = CofferProcess(tmp_path_factory.mktemp("shortages"))
+    made = CofferProcess(tmp_path_factory.mktemp("shortages"), workers=2)
     made.write_config(SETTINGS)
     made.init()
     yield made

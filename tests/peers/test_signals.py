@@ -50,7 +50,7 @@ def ended(coffer: CofferProcess) -> int:
 def test_an_object_under_way_is_finished_however_often_the_end_is_ordered(
     new_coffer: Callable[..., CofferProcess],
 ) -> None:
-    coffer = new_coffer()
+    coffer = new_coffer(workers=2)
     item = noisy(1, 4_000_000)
     process = coffer.process
     assert process is not None
@@ -71,7 +71,7 @@ def test_an_object_under_way_is_finished_however_often_the_end_is_ordered(
 
 
 def test_without_a_terminal_signals_that_order_nothing_do_nothing(new_coffer: Callable[..., CofferProcess]) -> None:
-    coffer = new_coffer(serve=False)
+    coffer = new_coffer(serve=False, workers=2)
     process = started(coffer)
     wait_until(lambda: len(coffer.processes()) == 3)
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
@@ -90,7 +90,7 @@ def test_without_a_terminal_signals_that_order_nothing_do_nothing(new_coffer: Ca
 
 
 def test_a_terminal_that_closes_ends_it_in_order(new_coffer: Callable[..., CofferProcess]) -> None:
-    coffer = new_coffer(serve=False)
+    coffer = new_coffer(serve=False, workers=2)
     ours, theirs = os.openpty()
     started(coffer, preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0), pass_fds=(theirs,))
     os.close(theirs)
@@ -103,7 +103,7 @@ def test_a_terminal_that_closes_ends_it_in_order(new_coffer: Callable[..., Coffe
 
 
 def test_the_end_may_be_ordered_while_it_opens(new_coffer: Callable[..., CofferProcess]) -> None:
-    coffer = new_coffer(serve=False)
+    coffer = new_coffer(serve=False, workers=2)
     for number in (signal.SIGTERM, signal.SIGINT):
         process = started(coffer)
         wait_until(lambda: answers(coffer))
