@@ -110,7 +110,7 @@ def read(note, vkey):
     key = Keys(vkey, [each.encode() for each in told["endorsements"]])
     key.require_signed(note, key.open(told["checkpoint"].encode())[0])
     is_one_form = text == json.dumps(told, indent=1, ensure_ascii=False)
-    must(is_one_form and TITLES.get(told["type"]) == title, "the certificate is not in its one form")
+    must(is_one_form and TITLES.get(told["type"]) == title, "the certificate is not in canonical form")
     must(told["not_promised"] == NOT_PROMISED, "it promises more, or less, than a certificate does")
     must(told["archive"] == key.name, "it is of another archive")
     return told, key

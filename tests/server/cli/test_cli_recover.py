@@ -74,7 +74,7 @@ def test_the_remedy_by_a_copy(archive: Path) -> None:
     assert facts["what"] == "records taken from a copy"
     assert [e.what for e in ledger.entries()] == ["the body does not match its hash"]  # nobody has read it again yet
     assert not (archive / "pending.json").exists()
-    assert "promised here" in run("recover", "from", "old", code=12).output
+    assert "were signed here" in run("recover", "from", "old", code=12).output
 
 
 def test_the_remedy_by_accepting_the_loss(archive: Path) -> None:

@@ -55,7 +55,7 @@ def test_an_order_stays_while_nothing_can_be_signed(engine: WritableArchive, mon
 
     engine.record_event(Kind.STATE, {"what": "test"})
     engine.keyring.amend([(b"O" + bytes(8), bytes(8))])
-    monkeypatch.setattr(engine.keyring, "remember", fails)
+    monkeypatch.setattr(engine.keyring, "remember_checkpoint", fails)
     with pytest.raises(UnavailableError, match="no disk"):
         engine.sign_checkpoint()
     assert sign_order.asked(engine.keyring) == [b"O" + bytes(8)]

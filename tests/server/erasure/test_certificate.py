@@ -176,7 +176,7 @@ def test_a_log_that_lost_the_record_of_a_shred_gives_no_certificate(archive: Pat
         from coffer.server.erasure.certificate import Certifier
 
         certifier = Certifier(engine, Principal.here("Meyer"))
-        certifier._deeds.gone.clear()
+        certifier._history.gone.clear()
         with pytest.raises(CofferError, match="no record of the end"):
             certifier.issue([key])
     assert events(Kind.STATE) == []

@@ -157,7 +157,7 @@ def test_a_corrected_patient_id_leaves_an_older_version_that_is_shown_and_can_go
     (stays,) = shown["stays"]  # type: ignore[misc]
     assert (stays["patient_id"], stays["instances"], stays["older_versions"], stays["served_again"]) == ("A", 0, 1, 1)
     assert (
-        "1 older version of what goes is found and served again"
+        "1 older version of what is erased is found and served again"
         in run("shred", STUDY, "--patient-id", "B", "--dry-run").output
     )
     assert told("shred", "--patient", "A", "--dry-run")["older_versions"] == 1
@@ -321,7 +321,7 @@ def test_versions_of_an_object_are_listed_and_got(archive: Path) -> None:
         (path,) = told("get", "--instance", "1.9.1", "--version", str(number), "--out", "out")["files"]  # type: ignore[misc]
         assert Path(path).read_bytes().endswith(encoded(ds))
         assert Path(path).name == f"1.9.1.version-{number}.dcm"
-    assert "there are 3" in run("get", "--instance", "1.9.1", "--version", "4", code=5).output
+    assert "this object has 3" in run("get", "--instance", "1.9.1", "--version", "4", code=5).output
     run("get", "--instance", "1.9.1", "--version", "0", code=2)
     run("get", "--study", STUDY, "--version", "1", code=2)
     run("get", "--instance", "1.9.1", "--instance", "1.9.2", "--version", "1", code=2)
@@ -339,7 +339,7 @@ def test_a_uid_in_two_studies_has_versions_in_each(archive: Path) -> None:
         (STUDY, 2, True),
         ("1.2.4", 1, True),
     ]
-    assert "2 places" in run("get", "--instance", "1.9.1", "--version", "1", code=12).output
+    assert "in 2 studies or series" in run("get", "--instance", "1.9.1", "--version", "1", code=12).output
     (path,) = told("get", "--instance", "1.9.1", "--version", "1", "--study", "1.2.4", "--out", "out")["files"]  # type: ignore[misc]
     assert Path(path).read_bytes().endswith(encoded(other))
     told("get", "--instance", "1.9.1", "--version", "2", "--series", f"{STUDY}.1", "--out", "out")

@@ -54,7 +54,7 @@ def test_the_same_bytes_stand_under_another_key_and_the_old_one_is_gone(archive:
     verified = told("verify", "--level", "decrypt")
     assert (verified["findings"], verified["superseded"], verified["shredded"]) == ([], 4, 0)
     assert "4 superseded by a rekey" in run("verify", "--level", "decrypt").output
-    assert "still readable" in run("keys", "rekey", UIDS[1], "--reason", "r", "--yes").output.lower()
+    assert "they can still be read with" in run("keys", "rekey", UIDS[1], "--reason", "r", "--yes").output.lower()
 
 
 def test_what_comes_later_goes_under_the_new_key_and_duplicates_are_known(archive: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_damaged_object_keeps_the_key_and_repair_lets_it_go_on(archive: Path) 
     segment = archive / "segments" / f"{position.segment:08d}.seg"
     flip(segment, position.offset + 160 + position.body_len // 2)
     said = run(*COMMAND, code=3).output
-    assert f"record {position.seq} of the study does not open" in said
+    assert f"record {position.seq} of the study cannot be opened" in said
     with engine() as opened:
         assert rekey.under_way(opened.keyring)[0].stuck == position.seq
     flip(segment, position.offset + 160 + position.body_len // 2)

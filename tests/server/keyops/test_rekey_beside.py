@@ -46,7 +46,7 @@ def test_a_request_to_shred_follows_the_study_to_its_new_key(archive: Path) -> N
 
 def test_who_holds_the_archive_and_does_not_do_it_is_named(archive: Path) -> None:
     code = "from coffer.server.keyops import rekey_order as r; from coffer.server.cli import main; "
-    code += f"r._STILL_SECONDS = 0.3; main({[*COMMAND]})"
+    code += f"r._STALLED_SECONDS = 0.3; main({[*COMMAND]})"
     with engine(write=True):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 6
