@@ -10,7 +10,7 @@ LOCK := $(BIN)/pip-compile -q --allow-unsafe --generate-hashes --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types layers docs-check check sizes bench crash-campaign wheel lock clean
+.PHONY: help run test long lint format types layers docs-check check sizes bench crash-campaign wheel lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -19,7 +19,14 @@ run: $(VENV)/.run-stamp ## start an archive in ./archive-data, show a store, a f
 	@$(BIN)/coffer demo
 
 test: $(VENV)/.dev-stamp ## run the whole test suite
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile --no-loadscope-reorder $(TESTARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile --no-loadscope-reorder -m "not long" $(TESTARGS)
+
+long: $(VENV)/.dev-stamp ## run the tests that make test leaves out, and its campaigns at full length
+	COFFER_KILL_ROUNDS=50 COFFER_CRASH_RUNS=20 COFFER_LARGE_BYTES=1073741824 COFFER_EVERY_FAULT=1 COFFER_EVERY_BYTE=1 \
+		$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile -m "long" $(TESTARGS)
+	COFFER_KILL_ROUNDS=50 COFFER_CRASH_RUNS=20 COFFER_LARGE_BYTES=1073741824 COFFER_EVERY_FAULT=1 COFFER_EVERY_BYTE=1 \
+		$(BIN)/python -m pytest tests/crash tests/integrity tests/archive/verify tests/peers/test_kill.py tests/peers/test_large.py \
+		tests/peers/test_faults.py tests/peers/test_every_fault.py --timeout=7200 -n $(WORKERS) --maxprocesses=8 --dist loadfile
 
 lint: $(VENV)/.dev-stamp ## check style and format
 	$(BIN)/ruff check .

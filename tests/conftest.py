@@ -66,6 +66,9 @@ def shared_data() -> Path:
     return data
 
 
+SLOWEST = ("test_every_kill.py", "test_faults.py", "test_crash.py", "test_corpus.py", "test_bytes_in_bytes_out.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes longest first: at the end all workers but one would wait for it."""
-    items.sort(key=lambda item: item.path.name != "test_kill.py")
+    """The files that take longest first: at the end all workers but one would wait for them."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)

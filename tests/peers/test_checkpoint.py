@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
+import pytest
 
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.ward import Ward, objects
@@ -27,6 +28,7 @@ def test_a_running_server_signs_by_order_and_when_it_ends(new_coffer: Callable[.
     coffer.start()
 
 
+@pytest.mark.long
 def test_a_copy_taken_beside_senders_is_whole(new_coffer: Callable[..., CofferProcess], tmp_path: Path) -> None:
     """In the order of the page: segments for a start, checkpoint, checkpoints, segments, keyring."""
     ward = Ward(new_coffer(extra="\n[storage]\nsegment_bytes = 1_048_576\n"))

@@ -4,6 +4,8 @@ import socket
 import time
 from collections.abc import Callable
 
+import pytest
+
 from coffer.server.dimse.protocol import negotiation, pdu
 from coffer.server.dimse.protocol.negotiation import IMPLICIT_LE, Offer
 from tests.peers.coffer_process import CofferProcess
@@ -40,6 +42,7 @@ def test_two_hundred_idle_and_slow_peers_hold_up_nobody(new_coffer: Callable[...
     assert {reply.status for reply in store(coffer.port, items[:1])} == {0}
 
 
+@pytest.mark.long
 def test_silent_peers_of_other_addresses_keep_nobody_out(new_coffer: Callable[..., CofferProcess]) -> None:
     """Two addresses with all that one may have each, then a whole network of one each: every honest caller gets in."""
     coffer = new_coffer(workers=2)

@@ -73,6 +73,8 @@ KINDS = (
     Kind("scrub place", lambda folder: [folder.scrub / ".place.json.new"], ("writev", "fsync", "rename"), (1,), False),
     Kind("spool", lambda folder: [], ("pwrite64",), (1,), False),
 )
+
+pytestmark = pytest.mark.long
 EVERY = [
     (kind, call, number, ("EIO", "ENOSPC")[(at + number) % 2])
     for at, kind in enumerate(KINDS)

@@ -44,6 +44,8 @@ IMAGE = (
     "AvailableTransferSyntaxUID",
 )
 
+pytestmark = pytest.mark.long
+
 
 def text(row: pydicom.Dataset) -> str:
     """One row as comparable text."""

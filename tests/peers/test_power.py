@@ -24,6 +24,7 @@ def fuse(tmp_path: Path) -> None:
         absent(f"no file system can be mounted here (root, /dev/fuse and fuse3 are needed): {tried.stderr[-300:]}")
 
 
+@pytest.mark.long
 def test_power_cuts_under_load_cost_nothing_acknowledged(
     fuse: None, new_coffer: Callable[..., CofferProcess], capsys: pytest.CaptureFixture[str]
 ) -> None:
