@@ -20,10 +20,10 @@ ELE = "1.2.840.10008.1.2.1"
 ROTATE = """
 import sys
 from pathlib import Path
-import keys.rotation
+from coffer.keys.keyring import rotation
 from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.keys.keyring.keyring import Keyring
-keys.rotation._PAGE = 10
+rotation._PAGE = 10
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])))
 ring.new_studies(400)
 for _ in range(int(sys.argv[3])):
