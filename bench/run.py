@@ -230,7 +230,7 @@ def surroundings(command: str, rows: Sequence[Row]) -> dict[str, str]:
         + ", ".join(f"{part} {seconds:.0f}" for part, seconds in took.items()) + ")",
         "Machine": f"{cpu}, {cores} cores, {memory / 1048576:.0f} GiB, load {os.getloadavg()[2]:.1f} over the last "
         "15 minutes; client beside server",
-        "Coffer": f"{importlib.metadata.version('coffer')}, commit {commit}",
+        "Coffer": f"{importlib.metadata.version('coffer-dicom')}, commit {commit}",
         "Orthanc": first_line("Orthanc", "--version").removeprefix("Orthanc "),
         "DCMTK": first_line("/usr/bin/storescp", "--version").strip("$ "),
         "Python": f"{sys.version}; "

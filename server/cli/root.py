@@ -94,7 +94,7 @@ def _report_bug(error: Exception, *, as_json: bool) -> None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with `coffer init`, then `coffer serve`. Every command has examples in its --help.",
 )
-@click.version_option(package_name="coffer", message="coffer %(version)s")
+@click.version_option(package_name="coffer-dicom", message="coffer %(version)s")
 @archive_options(environment=True)
 @click.pass_context
 def main(ctx: click.Context) -> None:
