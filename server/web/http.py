@@ -61,10 +61,16 @@ def application(
         return JSONResponse({"alive": True})
 
     async def readyz(_: Request) -> Response:
-        try:
-            reasons, degraded = await in_pool(lambda: (list(readiness()), list(concerns())))
-        except Exception as error:  # noqa: BLE001  # an unknown state counts as not ready
-            reasons, degraded = [f"the state cannot be determined: {type(error).__name__}"], []
+        reasons: list[str] = []
+        degraded: list[str] = []
+        for found, ask in (
+            (reasons, readiness),
+            (degraded, concerns),
+        ):  # what one cannot say hides nothing of the other
+            try:
+                found.extend(await in_pool(lambda ask=ask: list(ask())))  # type: ignore[misc]
+            except Exception as error:  # noqa: BLE001  # an unknown state counts as not ready
+                reasons.append(f"the state cannot be determined: {type(error).__name__}")
         body: dict[str, Any] = {"ready": not reasons, "reasons": reasons, "degraded": degraded}
         return JSONResponse(body, 503 if reasons else 200)
 
