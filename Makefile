@@ -21,12 +21,15 @@ run: $(VENV)/.run-stamp ## start an archive in ./archive-data, show a store, a f
 test: $(VENV)/.dev-stamp ## run the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile --no-loadscope-reorder -m "not long" $(TESTARGS)
 
+long: export COFFER_KILL_ROUNDS = 50
+long: export COFFER_CRASH_RUNS = 20
+long: export COFFER_LARGE_BYTES = 1073741824
+long: export COFFER_EVERY_FAULT = 1
+long: export COFFER_EVERY_BYTE = 1
 long: $(VENV)/.dev-stamp ## run the tests that make test leaves out, and its campaigns at full length
-	COFFER_KILL_ROUNDS=50 COFFER_CRASH_RUNS=20 COFFER_LARGE_BYTES=1073741824 COFFER_EVERY_FAULT=1 COFFER_EVERY_BYTE=1 \
-		$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile -m "long" $(TESTARGS)
-	COFFER_KILL_ROUNDS=50 COFFER_CRASH_RUNS=20 COFFER_LARGE_BYTES=1073741824 COFFER_EVERY_FAULT=1 COFFER_EVERY_BYTE=1 \
-		$(BIN)/python -m pytest tests/crash tests/integrity tests/archive/verify tests/peers/test_kill.py tests/peers/test_large.py \
-		tests/peers/test_faults.py tests/peers/test_every_fault.py --timeout=7200 -n $(WORKERS) --maxprocesses=8 --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile -m long $(TESTARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist loadfile -m "not long" --timeout=7200 tests/crash tests/integrity \
+		tests/archive/verify tests/peers/test_kill.py tests/peers/test_large.py tests/peers/test_faults.py tests/peers/test_every_fault.py
 
 lint: $(VENV)/.dev-stamp ## check style and format
 	$(BIN)/ruff check .

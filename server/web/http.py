@@ -63,12 +63,9 @@ def application(
     async def readyz(_: Request) -> Response:
         reasons: list[str] = []
         degraded: list[str] = []
-        for found, ask in (
-            (reasons, readiness),
-            (degraded, concerns),
-        ):  # what one cannot say hides nothing of the other
+        for found, ask in ((reasons, readiness), (degraded, concerns)):  # one that fails hides nothing of the other
             try:
-                found.extend(await in_pool(lambda ask=ask: list(ask())))  # type: ignore[misc]
+                found.extend(await in_pool(ask))
             except Exception as error:  # noqa: BLE001  # an unknown state counts as not ready
                 reasons.append(f"the state cannot be determined: {type(error).__name__}")
         body: dict[str, Any] = {"ready": not reasons, "reasons": reasons, "degraded": degraded}

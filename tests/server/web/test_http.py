@@ -199,3 +199,16 @@ def test_every_address_means_those_of_ipv4_too(app: object) -> None:
     for host in ("127.0.0.1", "[::1]"):
         assert httpx.get(f"http://{host}:{server.address[1]}/healthz").status_code == 200
     server.stop()
+
+
+def test_what_cannot_be_looked_at_hides_no_reason() -> None:
+    def broken() -> list[str]:
+        raise MemoryError
+
+    pages = http.application(lambda: ["the keyring stopped"], Metrics().render, broken)
+    server = http.HttpServer(Http(port=free_port()), pages)
+    server.start()
+    answer = httpx.get(f"http://127.0.0.1:{server.address[1]}/readyz")
+    server.stop()
+    told = ["the keyring stopped", "the state cannot be determined: MemoryError"]
+    assert (answer.status_code, answer.json()["reasons"]) == (503, told)
