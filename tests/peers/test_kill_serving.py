@@ -78,10 +78,10 @@ def wait_until_done() -> None:
 def is_done(keyring: RowStore) -> bool:
     """Whether no rekey, event, shredded key or half rotation is there."""
     gone = {key[1:] for key, _ in keyring.scan(rows.TOMBSTONE_PREFIX)}
-    doomed = [key for key, _ in keyring.scan(rows.STUDY_PREFIX) if key[1:] in gone]
+    undropped = [key for key, _ in keyring.scan(rows.STUDY_PREFIX) if key[1:] in gone]
     states = [EpochRow.decode(value).state.name for _, value in keyring.scan(rows.EPOCH_PREFIX)]
     waiting = keyring.scan(rows.REKEY_PREFIX) or keyring.scan(rows.EVENT_PREFIX)
-    return not doomed and not waiting and states == ["RETIRED", "ACTIVE"]
+    return not undropped and not waiting and states == ["RETIRED", "ACTIVE"]
 
 
 @contextlib.contextmanager

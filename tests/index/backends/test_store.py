@@ -1,4 +1,4 @@
-"""The index's file written anew: nothing of what was removed is in it, and whoever reads meanwhile reads on."""
+"""Rewriting the index file: nothing of what was removed is left in it, and readers that have it open keep reading."""
 
 import os
 import subprocess
