@@ -12,8 +12,10 @@ from contextlib import ExitStack
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain
 from coffer.archive.format.entry import Entry, Position, SealedFile
-from coffer.archive.format.merkle import EMPTY_ROOT
-from coffer.archive.format.record import Kind, RecordHeader, record_size, trailer
+from coffer.archive.format.group import GroupEnd
+from coffer.archive.format.merkle import EMPTY_ROOT, leaf_hash
+from coffer.archive.format.order import UNKNOWN
+from coffer.archive.format.record import NO_TAG, Kind, RecordHeader, record_size, trailer
 from coffer.archive.format.segment import Footer, SegmentHeader, footer_size
 from coffer.archive.repair.tail import Tail, cut, read_tail, settle_end, signed_claims
 from coffer.archive.store.folder import ArchiveFolder
@@ -64,6 +66,7 @@ class LogWriter:
         self,
         folder: ArchiveFolder,
         *,
+        sign: Callable[[bytes], bytes],
         now_ms: Callable[[], int],
         segment_bytes: int = 1 << 30,
         reserve_bytes: int = 0,
@@ -75,6 +78,7 @@ class LogWriter:
     ) -> None:
         """Find the end of the log, cut a torn tail, and be ready to append.
 
+        `sign` makes the tag of a group from its statement, with the key that signs now (`hand_over` replaces it).
         `remembered` is the last checkpoint that the keyring remembers, `signers` the verifier keys it can sign with
         (empty: not checked), `objection` any other reason not to write. Raises IntegrityError if the log is damaged;
         HistoryError if it is older than, or differs from, what was signed, or if another key signs now; the objection;
@@ -82,6 +86,7 @@ class LogWriter:
         every append raises UnavailableError with that cause, so that the archive can still be read.
         """
         self._folder = folder
+        self._sign = sign
         self._now_ms = now_ms
         self._calls = calls
         self._segment_bytes = segment_bytes
@@ -93,7 +98,6 @@ class LogWriter:
         self._is_published = True  # False while the publication of a checkpoint is unfinished or failed
         self._newest = Checkpoint(folder.origin, 0, EMPTY_ROOT)  # the newest that was signed, published or not
         self._tile_writer = TileWriter(folder, calls)
-        self._group = 0  # the first of the records that the next sync makes durable
         self._tail = Tail(Chain.start(folder.archive_id), 0, [], 0)
         self.refusal: IntegrityError | UnreadableError | None = None
         try:
@@ -159,6 +163,18 @@ class LogWriter:
                     self._space.require(self._needed(entries), into_reserve=True)
                 return self._commit(entries, hashes, files)
 
+    def begin_epoch(self, body: bytes) -> Position:
+        """Begin a new epoch of the log: a segment whose first record has this body, which is not sealed (FORMAT.md).
+
+        Its time is the clock's, even if that is earlier than the record before. Durable on return. Raises as `append`.
+        """
+        entry = Entry(Kind.LOG_EPOCH, bytes(16), 0, hashlib.sha256(body).digest(), body, 0)
+        with self._commit_lock:
+            self._require_running()
+            size = record_size(len(body)) + footer_size(len(self._tail.offsets)) + segment.HEADER.size
+            self._space.require(size, into_reserve=True)
+            return self._commit([entry], [entry.content_id], [-1])[0]
+
     def require_writable(self) -> None:
         """Return if objects can be expected to be accepted. Raises UnavailableError: stopped, or the volume is full."""
         self._require_running()
@@ -193,19 +209,42 @@ class LogWriter:
         with self._sign_lock:
             with self._commit_lock:
                 self.require_stable()
-                tree = self._tail.chain.tree
-                made = Checkpoint(self._folder.origin, tree.size, tree.root())
-            if self.signed_size == made.size:
-                return None
-            self._tile_writer.extend(self._newest, made)
-            if not self._is_published:  # a sync of the history may have failed: the page cache cannot be trusted
-                settle_history(self._folder, self._calls)
-            self._is_published = False
-            publish(self._folder, sign(made.serialize()), remember, self._calls)
-            self._is_published = True
-            self._tile_writer.tidy(self._newest, made)
-            self._signed = self._newest = made
-            return made
+                made = self._tree_head()
+            return self._publish(made, sign, remember)
+
+    def hand_over(
+        self,
+        sign: Callable[[bytes], bytes],
+        remember: Callable[[bytes], None],
+        endorse: Callable[[Checkpoint], Callable[[bytes], bytes]],
+    ) -> None:
+        """Let another key sign from here on: sign the last checkpoint with the old one, call `endorse` with it, durable
+        on its return, and tag the groups after it with what that returns. Appends wait meanwhile: no group may end
+        behind that checkpoint under the old key. Raises as `checkpoint`."""
+        with self._sign_lock, self._commit_lock:
+            self.require_stable()
+            last = self._tree_head()
+            self._publish(last, sign, remember)
+            self._sign = endorse(last)
+
+    def _tree_head(self) -> Checkpoint:
+        tree = self._tail.chain.tree
+        return Checkpoint(self._folder.origin, tree.size, tree.root())
+
+    def _publish(
+        self, made: Checkpoint, sign: Callable[[bytes], bytes], remember: Callable[[bytes], None] | None
+    ) -> Checkpoint | None:
+        if self.signed_size == made.size:
+            return None
+        self._tile_writer.extend(self._newest, made)
+        if not self._is_published:  # a sync of the history may have failed: the page cache cannot be trusted
+            settle_history(self._folder, self._calls)
+        self._is_published = False
+        publish(self._folder, sign(made.serialize()), remember, self._calls)
+        self._is_published = True
+        self._tile_writer.tidy(self._newest, made)
+        self._signed = self._newest = made
+        return made
 
     def require_stable(self) -> None:
         """Raise UnavailableError if, after a failed write, it is unknown what is durable."""
@@ -218,27 +257,22 @@ class LogWriter:
             self._file.close()
 
     def _needed(self, entries: Sequence[Entry]) -> int:
-        """The bytes that the entries take, with footer and next header for each segment that they fill."""
-        at, records, total = self._file.size, len(self._tail.offsets), 0
-        sizes = self._sizes(entries)
-        count = len(entries) // len(sizes) if sizes else 0  # records per item of `sizes`: one, or all of them
-        for size in sizes:
-            if self._is_full(at, records, size, count):
-                total += footer_size(records) + segment.HEADER.size
-                at, records = segment.HEADER.size, 0
-            at, records, total = at + size, records + count, total + size
-        return total
+        """The bytes that the entries take, with footer and next header if they begin a segment."""
+        size = self._size(entries)
+        if not self._is_full(size, len(entries)):
+            return size
+        return size + footer_size(len(self._tail.offsets)) + segment.HEADER.size
 
     @staticmethod
-    def _sizes(entries: Sequence[Entry]) -> list[int]:
-        """The sizes of what must lie in one segment: of each record, or of all together if one comes from a file."""
-        sizes = [record_size(_length(entry.body)) for entry in entries]
-        return [sum(sizes)] if any(isinstance(entry.body, SealedFile) for entry in entries) else sizes
+    def _size(entries: Sequence[Entry]) -> int:
+        return sum(record_size(_length(entry.body)) for entry in entries)
 
-    def _is_full(self, at: int, records: int, size: int, count: int = 1) -> bool:
-        """Whether a segment of `at` bytes has no space for `count` more records of `size` bytes in total. An empty
-        segment always has."""
-        return records > 0 and (at + size > self._segment_bytes or records + count > segment.MOST_RECORDS)
+    def _is_full(self, size: int, count: int) -> bool:
+        """Whether the open segment has no space for `count` more records of `size` bytes in total. An empty segment
+        always has."""
+        records = len(self._tail.offsets)
+        is_long = self._file.size + size > self._segment_bytes
+        return records > 0 and (is_long or records + count > segment.MOST_RECORDS)
 
     def _commit(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Position]:
         try:
@@ -254,20 +288,20 @@ class LogWriter:
             raise stopped from error
 
     def _write_group(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Position]:
-        """Write and sync; if a file is no longer what it was, undo everything and raise SourceError."""
-        is_one = any(isinstance(entry.body, SealedFile) for entry in entries)  # the group must lie in one segment
-        whole = sum(self._sizes(entries))
-        if is_one and self._is_full(self._file.size, len(self._tail.offsets), whole, len(entries)):
-            self._roll()
-        self._group = self._tail.chain.next_seq
+        """Write and sync a group in one segment; if a file is no longer what it was, undo everything and raise
+        SourceError."""
+        if entries[0].kind == Kind.LOG_EPOCH:
+            self._roll(epoch=self._tail.epoch + 1)
+            self._tail.chain.order.time_ms = UNKNOWN
+        elif self._is_full(self._size(entries), len(entries)):
+            self._roll(epoch=self._tail.epoch)
         end, count, before = self._file.size, len(self._tail.offsets), self._tail.chain.copy()
-        places = []
+        first, last = before.next_seq, len(entries) - 1
         try:
-            for entry, body_hash, file in zip(entries, hashes, files, strict=True):
-                size = record_size(_length(entry.body))
-                if not is_one and self._is_full(self._file.size, len(self._tail.offsets), size):
-                    self._roll()
-                places.append(self._write(entry, body_hash, file))
+            places = [
+                self._write(entry, body_hash, file, first, is_last=at == last)
+                for at, (entry, body_hash, file) in enumerate(zip(entries, hashes, files, strict=True))
+            ]
         except SourceError:
             self._file.truncate(end)
             del self._tail.offsets[count:]
@@ -276,47 +310,57 @@ class LogWriter:
         self._file.sync()
         return places
 
-    def _write(self, entry: Entry, body_hash: bytes, file: int) -> Position:
+    def _write(self, entry: Entry, body_hash: bytes, file: int, group: int, *, is_last: bool) -> Position:
         body = entry.body
         length = _length(body)
         chain, at = self._tail.chain, self._file.size
         header = RecordHeader(
             kind=entry.kind,
             seq=chain.next_seq,
-            time_ms=entry.time_ms,
+            time_ms=max(chain.order.time_ms + 1, self._now_ms()),
             study_key_id=entry.study_key_id,
             flags=entry.flags,
             body_len=length,
             content_id=entry.content_id,
             body_sha256=body_hash,
             prev_leaf=chain.head,
-            group=self._group,
+            group=group,
         ).serialize()
+        tag = self._tag(group, header) if is_last else NO_TAG
         if isinstance(body, SealedFile):
             self._file.write_all([header])
             for piece in pieces(file, length, body_hash):
                 self._file.write_all([piece])
-            self._file.write_all([trailer(length)])
+            self._file.write_all([trailer(length, tag)])
         else:
-            self._file.write_all([header, body, trailer(length)])
+            self._file.write_all([header, body, trailer(length, tag)])
         position = Position(chain.next_seq, self._tail.segment, at, length)
         self._tail.offsets.append(at)
-        chain.follow(header)
+        chain.follow(header, tag)
         return position
 
-    def _roll(self) -> None:
-        """Seal the open segment: sync its records, write and sync its footer, then create the next segment.
+    def _tag(self, group: int, header: bytes) -> bytes:
+        """The tag of a group that ends with this record."""
+        archive_id, size = self._folder.archive_id, self._tail.chain.next_seq + 1
+        return self._sign(GroupEnd(archive_id, 0, self._tail.epoch, group, size, leaf_hash(header)).statement())
 
-        An intact footer thus proves that every record before it was durable.
+    def _roll(self, epoch: int) -> None:
+        """Seal the open segment: write and sync its footer, then create the next segment, of this epoch.
+
+        The records are durable before: an intact footer proves it. A segment without records is created again.
         """
         chain = self._tail.chain
-        self._file.sync()
-        footer = Footer(tuple(self._tail.offsets), chain.head, chain.tree.size, chain.tree.edge)
+        self._tail.epoch = epoch
+        if not self._tail.offsets:
+            self._file.close()
+            self._tail.end = 0
+            self._file = self._open_segment()
+            return
+        footer = Footer(tuple(self._tail.offsets), chain.head, chain.tree.size, chain.tree.edge, chain.order.time_ms)
         self._file.write_all([footer.serialize()])
         self._file.sync()
         self._file.close()
         self._tail.is_sealed = True
-        self._group = chain.next_seq
         self._file = self._open_segment()
 
     def _open_segment(self) -> AppendFile:
@@ -326,7 +370,7 @@ class LogWriter:
         tail.segment += tail.is_sealed
         tail.offsets.clear()
         header = SegmentHeader(
-            self._folder.archive_id, tail.segment, tail.chain.next_seq, tail.chain.head, self._now_ms()
+            self._folder.archive_id, tail.segment, tail.chain.next_seq, tail.chain.head, self._now_ms(), 0, tail.epoch
         )
         begun = self._folder.segment_files.begin(tail.segment, header.serialize(), self._calls)
         tail.is_sealed, tail.end = False, segment.HEADER.size

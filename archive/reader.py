@@ -101,7 +101,7 @@ class LogReader:
     ) -> Iterator[tuple[Position, RecordHeader]]:
         while at < stop:
             try:
-                _, header, end = read_record(fd, at, stop)
+                _, header, _, end = read_record(fd, at, stop)
             except FormatError as error:
                 if is_sealed:
                     raise IntegrityError(f"segment {number}, offset {at}: {error}", hint=_HINT) from error

@@ -5,18 +5,20 @@ it.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from coffer.archive.format import segment
 from coffer.archive.format.merkle import Frontier, leaf_hash
+from coffer.archive.format.order import Order
 from coffer.archive.format.record import (
     HEADER,
     MAGIC,
     RecordHeader,
     genesis_hash,
     parse_header,
+    parse_trailer,
     record_size,
-    trailer,
 )
 from coffer.archive.format.segment import Footer, SegmentHeader
 from coffer.keys.disk.reading import read_exactly, read_up_to
@@ -29,11 +31,13 @@ _SKIP_BYTES = 8 << 10  # small records are read many at a time, large ones are s
 
 @dataclass(slots=True)
 class Chain:
-    """The state of the chain: the next record's number, the hash it must chain to, and the tree so far."""
+    """The state of the chain: the next record's number, the hash it must chain to, the tree so far, and what the next
+    record's time and group must follow."""
 
     next_seq: int
     head: bytes
     tree: Frontier
+    order: Order = field(default_factory=Order)
 
     @classmethod
     def start(cls, archive_id: bytes) -> "Chain":
@@ -43,11 +47,11 @@ class Chain:
     @classmethod
     def behind(cls, footer: Footer) -> "Chain":
         """The state after a sealed segment."""
-        return cls(footer.tree_size, footer.head, footer.frontier())
+        return cls(footer.tree_size, footer.head, footer.frontier(), Order(footer.time_ms))
 
     def copy(self) -> "Chain":
         """An independent copy of this state."""
-        return Chain(self.next_seq, self.head, Frontier(self.tree.size, list(self.tree.edge)))
+        return Chain(self.next_seq, self.head, Frontier(self.tree.size, list(self.tree.edge)), self.order.copy())
 
     def complaint(self, header: RecordHeader) -> str | None:
         """Why this record cannot be the next one; None if it can."""
@@ -55,17 +59,28 @@ class Chain:
             return f"record {header.seq} stands where record {self.next_seq} belongs"
         if header.prev_leaf != self.head:
             return f"record {header.seq} does not chain to the record before it"
-        return None
+        return self.order.complaint(header)
 
-    def follow(self, raw: bytes) -> None:
-        """Add the next record, by its 160 header bytes, to chain and tree."""
+    def follow(self, raw: bytes, tag: bytes) -> None:
+        """Add the next record, by its 160 header bytes and the tag in its trailer, to chain and tree."""
         self.next_seq += 1
         self.head = leaf_hash(raw)
         self.tree.append(self.head)
+        self.order.follow(raw, tag)
 
 
-def read_record(fd: int, at: int, stop: int) -> tuple[bytes, RecordHeader, int]:
-    """The header of the record at `at`, raw and parsed, and the offset after the record's trailer and padding.
+class RecordOnDisk(NamedTuple):
+    """A record without its body: its header, raw and parsed, the tag in its trailer (zeros: none), and the offset after
+    the record."""
+
+    raw: bytes
+    header: RecordHeader
+    tag: bytes
+    end: int
+
+
+def read_record(fd: int, at: int, stop: int) -> RecordOnDisk:
+    """The record at `at`.
 
     The body is not read. Raises FormatError if no whole record lies before `stop`, UnreadableError if the medium cannot
     be read.
@@ -77,10 +92,9 @@ def read_record(fd: int, at: int, stop: int) -> tuple[bytes, RecordHeader, int]:
     end = at + record_size(header.body_len)
     if end > stop:
         raise FormatError("a record is cut")
-    closing = trailer(header.body_len)
-    if read_exactly(fd, end - len(closing), len(closing)) != closing:
-        raise FormatError("the end of a record is damaged")
-    return raw, header, end
+    body_end = at + HEADER.size + header.body_len
+    tag = parse_trailer(read_exactly(fd, body_end, end - body_end), header.body_len)
+    return RecordOnDisk(raw, header, tag, end)
 
 
 def read_segment_header(fd: int) -> SegmentHeader:
@@ -103,12 +117,13 @@ def read_footer(fd: int, size: int) -> tuple[Footer, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class SegmentEnd:
-    """The end of a sealed segment, by its footer: leaf hash and offset of the last record, and the number of records
-    in the log up to there."""
+    """The end of a sealed segment, by its footer: leaf hash, offset and time (ms since 1970) of the last record, and
+    the number of records in the log up to there."""
 
     head: bytes
     offset: int
     tree_size: int
+    time_ms: int
 
 
 def read_segment_end(fd: int, size: int) -> SegmentEnd | None:
@@ -129,7 +144,7 @@ def read_segment_end(fd: int, size: int) -> SegmentEnd | None:
     last = int.from_bytes(read_exactly(fd, tail_at - segment.OFFSET_BYTES, segment.OFFSET_BYTES), "big")
     if not segment.HEADER.size <= last <= size - length - HEADER.size:
         raise FormatError("the segment footer names no record of it")
-    return SegmentEnd(head.head, last, head.tree_size)
+    return SegmentEnd(head.head, last, head.tree_size, head.time_ms)
 
 
 def pass_over(fd: int, at: int, stop: int, seq: int) -> int:

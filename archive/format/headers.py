@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coffer.archive.format.merkle import LEAF
-from coffer.archive.format.record import END_MAGIC, HEADER, MAGIC, TRAILER, VERSION
+from coffer.archive.format.order import CLOSED, UNKNOWN, Order
+from coffer.archive.format.record import END_MAGIC, HEADER, MAGIC, NO_TAG, TRAILER, VERSION, Kind
 
 _sha256, _crc32 = hashlib.sha256, zlib.crc32
 _COLUMNS = np.dtype(
@@ -22,7 +23,7 @@ _COLUMNS = np.dtype(
         ("prev", "V32"), ("group", ">u8"), ("crc", ">u4"),
     ]
 )  # fmt: skip
-_ENDS = np.dtype([("body_len", ">u8"), ("crc", ">u4"), ("magic", ">u4")])
+_ENDS = np.dtype([("body_len", ">u8"), ("tag", "V64"), ("crc", ">u4"), ("magic", ">u4")])
 assert _COLUMNS.itemsize == HEADER.size
 assert _ENDS.itemsize == TRAILER.size
 
@@ -38,15 +39,18 @@ class RecordBatch:
     paddings: list[bytes] = field(default_factory=list)
 
 
-def check(batch: RecordBatch, first_seq: int, head: bytes, bodies: Sequence[bytes | None]) -> list[bytes] | None:
-    """The leaf hashes of a batch that continues the chain after the leaf hash `head`; None if anything is wrong.
+def check(
+    batch: RecordBatch, first_seq: int, head: bytes, order: Order, bodies: Sequence[bytes | None]
+) -> list[bytes] | None:
+    """The leaf hashes of a batch that continues the chain after the leaf hash `head`, and in time and groups what
+    `order` says; None if anything is wrong. The tags are not verified, only that they end the groups.
 
     `bodies` are the SHA-256 of the bodies that were read: None for a body that was not, empty if no body was.
     """
     raws = batch.raws
     data = b"".join(raws)
     rows = np.frombuffer(data, _COLUMNS)
-    if not (_fields_hold(rows, first_seq) and _ends_hold(rows, batch)):
+    if not (_fields_hold(rows, first_seq) and _ends_hold(rows, batch) and _order_holds(rows, batch, order)):
         return None
     if [_crc32(raw[:156]) for raw in raws] != rows["crc"].tolist():
         return None
@@ -77,11 +81,23 @@ def _fields_hold(rows: np.ndarray, first_seq: int) -> bool:
 def _ends_hold(rows: np.ndarray, batch: RecordBatch) -> bool:
     ends = np.frombuffer(b"".join(batch.trailers), _ENDS)
     padding = b"".join(batch.paddings)
-    lengths, which = np.unique(rows["body_len"], return_inverse=True)
-    crcs = np.array([_crc32(length.to_bytes(8, "big")) for length in lengths.tolist()])
     return bool(
         (ends["body_len"] == rows["body_len"]).all()
         and (ends["magic"] == int.from_bytes(END_MAGIC, "big")).all()
         and padding.count(0) == len(padding)
-        and (ends["crc"] == crcs[which]).all()
+        and [_crc32(closing[:72]) for closing in batch.trailers] == ends["crc"].tolist()
     )
+
+
+def _order_holds(rows: np.ndarray, batch: RecordBatch, order: Order) -> bool:
+    """Whether groups end where their tags are, and times grow: what `Order` says of one record, for all of them."""
+    groups, times = rows["group"], rows["time_ms"]
+    ended = np.array([closing[8:72] != NO_TAG for closing in batch.trailers[:-1]], bool)
+    if not (groups[1:] == np.where(ended, rows["seq"][1:], groups[:-1])).all():
+        return False
+    if order.group != UNKNOWN and groups[0] != (rows["seq"][0] if order.group == CLOSED else order.group):
+        return False
+    later = times[1:] > times[:-1]
+    is_later = order.time_ms == UNKNOWN or int(times[0]) > order.time_ms
+    begins = rows["kind"] == Kind.LOG_EPOCH
+    return bool((later | begins[1:]).all() and (is_later or begins[0]))

@@ -1,4 +1,4 @@
-"""The record: a 160-byte header, a body of ciphertext, a trailer.
+"""The record: a 160-byte header, a body of ciphertext, a trailer with room for the tag of its group.
 
 Rule: pure. Bytes in, frozen values out; nothing here opens a file or knows a key. Only headers are chained, and each
 holds the hash of its body, so the chain is checked without keys, and bodies can be checked in any order.
@@ -14,10 +14,13 @@ from coffer.keys.errors import FormatError
 
 MAGIC = b"CFRC"
 END_MAGIC = b"CFRE"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct(">4sHHQQ16sIQ32s32s32sQI")
-TRAILER = struct.Struct(">QI4s")
+TRAILER = struct.Struct(">Q64sI4s")  # length of the body, tag of the group, CRC-32 of both, end magic
+TAG_BYTES = 64
+NO_TAG = bytes(TAG_BYTES)  # more records of the group follow
 ALIGNMENT = 8
+CLEAR_KINDS = range(256, 512)  # their bodies are not sealed
 assert HEADER.size == 160
 assert HEADER.size % ALIGNMENT == TRAILER.size % ALIGNMENT == 0  # so padding follows from the body alone
 
@@ -35,6 +38,8 @@ class Kind(IntEnum):
     REPAIR = 8
     STUDY_REKEYED = 9
     SIGNING_KEY_ROTATED = 10
+    LOG_EPOCH = 256  # first record of an epoch of the log; its body is in the clear
+    REGISTER = 257  # reserved: the signed sizes and roots of other logs, in the clear
 
 
 class Flags(IntFlag):
@@ -82,21 +87,34 @@ def parse_header(data: bytes) -> RecordHeader:
     if crc != zlib.crc32(data[:156]):
         raise FormatError("the record header is damaged (CRC)")
     if version != VERSION:
-        raise FormatError(f"record version {version} is unknown", hint="open it with a newer Coffer")
+        raise FormatError(f"record version {version} is unknown", hint="open it with the Coffer that wrote it")
     if group > seq:
         raise FormatError("a record's group begins after the record itself")
     return RecordHeader(kind, seq, time_ms, key_id, flags, length, content_id, body, prev, group)
 
 
-def genesis_hash(archive_id: bytes) -> bytes:
-    """The hash that the first record chains to: the records of one archive can never start another."""
-    return hashlib.sha256(b"coffer/genesis/v1\0" + archive_id).digest()
+def genesis_hash(archive_id: bytes, log: int = 0) -> bytes:
+    """The hash that the first record of a log chains to: the records of one log can never start another."""
+    return hashlib.sha256(b"coffer/genesis/v2\0" + archive_id + log.to_bytes(4, "big")).digest()
 
 
-def trailer(body_len: int) -> bytes:
-    """Trailer and padding for a body: they distinguish a complete record from a torn write."""
-    crc = zlib.crc32(body_len.to_bytes(8, "big"))
-    return TRAILER.pack(body_len, crc, END_MAGIC) + bytes(-(HEADER.size + body_len + TRAILER.size) % ALIGNMENT)
+def trailer(body_len: int, tag: bytes = NO_TAG) -> bytes:
+    """Trailer and padding for a body: they distinguish a complete record from a torn write.
+
+    `tag` is the 64-byte tag of the group (`archive.format.group`) in its last record, zeros in all others.
+    """
+    packed = TRAILER.pack(body_len, tag, 0, END_MAGIC)
+    crc = zlib.crc32(packed[:72]).to_bytes(4, "big")
+    return packed[:72] + crc + END_MAGIC + bytes(-(HEADER.size + body_len + TRAILER.size) % ALIGNMENT)
+
+
+def parse_trailer(data: bytes, body_len: int) -> bytes:
+    """The tag in a record's trailer and padding, zeros if none. Raises FormatError on anything `trailer` would not have
+    written for a body of this length."""
+    tag = data[8:72]
+    if data != trailer(body_len, tag if len(tag) == TAG_BYTES else NO_TAG):
+        raise FormatError("the end of a record is damaged")
+    return tag
 
 
 def record_size(body_len: int) -> int:

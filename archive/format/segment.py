@@ -15,9 +15,9 @@ from coffer.keys.errors import FormatError
 MAGIC = b"CFSG"
 FOOTER_MAGIC = b"CFSF"
 FOOTER_END = b"CFSX"
-VERSION = 1
-HEADER = struct.Struct(">4sHH16sQQ32sQ12xI")
-FOOTER_HEAD = struct.Struct(">4sHHQ32sQ")  # magic, version, number of tree hashes, records, last header hash, tree size
+VERSION = 2
+HEADER = struct.Struct(">4sHH16sQQ32sQIQI")
+FOOTER_HEAD = struct.Struct(">4sHHQ32sQQ")  # magic, version, tree hashes, records, last leaf hash, tree size, last time
 FOOTER_TAIL = struct.Struct(">Q32s4s")  # length of the whole footer, SHA-256 of everything before it, end magic
 HASH_BYTES, OFFSET_BYTES = 32, 8
 MOST_RECORDS = 1 << 22  # per segment: the footer, which is read as a whole, stays small
@@ -26,19 +26,23 @@ assert HEADER.size == 96
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """The archive that a segment belongs to, and where in its chain the segment begins."""
+    """The archive and log that a segment belongs to, where in its chain the segment begins, and in which epoch of the
+    log (`docs/adr/0028-one-format.md`)."""
 
     archive_id: bytes
     number: int
     first_seq: int
     prev_leaf: bytes
     created_ms: int
+    log: int = 0
+    epoch: int = 0
 
     def serialize(self) -> bytes:
         """The 96 header bytes, big endian, ending in their CRC-32."""
         packed = HEADER.pack(
-            MAGIC, VERSION, 0, self.archive_id, self.number, self.first_seq, self.prev_leaf, self.created_ms, 0
-        )
+            MAGIC, VERSION, 0, self.archive_id, self.number, self.first_seq, self.prev_leaf, self.created_ms, self.log,
+            self.epoch, 0,
+        )  # fmt: skip
         return packed[:-4] + zlib.crc32(packed[:-4]).to_bytes(4, "big")
 
 
@@ -46,12 +50,12 @@ def parse_segment_header(data: bytes) -> SegmentHeader:
     """Parse exactly one header. Raises FormatError on anything `serialize` would not have written."""
     if len(data) != HEADER.size:
         raise FormatError("the segment is shorter than its header")
-    magic, version, _, archive_id, number, first_seq, prev, created, _ = HEADER.unpack(data)
+    magic, version, _, archive_id, number, first_seq, prev, created, log, epoch, _ = HEADER.unpack(data)
     if magic != MAGIC:
         raise FormatError("this file is not a segment")
     if version != VERSION:
-        raise FormatError(f"segment version {version} is unknown", hint="open it with a newer Coffer")
-    parsed = SegmentHeader(archive_id, number, first_seq, prev, created)
+        raise FormatError(f"segment version {version} is unknown", hint="open it with the Coffer that wrote it")
+    parsed = SegmentHeader(archive_id, number, first_seq, prev, created, log, epoch)
     if parsed.serialize() != data:
         raise FormatError("the segment header is damaged")
     return parsed
@@ -59,16 +63,19 @@ def parse_segment_header(data: bytes) -> SegmentHeader:
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """The record offsets of a sealed segment, and the state of chain and tree after the last record."""
+    """The record offsets of a sealed segment, the state of chain and tree after the last record, and its time."""
 
     offsets: tuple[int, ...]
     head: bytes
     tree_size: int
     edge: tuple[bytes, ...]
+    time_ms: int
 
     def serialize(self) -> bytes:
         """The footer bytes; their length and SHA-256 come last, because readers start from the end of the file."""
-        body = FOOTER_HEAD.pack(FOOTER_MAGIC, VERSION, len(self.edge), len(self.offsets), self.head, self.tree_size)
+        body = FOOTER_HEAD.pack(
+            FOOTER_MAGIC, VERSION, len(self.edge), len(self.offsets), self.head, self.tree_size, self.time_ms
+        )
         body += b"".join(self.edge) + struct.pack(f">{len(self.offsets)}Q", *self.offsets)
         return body + FOOTER_TAIL.pack(len(body) + FOOTER_TAIL.size, hashlib.sha256(body).digest(), FOOTER_END)
 
@@ -79,18 +86,19 @@ class Footer:
 
 @dataclass(frozen=True, slots=True)
 class FooterHead:
-    """The fixed part of a footer: the number of records, the last record's leaf hash, the tree's size; and the length
-    in bytes of a footer with lists for so many."""
+    """The fixed part of a footer: the number of records, the last record's leaf hash, the tree's size, the last
+    record's time; and the length in bytes of a footer with lists for so many."""
 
     records: int
     head: bytes
     tree_size: int
+    time_ms: int
     size: int
 
 
 def parse_footer_head(data: bytes) -> FooterHead:
     """Parse the fixed part of a footer and ignore the lists after it. Raises FormatError."""
-    magic, version, hashes, records, head, tree_size = FOOTER_HEAD.unpack_from(data)
+    magic, version, hashes, records, head, tree_size, time_ms = FOOTER_HEAD.unpack_from(data)
     if magic != FOOTER_MAGIC or version != VERSION:
         raise FormatError("the segment footer is damaged or of an unknown version")
     if hashes != tree_size.bit_count():
@@ -98,7 +106,7 @@ def parse_footer_head(data: bytes) -> FooterHead:
     if records > MOST_RECORDS:
         raise FormatError("the segment footer claims more records than a segment can hold")
     size = FOOTER_HEAD.size + hashes * HASH_BYTES + records * OFFSET_BYTES + FOOTER_TAIL.size
-    return FooterHead(records, head, tree_size, size)
+    return FooterHead(records, head, tree_size, time_ms, size)
 
 
 def footer_size(records: int) -> int:
@@ -127,7 +135,8 @@ def parse_footer(data: bytes) -> Footer:
         raise FormatError("the segment footer has the wrong length")
     at = len(data) - FOOTER_TAIL.size - head.records * OFFSET_BYTES
     edge = tuple(data[i : i + HASH_BYTES] for i in range(FOOTER_HEAD.size, at, HASH_BYTES))
-    footer = Footer(struct.unpack_from(f">{head.records}Q", data, at), head.head, head.tree_size, edge)
+    offsets = struct.unpack_from(f">{head.records}Q", data, at)
+    footer = Footer(offsets, head.head, head.tree_size, edge, head.time_ms)
     if footer.serialize() != data:
         raise FormatError("the segment footer is damaged")
     return footer

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain, read_record
+from coffer.archive.format.record import NO_TAG
 from coffer.archive.repair.deferred_events import LOSS_ACCEPTED, TAKEN, DeferredEvent, defer
 from coffer.archive.repair.tail import Tail, cut, read_tail, signed_claims
 from coffer.archive.store.folder import ArchiveFolder
@@ -100,7 +101,7 @@ def accept_loss(
     if history.left_over and number in folder.segment_files.numbers():
         size = folder.segment_files.size(number)
         if not _is_sealed_at(folder, history.end) and size > offset:
-            torn = Tail(Chain.start(folder.archive_id), number, [], offset, size - offset)
+            torn = Tail(Chain.start(folder.archive_id), number, [], offset, cut_bytes=size - offset)
             cut(folder, torn, lambda: 0, calls)  # without a finding: the loss is accepted
     continue_from(folder, signer, made, calls)
     _publish(folder, made, note, remember, calls)
@@ -199,41 +200,57 @@ def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
 
 
 def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
-    """Chain and tree over the longest consistent run of records from the first one, and where it ends."""
+    """Chain and tree over the longest consistent run of whole groups from the first record on, and where it ends."""
     chain, end = Chain.start(folder.archive_id), (0, 0)
     for number in folder.segment_files.numbers():
         if number != end[0] + 1:
             break
-        report = _scan(folder, number)
-        header = report.header
-        if header is None or (header.number, header.first_seq, header.prev_leaf) != (
-            number,
-            chain.next_seq,
-            chain.head,
-        ):
-            break
         first = chain.next_seq
-        if report.runs and (report.runs[0].span.begin, report.runs[0].prev) == (first, chain.head):
-            for height, node in report.runs[0].span.nodes:
+        report = _scan(folder, number)
+        if not _follows(report, chain):
+            break
+        whole, offset = _whole_groups(folder, number, _consistent(report, chain))
+        if whole < _consistent(report, chain):
+            report = _scan(folder, number, first + whole)
+        if whole:
+            run = report.runs[0]
+            for height, node in run.span.nodes:
                 chain.tree.append(node, height)
-            chain.next_seq, chain.head = report.runs[0].span.end, report.runs[0].head
-        end = (number, _offset(folder, number, chain.next_seq - first))
+            chain.next_seq, chain.head = run.span.end, run.head
+        end = (number, offset)
         if report.findings or report.footer is None:
             break
     return chain, end
 
 
-def _scan(folder: ArchiveFolder, number: int) -> Report:
-    return scan(Task.of(folder, number, is_last=True, level=VerifyLevel.HEADERS))
+def _follows(report: Report, chain: Chain) -> bool:
+    header = report.header
+    wanted = report.number, chain.next_seq, chain.head
+    return header is not None and (header.number, header.first_seq, header.prev_leaf) == wanted
 
 
-def _offset(folder: ArchiveFolder, number: int, records: int) -> int:
-    """Where the first `records` of a segment end."""
+def _consistent(report: Report, chain: Chain) -> int:
+    """How many records continue the chain, from the segment's first one on."""
+    first = report.runs[0] if report.runs else None
+    if first is None or (first.span.begin, first.prev) != (chain.next_seq, chain.head):
+        return 0
+    return first.span.end - first.span.begin
+
+
+def _scan(folder: ArchiveFolder, number: int, *cuts: int) -> Report:
+    return scan(Task.of(folder, number, is_last=True, level=VerifyLevel.HEADERS, cuts=cuts))
+
+
+def _whole_groups(folder: ArchiveFolder, number: int, records: int) -> tuple[int, int]:
+    """How many of the first `records` of a segment lie in groups that end within them, and the offset behind those."""
+    whole = (0, segment.HEADER.size)
     with folder.segment_files.opened(number) as file:
         at, size = segment.HEADER.size, os.fstat(file.fileno()).st_size
-        for _ in range(records):
-            _, _, at = read_record(file.fileno(), at, size)
-    return at
+        for count in range(1, records + 1):
+            record = read_record(file.fileno(), at, size)
+            at = record.end
+            whole = (count, at) if record.tag != NO_TAG else whole
+    return whole
 
 
 def _is_sealed_at(folder: ArchiveFolder, end: tuple[int, int]) -> bool:

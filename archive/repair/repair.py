@@ -268,7 +268,7 @@ class _SegmentRepair:
                 size = os.fstat(fd).st_size
                 found = read_footer(fd, size)
                 return found is not None and (found[1], size) == (region.start, region.stop)
-            _, record, end = read_record(fd, region.start, region.stop)
+            _, record, _, end = read_record(fd, region.start, region.stop)
             return (record.seq, end) == (region.seq, region.stop) and record.body_sha256 == _hash(
                 fd, region.start + HEADER.size, record.body_len
             )
@@ -281,7 +281,7 @@ def _walk(fd: int, before: _Region, size: int) -> list[_Region]:
     found: list[_Region] = []
     at = before.stop
     while at < size:
-        _, _, end = read_record(fd, at, size)
+        end = read_record(fd, at, size).end
         found.append(_Region(before.seq + len(found), at, end))
         at = end
     return found

@@ -1,9 +1,10 @@
 """Find the end of the log after any interruption, and cut off what was never finished.
 
-Rule: only what was never acknowledged is ever cut, and it is kept in lost+found. If a record of a later group, or a
-footer, follows a damaged body, that is a finding and the log can still be written. If it follows a damaged header, or a
-signed checkpoint covers what is missing, nothing is changed and the log refuses to be written. A medium that cannot be
-read is neither case: nothing is known then, and nothing is done.
+Rule: only what was never acknowledged is ever cut: the last group, if it is not whole or has no tag. It is kept in
+lost+found. If a record of a later group, or a footer, follows a damaged body, that is a finding and the log can still
+be written. If it follows a damaged header, or a signed checkpoint covers what is missing, nothing is changed and the
+log refuses to be written; so it does if a whole group at the end has a tag that the archive's key did not make. A
+medium that cannot be read is neither case: nothing is known then, and nothing is done.
 """
 
 import hashlib
@@ -13,10 +14,13 @@ from dataclasses import dataclass, field
 
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain, find_record, read_footer, read_record, read_segment_header
-from coffer.archive.format.record import HEADER, RecordHeader, parse_header
+from coffer.archive.format.group import GroupEnd
+from coffer.archive.format.order import CLOSED
+from coffer.archive.format.record import HEADER, Kind, RecordHeader, parse_header
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.checkpoint_history import settle_history
+from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.seams import FORK, Seams, require_signed
@@ -32,17 +36,22 @@ _REMEDY = "nothing was changed; coffer recover show lists what is missing and th
 
 @dataclass(slots=True)
 class Tail:
-    """The end of the log: chain state, the open segment and its record offsets, and what recovery cut.
+    """The end of the log: chain state, the open segment, its record offsets and epoch, the tag of the last group, and
+    what recovery cut.
 
-    `cut_records` counts the cut records whose headers were intact.
+    `cut_records` counts the cut records whose headers were intact; `is_room`: what is cut are only zeros.
     """
 
     chain: Chain
     segment: int
     offsets: list[int]
     end: int
+    epoch: int = 0
+    tag: bytes = b""
+    group: int = 0
     cut_bytes: int = 0
     cut_records: int = 0
+    is_room: bool = False
     is_sealed: bool = False
     damaged: list[Finding] = field(default_factory=list)  # records that were durable and whose body is damaged now
 
@@ -79,14 +88,30 @@ def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
         tail = Tail(chain, 0, [], 0, is_sealed=True)
     else:
         with reading(f"segment {numbers[-1]}"):
-            tail = _scan(folder, numbers[-1], chain, claims)
+            tail = _scan(folder, numbers[-1], chain, claims, seams)
     size, last = tail.chain.tree.size, claims[-1].size if claims else 0
     if size < last:
         raise HistoryError(
             f"the log ends at record {size}, but a signed checkpoint covers {last}",
             hint="an older copy was put back, or records were lost: " + _REMEDY,
         )
+    if size > last:
+        _require_tag(folder, tail, seams, size - last)
     return tail
+
+
+def _require_tag(folder: ArchiveFolder, tail: Tail, seams: Seams, count: int) -> None:
+    """Raise HistoryError unless the archive's key made the tag of the last group. Its head binds all records before."""
+    if not tail.offsets:  # the segment was just begun: the last group ends the one before
+        tail.epoch, tail.group, tail.tag = max(tail.epoch, seams.epoch), *seams.last_tag()
+        end = GroupEnd(folder.archive_id, 0, seams.epoch, tail.group, tail.chain.next_seq, tail.chain.head)
+    else:
+        end = GroupEnd(folder.archive_id, 0, tail.epoch, tail.group, tail.chain.next_seq, tail.chain.head)
+    if not read_key_history(folder).vouches(end, tail.tag):
+        records = "the newest record was" if count == 1 else f"the newest {count} records were"
+        raise HistoryError(
+            f"{records} not written by this archive: the tag of the last group is not its own", hint=FORK
+        )
 
 
 def signed_claims(
@@ -115,17 +140,20 @@ def signed_claims(
     return tuple(known)
 
 
-def _scan(folder: ArchiveFolder, number: int, chain: Chain, claims: Sequence[Checkpoint]) -> Tail:
+def _scan(folder: ArchiveFolder, number: int, chain: Chain, claims: Sequence[Checkpoint], seams: Seams) -> Tail:
     fd = folder.segment_files.descriptor(number)
     try:
         size = os.fstat(fd).st_size
-        tail = Tail(chain, number, [], 0, size)
+        tail = Tail(chain, number, [], 0, seams.epoch, cut_bytes=size)
         if size <= segment.HEADER.size and not _has_header(fd):
             return tail  # torn while the segment was created: it never held a record
-        _require_place(folder, number, read_segment_header(fd), chain)
+        header = read_segment_header(fd)
+        _require_place(folder, number, header, chain, seams)
+        tail.epoch = header.epoch
         sealed = _whole_footer(fd, size)
         stop = sealed[1] if sealed else size
-        doubt = _TailWalk(fd, tail, claims).run(segment.HEADER.size, stop)
+        walk = _TailWalk(fd, tail, claims)
+        doubt = walk.run(segment.HEADER.size, stop)
         behind = _groups_behind(fd, tail.end, size, tail.chain.next_seq) if tail.end < stop else []
         # A record of a later group, or a footer, proves that the damaged record was once durable. Of the group that was
         # being written when the power failed, any part may be there, even its last record.
@@ -136,21 +164,36 @@ def _scan(folder: ArchiveFolder, number: int, chain: Chain, claims: Sequence[Che
         if doubt is not None and (sealed is not None or any(group > doubt.group for group in behind)):
             doubt.accept(tail)
         elif doubt is not None:
-            behind = [0] * (tail.chain.next_seq - doubt.chain.next_seq) + behind
             doubt.go_back(tail)
+            behind = _groups_behind(fd, tail.end, size, tail.chain.next_seq)
         tail.is_sealed = sealed is not None and tail.end == stop
         tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
         tail.cut_records = len(behind)
+        if not tail.offsets and tail.epoch > seams.epoch:  # stopped before the epoch's first record: it never began
+            tail.epoch, tail.end, tail.cut_bytes = seams.epoch, 0, size
+        tail.is_room = bool(tail.cut_bytes) and not behind and _is_zero(fd, tail.end, size)
         return tail
     finally:
         os.close(fd)
 
 
-def _require_place(folder: ArchiveFolder, number: int, header: segment.SegmentHeader, chain: Chain) -> None:
-    if (header.archive_id, header.number) != (folder.archive_id, number):
+def _require_place(
+    folder: ArchiveFolder, number: int, header: segment.SegmentHeader, chain: Chain, seams: Seams
+) -> None:
+    if (header.archive_id, header.log, header.number) != (folder.archive_id, 0, number):
         raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
-    if (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head):
+    if (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head) or header.epoch < seams.epoch:
         raise HistoryError(f"segment {number} does not continue the one before it", hint=FORK)
+
+
+def _is_zero(fd: int, at: int, stop: int) -> bool:
+    """Whether only zeros follow: room that a writer had made for its next records."""
+    while at < stop:
+        piece = read_exactly(fd, at, min(stop - at, _PIECE))
+        if piece.count(0) < len(piece):
+            return False
+        at += len(piece)
+    return True
 
 
 def _groups_behind(fd: int, at: int, size: int, seq: int) -> list[int]:
@@ -181,27 +224,40 @@ def _has_header(fd: int) -> bool:
 
 @dataclass(slots=True)
 class _Doubt:
-    """Records of one group whose bodies do not match their headers, and the state of the log before the first of them.
+    """Records of one group whose bodies do not match their headers, and the end of the log before that group.
 
     A power cut leaves such records in the group that was being written. If a record of a later group follows, they had
     been durable and were acknowledged: then they stay, and become findings for an administrator.
     """
 
     group: int
-    offset: int
-    chain: Chain
+    before: "_GroupStart"
     found: list[Finding]
 
     def accept(self, tail: Tail) -> None:
         tail.damaged += self.found
 
     def go_back(self, tail: Tail) -> None:
-        del tail.offsets[len(tail.offsets) - (tail.chain.next_seq - self.chain.next_seq) :]
-        tail.chain, tail.end = self.chain, self.offset
+        self.before.restore(tail)
+
+
+@dataclass(frozen=True, slots=True)
+class _GroupStart:
+    """The state of the log where a group begins: what it goes back to if that group is not whole."""
+
+    offset: int
+    records: int
+    chain: Chain
+    tag: bytes
+    group: int
+
+    def restore(self, tail: Tail) -> None:
+        del tail.offsets[self.records :]
+        tail.chain, tail.end, tail.tag, tail.group = self.chain, self.offset, self.tag, self.group
 
 
 class _TailWalk:
-    """Follows the records of the last segment up to the first one with a damaged header or trailer."""
+    """Follows the groups of the last segment up to the first one that is not whole."""
 
     def __init__(self, fd: int, tail: Tail, claims: Sequence[Checkpoint]) -> None:
         self._fd = fd
@@ -209,16 +265,22 @@ class _TailWalk:
         self._claims = claims
         self._signed = claims[-1].size if claims else 0
         self._doubt: _Doubt | None = None
+        self._start = self._state(segment.HEADER.size)
+
+    def _state(self, at: int) -> _GroupStart:
+        tail = self._tail
+        return _GroupStart(at, len(tail.offsets), tail.chain.copy(), tail.tag, tail.group)
 
     def run(self, at: int, stop: int) -> _Doubt | None:
-        """Fill the tail; returns the records that are still in doubt at its end."""
+        """Fill the tail with all groups that have a tag; returns the records that are still in doubt at its end."""
         tail, chain = self._tail, self._tail.chain
         while at < stop:
             try:
-                raw, header, end = read_record(self._fd, at, stop)
+                raw, header, tag, end = read_record(self._fd, at, stop)
             except FormatError:
                 break
-            if chain.complaint(header) is not None:
+            is_inside = header.kind == Kind.LOG_EPOCH and at > segment.HEADER.size
+            if is_inside or chain.complaint(header) is not None:
                 break
             if self._doubt is not None and header.group > self._doubt.group:
                 self._doubt.accept(tail)
@@ -228,19 +290,30 @@ class _TailWalk:
             if header.seq >= self._signed:
                 self._check_body(at, header)
             tail.offsets.append(at)
-            chain.follow(raw)
+            chain.follow(raw, tag)
             for claim in self._claims:
                 require_signed(chain.tree, claim)
             at = end
+            if chain.order.group == CLOSED:
+                tail.tag, tail.group = tag, header.group
+                self._start = self._state(at)
         tail.end = at
+        if chain.order.group != CLOSED or at < stop:
+            self._leave_open_group()
         return self._doubt
+
+    def _leave_open_group(self) -> None:
+        """Go back to the end of the last group that is whole. What is in doubt behind it was never acknowledged."""
+        self._start.restore(self._tail)
+        if self._doubt is not None and self._doubt.group >= self._tail.chain.next_seq:
+            self._doubt = None
 
     def _check_body(self, at: int, header: RecordHeader) -> None:
         what = _complaint(self._fd, at, header)
         if what is None:
             return
         if self._doubt is None:
-            self._doubt = _Doubt(header.group, at, self._tail.chain.copy(), [])
+            self._doubt = _Doubt(header.group, self._start, [])
         self._doubt.found.append(Finding(self._tail.segment, at + HEADER.size, header.seq, what))
 
 
@@ -255,7 +328,7 @@ def _complaint(fd: int, at: int, header: RecordHeader) -> str | None:
 
 
 def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls = SYSTEM) -> None:
-    """Copy what follows the last complete record to lost+found, then truncate; durable on return, in that order.
+    """Copy what follows the last whole group to lost+found, then truncate; durable on return, in that order.
 
     If it holds records, a finding for an administrator is made in between: they were most likely never acknowledged,
     but a disk that damaged the last group after its sync leaves the same picture. Damaged records that stay become
@@ -265,6 +338,18 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
         FindingStore(folder.scrub, calls).add(finding, now_ms())
     if not tail.cut_bytes:
         return
+    if not tail.is_room:
+        _keep(folder, tail, now_ms, calls)
+    file_end = folder.segment_files.end_of(tail.segment, calls)
+    try:
+        file_end.truncate(tail.end)
+        file_end.sync()
+    finally:
+        file_end.close()
+
+
+def _keep(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls) -> None:
+    """Copy what is about to be cut to lost+found."""
     with folder.segment_files.opened(tail.segment) as file:
         file.seek(tail.end)
         torn = file.read()
@@ -274,9 +359,3 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
         records = "1 record" if tail.cut_records == 1 else f"{tail.cut_records} records"
         what = f"an unfinished group with {records} was cut, and is kept as lost+found/{kept.name}"
         FindingStore(folder.scrub, calls).add(Finding(tail.segment, tail.end, None, what), now_ms(), kept.name)
-    file_end = folder.segment_files.end_of(tail.segment, calls)
-    try:
-        file_end.truncate(tail.end)
-        file_end.sync()
-    finally:
-        file_end.close()

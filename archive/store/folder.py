@@ -14,7 +14,7 @@ from coffer.keys.disk.durable import make_folder, resync, write_new
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import ConfigError, FormatError, IntegrityError, NotFoundError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _NAME = "archive.json"
 _LONGEST = 4 << 10
 _PARTS = ("segments", "checkpoints", "tiles", "keyring", "index", "spool", "scrub", "lost+found")

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from coffer.archive.format.chain import Chain
+from coffer.archive.format.record import Kind
 from coffer.archive.verify.report import Finding, Report
 
 MISPLACED = "the segment header belongs to another place or archive"
+EPOCHS = "the segment contradicts the one before about the epoch of the log or the time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class JoinedLog:
     chain: Chain
     claims: list[Claim]
     is_whole: bool = True
+    epoch: int | None = None  # of the segment before
     unopened: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # key id: segment, first record
     waiting: dict[bytes, int] = field(default_factory=dict)  # key id: the number of records that only it opens
     shredded: set[bytes] = field(default_factory=set)
@@ -40,6 +43,7 @@ class JoinedLog:
         if header is not None and (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head):
             yield Finding(report.number, 0, None, MISPLACED)
             self.is_whole = False
+        yield from self._epoch(report)
         for run in report.runs:
             fits = self.is_whole and (run.span.begin, run.prev) == (chain.tree.size, chain.head)
             if fits:
@@ -56,10 +60,24 @@ class JoinedLog:
         self.shredded |= report.shredded
         self.superseded |= report.superseded
 
+    def _epoch(self, report: Report) -> Iterator[Finding]:
+        """A new epoch begins with the record that says so and may go back in time; otherwise time goes on."""
+        if report.header is None:
+            self.epoch = None
+            return
+        before, self.epoch = self.epoch, report.header.epoch
+        if report.begins is None or before is None:
+            return
+        kind, time_ms = report.begins
+        is_new = kind == Kind.LOG_EPOCH
+        if is_new != (self.epoch > before) or self.epoch < before or not (is_new or time_ms > self.chain.order.time_ms):
+            yield Finding(report.number, 0, None, EPOCHS)
+
     def _footer(self, report: Report) -> Iterator[Finding]:
         footer, chain = report.footer, self.chain
         if footer is None:
             return
+        chain.order.time_ms = footer.time_ms
         state = (chain.head, chain.tree.size, chain.tree.edge)
         if self.is_whole and (footer.head, footer.tree_size, footer.edge) == state:
             return

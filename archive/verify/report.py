@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.record import RecordHeader
 from coffer.archive.format.segment import Footer, SegmentHeader
 from coffer.archive.format.walk import BATCH_BYTES
@@ -110,7 +111,11 @@ class Counts:
 
 @dataclass(slots=True)
 class Report:
-    """What a segment holds. `footer` comes without offsets, which the scan has compared."""
+    """What a segment holds. `footer` comes without offsets, which the scan has compared.
+
+    `begins` are kind and time of its first record, if that is whole; `tagged` is the last end of a group, with its tag,
+    which the scan has not verified.
+    """
 
     number: int
     size: int = 0
@@ -120,6 +125,8 @@ class Report:
     runs: list[Run] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     findings: list[Finding] = field(default_factory=list)
+    begins: tuple[int, int] | None = None
+    tagged: tuple[GroupEnd, bytes] | None = None
     unopened: dict[bytes, list[int]] = field(default_factory=dict)  # missing key id: the records that only it opens
     shredded: set[bytes] = field(default_factory=set)  # ids of keys to be destroyed, by a record here
     superseded: set[bytes] = field(default_factory=set)  # ids of keys that were replaced, by a record here

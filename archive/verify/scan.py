@@ -15,8 +15,10 @@ from itertools import pairwise
 
 from coffer.archive.format import headers, segment
 from coffer.archive.format.chain import Chain, find_record, read_footer, read_record, read_segment_header
+from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.merkle import Frontier, leaf_hash
-from coffer.archive.format.record import HEADER, Kind, RecordHeader, parse_header
+from coffer.archive.format.order import UNKNOWN, Order
+from coffer.archive.format.record import HEADER, NO_TAG, Kind, RecordHeader, parse_header
 from coffer.archive.format.segment import Footer
 from coffer.archive.format.walk import Walker
 from coffer.archive.tree.subtree_range import Span
@@ -88,6 +90,7 @@ class _Scan:
         self._offsets = array("Q")
         self._next_seq: int | None = None
         self._head = b""
+        self._order = Order()  # a group never spans two segments
         self._listed: Sequence[int] = ()  # the footer's offsets
         self._tries: int | None = None  # how often a writer was waited for; None where none can be
         self._stop = os.fstat(fd).st_size
@@ -104,9 +107,13 @@ class _Scan:
         report = self.report
         report.stop = self._stop
         self._progress(max(report.size - self._stop, 0))
-        if report.footer is not None and list(self._listed) != self._offsets.tolist():
+        if report.footer is not None and self._contradicts(report.footer):
             self._found(self._stop, None, "the footer does not describe this segment's records")
         return report
+
+    def _contradicts(self, footer: Footer) -> bool:
+        is_later = self._order.time_ms not in (UNKNOWN, footer.time_ms)
+        return is_later or self._order.group >= 0 or list(self._listed) != self._offsets.tolist()
 
     def _found(self, offset: int, seq: int | None, what: str) -> None:
         finding = Finding(self._task.number, offset, seq, what)
@@ -131,7 +138,7 @@ class _Scan:
             if found is not None:
                 footer, self._stop = found
                 self._listed = footer.offsets
-                self.report.footer = Footer((), footer.head, footer.tree_size, footer.edge)
+                self.report.footer = Footer((), footer.head, footer.tree_size, footer.edge, footer.time_ms)
                 return
             if self._task.is_last:
                 self._tries = 0
@@ -142,7 +149,7 @@ class _Scan:
 
     def _records(self) -> None:
         at, careful_until = segment.HEADER.size, 0
-        while at < self._stop:
+        while at < self._stop or self._is_unfinished():
             before = at
             if at >= careful_until and self._next_seq is not None and self._head:
                 at, careful_until = self._quickly(at, self._next_seq)
@@ -153,6 +160,10 @@ class _Scan:
                 at = following
             self._forget(before, at - before)
             self._progress(at - before)
+
+    def _is_unfinished(self) -> bool:
+        """Whether the last group lacks its end, and a writer has written more of it meanwhile."""
+        return self._order.group >= 0 and self._may_grow()
 
     def _forget(self, start: int, length: int) -> None:
         """Drop these bytes (length 0: all) from the page cache, so that they are read from the medium."""
@@ -167,8 +178,8 @@ class _Scan:
             )
         except UnreadableError:
             return at, at + 1
-        leaves = headers.check(batch, first_seq, self._head, digests) if batch.raws else None
-        if leaves is None:
+        leaves = headers.check(batch, first_seq, self._head, self._order, digests) if batch.raws else None
+        if leaves is None or self._is_epoch_inside(at, batch.raws[0]):
             return at, max(batch.end, at + 1)
         read = [d is not None for d in digests]
         counts = self.report.counts
@@ -177,41 +188,56 @@ class _Scan:
             if was_read:
                 counts.bytes += int.from_bytes(raw[44:52], "big")
                 self._open(offset, raw)
-        self._take(batch.raws, leaves)
+        self._take(batch.raws, leaves, [closing[8:72] for closing in batch.trailers])
         self._offsets.extend(batch.offsets)
         return batch.end, 0
+
+    @staticmethod
+    def _is_epoch_inside(at: int, raw: bytes) -> bool:
+        """Whether an epoch of the log begins inside the segment, where none may."""
+        return at != segment.HEADER.size and int.from_bytes(raw[6:8], "big") == Kind.LOG_EPOCH
 
     def _carefully(self, at: int) -> int | None:
         """Examine one record and report what is wrong. Returns where the next one may begin, None at the end."""
         try:
-            raw, header, end = read_record(self._fd, at, self._stop)
+            raw, header, tag, end = read_record(self._fd, at, self._stop)
         except (FormatError, UnreadableError) as error:
             following = self._next_record(at)
             # A writer is in the middle of this record, or finished it a moment ago and exited.
             if following is None and self._may_grow():
                 return at
+            if following is None and self._tries is not None and self._is_room(at):
+                self._stop = at
+                return None
             self._found(at, self._next_seq, str(error))
             if self._place(at) < self._place(at + 1):
                 self._offsets.append(at)  # the footer lists it correctly, so the footer is not wrong
             if self._next_seq is not None:
                 self._next_seq, self._head = self._next_seq + 1, b""  # the hash that the next one chains to is unknown
+            self._order = Order(group=UNKNOWN)
             return following
         if self._next_seq is None:
             self._next_seq = header.seq
         self._head = self._head or header.prev_leaf
-        complaint = Chain(self._next_seq, self._head, Frontier()).complaint(header)
+        complaint = Chain(self._next_seq, self._head, Frontier(), self._order).complaint(header)
+        if complaint is None and self._is_epoch_inside(at, raw):
+            complaint = "an epoch of the log begins inside a segment"
         if complaint is not None:
             self._found(at, header.seq, complaint)
             self._next_seq, self._head = header.seq, header.prev_leaf
         if self._task.level >= VerifyLevel.BODIES and self._is_wanted(header.seq, at):
             self._body(at, raw, header)
-        self._take([raw], [leaf_hash(raw)])
+        self._take([raw], [leaf_hash(raw)], [tag])
         self._offsets.append(at)
         return end
 
-    def _take(self, raws: list[bytes], leaves: list[bytes]) -> None:
+    def _take(self, raws: list[bytes], leaves: list[bytes], tags: list[bytes]) -> None:
         """Add valid records to the runs; a run ends at each cut, so that the tree is known there."""
         assert self._next_seq is not None
+        if not self._offsets:
+            self.report.begins = int.from_bytes(raws[0][6:8], "big"), int.from_bytes(raws[0][16:24], "big")
+        self._order.follow(raws[-1], tags[-1])
+        self._remember_tag(raws, leaves, tags)
         first, last = self._next_seq, self._next_seq + len(raws)
         edges = [first, *(c for c in self._task.cuts if first < c < last), last]
         for start, end in pairwise(edges):
@@ -228,6 +254,25 @@ class _Scan:
                     self.report.shredded.add(raw[24:40])
                 elif kind == Kind.STUDY_REKEYED:
                     self.report.superseded.add(raw[24:40])
+
+    def _remember_tag(self, raws: list[bytes], leaves: list[bytes], tags: list[bytes]) -> None:
+        """Keep the last end of a group among these records; `archive.verify.verify` checks the newest one's tag."""
+        last = next((at for at in range(len(tags) - 1, -1, -1) if tags[at] != NO_TAG), None)
+        header = self.report.header
+        if last is None or header is None:
+            return
+        seq, group = int.from_bytes(raws[last][8:16], "big"), int.from_bytes(raws[last][148:156], "big")
+        end = GroupEnd(header.archive_id, header.log, header.epoch, group, seq + 1, leaves[last])
+        self.report.tagged = end, tags[last]
+
+    def _is_room(self, at: int) -> bool:
+        """Whether only zeros follow: room that a writer had made for its next records."""
+        while at < self._stop:
+            piece = read_up_to(self._fd, at, min(self._stop - at, _PIECE))
+            if not piece or piece.count(0) < len(piece):
+                return False
+            at += len(piece)
+        return True
 
     def _is_wanted(self, seq: int, at: int) -> bool:
         """Whether to read this record's body: the same answer in any process, at any time."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from coffer.archive.format.chain import SegmentEnd, read_footer, read_segment_end, read_segment_header
+from coffer.archive.format.chain import SegmentEnd, read_footer, read_record, read_segment_end, read_segment_header
 from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.record import HEADER, genesis_hash, parse_header
 from coffer.archive.format.segment import Footer
@@ -32,10 +32,11 @@ _HINT = "run coffer verify; repair it with coffer repair --from a backup or repl
 
 @dataclass(slots=True)
 class Seams:
-    """The sealed segments of a log, from the first on without a gap, and the end of each."""
+    """The sealed segments of a log, from the first on without a gap, the end of each, and the epoch of the last."""
 
     folder: ArchiveFolder
     ends: list[SegmentEnd]
+    epoch: int = 0
 
     @classmethod
     def read(cls, folder: ArchiveFolder, numbers: Sequence[int]) -> "Seams":
@@ -76,11 +77,12 @@ class Seams:
 
     def _compare_begin(self, fd: int, number: int) -> None:
         header, folder = read_segment_header(fd), self.folder
-        if (header.archive_id, header.number) != (folder.archive_id, number):
+        if (header.archive_id, header.log, header.number) != (folder.archive_id, 0, number):
             raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
         before = self.ends[-1].head if self.ends else genesis_hash(folder.archive_id)
-        if (header.first_seq, header.prev_leaf) != (self.size, before):
+        if (header.first_seq, header.prev_leaf) != (self.size, before) or header.epoch < self.epoch:
             raise HistoryError(f"segment {number} does not continue the one before it", hint=FORK)
+        self.epoch = header.epoch
 
     def footer(self, index: int) -> Footer:
         """The whole footer of a segment, by its index here. Raises IntegrityError, UnreadableError."""
@@ -96,6 +98,19 @@ class Seams:
         if found is None:
             raise IntegrityError(f"segment {number} has no footer but is not the last", hint=_HINT)
         return found[0]
+
+    def last_tag(self) -> tuple[int, bytes]:
+        """Group and tag of the last record. Raises IntegrityError, UnreadableError."""
+        number = len(self.ends)
+        with reading(f"segment {number}"):
+            fd = self.folder.segment_files.descriptor(number)
+            try:
+                record = read_record(fd, self.ends[-1].offset, os.fstat(fd).st_size)
+            except FormatError as error:
+                raise IntegrityError(f"segment {number}: {error}", hint=_HINT) from error
+            finally:
+                os.close(fd)
+        return record.header.group, record.tag
 
     def require(self, claim: Checkpoint) -> None:
         """Check these segments against a signed checkpoint over no more records than they have.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from coffer.archive.format.chain import Chain, read_footer, read_segment_header
+from coffer.archive.format.group import GroupEnd
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, endorsed_checkpoints, read_checkpoint
 from coffer.archive.tree.checkpoint_history import last_checkpoint
@@ -65,7 +66,8 @@ class Options:
 @dataclass(slots=True)
 class VerifySummary:
     """What a verification has read so far. `shredded` counts records whose key was destroyed on purpose; `superseded`
-    those whose objects were, by the log, sealed again under another key.
+    those whose objects were, by the log, sealed again under another key. `tagged_records`: how many the newest
+    checkpoint or, behind it, the tag of the newest group covers.
     """
 
     segments: int = 0
@@ -76,6 +78,7 @@ class VerifySummary:
     shredded: int = 0
     superseded: int = 0
     signed_records: int = 0
+    tagged_records: int = 0
     first_record: int = 0
 
     def add(self, counts: Counts) -> None:
@@ -135,16 +138,37 @@ class Verifier:
         yield from joined.compare(numbers[begin] if numbers else 0)
         for number in numbers[:begin]:
             self._progress(self._folder.segment_files.size(number))
+        tagged = None
         for report in self._reports(numbers[begin:], claims):
             self.summary.add(report.counts)
+            tagged = report.tagged or tagged
             yield from report.findings
             yield from joined.add(report)
         yield from joined.finish(numbers[-1] if numbers else 0)
+        yield from self._untagged(tagged, joined.chain.next_seq, numbers[-1] if numbers else 0)
         if self._options.beside and not self._replacements:
             yield from check(self._folder, signed, self._since())
         gone, moved = joined.shredded, joined.superseded - joined.shredded
         self.summary.shredded = sum(joined.waiting[key] for key in joined.unopened if key in gone)
         self.summary.superseded = sum(joined.waiting[key] for key in joined.unopened if key in moved)
+
+    def _untagged(self, tagged: tuple[GroupEnd, bytes] | None, size: int, last: int) -> Iterator[Finding]:
+        """Whether the archive's key made the tag of the newest group, which vouches for what no checkpoint covers."""
+        signed = self.summary.signed_records
+        covered = signed
+        if tagged is not None and tagged[0].size > signed and self._vouches(*tagged):
+            covered = tagged[0].size
+        self.summary.tagged_records = covered
+        if size > covered:
+            count = size - covered
+            what = f"{count} record{'s' * (count > 1)} from here on: neither a checkpoint nor a tag covers them"
+            yield Finding(last, 0, covered, what)
+
+    def _vouches(self, end: GroupEnd, tag: bytes) -> bool:
+        try:
+            return read_key_history(self._folder).vouches(end, tag)
+        except IntegrityError:
+            return False  # `_claims` reports it
 
     def _since(self) -> int:
         since = self._options.since

@@ -5,7 +5,8 @@
     vkey = name "+" hex(key hash) "+" base64(0x01 || public key)
 
 Rule: the signature covers exactly the body's bytes; verifying needs only the vkey, never a secret.
-Lines by other keys (witnesses) are allowed and ignored. It does not know what a checkpoint means.
+Lines by other keys (witnesses) are allowed and ignored. It does not know what a checkpoint means. The same key signs
+statements in bytes: one has a zero byte, which no note may have, so that neither can be passed off as the other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from coffer.keys.errors import FormatError, InputError, IntegrityError
 from coffer.keys.memory.secret import Secret
 
-__all__ = ["CheckpointSigner", "body_of", "has_line", "verify_note"]
+__all__ = ["CheckpointSigner", "body_of", "has_line", "is_signed_by", "verify_note"]
 
 _ED25519: Final = b"\x01"
 _DASH: Final = "\u2014 ".encode()
@@ -73,6 +74,21 @@ class CheckpointSigner:
         _check_body(body)
         signature = base64.b64encode(_key_hash(name, self.public) + self._private.sign(body))
         return _DASH + name.encode() + b" " + signature + b"\n"
+
+    def sign_statement(self, statement: bytes) -> bytes:
+        """Return the signature, 64 bytes, of a statement that is no note. Raises InputError if it could be one."""
+        if b"\0" not in statement:
+            raise InputError("a statement must have a zero byte")
+        return self._private.sign(statement)
+
+
+def is_signed_by(vkey: str, statement: bytes, signature: bytes) -> bool:
+    """Whether this key signed a statement (`CheckpointSigner.sign_statement`). Raises FormatError for a bad vkey."""
+    try:
+        Ed25519PublicKey.from_public_bytes(_parse_vkey(vkey)[2]).verify(signature, statement)
+    except InvalidSignature:
+        return False
+    return b"\0" in statement
 
 
 def _parse_vkey(vkey: str) -> tuple[str, bytes, bytes]:

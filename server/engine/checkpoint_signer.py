@@ -8,17 +8,17 @@ key becomes current and the old one is removed, with an event. After a stop in b
 import os
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import structlog
 
 from coffer.archive.event import Event
-from coffer.archive.format.merkle import EMPTY_ROOT
 from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
+from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.key_history import KeyHistory, endorse, read_key_history
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
@@ -30,7 +30,7 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.server.access.principal import Principal
 from coffer.server.mailbox import outbox, sign_order, writer_process
 
-__all__ = ["ArchiveSigner", "finish", "order", "signers_of", "wait_until_rotated"]
+__all__ = ["ArchiveSigner", "finish", "in_force", "order", "signers_of", "wait_until_rotated"]
 
 _log = structlog.get_logger(__name__)
 _POLL_SECONDS: Final = 0.1
@@ -68,9 +68,14 @@ class ArchiveSigner:
             if new is None:
                 return False
             if not finish(self._folder, self._keyring):
-                self._sign()
-                none = Checkpoint(self._folder.origin, 0, EMPTY_ROOT)
-                endorse(self._folder, signing_key.current(self._keyring), new, read_checkpoint(self._folder) or none)
+                old = signing_key.current(self._keyring)
+
+                def endorsed(last: Checkpoint) -> Callable[[bytes], bytes]:
+                    endorse(self._folder, old, new, last)
+                    return new.sign_statement
+
+                sign = partial(old.sign_note, self._folder.origin)
+                self._log.hand_over(sign, self._keyring.remember_checkpoint, endorsed)
                 finish(self._folder, self._keyring)
             return True
 
@@ -97,10 +102,17 @@ def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:
     return True
 
 
-def signers_of(keyring: Keyring, origin: str) -> list[str]:
-    """The verifier keys of the current signing key and of the next one, if a rotation is under way."""
+def signers_of(keyring: Keyring) -> list[CheckpointSigner]:
+    """The current signing key and the next one, if a rotation is under way."""
     found = (signing_key.current(keyring), signing_key.pending(keyring))
-    return [each.vkey(origin) for each in found if each is not None]
+    return [each for each in found if each is not None]
+
+
+def in_force(keyring: Keyring, folder: ArchiveFolder) -> CheckpointSigner:
+    """The one of the keyring's signing keys that signs now: the next one once it is endorsed. If it is neither, the log
+    refuses to be written. Raises IntegrityError, KeyUnavailableError."""
+    found, now = signers_of(keyring), read_key_history(folder).current
+    return next((each for each in found if each.vkey(folder.origin) == now), found[0])
 
 
 def order(keyring: Keyring, folder: ArchiveFolder, reason: str, officer: Principal) -> str:

@@ -31,7 +31,7 @@ from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ArchiveParts, KeyAdminArchive, ReadableArchive, WritableArchive
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed
-from coffer.server.engine.checkpoint_signer import ArchiveSigner, signers_of
+from coffer.server.engine.checkpoint_signer import ArchiveSigner, in_force, signers_of
 from coffer.server.engine.providers import Waiting, open_keyring, open_keyring_when_there, provider_of, settings_of
 from coffer.server.engine.reconcile import Reconciler
 from coffer.server.engine.rekey import Rekeyer
@@ -204,11 +204,12 @@ def _open_log(found: _Compared, *, may_refuse: bool) -> LogWriter:
     config, folder, keyring = found.config, found.folder, found.keyring
     log = LogWriter(
         folder,
+        sign=in_force(keyring, folder).sign_statement,
         now_ms=clock_ms,
         segment_bytes=config.storage.segment_bytes,
         reserve_bytes=config.storage.reserve_bytes,
         remembered=remembered_checkpoint(keyring.remembered_checkpoint(), folder),
-        signers=signers_of(keyring, folder.origin),
+        signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
         objection=found.late.objection(keyring.epoch),
         may_refuse=may_refuse,
     )

@@ -20,6 +20,7 @@ from coffer.keys.memory.secret import Secret
 
 ORIGIN = "archive.example/test"
 FIRST_MS = 1767225600000
+SIGNER = CheckpointSigner(Secret(bytes(range(32))))
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 
 
@@ -38,7 +39,7 @@ class SmallArchive:
     """An archive folder, its signer, and writers that are closed with it."""
 
     def __init__(self, path: Path) -> None:
-        self.signer = CheckpointSigner(Secret(bytes(range(32))))
+        self.signer = SIGNER
         ArchiveFolder.prepare(path)
         ArchiveFolder(path, bytes(range(16)), ORIGIN, self.signer.vkey(ORIGIN)).commit()
         self.folder = ArchiveFolder.open(path)
@@ -57,6 +58,7 @@ class SmallArchive:
         """Open the log for writing."""
         made = LogWriter(
             self.folder,
+            sign=self.signer.sign_statement,
             now_ms=self.now_ms,
             segment_bytes=segment_bytes,
             reserve_bytes=reserve_bytes,

@@ -23,11 +23,11 @@ from pathlib import Path
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
 from coffer.archive.log import LogWriter
-from tests.archive.conftest import entry
+from tests.archive.conftest import SIGNER, entry
 
 folder = ArchiveFolder.open(Path(sys.argv[1]))
 with WriterLock(folder.lock, "writer", 1):
-    log = LogWriter(folder, now_ms=lambda: 1, segment_bytes=100_000)
+    log = LogWriter(folder, sign=SIGNER.sign_statement, now_ms=lambda: 1, segment_bytes=100_000)
     for n in range(int(sys.argv[2])):
         log.append([entry(n, 3000)])
     log.close()

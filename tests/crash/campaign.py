@@ -237,7 +237,8 @@ def open_log(
     folder: ArchiveFolder, calls: Syscalls = _SYSTEM, witness: Checkpoint | None = None, segment_bytes: int = 3000
 ) -> LogWriter:
     """The real writer, over these calls."""
-    return LogWriter(folder, now_ms=lambda: 1, segment_bytes=segment_bytes, calls=calls, remembered=witness)
+    sign = SIGNER.sign_statement
+    return LogWriter(folder, sign=sign, now_ms=lambda: 1, segment_bytes=segment_bytes, calls=calls, remembered=witness)
 
 
 def _try(rng: random.Random, disk: Disk, promises: Promises, root: Path, where: str, tally: Tally) -> None:

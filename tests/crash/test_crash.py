@@ -53,7 +53,7 @@ def _found_by_the_next_writer(base: Path, doom: str) -> tuple[int, int]:
     ArchiveFolder.prepare(live)
     ArchiveFolder(live, bytes(16), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
     calls = Watched(live, Disk.of(live), random.Random(base.name))
-    log = LogWriter(ArchiveFolder.open(live), now_ms=lambda: 1, calls=calls)
+    log = LogWriter(ArchiveFolder.open(live), sign=SIGNER.sign_statement, now_ms=lambda: 1, calls=calls)
     log.append([entry(n, 40) for n in range(3)])
     if doom == "killed before the sync":
         calls.die_in(1, whole=True)
@@ -63,12 +63,12 @@ def _found_by_the_next_writer(base: Path, doom: str) -> tuple[int, int]:
         log.append([entry(3, 2000)])
     calls.spare()
     calls.release()
-    log = LogWriter(ArchiveFolder.open(live), now_ms=lambda: 1, calls=calls)
+    log = LogWriter(ArchiveFolder.open(live), sign=SIGNER.sign_statement, now_ms=lambda: 1, calls=calls)
     found = log.next_seq
     calls.release()
     cold.mkdir()
     calls.disk.materialise(cold, random.Random(base.name))
-    log = LogWriter(ArchiveFolder.open(cold), now_ms=lambda: 1)
+    log = LogWriter(ArchiveFolder.open(cold), sign=SIGNER.sign_statement, now_ms=lambda: 1)
     log.close()
     return found, log.next_seq
 
@@ -151,7 +151,7 @@ def test_a_checkpoint_whose_sync_failed_is_not_taken_for_signed(memory: Path, sy
         ArchiveFolder(live, bytes(16), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
         promises = Promises()
         calls = Watched(live, Disk.of(live), random.Random(f"{sync}/{number}"))
-        log = LogWriter(ArchiveFolder.open(live), now_ms=lambda: 1, calls=calls)
+        log = LogWriter(ArchiveFolder.open(live), sign=SIGNER.sign_statement, now_ms=lambda: 1, calls=calls)
         for n in range(2):
             log.append([entry(n, 40)])
             log.checkpoint(promises.sign, promises.remember)

@@ -22,6 +22,10 @@ from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.keys.clock import clock_ms
+from coffer.keys.keyring import signing_key
+from coffer.server.config.load import load_config
+from coffer.server.engine.providers import open_keyring, provider_of
 from tests.archive.conftest import entry
 from tests.conftest import absent
 from tests.peers.coffer_process import COFFER, CofferProcess
@@ -234,7 +238,10 @@ def torn(new_coffer_process: Callable[[], CofferProcess]) -> Ward:
     folder = ArchiveFolder.open(coffer.archive)
     with closing(LogReader(folder)) as reader:
         key_id = next(header.study_key_id for _, header in reader.records() if header.kind == Kind.OBJECT)
-    with closing(LogWriter(folder, now_ms=lambda: 1)) as log:  # a study's key is durable before its first object
+    keys = load_config(coffer.config).keys
+    with closing(open_keyring(folder, provider_of(keys, folder.archive_id))) as keyring:
+        sign = signing_key.current(keyring).sign_statement
+    with closing(LogWriter(folder, sign=sign, now_ms=clock_ms)) as log:  # a study's key is older than its first object
         place, _ = log.append([replace(entry(number, 700), study_key_id=key_id) for number in (1, 2)])
     flip(folder.segment_files.path(place.segment), place.offset + 400)
     return make_ward(coffer, "put", "--jobs", "1", str(files(coffer.base / "source", range(3, 6))))

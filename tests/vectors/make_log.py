@@ -6,6 +6,7 @@ bodies are not sealed.
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ from coffer.archive.format.entry import Entry
 from coffer.archive.format.record import Flags, Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.key_history import endorse
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
@@ -26,7 +28,8 @@ ARCHIVE_ID = sha256(b"coffer golden log").digest()[:16]
 SEEDS = [sha256(b"coffer golden log signing seed" + number).digest() for number in (b"", b" 2")]
 FIRST_MS = 1767225600000  # 2026-01-01T00:00:00Z
 LENGTHS = (0, 1, 7, 8, 9, 100, 33, 16)
-SEGMENT_BYTES = 700
+SEGMENT_BYTES = 900
+EPOCH = b'{"code":"log.epoch_begun","epoch":1,"holder":"golden","v":1,"why":"an example"}'
 
 
 def entry(number: int) -> Entry:
@@ -44,17 +47,25 @@ def make(path: Path) -> None:
     ArchiveFolder.prepare(path)
     folder = ArchiveFolder(path, ARCHIVE_ID, ORIGIN, old.vkey(ORIGIN))
     folder.commit()
-    log = LogWriter(folder, now_ms=lambda: FIRST_MS, segment_bytes=SEGMENT_BYTES)
+    clock = iter(range(FIRST_MS, FIRST_MS + 60_000, 1000))
+    log = LogWriter(folder, sign=old.sign_statement, now_ms=lambda: next(clock), segment_bytes=SEGMENT_BYTES)
     for number in range(3):
         log.append([entry(number)])
-    last = log.checkpoint(partial(old.sign_note, ORIGIN))
-    assert last is not None
-    endorse(folder, old, new, last)
-    for number in range(3, len(LENGTHS) - 1):
+
+    def hand_over(last: Checkpoint) -> Callable[[bytes], bytes]:
+        endorse(folder, old, new, last)
+        return new.sign_statement
+
+    log.hand_over(partial(old.sign_note, ORIGIN), lambda note: None, hand_over)
+    log.append([entry(3), entry(4)])
+    for number in range(5, len(LENGTHS) - 1):
         log.append([entry(number)])
     log.checkpoint(partial(new.sign_note, ORIGIN))
+    log.begin_epoch(EPOCH)
     log.append([entry(len(LENGTHS) - 1)])
     log.close()
+    with folder.segment_files.path(folder.segment_files.numbers()[-1]).open("ab") as file:
+        file.write(bytes(64))  # room for the next group
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from coffer.archive.format import record, segment
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Verifier
+from coffer.keys.crypto.signing import CheckpointSigner
+from coffer.keys.memory.secret import Secret
 
 ROOT = Path(__file__).resolve().parents[3]
 GOLDEN = ROOT / "tests" / "vectors" / "log"
@@ -91,7 +93,11 @@ def test_both_readers_read_the_golden_archive(tmp_path: Path, load_script: Load)
     assert (log.history[1:], log.tiles) == ([log.signed], 1)
     assert [least for _, least, _ in log.keys] == [0, 3] == [log.history[0][0] - 3, 3]
     make.make(tmp_path / "log")
-    writer = LogWriter(ArchiveFolder.open(tmp_path / "log"), now_ms=lambda: 1)
+    writer = LogWriter(
+        ArchiveFolder.open(tmp_path / "log"),
+        sign=CheckpointSigner(Secret(make.SEEDS[1])).sign_statement,
+        now_ms=lambda: 1,
+    )
     writer.append([make.entry(0)])
     assert second.Log(tmp_path / "log").tree.root() == writer._tail.chain.tree.root()
     writer.close()

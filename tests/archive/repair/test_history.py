@@ -43,7 +43,12 @@ class Remembered(SmallArchive):
 
     def open(self, *, may_refuse: bool = False) -> LogWriter:
         log = LogWriter(
-            self.folder, now_ms=self.now_ms, segment_bytes=THREE, remembered=self.witness, may_refuse=may_refuse
+            self.folder,
+            sign=self.signer.sign_statement,
+            now_ms=self.now_ms,
+            segment_bytes=THREE,
+            remembered=self.witness,
+            may_refuse=may_refuse,
         )
         self._writers.append(log)
         return log

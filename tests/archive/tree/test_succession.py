@@ -306,7 +306,9 @@ def test_a_loss_is_endorsed_and_all_goes_on(made: Changing, copied: ArchiveFolde
     keys = read_key_history(copied)
     assert [keys.span(generation) for generation in (1, 2, 3, 4)] == [(0, 3), (3, 6), (8, 6), (6, None)]
     assert keys.vkeys[2] == keys.vkeys[3]
-    log = LogWriter(copied, now_ms=made.now_ms, signers=[made.signers[2].vkey(ORIGIN)])
+    log = LogWriter(
+        copied, sign=made.signers[2].sign_statement, now_ms=made.now_ms, signers=[made.signers[2].vkey(ORIGIN)]
+    )
     log.append([entry(100 + n) for n in range(6)])  # the log is longer than the lost endorsement, and another one
     log.checkpoint(partial(made.signers[2].sign_note, ORIGIN))
     log.close()
@@ -331,7 +333,9 @@ def test_with_an_older_keyring_its_key_goes_on_and_the_lost_one_is_evidence(
     assert kept.read_bytes() == before
     copied.checkpoint.unlink()
     copied.checkpoint_history.unlink()
-    log = LogWriter(copied, now_ms=made.now_ms, signers=[made.signers[1].vkey(ORIGIN)])
+    log = LogWriter(
+        copied, sign=made.signers[1].sign_statement, now_ms=made.now_ms, signers=[made.signers[1].vkey(ORIGIN)]
+    )
     log.checkpoint(partial(made.signers[1].sign_note, ORIGIN))
     log.close()
     assert findings(copied) == []

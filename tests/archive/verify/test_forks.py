@@ -55,9 +55,22 @@ class Twins:
         folder, witness = ArchiveFolder.open(self.one.folder.path), witness or self.witness
         before = self.one.files()
         with pytest.raises(HistoryError) as refused:
-            LogWriter(folder, now_ms=self.one.now_ms, segment_bytes=_FULL, remembered=witness)
+            LogWriter(
+                folder,
+                sign=self.one.signer.sign_statement,
+                now_ms=self.one.now_ms,
+                segment_bytes=_FULL,
+                remembered=witness,
+            )
         assert "coffer recover show" in refused.value.hint()
-        log = LogWriter(folder, now_ms=self.one.now_ms, segment_bytes=_FULL, remembered=witness, may_refuse=True)
+        log = LogWriter(
+            folder,
+            sign=self.one.signer.sign_statement,
+            now_ms=self.one.now_ms,
+            segment_bytes=_FULL,
+            remembered=witness,
+            may_refuse=True,
+        )
         assert log.refusal is not None
         log.close()
         assert isinstance(find_divergence(folder, witness).complaint, HistoryError)
@@ -128,7 +141,13 @@ def test_a_damaged_header_behind_a_good_one_is_left_to_a_verification(tmp_path: 
             data = bytearray(whole)
             data[SEGMENT_HEADER.size + place * record_size(40) + 50] ^= 1
             path.write_bytes(data)
-            log = LogWriter(twins.one.folder, now_ms=twins.one.now_ms, segment_bytes=_FULL, remembered=twins.witness)
+            log = LogWriter(
+                twins.one.folder,
+                sign=twins.one.signer.sign_statement,
+                now_ms=twins.one.now_ms,
+                segment_bytes=_FULL,
+                remembered=twins.witness,
+            )
             assert log.next_seq == 6 * _PER_SEGMENT + 2
             log.close()
             assert twins.one.findings()
@@ -138,7 +157,13 @@ def test_a_damaged_header_behind_a_good_one_is_left_to_a_verification(tmp_path: 
 def test_it_goes_on_where_nothing_was_swapped(tmp_path: Path) -> None:
     for segments in range(1, 13):
         twins = Twins(tmp_path / str(segments), segments, 1)
-        log = LogWriter(twins.one.folder, now_ms=twins.one.now_ms, segment_bytes=_FULL, remembered=twins.witness)
+        log = LogWriter(
+            twins.one.folder,
+            sign=twins.one.signer.sign_statement,
+            now_ms=twins.one.now_ms,
+            segment_bytes=_FULL,
+            remembered=twins.witness,
+        )
         assert log.append([entry(1)])[0].seq == segments * _PER_SEGMENT + 2
         assert log.checkpoint(twins.one.sign) is not None
         log.close()

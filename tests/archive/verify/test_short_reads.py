@@ -18,7 +18,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.leaves import Leaves
 from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.errors import UnavailableError
-from tests.archive.conftest import SmallArchive, body_of, entry
+from tests.archive.conftest import SIGNER, SmallArchive, body_of, entry
 
 _FULL = SEGMENT_HEADER.size + 4 * record_size(40)
 _RECORDS = 15
@@ -84,7 +84,7 @@ def filled(small: SmallArchive) -> SmallArchive:
 
 
 def _open(folder: ArchiveFolder) -> object:
-    log = LogWriter(folder, now_ms=lambda: 1, segment_bytes=_FULL)
+    log = LogWriter(folder, sign=SIGNER.sign_statement, now_ms=lambda: 1, segment_bytes=_FULL)
     log.close()
     return log.next_seq, log.cut_bytes
 

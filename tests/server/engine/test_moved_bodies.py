@@ -69,7 +69,7 @@ def written_again(path: Path, records: list[Entry]) -> None:
     keyring = open_keyring(folder, provider_of(load_config(Path("coffer.toml")).keys, folder.archive_id))
     keyring.amend([], [b"W"])
     signer = signing_key.current(keyring)
-    log = LogWriter(folder, now_ms=clock_ms)
+    log = LogWriter(folder, sign=signer.sign_statement, now_ms=clock_ms)
     log.append(records)
     log.checkpoint(partial(signer.sign_note, folder.origin), keyring.remember_checkpoint)
     log.close()
