@@ -121,7 +121,7 @@ class LogWriter:
     @property
     def cut_bytes(self) -> int:
         """The bytes of a torn tail that opening moved to lost+found."""
-        return self._tail.cut_bytes
+        return 0 if self._tail.is_room else self._tail.cut_bytes
 
     @property
     def cut_records(self) -> int:
@@ -147,6 +147,8 @@ class LogWriter:
         nothing is acknowledged until the log is opened again. What is hashed is what is written: bodies in memory must
         not change before this returns, a file may.
         """
+        if not entries:
+            return []
         for entry in entries:
             _require_header(entry)
         with ExitStack() as stack:

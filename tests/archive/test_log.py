@@ -17,7 +17,7 @@ from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import UnavailableError
-from tests.archive.conftest import FIRST_MS, FaultyCalls, SmallArchive, body_of, entry
+from tests.archive.conftest import FIRST_MS, SIGNER, FaultyCalls, SmallArchive, body_of, entry
 
 ONE = record_size(40)
 SMALL = SEGMENT_HEADER.size + 3 * ONE
@@ -30,7 +30,7 @@ def test_positions_and_chain(small: SmallArchive) -> None:
     head = genesis_hash(small.folder.archive_id)
     for n, (_, header) in enumerate(reader.records()):
         assert header.prev_leaf == head
-        assert (header.time_ms, header.content_id) == (FIRST_MS + n, entry(n).content_id)
+        assert header.content_id == entry(n).content_id
         assert header.body_sha256 == sha256(body_of(n)).digest()
         head = leaf_hash(header.serialize())
     reader.close()
@@ -73,9 +73,23 @@ def test_segments_roll_and_each_holds_at_least_one_record(small: SmallArchive) -
     assert small.folder.segment_files.numbers() == [1, 2, 3, 4, 5]
 
 
-def test_one_append_may_cross_segments(small: SmallArchive) -> None:
+def test_a_group_lies_in_one_segment(small: SmallArchive) -> None:
     log = small.writer(segment_bytes=SMALL)
-    assert [p.segment for p in log.append([entry(n) for n in range(5)])] == [1, 1, 1, 2, 2]
+    assert [p.segment for p in log.append([entry(n) for n in range(5)])] == [1, 1, 1, 1, 1]
+    assert [p.segment for p in log.append([entry(5)])] == [2]
+    assert [p.segment for p in log.append([entry(6), entry(7), entry(8)])] == [3, 3, 3]
+
+
+def test_record_times_grow_whatever_the_clock_says(small: SmallArchive) -> None:
+    times = iter([FIRST_MS, FIRST_MS])  # when the segment began, and its first record
+    log = LogWriter(small.folder, sign=SIGNER.sign_statement, now_ms=lambda: next(times, FIRST_MS - 5000))
+    log.append([entry(0)])
+    log.append([entry(1), entry(2)])
+    log.close()
+    reader = LogReader(small.folder)
+    first, *others = [header.time_ms for _, header in reader.records()]
+    reader.close()
+    assert others == [first + 1, first + 2]
 
 
 def test_a_sealed_file_is_copied(small: SmallArchive, tmp_path: Path) -> None:

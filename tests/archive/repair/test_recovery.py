@@ -8,9 +8,13 @@ import pytest
 
 from coffer.archive.format.record import record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
+from coffer.archive.format.segment import parse_segment_header
+from coffer.archive.log import LogWriter
 from coffer.archive.repair.tail import cut, read_tail
 from coffer.archive.verify.findings import FindingStore
+from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.errors import IntegrityError, UnavailableError
+from coffer.keys.memory.secret import Secret
 from tests.archive.conftest import FaultyCalls, SmallArchive, entry
 
 ONE = record_size(37)  # ends in three bytes of padding
@@ -78,13 +82,13 @@ def test_a_hole_in_the_group_that_was_being_written_is_cut_with_what_lies_behind
     data[places[1].offset + 200] ^= 1
     path.write_bytes(data)
     log = small.writer()
-    assert (log.next_seq, log.cut_bytes) == (3, 2 * record_size(40))
+    assert (log.next_seq, log.cut_bytes) == (2, 3 * record_size(40))
     log.close()
     (kept,) = small.folder.lost_and_found.iterdir()
-    assert kept.read_bytes() == data[places[1].offset :]
+    assert kept.read_bytes() == data[places[0].offset :]
     (finding,) = FindingStore(small.folder.scrub).open_entries()
-    assert (finding.segment, finding.offset, finding.kept) == (1, places[1].offset, kept.name)
-    assert "2 records" in finding.what
+    assert (finding.segment, finding.offset, finding.kept) == (1, places[0].offset, kept.name)
+    assert "3 records" in finding.what
     assert kept.name in finding.what
 
 
@@ -117,7 +121,8 @@ def test_a_hole_before_a_later_group_is_refused(small: SmallArchive) -> None:
 
 def test_a_hole_before_a_footer_is_refused(small: SmallArchive) -> None:
     log = small.writer(segment_bytes=START + 2 * record_size(40))
-    places = log.append([entry(n) for n in range(3)])
+    places = log.append([entry(0), entry(1)])
+    log.append([entry(2)])
     log.close()
     first, second = small.segments()
     second.unlink()
@@ -127,11 +132,55 @@ def test_a_hole_before_a_footer_is_refused(small: SmallArchive) -> None:
     refused(small, "records follow the damage")
 
 
-def test_zeros_behind_the_end_are_cut(small: SmallArchive) -> None:
+def test_zeros_behind_the_end_are_room_and_no_torn_write(small: SmallArchive) -> None:
     small.fill(2)
     path = small.segments()[0]
-    path.write_bytes(path.read_bytes() + bytes(5000))
-    assert small.writer().cut_bytes == 5000
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(5000))
+    assert small.findings() == []
+    assert small.writer().cut_bytes == 0
+    assert path.read_bytes() == whole
+    assert not [*small.folder.lost_and_found.iterdir()]
+
+
+def test_a_group_without_its_tag_was_never_acknowledged(small: SmallArchive) -> None:
+    """Every record of it is whole but the last, which alone can say that the group is."""
+    small.fill(2)
+    log = small.writer()
+    places = log.append([entry(10), entry(11), entry(12)])
+    log.close()
+    os.truncate(small.segments()[0], places[2].offset)
+    log = small.writer()
+    assert (log.next_seq, log.cut_bytes) == (2, places[2].offset - places[0].offset)
+
+
+def test_a_tag_by_another_key_is_refused(small: SmallArchive) -> None:
+    small.fill(2)
+    small.checkpoint()
+    other = LogWriter(small.folder, sign=CheckpointSigner(Secret(bytes(32))).sign_statement, now_ms=small.now_ms)
+    other.append([entry(2)])
+    other.append([entry(3)])
+    other.close()
+    assert [(f.seq, f.what) for f in small.findings()] == [
+        (2, "2 records from here on: neither a checkpoint nor a tag covers them")
+    ]
+    refused(small, "the newest 2 records were not written by this archive")
+
+
+def test_an_epoch_begins_a_segment_also_after_a_stop_at_its_first_record(small: SmallArchive) -> None:
+    small.fill(2)
+    log = small.writer()
+    place = log.begin_epoch(b'{"code":"log.epoch_begun"}')
+    log.append([entry(2)])
+    log.close()
+    assert (place.segment, place.seq) == (2, 2)
+    os.truncate(small.segments()[1], place.offset + 50)
+    log = small.writer()
+    assert (log.next_seq, log.cut_bytes) == (2, START + 50)
+    log.append([entry(3)])
+    log.close()
+    header = parse_segment_header(small.segments()[1].read_bytes()[:START])
+    assert (header.epoch, header.first_seq) == (0, 2)
 
 
 def test_half_a_copy_in_lost_and_found_is_written_again(small: SmallArchive, faulty: FaultyCalls) -> None:

@@ -19,7 +19,7 @@ from coffer.archive.repair.divergence import accept_loss, find_divergence, take_
 from coffer.archive.repair.repair import repair
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
-from coffer.archive.tree.checkpoint_history import read_entries
+from coffer.archive.tree.checkpoint_history import publish, read_entries
 from coffer.archive.tree.key_history import (
     Endorsement,
     KeyHistory,
@@ -51,8 +51,9 @@ class Changing(SmallArchive):
 
     def grow(self, count: int) -> None:
         """Add records and sign with the newest key."""
-        log = self.writer()
-        log.append([entry(n) for n in range(log.next_seq, log.next_seq + count)])
+        log = LogWriter(self.folder, sign=self.signers[-1].sign_statement, now_ms=self.now_ms)
+        for number in range(log.next_seq, log.next_seq + count):
+            log.append([entry(number)])
         log.checkpoint(partial(self.signers[-1].sign_note, ORIGIN))
         log.close()
 
@@ -256,7 +257,7 @@ def test_a_log_shorter_than_an_endorsement_is_found(made: Changing, copied: Arch
 
 
 def test_a_writer_without_the_key_in_force_stores_nothing(made: Changing, copied: ArchiveFolder) -> None:
-    opened = partial(LogWriter, copied, now_ms=made.now_ms)
+    opened = partial(LogWriter, copied, sign=made.signers[2].sign_statement, now_ms=made.now_ms)
     for signer in (*made.signers[:2], THIEF):
         with pytest.raises(HistoryError, match="signing key"):
             opened(signers=[signer.vkey(ORIGIN)])
@@ -333,6 +334,8 @@ def test_with_an_older_keyring_its_key_goes_on_and_the_lost_one_is_evidence(
     assert kept.read_bytes() == before
     copied.checkpoint.unlink()
     copied.checkpoint_history.unlink()
+    last = Checkpoint(ORIGIN, 20, history.root)
+    publish(copied, made.signers[1].sign_note(ORIGIN, last.serialize()), None)
     log = LogWriter(
         copied, sign=made.signers[1].sign_statement, now_ms=made.now_ms, signers=[made.signers[1].vkey(ORIGIN)]
     )

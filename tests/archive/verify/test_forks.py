@@ -29,7 +29,8 @@ class Twins:
         for archive, first in ((self.one, 0), (self.other, 1000)):
             log = archive.writer(segment_bytes=_FULL)
             shared = (begin - 1) * _PER_SEGMENT
-            log.append([entry(n if n < shared else first + n) for n in range(segments * _PER_SEGMENT)])
+            for n in range(segments * _PER_SEGMENT):
+                log.append([entry(n if n < shared else first + n)])
             log.checkpoint(archive.sign)
             log.append([entry(first + 500 + n) for n in range(since)])
             log.close()

@@ -74,7 +74,8 @@ _SHORT = [_half, _all_but_one, _one]
 def filled(small: SmallArchive) -> SmallArchive:
     """Four segments, a large record among small ones, signed, and an unsigned tail of three groups."""
     log = small.writer(segment_bytes=_FULL)
-    log.append([entry(n) for n in range(10)])
+    for n in range(0, 10, 2):
+        log.append([entry(n), entry(n + 1)])
     log.checkpoint(small.sign)
     log.append([entry(10, 20_000)])
     log.append([entry(11), entry(12)])

@@ -143,7 +143,7 @@ def old_copy(paths: list[Path]) -> None:
 
 
 def trailing_garbage(paths: list[Path]) -> None:
-    paths[2].write_bytes(paths[2].read_bytes() + bytes(8))
+    paths[2].write_bytes(paths[2].read_bytes() + bytes(7) + b"\1")
 
 
 def garbage_behind_footer(paths: list[Path]) -> None:

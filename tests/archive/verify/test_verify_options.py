@@ -75,7 +75,7 @@ def test_behind_a_damaged_header_the_tree_is_still_proved(ten: SmallArchive) -> 
         sealed = read_footer(file.fileno(), len(data))
     assert sealed is not None
     footer, stop = sealed
-    lie = Footer(footer.offsets, footer.head, footer.tree_size, (bytes(32), *footer.edge[1:]))
+    lie = Footer(footer.offsets, footer.head, footer.tree_size, (bytes(32), *footer.edge[1:]), footer.time_ms)
     ten.segments()[1].write_bytes(data[:stop] + lie.serialize())
     assert {f.segment for f in found(ten, ALL)} == {2, 3}
 
