@@ -64,7 +64,10 @@ def split(pieces: Iterable[bytes]) -> Iterator[HistoryEntry]:
 def _entry(note: bytes) -> HistoryEntry:
     if len(note) > _TAIL_BYTES:
         raise FormatError("a note of the history is longer than any that was signed", hint="take it from a backup")
-    return HistoryEntry(parse_checkpoint(note[: note.index(b"\n\n") + 1]), note)
+    try:
+        return HistoryEntry(parse_checkpoint(note[: note.index(b"\n\n") + 1]), note)
+    except FormatError as error:
+        raise FormatError(f"a note of the history: {error}", hint="take the history from a backup") from error
 
 
 def read_entries(folder: ArchiveFolder) -> Iterator[HistoryEntry]:
