@@ -2,6 +2,7 @@
 
 Rule: the cipher is C2SP chunked encryption under one key derived for this body; its context binds archive, study key,
 content id, kind and length, so a body opens in one place only. Lengths inside are authenticated and checked anyway.
+The length outside is a padded one (`archive.body.padding`).
 """
 
 import hashlib
@@ -15,6 +16,8 @@ from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 from coffer.archive.body.frame_encoder import FrameEncoder
+from coffer.archive.body.head import FRAME, HEAD, Head
+from coffer.archive.body.padding import padded_length, padding
 from coffer.archive.body.spool import Spool, sealed_file
 from coffer.archive.codec import frames
 from coffer.archive.format.entry import SealedFile
@@ -24,13 +27,8 @@ from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError, IntegrityError
 from coffer.keys.memory.secret import Secret
 
-VERSION: Final = 1
-HEAD: Final = struct.Struct(">BHQ32sII")  # version, codec, data set length, its SHA-256, meta length, frames
-FRAME: Final = struct.Struct(">II")  # coded length, plain length
 CONTEXT: Final = struct.Struct(">15s16s16s32sHQ")
 _CONTEXT_LABEL: Final = b"coffer/blob/v1\0"
-MAX_META_BYTES: Final = 1 << 20
-MAX_FRAMES: Final = 1 << 26
 _CACHED_FRAMES: Final = 4
 
 Memory: TypeAlias = Callable[[int], memoryview]  # allocates this many writable bytes
@@ -51,7 +49,7 @@ class BodyContext:
     kind: int
 
     def bind(self, plain_bytes: int) -> bytes:
-        """The cipher's context for a body of `plain_bytes`."""
+        """The cipher's context for a body of `plain_bytes`, padding included."""
         return CONTEXT.pack(_CONTEXT_LABEL, self.archive_id, self.study_key_id, self.content_id, self.kind, plain_bytes)
 
 
@@ -69,20 +67,21 @@ def seal_body(  # noqa: PLR0917  # the parts of a body in their order
     Frames in memory are sealed into what `memory` allocates, which is returned. Frames in a file are sealed into a new
     file in the folder of `space`, a few at a time; the caller must delete that file. Raises UnavailableError.
     """
-    head = HEAD.pack(VERSION, frames.CODEC_FRAMES, encoded.size, encoded.sha256(), len(meta), len(encoded.frames))
+    head = Head.of(encoded.size, encoded.sha256(), len(meta), len(encoded.frames)).pack()
     head += meta + b"".join(FRAME.pack(coded, plain) for coded, plain in encoded.frames)
     if not encoded.coded.is_in_memory:
         return _seal_to_file(key, context, head, encoded.coded, salt, space)
-    plain = len(head) + encoded.coded.size
+    used = len(head) + encoded.coded.size
+    plain = padded_length(used)
     sealed = memory(aead.sealed_length(plain))
-    aead.Sealer(key, context.bind(plain), salt).into((head, *encoded.coded.parts()), sealed)
+    aead.Sealer(key, context.bind(plain), salt).into((head, *encoded.coded.parts(), *padding(used)), sealed)
     return sealed
 
 
 def _seal_to_file(  # noqa: PLR0917
     key: Secret, context: BodyContext, head: bytes, coded: Spool, salt: bytes, space: FreeSpace
 ) -> SealedFile:
-    plain = len(head) + coded.size
+    plain = padded_length(len(head) + coded.size)
     space.require(2 * aead.sealed_length(plain))  # the copy in the log takes as much again
     sealer = aead.Sealer(key, context.bind(plain), salt)
     digest, length = hashlib.sha256(), 0
@@ -99,6 +98,7 @@ def _parts(sealer: aead.Sealer, head: bytes, coded: Spool) -> Iterator[bytes]:
     yield sealer.update(head)
     for start in range(0, coded.size, frames.FRAME_BYTES):
         yield sealer.update(coded.read(start, start + frames.FRAME_BYTES))
+    yield from map(sealer.update, padding(len(head) + coded.size))
     yield sealer.finish()
 
 
@@ -115,27 +115,26 @@ class BodyReader:
         self._read_sealed = read_sealed
         self.plain_length = plain = aead.plain_length(total)
         self._opener = aead.Opener(key, context.bind(plain), bytes(read_sealed(0, aead.HEADER)), total)
-        if plain < HEAD.size:
-            raise FormatError("a body is too short")
         first = self._open(0, min(plain, aead.CHUNK))
-        version, coding, self.length, self.sha256, meta_length, count = HEAD.unpack_from(first)
-        if version != VERSION or coding != frames.CODEC_FRAMES:
-            raise FormatError(f"body version {version} is unknown", hint="open it with a newer Coffer")
-        table_at = HEAD.size + meta_length
-        frames_at = table_at + count * FRAME.size
-        if meta_length > MAX_META_BYTES or count > MAX_FRAMES or frames_at > plain:
+        self._head = head = Head.parse(first)
+        self.length, self.sha256 = head.length, head.sha256
+        if head.frames_at > plain:
             raise FormatError("a body has impossible lengths")
-        self.codec = coding
-        head = first if frames_at <= len(first) else self._open(0, frames_at)
-        self.meta = bytes(head[HEAD.size : table_at])
-        rows = list(FRAME.iter_unpack(head[table_at:frames_at]))
+        begin = first if head.frames_at <= len(first) else self._open(0, head.frames_at)
+        self.meta = bytes(begin[HEAD.size : head.table_at])
+        rows = list(FRAME.iter_unpack(begin[head.table_at : head.frames_at]))
         self._plain_at = [0, *accumulate(length for _, length in rows)]
-        self._coded_at = list(accumulate((n for n, _ in rows), initial=frames_at))
-        if self._plain_at[-1] != self.length or self._coded_at[-1] != plain:
+        self._coded_at: list[int] = list(accumulate((n for n, _ in rows), initial=head.frames_at))
+        if self._plain_at[-1] != self.length or padded_length(self.used) != plain:
             raise FormatError("the frames of a body do not add up")
         if any(length > frames.FRAME_BYTES or coded > 2 * frames.FRAME_BYTES for coded, length in rows):
             raise FormatError("a frame of a body is too long")
         self._cached: OrderedDict[int, bytes] = OrderedDict()
+
+    @property
+    def used(self) -> int:
+        """The bytes of the plain body without its padding."""
+        return self._coded_at[-1]
 
     def __enter__(self) -> Self:
         return self
@@ -144,15 +143,21 @@ class BodyReader:
         self._cached.clear()
 
     def chunks(self) -> Iterator[bytes]:
-        """The data set frame by frame. Its SHA-256 is checked before the last frame is returned."""
+        """The data set frame by frame. Its SHA-256 and the padding are checked before the last frame is returned."""
         digest = hashlib.sha256()
         last = len(self._plain_at) - 2
         for index, coded in enumerate(self._coded()):
             frame = self._decoded(index, coded)
             digest.update(frame)
-            if index == last and digest.digest() != self.sha256:
-                raise IntegrityError("the data set does not match its SHA-256", hint="run coffer verify")
+            if index == last:
+                self._require(digest.digest())
             yield frame
+        if last < 0:
+            self._require(digest.digest())
+
+    def _require(self, sha256: bytes) -> None:
+        if sha256 != self.sha256:
+            raise IntegrityError("the data set does not match its SHA-256", hint="run coffer verify")
 
     def _coded(self) -> Iterator[memoryview]:
         """Every coded frame. Small frames are opened together: a chunk that holds several is decrypted once."""
@@ -160,21 +165,37 @@ class BodyReader:
         while index < len(at) - 1:
             beyond = max(bisect_right(at, at[index] + frames.FRAME_BYTES) - 1, index + 1)
             base = at[index]
-            opened = self._open(base, at[beyond])
+            opened = self._open(base, at[beyond]) if beyond < len(at) - 1 else self._opened_to_end(base)
             yield from (opened[start - base : stop - base] for start, stop in pairwise(at[index : beyond + 1]))
             index = beyond
+        if len(at) == 1:
+            self._opened_to_end(at[0])
+
+    def _opened_to_end(self, start: int) -> memoryview:
+        """The plain body from `start` on, at least to the end of the last frame. Raises FormatError if anything but
+        zeros follows that. The first piece of padding is opened with it, because most often it is in the same chunk.
+        """
+        stop = min(self.used + frames.FRAME_BYTES, self.plain_length)
+        opened = self._open(start, stop)
+        _require_zeros(opened[self.used - start :])
+        for at in range(stop, self.plain_length, frames.FRAME_BYTES):
+            _require_zeros(self._open(at, min(at + frames.FRAME_BYTES, self.plain_length)))
+        return opened
 
     def plain(self, meta: bytes) -> Iterator[Buffer]:
         """The plaintext of the whole body in pieces, with `meta` in place of its own: the input for sealing it again.
         It has `plain_length_with(meta)` bytes."""
-        table_at = HEAD.size + len(self.meta)
-        yield HEAD.pack(VERSION, self.codec, self.length, self.sha256, len(meta), len(self._plain_at) - 1) + meta
-        for start in range(table_at, self.plain_length, frames.FRAME_BYTES):
-            yield self._open(start, min(start + frames.FRAME_BYTES, self.plain_length))
+        yield self._head._replace(meta_length=len(meta)).pack() + meta
+        for start in range(self._head.table_at, self.used, frames.FRAME_BYTES):
+            yield self._open(start, min(start + frames.FRAME_BYTES, self.used))
+        yield from padding(self._used_with(meta))
 
     def plain_length_with(self, meta: bytes) -> int:
-        """The number of bytes that `plain` returns."""
-        return self.plain_length - len(self.meta) + len(meta)
+        """The number of bytes that `plain` returns, padding included."""
+        return padded_length(self._used_with(meta))
+
+    def _used_with(self, meta: bytes) -> int:
+        return self.used - len(self.meta) + len(meta)
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of the data set, fewer at the end."""
@@ -204,3 +225,8 @@ class BodyReader:
 
     def _open(self, start: int, stop: int) -> memoryview:
         return self._opener.open_range(self._read_sealed, start, stop)
+
+
+def _require_zeros(rest: memoryview) -> None:
+    if bytes(rest) != bytes(len(rest)):
+        raise FormatError("the padding of a body is not zeros")

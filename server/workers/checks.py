@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from coffer.archive.body.sealed_body import FRAME, HEAD, MAX_META_BYTES
+from coffer.archive.body.head import FRAME, HEAD, MAX_META_BYTES
+from coffer.archive.body.padding import padded_length
 from coffer.archive.codec.frames import FRAME_BYTES
 from coffer.archive.format.record import Flags
 from coffer.index.dicom.attributes import STUDY_UID
@@ -68,7 +69,8 @@ def body_limits(limits: Limits) -> tuple[int, int]:
     frames = FRAME.size * (2 * limits.max_object_bytes // FRAME_BYTES + 16)
     beside = HEAD.size + MAX_META_BYTES + frames
     in_memory = beside + min(limits.memory_object_bytes, 2 * limits.max_object_bytes)
-    return aead.sealed_length(in_memory), aead.sealed_length(beside + 2 * limits.max_object_bytes)
+    in_file = beside + 2 * limits.max_object_bytes
+    return aead.sealed_length(padded_length(in_memory)), aead.sealed_length(padded_length(in_file))
 
 
 def require_sound(request: Request, limits: Limits, now: Now) -> None:

@@ -1,6 +1,7 @@
 """A second reader of sealed bodies, written from archive/FORMAT-BODY.md and keys/FORMAT.md; no code of Coffer in it."""
 
 import hashlib
+import math
 import struct
 from pathlib import Path
 
@@ -35,10 +36,10 @@ def read_body(key: bytes, ids: tuple[bytes, bytes, bytes], kind: int, sealed: by
     plain_length = len(sealed) - 56 - 16 * chunks
     context = b"coffer/blob/v1\0" + b"".join(ids) + struct.pack(">HQ", kind, plain_length)
     plain = unseal(key, context, sealed)
-    version, codec, length, digest, meta_length, frames = struct.unpack_from(">BHQ32sII", plain)
-    if (version, codec) != (1, 1):
-        raise ValueError("unknown version or codec")
-    table = 51 + meta_length
+    version, codec, length, digest, fast_kind, fast, meta_length, frames = struct.unpack_from(">BHQ32sB8sII", plain)
+    if (version, codec) != (2, 1) or fast_kind > 1 or (fast_kind == 0 and any(fast)):
+        raise ValueError("unknown version, codec or digest")
+    table = 60 + meta_length
     at = table + 8 * frames
     out = []
     for number in range(frames):
@@ -46,9 +47,22 @@ def read_body(key: bytes, ids: tuple[bytes, bytes, bytes], kind: int, sealed: by
         out.append(decode(plain[at : at + coded], size))
         at += coded
     data = b"".join(out)
-    if at != len(plain) or len(data) != length or hashlib.sha256(data).digest() != digest:
+    if len(plain) != padded(at) or any(plain[at:]):
+        raise ValueError("the padding is not what it must be")
+    if len(data) != length or hashlib.sha256(data).digest() != digest:
         raise ValueError("the lengths or the hash do not fit")
-    return plain[51:table], data
+    return plain[60:table], data
+
+
+def padded(used: int) -> int:
+    """The length of a plain body with `used` bytes before its padding, counted up bit by bit as the page says it."""
+    if used <= 512:
+        return 512
+    e = math.floor(math.log2(used))
+    s = math.floor(math.log2(e)) + 2
+    while used % 2 ** (e - s):
+        used += 1
+    return used
 
 
 def decode(frame: bytes, size: int) -> bytes:
