@@ -16,13 +16,16 @@ import mmap
 import re
 import struct
 import zlib
+from contextlib import suppress
 from functools import partial, reduce
 from pathlib import Path
 
 HEAD, LINES = re.compile(rb"(0|[1-9][0-9]*)\n([A-Za-z0-9+/]{43}=)"), rb"(?:\xe2\x80\x94 [^\n\0]+\n)+"
 NOTE = re.compile(rb"(?<![^\n])([^\n\0]+)\n" + HEAD.pattern + rb"\n\n" + LINES)
 TYPE, ENDORSEMENTS = "coffer/signing-key/v1", "checkpoints/endorsements"
-LOST = "the record header is damaged", "the record is cut, or its end is damaged"
+LOST, CUT, BODY = "the record header is damaged", "the record is cut, or its end is damaged", "the body is damaged"
+UNCHAINED = "it does not chain to the one before"
+LOG_EPOCH, REGISTER = 256, 257  # kinds of records
 P, Q = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # RFC 8032 5.1
 D, ROOT_OF_MINUS_1 = -121665 * pow(121666, -1, P) % P, pow(2, (P - 1) // 4, P)
 number = partial(int.from_bytes, byteorder="big")
@@ -112,11 +115,13 @@ class Keys:
         must(trusted in self.vkeys, "the endorsements do not lead to the verifier key")
         self.standing = [each for at, each in enumerate(self.made) if all(each[0] <= s for s, _ in self.made[at:])]
 
+    def in_force(self, size):
+        sizes = [0, *(at for at, _ in self.made)]
+        return [Key(v) for at, v in enumerate(self.vkeys) if sizes[at] <= size <= min([*sizes[at + 1 :], size])]
+
     def require_signed(self, note, size):
         """Raise ValueError unless a key that is in force over so many records signed the note."""
-        sizes = [0, *(at for at, _ in self.made)]
-        found = [v for at, v in enumerate(self.vkeys) if sizes[at] <= size <= min([*sizes[at + 1 :], size])]
-        must(any(Key(vkey).signs(note) for vkey in found), "not signed by the key in force")
+        must(any(key.signs(note) for key in self.in_force(size)), "not signed by the key in force")
 
     def open(self, note):
         """(size, root) of a checkpoint that the key in force signed. Raises ValueError."""
@@ -146,10 +151,11 @@ class Archive:
             self.keys = Keys(trusted, [])
         for size, root in self.keys.standing:
             self.claims.setdefault(size, []).append((path, root))
-        meant = {"format": 2, "archive_id": self.id.hex(), "origin": self.keys.name, "vkey": self.keys.vkeys[0]}
+        meant = {"format": 3, "archive_id": self.id.hex(), "origin": self.keys.name, "vkey": self.keys.vkeys[0]}
         if raw != json.dumps(meant, indent=1).encode() + b"\n":
             self.say("archive.json", "altered, or another key than was given")
-        self.seq, self.head = 0, sha256(b"coffer/genesis/v1\0" + self.id)
+        self.seq, self.head, self.epoch, self.time = 0, sha256(b"coffer/genesis/v2\0", self.id, bytes(4)), 0, -1
+        self.group, self.end = b"", (0, b"", b"")  # the open one, b"" between two; size, statement and tag of the last
         self.edge, self.leaves = [], bytearray()  # roots of complete subtrees, largest first; None behind damage
         self.latest, *_ = [self.claim(path) for path in (folder / "checkpoints" / "latest", *kept)]
         self.history(folder / "checkpoints" / "history")
@@ -158,6 +164,7 @@ class Archive:
             self.segment(path, path == paths[-1])
         for size in (s for s in self.claims if s > self.seq):
             self.say("log", f"it ends at {self.seq} records, {self.claims[size][0][0]} covers {size}")
+        self.uncovered()
         if self.latest <= self.seq and len(self.leaves) == 32 * self.seq:
             self.tiles([bytes(self.leaves[i : i + 32]) for i in range(0, 32 * self.latest, 32)])
 
@@ -193,67 +200,81 @@ class Archive:
         head, offsets, footer = data[:96], None, b""
         if self.head is None:  # behind damage
             self.seq, self.head = number(head[32:40]), head[40:72]
-        wanted = struct.pack(">4sHH16sQQ32s", b"CFSG", 1, 0, self.id, int(path.stem), self.seq, self.head)
-        if head[:72] != wanted or any(head[80:92]) or number(head[92:]) != zlib.crc32(head[:92]):
+        place, epoch = (self.id, int(path.stem), self.seq, self.head), number(head[84:92])
+        wanted = struct.pack(">4sHH16sQQ32s8sIQ", b"CFSG", 2, 0, *place, head[72:80], 0, epoch)
+        self.begins, self.group = epoch > self.epoch, b""
+        if head[:92] != wanted or number(head[92:]) != zlib.crc32(wanted) or epoch < self.epoch:
             if is_last and stop <= 96:
                 return  # torn while it was made: it never held a record
             self.say(path.name, "the segment header is damaged, or does not belong behind the one before")
-        length = number(data[-44:-36]) if data[-4:] == b"CFSX" else 0
-        if 100 <= length <= stop - 96:
+            self.begins, epoch = number(data[102:104]) == LOG_EPOCH, self.epoch
+        self.epoch, length = epoch, number(data[-44:-36]) if data[-4:] == b"CFSX" else 0
+        if 108 <= length <= stop - 96:
             footer = data[stop - length :]
             edges, records = number(footer[6:8]), number(footer[8:16])
-            if sha256(footer[:-44]) == footer[-36:-4] and length == 100 + 32 * edges + 8 * records:
-                offsets, stop = struct.unpack_from(f">{records}Q", footer, 56 + 32 * edges), stop - length
+            if sha256(footer[:-44]) == footer[-36:-4] and length == 108 + 32 * edges + 8 * records:
+                offsets, stop = struct.unpack_from(f">{records}Q", footer, 64 + 32 * edges), stop - length
         if offsets is None and not is_last:
             self.say(path.name, "no whole footer")
         starts = self.records(path, data, stop, offsets, is_last and offsets is None)
         if offsets is not None:
-            roots = [footer[56 + 32 * i : 88 + 32 * i] for i in range(edges)]
-            state, known = (footer[16:48], number(footer[48:56]), roots), (self.head, self.seq, self.edge)
-            if (footer[:6], list(offsets)) != (b"CFSF\0\1", starts) or (self.edge is not None and state != known):
+            roots = [footer[64 + 32 * i : 96 + 32 * i] for i in range(edges)]
+            state = footer[16:48], number(footer[48:56]), number(footer[56:64]), roots
+            is_wrong = self.edge is not None and state != (self.head, self.seq, self.time, self.edge)
+            if (footer[:6], list(offsets)) != (b"CFSF\0\2", starts) or not starts or self.group or is_wrong:
                 self.say(path.name, "the footer does not describe this segment's records")
-            self.head, self.seq, self.edge = state
+            self.head, self.seq, self.time, self.edge = state
 
     def records(self, path, data, stop, offsets, is_open):
         at, starts = 96, []
-        while at < stop:
-            head, problem = data[at : at + 160], None
+        while at < stop and not (is_open and not data[at] and not data[at:stop].strip(b"\0")):  # zeros are room
+            head = data[at : at + 160]
             body_end = at + 160 + number(head[44:52])
-            end = (body_end + 23) // 8 * 8
-            closing = head[44:52] + struct.pack(">I4s", zlib.crc32(head[44:52]), b"CFRE") + bytes(end - body_end - 16)
-            if len(head) < 160 or head[:6] != b"CFRC\0\1" or number(head[156:]) != zlib.crc32(head[:156]):
-                problem = LOST[0]
-            elif end > stop or data[body_end:end] != closing:
-                problem = LOST[1]
-            elif hashlib.sha256(memoryview(data)[at + 160 : body_end]).digest() != head[84:116]:
-                problem = "the body does not match its hash"
-            elif (number(head[8:16]), head[116:148]) != (self.seq, self.head or head[116:148]):
-                problem, self.edge = "it does not chain to the one before", None
-            elif number(head[148:156]) > self.seq:
-                problem = "its group begins behind it"
-            if problem and is_open and self.is_torn(data, at):
+            end, tag = (body_end + 87) // 8 * 8, data[body_end + 8 : body_end + 72]
+            crc = zlib.crc32(head[44:52] + tag)
+            closing = struct.pack(f">8s64sI4s{end - body_end - 80}x", head[44:52], tag, crc, b"CFRE")
+            is_header = head[:6] == b"CFRC\0\2" and head[156:] == struct.pack(">I", zlib.crc32(head[:156]))
+            is_body = hashlib.sha256(memoryview(data)[at + 160 : body_end]).digest() == head[84:116]
+            checks = (is_header, LOST), (end <= stop and data[body_end:end] == closing, CUT), (is_body, BODY)
+            problem = next((what for holds, what in (*checks, *self.order(head, at == 96)) if not holds), None)
+            if problem in (LOST, CUT, BODY) and is_open and self.is_torn(data, at):
                 self.torn = stop - at
                 break
             starts.append(at)
             if problem:
                 self.say(path.name, f"offset {at}, record {self.seq}: {problem}")
-            if problem in LOST:  # what it was is not known: go on by the footer
-                self.edge, self.head, self.seq = None, None, self.seq + 1
+            self.edge = None if problem == UNCHAINED else self.edge
+            if problem in (LOST, CUT):  # what it was is not known: go on by the footer
+                self.edge, self.head, self.seq, self.time, self.group = None, None, self.seq + 1, -1, None
                 at = next((offset for offset in offsets or () if offset > at), stop)
             else:
-                self.follow(path, head)
+                self.follow(path, head, tag)
                 at = end
         return starts
 
+    def order(self, head, is_first):
+        """What the records before this one say of it: whether it is so, and what is wrong if not."""
+        kind, begins = number(head[6:8]), self.begins and is_first
+        is_epoch = kind == LOG_EPOCH and not any(head[24:40]) and head[52:84] == head[84:116]
+        group = head[148:156] if self.group is None else self.group or head[8:16]
+        yield (number(head[8:16]), head[116:148]) == (self.seq, self.head or head[116:148]), UNCHAINED
+        yield is_epoch if begins else kind not in (LOG_EPOCH, REGISTER), "no such record can stand here"
+        yield head[148:156] == group, "it is of another group than the one before says"
+        yield begins or number(head[16:24]) > self.time, "it is not later than the one before"
+
     def is_torn(self, data, at):
         """Whether what begins here is the rest of a write that nobody was told of ("The end of the log")."""
-        heads = (data[m.start() : m.start() + 160] for m in re.finditer(b"CFRC\0\1", data) if m.start() > at)
+        heads = (data[m.start() : m.start() + 160] for m in re.finditer(b"CFRC\0\2", data) if m.start() > at)
         behind = [h for h in heads if len(h) == 160 and number(h[156:]) == zlib.crc32(h[:156])]
         return self.seq >= max(self.claims, default=0) and all(number(h[148:156]) <= self.seq for h in behind)
 
-    def follow(self, path, head):
-        """Take a record into chain and tree, and hold the tree against what was signed of it."""
+    def follow(self, path, head, tag):
+        """Take a record into chain, group and tree, and hold the tree against what was signed of it."""
         self.head, self.seq = node, count = sha256(b"\0", head), number(head[8:16]) + 1
+        self.time, self.group = number(head[16:24]), b"" if any(tag) else head[148:156]
+        if any(tag):
+            place = struct.pack(">4xQ8sQ", self.epoch, head[148:156], count)
+            self.end = count, b"coffer/group/v1\0" + self.id + place + node, tag
         if self.edge is None:
             return
         self.leaves += node
@@ -263,6 +284,15 @@ class Archive:
         for source, root in self.claims.get(self.seq, ()):
             if root != reduce(lambda top, left: sha256(b"\1", left, top), reversed(self.edge)):
                 self.say(source, f"the first {self.seq} records up to {path.name} are not those that were signed")
+
+    def uncovered(self):
+        """Say which records neither a checkpoint covers nor the tag of the last group, by the key in force there."""
+        (size, statement, tag), covered = self.end, max(self.claims, default=0)
+        with suppress(ValueError):  # a tag that is no signature
+            if size > covered and any(is_signed(key.public, tag, statement) for key in self.keys.in_force(size)):
+                covered = size
+        if self.seq > covered:
+            self.say("log", f"neither a checkpoint nor a tag covers its {self.seq - covered} records from {covered} on")
 
     def tiles(self, row, level=0):
         above = []

@@ -122,7 +122,7 @@ def proved(told, key):
     heads = {}
     for each in told["proofs"]:
         head, steps = bytes.fromhex(each["record"]), [bytes.fromhex(step) for step in each["hashes"]]
-        must(head.hex() == each["record"] and len(head) == 160 and head[:6] == b"CFRC\0\1", "a proof of no record")
+        must(head.hex() == each["record"] and len(head) == 160 and head[:6] == b"CFRC\0\2", "a proof of no record")
         seq = number(head[8:16])
         must(seq > max(heads, default=-1), "its proofs are not in order")
         must(seq < size, f"record {seq} is not under its checkpoint")
@@ -222,10 +222,10 @@ class Copy(Archive):
         super().history(path)
         self.claim("the certificate's checkpoint", self.told["checkpoint"].encode())
 
-    def follow(self, path, head):
+    def follow(self, path, head, tag):
         if kind(head) == OBJECT and head[24:40] in self.objects:
             self.objects[head[24:40]].append(number(head[8:16]))
-        super().follow(path, head)
+        super().follow(path, head, tag)
 
     def contradict(self, size):
         """All that is wrong with the copy, or says otherwise; `size` is that of the certificate's checkpoint."""

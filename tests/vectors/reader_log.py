@@ -1,8 +1,9 @@
 """A second reader of the log, written from archive/FORMAT.md alone: `python tests/vectors/reader_log.py [folder]`.
 
-It uses the standard library only, shares no code with the product and stops at the first thing that is wrong. A
-checkpoint is signed with Ed25519, which the standard library lacks: its text is checked, and the hash of the key that
-signed it, but the signature is not.
+It uses the standard library only, shares no code with the product and stops at the first thing that is wrong, the torn
+end of a write included. Checkpoints and the tags of groups are signed with Ed25519, which the standard library lacks:
+of a checkpoint, its text and the hash of the key are checked; of a tag, whether it stands where one must, and whether
+it has the form of a signature. What it must sign is kept in `Log.groups`.
 """
 
 import base64
@@ -15,6 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "log"
+LOG = bytes(4)  # the number of the only log
+LOG_EPOCH, REGISTER = 256, 257  # kinds
+ORDER = 2**252 + 27742317777372353535851937790883648493  # of edwards25519, RFC 8032 5.1
 
 
 class RejectedError(Exception):
@@ -89,20 +93,50 @@ def is_holed(rest: bytes) -> bool:
     return rest.count(b"\n\n") < 2 and NOTE.search(rest) is None
 
 
+def is_json_object(text: bytes) -> bool:
+    """Whether this is a JSON object in the form of events: UTF-8, keys sorted, no spaces, at most 1 MiB."""
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return False
+    plain = json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return isinstance(told, dict) and len(text) <= 1 << 20 and plain == text
+
+
+def is_verifier_key(vkey: str, origin: str) -> bool:
+    """Whether this is a verifier key in the name of the origin, with that key's hash."""
+    name, tag, key = [*vkey.split("+", 2), "", ""][:3]
+    is_key = name == origin and re.fullmatch("[A-Za-z0-9+/]{44}", key) is not None
+    return is_key and sha256(f"{name}\n".encode() + base64.b64decode(key)).digest()[:4].hex() == tag
+
+
+def about(path: Path) -> tuple[bytes, str, str]:
+    """Archive id, origin and first verifier key that archive.json names."""
+    raw = path.read_bytes()
+    try:
+        told = json.loads(raw)
+        meant = {"format": 3, **{name: str(told[name]) for name in ("archive_id", "origin", "vkey")}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise RejectedError("archive.json") from error
+    must(raw == json.dumps(meant, indent=1).encode() + b"\n", "archive.json in another form")
+    must(re.fullmatch("[0-9a-f]{32}", told["archive_id"]) is not None, "archive id")
+    must(is_verifier_key(told["vkey"], told["origin"]), "the first verifier key")
+    return bytes.fromhex(told["archive_id"]), told["origin"], told["vkey"]
+
+
 class Log:
     """All records of an archive, read in order; raises RejectedError."""
 
     def __init__(self, folder: Path) -> None:
-        about = json.loads((folder / "archive.json").read_bytes())
-        must(about["format"] == 2, "format")
-        self.archive_id = bytes.fromhex(about["archive_id"])
-        self.origin = about["origin"]
+        self.archive_id, self.origin, vkey = about(folder / "archive.json")
         self.tree = Tree()
-        self.head = sha256(b"coffer/genesis/v1\0" + self.archive_id).digest()
+        self.head = sha256(b"coffer/genesis/v2\0" + self.archive_id + LOG).digest()
         self.records: list[dict[str, object]] = []
+        self.groups: list[tuple[int, bytes, bytes]] = []  # records in the log after each, what its tag signs, the tag
+        self.epoch, self.time_ms, self.group = 0, -1, -1  # group: first record of the one that has no end yet, or -1
         self.leaves: list[bytes] = []
         self.tiles = 0
-        self.keys = self._keys(folder / "checkpoints" / "endorsements", about["vkey"])
+        self.keys = self._keys(folder / "checkpoints" / "endorsements", vkey)
         self.signed = self._checkpoint(folder / "checkpoints" / "latest")
         paths = sorted((folder / "segments").glob("*.seg"))
         for at, path in enumerate(paths, 1):
@@ -124,12 +158,7 @@ class Log:
             at = note.end()
             origin, generation, old, new, size, root = (part.decode() for part in note.groups())
             must((origin, old) == (self.origin, vkey) and int(generation) == len(found) + 1, "endorsement")
-            for name, tag, key in ([*each.split("+", 2), "", ""][:3] for each in (old, new)):
-                must(
-                    name == self.origin and re.fullmatch("[A-Za-z0-9+/]{44}", key) is not None,
-                    "the name of an endorsed key",
-                )
-                must(sha256(f"{name}\n".encode() + base64.b64decode(key)).digest()[:4].hex() == tag, "a verifier key")
+            must(all(is_verifier_key(each, self.origin) for each in (old, new)), "an endorsed key")
             must({old.split("+")[1], new.split("+")[1]} <= signers(note[0]), "an endorsement without both signatures")
             must(size == str(int(size)), "the size of an endorsement")
             vkey = new
@@ -192,10 +221,13 @@ class Log:
 
     def _segment(self, data: bytes, at: int, *, is_last: bool) -> None:
         head = data[:96]
-        must(len(head) == 96 and head[:8] == b"CFSG\0\1\0\0" and head[80:92] == bytes(12), "segment header")
+        must(len(head) == 96 and head[:8] == b"CFSG\0\2\0\0" and head[80:84] == LOG, "segment header")
         must(number(head[92:]) == zlib.crc32(head[:92]), "segment header CRC")
         must(head[8:24] == self.archive_id and number(head[24:32]) == at, "segment of another place")
         must(number(head[32:40]) == self.tree.size and head[40:72] == self.head, "segment does not chain")
+        before, self.epoch = self.epoch, number(head[84:92])
+        begins = number(data[102:104]) == LOG_EPOCH  # the kind of its first record
+        must(self.epoch > before if begins else self.epoch == before, "epoch of the segment")
         stop, footer = len(data), b""
         if data[-4:] == b"CFSX":
             stop -= number(data[-44:-36])
@@ -203,46 +235,65 @@ class Log:
             footer = data[stop:]
         must(bool(footer) or is_last, "no footer")
         offsets, offset = [], 96
-        while offset < stop:
+        while offset < stop and (footer or any(data[offset:])):  # else: room at the end
             offsets.append(offset)
             offset = self._record(data, offset, stop)
+        must(self.group == -1, "the last group has no tag")
         if footer:
             self._footer(footer, offsets)
 
     def _record(self, data: bytes, offset: int, stop: int) -> int:
         head = data[offset : offset + 160]
-        must(len(head) == 160 and head[:6] == b"CFRC\0\1", "record header")
+        must(len(head) == 160 and head[:6] == b"CFRC\0\2", "record header")
         must(number(head[156:]) == zlib.crc32(head[:156]), "record header CRC")
-        must(number(head[148:156]) <= number(head[8:16]), "record header group")
         must(number(head[8:16]) == self.tree.size and head[116:148] == self.head, "record does not chain")
         length = number(head[44:52])
         body_end = offset + 160 + length
-        end = (body_end + 16 + 7) // 8 * 8
+        end = (body_end + 80 + 7) // 8 * 8
         must(end <= stop, "record cut")
         body, closing = data[offset + 160 : body_end], data[body_end:end]
         must(sha256(body).digest() == head[84:116], "body")
-        must(closing[:8] == head[44:52] and closing[12:16] == b"CFRE" and not any(closing[16:]), "record end")
-        must(number(closing[8:12]) == zlib.crc32(closing[:8]), "record end CRC")
+        must(closing[:8] == head[44:52] and closing[76:80] == b"CFRE" and not any(closing[80:]), "record end")
+        must(number(closing[72:76]) == zlib.crc32(closing[:72]), "record end CRC")
         kind, time_ms, flags = number(head[6:8]), number(head[16:24]), number(head[40:44])
+        must(kind != REGISTER, "a kind that is not written yet")
+        must(kind != LOG_EPOCH or offset == 96, "an epoch that begins inside a segment")
         key_id, content_id = head[24:40], head[52:84]
+        if kind == LOG_EPOCH:
+            must(is_json_object(body) and not any(key_id) and content_id == head[84:116], "the record of an epoch")
+        must(kind == LOG_EPOCH or time_ms > self.time_ms, "a time that is not later")
         self.records.append(
             {"kind": kind, "time_ms": time_ms, "flags": flags, "key_id": key_id, "content_id": content_id, "body": body}
         )
-        self.head = sha256(b"\0" + head).digest()
+        self.head, self.time_ms = sha256(b"\0" + head).digest(), time_ms
         self.tree.add(head)
         self.leaves.append(self.head)
+        self._follow_group(number(head[148:156]), closing[8:72])
         if self.signed is not None and self.tree.size == self.signed[0]:
             must(self.tree.root() == self.signed[1], "a fork")
         return end
 
+    def _follow_group(self, group: int, tag: bytes) -> None:
+        """Take the record that was read last into its group, which a tag ends."""
+        must(group == (self.tree.size - 1 if self.group == -1 else self.group), "another group")
+        self.group = group
+        if any(tag):
+            must(int.from_bytes(tag[32:], "little") < ORDER, "a tag that is no signature")
+            place = struct.pack(">QQQ", self.epoch, group, self.tree.size)
+            statement = b"coffer/group/v1\0" + self.archive_id + LOG + place + self.head
+            self.groups.append((self.tree.size, statement, tag))
+            self.group = -1
+
     def _footer(self, footer: bytes, offsets: list[int]) -> None:
-        must(len(footer) >= 100 and footer[:6] == b"CFSF\0\1", "footer")
+        must(108 <= len(footer) <= 33_556_588 and footer[:6] == b"CFSF\0\2", "footer")
         must(sha256(footer[:-44]).digest() == footer[-36:-4], "footer hash")
         hashes = [top for _, top in self.tree.hashes]
-        must(number(footer[6:8]) == len(hashes) and number(footer[8:16]) == len(offsets), "footer counts")
+        must(number(footer[6:8]) == len(hashes), "footer roots")
+        must(0 < number(footer[8:16]) == len(offsets) <= 4_194_304, "footer records")
         must(footer[16:48] == self.head and number(footer[48:56]) == self.tree.size, "footer chain")
+        must(number(footer[56:64]) == self.time_ms, "footer time")
         listed = b"".join(hashes) + struct.pack(f">{len(offsets)}Q", *offsets)
-        must(footer[56:-44] == listed, "footer lists")
+        must(footer[64:-44] == listed, "footer lists")
 
 
 if __name__ == "__main__":

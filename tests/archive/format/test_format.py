@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coffer.archive.format import record, segment
 from coffer.archive.log import LogWriter
@@ -65,9 +66,9 @@ def test_the_worked_example_is_the_golden_segment() -> None:
     lines = (re.match(r"(?:[0-9a-f]{2} )*[0-9a-f]{2}(?= {2,})", line) for line in block.splitlines())
     assert b"".join(bytes.fromhex(m[0]) for m in lines if m) == (GOLDEN / "segments" / "00000004.seg").read_bytes()
     note = (GOLDEN / "checkpoints" / "latest").read_text(encoding="utf-8")
-    assert note.split("\n\n")[0] == TEXT.split("```")[3].strip()
-    note = (GOLDEN / "checkpoints" / "endorsements").read_text(encoding="utf-8")
     assert note.split("\n\n")[0] == TEXT.split("```")[5].strip()
+    note = (GOLDEN / "checkpoints" / "endorsements").read_text(encoding="utf-8")
+    assert note.split("\n\n")[0] == TEXT.split("```")[7].strip()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -84,15 +85,15 @@ def test_both_readers_read_the_golden_archive(tmp_path: Path, load_script: Load)
     make, second = load_script("make_log"), load_script("reader_log")
     log = second.Log(GOLDEN)
     entries = [make.entry(n) for n in range(len(make.LENGTHS))]
+    begun = log.records.pop(7)
+    assert (begun["kind"], begun["body"]) == (record.Kind.LOG_EPOCH, make.EPOCH)
     assert [r["body"] for r in log.records] == [e.body for e in entries]
-    assert [(r["kind"], r["flags"], r["time_ms"]) for r in log.records] == [
-        (e.kind, e.flags, e.time_ms) for e in entries
-    ]
+    assert [(r["kind"], r["flags"]) for r in log.records] == [(e.kind, e.flags) for e in entries]
     assert [(r["key_id"], r["content_id"]) for r in log.records] == [(e.study_key_id, e.content_id) for e in entries]
     assert list(Verifier(ArchiveFolder.open(GOLDEN)).findings()) == []
     assert (log.history[1:], log.tiles) == ([log.signed], 1)
     assert [least for _, least, _ in log.keys] == [0, 3] == [log.history[0][0] - 3, 3]
-    make.make(tmp_path / "log")
+    make.make(tmp_path / "log")  # with a clock that stands still: times grow all the same
     writer = LogWriter(
         ArchiveFolder.open(tmp_path / "log"),
         sign=CheckpointSigner(Secret(make.SEEDS[1])).sign_statement,
@@ -103,12 +104,22 @@ def test_both_readers_read_the_golden_archive(tmp_path: Path, load_script: Load)
     writer.close()
 
 
+def test_the_tags_sign_what_the_second_reader_says(load_script: Load) -> None:
+    """The golden archive's second key signs from three records on; the fourth and fifth record are one group."""
+    make, log = load_script("make_log"), load_script("reader_log").Log(GOLDEN)
+    keys = [Ed25519PrivateKey.from_private_bytes(seed).public_key() for seed in make.SEEDS]
+    assert [size for size, _, _ in log.groups] == [1, 2, 3, 5, 6, 7, 8, 9]
+    for size, statement, tag in log.groups:
+        keys[size > 3].verify(tag, statement)
+
+
 def test_the_second_reader_rejects_every_flipped_byte(tmp_path: Path, load_script: Load) -> None:
     load_script("make_log").make(tmp_path / "log")
     second = load_script("reader_log")
     text = (GOLDEN / "checkpoints" / "history").read_bytes().index(b"\n\n") + 2  # it does not check signatures
     keys = (GOLDEN / "checkpoints" / "endorsements").read_bytes().index(b"\n\n") + 2
     beside = [("checkpoints/history", text), ("checkpoints/endorsements", keys), ("tiles/tile/0/000.p/7", 7 * 32)]
+    beside += [("archive.json", (GOLDEN / "archive.json").stat().st_size)]
     segments = [(str(p.relative_to(tmp_path / "log")), p.stat().st_size) for p in (tmp_path / "log/segments").iterdir()]
     for name, read in sorted(segments) + beside:
         path = tmp_path / "log" / name
