@@ -6,7 +6,6 @@ Every step is durable before the next and can be repeated: after an interruption
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -229,10 +228,10 @@ def _scan(folder: ArchiveFolder, number: int) -> Report:
 
 def _offset(folder: ArchiveFolder, number: int, records: int) -> int:
     """Where the first `records` of a segment end."""
-    with folder.segment_files.opened(number) as file:
-        at, size = segment.HEADER.size, os.fstat(file.fileno()).st_size
+    with folder.segment_files.open(number) as source:
+        at, size = segment.HEADER.size, source.size
         for _ in range(records):
-            _, _, at = read_record(file.fileno(), at, size)
+            _, _, at = read_record(source, at, size)
     return at
 
 
@@ -257,16 +256,13 @@ def _require_proved(
 
 def _is_same(folder: ArchiveFolder, copy: ArchiveFolder, number: int) -> bool:
     """Whether both have the same segment: headers and chain, compared by their subtrees."""
-    try:
-        mine, theirs = _scan(folder, number), _scan(copy, number)
-    except OSError:
-        return False
+    mine, theirs = _scan(folder, number), _scan(copy, number)
     if mine.findings or mine.size != theirs.size:
         return False
     return [(r.prev, r.head, r.span) for r in mine.runs] == [(r.prev, r.head, r.span) for r in theirs.runs]
 
 
 def _pieces(copy: ArchiveFolder, number: int) -> Iterator[bytes]:
-    with copy.segment_files.opened(number) as file:
-        while piece := file.read(_PIECE):
-            yield piece
+    with copy.segment_files.open(number) as source:
+        for at in range(0, size := source.size, _PIECE):
+            yield source.read(at, min(size - at, _PIECE))
