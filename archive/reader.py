@@ -4,7 +4,6 @@ Rule: it never writes and holds no lock; at an incomplete tail it stops as if th
 """
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,8 +13,9 @@ from coffer.archive.format.chain import pass_over, read_footer, read_record
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import HEADER, RecordHeader, parse_header, record_size
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.keys.disk.reading import read_exactly, reading
-from coffer.keys.errors import FormatError, IntegrityError, NotFoundError, UnreadableError
+from coffer.archive.store.source import Source
+from coffer.keys.disk.reading import reading
+from coffer.keys.errors import FormatError, IntegrityError
 
 
 class LogReader:
@@ -23,15 +23,15 @@ class LogReader:
 
     def __init__(self, folder: ArchiveFolder) -> None:
         self._folder = folder
-        self._files: dict[int, int] = {}
+        self._open: dict[int, Source] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Close every file. Later reads reopen them."""
+        """Close every segment. Later reads reopen them."""
         with self._lock:
-            for fd in self._files.values():
-                os.close(fd)
-            self._files.clear()
+            for source in self._open.values():
+                source.close()
+            self._open.clear()
 
     def read_header(self, position: Position) -> RecordHeader:
         """The header of a record.
@@ -40,7 +40,7 @@ class LogReader:
         """
         try:
             with reading(_where(position)):
-                header = parse_header(read_exactly(self._file(position.segment), position.offset, HEADER.size))
+                header = parse_header(self._source(position.segment).read(position.offset, HEADER.size))
         except FormatError as error:
             raise self.damaged(position, str(error)) from error
         if header.seq != position.seq or header.body_len != position.body_len:
@@ -74,9 +74,9 @@ class LogReader:
             if behind is not None and number < behind.segment:
                 continue
             with reading(f"segment {number}"):
-                fd = self._file(number)
-                size = os.fstat(fd).st_size
-                sealed = self._footer(fd, size, is_last=number == numbers[-1])
+                source = self._source(number)
+                size = source.size
+                sealed = self._footer(source, size, is_last=number == numbers[-1])
                 if sealed is not None and sealed[0].tree_size <= from_seq:
                     continue
                 # Only the last segment may be growing: in any other, stopping early would skip records silently.
@@ -84,24 +84,25 @@ class LogReader:
                 at, stop = segment.HEADER.size, sealed[1] if sealed else size
                 if behind is not None and number == behind.segment:
                     at = behind.offset + record_size(behind.body_len)
-                yield from self._records(fd, number, pass_over(fd, at, stop, from_seq), stop, is_sealed=is_sealed)
+                at = pass_over(source, at, stop, from_seq)
+                yield from self._records(source, number, at, stop, is_sealed=is_sealed)
 
     @staticmethod
-    def _footer(fd: int, size: int, *, is_last: bool) -> tuple[segment.Footer, int] | None:
+    def _footer(source: Source, size: int, *, is_last: bool) -> tuple[segment.Footer, int] | None:
         """A segment's footer; None if the last segment has a damaged one, which the next writer makes again."""
         try:
-            return read_footer(fd, size)
+            return read_footer(source, size)
         except FormatError:
             if is_last:
                 return None
             raise
 
     def _records(
-        self, fd: int, number: int, at: int, stop: int, *, is_sealed: bool
+        self, source: Source, number: int, at: int, stop: int, *, is_sealed: bool
     ) -> Iterator[tuple[Position, RecordHeader]]:
         while at < stop:
             try:
-                _, header, _, end = read_record(fd, at, stop)
+                _, header, _, end = read_record(source, at, stop)
             except FormatError as error:
                 if is_sealed:
                     raise IntegrityError(f"segment {number}, offset {at}: {error}", hint=_HINT) from error
@@ -109,23 +110,17 @@ class LogReader:
             yield Position(header.seq, number, at, header.body_len), header
             at = end
 
-    def _file(self, number: int) -> int:
+    def _source(self, number: int) -> Source:
         with self._lock:
-            fd = self._files.get(number)
-            if fd is None:
-                try:
-                    fd = self._folder.segment_files.descriptor(number)
-                except FileNotFoundError as error:
-                    raise NotFoundError(f"segment {number} does not exist", hint=_HINT) from error
-                except OSError as error:
-                    raise UnreadableError(f"segment {number} cannot be read: {error.strerror}") from error
-                self._files[number] = fd
-            return fd
+            source = self._open.get(number)
+            if source is None:
+                source = self._open[number] = self._folder.segment_files.open(number)
+            return source
 
     def _read(self, position: Position, offset: int, length: int) -> bytes:
         try:
             with reading(_where(position)):
-                return read_exactly(self._file(position.segment), position.offset + HEADER.size + offset, length)
+                return self._source(position.segment).read(position.offset + HEADER.size + offset, length)
         except FormatError as error:
             raise self.damaged(position, "the body is truncated") from error
 

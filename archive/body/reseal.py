@@ -11,8 +11,8 @@ from coffer.archive.body.sealed_body import BodyContext, BodyReader
 from coffer.archive.body.spool import sealed_file
 from coffer.archive.format.entry import SealedFile
 from coffer.archive.store.free_space import FreeSpace
+from coffer.archive.store.source import FileSource
 from coffer.keys.crypto import aead
-from coffer.keys.disk.reading import read_exactly
 from coffer.keys.errors import IntegrityError
 from coffer.keys.memory.secret import Secret
 
@@ -51,12 +51,8 @@ def reseal(  # noqa: PLR0917  # like `archive.body.sealed_body.seal_body`
             put(sealer.update(part))
         put(sealer.finish())
         out.flush()
-        _compare(body, meta, key, context, _reading(out.fileno()), length)
+        _compare(body, meta, key, context, FileSource(out.fileno()).read, length)
     return SealedFile(path, length, digest.digest())
-
-
-def _reading(fd: int) -> Callable[[int, int], bytes]:
-    return lambda at, length: read_exactly(fd, at, length)
 
 
 def _compare(  # noqa: PLR0917

@@ -21,7 +21,7 @@ from coffer.archive.format.record import (
     record_size,
 )
 from coffer.archive.format.segment import Footer, SegmentHeader
-from coffer.keys.disk.reading import read_exactly, read_up_to
+from coffer.archive.store.source import Source
 from coffer.keys.errors import FormatError
 
 _SEARCH_BYTES = 1 << 20
@@ -79,7 +79,7 @@ class RecordOnDisk(NamedTuple):
     end: int
 
 
-def read_record(fd: int, at: int, stop: int) -> RecordOnDisk:
+def read_record(source: Source, at: int, stop: int) -> RecordOnDisk:
     """The record at `at`.
 
     The body is not read. Raises FormatError if no whole record lies before `stop`, UnreadableError if the medium cannot
@@ -87,32 +87,32 @@ def read_record(fd: int, at: int, stop: int) -> RecordOnDisk:
     """
     if at + HEADER.size > stop:
         raise FormatError("a record header is cut")
-    raw = read_exactly(fd, at, HEADER.size)
+    raw = source.read(at, HEADER.size)
     header = parse_header(raw)
     end = at + record_size(header.body_len)
     if end > stop:
         raise FormatError("a record is cut")
     body_end = at + HEADER.size + header.body_len
-    tag = parse_trailer(read_exactly(fd, body_end, end - body_end), header.body_len)
+    tag = parse_trailer(source.read(body_end, end - body_end), header.body_len)
     return RecordOnDisk(raw, header, tag, end)
 
 
-def read_segment_header(fd: int) -> SegmentHeader:
-    """The header of a segment file. Raises FormatError, UnreadableError."""
-    return segment.parse_segment_header(read_exactly(fd, 0, segment.HEADER.size))
+def read_segment_header(source: Source) -> SegmentHeader:
+    """The header of a segment. Raises FormatError, UnreadableError."""
+    return segment.parse_segment_header(source.read(0, segment.HEADER.size))
 
 
-def read_footer(fd: int, size: int) -> tuple[Footer, int] | None:
-    """The footer of a segment file of `size` bytes and its offset; None if no footer ends there.
+def read_footer(source: Source, size: int) -> tuple[Footer, int] | None:
+    """The footer of a segment of `size` bytes and its offset; None if no footer ends there.
 
     Raises FormatError, UnreadableError.
     """
     if size < segment.HEADER.size + segment.FOOTER_TAIL.size:
         return None
-    length = segment.footer_length(read_exactly(fd, size - segment.FOOTER_TAIL.size, segment.FOOTER_TAIL.size))
+    length = segment.footer_length(source.read(size - segment.FOOTER_TAIL.size, segment.FOOTER_TAIL.size))
     if length is None or length > size - segment.HEADER.size:
         return None
-    return segment.parse_footer(read_exactly(fd, size - length, length)), size - length
+    return segment.parse_footer(source.read(size - length, length)), size - length
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,8 @@ class SegmentEnd:
     time_ms: int
 
 
-def read_segment_end(fd: int, size: int) -> SegmentEnd | None:
-    """The end of a segment file of `size` bytes, None if no footer ends there. It takes four reads, whatever the size.
+def read_segment_end(source: Source, size: int) -> SegmentEnd | None:
+    """The end of a segment of `size` bytes, None if no footer ends there. It takes two rounds of reads.
 
     The footer's hash is not checked: the caller compares the result with the neighbouring segments and the last record.
     Raises FormatError, UnreadableError.
@@ -135,26 +135,32 @@ def read_segment_end(fd: int, size: int) -> SegmentEnd | None:
     if size < segment.HEADER.size + segment.FOOTER_TAIL.size:
         return None
     tail_at = size - segment.FOOTER_TAIL.size
-    length = segment.footer_length(read_exactly(fd, tail_at, segment.FOOTER_TAIL.size))
+    length = segment.footer_length(source.read(tail_at, segment.FOOTER_TAIL.size))
     if length is None or length > size - segment.HEADER.size:
         return None
-    head = segment.parse_footer_head(read_exactly(fd, size - length, segment.FOOTER_HEAD.size))
+    raw_head, raw_last = source.read_many(
+        ((size - length, segment.FOOTER_HEAD.size), (tail_at - segment.OFFSET_BYTES, segment.OFFSET_BYTES))
+    )
+    head = segment.parse_footer_head(raw_head)
     if head.size != length or not head.records:
         raise FormatError("the segment footer has the wrong length")
-    last = int.from_bytes(read_exactly(fd, tail_at - segment.OFFSET_BYTES, segment.OFFSET_BYTES), "big")
+    last = int.from_bytes(raw_last, "big")
     if not segment.HEADER.size <= last <= size - length - HEADER.size:
         raise FormatError("the segment footer names no record of it")
     return SegmentEnd(head.head, last, head.tree_size, head.time_ms)
 
 
-def pass_over(fd: int, at: int, stop: int, seq: int) -> int:
+def pass_over(source: Source, at: int, stop: int, seq: int) -> int:
     """The offset of record `seq`, or of the first place where no whole record starts; `at` is an earlier record's.
 
     Lengths are trusted and nothing else is checked: about 0.5 us for a small record, 2 us for a large one. Raises
     UnreadableError.
     """
     while at + _SKIP.size <= stop:
-        block = read_up_to(fd, at, min(_SKIP_BYTES, stop - at))
+        try:
+            block = source.read(at, min(_SKIP_BYTES, stop - at))
+        except FormatError:
+            return at  # a writer cut a torn end off meanwhile
         place = 0
         while place + _SKIP.size <= len(block):
             magic, number, length = _SKIP.unpack_from(block, place)
@@ -166,13 +172,16 @@ def pass_over(fd: int, at: int, stop: int, seq: int) -> int:
     return at
 
 
-def find_record(fd: int, start: int, stop: int, least_seq: int) -> int | None:
+def find_record(source: Source, start: int, stop: int, least_seq: int) -> int | None:
     """The offset of the next valid record header at or after `start` with a number of at least `least_seq`, or None.
 
     Raises UnreadableError.
     """
     while start < stop:
-        block = read_up_to(fd, start, min(_SEARCH_BYTES + HEADER.size, stop - start))
+        try:
+            block = source.read(start, min(_SEARCH_BYTES + HEADER.size, stop - start))
+        except FormatError:
+            return None  # a writer cut a torn end off meanwhile
         at = block.find(MAGIC)
         while at >= 0:
             try:
@@ -183,3 +192,13 @@ def find_record(fd: int, start: int, stop: int, least_seq: int) -> int | None:
             at = block.find(MAGIC, at + 1)
         start += _SEARCH_BYTES
     return None
+
+
+def is_zero(source: Source, at: int, stop: int) -> bool:
+    """Whether all bytes [at, stop) are zeros. Raises FormatError, UnreadableError."""
+    while at < stop:
+        piece = source.read(at, min(stop - at, _SEARCH_BYTES))
+        if piece.count(0) < len(piece):
+            return False
+        at += len(piece)
+    return True

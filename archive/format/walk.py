@@ -5,14 +5,13 @@ ahead if records are small; if bodies are large and not wanted, one read fetches
 """
 
 import hashlib
-import os
 import struct
 from collections.abc import Callable
 
 from coffer.archive.format.headers import RecordBatch
 from coffer.archive.format.record import ALIGNMENT, HEADER, TRAILER
-from coffer.keys.disk.reading import read_up_to
-from coffer.keys.errors import UnreadableError
+from coffer.archive.store.source import Source
+from coffer.keys.errors import FormatError
 
 _LENGTH = struct.Struct(">44xQ")
 _WINDOW, _AHEAD = 1 << 20, 256 << 10
@@ -27,12 +26,13 @@ def _ends(raw: bytes, at: int) -> tuple[int, int]:
 
 
 class Walker:
-    """Walks one open file from `at` up to `stop`."""
+    """Walks one segment from `at` up to `stop`, and reads nothing after that. What is cut meanwhile is like `stop`."""
 
-    def __init__(self, fd: int, *, bodies: bool, batch_bytes: int = BATCH_BYTES) -> None:
-        self._fd = fd
+    def __init__(self, source: Source, *, bodies: bool, batch_bytes: int = BATCH_BYTES) -> None:
+        self._source = source
         self._bodies = bodies
         self._batch_bytes = batch_bytes if bodies else 1 << 62  # skipped bytes cost nothing
+        self._stop = 0
         self._leaps = False
         self._base = 0
         self._window = b""
@@ -43,7 +43,7 @@ class Walker:
         Raises UnreadableError if the medium cannot be read.
         """
         batch, digests = RecordBatch(at), list[bytes | None]()
-        first = at
+        first, self._stop = at, stop
         while at < stop and len(batch.raws) < _RECORDS and at - first < self._batch_bytes:
             raw = self._take(at, HEADER.size, _WINDOW if self._bodies else _AHEAD)
             if len(raw) < HEADER.size:
@@ -80,7 +80,7 @@ class Walker:
         offsets, raws, trailers, paddings = batch.offsets, batch.raws, batch.trailers, batch.paddings
         size, lengths = TRAILER.size, _LENGTH.unpack_from
         at, last = end - base, min(len(window), stop - base)
-        for _ in range(_RECORDS - len(raws)):  # a hot loop, as in `_leap_on`: every avoidable call is avoided
+        for _ in range(_RECORDS - len(raws)):  # a hot loop, as in `_leap`: every avoidable call is avoided
             if at + head > last:
                 break
             (length,) = lengths(window, at)
@@ -100,14 +100,10 @@ class Walker:
 
     def _leap(self, batch: RecordBatch, raw: bytes, stop: int) -> None:
         """Add records from `raw` on while bodies are large: one read fetches a trailer and the header after it."""
-        self._disable_readahead()
-        try:
-            self._leap_on(batch, raw, stop)
-        except OSError as error:
-            raise UnreadableError(f"cannot be read: {error.strerror}") from error
-
-    def _leap_on(self, batch: RecordBatch, raw: bytes, stop: int) -> None:
-        pread, fd, offsets, raws = os.pread, self._fd, batch.offsets, batch.raws
+        if not self._leaps:
+            self._source.skim()
+        self._leaps = True
+        read, offsets, raws = self._source.read, batch.offsets, batch.raws
         trailers, paddings = batch.trailers, batch.paddings
         head, size, lengths = HEADER.size, TRAILER.size, _LENGTH.unpack_from
         at = batch.end
@@ -120,11 +116,12 @@ class Walker:
             end = body_end + closed
             if end > stop or length < _NEAR:
                 break
-            window = pread(fd, closed + head, body_end)
-            if len(window) < closed + head:  # the end of the file, or a short read
-                window = read_up_to(fd, body_end, closed + head)
-                if len(window) < closed:
-                    break
+            try:
+                window = read(body_end, min(closed + head, stop - body_end))
+            except FormatError:  # a writer cut a torn end off meanwhile, and the next header with it
+                batch.end = at
+                self._read_over(batch, raw, at, stop)
+                return
             offsets.append(at)
             raws.append(raw)
             trailers.append(window[:size])
@@ -133,17 +130,21 @@ class Walker:
             at, raw = end, window[closed:]
         batch.end, self._base, self._window = at, at, raw
 
-    def _disable_readahead(self) -> None:
-        """Advise the kernel not to read ahead: it would fetch bodies that are not wanted."""
-        if not self._leaps and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
-        self._leaps = True
-
     def _take(self, at: int, length: int, ahead: int) -> bytes:
         start = at - self._base
         if start < 0 or start + length > len(self._window):
-            self._window, self._base, start = read_up_to(self._fd, at, max(ahead, length)), at, 0
+            self._read(at, max(ahead, length))
+            start = 0
         return self._window[start : start + length]
+
+    def _read(self, at: int, length: int) -> None:
+        """Put so many bytes into the window, fewer before `stop`."""
+        try:
+            self._window = self._source.read(at, min(length, self._stop - at))
+        except FormatError:  # a writer cut a torn end off meanwhile
+            self._stop = max(min(self._source.size, self._stop), at)
+            self._window = self._source.read(at, min(length, self._stop - at))
+        self._base = at
 
     def _hash(self, at: int, length: int) -> bytes:
         start = at - self._base
@@ -153,7 +154,8 @@ class Walker:
         while at < stop:
             start = at - self._base
             if not 0 <= start < len(self._window):
-                self._window, self._base, start = read_up_to(self._fd, at, _WINDOW), at, 0
+                self._read(at, _WINDOW)
+                start = 0
                 if not self._window:
                     break
             piece = memoryview(self._window)[start : start + stop - at]

@@ -6,7 +6,6 @@ Every step is durable before the next and can be repeated: after an interruption
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -244,10 +243,10 @@ def _scan(folder: ArchiveFolder, number: int, *cuts: int) -> Report:
 def _whole_groups(folder: ArchiveFolder, number: int, records: int) -> tuple[int, int]:
     """How many of the first `records` of a segment lie in groups that end within them, and the offset behind those."""
     whole = (0, segment.HEADER.size)
-    with folder.segment_files.opened(number) as file:
-        at, size = segment.HEADER.size, os.fstat(file.fileno()).st_size
+    with folder.segment_files.open(number) as source:
+        at, size = segment.HEADER.size, source.size
         for count in range(1, records + 1):
-            record = read_record(file.fileno(), at, size)
+            record = read_record(source, at, size)
             at = record.end
             whole = (count, at) if record.tag != NO_TAG else whole
     return whole
@@ -274,16 +273,13 @@ def _require_proved(
 
 def _is_same(folder: ArchiveFolder, copy: ArchiveFolder, number: int) -> bool:
     """Whether both have the same segment: headers and chain, compared by their subtrees."""
-    try:
-        mine, theirs = _scan(folder, number), _scan(copy, number)
-    except OSError:
-        return False
+    mine, theirs = _scan(folder, number), _scan(copy, number)
     if mine.findings or mine.size != theirs.size:
         return False
     return [(r.prev, r.head, r.span) for r in mine.runs] == [(r.prev, r.head, r.span) for r in theirs.runs]
 
 
 def _pieces(copy: ArchiveFolder, number: int) -> Iterator[bytes]:
-    with copy.segment_files.opened(number) as file:
-        while piece := file.read(_PIECE):
-            yield piece
+    with copy.segment_files.open(number) as source:
+        for at in range(0, size := source.size, _PIECE):
+            yield source.read(at, min(size - at, _PIECE))

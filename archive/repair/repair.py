@@ -6,7 +6,6 @@ in lost+found; a record says what was done.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -18,12 +17,12 @@ from coffer.archive.format.chain import read_footer, read_record, read_segment_h
 from coffer.archive.format.record import HEADER
 from coffer.archive.repair.deferred_events import REPAIRED, DeferredEvent, defer
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
 from coffer.archive.tree.checkpoint_history import last_entry, publish
 from coffer.archive.tree.key_history import adopt
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.disk.durable import remove
-from coffer.keys.disk.reading import read_exactly, read_up_to
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import (
     FormatError,
@@ -46,7 +45,7 @@ class _Region(NamedTuple):
     stop: int
 
 
-_Plan = tuple[list[tuple[int, _Region]], list[int]]  # descriptor and region in order; regions taken from the copy
+_Plan = tuple[list[tuple[Source, _Region]], list[int]]  # source and region in order; regions taken from the copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +181,10 @@ class _SegmentRepair:
         """Write the repaired segment beside the damaged one; None if nothing would change."""
         with ExitStack() as stack:
             try:
-                theirs = stack.enter_context(self._theirs.opened(self._number)).fileno()
-            except (OSError, IntegrityError) as error:
-                cause = error.strerror if isinstance(error, OSError) else error
+                theirs = stack.enter_context(self._theirs.open(self._number))
+            except (NotFoundError, UnreadableError, IntegrityError) as error:
                 raise NotFoundError(
-                    f"the copy cannot give segment {self._number}: {cause}", hint="name another copy"
+                    f"the copy cannot give segment {self._number}: {error}", hint="name another copy"
                 ) from error
             mine = self._opened(stack)
             plan, taken = self._plan(mine, theirs)
@@ -195,19 +193,19 @@ class _SegmentRepair:
             fresh = self._mine.stage(self._number, _pieces(plan), calls)
         kept = ""
         if mine is not None:
-            with self._mine.opened(self._number) as file:
-                whole = _hash(file.fileno(), 0, os.fstat(file.fileno()).st_size).hex()
+            with self._mine.open(self._number) as source:
+                whole = _hash(source, 0, source.size).hex()
             kept = f"{self._mine.name(self._number)}-damaged-{whole[:16]}"
         return RepairedSegment(self._number, tuple(seq for seq in taken if seq >= 0), kept), fresh
 
-    def _opened(self, stack: ExitStack) -> int | None:
-        """The descriptor of the segment here; None if there is no such file."""
+    def _opened(self, stack: ExitStack) -> Source | None:
+        """The segment here; None if there is none."""
         try:
-            return stack.enter_context(self._mine.opened(self._number)).fileno()
-        except (FileNotFoundError, IntegrityError):
+            return stack.enter_context(self._mine.open(self._number))
+        except (NotFoundError, IntegrityError):
             return None
 
-    def _plan(self, mine: int | None, theirs: int) -> _Plan:
+    def _plan(self, mine: Source | None, theirs: Source) -> _Plan:
         """The file that each region comes from, and the regions that come from the copy."""
         problem = IntegrityError(
             f"neither file of segment {self._number} shows where its records are", hint="name another copy"
@@ -220,9 +218,9 @@ class _SegmentRepair:
         raise problem
 
     def _choose(
-        self, regions: list[_Region], mine: int | None, theirs: int
-    ) -> tuple[list[tuple[int, _Region]], list[int]]:
-        plan: list[tuple[int, _Region]] = []
+        self, regions: list[_Region], mine: Source | None, theirs: Source
+    ) -> tuple[list[tuple[Source, _Region]], list[int]]:
+        plan: list[tuple[Source, _Region]] = []
         taken: list[int] = []
         for region in regions:
             may_take = not self._only or region.seq in self._only
@@ -238,67 +236,68 @@ class _SegmentRepair:
             taken.append(region.seq)
         return plan, taken
 
-    def _layouts(self, mine: int | None, theirs: int) -> Iterator[list[_Region]]:
+    def _layouts(self, mine: Source | None, theirs: Source) -> Iterator[list[_Region]]:
         """The regions of the segment, as far as each of the two files shows them."""
-        own = 0 if mine is None else os.fstat(mine).st_size
-        for fd in (fd for fd in (mine, theirs) if fd is not None):
-            size = os.fstat(fd).st_size
+        own = 0 if mine is None else mine.size
+        for source in (source for source in (mine, theirs) if source is not None):
+            size = source.size
             try:
-                first = read_segment_header(fd).first_seq
-                sealed = read_footer(fd, size)
+                first = read_segment_header(source).first_seq
+                sealed = read_footer(source, size)
                 if sealed is not None:
                     footer, stop = sealed
                     edges = [*footer.offsets, stop]
                     records = [_Region(first + n, at, edges[n + 1]) for n, at in enumerate(footer.offsets)]
                     yield [_Region(_HEAD, 0, segment.HEADER.size), *records, _Region(_FOOT, stop, size)]
                     continue
-                records = _walk(fd, _Region(first, 0, segment.HEADER.size), size)
-                if mine is not None and fd == theirs and own > size:  # the copy is older: only we have the rest
+                records = _walk(source, _Region(first, 0, segment.HEADER.size), size)
+                if mine is not None and source is theirs and own > size:  # the copy is older: only we have the rest
                     records += _walk(mine, _Region(first + len(records), 0, size), own)
                 yield [_Region(_HEAD, 0, segment.HEADER.size), *records]
             except (FormatError, UnreadableError):
                 continue
 
-    def _is_whole(self, fd: int, region: _Region) -> bool:
+    def _is_whole(self, source: Source, region: _Region) -> bool:
         try:
             if region.seq == _HEAD:
-                header = read_segment_header(fd)
+                header = read_segment_header(source)
                 return (header.archive_id, header.number) == (self._folder.archive_id, self._number)
             if region.seq == _FOOT:
-                size = os.fstat(fd).st_size
-                found = read_footer(fd, size)
+                size = source.size
+                found = read_footer(source, size)
                 return found is not None and (found[1], size) == (region.start, region.stop)
-            _, record, _, end = read_record(fd, region.start, region.stop)
+            _, record, _, end = read_record(source, region.start, region.stop)
             return (record.seq, end) == (region.seq, region.stop) and record.body_sha256 == _hash(
-                fd, region.start + HEADER.size, record.body_len
+                source, region.start + HEADER.size, record.body_len
             )
         except (FormatError, UnreadableError):
             return False
 
 
-def _walk(fd: int, before: _Region, size: int) -> list[_Region]:
+def _walk(source: Source, before: _Region, size: int) -> list[_Region]:
     """The records of an open segment after a region. Raises FormatError at a damaged one."""
     found: list[_Region] = []
     at = before.stop
     while at < size:
-        end = read_record(fd, at, size).end
+        end = read_record(source, at, size).end
         found.append(_Region(before.seq + len(found), at, end))
         at = end
     return found
 
 
-def _hash(fd: int, at: int, length: int) -> bytes:
+def _hash(source: Source, at: int, length: int) -> bytes:
     digest = hashlib.sha256()
-    while length and (piece := read_up_to(fd, at, min(length, _PIECE))):
+    while length:
+        piece = source.read(at, min(length, _PIECE))
         digest.update(piece)
         at, length = at + len(piece), length - len(piece)
     return digest.digest()
 
 
-def _pieces(plan: Sequence[tuple[int, _Region]]) -> Iterator[bytes]:
-    for fd, region in plan:
+def _pieces(plan: Sequence[tuple[Source, _Region]]) -> Iterator[bytes]:
+    for source, region in plan:
         at = region.start
         while at < region.stop:
-            piece = read_exactly(fd, at, min(region.stop - at, _PIECE))
+            piece = source.read(at, min(region.stop - at, _PIECE))
             yield piece
             at += len(piece)

@@ -8,16 +8,16 @@ medium that cannot be read is neither case: nothing is known then, and nothing i
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from coffer.archive.format import segment
-from coffer.archive.format.chain import Chain, find_record, read_footer, read_record, read_segment_header
+from coffer.archive.format.chain import Chain, find_record, is_zero, read_footer, read_record, read_segment_header
 from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.order import CLOSED
 from coffer.archive.format.record import HEADER, Kind, RecordHeader, parse_header
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.checkpoint_history import settle_history
 from coffer.archive.tree.key_history import read_key_history
@@ -25,7 +25,7 @@ from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.seams import FORK, Seams, require_signed
 from coffer.keys.disk.durable import replace
-from coffer.keys.disk.reading import read_exactly, reading
+from coffer.keys.disk.reading import reading
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
 
@@ -87,8 +87,9 @@ def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
     if not numbers:
         tail = Tail(chain, 0, [], 0, is_sealed=True)
     else:
-        with reading(f"segment {numbers[-1]}"):
-            tail = _scan(folder, numbers[-1], chain, claims, seams)
+        with reading(f"segment {numbers[-1]}"), folder.segment_files.open(numbers[-1]) as source:
+            tail = Tail(chain, numbers[-1], [], 0, seams.epoch, cut_bytes=source.size)
+            _scan(folder, source, tail, claims, seams)
     size, last = tail.chain.tree.size, claims[-1].size if claims else 0
     if size < last:
         raise HistoryError(
@@ -140,41 +141,35 @@ def signed_claims(
     return tuple(known)
 
 
-def _scan(folder: ArchiveFolder, number: int, chain: Chain, claims: Sequence[Checkpoint], seams: Seams) -> Tail:
-    fd = folder.segment_files.descriptor(number)
-    try:
-        size = os.fstat(fd).st_size
-        tail = Tail(chain, number, [], 0, seams.epoch, cut_bytes=size)
-        if size <= segment.HEADER.size and not _has_header(fd):
-            return tail  # torn while the segment was created: it never held a record
-        header = read_segment_header(fd)
-        _require_place(folder, number, header, chain, seams)
-        tail.epoch = header.epoch
-        sealed = _whole_footer(fd, size)
-        stop = sealed[1] if sealed else size
-        walk = _TailWalk(fd, tail, claims)
-        doubt = walk.run(segment.HEADER.size, stop)
-        behind = _groups_behind(fd, tail.end, size, tail.chain.next_seq) if tail.end < stop else []
-        # A record of a later group, or a footer, proves that the damaged record was once durable. Of the group that was
-        # being written when the power failed, any part may be there, even its last record.
-        if tail.end < stop and (sealed is not None or any(group > tail.chain.next_seq for group in behind)):
-            raise IntegrityError(
-                f"segment {number} is damaged at offset {tail.end}, and records follow the damage", hint=_HINT
-            )
-        if doubt is not None and (sealed is not None or any(group > doubt.group for group in behind)):
-            doubt.accept(tail)
-        elif doubt is not None:
-            doubt.go_back(tail)
-            behind = _groups_behind(fd, tail.end, size, tail.chain.next_seq)
-        tail.is_sealed = sealed is not None and tail.end == stop
-        tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
-        tail.cut_records = len(behind)
-        if not tail.offsets and tail.epoch > seams.epoch:  # stopped before the epoch's first record: it never began
-            tail.epoch, tail.end, tail.cut_bytes = seams.epoch, 0, size
-        tail.is_room = bool(tail.cut_bytes) and not behind and _is_zero(fd, tail.end, size)
-        return tail
-    finally:
-        os.close(fd)
+def _scan(folder: ArchiveFolder, source: Source, tail: Tail, claims: Sequence[Checkpoint], seams: Seams) -> None:
+    """Fill the tail of the last segment, all of whose bytes count as torn so far."""
+    number, size = tail.segment, tail.cut_bytes
+    if size <= segment.HEADER.size and not _has_header(source):
+        return  # torn while the segment was created: it never held a record
+    header = read_segment_header(source)
+    _require_place(folder, number, header, tail.chain, seams)
+    tail.epoch = header.epoch
+    sealed = _whole_footer(source, size)
+    stop = sealed[1] if sealed else size
+    doubt = _TailWalk(source, tail, claims).run(segment.HEADER.size, stop)
+    behind = _groups_behind(source, tail.end, size, tail.chain.next_seq) if tail.end < stop else []
+    # A record of a later group, or a footer, proves that the damaged record was once durable. Of the group that was
+    # being written when the power failed, any part may be there, even its last record.
+    if tail.end < stop and (sealed is not None or any(group > tail.chain.next_seq for group in behind)):
+        raise IntegrityError(
+            f"segment {number} is damaged at offset {tail.end}, and records follow the damage", hint=_HINT
+        )
+    if doubt is not None and (sealed is not None or any(group > doubt.group for group in behind)):
+        doubt.accept(tail)
+    elif doubt is not None:
+        doubt.go_back(tail)
+        behind = _groups_behind(source, tail.end, size, tail.chain.next_seq)
+    tail.is_sealed = sealed is not None and tail.end == stop
+    tail.cut_bytes = 0 if tail.is_sealed else size - tail.end
+    tail.cut_records = len(behind)
+    if not tail.offsets and tail.epoch > seams.epoch:  # stopped before the epoch's first record: it never began
+        tail.epoch, tail.end, tail.cut_bytes = seams.epoch, 0, size
+    tail.is_room = bool(tail.cut_bytes) and not behind and is_zero(source, tail.end, size)
 
 
 def _require_place(
@@ -186,37 +181,27 @@ def _require_place(
         raise HistoryError(f"segment {number} does not continue the one before it", hint=FORK)
 
 
-def _is_zero(fd: int, at: int, stop: int) -> bool:
-    """Whether only zeros follow: room that a writer had made for its next records."""
-    while at < stop:
-        piece = read_exactly(fd, at, min(stop - at, _PIECE))
-        if piece.count(0) < len(piece):
-            return False
-        at += len(piece)
-    return True
-
-
-def _groups_behind(fd: int, at: int, size: int, seq: int) -> list[int]:
+def _groups_behind(source: Source, at: int, size: int, seq: int) -> list[int]:
     """The group of each record, from `seq` on, with an intact header at or after `at`."""
     groups = []
-    following = find_record(fd, at, size, seq)
+    following = find_record(source, at, size, seq)
     while following is not None:
-        groups.append(parse_header(read_exactly(fd, following, HEADER.size)).group)
-        following = find_record(fd, following + 1, size, seq)
+        groups.append(parse_header(source.read(following, HEADER.size)).group)
+        following = find_record(source, following + 1, size, seq)
     return groups
 
 
-def _whole_footer(fd: int, size: int) -> tuple[segment.Footer, int] | None:
+def _whole_footer(source: Source, size: int) -> tuple[segment.Footer, int] | None:
     """The last segment's footer; one with holes after a crash is cut and written again, like any torn tail."""
     try:
-        return read_footer(fd, size)
+        return read_footer(source, size)
     except FormatError:
         return None
 
 
-def _has_header(fd: int) -> bool:
+def _has_header(source: Source) -> bool:
     try:
-        read_segment_header(fd)
+        read_segment_header(source)
     except FormatError:
         return False
     return True
@@ -259,8 +244,8 @@ class _GroupStart:
 class _TailWalk:
     """Follows the groups of the last segment up to the first one that is not whole."""
 
-    def __init__(self, fd: int, tail: Tail, claims: Sequence[Checkpoint]) -> None:
-        self._fd = fd
+    def __init__(self, source: Source, tail: Tail, claims: Sequence[Checkpoint]) -> None:
+        self._source = source
         self._tail = tail
         self._claims = claims
         self._signed = claims[-1].size if claims else 0
@@ -276,7 +261,7 @@ class _TailWalk:
         tail, chain = self._tail, self._tail.chain
         while at < stop:
             try:
-                raw, header, tag, end = read_record(self._fd, at, stop)
+                raw, header, tag, end = read_record(self._source, at, stop)
             except FormatError:
                 break
             is_inside = header.kind == Kind.LOG_EPOCH and at > segment.HEADER.size
@@ -309,7 +294,7 @@ class _TailWalk:
             self._doubt = None
 
     def _check_body(self, at: int, header: RecordHeader) -> None:
-        what = _complaint(self._fd, at, header)
+        what = _complaint(self._source, at, header)
         if what is None:
             return
         if self._doubt is None:
@@ -317,11 +302,11 @@ class _TailWalk:
         self._doubt.found.append(Finding(self._tail.segment, at + HEADER.size, header.seq, what))
 
 
-def _complaint(fd: int, at: int, header: RecordHeader) -> str | None:
+def _complaint(source: Source, at: int, header: RecordHeader) -> str | None:
     """What is wrong with a record's body; None if nothing is."""
     digest, offset, left = hashlib.sha256(), at + HEADER.size, header.body_len
     while left:
-        piece = read_exactly(fd, offset, min(left, _PIECE))
+        piece = source.read(offset, min(left, _PIECE))
         digest.update(piece)
         offset, left = offset + len(piece), left - len(piece)
     return None if digest.digest() == header.body_sha256 else "the body does not match its hash"
@@ -350,9 +335,8 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
 
 def _keep(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls) -> None:
     """Copy what is about to be cut to lost+found."""
-    with folder.segment_files.opened(tail.segment) as file:
-        file.seek(tail.end)
-        torn = file.read()
+    with folder.segment_files.open(tail.segment) as source:
+        torn = source.read(tail.end, max(source.size - tail.end, 0))
     kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
     replace(kept, torn, calls=calls)  # not write_new: an interrupted call may have left half of it
     if tail.cut_records:

@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+from coffer.archive.store.source import FileSource
 from coffer.keys.buffer import Buffer
 from coffer.keys.disk import durable, opening
 from coffer.keys.disk.append_file import AppendFile
+from coffer.keys.disk.reading import reading
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
-from coffer.keys.errors import IntegrityError
+from coffer.keys.errors import IntegrityError, NotFoundError
 
 __all__ = ["OWN_NAMES", "SegmentFiles"]
 
@@ -61,13 +62,18 @@ class SegmentFiles:
         """Whether a next content of this segment was staged and not installed."""
         return opening.exists(self.folder / f".{self.name(number)}.new")
 
-    def descriptor(self, number: int) -> int:
-        """Open a segment for reading; the caller closes the descriptor. Raises as `opening.descriptor`."""
-        return opening.descriptor(self.path(number))
+    def open(self, number: int) -> FileSource:
+        """A segment, open for reading; the caller closes it. One that was replaced since reads as it was when opened.
 
-    def opened(self, number: int) -> BinaryIO:
-        """A segment as a file object open for reading. Raises as `opening.descriptor`."""
-        return opening.opened(self.path(number))
+        Raises NotFoundError if there is no such file, IntegrityError if it is not a regular file or reached through a
+        link, UnreadableError.
+        """
+        with reading(f"segment {number}"):
+            try:
+                return FileSource(opening.descriptor(self.path(number)))
+            except FileNotFoundError as error:
+                hint = "run coffer verify; restore the segment from a backup or replica"
+                raise NotFoundError(f"segment {number} does not exist", hint=hint) from error
 
     def begin(self, number: int, header: Buffer, calls: Syscalls = SYSTEM) -> AppendFile:
         """Begin a segment with its header, durable on return, and open its end.

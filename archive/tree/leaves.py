@@ -4,7 +4,6 @@ Rule: it reads forwards and remembers where it stopped: reading newly appended r
 appending them costs nothing here. It checks only a record's number: the caller checks the hashes against a signed root.
 """
 
-import os
 from dataclasses import dataclass
 
 from coffer.archive.format import segment
@@ -67,8 +66,8 @@ class Leaves:
             raise NotFoundError("the log holds no record yet", hint="store something first")
         number = numbers[low]
         first = self._first(number)
-        with self._folder.segment_files.opened(number) as file:
-            sealed = read_footer(file.fileno(), os.fstat(file.fileno()).st_size)
+        with self._folder.segment_files.open(number) as source:
+            sealed = read_footer(source, source.size)
         self._ready, self._seq, self._place = [], first, _Place(number, segment.HEADER.size)
         if sealed is not None and first <= begin < first + len(sealed[0].offsets):
             self._seq, self._place.offset = begin, sealed[0].offsets[begin - first]
@@ -79,24 +78,22 @@ class Leaves:
         self._ready, self._seq = self._ready[begin - self._seq :], begin
 
     def _first(self, number: int) -> int:
-        with self._folder.segment_files.opened(number) as file:
-            return read_segment_header(file.fileno()).first_seq
+        with self._folder.segment_files.open(number) as source:
+            return read_segment_header(source).first_seq
 
     def _fill(self) -> None:
         """Read more records into `_ready`, or move to the next segment."""
         place = self._place
         try:
-            fd = self._folder.segment_files.descriptor(place.number)
-        except FileNotFoundError as error:
+            opened = self._folder.segment_files.open(place.number)
+        except NotFoundError as error:
             raise IntegrityError(f"segment {place.number} is missing", hint=_HINT) from error
-        try:
+        with opened as source:
             if not place.is_sealed:
-                size = os.fstat(fd).st_size
-                sealed = read_footer(fd, size)
+                size = source.size
+                sealed = read_footer(source, size)
                 place.stop, place.is_sealed = (sealed[1], True) if sealed else (size, False)
-            batch, _ = Walker(fd, bodies=False).batch(place.offset, place.stop, lambda _seq, _kind: False)
-        finally:
-            os.close(fd)
+            batch, _ = Walker(source, bodies=False).batch(place.offset, place.stop, lambda _seq, _kind: False)
         if not batch.raws and place.is_sealed and place.offset == place.stop:
             self._place = _Place(place.number + 1, segment.HEADER.size)
             return

@@ -6,7 +6,6 @@ examined to find what is wrong.
 """
 
 import hashlib
-import os
 import time
 from array import array
 from bisect import bisect_left
@@ -14,13 +13,14 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from coffer.archive.format import headers, segment
-from coffer.archive.format.chain import Chain, find_record, read_footer, read_record, read_segment_header
+from coffer.archive.format.chain import Chain, find_record, is_zero, read_footer, read_record, read_segment_header
 from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.order import UNKNOWN, Order
 from coffer.archive.format.record import HEADER, NO_TAG, Kind, RecordHeader, parse_header
 from coffer.archive.format.segment import Footer
 from coffer.archive.format.walk import Walker
+from coffer.archive.store.source import FileSource, Source
 from coffer.archive.tree.subtree_range import Span
 from coffer.archive.verify.join import MISPLACED
 from coffer.archive.verify.report import (
@@ -33,7 +33,6 @@ from coffer.archive.verify.report import (
 )
 from coffer.keys.disk import opening
 from coffer.keys.disk.lock import holder
-from coffer.keys.disk.reading import read_exactly, read_up_to
 from coffer.keys.errors import (
     FormatError,
     IntegrityError,
@@ -61,28 +60,26 @@ def scan(
     on_finding = on_finding or (lambda _: None)
     opening.distrust(task.lock.parent)  # this may be a worker process
     try:
-        fd = opening.descriptor(task.path)
+        opened = FileSource(opening.descriptor(task.path))
     except (IntegrityError, OSError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         unreadable = Finding(task.number, 0, None, f"the segment cannot be opened: {cause}")
         on_finding(unreadable)
         return Report(task.number, findings=[unreadable])
-    try:
-        return _Scan(fd, task, open_record, progress or (lambda _: None), on_finding).run()
-    finally:
-        os.close(fd)
+    with opened as source:
+        return _Scan(source, task, open_record, progress or (lambda _: None), on_finding).run()
 
 
 class _Scan:
     def __init__(
         self,
-        fd: int,
+        source: Source,
         task: Task,
         open_record: OpenRecord | None,
         progress: Callable[[int], None],
         on_finding: Callable[[Finding], None],
     ) -> None:
-        self._fd = fd
+        self._source = source
         self._on_finding = on_finding
         self._task = task
         self._open_record = open_record
@@ -93,8 +90,8 @@ class _Scan:
         self._order = Order()  # a group never spans two segments
         self._listed: Sequence[int] = ()  # the footer's offsets
         self._tries: int | None = None  # how often a writer was waited for; None where none can be
-        self._stop = os.fstat(fd).st_size
-        self._walker = Walker(fd, bodies=task.level >= VerifyLevel.BODIES, batch_bytes=task.batch_bytes)
+        self._stop = source.size
+        self._walker = Walker(source, bodies=task.level >= VerifyLevel.BODIES, batch_bytes=task.batch_bytes)
         self.report = Report(task.number, self._stop)
 
     def run(self) -> Report:
@@ -122,7 +119,7 @@ class _Scan:
 
     def _read_header(self) -> None:
         try:
-            header = read_segment_header(self._fd)
+            header = read_segment_header(self._source)
         except (FormatError, UnreadableError) as error:
             self._found(0, None, str(error))
             return
@@ -134,7 +131,7 @@ class _Scan:
     def _read_footer(self) -> None:
         complaint = "the segment has no valid footer"
         try:
-            found = read_footer(self._fd, self._stop)
+            found = read_footer(self._source, self._stop)
             if found is not None:
                 footer, self._stop = found
                 self._listed = footer.offsets
@@ -167,8 +164,8 @@ class _Scan:
 
     def _forget(self, start: int, length: int) -> None:
         """Drop these bytes (length 0: all) from the page cache, so that they are read from the medium."""
-        if self._task.is_cold and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._fd, start, length, os.POSIX_FADV_DONTNEED)
+        if self._task.is_cold:
+            self._source.forget(start, length)
 
     def _quickly(self, at: int, first_seq: int) -> tuple[int, int]:
         """Accept a batch if all of it is valid. Returns where to continue, and the end of what to check closely."""
@@ -200,7 +197,7 @@ class _Scan:
     def _carefully(self, at: int) -> int | None:
         """Examine one record and report what is wrong. Returns where the next one may begin, None at the end."""
         try:
-            raw, header, tag, end = read_record(self._fd, at, self._stop)
+            raw, header, tag, end = read_record(self._source, at, self._stop)
         except (FormatError, UnreadableError) as error:
             following = self._next_record(at)
             # A writer is in the middle of this record, or finished it a moment ago and exited.
@@ -267,12 +264,10 @@ class _Scan:
 
     def _is_room(self, at: int) -> bool:
         """Whether only zeros follow: room that a writer had made for its next records."""
-        while at < self._stop:
-            piece = read_up_to(self._fd, at, min(self._stop - at, _PIECE))
-            if not piece or piece.count(0) < len(piece):
-                return False
-            at += len(piece)
-        return True
+        try:
+            return is_zero(self._source, at, self._stop)
+        except (FormatError, UnreadableError):
+            return False
 
     def _is_wanted(self, seq: int, at: int) -> bool:
         """Whether to read this record's body: the same answer in any process, at any time."""
@@ -289,11 +284,12 @@ class _Scan:
         counts.bodies += 1
         offset, left = at + HEADER.size, header.body_len
         try:
-            while left and (piece := read_up_to(self._fd, offset, min(left, _PIECE))):
+            while left:
+                piece = self._source.read(offset, min(left, _PIECE))
                 digest.update(piece)
                 offset, left = offset + len(piece), left - len(piece)
                 counts.bytes += len(piece)
-        except UnreadableError as error:
+        except (FormatError, UnreadableError) as error:  # FormatError: it was cut since its trailer was read
             self._found(offset, header.seq, f"the body cannot be read: {error}")
             return
         if digest.digest() != header.body_sha256:
@@ -307,7 +303,7 @@ class _Scan:
         header = parse_header(raw)
         body = at + HEADER.size
         try:
-            self._open_record(header, lambda offset, length: read_exactly(self._fd, body + offset, length))
+            self._open_record(header, lambda offset, length: self._source.read(body + offset, length))
             self.report.counts.opened += 1
         except (ShreddedError, KeyUnavailableError) as error:
             self.report.unopened.setdefault(header.study_key_id, []).append(header.seq)
@@ -324,7 +320,7 @@ class _Scan:
         if place < len(self._listed):
             return self._listed[place]
         try:
-            return find_record(self._fd, at + 1, self._stop, self._next_seq or 0)
+            return find_record(self._source, at + 1, self._stop, self._next_seq or 0)
         except UnreadableError:
             return None
 
@@ -336,19 +332,18 @@ class _Scan:
         """Whether a writer is, or was, appending here; if so, wait a moment for its next group."""
         if self._tries is None or self._tries >= _LIVE_TRIES:
             return False
-        size = os.fstat(self._fd).st_size
-        if size == self._stop and holder(self._task.lock) is None:
+        if self._source.size == self._stop and holder(self._task.lock) is None:
             return False
         time.sleep(0.1)
-        self._tries, self._stop = self._tries + 1, _end_of_records(self._fd)
+        self._tries, self._stop = self._tries + 1, _end_of_records(self._source)
         return True
 
 
-def _end_of_records(fd: int) -> int:
+def _end_of_records(source: Source) -> int:
     """Where the records of a growing segment end: its size, or its footer once the writer has filled it."""
-    size = os.fstat(fd).st_size
+    size = source.size
     try:
-        sealed = read_footer(fd, size)
+        sealed = read_footer(source, size)
     except (FormatError, UnreadableError):
         return size
     return sealed[1] if sealed else size

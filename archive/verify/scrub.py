@@ -20,7 +20,7 @@ from coffer.archive.verify.scan import scan
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
-from coffer.keys.errors import FormatError, IntegrityError, UnreadableError
+from coffer.keys.errors import FormatError, IntegrityError, NotFoundError, UnreadableError
 
 _SAVE_MS = 60_000
 _BATCH_BYTES = 4 << 20
@@ -216,7 +216,7 @@ class Scrub:
 
     def _created_ms(self, number: int) -> int:
         try:
-            with self._folder.segment_files.opened(number) as file:
-                return read_segment_header(file.fileno()).created_ms
-        except (IntegrityError, UnreadableError, OSError):
+            with self._folder.segment_files.open(number) as source:
+                return read_segment_header(source).created_ms
+        except (IntegrityError, NotFoundError, UnreadableError):
             return 0

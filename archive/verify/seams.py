@@ -7,7 +7,6 @@ that is taken on trust except the inside of segments, which a verification reads
 only intact structures count as a contradiction.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.record import HEADER, genesis_hash, parse_header
 from coffer.archive.format.segment import Footer
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.leaves import Leaves
 from coffer.archive.tree.proof import root
 from coffer.archive.tree.tiles import Tiles
-from coffer.keys.disk.reading import read_exactly, reading
+from coffer.keys.disk.reading import reading
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
 
 __all__ = ["FORK", "Seams", "require_signed"]
@@ -47,12 +47,8 @@ class Seams:
         """
         seams = cls(folder, [])
         for number in numbers:
-            with reading(f"segment {number}"):
-                fd = folder.segment_files.descriptor(number)
-                try:
-                    seams._add(fd, number)
-                finally:
-                    os.close(fd)
+            with reading(f"segment {number}"), folder.segment_files.open(number) as source:
+                seams._add(source, number)
         return seams
 
     @property
@@ -60,23 +56,23 @@ class Seams:
         """The number of records in these segments."""
         return self.ends[-1].tree_size if self.ends else 0
 
-    def _add(self, fd: int, number: int) -> None:
+    def _add(self, source: Source, number: int) -> None:
         try:
-            ending = read_segment_end(fd, os.fstat(fd).st_size)
+            ending = read_segment_end(source, source.size)
         except FormatError as error:
             raise IntegrityError(f"segment {number}: {error}", hint=_HINT) from error
         if ending is None:
             raise IntegrityError(f"segment {number} has no footer but is not the last", hint=_HINT)
         with suppress(FormatError):  # a verification reports what is damaged
-            self._compare_begin(fd, number)
+            self._compare_begin(source, number)
         with suppress(FormatError):
-            raw = read_exactly(fd, ending.offset, HEADER.size)
+            raw = source.read(ending.offset, HEADER.size)
             if parse_header(raw).seq != ending.tree_size - 1 or leaf_hash(raw) != ending.head:
                 raise HistoryError(f"segment {number} ends with another record than its footer says", hint=FORK)
         self.ends.append(ending)
 
-    def _compare_begin(self, fd: int, number: int) -> None:
-        header, folder = read_segment_header(fd), self.folder
+    def _compare_begin(self, source: Source, number: int) -> None:
+        header, folder = read_segment_header(source), self.folder
         if (header.archive_id, header.log, header.number) != (folder.archive_id, 0, number):
             raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
         before = self.ends[-1].head if self.ends else genesis_hash(folder.archive_id)
@@ -88,13 +84,11 @@ class Seams:
         """The whole footer of a segment, by its index here. Raises IntegrityError, UnreadableError."""
         number = index + 1
         with reading(f"segment {number}"):
-            fd = self.folder.segment_files.descriptor(number)
             try:
-                found = read_footer(fd, os.fstat(fd).st_size)
+                with self.folder.segment_files.open(number) as source:
+                    found = read_footer(source, source.size)
             except FormatError as error:
                 raise IntegrityError(f"segment {number}: {error}", hint=_HINT) from error
-            finally:
-                os.close(fd)
         if found is None:
             raise IntegrityError(f"segment {number} has no footer but is not the last", hint=_HINT)
         return found[0]
@@ -103,13 +97,11 @@ class Seams:
         """Group and tag of the last record. Raises IntegrityError, UnreadableError."""
         number = len(self.ends)
         with reading(f"segment {number}"):
-            fd = self.folder.segment_files.descriptor(number)
             try:
-                record = read_record(fd, self.ends[-1].offset, os.fstat(fd).st_size)
+                with self.folder.segment_files.open(number) as source:
+                    record = read_record(source, self.ends[-1].offset, source.size)
             except FormatError as error:
                 raise IntegrityError(f"segment {number}: {error}", hint=_HINT) from error
-            finally:
-                os.close(fd)
         return record.header.group, record.tag
 
     def require(self, claim: Checkpoint) -> None:

@@ -13,11 +13,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from coffer.archive.format.chain import Chain, read_footer, read_segment_header
 from coffer.archive.format.group import GroupEnd
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.source import FileSource, Source
 from coffer.archive.tree.checkpoint import Checkpoint, endorsed_checkpoints, read_checkpoint
 from coffer.archive.tree.checkpoint_history import last_checkpoint
 from coffer.archive.tree.key_history import read_key_history
@@ -35,7 +36,7 @@ from coffer.archive.verify.report import (
 from coffer.archive.verify.scan import scan
 from coffer.archive.verify.tile_check import check
 from coffer.keys.disk import opening
-from coffer.keys.errors import InputError, IntegrityError, UnavailableError, UnreadableError
+from coffer.keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError, UnreadableError
 
 __all__ = ["Finding", "OpenRecords", "Options", "Verifier", "VerifyLevel", "VerifySummary"]
 
@@ -218,9 +219,11 @@ class Verifier:
                     return before, place
         return Chain.start(self._folder.archive_id), 0
 
-    def _opened(self, number: int) -> BinaryIO:
+    def _opened(self, number: int) -> Source:
         staged = self._replacements.get(number)
-        return opening.opened(staged) if staged is not None else self._folder.segment_files.opened(number)
+        if staged is None:
+            return self._folder.segment_files.open(number)
+        return FileSource(opening.descriptor(staged))
 
     def _reports(self, numbers: Sequence[int], claims: Sequence[Claim]) -> Iterator[Report]:
         options = self._options
@@ -293,18 +296,18 @@ def _scan(task: Task) -> Report:
     return scan(task, _worker_open)
 
 
-def _first_seq(opened: Callable[[], BinaryIO]) -> int | None:
+def _first_seq(opened: Callable[[], Source]) -> int | None:
     try:
-        with opened() as file:
-            return read_segment_header(file.fileno()).first_seq
-    except (IntegrityError, UnreadableError, OSError):
+        with opened() as source:
+            return read_segment_header(source).first_seq
+    except (IntegrityError, NotFoundError, UnreadableError):
         return None
 
 
-def _footer_state(opened: Callable[[], BinaryIO]) -> Chain | None:
+def _footer_state(opened: Callable[[], Source]) -> Chain | None:
     try:
-        with opened() as file:
-            found = read_footer(file.fileno(), os.fstat(file.fileno()).st_size)
-    except (IntegrityError, UnreadableError, OSError):
+        with opened() as source:
+            found = read_footer(source, source.size)
+    except (IntegrityError, NotFoundError, UnreadableError):
         return None
     return Chain.behind(found[0]) if found else None

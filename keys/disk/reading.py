@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from coffer.keys.errors import FormatError, UnreadableError
 
-__all__ = ["read_exactly", "read_up_to", "reading"]
+__all__ = ["read_exactly", "read_up_to", "reading", "size_of"]
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def read_up_to(fd: int, offset: int, length: int) -> bytes:
     while left:
         data = _pread(fd, left, offset + length - left)
         if not data:
-            if _size(fd) > offset + length - left:
+            if size_of(fd) > offset + length - left:
                 raise UnreadableError("cannot be read: the system reports the end of the file too early")
             break
         parts.append(data)
@@ -53,9 +53,11 @@ def read_exactly(fd: int, offset: int, length: int) -> bytes:
 
     Raises FormatError where the file is shorter, UnreadableError where the medium cannot be read.
     """
-    data = read_up_to(fd, offset, length)
+    data = _pread(fd, length, offset)
     if len(data) != length:
-        raise FormatError(f"the file ends {length - len(data)} bytes too early")
+        data = read_up_to(fd, offset, length)
+        if len(data) != length:
+            raise FormatError(f"the file ends {length - len(data)} bytes too early")
     return data
 
 
@@ -66,7 +68,8 @@ def _pread(fd: int, length: int, offset: int) -> bytes:
         raise UnreadableError(f"cannot be read: {error.strerror}") from error
 
 
-def _size(fd: int) -> int:
+def size_of(fd: int) -> int:
+    """Return the size of an open file in bytes. Raises UnreadableError where it cannot be asked."""
     try:
         return os.fstat(fd).st_size
     except OSError as error:

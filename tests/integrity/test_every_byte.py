@@ -19,6 +19,7 @@ import pytest
 from coffer.archive.format.chain import read_footer
 from coffer.archive.repair.deferred_events import REPAIRED, DeferredEvent, defer, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.source import FileSource
 from coffer.archive.tree.checkpoint import open_checkpoint
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.scrub import Scrub, parse_position
@@ -244,7 +245,7 @@ def test_an_older_state_of_one_segment_alone(folder: ArchiveFolder, states: Path
 def read_tail_of(path: Path) -> int:
     """Where a segment's footer begins; 0 where it has none."""
     with path.open("rb") as file:
-        sealed = read_footer(file.fileno(), path.stat().st_size)
+        sealed = read_footer(FileSource(file.fileno()), path.stat().st_size)
     return sealed[1] if sealed else 0
 
 
