@@ -1,7 +1,7 @@
 """What events record of an epoch's openers, so that a restored or altered keyring loses none of them.
 
-Rule: everything that begins to open an epoch is in an event, in the bytes of its FORMAT.md, and every rotation
-records all that still do. Receipts and burned shares are recorded likewise.
+Rule: everything that begins to open an epoch is in an event, as the bytes that keys/FORMAT.md gives it, and every
+rotation records all that still do. Receipts and burned shares are recorded likewise.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from coffer.keys.keyring.keepers import Burned
+from coffer.keys.keyring.keepers import Burned, KeeperState
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.keys.shares import groups
@@ -63,4 +64,7 @@ def test_the_last_receipt_ends_an_epoch_that_was_given_up(keyring: Keyring) -> N
     (held,) = (each for each in keyring.keepers() if each.epoch == 1)
     assert not restore(keyring, [held], [], {})
     assert keyring.epoch_facts(1).state is EpochState.ABANDONED
-    keyring.close()
+    ended = replace(held, state=KeeperState.ENDED, receipt_ms=5, effective_ms=5)
+    assert restore(keyring, [ended], [], {})
+    assert (ended in keyring.keepers(), keyring.epoch_facts(1).state) == (True, EpochState.DESTROYED)
+    assert not restore(keyring, [held], [], {})
