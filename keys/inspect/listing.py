@@ -7,22 +7,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from coffer.keys.errors import FormatError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper
 from coffer.keys.keyring.rekey import Rekey
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
-from coffer.keys.keyring.store import RowStore
+from coffer.keys.keyring.store import SUM_KEY, RowStore
 from coffer.keys.keyring.tombstone import Tombstone
+from coffer.keys.mailbox import orders
+from coffer.keys.values import waiting_event
+from coffer.keys.values.officer_record import RecordKind
+from coffer.keys.values.waiting_event import WaitingEvent
 
 __all__ = ["KeyringListing", "list_keyring"]
+
+_NOT_LISTED: Final = frozenset(
+    {rows.CHANGES_KEY, rows.CHECKPOINT_KEY, rows.COMPACTED_KEY, rows.SHARES_PREFIX, rows.SPLITTING_PREFIX}
+    | {SUM_KEY, orders.PREFIX, *rows.OWN_KEYS, *(each.value for each in RecordKind)}
+)
 
 
 @dataclass(slots=True)
 class KeyringListing:
-    """The header; epochs by number; study keys, tombstones and rekeys by key id; keepers; sealed events by the rest of
-    their row's key; and what is wrong with rows that could not be decoded."""
+    """The header; epochs by number; study keys, tombstones and rekeys by key id; keepers; waiting events;
+    and what is wrong with rows that could not be decoded, or are of no known kind."""
 
     header: KeyringHeader | None = None
     epochs: dict[int, EpochRow] = field(default_factory=dict)
@@ -30,7 +40,7 @@ class KeyringListing:
     tombstones: dict[bytes, Tombstone] = field(default_factory=dict)
     rekeys: dict[bytes, Rekey] = field(default_factory=dict)
     keepers: list[Keeper] = field(default_factory=list)
-    events: dict[bytes, bytes] = field(default_factory=dict)
+    events: list[WaitingEvent] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
     def add(self, key: bytes, value: bytes) -> None:
@@ -51,8 +61,10 @@ class KeyringListing:
                 self.keepers.append(Keeper.decode(value))
             elif prefix == rows.BURNED_PREFIX:
                 Burned.decode(value)
-            elif prefix == rows.EVENT_PREFIX:
-                self.events[rest] = value
+            elif prefix == waiting_event.PREFIX:
+                self.events.append(WaitingEvent.decode(key, value))
+            elif prefix not in _NOT_LISTED:
+                raise FormatError("a row of the keyring is of a kind that this version never writes")
         except FormatError as error:
             self.complaints.append(f"{error} (row {key.hex()})")
 

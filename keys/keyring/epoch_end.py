@@ -15,9 +15,11 @@ from typing import Final
 from coffer.keys.errors import CofferError, ConfigError, KeyUnavailableError, LockedError, NotFoundError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, KeeperState, keepers_in, require_keeper
-from coffer.keys.keyring.rows import EpochRow, EpochState, KeyringHeader, KeyRow
+from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.providers.base import DestroyReceipt, KekProvider
+from coffer.keys.values.epoch import Epoch, EpochState
+from coffer.keys.values.waiting_event import WaitingEvent
 
 __all__ = ["EpochDestruction", "KeeperFailure", "Receipt", "abandon", "destroy"]
 
@@ -65,11 +67,11 @@ def destroy(
     provider: KekProvider,
     epoch: int,
     now_ms: Callable[[], int],
-    event: Callable[[Receipt], tuple[bytes, bytes]] | None = None,
+    event: Callable[[Receipt], WaitingEvent] | None = None,
 ) -> EpochDestruction:
     """Destroy every secret that ever opened an old epoch's key; each receipt is durable before the next is requested.
 
-    After an interruption anywhere the archive still opens, and the next call resumes. The row that `event` makes of a
+    After an interruption anywhere the archive still opens, and the next call resumes. What `event` makes of a
     receipt is written with it, once; also for an abandoned epoch whose provider is back. A secret that returned after
     its receipt is destroyed again, without a new receipt. Raises NotFoundError for an epoch that never existed,
     ConfigError for the current one or one that still wraps keys, LockedError where its rows changed meanwhile. Errors
@@ -118,29 +120,33 @@ def _end(store: RowStore, provider: KekProvider, keeper: Keeper) -> DestroyRecei
     )
 
 
-def _receive(store: RowStore, row: EpochRow, receipt: Receipt, events: list[tuple[bytes, bytes]]) -> EpochRow:
+def _receive(store: RowStore, row: EpochRow, receipt: Receipt, events: list[WaitingEvent]) -> EpochRow:
     """Store a receipt; the last one marks the epoch as destroyed. Returns the epoch's new row."""
     keeper = receipt.keeper
     others = [each for each in keepers_in(store, keeper.epoch) if each.id != keeper.id]
     now = row if not all(each.is_ended for each in others) else replace(row, state=EpochState.DESTROYED, wrapped=b"")
-    put = [(keeper.row_key, keeper.encode()), (rows.epoch_row_key(row.epoch), now.encode()), *events]
+    put = [
+        (keeper.row_key, keeper.encode()),
+        (rows.epoch_row_key(row.epoch), now.encode()),
+        *(each.row for each in events),
+    ]
     _put(store, put, row)
     return now
 
 
-def abandon(store: RowStore, epoch: int, event: Callable[[EpochRow], tuple[bytes, bytes]]) -> EpochRow:
+def abandon(store: RowStore, epoch: int, event: Callable[[Epoch], WaitingEvent]) -> Epoch:
     """Abandon an old epoch without its provider: its wrapped KEK leaves the keyring, durable on return.
 
-    The row that `event` makes is written with it, once. Its keepers stay without a receipt, and what was shredded under
-    the epoch does not count as gone until `destroy` gets a receipt from each. Returns the epoch's row; raises as
+    What `event` makes is written with it, once. Its keepers stay without a receipt, and what was shredded under
+    the epoch does not count as gone until `destroy` gets a receipt from each. Returns the epoch; raises as
     `destroy`. Calls no provider.
     """
     row = _announce(store, epoch)
     if row.state in _ENDED:
-        return row
+        return row.facts
     given_up = replace(row, state=EpochState.ABANDONED, wrapped=b"")
-    _put(store, [(rows.epoch_row_key(epoch), given_up.encode()), event(given_up)], row)
-    return given_up
+    _put(store, [(rows.epoch_row_key(epoch), given_up.encode()), event(given_up.facts).row], row)
+    return given_up.facts
 
 
 def _announce(store: RowStore, epoch: int) -> EpochRow:

@@ -17,6 +17,7 @@ from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow, Purpose
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.values.epoch import GONE
 
 __all__ = ["OpenEpochs"]
 
@@ -46,7 +47,7 @@ class OpenEpochs:
                 raise IntegrityError("an epoch row of the keyring is stored under another epoch's number")
             if row.epoch not in (self.header.epoch, wanted):
                 continue
-            if row.state in rows.GONE or self.keks.get(row.epoch, (b"",))[0] == row.kek_id:
+            if row.state in GONE or self.keks.get(row.epoch, (b"",))[0] == row.kek_id:
                 continue
             keeper = self._provider.of_kind(row.provider)
             context = rows.epoch_context(self.header.archive_id, row.kek_id, row.epoch)
@@ -58,7 +59,7 @@ class OpenEpochs:
         """Adopt a header, and drop the KEKs of the epochs that are gone according to these rows."""
         self.header = header
         for row in epochs:
-            if row.state in rows.GONE:
+            if row.state in GONE:
                 self.forget(row.epoch)
 
     def forget(self, epoch: int) -> None:
@@ -115,7 +116,7 @@ class OpenEpochs:
         """
         row = self.row(epoch)
         kek_id, kek = self.kek(epoch)
-        if row.state in rows.GONE:
+        if row.state in GONE:
             raise KeyUnavailableError(f"key epoch {epoch} was destroyed while it was in use", hint="restart Coffer")
         context = rows.epoch_context(self.header.archive_id, row.kek_id, epoch)
         found = self._provider.of_kind(row.provider).unwrap(row.wrapped, context)

@@ -12,10 +12,11 @@ from coffer.keys.crypto import aead
 from coffer.keys.errors import ConfigError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper
-from coffer.keys.keyring.rows import EpochRow, EpochState, KeyringHeader, KeyRow, KeyState
+from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow, KeyState
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.values.epoch import EpochState
 
 __all__ = ["create_rows"]
 

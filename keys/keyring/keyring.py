@@ -32,6 +32,8 @@ from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.studies import StudyKeys
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.values.epoch import Epoch
+from coffer.keys.values.waiting_event import WaitingEvent
 
 __all__ = ["Keyring"]
 
@@ -240,6 +242,10 @@ class Keyring:
         """Return an epoch's row from disk. Raises NotFoundError for an epoch that never existed."""
         return self._epochs.row(epoch)
 
+    def epoch_facts(self, epoch: int) -> Epoch:
+        """Return an epoch as the floors above may know it. Raises as `epoch_row`."""
+        return self.epoch_row(epoch).facts
+
     def epoch_age_seconds(self, now_ms: int) -> float:
         """Return the age of the current epoch in seconds at `now_ms` (ms since 1970 UTC)."""
         return max(0.0, (now_ms - self.epoch_row(self.epoch).created_ms) / 1000)
@@ -312,7 +318,7 @@ class Keyring:
     def rotate(
         self,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
-        event: Callable[[Rotated], tuple[bytes, bytes]] | None = None,
+        event: Callable[[Rotated], WaitingEvent] | None = None,
     ) -> Rotated:
         """Move every key under a new epoch's KEK: see `keys.keyring.rotation.rotate`. Stores and reads continue
         meanwhile."""
@@ -324,7 +330,7 @@ class Keyring:
     def destroy_epoch(
         self,
         epoch: int,
-        event: Callable[[Receipt], tuple[bytes, bytes]] | None = None,
+        event: Callable[[Receipt], WaitingEvent] | None = None,
         provider: KekProvider | None = None,
     ) -> EpochDestruction:
         """Destroy for ever the secrets that open an old epoch: see `keys.keyring.epoch_end.destroy`. A given `provider`
@@ -334,9 +340,9 @@ class Keyring:
         self._epochs.forget(epoch)
         return ending
 
-    def abandon_epoch(self, epoch: int, event: Callable[[EpochRow], tuple[bytes, bytes]]) -> EpochRow:
+    def abandon_epoch(self, epoch: int, event: Callable[[Epoch], WaitingEvent]) -> Epoch:
         """Abandon an old epoch whose provider is lost: see `keys.keyring.epoch_end.abandon`."""
         with self.exclusive("a destruction"):
-            row = abandon(self._store, epoch, event)
+            given_up = abandon(self._store, epoch, event)
         self._epochs.forget(epoch)
-        return row
+        return given_up

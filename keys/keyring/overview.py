@@ -15,8 +15,9 @@ from coffer.keys.disk.lock import ChangeLock, Holder
 from coffer.keys.errors import FormatError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
-from coffer.keys.keyring.rows import EpochRow, EpochState, KeyringHeader, KeyRow
+from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
 from coffer.keys.keyring.store import RowStore
+from coffer.keys.values.epoch import EpochState
 
 __all__ = [
     "EpochInfo",

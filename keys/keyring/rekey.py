@@ -18,11 +18,12 @@ from coffer.keys.errors import FormatError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
 from coffer.keys.memory.secret import Secret
+from coffer.keys.values.waiting_event import WaitingEvent
 
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
 
-__all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "inactive_keys", "of_key", "under_way", "update"]
+__all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "inactive_keys", "made_ms", "of_key", "under_way", "update"]
 
 _LAYOUT: Final = struct.Struct(">HH16s16sQIIQ")  # version phase new_key_id name from_seq done total stuck
 _VERSION: Final = 1
@@ -82,6 +83,12 @@ def under_way(keyring: Keyring) -> list[Rekey]:
     return [Rekey.decode(row_key[1:], value) for row_key, value in keyring.rows(rows.REKEY_PREFIX)]
 
 
+def made_ms(keyring: Keyring, key_id: bytes) -> int | None:
+    """Return when a study's key was made (ms since 1970 UTC), None where the keyring has no such key."""
+    value = keyring.row(rows.STUDY_PREFIX + key_id)
+    return None if value is None else KeyRow.decode(value).created_ms
+
+
 def inactive_keys(keyring: Keyring) -> frozenset[bytes]:
     """Return the keys whose records do not count now, because those under the other key of the pair do."""
     return frozenset(each.new if each.phase is Phase.SEALING else each.old for each in under_way(keyring))
@@ -94,11 +101,11 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
     from_seq: int,
     now_ms: int,
     random: Callable[[int], bytes],
-    event: Callable[[Rekey], tuple[bytes, bytes]],
+    event: Callable[[Rekey], WaitingEvent],
 ) -> Rekey:
     """Make the new key and the row that says it replaces `old`; durable on return. A rekey under way is resumed.
 
-    The row that `event` makes is written in the same transaction. Raises ShreddedError, KeyUnavailableError,
+    What `event` makes is written in the same transaction. Raises ShreddedError, KeyUnavailableError,
     IntegrityError for the old key.
     """
     while True:
@@ -125,18 +132,19 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
             bump,
             (made.row_key, made.encode()),
             (rows.STUDY_PREFIX + made.new, keyring.sealed(row, made.new, Secret(random(32)))),
-            event(made),
+            event(made).row,
         ]
         if keyring.row(rows.HEADER_KEY) == header and keyring.amend(put, expected=expected):
             return made
 
 
-def update(keyring: Keyring, before: Rekey, after: Rekey, put: Sequence[tuple[bytes, bytes]] = ()) -> Rekey:
-    """Replace a rekey's row, and write other rows with it; durable on return. Returns `after`.
+def update(keyring: Keyring, before: Rekey, after: Rekey, events: Sequence[WaitingEvent] = ()) -> Rekey:
+    """Replace a rekey's row, and write events with it; durable on return. Returns `after`.
 
     Raises ShreddedError if the study was shredded meanwhile, UnavailableError if the row changed otherwise.
     """
-    if keyring.amend([(after.row_key, after.encode()), *put], expected=[(before.row_key, before.encode())]):
+    put = [(after.row_key, after.encode()), *(each.row for each in events)]
+    if keyring.amend(put, expected=[(before.row_key, before.encode())]):
         return after
     keyring.study(before.old)
     if of_key(keyring, before.old) is None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from coffer.keys.errors import CofferError
 from coffer.keys.keyring.keepers import Keeper
-from coffer.keys.keyring.rows import EpochRow, EpochState
+from coffer.keys.keyring.rows import EpochRow
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.values.epoch import EpochState
 
 __all__ = ["Returned", "is_held", "returned"]
 

@@ -18,17 +18,12 @@ from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError,
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, keepers_in, require_keeper
 from coffer.keys.keyring.overview import epoch_rows, header_in, partly_rotated
-from coffer.keys.keyring.rows import (
-    GONE,
-    EpochRow,
-    EpochState,
-    KeyringHeader,
-    KeyRow,
-    KeyState,
-)
+from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow, KeyState
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.values.epoch import GONE, EpochState
+from coffer.keys.values.waiting_event import WaitingEvent
 
 __all__ = ["Rotated", "rotate"]
 
@@ -90,11 +85,11 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
     random: Callable[[int], bytes],
     now_ms: Callable[[], int],
     progress: Callable[[int, int], None],
-    event: Callable[[Rotated], tuple[bytes, bytes]] | None = None,
+    event: Callable[[Rotated], WaitingEvent] | None = None,
 ) -> Rotated:
     """Rotate, or resume an interrupted rotation; durable on return. `progress` gets the study keys done and in total.
 
-    The row that `event` makes is written with the last step. `known` holds the KEKs in memory, by epoch. One provider
+    What `event` makes is written with the last step. `known` holds the KEKs in memory, by epoch. One provider
     call makes the new KEK and one opens it again before anything moves under it; an old KEK is opened only where it is
     not in memory and a row names it. Raises LockedError where another process changes epochs despite the lock, and what
     the provider or `progress` raises; then the next call resumes.
@@ -206,12 +201,12 @@ def _needs_move(row: KeyRow, new: EpochRow) -> bool:
     return row.epoch != new.epoch and row.state is not KeyState.SHRED_SCHEDULED
 
 
-def _retire(store: RowStore, current: int, events: list[tuple[bytes, bytes]]) -> None:
+def _retire(store: RowStore, current: int, events: list[WaitingEvent]) -> None:
     old = [row for row in epoch_rows(store) if row.epoch != current and row.state is EpochState.ACTIVE]
     row_keys = [rows.epoch_row_key(row.epoch) for row in old]
     put = [
         (row_key, replace(row, state=EpochState.RETIRED).encode()) for row_key, row in zip(row_keys, old, strict=True)
     ]
     expected = [(row_key, row.encode()) for row_key, row in zip(row_keys, old, strict=True)]
-    if not old or not store.put([*put, *events], expected=expected):
+    if not old or not store.put([*put, *(each.row for each in events)], expected=expected):
         raise LockedError("another process rotates the keys", hint="wait for it, then run coffer keys list")

@@ -15,10 +15,10 @@ from typing import Final
 from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError
 from coffer.keys.memory.secret import Secret
+from coffer.keys.values.epoch import Epoch, EpochState
 
 __all__ = [
     "EpochRow",
-    "EpochState",
     "KeyRow",
     "KeyState",
     "KeyringHeader",
@@ -49,12 +49,9 @@ TOMBSTONE_PREFIX: Final = b"T"
 CHANGES_KEY: Final = b"C"  # counts changes to keys that other processes may hold, or to what may be done with them
 KEEPER_PREFIX: Final = b"U"  # secrets that could ever open an epoch's key, and their receipts
 BURNED_PREFIX: Final = b"B"  # the burned shares of a group
-EVENT_PREFIX: Final = b"P"  # events waiting to be appended to the log, sealed
-HOLD_PREFIX: Final = b"L"  # holds, sealed
 REKEY_PREFIX: Final = b"R"  # rekeys under way
 COMPACTED_KEY: Final = b"I"  # the newest destroyed epoch since whose end the index was rewritten
-SIGN_PREFIX: Final = b"O"  # orders to sign a checkpoint now
-REQUEST_PREFIX: Final = b"Q"  # requests waiting for another officer, sealed
+# P, L and Q are in `keys.values`, O is in `keys.mailbox.orders`. Reserved in FORMAT.md, and never written: X, Y, Z, M.
 NO_ID: Final = bytes(16)  # stands in for the key id in the archive's own rows
 _KEY_CONTEXT: Final = b"coffer/dek/v1\x00"
 _EPOCH_CONTEXT: Final = b"coffer/kek/v1\x00"
@@ -82,23 +79,6 @@ class KeyState(IntEnum):
 
     ACTIVE = 1
     SHRED_SCHEDULED = 2
-
-
-class EpochState(IntEnum):
-    """New keys go under the newest active epoch; a retired one still opens rows; a destroyed one opens nothing.
-
-    DESTROYING: no longer used, but not every keeper has a receipt yet. ABANDONED: no longer used, and a provider was
-    lost before it destroyed its secret.
-    """
-
-    ACTIVE = 1
-    RETIRED = 2
-    DESTROYED = 3
-    DESTROYING = 4
-    ABANDONED = 5
-
-
-GONE: Final = frozenset({EpochState.DESTROYING, EpochState.DESTROYED, EpochState.ABANDONED})
 
 
 class WrapAlgorithm(IntEnum):
@@ -160,6 +140,11 @@ class EpochRow:
     created_ms: int
     provider: str
     wrapped: bytes
+
+    @property
+    def facts(self) -> Epoch:
+        """What the floors above may know of it."""
+        return Epoch(self.epoch, self.provider, self.state, self.created_ms)
 
     def encode(self) -> bytes:
         """Return 50 bytes followed by the wrapped KEK."""

@@ -14,13 +14,27 @@ from typing import TYPE_CHECKING
 from coffer.keys.errors import ShreddedError, UnavailableError
 from coffer.keys.keyring import rekey, rows
 from coffer.keys.keyring.rekey import Rekey
-from coffer.keys.keyring.rows import KeyState
+from coffer.keys.keyring.rows import EpochRow, KeyState
 from coffer.keys.keyring.tombstone import Reason, Tombstone
+from coffer.keys.values.epoch import GONE
+from coffer.keys.values.officer_record import RecordAsRead
+from coffer.keys.values.waiting_event import WaitingEvent
 
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
 
-__all__ = ["current", "drop", "is_shredded", "schedule", "supersede", "tombstones", "waiting"]
+__all__ = [
+    "compacted",
+    "current",
+    "drop",
+    "is_dropped",
+    "is_shredded",
+    "schedule",
+    "supersede",
+    "tombstones",
+    "uncompacted",
+    "waiting",
+]
 
 
 def schedule(
@@ -29,8 +43,8 @@ def schedule(
     *,
     now_ms: int,
     until_ms: int,
-    event: Callable[[bytes, Tombstone], tuple[bytes, bytes]] | None = None,
-    done: Sequence[tuple[bytes, bytes]] = (),
+    event: Callable[[bytes, Tombstone], WaitingEvent] | None = None,
+    done: Sequence[RecordAsRead] = (),
     allowed: Callable[[], None] = lambda: None,
     last_epoch: int = 0,
 ) -> list[bytes]:
@@ -38,25 +52,25 @@ def schedule(
 
     A key that was replaced, or is being replaced, stands for the key that replaces it.
 
-    One transaction, durable on return: the rows' states, the tombstones, the change counter, the row that `event` makes
-    for each key (the erasure's event for the log), and the removal of the rows `done` (the request that this fulfils,
-    as it was read). If nothing is left to shred, only `done` is removed. `allowed` raises where something forbids the
+    One transaction, durable on return: the rows' states, the tombstones, the change counter, what `event` makes for
+    each key (the erasure's event for the log), and the removal of the records `done` (the request that this fulfils, as
+    it was read). If nothing is left to shred, only `done` is removed. `allowed` raises where something forbids the
     erasure, and is called again after the change counter moved: code that adds a prohibition increments that. Pass as
     `last_epoch` the latest epoch that copies of the key are known to be under, if later than the row's. Raises
-    KeyUnavailableError for a key that the keyring does not hold, UnavailableError where a row of `done` has changed.
+    KeyUnavailableError for a key that the keyring does not hold, UnavailableError where a record of `done` has changed.
     """
     while True:
         changes = keyring.row(rows.CHANGES_KEY)
         allowed()
-        if any(keyring.row(row_key) != value for row_key, value in done):
+        if any(keyring.row(each.row_key) != each.sealed for each in done):
             raise UnavailableError(
                 "somebody else dealt with this request just now", hint="see what became of it: coffer shred list"
             )
         put: list[tuple[bytes, bytes]] = []
-        expected: list[tuple[bytes, bytes | None]] = [(rows.CHANGES_KEY, changes), *done]
+        expected: list[tuple[bytes, bytes | None]] = [(rows.CHANGES_KEY, changes), *(each.row for each in done)]
         selected, ended = _selection(keyring, names)
         expected += [(each.row_key, each.encode()) for each in ended]
-        removed = [*(row_key for row_key, _ in done), *(each.row_key for each in ended)]
+        removed = [*(each.row_key for each in done), *(each.row_key for each in ended)]
         fresh = [key_id for key_id in selected if not is_shredded(keyring, key_id)]
         for key_id in fresh:
             row_key = rows.STUDY_PREFIX + key_id
@@ -67,7 +81,7 @@ def schedule(
                 (row_key, keyring.sealed(replace(row, state=KeyState.SHRED_SCHEDULED), key_id, dek)),
                 (rows.TOMBSTONE_PREFIX + key_id, tombstone.encode()),
             ]
-            put += [event(key_id, tombstone)] if event is not None else []
+            put += [event(key_id, tombstone).row] if event is not None else []
             expected += [(row_key, value), (rows.TOMBSTONE_PREFIX + key_id, None)]
         if not fresh:
             if removed:
@@ -130,10 +144,12 @@ def tombstones(keyring: Keyring) -> dict[bytes, Tombstone]:
 
 def waiting(keyring: Keyring) -> dict[bytes, Tombstone]:
     """Return the shredded keys whose wrapped form still exists: the index may still hold what they sealed."""
-    found = tombstones(keyring)
-    return {
-        key_id: tombstone for key_id, tombstone in found.items() if keyring.row(rows.STUDY_PREFIX + key_id) is not None
-    }
+    return {key_id: tombstone for key_id, tombstone in tombstones(keyring).items() if not is_dropped(keyring, key_id)}
+
+
+def is_dropped(keyring: Keyring, key_id: bytes) -> bool:
+    """Whether the keyring holds no wrapped form of this key (any more); about 4 us."""
+    return keyring.row(rows.STUDY_PREFIX + key_id) is None
 
 
 def drop(keyring: Keyring, key_ids: Sequence[bytes]) -> None:
@@ -141,3 +157,18 @@ def drop(keyring: Keyring, key_ids: Sequence[bytes]) -> None:
     gone = [rows.STUDY_PREFIX + key_id for key_id in key_ids if is_shredded(keyring, key_id)]
     if gone:
         keyring.amend([], gone)
+
+
+def uncompacted(keyring: Keyring) -> int:
+    """Return the newest ended epoch since whose end the index was not compacted; 0 if there is none.
+
+    Until then unused pages of its file may still hold tokens and sealed rows of what was shredded in that epoch.
+    """
+    every = (EpochRow.decode(value) for _, value in keyring.rows(rows.EPOCH_PREFIX))
+    newest = max((row.epoch for row in every if row.state in GONE), default=0)
+    return newest if newest > int.from_bytes(keyring.row(rows.COMPACTED_KEY) or b"", "big") else 0
+
+
+def compacted(keyring: Keyring, epoch: int) -> None:
+    """Record that the index was compacted since this epoch ended; durable on return."""
+    keyring.amend([(rows.COMPACTED_KEY, epoch.to_bytes(4, "big"))])

@@ -15,13 +15,12 @@ from coffer.keys.errors import LockedError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.rows import KeyRow, KeyState
 from coffer.keys.memory.secret import Secret
+from coffer.keys.values.waiting_event import WaitingEvent
 
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
 
-__all__ = ["Row", "begin", "current", "is_under_way", "pending", "promote"]
-
-Row = tuple[bytes, bytes]
+__all__ = ["begin", "current", "is_under_way", "pending", "promote"]
 
 
 def current(keyring: Keyring) -> CheckpointSigner:
@@ -40,9 +39,9 @@ def pending(keyring: Keyring) -> CheckpointSigner | None:
 
 
 def begin(
-    keyring: Keyring, random: Callable[[int], bytes], now_ms: int, event: Callable[[CheckpointSigner], Row]
+    keyring: Keyring, random: Callable[[int], bytes], now_ms: int, event: Callable[[CheckpointSigner], WaitingEvent]
 ) -> CheckpointSigner:
-    """Make the next signing key, with the row that `event` makes of it; durable on return. It signs nothing yet.
+    """Make the next signing key, with the event that `event` makes of it; durable on return. It signs nothing yet.
 
     If there is one already, it is returned, without an event.
     """
@@ -53,12 +52,12 @@ def begin(
         value = _row(keyring, rows.NEXT_SIGNING_KEY, epoch, now_ms, seed)
         made = CheckpointSigner(seed)
         expected = [(rows.NEXT_SIGNING_KEY, None), (rows.HEADER_KEY, header)]
-        if keyring.amend([(rows.NEXT_SIGNING_KEY, value), event(made)], expected=expected):
+        if keyring.amend([(rows.NEXT_SIGNING_KEY, value), event(made).row], expected=expected):
             return made
 
 
-def promote(keyring: Keyring, now_ms: int, event: Row) -> None:
-    """Replace the current signing key by the next one, together with the row `event`; durable on return. The same
+def promote(keyring: Keyring, now_ms: int, event: WaitingEvent) -> None:
+    """Replace the current signing key by the next one, together with an event; durable on return. The same
     transaction destroys the old seed. Raises LockedError where another process has done so meanwhile."""
     while True:
         header, old, new = (keyring.row(each) for each in (rows.HEADER_KEY, rows.SIGNING_KEY, rows.NEXT_SIGNING_KEY))
@@ -67,7 +66,7 @@ def promote(keyring: Keyring, now_ms: int, event: Row) -> None:
         seed = keyring.own_key(rows.NEXT_SIGNING_KEY)
         value = _row(keyring, rows.SIGNING_KEY, keyring.epoch, now_ms, seed)
         expected = [(rows.HEADER_KEY, header), (rows.SIGNING_KEY, old), (rows.NEXT_SIGNING_KEY, new)]
-        if keyring.amend([(rows.SIGNING_KEY, value), event], [rows.NEXT_SIGNING_KEY], expected):
+        if keyring.amend([(rows.SIGNING_KEY, value), event.row], [rows.NEXT_SIGNING_KEY], expected):
             return
 
 

@@ -16,6 +16,7 @@ from coffer.keys.crypto.shamir import Group
 from coffer.keys.errors import InputError, UnavailableError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, burned_row_key
+from coffer.keys.values.waiting_event import WaitingEvent
 
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
@@ -31,9 +32,10 @@ def place_of(folder: Path) -> bytes:
     return sha256(_LABEL + str(folder).encode("utf-8", "surrogateescape")).digest()[:_PLACE]
 
 
-def begin(keyring: Keyring, of: Group, place: bytes, event: tuple[bytes, bytes]) -> None:
-    """Record a group whose shares are about to be written at `place`, and an event's row; durable on return."""
-    keyring.amend([(rows.SHARES_PREFIX + of.group, of.encode()), (rows.SPLITTING_PREFIX + of.group, place), event])
+def begin(keyring: Keyring, of: Group, place: bytes, event: WaitingEvent) -> None:
+    """Record a group whose shares are about to be written at `place`, and an event; durable on return."""
+    begun = [(rows.SHARES_PREFIX + of.group, of.encode()), (rows.SPLITTING_PREFIX + of.group, place)]
+    keyring.amend([*begun, event.row])
 
 
 def end(keyring: Keyring, of: Group) -> None:
@@ -46,9 +48,9 @@ def burn(
     of: Group,
     numbers: Sequence[int],
     now_ms: int,
-    event: Callable[[Burned], tuple[bytes, bytes]],
+    event: Callable[[Burned], WaitingEvent],
 ) -> Burned:
-    """Record that these shares of a group, counted from 1, are burned, and an event's row; durable on return.
+    """Record that these shares of a group, counted from 1, are burned, and an event; durable on return.
 
     Coffer cannot verify it: the caller has an officer's word. Raises InputError for a number that no share of the group
     has, UnavailableError where the row changed meanwhile.
@@ -60,17 +62,17 @@ def burn(
     row_key = burned_row_key(of)
     value = keyring.row(row_key)
     burned = (Burned() if value is None else Burned.decode(value)).add(of, numbers, now_ms)
-    if not keyring.amend([(row_key, burned.encode()), event(burned)], expected=[(row_key, value)]):
+    if not keyring.amend([(row_key, burned.encode()), event(burned).row], expected=[(row_key, value)]):
         raise UnavailableError("somebody else dealt with these shares just now", hint="run the command again")
     return burned
 
 
-def give_up(keyring: Keyring, of: Group, event: tuple[bytes, bytes]) -> None:
-    """Remove a group of which no share is left, and record an event's row; durable on return.
+def give_up(keyring: Keyring, of: Group, event: WaitingEvent) -> None:
+    """Remove a group of which no share is left, and record an event; durable on return.
 
     Call it after everything that was written of the shares is durably removed.
     """
-    keyring.amend([event], [rows.SHARES_PREFIX + of.group, rows.SPLITTING_PREFIX + of.group])
+    keyring.amend([event.row], [rows.SHARES_PREFIX + of.group, rows.SPLITTING_PREFIX + of.group])
 
 
 def unfinished(keyring: Keyring) -> list[tuple[Group, bytes]]:

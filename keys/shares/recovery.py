@@ -19,10 +19,12 @@ from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError,
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, keepers_in, require_keeper
 from coffer.keys.keyring.overview import header_in
-from coffer.keys.keyring.rows import GONE, EpochRow, KeyRow
+from coffer.keys.keyring.rows import EpochRow, KeyRow
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.values.epoch import GONE
+from coffer.keys.values.waiting_event import WaitingEvent
 
 __all__ = ["Recovery", "RecoveryProof"]
 
@@ -123,11 +125,11 @@ class Recovery:
             return None
         return derive.derive(row.unwrap(self._kek, self._header.archive_id, rows.NO_ID), label)
 
-    def record(self, event: tuple[bytes, bytes]) -> None:
-        """Write an event's row to the keyring; durable on return. Raises UnavailableError."""
+    def record(self, event: WaitingEvent) -> None:
+        """Leave an event in the keyring; durable on return. Raises UnavailableError."""
         store = RowStore(self._folder)
         try:
-            store.put([event])
+            store.put([event.row])
         finally:
             store.close()
 
@@ -136,10 +138,10 @@ class Recovery:
         provider: KekProvider,
         command: str,
         now_ms: int,
-        events: Callable[[Sequence[Keeper]], Sequence[tuple[bytes, bytes]]] = lambda _: (),
+        events: Callable[[Sequence[Keeper]], Sequence[WaitingEvent]] = lambda _: (),
     ) -> bool:
-        """Make `provider` the keeper of the epoch: first its secret, then the epoch row, the new keeper and the rows
-        that `events` makes of all keepers so far; all durable on return. Earlier keepers stay in the keyring, because
+        """Make `provider` the keeper of the epoch: first its secret, then the epoch row, the new keeper and what
+        `events` makes of all keepers so far; all durable on return. Earlier keepers stay in the keyring, because
         older copies of it name them. Returns False, with nothing changed, where it keeps the epoch already.
 
         Others are shown `command`. Raises LockedError while another process changes the keys, UnavailableError when the
@@ -148,7 +150,7 @@ class Recovery:
         with ChangeLock(self._folder).held(command, now_ms):
             return self._move(provider, events)
 
-    def _move(self, provider: KekProvider, events: Callable[[Sequence[Keeper]], Sequence[tuple[bytes, bytes]]]) -> bool:
+    def _move(self, provider: KekProvider, events: Callable[[Sequence[Keeper]], Sequence[WaitingEvent]]) -> bool:
         of = self._of
         context = rows.epoch_context(of.archive_id, of.kek_id, of.epoch)
         if self._is_kept_by(provider, context):
@@ -164,8 +166,8 @@ class Recovery:
             before = keepers_in(store, of.epoch)
             require_keeper(self._row, before)
             fresh = [] if any(each.id == keeper.id for each in before) else [keeper]
-            fresh_events = events([*before, *fresh])
-            put = [(key, moved.encode()), *((each.row_key, each.encode()) for each in fresh), *fresh_events]
+            left = [each.row for each in events([*before, *fresh])]
+            put = [(key, moved.encode()), *((each.row_key, each.encode()) for each in fresh), *left]
             if not store.put(put, expected=[(key, self._row.encode())]):
                 raise UnavailableError("the key epoch changed meanwhile", hint="wait for the rotation, then try again")
         finally:

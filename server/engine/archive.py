@@ -30,6 +30,7 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import aead, derive
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.engine.bodies import Bodies
@@ -141,9 +142,9 @@ class ReadableArchive:
 class KeyAdminArchive(ReadableArchive):
     """An archive whose keyring may be changed. The writer process does the rest: log, index, old keys."""
 
-    def enclosed(self, event: Event) -> tuple[bytes, bytes]:
-        """The keyring's row for an event to be recorded together with a change of the keyring (see `outbox`)."""
-        return outbox.enclosed(event, self.keyring.archive_key(derive.EVENT), self.folder.archive_id)
+    def enclosed(self, event: Event) -> WaitingEvent:
+        """An event sealed, to be recorded together with a change of the keyring (see `outbox`)."""
+        return outbox.enclosed(self.keyring, event)
 
     def wait_until(self, is_done: Callable[[], bool], seconds: float) -> bool:
         """Wait at most this long for the writer process to carry out a change of the keys; returns whether it is done.

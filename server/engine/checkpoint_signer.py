@@ -21,14 +21,15 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.key_history import KeyHistory, endorse, read_key_history
 from coffer.keys.clock import clock_ms
-from coffer.keys.crypto import derive
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.disk.lock import holder
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.mailbox import orders
+from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.principal import Principal
-from coffer.server.mailbox import outbox, sign_order, writer_process
+from coffer.server.mailbox import outbox, writer_process
 
 __all__ = ["ArchiveSigner", "finish", "in_force", "order", "signers_of", "wait_until_rotated"]
 
@@ -52,10 +53,10 @@ class ArchiveSigner:
         The keyring remembers the checkpoint before it is published, as a second copy. Orders to sign are answered.
         """
         with self._lock:
-            orders = sign_order.asked(self._keyring)
+            asked = orders.waiting(self._keyring)
             finish(self._folder, self._keyring)
             made = self._sign()
-            sign_order.answer(self._keyring, orders)
+            orders.remove(self._keyring, asked)
             return made
 
     def rotate(self) -> bool:
@@ -96,7 +97,7 @@ def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:
     if keys.current != new.vkey(folder.origin):
         return False
     signing_key.promote(
-        keyring, clock_ms(), _enclosed(keyring, Event(Kind.SIGNING_KEY_ROTATED, clock_ms(), _facts(keys)))
+        keyring, clock_ms(), outbox.enclosed(keyring, Event(Kind.SIGNING_KEY_ROTATED, clock_ms(), _facts(keys)))
     )
     _log.info("the signing key was rotated", name="signing_key.rotated", generation=len(keys.vkeys), vkey=keys.current)
     return True
@@ -121,7 +122,7 @@ def order(keyring: Keyring, folder: ArchiveFolder, reason: str, officer: Princip
     The writer process does the rest. A rotation that is under way is resumed.
     """
 
-    def event(made: CheckpointSigner) -> signing_key.Row:
+    def event(made: CheckpointSigner) -> WaitingEvent:
         facts = {
             "what": "signing key rotation ordered",
             "vkey": made.vkey(folder.origin),
@@ -129,7 +130,7 @@ def order(keyring: Keyring, folder: ArchiveFolder, reason: str, officer: Princip
             "officer": officer.name,
             "account": officer.account,
         }
-        return _enclosed(keyring, Event(Kind.STATE, clock_ms(), facts))
+        return outbox.enclosed(keyring, Event(Kind.STATE, clock_ms(), facts))
 
     return signing_key.begin(keyring, os.urandom, clock_ms(), event).vkey(folder.origin)
 
@@ -158,7 +159,3 @@ def _facts(keys: KeyHistory) -> dict[str, object]:
         "records": made.size,
         "root": made.root.hex(),
     }
-
-
-def _enclosed(keyring: Keyring, event: Event) -> signing_key.Row:
-    return outbox.enclosed(event, keyring.archive_key(derive.EVENT), keyring.archive_id)

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.shamir import Group
-from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.rows import GONE, EpochRow
-from coffer.keys.keyring.shred import tombstones
+from coffer.keys.keyring.shred import is_dropped, tombstones
 from coffer.keys.keyring.tombstone import Tombstone
 
-__all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "openers", "shares", "uncompacted"]
+__all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "openers", "shares"]
 
 SCHEDULED, EFFECTIVE = "scheduled", "effective"
 
@@ -51,7 +49,7 @@ def erasures(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> list[Era
             tombstone,
             tuple(epoch for epoch in still_open if epoch <= tombstone.epoch),
             tuple(what for epoch, by in still_open.items() if epoch <= tombstone.epoch for what in by),
-            keyring.row(rows.STUDY_PREFIX + key_id) is None,
+            is_dropped(keyring, key_id),
             tombstone.until_ms <= now,
         )
         for key_id, tombstone in shredded.items()
@@ -95,13 +93,3 @@ def _shares(of: Group, burned: Burned) -> str:
     if left < of.threshold:
         return ""
     return f"shares of group {of.group.hex()}, any {of.threshold} of {left}: coffer keys burn {of.group.hex()} NUMBERS"
-
-
-def uncompacted(keyring: Keyring) -> int:
-    """The newest ended epoch since whose end the index was not compacted; 0 if there is none.
-
-    Until then unused pages of its file may still hold tokens and sealed rows of what was shredded in that epoch.
-    """
-    ended = (row.epoch for _, value in keyring.rows(rows.EPOCH_PREFIX) if (row := EpochRow.decode(value)).state in GONE)
-    newest = max(ended, default=0)
-    return newest if newest > int.from_bytes(keyring.row(rows.COMPACTED_KEY) or b"", "big") else 0

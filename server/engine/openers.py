@@ -1,19 +1,17 @@
 """What events record of an epoch's openers, so that a restored or altered keyring loses none of them.
 
-Rule: everything that begins to open an epoch is in an event, as the bytes of its keyring row, and every rotation
-records all that still do. Receipts and burned shares are recorded likewise. Pure: `missing` compares, and writes
-nothing.
+Rule: everything that begins to open an epoch is in an event, as the bytes that keys/FORMAT.md gives it, and every
+rotation records all that still do. Receipts and burned shares are recorded likewise.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from coffer.keys.crypto.shamir import Group
-from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.rows import EpochState
+from coffer.keys.shares import openers
 
 __all__ = ["GIVEN_UP", "SHARES_BURNED", "OpenerHistory", "Openers", "facts_of"]
 
@@ -58,40 +56,20 @@ def _rows(facts: Mapping[str, object], name: str) -> Sequence[bytes]:
 class OpenerHistory:
     """What a range of the log records of openers, as of its end."""
 
-    keepers: dict[bytes, Keeper] = field(default_factory=dict)  # by row key, as `groups` and `burned`
-    groups: dict[bytes, Group] = field(default_factory=dict)
+    keepers: dict[tuple[int, bytes], Keeper] = field(default_factory=dict)  # by epoch and id
+    groups: dict[bytes, Group] = field(default_factory=dict)  # by id, as `burned`
     burned: dict[bytes, Burned] = field(default_factory=dict)
 
     def add(self, facts: Mapping[str, object]) -> None:
         """Add one event."""
         event = Openers.of(facts)
         for each in event.keepers:
-            if each.is_ended or each.row_key not in self.keepers:
-                self.keepers[each.row_key] = each
-        self.groups |= {rows.SHARES_PREFIX + each.group: each for each in event.groups}
-        self.groups.pop(rows.SHARES_PREFIX + event.given_up, None)
-        self.burned |= {rows.BURNED_PREFIX + group: each for group, each in event.burned.items()}
+            if each.is_ended or (each.epoch, each.id) not in self.keepers:
+                self.keepers[each.epoch, each.id] = each
+        self.groups |= {each.group: each for each in event.groups}
+        self.groups.pop(event.given_up, None)
+        self.burned |= event.burned
 
-    def missing(self, keyring: Keyring) -> list[tuple[bytes, bytes]]:
-        """The rows that a keyring lacks or has in an older state; an epoch without remaining openers is destroyed."""
-        put = [(place, of.encode()) for place, of in self.groups.items() if keyring.row(place) is None]
-        for place, burned in self.burned.items():
-            value = keyring.row(place)
-            before = Burned() if value is None else Burned.decode(value)
-            if burned.numbers & ~before.numbers:
-                put.append((place, burned.encode()))
-        known = {each.row_key: each for each in keyring.keepers()}
-        fresh = {
-            place: each
-            for place, each in self.keepers.items()
-            if place not in known or (each.is_ended and not known[place].is_ended)
-        }
-        now = [*(known | fresh).values()]
-        for info in keyring.epochs():
-            row = keyring.epoch_row(info.epoch)
-            of = [each for each in now if each.epoch == info.epoch]
-            if row.state in rows.GONE - {EpochState.DESTROYED} and of and all(each.is_ended for each in of):
-                put.append(
-                    (rows.epoch_row_key(row.epoch), replace(row, state=EpochState.DESTROYED, wrapped=b"").encode())
-                )
-        return put + [(place, each.encode()) for place, each in fresh.items()]
+    def restore(self, keyring: Keyring) -> bool:
+        """Write what a keyring lacks of them, or has in an older state; durable on return. Returns whether it did."""
+        return openers.restore(keyring, self.keepers.values(), self.groups.values(), self.burned)

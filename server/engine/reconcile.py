@@ -15,10 +15,9 @@ from coffer.archive.reader import LogReader
 from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp
 from coffer.keys.errors import CofferError
-from coffer.keys.keyring import rows, shred
+from coffer.keys.keyring import shred
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.engine.checkpoint_signer import ArchiveSigner
-from coffer.server.engine.erasure_state import uncompacted
 from coffer.server.mailbox import outbox
 
 __all__ = ["Reconciler"]
@@ -86,7 +85,7 @@ class Reconciler:
 
     def _compact(self) -> bool:
         """Compact the index if an epoch ended since the last time; returns whether it is done. A failure is retried."""
-        epoch = uncompacted(self._keyring)
+        epoch = shred.uncompacted(self._keyring)
         if not epoch:
             return True
         if time.monotonic() < self._compact_after:
@@ -102,6 +101,6 @@ class Reconciler:
                 remedy=error.hint(),
             )
             return False
-        self._keyring.amend([(rows.COMPACTED_KEY, epoch.to_bytes(4, "big"))])
+        shred.compacted(self._keyring, epoch)
         _log.info("the index was compacted", name="index.compacted", epoch=epoch)
         return True

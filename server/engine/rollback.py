@@ -7,7 +7,6 @@ epochs, holds or requests that the log has since, signed or not. Nothing is stor
 objects would get keys in a second keyring, and two keyrings cannot be merged.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,12 +20,15 @@ from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import read_checkpoint, remembered_checkpoint
 from coffer.keys.clock import clock_ms
-from coffer.keys.crypto import aead, derive
+from coffer.keys.crypto import derive
 from coffer.keys.errors import HistoryError, IntegrityError, UnavailableError, UnreadableError
-from coffer.keys.keyring import rekey, rows
+from coffer.keys.keyring import rekey
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.rows import GONE
 from coffer.keys.keyring.shred import is_shredded, schedule
+from coffer.keys.mailbox import events, officer_records
+from coffer.keys.values.epoch import GONE
+from coffer.keys.values.officer_record import RecordKind
+from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.engine.openers import OpenerHistory
 from coffer.server.mailbox import outbox
 
@@ -72,7 +74,7 @@ class Missed:
     signed: int = 0
     replaced: set[bytes] = field(default_factory=set)  # keys, by a rekey
     openers: OpenerHistory = field(default_factory=OpenerHistory)  # of epochs
-    notes: dict[bytes, bool] = field(default_factory=dict)  # hold or request by row key: is it in force?
+    notes: dict[tuple[RecordKind, str], bool] = field(default_factory=dict)  # hold or request, id: is it in force?
     holds: dict[str, Event] = field(default_factory=dict)  # by id: those added since and not removed
     revived: int = 0
     lost: int = 0
@@ -101,7 +103,7 @@ class Missed:
 
     def lost_holds(self, keyring: Keyring) -> tuple["LostHold", ...]:
         """The holds that the log records and the keyring lacks, oldest first; the log does not name their objects."""
-        lost = [hold for hold in self.holds if keyring.row(rows.HOLD_PREFIX + bytes.fromhex(hold)) is None]
+        lost = [hold for hold in self.holds if not officer_records.is_there(keyring, RecordKind.HOLD, hold)]
         return tuple(LostHold.of(hold, self.holds[hold]) for hold in lost)
 
     def objection(self, epoch: int) -> HistoryError | None:
@@ -168,17 +170,17 @@ def keys_since(folder: ArchiveFolder, size: int) -> set[bytes]:
 
 def _compare_all(found: Missed, made: set[bytes], keyring: Keyring, folder: ArchiveFolder) -> None:
     """As `_compare`, with the events that are still in the outbox; repeated if another process added one."""
-    places: list[bytes] = []
+    seen: list[WaitingEvent] = []
     while True:
-        for place, entry in outbox.waiting(keyring):
-            if place not in places:
+        for event in events.waiting(keyring):
+            if event not in seen:
                 header = RecordHeader(
-                    entry.kind, 0, entry.time_ms, entry.study_key_id, entry.flags, 0, entry.content_id, b"", b"", 0
+                    event.kind, 0, event.time_ms, event.study_key_id, 0, 0, event.content_id, b"", b"", 0
                 )
-                _read(found, made, keyring, folder, header, partial(bytes, entry.body))
-                places.append(place)
+                _read(found, made, keyring, folder, header, partial(bytes, event.body))
+                seen.append(event)
         _compare(found, keyring)
-        if [place for place, _ in outbox.waiting(keyring)] == places:
+        if events.waiting(keyring) == seen:
             return
 
 
@@ -188,9 +190,9 @@ def _compare(found: Missed, keyring: Keyring) -> None:
         keyring.is_used(key_id) and not is_shredded(keyring, key_id) and rekey.of_key(keyring, key_id) is None
         for key_id in found.replaced
     )
-    there = {place: keyring.row(place) is not None for place in found.notes}
-    found.lost = sum(counts and not there[place] for place, counts in found.notes.items())
-    found.ended = sum(there[place] and not counts for place, counts in found.notes.items())
+    there = {note: officer_records.is_there(keyring, *note) for note in found.notes}
+    found.lost = sum(counts and not there[note] for note, counts in found.notes.items())
+    found.ended = sum(there[note] and not counts for note, counts in found.notes.items())
 
 
 def trouble_of(keyring: Keyring, keyless: int) -> list[str]:
@@ -246,7 +248,7 @@ def _note(found: Missed, event: Event) -> None:
     what = event.facts.get("what")
     if what in {"hold added", "hold removed"}:
         hold = str(event.facts["hold"])
-        found.notes[rows.HOLD_PREFIX + bytes.fromhex(hold)] = what == "hold added"
+        found.notes[RecordKind.HOLD, hold] = what == "hold added"
         found.holds.pop(hold, None)
         if what == "hold added":
             found.holds[hold] = event
@@ -257,7 +259,7 @@ def _note(found: Missed, event: Event) -> None:
 def _ask(found: Missed, event: Event, *, counts: bool) -> None:
     request = str(event.facts.get("request", ""))
     if request:
-        found.notes[rows.REQUEST_PREFIX + bytes.fromhex(request)] = counts
+        found.notes[RecordKind.REQUEST, request] = counts
 
 
 def _require_destroyed(keyring: Keyring, event: Event) -> None:
@@ -275,21 +277,17 @@ def shred_again(late: Missed, keyring: Keyring) -> None:
     The keyring also learns again what opens its epochs and which openers have ended: otherwise an erasure would be
     reported complete while an opener unknown to it still opens what was erased.
     """
-    if openers := late.openers.missing(keyring):
-        keyring.amend(openers)
+    late.openers.restore(keyring)
     for key_id, event in late.shredded.items():
         name, until = bytes.fromhex(str(event.facts["study"])), int(str(event.facts["until_ms"]))
         again = {"what": "shredded again: an older keyring was put back", "study": name.hex()}
-        entry = Event(Kind.STATE, clock_ms(), again, key_id).seal(
-            keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(aead.SALT)
-        )
-        row = outbox.enclose(entry, os.urandom(8))
+        told = outbox.enclosed(keyring, Event(Kind.STATE, clock_ms(), again, key_id))
         schedule(
             keyring,
             {key_id: name},
             now_ms=event.time_ms,
             until_ms=until,
-            event=lambda *_, row=row: row,
+            event=lambda *_, told=told: told,
             last_epoch=int(str(event.facts["epoch"])),
         )
         _log.warning("an older keyring was restored: shredded again", name="study.shredded_again", key=key_id.hex()[:8])

@@ -13,14 +13,15 @@ from coffer.archive.event import Event
 from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import NotFoundError, UnavailableError
-from coffer.keys.keyring import rows
+from coffer.keys.mailbox.officer_records import OfficerRecordAdmin, OfficerRecords
+from coffer.keys.values.officer_record import RecordKind
+from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action, Resource
 from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.access.rules import Duty, Permit
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
 from coffer.server.erasure.shred import Authorization, Shredding
-from coffer.server.retention.officer_records import OfficerRecordAdmin, OfficerRecords
 from coffer.server.retention.selection import PartToShred, as_now, require_same
 
 __all__ = ["ShredRequest", "ShredRequests", "waiting_requests"]
@@ -37,8 +38,8 @@ class ShredRequest(msgspec.Struct, frozen=True):
 
 def waiting_requests(archive: ReadableArchive) -> list[tuple[str, ShredRequest]]:
     """Return every waiting request with its id, oldest first."""
-    records = OfficerRecords(archive.keyring, rows.REQUEST_PREFIX)
-    return sorted(records.all(ShredRequest), key=lambda pair: pair[1].requested_ms)
+    records = OfficerRecords(archive.keyring, RecordKind.REQUEST, ShredRequest)
+    return sorted(records.all(), key=lambda pair: pair[1].requested_ms)
 
 
 class ShredRequests:
@@ -46,12 +47,12 @@ class ShredRequests:
 
     def __init__(self, archive: KeyAdminArchive) -> None:
         self._archive = archive
-        self._records = OfficerRecordAdmin(archive, rows.REQUEST_PREFIX)
+        self._records = OfficerRecordAdmin(archive.keyring, RecordKind.REQUEST, ShredRequest)
         self._policy = archive.policy
 
     def as_now(self, request_id: str) -> list[PartToShred]:
         """Return the selection of a request as it is now. Raises NotFoundError."""
-        return as_now(self._archive, self._records.get(request_id, ShredRequest)[0].selection)
+        return as_now(self._archive, self._records.get(request_id)[0].selection)
 
     def require_allowed(self, request_id: str, now: Sequence[PartToShred], who: Principal) -> Permit:
         """Return the permit for an approval by `who`; its duties say whether yet another officer has to approve.
@@ -59,7 +60,7 @@ class ShredRequests:
         Raises AccessDeniedError if a hold or the retention keeps a study, if there is more `now` than when the request
         was made, and for an officer who has approved already.
         """
-        return self._require_allowed(self._records.get(request_id, ShredRequest)[0], now, who)
+        return self._require_allowed(self._records.get(request_id)[0], now, who)
 
     def _require_allowed(self, request: ShredRequest, now: Sequence[PartToShred], who: Principal) -> Permit:
         agreed = tuple(each.name for each in request.officers)
@@ -85,31 +86,30 @@ class ShredRequests:
 
         Raises the same errors as `require_allowed`; UnavailableError if another officer changed the request meanwhile.
         """
-        request, before = self._records.get(request_id, ShredRequest)
+        request, before = self._records.get(request_id)
         officer, agreed = who.officer, (*request.officers, who.officer)
         selection = as_now(self._archive, request.selection)
         permit = self._require_allowed(request, selection, who)
         if Duty.FURTHER_APPROVAL not in permit.duties:
             authorization = Authorization(request.reason, agreed, request_id)
-            removed = [(self._records.row_key(request_id), before)]
-            return Shredding(self._archive).shred(selection, authorization, removed)
+            return Shredding(self._archive).shred(selection, authorization, [before])
         after = msgspec.structs.replace(request, officers=agreed)
-        if not self._records.put(request_id, after, self._event("shred approved", request_id, after, officer), before):
+        if not self._records.replace(before, after, self._event("shred approved", request_id, after, officer)):
             raise UnavailableError("another officer changed this request just now", hint="see coffer shred list")
         return None
 
     def cancel(self, request_id: str, who: Principal) -> ShredRequest:
         """Cancel a request, durable on return. Raises NotFoundError, AccessDeniedError."""
         self._policy.require(who, Action.CANCEL_REQUEST)
-        request, before = self._records.get(request_id, ShredRequest)
+        request, before = self._records.get(request_id)
         event = self._event("shred request cancelled", request_id, request, who.officer)
-        if not self._records.remove(request_id, event, before):
+        if not self._records.remove(before, event):
             raise NotFoundError(
                 f"there is no request {request_id} (any more)", hint="coffer shred list shows the requests"
             )
         return request
 
-    def _event(self, what: str, request_id: str, request: ShredRequest, officer: Officer) -> Event:
+    def _event(self, what: str, request_id: str, request: ShredRequest, officer: Officer) -> WaitingEvent:
         names = sorted({each.name.hex() for each in request.selection})
         facts = {
             "what": what,
@@ -119,4 +119,4 @@ class ShredRequests:
             "officer": officer.name,
             "account": officer.account,
         }
-        return Event(Kind.STATE, clock_ms(), facts)
+        return self._archive.enclosed(Event(Kind.STATE, clock_ms(), facts))

@@ -33,6 +33,7 @@ from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError
 from coffer.keys.keyring import shred, signing_key
 from coffer.keys.keyring.tombstone import Reason, Tombstone
+from coffer.keys.mailbox import events
 from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
 from coffer.server.engine import erasure_state
@@ -110,7 +111,7 @@ class Certifier:
             if signer.vkey(folder.origin) == read_key_history(folder).current == before.current:
                 raise
             raise UnavailableError("the signing key was changed meanwhile", hint="run the command again") from error
-        self._keyring.amend([self._archive.enclosed(self._event(each)) for each in issued])
+        events.leave(self._keyring, [self._archive.enclosed(self._event(each)) for each in issued])
         wait_until_settled(self._archive)
         return issued
 

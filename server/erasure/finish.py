@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.rows import EpochState
+from coffer.keys.values.epoch import EpochState
 from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive

@@ -12,13 +12,15 @@ from typing import Final
 from coffer.archive.event import Event
 from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
-from coffer.keys.keyring import rekey, rows, shred
+from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.tombstone import Tombstone
+from coffer.keys.mailbox import events
+from coffer.keys.values.officer_record import RecordAsRead
+from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action, Resource
 from coffer.server.access.operator import Officer, require_reason
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive
-from coffer.server.engine.erasure_state import uncompacted
 from coffer.server.retention.holds import Holds, today
 from coffer.server.retention.rule import require_over
 from coffer.server.retention.selection import PartToShred, whole_studies
@@ -68,12 +70,12 @@ class Shredding:
             require_over(parts, self._config.retention.years, today(clock_ms()))
 
     def shred(
-        self, selection: Sequence[PartToShred], authorization: Authorization, done: Sequence[tuple[bytes, bytes]] = ()
+        self, selection: Sequence[PartToShred], authorization: Authorization, done: Sequence[RecordAsRead] = ()
     ) -> list[bytes]:
         """Shred, durable on return; returns the key ids that were not shredded before.
 
-        `done` are rows that the same transaction removes, with their values. From then on no process finds or opens the
-        studies. Raises AccessDeniedError, InputError.
+        `done` are records that the same transaction removes, as they were read. From then on no process finds or opens
+        the studies. Raises AccessDeniedError, InputError.
         """
         authorization.check()
         acting = Principal.person(authorization.officers[-1].name, authorization.officers[-1].account)
@@ -83,7 +85,7 @@ class Shredding:
         now = clock_ms()
         until = now + round(self._config.keys.shred_hold_days * _DAY_MS)
 
-        def event(key_id: bytes, tombstone: Tombstone) -> tuple[bytes, bytes]:
+        def event(key_id: bytes, tombstone: Tombstone) -> WaitingEvent:
             return self._archive.enclosed(_event(key_id, tombstone, authorization, self._part_with(selection, key_id)))
 
         fresh = shred.schedule(
@@ -139,11 +141,11 @@ def wait_until_settled(
     def is_done() -> bool:
         left = len(shred.waiting(keyring))
         progress(max(0, total - left), total)
-        return not left and not keyring.rows(rows.EVENT_PREFIX)
+        return not left and not events.waiting(keyring)
 
     return archive.wait_until(is_done, seconds)
 
 
 def wait_until_compacted(archive: KeyAdminArchive, seconds: float = _COMPACT_SECONDS) -> bool:
     """Like `wait_until_settled`, for the index, which is rewritten when an epoch has ended."""
-    return archive.wait_until(lambda: not uncompacted(archive.keyring), seconds)
+    return archive.wait_until(lambda: not shred.uncompacted(archive.keyring), seconds)

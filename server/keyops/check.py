@@ -17,13 +17,12 @@ from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
-from coffer.keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
+from coffer.keys.errors import CofferError, IntegrityError, NotFoundError
 from coffer.keys.inspect.listing import KeyringListing, list_keyring
 from coffer.keys.keyring.returned import returned
-from coffer.keys.keyring.rows import GONE
 from coffer.keys.keyring.tombstone import Reason
 from coffer.keys.providers.base import KekProvider
-from coffer.server.mailbox import outbox
+from coffer.keys.values.epoch import GONE
 from coffer.server.maintenance.offline import inspect_keyring
 
 __all__ = ["KeyAudit", "Summary"]
@@ -162,12 +161,7 @@ class KeyAudit:
 
     def _unexplained(self, keyring: KeyringListing) -> Iterator[str]:
         """Yield destroyed keys of which neither the log nor an event waiting for it gives the reason."""
-        waiting = set()
-        for place, value in keyring.events.items():
-            try:
-                waiting.add(outbox.decode(value)[0].study_key_id)
-            except FormatError as error:
-                yield f"{error} (row {place.hex()})"
+        waiting = {each.study_key_id for each in keyring.events}
         under_way = {key_id for each in keyring.rekeys.values() for key_id in (each.old, each.new)}
         for key_id, tombstone in keyring.tombstones.items():
             recorded = self._log.shredded if tombstone.reason is Reason.SHREDDED else self._log.replaced

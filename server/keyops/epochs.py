@@ -5,7 +5,6 @@ the log (`server.mailbox.outbox`): a stop loses neither. The caller holds the ke
 last step; no key moves to a provider that the running server does not know.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,14 +16,14 @@ from coffer.archive.event import Event
 from coffer.archive.format.record import Kind
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
-from coffer.keys.crypto import derive
 from coffer.keys.disk.lock import holder
 from coffer.keys.errors import ConfigError
 from coffer.keys.keyring.epoch_end import EpochDestruction, KeeperFailure, Receipt
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rotation import Rotated
-from coffer.keys.keyring.rows import EpochRow, EpochState
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.values.epoch import Epoch, EpochState
+from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
@@ -176,7 +175,7 @@ class EpochAdmin:
             ending = self._end(epoch, others)
             if ending.missing:
                 cause = str(ending.missing[0].cause)
-                self._keyring.abandon_epoch(epoch, lambda row: self._abandoned(row, reason, cause))
+                self._keyring.abandon_epoch(epoch, lambda given_up: self._abandoned(given_up, reason, cause))
         return self._ended(ending)
 
     def _ended(self, ending: EpochDestruction) -> EndedEpoch:
@@ -199,7 +198,7 @@ class EpochAdmin:
     def _require_known(self) -> None:
         """Raise ConfigError if keys would move to a provider that the writer does not know."""
         keyring = self._keyring
-        kind = keyring.epoch_row(keyring.epoch).provider if keyring.partly_rotated() else keyring.provider_kind
+        kind = keyring.epoch_facts(keyring.epoch).provider if keyring.partly_rotated() else keyring.provider_kind
         who, ours = holder(self._folder.lock), settings_of(self._keys).get(kind)
         if who is None or not who.providers or who.is_this_process() or who.providers.get(kind) == ours:
             return
@@ -210,7 +209,7 @@ class EpochAdmin:
 
     # Events for the log
 
-    def _rotated(self, done: Rotated) -> tuple[bytes, bytes]:
+    def _rotated(self, done: Rotated) -> WaitingEvent:
         """List everything that still opens an epoch, so that no keyring can lose an opener without the log knowing."""
         facts = {
             "epoch": done.epoch,
@@ -221,7 +220,7 @@ class EpochAdmin:
         }
         return self._enclosed(Kind.KEYRING_ROTATED, clock_ms(), facts)
 
-    def _destroyed(self, receipt: Receipt) -> tuple[bytes, bytes]:
+    def _destroyed(self, receipt: Receipt) -> WaitingEvent:
         keeper = receipt.keeper
         facts = {
             "epoch": keeper.epoch,
@@ -235,28 +234,24 @@ class EpochAdmin:
         }
         return self._enclosed(Kind.EPOCH_DESTROYED, keeper.receipt_ms, facts)
 
-    def _abandoned(self, row: EpochRow, reason: str, cause: str) -> tuple[bytes, bytes]:
+    def _abandoned(self, given_up: Epoch, reason: str, cause: str) -> WaitingEvent:
         facts = {
             "what": "epoch abandoned",
-            "epoch": row.epoch,
-            "provider": row.provider,
+            "epoch": given_up.number,
+            "provider": given_up.provider,
             "reason": reason,
             "cause": cause,
             "caveat": _NOT_DESTROYED,
-            "share_groups": self._share_groups(row.epoch),
+            "share_groups": self._share_groups(given_up.number),
         }
         return self._enclosed(Kind.STATE, clock_ms(), facts)
 
     def _share_groups(self, epoch: int) -> list[str]:
         return [of.group.hex() for of in self._keyring.share_groups() if of.epoch == epoch]
 
-    def _enclosed(self, kind: Kind, time_ms: int, facts: Mapping[str, object]) -> tuple[bytes, bytes]:
+    def _enclosed(self, kind: Kind, time_ms: int, facts: Mapping[str, object]) -> WaitingEvent:
         attributed = {**facts, "officer": self._by.name, "account": self._by.account, "command": self._command}
-        keyring = self._keyring
-        entry = Event(kind, time_ms, attributed).seal(
-            keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(24)
-        )
-        return outbox.enclose(entry, os.urandom(8))
+        return outbox.enclosed(self._keyring, Event(kind, time_ms, attributed))
 
 
 def _open(config: Config, provider: str = "") -> tuple[ArchiveFolder, Keyring]:

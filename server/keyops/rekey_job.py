@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from coffer.keys.errors import CofferError
-from coffer.keys.keyring import rekey, rows
+from coffer.keys.keyring import rekey
 from coffer.server.engine.rekey import Rekeyer
 from coffer.server.services.bundle import WriterServices
 
@@ -43,7 +43,7 @@ class RekeyJob:
     def turn(self) -> float:
         """Carry out what was ordered, or resume where the last run stopped."""
         try:
-            if self._archive.keyring.rows(rows.REKEY_PREFIX):
+            if rekey.under_way(self._archive.keyring):
                 self._archive.log.require_writable()
                 self._rekeyer.run()
         except CofferError as error:

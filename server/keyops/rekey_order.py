@@ -15,10 +15,10 @@ from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.disk.lock import holder
 from coffer.keys.errors import IntegrityError, ShreddedError, SupersededError, UnavailableError
-from coffer.keys.keyring import rekey, rows, shred
+from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.rekey import NOT_STUCK, Rekey
-from coffer.keys.keyring.rows import KeyRow
 from coffer.keys.keyring.tombstone import Reason
+from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action
 from coffer.server.access.operator import require_reason
 from coffer.server.access.principal import Principal
@@ -59,7 +59,7 @@ def one_study(archive: ReadableArchive, study_uid: str) -> RekeySelection:
 
 def all_before(archive: ReadableArchive, epoch: int) -> RekeySelection:
     """Select every study whose key was made before an epoch began, except those on hold. Raises NotFoundError."""
-    begin = archive.keyring.epoch_row(epoch).created_ms
+    begin = archive.keyring.epoch_facts(epoch).created_ms
     names: dict[bytes, bytes] = {}
     studies, objects, held = 0, 0, 0
     holds, day = Holds(archive).all(), today(clock_ms())
@@ -86,7 +86,7 @@ def order(archive: KeyAdminArchive, selection: RekeySelection, reason: str, offi
     keyring = archive.keyring
     under_way = {each.new: each.old for each in rekey.under_way(keyring)}
 
-    def event(made: Rekey) -> tuple[bytes, bytes]:
+    def event(made: Rekey) -> WaitingEvent:
         facts = {
             "what": "study rekey started",
             "study": made.name.hex(),
@@ -148,5 +148,5 @@ def _stalled(archive: ReadableArchive, studies: int) -> UnavailableError:
 
 
 def _made_ms(archive: ReadableArchive, key_id: bytes) -> int:
-    value = archive.keyring.row(rows.STUDY_PREFIX + key_id)
-    return KeyRow.decode(value).created_ms if value is not None else clock_ms()
+    made_ms = rekey.made_ms(archive.keyring, key_id)
+    return clock_ms() if made_ms is None else made_ms

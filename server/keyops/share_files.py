@@ -14,7 +14,6 @@ from coffer.archive.event import Event
 from coffer.archive.format.record import Kind
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
-from coffer.keys.crypto import derive
 from coffer.keys.crypto.shamir import Group, Share, combine
 from coffer.keys.disk import durable, opening
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls, sync_folder
@@ -23,6 +22,7 @@ from coffer.keys.keyring.keepers import Burned
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.shares import groups
 from coffer.keys.shares.text import file_name, parse, render
+from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
@@ -95,7 +95,7 @@ def burn_shares(
             raise NotFoundError(f"the archive has no group of shares {group}", hint="coffer keys list shows them")
         now = clock_ms()
 
-        def event(burned: Burned) -> tuple[bytes, bytes]:
+        def event(burned: Burned) -> WaitingEvent:
             facts = {"numbers": sorted({*numbers}), "row": burned.encode().hex(), "reason": reason.strip()}
             return _event(keyring, SHARES_BURNED, of, officer, facts, now)
 
@@ -178,7 +178,7 @@ def _event(  # noqa: PLR0917
     officer: Principal,
     more: Mapping[str, object] | None = None,
     now: int = 0,
-) -> tuple[bytes, bytes]:
+) -> WaitingEvent:
     facts: dict[str, object] = facts_of(groups=[of] if what != GIVEN_UP else [])
     facts |= {
         "what": what,
@@ -190,4 +190,4 @@ def _event(  # noqa: PLR0917
         "account": officer.account,
     }
     event = Event(Kind.STATE, now or clock_ms(), {**facts, **(more or {})})
-    return outbox.enclosed(event, keyring.archive_key(derive.EVENT), keyring.archive_id)
+    return outbox.enclosed(keyring, event)

@@ -25,6 +25,7 @@ from coffer.keys.providers.base import KekProvider
 from coffer.keys.providers.key_file import generate_keyfile
 from coffer.keys.shares.recovery import Recovery, RecoveryProof
 from coffer.keys.shares.text import parse
+from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
@@ -111,15 +112,15 @@ def _recovered(
     facts: Mapping[str, object],
     officer: Principal,
     keepers: Sequence[Keeper],
-) -> list[tuple[bytes, bytes]]:
-    """Return the row of a recovery's event, which lists everything that ever opened the epoch."""
+) -> list[WaitingEvent]:
+    """Return the event of a recovery, which lists everything that ever opened the epoch."""
     return _events(seal, recovered, {**facts, **facts_of(keepers)}, officer)
 
 
 def _events(
     seal: Secret | None, recovered: Recovered, facts: Mapping[str, object], officer: Principal
-) -> list[tuple[bytes, bytes]]:
-    """Return the row of the event, or none if the shares do not give the key that seals it."""
+) -> list[WaitingEvent]:
+    """Return the event, or none if the shares do not give the key that seals it."""
     of = recovered.of
     if seal is None:
         return []
@@ -131,7 +132,7 @@ def _events(
         "officer": officer.name,
         "account": officer.account,
     }
-    return [outbox.enclosed(Event(Kind.STATE, clock_ms(), whole), seal, of.archive_id)]
+    return [outbox.enclosed_under(seal, of.archive_id, Event(Kind.STATE, clock_ms(), whole))]
 
 
 def _other_epoch(proof: RecoveryProof) -> UnavailableError:

@@ -1,10 +1,9 @@
 """An order to the writer of the archive to sign a checkpoint now, given by a command that runs beside it.
 
-Rule: an order is a row of the keyring. The writer answers it by removing the row, once a checkpoint is durable that
-covers everything stored when the order was given. The caller withdraws an order that is not answered.
+Rule: the writer answers an order by removing it (`keys.mailbox.orders`), once a checkpoint is durable that covers
+everything stored when the order was given. The caller withdraws an order that is not answered.
 """
 
-import os
 import time
 from typing import Final
 
@@ -12,32 +11,20 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
 from coffer.keys.disk.lock import holder
 from coffer.keys.errors import UnavailableError
-from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.mailbox import orders
 from coffer.server.mailbox import writer_process
 
-__all__ = ["answer", "ask", "asked", "is_waited_for"]
+__all__ = ["ask", "is_waited_for"]
 
 _POLL_SECONDS: Final = 0.1
 _PATIENCE_SECONDS: Final = 60.0
 _COUNTS_MS: Final = 2 * round(_PATIENCE_SECONDS * 1000)
 
 
-def asked(keyring: Keyring) -> list[bytes]:
-    """The waiting orders, to be passed to `answer`. Raises UnavailableError, IntegrityError."""
-    return [place for place, _ in keyring.rows(rows.SIGN_PREFIX)]
-
-
 def is_waited_for(keyring: Keyring, now_ms: int) -> bool:
     """Whether a command may still be waiting for an order. Raises UnavailableError, IntegrityError."""
-    given = (int.from_bytes(value, "big") for _, value in keyring.rows(rows.SIGN_PREFIX))
-    return any(abs(now_ms - each) < _COUNTS_MS for each in given)
-
-
-def answer(keyring: Keyring, orders: list[bytes]) -> None:
-    """Confirm that a checkpoint was signed since these orders were read; durable on return. Raises UnavailableError."""
-    if orders:
-        keyring.amend([], orders)
+    return any(abs(now_ms - each.given_ms) < _COUNTS_MS for each in orders.waiting(keyring))
 
 
 def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATIENCE_SECONDS) -> None:
@@ -46,16 +33,16 @@ def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATI
     Raises UnavailableError, and withdraws the order, if the writer does not sign in time; WriterGoneError if it has
     ended.
     """
-    place, end = rows.SIGN_PREFIX + os.urandom(8), time.monotonic() + patience_seconds
-    keyring.amend([(place, clock_ms().to_bytes(8, "big"))])
+    end = time.monotonic() + patience_seconds
+    order = orders.give(keyring, clock_ms())
     try:
-        while keyring.row(place) is not None:
+        while orders.is_waiting(keyring, order):
             if time.monotonic() >= end:
                 raise _late(folder, patience_seconds)
             writer_process.require(folder, "nothing was signed")
             time.sleep(_POLL_SECONDS)
     except BaseException:
-        keyring.amend([], [place])
+        orders.remove(keyring, [order])
         raise
 
 

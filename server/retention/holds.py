@@ -20,13 +20,13 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
 from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.errors import AccessDeniedError, InputError, NotFoundError
-from coffer.keys.keyring import rows
+from coffer.keys.mailbox.officer_records import OfficerRecordAdmin, OfficerRecords
+from coffer.keys.values.officer_record import RecordKind
 from coffer.server.access.action import Action
 from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
 from coffer.server.retention import typed_ids
-from coffer.server.retention.officer_records import OfficerRecordAdmin, OfficerRecords
 
 __all__ = ["Hold", "HoldAdmin", "Holds", "MatchingHold", "count_kept", "matching_holds", "today"]
 
@@ -109,11 +109,11 @@ class Holds:
 
     def __init__(self, archive: ReadableArchive) -> None:
         self._archive = archive
-        self._records = OfficerRecords(archive.keyring, rows.HOLD_PREFIX)
+        self._records = OfficerRecords(archive.keyring, RecordKind.HOLD, Hold)
 
     def all(self) -> list[tuple[str, Hold]]:
         """Return every hold with its id, oldest first, including those that are over."""
-        return sorted(self._records.all(Hold), key=lambda pair: pair[1].added_ms)
+        return sorted(self._records.all(), key=lambda pair: pair[1].added_ms)
 
     def as_stored(self, hold: Hold) -> Hold:
         """Return the hold with its UID, Patient ID and issuer as the index has them. Raises InputError like
@@ -154,7 +154,8 @@ class HoldAdmin(Holds):
 
     def __init__(self, archive: KeyAdminArchive) -> None:
         super().__init__(archive)
-        self._admin = OfficerRecordAdmin(archive, rows.HOLD_PREFIX)
+        self._admin = OfficerRecordAdmin(archive.keyring, RecordKind.HOLD, Hold)
+        self._enclosed = archive.enclosed
 
     def add(self, hold: Hold) -> str:
         """Add a hold, durable on return; returns its id.
@@ -175,13 +176,14 @@ class HoldAdmin(Holds):
             raise InputError("an issuer goes with a patient", hint="use --patient ID --issuer TEXT")
         if not hold.reason.strip():
             raise InputError("a hold needs a reason", hint="use --reason TEXT; it is shown to the person refused")
-        return self._admin.add(hold, lambda new: self._event("hold added", new, hold, hold.by))
+        return self._admin.add(hold, lambda new: self._enclosed(self._event("hold added", new, hold, hold.by)))
 
     def remove(self, hold_id: str, by: Principal) -> Hold:
         """Remove a hold, durable on return. Raises NotFoundError, AccessDeniedError."""
         self._archive.policy.require(by, Action.RELEASE)
-        hold, before = self._admin.get(hold_id, Hold)
-        if not self._admin.remove(hold_id, self._event("hold removed", hold_id, hold, by.officer), before):
+        hold, before = self._admin.get(hold_id)
+        removed = self._enclosed(self._event("hold removed", hold_id, hold, by.officer))
+        if not self._admin.remove(before, removed):
             raise NotFoundError(f"there is no hold {hold_id} (any more)", hint="coffer hold list shows the holds")
         return hold
 

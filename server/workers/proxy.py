@@ -48,7 +48,7 @@ from coffer.server.workers.messages import (
 from coffer.server.workers.transport import LineClosed, SharedMemory, Wire
 
 R = TypeVar("R", Key, Done, Rows, Places)
-Changes: TypeAlias = Callable[[], bytes | None]  # the keyring's current change counter; about 4 us
+Changes: TypeAlias = Callable[[], int]  # the keyring's current change counter; about 4 us
 
 
 class Line:
@@ -111,7 +111,7 @@ class _CachedKey:
     def __init__(self, line: Line, changes: Changes) -> None:
         self._line = line
         self._changes = changes
-        self._last: tuple[bytes | None, StudyKeyFor | KeyOf, StudyKey] | None = None
+        self._last: tuple[int, StudyKeyFor | KeyOf, StudyKey] | None = None
 
     def key(self, wanted: StudyKeyFor | KeyOf) -> StudyKey:
         changes, last = self._changes(), self._last

@@ -14,7 +14,6 @@ import socket
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +26,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.crypto import selftest
 from coffer.keys.errors import CofferError
-from coffer.keys.keyring import rows
-from coffer.keys.keyring.store import RowStore
+from coffer.keys.inspect.view import KeyringView
 from coffer.keys.memory import hardening
 from coffer.keys.memory.secret import Secret
 from coffer.server.access.decision import policy_of
@@ -86,7 +84,7 @@ class Worker:
         room = FreeSpace(folder.spool, config.storage.reserve_bytes)
         self._intake = Intake(config.limits, setup.archive_id, room, share=setup.share)
         self._reader = LogReader(folder)
-        self._changes = partial(RowStore(folder.keyring, readonly=True).get, rows.CHANGES_KEY)
+        self._changes = KeyringView(folder.keyring).changes
         self._services: set[RemoteServices] = set()
         self._policy = policy_of(config)
         self._rules = rules_of(config)

@@ -14,10 +14,11 @@ from coffer.keys.crypto.shamir import Share, combine
 from coffer.keys.errors import CofferError
 from coffer.keys.keyring import rows, shred
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.rows import EpochRow, EpochState, KeyRow
+from coffer.keys.keyring.rows import EpochRow, KeyRow
 from coffer.keys.memory.secret import Secret
 from coffer.keys.shares import groups
 from coffer.keys.shares.recovery import Recovery
+from coffer.keys.values.epoch import EpochState
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Keys
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures
@@ -25,6 +26,7 @@ from coffer.server.erasure.finish import finish_keys
 from coffer.server.keyops.epochs import EpochAdmin
 from tests.erasure.model import Model
 from tests.erasure.stores import InPlace, Store
+from tests.keys.left import left
 
 ARCHIVE_ID = bytes(range(16))
 STUDY = b"the study's keys"
@@ -100,7 +102,7 @@ class World:
     def do_split(self) -> None:
         ring = self._open()
         made = ring.make_shares(2, 3)
-        groups.begin(ring, made[0].of, bytes(16), (rows.EVENT_PREFIX + made[0].of.group, b"event"))
+        groups.begin(ring, made[0].of, bytes(16), left(b"event", made[0].of.group))
         groups.end(ring, made[0].of)
         self.shares += made
 
@@ -157,7 +159,7 @@ class World:
             return
         ring = self._open()
         for of in {share.of for share in self.shares}:
-            groups.burn(ring, of, [1, 2, 3], NOW, lambda _: (rows.EVENT_PREFIX, b"event"))
+            groups.burn(ring, of, [1, 2, 3], NOW, lambda _: left())
         self.shares.clear()
 
     # What is true

@@ -18,6 +18,7 @@ import pytest
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.rows import EpochRow
 from coffer.keys.keyring.store import RowStore
+from coffer.keys.values import waiting_event
 from coffer.server.config.load import load_config
 from coffer.server.erasure import shred
 from coffer.server.host.signals import Signals
@@ -80,7 +81,7 @@ def is_done(keyring: RowStore) -> bool:
     gone = {key[1:] for key, _ in keyring.scan(rows.TOMBSTONE_PREFIX)}
     undropped = [key for key, _ in keyring.scan(rows.STUDY_PREFIX) if key[1:] in gone]
     states = [EpochRow.decode(value).state.name for _, value in keyring.scan(rows.EPOCH_PREFIX)]
-    waiting = keyring.scan(rows.REKEY_PREFIX) or keyring.scan(rows.EVENT_PREFIX)
+    waiting = keyring.scan(rows.REKEY_PREFIX) or keyring.scan(waiting_event.PREFIX)
     return not undropped and not waiting and states == ["RETIRED", "ACTIVE"]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.store import RowStore
+from coffer.keys.mailbox import orders
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.ward import Ward, objects
 
@@ -36,7 +37,7 @@ def _wait_for_order(coffer: CofferProcess, command: subprocess.Popen[str], prefi
 @pytest.mark.parametrize(
     ("args", "prefix"),
     [
-        (("checkpoint", "sign"), rows.SIGN_PREFIX),
+        (("checkpoint", "sign"), orders.PREFIX),
         (("keys", "rekey", "1.2.3.1", "--reason", "test", "--yes"), rows.REKEY_PREFIX),
     ],
 )

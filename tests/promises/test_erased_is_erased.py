@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from coffer.archive.tree.certificate import EFFECTIVE, SCHEDULED, Certificate
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, KeeperState
-from coffer.keys.keyring.rows import EpochRow, EpochState
+from coffer.keys.keyring.rows import EpochRow
 from coffer.keys.keyring.store import RowStore
+from coffer.keys.values.epoch import EpochState
 from coffer.server.cli import main
 from tests.archive.auditor import prove
 from tests.keys import softhsm

@@ -19,12 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from coffer.keys.crypto import derive
 from coffer.keys.crypto.shamir import Group, Share, combine
 from coffer.keys.crypto.study_key import StudyKey
-from coffer.keys.keyring import rekey, rows, shred, signing_key
+from coffer.keys.keyring import rekey, shred, signing_key
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from coffer.keys.shares import groups
 from coffer.keys.shares.text import render
+from coffer.keys.values.waiting_event import WaitingEvent
 
 FOLDER = Path(__file__).parent / "keys"
 PASSPHRASE = b"correct horse battery staple"
@@ -63,14 +64,13 @@ def _values(key: StudyKey) -> dict[str, str]:
     return {**derived, "kcv": key.kcv.hex()}
 
 
-def _event(made: rekey.Rekey) -> tuple[bytes, bytes]:
-    """A row in the place of the event that the server makes."""
-    return rows.EVENT_PREFIX + made.old, made.name
+def _event(about: bytes, body: bytes) -> WaitingEvent:
+    """A waiting event in the place of the one that the server makes: its body is not sealed."""
+    return WaitingEvent(3, SHREDDED_MS, about[:16].ljust(16, b"\0"), sha256(body).digest(), body, about[:8])
 
 
 def _split(keyring: Keyring, of: Group) -> None:
-    event = rows.EVENT_PREFIX + of.group, of.encode()
-    groups.begin(keyring, of, groups.place_of(Path("/media/stick/shares")), event)
+    groups.begin(keyring, of, groups.place_of(Path("/media/stick/shares")), _event(of.group, of.encode()))
 
 
 def make(folder: Path) -> None:
@@ -92,9 +92,7 @@ def make(folder: Path) -> None:
     shares = keyring.make_shares(2, 3)
     _split(keyring, shares[0].of)
     groups.end(keyring, shares[0].of)
-    groups.burn(
-        keyring, shares[0].of, [3], SHREDDED_MS, lambda burned: (rows.EVENT_PREFIX + b"burned", burned.encode())
-    )
+    groups.burn(keyring, shares[0].of, [3], SHREDDED_MS, lambda burned: _event(b"the burned", burned.encode()))
     expected["burned"] = {shares[0].of.group.hex(): [0b100, 0]}
     expected["keepers"] = {
         each.id.hex(): [each.epoch, int(each.state), each.kind, each.name] for each in keyring.keepers()
@@ -107,7 +105,7 @@ def make(folder: Path) -> None:
     shred.drop(keyring, [gone.key_id])
     old, next_old = keyring.new_studies(2)
     done, under_way = (
-        rekey.begin(keyring, each.key_id, name, 7, SHREDDED_MS, random, _event)
+        rekey.begin(keyring, each.key_id, name, 7, SHREDDED_MS, random, lambda made: _event(made.old, made.name))
         for each, name in zip((old, next_old), NAMES, strict=True)
     )
     done = rekey.update(keyring, done, replace(done, phase=rekey.Phase.SWITCHED, done=3, total=3))
@@ -118,7 +116,7 @@ def make(folder: Path) -> None:
     unfinished = keyring.make_shares(2, 2)[0].of
     _split(keyring, unfinished)
     expected["unfinished"] = {unfinished.group.hex(): groups.place_of(Path("/media/stick/shares")).hex()}
-    signing_key.begin(keyring, random, SHREDDED_MS, lambda _: (rows.EVENT_PREFIX + b"signing key", NAMES[0]))
+    signing_key.begin(keyring, random, SHREDDED_MS, lambda _: _event(b"signing key", NAMES[0]))
     keyring.close()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "keyring" / "lock.mdb").unlink()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from coffer.keys.keyring.rows import EpochState
+from coffer.keys.values.epoch import EpochState
 from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.keys.audit import audit

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from coffer.keys.keyring.rows import EpochState
+from coffer.keys.values.epoch import EpochState
 from coffer.server.access.action import Action
 from coffer.server.cli import output
 from coffer.server.cli.options import Chosen, archive_options, confirm, json_option, officer_option

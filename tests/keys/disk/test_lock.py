@@ -20,10 +20,13 @@ from coffer.keys.disk.lock import ChangeLock, holder
 from coffer.keys.errors import KeyUnavailableError, LockedError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.rows import EpochState
+from coffer.keys.mailbox import events
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 from coffer.keys.shares.recovery import Recovery
+from coffer.keys.values.epoch import EpochState
+from coffer.keys.values.waiting_event import WaitingEvent
+from tests.keys.left import left
 
 ROOT = Path(__file__).resolve().parents[3]
 ARCHIVE_ID = bytes(range(16))
@@ -236,15 +239,15 @@ def test_an_end_that_changed_meanwhile_is_not_called_done(tmp_path: Path) -> Non
     ring.rotate()
     place = rows.epoch_row_key(1)
 
-    def meanwhile(*_: object) -> tuple[bytes, bytes]:
+    def meanwhile(*_: object) -> WaitingEvent:
         value = ring.row(place)
         assert value is not None
         ring.amend([(place, value[:24] + bytes(8) + value[32:])])
-        return rows.EVENT_PREFIX, b"the end"
+        return left(b"the end")
 
     with pytest.raises(LockedError, match="another process changes the keys"):
         ring.destroy_epoch(1, meanwhile)
-    assert ring.row(rows.EVENT_PREFIX) is None
+    assert events.waiting(ring) == []
     assert ring.epoch_row(1).state is EpochState.DESTROYING
     assert ring.destroy_epoch(1).epoch == 1
     assert ring.epoch_row(1).state is EpochState.DESTROYED
@@ -257,9 +260,9 @@ def test_an_epoch_without_its_provider_is_given_up_and_ended_later(tmp_path: Pat
     ring.rotate()
     told: list[bytes] = []
 
-    def event(*_: object) -> tuple[bytes, bytes]:
+    def event(*_: object) -> WaitingEvent:
         told.append(b"")
-        return rows.EVENT_PREFIX + bytes([len(told)]), b"given up"
+        return left(b"given up", bytes([len(told)]))
 
     with pytest.raises(Exception, match="in use"):
         ring.abandon_epoch(2, event)

@@ -11,18 +11,19 @@ from hypothesis import strategies as st
 
 from coffer.keys.crypto.shamir import combine
 from coffer.keys.errors import FormatError, InputError, IntegrityError, KeyUnavailableError
-from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper, KeeperState
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.rows import EpochState
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 from coffer.keys.shares import groups
 from coffer.keys.shares.recovery import Recovery
+from coffer.keys.values.epoch import EpochState
+from coffer.keys.values.waiting_event import WaitingEvent
+from tests.keys.left import left
 
 
-def event(*_: object) -> tuple[bytes, bytes]:
-    return rows.EVENT_PREFIX, b"event"
+def event(*_: object) -> WaitingEvent:
+    return left()
 
 
 def recovered(tmp_path: Path, keyring: Keyring) -> KeyFileProvider:
@@ -76,7 +77,7 @@ def test_a_stop_between_destruction_and_receipt_is_not_for_ever(
     keyring.rotate()
     shutil.copy(keyfile, tmp_path / "copy")
 
-    def stopped(*_: object) -> tuple[bytes, bytes]:
+    def stopped(*_: object) -> WaitingEvent:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):

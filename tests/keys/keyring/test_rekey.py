@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from coffer.keys.errors import FormatError, KeyUnavailableError, ShreddedError, SupersededError, UnavailableError
-from coffer.keys.keyring import rekey, rows, shred
+from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rekey import Phase, Rekey
 from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
+from coffer.keys.values.waiting_event import WaitingEvent
+from tests.keys.left import left
 
 NAME = b"n" * 16
 
@@ -26,8 +28,8 @@ def keyring(tmp_path: Path) -> Iterator[Keyring]:
     ring.close()
 
 
-def event(made: Rekey) -> tuple[bytes, bytes]:
-    return rows.EVENT_PREFIX + made.old, b"started"
+def event(made: Rekey) -> WaitingEvent:
+    return left(b"started", made.old)
 
 
 def begin(keyring: Keyring, old: bytes) -> Rekey:

@@ -19,9 +19,13 @@ from coffer.keys.keyring.epoch_end import Receipt
 from coffer.keys.keyring.keepers import Keeper
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rotation import Rotated
-from coffer.keys.keyring.rows import STUDY_PREFIX, EpochState
+from coffer.keys.keyring.rows import STUDY_PREFIX
 from coffer.keys.keyring.store import RowStore
+from coffer.keys.mailbox import events
 from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
+from coffer.keys.values.epoch import EpochState
+from coffer.keys.values.waiting_event import WaitingEvent
+from tests.keys.left import left
 
 ARCHIVE_ID = bytes(range(16))
 STUDIES = 5
@@ -222,7 +226,7 @@ def test_an_old_epoch_is_destroyed_and_its_backups_open_nothing(tmp_path: Path) 
 def test_an_epoch_that_a_key_of_the_archives_own_is_under_is_not_destroyed(tmp_path: Path, place: bytes) -> None:
     kcvs = make(tmp_path)
     keyring = open_at(tmp_path)
-    signing_key.begin(keyring, os.urandom, 0, lambda _: (rows.EVENT_PREFIX, b""))
+    signing_key.begin(keyring, os.urandom, 0, lambda _: left())
     own, before = keyring.own_key(place).reveal(), keyring.row(place)
     assert before is not None
     keyring.rotate()
@@ -284,21 +288,21 @@ def test_killed_at_every_step_of_a_destruction_the_archive_opens(tmp_path: Path)
 
 def test_the_events_go_with_the_last_steps_and_come_once(keyring: Keyring, provider: KeyFileProvider) -> None:
     keyring.new_studies(3)
-    rotated: list[tuple[bytes, bytes]] = []
+    rotated: list[WaitingEvent] = []
 
-    def at_rotation(done: Rotated) -> tuple[bytes, bytes]:
-        rotated.append((rows.EVENT_PREFIX + b"r", bytes([done.epoch, done.rewrapped])))
+    def at_rotation(done: Rotated) -> WaitingEvent:
+        rotated.append(left(bytes([done.epoch, done.rewrapped]), b"r"))
         return rotated[-1]
 
-    def at_destruction(receipt: Receipt) -> tuple[bytes, bytes]:
-        return rows.EVENT_PREFIX + b"d" + bytes([len(keyring.rows(rows.EVENT_PREFIX))]), receipt.keeper.encode()
+    def at_destruction(receipt: Receipt) -> WaitingEvent:
+        return left(receipt.keeper.encode(), b"d" + bytes([len(events.waiting(keyring))]))
 
     keyring.rotate(event=at_rotation)
     for _ in range(2):
         keyring.destroy_epoch(1, at_destruction)
-    found = keyring.rows(rows.EVENT_PREFIX)
+    found = events.waiting(keyring)
     (place, value), (other, _) = keyring.rows(rows.KEEPER_PREFIX)
-    assert found == [(rows.EVENT_PREFIX + b"d\1", value), (rows.EVENT_PREFIX + b"r", b"\2\3")]
+    assert found == [left(value, b"d\1"), left(b"\2\3", b"r")]
     assert keyring.epoch_row(1).wrapped == b""
     ended = Keeper.decode(value)
     assert (place[:5], other[:5]) == (

@@ -14,7 +14,10 @@ from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError,
 from coffer.keys.keyring import rows, shred
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.tombstone import Tombstone
+from coffer.keys.mailbox import events
 from coffer.keys.providers.key_file import KeyFileProvider
+from coffer.keys.values.officer_record import RecordAsRead, RecordKind
+from tests.keys.left import left
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME = bytes(range(16))
@@ -63,8 +66,8 @@ def test_nothing_is_shredded_with_a_key_that_is_not_there(keyring: Keyring) -> N
 
 def test_the_event_and_the_request_go_with_it(keyring: Keyring) -> None:
     key_id = keyring.new_study().key_id
-    place, stone = rows.REQUEST_PREFIX + b"1234", Tombstone(1, 10, 20, NAME)
-    keyring.amend([(place, b"as it was")])
+    request, stone = RecordAsRead(RecordKind.REQUEST, b"1234".hex(), b"as it was"), Tombstone(1, 10, 20, NAME)
+    keyring.amend([request.row])
 
     def once(value: bytes) -> list[bytes]:
         return shred.schedule(
@@ -72,16 +75,16 @@ def test_the_event_and_the_request_go_with_it(keyring: Keyring) -> None:
             {key_id: NAME},
             now_ms=10,
             until_ms=20,
-            event=lambda key_id, stone: (rows.EVENT_PREFIX + key_id, stone.encode()),
-            done=[(place, value)],
+            event=lambda key_id, stone: left(stone.encode(), key_id),
+            done=[request._replace(sealed=value)],
         )
 
     with pytest.raises(UnavailableError):
         once(b"as it never was")
     assert keyring.study(key_id)
     assert once(b"as it was") == [key_id]
-    assert keyring.rows(rows.EVENT_PREFIX) == [(rows.EVENT_PREFIX + key_id, stone.encode())]
-    assert keyring.row(place) is None
+    assert events.waiting(keyring) == [left(stone.encode(), key_id)]
+    assert keyring.row(request.row_key) is None
 
 
 def test_a_tombstone_cannot_be_taken_away_to_get_the_key_back(keyring: Keyring) -> None:

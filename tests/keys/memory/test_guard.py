@@ -17,10 +17,10 @@ import coffer.keys.keyring.studies
 from coffer.keys.crypto.shamir import combine
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.rows import EpochState
 from coffer.keys.memory import hardening, locked_pages
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
+from coffer.keys.values.epoch import EpochState
 from tests.conftest import absent
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,11 +12,12 @@ from coffer.archive.format.record import Kind
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring import rotation
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.rows import EVENT_PREFIX, EpochState
 from coffer.keys.keyring.store import SUM_KEY, RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, generate_keyfile
 from coffer.keys.shares.recovery import Recovery
+from coffer.keys.values import waiting_event
+from coffer.keys.values.epoch import EpochState
 from coffer.server.config.settings import Config, Dimse, Http, Keys, Pkcs11
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
@@ -68,7 +69,7 @@ def state(archive: Path) -> dict[str, bytes]:
     store = RowStore(archive / "archive" / "keyring", readonly=True)
     store.walk(b"", lambda key, value: found.setdefault(key.hex(), value))
     store.close()
-    return {key: value for key, value in found.items() if key[:2] not in (EVENT_PREFIX.hex(), SUM_KEY.hex())}
+    return {key: value for key, value in found.items() if key[:2] not in (waiting_event.PREFIX.hex(), SUM_KEY.hex())}
 
 
 def test_a_drill_opens_everything_and_changes_nothing(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,15 +9,15 @@ from coffer.archive.event import Event
 from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import HistoryError
-from coffer.keys.keyring import rows
+from coffer.keys.values.officer_record import RecordKind
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.maintenance.offline import inspect_keyring
 from tests.promises.kept import Kept
 
 _NOTE = bytes(range(8))
 _KINDS = {
-    rows.HOLD_PREFIX: ("hold", "hold added", "hold removed"),
-    rows.REQUEST_PREFIX: ("request", "shred requested", "shred request cancelled"),
+    RecordKind.HOLD: ("hold", "hold added", "hold removed"),
+    RecordKind.REQUEST: ("request", "shred requested", "shred request cancelled"),
 }
 
 
@@ -29,21 +29,21 @@ def kept(tmp_path: Path) -> Kept:
     return made
 
 
-def _say(engine: WritableArchive, prefix: bytes, *, begins: bool) -> None:
-    """Write, or take away, a note of the keyring with the event that tells of it, as `server.retention.officer_records`
+def _say(engine: WritableArchive, kind: RecordKind, *, begins: bool) -> None:
+    """Write, or take away, a note of the keyring with the event that tells of it, as `keys.mailbox.officer_records`
     does."""
-    name, added, removed = _KINDS[prefix]
+    name, added, removed = _KINDS[kind]
     facts = {"what": added if begins else removed, name: _NOTE.hex()}
     told = engine.enclosed(Event(Kind.STATE, clock_ms(), facts))
-    place = prefix + _NOTE
-    assert engine.keyring.amend([told, *([(place, b"sealed")] if begins else [])], [] if begins else [place])
+    place = kind.row_key(_NOTE.hex())
+    assert engine.keyring.amend([told.row, *([(place, b"sealed")] if begins else [])], [] if begins else [place])
 
 
-@pytest.mark.parametrize("prefix", _KINDS)
-def test_a_note_that_the_log_knows_and_the_keyring_does_not(kept: Kept, tmp_path: Path, prefix: bytes) -> None:
+@pytest.mark.parametrize("kind", _KINDS)
+def test_a_note_that_the_log_knows_and_the_keyring_does_not(kept: Kept, tmp_path: Path, kind: RecordKind) -> None:
     with kept.opened() as engine:
         shutil.copytree(kept.archive / "keyring", tmp_path / "then")
-        _say(engine, prefix, begins=True)
+        _say(engine, kind, begins=True)
         engine.deliver()  # the server was killed before it signed
         killed = kept.copy(tmp_path / "killed")
     shutil.rmtree(killed.archive / "keyring")
@@ -52,15 +52,15 @@ def test_a_note_that_the_log_knows_and_the_keyring_does_not(kept: Kept, tmp_path
         pass
 
 
-@pytest.mark.parametrize("prefix", _KINDS)
+@pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("delivered", [0, 1, 2])
-def test_an_event_that_is_on_its_way_is_no_alarm(kept: Kept, tmp_path: Path, prefix: bytes, delivered: int) -> None:
+def test_an_event_that_is_on_its_way_is_no_alarm(kept: Kept, tmp_path: Path, kind: RecordKind, delivered: int) -> None:
     """The keyring is ahead of the log for a moment: killed there, the archive opens."""
     with kept.opened() as engine:
-        _say(engine, prefix, begins=True)
+        _say(engine, kind, begins=True)
         if delivered:
             engine.deliver()
-        _say(engine, prefix, begins=False)
+        _say(engine, kind, begins=False)
         if delivered == 2:
             engine.deliver()
         killed = kept.copy(tmp_path / "killed")

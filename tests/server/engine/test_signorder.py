@@ -10,6 +10,7 @@ import structlog
 from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import UnavailableError
+from coffer.keys.mailbox import orders
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.create import create_archive
@@ -33,20 +34,20 @@ def test_an_order_is_answered_by_a_checkpoint_over_all_that_was_there(engine: Wr
     engine.record_event(Kind.STATE, {"what": "test"})
     asking = threading.Thread(target=sign_order.ask, args=(engine.keyring, engine.folder))
     asking.start()
-    while not sign_order.asked(engine.keyring):
+    while not orders.waiting(engine.keyring):
         assert asking.is_alive(), "it did not wait"
     assert asking.is_alive()
     engine.sign_checkpoint()
     asking.join(10)
     assert not asking.is_alive()
     assert engine.log.signed_size == engine.log.next_seq == 1
-    assert sign_order.asked(engine.keyring) == []
+    assert orders.waiting(engine.keyring) == []
 
 
 def test_an_order_is_answered_where_nothing_is_new(engine: WritableArchive) -> None:
-    engine.keyring.amend([(b"O" + bytes(8), bytes(8))])
+    orders.give(engine.keyring, 0)
     assert engine.sign_checkpoint() is None
-    assert sign_order.asked(engine.keyring) == []
+    assert orders.waiting(engine.keyring) == []
 
 
 def test_an_order_stays_while_nothing_can_be_signed(engine: WritableArchive, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,26 +55,26 @@ def test_an_order_stays_while_nothing_can_be_signed(engine: WritableArchive, mon
         raise UnavailableError("no disk")
 
     engine.record_event(Kind.STATE, {"what": "test"})
-    engine.keyring.amend([(b"O" + bytes(8), bytes(8))])
+    order = orders.give(engine.keyring, 0)
     monkeypatch.setattr(engine.keyring, "remember_checkpoint", fails)
     with pytest.raises(UnavailableError, match="no disk"):
         engine.sign_checkpoint()
-    assert sign_order.asked(engine.keyring) == [b"O" + bytes(8)]
+    assert orders.waiting(engine.keyring) == [order]
 
 
 def test_an_order_that_nobody_answers_is_withdrawn(engine: WritableArchive) -> None:
     with pytest.raises(UnavailableError, match="has signed nothing for 0 s") as caught:
         sign_order.ask(engine.keyring, engine.folder, patience_seconds=0.3)
     assert "readyz" in caught.value.hint()
-    assert sign_order.asked(engine.keyring) == []
+    assert orders.waiting(engine.keyring) == []
 
 
 def test_an_order_that_was_left_behind_counts_no_more_after_a_while(engine: WritableArchive) -> None:
-    engine.keyring.amend([(b"O" + bytes(8), (1_000_000).to_bytes(8, "big"))])
+    orders.give(engine.keyring, 1_000_000)
     assert sign_order.is_waited_for(engine.keyring, 1_000_000 + 60_000)
     assert not sign_order.is_waited_for(engine.keyring, 1_000_000 + 120_000)
     engine.sign_checkpoint()
-    assert sign_order.asked(engine.keyring) == []
+    assert orders.waiting(engine.keyring) == []
 
 
 def test_an_order_that_cannot_be_followed_is_told_once_and_tried_with_pauses(
@@ -87,7 +88,7 @@ def test_an_order_that_cannot_be_followed_is_told_once_and_tried_with_pauses(
 
     job = SettlementJob(engine)
     monkeypatch.setattr(engine, "sign_checkpoint", fails)
-    engine.keyring.amend([(b"O" + bytes(8), clock_ms().to_bytes(8, "big"))])
+    orders.give(engine.keyring, clock_ms())
     with structlog.testing.capture_logs() as told:
         for _ in range(20):
             job.turn()

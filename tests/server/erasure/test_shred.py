@@ -8,7 +8,8 @@ import pytest
 
 from coffer.archive.format.record import Kind
 from coffer.keys.errors import ShreddedError
-from coffer.keys.keyring import rows, shred
+from coffer.keys.keyring import shred
+from coffer.keys.mailbox.events import waiting
 from coffer.server.access.operator import Officer
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
@@ -101,7 +102,7 @@ def test_killed_at_every_step_it_is_whole_or_gone_and_the_next_one_finishes(arch
         run("get", "--study", UIDS[0], "--out", "out", code=5 if is_gone else 0)
         run(*command, code=5 if is_gone else 0)  # opened for writing, it finishes either way
         with open_reading(load_config(Path("coffer.toml"))) as engine:
-            assert not engine.keyring.rows(rows.EVENT_PREFIX)
+            assert not waiting(engine.keyring)
             assert len(shred.tombstones(engine.keyring)) == 1
             assert not shred.waiting(engine.keyring)
             assert engine.index.stats().unreadable_studies == 0

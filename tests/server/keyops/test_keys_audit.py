@@ -15,6 +15,7 @@ from coffer.keys.errors import CofferError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.tombstone import Tombstone
+from coffer.keys.values import waiting_event
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_for_service, open_writer
 from tests.server.filled import run
@@ -160,7 +161,7 @@ def older_by_a_rekey() -> None:
 
 def with_a_cut_event() -> None:
     copy("right")
-    change([(rows.EVENT_PREFIX + bytes(16), b"cut")], [])
+    change([(waiting_event.PREFIX + bytes(16), b"cut")], [])
 
 
 def forked() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from coffer.archive.format.record import Kind
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.rows import EpochState
+from coffer.keys.values.epoch import EpochState
 from coffer.server.config.settings import AwsKms, Config, Keys
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_reading, open_writer
