@@ -13,9 +13,11 @@ from typing import Final
 
 import structlog
 
-from coffer.archive.event import Event
+from coffer.archive.events.event import Event
+from coffer.archive.events.fields import TreeHead
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.signing_keys import SigningKeyOrdered, SigningKeyRotated
 from coffer.archive.format.merkle import EMPTY_ROOT
-from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
@@ -90,9 +92,7 @@ def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:
     keys = read_key_history(folder)
     if keys.current != new.vkey(folder.origin):
         return False
-    signing_key.promote(
-        keyring, clock_ms(), _enclosed(keyring, Event(Kind.SIGNING_KEY_ROTATED, clock_ms(), _facts(keys)))
-    )
+    signing_key.promote(keyring, clock_ms(), _enclosed(keyring, _rotated(keys)))
     _log.info("the signing key was rotated", name="signing_key.rotated", generation=len(keys.vkeys), vkey=keys.current)
     return True
 
@@ -110,14 +110,8 @@ def order(keyring: Keyring, folder: ArchiveFolder, reason: str, officer: Princip
     """
 
     def event(made: CheckpointSigner) -> signing_key.Row:
-        facts = {
-            "what": "signing key rotation ordered",
-            "vkey": made.vkey(folder.origin),
-            "reason": reason.strip(),
-            "officer": officer.name,
-            "account": officer.account,
-        }
-        return _enclosed(keyring, Event(Kind.STATE, clock_ms(), facts))
+        vkey = made.vkey(folder.origin)
+        return _enclosed(keyring, SigningKeyOrdered(vkey=vkey, reason=reason.strip(), by=officer.officer))
 
     return signing_key.begin(keyring, os.urandom, clock_ms(), event).vkey(folder.origin)
 
@@ -136,17 +130,15 @@ def wait_until_rotated(keyring: Keyring, folder: ArchiveFolder) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _facts(keys: KeyHistory) -> dict[str, object]:
+def _rotated(keys: KeyHistory) -> SigningKeyRotated:
     made = keys.endorsements[-1]
-    return {
-        "what": "signing key rotated",
-        "generation": made.generation,
-        "vkey": made.new,
-        "old_vkey": made.old,
-        "records": made.size,
-        "root": made.root.hex(),
-    }
+    return SigningKeyRotated(
+        vkey=made.new,
+        old_vkey=made.old,
+        generation=made.generation,
+        endorsed=TreeHead(records=made.size, root=made.root.hex()),
+    )
 
 
 def _enclosed(keyring: Keyring, event: Event) -> signing_key.Row:
-    return outbox.enclosed(event, keyring.archive_key(derive.EVENT), keyring.archive_id)
+    return outbox.enclosed(Occurrence(event, clock_ms()), keyring.archive_key(derive.EVENT), keyring.archive_id)

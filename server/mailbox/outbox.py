@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
-from coffer.archive.event import Event
+from coffer.archive.events.recorded import Occurrence
 from coffer.archive.format.entry import Entry, Position
 from coffer.archive.format.record import RecordHeader
 from coffer.keys.crypto import aead
@@ -46,7 +46,7 @@ def enclose(entry: Entry, unique: bytes) -> tuple[bytes, bytes]:
     return rows.EVENT_PREFIX + entry.time_ms.to_bytes(8, "big") + unique, _encode(entry, _NOT_TRIED)
 
 
-def enclosed(event: Event, key: Secret, archive_id: bytes) -> tuple[bytes, bytes]:
+def enclosed(event: Occurrence, key: Secret, archive_id: bytes) -> tuple[bytes, bytes]:
     """The keyring's row for an event, sealed under the archive's event key, as `enclose`."""
     return enclose(event.seal(key, archive_id, os.urandom(aead.SALT)), os.urandom(8))
 

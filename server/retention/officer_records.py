@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from coffer.archive.event import Event
+from coffer.archive.events.recorded import Occurrence
 from coffer.keys.crypto import aead, derive
 from coffer.keys.errors import FormatError, NotFoundError
 from coffer.keys.keyring import rows
@@ -72,14 +72,14 @@ class OfficerRecordAdmin(OfficerRecords):
         super().__init__(archive.keyring, prefix)
         self._archive = archive
 
-    def add(self, record: msgspec.Struct, event: Callable[[str], Event]) -> str:
+    def add(self, record: msgspec.Struct, event: Callable[[str], Occurrence]) -> str:
         """Write a new record and its event, which is made for the id; durable on return. Returns the id."""
         while True:
             record_id = os.urandom(_ID_BYTES).hex()
             if self.put(record_id, record, event(record_id)):
                 return record_id
 
-    def put(self, record_id: str, record: msgspec.Struct, event: Event, before: bytes | None = None) -> bool:
+    def put(self, record_id: str, record: msgspec.Struct, event: Occurrence, before: bytes | None = None) -> bool:
         """Write a record and its event, durable on return; False if the row is no longer as it was `before`.
 
         The change counter goes up with it: a process about to change keys checks again whether that is allowed.
@@ -96,7 +96,7 @@ class OfficerRecordAdmin(OfficerRecords):
                 return True
         return False
 
-    def remove(self, record_id: str, event: Event, before: bytes) -> bool:
+    def remove(self, record_id: str, event: Occurrence, before: bytes) -> bool:
         """Remove a record and write its event; durable on return, False as for `put`."""
         row_key = self.row_key(record_id)
         return self._keyring.amend([self._archive.enclosed(event)], [row_key], [(row_key, before)])

@@ -3,21 +3,25 @@
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.event import Event
+from coffer.archive.events.holds import HoldAdded, HoldRemoved
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.shreds import ShredCancelled, ShredRequested
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import HistoryError
 from coffer.keys.keyring import rows
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.maintenance.offline import inspect_keyring
+from tests.archive.events.samples import sample
 from tests.promises.kept import Kept
 
-_NOTE = bytes(range(8))
-_KINDS = {
-    rows.HOLD_PREFIX: ("hold", "hold added", "hold removed"),
-    rows.REQUEST_PREFIX: ("request", "shred requested", "shred request cancelled"),
+_NOTE = bytes(range(4))
+_CLASSES: dict[bytes, tuple[str, type[Event], type[Event]]] = {
+    rows.HOLD_PREFIX: ("hold", HoldAdded, HoldRemoved),
+    rows.REQUEST_PREFIX: ("request", ShredRequested, ShredCancelled),
 }
 
 
@@ -32,14 +36,14 @@ def kept(tmp_path: Path) -> Kept:
 def _say(engine: WritableArchive, prefix: bytes, *, begins: bool) -> None:
     """Write, or take away, a note of the keyring with the event that tells of it, as `server.retention.officer_records`
     does."""
-    name, added, removed = _KINDS[prefix]
-    facts = {"what": added if begins else removed, name: _NOTE.hex()}
-    told = engine.enclosed(Event(Kind.STATE, clock_ms(), facts))
+    name, added, removed = _CLASSES[prefix]
+    event = msgspec.structs.replace(sample(added if begins else removed), **{name: _NOTE.hex()})
+    told = engine.enclosed(Occurrence(event, clock_ms()))
     place = prefix + _NOTE
     assert engine.keyring.amend([told, *([(place, b"sealed")] if begins else [])], [] if begins else [place])
 
 
-@pytest.mark.parametrize("prefix", _KINDS)
+@pytest.mark.parametrize("prefix", _CLASSES)
 def test_a_note_that_the_log_knows_and_the_keyring_does_not(kept: Kept, tmp_path: Path, prefix: bytes) -> None:
     with kept.opened() as engine:
         shutil.copytree(kept.archive / "keyring", tmp_path / "then")
@@ -52,7 +56,7 @@ def test_a_note_that_the_log_knows_and_the_keyring_does_not(kept: Kept, tmp_path
         pass
 
 
-@pytest.mark.parametrize("prefix", _KINDS)
+@pytest.mark.parametrize("prefix", _CLASSES)
 @pytest.mark.parametrize("delivered", [0, 1, 2])
 def test_an_event_that_is_on_its_way_is_no_alarm(kept: Kept, tmp_path: Path, prefix: bytes, delivered: int) -> None:
     """The keyring is ahead of the log for a moment: killed there, the archive opens."""
