@@ -59,7 +59,8 @@ def encode(event: Event) -> bytes:
     data = _encode(event)
     if len(data) > MAX_EVENT_BYTES:
         raise FormatError("an event is too long for its record", hint="shorten its texts, or do less at once")
-    decode(data, event.kind)
+    if decode(data, event.kind) != event:
+        raise FormatError(f"an event {event.code} is not in the register")
     return data
 
 

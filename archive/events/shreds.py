@@ -66,7 +66,7 @@ class StudyShredded(Event, frozen=True, kw_only=True):
     officers: Annotated[
         tuple[Person, ...],
         msgspec.Meta(min_length=1),
-        doc("who agreed, at least one: the first made the request, the last carried it out"),
+        doc("who agreed: the first made the request, the last carried it out"),
     ]
 
 

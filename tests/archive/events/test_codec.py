@@ -89,6 +89,14 @@ def test_what_could_not_be_read_is_not_written(changes: dict[str, object]) -> No
         encode(msgspec.structs.replace(sample(HoldAdded), **changes))
 
 
+def test_a_class_that_is_not_in_the_register_is_not_written() -> None:
+    class Draft(Event, frozen=True, kw_only=True):
+        code = "draft.made"
+
+    with pytest.raises(FormatError, match="not in the register"):
+        encode(Draft())
+
+
 def test_an_event_stands_under_the_kind_of_its_class() -> None:
     with pytest.raises(FormatError, match="another kind"):
         decode(encode(sample(HoldAdded)), Kind.REPAIR)

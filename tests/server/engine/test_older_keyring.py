@@ -6,10 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from coffer.archive.events import codec
 from coffer.archive.events.event import Event
 from coffer.archive.events.holds import HoldAdded, HoldRemoved
 from coffer.archive.events.recorded import Occurrence
-from coffer.archive.events.shreds import ShredCancelled, ShredRequested
+from coffer.archive.events.shreds import ShredCancelled, ShredRequested, StudyShredded
+from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import HistoryError
 from coffer.keys.keyring import rows
@@ -90,3 +92,16 @@ def test_the_look_without_a_key_counts_the_keys_that_are_missing(kept: Kept, tmp
     shutil.rmtree(killed.archive / "keyring")
     assert inspect_keyring(folder).findings == ()  # a copy of the log alone is whole in itself
     assert str(inspect_keyring(folder).objection) == "there is no keyring beside the log"
+
+
+def test_a_shred_that_only_a_newer_version_understands_keeps_the_archive_shut(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header of its record names the key, which an older keyring still has: it must not be used."""
+    with kept.opened() as engine:
+        (key_id,) = {header.study_key_id for _, header in engine.reader.records() if header.kind == Kind.OBJECT}
+        engine.record_event(sample(StudyShredded), key_id)
+        killed = kept.copy(tmp_path / "killed")
+    monkeypatch.delitem(codec._BY_CODE, (StudyShredded.code, StudyShredded.version))
+    with pytest.raises(HistoryError, match="a newer version of Coffer has shredded"), killed.opened():
+        pass
