@@ -1,17 +1,22 @@
 """Events of offline repairs and recoveries that are not in the log yet: stored first, recorded at the next opening.
 
-Rule: a repair needs no key, but a record of it does. So the facts of the act, numbers and hashes only, wait in a small
+Rule: a repair needs no key, but a record of it does. So the event of the act, numbers and hashes only, waits in a small
 file until a writer with keys opens the archive; an interruption in between loses neither. The event of an act that was
 never carried out is dropped.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from coffer.archive.events import codec
+from coffer.archive.events.repairs import LossAccepted, Repair, SegmentRepaired, SegmentsTaken
+from coffer.archive.format.record import Kind
 from coffer.archive.store import checksummed_json
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import latest_note
@@ -20,42 +25,20 @@ from coffer.keys.disk.durable import remove, replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, InputError, IntegrityError
 
-LOSS_ACCEPTED: Final = "loss accepted"
-TAKEN: Final = "records taken from a copy"
-REPAIRED: Final = "records repaired from a copy"
 _LONGEST: Final = 64 << 20  # an event names each record that a repair took from a copy
 _MOST: Final = 1000
 _PROOF: Final = re.compile(r"note:[0-9a-f]{64}|segment:[0-9]{1,8}:[0-9A-Za-z._-]{0,200}")
-_ROOT: Final = re.compile(r"[0-9a-f]{64}")
-_KEPT: Final = re.compile(r"[0-9A-Za-z._-]{0,200}")
-
-
-def _is_number(value: object) -> bool:
-    return type(value) is int and 0 <= value < 1 << 64
-
-
-_FACTS: Final[dict[str, Callable[[object], bool]]] = {
-    "what": lambda value: value in {LOSS_ACCEPTED, TAKEN, REPAIRED},
-    "because": lambda value: isinstance(value, str) and len(value) <= 2000 and value.isprintable(),
-    "kept": lambda value: isinstance(value, str) and bool(_KEPT.fullmatch(value)),
-    "records": lambda value: isinstance(value, list) and all(map(_is_number, value)),
-    **dict.fromkeys(("segment", "found_records", "to_records", "signed_records", "keyring_records"), _is_number),
-    **dict.fromkeys(
-        ("found_root", "to_root", "signed_root", "keyring_root"),
-        lambda value: isinstance(value, str) and bool(_ROOT.fullmatch(value)),
-    ),
-}  # the facts that repair and recovery write: nothing else in the file gets sealed and signed
 
 
 @dataclass(frozen=True, slots=True)
 class DeferredEvent:
-    """An event to record: its facts, and the evidence that the act was carried out (`proof`).
+    """An event to record, and the evidence that the act was carried out (`proof`).
 
     `note:<SHA-256>`: the latest signed checkpoint is this note. `segment:<number>:<name>`: the segment was installed,
     and the old file, if there was one, is in lost+found under that name.
     """
 
-    facts: Mapping[str, object]
+    event: Repair
     proof: str
 
     def was_done(self, folder: ArchiveFolder) -> bool:
@@ -77,10 +60,11 @@ def _path(folder: ArchiveFolder) -> Path:
 def defer(folder: ArchiveFolder, events: list[DeferredEvent], calls: Syscalls = SYSTEM) -> None:
     """Store the events of acts that are about to be carried out, after those already stored; durable on return.
 
-    Raises FormatError if the stored events cannot be parsed, InputError if there are too many.
+    Raises FormatError if the stored events cannot be parsed or one is too long, InputError if there are too many.
     """
     waiting = [*read_deferred(folder), *events]
-    data = checksummed_json.serialize([{"facts": dict(event.facts), "proof": event.proof} for event in waiting])
+    rows = [{"event": json.loads(codec.encode(each.event)), "proof": each.proof} for each in waiting]
+    data = checksummed_json.serialize(rows)
     if len(data) > _LONGEST or len(waiting) > _MOST:
         raise InputError("too much is repaired at once to be recorded", hint="name some records, then the others")
     replace(_path(folder), data, calls=calls)
@@ -92,7 +76,7 @@ def read_deferred(folder: ArchiveFolder) -> list[DeferredEvent]:
         return [_parse(row) for row in _rows(checksummed_json.parse(opening.read(_path(folder), _LONGEST)))]
     except FileNotFoundError:
         return []
-    except (IntegrityError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (IntegrityError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(
             f"{_path(folder)} cannot be read", hint="move it away: it only held what a repair or recovery has done"
         ) from error
@@ -105,13 +89,14 @@ def _rows(value: object) -> list[dict[str, object]]:
 
 
 def _parse(row: dict[str, object]) -> DeferredEvent:
-    """An event in canonical form: known facts, and a proof that names nothing outside its folder."""
-    facts, proof = row["facts"], row["proof"]
-    if not isinstance(facts, dict) or not isinstance(proof, str) or not _PROOF.fullmatch(proof):
-        raise FormatError("this is not an event")
-    if not all(name in _FACTS and _FACTS[name](value) for name, value in facts.items()):
-        raise FormatError("this event has unknown facts")
-    return DeferredEvent(facts, proof)
+    """An event of a repair, by its schema, and a proof that names nothing outside its folder."""
+    proof = row["proof"]
+    if not isinstance(proof, str) or not _PROOF.fullmatch(proof):
+        raise FormatError("this is not a proof")
+    event = codec.decode(msgspec.json.encode(row["event"], order="sorted"), Kind.REPAIR)
+    if not isinstance(event, SegmentRepaired | SegmentsTaken | LossAccepted):
+        raise FormatError("this is not an event of a repair")
+    return DeferredEvent(event, proof)
 
 
 def discard_deferred(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:

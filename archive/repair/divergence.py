@@ -8,11 +8,14 @@ Every step is durable before the next and can be repeated: after an interruption
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
+from coffer.archive.events.fields import TreeHead
+from coffer.archive.events.repairs import LossAccepted, SegmentsTaken
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain, read_record
 from coffer.archive.format.record import NO_TAG
-from coffer.archive.repair.deferred_events import LOSS_ACCEPTED, TAKEN, DeferredEvent, defer
+from coffer.archive.repair.deferred_events import DeferredEvent, defer
 from coffer.archive.repair.tail import Tail, cut, read_tail, signed_claims
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, read_note
@@ -28,6 +31,7 @@ from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import HistoryError, InputError, IntegrityError
 
 _PIECE = 1 << 20
+E = TypeVar("E", SegmentsTaken, LossAccepted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def accept_loss(
     generation_of(folder, signer)  # before anything is changed
     made = Checkpoint(folder.origin, history.size, history.root)
     note = signer.sign_note(folder.origin, made.serialize())
-    defer(folder, [DeferredEvent(_facts(LOSS_ACCEPTED, history, made), f"note:{_digest(note)}")], calls)
+    defer(folder, [DeferredEvent(_event(LossAccepted, history, made), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     number, offset = history.end
     for beyond in (n for n in folder.segment_files.numbers() if n > number):
@@ -137,7 +141,7 @@ def take_from(
     if not numbers and history.complaint is None:
         return []
     note = read_note(copy)
-    defer(folder, [DeferredEvent(_facts(TAKEN, history, theirs), f"note:{_digest(note)}")], calls)
+    defer(folder, [DeferredEvent(_event(SegmentsTaken, history, theirs), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     adopt(folder, copy, calls)
     files = folder.segment_files
@@ -170,19 +174,23 @@ def _binding(history: Divergence) -> list[Checkpoint]:
     return [remembered] if signed is None or signed.size <= remembered.size else [remembered, signed]
 
 
-def _facts(what: str, history: Divergence, made: Checkpoint) -> dict[str, object]:
-    facts: dict[str, object] = {
-        "what": what,
-        "found_records": history.size,
-        "found_root": history.root.hex(),
-        "to_records": made.size,
-        "to_root": made.root.hex(),
-        "because": opening.shown(str(history.complaint)) if history.complaint else "",
-    }
-    for name, claim in (("signed", history.signed), ("keyring", history.remembered)):
-        if claim is not None:
-            facts |= {f"{name}_records": claim.size, f"{name}_root": claim.root.hex()}
-    return facts
+def _event(what: type[E], history: Divergence, made: Checkpoint) -> E:
+    return what(
+        found=TreeHead(records=history.size, root=history.root.hex()),
+        left=_head(made),
+        signed=_head(history.signed) if history.signed else None,
+        remembered=_head(history.remembered) if history.remembered else None,
+        contradiction=_line(str(history.complaint)) if history.complaint else "",
+    )
+
+
+def _line(text: str) -> str:
+    """A text as an event of a recovery has it: at most 2000 printable characters of ASCII."""
+    return opening.shown(text).encode("ascii", "backslashreplace").decode("ascii")[:2000]
+
+
+def _head(claim: Checkpoint) -> TreeHead:
+    return TreeHead(records=claim.size, root=claim.root.hex())
 
 
 def _digest(note: bytes) -> str:

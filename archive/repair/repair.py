@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from coffer.archive.events.repairs import SegmentRepaired
 from coffer.archive.format import segment
 from coffer.archive.format.chain import read_footer, read_record, read_segment_header
 from coffer.archive.format.record import HEADER
-from coffer.archive.repair.deferred_events import REPAIRED, DeferredEvent, defer
+from coffer.archive.repair.deferred_events import DeferredEvent, defer
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
@@ -105,7 +106,7 @@ def repair(
                 remove(fresh, calls=calls)
         raise
     if staged:
-        defer(folder, [DeferredEvent(_facts(m), f"segment:{m.segment}:{m.kept}") for m, _ in staged], calls)
+        defer(folder, [DeferredEvent(_event(m), f"segment:{m.segment}:{m.kept}") for m, _ in staged], calls)
         for repaired, fresh in staged:
             folder.segment_files.install(repaired.segment, fresh, repaired.kept, calls)
         report.repaired = [m for m, _ in staged]
@@ -114,13 +115,8 @@ def repair(
     return report
 
 
-def _facts(repaired: RepairedSegment) -> dict[str, object]:
-    return {
-        "what": REPAIRED,
-        "segment": repaired.segment,
-        "records": list(repaired.records),
-        "kept": repaired.kept,
-    }
+def _event(repaired: RepairedSegment) -> SegmentRepaired:
+    return SegmentRepaired(segment=repaired.segment, taken_records=repaired.records, kept=repaired.kept or None)
 
 
 def _restore_checkpoint(

@@ -1,34 +1,15 @@
-"""What is recorded of a person who acted: the name given, and the account of the operating system.
+"""What an operator has to state for an act that is kept for ever: a reason.
 
-Rule: two names prove that two people were named, and no more: anyone who may use the account may type any name. Both
-are kept with every act, so that they can be investigated later. This is the stored form; the acting party is a
-`Principal`.
+Rule: it is checked for presence and length only. Nobody can check whether it is true.
 """
 
 from typing import Final
 
-import msgspec
-
 from coffer.keys.errors import InputError
 
-__all__ = ["Officer", "display_name", "require_reason"]
+__all__ = ["require_reason"]
 
 _LONGEST_REASON: Final = 1000
-
-
-class Officer(msgspec.Struct, frozen=True):
-    """One person: the name given, and the account it was given under."""
-
-    name: str
-    account: str
-
-    def __str__(self) -> str:
-        return display_name(self.name, self.account)
-
-
-def display_name(name: str, account: str) -> str:
-    """A person as shown to people: the name, followed by the account where it differs."""
-    return name if account in {"", name} else f"{name} ({account})"
 
 
 def require_reason(what: str, reason: str) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from coffer.archive.events.officer import Officer, display_name
 from coffer.keys.errors import InputError
-from coffer.server.access.operator import Officer, display_name
 
 __all__ = ["Principal", "PrincipalKind"]
 

@@ -6,7 +6,7 @@ suffices. `server.engine.opening` makes them; they know nothing of messages.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +15,8 @@ from typing import Final, Self
 import structlog
 
 from coffer.archive.body.sealed_body import BodyReader
-from coffer.archive.event import NO_KEY, Event
+from coffer.archive.events.event import Event
+from coffer.archive.events.recorded import NO_KEY, Occurrence, Recorded
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.log import LogWriter
@@ -123,12 +124,12 @@ class ReadableArchive:
     def _stats(self, log: LogWriter | None) -> ArchiveStats:
         return stats_of(self.folder, self.keyring, self.index, self.reader, log=log, key_trouble=len(self.key_trouble))
 
-    def events(self, kinds: frozenset[Kind]) -> Iterator[tuple[int, Event]]:
-        """Every event of these kinds with its record number, oldest first. Raises IntegrityError for an altered one."""
+    def events(self, kinds: frozenset[Kind]) -> Iterator[Recorded]:
+        """Every event in records of these kinds, oldest first. Raises IntegrityError for an altered one."""
         key = self.keyring.archive_key(derive.EVENT)
         for position, header in self.reader.records():
             if header.kind in kinds:
-                yield header.seq, Event.open(key, self.folder.archive_id, header, self.reader.read_body(position))
+                yield Recorded.open(key, self.folder.archive_id, header, self.reader.read_body(position))
 
     def open_body(self, study_key_id: bytes, version: Version) -> AbstractContextManager[BodyReader]:
         """A stored object's body. Raises IntegrityError, KeyUnavailableError, ShreddedError, NotFoundError."""
@@ -142,7 +143,7 @@ class ReadableArchive:
 class KeyAdminArchive(ReadableArchive):
     """An archive whose keyring may be changed. The writer process does the rest: log, index, old keys."""
 
-    def enclosed(self, event: Event) -> WaitingEvent:
+    def enclosed(self, event: Occurrence) -> WaitingEvent:
         """An event sealed, to be recorded together with a change of the keyring (see `outbox`)."""
         return outbox.enclosed(self.keyring, event)
 
@@ -240,10 +241,10 @@ class WritableArchive(KeyAdminArchive):
         """Sign the log as it is; durable on return. None if nothing was added. Raises as `ArchiveSigner.sign`."""
         return self._signer.sign()
 
-    def record_event(self, kind: Kind, facts: Mapping[str, object], key_id: bytes = NO_KEY) -> Position:
-        """Append a sealed event for an administrator's act; durable on return. Raises UnavailableError."""
-        event, key = Event(kind, clock_ms(), facts, key_id), self.keyring.archive_key(derive.EVENT)
-        return self.log.append([event.seal(key, self.folder.archive_id, os.urandom(aead.SALT))])[0]
+    def record_event(self, event: Event, key_id: bytes = NO_KEY) -> Position:
+        """Append a sealed event, of now, about a study key; durable on return. Raises UnavailableError, FormatError."""
+        told, key = Occurrence(event, clock_ms(), key_id), self.keyring.archive_key(derive.EVENT)
+        return self.log.append([told.seal(key, self.folder.archive_id, os.urandom(aead.SALT))])[0]
 
     def rebuild_index(self, progress: Callable[[int, int], None]) -> CatchUp:
         """Empty the index and fill it from the log; `progress` gets records done and total. Durable on return."""

@@ -14,8 +14,9 @@ from typing import Final
 
 import structlog
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.fields import TreeHead
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.signing_keys import SigningKeyOrdered, SigningKeyRotated
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint
@@ -96,9 +97,7 @@ def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:
     keys = read_key_history(folder)
     if keys.current != new.vkey(folder.origin):
         return False
-    signing_key.promote(
-        keyring, clock_ms(), outbox.enclosed(keyring, Event(Kind.SIGNING_KEY_ROTATED, clock_ms(), _facts(keys)))
-    )
+    signing_key.promote(keyring, clock_ms(), outbox.enclosed(keyring, Occurrence(_rotated(keys), clock_ms())))
     _log.info("the signing key was rotated", name="signing_key.rotated", generation=len(keys.vkeys), vkey=keys.current)
     return True
 
@@ -123,14 +122,8 @@ def order(keyring: Keyring, folder: ArchiveFolder, reason: str, officer: Princip
     """
 
     def event(made: CheckpointSigner) -> WaitingEvent:
-        facts = {
-            "what": "signing key rotation ordered",
-            "vkey": made.vkey(folder.origin),
-            "reason": reason.strip(),
-            "officer": officer.name,
-            "account": officer.account,
-        }
-        return outbox.enclosed(keyring, Event(Kind.STATE, clock_ms(), facts))
+        ordered = SigningKeyOrdered(vkey=made.vkey(folder.origin), reason=reason.strip(), by=officer.officer)
+        return outbox.enclosed(keyring, Occurrence(ordered, clock_ms()))
 
     return signing_key.begin(keyring, os.urandom, clock_ms(), event).vkey(folder.origin)
 
@@ -149,13 +142,11 @@ def wait_until_rotated(keyring: Keyring, folder: ArchiveFolder) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _facts(keys: KeyHistory) -> dict[str, object]:
+def _rotated(keys: KeyHistory) -> SigningKeyRotated:
     made = keys.endorsements[-1]
-    return {
-        "what": "signing key rotated",
-        "generation": made.generation,
-        "vkey": made.new,
-        "old_vkey": made.old,
-        "records": made.size,
-        "root": made.root.hex(),
-    }
+    return SigningKeyRotated(
+        vkey=made.new,
+        old_vkey=made.old,
+        generation=made.generation,
+        endorsed=TreeHead(records=made.size, root=made.root.hex()),
+    )

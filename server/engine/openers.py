@@ -4,24 +4,18 @@ Rule: everything that begins to open an epoch is in an event, as the bytes that 
 rotation records all that still do. Receipts and burned shares are recorded likewise.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
+from coffer.archive.events.epochs import EpochDestroyed, EpochRotated
+from coffer.archive.events.event import Event, UnknownEvent
+from coffer.archive.events.shares import KeyRecovered, SharesBurned, SharesGivenUp, SharesMade
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.keyring.keepers import Burned, Keeper
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.shares import openers
 
-__all__ = ["GIVEN_UP", "SHARES_BURNED", "OpenerHistory", "Openers", "facts_of"]
-
-SHARES_BURNED: Final = "key shares burned"
-GIVEN_UP: Final = "key split given up"
-
-
-def facts_of(keepers: Iterable[Keeper] = (), groups: Iterable[Group] = ()) -> dict[str, object]:
-    """The facts that an event records of openers."""
-    return {"keepers": [each.encode().hex() for each in keepers], "groups": [each.encode().hex() for each in groups]}
+__all__ = ["OpenerHistory", "Openers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +23,38 @@ class Openers:
     """Keepers and groups that one event records, the group that it says was given up (b"": none), and by group which
     shares are burned by then."""
 
-    keepers: tuple[Keeper, ...]
-    groups: tuple[Group, ...]
-    given_up: bytes
-    burned: Mapping[bytes, Burned]
+    keepers: tuple[Keeper, ...] = ()
+    groups: tuple[Group, ...] = ()
+    given_up: bytes = b""
+    burned: Mapping[bytes, Burned] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, facts: Mapping[str, object]) -> "Openers":
-        """Read an event's facts; most events have none. Raises FormatError, InputError for a value that is no row."""
-        what, group = facts.get("what"), bytes.fromhex(str(facts.get("group", "")))
-        burned = {group: Burned.decode(bytes.fromhex(str(facts["row"])))} if what == SHARES_BURNED else {}
-        return cls(
-            tuple(Keeper.decode(each) for each in _rows(facts, "keepers")),
-            tuple(Group.decode(each) for each in _rows(facts, "groups")),
-            group if what == GIVEN_UP else b"",
-            burned,
-        )
+    def of(cls, event: Event | UnknownEvent) -> "Openers":
+        """Read an event; most have none. Raises FormatError, InputError for a value that is no row."""
+        found = cls()
+        match event:
+            case EpochRotated():
+                found = cls(_keepers(event.keepers), _groups(event.groups))
+            case EpochDestroyed():
+                found = cls(_keepers([event.keeper_row]))
+            case KeyRecovered():
+                found = cls(_keepers(event.keepers))
+            case SharesMade():
+                found = cls(groups=_groups([event.group_row]))
+            case SharesGivenUp():
+                found = cls(given_up=bytes.fromhex(event.group))
+            case SharesBurned():
+                burned = Burned.decode(bytes.fromhex(event.burned_row))
+                found = cls(groups=_groups([event.group_row]), burned={bytes.fromhex(event.group): burned})
+        return found
 
 
-def _rows(facts: Mapping[str, object], name: str) -> Sequence[bytes]:
-    found = facts.get(name)
-    return [bytes.fromhex(str(each)) for each in found] if isinstance(found, list) else []
+def _keepers(values: Iterable[str]) -> tuple[Keeper, ...]:
+    return tuple(Keeper.decode(bytes.fromhex(each)) for each in values)
+
+
+def _groups(values: Iterable[str]) -> tuple[Group, ...]:
+    return tuple(Group.decode(bytes.fromhex(each)) for each in values)
 
 
 @dataclass(slots=True)
@@ -60,15 +65,15 @@ class OpenerHistory:
     groups: dict[bytes, Group] = field(default_factory=dict)  # by id, as `burned`
     burned: dict[bytes, Burned] = field(default_factory=dict)
 
-    def add(self, facts: Mapping[str, object]) -> None:
-        """Add one event."""
-        event = Openers.of(facts)
-        for each in event.keepers:
+    def add(self, event: Event | UnknownEvent) -> None:
+        """Add one event. Raises as `Openers.of`."""
+        of = Openers.of(event)
+        for each in of.keepers:
             if each.is_ended or (each.epoch, each.id) not in self.keepers:
                 self.keepers[each.epoch, each.id] = each
-        self.groups |= {each.group: each for each in event.groups}
-        self.groups.pop(event.given_up, None)
-        self.burned |= event.burned
+        self.groups |= {each.group: each for each in of.groups}
+        self.groups.pop(of.given_up, None)
+        self.burned |= of.burned
 
     def restore(self, keyring: Keyring) -> bool:
         """Write what a keyring lacks of them, or has in an older state; durable on return. Returns whether it did."""

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from coffer.archive.body.allocator import keep_blocks
 from coffer.archive.body.spool import clear_stale
-from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
@@ -259,9 +259,11 @@ def _record_deferred(archive: WritableArchive) -> None:
         return
     for event in deferred:
         if event.was_done(archive.folder):
-            archive.record_event(Kind.REPAIR, event.facts)
-            facts = {key: value for key, value in event.facts.items() if key not in {"event", "name"}}
-            _log.warning("an offline repair was recorded", name="offline_event.recorded", **facts)
+            archive.record_event(event.event)
+            facts = msgspec.to_builtins(event.event)
+            _log.warning(
+                "an offline repair was recorded", name="offline_event.recorded", code=event.event.code, **facts
+            )
     if deferred:
         archive.sign_checkpoint()
         discard_deferred(archive.folder)

@@ -19,7 +19,8 @@ import structlog
 
 from coffer.archive.body.reseal import reseal
 from coffer.archive.body.sealed_body import BodyContext, BodyReader
-from coffer.archive.event import Event
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.rekeys import StudyRekeyed
 from coffer.archive.format.entry import Entry, Position, SealedFile
 from coffer.archive.format.record import Flags, Kind
 from coffer.archive.reader import LogReader
@@ -296,17 +297,16 @@ class Rekeyer:
         self._switched.pop(job.old, None)
         self._archive.index.follow()
 
-    def _ended(self, study: _Study) -> Event:
+    def _ended(self, study: _Study) -> Occurrence:
         seqs = [stored.position.seq for stored in study.moved.values()]
-        facts = {
-            "what": "study rekeyed",
-            "study": study.job.name.hex(),
-            "new_key": study.job.new.hex(),
-            "objects": len(seqs),
-            "first_record": min(seqs, default=None),
-            "last_record": max(seqs, default=None),
-        }
-        return Event(Kind.STUDY_REKEYED, clock_ms(), facts, study.job.old)
+        event = StudyRekeyed(
+            study=study.job.name.hex(),
+            new_key=study.job.new.hex(),
+            objects=len(seqs),
+            first_record=min(seqs, default=None),
+            last_record=max(seqs, default=None),
+        )
+        return Occurrence(event, clock_ms(), study.job.old)
 
 
 def _meta(body: BodyReader, position: Position) -> bytes:

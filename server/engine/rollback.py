@@ -14,7 +14,17 @@ from typing import Final
 
 import structlog
 
-from coffer.archive.event import Event
+from coffer.archive.events.epochs import EpochDestroyed, EpochRotated
+from coffer.archive.events.event import UnknownEvent
+from coffer.archive.events.holds import HoldAdded, HoldRemoved
+from coffer.archive.events.recorded import Occurrence, Recorded
+from coffer.archive.events.shreds import (
+    ShredApproved,
+    ShredCancelled,
+    ShredRequested,
+    StudyShredded,
+    StudyShreddedAgain,
+)
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
@@ -54,12 +64,10 @@ class LostHold:
     added_ms: int
 
     @classmethod
-    def of(cls, hold_id: str, event: Event) -> "LostHold":
-        """The hold that an event records."""
-        kind, until, officer, account, reason = (
-            str(event.facts.get(name, "")) for name in ("on", "until", "officer", "account", "reason")
-        )
-        return cls(hold_id, kind, until, officer, account, reason, event.time_ms)
+    def of(cls, event: HoldAdded, added_ms: int) -> "LostHold":
+        """The hold that an event records, and its time."""
+        by = event.by
+        return cls(event.hold, event.on, event.until or "", by.name, by.account, event.reason, added_ms)
 
 
 @dataclass(slots=True)
@@ -67,7 +75,7 @@ class Missed:
     """What the keyring has missed since it was copied: shreds by key id, how many studies have no key now, and what it
     holds of keys, holds and requests that is outdated."""
 
-    shredded: dict[bytes, Event] = field(default_factory=dict)
+    shredded: dict[bytes, StudyShredded] = field(default_factory=dict)
     keyless: int = 0
     epoch: int = 0  # the newest one that keys were moved to since
     remembered: int = 0  # records remembered, and records signed
@@ -75,7 +83,7 @@ class Missed:
     replaced: set[bytes] = field(default_factory=set)  # keys, by a rekey
     openers: OpenerHistory = field(default_factory=OpenerHistory)  # of epochs
     notes: dict[tuple[RecordKind, str], bool] = field(default_factory=dict)  # hold or request, id: is it in force?
-    holds: dict[str, Event] = field(default_factory=dict)  # by id: those added since and not removed
+    holds: dict[str, LostHold] = field(default_factory=dict)  # by id: those added since and not removed
     revived: int = 0
     lost: int = 0
     ended: int = 0
@@ -103,8 +111,11 @@ class Missed:
 
     def lost_holds(self, keyring: Keyring) -> tuple["LostHold", ...]:
         """The holds that the log records and the keyring lacks, oldest first; the log does not name their objects."""
-        lost = [hold for hold in self.holds if not officer_records.is_there(keyring, RecordKind.HOLD, hold)]
-        return tuple(LostHold.of(hold, self.holds[hold]) for hold in lost)
+        return tuple(
+            hold
+            for hold_id, hold in self.holds.items()
+            if not officer_records.is_there(keyring, RecordKind.HOLD, hold_id)
+        )
 
     def objection(self, epoch: int) -> HistoryError | None:
         """Why nothing may be written with a keyring whose newest epoch is `epoch`, or None."""
@@ -228,42 +239,52 @@ def _read(  # noqa: PLR0917
     elif header.kind == Kind.STUDY_REKEYED:
         found.replaced.add(header.study_key_id)
     elif header.kind in _COMPARED:
-        event = Event.open(keyring.archive_key(derive.EVENT), folder.archive_id, header, body())
-        found.openers.add(event.facts)
-        if header.kind == Kind.EPOCH_DESTROYED:
-            _require_destroyed(keyring, event)
-        elif header.kind == Kind.KEYRING_ROTATED:
-            found.epoch = max(found.epoch, int(str(event.facts["epoch"])))
-        elif header.kind == Kind.STATE:
-            _note(found, event)
-        else:
-            made.discard(event.key_id)
-            _ask(found, event, counts=False)
-            if keyring.is_used(event.key_id) and not is_shredded(keyring, event.key_id):
-                found.shredded[event.key_id] = event
+        told = Recorded.open(keyring.archive_key(derive.EVENT), folder.archive_id, header, body())
+        found.openers.add(told.event)
+        _note(found, told)
+        match told.event:
+            case EpochDestroyed(epoch=epoch):
+                _require_destroyed(keyring, epoch)
+            case EpochRotated(epoch=epoch):
+                found.epoch = max(found.epoch, epoch)
+            case StudyShredded() as event:
+                made.discard(told.key_id)
+                if _is_alive(keyring, told.key_id):
+                    found.shredded[told.key_id] = event
+            case UnknownEvent(kind=Kind.SHRED_SCHEDULED):
+                made.discard(told.key_id)
+                _require_gone(keyring, told.key_id)
 
 
-def _note(found: Missed, event: Event) -> None:
-    """Add an officer's act on a hold or a request."""
-    what = event.facts.get("what")
-    if what in {"hold added", "hold removed"}:
-        hold = str(event.facts["hold"])
-        found.notes[RecordKind.HOLD, hold] = what == "hold added"
-        found.holds.pop(hold, None)
-        if what == "hold added":
-            found.holds[hold] = event
-    elif what in {"shred requested", "shred approved", "shred request cancelled"}:
-        _ask(found, event, counts=what != "shred request cancelled")
+def _note(found: Missed, told: Recorded) -> None:
+    """Add what an event says of a hold or a request."""
+    match told.event:
+        case HoldAdded() as event:
+            found.notes[RecordKind.HOLD, event.hold] = True
+            found.holds.pop(event.hold, None)  # the last one added is last
+            found.holds[event.hold] = LostHold.of(event, told.time_ms)
+        case HoldRemoved(hold=hold):
+            found.notes[RecordKind.HOLD, hold] = False
+            found.holds.pop(hold, None)
+        case ShredRequested(request=request) | ShredApproved(request=request):
+            found.notes[RecordKind.REQUEST, request] = True
+        case ShredCancelled(request=request) | StudyShredded(request=str(request)):
+            found.notes[RecordKind.REQUEST, request] = False
 
 
-def _ask(found: Missed, event: Event, *, counts: bool) -> None:
-    request = str(event.facts.get("request", ""))
-    if request:
-        found.notes[RecordKind.REQUEST, request] = counts
+def _is_alive(keyring: Keyring, key_id: bytes) -> bool:
+    return keyring.is_used(key_id) and not is_shredded(keyring, key_id)
 
 
-def _require_destroyed(keyring: Keyring, event: Event) -> None:
-    epoch = event.facts.get("epoch")
+def _require_gone(keyring: Keyring, key_id: bytes) -> None:
+    if _is_alive(keyring, key_id):
+        raise HistoryError(
+            "the keyring is older than the log: it holds a key that a newer version of Coffer has shredded since",
+            hint="restore the newest keyring, and use the newest version",
+        )
+
+
+def _require_destroyed(keyring: Keyring, epoch: int) -> None:
     if any(each.epoch == epoch and each.state not in GONE for each in keyring.epochs()):
         raise HistoryError(
             f"the keyring is older than the log: it uses epoch {epoch}, which was destroyed since",
@@ -279,16 +300,15 @@ def shred_again(late: Missed, keyring: Keyring) -> None:
     """
     late.openers.restore(keyring)
     for key_id, event in late.shredded.items():
-        name, until = bytes.fromhex(str(event.facts["study"])), int(str(event.facts["until_ms"]))
-        again = {"what": "shredded again: an older keyring was put back", "study": name.hex()}
-        told = outbox.enclosed(keyring, Event(Kind.STATE, clock_ms(), again, key_id))
+        again = Occurrence(StudyShreddedAgain(study=event.study), clock_ms(), key_id)
+        told = outbox.enclosed(keyring, again)
         schedule(
             keyring,
-            {key_id: name},
-            now_ms=event.time_ms,
-            until_ms=until,
+            {key_id: bytes.fromhex(event.study)},
+            now_ms=event.scheduled_ms,
+            until_ms=event.until_ms,
             event=lambda *_, told=told: told,
-            last_epoch=int(str(event.facts["epoch"])),
+            last_epoch=event.epoch,
         )
         _log.warning("an older keyring was restored: shredded again", name="study.shredded_again", key=key_id.hex()[:8])
     late.shredded.clear()

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.officer import Officer
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.shreds import ShredApproved, ShredCancelled, ShredRequested
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import NotFoundError, UnavailableError
 from coffer.keys.mailbox.officer_records import OfficerRecordAdmin, OfficerRecords
 from coffer.keys.values.officer_record import RecordKind
 from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action, Resource
-from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.access.rules import Duty, Permit
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
@@ -30,7 +30,7 @@ __all__ = ["ShredRequest", "ShredRequests", "waiting_requests"]
 class ShredRequest(msgspec.Struct, frozen=True):
     """One request: what, why, since when, and the officers who agreed (the first one made the request)."""
 
-    selection: tuple[PartToShred, ...] = msgspec.field(name="doomed")
+    selection: tuple[PartToShred, ...] = msgspec.field(name="to_shred")
     reason: str
     requested_ms: int
     officers: tuple[Officer, ...]
@@ -79,7 +79,7 @@ class ShredRequests:
         Authorization(reason, (officer,)).check()
         Shredding(self._archive).require_allowed(selection)
         request = ShredRequest(tuple(selection), reason.strip(), clock_ms(), (officer,))
-        return self._records.add(request, lambda new: self._event("shred requested", new, request, officer))
+        return self._records.add(request, lambda new: self._event(ShredRequested, new, request, officer))
 
     def approve(self, request_id: str, who: Principal) -> list[bytes] | None:
         """Approve a request, durable on return. Returns the key ids shredded by it, or None if more must approve.
@@ -94,7 +94,7 @@ class ShredRequests:
             authorization = Authorization(request.reason, agreed, request_id)
             return Shredding(self._archive).shred(selection, authorization, [before])
         after = msgspec.structs.replace(request, officers=agreed)
-        if not self._records.replace(before, after, self._event("shred approved", request_id, after, officer)):
+        if not self._records.replace(before, after, self._event(ShredApproved, request_id, after, officer)):
             raise UnavailableError("another officer changed this request just now", hint="see coffer shred list")
         return None
 
@@ -102,21 +102,19 @@ class ShredRequests:
         """Cancel a request, durable on return. Raises NotFoundError, AccessDeniedError."""
         self._policy.require(who, Action.CANCEL_REQUEST)
         request, before = self._records.get(request_id)
-        event = self._event("shred request cancelled", request_id, request, who.officer)
-        if not self._records.remove(before, event):
+        if not self._records.remove(before, self._event(ShredCancelled, request_id, request, who.officer)):
             raise NotFoundError(
                 f"there is no request {request_id} (any more)", hint="coffer shred list shows the requests"
             )
         return request
 
-    def _event(self, what: str, request_id: str, request: ShredRequest, officer: Officer) -> WaitingEvent:
-        names = sorted({each.name.hex() for each in request.selection})
-        facts = {
-            "what": what,
-            "request": request_id,
-            "studies": names,
-            "reason": request.reason,
-            "officer": officer.name,
-            "account": officer.account,
-        }
-        return self._archive.enclosed(Event(Kind.STATE, clock_ms(), facts))
+    def _event(
+        self,
+        what: type[ShredRequested] | type[ShredApproved] | type[ShredCancelled],
+        request_id: str,
+        request: ShredRequest,
+        officer: Officer,
+    ) -> WaitingEvent:
+        names = tuple(sorted({each.name.hex() for each in request.selection}))
+        event = what(request=request_id, studies=names, reason=request.reason, by=officer)
+        return self._archive.enclosed(Occurrence(event, clock_ms()))

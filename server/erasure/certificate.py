@@ -10,10 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.event import Event
+from coffer.archive.events.officer import Officer
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.shreds import CertificateIssued, StudyShredded
 from coffer.archive.tree.certificate import (
     EFFECTIVE,
     SCHEDULED,
@@ -39,7 +41,7 @@ from coffer.server.access.principal import Principal
 from coffer.server.engine import erasure_state
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.erasure.approvals import waiting_requests
-from coffer.server.erasure.history import ErasureHistory, RecordedEvent
+from coffer.server.erasure.history import ErasureHistory, RecordedEvent, StepWord
 from coffer.server.erasure.proved_openers import ProvedOpeners
 from coffer.server.erasure.shred import wait_until_settled
 
@@ -48,6 +50,7 @@ __all__ = ["Certifier", "IssuedCertificate"]
 _NAME_LABEL: Final = b"coffer/erasure/v1\0"
 _KEY_DIGITS: Final = 32
 _SIGN_SECONDS: Final = 15.0
+E = TypeVar("E", bound=Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class Certifier:
         if len(text) == _KEY_DIGITS and given:
             return [self._lineage(given)]
         shredded = [
-            key_id for key_id, recorded in self._history.gone.items() if text and recorded.text("request") == text
+            key_id for key_id, recorded in self._history.shreds.items() if text and recorded.event.request == text
         ]
         if not shredded:
             self._refuse_request(name)
@@ -173,12 +176,11 @@ class Certifier:
         first = self._tombstones[keys[0]]
         if study_uid and self._archive.index.study_token(study_uid) != first.name:
             raise InputError("this UID is another study's", hint="leave it out, or look up the key of that study")
-        authorized = self._event_of(keys[0])
-        steps = [*self._history.steps.get(authorized.text("request"), [])] if authorized.text("request") else []
-        steps.append(("approved" if steps else "asked", authorized))
+        authorized = _required(self._history.shreds.get(keys[0]), keys[0])
+        steps = self._steps(authorized)
         epochs = self._epochs(max(self._tombstones[key].epoch for key in keys))
-        gone = [self._event_of(key) for key in keys]
-        records = [recorded for _, recorded in steps] + gone
+        gone = [_required(self._history.end_of(key), key) for key in keys]
+        records: list[RecordedEvent[Event]] = [recorded for _, recorded in steps] + gone
         records += [
             self._openers.record(each.record) for of in epochs for each in of.openers if each.record is not None
         ]
@@ -201,9 +203,9 @@ class Certifier:
             account=self._by.account,
             study=name.hex(),
             study_uid=study_uid,
-            reason=authorized.text("reason") if self._with_reason else "",
-            request=authorized.text("request"),
-            steps=tuple(_step(what, recorded) for what, recorded in steps),
+            reason=authorized.event.reason if self._with_reason else "",
+            request=authorized.event.request or "",
+            steps=tuple(step for step, _ in steps),
             scheduled_ms=first.scheduled_ms,
             backups_until_ms=until,
             effective_ms=max(first.scheduled_ms, until, *ends) if is_effective else None,
@@ -214,16 +216,16 @@ class Certifier:
             endorsements=tuple(each.decode() for each in read_key_history(self._archive.folder).notes),
         )
 
-    def _event_of(self, key_id: bytes) -> RecordedEvent:
-        recorded = self._history.gone.get(key_id)
-        if recorded is None:
-            raise IntegrityError(
-                f"the log has no record of the end of key {key_id.hex()[:8]}, which the keyring reports",
-                hint="coffer recover show says whether the log lost records",
-            )
-        return recorded
+    def _steps(self, shred: RecordedEvent[StudyShredded]) -> list[tuple[Step, RecordedEvent[Event]]]:
+        """Return who requested and approved a shred: it names all who agreed, and the last of them carried it out."""
+        before = self._history.steps.get(shred.event.request or "", [])
+        steps: list[tuple[Step, RecordedEvent[Event]]] = [
+            (_step(what, recorded, recorded.event.by), recorded) for what, recorded in before
+        ]
+        steps.append((_step("approved" if steps else "asked", shred, shred.event.officers[-1]), shred))
+        return steps
 
-    def _key(self, key_id: bytes, recorded: RecordedEvent, size: int) -> CertifiedKey:
+    def _key(self, key_id: bytes, recorded: RecordedEvent[Event], size: int) -> CertifiedKey:
         tombstone = self._tombstones[key_id]
         return CertifiedKey(
             key=key_id.hex(),
@@ -256,24 +258,22 @@ class Certifier:
             self._archive.require_writer(f"record {last} is not under a signed checkpoint yet")
             time.sleep(0.1)
 
-    def _proofs(self, records: Sequence[RecordedEvent], note: bytes) -> tuple[RecordProof, ...]:
+    def _proofs(self, records: Sequence[RecordedEvent[Event]], note: bytes) -> tuple[RecordProof, ...]:
         headers: Mapping[int, bytes] = {recorded.seq: recorded.header for recorded in records}
         made = [Inclusion.make(self._archive.folder, header, note) for _, header in sorted(headers.items())]
         return tuple(RecordProof(each.record.hex(), tuple(step.hex() for step in each.path)) for each in made)
 
-    def _event(self, issued: IssuedCertificate) -> Event:
+    def _event(self, issued: IssuedCertificate) -> Occurrence:
         certificate = issued.certificate
-        facts = {
-            "what": "erasure certificate issued",
-            "certificate": hashlib.sha256(issued.note).hexdigest(),
-            "type": certificate.type,
-            "keys": [each.key for each in certificate.keys],
-            "tells_uid": bool(certificate.study_uid),
-            "tells_reason": self._with_reason,
-            "officer": self._by.name,
-            "account": self._by.account,
-        }
-        return Event(Kind.STATE, certificate.issued_ms, facts, bytes.fromhex(certificate.keys[0].key))
+        event = CertificateIssued(
+            certificate=hashlib.sha256(issued.note).hexdigest(),
+            is_effective=certificate.type == EFFECTIVE,
+            keys=tuple(each.key for each in certificate.keys),
+            tells_uid=bool(certificate.study_uid),
+            tells_reason=self._with_reason,
+            by=self._by.officer,
+        )
+        return Occurrence(event, certificate.issued_ms, bytes.fromhex(certificate.keys[0].key))
 
 
 def _is_same_shred(tombstone: Tombstone, other: Tombstone) -> bool:
@@ -281,8 +281,14 @@ def _is_same_shred(tombstone: Tombstone, other: Tombstone) -> bool:
     return (other.reason, other.name, other.scheduled_ms) == (Reason.SHREDDED, tombstone.name, tombstone.scheduled_ms)
 
 
-def _step(what: str, recorded: RecordedEvent) -> Step:
-    """Return a step with the officer who took it: a shred names all who agreed, and the last of them did it."""
-    officers = recorded.event.facts.get("officers")
-    who = officers[-1] if isinstance(officers, list) and officers else recorded.event.facts
-    return Step(what, recorded.event.time_ms, str(who["officer"]), str(who["account"]), recorded.seq)
+def _required(recorded: RecordedEvent[E] | None, key_id: bytes) -> RecordedEvent[E]:
+    if recorded is None:
+        raise IntegrityError(
+            f"the log has no record of the end of key {key_id.hex()[:8]}, which the keyring reports",
+            hint="coffer recover show says whether the log lost records",
+        )
+    return recorded
+
+
+def _step(what: StepWord, recorded: RecordedEvent[Event], who: Officer) -> Step:
+    return Step(what, recorded.time_ms, who.name, who.account, recorded.seq)

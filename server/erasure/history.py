@@ -6,36 +6,40 @@ Rule: one pass over the record headers; events are opened, objects are not.
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, Literal, TypeVar
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.epochs import EpochDestroyed
+from coffer.archive.events.event import Event
+from coffer.archive.events.recorded import Recorded
+from coffer.archive.events.rekeys import StudyRekeyed
+from coffer.archive.events.shares import SharesBurned
+from coffer.archive.events.shreds import ShredApproved, ShredRequested, StudyShredded
+from coffer.archive.format.record import Kind, RecordHeader
 from coffer.keys.crypto import derive
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.keyring.keepers import Keeper
 from coffer.server.engine.archive import ReadableArchive
-from coffer.server.engine.openers import SHARES_BURNED, Openers
+from coffer.server.engine.openers import Openers
 
-__all__ = ["ErasureHistory", "RecordedEvent"]
+__all__ = ["ErasureHistory", "RecordedEvent", "StepWord"]
 
 _KINDS: Final = frozenset(
     {Kind.STATE, Kind.SHRED_SCHEDULED, Kind.STUDY_REKEYED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED}
 )
 _EVERY: Final = 4096  # records between two reports of progress
-_STEPS: Final = {"shred requested": "asked", "shred approved": "approved"}
+E = TypeVar("E", bound=Event)
+E_co = TypeVar("E_co", bound=Event, covariant=True)
+StepWord = Literal["asked", "approved"]  # as a certificate words a step
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedEvent:
-    """An event, the number of its record, and the 160 header bytes of the record."""
+class RecordedEvent(Generic[E_co]):
+    """An event, its time (ms since 1970 UTC), the number of its record, and the 160 header bytes of the record."""
 
     seq: int
+    time_ms: int
     header: bytes
-    event: Event
-
-    def text(self, name: str) -> str:
-        """Return one of its facts as text; "" if it has none of this name."""
-        return str(self.event.facts.get(name, ""))
+    event: E_co
 
 
 @dataclass(slots=True)
@@ -43,13 +47,18 @@ class ErasureHistory:
     """Shreds and rekeys by key id, receipts by epoch and keeper id, burn events of shares by group, the steps of each
     request, record numbers of objects by key id; and every keeper and group of shares that was ever recorded."""
 
-    gone: dict[bytes, RecordedEvent] = field(default_factory=dict)
-    receipts: dict[tuple[int, bytes], RecordedEvent] = field(default_factory=dict)
-    burned: dict[bytes, list[RecordedEvent]] = field(default_factory=dict)
-    steps: dict[str, list[tuple[str, RecordedEvent]]] = field(default_factory=dict)
+    shreds: dict[bytes, RecordedEvent[StudyShredded]] = field(default_factory=dict)
+    rekeys: dict[bytes, RecordedEvent[StudyRekeyed]] = field(default_factory=dict)
+    receipts: dict[tuple[int, bytes], RecordedEvent[EpochDestroyed]] = field(default_factory=dict)
+    burned: dict[bytes, list[RecordedEvent[SharesBurned]]] = field(default_factory=dict)
+    steps: dict[str, list[tuple[StepWord, RecordedEvent[ShredRequested | ShredApproved]]]] = field(default_factory=dict)
     objects: dict[bytes, list[int]] = field(default_factory=dict)
     keepers: dict[tuple[int, bytes], Keeper] = field(default_factory=dict)
     groups: dict[bytes, Group] = field(default_factory=dict)
+
+    def end_of(self, key_id: bytes) -> RecordedEvent[Event] | None:
+        """Return what ended a key, or None; a key shredded during its rekey counts as shredded."""
+        return self.shreds.get(key_id) or self.rekeys.get(key_id)
 
     @classmethod
     def read(
@@ -70,22 +79,29 @@ class ErasureHistory:
                 if header.study_key_id in keys:
                     found.objects.setdefault(header.study_key_id, []).append(header.seq)
             elif header.kind in _KINDS:
-                event = Event.open(key, archive.folder.archive_id, header, archive.reader.read_body(position))
-                found._add(RecordedEvent(header.seq, header.serialize(), event))
+                body = archive.reader.read_body(position)
+                found._add(header, Recorded.open(key, archive.folder.archive_id, header, body))
         return found
 
-    def _add(self, recorded: RecordedEvent) -> None:
-        kind, facts = recorded.event.kind, recorded.event.facts
-        openers = Openers.of(facts)
+    def _add(self, header: RecordHeader, recorded: Recorded) -> None:
+        openers = Openers.of(recorded.event)
         self.keepers |= {(each.epoch, each.id): each for each in openers.keepers}
         self.groups |= {each.group: each for each in openers.groups}
         self.groups.pop(openers.given_up, None)
-        if kind in {Kind.SHRED_SCHEDULED, Kind.STUDY_REKEYED}:
-            if kind == Kind.SHRED_SCHEDULED or recorded.event.key_id not in self.gone:
-                self.gone[recorded.event.key_id] = recorded  # a key shredded during its rekey counts as shredded
-        elif kind == Kind.EPOCH_DESTROYED:
-            self.receipts[int(str(facts["epoch"])), bytes.fromhex(recorded.text("keeper"))] = recorded
-        elif recorded.text("what") == SHARES_BURNED:
-            self.burned.setdefault(bytes.fromhex(recorded.text("group")), []).append(recorded)
-        elif (what := _STEPS.get(recorded.text("what"))) is not None:
-            self.steps.setdefault(recorded.text("request"), []).append((what, recorded))
+        match recorded.event:
+            case StudyShredded() as event:
+                self.shreds[recorded.key_id] = _recorded(header, event)
+            case StudyRekeyed() as event:
+                self.rekeys.setdefault(recorded.key_id, _recorded(header, event))
+            case EpochDestroyed() as event:
+                self.receipts[event.epoch, bytes.fromhex(event.keeper)] = _recorded(header, event)
+            case SharesBurned() as event:
+                self.burned.setdefault(bytes.fromhex(event.group), []).append(_recorded(header, event))
+            case ShredRequested() as event:
+                self.steps.setdefault(event.request, []).append(("asked", _recorded(header, event)))
+            case ShredApproved() as event:
+                self.steps.setdefault(event.request, []).append(("approved", _recorded(header, event)))
+
+
+def _recorded(header: RecordHeader, event: E) -> RecordedEvent[E]:
+    return RecordedEvent(header.seq, header.time_ms, header.serialize(), event)

@@ -6,6 +6,7 @@ proves nothing. A receipt counts only with its record, and not while the secret 
 
 from collections.abc import Iterator
 
+from coffer.archive.events.event import Event
 from coffer.archive.tree.certificate import SHARES, EpochOpener
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.errors import IntegrityError
@@ -26,7 +27,7 @@ class ProvedOpeners:
         self._groups = keyring.share_groups()
         self._burned = keyring.burned()
         self._back = keyring.returned()
-        self._records: dict[int, RecordedEvent] = {}
+        self._records: dict[int, RecordedEvent[Event]] = {}
         known = {(each.epoch, each.id) for each in self._keepers}
         unknown = [str(each) for place, each in history.keepers.items() if place not in known]
         groups = {each.group for each in self._groups}
@@ -47,7 +48,7 @@ class ProvedOpeners:
             )
         return found
 
-    def record(self, number: int) -> RecordedEvent:
+    def record(self, number: int) -> RecordedEvent[Event]:
         """Return the record of a receipt that `of` returned."""
         return self._records[number]
 
@@ -64,13 +65,13 @@ class ProvedOpeners:
         if not keeper.is_ended or not self._back.is_gone(keeper, keeper.effective_ms):
             return EpochOpener(keeper.kind, name, keeper.name, None, None, None, self._why(keeper))
         recorded = self._history.receipts.get((keeper.epoch, keeper.id))
-        if recorded is None or recorded.event.time_ms != keeper.receipt_ms:
+        if recorded is None or recorded.time_ms != keeper.receipt_ms:
             raise IntegrityError(
                 f"the log has no record of the receipt for epoch {keeper.epoch} in the keyring",
                 hint="coffer recover show says whether the log lost records",
             )
         self._records[recorded.seq] = recorded
-        caveat = recorded.text("caveat")
+        caveat = recorded.event.caveat
         return EpochOpener(keeper.kind, name, keeper.name, keeper.receipt_ms, keeper.effective_ms, recorded.seq, caveat)
 
     def _why(self, keeper: Keeper) -> str:
@@ -89,12 +90,12 @@ class ProvedOpeners:
                 SHARES, group, name, None, None, None, f"{burned.left(of)} of {of.count} may still exist"
             )
         events = self._history.burned.get(of.group, [])
-        recorded = next((each for each in events if each.event.time_ms == burned.closed_ms), None)
+        recorded = next((each for each in events if each.time_ms == burned.closed_ms), None)
         if recorded is None:
             raise IntegrityError(
                 f"the log has no record that shares of group {group} were burned, as the keyring says",
                 hint="coffer recover show says whether the log lost records",
             )
         self._records[recorded.seq] = recorded
-        caveat = f"stated by {recorded.text('officer')}, without any proof; {burned.left(of)} may still exist"
+        caveat = f"stated by {recorded.event.by.name}, without any proof; {burned.left(of)} may still exist"
         return EpochOpener(SHARES, group, name, burned.closed_ms, burned.closed_ms, recorded.seq, caveat)

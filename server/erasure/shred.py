@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.officer import Officer
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.shreds import StudyShredded
 from coffer.keys.clock import clock_ms
 from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.tombstone import Tombstone
@@ -18,7 +19,7 @@ from coffer.keys.mailbox import events
 from coffer.keys.values.officer_record import RecordAsRead
 from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action, Resource
-from coffer.server.access.operator import Officer, require_reason
+from coffer.server.access.operator import require_reason
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.retention.holds import Holds, today
@@ -108,21 +109,20 @@ class Shredding:
         return next(each for each in selection if ids & {shred.current(keyring, one) for one in each.key_ids})
 
 
-def _event(key_id: bytes, tombstone: Tombstone, authorization: Authorization, part: PartToShred) -> Event:
-    facts = {
-        "what": "study shredded",
-        "study": tombstone.name.hex(),
-        "epoch": tombstone.epoch,
-        "scheduled_ms": tombstone.scheduled_ms,
-        "until_ms": tombstone.until_ms,
-        "instances": part.instances,
-        "versions": part.versions,
-        "other_patients": len(part.others),
-        "reason": authorization.reason.strip(),
-        "request": authorization.request,
-        "officers": [{"officer": each.name, "account": each.account} for each in authorization.officers],
-    }
-    return Event(Kind.SHRED_SCHEDULED, tombstone.scheduled_ms, facts, key_id)
+def _event(key_id: bytes, tombstone: Tombstone, authorization: Authorization, part: PartToShred) -> Occurrence:
+    event = StudyShredded(
+        study=tombstone.name.hex(),
+        epoch=tombstone.epoch,
+        scheduled_ms=tombstone.scheduled_ms,
+        until_ms=tombstone.until_ms,
+        instances=part.instances,
+        versions=part.versions,
+        other_patients=len(part.others),
+        reason=authorization.reason.strip(),
+        request=authorization.request or None,
+        officers=authorization.officers,
+    )
+    return Occurrence(event, tombstone.scheduled_ms, key_id)
 
 
 def wait_until_settled(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from coffer.archive.event import NO_KEY
+from coffer.archive.events.recorded import NO_KEY
 from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader

@@ -5,15 +5,16 @@ the log (`server.mailbox.outbox`): a stop loses neither. The caller holds the ke
 last step; no key moves to a provider that the running server does not know.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.epochs import EpochAbandoned, EpochDestroyed, EpochRotated
+from coffer.archive.events.event import Event
+from coffer.archive.events.recorded import Occurrence
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
 from coffer.keys.disk.lock import holder
@@ -29,7 +30,6 @@ from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.erasure_state import shares
-from coffer.server.engine.openers import facts_of
 from coffer.server.engine.providers import KINDS, open_keyring, provider_of, settings_of
 from coffer.server.mailbox import outbox
 
@@ -211,47 +211,52 @@ class EpochAdmin:
 
     def _rotated(self, done: Rotated) -> WaitingEvent:
         """List everything that still opens an epoch, so that no keyring can lose an opener without the log knowing."""
-        facts = {
-            "epoch": done.epoch,
-            "provider": done.provider,
-            "moved": done.rewrapped,
-            "resumed": done.resumed,
-            **facts_of((each for each in self._keyring.keepers() if not each.is_ended), self._keyring.share_groups()),
-        }
-        return self._enclosed(Kind.KEYRING_ROTATED, clock_ms(), facts)
+        keepers = (each for each in self._keyring.keepers() if not each.is_ended)
+        event = EpochRotated(
+            epoch=done.epoch,
+            provider=done.provider,
+            moved=done.rewrapped,
+            resumed=done.resumed,
+            keepers=tuple(each.encode().hex() for each in keepers),
+            groups=tuple(each.encode().hex() for each in self._keyring.share_groups()),
+            by=self._by.officer,
+            command=self._command,
+        )
+        return self._enclosed(event, clock_ms())
 
     def _destroyed(self, receipt: Receipt) -> WaitingEvent:
         keeper = receipt.keeper
-        facts = {
-            "epoch": keeper.epoch,
-            "provider": keeper.kind,
-            "keeper": keeper.id.hex(),
-            **facts_of([keeper]),
-            "caveat": receipt.caveat,
-            "destroyed_ms": keeper.receipt_ms,
-            "effective_ms": keeper.effective_ms,
-            "share_groups": self._share_groups(keeper.epoch),
-        }
-        return self._enclosed(Kind.EPOCH_DESTROYED, keeper.receipt_ms, facts)
+        event = EpochDestroyed(
+            epoch=keeper.epoch,
+            provider=keeper.kind,
+            keeper=keeper.id.hex(),
+            keeper_row=keeper.encode().hex(),
+            caveat=receipt.caveat,
+            destroyed_ms=keeper.receipt_ms,
+            effective_ms=keeper.effective_ms,
+            share_groups=self._share_groups(keeper.epoch),
+            by=self._by.officer,
+            command=self._command,
+        )
+        return self._enclosed(event, keeper.receipt_ms)
 
     def _abandoned(self, given_up: Epoch, reason: str, cause: str) -> WaitingEvent:
-        facts = {
-            "what": "epoch abandoned",
-            "epoch": given_up.number,
-            "provider": given_up.provider,
-            "reason": reason,
-            "cause": cause,
-            "caveat": _NOT_DESTROYED,
-            "share_groups": self._share_groups(given_up.number),
-        }
-        return self._enclosed(Kind.STATE, clock_ms(), facts)
+        event = EpochAbandoned(
+            epoch=given_up.number,
+            provider=given_up.provider,
+            reason=reason,
+            cause=cause,
+            share_groups=self._share_groups(given_up.number),
+            by=self._by.officer,
+            command=self._command,
+        )
+        return self._enclosed(event, clock_ms())
 
-    def _share_groups(self, epoch: int) -> list[str]:
-        return [of.group.hex() for of in self._keyring.share_groups() if of.epoch == epoch]
+    def _share_groups(self, epoch: int) -> tuple[str, ...]:
+        return tuple(of.group.hex() for of in self._keyring.share_groups() if of.epoch == epoch)
 
-    def _enclosed(self, kind: Kind, time_ms: int, facts: Mapping[str, object]) -> WaitingEvent:
-        attributed = {**facts, "officer": self._by.name, "account": self._by.account, "command": self._command}
-        return outbox.enclosed(self._keyring, Event(kind, time_ms, attributed))
+    def _enclosed(self, event: Event, time_ms: int) -> WaitingEvent:
+        return outbox.enclosed(self._keyring, Occurrence(event, time_ms))
 
 
 def _open(config: Config, provider: str = "") -> tuple[ArchiveFolder, Keyring]:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.rekeys import RekeyOrdered
 from coffer.keys.clock import clock_ms
 from coffer.keys.disk.lock import holder
 from coffer.keys.errors import IntegrityError, ShreddedError, SupersededError, UnavailableError
@@ -87,15 +87,8 @@ def order(archive: KeyAdminArchive, selection: RekeySelection, reason: str, offi
     under_way = {each.new: each.old for each in rekey.under_way(keyring)}
 
     def event(made: Rekey) -> WaitingEvent:
-        facts = {
-            "what": "study rekey started",
-            "study": made.name.hex(),
-            "new_key": made.new.hex(),
-            "reason": reason.strip(),
-            "officer": officer.name,
-            "account": officer.account,
-        }
-        return archive.enclosed(Event(Kind.STATE, clock_ms(), facts, made.old))
+        ordered = RekeyOrdered(study=made.name.hex(), new_key=made.new.hex(), reason=reason.strip(), by=officer.officer)
+        return archive.enclosed(Occurrence(ordered, clock_ms(), made.old))
 
     begun: dict[bytes, Rekey] = {}
     for key_id, name in selection.names.items():

@@ -6,12 +6,13 @@ Shares are never inside the archive folder. Order, and the state after a stop in
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.event import Event
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.shares import SharesBurned, SharesGivenUp, SharesMade
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.shamir import Group, Share, combine
@@ -27,7 +28,6 @@ from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
-from coffer.server.engine.openers import GIVEN_UP, SHARES_BURNED, facts_of
 from coffer.server.engine.providers import open_keyring, provider_of
 from coffer.server.mailbox import outbox
 
@@ -96,8 +96,18 @@ def burn_shares(
         now = clock_ms()
 
         def event(burned: Burned) -> WaitingEvent:
-            facts = {"numbers": sorted({*numbers}), "row": burned.encode().hex(), "reason": reason.strip()}
-            return _event(keyring, SHARES_BURNED, of, officer, facts, now)
+            stated = SharesBurned(
+                group=of.group.hex(),
+                epoch=of.epoch,
+                shares=of.count,
+                needed=of.threshold,
+                group_row=of.encode().hex(),
+                numbers=tuple(sorted({*numbers})),
+                burned_row=burned.encode().hex(),
+                reason=reason.strip(),
+                by=officer.officer,
+            )
+            return _enclosed(keyring, stated, now)
 
         return of, groups.burn(keyring, of, numbers, now, event)
     finally:
@@ -108,7 +118,15 @@ def _split(keyring: Keyring, threshold: int, count: int, folder: Path, officer: 
     shares = keyring.make_shares(threshold, count)
     of, fresh = shares[0].of, _unfinished_name(folder)
     durable.make_folder(fresh, 0o700)  # first: while it exists, no share of the group has left it
-    groups.begin(keyring, of, groups.place_of(folder), _event(keyring, "key split", of, officer))
+    made = SharesMade(
+        group=of.group.hex(),
+        epoch=of.epoch,
+        shares=of.count,
+        needed=of.threshold,
+        group_row=of.encode().hex(),
+        by=officer.officer,
+    )
+    groups.begin(keyring, of, groups.place_of(folder), _enclosed(keyring, made, clock_ms()))
     write_shares(shares, fresh, folder)
     groups.end(keyring, of)
     return Split({folder / file_name(share): share for share in shares}, resumed=False)
@@ -162,7 +180,10 @@ def _clear(keyring: Keyring, folder: Path, officer: Principal) -> None:
         if place != groups.place_of(folder) and not any(of.group.hex() in name for name in left):
             continue
         if was_there:
-            groups.give_up(keyring, of, _event(keyring, GIVEN_UP, of, officer))
+            given_up = SharesGivenUp(
+                group=of.group.hex(), epoch=of.epoch, shares=of.count, needed=of.threshold, by=officer.officer
+            )
+            groups.give_up(keyring, of, _enclosed(keyring, given_up, clock_ms()))
         else:
             groups.end(keyring, of)
 
@@ -171,23 +192,5 @@ def _unfinished_name(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.new")
 
 
-def _event(  # noqa: PLR0917
-    keyring: Keyring,
-    what: str,
-    of: Group,
-    officer: Principal,
-    more: Mapping[str, object] | None = None,
-    now: int = 0,
-) -> WaitingEvent:
-    facts: dict[str, object] = facts_of(groups=[of] if what != GIVEN_UP else [])
-    facts |= {
-        "what": what,
-        "group": of.group.hex(),
-        "epoch": of.epoch,
-        "shares": of.count,
-        "needed": of.threshold,
-        "officer": officer.name,
-        "account": officer.account,
-    }
-    event = Event(Kind.STATE, now or clock_ms(), {**facts, **(more or {})})
-    return outbox.enclosed(keyring, event)
+def _enclosed(keyring: Keyring, event: Event, time_ms: int) -> WaitingEvent:
+    return outbox.enclosed(keyring, Occurrence(event, time_ms))

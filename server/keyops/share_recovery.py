@@ -6,12 +6,12 @@ drill needs no provider, and waits in the keyring for the writer of the log (`se
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.event import Event
+from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.shares import KeyRecovered, SharesDrilled
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
@@ -30,7 +30,6 @@ from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
-from coffer.server.engine.openers import facts_of
 from coffer.server.engine.providers import key_file_provider, passphrase_of
 from coffer.server.mailbox import outbox
 
@@ -66,9 +65,16 @@ def drill(
     policy_of(config).require(officer, Action.DRILL)
     recovery = Recovery(ArchiveFolder.open(config.archive).keyring, recovered)
     proof = recovery.prove(progress)
-    facts = {"what": "key shares drilled", "opened": proof.opened, "studies": proof.studies}
+    drilled = SharesDrilled(
+        group=recovered.of.group.hex(),
+        epoch=recovered.of.epoch,
+        wrong_shares=len(recovered.wrong),
+        opened=proof.opened,
+        study_keys=proof.studies,
+        by=officer.officer,
+    )
     try:
-        for event in _events(recovery.archive_key(derive.EVENT), recovered, facts, officer):
+        for event in _events(recovery.archive_key(derive.EVENT), recovered, drilled):
             recovery.record(event)
     except UnavailableError as error:  # a copy on a read-only medium may be drilled as well
         return proof, error
@@ -98,41 +104,29 @@ def recover(
     else:
         passphrase = passphrase_of(config.keys)
         generate_keyfile(key_file, passphrase() if passphrase else None, epoch=recovered.of.epoch)
-    facts = {"what": "key recovered from shares", "provider": keeper.kind}
-
     seal = recovery.archive_key(derive.EVENT)  # before the keyring is opened for the change
-    event = partial(_recovered, seal, recovered, facts, officer)
+
+    def event(keepers: Sequence[Keeper]) -> list[WaitingEvent]:
+        """The row of the event, which lists everything that ever opened the epoch."""
+        made = KeyRecovered(
+            group=recovered.of.group.hex(),
+            epoch=recovered.of.epoch,
+            wrong_shares=len(recovered.wrong),
+            provider=keeper.kind,
+            keepers=tuple(each.encode().hex() for each in keepers),
+            by=officer.officer,
+        )
+        return _events(seal, recovered, made)
+
     recovery.move(keeper, "coffer keys recover", clock_ms(), event)
     return proof, None if proof.archive else _other_epoch(proof)
 
 
-def _recovered(
-    seal: Secret | None,
-    recovered: Recovered,
-    facts: Mapping[str, object],
-    officer: Principal,
-    keepers: Sequence[Keeper],
-) -> list[WaitingEvent]:
-    """Return the event of a recovery, which lists everything that ever opened the epoch."""
-    return _events(seal, recovered, {**facts, **facts_of(keepers)}, officer)
-
-
-def _events(
-    seal: Secret | None, recovered: Recovered, facts: Mapping[str, object], officer: Principal
-) -> list[WaitingEvent]:
+def _events(seal: Secret | None, recovered: Recovered, event: Event) -> list[WaitingEvent]:
     """Return the event, or none if the shares do not give the key that seals it."""
-    of = recovered.of
     if seal is None:
         return []
-    whole = {
-        **facts,
-        "group": of.group.hex(),
-        "epoch": of.epoch,
-        "wrong_shares": len(recovered.wrong),
-        "officer": officer.name,
-        "account": officer.account,
-    }
-    return [outbox.enclosed_under(seal, of.archive_id, Event(Kind.STATE, clock_ms(), whole))]
+    return [outbox.enclosed_under(seal, recovered.of.archive_id, Occurrence(event, clock_ms()))]
 
 
 def _other_epoch(proof: RecoveryProof) -> UnavailableError:

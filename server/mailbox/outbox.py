@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from coffer.archive.event import Event
+from coffer.archive.events.recorded import Occurrence
 from coffer.archive.format.entry import Entry, Position
 from coffer.archive.format.record import RecordHeader
 from coffer.keys.crypto import aead, derive
@@ -39,12 +39,12 @@ class Reader(Protocol):
         """The records from a number on, in order."""
 
 
-def enclosed(keyring: Keyring, event: Event) -> WaitingEvent:
+def enclosed(keyring: Keyring, event: Occurrence) -> WaitingEvent:
     """Seal an event, to be written into the keyring together with the change that it records."""
     return enclosed_under(keyring.archive_key(derive.EVENT), keyring.archive_id, event)
 
 
-def enclosed_under(key: Secret, archive_id: bytes, event: Event) -> WaitingEvent:
+def enclosed_under(key: Secret, archive_id: bytes, event: Occurrence) -> WaitingEvent:
     """As `enclosed`, under the archive's event key, where no provider opens the keyring."""
     entry = event.seal(key, archive_id, os.urandom(aead.SALT))
     assert isinstance(entry.body, bytes)

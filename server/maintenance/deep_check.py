@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from coffer.archive.body.sealed_body import BodyContext, BodyReader
-from coffer.archive.event import Event
+from coffer.archive.events.recorded import Recorded
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
@@ -42,7 +42,7 @@ class Unsealer:
             if self._keyring.study(header.study_key_id).kcv != read(0, header.body_len):
                 raise IntegrityError("the keyring holds another key for this study than the one created")
         elif header.kind in _EVENTS:
-            Event.open(self._event_key, self._keyring.archive_id, header, read(0, header.body_len))
+            Recorded.open(self._event_key, self._keyring.archive_id, header, read(0, header.body_len))
 
     def _object(self, header: RecordHeader, read: Callable[[int, int], bytes]) -> None:
         context = BodyContext(self._keyring.archive_id, header.study_key_id, header.content_id, Kind.OBJECT)

@@ -8,12 +8,13 @@ they outlive the studies.
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.holds import HoldAdded, HoldRemoved
+from coffer.archive.events.officer import Officer
+from coffer.archive.events.recorded import Occurrence
 from coffer.index.index import Index
 from coffer.index.query.parts import Part
 from coffer.keys.clock import clock_ms
@@ -23,7 +24,6 @@ from coffer.keys.errors import AccessDeniedError, InputError, NotFoundError
 from coffer.keys.mailbox.officer_records import OfficerRecordAdmin, OfficerRecords
 from coffer.keys.values.officer_record import RecordKind
 from coffer.server.access.action import Action
-from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive
 from coffer.server.retention import typed_ids
@@ -64,7 +64,7 @@ class Hold(msgspec.Struct, frozen=True):
         return is_issuer and typed_ids.is_named(self.patient_id, part.patient_id)
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["study", "patient", "instance"]:
         """What it is on: "study", "patient" or "instance"."""
         return "study" if self.study_uid else "instance" if self.sop_instance else "patient"
 
@@ -176,29 +176,28 @@ class HoldAdmin(Holds):
             raise InputError("an issuer goes with a patient", hint="use --patient ID --issuer TEXT")
         if not hold.reason.strip():
             raise InputError("a hold needs a reason", hint="use --reason TEXT; it is shown to the person refused")
-        return self._admin.add(hold, lambda new: self._enclosed(self._event("hold added", new, hold, hold.by)))
+        return self._admin.add(hold, lambda new: self._enclosed(self._event(HoldAdded, new, hold, hold.by)))
 
     def remove(self, hold_id: str, by: Principal) -> Hold:
         """Remove a hold, durable on return. Raises NotFoundError, AccessDeniedError."""
         self._archive.policy.require(by, Action.RELEASE)
         hold, before = self._admin.get(hold_id)
-        removed = self._enclosed(self._event("hold removed", hold_id, hold, by.officer))
-        if not self._admin.remove(before, removed):
+        if not self._admin.remove(before, self._enclosed(self._event(HoldRemoved, hold_id, hold, by.officer))):
             raise NotFoundError(f"there is no hold {hold_id} (any more)", hint="coffer hold list shows the holds")
         return hold
 
-    def _event(self, what: str, hold_id: str, hold: Hold, officer: Officer) -> Event:
-        facts = {
-            "what": what,
-            "hold": hold_id,
-            "on": hold.kind,
-            "token": self._token(hold).hex(),
-            "until": hold.until,
-            "reason": hold.reason,
-            "officer": officer.name,
-            "account": officer.account,
-        }
-        return Event(Kind.STATE, clock_ms(), facts)
+    def _event(
+        self, what: type[HoldAdded] | type[HoldRemoved], hold_id: str, hold: Hold, officer: Officer
+    ) -> Occurrence:
+        event = what(
+            hold=hold_id,
+            on=hold.kind,
+            token=self._token(hold).hex(),
+            until=hold.until or None,
+            reason=hold.reason,
+            by=officer,
+        )
+        return Occurrence(event, clock_ms())
 
     def _token(self, hold: Hold) -> bytes:
         if hold.study_uid:

@@ -16,7 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from coffer.archive.repair.deferred_events import REPAIRED, DeferredEvent, defer, discard_deferred, read_deferred
+from coffer.archive.events.repairs import SegmentRepaired
+from coffer.archive.repair.deferred_events import DeferredEvent, defer, discard_deferred, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
@@ -29,6 +30,7 @@ from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, KeyFileProvider, generate_keyfile
 from coffer.keys.shares.text import file_name, render
 from coffer.server.keyops.share_files import write_shares
+from tests.archive.events.samples import sample
 from tests.crash.campaign import ORIGIN, SIGNER, BrokenPromiseError, Stop, Tally, Watched, entry, open_log
 from tests.crash.disk import Disk
 
@@ -217,7 +219,7 @@ class PendingLife(Life):
             proof = f"note:{sha256(b'%d' % self._made).hexdigest()}"
             self._made += 1
             told += [now, [*now, proof]]
-            defer(folder, [DeferredEvent({"what": REPAIRED}, proof)], self.calls)
+            defer(folder, [DeferredEvent(sample(SegmentRepaired), proof)], self.calls)
             told[:] = [[*now, proof]]
         else:
             told += [now, []]

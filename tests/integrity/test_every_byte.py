@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from coffer.archive.events.repairs import SegmentRepaired
 from coffer.archive.format.chain import read_footer
-from coffer.archive.repair.deferred_events import REPAIRED, DeferredEvent, defer, read_deferred
+from coffer.archive.repair.deferred_events import DeferredEvent, defer, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.source import FileSource
 from coffer.archive.tree.checkpoint import open_checkpoint
@@ -32,6 +33,7 @@ from coffer.server.engine.opening import open_writer
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.maintenance.offline import inspect_index, inspect_keyring
 from coffer.server.services.api import StoreRequest
+from tests.archive.events.samples import sample
 from tests.server.filled import flip
 from tests.services import services
 
@@ -123,7 +125,7 @@ def test_every_byte_of_what_the_scrub_keeps_and_of_pending_deeds(folder: Archive
     ledger.add(Finding(1, 96, 0, "damage"), 1)
     scrub = Scrub(folder, remembered=lambda: None, now_ms=lambda: 1, pace=lambda _: None, on_finding=lambda _: None)
     scrub.segment()
-    defer(folder, [DeferredEvent({"what": REPAIRED}, "note:" + "0" * 64)])
+    defer(folder, [DeferredEvent(sample(SegmentRepaired), "note:" + "0" * 64)])
     (finding,) = folder.scrub.glob("*.finding")
     readers: dict[Path, Callable[[], object]] = {
         folder.scrub / "place.json": lambda: parse_position((folder.scrub / "place.json").read_bytes()),

@@ -7,6 +7,7 @@ files of impossible content, names that drive a terminal, entries by the thousan
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import resource
 import socket
@@ -15,6 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from coffer.archive.events.codec import encode
+from coffer.archive.events.event import Event
+from coffer.archive.events.holds import HoldAdded
+from coffer.archive.events.repairs import LossAccepted, SegmentRepaired
 from coffer.archive.format import segment
 from coffer.archive.repair.planted import planted
 from coffer.archive.store import checksummed_json
@@ -22,6 +27,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.scrub import ScrubPosition, parse_position
 from coffer.keys.disk.durable import discard_folder
 from coffer.keys.errors import FormatError
+from tests.archive.events.samples import sample
 from tests.promises import planting
 from tests.promises.planting import LINKED_FILES, afresh, attempt
 from tests.server.filled import run
@@ -97,22 +103,38 @@ def test_entries_by_the_thousand_and_a_far_number_are_told_in_few_lines(base: Pa
     assert "scrub/a\\nb: fine" in done.output
 
 
+def as_object(event: Event, **changes: object) -> dict[str, object]:
+    """The JSON object of an event, with other values."""
+    return {**json.loads(encode(event)), **changes}
+
+
+REPAIRED = as_object(sample(SegmentRepaired))
+
+
 @pytest.mark.parametrize(
-    ("facts", "proof"),
+    ("event", "proof"),
     [
+        ("x", "note:{}"),
         ({"event": "x"}, "note:{}"),
-        ({"what": "an officer agreed"}, "note:{}"),
-        ({"what": "records repaired from a copy", "segment": -1}, "note:{}"),
-        ({"what": "loss accepted", "because": "a\n b"}, "note:{}"),
-        ({}, "segment:x:y"),
-        ({}, "segment:1:../../data.key"),
-        ({}, "other"),
+        (as_object(sample(HoldAdded)), "note:{}"),
+        ({"code": "officer.agreed", "v": 1}, "note:{}"),
+        ({**REPAIRED, "v": 2}, "note:{}"),
+        ({**REPAIRED, "segment": -1}, "note:{}"),
+        ({**REPAIRED, "kept": "../other"}, "note:{}"),
+        ({**REPAIRED, "more": "words"}, "note:{}"),
+        (as_object(sample(LossAccepted), contradiction="a\n b"), "note:{}"),
+        (as_object(sample(LossAccepted), contradiction="\ud800"), "note:{}"),
+        (as_object(sample(LossAccepted), contradiction="\N{RIGHT-TO-LEFT OVERRIDE}"), "note:{}"),
+        (as_object(sample(LossAccepted), contradiction="a" * 2001), "note:{}"),
+        (REPAIRED, "segment:x:y"),
+        (REPAIRED, "segment:1:../../data.key"),
+        (REPAIRED, "other"),
     ],
 )
-def test_nobody_elses_words_become_a_signed_record(base: Path, facts: dict[str, object], proof: str) -> None:
+def test_nobody_elses_words_become_a_signed_record(base: Path, event: object, proof: str) -> None:
     """`pending.json` holds no key: what is taken from it has one form, and what has not is told and left."""
     latest = (base / "data" / "checkpoints" / "latest").read_bytes()
-    data = checksummed_json.serialize([{"facts": facts, "proof": proof.format(hashlib.sha256(latest).hexdigest())}])
+    data = checksummed_json.serialize([{"event": event, "proof": proof.format(hashlib.sha256(latest).hexdigest())}])
     (base / "data" / "pending.json").write_bytes(data)
     run("put", "files")
     assert (base / "data" / "checkpoints" / "latest").read_bytes() == latest

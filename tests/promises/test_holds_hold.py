@@ -16,10 +16,10 @@ import pytest
 from click.testing import Result
 from pydicom.dataset import Dataset
 
+from coffer.archive.events.officer import Officer
 from coffer.archive.format.record import Kind
 from coffer.keys.errors import AccessDeniedError
 from coffer.keys.keyring.shred import tombstones
-from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
@@ -319,7 +319,7 @@ def test_an_insider_without_the_second_officer_erases_nothing_else(coffer: Coffe
         assert "has changed since" in run("shred", "approve", request, "--officer", "Braun", code=10).output
     with open_reading(load_config(coffer.config)) as engine:
         assert engine.index.stats().studies == 4  # one has two patients
-        assert not [each for _, each in engine.events(frozenset({Kind.SHRED_SCHEDULED}))]
+        assert not [*engine.events(frozenset({Kind.SHRED_SCHEDULED}))]
     for request in asked:
         run("shred", "cancel", request)
     again = str(

@@ -11,13 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from coffer.archive.format.record import Kind
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, generate_keyfile
 from coffer.server.config.settings import Config, Keys, Storage
 from coffer.server.engine.opening import open_writer
+from tests.archive.events.samples import ANY
 from tests.promises import planting
 from tests.server.filled import run, told
 
@@ -34,7 +35,7 @@ def test_no_code_of_the_current_folder_is_run(base: Path) -> None:
     config = Config(archive=base / "data", keys=keys, storage=Storage(segment_bytes=4000, reserve_bytes=0))
     with open_writer(config) as engine:
         for number in range(8):
-            engine.record_event(Kind.STATE, {"what": f"{number} of some", "reason": "long " * 200})
+            engine.record_event(msgspec.structs.replace(ANY, reason=f"{number} of some: " + "long " * 200))
     assert len(list((base / "data" / "segments").iterdir())) > 2
     ran = base / "ran"
     code = f"open({str(ran)!r}, 'a').write(__name__ + ' ')\nraise SystemExit(99)\n"

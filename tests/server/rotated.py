@@ -5,14 +5,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 from click.testing import Result
 
-from coffer.archive.event import Event
-from coffer.archive.format.record import Kind
+from coffer.archive.events.event import Event
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.clock import clock_ms
 from coffer.keys.keyring import rows
@@ -28,7 +27,7 @@ from tests.server.keyops.test_key_provider import check, config_of, page
 
 DAY_MS = 86_400_000
 STOPPED = 77
-ROTATION = Kind.KEYRING_ROTATED
+E = TypeVar("E", bound=Event)
 
 HALF = """
 import os, sys
@@ -128,9 +127,11 @@ def make_older(config: Config, days: int) -> None:
     ring.close()
 
 
-def events(config: Config, *kinds: Kind) -> list[Event]:
+def events(config: Config, *classes: type[E]) -> list[E]:
+    """The log's events of these classes, oldest first; what waits is delivered before."""
     with open_writer(config) as engine:
-        return [event for _, event in engine.events(frozenset(kinds))]
+        told = [each.event for each in engine.events(frozenset(of.kind for of in classes))]
+    return [event for event in told if isinstance(event, classes)]
 
 
 def value(config: Config, metric: str) -> float:

@@ -15,6 +15,7 @@ import click
 import msgspec
 import pytest
 
+from coffer.archive.events.recorded import Recorded
 from coffer.archive.format.record import Kind
 from coffer.keys.crypto import selftest
 from coffer.server.access.principal import Principal
@@ -139,32 +140,35 @@ def test_a_process_with_a_broken_primitive_says_so_and_ends(archive: Path, tmp_p
 
 
 RECORDED: dict[str, tuple[tuple[str, ...], set[tuple[Kind, str]]]] = {
-    "keys rotate": (("keys", "rotate", "--officer", "Meyer"), {(Kind.KEYRING_ROTATED, "")}),
-    "keys destroy": (("keys", "destroy", "1", "--yes", "--officer", "Meyer"), {(Kind.EPOCH_DESTROYED, "")}),
+    "keys rotate": (("keys", "rotate", "--officer", "Meyer"), {(Kind.KEYRING_ROTATED, "epoch.rotated")}),
+    "keys destroy": (
+        ("keys", "destroy", "1", "--yes", "--officer", "Meyer"),
+        {(Kind.EPOCH_DESTROYED, "epoch.destroyed")},
+    ),
     "keys rekey": (
         ("keys", "rekey", "UID", "--reason", "r", "--yes", "--officer", "Meyer"),
-        {(Kind.STATE, "study rekey started"), (Kind.STUDY_REKEYED, "study rekeyed")},
+        {(Kind.STATE, "rekey.ordered"), (Kind.STUDY_REKEYED, "study.rekeyed")},
     ),
     "keys rotate-signing": (
         ("keys", "rotate-signing", "--reason", "r", "--officer", "Meyer"),
-        {(Kind.STATE, "signing key rotation ordered"), (Kind.SIGNING_KEY_ROTATED, "signing key rotated")},
+        {(Kind.STATE, "signing_key.ordered"), (Kind.SIGNING_KEY_ROTATED, "signing_key.rotated")},
     ),
     "keys split": (
         ("keys", "split", "-n", "2", "-k", "2", "-o", "more", "--officer", "Meyer"),
-        {(Kind.STATE, "key split")},
+        {(Kind.STATE, "shares.made")},
     ),
-    "keys drill": (("keys", "drill", *SHARES, "--officer", "Meyer"), {(Kind.STATE, "key shares drilled")}),
+    "keys drill": (("keys", "drill", *SHARES, "--officer", "Meyer"), {(Kind.STATE, "shares.drilled")}),
     "keys recover": (
         ("keys", "recover", *SHARES, "--key-file", "rescue", "--officer", "Meyer"),
-        {(Kind.STATE, "key recovered from shares")},
+        {(Kind.STATE, "key.recovered")},
     ),
     "shred study": (
         ("shred", "UID", "--reason", "r", "--yes", "--officer", "Meyer"),
-        {(Kind.SHRED_SCHEDULED, "study shredded")},
+        {(Kind.SHRED_SCHEDULED, "study.shredded")},
     ),
     "shred request": (
         ("shred", "request", "UID", "--reason", "r", "--officer", "Meyer"),
-        {(Kind.STATE, "shred requested")},
+        {(Kind.STATE, "shred.requested")},
     ),
 }
 ELSEWHERE = {  # they change keys too; tests/server/test_shred_*.py and test_certificate.py read their events
@@ -189,20 +193,20 @@ def test_whatever_changes_keys_is_recorded(command: str, archive: Path) -> None:
     words, expected = RECORDED[command]
     uid = study_uid()
 
-    def events() -> list[tuple[int, Kind, dict[str, object]]]:
+    def events() -> list[Recorded]:
         with open_writer(load_config(Path("coffer.toml"))) as engine:  # what waits is delivered
             kinds = frozenset(Kind) - {Kind.OBJECT, Kind.STUDY_KEY_CREATED}
-            return [(seq, event.kind, dict(event.facts)) for seq, event in engine.events(kinds)]
+            return [*engine.events(kinds)]
 
     seen = len(events())
     run(*(uid if word == "UID" else word for word in words))
     if command == "keys recover":
         shutil.copy("rescue", "key")
     fresh = events()[seen:]
-    assert {(kind, str(facts.get("what", ""))) for _, kind, facts in fresh} == expected
+    assert {(each.event.kind, each.event.code) for each in fresh} == expected
     assert len(fresh) == len(expected)
     if "--officer" in words:
-        told_ = msgspec.json.encode([facts for _, _, facts in fresh]).decode()
+        told_ = msgspec.json.encode([each.event for each in fresh]).decode()
         assert "Meyer" in told_
         assert Principal.here(None).account in told_
     assert not events()[seen + len(expected) :]

@@ -4,10 +4,12 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from pydicom.dataset import Dataset
 
+from coffer.archive.events.event import Event
 from coffer.archive.format.record import Kind
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading
@@ -15,6 +17,7 @@ from coffer.server.main.demo import sample_study
 from tests.server.filled import free_port, part10, run, told
 
 BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"
+E = TypeVar("E", bound=Event)
 UIDS = ("1.2.3.1", "1.2.3.2", "1.2.3.3")
 
 
@@ -61,10 +64,17 @@ def found() -> list[str]:
     return sorted(str(row["StudyInstanceUID"]) for row in rows)
 
 
-def events(*kinds: Kind) -> list[dict[str, object]]:
-    """The facts of the log's events of these kinds."""
+def events(*classes: type[E]) -> list[E]:
+    """The log's events of these classes, oldest first."""
     with open_reading(load_config(Path("coffer.toml"))) as engine:
-        return [dict(event.facts) for _, event in engine.events(frozenset(kinds))]
+        told = [each.event for each in engine.events(frozenset(of.kind for of in classes))]
+    return [event for event in told if isinstance(event, classes)]
+
+
+def codes(kind: Kind) -> list[str]:
+    """The codes of the log's events under records of this kind, oldest first."""
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
+        return [each.event.code for each in engine.events(frozenset({kind}))]
 
 
 def effective_at_once() -> None:

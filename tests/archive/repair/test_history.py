@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coffer.archive.events.repairs import LossAccepted, SegmentsTaken
 from coffer.archive.format.record import record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.log import LogWriter
@@ -172,7 +173,8 @@ def test_the_missing_records_come_from_a_copy(kept: Remembered, tmp_path: Path, 
     assert all(data in aside for name, data in found.items() if data != whole.get(name))
     (deed,) = read_deferred(kept.folder)
     assert deed.was_done(kept.folder)
-    assert (deed.facts["found_records"], deed.facts["to_records"]) == (LEFT[diverge.__name__], 15)
+    assert isinstance(deed.event, SegmentsTaken)
+    assert (deed.event.found.records, deed.event.left.records) == (LEFT[diverge.__name__], 15)
 
 
 @pytest.mark.parametrize("diverge", DIVERGED)
@@ -183,7 +185,9 @@ def test_the_loss_is_accepted(kept: Remembered, tmp_path: Path, diverge: Diverge
     accept_loss(kept.folder, history, kept.signer, kept.remember)
     (deed,) = read_deferred(kept.folder)
     assert deed.was_done(kept.folder)
-    assert deed.facts["keyring_records"] == 15
+    assert isinstance(deed.event, LossAccepted)
+    assert deed.event.remembered is not None
+    assert deed.event.remembered.records == 15
     assert old_note in [p.read_bytes() for p in kept.folder.lost_and_found.iterdir()]
     log = kept.open()
     assert log.next_seq == history.size

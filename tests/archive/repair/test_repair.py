@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from coffer.archive.events.repairs import SegmentRepaired
 from coffer.archive.format.record import HEADER, record_size
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.repair.deferred_events import read_deferred
@@ -64,7 +65,8 @@ def test_any_damage_is_mended_and_the_file_is_as_it_was(
     assert (small.folder.lost_and_found / report.repaired[0].kept).read_bytes() == damaged
     (deed,) = read_deferred(small.folder)
     assert deed.was_done(small.folder)
-    assert deed.facts["segment"] == number
+    assert isinstance(deed.event, SegmentRepaired)
+    assert deed.event.segment == number
 
 
 def test_two_copies_damaged_in_different_places_make_one_whole(pair: tuple[SmallArchive, ArchiveFolder]) -> None:
@@ -236,7 +238,8 @@ def test_a_stop_at_every_call(
         for number, data in good.items():
             assert small.folder.segment_files.path(number).read_bytes() in (data, bad[number])
         for deed in read_deferred(small.folder):
-            number = int(str(deed.facts["segment"]))
+            assert isinstance(deed.event, SegmentRepaired)
+            number = deed.event.segment
             assert (
                 not deed.was_done(small.folder) or small.folder.segment_files.path(number).read_bytes() == good[number]
             )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from coffer.archive.events.event import Event, UnknownEvent
+from coffer.archive.events.repairs import LossAccepted, SegmentRepaired, SegmentsTaken
 from coffer.archive.format.record import Kind
 from coffer.archive.format.segment import HEADER
 from coffer.archive.verify.findings import FindingStore
@@ -34,10 +36,10 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     run("verify", "--level", "decrypt")
 
 
-def events(archive: Path) -> list[dict[str, object]]:
-    """The facts of every repair that the log records."""
+def events(archive: Path) -> list[Event | UnknownEvent]:
+    """Every repair that the log records."""
     with open_reading(load_config(Path("coffer.toml"))) as engine:
-        return [dict(event.facts) for _, event in engine.events(frozenset({Kind.REPAIR}))]
+        return [each.event for each in engine.events(frozenset({Kind.REPAIR}))]
 
 
 def roll_back(archive: Path) -> None:
@@ -70,8 +72,8 @@ def test_the_remedy_by_a_copy(archive: Path) -> None:
     assert "1 segments were taken" in run("recover", "from", "new").output
     assert told("status")["objects"] == before
     assert told("recover", "show")["complaint"] is None
-    (facts,) = events(archive)
-    assert facts["what"] == "records taken from a copy"
+    (event,) = events(archive)
+    assert isinstance(event, SegmentsTaken)
     assert [e.what for e in ledger.entries()] == ["the body does not match its hash"]  # nobody has read it again yet
     assert not (archive / "pending.json").exists()
     assert "were signed here" in run("recover", "from", "old", code=12).output
@@ -82,8 +84,9 @@ def test_the_remedy_by_accepting_the_loss(archive: Path) -> None:
     left = told("recover", "show", code=1)["records"]
     assert f"{left} records are left, not 1" in run("recover", "accept-loss", "--to", "1", code=12).output
     run("recover", "accept-loss", "--to", str(left))
-    (facts,) = events(archive)
-    assert (facts["what"], facts["to_records"]) == ("loss accepted", left)
+    (event,) = events(archive)
+    assert isinstance(event, LossAccepted)
+    assert event.left.records == left
     assert "nothing is lost" in run("recover", "accept-loss", "--to", str(left), code=12).output
     run("put", "files")
     assert run("verify", "--since", "new/checkpoints/latest", code=1).output.count("not those that were signed") == 1
@@ -102,8 +105,9 @@ def test_a_repair_without_the_key_is_recorded_when_the_key_is_there(archive: Pat
     run("verify")
     Path("elsewhere").rename(key)
     run("put", "files")
-    (facts,) = events(archive)
-    assert (facts["what"], facts["segment"]) == ("records repaired from a copy", 1)
+    (event,) = events(archive)
+    assert isinstance(event, SegmentRepaired)
+    assert event.segment == 1
     assert not (archive / "pending.json").exists()
 
 
@@ -114,7 +118,7 @@ def test_a_repair_as_json_and_what_is_left(archive: Path) -> None:
     assert told("repair", "--from", "new", "1", code=1)["findings"]
     outcome = told("repair", "--from", "new")
     assert (outcome["findings"], outcome["recorded"]) == ([], True)
-    assert [facts["records"] for facts in events(archive)] == [[1], [0]]
+    assert [event.taken_records for event in events(archive) if isinstance(event, SegmentRepaired)] == [(1,), (0,)]
 
 
 def test_nobody_recovers_or_repairs_under_a_running_server(archive: Path) -> None:

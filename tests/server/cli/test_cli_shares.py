@@ -231,10 +231,10 @@ def test_a_running_server_whose_hsm_is_lost_for_ever_stores_again_after_a_recove
         wait_for(lambda: ready(config)[0] == 200, "stores again")
         assert store(config, 1) == 0
         command("keys", "drill", *given(tmp_path, 2, 3))
-        what = ["key split", "key recovered from shares", "key shares drilled"]
+        what = ["shares.made", "key.recovered", "shares.drilled"]
 
-        def told() -> list[object]:
-            return [event.facts["what"] for _, event in server.services.archive.events(frozenset({Kind.STATE}))]
+        def told() -> list[str]:
+            return [each.event.code for each in server.services.archive.events(frozenset({Kind.STATE}))]
 
         wait_for(lambda: told() == what, "events in the log")
     with open_writer(config) as engine:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.format.record import Kind
+from coffer.archive.events.signing_keys import SigningKeyOrdered, SigningKeyRotated
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
@@ -29,6 +29,7 @@ from coffer.server.engine.checkpoint_signer import order
 from coffer.server.engine.opening import open_for_keys, open_writer
 from coffer.server.engine.providers import open_keyring, provider_of
 from tests.archive.auditor import AUDITOR, PROVER
+from tests.archive.events.samples import ANY
 from tests.server.filled import run, told
 from tests.server.served import serving
 from tests.server.three_studies import UIDS, configure, effective_at_once, events, put
@@ -72,11 +73,11 @@ def test_a_new_key_is_endorsed_and_the_old_one_is_gone(archive: Path) -> None:
     assert (ring.row(rows.NEXT_SIGNING_KEY), ring.row(rows.SIGNING_KEY) == old) == (None, False)
     ring.close()
     assert "reason" in run("keys", "rotate-signing", "--reason", " ", code=12).output
-    (ordered,) = [facts for facts in events(Kind.STATE) if facts["what"] == "signing key rotation ordered"]
-    assert (ordered["officer"], ordered["reason"], ordered["vkey"]) == ("Meyer", "yearly", made["verifier_key"])
-    (done,) = events(Kind.SIGNING_KEY_ROTATED)
-    assert (done["generation"], done["vkey"], done["old_vkey"]) == (2, made["verifier_key"], first)
-    assert done["records"] == made["from_records"]
+    (ordered,) = events(SigningKeyOrdered)
+    assert (ordered.by.name, ordered.reason, ordered.vkey) == ("Meyer", "yearly", made["verifier_key"])
+    (done,) = events(SigningKeyRotated)
+    assert (done.generation, done.vkey, done.old_vkey) == (2, made["verifier_key"], first)
+    assert done.endorsed.records == made["from_records"]
 
     put(UIDS[2])
     shown = told("checkpoint", "show")
@@ -124,14 +125,14 @@ def test_beside_a_running_server_the_server_does_it(archive: Path, monkeypatch: 
         made = told("keys", "rotate-signing", "--reason", "r")
         assert made["old_verifier_key"] == first
         assert read_key_history(folder()).current == made["verifier_key"]
-    assert len(events(Kind.SIGNING_KEY_ROTATED)) == 1
+    assert len(events(SigningKeyRotated)) == 1
     keys = read_key_history(folder())
     assert keys.signers(folder().checkpoint.read_bytes()) == [2]
     monkeypatch.setattr("coffer.server.engine.checkpoint_signer._WAIT_SECONDS", 0.2)
     with WriterLock(folder().lock, "coffer put", 0):  # whoever writes here looks at no order
         assert "coffer put" in run("keys", "rotate-signing", "--reason", "r", code=6).output
     assert told("keys", "rotate-signing", "--reason", "r")["resumed"] is True
-    assert len(events(Kind.SIGNING_KEY_ROTATED)) == 2
+    assert len(events(SigningKeyRotated)) == 2
 
 
 def test_certificates_over_a_change_hold_for_who_has_the_first_key(archive: Path) -> None:
@@ -179,14 +180,14 @@ def stopped_after_the_endorsement(ring: Keyring) -> str:
 
 def test_the_old_key_signs_all_that_came_before_and_nothing_after(archive: Path) -> None:
     with open_writer(load_config(Path("coffer.toml"))) as engine:
-        engine.record_event(Kind.STATE, {"what": "nothing"})
+        engine.record_event(ANY)
         order(engine.keyring, engine.folder, "r", Principal.person("Meyer", "meyer"))
         records = engine.log.next_seq
         engine.reconcile()
         (made,) = read_key_history(engine.folder).endorsements
         assert made.size == records
         new = stopped_after_the_endorsement(engine.keyring)
-        engine.record_event(Kind.STATE, {"what": "nothing"})
+        engine.record_event(ANY)
         assert engine.sign_checkpoint() is not None
         keys = read_key_history(engine.folder)
         assert keys.signers(engine.folder.checkpoint.read_bytes()) == [3]
@@ -280,7 +281,7 @@ def test_killed_at_every_durable_step_it_goes_on(
         generations.append(len(read_key_history(folder()).vkeys))
         run("verify", "--level", "decrypt")
         assert AUDITOR.Archive(Path("data"), "", []).found == []
-        assert len(events(Kind.SIGNING_KEY_ROTATED)) == 1
+        assert len(events(SigningKeyRotated)) == 1
         monkeypatch.chdir(tmp_path)
         shutil.rmtree(base)
         if process.exitcode == 0:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import structlog
 
-from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import UnavailableError
 from coffer.keys.mailbox import orders
@@ -17,6 +16,7 @@ from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
 from coffer.server.keyops.settlement_job import SettlementJob
 from coffer.server.mailbox import sign_order
+from tests.archive.events.samples import ANY
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def engine(tmp_path: Path) -> Iterator[WritableArchive]:
 
 
 def test_an_order_is_answered_by_a_checkpoint_over_all_that_was_there(engine: WritableArchive) -> None:
-    engine.record_event(Kind.STATE, {"what": "test"})
+    engine.record_event(ANY)
     asking = threading.Thread(target=sign_order.ask, args=(engine.keyring, engine.folder))
     asking.start()
     while not orders.waiting(engine.keyring):
@@ -54,7 +54,7 @@ def test_an_order_stays_while_nothing_can_be_signed(engine: WritableArchive, mon
     def fails(*args: object) -> None:
         raise UnavailableError("no disk")
 
-    engine.record_event(Kind.STATE, {"what": "test"})
+    engine.record_event(ANY)
     order = orders.give(engine.keyring, 0)
     monkeypatch.setattr(engine.keyring, "remember_checkpoint", fails)
     with pytest.raises(UnavailableError, match="no disk"):

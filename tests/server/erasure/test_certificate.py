@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from coffer.archive.events.shreds import CertificateIssued
 from coffer.archive.format.record import Kind
 from coffer.archive.tree.certificate import EFFECTIVE, SCHEDULED, Certificate, runs
 from coffer.keys.errors import CofferError
@@ -15,7 +16,7 @@ from tests.server import certified
 from tests.server.certified import FILE, finish, issue, shredded, vkey
 from tests.server.filled import run, told
 from tests.server.served import serving
-from tests.server.three_studies import UIDS, configure, events, found, put
+from tests.server.three_studies import UIDS, codes, configure, events, found, put
 
 archive = certified.archive
 
@@ -49,9 +50,9 @@ def test_it_says_scheduled_until_it_is_effective(archive: Path) -> None:
     assert (shown["state"], shown["epochs_destroyed"]) == ("effective", [1])
     assert shown["checked_against"] == ["verifier key", "log", "keyring"]
     assert told("shred", "check", str(FILE), "--vkey", vkey())["checked_against"] == ["verifier key"]
-    issued = [facts for facts in events(Kind.STATE) if facts["what"] == "erasure certificate issued"]
-    assert [facts["type"] for facts in issued] == [SCHEDULED, SCHEDULED, EFFECTIVE]
-    assert issued[-1]["certificate"] == sha256(FILE.read_bytes()).hexdigest()
+    issued = events(CertificateIssued)
+    assert [each.is_effective for each in issued] == [False, False, True]
+    assert issued[-1].certificate == sha256(FILE.read_bytes()).hexdigest()
     put("1.2.3.9")  # the log grows: what was certified stays so
     run("shred", "check", str(FILE))
 
@@ -80,9 +81,9 @@ def test_a_request_gives_one_for_each_study_and_names_all_officers(archive: Path
     run("shred", "approve", request, "--officer", "Braun")
     finish()
     assert "2 studies" in run("shred", "certificate", request, code=12).output
-    before = len(events(Kind.STATE))
+    before = len(codes(Kind.STATE))
     made = told("shred", "certificate", request, "-o", "out")["certificates"]
-    assert len(events(Kind.STATE)) == before + 2
+    assert len(codes(Kind.STATE)) == before + 2
     assert isinstance(made, list)
     files = sorted(Path("out").iterdir())
     assert sorted(each["file"] for each in made) == [str(path) for path in files]
@@ -165,7 +166,7 @@ def test_it_is_issued_and_checked_beside_a_server(archive: Path) -> None:
         assert issue(key).is_effective
         run("shred", "check", str(FILE))
     assert made.officer == "Weber"
-    assert [f["what"] for f in events(Kind.STATE)] == ["erasure certificate issued"] * 2
+    assert codes(Kind.STATE) == ["certificate.issued"] * 2
 
 
 def test_a_log_that_lost_the_record_of_a_shred_gives_no_certificate(archive: Path) -> None:
@@ -176,10 +177,10 @@ def test_a_log_that_lost_the_record_of_a_shred_gives_no_certificate(archive: Pat
         from coffer.server.erasure.certificate import Certifier
 
         certifier = Certifier(engine, Principal.here("Meyer"))
-        certifier._history.gone.clear()
+        certifier._history.shreds.clear()
         with pytest.raises(CofferError, match="no record of the end"):
             certifier.issue([key])
-    assert events(Kind.STATE) == []
+    assert codes(Kind.STATE) == []
     assert found() == [UIDS[1], UIDS[2]]
 
 

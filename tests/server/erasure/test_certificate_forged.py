@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from coffer.archive.events.shreds import StudyShredded
 from coffer.archive.format.record import Kind, parse_header
 from coffer.archive.tree.certificate import EFFECTIVE, SCHEDULED, TITLES, Certificate, EpochOpener, RecordProof, runs
 from coffer.archive.tree.proof_bundle import Inclusion
@@ -19,6 +20,7 @@ from coffer.keys.keyring import signing_key
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
 from tests.archive.auditor import PROVER, prove
+from tests.archive.events.samples import sample
 from tests.server import certified
 from tests.server.certified import FILE, finish, issue, shredded, vkey
 from tests.server.filled import part10, run, told
@@ -204,7 +206,7 @@ def test_a_study_that_lives_cannot_be_passed_off_as_erased(made: Made) -> None:
 
     with open_writer(load_config(Path("coffer.toml"))) as engine:  # a record of a shred that never was
         (living,) = engine.index.key_ids_of(UIDS[2])
-        engine.record_event(Kind.SHRED_SCHEDULED, {"what": "study shredded"}, living)
+        engine.record_event(sample(StudyShredded), living)
     with open_reading(load_config(Path("coffer.toml"))) as engine:
         note = engine.folder.checkpoint.read_bytes()
         heads = {h.seq: h for _, h in engine.reader.records()}

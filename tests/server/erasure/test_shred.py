@@ -4,13 +4,14 @@ import os
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from coffer.archive.format.record import Kind
+from coffer.archive.events.officer import Officer
+from coffer.archive.events.shreds import StudyShredded
 from coffer.keys.errors import ShreddedError
 from coffer.keys.keyring import shred
 from coffer.keys.mailbox.events import waiting
-from coffer.server.access.operator import Officer
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.erasure.shred import Authorization, Shredding
@@ -32,10 +33,10 @@ def test_a_shred_is_recorded_and_the_study_is_gone_everywhere(archive: Path) -> 
     run("index", "rebuild")
     assert found() == [UIDS[1], UIDS[2]]
     run("get", "--study", UIDS[0], code=5)
-    (facts,) = events(Kind.SHRED_SCHEDULED)
-    assert (facts["reason"], facts["instances"]) == ("request 17", 3)
-    assert [each["officer"] for each in facts["officers"]] == ["Meyer"]  # type: ignore[attr-defined]
-    assert not {UIDS[0], "P-4711"} & {str(value) for value in facts.values()}
+    (event,) = events(StudyShredded)
+    assert (event.reason, event.instances) == ("request 17", 3)
+    assert [each.name for each in event.officers] == ["Meyer"]
+    assert not {UIDS[0], "P-4711"} & {str(value) for value in msgspec.to_builtins(event).values()}
     verified = told("verify", "--level", "decrypt")
     assert (verified["findings"], verified["shredded"]) == ([], 4)
     listed = told("shred", "list")
@@ -107,7 +108,7 @@ def test_killed_at_every_step_it_is_whole_or_gone_and_the_next_one_finishes(arch
             assert not shred.waiting(engine.keyring)
             assert engine.index.stats().unreadable_studies == 0
         assert found() == [UIDS[1], UIDS[2]]
-        assert len(events(Kind.SHRED_SCHEDULED)) == 1
+        assert len(events(StudyShredded)) == 1
         if code == 0:
             break
         shutil.rmtree("data")

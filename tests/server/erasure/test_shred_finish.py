@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.format.record import Kind
+from coffer.archive.events.epochs import EpochDestroyed, EpochRotated
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
 from coffer.index.tables.sealed_rows import INSTANCE, SERIES, STUDY
@@ -53,9 +53,9 @@ def test_finishing_takes_two_steps_and_erases(archive: Path) -> None:
     assert states() == ["scheduled", "effective"]  # the first one's days are not over
     assert told("shred", "finish", "--destroy")["destroyed"] == []
     assert found() == [UIDS[2], "1.2.3.5"]
-    (facts,) = events(Kind.EPOCH_DESTROYED)
-    assert (facts["epoch"], facts["provider"]) == (1, "keyfile")
-    assert [(f["epoch"], f["moved"]) for f in events(Kind.KEYRING_ROTATED)] == [(2, 1)]
+    (event,) = events(EpochDestroyed)
+    assert (event.epoch, event.provider) == (1, "keyfile")
+    assert [(each.epoch, each.moved) for each in events(EpochRotated)] == [(2, 1)]
     run("get", "--study", UIDS[2], "--out", "out")
 
 
@@ -156,8 +156,8 @@ def test_finishing_killed_at_every_step_goes_on(archive: Path, step: str) -> Non
         told(*command)
         assert epochs() == [(1, "retired" if step == "first" else "destroyed", 0), (2, "active", 2)]
         assert states() == ["scheduled" if step == "first" else "effective"]
-        assert len(events(Kind.KEYRING_ROTATED)) == 1
-        assert len(events(Kind.EPOCH_DESTROYED)) == (0 if step == "first" else 1)
+        assert len(events(EpochRotated)) == 1
+        assert len(events(EpochDestroyed)) == (0 if step == "first" else 1)
         assert step == "first" or not in_the_index(gone)
         if code == 0:
             break

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
+from coffer.archive.events.officer import Officer
 from coffer.archive.format.record import Kind
-from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
@@ -278,9 +278,9 @@ def test_names_are_shown_and_kept_nowhere(archive: Path) -> None:
     run("hold", "remove", json.loads(run("hold", "list", "--json").stdout)[0]["hold"])
     assert "A-4711" not in run("shred", STUDY, "--reason", "r", "--yes").output
     with open_reading(load_config(Path("coffer.toml"))) as engine:
-        facts = [str(event.facts) for _, event in engine.events(frozenset({Kind.STATE, Kind.SHRED_SCHEDULED}))]
-    assert len(facts) == 3
-    assert not [each for each in facts if "A-4711" in each or "HOSP-ISSUER" in each or STUDY in each]
+        told_ = [str(each.event) for each in engine.events(frozenset({Kind.STATE, Kind.SHRED_SCHEDULED}))]
+    assert len(told_) == 3
+    assert not [each for each in told_ if "A-4711" in each or "HOSP-ISSUER" in each or STUDY in each]
     on_disk = b"".join(path.read_bytes() for path in archive.rglob("*") if path.is_file())
     assert b"A-4711" not in on_disk
     assert b"HOSP-ISSUER" not in on_disk

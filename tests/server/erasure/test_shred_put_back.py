@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from coffer.archive.events.epochs import EpochDestroyed
 from coffer.archive.format.record import Kind
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.providers.key_file import KeyFileProvider
@@ -13,7 +14,7 @@ from coffer.server.keyops.provider_job import ProviderJob
 from coffer.server.main.service import Server
 from tests.server import three_studies
 from tests.server.filled import job_of, run, told
-from tests.server.three_studies import UIDS, configure, effective_at_once, events, found, put, put_back, states
+from tests.server.three_studies import UIDS, codes, configure, effective_at_once, events, found, put, put_back, states
 
 archive = three_studies.archive
 
@@ -38,7 +39,7 @@ def test_a_key_file_with_a_destroyed_secret_is_told_and_destroyed_again(archive:
     run("keys", "destroy", "1", "--yes")
     assert told("keys", "audit")["findings"] == []
     assert told("keys", "audit")["unasked"] == []
-    assert len(events(Kind.EPOCH_DESTROYED)) == 1
+    assert len(events(EpochDestroyed)) == 1
     Path("data.key").rename("away.key")
     assert told("keys", "audit")["unasked"] == ["keyfile"]
     Path("away.key").rename("data.key")
@@ -94,7 +95,7 @@ def test_a_keyring_from_before_the_shred_is_noticed_and_shreds_again(archive: Pa
     run("recover", "accept-loss", "--to", str(size))  # the newest keyring is lost, and what was shredded stays shredded
     assert found() == [UIDS[1], UIDS[2]]
     assert states() == ["scheduled"]
-    assert [f["what"] for f in events(Kind.STATE)] == ["shredded again: an older keyring was put back"]
+    assert codes(Kind.STATE) == ["study.shredded_again"]
 
 
 def test_an_older_keyring_says_which_studies_it_cannot_open(archive: Path) -> None:

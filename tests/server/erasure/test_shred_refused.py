@@ -5,13 +5,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from coffer.archive.events.holds import HoldAdded, HoldRemoved
+from coffer.archive.events.officer import Officer
+from coffer.archive.events.shreds import StudyShredded
 from coffer.archive.format.record import Kind
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import AccessDeniedError
 from coffer.keys.keyring import shred
-from coffer.server.access.operator import Officer
 from coffer.server.config.load import load_config
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_reading, open_writer
@@ -22,6 +25,7 @@ from tests.server import three_studies
 from tests.server.filled import part10, run, told
 from tests.server.three_studies import (
     UIDS,
+    codes,
     configure,
     events,
     found,
@@ -71,8 +75,9 @@ def test_a_hold_refuses_and_says_who_and_why(archive: Path) -> None:
     run("hold", "remove", study, "--officer", "Schmidt")
     run("hold", "remove", study, code=5)
     run("shred", UIDS[0], "--reason", "r", "--yes")
-    assert [f["what"] for f in events(Kind.STATE)] == ["hold added", "hold added", "hold removed"]
-    assert not any({UIDS[0], "P-99"} & {str(value) for value in facts.values()} for facts in events(Kind.STATE))
+    assert codes(Kind.STATE) == ["hold.added", "hold.added", "hold.removed"]
+    told_ = [msgspec.to_builtins(each) for each in events(HoldAdded, HoldRemoved)]
+    assert not any({UIDS[0], "P-99"} & {str(value) for value in each.values()} for each in told_)
     run("hold", "add", "--reason", "r", code=12)
     run("hold", "add", UIDS[2], "--reason", "r", "--until", "2001-01-01", code=2)
     assert patient
@@ -156,7 +161,7 @@ def test_two_officers_must_agree(archive: Path) -> None:
     assert told("shred", "approve", request, "--officer", "Braun")["studies"] == 2
     assert found() == [UIDS[2], "1.2.3.7"]
     run("shred", "approve", request, "--officer", "Weber", code=5)
-    officers = [[each["officer"] for each in f["officers"]] for f in events(Kind.SHRED_SCHEDULED)]  # type: ignore[attr-defined]
+    officers = [[each.name for each in event.officers] for event in events(StudyShredded)]
     assert officers == [["Meyer", "Schmidt", "Braun"]] * 2
 
 
@@ -167,4 +172,4 @@ def test_a_request_can_be_taken_back(archive: Path) -> None:
     run("shred", "cancel", request)
     run("shred", "approve", request, "--officer", "Schmidt", code=5)
     assert found() == list(UIDS)
-    assert [f["what"] for f in events(Kind.STATE)] == ["shred requested", "shred request cancelled"]
+    assert codes(Kind.STATE) == ["shred.requested", "shred.cancelled"]

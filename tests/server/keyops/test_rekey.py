@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.format.record import Kind
+from coffer.archive.events.rekeys import RekeyOrdered, StudyRekeyed
 from coffer.keys.errors import SupersededError
 from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.tombstone import Reason, Tombstone
@@ -47,9 +47,9 @@ def test_the_same_bytes_stand_under_another_key_and_the_old_one_is_gone(archive:
     run("index", "rebuild")
     assert index_rows() == rows
     assert got(STUDY) == before
-    (ended,), (started,) = events(Kind.STUDY_REKEYED), events(Kind.STATE)
-    assert (ended["objects"], ended["new_key"]) == (3, new.hex())
-    assert (started["what"], started["reason"]) == ("study rekey started", "a core dump")
+    (ended,), (started,) = events(StudyRekeyed), events(RekeyOrdered)
+    assert (ended.objects, ended.new_key) == (3, new.hex())
+    assert (started.new_key, started.reason) == (new.hex(), "a core dump")
     assert STUDY not in str([ended, started])
     verified = told("verify", "--level", "decrypt")
     assert (verified["findings"], verified["superseded"], verified["shredded"]) == ([], 4, 0)
@@ -184,7 +184,7 @@ def test_a_damaged_object_keeps_the_key_and_repair_lets_it_go_on(archive: Path) 
     assert f"record {position.seq} does not open" in said
     run(*COMMAND)
     assert got(STUDY) == whole
-    assert len(events(Kind.STUDY_REKEYED)) == 1
+    assert len(events(StudyRekeyed)) == 1
 
 
 def test_an_object_that_was_damaged_when_the_index_was_made_is_found_again(archive: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from coffer.archive.format.record import Kind
+from coffer.archive.events.rekeys import StudyRekeyed
 from coffer.keys.errors import SupersededError
 from coffer.keys.keyring import rekey
 from coffer.server.access.principal import Principal
@@ -55,7 +55,7 @@ def test_who_holds_the_archive_and_does_not_do_it_is_named(archive: Path) -> Non
         assert len(rekey.under_way(opened.keyring)) == 1
         assert len(opened.index.key_ids_of(STUDY)) == 1
     run(*COMMAND)
-    assert len(events(Kind.STUDY_REKEYED)) == 1
+    assert len(events(StudyRekeyed)) == 1
 
 
 def test_a_shred_by_another_process_in_the_middle_is_stronger(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_a_shred_by_another_process_in_the_middle_is_stronger(archive: Path, mon
     assert found() == list(UIDS[1:])
     run("index", "rebuild")
     assert found() == list(UIDS[1:])
-    assert events(Kind.STUDY_REKEYED) == []
+    assert events(StudyRekeyed) == []
 
 
 def test_what_is_sent_during_the_change_over_waits_and_goes_under_the_new_key(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.format.record import Kind
+from coffer.archive.events.rekeys import RekeyOrdered, StudyRekeyed
 from coffer.keys.errors import ShreddedError, SupersededError
 from coffer.keys.keyring import rekey
 from coffer.keys.keyring.keyring import Keyring
@@ -51,7 +51,7 @@ def test_killed_at_every_step_nothing_is_lost_and_the_next_one_finishes(archive:
             assert opened.index.stats().studies == 3
             assert all(len(each.versions) == 1 for each in opened.index.locate({0x0020000D: (STUDY,)}))
             assert len(opened.index.key_ids_of(STUDY)) == 1
-        assert len(events(Kind.STUDY_REKEYED)) == len(events(Kind.STATE))
+        assert len(events(StudyRekeyed)) == len(events(RekeyOrdered))
         if code == 0:
             break
         shutil.rmtree("data")

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coffer.archive.format.record import Kind
+from coffer.archive.events.epochs import EpochDestroyed, EpochRotated
 from coffer.keys.keyring import rows
 from coffer.keys.values.epoch import EpochState
 from coffer.server.config.settings import AwsKms, Config, Keys
@@ -21,7 +21,6 @@ from tests.server import rotated
 from tests.server.filled import job_of
 from tests.server.keyops.test_key_provider import check, config_of, ready, store, wait_for
 from tests.server.rotated import (
-    ROTATION,
     beside,
     coffer,
     epochs_beside,
@@ -53,9 +52,9 @@ def test_a_server_renews_an_old_epoch_by_itself(config: Config) -> None:
         wait_for(lambda: value(config, "coffer_key_rotation_unfinished") == 0, "finished")
         assert ready(config)[1]["degraded"] == []
         assert value(config, "coffer_key_rotation_failures_total") == 0
-    (event,) = events(config, ROTATION)
-    assert (event.facts["epoch"], event.facts["command"]) == (2, "coffer serve")
-    assert event.facts["officer"] == event.facts["account"]
+    (event,) = events(config, EpochRotated)
+    assert (event.epoch, event.command) == (2, "coffer serve")
+    assert event.by.name == event.by.account
 
 
 def test_a_renewal_that_fails_is_told_and_costs_nothing(config: Config, hsm: SoftHsm) -> None:
@@ -89,8 +88,8 @@ def test_a_server_goes_on_with_what_was_stopped_before_it_and_beside_it(
             assert store(config, epoch - 2) == 0
             if epoch == 2:
                 leave_half_done(config)
-    found = events(config, ROTATION)
-    assert [(e.facts["epoch"], e.facts["resumed"]) for e in found] == [(2, True), (3, True)]
+    found = events(config, EpochRotated)
+    assert [(e.epoch, e.resumed) for e in found] == [(2, True), (3, True)]
 
 
 def test_a_half_done_rotation_that_cannot_go_on_is_told(config: Config) -> None:
@@ -173,13 +172,12 @@ def test_rotate_and_destroy_say_who_and_destroy_asks_before(config: Config) -> N
         "remark": "",
         "opened_by": [],
     }
-    found = events(config, ROTATION, Kind.EPOCH_DESTROYED)
-    assert [(e.facts["officer"], e.facts["command"]) for e in found] == [
+    found = events(config, EpochRotated, EpochDestroyed)
+    assert [(e.by.name, e.command) for e in found] == [
         ("Meyer", "coffer keys rotate"),
         ("Schmidt", "coffer keys destroy"),
     ]
-    assert all(e.facts["account"] for e in found)
-    assert "keyring" not in found[0].facts
+    assert all(e.by.account for e in found)
 
 
 def test_the_list_tells_ages_and_what_is_not_over(tmp_path: Path) -> None:

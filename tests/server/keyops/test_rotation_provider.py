@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from coffer.archive.format.record import Kind
+from coffer.archive.events.epochs import EpochAbandoned, EpochDestroyed, EpochRotated
 from coffer.server.config.settings import Config
 from coffer.server.engine.opening import open_reading
 from coffer.server.main.service import Server
@@ -13,7 +13,6 @@ from tests.server import rotated
 from tests.server.keyops.test_key_provider import OUT_OF_RESOURCES, check, ready, store, wait_for
 from tests.server.rotated import (
     PAST_THE_CHECK,
-    ROTATION,
     beside,
     coffer,
     epochs_beside,
@@ -73,7 +72,7 @@ def test_a_stopped_rotation_is_finished_and_the_keys_go_on_to_the_provider_that_
     write(config, *pkcs11(hsm))
     done = told(config, "keys", "rotate", "--provider", "pkcs11", "--officer", "Meyer")
     assert (done["epoch"], done["provider"], done["resumed"]) == (3, "pkcs11", True)
-    found = [(e.facts["epoch"], e.facts["provider"]) for e in events(with_hsm(config, hsm), ROTATION)]
+    found = [(e.epoch, e.provider) for e in events(with_hsm(config, hsm), EpochRotated)]
     assert found == [(2, "keyfile"), (3, "pkcs11")]
     assert [each[2] for each in epochs_of(config)] == ["retired", "retired", "active"]
     coffer(config, "keys", "rotate", "--provider", "file")
@@ -120,9 +119,9 @@ def test_an_epoch_whose_hsm_is_lost_is_given_up_honestly(config: Config, hsm: So
         assert "in use" in coffer(config, *[a if a != "2" else "4" for a in arguments], code=11).stderr
     (shred,) = told(config, "shred", "list")["shreds"]
     assert (shred["state"], shred["epochs_to_destroy"]) == ("scheduled", [2, 3])
-    (given_up,) = [e for e in events(config, Kind.STATE) if e.facts.get("what") == "epoch abandoned"]
-    assert (given_up.facts["epoch"], given_up.facts["reason"], given_up.facts["officer"]) == (2, "burnt", "Meyer")
-    assert 'token "archive"' in str(given_up.facts["cause"])
+    (given_up,) = events(config, EpochAbandoned)
+    assert (given_up.epoch, given_up.reason, given_up.by.name) == (2, "burnt", "Meyer")
+    assert 'token "archive"' in given_up.cause
     ended = told(config, "keys", "destroy", "2", "--yes")  # it was found again
     assert ended["destroyed"] is True
     with hsm.away():
@@ -137,4 +136,4 @@ def test_an_epoch_whose_hsm_is_lost_is_given_up_honestly(config: Config, hsm: So
     assert told(config, "keys", "burn", name, "2")["opens"] is False
     (shred,) = told(config, "shred", "list")["shreds"]
     assert (shred["state"], shred["epochs_to_destroy"]) == ("effective", [])
-    assert [e.facts["epoch"] for e in events(config, Kind.EPOCH_DESTROYED)] == [1, 3, 2, 3]
+    assert [e.epoch for e in events(config, EpochDestroyed)] == [1, 3, 2, 3]

@@ -4,10 +4,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from coffer.archive.format.record import Kind
+from coffer.archive.events.event import Event
+from coffer.archive.events.shares import KeyRecovered, SharesGivenUp, SharesMade
 from coffer.index.instance.identity import PartId
 from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.keyring.overview import Overview, overview
@@ -22,6 +24,7 @@ from coffer.server.keyops.share_files import split_key
 from coffer.server.keyops.share_recovery import drill, read_shares, recover
 from tests.services import services
 
+E = TypeVar("E", bound=Event)
 CHANGES = ("open", "writev", "rename", "mkdir", "link", "unlink")
 WHO = Principal.person("Meyer", "pacs")
 STOPPED = 77
@@ -101,11 +104,11 @@ def groups_on_disk(base: Path) -> set[bytes]:
     return {parse(path.read_text(), path.name).of.group for path in paths}
 
 
-def events(base: Path, what: str) -> list[dict[str, object]]:
-    """The facts of the events of that name, which the next process that writes has put into the log."""
+def events(base: Path, of: type[E]) -> list[E]:
+    """The events of a class, which the next process that writes has put into the log."""
     with open_writer(config_of(base)) as engine:
-        facts = [dict(event.facts) for _, event in engine.events(frozenset({Kind.STATE}))]
-    return [each for each in facts if each["what"] == what]
+        told = [each.event for each in engine.events(frozenset({of.kind}))]
+    return [event for event in told if isinstance(event, of)]
 
 
 def test_a_splitting_that_is_stopped_anywhere_is_known_and_ended_by_the_same_call(made: Path, tmp_path: Path) -> None:
@@ -127,9 +130,9 @@ def test_a_splitting_that_is_stopped_anywhere_is_known_and_ended_by_the_same_cal
         assert sorted(path.name for path in base.iterdir()) == ["archive", "first", "key", "stick"]
         proof, _ = drill(config, read_shares(sorted(target.iterdir())), WHO, lambda: None)
         assert (proof.archive, proof.opened) == (True, 1)
-        told = events(base, "key split")
-        assert {bytes.fromhex(str(each["group"])) for each in told} >= {of.group for of in after.groups}
-        assert {(each["officer"], each["account"]) for each in told} == {("Meyer", "pacs")}
+        told = events(base, SharesMade)
+        assert {bytes.fromhex(each.group) for each in told} >= {of.group for of in after.groups}
+        assert {(each.by.name, each.by.account) for each in told} == {("Meyer", "pacs")}
 
     count = every_stop(made, tmp_path, lambda base: split_key(config_of(base), 2, 2, base / "stick", WHO), check)
     assert count > 12
@@ -150,7 +153,7 @@ def test_whole_shares_that_somebody_took_away_stay_known(made: Path, tmp_path: P
     assert {of.group for of in look(base).groups} == groups_on_disk(base)
     assert len(groups_on_disk(base)) == 3
     assert not look(base).unfinished
-    assert not events(base, "key split given up")
+    assert not events(base, SharesGivenUp)
 
 
 @pytest.mark.parametrize("there", ["nothing", "another"])
@@ -169,8 +172,8 @@ def test_a_recovery_that_is_stopped_anywhere_is_ended_by_the_same_call(there: st
         again(base)
         again(base)
         (base / "rescue").rename(base / "key")
-        (told,) = events(base, "key recovered from shares")
-        assert (told["epoch"], told["officer"]) == (1, "Meyer")
+        (told,) = events(base, KeyRecovered)
+        assert (told.epoch, told.by.name) == (1, "Meyer")
         with open_reading(config_of(base)) as engine:
             assert [each.provider for each in engine.keyring.epochs()] == ["keyfile"]
         assert not list(base.glob(".*.new"))

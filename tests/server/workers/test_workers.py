@@ -19,12 +19,13 @@ from pydicom import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from coffer.archive.events.epochs import EpochRotated
+from coffer.archive.events.officer import Officer
 from coffer.archive.format.record import Kind
 from coffer.archive.verify.verify import Verifier
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.index.tables.candidates import StudyTable
 from coffer.keys.errors import ConfigError, ServiceError, UnavailableError
-from coffer.server.access.operator import Officer
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.dimse.protocol import command as dimse
@@ -301,8 +302,8 @@ def test_keys_are_rotated_while_objects_come_in(config: Config) -> None:
         assert server.services.archive.stats().key_epoch == 3
     with open_writer(config) as engine:
         assert engine.stats().objects == len(statuses)
-        events = [event for _, event in engine.events(frozenset({Kind.KEYRING_ROTATED}))]
-        assert [event.facts["epoch"] for event in events] == [2, 3]
+        events = [each.event for each in engine.events(frozenset({Kind.KEYRING_ROTATED}))]
+        assert [event.epoch for event in events if isinstance(event, EpochRotated)] == [2, 3]
 
 
 def test_a_key_that_is_taken_away_opens_nothing_in_any_worker_from_then_on(config: Config) -> None:

@@ -1,0 +1,71 @@
+"""Events of key shares: made, given up, burned, drilled, and used to recover a key.
+
+Rule: no share is ever in an event; a group is recorded as the bytes of its keyring row before a share of it exists.
+"""
+
+from typing import Annotated
+
+from coffer.archive.events.event import Event
+from coffer.archive.events.fields import By, Count, Epoch, Hex8, Keepers, Provider, Reason, Row, doc
+
+__all__ = ["KeyRecovered", "SharesBurned", "SharesDrilled", "SharesGivenUp", "SharesMade"]
+
+_GroupRow = Annotated[Row, doc("the row of the group of shares")]
+
+
+class _GroupEvent(Event, frozen=True, kw_only=True):
+    group: Annotated[Hex8, doc("the id of the group of shares")]
+    epoch: Epoch
+    by: By
+
+
+class _SplitEvent(_GroupEvent, frozen=True, kw_only=True):
+    shares: Annotated[Count, doc("how many shares the group has")]
+    needed: Annotated[Count, doc("how many of them give the key")]
+
+
+class SharesMade(_SplitEvent, frozen=True, kw_only=True):
+    """An epoch's key was split into shares, which are about to be written."""
+
+    code = "shares.made"
+
+    group_row: _GroupRow
+
+
+class SharesGivenUp(_SplitEvent, frozen=True, kw_only=True):
+    """A split was interrupted, and what it had written of its shares was removed."""
+
+    code = "shares.given_up"
+
+
+class SharesBurned(_SplitEvent, frozen=True, kw_only=True):
+    """An officer stated that shares were collected and burned."""
+
+    code = "shares.burned"
+
+    group_row: _GroupRow
+    numbers: Annotated[tuple[Count, ...], doc("the numbers of the shares that were stated, in ascending order")]
+    burned_row: Annotated[Row, doc("the row of all burned shares of the group, with these")]
+    reason: Reason
+
+
+class _UseEvent(_GroupEvent, frozen=True, kw_only=True):
+    wrong_shares: Annotated[Count, doc("how many of the shares given were wrong")]
+
+
+class SharesDrilled(_UseEvent, frozen=True, kw_only=True):
+    """Shares were tried, and what their key opens was counted."""
+
+    code = "shares.drilled"
+
+    opened: Annotated[Count, doc("how many study keys the shares opened")]
+    study_keys: Annotated[Count, doc("how many study keys the archive has")]
+
+
+class KeyRecovered(_UseEvent, frozen=True, kw_only=True):
+    """An epoch's key was recovered from shares, and wrapped by another provider."""
+
+    code = "key.recovered"
+
+    provider: Provider
+    keepers: Keepers
