@@ -17,6 +17,7 @@ from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation, pdu
+from coffer.server.dimse.protocol.associate import APPLICATION_CONTEXT
 from coffer.server.dimse.protocol.channel import AssociationEnded, Channel
 from coffer.server.dimse.protocol.connection import Connection, ConnectionClosed, PeerSilent
 from coffer.server.dimse.protocol.negotiation import AssociationRequest, Rejection
@@ -121,7 +122,7 @@ class Acceptor:
 
     def _rejection(self, request: AssociationRequest) -> Rejection | None:
         settings = self._config.dimse
-        if request.application_context != negotiation.APPLICATION_CONTEXT:
+        if request.application_context != APPLICATION_CONTEXT:
             return negotiation.WRONG_APPLICATION_CONTEXT
         if settings.require_called_ae and request.called_ae != settings.ae_title:
             return negotiation.UNKNOWN_CALLED_AE
