@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Callable
 
-from coffer.archive.format.headers import RecordBatch
+from coffer.archive.format.batch import RecordBatch
 from coffer.archive.format.record import ALIGNMENT, HEADER, TRAILER
 from coffer.keys.disk.reading import read_up_to
 from coffer.keys.errors import UnreadableError

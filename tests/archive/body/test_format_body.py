@@ -9,7 +9,7 @@ import pytest
 
 from coffer.archive.body import sealed_body as bodies
 from coffer.archive.codec.dictionary import HEADERS
-from coffer.archive.codec.pixels import PixelLayout
+from coffer.archive.codec.layout import PixelLayout
 from coffer.keys.crypto import aead
 from tests.archive.body.test_body import CONTEXT, KEY, seal
 from tests.vectors import make_dictionary
