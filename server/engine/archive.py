@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
@@ -40,7 +40,9 @@ from coffer.server.engine.rollback import report_trouble, trouble_of
 from coffer.server.engine.sealing import Intake
 from coffer.server.engine.stats import ArchiveStats, stats_of
 from coffer.server.mailbox import outbox, writer_process
-from coffer.server.observe.metrics import Metrics
+
+if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
+    from coffer.server.observe.metrics import Metrics
 
 __all__ = ["SKIPPED", "ArchiveParts", "KeyAdminArchive", "ReadableArchive", "WritableArchive"]
 
@@ -160,7 +162,7 @@ class WritableArchive(KeyAdminArchive):
     rolled back, forked) may be opened for reading too: it refuses every append with that cause (`log.refusal`)."""
 
     def __init__(
-        self, parts: ArchiveParts, log: LogWriter, signer: ArchiveSigner, reconciler: Reconciler, metrics: Metrics
+        self, parts: ArchiveParts, log: LogWriter, signer: ArchiveSigner, reconciler: Reconciler, metrics: "Metrics"
     ) -> None:
         super().__init__(parts, None)
         self.log = log

@@ -9,7 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from msgspec import Struct
@@ -27,7 +27,9 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import is_shredded
 from coffer.server.host.headroom import require_descriptors
 from coffer.server.observe.logs import short_id
-from coffer.server.observe.metrics import Metrics
+
+if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
+    from coffer.server.observe.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
@@ -95,7 +97,7 @@ class _Ticket:
 class Committer:
     """The only way into the log for objects. Thread-safe; one per archive."""
 
-    def __init__(self, keyring: Keyring, log: LogWriter, index: Index, metrics: Metrics) -> None:
+    def __init__(self, keyring: Keyring, log: LogWriter, index: Index, metrics: "Metrics") -> None:
         self._keyring = keyring
         self._log = log
         self._index = index

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -38,7 +39,9 @@ from coffer.server.engine.rekey import Rekeyer
 from coffer.server.engine.rollback import Missed, missed, report_trouble, shred_again
 from coffer.server.engine.sealing import header_limits_of, rules_of
 from coffer.server.observe import logs
-from coffer.server.observe.metrics import Metrics
+
+if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
+    from coffer.server.observe.metrics import Metrics
 
 __all__ = ["open_for_keys", "open_for_rebuild", "open_for_service", "open_reading", "open_writer"]
 
@@ -84,7 +87,9 @@ def open_for_rebuild(config: Config) -> WritableArchive:
     return _open_writer(config, fresh_index=True)
 
 
-def open_for_service(config: Config, metrics: Metrics | None = None, waiting: Waiting | None = None) -> WritableArchive:
+def open_for_service(
+    config: Config, metrics: "Metrics | None" = None, waiting: Waiting | None = None
+) -> WritableArchive:
     """As `open_writer`, for a server: a log that must not be written (damaged, rolled back, forked) is still opened for
     reading, and refuses every append with that cause.
 
@@ -155,9 +160,16 @@ def _open_beside(config: Config) -> KeyAdminArchive:
         return archive
 
 
+def _unread_metrics() -> "Metrics":
+    """Of a command, which nobody asks for its metrics."""
+    from coffer.server.observe.metrics import Metrics
+
+    return Metrics()
+
+
 def _open_writer(
     config: Config,
-    metrics: Metrics | None = None,
+    metrics: "Metrics | None" = None,
     waiting: Waiting | None = None,
     *,
     may_refuse: bool = False,
@@ -179,7 +191,7 @@ def _open_writer(
             remove_folder(folder.index)
         parts = _parts(opened, found, readonly=False)
         reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
-        archive = WritableArchive(parts, log, signer, reconciler, metrics or Metrics())
+        archive = WritableArchive(parts, log, signer, reconciler, metrics or _unread_metrics())
         if log.refusal is None:
             _reconcile(archive, reconciler)
             _change_over(archive)
