@@ -8,8 +8,6 @@ import time
 from collections import Counter
 from typing import Final
 
-import structlog
-
 from coffer.keys.errors import AccessDeniedError
 from coffer.server.access.action import Action
 from coffer.server.access.decision import Policy
@@ -30,9 +28,10 @@ from coffer.server.dimse.scp.move_scp import serve_move
 from coffer.server.dimse.scp.session import Operation, Session
 from coffer.server.dimse.scp.store_scp import serve_store
 from coffer.server.host.headroom import refusal_of
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Observer, Services
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _NAMES: Final = {
     dimse.C_STORE: "stores",
     dimse.C_FIND: "finds",

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-import structlog
-
 from coffer.archive.body.sealed_body import BodyReader
 from coffer.archive.event import NO_KEY, Event
 from coffer.archive.format.entry import Position
@@ -40,13 +38,14 @@ from coffer.server.engine.rollback import report_trouble, trouble_of
 from coffer.server.engine.sealing import Intake
 from coffer.server.engine.stats import ArchiveStats, stats_of
 from coffer.server.mailbox import outbox, writer_process
+from coffer.server.observe.logs import get_logger
 
 if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
     from coffer.server.observe.metrics import Metrics
 
 __all__ = ["SKIPPED", "ArchiveParts", "KeyAdminArchive", "ReadableArchive", "WritableArchive"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 SKIPPED: Final = (
     "stored objects are not found, because they cannot be read or decrypted now: coffer verify --level decrypt"
     " lists them"

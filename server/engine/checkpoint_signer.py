@@ -11,8 +11,6 @@ import time
 from functools import partial
 from typing import Final
 
-import structlog
-
 from coffer.archive.event import Event
 from coffer.archive.format.merkle import EMPTY_ROOT
 from coffer.archive.format.record import Kind
@@ -29,10 +27,11 @@ from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.access.principal import Principal
 from coffer.server.mailbox import outbox, sign_order, writer_process
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["ArchiveSigner", "finish", "order", "signers_of", "wait_until_rotated"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _POLL_SECONDS: Final = 0.1
 _WAIT_SECONDS: Final = 15.0
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
 from msgspec import Struct
 
 from coffer.archive.format.entry import Entry, SealedFile
@@ -26,12 +25,12 @@ from coffer.keys.errors import CofferError, ShreddedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import is_shredded
 from coffer.server.host.headroom import require_descriptors
-from coffer.server.observe.logs import short_id
+from coffer.server.observe.logs import get_logger, short_id
 
 if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
     from coffer.server.observe.metrics import Metrics
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 __all__ = ["Committed", "Committer", "Parcel", "Sealed"]
 

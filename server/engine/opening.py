@@ -11,8 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import structlog
-
 from coffer.archive.body.allocator import keep_blocks
 from coffer.archive.body.spool import clear_stale
 from coffer.archive.format.record import Kind
@@ -45,7 +43,7 @@ if TYPE_CHECKING:  # for types alone: workers and most commands count nothing an
 
 __all__ = ["open_for_keys", "open_for_rebuild", "open_for_service", "open_reading", "open_writer"]
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger()
 
 
 def open_reading(config: Config) -> ReadableArchive:

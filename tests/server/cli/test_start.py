@@ -12,12 +12,8 @@ from coffer.server.cli import main
 
 COMMAND = "from coffer.server.cli import main\ntry: main()\nfinally: print('\\n', *sys.modules)"
 DICOM = {"pydicom", "pynetdicom"}
-NETWORK = {"h11", "http.server", "requests", "starlette", "urllib3", "uvicorn"}
-FEW = (
-    DICOM
-    | NETWORK
-    | {"cryptography", "lmdb", "msgspec", "numpy", "prometheus_client", "rich", "structlog", "zstandard"}
-)
+NETWORK = {"asyncio", "h11", "http.server", "requests", "starlette", "urllib3", "uvicorn"}
+FEW = DICOM | NETWORK | {"cryptography", "lmdb", "msgspec", "numpy", "prometheus_client", "rich", "zstandard"}
 # An association request, and an object in Implicit VR with elements that the index does not know.
 RECEIVING = """
 from coffer.index.dicom.headers import scan
@@ -59,16 +55,16 @@ def test_status_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert made.exit_code == 0, made.output
     modules = loaded(COMMAND, "status", cwd=tmp_path)
     assert "coffer.index.index" in modules
-    assert not modules & (DICOM | NETWORK | {"numpy", "prometheus_client"})
+    assert not modules & (DICOM | NETWORK | {"numpy", "prometheus_client", "rich"})
 
 
 def test_a_worker_until_its_first_pixels(tmp_path: Path) -> None:
     code = f"import coffer.server.workers.worker\n{RECEIVING}\nprint(*sys.modules)"
     modules = loaded(code, cwd=tmp_path)
     assert "coffer.server.dimse.acceptor" in modules
-    assert not modules & (DICOM | NETWORK | {"numpy", "prometheus_client"})
+    assert not modules & (DICOM | NETWORK | {"numpy", "prometheus_client", "rich"})
 
 
 def test_the_server(tmp_path: Path) -> None:
     modules = loaded("import coffer.server.main.service\nprint(*sys.modules)", cwd=tmp_path)
-    assert not modules & (DICOM | {"requests", "urllib3"})
+    assert not modules & (DICOM | {"requests", "rich", "urllib3"})
