@@ -48,12 +48,13 @@ def test_a_command_is_imported_without_the_others(tmp_path: Path) -> None:
     assert not modules & {"coffer.server.cli.put", "coffer.server.cli.keys.group"}
 
 
-def test_status_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", [["status"], ["find", "PatientName=A*", "--json"]], ids=" ".join)
+def test_a_command_that_reads_an_archive(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for words in (["init"], ["index", "rebuild"]):
-        made = CliRunner().invoke(main, words, env={"COFFER_ARCHIVE": "", "COFFER_CONFIG": ""})
+    for before in (["init"], ["index", "rebuild"]):
+        made = CliRunner().invoke(main, before, env={"COFFER_ARCHIVE": "", "COFFER_CONFIG": ""})
         assert made.exit_code == 0, made.output
-    modules = loaded(COMMAND, "status", cwd=tmp_path)
+    modules = loaded(COMMAND, *words, cwd=tmp_path)
     assert "coffer.index.index" in modules
     assert not modules & (DICOM | NETWORK | {"numpy", "prometheus_client", "rich"})
 
