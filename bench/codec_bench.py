@@ -15,7 +15,8 @@ import pydicom
 
 from coffer.archive.body.allocator import keep_blocks
 from coffer.archive.codec import frames
-from coffer.archive.codec.pixels import Filter, PixelLayout
+from coffer.archive.codec.layout import PixelLayout
+from coffer.archive.codec.pixels import Filter
 
 SHARED = Path(os.environ.get("COFFER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 SERIES = {"CT phantom": "neurolabusc-dcm_qa_ct/ct-phantom-140", "MR T1": "neurolabusc-dcm_qa_deident/mr-t1-196"}

@@ -16,7 +16,7 @@ from coffer.archive.body.receive_buffer import ReceiveBuffer
 from coffer.archive.body.spool import Spool
 from coffer.archive.codec import frames
 from coffer.archive.codec.frames import Piece
-from coffer.archive.codec.pixels import PixelLayout
+from coffer.archive.codec.layout import PixelLayout
 from coffer.keys.buffer import Buffer
 from coffer.keys.errors import UnavailableError
 from coffer.keys.threads import started_pool

@@ -6,8 +6,6 @@ taken stay valid for as long as anyone holds them: space is made in a new block,
 
 from typing import Final
 
-import numpy as np
-
 from coffer.archive.codec.frames import FRAME_BYTES
 from coffer.keys.buffer import Buffer
 
@@ -49,6 +47,8 @@ class ReceiveBuffer:
         """Make space for this many contiguous bytes. Call it while few are buffered, because these are moved."""
         if self._start + length <= len(self._memory):
             return
+        import numpy as np  # here: a process that receives nothing does without
+
         held = self._memory[self._start : self._end]
         # Unlike a bytearray, this is not zeroed, which would cost as much as the copy.
         self._memory = np.empty(max(_BLOCK_BYTES, length), np.uint8).data

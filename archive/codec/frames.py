@@ -2,22 +2,27 @@
 
 Rule: compression never decides whether an object is stored. The first byte of a frame names its coding method; if the
 layout does not fit, or no method helps, the bytes are kept as they are. Decoding checks every length before using it.
+numpy, and the modules that need it, are imported with the first frame of pixels: most processes see none.
 """
+
+from __future__ import annotations
 
 import struct
 import threading
 from collections.abc import Iterator
+from functools import cache
 from itertools import accumulate, count, pairwise
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy as np
 import zstandard
 
-from coffer.archive.codec import bitplanes, pixels
 from coffer.archive.codec.dictionary import HEADERS
-from coffer.archive.codec.pixels import Filter, PixelLayout
-from coffer.archive.codec.scratch import Scratches
+from coffer.archive.codec.layout import PixelLayout
 from coffer.keys.errors import FormatError
+
+if TYPE_CHECKING:
+    from coffer.archive.codec.bitplanes import Plane
+    from coffer.archive.codec.scratch import Scratches
 
 FRAME_BYTES: Final = 1 << 20
 # Body codec ids: how the frames of a body are coded.
@@ -95,7 +100,14 @@ class _Contexts(threading.local):
 
 
 _contexts = _Contexts()
-_scratches = Scratches(FRAME_BYTES + 4 * bitplanes.BLOCK)
+
+
+@cache
+def _scratches() -> Scratches:
+    from coffer.archive.codec.bitplanes import BLOCK
+    from coffer.archive.codec.scratch import Scratches
+
+    return Scratches(FRAME_BYTES + 4 * BLOCK)
 
 
 def encode(data: bytes | bytearray | memoryview, layout: PixelLayout | None) -> bytes:
@@ -113,13 +125,15 @@ def encode(data: bytes | bytearray | memoryview, layout: PixelLayout | None) -> 
 
 
 def _encode_pixels(data: bytes | bytearray | memoryview, layout: PixelLayout) -> bytes:
+    from coffer.archive.codec import bitplanes, pixels
+
     word_bytes = _WORD_BYTES[layout.bits_allocated]
     width, step = layout.columns * layout.samples, layout.samples
     words = pixels.words_of(data, word_bytes, big_endian=layout.big_endian)
     choice = pixels.choose(words, width, step)
-    with _scratches.one() as scratch:
+    with _scratches().one() as scratch:
         filtered = pixels.apply(words, width, choice, step, scratch)
-        streams = bitplanes.split(filtered, scratch, is_signed=choice is not Filter.NONE)
+        streams = bitplanes.split(filtered, scratch, is_signed=choice is not pixels.Filter.NONE)
     coded = [_contexts.pixels.compress(stream.data) if len(stream) else b"" for stream in streams]
     form = word_bytes | (_BIG if layout.big_endian else 0)
     head = _PIXEL_HEADER.pack(PIXELS, choice, form, step, width)
@@ -148,11 +162,13 @@ def decode(coded: bytes | memoryview, length: int) -> bytes:
 
 
 def _decode_pixels(coded: bytes | memoryview, length: int) -> bytes:
+    from coffer.archive.codec import bitplanes, pixels
+
     if len(coded) < _PIXEL_HEADER.size:
         raise FormatError("a coded frame is cut")
     _, choice, form, step, width = _PIXEL_HEADER.unpack_from(coded)
     word_bytes = form & ~_BIG
-    known = choice < len(Filter) and word_bytes in _WORD_BYTES.values() and 1 <= step <= 4
+    known = choice < len(pixels.Filter) and word_bytes in _WORD_BYTES.values() and 1 <= step <= 4
     if not known or not length or not width or width % step or length % (width * word_bytes):
         raise FormatError("a coded frame has an impossible shape")
     n_words = length // word_bytes
@@ -166,12 +182,14 @@ def _decode_pixels(coded: bytes | memoryview, length: int) -> bytes:
     parts = [coded[start:end] for start, end in pairwise(ends)]
     planes = bitplanes.Bitplanes(_plane(parts[0], bitplanes.map_size(n_words)), n_words, word_bytes)
     streams = [_plane(part, size) for part, size in zip(parts[1:], planes.sizes(), strict=True)]
-    with _scratches.one() as scratch:
-        words = planes.join(streams, scratch, is_signed=choice != Filter.NONE)
-        return pixels.undo(words, n_words, width, Filter(choice), step, scratch, big_endian=bool(form & _BIG))
+    with _scratches().one() as scratch:
+        words = planes.join(streams, scratch, is_signed=choice != pixels.Filter.NONE)
+        return pixels.undo(words, n_words, width, pixels.Filter(choice), step, scratch, big_endian=bool(form & _BIG))
 
 
-def _plane(coded: bytes | memoryview, size: int) -> bitplanes.Plane:
+def _plane(coded: bytes | memoryview, size: int) -> Plane:
+    import numpy as np
+
     if bool(len(coded)) != bool(size):
         raise FormatError("a coded frame has another length than it says")
     return np.frombuffer(_inflate(coded, size) if size else b"", np.uint8)

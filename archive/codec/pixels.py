@@ -5,7 +5,6 @@ the data costs compression, never a bit. Filters see one long row of native word
 pixel is the last pixel of the row above.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
@@ -17,23 +16,6 @@ from coffer.archive.codec.bitplanes import BLOCK
 from coffer.archive.codec.scratch import Scratch
 
 Words = NDArray[Any]  # unsigned integers, all of the same size
-
-
-@dataclass(frozen=True, slots=True)
-class PixelLayout:
-    """The position and shape of native pixel data in a data set: a hint, checked before it is used.
-
-    `offset` and `length` are in bytes, `rows` and `columns` in pixels, `frames` in images.
-    """
-
-    offset: int
-    length: int
-    rows: int
-    columns: int
-    samples: int
-    bits_allocated: int
-    frames: int
-    big_endian: bool = False
 
 
 class Filter(IntEnum):

@@ -7,10 +7,10 @@ and the chain require; the reason for a failure is not determined here. A record
 import hashlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
+from coffer.archive.format.batch import RecordBatch
 from coffer.archive.format.merkle import LEAF
 from coffer.archive.format.order import CLOSED, UNKNOWN, Order
 from coffer.archive.format.record import END_MAGIC, HEADER, MAGIC, NO_TAG, TRAILER, VERSION, Kind
@@ -26,17 +26,6 @@ _COLUMNS = np.dtype(
 _ENDS = np.dtype([("body_len", ">u8"), ("tag", "V64"), ("crc", ">u4"), ("magic", ">u4")])
 assert _COLUMNS.itemsize == HEADER.size
 assert _ENDS.itemsize == TRAILER.size
-
-
-@dataclass(slots=True)
-class RecordBatch:
-    """Consecutive records: their offsets, raw headers, trailers and paddings, and the end offset of the last one."""
-
-    end: int
-    offsets: list[int] = field(default_factory=list)
-    raws: list[bytes] = field(default_factory=list)
-    trailers: list[bytes] = field(default_factory=list)
-    paddings: list[bytes] = field(default_factory=list)
 
 
 def check(

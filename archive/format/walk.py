@@ -8,7 +8,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 
-from coffer.archive.format.headers import RecordBatch
+from coffer.archive.format.batch import RecordBatch
 from coffer.archive.format.record import ALIGNMENT, HEADER, TRAILER
 from coffer.archive.store.source import Source
 from coffer.keys.errors import FormatError

@@ -13,7 +13,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from pydicom.datadict import dictionary_VR
+from coffer.index.dicom.dictionary import dictionary_vr
 
 __all__ = [
     "ATTRIBUTES",
@@ -243,7 +243,4 @@ def vr_of(tag: int) -> str:
         return "UL"
     if tag & 0x10000:
         return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"  # PS3.5 7.8.1: private creator
-    try:
-        return str(dictionary_VR(tag))[:2]
-    except KeyError:
-        return "UN"
+    return (dictionary_vr(tag) or "UN")[:2]

@@ -3,7 +3,7 @@
 Rule: decoding never raises, and one bad byte never loses the rest of a value; encoding either carries every character
 or reports that it cannot. Only the sets of PS3.3 are used: a name from the data never reaches Python's codec registry,
 which also has decompressors and slow codecs. It does not split values or trim padding (`index.dicom.values`), nor
-choose the set of a response.
+choose the set of a response. Values with code extensions are left to pydicom, which the first of them imports.
 """
 
 from __future__ import annotations
@@ -13,13 +13,50 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from pydicom.charset import STAND_ALONE_ENCODINGS, decode_bytes, encode_string, python_encoding
-from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
-
 from coffer.index.dicom.bounds import CHARSET_CHARACTERS, MOST_CHARSETS, MOST_ESCAPES
 
 __all__ = ["charset_of", "decode_text", "encode_text"]
 
+# Python's codec for each defined term of PS3.3 C.12.1.1.2, and for what pydicom forgives.
+_CODECS: Final = {
+    "": "iso8859",
+    "ISO_IR 6": "iso8859",
+    "ISO_IR 13": "shift_jis",
+    "ISO_IR 100": "latin_1",
+    "ISO_IR 101": "iso8859_2",
+    "ISO_IR 109": "iso8859_3",
+    "ISO_IR 110": "iso8859_4",
+    "ISO_IR 126": "iso_ir_126",
+    "ISO_IR 127": "iso_ir_127",
+    "ISO_IR 138": "iso_ir_138",
+    "ISO_IR 144": "iso_ir_144",
+    "ISO_IR 148": "iso_ir_148",
+    "ISO_IR 166": "iso_ir_166",
+    "ISO 2022 IR 6": "iso8859",
+    "ISO 2022 IR 13": "shift_jis",
+    "ISO 2022 IR 87": "iso2022_jp",
+    "ISO 2022 IR 100": "latin_1",
+    "ISO 2022 IR 101": "iso8859_2",
+    "ISO 2022 IR 109": "iso8859_3",
+    "ISO 2022 IR 110": "iso8859_4",
+    "ISO 2022 IR 126": "iso_ir_126",
+    "ISO 2022 IR 127": "iso_ir_127",
+    "ISO 2022 IR 138": "iso_ir_138",
+    "ISO 2022 IR 144": "iso_ir_144",
+    "ISO 2022 IR 148": "iso_ir_148",
+    "ISO 2022 IR 149": "euc_kr",
+    "ISO 2022 IR 159": "iso2022_jp_2",
+    "ISO 2022 IR 166": "iso_ir_166",
+    "ISO 2022 IR 58": "iso_ir_58",
+    "ISO_IR 192": "UTF8",
+    "GB18030": "GB18030",
+    "ISO 2022 GBK": "GBK",
+    "ISO 2022 58": "GB2312",
+    "GBK": "GBK",
+}
+_STAND_ALONE: Final = ("ISO_IR 192", "GBK", "GB18030")  # PS3.5 6.1.2.5.4 d: no code extensions
+_TEXT_DELIMITERS: Final = frozenset(b"\r\n\t\f")  # PS3.5 6.1.2.5.3: each resets code extensions
+_COMPONENT_DELIMITERS: Final = frozenset(b"^")  # and in a name, this
 _DEFAULT: Final = "iso8859"  # as pydicom: a superset of the default repertoire that never fails
 _ESC: Final = b"\x1b"
 _MISSPELT: Final = re.compile(r"ISO[ _-]?(2022)?[ _-]?IR[ _-]?(\d+)")
@@ -42,16 +79,16 @@ def charset_of(raw: bytes) -> tuple[str, ...]:
 def _encodings(charset: tuple[str, ...]) -> tuple[str, ...]:
     terms = charset or ("",)
     known = tuple(_encoding(term) for term in terms[:MOST_CHARSETS])
-    if terms[0] in STAND_ALONE_ENCODINGS:
+    if terms[0] in _STAND_ALONE:
         return known[:1]
-    extensions = (e for term, e in zip(terms[1:], known[1:], strict=False) if term not in STAND_ALONE_ENCODINGS)
+    extensions = (e for term, e in zip(terms[1:], known[1:], strict=False) if term not in _STAND_ALONE)
     return (known[0], *extensions)
 
 
 def _encoding(term: str) -> str:
-    found = python_encoding.get(term)
+    found = _CODECS.get(term)
     if found is None and (spelt := _MISSPELT.fullmatch(term.strip())) is not None:
-        found = python_encoding.get(f"ISO {spelt[1]} IR {spelt[2]}" if spelt[1] else f"ISO_IR {spelt[2]}")
+        found = _CODECS.get(f"ISO {spelt[1]} IR {spelt[2]}" if spelt[1] else f"ISO_IR {spelt[2]}")
     return str(found or _DEFAULT)
 
 
@@ -66,7 +103,9 @@ def decode_text(raw: bytes, charset: tuple[str, ...], vr: str = "LO") -> str:
         return raw.decode("ascii") if raw.isascii() else raw.decode(_encodings(charset)[0], "replace")
     if raw.count(_ESC) > MOST_ESCAPES:
         return raw.decode(_encodings(charset)[0], "replace")
-    delimiters = PN_DELIMS | TEXT_VR_DELIMS if vr == "PN" else TEXT_VR_DELIMS
+    from pydicom.charset import decode_bytes
+
+    delimiters = _TEXT_DELIMITERS | _COMPONENT_DELIMITERS if vr == "PN" else _TEXT_DELIMITERS
     try:
         return str(decode_bytes(raw, _encodings(charset), delimiters))
     except (UnicodeError, LookupError, ValueError):
@@ -85,6 +124,8 @@ def encode_text(text: str, charset: Sequence[str], vr: str) -> bytes | None:
             return None
     if len(text) > _LONGEST_SWITCHED:
         return None
+    from pydicom.charset import encode_string
+
     # Every delimiter resets code extensions (PS3.5 6.1.2.5.3), so each run between two is encoded separately.
     runs = (_NAME_DELIMITERS if vr == "PN" else _VALUE_DELIMITERS).split(text)
     try:

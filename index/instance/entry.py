@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from coffer.archive.codec.pixels import PixelLayout
+from coffer.archive.codec.layout import PixelLayout
 from coffer.index.dicom.attributes import (
     ATTRIBUTES,
     ISSUER_OF_PATIENT_ID,

@@ -4,17 +4,16 @@ Rule: it is made before anything is opened, shown or changed: by the services, s
 the command line before it opens an archive. What is permitted is defined in `rules`, and nowhere else.
 """
 
-import structlog
-
 from coffer.keys.clock import clock_ms
 from coffer.server.access.action import ARCHIVE, AccessRequest, Action, PurposeOfUse, Resource
 from coffer.server.access.principal import Principal
 from coffer.server.access.rules import AccessRules, Deny, Duty, Permit, rules_for
 from coffer.server.config.settings import Config
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["Policy", "policy_of"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 class Policy:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coffer.index.dicom.keywords import closest, is_multiple, keyword_of, tag_of
 from coffer.keys.errors import InputError
 from coffer.server.access.action import Action
 from coffer.server.cli import output
@@ -86,40 +87,26 @@ def _condition(text: str) -> tuple[int, Sequence[str]]:
 
 def _tag(name: str) -> int:
     """The tag of a keyword or of `gggg,eeee`. Raises InputError with the closest keyword."""
-    import difflib
-
-    from pydicom.datadict import keyword_dict, tag_for_keyword
-
     if numbered := _NUMBERED.match(name.strip()):
         return int(numbered[1] + numbered[2], 16)
-    tag = tag_for_keyword(name.strip())
+    tag = tag_of(name.strip())
     if tag is None:
-        close = difflib.get_close_matches(name, keyword_dict, 1, 0.6)
+        close = closest(name)
         hint = (
-            f"did you mean {close[0]}?"
-            if close
-            else "use a PS3.6 keyword such as PatientID, or a tag such as 0010,0020"
+            f"did you mean {close}?" if close else "use a PS3.6 keyword such as PatientID, or a tag such as 0010,0020"
         )
         raise InputError(f"{name} is not a DICOM attribute", hint=hint)
-    return int(tag)
+    return tag
 
 
 def _keyword(tag: int) -> str:
-    from pydicom.datadict import keyword_for_tag
-
-    return str(keyword_for_tag(tag)) or f"{tag >> 16:04X},{tag & 0xFFFF:04X}"
+    return keyword_of(tag) or f"{tag >> 16:04X},{tag & 0xFFFF:04X}"
 
 
 def _as_json(tag: int, values: Values) -> Any:
     """Text for an attribute that has one value in PS3.6, otherwise a list; sequences are lists of items."""
-    from pydicom.datadict import dictionary_VM, dictionary_VR
-
-    try:
-        multiple = dictionary_VM(tag) != "1" or dictionary_VR(tag) == "SQ"
-    except KeyError:
-        multiple = False
     plain = [v if isinstance(v, str) else {_keyword(t): _as_json(t, vs) for t, vs in v.items()} for v in values]
-    return plain if multiple else "\\".join(str(v) for v in plain)
+    return plain if is_multiple(tag) else "\\".join(str(v) for v in plain)
 
 
 def _as_text(values: Values) -> str:

@@ -16,8 +16,6 @@ import click
 
 from coffer.keys.errors import ConfigError
 from coffer.server.cli import output
-from coffer.server.config.find import find_config, remedy_for
-from coffer.server.config.load import DEFAULT_ARCHIVE, load_config
 
 if TYPE_CHECKING:
     from coffer.server.access.action import Action
@@ -42,6 +40,9 @@ class Chosen:
 
         Warns once on standard error about files that are ignored because they are in an archive folder.
         """
+        from coffer.server.config.find import find_config, remedy_for
+        from coffer.server.config.load import DEFAULT_ARCHIVE
+
         found = find_config(self.config, self.archive)
         for path in () if self.has_warned else found.ignored:
             output.warn(f"{path.absolute()} is not read: it is in an archive folder", remedy_for(path.absolute()))
@@ -53,6 +54,8 @@ class Chosen:
 
         Raises ConfigError naming every problem in the file, InputError for an unusable name, AccessDeniedError.
         """
+        from coffer.server.config.load import load_config
+
         return admit(load_config(*self.locations()), action, officer)
 
     def existing(self, action: Action, officer: str | None = None) -> Admitted:

@@ -1,8 +1,10 @@
 """What commands print: facts and tables on standard output, progress and errors on standard error.
 
 Rule: text from a data set is shown with control characters replaced, so that no patient name can control a terminal;
-bars and colours appear only on a terminal.
+bars and colours appear only on a terminal, and rich, which draws them, is imported only there.
 """
+
+from __future__ import annotations
 
 import datetime as dt
 import os
@@ -11,28 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
-from rich.text import Text
 
-from coffer.keys.disk import durable
 from coffer.keys.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -93,14 +81,14 @@ def say(text: str = "") -> None:
 
 def as_json(value: Any) -> None:
     """Print `value` on standard output as one line of JSON."""
-    click.echo(msgspec.json.encode(value, enc_hook=str).decode())
+    click.echo(_json(value))
 
 
 def json_array(values: Iterable[Any]) -> int:
     """Print a JSON array on standard output, each row as it arrives, one per line. Returns the number of rows."""
     count = 0
     for value in values:
-        click.echo(("[\n" if count == 0 else ",\n") + msgspec.json.encode(value, enc_hook=str).decode(), nl=False)
+        click.echo(("[\n" if count == 0 else ",\n") + _json(value), nl=False)
         count += 1
     click.echo("\n]" if count else "[]")
     return count
@@ -122,6 +110,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
             click.echo("\t".join(plain(v) for v in row))
             count += 1
         return count
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table(*columns, header_style="bold")
     for row in rows:
         drawn.add_row(*(Text(plain(v)) for v in row))
@@ -133,7 +125,7 @@ def failure(cause: str, remedy: str, exit_code: int, *, as_json: bool) -> None:
     """Print an error on standard error: a line with the cause and a line with the remedy, or both as JSON."""
     if as_json:
         error = {"error": cause, "remedy": remedy, "exit_code": exit_code}
-        click.echo(msgspec.json.encode(error).decode(), err=True)
+        click.echo(_json(error), err=True)
         return
     click.echo(f"{click.style('error:', fg='red')} {_lines(cause)}", err=True)
     if remedy:
@@ -149,10 +141,18 @@ def warn(cause: str, remedy: str) -> None:
 def write_file(path: Path, data: bytes) -> None:
     """Write a result that everybody may read to a file instead of standard output. It replaces an existing file and
     follows no symbolic link at `path`. Durable on return. Raises InputError."""
+    from coffer.keys.disk import durable
+
     try:
         durable.replace(path, data, 0o644)
     except UnavailableError as error:
         raise InputError(str(error), hint="name an existing folder that you may write to") from error
+
+
+def _json(value: Any) -> str:
+    import msgspec  # not at the top: `--version` and errors as text print no JSON
+
+    return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 def _lines(text: str) -> str:
@@ -194,8 +194,12 @@ def progress(title: str, total: int | None = None, *, hidden: bool = False, in_b
     if hidden or not sys.stderr.isatty():
         yield Bar(None, None)
         return
-    counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
-    title_and_bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    columns = (*title_and_bar, *counts, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    from rich import progress as bars
+    from rich.console import Console
+
+    sizes: tuple[ProgressColumn, ...] = (bars.DownloadColumn(), bars.TransferSpeedColumn())
+    counts = sizes if in_bytes else (bars.MofNCompleteColumn(),)
+    title_and_bar = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TaskProgressColumn())
+    columns = (*title_and_bar, *counts, bars.TimeRemainingColumn())
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         yield Bar(shown, shown.add_task(title, total=total))

@@ -1,41 +1,62 @@
 """The `coffer` group: which commands there are, and how every failure becomes one cause, one remedy and one exit code.
 
-Rule: no traceback reaches the user unless `COFFER_DEBUG=1` asks for it. Commands import heavy modules only when they
-run, so that `--help` and completion answer at once.
+Rule: no traceback reaches the user unless `COFFER_DEBUG=1` asks for it. The module of a command is imported when the
+command is asked for, and imports heavy modules only when it runs, so that `--help` and completion answer at once.
 """
 
 import os
-import traceback
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from coffer.keys.errors import CofferError
 from coffer.keys.memory import hardening
 from coffer.server.cli import output
-from coffer.server.cli.completion import completion
-from coffer.server.cli.config import config
-from coffer.server.cli.demo import demo
-from coffer.server.cli.erasure.hold import hold
-from coffer.server.cli.erasure.shred import shred
-from coffer.server.cli.find import find
-from coffer.server.cli.get import get
-from coffer.server.cli.index import index
-from coffer.server.cli.init import init
-from coffer.server.cli.integrity.checkpoint import checkpoint
-from coffer.server.cli.integrity.recover import recover
-from coffer.server.cli.integrity.repair import repair
-from coffer.server.cli.integrity.scrub import scrub
-from coffer.server.cli.integrity.verify import verify
-from coffer.server.cli.keys.group import keys
 from coffer.server.cli.options import Chosen, archive_options
-from coffer.server.cli.put import put
-from coffer.server.cli.serve import serve
-from coffer.server.cli.status import status
-from coffer.server.cli.versions import versions
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
+# The module of each command below this package; in it the command has its own name.
+_MODULES: Final = {
+    "init": "init",
+    "serve": "serve",
+    "put": "put",
+    "get": "get",
+    "find": "find",
+    "versions": "versions",
+    "verify": "integrity.verify",
+    "repair": "integrity.repair",
+    "recover": "integrity.recover",
+    "scrub": "integrity.scrub",
+    "checkpoint": "integrity.checkpoint",
+    "status": "status",
+    "keys": "keys.group",
+    "shred": "erasure.shred",
+    "hold": "erasure.hold",
+    "index": "index",
+    "config": "config",
+    "completion": "completion",
+    "demo": "demo",
+}
+
+
+class _Commands(Mapping[str, click.Command]):
+    """Every command by its name; its module is imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(import_module(f"{__package__}.{_MODULES[name]}"), name)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _MODULES
 
 
 class _Reporting(click.Group):
@@ -77,6 +98,8 @@ def _wants_json(ctx: click.Context) -> bool:
 
 def _report_bug(error: Exception, *, as_json: bool) -> None:
     """Report where it happened, not the message, which may quote patient data."""
+    import traceback
+
     if os.environ.get("COFFER_DEBUG"):
         traceback.print_exception(error)
     frames = traceback.extract_tb(error.__traceback__)
@@ -91,6 +114,7 @@ def _report_bug(error: Exception, *, as_json: bool) -> None:
 
 @click.group(
     cls=_Reporting,
+    commands=_Commands(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with `coffer init`, then `coffer serve`. Every command has examples in its --help.",
 )
@@ -107,27 +131,3 @@ def main(ctx: click.Context) -> None:
     output.require_streams()
     hardening.forbid_dumps()
     ctx.ensure_object(Chosen)
-
-
-for _command in (
-    init,
-    serve,
-    put,
-    get,
-    find,
-    versions,
-    verify,
-    repair,
-    recover,
-    scrub,
-    checkpoint,
-    status,
-    keys,
-    shred,
-    hold,
-    index,
-    config,
-    completion,
-    demo,
-):
-    main.add_command(_command)

@@ -8,8 +8,6 @@ import time
 from collections import Counter
 from typing import Final
 
-import structlog
-
 from coffer.keys.errors import AccessDeniedError
 from coffer.server.access.action import Action
 from coffer.server.access.decision import Policy
@@ -17,6 +15,7 @@ from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation, pdu
+from coffer.server.dimse.protocol.associate import APPLICATION_CONTEXT
 from coffer.server.dimse.protocol.channel import AssociationEnded, Channel
 from coffer.server.dimse.protocol.connection import Connection, ConnectionClosed, PeerSilent
 from coffer.server.dimse.protocol.negotiation import AssociationRequest, Rejection
@@ -29,9 +28,10 @@ from coffer.server.dimse.scp.move_scp import serve_move
 from coffer.server.dimse.scp.session import Operation, Session
 from coffer.server.dimse.scp.store_scp import serve_store
 from coffer.server.host.headroom import refusal_of
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Observer, Services
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _NAMES: Final = {
     dimse.C_STORE: "stores",
     dimse.C_FIND: "finds",
@@ -121,7 +121,7 @@ class Acceptor:
 
     def _rejection(self, request: AssociationRequest) -> Rejection | None:
         settings = self._config.dimse
-        if request.application_context != negotiation.APPLICATION_CONTEXT:
+        if request.application_context != APPLICATION_CONTEXT:
             return negotiation.WRONG_APPLICATION_CONTEXT
         if settings.require_called_ae and request.called_ae != settings.ae_title:
             return negotiation.UNKNOWN_CALLED_AE

@@ -4,11 +4,10 @@ import threading
 import time
 from collections.abc import Callable
 
-import structlog
-
 from coffer.server.dimse.acceptor import Acceptor
+from coffer.server.observe.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 class Associations:

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
-import structlog
-
 from coffer.keys.errors import ConfigError, UnavailableError
 from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
@@ -28,9 +26,10 @@ from coffer.server.host import headroom
 from coffer.server.host.headroom import CongestedError, Shortage
 from coffer.server.host.sockets import display_address, listen
 from coffer.server.host.watched import Watched
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Observer
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 _BACKLOG: Final = 128
 _MOST_REFUSALS: Final = 32  # connections that are being rejected at the same time because there are too many

@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
-
-import structlog
+from typing import TYPE_CHECKING, Final, Self
 
 from coffer.archive.body.sealed_body import BodyReader
 from coffer.archive.events.event import Event
@@ -42,11 +40,14 @@ from coffer.server.engine.rollback import report_trouble, trouble_of
 from coffer.server.engine.sealing import Intake
 from coffer.server.engine.stats import ArchiveStats, stats_of
 from coffer.server.mailbox import outbox, writer_process
-from coffer.server.observe.metrics import Metrics
+from coffer.server.observe.logs import get_logger
+
+if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
+    from coffer.server.observe.metrics import Metrics
 
 __all__ = ["SKIPPED", "ArchiveParts", "KeyAdminArchive", "ReadableArchive", "WritableArchive"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 SKIPPED: Final = (
     "stored objects are not found, because they cannot be read or decrypted now: coffer verify --level decrypt"
     " lists them"
@@ -162,7 +163,7 @@ class WritableArchive(KeyAdminArchive):
     rolled back, forked) may be opened for reading too: it refuses every append with that cause (`log.refusal`)."""
 
     def __init__(
-        self, parts: ArchiveParts, log: LogWriter, signer: ArchiveSigner, reconciler: Reconciler, metrics: Metrics
+        self, parts: ArchiveParts, log: LogWriter, signer: ArchiveSigner, reconciler: Reconciler, metrics: "Metrics"
     ) -> None:
         super().__init__(parts, None)
         self.log = log

@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from coffer.archive.body.sealed_body import BodyReader
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import RecordHeader
@@ -26,10 +24,11 @@ from coffer.keys.errors import IntegrityError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rekey
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.engine.bodies import Bodies
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["IndexFeed", "level"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _MOST_RECORDS: Final = 20_000  # some ten seconds
 _PATIENCE_SECONDS: Final = 5.0  # a server writes its index every second
 _POLL_SECONDS: Final = 0.05

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-import structlog
-
 from coffer.archive.events.fields import TreeHead
 from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.signing_keys import SigningKeyOrdered, SigningKeyRotated
@@ -31,10 +29,11 @@ from coffer.keys.mailbox import orders
 from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.principal import Principal
 from coffer.server.mailbox import outbox, writer_process
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["ArchiveSigner", "finish", "in_force", "order", "signers_of", "wait_until_rotated"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _POLL_SECONDS: Final = 0.1
 _WAIT_SECONDS: Final = 15.0
 

@@ -9,9 +9,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
 from msgspec import Struct
 
 from coffer.archive.format.entry import Entry, SealedFile
@@ -26,10 +25,12 @@ from coffer.keys.errors import CofferError, ShreddedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import is_shredded
 from coffer.server.host.headroom import require_descriptors
-from coffer.server.observe.logs import short_id
-from coffer.server.observe.metrics import Metrics
+from coffer.server.observe.logs import get_logger, short_id
 
-_log = structlog.get_logger(__name__)
+if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
+    from coffer.server.observe.metrics import Metrics
+
+_log = get_logger()
 
 __all__ = ["Committed", "Committer", "Parcel", "Sealed"]
 
@@ -95,7 +96,7 @@ class _Ticket:
 class Committer:
     """The only way into the log for objects. Thread-safe; one per archive."""
 
-    def __init__(self, keyring: Keyring, log: LogWriter, index: Index, metrics: Metrics) -> None:
+    def __init__(self, keyring: Keyring, log: LogWriter, index: Index, metrics: "Metrics") -> None:
         self._keyring = keyring
         self._log = log
         self._index = index

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from coffer.archive.body.allocator import keep_blocks
 from coffer.archive.body.spool import clear_stale
@@ -38,11 +38,13 @@ from coffer.server.engine.rekey import Rekeyer
 from coffer.server.engine.rollback import Missed, missed, report_trouble, shred_again
 from coffer.server.engine.sealing import header_limits_of, rules_of
 from coffer.server.observe import logs
-from coffer.server.observe.metrics import Metrics
+
+if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
+    from coffer.server.observe.metrics import Metrics
 
 __all__ = ["open_for_keys", "open_for_rebuild", "open_for_service", "open_reading", "open_writer"]
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger()
 
 
 def open_reading(config: Config) -> ReadableArchive:
@@ -84,7 +86,9 @@ def open_for_rebuild(config: Config) -> WritableArchive:
     return _open_writer(config, fresh_index=True)
 
 
-def open_for_service(config: Config, metrics: Metrics | None = None, waiting: Waiting | None = None) -> WritableArchive:
+def open_for_service(
+    config: Config, metrics: "Metrics | None" = None, waiting: Waiting | None = None
+) -> WritableArchive:
     """As `open_writer`, for a server: a log that must not be written (damaged, rolled back, forked) is still opened for
     reading, and refuses every append with that cause.
 
@@ -155,9 +159,16 @@ def _open_beside(config: Config) -> KeyAdminArchive:
         return archive
 
 
+def _unread_metrics() -> "Metrics":
+    """Of a command, which nobody asks for its metrics."""
+    from coffer.server.observe.metrics import Metrics
+
+    return Metrics()
+
+
 def _open_writer(
     config: Config,
-    metrics: Metrics | None = None,
+    metrics: "Metrics | None" = None,
     waiting: Waiting | None = None,
     *,
     may_refuse: bool = False,
@@ -179,7 +190,7 @@ def _open_writer(
             remove_folder(folder.index)
         parts = _parts(opened, found, readonly=False)
         reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
-        archive = WritableArchive(parts, log, signer, reconciler, metrics or Metrics())
+        archive = WritableArchive(parts, log, signer, reconciler, metrics or _unread_metrics())
         if log.refusal is None:
             _reconcile(archive, reconciler)
             _change_over(archive)

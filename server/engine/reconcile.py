@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.index.index import Index
@@ -19,10 +17,11 @@ from coffer.keys.keyring import shred
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.engine.checkpoint_signer import ArchiveSigner
 from coffer.server.mailbox import outbox
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["Reconciler"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _AGAIN_SECONDS: Final = 60.0
 _AGAIN_OBJECTS: Final = 100  # unreadable ones: each may cost a damaged disk many seconds
 

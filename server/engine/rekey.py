@@ -15,7 +15,6 @@ from functools import partial
 from typing import Final
 
 import msgspec
-import structlog
 
 from coffer.archive.body.reseal import reseal
 from coffer.archive.body.sealed_body import BodyContext, BodyReader
@@ -36,10 +35,11 @@ from coffer.keys.errors import CofferError, IntegrityError, KeyUnavailableError,
 from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.rekey import NOT_STUCK, Phase, Rekey
 from coffer.server.engine.archive import WritableArchive
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["Rekeyer"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 _KEYS_A_SCAN: Final = 1000  # the log's headers are read once for this many studies
 _GROUP_OBJECTS: Final = 64

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-import structlog
-
 from coffer.archive.events.epochs import EpochDestroyed, EpochRotated
 from coffer.archive.events.event import UnknownEvent
 from coffer.archive.events.holds import HoldAdded, HoldRemoved
@@ -41,10 +39,11 @@ from coffer.keys.values.officer_record import RecordKind
 from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.engine.openers import OpenerHistory
 from coffer.server.mailbox import outbox
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["LostHold", "Missed", "keys_since", "missed", "report_trouble", "shred_again", "trouble_of"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _NEWEST: Final = "restore the newest copy of the keyring, or see coffer recover show"
 _UNDER_A_KEY: Final = frozenset({Kind.STUDY_KEY_CREATED, Kind.OBJECT})  # a rekey's new key has objects only
 _COMPARED: Final = frozenset({Kind.SHRED_SCHEDULED, Kind.EPOCH_DESTROYED, Kind.KEYRING_ROTATED, Kind.STATE})

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from coffer.keys.errors import UnavailableError
+from coffer.server.observe.logs import get_logger
 
 __all__ = [
     "DESCRIPTORS",
@@ -31,7 +30,7 @@ __all__ = [
     "what_ran_out",
 ]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 SPARE: Final = 24  # descriptors that no new association may touch
 _FOR_ONE_STEP: Final = 4

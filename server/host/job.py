@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import structlog
-
 from coffer.keys.errors import ServiceError
 from coffer.server.host.watched import Watched
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["Job", "Jobs"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 class Job(Protocol):

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-import structlog
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["Orders"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _LOOK_SECONDS: Final = 0.5
 _END: Final = ""
 

@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from coffer.server.host.headroom import what_ran_out
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["Watched"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _WELL_SECONDS: Final = 10.0  # a run of so long ends a row of deaths

@@ -7,17 +7,16 @@ is moving; a turn that waits for its provider is left behind. A partly moved key
 import threading
 from typing import Final
 
-import structlog
-
 from coffer.keys.errors import CofferError, LockedError
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.keyops.epochs import EpochAdmin
+from coffer.server.observe.logs import get_logger
 from coffer.server.observe.metrics import Metrics
 
 __all__ = ["EpochJob"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _POLL_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 60.0
 

@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final
 
-import structlog
-
 from coffer.archive.events.epochs import EpochAbandoned, EpochDestroyed, EpochRotated
 from coffer.archive.events.event import Event
 from coffer.archive.events.recorded import Occurrence
@@ -32,10 +30,11 @@ from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.erasure_state import shares
 from coffer.server.engine.providers import KINDS, open_keyring, provider_of, settings_of
 from coffer.server.mailbox import outbox
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["EndedEpoch", "EpochAdmin", "destroy", "rotate"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 _DAY_SECONDS: Final = 86_400
 _NOT_DESTROYED: Final = (

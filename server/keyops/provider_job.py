@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from coffer.keys.errors import CofferError, IntegrityError, KeyUnavailableError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.engine.commit import Committer
+from coffer.server.observe.logs import get_logger
 from coffer.server.observe.metrics import Metrics
 
 __all__ = ["ProviderJob"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _CONFIRM: Final = 2  # the key must be gone so many times in a row: a key file being replaced is back at once
 _CONFIRM_SECONDS: Final = 2.0
 _SILENCE_SECONDS: Final = 30.0

@@ -6,16 +6,15 @@ Rule: the order is in the keyring, so a rekey that is interrupted at any point i
 import threading
 from typing import Final
 
-import structlog
-
 from coffer.keys.errors import CofferError
 from coffer.keys.keyring import rekey
 from coffer.server.engine.rekey import Rekeyer
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.bundle import WriterServices
 
 __all__ = ["RekeyJob"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _POLL_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 10.0
 _GRACE_SECONDS: Final = 10.0  # so long may retrievals planned before the change-over read old records

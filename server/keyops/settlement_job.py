@@ -9,18 +9,17 @@ import threading
 import time
 from typing import Final
 
-import structlog
-
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError
 from coffer.keys.memory import hardening
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.host import headroom
 from coffer.server.mailbox import sign_order
+from coffer.server.observe.logs import get_logger
 
 __all__ = ["SettlementJob"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _SETTLE_SECONDS: Final = 0.5
 _CHECKPOINT_SECONDS: Final = 60.0
 _AGAIN_SECONDS: Final = 5.0  # after an ordered checkpoint that could not be signed

@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
 
-import structlog
-
 from coffer.archive.body.allocator import keep_objects
 from coffer.archive.repair import planted
 from coffer.keys.errors import CofferError, UnavailableError
@@ -36,7 +34,7 @@ from coffer.server.workers.supervisor import Workers
 
 __all__ = ["Server", "serve"]
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger()
 
 _GRACE_SECONDS: Final = 7.0  # for operations under way: with all that follows a server ends within 10
 

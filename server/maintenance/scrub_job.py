@@ -10,8 +10,6 @@ import threading
 import time
 from typing import Final
 
-import structlog
-
 from coffer.archive.tree.checkpoint import remembered_checkpoint
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
@@ -19,11 +17,12 @@ from coffer.archive.verify.scrub import Scrub, ScrubStep, StoppedError
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import CofferError
 from coffer.server.engine.archive import ReadableArchive
+from coffer.server.observe.logs import get_logger
 from coffer.server.observe.metrics import Metrics
 
 __all__ = ["ScrubJob"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _SECONDS_A_DAY: Final = 86_400.0
 _SLICE_SECONDS: Final = 30.0  # the archive grows: the rate is computed again after this
 _RETRY_SECONDS: Final = 60.0

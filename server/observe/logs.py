@@ -6,6 +6,8 @@ and the loggers of pydicom and pynetdicom, which print values, are silenced. It 
 Logging never stops work: it neither raises nor waits, and lost lines are counted (`server.observe.log_sink`).
 """
 
+import contextlib
+import datetime as dt
 import hmac
 import logging
 import os
@@ -16,18 +18,20 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TextIO, cast
-
-import msgspec
-import structlog
+from typing import Any, Final, TextIO
 
 from coffer.keys.memory.secret import Secret
 from coffer.server.config.settings import Logging
+from coffer.server.observe.log_format import as_json, as_text
 from coffer.server.observe.log_sink import LogSink
 
-__all__ = ["configure", "drain", "is_losing", "is_verbose", "lost", "run_in_background", "short_id", "use_id_key"]
+__all__ = [
+    "Logger", "configure", "drain", "get_logger", "is_losing", "is_verbose", "lost", "run_in_background", "short_id",
+    "use_id_key",
+]  # fmt: skip
+Take = Callable[[str, str, dict[str, Any]], None]  # level, event, fields
 
 _SILENCED: Final = ("pynetdicom", "pydicom", "py.warnings")
 # Five components or more distinguish a UID from an IP address; the standard's own arcs identify no patient.
@@ -61,27 +65,10 @@ def configure(settings: Logging, stream: TextIO | None = None, *, level: str | N
     number: int = getattr(logging, (level or settings.level).upper())
     _level[0] = number
     sink = _sink_for(sys.stderr if stream is None else stream)
-    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        stamp,
-        _outline_exception,
-        _scrub,
-    ]
-    render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer(serializer=_json)
-        if settings.format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sink.isatty(), sort_keys=False)
-    )
-    sink.format_lost = partial(_line_of_lost, [structlog.processors.add_log_level, stamp, render])
-    structlog.configure(
-        processors=[*shared, render],
-        wrapper_class=_quiet(structlog.make_filtering_bound_logger(number), sink),
-        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, sink)),
-        cache_logger_on_first_use=False,
-    )
-    _adopt_standard_loggers(sink, [*shared, structlog.stdlib.ProcessorFormatter.remove_processors_meta, render], number)
+    render = as_json if settings.format == "json" else partial(as_text, colours=sink.isatty())
+    sink.format_lost = partial(_line_of_lost, render)
+    _take[0] = take = partial(_write, render, sink)
+    _adopt_standard_loggers(take, number)
 
 
 def run_in_background() -> None:
@@ -117,44 +104,107 @@ def _sink_for(stream: TextIO | None) -> LogSink:
     return _sink[0]
 
 
-def _quiet(kind: type[structlog.typing.FilteringBoundLogger], sink: LogSink) -> type[Any]:
-    """A logger class whose calls lose a line rather than raise an exception."""
-
-    class Quiet(kind):  # type: ignore[valid-type, misc]  # made by structlog for the level
-        def _proxy_to_logger(self, *arguments: Any, **event: Any) -> Any:
-            try:
-                return super()._proxy_to_logger(*arguments, **event)
-            except Exception:  # noqa: BLE001  # for example out of memory: no reason to stop the work that logs
-                sink.lose()
-                return None
-
-    return Quiet
+def _write(
+    render: Callable[[dict[str, Any]], str], sink: LogSink, level: str, event: str, fields: dict[str, Any]
+) -> None:
+    """Write one line, or lose it rather than raise an exception."""
+    try:
+        sink.write(render(_scrubbed(_outlined(_stamped(level, {**fields, "event": event})))) + "\n")
+        sink.flush()
+    except Exception:  # noqa: BLE001  # for example out of memory: no reason to stop the work that logs
+        sink.lose()
 
 
-def _line_of_lost(processors: list[structlog.typing.Processor], count: int) -> str:
-    event: Any = {
+def _write_unconfigured(level: str, event: str, fields: dict[str, Any]) -> None:
+    """Before `configure`, as in a program that uses only a part of Coffer: text on standard error."""
+    _write(as_text, LogSink(sys.stderr), level, event, fields)
+
+
+_take: list[Take] = [_write_unconfigured]
+
+
+class Logger:
+    """Logs an event, a constant sentence, with the `name` that docs/log-events.md lists and other fields. No method
+    raises, and none waits for whoever reads the log."""
+
+    __slots__ = ()
+
+    def debug(self, event: str, /, **fields: Any) -> None:
+        """For developers: a step of the protocol."""
+        if _level[0] <= logging.DEBUG:
+            _take[0]("debug", event, fields)
+
+    def info(self, event: str, /, **fields: Any) -> None:
+        """What happens as it should."""
+        if _level[0] <= logging.INFO:
+            _take[0]("info", event, fields)
+
+    def warning(self, event: str, /, **fields: Any) -> None:
+        """What somebody may have to look at."""
+        if _level[0] <= logging.WARNING:
+            _take[0]("warning", event, fields)
+
+    def error(self, event: str, /, **fields: Any) -> None:
+        """What somebody has to look at. `exc_info`: the exception, or True for the one that is being handled."""
+        if _level[0] <= logging.ERROR:
+            _take[0]("error", event, fields)
+
+    def exception(self, event: str, /, **fields: Any) -> None:
+        """An error, with the exception that is being handled."""
+        self.error(event, **{"exc_info": True, **fields})
+
+    def critical(self, event: str, /, **fields: Any) -> None:
+        """What ends the service."""
+        _take[0]("critical", event, fields)
+
+
+_logger: Final = Logger()
+
+
+def get_logger() -> Logger:
+    """The logger. Where its lines go is decided by `configure`, before or after."""
+    return _logger
+
+
+def _stamped(level: str, event: dict[str, Any]) -> dict[str, Any]:
+    now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    return {**event, "level": level, "timestamp": now.isoformat() + "Z"}
+
+
+def _line_of_lost(render: Callable[[dict[str, Any]], str], count: int) -> str:
+    event = {
         "event": "log lines were lost",
         "name": "log.lines_lost",
         "lines": count,
         "remedy": "check the process or the volume that takes the log",
     }
-    for process in processors:
-        event = process(None, "warning", event)
-    return str(event)
+    return render(_stamped("warning", event))
 
 
 def _log_uncaught(error: BaseException | None) -> None:
     """Log without the message, which may quote a data set; Python would print it."""
     if error is not None and not isinstance(error, SystemExit):
-        structlog.get_logger(__name__).error("uncaught internal error", name="exception.uncaught", exc_info=error)
+        _logger.error("uncaught internal error", name="exception.uncaught", exc_info=error)
 
 
-def _adopt_standard_loggers(sink: LogSink, processors: list[structlog.typing.Processor], level: int) -> None:
+class _Adopted(logging.Handler):
+    """Passes on what libraries log."""
+
+    def __init__(self, take: Take) -> None:
+        super().__init__()
+        self._take = take
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):  # a library's mistake in its own message
+            fields = {"exc_info": record.exc_info} if record.exc_info else {}
+            self._take(record.levelname.lower(), record.getMessage(), fields)
+
+
+def _adopt_standard_loggers(take: Take, level: int) -> None:
     """Send what libraries log to the same sink, from warnings up, and silence those that may print values."""
     logging.raiseExceptions = False
-    handler = logging.StreamHandler(cast(TextIO, sink))
+    handler = _Adopted(take)
     handler.addFilter(_RateLimit())
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))
@@ -184,11 +234,7 @@ class _RateLimit(logging.Filter):
         return self._passed[record.name] <= _RATE_LINES
 
 
-def _json(value: Any, **_: Callable[[Any], Any]) -> str:
-    return msgspec.json.encode(value, enc_hook=str).decode()
-
-
-def _outline_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _outlined(event: dict[str, Any]) -> dict[str, Any]:
     """Keep an exception's type and where it was raised, not its message, which may quote a data set."""
     info = event.pop("exc_info", None)
     if info is True:
@@ -201,11 +247,8 @@ def _outline_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> Muta
     return event
 
 
-def _scrub(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for key, value in event.items():
-        if key != "timestamp" and not key.startswith("_"):
-            event[key] = _clean(value)
-    return event
+def _scrubbed(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: value if key == "timestamp" else _clean(value) for key, value in event.items()}
 
 
 def _clean(value: Any) -> Any:

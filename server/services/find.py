@@ -5,8 +5,6 @@ Rule: rows are returned one by one, so that a C-CANCEL stops the work; query val
 
 from collections.abc import Iterator, Mapping
 
-import structlog
-
 from coffer.index.dicom.attributes import SPECIFIC_CHARACTER_SET, Values, is_supported
 from coffer.index.dicom.headers import decode_identifier
 from coffer.index.dicom.identifier import encode_identifier
@@ -14,9 +12,10 @@ from coffer.keys.errors import TooCostlyError
 from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import ReadableArchive
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Matches
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 QUERY_RETRIEVE_LEVEL = 0x00080052
 RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY = 0x00080054, 0x00080056

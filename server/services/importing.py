@@ -9,18 +9,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from coffer.index.dicom.headers import scan
 from coffer.keys.errors import CofferError, InputError, KeyUnavailableError, MismatchError, UnavailableError
 from coffer.server.access.principal import Principal
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import StoreOutcome, StoreRequest
 from coffer.server.services.bundle import WriterServices
 from coffer.server.services.part10 import MEDIA_DIRECTORY, Part10, looks_like_uid, read_part10
 
 __all__ = ["Importer", "Outcome", "Result"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 _PIECE: Final = 1 << 20
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018

@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 
-import structlog
-
 from coffer.archive.body.sealed_body import BodyReader
 from coffer.index.dicom.headers import Identifier, decode_identifier
 from coffer.index.instance.identity import Patient
@@ -23,11 +21,11 @@ from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.bodies import Bodies
-from coffer.server.observe.logs import short_id
+from coffer.server.observe.logs import get_logger, short_id
 from coffer.server.services.api import Planned
 from coffer.server.services.transcode import CONVERTIBLE, EXPLICIT_LE, Converter
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 QUERY_RETRIEVE_LEVEL = 0x00080052
 PATIENT_ID, STUDY_UID, SERIES_UID, SOP_UID = 0x00100020, 0x0020000D, 0x0020000E, 0x00080018

@@ -8,8 +8,6 @@ knows how they arrived; this module sees a data set and the identity stated in i
 import time
 from typing import Protocol
 
-import structlog
-
 from coffer.archive.codec.frames import FRAME_BYTES
 from coffer.archive.format.entry import SealedFile
 from coffer.archive.format.record import Flags
@@ -27,10 +25,10 @@ from coffer.server.access.action import Action
 from coffer.server.access.decision import Policy
 from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.engine.sealing import Intake
-from coffer.server.observe.logs import is_verbose, short_id
+from coffer.server.observe.logs import get_logger, is_verbose, short_id
 from coffer.server.services.api import StoreOutcome, StoreRequest
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 _LONGEST_UID = 64  # PS3.5 9.1
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018

@@ -9,8 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pydicom.datadict import dictionary_VR
-
+from coffer.index.dicom.dictionary import dictionary_vr
 from coffer.keys.errors import InputError
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -155,10 +154,7 @@ class Converter:
             return b"UL"
         if tag & 0x10000:
             return b"LO" if 0x10 <= tag & 0xFFFF <= 0xFF else b"UN"
-        try:
-            name = dictionary_VR(tag)
-        except KeyError:
-            return b"UN"
+        name = dictionary_vr(tag) or "UN"
         if name.startswith("US or SS"):
             short = b"SS" if self._signed else b"US"
             return b"OW" if name.endswith("OW") and length > 2 else short

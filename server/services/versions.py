@@ -6,21 +6,19 @@ within one study and series; if several have the UID, the caller must choose.
 
 from collections.abc import Collection
 
-import structlog
-
 from coffer.index.query.parts import StoredVersion
 from coffer.keys.errors import InputError, NotFoundError
 from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
 from coffer.server.engine.archive import ReadableArchive
-from coffer.server.observe.logs import short_id
+from coffer.server.observe.logs import get_logger, short_id
 from coffer.server.services.retrieve import StoredInstance
 
 __all__ = ["WHERE_TO_LOOK", "one_version", "versions_of"]
 
 WHERE_TO_LOOK = "`coffer find` lists the studies, `coffer status --list` the objects without a study"
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 def versions_of(

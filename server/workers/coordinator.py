@@ -15,7 +15,6 @@ from queue import SimpleQueue
 from typing import Final
 
 import msgspec
-import structlog
 
 from coffer.archive.format.entry import SealedFile
 from coffer.index.instance.identity import PartId
@@ -24,6 +23,7 @@ from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import CofferError
 from coffer.server.engine.commit import Committed, Parcel, Sealed
 from coffer.server.host.watched import Watched
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.bundle import WriterServices
 from coffer.server.workers import messages
 from coffer.server.workers.batch import Batch
@@ -44,7 +44,7 @@ from coffer.server.workers.messages import (
 from coffer.server.workers.searches import Searches
 from coffer.server.workers.transport import LineClosed
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 _MOST_AT_ONCE: Final = 64  # messages of one line before the next line's turn
 _STUCK_SECONDS: Final = 30.0  # how long a worker may leave an answer unread

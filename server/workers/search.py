@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import structlog
-
 from coffer.keys.errors import CofferError, UnavailableError
+from coffer.server.observe.logs import get_logger
 from coffer.server.workers import messages
 from coffer.server.workers.messages import Reply
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 __all__ = ["Answer", "Search"]
 

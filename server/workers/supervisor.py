@@ -14,7 +14,6 @@ from functools import partial
 from typing import Final
 
 import msgspec
-import structlog
 
 from coffer.keys.crypto import derive
 from coffer.keys.errors import UnavailableError
@@ -24,6 +23,7 @@ from coffer.server.host import headroom
 from coffer.server.host.headroom import CongestedError
 from coffer.server.host.sockets import is_readable, is_writable
 from coffer.server.host.watched import Watched
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.bundle import WriterServices
 from coffer.server.workers import messages
 from coffer.server.workers.coordinator import Coordinator
@@ -31,7 +31,7 @@ from coffer.server.workers.messages import End, Pulse, Quit, Serve, Setup
 from coffer.server.workers.transport import LineClosed, Wire
 from coffer.server.workers.worker import HARMLESS, encode_config
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 _MOST_BY_DEFAULT: Final = 4
 _RESTART_SECONDS: Final = 1.0

@@ -11,9 +11,9 @@ import time
 from collections import OrderedDict, deque
 from typing import Final, Protocol
 
-import structlog
+from coffer.server.observe.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 __all__ = ["SLICE_SECONDS", "Turn", "Turns"]
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from coffer.archive.body.allocator import keep_blocks, keep_objects
 from coffer.archive.reader import LogReader
@@ -52,7 +51,7 @@ from coffer.server.workers.messages import (
 from coffer.server.workers.proxy import Line, RemoteServices
 from coffer.server.workers.transport import LineClosed, Wire
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger()
 _LOOK_SECONDS: Final = 0.5
 _IDLE_SECONDS: Final = 1.0
 HARMLESS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})

@@ -14,7 +14,9 @@ ROW = re.compile(r"^\| `([^`]+)` \| ([a-z, ]+) \|", re.MULTILINE)
 
 def is_logger(node: ast.expr) -> bool:
     """Whether an expression is a module's `_log`, or a logger that is made where it is used."""
-    return isinstance(node, ast.Call | ast.Name) and ast.unparse(node).startswith(("_log", "structlog.get_logger("))
+    return isinstance(node, ast.Call | ast.Name) and ast.unparse(node).startswith(
+        ("_log", "get_logger(", "logs.get_logger(")
+    )
 
 
 def logged(path: Path) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Framing of upper layer PDUs (PS3.8 9.3): lengths and fields checked before anything is allocated or believed.
 
 Rule: pure. Bytes in, values out; a peer's mistake is a ProtocolError that carries the A-ABORT that answers it. The
-contents of association PDUs are decoded by pynetdicom (`server.dimse.protocol.negotiation`).
+contents of association PDUs are decoded by `server.dimse.protocol.associate`.
 """
 
 import struct

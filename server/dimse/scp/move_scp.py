@@ -4,8 +4,6 @@ Rule: what goes wrong with one object costs that object only. After a broken ass
 as long as the destination is not given up (`server.dimse.scp.move_destination`).
 """
 
-import structlog
-
 from coffer.keys.errors import CofferError, UnavailableError
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation
@@ -19,11 +17,12 @@ from coffer.server.dimse.scp.read_ahead import Content, ReadAhead
 from coffer.server.dimse.scp.retrieve_plan import plan
 from coffer.server.dimse.scp.session import Operation
 from coffer.server.dimse.scp.suboperations import Cancelled, SubOperations
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Instance
 
 __all__ = ["serve_move"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 def serve_move(operation: Operation) -> None:

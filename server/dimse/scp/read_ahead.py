@@ -7,15 +7,14 @@ endian, and otherwise not at all. Whatever is wrong with one object is a reason 
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
-import structlog
-
 from coffer.keys.errors import CofferError
 from coffer.server.dimse.protocol.channel import Context
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Instance
 
 __all__ = ["Content", "ReadAhead"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 # An object up to this size is read and verified completely before its first byte is sent. In a larger one, damage that
 # is found during transmission costs the association.

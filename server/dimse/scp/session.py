@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from coffer.keys.errors import CofferError
 from coffer.server.access.decision import Policy
 from coffer.server.access.principal import Principal
@@ -20,9 +18,10 @@ from coffer.server.dimse.protocol.channel import Channel, Context
 from coffer.server.dimse.protocol.command import Command, Value
 from coffer.server.dimse.protocol.pdu import INVALID_VALUE, ProtocolError
 from coffer.server.dimse.protocol.status import CANCEL, SUCCESS, fit, offending_of, status_of
+from coffer.server.observe.logs import get_logger
 from coffer.server.services.api import Observer, Services
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 MAX_IDENTIFIER_BYTES: Final = 1 << 20
 _LONGEST_UID: Final = 64  # PS3.5 9.1

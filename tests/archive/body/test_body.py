@@ -16,7 +16,7 @@ from coffer.archive.body.reseal import reseal
 from coffer.archive.body.sealed_body import BodyContext, BodyReader, own_memory, seal_body
 from coffer.archive.body.spool import MemoryBudget, Spool, clear_stale
 from coffer.archive.codec import frames
-from coffer.archive.codec.pixels import PixelLayout
+from coffer.archive.codec.layout import PixelLayout
 from coffer.archive.format.entry import SealedFile
 from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.errors import IntegrityError, UnavailableError

@@ -10,7 +10,7 @@ import pytest
 from coffer.archive.body.head import FRAME, HEAD
 from coffer.archive.body.sealed_body import CONTEXT as CONTEXT_LAYOUT
 from coffer.archive.codec.dictionary import HEADERS
-from coffer.archive.codec.pixels import PixelLayout
+from coffer.archive.codec.layout import PixelLayout
 from coffer.keys.crypto import aead
 from tests.archive.body.test_body import CONTEXT, KEY, reader, seal
 from tests.vectors import make_dictionary

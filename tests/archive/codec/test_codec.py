@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from coffer.archive.codec import bitplanes, frames, pixels
 from coffer.archive.codec.frames import Piece
-from coffer.archive.codec.pixels import Filter, PixelLayout
+from coffer.archive.codec.layout import PixelLayout
+from coffer.archive.codec.pixels import Filter
 from coffer.archive.codec.scratch import Scratch
 from coffer.keys.errors import FormatError
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 
 from coffer.archive.format import headers
-from coffer.archive.format.headers import RecordBatch
+from coffer.archive.format.batch import RecordBatch
 from coffer.archive.format.merkle import leaf_hash
 from coffer.archive.format.order import Order
 from coffer.archive.format.record import NO_TAG, TRAILER, RecordHeader, trailer

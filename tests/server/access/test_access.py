@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from coffer.keys.errors import AccessDeniedError, InputError
 from coffer.server.access.action import ARCHIVE, Action, PurposeOfUse, Resource
@@ -12,6 +11,7 @@ from coffer.server.access.principal import Principal, PrincipalKind
 from coffer.server.access.rules import DenialReason, Deny, Duty, Permit
 from coffer.server.config.settings import Config, Dimse, Keys, Logging, Peer
 from coffer.server.observe import logs
+from tests.captured_logs import capture_logs
 
 PEER, STRANGER, MEYER = Principal.peer("WARD"), Principal.peer("STRANGER"), Principal.person("Meyer", "pacs")
 SERVICES = (Action.ASSOCIATE, Action.ECHO, Action.STORE, Action.FIND, Action.RETRIEVE)

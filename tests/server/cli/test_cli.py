@@ -205,12 +205,6 @@ def test_an_interrupt_and_an_os_error_have_their_codes(monkeypatch: pytest.Monke
     assert done.stderr.startswith("error: /srv/x: Permission denied\n")
 
 
-def test_the_program_starts_quickly_without_the_dicom_stack() -> None:
-    code = "import sys, coffer.server.cli; print([m for m in ('pydicom', 'pynetdicom', 'numpy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "[]\n", done.stderr
-
-
 def test_the_installed_program(tmp_path: Path) -> None:
     if not COFFER.exists():
         absent("coffer is not installed: make test installs it")

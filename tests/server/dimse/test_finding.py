@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from structlog.testing import capture_logs
 
 from coffer.keys.errors import AccessDeniedError, CofferError, IdentifierError, InputError, UnavailableError
 from coffer.server.dimse.listener import Listener
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation
 from coffer.server.dimse.protocol.negotiation import IMPLICIT_LE, Offer
+from tests.captured_logs import capture_logs
 from tests.server.dimse.conftest import Memory
 from tests.server.dimse.raw_peer import RawRequestor
 

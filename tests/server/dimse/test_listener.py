@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 
 import pytest
-from structlog.testing import capture_logs
 
 from coffer.keys.errors import UnavailableError
 from coffer.server.config.settings import Storage
@@ -19,6 +18,7 @@ from coffer.server.dimse.protocol import negotiation, pdu
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, IMPLICIT_LE, Offer
 from coffer.server.dimse.protocol.requestor import Requestor
 from coffer.server.host.headroom import CongestedError
+from tests.captured_logs import capture_logs
 from tests.server.dimse.conftest import Memory
 from tests.server.dimse.raw_peer import RawRequestor
 

@@ -6,11 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from structlog.testing import capture_logs
-
 from coffer.server.dimse.listener import Listener
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.scp import move_destination
+from tests.captured_logs import capture_logs
 from tests.server.dimse.conftest import Memory, free_port
 from tests.server.dimse.raw_peer import RawDestination, RawRequestor
 from tests.server.dimse.retrieving import MOVE, OFFERS, Stored, failed_list, move, named

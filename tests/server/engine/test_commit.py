@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from coffer.archive.body.sealed_body import own_memory
 from coffer.archive.format.entry import SealedFile
@@ -23,6 +22,7 @@ from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.observe import logs
 from coffer.server.services.api import StoreRequest
+from tests.captured_logs import capture_logs
 from tests.services import services
 
 CT, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"

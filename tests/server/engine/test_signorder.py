@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import UnavailableError
@@ -17,6 +16,7 @@ from coffer.server.engine.opening import open_writer
 from coffer.server.keyops.settlement_job import SettlementJob
 from coffer.server.mailbox import sign_order
 from tests.archive.events.samples import ANY
+from tests.captured_logs import capture_logs
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_an_order_that_cannot_be_followed_is_told_once_and_tried_with_pauses(
     job = SettlementJob(engine)
     monkeypatch.setattr(engine, "sign_checkpoint", fails)
     orders.give(engine.keyring, clock_ms())
-    with structlog.testing.capture_logs() as told:
+    with capture_logs() as told:
         for _ in range(20):
             job.turn()
         job._sign()

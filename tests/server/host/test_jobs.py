@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from structlog.testing import capture_logs
 
 from coffer.keys.errors import IntegrityError, ServiceError
 from coffer.server.config.settings import Logging
@@ -12,6 +11,7 @@ from coffer.server.host import watched as module
 from coffer.server.host.job import Jobs
 from coffer.server.host.watched import Watched
 from coffer.server.observe import logs
+from tests.captured_logs import capture_logs
 
 
 @pytest.fixture(autouse=True)

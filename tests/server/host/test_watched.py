@@ -4,10 +4,10 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from structlog.testing import capture_logs
 
 from coffer.server.host import watched as module
 from coffer.server.host.watched import Watched
+from tests.captured_logs import capture_logs
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Log lines: text or JSON, and nothing of a patient in them, whatever is logged by mistake."""
 
 import contextlib
+import datetime as dt
 import io
 import json
 import logging
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
-import structlog
 
 from coffer.keys.memory.secret import Secret
 from coffer.server.config.settings import Logging
@@ -30,10 +30,11 @@ def restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     hooks = threading.excepthook, sys.unraisablehook, sys.excepthook
+    take, least = logs._take[0], logs._level[0]
     yield
     threading.excepthook, sys.unraisablehook, sys.excepthook = hooks
     logging.raiseExceptions = True
-    structlog.reset_defaults()
+    logs._take[0], logs._level[0] = take, least
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)
@@ -42,7 +43,7 @@ def restored() -> Iterator[None]:
 def written(settings: Logging, **event: object) -> str:
     stream = io.StringIO()
     logs.configure(settings, stream)
-    structlog.get_logger("test").info("something", **event)
+    logs.get_logger().info("something", **event)
     return stream.getvalue()
 
 
@@ -73,13 +74,41 @@ def test_uids_bytes_and_line_breaks_never_come_through(format_: str) -> None:
     assert "192.168.1.20" in line
 
 
+def test_text_is_in_columns_and_quoted_where_it_must_be() -> None:
+    line = written(Logging(format="text"), name="a.b", cause="no room", empty="", count=2, many=["x", 1])
+    stamp, rest = line.split(" ", 1)
+    assert dt.datetime.fromisoformat(stamp).utcoffset() == dt.timedelta(0)
+    assert rest == f"[info     ] {'something':<30} name=a.b cause='no room' empty= count=2 many=['x', 1]\n"
+
+
+def test_text_is_coloured_on_a_terminal_only() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    logs.configure(Logging(format="text"), terminal)
+    logs.get_logger().error("broke", name="a.b")
+    assert "[\x1b[31m\x1b[1merror    \x1b[0m] \x1b[1mbroke" in terminal.getvalue()
+    assert "\x1b" not in written(Logging(format="text"))
+
+
+def test_what_is_logged_before_the_configuration_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    logs._take[0] = logs._write_unconfigured
+    logs.get_logger().warning("early", study=UID)
+    told = capsys.readouterr()
+    assert "early" in told.err
+    assert UID not in told.err
+    assert told.out == ""
+
+
 def test_an_exception_is_told_by_type_and_place_only() -> None:
     stream = io.StringIO()
     logs.configure(Logging(format="json"), stream)
     try:
         raise ValueError("DOE^JANE")
     except ValueError:
-        structlog.get_logger("test").exception("broke")
+        logs.get_logger().exception("broke")
         logging.getLogger("some.library").exception("broke too")
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["error"] for line in lines] == ["ValueError", "ValueError"]
@@ -99,8 +128,8 @@ def test_libraries_that_print_values_are_mute() -> None:
 def test_the_level_is_kept() -> None:
     stream = io.StringIO()
     logs.configure(Logging(level="warning"), stream)
-    structlog.get_logger("test").info("quiet")
-    structlog.get_logger("test").warning("loud")
+    logs.get_logger().info("quiet")
+    logs.get_logger().warning("loud")
     assert "quiet" not in stream.getvalue()
     assert "loud" in stream.getvalue()
 
@@ -147,7 +176,7 @@ def test_a_reader_who_stops_reading_holds_up_nobody_and_is_told_what_he_missed(p
     reader, stream = pipe
     logs.configure(Logging(format="json"), stream)
     logs.run_in_background()
-    log = structlog.get_logger("test")
+    log = logs.get_logger()
     for number in range(8000):
         log.info("a line of some length, so that the pipe is soon full", number=number)
         logging.getLogger("some.library").error("this one too")
@@ -168,11 +197,11 @@ def test_a_reader_who_is_gone_is_an_error_of_nobody(pipe: tuple[int, TextIO]) ->
     reader, stream = pipe
     logs.configure(Logging(), stream)
     os.close(reader)
-    structlog.get_logger("test").info("nobody hears this")
+    logs.get_logger().info("nobody hears this")
     logging.getLogger("some.library").error("nor this")
     assert logs.lost() == 2
     logs.run_in_background()
-    structlog.get_logger("test").info("nor this")
+    logs.get_logger().info("nor this")
     until(lambda: logs.lost() == 3)
 
 
@@ -183,10 +212,10 @@ def test_a_volume_that_is_full_takes_lines_again_when_it_can(tmp_path: Path) -> 
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))  # in the middle of a line
         try:
-            structlog.get_logger("test").info("this does not fit, but for its beginning")
+            logs.get_logger().info("this does not fit, but for its beginning")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        structlog.get_logger("test").info("fits")
+        logs.get_logger().info("fits")
     lines = path.read_text().splitlines()
     assert len(lines[0]) == 50
     assert [json.loads(line)["event"] for line in lines[1:]] == ["fits"]
@@ -198,7 +227,7 @@ def test_without_a_stream_every_line_is_counted(format_: str, monkeypatch: pytes
     monkeypatch.setattr(sys, "stderr", None)
     logs.configure(Logging(format=format_))
     before = logs.lost()
-    structlog.get_logger("test").warning("nobody hears this")
+    logs.get_logger().warning("nobody hears this")
     assert logs.lost() == before + 1
 
 
@@ -209,7 +238,7 @@ def test_what_cannot_be_made_a_line_of_stops_nothing() -> None:
 
     stream = io.StringIO()
     logs.configure(Logging(), stream)
-    structlog.get_logger("test").info("cannot be said", what=Broken())
+    logs.get_logger().info("cannot be said", what=Broken())
     logging.getLogger("some.library").error("%s", Broken())
     assert logs.lost() >= 1
     assert "cannot be said" not in stream.getvalue()
