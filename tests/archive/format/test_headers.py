@@ -12,7 +12,7 @@ from coffer.archive.format.merkle import leaf_hash
 from coffer.archive.format.record import RecordHeader, trailer
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.format.segment import Footer
-from coffer.archive.verify.report import Task
+from coffer.archive.verify.report import Task, VerifyLevel
 from coffer.archive.verify.scan import scan
 from tests.archive.conftest import SmallArchive, entry
 
@@ -106,7 +106,7 @@ def test_a_footer_that_lists_other_offsets(small: SmallArchive, change: str) -> 
     assert data[-length:] == Footer(tuple(offsets), *_state(data[-length:])).serialize()
     listed = {"swap": (312, 96, 528), "shift": (96, 320, 528), "drop": (96, 312)}[change]
     path.write_bytes(data[:-length] + Footer(listed, *_state(data[-length:])).serialize())
-    task = Task(path, small.folder.lock, small.folder.archive_id, 1, is_last=False, level=1)  # type: ignore[arg-type]
+    task = Task.of(small.folder, 1, is_last=False, level=VerifyLevel.BODIES)
     assert [f.what for f in scan(task).findings] == ["the footer does not describe this segment's records"]
 
 
