@@ -13,6 +13,7 @@ from coffer.archive.format.chain import pass_over, read_footer, read_record
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import HEADER, RecordHeader, parse_header, record_size
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_store import LOG, segment_numbers
 from coffer.archive.store.source import Source
 from coffer.keys.disk.reading import reading
 from coffer.keys.errors import FormatError, IntegrityError
@@ -22,7 +23,7 @@ class LogReader:
     """Reads the records of one archive. Thread-safe. Keeps every segment it has read from open until `close`."""
 
     def __init__(self, folder: ArchiveFolder) -> None:
-        self._folder = folder
+        self._segments = folder.segment_store()
         self._open: dict[int, Source] = {}
         self._lock = threading.Lock()
 
@@ -69,7 +70,7 @@ class LogReader:
 
         `behind` is the position of a record before `from_seq`: nothing before it is read again.
         """
-        numbers = self._folder.segment_files.numbers()
+        numbers = segment_numbers(self._segments)
         for number in numbers:
             if behind is not None and number < behind.segment:
                 continue
@@ -114,7 +115,7 @@ class LogReader:
         with self._lock:
             source = self._open.get(number)
             if source is None:
-                source = self._open[number] = self._folder.segment_files.open(number)
+                source = self._open[number] = self._segments.open(LOG, number)
             return source
 
     def _read(self, position: Position, offset: int, length: int) -> bytes:

@@ -19,6 +19,7 @@ from coffer.archive.events.repairs import LossAccepted, Repair, SegmentRepaired,
 from coffer.archive.format.record import Kind
 from coffer.archive.store import checksummed_json
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_store import LOG
 from coffer.archive.tree.checkpoint import latest_note
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import remove, replace
@@ -47,10 +48,7 @@ class DeferredEvent:
         if kind == "note":
             return hashlib.sha256(latest_note(folder)).hexdigest() == rest
         number, _, kept = rest.partition(":")
-        files = folder.segment_files
-        if not files.exists(int(number)) or files.is_staged(int(number)):
-            return False
-        return not kept or opening.exists(folder.lost_and_found / kept)
+        return folder.segment_store().was_replaced(LOG, int(number), kept)
 
 
 def _path(folder: ArchiveFolder) -> Path:

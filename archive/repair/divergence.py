@@ -6,8 +6,9 @@ Every step is durable before the next and can be repeated: after an interruption
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from coffer.archive.events.fields import TreeHead
@@ -18,6 +19,8 @@ from coffer.archive.format.record import NO_TAG
 from coffer.archive.repair.deferred_events import DeferredEvent, defer
 from coffer.archive.repair.tail import Tail, cut, read_tail, signed_claims
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_files import SegmentFiles
+from coffer.archive.store.segment_store import LOG, SealedSegment, segment_numbers
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, read_note
 from coffer.archive.tree.checkpoint_history import last_checkpoint, publish, set_aside
 from coffer.archive.tree.key_history import adopt, continue_from, generation_of
@@ -30,7 +33,6 @@ from coffer.keys.disk.durable import remove_folder, replace
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import HistoryError, InputError, IntegrityError
 
-_PIECE = 1 << 20
 E = TypeVar("E", SegmentsTaken, LossAccepted)
 
 
@@ -75,7 +77,7 @@ def find_divergence(
     except IntegrityError as error:
         complaint = error
     chain, end = _longest(folder)
-    sizes = {n: folder.segment_files.size(n) for n in folder.segment_files.numbers()}
+    sizes = dict(folder.segment_store().segments(LOG))
     beyond = sum(size for number, size in sizes.items() if number > end[0])
     left_over = beyond + (sizes[end[0]] - end[1] if end[0] in sizes and not _is_sealed_at(folder, end) else 0)
     return Divergence(chain.next_seq, chain.tree.root(), end, left_over, signed, remembered, last_in_history, complaint)
@@ -99,13 +101,11 @@ def accept_loss(
     defer(folder, [DeferredEvent(_event(LossAccepted, history, made), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     number, offset = history.end
-    for beyond in (n for n in folder.segment_files.numbers() if n > number):
-        folder.segment_files.set_aside(beyond, f"{folder.segment_files.name(beyond)}-beyond-{history.size}", calls)
-    if history.left_over and number in folder.segment_files.numbers():
-        size = folder.segment_files.size(number)
-        if not _is_sealed_at(folder, history.end) and size > offset:
-            torn = Tail(Chain.start(folder.archive_id), number, [], offset, cut_bytes=size - offset)
-            cut(folder, torn, lambda: 0, calls)  # without a finding: the loss is accepted
+    _set_aside_beyond(folder, number, history, calls)
+    size = dict(folder.segment_store().segments(LOG)).get(number)
+    if history.left_over and size is not None and size > offset and not _is_sealed_at(folder, history.end):
+        torn = Tail(Chain.start(folder.archive_id), number, [], offset, cut_bytes=size - offset)
+        cut(folder, torn, lambda: 0, calls)  # without a finding: the loss is accepted
     continue_from(folder, signer, made, calls)
     _publish(folder, made, note, remember, calls)
 
@@ -137,22 +137,28 @@ def take_from(
     for claim in _binding(history):
         _require_proved(copy, claim)
     _require_proved(copy, theirs, deep=True, progress=progress)
-    numbers = [n for n in copy.segment_files.numbers() if not _is_same(folder, copy, n)]
+    theirs_all = segment_numbers(copy.segment_store())
+    numbers = [n for n in theirs_all if not _is_same(folder, copy, n)]
     if not numbers and history.complaint is None:
         return []
     note = read_note(copy)
     defer(folder, [DeferredEvent(_event(SegmentsTaken, history, theirs), f"note:{_digest(note)}")], calls)
     _keep_note(folder, calls)
     adopt(folder, copy, calls)
-    files = folder.segment_files
+    store, given = folder.segment_store(calls), copy.segment_store()
     for number in numbers:
-        kept = f"{files.name(number)}-replaced-{history.size}" if files.exists(number) else ""
-        fresh = files.stage(number, _pieces(copy, number), calls)
-        files.install(number, fresh, kept, calls)
-    for number in (n for n in folder.segment_files.numbers() if n > copy.segment_files.numbers()[-1]):
-        files.set_aside(number, f"{files.name(number)}-beyond-{history.size}", calls)
+        kept = f"{SegmentFiles.name(number)}-replaced-{history.size}" if number in segment_numbers(store) else ""
+        store.replace(SealedSegment.of(number, partial(given.open, LOG, number)), kept)
+    _set_aside_beyond(folder, theirs_all[-1], history, calls)
     _publish(folder, theirs, note, remember, calls)
     return numbers
+
+
+def _set_aside_beyond(folder: ArchiveFolder, last: int, history: Divergence, calls: Syscalls) -> None:
+    """Move the segments after the last one that stays to lost+found."""
+    store = folder.segment_store(calls)
+    for number in (n for n in segment_numbers(store) if n > last):
+        store.set_aside(LOG, number, f"{SegmentFiles.name(number)}-beyond-{history.size}")
 
 
 def _publish(
@@ -209,7 +215,7 @@ def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
 def _longest(folder: ArchiveFolder) -> tuple[Chain, tuple[int, int]]:
     """Chain and tree over the longest consistent run of whole groups from the first record on, and where it ends."""
     chain, end = Chain.start(folder.archive_id), (0, 0)
-    for number in folder.segment_files.numbers():
+    for number in segment_numbers(folder.segment_store()):
         if number != end[0] + 1:
             break
         first = chain.next_seq
@@ -251,7 +257,7 @@ def _scan(folder: ArchiveFolder, number: int, *cuts: int) -> Report:
 def _whole_groups(folder: ArchiveFolder, number: int, records: int) -> tuple[int, int]:
     """How many of the first `records` of a segment lie in groups that end within them, and the offset behind those."""
     whole = (0, segment.HEADER.size)
-    with folder.segment_files.open(number) as source:
+    with folder.segment_store().open(LOG, number) as source:
         at, size = segment.HEADER.size, source.size
         for count in range(1, records + 1):
             record = read_record(source, at, size)
@@ -285,9 +291,3 @@ def _is_same(folder: ArchiveFolder, copy: ArchiveFolder, number: int) -> bool:
     if mine.findings or mine.size != theirs.size:
         return False
     return [(r.prev, r.head, r.span) for r in mine.runs] == [(r.prev, r.head, r.span) for r in theirs.runs]
-
-
-def _pieces(copy: ArchiveFolder, number: int) -> Iterator[bytes]:
-    with copy.segment_files.open(number) as source:
-        for at in range(0, size := source.size, _PIECE):
-            yield source.read(at, min(size - at, _PIECE))

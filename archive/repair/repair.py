@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from itertools import zip_longest
 from typing import NamedTuple
 
 from coffer.archive.events.repairs import SegmentRepaired
@@ -17,20 +18,21 @@ from coffer.archive.format import segment
 from coffer.archive.format.chain import read_footer, read_record, read_segment_header
 from coffer.archive.format.record import HEADER
 from coffer.archive.repair.deferred_events import DeferredEvent, defer
+from coffer.archive.repair.splice import Part, Splice
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_files import SegmentFiles
+from coffer.archive.store.segment_store import LOG, SealedSegment, sha256_of
 from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
 from coffer.archive.tree.checkpoint_history import last_entry, publish
 from coffer.archive.tree.key_history import adopt
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
-from coffer.keys.disk.durable import remove
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import (
     FormatError,
     InputError,
     IntegrityError,
     NotFoundError,
-    UnavailableError,
     UnreadableError,
 )
 
@@ -92,24 +94,13 @@ def repair(
     report.checkpoint = _restore_checkpoint(folder, copy, remembered, calls)
     found = list(Verifier(folder, remembered=remembered, progress=progress).findings())
     numbers = sorted({f.segment for f in found if f.segment})
-    staged: list[tuple[RepairedSegment, Path]] = []
-    try:
-        for number in numbers:
-            made = _SegmentRepair(folder, copy, number, only).stage(calls)
-            if made is not None:
-                staged.append(made)
-        if staged:
-            _require_proved(folder, staged, remembered)
-    except BaseException:
-        for _, fresh in staged:
-            with suppress(UnavailableError):  # the next repair overwrites a leftover
-                remove(fresh, calls=calls)
-        raise
-    if staged:
-        defer(folder, [DeferredEvent(_event(m), f"segment:{m.segment}:{m.kept}") for m, _ in staged], calls)
-        for repaired, fresh in staged:
-            folder.segment_files.install(repaired.segment, fresh, repaired.kept, calls)
-        report.repaired = [m for m, _ in staged]
+    made = [one for n in numbers if (one := _SegmentRepair(folder, copy, n, only).assemble()) is not None]
+    if made:
+        _require_proved(folder, made, remembered)
+        defer(folder, [DeferredEvent(_event(m), f"segment:{m.segment}:{m.kept}") for m, _ in made], calls)
+        for repaired, sealed in made:
+            folder.segment_store(calls).replace(sealed, repaired.kept)
+        report.repaired = [m for m, _ in made]
         found = list(Verifier(folder, remembered=remembered).findings())
     report.remaining = found
     return report
@@ -148,13 +139,13 @@ def _restore_checkpoint(
 
 
 def _require_proved(
-    folder: ArchiveFolder, staged: Sequence[tuple[RepairedSegment, Path]], remembered: Checkpoint | None
+    folder: ArchiveFolder, made: Sequence[tuple[RepairedSegment, SealedSegment]], remembered: Checkpoint | None
 ) -> None:
-    """Verify the log with the staged segments, headers only: bodies were checked against headers when chosen."""
-    replacements = {repaired.segment: fresh for repaired, fresh in staged}
+    """Verify the log with the assembled segments, headers only: bodies were checked against headers when chosen."""
+    replacements = {repaired.segment: sealed for repaired, sealed in made}
     verifier = Verifier(folder, Options(VerifyLevel.HEADERS), remembered=remembered, replacements=replacements)
     wrong = [f for f in verifier.findings() if f.segment in replacements or f.what.startswith("the first ")]
-    last = max((seq for repaired, _ in staged for seq in repaired.records), default=-1)
+    last = max((seq for repaired, _ in made for seq in repaired.records), default=-1)
     if wrong or verifier.summary.signed_records <= last:
         what = f"segment {wrong[0].segment}: {wrong[0].what}" if wrong else "no signed checkpoint covers the records"
         raise IntegrityError(
@@ -170,14 +161,14 @@ class _SegmentRepair:
         self._folder = folder
         self._number = number
         self._only = only
-        self._mine = folder.segment_files
-        self._theirs = copy.segment_files
+        self._mine = folder.segment_store()
+        self._theirs = copy.segment_store()
 
-    def stage(self, calls: Syscalls) -> tuple[RepairedSegment, Path] | None:
-        """Write the repaired segment beside the damaged one; None if nothing would change."""
+    def assemble(self) -> tuple[RepairedSegment, SealedSegment] | None:
+        """The repaired segment, read once to hash it; None if nothing would change."""
         with ExitStack() as stack:
             try:
-                theirs = stack.enter_context(self._theirs.open(self._number))
+                theirs = stack.enter_context(self._theirs.open(LOG, self._number))
             except (NotFoundError, UnreadableError, IntegrityError) as error:
                 raise NotFoundError(
                     f"the copy cannot give segment {self._number}: {error}", hint="name another copy"
@@ -186,20 +177,31 @@ class _SegmentRepair:
             plan, taken = self._plan(mine, theirs)
             if not taken:
                 return None
-            fresh = self._mine.stage(self._number, _pieces(plan), calls)
-        kept = ""
-        if mine is not None:
-            with self._mine.open(self._number) as source:
-                whole = _hash(source, 0, source.size).hex()
-            kept = f"{self._mine.name(self._number)}-damaged-{whole[:16]}"
-        return RepairedSegment(self._number, tuple(seq for seq in taken if seq >= 0), kept), fresh
+            kept = ""
+            if mine is not None:
+                kept = f"{SegmentFiles.name(self._number)}-damaged-{sha256_of(mine).hex()[:16]}"
+            ends = [(region.stop, source is theirs) for source, region in plan]
+            stops = [end for end, after in zip_longest(ends, ends[1:]) if after is None or end[1] != after[1]]
+        repaired = RepairedSegment(self._number, tuple(seq for seq in taken if seq >= 0), kept)
+        return repaired, SealedSegment.of(self._number, partial(self._splice, stops))
 
     def _opened(self, stack: ExitStack) -> Source | None:
         """The segment here; None if there is none."""
         try:
-            return stack.enter_context(self._mine.open(self._number))
+            return stack.enter_context(self._mine.open(LOG, self._number))
         except (NotFoundError, IntegrityError):
             return None
+
+    def _splice(self, stops: Sequence[tuple[int, bool]]) -> Source:
+        """The segment up to each stop from the copy, or from here."""
+        stores = (self._mine, self._theirs)
+        with ExitStack() as stack:  # thousands of segments may be damaged: they are open only while one is read
+            sources = {
+                is_theirs: stack.enter_context(stores[is_theirs].open(LOG, self._number))
+                for is_theirs in {is_theirs for _, is_theirs in stops}
+            }
+            stack.pop_all()
+        return Splice([Part(stop, sources[is_theirs]) for stop, is_theirs in stops])
 
     def _plan(self, mine: Source | None, theirs: Source) -> _Plan:
         """The file that each region comes from, and the regions that come from the copy."""
@@ -288,12 +290,3 @@ def _hash(source: Source, at: int, length: int) -> bytes:
         digest.update(piece)
         at, length = at + len(piece), length - len(piece)
     return digest.digest()
-
-
-def _pieces(plan: Sequence[tuple[Source, _Region]]) -> Iterator[bytes]:
-    for source, region in plan:
-        at = region.start
-        while at < region.stop:
-            piece = source.read(at, min(region.stop - at, _PIECE))
-            yield piece
-            at += len(piece)

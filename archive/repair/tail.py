@@ -17,6 +17,7 @@ from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.order import CLOSED
 from coffer.archive.format.record import HEADER, Kind, RecordHeader, parse_header
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_store import LOG, segment_numbers
 from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.checkpoint_history import settle_history
@@ -76,7 +77,7 @@ def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
     shows that this is not a torn tail; HistoryError if a segment is missing or does not continue the one before it, or
     if the log is shorter than, or differs from, a claim (a rollback or a fork); UnreadableError if nothing is known.
     """
-    numbers = folder.segment_files.numbers()
+    numbers = segment_numbers(folder.segment_store())
     if numbers != list(range(1, len(numbers) + 1)):
         raise HistoryError("a segment is missing from the log", hint=_REMEDY)
     seams = Seams.read(folder, numbers[:-1])
@@ -87,7 +88,7 @@ def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
     if not numbers:
         tail = Tail(chain, 0, [], 0, is_sealed=True)
     else:
-        with reading(f"segment {numbers[-1]}"), folder.segment_files.open(numbers[-1]) as source:
+        with reading(f"segment {numbers[-1]}"), folder.segment_store().open(LOG, numbers[-1]) as source:
             tail = Tail(chain, numbers[-1], [], 0, seams.epoch, cut_bytes=source.size)
             _scan(folder, source, tail, claims, seams)
     size, last = tail.chain.tree.size, claims[-1].size if claims else 0

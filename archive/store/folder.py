@@ -8,7 +8,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from coffer.archive.store.folder_segments import FolderSegments
 from coffer.archive.store.segment_files import SegmentFiles
+from coffer.archive.store.segment_store import SegmentStore
 from coffer.keys.disk import opening
 from coffer.keys.disk.durable import make_folder, resync, write_new
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
@@ -24,12 +26,13 @@ _PARTS = ("segments", "checkpoints", "tiles", "keyring", "index", "spool", "scru
 class ArchiveFolder:
     """One archive on disk. `origin` names its log in checkpoints; `vkey` is the C2SP verifier key of its first signer,
     from which endorsements lead to the others (`archive.tree.key_history`). Nothing in the folder is trusted:
-    everything is opened through `keys.disk.opening`."""
+    everything is opened through `keys.disk.opening`. `held_in` is where its segments lie; None: in the folder, too."""
 
     path: Path
     archive_id: bytes
     origin: str
     vkey: str
+    held_in: SegmentStore | None = None
 
     def __post_init__(self) -> None:
         opening.distrust(self.path)
@@ -41,8 +44,12 @@ class ArchiveFolder:
 
     @property
     def segment_files(self) -> SegmentFiles:
-        """The segments themselves."""
+        """The files in that folder: for the writer, which begins and continues them."""
         return SegmentFiles(self.segments, self.lost_and_found)
+
+    def segment_store(self, calls: Syscalls = SYSTEM) -> SegmentStore:
+        """The segments, to be read, replaced and set aside; `calls` are those of a folder."""
+        return FolderSegments(self.segment_files, calls) if self.held_in is None else self.held_in
 
     @property
     def checkpoints(self) -> Path:

@@ -1,6 +1,7 @@
 """The files of the log's segments in an archive folder: where they lie, how they are named, opened, begun and replaced.
 
-Rule: the only module that knows a segment's path, so that another store can take its place. Everything is opened
+Rule: the only module that knows a segment's path, so that another store can take its place. Sealed segments are reached
+through `segment_store`; here alone is the growing one begun and continued. Everything is opened
 through `keys.disk.opening`; what changes a file says what is durable on return.
 """
 
@@ -15,7 +16,7 @@ from coffer.keys.disk import durable, opening
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.disk.reading import reading
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
-from coffer.keys.errors import IntegrityError, NotFoundError
+from coffer.keys.errors import NotFoundError
 
 __all__ = ["OWN_NAMES", "SegmentFiles"]
 
@@ -32,7 +33,12 @@ class SegmentFiles:
 
     def numbers(self) -> list[int]:
         """The numbers of the segments, in order."""
-        return sorted(int(name[:8]) for name in opening.names(self.folder) if _NAME.fullmatch(name))
+        return list(self.sizes())
+
+    def sizes(self) -> dict[int, int]:
+        """The numbers of the segments, in order, and the size of each in bytes, 0 where it is no regular file."""
+        found = opening.sizes(self.folder).items()
+        return dict(sorted((int(name[:8]), size) for name, size in found if _NAME.fullmatch(name)))
 
     def path(self, number: int) -> Path:
         """The file of one segment."""
@@ -42,17 +48,6 @@ class SegmentFiles:
     def name(number: int) -> str:
         """The name of a segment's file, for people and for what is kept of it."""
         return f"{number:08d}.seg"
-
-    def size(self, number: int) -> int:
-        """The size of one segment's file in bytes; 0 if there is no such file."""
-        try:
-            return opening.size(self.path(number))
-        except (FileNotFoundError, IntegrityError):
-            return 0
-
-    def total_size(self) -> int:
-        """The size of all segments in bytes."""
-        return sum(map(self.size, self.numbers()))
 
     def exists(self, number: int) -> bool:
         """Whether there is a file of this number."""
@@ -91,6 +86,27 @@ class SegmentFiles:
         """Make durable what another process wrote and may not have synced."""
         durable.resync(self.path(number), calls=calls)
 
+    def open_staged(self, number: int, calls: Syscalls = SYSTEM) -> FileSource:
+        """What was staged for a segment, as it is on the medium: it is synced once more and dropped from the cache."""
+        fresh = self.folder / f".{self.name(number)}.new"
+        durable.resync(fresh, calls=calls)
+        with reading(f"what was staged for segment {number}"):
+            return FileSource(opening.descriptor(fresh))
+
+    def is_kept(self, kept: str) -> bool:
+        """Whether lost+found holds something under this name."""
+        return opening.exists(self.lost_and_found / kept)
+
+    def is_same(self, number: int, kept: str) -> bool:
+        """Whether a segment and a name in lost+found are one file."""
+        mine, other = opening.status(self.path(number)), opening.status(self.lost_and_found / kept)
+        return mine is not None and other is not None and (mine.st_dev, mine.st_ino) == (other.st_dev, other.st_ino)
+
+    def open_kept(self, kept: str) -> FileSource:
+        """A file of lost+found, open for reading. Raises as `open`."""
+        with reading(f"lost+found/{kept}"):
+            return FileSource(opening.descriptor(self.lost_and_found / kept))
+
     def stage(self, number: int, pieces: Iterable[Buffer], calls: Syscalls = SYSTEM) -> Path:
         """Write a segment's next content beside it; durable on return, without effect until `install`."""
         return durable.stage(self.path(number), pieces, calls=calls)
@@ -98,6 +114,23 @@ class SegmentFiles:
     def install(self, number: int, fresh: Path, kept: str, calls: Syscalls = SYSTEM) -> None:
         """Replace a segment by a staged file and keep the old one in lost+found as `kept` ("": keep none). Durable."""
         durable.install(fresh, self.path(number), self.lost_and_found / kept if kept else None, calls=calls)
+
+    def place(self, number: int, fresh: Path, calls: Syscalls = SYSTEM) -> bool:
+        """Give a staged file the segment's name unless that is taken; False if it is. Durable on return."""
+        return durable.place(fresh, self.path(number), calls=calls)
+
+    def keep(self, fresh: Path, kept: str, calls: Syscalls = SYSTEM) -> None:
+        """Move a staged file to lost+found. Durable on return."""
+        durable.move(fresh, self.lost_and_found / kept, calls=calls)
+
+    @staticmethod
+    def discard(fresh: Path, calls: Syscalls = SYSTEM) -> None:
+        """Remove a staged file if it is still there, best effort."""
+        durable.discard(fresh, calls=calls)
+
+    def remove(self, number: int, calls: Syscalls = SYSTEM) -> None:
+        """Remove a segment. Durable on return."""
+        durable.remove(self.path(number), calls=calls)
 
     def set_aside(self, number: int, kept: str, calls: Syscalls = SYSTEM) -> None:
         """Move a segment to lost+found under the name `kept`. Durable on return."""

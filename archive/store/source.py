@@ -44,13 +44,16 @@ class Source(Protocol):
 
     def skim(self) -> None:
         """A hint, without effect on what is read: from now on small pieces are read, far apart. Read nothing ahead."""
+        return
 
-    def forget(self, offset: int, length: int) -> None:
+    def forget(self, offset: int, length: int) -> None:  # noqa: ARG002  a hint that many ignore
         """A hint, without effect on what is read: drop what is cached of these bytes (length 0: up to the end), so that
         the next `read` comes from the medium."""
+        return
 
     def close(self) -> None:
         """Release what it holds. Idempotent; nothing may be read afterwards."""
+        return
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.record import MAGIC
 from coffer.archive.format.walk import Walker
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_store import LOG, segment_numbers
 from coffer.keys.errors import IntegrityError, NotFoundError
 
 _BATCH = 4096
@@ -32,7 +33,7 @@ class Leaves:
     """Leaf hashes by record number. Not thread-safe; holds no file open between calls."""
 
     def __init__(self, folder: ArchiveFolder) -> None:
-        self._folder = folder
+        self._segments = folder.segment_store()
         self._seq = 0
         self._ready: list[bytes] = []  # the leaves from `_seq` on that were already read
         self._place = _Place(1, segment.HEADER.size)
@@ -57,16 +58,16 @@ class Leaves:
                 tree.append(leaf)
 
     def _seek(self, begin: int) -> None:
-        numbers = self._folder.segment_files.numbers()
-        low, high = 0, len(numbers)
+        found = segment_numbers(self._segments)
+        low, high = 0, len(found)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._first(numbers[middle]) <= begin else (low, middle)
-        if not numbers:
+            low, high = (middle, high) if self._first(found[middle]) <= begin else (low, middle)
+        if not found:
             raise NotFoundError("the log holds no record yet", hint="store something first")
-        number = numbers[low]
+        number = found[low]
         first = self._first(number)
-        with self._folder.segment_files.open(number) as source:
+        with self._segments.open(LOG, number) as source:
             sealed = read_footer(source, source.size)
         self._ready, self._seq, self._place = [], first, _Place(number, segment.HEADER.size)
         if sealed is not None and first <= begin < first + len(sealed[0].offsets):
@@ -78,14 +79,14 @@ class Leaves:
         self._ready, self._seq = self._ready[begin - self._seq :], begin
 
     def _first(self, number: int) -> int:
-        with self._folder.segment_files.open(number) as source:
+        with self._segments.open(LOG, number) as source:
             return read_segment_header(source).first_seq
 
     def _fill(self) -> None:
         """Read more records into `_ready`, or move to the next segment."""
         place = self._place
         try:
-            opened = self._folder.segment_files.open(place.number)
+            opened = self._segments.open(LOG, place.number)
         except NotFoundError as error:
             raise IntegrityError(f"segment {place.number} is missing", hint=_HINT) from error
         with opened as source:

@@ -6,6 +6,7 @@ Rule: pure, and small enough to send: the report of a segment of any size has a 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from coffer.archive.format.record import RecordHeader
 from coffer.archive.format.segment import Footer, SegmentHeader
 from coffer.archive.format.walk import BATCH_BYTES
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_store import LOG, SealedSegment
+from coffer.archive.store.source import Source
 from coffer.archive.tree.subtree_range import Span
 
 
@@ -61,14 +64,15 @@ def missing(first: int, last: int) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to check: one segment file of an archive. `cuts` are tree sizes at which the tree must be known.
+    """What to check: one segment of an archive, which `open` gives, in any process. `cuts` are tree sizes at which the
+    tree must be known.
 
     Bodies of records below `from_seq`, or that begin before `from_offset`, are not read. `sample` is the share of the
     others that is read, chosen by `seed`. `is_cold`: read from the medium itself, and keep nothing in the page cache.
     `batch_bytes`: how much is read between two calls of `progress`, if records are no larger.
     """
 
-    path: Path
+    open: Callable[[], Source]
     lock: Path
     archive_id: bytes
     number: int
@@ -83,10 +87,10 @@ class Task:
     batch_bytes: int = BATCH_BYTES
 
     @classmethod
-    def of(cls, folder: ArchiveFolder, number: int, replacement: Path | None = None, **more: Any) -> "Task":
+    def of(cls, folder: ArchiveFolder, number: int, replacement: SealedSegment | None = None, **more: Any) -> "Task":
         """A check of a segment where it lies in its archive, or of a replacement; `more` are the other fields."""
-        path = replacement or folder.segment_files.path(number)
-        return cls(path, folder.lock, folder.archive_id, number, **more)
+        opened = partial(folder.segment_store().open, LOG, number) if replacement is None else replacement.open
+        return cls(opened, folder.lock, folder.archive_id, number, **more)
 
 
 @dataclass(slots=True)

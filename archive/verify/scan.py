@@ -20,7 +20,7 @@ from coffer.archive.format.order import UNKNOWN, Order
 from coffer.archive.format.record import HEADER, NO_TAG, Kind, RecordHeader, parse_header
 from coffer.archive.format.segment import Footer
 from coffer.archive.format.walk import Walker
-from coffer.archive.store.source import FileSource, Source
+from coffer.archive.store.source import Source
 from coffer.archive.tree.subtree_range import Span
 from coffer.archive.verify.join import MISPLACED
 from coffer.archive.verify.report import (
@@ -37,8 +37,10 @@ from coffer.keys.errors import (
     FormatError,
     IntegrityError,
     KeyUnavailableError,
+    NotFoundError,
     ShreddedError,
     SupersededError,
+    UnavailableError,
     UnreadableError,
 )
 
@@ -60,10 +62,9 @@ def scan(
     on_finding = on_finding or (lambda _: None)
     opening.distrust(task.lock.parent)  # this may be a worker process
     try:
-        opened = FileSource(opening.descriptor(task.path))
-    except (IntegrityError, OSError) as error:
-        cause = error.strerror if isinstance(error, OSError) else error
-        unreadable = Finding(task.number, 0, None, f"the segment cannot be opened: {cause}")
+        opened = task.open()
+    except (IntegrityError, NotFoundError, UnavailableError) as error:
+        unreadable = Finding(task.number, 0, None, f"the segment cannot be opened: {error}")
         on_finding(unreadable)
         return Report(task.number, findings=[unreadable])
     with opened as source:

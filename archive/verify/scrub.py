@@ -13,6 +13,7 @@ from coffer.archive.format.chain import Chain, read_segment_header
 from coffer.archive.format.merkle import Frontier
 from coffer.archive.store import checksummed_json
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_store import LOG, segment_numbers
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
 from coffer.archive.verify.join import Claim, JoinedLog
 from coffer.archive.verify.report import Finding, Task, VerifyLevel, missing
@@ -108,6 +109,7 @@ class Scrub:
         return.
         """
         self._folder = folder
+        self._segments = folder.segment_store()
         self._remembered = remembered
         self._now_ms = now_ms
         self._pace = pace
@@ -123,7 +125,7 @@ class Scrub:
 
     def segment(self) -> ScrubStep:
         """Read the next segment, or the rest of the current one. The new position is durable on return."""
-        position, numbers = self.position, self._folder.segment_files.numbers()
+        position, numbers = self.position, segment_numbers(self._segments)
         number = next((n for n in numbers if n >= position.segment), None)
         if number is None:
             self._next_pass(numbers)
@@ -164,7 +166,7 @@ class Scrub:
 
     def oldest_ms(self) -> int | None:
         """When the segment that has waited longest was last read, or created if it never was; None for an empty log."""
-        times = [self.position.verified.get(n) or self._created_ms(n) for n in self._folder.segment_files.numbers()]
+        times = [self.position.verified.get(n) or self._created_ms(n) for n in segment_numbers(self._segments)]
         return min(times, default=None)
 
     def _task(self, number: int, claims: Sequence[Claim], *, is_last: bool) -> Task:
@@ -216,7 +218,7 @@ class Scrub:
 
     def _created_ms(self, number: int) -> int:
         try:
-            with self._folder.segment_files.open(number) as source:
+            with self._segments.open(LOG, number) as source:
                 return read_segment_header(source).created_ms
         except (IntegrityError, NotFoundError, UnreadableError):
             return 0

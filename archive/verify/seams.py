@@ -16,6 +16,7 @@ from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.record import HEADER, genesis_hash, parse_header
 from coffer.archive.format.segment import Footer
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_store import LOG
 from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.leaves import Leaves
@@ -47,7 +48,7 @@ class Seams:
         """
         seams = cls(folder, [])
         for number in numbers:
-            with reading(f"segment {number}"), folder.segment_files.open(number) as source:
+            with reading(f"segment {number}"), folder.segment_store().open(LOG, number) as source:
                 seams._add(source, number)
         return seams
 
@@ -85,7 +86,7 @@ class Seams:
         number = index + 1
         with reading(f"segment {number}"):
             try:
-                with self.folder.segment_files.open(number) as source:
+                with self.folder.segment_store().open(LOG, number) as source:
                     found = read_footer(source, source.size)
             except FormatError as error:
                 raise IntegrityError(f"segment {number}: {error}", hint=_HINT) from error

@@ -12,13 +12,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from coffer.archive.format.chain import Chain, read_footer, read_segment_header
 from coffer.archive.format.group import GroupEnd
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.store.source import FileSource, Source
+from coffer.archive.store.segment_store import LOG, SealedSegment
+from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint, endorsed_checkpoints, read_checkpoint
 from coffer.archive.tree.checkpoint_history import last_checkpoint
 from coffer.archive.tree.key_history import read_key_history
@@ -35,7 +35,6 @@ from coffer.archive.verify.report import (
 )
 from coffer.archive.verify.scan import scan
 from coffer.archive.verify.tile_check import check
-from coffer.keys.disk import opening
 from coffer.keys.errors import InputError, IntegrityError, NotFoundError, UnavailableError, UnreadableError
 
 __all__ = ["Finding", "OpenRecords", "Options", "Verifier", "VerifyLevel", "VerifySummary"]
@@ -101,13 +100,13 @@ class Verifier:
         *,
         open_records: OpenRecords | None = None,
         remembered: Checkpoint | None = None,
-        replacements: Mapping[int, Path] | None = None,
+        replacements: Mapping[int, SealedSegment] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """`remembered` is the last signed checkpoint that the keyring remembers, if a keyring is available. `progress`
         is called with numbers of bytes that add up to the whole log. VerifyLevel.DECRYPT needs `open_records`.
 
-        `replacements` are files to read in place of segments, to verify the log as it would be with them.
+        `replacements` are read in place of segments, to verify the log as it would be with them.
         """
         if options.level is VerifyLevel.DECRYPT and open_records is None:
             raise InputError("decrypting needs keys")
@@ -130,7 +129,8 @@ class Verifier:
         claims: list[Claim] = []
         signed = yield from self._claims(claims)
         self.summary.signed_records = max((c.size for c in claims), default=0)
-        numbers = sorted({*self._folder.segment_files.numbers(), *self._replacements})
+        sizes = dict(self._folder.segment_store().segments(LOG))
+        numbers = sorted({*sizes, *self._replacements})
         for first, last in gaps(numbers):
             yield missing(first, last)
         chain, begin = self._start(numbers)
@@ -138,7 +138,7 @@ class Verifier:
         joined = JoinedLog(chain, claims)
         yield from joined.compare(numbers[begin] if numbers else 0)
         for number in numbers[:begin]:
-            self._progress(self._folder.segment_files.size(number))
+            self._progress(sizes.get(number, 0))
         tagged = None
         for report in self._reports(numbers[begin:], claims):
             self.summary.add(report.counts)
@@ -220,10 +220,8 @@ class Verifier:
         return Chain.start(self._folder.archive_id), 0
 
     def _opened(self, number: int) -> Source:
-        staged = self._replacements.get(number)
-        if staged is None:
-            return self._folder.segment_files.open(number)
-        return FileSource(opening.descriptor(staged))
+        replacement = self._replacements.get(number)
+        return self._folder.segment_store().open(LOG, number) if replacement is None else replacement.open()
 
     def _reports(self, numbers: Sequence[int], claims: Sequence[Claim]) -> Iterator[Report]:
         options = self._options

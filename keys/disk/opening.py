@@ -13,7 +13,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -35,6 +35,7 @@ __all__ = [
     "require_folder",
     "shown",
     "size",
+    "sizes",
     "status",
 ]
 
@@ -137,6 +138,24 @@ def size(path: Path) -> int:
 
 def names(folder: Path, most: int = MOST_NAMES) -> list[str]:
     """Return the names in a folder, unordered. Raises IntegrityError for a link, a non-folder and more than `most`."""
+    with _entries(folder, most) as entries:
+        return [entry.name for entry in entries]
+
+
+def sizes(folder: Path, most: int = MOST_NAMES) -> dict[str, int]:
+    """Return the names in a folder, unordered, with the size in bytes of each regular file and 0 for anything else. One
+    pass, about 2 us a name. Raises as `names`."""
+    found: dict[str, int] = {}
+    with _entries(folder, most) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # removed since its name was read
+                about = entry.stat(follow_symlinks=False)
+                found[entry.name] = about.st_size if stat.S_ISREG(about.st_mode) else 0
+    return found
+
+
+@contextlib.contextmanager
+def _entries(folder: Path, most: int) -> Iterator[Iterator[os.DirEntry[str]]]:
     with _reported(folder), below(folder) as (handle, name):
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if handle is None else os.O_NOFOLLOW)
         try:
@@ -144,15 +163,17 @@ def names(folder: Path, most: int = MOST_NAMES) -> list[str]:
         except NotADirectoryError as error:
             raise link_error(folder) from error
         try:
-            found: list[str] = []
             with os.scandir(inside) as entries:
-                for entry in entries:
-                    found.append(entry.name)
-                    if len(found) > most:
-                        raise IntegrityError(f"{shown(folder)} holds more than {most} entries", hint=_REMEDY)
-            return found
+                yield _bounded(folder, entries, most)
         finally:
             os.close(inside)
+
+
+def _bounded(folder: Path, entries: Iterable[os.DirEntry[str]], most: int) -> Iterator[os.DirEntry[str]]:
+    for count, entry in enumerate(entries):
+        if count == most:
+            raise IntegrityError(f"{shown(folder)} holds more than {most} entries", hint=_REMEDY)
+        yield entry
 
 
 def descriptor(path: Path) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.segment_store import LOG
 from coffer.index.index import Index
 from coffer.keys.clock import clock_ms
 from coffer.keys.keyring.keyring import Keyring
@@ -49,7 +50,7 @@ def stats_of(
 ) -> ArchiveStats:
     """Current totals. Without the writer's `log`, records that are not in the index yet are counted."""
     seen = index.stats()
-    sizes = [folder.segment_files.size(n) for n in folder.segment_files.numbers()]
+    sizes = [info.size for info in folder.segment_store().segments(LOG)]
     records = log.next_seq if log is not None else _count(reader, seen.applied_seq + 1)
     return ArchiveStats(
         studies=seen.studies,

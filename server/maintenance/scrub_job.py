@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Final
 
+from coffer.archive.store.segment_store import total_bytes
 from coffer.archive.tree.checkpoint import remembered_checkpoint
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
@@ -121,5 +122,4 @@ class ScrubJob:
             left -= max(time.monotonic() - started, wait) * rate
 
     def _total(self) -> int:
-        folder = self._archive.folder
-        return folder.segment_files.total_size()
+        return total_bytes(self._archive.folder.segment_store())

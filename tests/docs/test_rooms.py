@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KNOWN_IN = {
     "where a segment's file lies": (
         r"segment_files\.path\(|\.seg\b",
-        {"archive/store/segment_files.py", "archive/verify/report.py"},  # a task for another process names its file
+        {"archive/store/segment_files.py"},
     ),
     "flock": (r"\bflock\(", {"keys/disk/lock.py"}),
     "the room on a volume": (r"\bstatvfs\(|\bdisk_usage\b", {"keys/disk/volume.py"}),

@@ -78,10 +78,11 @@ def take(chosen: Chosen, copy: Path) -> None:
     config = admitted.config
     from coffer.archive.repair.divergence import find_divergence, take_from
     from coffer.archive.store.folder import ArchiveFolder
+    from coffer.archive.store.segment_store import total_bytes
     from coffer.server.maintenance.offline import offline_session, settle_findings
 
     source = ArchiveFolder.open(copy)
-    total = source.segment_files.total_size()
+    total = total_bytes(source.segment_store())
     with offline_session(config, "coffer recover from") as hand:
         history = find_divergence(hand.folder, hand.remembered, hand.objection)
         with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:

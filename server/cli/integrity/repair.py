@@ -40,13 +40,14 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
     config = admitted.config
     from coffer.archive.repair.repair import repair as repair_from
     from coffer.archive.store.folder import ArchiveFolder
+    from coffer.archive.store.segment_store import segment_numbers, total_bytes
     from coffer.archive.store.writer_lock import WriterLock
     from coffer.archive.verify.findings import FindingStore
     from coffer.keys.clock import clock_ms
     from coffer.server.maintenance.offline import inspect_keyring
 
     folder, source = ArchiveFolder.open(config.archive), ArchiveFolder.open(copy)
-    total = folder.segment_files.total_size()
+    total = total_bytes(folder.segment_store())
     with WriterLock(folder.lock, "coffer repair", clock_ms()):
         folder.complete()
         with output.progress("looking for damage", hidden=chosen.json, in_bytes=True) as bar:
@@ -54,7 +55,7 @@ def repair(chosen: Chosen, copy: Path, records: tuple[int, ...]) -> None:
                 folder, source, only=set(records), remembered=inspect_keyring(folder).remembered,
                 progress=lambda done: bar.advance(done, total),
             )  # fmt: skip
-        FindingStore(folder.scrub).settle({0, *folder.segment_files.numbers()}, report.remaining)
+        FindingStore(folder.scrub).settle({0, *segment_numbers(folder.segment_store())}, report.remaining)
     recorded = _is_recorded(admitted) if report.repaired else True
     rows = [{"segment": m.segment, "records": m.records, "kept": m.kept} for m in report.repaired]
     left = [{"segment": f.segment, "offset": f.offset, "record": f.seq, "what": f.what} for f in report.remaining]

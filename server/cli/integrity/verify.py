@@ -83,12 +83,13 @@ def verify(  # noqa: PLR0917  one parameter for each option
     config = chosen.existing(Action.VERIFY).config
     from coffer.archive.repair.planted import planted
     from coffer.archive.store.folder import ArchiveFolder
+    from coffer.archive.store.segment_store import total_bytes
     from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
     from coffer.server.maintenance.deep_check import open_records
     from coffer.server.maintenance.offline import inspect_index, inspect_keyring
 
     folder = ArchiveFolder.open(config.archive)
-    total = folder.segment_files.total_size()
+    total = total_bytes(folder.segment_store())
     depth = VerifyLevel[level.upper()]
     if sample < 1 and depth is VerifyLevel.HEADERS:
         raise click.UsageError("--sample is a share of the bodies: choose --level bodies or decrypt")

@@ -13,7 +13,7 @@ from coffer.archive.format.order import Order
 from coffer.archive.format.record import NO_TAG, TRAILER, RecordHeader, trailer
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.format.segment import Footer
-from coffer.archive.verify.report import Task
+from coffer.archive.verify.report import Task, VerifyLevel
 from coffer.archive.verify.scan import scan
 from tests.archive.conftest import SmallArchive, entry
 
@@ -113,7 +113,7 @@ def test_a_footer_that_lists_other_offsets(small: SmallArchive, change: str) -> 
     assert data[-length:] == Footer(tuple(offsets), *_state(data[-length:])).serialize()
     listed = {"swap": (376, 96, 656), "shift": (96, 384, 656), "drop": (96, 376)}[change]
     path.write_bytes(data[:-length] + Footer(listed, *_state(data[-length:])).serialize())
-    task = Task(path, small.folder.lock, small.folder.archive_id, 1, is_last=False, level=1)  # type: ignore[arg-type]
+    task = Task.of(small.folder, 1, is_last=False, level=VerifyLevel.BODIES)
     assert [f.what for f in scan(task).findings] == ["the footer does not describe this segment's records"]
 
 

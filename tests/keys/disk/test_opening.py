@@ -188,6 +188,15 @@ def test_a_folder_with_more_names_than_any_is_not_listed_to_the_end(root: Path) 
         opening.names(root / "part", 10)
 
 
+def test_sizes_are_those_of_regular_files_and_0_for_anything_else(root: Path) -> None:
+    (root / "part" / "five").write_bytes(b"12345")
+    (root / "part" / "inner").mkdir()
+    (root / "part" / "link").symlink_to(root / "part" / "five")
+    assert opening.sizes(root / "part") == {"five": 5, "inner": 0, "link": 0}
+    with pytest.raises(IntegrityError, match="more than 2 entries"):
+        opening.sizes(root / "part", 2)
+
+
 def test_new_files_are_the_accounts_alone(root: Path) -> None:
     os.close(opening.create(root / "part" / "s"))
     assert stat.S_IMODE((root / "part" / "s").stat().st_mode) == 0o600
