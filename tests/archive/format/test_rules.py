@@ -128,6 +128,13 @@ def test_what_is_no_room_is_rejected(tmp_path: Path, at: int) -> None:
     assert list(Verifier(folder).findings())
 
 
+def test_an_epoch_whose_segment_holds_nothing_has_not_begun(tmp_path: Path) -> None:
+    folder = forge(tmp_path / "log", [ONE, ForgedSegment([], epoch=1)])
+    assert list(Verifier(folder).findings()) == AUDITOR.Archive(folder.path, "", ()).found == []
+    with pytest.raises(reader_log.RejectedError, match="epoch of the segment"):
+        reader_log.Log(folder.path)  # it reads whole archives only
+
+
 def test_a_segment_with_a_footer_has_no_room(tmp_path: Path) -> None:
     folder = forge(tmp_path / "log", [replace(ONE, behind=bytes(8)), TWO])
     with pytest.raises(reader_log.RejectedError, match="no footer"):
