@@ -79,7 +79,8 @@ def _ends_hold(rows: np.ndarray, batch: RecordBatch) -> bool:
 
 
 def _order_holds(rows: np.ndarray, batch: RecordBatch, order: Order) -> bool:
-    """Whether groups end where their tags are, and times grow: what `Order` says of one record, for all of them."""
+    """Whether groups end where their tags are, and times grow: what `Order` says of one record, for all of them. None
+    but the first, which may be the first of its segment, begins an epoch."""
     groups, times = rows["group"], rows["time_ms"]
     ended = np.array([closing[8:72] != NO_TAG for closing in batch.trailers[:-1]], bool)
     if not (groups[1:] == np.where(ended, rows["seq"][1:], groups[:-1])).all():
@@ -89,4 +90,4 @@ def _order_holds(rows: np.ndarray, batch: RecordBatch, order: Order) -> bool:
     later = times[1:] > times[:-1]
     is_later = order.time_ms == UNKNOWN or int(times[0]) > order.time_ms
     begins = rows["kind"] == Kind.LOG_EPOCH
-    return bool((later | begins[1:]).all() and (is_later or begins[0]))
+    return bool(later.all() and not begins[1:].any() and (is_later or begins[0]))

@@ -31,7 +31,7 @@ class JoinedLog:
     chain: Chain
     claims: list[Claim]
     is_whole: bool = True
-    epoch: int | None = None  # of the segment before
+    epoch: int | None = None  # of the segment before, 0 before the first; None if it is not known
     unopened: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # key id: segment, first record
     waiting: dict[bytes, int] = field(default_factory=dict)  # key id: the number of records that only it opens
     shredded: set[bytes] = field(default_factory=set)

@@ -124,7 +124,7 @@ class _Scan:
         except (FormatError, UnreadableError) as error:
             self._found(0, None, str(error))
             return
-        if (header.archive_id, header.number) != (self._task.archive_id, self._task.number):
+        if (header.archive_id, header.log, header.number) != (self._task.archive_id, 0, self._task.number):
             self._found(0, None, MISPLACED)
         self.report.header = header
         self._next_seq, self._head = header.first_seq, header.prev_leaf

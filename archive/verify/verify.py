@@ -135,7 +135,7 @@ class Verifier:
             yield missing(first, last)
         chain, begin = self._start(numbers)
         self.summary.first_record = chain.next_seq
-        joined = JoinedLog(chain, claims)
+        joined = JoinedLog(chain, claims, epoch=0 if numbers[begin : begin + 1] == [1] else None)
         yield from joined.compare(numbers[begin] if numbers else 0)
         for number in numbers[:begin]:
             self._progress(sizes.get(number, 0))

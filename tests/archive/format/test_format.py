@@ -93,11 +93,11 @@ def test_both_readers_read_the_golden_archive(tmp_path: Path, load_script: Load)
     assert list(Verifier(ArchiveFolder.open(GOLDEN)).findings()) == []
     assert (log.history[1:], log.tiles) == ([log.signed], 1)
     assert [least for _, least, _ in log.keys] == [0, 3] == [log.history[0][0] - 3, 3]
-    make.make(tmp_path / "log")  # with a clock that stands still: times grow all the same
+    make.make(tmp_path / "log")
     writer = LogWriter(
         ArchiveFolder.open(tmp_path / "log"),
         sign=CheckpointSigner(Secret(make.SEEDS[1])).sign_statement,
-        now_ms=lambda: 1,
+        now_ms=lambda: 1,  # far behind: the time of a record grows all the same
     )
     writer.append([make.entry(0)])
     assert second.Log(tmp_path / "log").tree.root() == writer._tail.chain.tree.root()
