@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from coffer.archive.format.entry import RecordId
 from coffer.index.tables.catalogue import Catalogue
 from coffer.index.tables.lookup import Lookup
 from coffer.index.tables.put import Inserter
@@ -118,9 +119,9 @@ class KeyChange:
             self._catalogue.drop(ref)
         return count
 
-    def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
+    def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[RecordId, Version]) -> set[RecordId]:
         """See `index.index.Index.rekey`."""
-        held: set[int] = set()
+        held: set[RecordId] = set()
         with self._tables.lock:  # a flush takes it too, and never sees half of this
             for ref in self._tables.under(bytes((STUDY,)) + name):
                 row = self._lookup.study(ref)
@@ -128,9 +129,11 @@ class KeyChange:
                     held |= self._rekey(ref, row, old, new, moved)
         return held
 
-    def _rekey(self, ref: Ref, row: StudyRow, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
+    def _rekey(
+        self, ref: Ref, row: StudyRow, old: bytes, new: bytes, moved: Mapping[RecordId, Version]
+    ) -> set[RecordId]:
         """Change the rows of one part: all of them if the old key seals them."""
-        held: set[int] = set()
+        held: set[RecordId] = set()
         is_sealed_under_old = row.study_key_id == old
         if is_sealed_under_old:
             row = msgspec.structs.replace(row, study_key_id=new)
@@ -142,21 +145,24 @@ class KeyChange:
                 versions = tuple(_version(version, moved) for version in instance.versions)
                 if is_sealed_under_old or versions != instance.versions:
                     self._tables.put(instance_ref, msgspec.structs.replace(instance, versions=versions))
-                held.update(version.seq for version in versions)
+                held.update(version.id for version in versions)
         return held
 
 
-def _version(version: Version, moved: Mapping[int, Version]) -> Version:
+def _version(version: Version, moved: Mapping[RecordId, Version]) -> Version:
     """A version with its new place; its order is unchanged."""
-    new = moved.get(version.seq)
+    new = moved.get(version.id)
     if new is None:
         return version
     return msgspec.structs.replace(
         version,
+        log=new.log,
         seq=new.seq,
         segment=new.segment,
         offset=new.offset,
         body_len=new.body_len,
+        time_ms=new.time_ms,
         content_id=new.content_id,
         study_key_id=new.study_key_id,
+        first=version.order,
     )

@@ -1,8 +1,8 @@
 """A transactional outbox: events wait in the keyring until the writer moves them into the log.
 
 Rule: an event is put into the keyring in the same transaction as the change that it records, and into the log exactly
-once: before it is appended, its row states from which record on to look for it, so that a stop between append and
-removal is detected. An event in the keyring is sealed as it will be in the log.
+once: before it is appended, its row states from which record of log 0 on to look for it, so that a stop between append
+and removal is detected. An event in the keyring is sealed as it will be in the log.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
 from coffer.archive.event import Event
-from coffer.archive.format.entry import Entry, Position
+from coffer.archive.format.entry import Entry, Position, RecordId
 from coffer.archive.format.record import RecordHeader
 from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError
@@ -57,17 +57,17 @@ def waiting(keyring: Keyring) -> Iterator[tuple[bytes, Entry]]:
         yield place, decode(value)[0]
 
 
-def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[int], None]) -> int:
+def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[RecordId], None]) -> int:
     """Move every waiting event into the log, durably; return how many there were. Raises UnavailableError.
 
-    `covered` gets the number of each appended record: the index has nothing to read in it.
+    `covered` gets the name of each appended record: the index has nothing to read in it.
     """
     count = 0
     for place, value in keyring.rows(rows.EVENT_PREFIX):
         entry, tried_from = decode(value)
         if tried_from == _NOT_TRIED or not _is_in(reader, entry, tried_from):
             keyring.amend([(place, _encode(entry, log.next_seq))])
-            covered(log.append([entry])[0].seq)
+            covered(log.append([entry])[0].id)
         keyring.amend([], [place])
         count += 1
     return count
@@ -84,7 +84,7 @@ def _encode(entry: Entry, from_seq: int) -> bytes:
 
 
 def decode(value: bytes) -> tuple[Entry, int]:
-    """The event in a row, and the record from which to look for it. Raises FormatError."""
+    """The event in a row, and the record of log 0 from which to look for it. Raises FormatError."""
     if len(value) <= _LAYOUT.size:
         raise FormatError("an event in the keyring is truncated", hint="restore the keyring from its backup")
     kind, time_ms, key_id, content_id, from_seq = _LAYOUT.unpack_from(value)
