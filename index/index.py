@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from coffer.archive.format.entry import LogId, RecordId, Tip
+from coffer.index.backends.lmdb_store import LmdbRowStore
+from coffer.index.backends.row_store import IndexRowStore
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import Rules
 from coffer.index.query.locate import Located
@@ -79,15 +81,30 @@ class Index(IndexSearch):
         readonly: bool = False,
         random: Callable[[int], bytes] = os.urandom,
     ) -> Index:
-        """Open the index in `folder`, created if absent. With `readonly` it is safe beside the process that writes.
+        """Open the index in `folder`, created if absent, as `over`. With `readonly` it is safe beside the process that
+        writes. Raises NotFoundError too (readonly and absent), and LockedError."""
+        return cls.over(LmdbRowStore(folder, readonly=readonly), keyring, rules, readonly=readonly, random=random)
+
+    @classmethod
+    def over(
+        cls,
+        store: IndexRowStore,
+        keyring: Keyring,
+        rules: Rules = _PLAIN,
+        *,
+        epoch: int = 0,
+        readonly: bool = False,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> Index:
+        """Open the index that a store holds, and close the store with it. `epoch` is the lease under which it writes.
 
         An index of another schema, or made under other rules of patients and versions, is emptied, and then filled
         again by `index.rebuild.catch_up`; with `readonly` it is a FormatError. With many studies the searchable table
-        is still being filled on return: objects can be put in, `query` and `stats` wait. Raises NotFoundError
-        (readonly and absent), LockedError, and IntegrityError if it is damaged or belongs to another archive. Damage
-        that is found later is raised by the calls that wait and by `require_writable`.
+        is still being filled on return: objects can be put in, `query` and `stats` wait. Raises FencedError if another
+        writer has taken over, and IntegrityError if it is damaged or belongs to another archive. Damage that is found
+        later is raised by the calls that wait and by `require_writable`.
         """
-        tables = Tables(folder, keyring, readonly=readonly, random=random)
+        tables = Tables(store, keyring, epoch, readonly=readonly, random=random)
         try:
             return cls(tables, keyring, rules, readonly=readonly)
         except BaseException:

@@ -23,7 +23,6 @@ from coffer.index.tables.sealed_rows import (
     STUDY,
     Ref,
     Tables,
-    child,
 )
 from coffer.keys.errors import KeyUnavailableError, ShreddedError
 from coffer.keys.keyring.keyring import Keyring
@@ -95,14 +94,14 @@ class KeyChange:
         ]
 
     def _series_of(self, ref: Ref, row: StudyRow) -> Iterator[tuple[Ref, SeriesRow]]:
-        for series_ref in (child(ref, number) for number in range(row.numbered)):
-            series = self._tables.read(series_ref, self._keyring.study_even_if_shredded)
+        for series_ref, opened in self._tables.below(ref, row.numbered, self._keyring.study_even_if_shredded):
+            series = opened()
             if isinstance(series, SeriesRow):
                 yield series_ref, series
 
     def _instances_of(self, series_ref: Ref, series: SeriesRow) -> Iterator[tuple[Ref, InstanceRow]]:
-        for ref in (child(series_ref, number) for number in range(series.numbered)):
-            instance = self._tables.read(ref, self._keyring.study_even_if_shredded)
+        for ref, opened in self._tables.below(series_ref, series.numbered, self._keyring.study_even_if_shredded):
+            instance = opened()
             if isinstance(instance, InstanceRow):
                 yield ref, instance
 

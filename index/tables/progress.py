@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from coffer.archive.format.entry import OWN_LOG, LogId, RecordId, Tip
-from coffer.index.backends.lmdb_store import Change
+from coffer.index.backends.row_store import Change
 from coffer.index.tables.applied import AppliedLogs, Mark
 from coffer.index.tables.rows import SCHEMA, Version
 from coffer.index.tables.sealed_rows import Tables

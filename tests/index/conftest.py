@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from coffer.archive.format.entry import Position, Tip
+from coffer.index.backends.memory_store import MemoryRowStore
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import PartId, Rules
@@ -31,9 +32,28 @@ def keyring(tmp_path: Path) -> Iterator[Keyring]:
 
 
 @pytest.fixture
-def index(tmp_path: Path, keyring: Keyring) -> Iterator[Index]:
+def backend() -> str:
+    """Where the rows are: in a "folder", or in "memory". Modules that run on both override it."""
+    return "folder"
+
+
+@pytest.fixture
+def open_index(backend: str, tmp_path: Path, keyring: Keyring) -> Callable[..., Index]:
+    """Opens the one index of the test, for the first time or again."""
+    memory = MemoryRowStore()
+
+    def opened(rules: Rules | None = None, **options: bool) -> Index:
+        if backend == "memory":
+            return Index.over(memory, keyring, rules or Rules(), **options)
+        return Index.open(tmp_path / "index", keyring, rules or Rules(), **options)
+
+    return opened
+
+
+@pytest.fixture
+def index(open_index: Callable[..., Index]) -> Iterator[Index]:
     """An empty index."""
-    made = Index.open(tmp_path / "index", keyring)
+    made = open_index()
     yield made
     made.close()
 
@@ -123,12 +143,12 @@ def filler(index: Index, keyring: Keyring) -> Filler:
 
 
 @pytest.fixture
-def reopen(tmp_path: Path, keyring: Keyring) -> Iterator[Callable[..., Index]]:
-    """Opens the index of `tmp_path` again; closes what it opened."""
+def reopen(open_index: Callable[..., Index]) -> Iterator[Callable[..., Index]]:
+    """Opens the index again; closes what it opened."""
     opened: list[Index] = []
 
     def again(rules: Rules | None = None, **options: bool) -> Index:
-        opened.append(Index.open(tmp_path / "index", keyring, rules or Rules(), **options))
+        opened.append(open_index(rules, **options))
         return opened[-1]
 
     yield again

@@ -4,13 +4,11 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coffer.archive.format.entry import RecordId
-from coffer.index.backends.lmdb_store import Change
+from coffer.index.backends.row_store import Change
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import PartId
@@ -19,7 +17,7 @@ from coffer.index.tables.rows import Version
 from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import drop, schedule
-from tests.index.conftest import Filler, entry, everything, tip_above, version
+from tests.index.conftest import Filler, entry, everything, version
 
 STUDY_UID, SERIES_UID, SOP_UID, PATIENT_ID = 0x0020000D, 0x0020000E, 0x00080018, 0x00100020
 
@@ -44,27 +42,6 @@ def test_an_instance_is_found_at_once_and_after_reopening(
             ("1.1.1.1", made.offset, filler.key("1.1").key_id)
         ]
         assert open_index.applied_seq == 0
-
-
-def test_versions_in_several_logs_are_ordered_by_the_time_of_their_records(
-    index: Index, keyring: Keyring, reopen: Callable[..., Index]
-) -> None:
-    """The newest has the lowest number; equal times are told apart by log and number."""
-    key = keyring.new_study().key_id
-    places = [(0, 7, 1000), (3, 9, 1001), (1, 8, 1002), (2, 2, 1002)]
-    for log, seq, time_ms in reversed(places):
-        one = msgspec.structs.replace(version(seq, bytes([log]) * 32), log=log, time_ms=time_ms)
-        index.apply(one, key, entry("1.1", "1.1.1", "1.7", name=f"N{log}"), tip=tip_above(one))
-    for is_again in (False, True):
-        if is_again:
-            index.close()
-        asked = reopen() if is_again else index
-        found = [each.located.version.position for each in asked.versions("1.7")]
-        assert [(each.log, each.seq) for each in found] == [(log, seq) for log, seq, _ in places]
-        assert [each.version.id for each in asked.locate({STUDY_UID: ("1.1",)})] == [RecordId(2, 2)]
-        (row,) = asked.query("STUDY", {STUDY_UID: ("1.1",), 0x00100010: ()}, "study")
-        assert row[0x00100010] == ("N2",)
-        assert asked.marks == {}  # no log begins with these records
 
 
 def test_what_was_accepted_is_in_every_answer_that_begins_later(
@@ -255,7 +232,7 @@ def test_rows_that_were_swapped_or_flipped_are_found(
     index.flush()
     store = index._tables.store
     (first, one), (second, two) = store.scan("instance")
-    store.write([("instance", first, two), ("instance", second, one[:-1] + bytes((one[-1] ^ 1,)))])
+    store.write(0, [("instance", first, two), ("instance", second, one[:-1] + bytes((one[-1] ^ 1,)))])
     index.close()
     damaged = reopen()
     for uid in ("1.1", "2.2"):
@@ -383,10 +360,10 @@ def test_what_could_not_be_written_for_want_of_memory_waits_for_the_next_flush(
     store, is_short = index._tables.store, [True]
     write = store.write
 
-    def failing(changes: Sequence[Change]) -> None:
+    def failing(epoch: int, changes: Sequence[Change]) -> None:
         if is_short:
             raise MemoryError
-        write(changes)
+        write(epoch, changes)
 
     monkeypatch.setattr(store, "write", failing)
     for number in (2, 3):

@@ -10,7 +10,6 @@ from random import Random
 import msgspec
 import pytest
 
-from coffer.archive.format.entry import RecordId
 from coffer.index.dicom.attributes import Values
 from coffer.index.index import Index
 from coffer.index.instance.identity import PartId, Rules
@@ -390,7 +389,7 @@ def test_an_object_sealed_again_stays_as_old_as_it_was(index: Index, filler: Fil
     told, key = everything(index)[2:], keyring.new_study()
     moved = replace_place(old, 9, key.key_id)
     held = index.rekey(index.study_token("1.1"), filler.key("1.1", "A").key_id, key.key_id, {old.id: moved})
-    assert RecordId(0, 9) in held
+    assert (0, 9) in held
     assert [each.patient.patient_id for each in index.locate({SOP_UID: ("1.7",)})] == ["B"]
     assert [each.located.version.seq for each in index.versions("1.7")] == [9, 1]
     assert index.study_key_for(PartId("1.1", "A")) == key.key_id

@@ -3,7 +3,7 @@
 import contextlib
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,8 @@ from pydicom.filebase import DicomBytesIO
 from coffer.archive.format.entry import Position, RecordId, Tip
 from coffer.archive.format.merkle import leaf_hash
 from coffer.archive.format.record import Kind, RecordHeader
+from coffer.index.backends.memory_store import MemoryRowStore
+from coffer.index.backends.row_store import TABLES, Change
 from coffer.index.dicom.headers import scan
 from coffer.index.index import Index
 from coffer.index.instance.entry import Identity, extract
@@ -22,11 +24,24 @@ from coffer.index.instance.object_meta import ObjectMeta
 from coffer.index.rebuild import catch_up, rebuild, retry
 from coffer.index.tables.rows import Version
 from coffer.index.tables.skipped import Skipped
-from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnreadableError
+from coffer.keys.errors import (
+    FormatError,
+    IntegrityError,
+    KeyUnavailableError,
+    ShreddedError,
+    UnavailableError,
+    UnreadableError,
+)
 from coffer.keys.keyring.keyring import Keyring
 from tests.index.conftest import CT_CLASS, EXPLICIT_LE, everything
 
 SOP_UID = 0x00080018
+
+
+@pytest.fixture(params=["folder", "memory"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every test on both."""
+    return str(request.param)
 
 
 @dataclass
@@ -122,6 +137,61 @@ def test_a_deleted_index_comes_back(index: Index, log: MemoryLog, tmp_path: Path
     assert catch_up(fresh, log, log.open_body).applied == 10
     assert everything(fresh) == expected
     fresh.close()
+
+
+class _LostAnswer(MemoryRowStore):
+    """The answer to one write is lost, after its effect or instead of it."""
+
+    def __init__(self, *, has_effect: bool) -> None:
+        super().__init__()
+        self._has_effect = has_effect
+        self._is_due = True
+
+    def write(self, epoch: int, changes: Sequence[Change]) -> None:
+        if not self._is_due or self._has_effect:
+            super().write(epoch, changes)
+        if self._is_due:
+            self._is_due = False
+            raise UnavailableError("no answer")
+
+
+@pytest.mark.parametrize("has_effect", [True, False])
+def test_an_index_whose_write_got_no_answer_is_whole_when_it_is_opened_again(
+    index: Index, log: MemoryLog, keyring: Keyring, has_effect: bool
+) -> None:
+    expected, rows = everything(index), _LostAnswer(has_effect=has_effect)
+    broken = Index.over(rows, keyring)
+    with pytest.raises(UnavailableError, match="no answer"):
+        catch_up(broken, log, log.open_body)
+    with pytest.raises(UnavailableError, match="no answer"):
+        broken.require_writable()
+    broken.close(flush=False)
+    again = Index.over(rows, keyring)
+    catch_up(again, log, log.open_body)
+    assert everything(again) == expected
+    again.close()
+
+
+def test_an_index_that_another_writer_took_over_writes_nothing_more(
+    index: Index, log: MemoryLog, keyring: Keyring
+) -> None:
+    expected, rows = everything(index), MemoryRowStore()
+    old = Index.over(rows, keyring, epoch=1)
+    catch_up(old, log, log.open_body)
+    new = Index.over(rows, keyring, epoch=2)
+    rebuild(new, log, log.open_body)
+    before = [rows.scan(table) for table in TABLES]
+    with pytest.raises(UnavailableError, match="another writer has taken over"):
+        rebuild(old, log, log.open_body)
+    old.mark_skipped(RecordId(0, 3))
+    with pytest.raises(UnavailableError, match="another writer has taken over"):
+        old.flush()
+    with pytest.raises(UnavailableError, match="another writer has taken over"):
+        old.require_writable()
+    assert [rows.scan(table) for table in TABLES] == before
+    assert everything(new) == expected
+    old.close(flush=False)
+    new.close()
 
 
 def test_damaged_and_shredded_objects_are_passed_over(index: Index, log: MemoryLog) -> None:

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from coffer.archive.format.entry import Position, RecordId, Tip
+from coffer.index.backends.lmdb_store import LmdbRowStore
+from coffer.index.backends.row_store import TABLES
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.tables.rows import Version
@@ -31,7 +33,8 @@ def make(folder: Path) -> dict[str, Any]:
         changes=lambda: 0,
         rows=lambda _: [],
     )
-    index = Index.open(folder, cast("Keyring", ring), random=lambda size: bytes([5]) * size)
+    store = LmdbRowStore(folder)
+    index = Index.over(store, cast("Keyring", ring), epoch=3, random=lambda size: bytes([5]) * size)
     version = Version.of(
         Position(0, 0, 1, 256, 4096),
         1_700_000_000_001,
@@ -52,8 +55,7 @@ def make(folder: Path) -> dict[str, Any]:
     for record in ((0, 3), (0, 5), (0, 6), (2, 7)):
         index.mark_skipped(RecordId(*record))
     index.flush()
-    store = index._tables.store
-    tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in ("meta", "uid", "study", "series", "instance")}
+    tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in TABLES}
     index.close()
     return {"tables": tables, "token_key": token_key.reveal().hex(), "row_key": study.row.reveal().hex()}
 
