@@ -32,7 +32,7 @@ _FLUSH_ROWS: Final = 4096
 _PATIENCE_SECONDS: Final = 60.0  # with writes that fail for other reasons than the disk
 _MOST_WAITING: Final = 200_000  # rows in memory before writers wait for the disk
 _PAGE: Final = 128  # rows of a series or study that are fetched at once
-_Below: TypeAlias = tuple[Ref, Callable[[], Row]]
+_Below: TypeAlias = tuple[Ref, Callable[[], Row | None]]
 
 
 def child(ref: Ref, number: int) -> Ref:
@@ -191,8 +191,17 @@ class Tables:
             if row is not None:
                 out.append((ref, partial(_same, row)))
             elif (sealed := stored.get(ref)) is not None:
-                out.append((ref, partial(self._opened, ref, sealed, study, generation)))
+                out.append((ref, partial(self._opened_late, ref, sealed, study, generation)))
         return out
+
+    def _opened_late(
+        self, ref: Ref, sealed: bytes, study: Callable[[bytes], StudyKey] | None, generation: int
+    ) -> Row | None:
+        """Open a row that may have been sealed again, under another key, since it was read."""
+        try:
+            return self._opened(ref, sealed, study, generation)
+        except (KeyUnavailableError, ShreddedError):
+            return self._row(ref) if study is None else self.read(ref, study)
 
     def _in_memory(self, ref: Ref) -> tuple[bool, Row | None]:
         """Whether a row is known without the store, and the row; known and None: it was removed."""
