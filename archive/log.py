@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain
-from coffer.archive.format.entry import Entry, Position, SealedFile
+from coffer.archive.format.entry import OWN_LOG, Entry, Position, SealedFile, Tip
 from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.merkle import EMPTY_ROOT, leaf_hash
 from coffer.archive.format.order import UNKNOWN
@@ -99,6 +99,7 @@ class LogWriter:
         self._newest = Checkpoint(folder.origin, 0, EMPTY_ROOT)  # the newest that was signed, published or not
         self._tile_writer = TileWriter(folder, calls)
         self._tail = Tail(Chain.start(folder.archive_id), 0, [], 0)
+        self._tip = self._end()
         self.refusal: IntegrityError | UnreadableError | None = None
         try:
             settle_end(folder, calls)
@@ -112,6 +113,7 @@ class LogWriter:
             self._newest = claims[-1] if claims else self._newest
             cut(folder, self._tail, now_ms, calls)
             self._file = self._open_segment()
+            self._tip = self._end()
         except (IntegrityError, UnreadableError) as error:
             if not may_refuse:
                 raise
@@ -132,6 +134,11 @@ class LogWriter:
     def next_seq(self) -> int:
         """The number of the next record, which is the number of records so far."""
         return self._tail.chain.next_seq
+
+    @property
+    def tip(self) -> Tip:
+        """The end of the log as of the last successful append: everything below it is durable."""
+        return self._tip
 
     @property
     def signed_size(self) -> int:
@@ -310,7 +317,11 @@ class LogWriter:
             self._tail.chain = before
             raise
         self._file.sync()
+        self._tip = self._end()
         return places
+
+    def _end(self) -> Tip:
+        return Tip(OWN_LOG, self._tail.chain.next_seq, self._tail.chain.head)
 
     def _write(self, entry: Entry, body_hash: bytes, file: int, group: int, *, is_last: bool) -> Position:
         body = entry.body
@@ -336,7 +347,7 @@ class LogWriter:
             self._file.write_all([trailer(length, tag)])
         else:
             self._file.write_all([header, body, trailer(length, tag)])
-        position = Position(chain.next_seq, self._tail.segment, at, length)
+        position = Position(OWN_LOG, chain.next_seq, self._tail.segment, at, length)
         self._tail.offsets.append(at)
         chain.follow(header, tag)
         return position

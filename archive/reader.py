@@ -10,7 +10,7 @@ from functools import partial
 
 from coffer.archive.format import segment
 from coffer.archive.format.chain import pass_over, read_footer, read_record
-from coffer.archive.format.entry import Position
+from coffer.archive.format.entry import OWN_LOG, Position
 from coffer.archive.format.record import HEADER, RecordHeader, parse_header, record_size
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.segment_store import LOG, segment_numbers
@@ -108,7 +108,7 @@ class LogReader:
                 if is_sealed:
                     raise IntegrityError(f"segment {number}, offset {at}: {error}", hint=_HINT) from error
                 return
-            yield Position(header.seq, number, at, header.body_len), header
+            yield Position(OWN_LOG, header.seq, number, at, header.body_len), header
             at = end
 
     def _source(self, number: int) -> Source:

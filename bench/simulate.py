@@ -1,6 +1,6 @@
 """The index's LMDB file alone, grown to a million objects: the cost of writing one object's rows as the trees deepen.
 
-The simulation writes, for each object of a new study, what `index.backends.lmdb_store.IndexStore.write` gets from a
+The simulation writes, for each object of a new study, what `index.backends.lmdb_store.LmdbRowStore.write` gets from a
 flush: one sealed study row, one series row, one instance row (random bytes of the lengths that header-only objects
 have) and three random UID tokens, in commits of 100 objects, each synced. Nothing is parsed, sealed, logged, or held in
 memory.
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from coffer.index.backends.lmdb_store import Change, IndexStore
+from coffer.index.backends.lmdb_store import LmdbRowStore
+from coffer.index.backends.row_store import Change
 
 _ROW_BYTES: Final = {"study": 600, "series": 344, "instance": 344}  # as `bench.fill` writes them
 _COMMIT: Final = 100
@@ -39,18 +40,18 @@ def simulate(work: Path, objects: int) -> Iterator[dict[str, Any]]:
     """Yield one row for each stop: microseconds of CPU and of wall time per object."""
     dice = random.Random(1)
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        store = IndexStore(Path(folder) / "index")
+        store = LmdbRowStore(Path(folder) / "index")
         at = 0
         for stop in [each for each in _STOPS if each < objects] + [objects]:
             begin = max(stop - _MEASURED, at)
             while at < begin:
                 step = min(_BULK, begin - at)
-                store.write(changes(dice, at, step))
+                store.write(0, changes(dice, at, step))
                 at += step
             commits = [changes(dice, n, min(_COMMIT, stop - n)) for n in range(at, stop, _COMMIT)]
             wall, cpu = time.perf_counter(), time.process_time()
             for each in commits:
-                store.write(each)
+                store.write(0, each)
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             yield {
                 "bench": "simulate", "objects": stop, "cpu_us": round(1e6 * cpu / (stop - at), 2),

@@ -15,12 +15,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from coffer.archive.format.entry import LogId, RecordId, Tip
+from coffer.index.backends.lmdb_store import LmdbRowStore
+from coffer.index.backends.row_store import IndexRowStore
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import Rules
 from coffer.index.query.locate import Located
 from coffer.index.query.search import IndexSearch, IndexStats
 from coffer.index.query.views import Views
-from coffer.index.tables.applied import Anchor
+from coffer.index.tables.applied import Mark
 from coffer.index.tables.catalogue import Catalogue
 from coffer.index.tables.key_change import KeyChange
 from coffer.index.tables.lookup import Lookup
@@ -28,6 +31,7 @@ from coffer.index.tables.progress import Progress
 from coffer.index.tables.put import Inserter
 from coffer.index.tables.rows import Version
 from coffer.index.tables.sealed_rows import STUDY, Tables
+from coffer.index.tables.skipped import Run
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring import shred
 from coffer.keys.keyring.keyring import Keyring
@@ -51,7 +55,7 @@ class Index(IndexSearch):
         super().__init__(tables, catalogue, lookup, Views(tables, catalogue, lookup), progress)
         self._inserter = Inserter(tables, catalogue, lookup, rules)
         self._key_change = KeyChange(tables, catalogue, lookup, self._inserter, keyring)
-        self._accepted: deque[tuple[Version, bytes, InstanceEntry, int]] = deque()
+        self._accepted: deque[tuple[Version, bytes, InstanceEntry, int, Tip | None]] = deque()
         self._accepted_lock = threading.Lock()
         self._changes = keyring.changes()
         self._shredded = set(shred.tombstones(keyring))
@@ -77,15 +81,30 @@ class Index(IndexSearch):
         readonly: bool = False,
         random: Callable[[int], bytes] = os.urandom,
     ) -> Index:
-        """Open the index in `folder`, created if absent. With `readonly` it is safe beside the process that writes.
+        """Open the index in `folder`, created if absent, as `over`. With `readonly` it is safe beside the process that
+        writes. Raises NotFoundError too (readonly and absent), and LockedError."""
+        return cls.over(LmdbRowStore(folder, readonly=readonly), keyring, rules, readonly=readonly, random=random)
+
+    @classmethod
+    def over(
+        cls,
+        store: IndexRowStore,
+        keyring: Keyring,
+        rules: Rules = _PLAIN,
+        *,
+        epoch: int = 0,
+        readonly: bool = False,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> Index:
+        """Open the index that a store holds, and close the store with it. `epoch` is the lease under which it writes.
 
         An index of another schema, or made under other rules of patients and versions, is emptied, and then filled
         again by `index.rebuild.catch_up`; with `readonly` it is a FormatError. With many studies the searchable table
-        is still being filled on return: objects can be put in, `query` and `stats` wait. Raises NotFoundError
-        (readonly and absent), LockedError, and IntegrityError if it is damaged or belongs to another archive. Damage
-        that is found later is raised by the calls that wait and by `require_writable`.
+        is still being filled on return: objects can be put in, `query` and `stats` wait. Raises FencedError if another
+        writer has taken over, and IntegrityError if it is damaged or belongs to another archive. Damage that is found
+        later is raised by the calls that wait and by `require_writable`.
         """
-        tables = Tables(folder, keyring, readonly=readonly, random=random)
+        tables = Tables(store, keyring, epoch, readonly=readonly, random=random)
         try:
             return cls(tables, keyring, rules, readonly=readonly)
         except BaseException:
@@ -106,63 +125,69 @@ class Index(IndexSearch):
         self._tables.require_writable()
         self._catalogue.require_sound()
 
-    def accept(self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1) -> None:
+    def accept(
+        self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1, tip: Tip | None = None
+    ) -> None:
         """As `apply`, but the work is left to the next reader (`follow`), so that the storing peer need not wait.
 
         Raises UnavailableError if the index can no longer write.
         """
         self._tables.wait_for_room()
-        self._accepted.append((version, study_key_id, entry, covers))
+        self._accepted.append((version, study_key_id, entry, covers, tip))
 
-    def apply(self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1) -> None:
+    def apply(
+        self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1, tip: Tip | None = None
+    ) -> None:
         """Apply one object's record; it can be found on return, and is durable after the next flush.
 
         `covers` says how many consecutive records of the log, this one being the last, are dealt with (a study's first
-        object comes with the record of its key). Does nothing for a record that was applied before. Raises
+        object comes with the record of its key). `tip` is an end of the log at or above this record: the log's position
+        reaches the disk only at a tip that is known. Does nothing for a record that was applied before. Raises
         UnavailableError if the index can no longer write; a catch-up then finds the record again.
         """
         self._tables.wait_for_room()
-        self._apply(version, study_key_id, entry, covers)
+        self._apply(version, study_key_id, entry, covers, tip)
 
-    def _apply(self, version: Version, study_key_id: bytes, entry: InstanceEntry, covers: int) -> None:
+    def _apply(self, version: Version, study_key_id: bytes, entry: InstanceEntry, covers: int, tip: Tip | None) -> None:
         with self._tables.lock:
             if study_key_id not in self._shredded:  # else it was shredded between its commit and here
                 self._inserter.put(version, study_key_id, entry)
-            self._progress.applied(version, covers)
+            self._progress.applied(version, covers, tip)
 
-    def cover(self, seq: int) -> None:
-        """Record that record `seq` holds nothing for the index, so that `applied_seq` can pass it."""
-        self._progress.cover(seq)
+    def cover(self, record: RecordId, tip: Tip | None = None) -> None:
+        """Record that a record holds nothing for the index, so that its log's position can pass it; `tip` as for
+        `apply`."""
+        self._progress.cover(record, tip)
 
-    def mark_skipped(self, seq: int) -> None:
-        """Record that the object of record `seq` cannot be read now; durable after the next flush.
+    def mark_skipped(self, record: RecordId) -> None:
+        """Record that the object of a record cannot be read now; durable after the next flush.
 
-        `applied_seq` passes it, and `skipped` lists it until it is applied or covered.
+        Its log's position passes it, and `skipped` lists it until it is applied or covered.
         """
-        self._progress.mark_skipped(seq)
+        self._progress.mark_skipped(record)
 
-    def advance(self, next_seq: int) -> None:
-        """Record that every record below `next_seq` is applied, or holds nothing for the index."""
-        self._progress.advance(next_seq)
+    def advance(self, tip: Tip) -> None:
+        """Record that every record below a log's tip is applied, or holds nothing for the index."""
+        self._progress.advance(tip)
 
     @property
     def applied_seq(self) -> int:
-        """The record up to which nothing is missing, counting what `flush` would make durable; -1: none."""
+        """The record of the archive's own log up to which nothing is missing, on disk or not; -1: none."""
         return self._progress.applied_seq
 
     @property
     def stored_seq(self) -> int:
-        """The record up to which nothing is missing on disk; -1: none."""
+        """The record of the archive's own log up to which nothing is missing on disk; -1: none."""
         return self._progress.stored_seq
 
     @property
-    def anchor(self) -> Anchor | None:
-        """The newest object at or below `applied_seq`, which shows whether the log is still the same one."""
-        return self._progress.anchor
+    def marks(self) -> Mapping[LogId, Mark]:
+        """For each log its newest tip below which everything is applied, which shows whether it is still the same."""
+        return self._progress.marks
 
     @property
-    def skipped(self) -> tuple[tuple[int, int], ...]:
-        """First and last number of each run of records whose objects could not be read."""
+    def skipped(self) -> tuple[Run, ...]:
+        """The records whose objects could not be read, as runs."""
         return self._progress.skipped
 
     @property
@@ -196,9 +221,8 @@ class Index(IndexSearch):
     def _apply_accepted(self) -> None:
         with self._accepted_lock:
             while self._accepted:
-                version, key_id, entry, covers = self._accepted[0]
                 try:
-                    self._apply(version, key_id, entry, covers)
+                    self._apply(*self._accepted[0])
                 except UnavailableError:
                     raise  # it stays in the queue; no answer may say that it is absent
                 except Exception:
@@ -216,11 +240,11 @@ class Index(IndexSearch):
         self.follow()
         return self._key_change.remove(key_id, name)
 
-    def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
+    def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[RecordId, Version]) -> set[RecordId]:
         """Point a part's instances to new records; durable, all or nothing, after the next flush.
 
-        Takes the `study_token`, the ids of the old and the new key, and for each old record's number where the object
-        is now. Returns the numbers of the records that the instances have then. May be repeated.
+        Takes the `study_token`, the ids of the old and the new key, and for each old record where the object is now.
+        Returns the records that the instances have then. May be repeated.
         """
         self.follow()
         return self._key_change.rekey(name, old, new, moved)

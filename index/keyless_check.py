@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from coffer.index.backends.lmdb_store import IndexStore
+from coffer.index.backends.lmdb_store import LmdbRowStore
 from coffer.keys.disk import opening
 from coffer.keys.errors import CofferError
 
@@ -39,7 +39,7 @@ def check_index(folder: Path, archive_id: bytes) -> str | None:
 def _complaint(folder: Path, archive_id: bytes) -> str | None:
     try:
         opening.distrust(folder.parent)  # the archive folder: this is a process of its own
-        store = IndexStore(folder, readonly=True)
+        store = LmdbRowStore(folder, readonly=True)
         try:
             owner = store.get("meta", b"archive")
             return "it belongs to another archive" if owner not in {None, archive_id} else store.complaint()

@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from coffer.archive.format.entry import Position
+from coffer.archive.format.entry import OWN_LOG, LogId, Position, Tip
+from coffer.archive.format.merkle import leaf_hash
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.index.dicom.elements import HeaderLimits
 from coffer.index.dicom.headers import scan
@@ -42,7 +43,7 @@ class Body(Protocol):
 
 
 class LogRecords(Protocol):
-    """The records of a log."""
+    """The records of one log."""
 
     def records(self, from_seq: int) -> Iterator[tuple[Position, RecordHeader]]:
         """Yield the records in order, starting at the first one whose seq is at least `from_seq`."""
@@ -75,9 +76,13 @@ def catch_up(
     if not belongs_to(index, log):
         index.clear()
         report.emptied = True
+    last: Tip | None = None
     for position, header in log.records(index.applied_seq + 1):
-        index.advance(header.seq)  # records come in order: all below this one were seen
+        index.advance(Tip(position.log, header.seq, header.prev_leaf))  # in order: all below this one were seen
         _apply_record(index, position, header, open_body, limits, report)
+        last = Tip(position.log, header.seq + 1, leaf_hash(header.serialize()))
+    if last is not None:
+        index.advance(last)
     if flush:
         index.flush()
     return report
@@ -88,9 +93,9 @@ def retry(
 ) -> CatchUp:
     """Try up to `most` of the skipped records again, the oldest first; durable on return."""
     report = CatchUp()
-    for first, last in index.skipped:
-        for position, header in log.records(first):
-            if header.seq > last or most <= 0:
+    for run in index.skipped:
+        for position, header in log.records(run.first):
+            if header.seq > run.last or most <= 0:
                 break
             _apply_record(index, position, header, open_body, limits, report)
             most -= 1
@@ -114,20 +119,20 @@ def _apply_record(  # noqa: PLR0917  # what a record is applied with
     report: CatchUp,
 ) -> None:
     if header.kind != Kind.OBJECT:
-        index.cover(header.seq)
+        index.cover(position.id)
         return
     try:
         apply_object(index, position, header, open_body, limits)
         report.applied += 1
     except ShreddedError:
         report.shredded += 1
-        index.cover(header.seq)
+        index.cover(position.id)
     except KeyUnavailableError:
         report.keyless.append(header.seq)
-        index.mark_skipped(header.seq)
+        index.mark_skipped(position.id)
     except (IntegrityError, UnreadableError):
         report.damaged.append(header.seq)
-        index.mark_skipped(header.seq)
+        index.mark_skipped(position.id)
 
 
 def apply_object(
@@ -140,6 +145,7 @@ def apply_object(
         entry = extract(scanned, Identity(meta.sop_class, meta.sop_instance))
         version = Version.of(
             position,
+            header.time_ms,
             header.content_id,
             meta.transfer_syntax,
             body.length,
@@ -151,9 +157,16 @@ def apply_object(
     index.apply(version, header.study_key_id, entry)
 
 
-def belongs_to(index: Index, log: LogRecords) -> bool:
-    """Whether the newest object that the index knows is in this log, at the same place with the same content."""
-    anchor = index.anchor
+def belongs_to(index: Index, log: LogRecords, log_id: LogId = OWN_LOG) -> bool:
+    """Whether everything that the index has of this log is in it: the record before its position has the same hash,
+    which stands for all before it too, and the newest object is at the same place."""
+    mark = index.marks.get(log_id)
+    if mark is None:
+        return True
+    found = next(log.records(mark.tip.next_seq - 1), None)
+    if found is None or leaf_hash(found[1].serialize()) != mark.tip.head:
+        return False
+    anchor = mark.anchor
     if anchor is None:
         return True
     found = next(log.records(anchor.seq), None)

@@ -17,6 +17,7 @@ __all__ = [
     "CofferError",
     "ConfigError",
     "FaultError",
+    "FencedError",
     "FormatError",
     "HistoryError",
     "IdentifierError",
@@ -92,6 +93,10 @@ class UnreadableError(UnavailableError):
 
 class WriterGoneError(UnavailableError):
     """The process that was to do it ended first. A caller that retries does it itself."""
+
+
+class FencedError(UnavailableError):
+    """Another writer has taken over: nothing that this one writes counts any more. Nothing was changed."""
 
 
 class LockedError(UnavailableError):

@@ -1,11 +1,15 @@
-"""What is appended to the log, and its position there: values only."""
+"""What is appended to a log, the name and place that it gets there, and the end of a log: values only."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from coffer.keys.buffer import Buffer
 
-__all__ = ["Entry", "Position", "SealedFile"]
+__all__ = ["OWN_LOG", "Entry", "LogId", "Position", "RecordId", "SealedFile", "Tip"]
+
+LogId = int  # u32
+OWN_LOG: Final[LogId] = 0  # the archive's own log: events of keys stand there, and today everything else too
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +33,36 @@ class Entry:
     time_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a record is: sequence number, segment number, byte offset of its header, length of its body in bytes."""
+class RecordId(NamedTuple):
+    """The name of a record in an archive: its log, and its number there. Two numbers of different logs say nothing
+    about which record is older."""
 
+    log: LogId
+    seq: int
+
+
+class Position(NamedTuple):
+    """Where a record is: its log and number, segment number, byte offset of its header, length of its body in bytes.
+
+    A tuple, because readers make one for each record.
+    """
+
+    log: LogId
     seq: int
     segment: int
     offset: int
     body_len: int
+
+    @property
+    def id(self) -> RecordId:
+        """The record's name."""
+        return RecordId(self.log, self.seq)
+
+
+class Tip(NamedTuple):
+    """An end that a log has, or had: the number of the next record, and the leaf hash (32 bytes) of the one before,
+    which stands for everything below."""
+
+    log: LogId
+    next_seq: int
+    head: bytes

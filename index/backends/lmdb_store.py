@@ -1,4 +1,4 @@
-"""The index's LMDB file: sealed bytes under opaque keys, durable when `write` returns.
+"""The index's rows in an LMDB file: sealed bytes under opaque keys, durable when `write` returns.
 
 Rule: sync stays on (a commit ends with fdatasync), meminit stays on (old heap bytes never reach the disk), files are
 0600 in a 0700 folder. Readers never wait for a commit, only while the map grows. A failed commit is final: the store
@@ -11,28 +11,26 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import lmdb
 
+from coffer.index.backends.row_store import EPOCH_KEY, SUM_KEY, TABLES, Change, checked_epoch
 from coffer.keys.disk import durable, opening
 from coffer.keys.disk.lmdb_environment import environment
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
 from coffer.keys.keyring.store import refused
 
-__all__ = ["TABLES", "Change", "IndexStore"]
+__all__ = ["LmdbRowStore"]
 
-TABLES: Final = ("meta", "uid", "study", "series", "instance")
-Change: TypeAlias = "tuple[str, bytes, bytes | None]"  # table, key, value; None removes (in `uid`: all values)
 _FIRST_MAP: Final = 1 << 36  # 64 GiB of address space, not of disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
 _REBUILD: Final = "stop the server, run `coffer index rebuild`, start it again: the log holds everything"
-_SUM_KEY: Final = b"sum"  # LMDB has no checksums: the sum of all rows' hashes detects accidental damage
-_MODULUS: Final = 1 << 256
+_MODULUS: Final = 1 << 256  # LMDB has no checksums: the sum of all rows' hashes detects accidental damage
 _PIECE: Final = 1 << 20
 
 
@@ -49,8 +47,8 @@ def _lock_of(fresh: Path) -> Path:
     return fresh.with_name(f"{fresh.name}-lock")
 
 
-class IndexStore:
-    """One LMDB environment with its five tables. Thread-safe; one process writes, others may read beside it."""
+class LmdbRowStore:
+    """An `IndexRowStore`: one LMDB environment with its five tables; one process writes, others may read beside it."""
 
     def __init__(self, folder: Path, *, readonly: bool = False, map_bytes: int = _FIRST_MAP) -> None:
         self._gate = threading.Condition()
@@ -120,20 +118,26 @@ class IndexStore:
             value = txn.get(key, db=self._tables[table])
             return None if value is None else bytes(value)
 
-    def values(self, key: bytes) -> list[bytes]:
-        """Return every value under `key` in the `uid` table, sorted."""
-        with self._reading() as txn, txn.cursor(db=self._tables["uid"]) as cursor:
-            return [bytes(v) for v in cursor.iternext_dup()] if cursor.set_key(key) else []
+    def get_many(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return as many `get`s in one transaction, in the order of `keys`."""
+        with self._reading() as txn:
+            found = [txn.get(key, db=self._tables[table]) for key in keys]
+            return [None if value is None else bytes(value) for value in found]
 
-    def scan(self, table: str, after: bytes = b"", most: int = 512) -> list[tuple[bytes, bytes]]:
-        """Return up to `most` rows with keys above `after`, in key order: one short transaction for each page."""
+    def values(self, token: bytes) -> list[bytes]:
+        """Return every value under a key of `uid`, sorted."""
+        with self._reading() as txn, txn.cursor(db=self._tables["uid"]) as cursor:
+            return [bytes(v) for v in cursor.iternext_dup()] if cursor.set_key(token) else []
+
+    def scan(self, table: str, after: bytes = b"", most: int = 512, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
+        """Return the first rows above `after` that begin with `prefix`: one short transaction for each page."""
         rows: list[tuple[bytes, bytes]] = []
         with self._reading() as txn, txn.cursor(db=self._tables[table]) as cursor:
-            for key, value in cursor.iternext() if cursor.set_range(after) else ():
+            for key, value in cursor.iternext() if cursor.set_range(max(after, prefix)) else ():
+                if not key.startswith(prefix) or (len(rows) >= most and key != rows[-1][0]):
+                    break
                 if key != after:
                     rows.append((bytes(key), bytes(value)))
-                if len(rows) == most:
-                    break
         return rows
 
     def last(self, table: str) -> bytes | None:
@@ -141,23 +145,50 @@ class IndexStore:
         with self._reading() as txn, txn.cursor(db=self._tables[table]) as cursor:
             return bytes(cursor.key()) if cursor.last() else None
 
-    def write(self, changes: Sequence[Change]) -> None:
+    def count(self, table: str) -> int:
+        """Return the number of rows of a table, which LMDB keeps."""
+        with self._reading() as txn:
+            return int(txn.stat(self._tables[table])["entries"])
+
+    def write(self, epoch: int, changes: Sequence[Change]) -> None:
         """Make all changes in one transaction, all or nothing; durable on return (LMDB commit: fdatasync).
 
-        Raises UnavailableError if it fails, and from then on; the content on disk is then unchanged.
+        Raises FencedError for an epoch below the highest one seen; UnavailableError if it fails, and from then on: the
+        content on disk is then unchanged.
         """
+        self._written(lambda txn: self._make(txn, epoch, changes))
+
+    def clear(self, epoch: int) -> None:
+        """Remove every row of every table but the epoch, durable on return. Raises the errors of `write`."""
+        self._written(lambda txn: self._drop(txn, epoch))
+
+    def _written(self, make: Callable[[Any], None]) -> None:
+        """Make changes in one transaction, in a map that is large enough for them."""
         if self._readonly:
             raise UnavailableError("the index is open for reading only")
         while True:
             try:
                 with self._writing() as txn:
-                    total = int.from_bytes(txn.get(_SUM_KEY, db=self._tables["meta"]) or b"", "big")
-                    total += sum(self._change(txn, *change) for change in changes)
-                    txn.put(_SUM_KEY, (total % _MODULUS).to_bytes(32, "big"), db=self._tables["meta"])
+                    make(txn)
             except lmdb.MapFullError:
                 self._grow()
             else:
                 return
+
+    def _make(self, txn: Any, epoch: int, changes: Sequence[Change]) -> None:
+        meta = self._tables["meta"]
+        higher = checked_epoch(txn.get(EPOCH_KEY, db=meta), epoch)
+        total = int.from_bytes(txn.get(SUM_KEY, db=meta) or b"", "big")
+        total += sum(self._change(txn, *change) for change in changes)
+        total += self._change(txn, "meta", EPOCH_KEY, higher) if higher else 0
+        txn.put(SUM_KEY, (total % _MODULUS).to_bytes(32, "big"), db=meta)
+
+    def _drop(self, txn: Any, epoch: int) -> None:
+        seen = txn.get(EPOCH_KEY, db=self._tables["meta"])
+        kept = checked_epoch(seen, epoch) or seen
+        for table in self._tables.values():
+            txn.drop(table, delete=False)
+        self._make(txn, 0, [("meta", EPOCH_KEY, bytes(kept))] if kept else [])
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Any]:
@@ -197,20 +228,14 @@ class IndexStore:
     def complaint(self) -> str | None:
         """Read every row in one transaction and compare with the stored sum; returns what is wrong, or None."""
         with self._reading() as txn:
-            kept = txn.get(_SUM_KEY, db=self._tables["meta"]) or bytes(32)
+            kept = txn.get(SUM_KEY, db=self._tables["meta"]) or bytes(32)
             total = 0
             for name, db in self._tables.items():
                 with txn.cursor(db=db) as cursor:
                     for key, value in cursor:
-                        if (name, key) != ("meta", _SUM_KEY):
+                        if (name, key) != ("meta", SUM_KEY):
                             total += _row_hash(name, key, value)
         return None if bytes(kept) == (total % _MODULUS).to_bytes(32, "big") else "its rows are not those written"
-
-    def clear(self) -> None:
-        """Remove every row of every table, durable on return. Raises the errors of `write`."""
-        with self._writing() as txn:
-            for table in self._tables.values():
-                txn.drop(table, delete=False)
 
     def compact(self) -> None:
         """Replace the file by a copy of its present rows, without a byte of removed ones; durable on return. The caller

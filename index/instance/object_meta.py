@@ -10,19 +10,22 @@ from typing import Final
 
 import msgspec
 
+from coffer.index.instance.order import Order
 from coffer.keys.buffer import Buffer
 from coffer.keys.errors import FormatError
 
 __all__ = ["VERSION", "ObjectMeta"]
 
-VERSION: Final = 2
+VERSION: Final = 3
+_ID_BYTES: Final = 32
 
 
 class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Version 2. `received_ms` counts milliseconds since 1970 UTC; `file_meta` is group 0002 as received, if any.
+    """Version 3. `received_ms` counts milliseconds since 1970 UTC; `file_meta` is group 0002 as received, if any.
 
-    `order` is the number of the object's first record if it was sealed again since and is now in a later one; -1: it is
-    still in its first record. Of two versions of an instance the one with the higher number is newer.
+    If the object was sealed again since, `order` is that of its first record and `original` the content id that it had
+    there. `previous` is the content id, as first stored, of the version that this one replaces, where that is stated.
+    Of two versions of an instance the one with the higher order is newer.
     """
 
     transfer_syntax: str
@@ -33,7 +36,14 @@ class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     received_ms: int
     file_meta: bytes | None = None
     preamble: bytes | None = None
-    order: int = -1
+    order: Order | None = None
+    previous: bytes | None = None
+    original: bytes | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a content id of another length."""
+        if any(each is not None and len(each) != _ID_BYTES for each in (self.previous, self.original)):
+            raise ValueError("a content id has 32 bytes")
 
     def encode(self) -> bytes:
         """Return the msgpack map: key "v" first, then every field that differs from its default."""
@@ -47,7 +57,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             if not isinstance(fields, dict) or fields.pop("v", None) != VERSION:
                 raise FormatError("object meta has an unknown version", hint="it was written by another Coffer")
             return msgspec.convert(fields, ObjectMeta, builtin_types=(bytes,))
-        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, ValueError) as error:
             raise FormatError("object meta is not valid") from error
 
 

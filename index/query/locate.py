@@ -16,7 +16,6 @@ from coffer.index.query.views import StudyView, Views
 from coffer.index.tables.lookup import Link, Lookup
 from coffer.index.tables.rows import Version
 from coffer.index.tables.sealed_rows import SERIES, STUDY, Ref, Tables, child
-from coffer.keys.errors import KeyUnavailableError, ShreddedError
 
 __all__ = ["Located", "Locator"]
 
@@ -54,13 +53,13 @@ class Locator:
         sop, series, studies, patients = (
             _listed(keys, tag) for tag in (SOP_INSTANCE, SERIES_UID, STUDY_UID, PATIENT_ID)
         )
-        links: Iterator[Link | None]
+        links: Iterator[Link]
         if sop:
             found = {link.ref: link for uid in sop for link in self._lookup.links(uid)}
             links = (found[ref] for ref in sorted(found))
         elif series:
             refs = sorted({ref for uid in series for ref in self._tables.named(SERIES, uid)})
-            links = (link for ref in refs for link in self._instances_of(ref))
+            links = (link for ref in refs for link in self._lookup.links_of(ref))
         elif studies:
             refs = sorted({ref for uid in studies for ref in self._tables.named(STUDY, uid)})
             links = (link for ref in refs for link in self._all_of(ref))
@@ -72,7 +71,7 @@ class Locator:
             return
         known: dict[str, StudyPatients] = {}
         for link in links:
-            if link is None or not link.row.is_served:
+            if not link.row.is_served:
                 continue
             if (studies and link.study.study_uid not in studies) or (series and link.series.series_uid not in series):
                 continue
@@ -95,18 +94,10 @@ class Locator:
             known[name] = StudyPatients([link.study.part, *(row.part for _, row in siblings if row.instances)])
         return known[name].of(link.study.part)
 
-    def _all_of(self, study: Ref) -> Iterator[Link | None]:
+    def _all_of(self, study: Ref) -> Iterator[Link]:
         row = self._lookup.study(study)
         for number in range(row.numbered if row else 0):
-            yield from self._instances_of(child(study, number))
-
-    def _instances_of(self, series: Ref) -> Iterator[Link | None]:
-        try:
-            row = self._tables.series(series)
-        except (KeyUnavailableError, ShreddedError):
-            return
-        for number in range(row.numbered if row else 0):
-            yield self._lookup.link(child(series, number))
+            yield from self._lookup.links_of(child(study, number))
 
 
 def _located(link: Link, patient: Patient) -> Located:

@@ -25,8 +25,9 @@ from coffer.index.dicom.matching import MatchingKey, compile_key
 from coffer.index.instance.identity import Patient
 from coffer.index.query.views import SeriesView, StudyView, Views
 from coffer.index.tables.candidates import StudyTable
+from coffer.index.tables.lookup import Lookup
 from coffer.index.tables.rows import InstanceRow, SeriesRow
-from coffer.index.tables.sealed_rows import INSTANCE, Ref, Tables, child
+from coffer.index.tables.sealed_rows import INSTANCE, Tables
 from coffer.keys.errors import IdentifierError
 
 __all__ = ["Query"]
@@ -48,6 +49,7 @@ class Query:
         self, level: str, keys: Mapping[int, Values], model: str, tables: Tables, table: StudyTable, views: Views
     ) -> None:
         self._tables = tables
+        self._lookup = Lookup(tables)
         self._table = table
         self._views = views
         self._paused = time.monotonic()
@@ -178,19 +180,18 @@ class Query:
 
     def _images(self, view: StudyView, series: SeriesView) -> Iterator[dict[int, Values] | None]:
         keys = self._keys[QueryLevel.IMAGE]
-        for ref in self._image_refs(series, keys.get(a.SOP_INSTANCE)):
-            row = self._tables.instance(ref)
+        for row in self._image_rows(series, keys.get(a.SOP_INSTANCE)):
             if row and row.is_served and all(key.matches(_image_value(row, tag)) for tag, key in keys.items()):
                 yield self._answer(view, series.row, row)
             elif self._is_pause_due():
                 yield None
 
-    def _image_refs(self, series: SeriesView, uid: MatchingKey | None) -> Iterable[Ref]:
+    def _image_rows(self, series: SeriesView, uid: MatchingKey | None) -> Iterator[InstanceRow | None]:
         if uid is not None and uid.exact is not None:
             named = (ref for value in dict.fromkeys(uid.exact) for ref in self._tables.named(INSTANCE, value))
             above = {ref for ref, _ in series.rows}
-            return [ref for ref in named if ref[:12] in above]
-        return [child(ref, number) for ref, row in series.rows for number in range(row.numbered)]
+            return (self._tables.instance(ref) for ref in named if ref[:12] in above)
+        return (row for ref, its in series.rows for _, row in self._lookup.instances_of(ref, its))
 
     def _answer(self, view: StudyView, series: SeriesRow | None, instance: InstanceRow | None) -> dict[int, Values]:
         out: dict[int, Values] = {}

@@ -15,6 +15,7 @@ import msgspec
 
 from coffer.index.dicom.attributes import ISSUER_OF_PATIENT_ID, Stored
 from coffer.index.instance.identity import PartId, Patient, StudyPatients
+from coffer.index.instance.order import Order
 from coffer.index.tables.catalogue import Catalogue
 from coffer.index.tables.lookup import Lookup
 from coffer.index.tables.rows import InstanceRow, Merged, SeriesRow, StudyRow
@@ -171,7 +172,7 @@ class Views:
 
     def _described(self, ref: Ref, row: StudyRow) -> tuple[Merged, list[tuple[Ref, SeriesRow]]]:
         """The attributes of a part and of each of its series, merged from its served instances."""
-        of_study: list[tuple[int, Stored]] = []
+        of_study: list[tuple[Order, Stored]] = []
         all_series: list[tuple[Ref, SeriesRow]] = []
         for series_ref, series in self._lookup.series_of(ref, row):
             served = [each for _, each in self._lookup.instances_of(series_ref, series) if each.is_served]
@@ -190,7 +191,7 @@ class Views:
         return made
 
 
-def _descriptions(rows: list[InstanceRow], *, is_series: bool) -> list[tuple[int, Stored]]:
+def _descriptions(rows: list[InstanceRow], *, is_series: bool) -> list[tuple[Order, Stored]]:
     return [(row.best.order, row.series if is_series else row.study) for row in rows]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from coffer.archive.format.entry import RecordId
 from coffer.index.tables.catalogue import Catalogue
 from coffer.index.tables.lookup import Lookup
 from coffer.index.tables.put import Inserter
@@ -22,7 +23,6 @@ from coffer.index.tables.sealed_rows import (
     STUDY,
     Ref,
     Tables,
-    child,
 )
 from coffer.keys.errors import KeyUnavailableError, ShreddedError
 from coffer.keys.keyring.keyring import Keyring
@@ -94,14 +94,14 @@ class KeyChange:
         ]
 
     def _series_of(self, ref: Ref, row: StudyRow) -> Iterator[tuple[Ref, SeriesRow]]:
-        for series_ref in (child(ref, number) for number in range(row.numbered)):
-            series = self._tables.read(series_ref, self._keyring.study_even_if_shredded)
+        for series_ref, opened in self._tables.below(ref, row.numbered, self._keyring.study_even_if_shredded):
+            series = opened()
             if isinstance(series, SeriesRow):
                 yield series_ref, series
 
     def _instances_of(self, series_ref: Ref, series: SeriesRow) -> Iterator[tuple[Ref, InstanceRow]]:
-        for ref in (child(series_ref, number) for number in range(series.numbered)):
-            instance = self._tables.read(ref, self._keyring.study_even_if_shredded)
+        for ref, opened in self._tables.below(series_ref, series.numbered, self._keyring.study_even_if_shredded):
+            instance = opened()
             if isinstance(instance, InstanceRow):
                 yield ref, instance
 
@@ -118,9 +118,9 @@ class KeyChange:
             self._catalogue.drop(ref)
         return count
 
-    def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
+    def rekey(self, name: bytes, old: bytes, new: bytes, moved: Mapping[RecordId, Version]) -> set[RecordId]:
         """See `index.index.Index.rekey`."""
-        held: set[int] = set()
+        held: set[RecordId] = set()
         with self._tables.lock:  # a flush takes it too, and never sees half of this
             for ref in self._tables.under(bytes((STUDY,)) + name):
                 row = self._lookup.study(ref)
@@ -128,9 +128,11 @@ class KeyChange:
                     held |= self._rekey(ref, row, old, new, moved)
         return held
 
-    def _rekey(self, ref: Ref, row: StudyRow, old: bytes, new: bytes, moved: Mapping[int, Version]) -> set[int]:
+    def _rekey(
+        self, ref: Ref, row: StudyRow, old: bytes, new: bytes, moved: Mapping[RecordId, Version]
+    ) -> set[RecordId]:
         """Change the rows of one part: all of them if the old key seals them."""
-        held: set[int] = set()
+        held: set[RecordId] = set()
         is_sealed_under_old = row.study_key_id == old
         if is_sealed_under_old:
             row = msgspec.structs.replace(row, study_key_id=new)
@@ -142,21 +144,24 @@ class KeyChange:
                 versions = tuple(_version(version, moved) for version in instance.versions)
                 if is_sealed_under_old or versions != instance.versions:
                     self._tables.put(instance_ref, msgspec.structs.replace(instance, versions=versions))
-                held.update(version.seq for version in versions)
+                held.update(version.id for version in versions)
         return held
 
 
-def _version(version: Version, moved: Mapping[int, Version]) -> Version:
+def _version(version: Version, moved: Mapping[RecordId, Version]) -> Version:
     """A version with its new place; its order is unchanged."""
-    new = moved.get(version.seq)
+    new = moved.get(version.id)
     if new is None:
         return version
     return msgspec.structs.replace(
         version,
+        log=new.log,
         seq=new.seq,
         segment=new.segment,
         offset=new.offset,
         body_len=new.body_len,
+        time_ms=new.time_ms,
         content_id=new.content_id,
         study_key_id=new.study_key_id,
+        first=version.order,
     )

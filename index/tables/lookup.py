@@ -6,6 +6,7 @@ Rule: reads only, and omits what cannot be opened: what was shredded counts as a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from coffer.index.instance.identity import PartId
@@ -17,7 +18,6 @@ from coffer.index.tables.sealed_rows import (
     STUDY,
     Ref,
     Tables,
-    child,
 )
 from coffer.keys.errors import KeyUnavailableError, ShreddedError
 
@@ -101,19 +101,31 @@ class Lookup:
 
     def series_of(self, study: Ref, row: StudyRow) -> Iterator[tuple[Ref, SeriesRow]]:
         """Every series of a part, including those in which nothing is served."""
-        for number in range(row.numbered):
-            ref = child(study, number)
-            found = self._tables.series(ref)
-            if found is not None:
+        for ref, opened in self._tables.below(study, row.numbered):
+            found = opened()
+            if isinstance(found, SeriesRow):
                 yield ref, found
 
     def instances_of(self, series: Ref, row: SeriesRow) -> Iterator[tuple[Ref, InstanceRow]]:
         """Every instance of a part's series, including those of which another part's version is served."""
-        for number in range(row.numbered):
-            ref = child(series, number)
-            found = self._tables.instance(ref)
-            if found is not None:
+        for ref, opened in self._tables.below(series, row.numbered):
+            found = opened()
+            if isinstance(found, InstanceRow):
                 yield ref, found
+
+    def links_of(self, series: Ref) -> Iterator[Link]:
+        """The rows of every instance of a part's series, with those above; none that cannot be opened."""
+        try:
+            study, row = self._tables.study(series[:8]), self._tables.series(series)
+        except (KeyUnavailableError, ShreddedError):
+            return
+        if study is None or row is None:
+            return
+        for ref, opened in self._tables.below(series, row.numbered):
+            with suppress(KeyUnavailableError, ShreddedError):
+                found = opened()
+                if isinstance(found, InstanceRow):
+                    yield Link(ref, study, row, found)
 
     def all_of(self, study: Ref, row: StudyRow) -> Iterator[tuple[Ref, SeriesRow, InstanceRow]]:
         """Every instance of a part with its series. Raises KeyUnavailableError, ShreddedError."""

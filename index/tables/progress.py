@@ -1,4 +1,4 @@
-"""What the index file records about itself: its schema, its archive and rules, and how far the log is in it.
+"""What the index file records about itself: its schema, its archive and rules, and how far each log is in it.
 
 Rule: it is written in the same transaction as the rows that it covers, so it never claims more than the file holds.
 Records that could not be read count as applied, and are listed until they are (`index.tables.skipped`).
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from coffer.index.backends.lmdb_store import Change
-from coffer.index.tables.applied import Anchor, Applied
+from coffer.archive.format.entry import OWN_LOG, LogId, RecordId, Tip
+from coffer.index.backends.row_store import Change
+from coffer.index.tables.applied import AppliedLogs, Mark
 from coffer.index.tables.rows import SCHEMA, Version
 from coffer.index.tables.sealed_rows import Tables
-from coffer.index.tables.skipped import Skipped
+from coffer.index.tables.skipped import Run, Skipped
 from coffer.keys.errors import FormatError, IntegrityError
 
 __all__ = ["Progress"]
@@ -29,7 +30,7 @@ class Progress:
         self._tables = tables
         self._archive_id = archive_id
         self._rules_digest = rules_digest
-        self._applied = Applied()
+        self._applied = AppliedLogs()
         self._skipped = Skipped()
         self._written_skipped = b""
 
@@ -55,14 +56,13 @@ class Progress:
         return readonly
 
     def load(self) -> None:
-        """Read from disk how far the log is in the index."""
+        """Read from disk how far each log is in the index."""
         self._applied = self._stored()
         self._written_skipped = self._tables.store.get("meta", _SKIPPED_KEY) or b""
         self._skipped = Skipped.decode(self._written_skipped)
 
-    def _stored(self) -> Applied:
-        applied = self._tables.store.get("meta", _APPLIED_KEY)
-        return Applied.decode(applied) if applied else Applied()
+    def _stored(self) -> AppliedLogs:
+        return AppliedLogs.decode(self._tables.store.get("meta", _APPLIED_KEY) or b"")
 
     def rows(self) -> list[Change]:
         """The `meta` rows to write together with the rows put until now."""
@@ -84,50 +84,51 @@ class Progress:
         applied = self._tables.store.get("meta", _APPLIED_KEY)
         return applied is not None and applied != self._applied.encode()
 
-    def applied(self, version: Version, covers: int) -> None:
+    def applied(self, version: Version, covers: int, tip: Tip | None) -> None:
         """Count an object's record, the last of `covers` consecutive ones. The caller holds the tables' lock."""
-        self._applied.cover(version.seq - covers + 1, covers, version)
-        self._skipped.discard(version.seq)
+        self._applied.of(version.log).cover(version.seq - covers + 1, covers, version, tip)
+        self._skipped.discard(version.id)
 
-    def cover(self, seq: int) -> None:
-        """Record that record `seq` holds nothing for the index, so that `applied_seq` can pass it."""
+    def cover(self, record: RecordId, tip: Tip | None) -> None:
+        """Record that a record holds nothing for the index, so that the log's position can pass it."""
         with self._tables.lock:
-            self._applied.cover(seq)
-            self._skipped.discard(seq)
+            self._applied.of(record.log).cover(record.seq, tip=tip)
+            self._skipped.discard(record)
         self._tables.wake()
 
-    def mark_skipped(self, seq: int) -> None:
-        """Record that the object of record `seq` cannot be read now; durable after the next flush.
+    def mark_skipped(self, record: RecordId) -> None:
+        """Record that the object of a record cannot be read now; durable after the next flush.
 
-        `applied_seq` passes it, and `skipped` lists it until it is applied or covered.
+        The log's position passes it, and `skipped` lists it until it is applied or covered.
         """
         with self._tables.lock:
-            self._applied.cover(seq)
-            self._skipped.add(seq)
+            self._applied.of(record.log).cover(record.seq)
+            self._skipped.add(record)
 
-    def advance(self, next_seq: int) -> None:
-        """Record that every record below `next_seq` is applied, or holds nothing for the index."""
+    def advance(self, tip: Tip) -> None:
+        """Record that every record below a log's tip is applied, or holds nothing for the index."""
         with self._tables.lock:
-            self._applied.advance(next_seq)
+            self._applied.of(tip.log).advance(tip)
 
     @property
     def applied_seq(self) -> int:
-        """The record up to which nothing is missing, counting what `flush` would make durable; -1: none."""
-        return self._applied.next_seq - 1
+        """The record of the archive's own log up to which nothing is missing, on disk or not; -1: none."""
+        return self._applied.of(OWN_LOG).next_seq - 1
 
     @property
     def stored_seq(self) -> int:
-        """The record up to which nothing is missing on disk; -1: none."""
-        return self._stored().next_seq - 1
+        """The record of the archive's own log up to which nothing is missing on disk; -1: none."""
+        return self._stored().of(OWN_LOG).next_seq - 1
 
     @property
-    def anchor(self) -> Anchor | None:
-        """The newest object at or below `applied_seq`, which shows whether the log is still the same one."""
-        return self._applied.anchor
+    def marks(self) -> dict[LogId, Mark]:
+        """For each log its newest tip below which everything is applied, which shows whether it is still the same."""
+        with self._tables.lock:
+            return self._applied.marks
 
     @property
-    def skipped(self) -> tuple[tuple[int, int], ...]:
-        """First and last number of each run of records whose objects could not be read."""
+    def skipped(self) -> tuple[Run, ...]:
+        """The records whose objects could not be read, as runs."""
         with self._tables.lock:
             return self._skipped.runs
 

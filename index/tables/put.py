@@ -55,9 +55,9 @@ class Inserter:
         If the same object is in from an older record, its place is changed: it was sealed again.
         """
         part = self._rules.part_of(entry, version.source_ae)
-        order = version.order if version.order >= 0 else version.seq
         replaces = self._rules.replaces(version.source_ae)
-        version = msgspec.structs.replace(version, study_key_id=key_id, order=order, replaces=replaces)
+        version = msgspec.structs.replace(version, study_key_id=key_id, replaces=replaces)
+        order = version.order
         chain = self._lookup.chain(part.study_uid, entry.series_uid, entry.sop_instance)
         if any(each.order == order for link in chain for each in link.row.versions):
             self._repoint(chain, version)
@@ -154,7 +154,7 @@ class Inserter:
         """Point an object that is in already to a later record."""
         for link in chain:
             known = link.row.versions
-            versions = tuple(version if v.order == version.order and v.seq < version.seq else v for v in known)
+            versions = tuple(version if _is_later_record(version, v) else v for v in known)
             if any(new is not old for new, old in zip(versions, known, strict=True)):
                 self._tables.put(link.ref, msgspec.structs.replace(link.row, versions=versions))
 
@@ -164,3 +164,8 @@ class Inserter:
             winner = served(each for link in chain for each in link.row.versions)
             for link in chain:
                 self._serve(link, winner)
+
+
+def _is_later_record(version: Version, known: Version) -> bool:
+    """Whether both are the same object, and the first was sealed again after the second."""
+    return version.order == known.order and version.recorded > known.recorded

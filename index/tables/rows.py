@@ -12,67 +12,86 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from coffer.archive.format.entry import Position
+from coffer.archive.format.entry import Position, RecordId
 from coffer.index.dicom.attributes import Stored
 from coffer.index.instance.identity import PartId
+from coffer.index.instance.order import NEVER, Order
 from coffer.keys.errors import FormatError
 
 __all__ = ["SCHEMA", "InstanceRow", "Merged", "SeriesRow", "StudyRow", "Version", "decode_row", "encode_row", "served"]
 
-SCHEMA: Final = 3  # of the three rows together; with another number, rebuild
+SCHEMA: Final = 4  # of the three rows together; with another number, rebuild
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True):
-    """One stored data set of an instance and its place in the log. Lengths in bytes, time in ms since 1970 UTC.
+    """One stored data set of an instance and its place in the log. Lengths in bytes, times in ms since 1970 UTC.
 
-    `order` is the number of the object's first record: it decides which version is newer, even after the object was
-    sealed again and is in a later record. `replaces`: whether it replaces the version served before it.
+    `time_ms` is the time in its record's header, `received_ms` when the object arrived. `first`: the order of the
+    object's first record, if it was sealed again since and this is a later one. `replaces`: whether it replaces the
+    version served before it.
     """
 
+    log: int
     seq: int
     segment: int
     offset: int
     body_len: int
+    time_ms: int
     content_id: bytes
     transfer_syntax: str
     dataset_length: int
     received_ms: int
     flags: int
     study_key_id: bytes = b""  # empty until `Index.apply` fills it in, as `replaces`
-    order: int = -1
+    first: Order | None = None
     source_ae: str = ""
     replaces: bool = True
 
     @staticmethod
     def of(  # noqa: PLR0917  # the order of the record's own fields
         position: Position,
+        time_ms: int,
         content_id: bytes,
         transfer_syntax: str,
         dataset_length: int,
         received_ms: int,
         flags: int,
         source_ae: str = "",
-        order: int = -1,
+        first: Order | None = None,
     ) -> Version:
-        """Return the version that a record at `position` holds; `order` if its first record was an earlier one."""
+        """Return the version that a record at `position` with this time holds; `first`: of its first record, if that
+        was another one."""
         return Version(
-            position.seq,
-            position.segment,
-            position.offset,
-            position.body_len,
+            *position,
+            time_ms,
             content_id,
             transfer_syntax,
             dataset_length,
             received_ms,
             int(flags),
-            order=order if order >= 0 else position.seq,
+            first=first,
             source_ae=source_ae,
         )
 
     @property
     def position(self) -> Position:
         """The place of the record, for the log's reader."""
-        return Position(self.seq, self.segment, self.offset, self.body_len)
+        return Position(self.log, self.seq, self.segment, self.offset, self.body_len)
+
+    @property
+    def id(self) -> RecordId:
+        """The name of its record."""
+        return RecordId(self.log, self.seq)
+
+    @property
+    def recorded(self) -> Order:
+        """The order of its own record: of two records of one object the later one counts."""
+        return Order(self.time_ms, self.log, self.seq)
+
+    @property
+    def order(self) -> Order:
+        """The order of the object's first record: it decides which version is newer, even after a rekey."""
+        return self.first or self.recorded
 
 
 def served(versions: Iterable[Version]) -> Version:
@@ -81,7 +100,7 @@ def served(versions: Iterable[Version]) -> Version:
     return max((v for v in known if v.replaces), key=_order, default=None) or min(known, key=_order)
 
 
-def _order(version: Version) -> int:
+def _order(version: Version) -> Order:
     return version.order
 
 
@@ -89,41 +108,44 @@ class Merged(msgspec.Struct, frozen=True, array_like=True):
     """Attributes of an entity that many instances describe; each value is that of the newest one that has a value.
 
     `own[tag]` is the order of the version that a value comes from; `all_since` stands for every tag at once (the usual
-    case: all instances of a series agree), so that a thousand equal descriptions change one integer. `differing` are
+    case: all instances of a series agree), so that a thousand equal descriptions change one order. `differing` are
     the tags with more than one value. `stale`: a description was withdrawn that cannot be subtracted without the
     others; all are merged again when the values are needed.
     """
 
     values: Stored = {}
-    own: dict[int, int] = {}
-    all_since: int = -1
+    own: dict[int, Order] = {}
+    all_since: Order = NEVER
     differing: tuple[int, ...] = ()
     stale: bool = False
 
     @property
-    def newest(self) -> int:
+    def newest(self) -> Order:
         """The highest order that any of the values comes from."""
-        return max(self.all_since, *self.own.values(), -1)
+        return max(self.all_since, *self.own.values(), NEVER)
 
-    def merge(self, order: int, values: Stored) -> Merged:
+    def merge(self, order: Order, values: Stored) -> Merged:
         """Return the attributes with one more description merged in; self if nothing changes."""
         if self.stale:
             return self
         if values == self.values:
             if order <= self.all_since:
                 return self
-            return Merged(self.values, self.own, order, self.differing)
-        own = {tag: max(self.own.get(tag, -1), self.all_since) for tag in self.values}
+            own = {tag: its for tag, its in self.own.items() if its > order} if self.own else self.own
+            return Merged(self.values, own, order, self.differing)
+        if not self.values:
+            return Merged(values, {}, order)
+        own = {tag: self.order_of(tag) for tag in self.values}
         merged, differing = dict(self.values), set(self.differing)
         for tag, value in values.items():
             if tag in merged and merged[tag] != value:
                 differing.add(tag)
-            if order > own.get(tag, -1):
+            if order > own.get(tag, NEVER):
                 merged[tag] = value
                 own[tag] = order
         return Merged(merged, own, differing=tuple(sorted(differing)))
 
-    def without(self, order: int) -> Merged:
+    def without(self, order: Order) -> Merged:
         """Return the attributes after the description of this order was withdrawn; marked stale if they may change."""
         if self.stale or (not self.differing and order != self.all_since and order not in self.own.values()):
             return self
@@ -133,16 +155,16 @@ class Merged(msgspec.Struct, frozen=True, array_like=True):
         """Return the attributes of both together, each with the value of the newest description."""
         values, own = dict(self.values), {tag: self.order_of(tag) for tag in self.values}
         for tag, value in other.values.items():
-            if other.order_of(tag) > own.get(tag, -1):
+            if other.order_of(tag) > own.get(tag, NEVER):
                 values[tag], own[tag] = value, other.order_of(tag)
         return Merged(values, own)
 
-    def order_of(self, tag: int) -> int:
+    def order_of(self, tag: int) -> Order:
         """The order of the version that an attribute's value comes from."""
-        return max(self.own.get(tag, -1), self.all_since)
+        return max(self.own.get(tag, NEVER), self.all_since)
 
     @staticmethod
-    def of(descriptions: Iterable[tuple[int, Stored]]) -> Merged:
+    def of(descriptions: Iterable[tuple[Order, Stored]]) -> Merged:
         """Return the attributes of all these descriptions, each with its order."""
         merged = Merged()
         for order, values in sorted(descriptions, key=lambda each: each[0]):

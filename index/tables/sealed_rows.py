@@ -7,16 +7,15 @@ applied again from there. It does not know what rows mean (`index.index`).
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 
-from coffer.index.backends.lmdb_store import Change, IndexStore
+from coffer.index.backends.row_store import Change, IndexRowStore
+from coffer.index.tables.row_cache import RowCache
 from coffer.index.tables.row_cipher import INSTANCE, KIND_OF_LENGTH, PART, SERIES, STUDY, Ref, Row, RowCipher
 from coffer.index.tables.rows import InstanceRow, SeriesRow, StudyRow
 from coffer.keys.crypto.study_key import StudyKey
@@ -28,11 +27,12 @@ __all__ = ["INSTANCE", "PART", "SERIES", "STUDY", "Ref", "Tables", "child", "num
 _TABLE: Final = {STUDY: "study", SERIES: "series", INSTANCE: "instance"}
 _CHILD: Final = struct.Struct(">I")
 _NUMBER: Final = struct.Struct(">Q")
-_CACHED: Final = 8192  # study and series rows kept open
 _FLUSH_SECONDS: Final = 0.05
 _FLUSH_ROWS: Final = 4096
 _PATIENCE_SECONDS: Final = 60.0  # with writes that fail for other reasons than the disk
 _MOST_WAITING: Final = 200_000  # rows in memory before writers wait for the disk
+_PAGE: Final = 128  # rows of a series or study that are fetched at once
+_Below: TypeAlias = tuple[Ref, Callable[[], Row | None]]
 
 
 def child(ref: Ref, number: int) -> Ref:
@@ -45,13 +45,19 @@ def number_of(ref: Ref) -> int:
     return int(_NUMBER.unpack_from(ref)[0])
 
 
+def _same(row: Row) -> Row:
+    return row
+
+
 class Tables:
     """Rows by reference, references by UID. Readers need no lock; writers hold `lock` around `put` and `name`."""
 
     def __init__(
-        self, folder: Path, keyring: Keyring, *, readonly: bool, random: Callable[[int], bytes] = os.urandom
+        self, store: IndexRowStore, keyring: Keyring, epoch: int, *, readonly: bool, random: Callable[[int], bytes]
     ) -> None:
-        self.store = IndexStore(folder, readonly=readonly)
+        """`epoch` is the lease under which this process writes; see `IndexRowStore.write`."""
+        self.store = store
+        self._epoch = epoch
         self.lock = threading.RLock()
         self._cipher = RowCipher(keyring, random)
         self._fresh: dict[Ref, Row | None] = {}
@@ -60,12 +66,9 @@ class Tables:
         self._flushing_names: dict[bytes, tuple[Ref, ...]] = {}
         self._fresh_gone: dict[bytes, None] = {}
         self._flushing_gone: dict[bytes, None] = {}
-        self._cache: OrderedDict[Ref, Row] = OrderedDict()
-        self._names: dict[bytes, list[Ref]] = {}  # of studies and series; only in the process that writes them
-        self._caches_names = not readonly
-        self._cache_lock = threading.Lock()
+        self._is_readonly = readonly
+        self._cache = RowCache(keeps_names=not readonly)
         self._hidden: set[Ref] = set()  # studies whose key was shredded: their rows exist, but are not shown
-        self._generation = 0
         self._flush_lock = threading.Lock()
         self._meta: Callable[[], list[Change]] = list
         self._wake = threading.Event()
@@ -83,10 +86,7 @@ class Tables:
     def hide(self, study: Ref) -> None:
         """Show a study's rows only to `read` from now on, for removing them. The caller holds `lock`."""
         self._hidden.add(study)
-        with self._cache_lock:
-            self._generation += 1
-            for ref in [ref for ref in self._cache if ref[:8] == study]:
-                del self._cache[ref]
+        self._cache.drop_below(study)
 
     def token(self, kind: int, uid: str) -> bytes:
         """Return the key that stands for a UID on disk: kind, then 16 bytes of HMAC-SHA-256."""
@@ -98,17 +98,11 @@ class Tables:
 
     def under(self, token: bytes) -> list[Ref]:
         """Return the references under a token, as `named`; the list must not be changed."""
-        if not self._caches_names or token[0] == INSTANCE:
-            return self._under(token)
-        with self._cache_lock:
-            kept, generation = self._names.get(token), self._generation
+        kept = self._cache.names(token)
         if kept is None:
+            generation = self._cache.generation
             kept = self._under(token)
-            with self._cache_lock:
-                if generation == self._generation:  # else another entity may have been given this name meanwhile
-                    if len(self._names) >= _CACHED:
-                        self._names.clear()
-                    self._names[token] = kept
+            self._cache.keep_names(token, kept, generation)
         return kept
 
     def _under(self, token: bytes) -> list[Ref]:
@@ -127,15 +121,12 @@ class Tables:
         """Add an entity to those that a UID, or a part's text, names. The caller holds `lock`."""
         token = self.token(kind, uid)
         self._fresh_names[token] = (*self._fresh_names.get(token, ()), ref)
-        self._names_changed(token)
+        self._cache.drop_names(token)
 
     def put(self, ref: Ref, row: Row) -> None:
         """Make a row visible now and durable with the next flush. The caller holds `lock`."""
         self._fresh[ref] = row
-        if len(ref) != 16:
-            with self._cache_lock:
-                self._generation += 1
-                self._cache_row(ref, row)
+        self._cache.put(ref, row)
         self._wake.set()
 
     def remove(self, ref: Ref, *names: tuple[int, str]) -> None:
@@ -146,16 +137,9 @@ class Tables:
             others = tuple(r for r in self.named(kind, uid) if r != ref)
             self._fresh_gone[token] = None
             self._fresh_names[token] = others
-            self._names_changed(token)
-        with self._cache_lock:
-            self._cache.pop(ref, None)
+            self._cache.drop_names(token)
+        self._cache.drop(ref)
         self._wake.set()
-
-    def _names_changed(self, token: bytes) -> None:
-        """The references under a token have changed: drop the cached ones."""
-        with self._cache_lock:
-            self._generation += 1
-            self._names.pop(token, None)
 
     def study(self, ref: Ref) -> StudyRow | None:
         """Return a study's row, or None. Raises KeyUnavailableError or ShreddedError with the study's key."""
@@ -178,30 +162,61 @@ class Tables:
     def read(self, ref: Ref, study: Callable[[bytes], StudyKey] | None = None) -> Row | None:
         """Return a row, even a hidden one, or None; `study` looks up the key if it was shredded. Raises the errors of
         `study`."""
+        generation = self._cache.generation
+        is_known, row = self._in_memory(ref)
+        if is_known:
+            return row
+        sealed = self.store.get(_TABLE[KIND_OF_LENGTH[len(ref)]], ref)
+        return None if sealed is None else self._opened(ref, sealed, study, generation)
+
+    def below(self, parent: Ref, numbered: int, study: Callable[[bytes], StudyKey] | None = None) -> Iterator[_Below]:
+        """Yield the rows of the first `numbered` series of a study, or instances of a series, that there are, as a
+        function each that opens the row.
+
+        They are fetched page by page, each page as of one moment. Hidden ones are left out unless `study` is given. The
+        functions raise the errors of `study`.
+        """
+        for start in range(0, numbered, _PAGE):
+            if study is None and parent[:8] in self._hidden:
+                return
+            yield from self._page([child(parent, n) for n in range(start, min(start + _PAGE, numbered))], study)
+
+    def _page(self, refs: list[Ref], study: Callable[[bytes], StudyKey] | None) -> list[_Below]:
+        generation = self._cache.generation
+        found = [(ref, *self._in_memory(ref)) for ref in refs]
+        asked = [ref for ref, is_known, _ in found if not is_known]
+        stored = dict(zip(asked, self.store.get_many(_TABLE[KIND_OF_LENGTH[len(refs[0])]], asked), strict=True))
+        out: list[_Below] = []
+        for ref, _, row in found:
+            if row is not None:
+                out.append((ref, partial(_same, row)))
+            elif (sealed := stored.get(ref)) is not None:
+                out.append((ref, partial(self._opened_late, ref, sealed, study, generation)))
+        return out
+
+    def _opened_late(
+        self, ref: Ref, sealed: bytes, study: Callable[[bytes], StudyKey] | None, generation: int
+    ) -> Row | None:
+        """Open a row that may have been sealed again, under another key, since it was read."""
+        try:
+            return self._opened(ref, sealed, study, generation)
+        except (KeyUnavailableError, ShreddedError):
+            return self._row(ref) if study is None else self.read(ref, study)
+
+    def _in_memory(self, ref: Ref) -> tuple[bool, Row | None]:
+        """Whether a row is known without the store, and the row; known and None: it was removed."""
         for waiting in (self._fresh, self._flushing):  # in this order: a flush moves rows from the first to the second
             if ref in waiting:
-                return waiting[ref]
-        with self._cache_lock:
-            cached = self._cache.get(ref)
-            if cached is not None:
-                self._cache.move_to_end(ref)
-                return cached
-            generation = self._generation
-        sealed = self.store.get(_TABLE[KIND_OF_LENGTH[len(ref)]], ref)
-        if sealed is None:
-            return None
-        row = self._cipher.open(ref, sealed, study)
-        if len(ref) != 16 and ref[:8] not in self._hidden:
-            with self._cache_lock:
-                if generation == self._generation:  # else a newer row may have been put while this one was read
-                    self._cache_row(ref, row)
-        return row
+                return True, waiting[ref]
+        cached = self._cache.row(ref)
+        return cached is not None, cached
 
-    def _cache_row(self, ref: Ref, row: Row) -> None:
-        self._cache[ref] = row
-        self._cache.move_to_end(ref)
-        while len(self._cache) > _CACHED:
-            self._cache.popitem(last=False)
+    def _opened(self, ref: Ref, sealed: bytes, study: Callable[[bytes], StudyKey] | None, generation: int) -> Row:
+        """Open a row that was read from the store when, or after, this generation began."""
+        row = self._cipher.open(ref, sealed, study)
+        if ref[:8] not in self._hidden:
+            self._cache.keep(ref, row, generation)
+        return row
 
     def all_studies(self) -> Iterator[tuple[Ref, StudyRow | None]]:
         """Every stored study in order of its number, with None if its key is gone."""
@@ -226,7 +241,7 @@ class Tables:
                 self._flushing_gone, self._fresh_gone = self._fresh_gone, {}
                 changes = self._meta()
             try:
-                self.store.write(changes + self._changes())
+                self.store.write(self._epoch, changes + self._changes())
             except CofferError as error:
                 self._failure = UnavailableError(f"the index stopped: {error}", hint=error.hint())
                 raise self._failure from error
@@ -316,7 +331,7 @@ class Tables:
                 self._wake.set()
 
     def compact(self) -> None:
-        """Flush, and rewrite the file without removed rows (`IndexStore.compact`); durable on return."""
+        """Flush, and rewrite the file without removed rows (`IndexRowStore.compact`); durable on return."""
         self.flush()
         with self._flush_lock:
             self.store.compact()
@@ -324,13 +339,10 @@ class Tables:
     def clear_cache(self) -> None:
         """Read every row from disk again, as another process may have written it. Only allowed if no rows wait to be
         written; those that a readonly index keeps in memory are dropped too."""
-        if not self._caches_names:
+        if self._is_readonly:
             self._fresh = {}
-        with self._cache_lock:
-            self._generation += 1
-            self._hidden.clear()  # an index that is filled again gives their numbers to other studies
-            self._cache.clear()
-            self._names.clear()
+        self._hidden.clear()  # an index that is filled again gives their numbers to other studies
+        self._cache.clear()
 
     def drop(self, then: Callable[[], None]) -> None:
         """Remove everything, on disk and in memory, and call `then` before anything is written again.
@@ -338,7 +350,7 @@ class Tables:
         The caller must not hold `lock`: a flush takes its own lock first, then this one.
         """
         with self._flush_lock, self.lock:
-            self.store.clear()
+            self.store.clear(self._epoch)
             self._fresh, self._flushing = {}, {}
             self._fresh_names, self._flushing_names = {}, {}
             self._fresh_gone, self._flushing_gone = {}, {}

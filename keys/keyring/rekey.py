@@ -41,7 +41,7 @@ class Phase(IntEnum):
 class Rekey:
     """One rekey: ids of the old and the new key, the 16 bytes by which the index finds the study, the first record
     number that may be under the new key, how many objects are resealed and how many there are, and the number of the
-    record that stopped it (NOT_STUCK: none)."""
+    record that stopped it (NOT_STUCK: none). Both numbers are of log 0."""
 
     old: bytes
     new: bytes

@@ -20,6 +20,7 @@ from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import PartId, are_apart
 from coffer.index.tables.rows import Version
+from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import CofferError, ShreddedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
@@ -107,6 +108,7 @@ class Committer:
         self._queue: list[_Ticket] = []
         self._queue_lock = threading.Lock()
         self._lock = threading.Lock()
+        self._last_ms = 0  # of the newest record that this process committed
         self.refusal: UnavailableError | None = None  # set while stored objects could not be opened after a restart
 
     def study_key(self, part: PartId) -> StudyKey:
@@ -197,11 +199,16 @@ class Committer:
                 study=short_id(study_uid),
             )
 
+    def _rising_ms(self) -> int:
+        """The time of the next record: versions are ordered by it, so none is as old as one committed before."""
+        self._last_ms = max(self._last_ms + 1, clock_ms())
+        return self._last_ms
+
     def _commit(self, tickets: list[_Ticket]) -> None:
         try:
             self._index.follow()
             self._drop_recorded()
-            batch = _Batch(self._index, self._live)
+            batch = _Batch(self._index, self._live, self._rising_ms)
             results = batch.commit(self._log, [parcel for ticket in tickets for parcel in ticket.parcels])
             self._recorded = list(batch.announced.values())
             self._report(batch)
@@ -236,9 +243,10 @@ class _Newest(NamedTuple):
 class _Batch:
     """One commit: what is new in it, in order of arrival."""
 
-    def __init__(self, index: Index, fresh: Callable[[PartId], StudyKey | None]) -> None:
+    def __init__(self, index: Index, fresh: Callable[[PartId], StudyKey | None], now_ms: Callable[[], int]) -> None:
         self._index = index
         self._fresh = fresh
+        self._now_ms = now_ms
         self._entries: list[Entry] = []
         self.announced: dict[bytes, PartId] = {}  # keys whose first record is in this batch, and their parts
         self.changes: list[_NewVersion] = []
@@ -257,10 +265,10 @@ class _Batch:
             position, sealed = positions[at], parcel.sealed
             if covers:
                 version = Version.of(
-                    position, sealed.content_id, sealed.transfer_syntax, sealed.data_bytes, sealed.received_ms,
-                    sealed.flags, sealed.source_ae,
+                    position, self._entries[at].time_ms, sealed.content_id, sealed.transfer_syntax, sealed.data_bytes,
+                    sealed.received_ms, sealed.flags, sealed.source_ae,
                 )  # fmt: skip
-                self._index.accept(version, sealed.key_id, sealed.entry, covers=covers)
+                self._index.accept(version, sealed.key_id, sealed.entry, covers=covers, tip=log.tip)
             results.append(Committed(position.seq, duplicate=not covers))
         return results
 
@@ -283,7 +291,7 @@ class _Batch:
             self.changes.append(_NewVersion(newest.part != part, self._index.rules.replaces(sealed.source_ae), sealed))
         at = len(self._entries)
         self._entries.append(
-            Entry(Kind.OBJECT, sealed.key_id, sealed.flags, sealed.content_id, parcel.body, sealed.received_ms)
+            Entry(Kind.OBJECT, sealed.key_id, sealed.flags, sealed.content_id, parcel.body, self._now_ms())
         )
         self._new[_instance(sealed)] = _Newest(part, sealed.content_id, sealed.transfer_syntax, at, True)
         return at, covers
@@ -306,7 +314,7 @@ class _Batch:
             self.shared.append(part.study_uid)
         self.announced[sealed.key_id] = part
         self._entries.append(
-            Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, key.kcv, sealed.received_ms)
+            Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, key.kcv, self._now_ms())
         )
 
 

@@ -80,7 +80,9 @@ class Reconciler:
     def deliver(self) -> int:
         """Move the events waiting in the keyring into the log, durable on return; returns how many there were."""
         with self._delivering:
-            return outbox.deliver(self._keyring, self._log, self._reader, self._index.cover)
+            return outbox.deliver(
+                self._keyring, self._log, self._reader, lambda record: self._index.cover(record, self._log.tip)
+            )
 
     def _compact(self) -> bool:
         """Compact the index if an epoch ended since the last time; returns whether it is done. A failure is retried."""

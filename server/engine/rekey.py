@@ -20,11 +20,12 @@ from coffer.archive.body.reseal import reseal
 from coffer.archive.body.sealed_body import BodyContext, BodyReader
 from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.rekeys import StudyRekeyed
-from coffer.archive.format.entry import Entry, Position, SealedFile
+from coffer.archive.format.entry import Entry, Position, RecordId, SealedFile
 from coffer.archive.format.record import Flags, Kind
 from coffer.archive.reader import LogReader
 from coffer.index import rebuild
 from coffer.index.instance.object_meta import ObjectMeta
+from coffer.index.instance.order import Order
 from coffer.index.tables.rows import Version
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import aead
@@ -53,9 +54,10 @@ _DAY_MS: Final = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """One object's record: where it is, its content id, its flags."""
+    """One object's record: where it is, the time in its header, its content id, its flags."""
 
     position: Position
+    time_ms: int
     content_id: bytes
     flags: int
 
@@ -78,7 +80,7 @@ class _Records:
             if known is None:
                 continue
             if header.kind == Kind.OBJECT:
-                known.append(_Stored(position, header.content_id, header.flags))
+                known.append(_Stored(position, header.time_ms, header.content_id, header.flags))
             elif header.kind == Kind.STUDY_KEY_CREATED:
                 self.announced.add(header.study_key_id)
 
@@ -91,12 +93,12 @@ class _Study:
         self.old = old
         self.new = new
         self.records = records
-        self.moved: dict[int, _Stored] = {}  # by the old record's number
+        self.moved: dict[RecordId, _Stored] = {}  # by the old record
 
     @property
     def left(self) -> list[_Stored]:
         """The objects that are not sealed again yet, in order."""
-        return [each for each in self.records.objects[self.job.old] if each.position.seq not in self.moved]
+        return [each for each in self.records.objects[self.job.old] if each.position.id not in self.moved]
 
 
 class Rekeyer:
@@ -204,7 +206,7 @@ class Rekeyer:
             with self._opened(study, each) as body:
                 found = known.get(hmac_sha256(study.new.cid, body.sha256))
             if found:
-                study.moved[each.position.seq] = found.pop(0)
+                study.moved[each.position.id] = found.pop(0)
 
     def _opened(self, study: _Study, stored: _Stored) -> AbstractContextManager[BodyReader]:
         return self._archive.bodies.open(study.job.old, stored.content_id, stored.position)
@@ -231,11 +233,11 @@ class Rekeyer:
             for file in files:
                 discard(file.path)
         for position in positions:
-            self._archive.index.cover(position.seq)
+            self._archive.index.cover(position.id, self._archive.log.tip)
         study.records.announced.add(study.job.new)
         placed = zip(positions[len(entries) - len(sources) :], entries[len(entries) - len(sources) :], strict=True)
         for stored, (position, entry) in zip(sources, placed, strict=True):
-            study.moved[stored.position.seq] = _Stored(position, entry.content_id, entry.flags)
+            study.moved[stored.position.id] = _Stored(position, entry.time_ms, entry.content_id, entry.flags)
         self._note(study)
 
     def _sealed(self, study: _Study, stored: _Stored) -> Entry:
@@ -247,7 +249,7 @@ class Rekeyer:
                 content_id = hmac_sha256(study.new.cid, body.sha256)
                 context = BodyContext(self._keyring.archive_id, job.new, content_id, Kind.OBJECT)
                 sealed = reseal(
-                    body, _meta(body, position), study.new.blob, context, os.urandom(aead.SALT), self._archive.room,
+                    body, _meta(body, stored), study.new.blob, context, os.urandom(aead.SALT), self._archive.room,
                     in_memory=position.body_len <= _IN_MEMORY_BYTES,
                 )  # fmt: skip
         except IntegrityError as error:
@@ -268,11 +270,11 @@ class Rekeyer:
     def _change_over(self, study: _Study) -> None:
         """Let the index lead to the new records; durable on return."""
         index, job = self._archive.index, study.job
-        moved = {seq: _version(stored, job.new) for seq, stored in study.moved.items()}
+        moved = {record: _version(stored, job.new) for record, stored in study.moved.items()}
         held = index.rekey(job.name, job.old, job.new, moved)
         study.records.read()
         for stored in study.records.objects[job.new]:
-            if stored.position.seq not in held:  # missing from the index, or repaired since
+            if stored.position.id not in held:  # missing from the index, or repaired since
                 header = self._archive.reader.read_header(stored.position)
                 rebuild.apply_object(index, stored.position, header, self._archive.open_record, self._archive.limits)
         index.flush()
@@ -309,10 +311,13 @@ class Rekeyer:
         return Occurrence(event, clock_ms(), study.job.old)
 
 
-def _meta(body: BodyReader, position: Position) -> bytes:
-    """The metadata sealed with an object again: as before, and the record in which it first arrived."""
+def _meta(body: BodyReader, stored: _Stored) -> bytes:
+    """The metadata sealed with an object again: as before, and with which record and content id it first arrived."""
     meta = ObjectMeta.decode(body.meta)
-    return body.meta if meta.order >= 0 else msgspec.structs.replace(meta, order=position.seq).encode()
+    if meta.order is not None:
+        return body.meta
+    order = Order(stored.time_ms, *stored.position.id)
+    return msgspec.structs.replace(meta, order=order, original=stored.content_id).encode()
 
 
 def _advance(progress: Callable[[int, int], None], before: int, total: int, count: int) -> None:
@@ -321,7 +326,4 @@ def _advance(progress: Callable[[int, int], None], before: int, total: int, coun
 
 def _version(stored: _Stored, key_id: bytes) -> Version:
     """Where an object is now, in the form that `Index.rekey` takes."""
-    position = stored.position
-    return Version(
-        position.seq, position.segment, position.offset, position.body_len, stored.content_id, "", 0, 0, 0, key_id
-    )
+    return Version(*stored.position, stored.time_ms, stored.content_id, "", 0, 0, 0, key_id)

@@ -1,8 +1,8 @@
 """A transactional outbox: events wait in the keyring until the writer moves them into the log.
 
 Rule: an event is put into the keyring in the same transaction as the change that it records, and into the log exactly
-once: before it is appended, it is noted from which record on to look for it, so that a stop between append and removal
-is detected. An event in the keyring is sealed as it will be in the log.
+once: before it is appended, it is noted from which record of log 0 on to look for it, so that a stop between append and
+removal is detected. An event in the keyring is sealed as it will be in the log.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from coffer.archive.events.recorded import Occurrence
-from coffer.archive.format.entry import Entry, Position
+from coffer.archive.format.entry import Entry, Position, RecordId
 from coffer.archive.format.record import RecordHeader
 from coffer.keys.crypto import aead, derive
 from coffer.keys.keyring.keyring import Keyring
@@ -51,17 +51,17 @@ def enclosed_under(key: Secret, archive_id: bytes, event: Occurrence) -> Waiting
     return WaitingEvent(entry.kind, entry.time_ms, entry.study_key_id, entry.content_id, entry.body, os.urandom(UNIQUE))
 
 
-def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[int], None]) -> int:
+def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[RecordId], None]) -> int:
     """Move every waiting event into the log, durably; return how many there were. Raises UnavailableError.
 
-    `covered` gets the number of each appended record: the index has nothing to read in it.
+    `covered` gets the name of each appended record: the index has nothing to read in it.
     """
     found = events.waiting(keyring)
     for event in found:
         if event.number is None or not _is_in(reader, event, event.number):
             events.tried(keyring, event, log.next_seq)
             entry = Entry(event.kind, event.study_key_id, 0, event.content_id, event.body, event.time_ms)
-            covered(log.append([entry])[0].seq)
+            covered(log.append([entry])[0].id)
         events.delivered(keyring, event)
     return len(found)
 

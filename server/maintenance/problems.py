@@ -41,7 +41,7 @@ def unindexed(archive: ReadableArchive) -> Iterator[Unindexed]:
     for position, header in archive.reader.records():
         if header.kind != Kind.OBJECT or not header.flags & Flags.UNINDEXED or header.study_key_id in elsewhere:
             continue
-        version = Version.of(position, header.content_id, "", 0, header.time_ms, header.flags)
+        version = Version.of(position, header.time_ms, header.content_id, "", 0, header.time_ms, header.flags)
         try:
             with archive.open_body(header.study_key_id, version) as body:
                 name = ObjectMeta.decode(body.meta).sop_instance

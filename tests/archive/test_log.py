@@ -25,7 +25,7 @@ SMALL = SEGMENT_HEADER.size + 3 * ONE
 
 def test_positions_and_chain(small: SmallArchive) -> None:
     places = small.fill(3)
-    assert places == [Position(n, 1, SEGMENT_HEADER.size + n * ONE, 40) for n in range(3)]
+    assert places == [Position(0, n, 1, SEGMENT_HEADER.size + n * ONE, 40) for n in range(3)]
     reader = LogReader(small.folder)
     head = genesis_hash(small.folder.archive_id)
     for n, (_, header) in enumerate(reader.records()):

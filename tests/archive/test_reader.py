@@ -138,16 +138,16 @@ def test_another_place_is_refused(small: SmallArchive) -> None:
     first, second = small.fill(2)
     reader = LogReader(small.folder)
     for wrong in (
-        Position(0, 1, second.offset, 40),
-        Position(1, 1, first.offset, 40),
-        Position(0, 1, first.offset, 41),
-        Position(0, 1, first.offset + 8, 40),
-        Position(2, 1, second.offset + ONE, 40),
+        Position(0, 0, 1, second.offset, 40),
+        Position(0, 1, 1, first.offset, 40),
+        Position(0, 0, 1, first.offset, 41),
+        Position(0, 0, 1, first.offset + 8, 40),
+        Position(0, 2, 1, second.offset + ONE, 40),
     ):
         with pytest.raises(IntegrityError):
             reader.read_body(wrong)
     with pytest.raises(NotFoundError, match="segment 9"):
-        reader.read_body(Position(0, 9, START, 40))
+        reader.read_body(Position(0, 0, 9, START, 40))
     reader.close()
 
 

@@ -1,11 +1,13 @@
 """Fixtures of the index tests: a cheap keyring, an index in a temporary folder, and made-up instances."""
 
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from coffer.archive.format.entry import Position
+from coffer.archive.format.entry import Position, Tip
+from coffer.index.backends.memory_store import MemoryRowStore
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import PartId, Rules
@@ -30,9 +32,28 @@ def keyring(tmp_path: Path) -> Iterator[Keyring]:
 
 
 @pytest.fixture
-def index(tmp_path: Path, keyring: Keyring) -> Iterator[Index]:
+def backend() -> str:
+    """Where the rows are: in a "folder", or in "memory". Modules that run on both override it."""
+    return "folder"
+
+
+@pytest.fixture
+def open_index(backend: str, tmp_path: Path, keyring: Keyring) -> Callable[..., Index]:
+    """Opens the one index of the test, for the first time or again."""
+    memory = MemoryRowStore()
+
+    def opened(rules: Rules | None = None, **options: bool) -> Index:
+        if backend == "memory":
+            return Index.over(memory, keyring, rules or Rules(), **options)
+        return Index.open(tmp_path / "index", keyring, rules or Rules(), **options)
+
+    return opened
+
+
+@pytest.fixture
+def index(open_index: Callable[..., Index]) -> Iterator[Index]:
     """An empty index."""
-    made = Index.open(tmp_path / "index", keyring)
+    made = open_index()
     yield made
     made.close()
 
@@ -69,8 +90,14 @@ _TAGS = {
 def version(seq: int, content: bytes = b"", flags: int = 0, source_ae: str = "SCU") -> Version:
     """The version that record `seq` would hold."""
     content_id = (content or seq.to_bytes(4, "big")).ljust(32, b"\1")
-    position = Position(seq, 1, 160 * seq, 500)
-    return Version.of(position, content_id, EXPLICIT_LE, 1000, 1_700_000_000_000 + seq, flags, source_ae)
+    position = Position(0, seq, 1, 160 * seq, 500)
+    now_ms = 1_700_000_000_000 + seq
+    return Version.of(position, now_ms, content_id, EXPLICIT_LE, 1000, now_ms, flags, source_ae)
+
+
+def tip_above(made: Version) -> Tip:
+    """The end that a made-up log has when this record is its last."""
+    return Tip(made.log, made.seq + 1, sha256(made.content_id).digest())
 
 
 class Filler:
@@ -100,7 +127,7 @@ class Filler:
             self.keys[part] = self.keyring.new_study()
         record = (made, self.keys[part].key_id, what)
         self.history.append(record)
-        self.index.apply(*record)
+        self.index.apply(*record, tip=tip_above(made))
         self.seq += 1
         return made
 
@@ -116,12 +143,12 @@ def filler(index: Index, keyring: Keyring) -> Filler:
 
 
 @pytest.fixture
-def reopen(tmp_path: Path, keyring: Keyring) -> Iterator[Callable[..., Index]]:
-    """Opens the index of `tmp_path` again; closes what it opened."""
+def reopen(open_index: Callable[..., Index]) -> Iterator[Callable[..., Index]]:
+    """Opens the index again; closes what it opened."""
     opened: list[Index] = []
 
     def again(rules: Rules | None = None, **options: bool) -> Index:
-        opened.append(Index.open(tmp_path / "index", keyring, rules or Rules(), **options))
+        opened.append(open_index(rules, **options))
         return opened[-1]
 
     yield again

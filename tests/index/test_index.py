@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coffer.index.backends.lmdb_store import Change
+from coffer.index.backends.row_store import Change
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import PartId
@@ -232,7 +232,7 @@ def test_rows_that_were_swapped_or_flipped_are_found(
     index.flush()
     store = index._tables.store
     (first, one), (second, two) = store.scan("instance")
-    store.write([("instance", first, two), ("instance", second, one[:-1] + bytes((one[-1] ^ 1,)))])
+    store.write(0, [("instance", first, two), ("instance", second, one[:-1] + bytes((one[-1] ^ 1,)))])
     index.close()
     damaged = reopen()
     for uid in ("1.1", "2.2"):
@@ -360,10 +360,10 @@ def test_what_could_not_be_written_for_want_of_memory_waits_for_the_next_flush(
     store, is_short = index._tables.store, [True]
     write = store.write
 
-    def failing(changes: Sequence[Change]) -> None:
+    def failing(epoch: int, changes: Sequence[Change]) -> None:
         if is_short:
             raise MemoryError
-        write(changes)
+        write(epoch, changes)
 
     monkeypatch.setattr(store, "write", failing)
     for number in (2, 3):

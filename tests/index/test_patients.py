@@ -152,7 +152,7 @@ def answered(index: Index) -> dict[str, list[tuple[object, ...]]]:
             who = uid, *patient_in(row)
             name = str(row[SERIES_UID][0])
             series.append((*who, name, row[MODALITY], int(str(row[0x00201209][0]))))
-        found = {each.version.order: each for each in index.locate({STUDY_UID: (uid,)})}
+        found = {each.version.order.seq: each for each in index.locate({STUDY_UID: (uid,)})}
         for order, each in found.items():
             who = uid, each.patient.patient_id, each.patient.issuer
             images.append((*who, each.series_uid, each.sop_instance, order))
@@ -388,8 +388,8 @@ def test_an_object_sealed_again_stays_as_old_as_it_was(index: Index, filler: Fil
     filler.add("1.1", "1.5", "1.7", patient_id="B")
     told, key = everything(index)[2:], keyring.new_study()
     moved = replace_place(old, 9, key.key_id)
-    held = index.rekey(index.study_token("1.1"), filler.key("1.1", "A").key_id, key.key_id, {old.seq: moved})
-    assert 9 in held
+    held = index.rekey(index.study_token("1.1"), filler.key("1.1", "A").key_id, key.key_id, {old.id: moved})
+    assert (0, 9) in held
     assert [each.patient.patient_id for each in index.locate({SOP_UID: ("1.7",)})] == ["B"]
     assert [each.located.version.seq for each in index.versions("1.7")] == [9, 1]
     assert index.study_key_for(PartId("1.1", "A")) == key.key_id

@@ -25,10 +25,14 @@ def test_the_second_reader_reads_it() -> None:
     assert series[0] == "1.2.3"
     assert instance[0] == make_index.SOP
     assert instance[2:4] == [study[2][0], {0x00080060: ["CT"]}]
-    assert instance[5][0][:5] == [0, 1, 256, 4096, bytes([3]) * 32]
-    assert instance[5][0][10:] == [0, "SCU", True]
+    assert instance[5][0][:7] == [0, 0, 1, 256, 4096, 1_700_000_000_001, bytes([3]) * 32]
+    assert instance[5][0][12:] == [None, "SCU", True]
     assert instance[6] is True
-    assert reader_index.skipped(golden["tables"]) == [3, 5, 6]
+    assert reader_index.skipped(golden["tables"]) == [(0, 3), (0, 5), (0, 6), (2, 7)]
+    assert reader_index.applied(golden["tables"]) == {
+        0: (1, bytes([4]) * 32, (0, 1, 256, bytes([3]) * 32)),
+        2: (9, bytes([6]) * 32, None),
+    }
     uids, meta = golden["tables"]["uid"], golden["tables"]["meta"]
     for token in (reader_index.part_token(keys[0], *study[0]), reader_index.token(keys[0], "study", study[0][0])):
         assert uids[token.hex()] == (1).to_bytes(8, "big").hex()
@@ -93,6 +97,7 @@ def test_the_tables_of_the_page_are_those_of_the_golden_index() -> None:
         "merged": study[2],
         "part": study[0],
         "version": instance[5][0],
+        "order": study[2][2],
     }
     assert said == {name: len(row) for name, row in rows.items()}
     sizes = {int(n) for n in re.findall(r"\d+", columns("database")["uid"])}

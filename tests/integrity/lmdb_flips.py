@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from coffer.index.backends.lmdb_store import TABLES, IndexStore
+from coffer.index.backends.lmdb_store import LmdbRowStore
+from coffer.index.backends.row_store import TABLES
 from coffer.keys.errors import CofferError
 from coffer.keys.keyring.store import SUM_KEY, RowStore
 
@@ -34,7 +35,7 @@ def keyring_rows(folder: Path) -> Rows | None:
 
 def index_rows(folder: Path) -> Rows | None:
     """All rows of an index; None where the reader complains."""
-    store = IndexStore(folder, readonly=True)
+    store = LmdbRowStore(folder, readonly=True)
     try:
         if store.complaint() is not None:
             return None
@@ -59,9 +60,9 @@ def write_keyring(folder: Path) -> None:
 
 def write_index(folder: Path) -> None:
     """One more row."""
-    store = IndexStore(folder)
+    store = LmdbRowStore(folder)
     try:
-        store.write([("study", bytes(8), bytes(300))])
+        store.write(0, [("study", bytes(8), bytes(300))])
     finally:
         store.close()
 

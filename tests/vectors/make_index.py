@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from coffer.archive.format.entry import Position
+from coffer.archive.format.entry import Position, RecordId, Tip
+from coffer.index.backends.lmdb_store import LmdbRowStore
+from coffer.index.backends.row_store import TABLES
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.tables.rows import Version
@@ -31,21 +33,29 @@ def make(folder: Path) -> dict[str, Any]:
         changes=lambda: 0,
         rows=lambda _: [],
     )
-    index = Index.open(folder, cast("Keyring", ring), random=lambda size: bytes([5]) * size)
+    store = LmdbRowStore(folder)
+    index = Index.over(store, cast("Keyring", ring), epoch=3, random=lambda size: bytes([5]) * size)
     version = Version.of(
-        Position(0, 1, 256, 4096), bytes([3]) * 32, "1.2.840.10008.1.2.1", 4000, 1_700_000_000_000, 0, "SCU"
+        Position(0, 0, 1, 256, 4096),
+        1_700_000_000_001,
+        bytes([3]) * 32,
+        "1.2.840.10008.1.2.1",
+        4000,
+        1_700_000_000_000,
+        0,
+        "SCU",
     )
     patient = {0x00100010: ("Doe^Jane",), 0x00100020: ("P1",)}
     image = {0x00080018: (SOP,), 0x00080016: ("1.2.840.10008.5.1.4.1.1.2",)}
     entry = InstanceEntry(
         "1.2", "1.2.3", SOP, image[0x00080016][0], patient, {0x00080060: ("CT",)}, image, None, "P1", ""
     )
-    index.apply(version, KEY_ID, entry)
-    for seq in (3, 5, 6):
-        index.mark_skipped(seq)
+    index.apply(version, KEY_ID, entry, tip=Tip(0, 1, bytes([4]) * 32))
+    index.advance(Tip(2, 9, bytes([6]) * 32))
+    for record in ((0, 3), (0, 5), (0, 6), (2, 7)):
+        index.mark_skipped(RecordId(*record))
     index.flush()
-    store = index._tables.store
-    tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in ("meta", "uid", "study", "series", "instance")}
+    tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in TABLES}
     index.close()
     return {"tables": tables, "token_key": token_key.reveal().hex(), "row_key": study.row.reveal().hex()}
 

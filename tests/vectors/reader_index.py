@@ -43,17 +43,34 @@ def row(row_key: bytes, archive_id: bytes, reference: bytes, value: bytes) -> li
     return decoded
 
 
-def skipped(tables: dict[str, dict[str, str]]) -> list[int]:
-    """The records whose objects are not in, from tables in hexadecimal."""
-    data, found, least = bytes.fromhex(tables["meta"].get(b"skipped".hex(), "")), list[int](), 0
-    if len(data) % 16:
+def skipped(tables: dict[str, dict[str, str]]) -> list[tuple[int, int]]:
+    """Log and number of the records whose objects are not in, from tables in hexadecimal."""
+    data, found = bytes.fromhex(tables["meta"].get(b"skipped".hex(), "")), list[tuple[int, int]]()
+    if len(data) % 20:
         raise ValueError("skipped")
-    for at in range(0, len(data), 16):
-        first, last = (int.from_bytes(data[place : place + 8], "big") for place in (at, at + 8))
-        if last < first or first < least:
+    least = (0, 0)
+    for at in range(0, len(data), 20):
+        log, first, last = (int.from_bytes(data[at + a : at + b], "big") for a, b in ((0, 4), (4, 12), (12, 20)))
+        if last < first or (log, first) < least:
             raise ValueError("skipped")
-        found += range(first, last + 1)
-        least = last + 2
+        found += [(log, seq) for seq in range(first, last + 1)]
+        least = (log, last + 2)
+    return found
+
+
+def applied(tables: dict[str, dict[str, str]]) -> dict[int, tuple[int, bytes, tuple[int, int, int, bytes] | None]]:
+    """By log: next_seq, the hash of the record before it, and the anchor's number, segment, offset and content id."""
+    data, found = bytes.fromhex(tables["meta"].get(b"applied".hex(), "")), {}
+    if len(data) % 96:
+        raise ValueError("applied")
+    for at in range(0, len(data), 96):
+        entry = data[at : at + 96]
+        log, next_seq, seq, segment, offset = (
+            int.from_bytes(entry[a:b], "big") for a, b in ((0, 4), (4, 12), (44, 52), (52, 56), (56, 64))
+        )
+        if found and log <= max(found):
+            raise ValueError("applied")
+        found[log] = next_seq, entry[12:44], (seq, segment, offset, entry[64:]) if any(entry[64:]) else None
     return found
 
 
@@ -68,7 +85,7 @@ def read(tables: dict[str, dict[str, str]], token_key: bytes, row_key: bytes, ar
                 )
     if bytes.fromhex(tables["meta"][b"sum".hex()]) != (total % 2**256).to_bytes(32, "big"):
         raise ValueError("sum")
-    if tables["meta"][b"schema".hex()] != "00000003":
+    if tables["meta"][b"schema".hex()] != "00000004":
         raise ValueError("schema")
     reference = bytes.fromhex(tables["uid"][token(token_key, "instance", sop).hex()])
     return [

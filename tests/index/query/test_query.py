@@ -19,6 +19,12 @@ DATE, MODALITIES, ACCESSION, DESCRIPTION = 0x00080020, 0x00080061, 0x00080050, 0
 MR_CLASS = "1.2.840.10008.5.1.4.1.1.4"
 
 
+@pytest.fixture(params=["folder", "memory"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every test on both."""
+    return str(request.param)
+
+
 @pytest.fixture
 def archive(index: Index, filler: Filler) -> Index:
     filler.add("1.1", "1.1.1", "1.1.1.1", name="Doe^Jane", patient_id="A", study_date="20240101", number="1")

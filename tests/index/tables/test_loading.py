@@ -111,7 +111,7 @@ def test_damage_that_is_met_later_stops_stores_and_answers(
     index.flush()
     store = index._tables.store
     (ref, sealed) = store.scan("study")[-1]
-    store.write([("study", ref, sealed[:-1] + bytes((sealed[-1] ^ 1,)))])
+    store.write(0, [("study", ref, sealed[:-1] + bytes((sealed[-1] ^ 1,)))])
     index.close()
     opened = gate(1)
     loading = reopen()

@@ -16,6 +16,7 @@ from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.index.dicom.attributes import STUDY_UID
 from coffer.keys.clock import clock_ms
+from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
 from coffer.keys.keyring import signing_key
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading
@@ -111,12 +112,16 @@ def test_a_body_in_another_place_opens_nothing(
     pairs = itertools.product(range(1, EACH + 1), donors(records, archive))
     # Of one length, so that every record stays where the index says.
     at, donor = next((n, each) for n, each in pairs if each != records[n] and length(each) == length(records[n]))
+    with open_reading(load_config(Path("coffer.toml"))) as engine:
+        (victim,) = [each for each in engine.index.locate({STUDY_UID: (UIDS[0],)}) if each.version.seq == at]
     records[at] = replace(records[at], body=donor.body)
     written_again(archive, records)
     assert told("verify")["findings"] == []  # nothing that needs no key can tell
-    with open_reading(load_config(Path("coffer.toml"))) as engine:
-        (victim,) = [each for each in engine.index.locate({STUDY_UID: (UIDS[0],)}) if each.version.seq == at]
-    run("get", "--instance", victim.sop_instance, "--out", "out", code=3)
+    refused = run("get", "--instance", victim.sop_instance, "--out", "out", code=UnavailableError.exit_code)
+    assert "another state of the log" in refused.output
+    rebuilt = run("index", "rebuild", code=IntegrityError.exit_code)  # an index of what is there now
+    assert "1 objects could not be read or opened" in rebuilt.output
+    run("get", "--instance", victim.sop_instance, "--out", "out", code=NotFoundError.exit_code)
     assert not list(Path().glob("out/**/*.dcm"))
     run("get", "--study", UIDS[1], "--out", "out")
     (finding,) = told("verify", "--level", "decrypt", code=1)["findings"]  # type: ignore[misc]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coffer.index.backends.lmdb_store import Change, IndexStore
+from coffer.index.backends.lmdb_store import LmdbRowStore
+from coffer.index.backends.row_store import Change
 from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.errors import UnavailableError
 
@@ -17,21 +18,21 @@ ROOT = Path(__file__).resolve().parents[3]
 READER = """
 import sys
 from pathlib import Path
-from coffer.index.backends.lmdb_store import IndexStore
-store = IndexStore(Path(sys.argv[1]), readonly=True)
+from coffer.index.backends.lmdb_store import LmdbRowStore
+store = LmdbRowStore(Path(sys.argv[1]), readonly=True)
 for line in sys.stdin:
     print((store.get("study", line.strip().encode()) or b"nothing").decode(), flush=True)
 """
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[IndexStore]:
+def store(tmp_path: Path) -> Iterator[LmdbRowStore]:
     """A store of a thousand rows and tokens, and one that was removed."""
-    made = IndexStore(tmp_path / "index")
+    made = LmdbRowStore(tmp_path / "index")
     rows: list[Change] = [("study", f"{n}".encode(), os.urandom(300)) for n in range(1000)]
-    made.write([*rows, *(("uid", f"u{n % 9}".encode(), f"{n}".encode()) for n in range(1000))])
-    made.write([("study", b"gone", b"REMOVED " * 40)])
-    made.write([("study", b"gone", None), ("study", b"kept", b"here")])
+    made.write(0, [*rows, *(("uid", f"u{n % 9}".encode(), f"{n}".encode()) for n in range(1000))])
+    made.write(0, [("study", b"gone", b"REMOVED " * 40)])
+    made.write(0, [("study", b"gone", None), ("study", b"kept", b"here")])
     yield made
     assert made.complaint() is None
     made.close()
@@ -61,7 +62,7 @@ class Reader:
         assert self._process.wait(10) == 0
 
 
-def test_whoever_reads_reads_on_and_nothing_removed_is_left(store: IndexStore, tmp_path: Path) -> None:
+def test_whoever_reads_reads_on_and_nothing_removed_is_left(store: LmdbRowStore, tmp_path: Path) -> None:
     file = tmp_path / "index" / "data.mdb"
     before = Reader(tmp_path / "index")
     assert before.get("kept") == "here"
@@ -69,18 +70,18 @@ def test_whoever_reads_reads_on_and_nothing_removed_is_left(store: IndexStore, t
     for number in range(5):
         store.compact()
         assert b"REMOVED" not in file.read_bytes()
-        store.write([("study", b"round", b"%d" % number)])
+        store.write(0, [("study", b"round", b"%d" % number)])
     after = Reader(tmp_path / "index")
     assert (before.get("kept"), before.get("round")) == ("here", "nothing")
     assert after.get("round") == "4"
-    store.write([("study", b"round", b"5")])
+    store.write(0, [("study", b"round", b"5")])
     assert after.get("round") == "5"  # the writer and it share one lock
     assert (len(store.values(b"u1")), before.get("kept")) == (112 - 1, "here")
     before.close()
     after.close()
 
 
-def test_a_reader_in_the_middle_is_waited_for(store: IndexStore) -> None:
+def test_a_reader_in_the_middle_is_waited_for(store: LmdbRowStore) -> None:
     compacted = threading.Thread(target=store.compact)
     with store._reading() as txn:
         compacted.start()
@@ -92,7 +93,7 @@ def test_a_reader_in_the_middle_is_waited_for(store: IndexStore) -> None:
 
 
 def test_a_copy_that_cannot_be_written_changes_nothing(
-    store: IndexStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: LmdbRowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_fd: int, _buffers: object) -> int:
         raise OSError(28, "No space left on device")
@@ -101,7 +102,7 @@ def test_a_copy_that_cannot_be_written_changes_nothing(
     with pytest.raises(UnavailableError, match="No space"):
         store.compact()
     monkeypatch.undo()
-    store.write([("study", b"kept", b"still")])
+    store.write(0, [("study", b"kept", b"still")])
     assert store.get("study", b"kept") == b"still"
     store.compact()
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["data.mdb", "lock.mdb"]
@@ -122,11 +123,11 @@ def _compact_and_die(folder: Path, step: int) -> None:
         tick()
 
     SystemCalls.rename = staticmethod(rename)  # type: ignore[assignment]
-    IndexStore(folder).compact()
+    LmdbRowStore(folder).compact()
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
-def test_a_stop_leaves_one_whole_file_and_no_copy(store: IndexStore, tmp_path: Path, step: int) -> None:
+def test_a_stop_leaves_one_whole_file_and_no_copy(store: LmdbRowStore, tmp_path: Path, step: int) -> None:
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "data.mdb").write_bytes((tmp_path / "index" / "data.mdb").read_bytes())
@@ -137,7 +138,7 @@ def test_a_stop_leaves_one_whole_file_and_no_copy(store: IndexStore, tmp_path: P
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    again = IndexStore(folder)
+    again = LmdbRowStore(folder)
     assert again.get("study", b"kept") == b"here"
     assert again.complaint() is None
     assert sorted(path.name for path in folder.iterdir()) == ["data.mdb", "lock.mdb"]
