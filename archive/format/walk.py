@@ -117,7 +117,7 @@ class Walker:
             if end > stop or length < _NEAR:
                 break
             try:
-                window = read(body_end, min(closed + head, stop - body_end))
+                window = read(body_end, closed + head if end + head <= stop else stop - body_end)
             except FormatError:  # a writer cut a torn end off meanwhile, and the next header with it
                 batch.end = at
                 self._read_over(batch, raw, at, stop)

@@ -53,7 +53,10 @@ def read_exactly(fd: int, offset: int, length: int) -> bytes:
 
     Raises FormatError where the file is shorter, UnreadableError where the medium cannot be read.
     """
-    data = _pread(fd, length, offset)
+    try:
+        data = os.pread(fd, length, offset)  # not `_pread`: a verification comes here for each large record
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {error.strerror}") from error
     if len(data) != length:
         data = read_up_to(fd, offset, length)
         if len(data) != length:
