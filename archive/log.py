@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain
-from coffer.archive.format.entry import OWN_LOG, Entry, Position, SealedFile, Tip
+from coffer.archive.format.entry import OWN_LOG, Appended, Entry, Position, SealedFile, Tip
 from coffer.archive.format.group import GroupEnd
 from coffer.archive.format.merkle import EMPTY_ROOT, leaf_hash
 from coffer.archive.format.order import UNKNOWN
@@ -44,7 +44,7 @@ def _hash(entry: Entry) -> bytes:
 
 def _require_header(entry: Entry) -> None:
     """Raise ValueError for values that no header can hold: checked here, they fail the caller and not the log."""
-    numbers = ((entry.kind, 16), (entry.flags, 32), (entry.time_ms, 64))
+    numbers = ((entry.kind, 16), (entry.flags, 32), (entry.least_ms, 64))
     sizes_fit = (len(entry.study_key_id), len(entry.content_id)) == (16, 32)
     sizes_fit &= not isinstance(entry.body, SealedFile) or (entry.body.length >= 0 and len(entry.body.sha256) == 32)
     if not sizes_fit or any(not 0 <= number < 1 << bits for number, bits in numbers):
@@ -145,8 +145,8 @@ class LogWriter:
         """The number of records under the last signed checkpoint."""
         return self._signed.size if self._signed else 0
 
-    def append(self, entries: Sequence[Entry]) -> list[Position]:
-        """Append entries in order, together; durable on return.
+    def append(self, entries: Sequence[Entry]) -> list[Appended]:
+        """Append entries in order, together; durable on return. Returns position and time of each, in order.
 
         They are one group with one fdatasync; callers with many entries combine them (`server.engine.commit`). Raises
         UnavailableError if they do not fit (objects: above the reserve) or a SealedFile is not what it states: then
@@ -177,12 +177,12 @@ class LogWriter:
 
         Its time is the clock's, even if that is earlier than the record before. Durable on return. Raises as `append`.
         """
-        entry = Entry(Kind.LOG_EPOCH, bytes(16), 0, hashlib.sha256(body).digest(), body, 0)
+        entry = Entry(Kind.LOG_EPOCH, bytes(16), 0, hashlib.sha256(body).digest(), body)
         with self._commit_lock:
             self._require_running()
             size = record_size(len(body)) + footer_size(len(self._tail.offsets)) + segment.HEADER.size
             self._space.require(size, into_reserve=True)
-            return self._commit([entry], [entry.content_id], [-1])[0]
+            return self._commit([entry], [entry.content_id], [-1])[0].position
 
     def require_writable(self) -> None:
         """Return if objects can be expected to be accepted. Raises UnavailableError: stopped, or the volume is full."""
@@ -283,7 +283,7 @@ class LogWriter:
         is_long = self._file.size + size > self._segment_bytes
         return records > 0 and (is_long or records + count > segment.MOST_RECORDS)
 
-    def _commit(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Position]:
+    def _commit(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Appended]:
         try:
             return self._write_group(entries, hashes, files)
         except SourceError:
@@ -296,7 +296,7 @@ class LogWriter:
                 raise
             raise stopped from error
 
-    def _write_group(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Position]:
+    def _write_group(self, entries: Sequence[Entry], hashes: list[bytes], files: list[int]) -> list[Appended]:
         """Write and sync a group in one segment; if a file is no longer what it was, undo everything and raise
         SourceError."""
         if entries[0].kind == Kind.LOG_EPOCH:
@@ -323,14 +323,14 @@ class LogWriter:
     def _end(self) -> Tip:
         return Tip(OWN_LOG, self._tail.chain.next_seq, self._tail.chain.head)
 
-    def _write(self, entry: Entry, body_hash: bytes, file: int, group: int, *, is_last: bool) -> Position:
+    def _write(self, entry: Entry, body_hash: bytes, file: int, group: int, *, is_last: bool) -> Appended:
         body = entry.body
         length = _length(body)
         chain, at = self._tail.chain, self._file.size
         header = RecordHeader(
             kind=entry.kind,
             seq=chain.next_seq,
-            time_ms=max(chain.order.time_ms + 1, self._now_ms()),
+            time_ms=max(chain.order.time_ms + 1, self._now_ms(), entry.least_ms),
             study_key_id=entry.study_key_id,
             flags=entry.flags,
             body_len=length,
@@ -350,7 +350,7 @@ class LogWriter:
         position = Position(OWN_LOG, chain.next_seq, self._tail.segment, at, length)
         self._tail.offsets.append(at)
         chain.follow(header, tag)
-        return position
+        return Appended(position, chain.order.time_ms)
 
     def _tag(self, group: int, header: bytes) -> bytes:
         """The tag of a group that ends with this record."""

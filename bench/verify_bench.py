@@ -58,7 +58,7 @@ def log_of(path: Path, records: int, body_bytes: int) -> ArchiveFolder:
     writer = LogWriter(folder, sign=signer.sign_statement, now_ms=lambda: 1, segment_bytes=1 << 30)
     body = os.urandom(body_bytes)
     for start in range(0, records, 1000):
-        writer.append([Entry(1, bytes(16), 0, bytes(32), body, n) for n in range(start, min(start + 1000, records))])
+        writer.append([Entry(1, bytes(16), 0, bytes(32), body)] * (min(start + 1000, records) - start))
     writer.checkpoint(partial(signer.sign_note, ORIGIN))
     writer.close()
     return folder

@@ -1,7 +1,8 @@
 """Events as sealed records in the log.
 
-Rule: pure. The JSON of an event is sealed under the archive's event key and bound to archive, key id, content id and
-kind of record like any body. The record's header has its time and the study key that it is about.
+Rule: pure. Time and JSON of an event, padded, are sealed under the archive's event key and bound to archive, key id,
+content id and kind of record like any body. The record's header has the study key that it is about, and the time of
+the append, which comes after the event's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from coffer.keys.memory.secret import Secret
 __all__ = ["NO_KEY", "Occurrence", "Recorded"]
 
 NO_KEY: Final = bytes(16)
+_TIME: Final = 8  # bytes
+_PAD: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ class Occurrence:
 
     def seal(self, key: Secret, archive_id: bytes, salt: bytes) -> Entry:
         """The record to append. Takes the archive's event key and 24 fresh random bytes. Raises as `codec.encode`."""
-        plain = codec.encode(self.event)
+        plain = self.time_ms.to_bytes(_TIME, "big") + codec.encode(self.event)
+        plain += b" " * (-len(plain) % _PAD)
         content_id = hmac_sha256(derive.derive(key, derive.CID), plain)
         context = BodyContext(archive_id, self.key_id, content_id, self.event.kind)
         body = aead.seal(key, context.bind(len(plain)), plain, salt)
@@ -43,8 +47,8 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """An event as the log has it: the number of its record, its time (ms since 1970 UTC), the id of the study key it
-    is about (16 zero bytes: none), and what it says."""
+    """An event as the log has it: the number of its record, when it happened (ms since 1970 UTC), the id of the study
+    key it is about (16 zero bytes: none), and what it says."""
 
     seq: int
     time_ms: int
@@ -58,8 +62,12 @@ class Recorded:
         Raises IntegrityError for one that was altered or is of another archive, kind or key, and as `codec.decode`.
         """
         length = aead.plain_length(len(body))
-        if length > codec.MAX_EVENT_BYTES:
+        if length > codec.MAX_EVENT_BYTES + _TIME + _PAD:
             raise FormatError("an event is too long")
         context = BodyContext(archive_id, header.study_key_id, header.content_id, header.kind)
-        event = codec.decode(aead.open_sealed(key, context.bind(length), body), header.kind)
-        return cls(header.seq, header.time_ms, header.study_key_id, event)
+        plain = aead.open_sealed(key, context.bind(length), body)
+        told = plain[_TIME:].rstrip(b" ")
+        if len(plain) != _TIME + len(told) + -(_TIME + len(told)) % _PAD:
+            raise FormatError("an event is not padded as it should be")
+        event = codec.decode(told, header.kind)
+        return cls(header.seq, int.from_bytes(plain[:_TIME], "big"), header.study_key_id, event)

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from coffer.keys.buffer import Buffer
 
-__all__ = ["OWN_LOG", "Entry", "LogId", "Position", "RecordId", "SealedFile", "Tip"]
+__all__ = ["OWN_LOG", "Appended", "Entry", "LogId", "Position", "RecordId", "SealedFile", "Tip"]
 
 LogId = int  # u32
 OWN_LOG: Final[LogId] = 0  # the archive's own log: events of keys stand there, and today everything else too
@@ -23,14 +23,15 @@ class SealedFile:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record to append; the writer adds number, chain, hash and position."""
+    """One record to append; the writer adds number, time, chain, hash and position. The time is not before `least_ms`
+    (ms since 1970 UTC), that of the event which it records."""
 
     kind: int
     study_key_id: bytes
     flags: int
     content_id: bytes
     body: Buffer | SealedFile
-    time_ms: int
+    least_ms: int = 0
 
 
 class RecordId(NamedTuple):
@@ -66,3 +67,10 @@ class Tip(NamedTuple):
     log: LogId
     next_seq: int
     head: bytes
+
+
+class Appended(NamedTuple):
+    """A record as it was appended: where it is, and its time (ms since 1970 UTC)."""
+
+    position: Position
+    time_ms: int

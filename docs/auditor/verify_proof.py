@@ -139,11 +139,10 @@ def check_keys(told, heads):
         must(head[24:40].hex() == each["key"] and each["key"] not in before, what + "its record is about another key")
         if each["why"] == "shredded":
             must(kind(head) == SHRED_SCHEDULED and not each["successor"], what + "its record is no shred")
-            must(time_ms(head) == each["gone_ms"] == told["scheduled_ms"], what + "shredded at another time")
+            must(time_ms(head) >= each["gone_ms"] == told["scheduled_ms"], what + "shredded at another time")
         else:
             must(each["why"] == "rekeyed" and kind(head) == STUDY_REKEYED, what + "its record is no rekey")
             must(each["successor"] in before, what + "replaced by a key that is not shown to be gone")
-            must(time_ms(head) <= each["gone_ms"], what + "replaced at another time")
         before.add(each["key"])
 
 
@@ -154,7 +153,7 @@ def check_steps(told, heads):
     for each in told["steps"]:
         head = heads[each["record"]]
         must(kind(head) in (STATE, SHRED_SCHEDULED), f"record {each['record']} is no officer's step")
-        must(time_ms(head) == each["ms"], f"{each['what']}: at another time than its record says")
+        must(time_ms(head) >= each["ms"], f"{each['what']}: later than its record")
 
 
 def openers(told):
@@ -177,7 +176,7 @@ def check_epochs(told, heads):
         head, end = heads[seq], STATE if each["kind"] == "shares" else EPOCH_DESTROYED
         is_end = kind(head) == end and head[24:40] == bytes(16) and seq not in used
         must(is_end, what + "a record is not of the end of what opened it")
-        must(time_ms(head) == each["receipt_ms"], what + "a receipt is of another time")
+        must(time_ms(head) >= each["receipt_ms"], what + "a receipt is later than its record")
         must(each["effective_ms"] is not None, what + "a receipt without an end")
         used.add(seq)
 

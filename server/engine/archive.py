@@ -245,7 +245,7 @@ class WritableArchive(KeyAdminArchive):
     def record_event(self, event: Event, key_id: bytes = NO_KEY) -> Position:
         """Append a sealed event, of now, about a study key; durable on return. Raises UnavailableError, FormatError."""
         told, key = Occurrence(event, clock_ms(), key_id), self.keyring.archive_key(derive.EVENT)
-        return self.log.append([told.seal(key, self.folder.archive_id, os.urandom(aead.SALT))])[0]
+        return self.log.append([told.seal(key, self.folder.archive_id, os.urandom(aead.SALT))])[0].position
 
     def rebuild_index(self, progress: Callable[[int, int], None]) -> CatchUp:
         """Empty the index and fill it from the log; `progress` gets records done and total. Durable on return."""

@@ -20,7 +20,6 @@ from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import PartId, are_apart
 from coffer.index.tables.rows import Version
-from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import CofferError, ShreddedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
@@ -108,7 +107,6 @@ class Committer:
         self._queue: list[_Ticket] = []
         self._queue_lock = threading.Lock()
         self._lock = threading.Lock()
-        self._last_ms = 0  # of the newest record that this process committed
         self.refusal: UnavailableError | None = None  # set while stored objects could not be opened after a restart
 
     def study_key(self, part: PartId) -> StudyKey:
@@ -199,16 +197,11 @@ class Committer:
                 study=short_id(study_uid),
             )
 
-    def _rising_ms(self) -> int:
-        """The time of the next record: versions are ordered by it, so none is as old as one committed before."""
-        self._last_ms = max(self._last_ms + 1, clock_ms())
-        return self._last_ms
-
     def _commit(self, tickets: list[_Ticket]) -> None:
         try:
             self._index.follow()
             self._drop_recorded()
-            batch = _Batch(self._index, self._live, self._rising_ms)
+            batch = _Batch(self._index, self._live)
             results = batch.commit(self._log, [parcel for ticket in tickets for parcel in ticket.parcels])
             self._recorded = list(batch.announced.values())
             self._report(batch)
@@ -243,10 +236,9 @@ class _Newest(NamedTuple):
 class _Batch:
     """One commit: what is new in it, in order of arrival."""
 
-    def __init__(self, index: Index, fresh: Callable[[PartId], StudyKey | None], now_ms: Callable[[], int]) -> None:
+    def __init__(self, index: Index, fresh: Callable[[PartId], StudyKey | None]) -> None:
         self._index = index
         self._fresh = fresh
-        self._now_ms = now_ms
         self._entries: list[Entry] = []
         self.announced: dict[bytes, PartId] = {}  # keys whose first record is in this batch, and their parts
         self.changes: list[_NewVersion] = []
@@ -255,17 +247,17 @@ class _Batch:
 
     def commit(self, log: LogWriter, parcels: Sequence[Parcel]) -> list[Committed]:
         places = [self._place(parcel) for parcel in parcels]
-        positions = log.append(self._entries) if self._entries else []
+        appended = log.append(self._entries)
         results = []
         for place, parcel in zip(places, parcels, strict=True):
             if isinstance(place, Committed):
                 results.append(place)
                 continue
             at, covers = place
-            position, sealed = positions[at], parcel.sealed
+            (position, time_ms), sealed = appended[at], parcel.sealed
             if covers:
                 version = Version.of(
-                    position, self._entries[at].time_ms, sealed.content_id, sealed.transfer_syntax, sealed.data_bytes,
+                    position, time_ms, sealed.content_id, sealed.transfer_syntax, sealed.data_bytes,
                     sealed.received_ms, sealed.flags, sealed.source_ae,
                 )  # fmt: skip
                 self._index.accept(version, sealed.key_id, sealed.entry, covers=covers, tip=log.tip)
@@ -290,9 +282,7 @@ class _Batch:
         if newest is not None:
             self.changes.append(_NewVersion(newest.part != part, self._index.rules.replaces(sealed.source_ae), sealed))
         at = len(self._entries)
-        self._entries.append(
-            Entry(Kind.OBJECT, sealed.key_id, sealed.flags, sealed.content_id, parcel.body, self._now_ms())
-        )
+        self._entries.append(Entry(Kind.OBJECT, sealed.key_id, sealed.flags, sealed.content_id, parcel.body))
         self._new[_instance(sealed)] = _Newest(part, sealed.content_id, sealed.transfer_syntax, at, True)
         return at, covers
 
@@ -313,9 +303,7 @@ class _Batch:
         if part.study_uid and (any(are_apart(each, part) for each in beside) or self._index.has_another_patient(part)):
             self.shared.append(part.study_uid)
         self.announced[sealed.key_id] = part
-        self._entries.append(
-            Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, key.kcv, self._now_ms())
-        )
+        self._entries.append(Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, key.kcv))
 
 
 def _instance(sealed: Sealed) -> tuple[str, str, str]:

@@ -216,7 +216,7 @@ class Rekeyer:
         self._keyring.study(study.job.new)  # raises if it was shredded meanwhile: nothing more is written
         entries, files, sources, size = [], [], [], 0
         if study.job.new not in study.records.announced:
-            entries.append(Entry(Kind.STUDY_KEY_CREATED, study.job.new, Flags(0), bytes(32), study.new.kcv, clock_ms()))
+            entries.append(Entry(Kind.STUDY_KEY_CREATED, study.job.new, Flags(0), bytes(32), study.new.kcv))
         try:
             for stored in study.left[:_GROUP_OBJECTS]:
                 if self._is_stopping():
@@ -228,16 +228,16 @@ class Rekeyer:
                 size += stored.position.body_len
                 if size >= _GROUP_BYTES:
                     break
-            positions = self._archive.log.append(entries)
+            appended = self._archive.log.append(entries)
         finally:
             for file in files:
                 discard(file.path)
-        for position in positions:
+        for position, _ in appended:
             self._archive.index.cover(position.id, self._archive.log.tip)
         study.records.announced.add(study.job.new)
-        placed = zip(positions[len(entries) - len(sources) :], entries[len(entries) - len(sources) :], strict=True)
-        for stored, (position, entry) in zip(sources, placed, strict=True):
-            study.moved[stored.position.id] = _Stored(position, entry.time_ms, entry.content_id, entry.flags)
+        placed = zip(appended[len(entries) - len(sources) :], entries[len(entries) - len(sources) :], strict=True)
+        for stored, ((position, time_ms), entry) in zip(sources, placed, strict=True):
+            study.moved[stored.position.id] = _Stored(position, time_ms, entry.content_id, entry.flags)
         self._note(study)
 
     def _sealed(self, study: _Study, stored: _Stored) -> Entry:
@@ -258,7 +258,7 @@ class Rekeyer:
                 f"record {position.seq} of the study cannot be opened, so the study keeps its key: {error}",
                 hint="run coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
             ) from error
-        return Entry(Kind.OBJECT, job.new, stored.flags, content_id, sealed, clock_ms())
+        return Entry(Kind.OBJECT, job.new, stored.flags, content_id, sealed)
 
     def _note(self, study: _Study) -> None:
         """Record the progress periodically, for a caller that waits in another process."""

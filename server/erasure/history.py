@@ -84,24 +84,24 @@ class ErasureHistory:
         return found
 
     def _add(self, header: RecordHeader, recorded: Recorded) -> None:
-        openers = Openers.of(recorded.event)
+        openers, at = Openers.of(recorded.event), recorded.time_ms
         self.keepers |= {(each.epoch, each.id): each for each in openers.keepers}
         self.groups |= {each.group: each for each in openers.groups}
         self.groups.pop(openers.given_up, None)
         match recorded.event:
             case StudyShredded() as event:
-                self.shreds[recorded.key_id] = _recorded(header, event)
+                self.shreds[recorded.key_id] = _recorded(header, at, event)
             case StudyRekeyed() as event:
-                self.rekeys.setdefault(recorded.key_id, _recorded(header, event))
+                self.rekeys.setdefault(recorded.key_id, _recorded(header, at, event))
             case EpochDestroyed() as event:
-                self.receipts[event.epoch, bytes.fromhex(event.keeper)] = _recorded(header, event)
+                self.receipts[event.epoch, bytes.fromhex(event.keeper)] = _recorded(header, at, event)
             case SharesBurned() as event:
-                self.burned.setdefault(bytes.fromhex(event.group), []).append(_recorded(header, event))
+                self.burned.setdefault(bytes.fromhex(event.group), []).append(_recorded(header, at, event))
             case ShredRequested() as event:
-                self.steps.setdefault(event.request, []).append(("asked", _recorded(header, event)))
+                self.steps.setdefault(event.request, []).append(("asked", _recorded(header, at, event)))
             case ShredApproved() as event:
-                self.steps.setdefault(event.request, []).append(("approved", _recorded(header, event)))
+                self.steps.setdefault(event.request, []).append(("approved", _recorded(header, at, event)))
 
 
-def _recorded(header: RecordHeader, event: E) -> RecordedEvent[E]:
-    return RecordedEvent(header.seq, header.time_ms, header.serialize(), event)
+def _recorded(header: RecordHeader, time_ms: int, event: E) -> RecordedEvent[E]:
+    return RecordedEvent(header.seq, time_ms, header.serialize(), event)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from coffer.archive.events.recorded import Occurrence
-from coffer.archive.format.entry import Entry, Position, RecordId
+from coffer.archive.format.entry import Appended, Entry, Position, RecordId
 from coffer.archive.format.record import RecordHeader
 from coffer.keys.crypto import aead, derive
 from coffer.keys.keyring.keyring import Keyring
@@ -28,7 +28,7 @@ class Log(Protocol):
     def next_seq(self) -> int:
         """The number of the next record."""
 
-    def append(self, entries: list[Entry]) -> list[Position]:
+    def append(self, entries: list[Entry]) -> list[Appended]:
         """Append records; durable on return. Raises UnavailableError."""
 
 
@@ -48,7 +48,7 @@ def enclosed_under(key: Secret, archive_id: bytes, event: Occurrence) -> Waiting
     """As `enclosed`, under the archive's event key, where no provider opens the keyring."""
     entry = event.seal(key, archive_id, os.urandom(aead.SALT))
     assert isinstance(entry.body, bytes)
-    return WaitingEvent(entry.kind, entry.time_ms, entry.study_key_id, entry.content_id, entry.body, os.urandom(UNIQUE))
+    return WaitingEvent(entry.kind, event.time_ms, entry.study_key_id, entry.content_id, entry.body, os.urandom(UNIQUE))
 
 
 def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[RecordId], None]) -> int:
@@ -61,7 +61,7 @@ def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[Recor
         if event.number is None or not _is_in(reader, event, event.number):
             events.tried(keyring, event, log.next_seq)
             entry = Entry(event.kind, event.study_key_id, 0, event.content_id, event.body, event.time_ms)
-            covered(log.append([entry])[0].id)
+            covered(log.append([entry])[0].position.id)
         events.delivered(keyring, event)
     return len(found)
 

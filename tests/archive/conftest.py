@@ -32,7 +32,12 @@ def body_of(number: int, size: int = 40) -> bytes:
 def entry(number: int, size: int = 40) -> Entry:
     """The n-th entry of a test."""
     ids = sha256(b"id%d" % number).digest()
-    return Entry(Kind.OBJECT, ids[:16], 0, ids, body_of(number, size), FIRST_MS + number)
+    return Entry(Kind.OBJECT, ids[:16], 0, ids, body_of(number, size))
+
+
+def append(log: LogWriter, entries: Sequence[Entry]) -> list[Position]:
+    """Append entries together; returns their positions."""
+    return [position for position, _ in log.append(entries)]
 
 
 class SmallArchive:
@@ -70,7 +75,7 @@ class SmallArchive:
     def fill(self, count: int, *, first: int = 0, size: int = 40, segment_bytes: int = 1 << 30) -> list[Position]:
         """Append `count` entries one by one and close."""
         log = self.writer(segment_bytes=segment_bytes)
-        done = [log.append([entry(n, size)])[0] for n in range(first, first + count)]
+        done = [append(log, [entry(n, size)])[0] for n in range(first, first + count)]
         log.close()
         return done
 

@@ -17,7 +17,7 @@ from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.errors import UnavailableError
-from tests.archive.conftest import FIRST_MS, SIGNER, FaultyCalls, SmallArchive, body_of, entry
+from tests.archive.conftest import FIRST_MS, SIGNER, FaultyCalls, SmallArchive, append, body_of, entry
 
 ONE = record_size(40)
 SMALL = SEGMENT_HEADER.size + 3 * ONE
@@ -50,7 +50,7 @@ def test_many_appends_from_eight_threads(small: SmallArchive) -> None:
 
     def append(worker: int) -> None:
         for n in range(worker, 200, 8):
-            (places[n],) = log.append([entry(n, n)])
+            (places[n],) = append(log, [entry(n, n)])
 
     threads = [threading.Thread(target=append, args=(n,)) for n in range(8)]
     for thread in threads:
@@ -65,19 +65,19 @@ def test_many_appends_from_eight_threads(small: SmallArchive) -> None:
 
 def test_segments_roll_and_each_holds_at_least_one_record(small: SmallArchive) -> None:
     log = small.writer(segment_bytes=SMALL)
-    places = [log.append([entry(n)])[0] for n in range(7)]
+    places = [append(log, [entry(n)])[0] for n in range(7)]
     assert [p.segment for p in places] == [1, 1, 1, 2, 2, 2, 3]
-    (large,) = log.append([entry(8, 5000)])
+    (large,) = append(log, [entry(8, 5000)])
     assert large.segment == 4
-    assert log.append([entry(9)])[0].segment == 5
+    assert append(log, [entry(9)])[0].segment == 5
     assert small.folder.segment_files.numbers() == [1, 2, 3, 4, 5]
 
 
 def test_a_group_lies_in_one_segment(small: SmallArchive) -> None:
     log = small.writer(segment_bytes=SMALL)
-    assert [p.segment for p in log.append([entry(n) for n in range(5)])] == [1, 1, 1, 1, 1]
-    assert [p.segment for p in log.append([entry(5)])] == [2]
-    assert [p.segment for p in log.append([entry(6), entry(7), entry(8)])] == [3, 3, 3]
+    assert [p.segment for p in append(log, [entry(n) for n in range(5)])] == [1, 1, 1, 1, 1]
+    assert [p.segment for p in append(log, [entry(5)])] == [2]
+    assert [p.segment for p in append(log, [entry(6), entry(7), entry(8)])] == [3, 3, 3]
 
 
 def test_record_times_grow_whatever_the_clock_says(small: SmallArchive) -> None:
@@ -98,7 +98,7 @@ def test_a_sealed_file_is_copied(small: SmallArchive, tmp_path: Path) -> None:
     path.write_bytes(body)
     log = small.writer()
     sealed = SealedFile(path, len(body), sha256(body).digest())
-    (place,) = log.append([Entry(1, bytes(16), 0, bytes(32), sealed, 1)])
+    (place,) = append(log, [Entry(1, bytes(16), 0, bytes(32), sealed)])
     log.append([entry(2)])
     reader = LogReader(small.folder)
     assert reader.read_body(place) == body
@@ -137,11 +137,11 @@ def test_a_sealed_file_that_is_not_what_was_said_leaves_nothing_and_stops_nobody
     _other(what, path)
     log = small.writer(segment_bytes=segment_bytes)
     log.append([entry(n) for n in range(3)])
-    sealed = Entry(1, bytes(16), 0, bytes(32), SealedFile(path, 10, sha256(bytes(10)).digest()), 1)
+    sealed = Entry(1, bytes(16), 0, bytes(32), SealedFile(path, 10, sha256(bytes(10)).digest()))
     with pytest.raises(UnavailableError, match="sealed body"):
         log.append([*(entry(3, 100) for _ in range(before)), sealed])
     assert log.next_seq == 3
-    (place,) = log.append([entry(4)])
+    (place,) = append(log, [entry(4)])
     assert place.seq == 3
     log.close()
     assert small.writer(segment_bytes=segment_bytes).next_seq == 4
@@ -152,8 +152,8 @@ def test_a_group_with_a_sealed_file_lies_in_one_segment(small: SmallArchive, tmp
     path = tmp_path / "sealed"
     path.write_bytes(bytes(5000))
     log = small.writer(segment_bytes=SMALL)
-    sealed = Entry(1, bytes(16), 0, bytes(32), SealedFile(path, 5000, sha256(bytes(5000)).digest()), 1)
-    places = log.append([entry(0)]) + log.append([entry(1, 100), sealed, entry(2, 100)]) + log.append([entry(3)])
+    sealed = Entry(1, bytes(16), 0, bytes(32), SealedFile(path, 5000, sha256(bytes(5000)).digest()))
+    places = append(log, [entry(0)]) + append(log, [entry(1, 100), sealed, entry(2, 100)]) + append(log, [entry(3)])
     assert [place.segment for place in places] == [1, 2, 2, 2, 3]
     log.close()
     assert small.writer(segment_bytes=SMALL).next_seq == 5
@@ -167,7 +167,7 @@ def test_an_entry_that_fits_no_header_stops_nobody_else(small: SmallArchive, fie
     log = small.writer()
     with pytest.raises(ValueError, match="header"):
         log.append([Entry(**values, body=b"x")])  # type: ignore[arg-type]
-    assert log.append([entry(1)])[0].seq == 0
+    assert append(log, [entry(1)])[0].seq == 0
 
 
 def test_a_volume_at_its_reserve_takes_nothing_and_heals(small: SmallArchive, free: list[int]) -> None:
@@ -178,7 +178,7 @@ def test_a_volume_at_its_reserve_takes_nothing_and_heals(small: SmallArchive, fr
             refused()
     assert small.files() == before
     free[0] = 2 << 20
-    assert log.append([entry(1)])[0].seq == 0
+    assert append(log, [entry(1)])[0].seq == 0
 
 
 def test_events_use_the_reserve_and_objects_with_them_do_not(small: SmallArchive, free: list[int]) -> None:
@@ -186,7 +186,7 @@ def test_events_use_the_reserve_and_objects_with_them_do_not(small: SmallArchive
     event = replace(entry(2), kind=Kind.STATE)
     free[0] = 2 << 20
     assert log.accepts_events()
-    assert log.append([event])[0].seq == 0
+    assert append(log, [event])[0].seq == 0
     with pytest.raises(UnavailableError, match="reserve"):
         log.append([event, entry(1)])
     before, free[0] = small.files(), 60_000
@@ -195,7 +195,7 @@ def test_events_use_the_reserve_and_objects_with_them_do_not(small: SmallArchive
         log.append([event])
     assert small.files() == before
     free[0] = 8 << 20
-    assert log.append([event, entry(1)])[0].seq == 1
+    assert append(log, [event, entry(1)])[0].seq == 1
 
 
 @pytest.mark.parametrize("segment_bytes", [SMALL, 1 << 30])  # the first fills segments up, whose footers count too
@@ -207,7 +207,7 @@ def test_a_group_that_does_not_fit_above_the_reserve_is_refused_whole(
     before = small.files()
     sealed = SealedFile(tmp_path / "sealed", 3_000_000, sha256(bytes(3_000_000)).digest())
     sealed.path.write_bytes(bytes(3_000_000))
-    group = [Entry(1, bytes(16), 0, bytes(32), sealed, 1), *(entry(n, 3000) for n in range(1, 40))]
+    group = [Entry(1, bytes(16), 0, bytes(32), sealed), *(entry(n, 3000) for n in range(1, 40))]
     refused, accepted = 1000, 1 << 30
     while accepted - refused > 1:
         free[0] = (refused + accepted) // 2
@@ -221,7 +221,7 @@ def test_a_group_that_does_not_fit_above_the_reserve_is_refused_whole(
         log.append(group)
     assert small.files() == before
     log.require_writable()
-    assert log.append([entry(50)])[0].seq == 1
+    assert append(log, [entry(50)])[0].seq == 1
     before, free[0] = small.files(), log._needed(group) + 1000 + (64 << 10)
     log.append(group)
     grown = sum(map(len, small.files().values())) - sum(map(len, before.values()))

@@ -46,7 +46,7 @@ def entry(number: int, size: int) -> Entry:
     """The n-th thing that is ever appended."""
     ids = sha256(b"id%d" % number).digest()
     body = (sha256(b"body%d" % number).digest() * (size // 32 + 1))[:size]
-    return Entry(Kind.OBJECT, ids[:16], 0, ids, body, number)
+    return Entry(Kind.OBJECT, ids[:16], 0, ids, body)
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.keyring import signing_key
 from coffer.server.config.load import load_config
 from coffer.server.engine.providers import open_keyring, provider_of
-from tests.archive.conftest import entry
+from tests.archive.conftest import append, entry
 from tests.conftest import absent
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.dicom_client import split_part10
@@ -242,7 +242,7 @@ def torn(new_coffer_process: Callable[[], CofferProcess]) -> Ward:
     with closing(open_keyring(folder, provider_of(keys, folder.archive_id))) as keyring:
         sign = signing_key.current(keyring).sign_statement
     with closing(LogWriter(folder, sign=sign, now_ms=clock_ms)) as log:  # a study's key is older than its first object
-        place, _ = log.append([replace(entry(number, 700), study_key_id=key_id) for number in (1, 2)])
+        place, _ = append(log, [replace(entry(number, 700), study_key_id=key_id) for number in (1, 2)])
     flip(folder.segment_files.path(place.segment), place.offset + 400)
     return make_ward(coffer, "put", "--jobs", "1", str(files(coffer.base / "source", range(3, 6))))
 

@@ -38,7 +38,7 @@ def entry(number: int) -> Entry:
     body = (sha256(b"golden body %d" % number).digest() * 4)[: LENGTHS[number]]
     kind = Kind.STUDY_KEY_CREATED if number == 0 else Kind.OBJECT
     flags = Flags.UNINDEXED if number == 5 else 0
-    return Entry(kind, ids[:16], flags, ids, body, FIRST_MS + 1000 * number)
+    return Entry(kind, ids[:16], flags, ids, body)
 
 
 def make(path: Path) -> None:

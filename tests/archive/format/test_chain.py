@@ -6,7 +6,7 @@ from coffer.archive.format.chain import find_record, pass_over
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.format.walk import Walker
 from coffer.archive.store.source import MemorySource
-from tests.archive.conftest import SmallArchive, entry
+from tests.archive.conftest import SmallArchive, append, entry
 
 START = SEGMENT_HEADER.size
 
@@ -18,7 +18,7 @@ def test_what_was_cut_since_the_size_was_asked_is_the_end(
     small: SmallArchive, cut_at: int, more: int, *, bodies: bool
 ) -> None:
     log = small.writer()
-    offsets = [place.offset for place in log.append([entry(n, 20_000 if n in {2, 3} else 40) for n in range(6)])]
+    offsets = [place.offset for place in append(log, [entry(n, 20_000 if n in {2, 3} else 40) for n in range(6)])]
     log.close()
     data = small.segments()[0].read_bytes()
     left = offsets[cut_at] + more

@@ -15,7 +15,7 @@ from coffer.archive.verify.findings import FindingStore
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.keys.memory.secret import Secret
-from tests.archive.conftest import FaultyCalls, SmallArchive, entry
+from tests.archive.conftest import FaultyCalls, SmallArchive, append, entry
 
 ONE = record_size(37)  # ends in three bytes of padding
 START = SEGMENT_HEADER.size
@@ -75,7 +75,7 @@ def test_a_tail_with_its_end_but_without_its_middle(small: SmallArchive) -> None
 def test_a_hole_in_the_group_that_was_being_written_is_cut_with_what_lies_behind_it(small: SmallArchive) -> None:
     small.fill(2)
     log = small.writer()
-    places = log.append([entry(10), entry(11), entry(12)])
+    places = append(log, [entry(10), entry(11), entry(12)])
     log.close()
     path = small.segments()[0]
     data = bytearray(path.read_bytes())
@@ -109,7 +109,7 @@ def test_what_was_cut_waits_for_an_answer_and_goes_once_it_has_one(small: SmallA
 def test_a_hole_before_a_later_group_is_refused(small: SmallArchive) -> None:
     small.fill(2)
     log = small.writer()
-    places = log.append([entry(10), entry(11), entry(12)])
+    places = append(log, [entry(10), entry(11), entry(12)])
     log.append([entry(13)])
     log.close()
     path = small.segments()[0]
@@ -121,7 +121,7 @@ def test_a_hole_before_a_later_group_is_refused(small: SmallArchive) -> None:
 
 def test_a_hole_before_a_footer_is_refused(small: SmallArchive) -> None:
     log = small.writer(segment_bytes=START + 2 * record_size(40))
-    places = log.append([entry(0), entry(1)])
+    places = append(log, [entry(0), entry(1)])
     log.append([entry(2)])
     log.close()
     first, second = small.segments()
@@ -147,7 +147,7 @@ def test_a_group_without_its_tag_was_never_acknowledged(small: SmallArchive) -> 
     """Every record of it is whole but the last, which alone can say that the group is."""
     small.fill(2)
     log = small.writer()
-    places = log.append([entry(10), entry(11), entry(12)])
+    places = append(log, [entry(10), entry(11), entry(12)])
     log.close()
     os.truncate(small.segments()[0], places[2].offset)
     log = small.writer()
@@ -213,7 +213,7 @@ def test_damage_in_the_middle_is_refused(small: SmallArchive, offset: int) -> No
 def test_a_damaged_body_that_was_stable_stays_and_is_told(small: SmallArchive, behind: int) -> None:
     """A record of a later group follows: it was acknowledged. Nothing is cut, and the archive can be written."""
     log = small.writer(segment_bytes=THREE if behind == 5 else 1 << 30)
-    places = [log.append([entry(n)])[0] for n in range(2 + behind)]
+    places = [append(log, [entry(n)])[0] for n in range(2 + behind)]
     log.close()
     damaged = places[-1 - behind]
     path = small.folder.segment_files.path(damaged.segment)
@@ -223,7 +223,7 @@ def test_a_damaged_body_that_was_stable_stays_and_is_told(small: SmallArchive, b
     small.damaged = True
     log = small.writer()
     assert (log.next_seq, log.cut_bytes) == (2 + behind, 0)
-    assert log.append([entry(50)])[0].seq == 2 + behind
+    assert append(log, [entry(50)])[0].seq == 2 + behind
     log.close()
     assert not any(small.folder.lost_and_found.iterdir())
     if damaged.segment == places[-1].segment:  # what lies in sealed segments is for a verification
@@ -263,7 +263,7 @@ def test_a_crash_between_footer_and_new_segment(small: SmallArchive) -> None:
     small.segments()[1].unlink()
     log = small.writer()
     assert (log.next_seq, log.cut_bytes) == (3, 0)
-    (place,) = log.append([entry(3)])
+    (place,) = append(log, [entry(3)])
     assert (place.segment, place.offset) == (2, START)
 
 
@@ -271,7 +271,7 @@ def test_a_crash_between_footer_and_new_segment(small: SmallArchive) -> None:
 def test_a_torn_segment_header(small: SmallArchive, keep: int) -> None:
     small.fill(4, segment_bytes=THREE)
     os.truncate(small.segments()[1], keep)
-    (place,) = small.writer().append([entry(3)])
+    (place,) = append(small.writer(), [entry(3)])
     assert (place.seq, place.segment, place.offset) == (3, 2, START)
 
 
@@ -288,7 +288,7 @@ def test_a_footer_torn_at_every_byte_or_with_a_hole_is_written_again(small: Smal
     first.write_bytes(whole[: THREE + 20] + bytes(20) + whole[THREE + 40 :])
     log = small.writer(segment_bytes=THREE)
     assert log.next_seq == 3
-    (place,) = log.append([entry(3)])
+    (place,) = append(log, [entry(3)])
     assert place.segment == 2
     assert first.read_bytes() == whole
 

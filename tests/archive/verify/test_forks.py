@@ -12,7 +12,7 @@ from coffer.archive.repair.divergence import find_divergence
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
 from coffer.keys.errors import HistoryError
-from tests.archive.conftest import SmallArchive, entry
+from tests.archive.conftest import SmallArchive, append, entry
 
 _PER_SEGMENT = 4
 _FULL = SEGMENT_HEADER.size + _PER_SEGMENT * record_size(40)
@@ -165,7 +165,7 @@ def test_it_goes_on_where_nothing_was_swapped(tmp_path: Path) -> None:
             segment_bytes=_FULL,
             remembered=twins.witness,
         )
-        assert log.append([entry(1)])[0].seq == segments * _PER_SEGMENT + 2
+        assert append(log, [entry(1)])[0].seq == segments * _PER_SEGMENT + 2
         assert log.checkpoint(twins.one.sign) is not None
         log.close()
         assert twins.one.findings() == []

@@ -55,7 +55,7 @@ def entries(path: Path) -> list[tuple[RecordHeader, Entry]]:
     found = []
     for position, header in reader.records():
         body = bytes(reader.read_body(position))
-        entry = Entry(header.kind, header.study_key_id, header.flags, header.content_id, body, header.time_ms)
+        entry = Entry(header.kind, header.study_key_id, header.flags, header.content_id, body)
         found.append((header, entry))
     reader.close()
     return found
