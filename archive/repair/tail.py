@@ -149,6 +149,7 @@ def _scan(folder: ArchiveFolder, source: Source, tail: Tail, claims: Sequence[Ch
         return  # torn while the segment was created: it never held a record
     header = read_segment_header(source)
     _require_place(folder, number, header, tail.chain, seams)
+    _require_epoch(source, number, is_later=header.epoch > seams.epoch)
     tail.epoch = header.epoch
     sealed = _whole_footer(source, size)
     stop = sealed[1] if sealed else size
@@ -180,6 +181,17 @@ def _require_place(
         raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
     if (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head) or header.epoch < seams.epoch:
         raise HistoryError(f"segment {number} does not continue the one before it", hint=FORK)
+
+
+def _require_epoch(source: Source, number: int, *, is_later: bool) -> None:
+    """Raise HistoryError unless the segment begins with a LOG_EPOCH where its epoch is later, and only there."""
+    try:
+        first = parse_header(source.read(segment.HEADER.size, HEADER.size))
+    except FormatError:
+        return  # torn before it held a record, or damaged: the walk decides
+    if (first.kind == Kind.LOG_EPOCH) != is_later:
+        what = "is of a later epoch that no record begins" if is_later else "begins an epoch that is not later"
+        raise HistoryError(f"segment {number} {what}", hint=FORK)
 
 
 def _groups_behind(source: Source, at: int, size: int, seq: int) -> list[int]:
