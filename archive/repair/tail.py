@@ -20,7 +20,6 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.segment_store import LOG, segment_numbers
 from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint
-from coffer.archive.tree.checkpoint_history import settle_history
 from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
@@ -55,18 +54,6 @@ class Tail:
     is_room: bool = False
     is_sealed: bool = False
     damaged: list[Finding] = field(default_factory=list)  # records that were durable and whose body is damaged now
-
-
-def settle_end(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
-    """Make durable what an earlier writer left at the end of the log and of the history, complete or torn.
-
-    That writer may have been killed between write and sync. The next writer treats what it finds as durable: it signs
-    it, acknowledges it as a duplicate when it is sent again, and starts a new group after it. Raises UnavailableError.
-    """
-    numbers = folder.segment_files.numbers()
-    if numbers:
-        folder.segment_files.resync(numbers[-1], calls)
-    settle_history(folder, calls)
 
 
 def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
@@ -346,11 +333,16 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
         file_end.close()
 
 
+def kept_name(tail: Tail, torn: bytes) -> str:
+    """The name in lost+found of what is cut from the end of a segment."""
+    return f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
+
+
 def _keep(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls) -> None:
     """Copy what is about to be cut to lost+found."""
     with folder.segment_files.open(tail.segment) as source:
         torn = source.read(tail.end, max(source.size - tail.end, 0))
-    kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
+    kept = folder.lost_and_found / kept_name(tail, torn)
     replace(kept, torn, calls=calls)  # not write_new: an interrupted call may have left half of it
     if tail.cut_records:
         records = "1 record" if tail.cut_records == 1 else f"{tail.cut_records} records"
