@@ -35,7 +35,7 @@ class HeldLog:
         try:
             return self._log.append(self._lease, at, group)
         except OutcomeUnknownError as error:
-            found = self._log.outcome(self._lease, group.head)
+            found = self._outcome(group.head, error)
             if found is None:
                 raise UnavailableError("the group was not appended", hint="send the objects again") from error
             return found
@@ -45,10 +45,17 @@ class HeldLog:
         try:
             return self._log.seal(self._lease, at, epoch)
         except OutcomeUnknownError as error:
-            found = self._log.outcome(self._lease, at.chain.head)
+            found = self._outcome(at.chain.head, error)
             if found is None or (found.segment, found.epoch) == (at.segment, at.epoch):
                 raise UnavailableError("no segment was begun", hint="send the objects again") from error
             return found
+
+    def _outcome(self, head: bytes, doubt: OutcomeUnknownError) -> LogEnd | None:
+        """As `CommitLog.outcome`; without an answer, or for a lease that has ended meanwhile, the doubt stays."""
+        try:
+            return self._log.outcome(self._lease, head)
+        except UnavailableError as error:
+            raise doubt from error
 
     def close(self) -> None:
         """As `CommitLog.close`."""
