@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from coffer.archive.commit.commit_log import CommitLog, Group, LogEnd, Taken
 from coffer.archive.tree.checkpoint import Checkpoint
-from coffer.keys.errors import OutcomeUnknownError
+from coffer.keys.errors import OutcomeUnknownError, UnavailableError
 from coffer.keys.lease.epoch_authority import Lease
 
 T = TypeVar("T")
@@ -16,6 +16,10 @@ T = TypeVar("T")
 
 class LostAnswerError(OutcomeUnknownError):
     """The call had its effect, or never arrived, and nobody was told."""
+
+
+class NoAnswerError(UnavailableError):
+    """A question was not answered."""
 
 
 class FaultyLog(CommitLog):
@@ -29,13 +33,13 @@ class FaultyLog(CommitLog):
         self._delay = delay
 
     def _through(self, name: str, call: Callable[[], T]) -> T:
-        fault = self.loses(name)
+        fault, lost = self.loses(name), NoAnswerError if name == "outcome" else LostAnswerError
         time.sleep(self._delay())
         if fault == "before":
-            raise LostAnswerError("no answer came")
+            raise lost("no answer came")
         found = call()
         if fault == "after":
-            raise LostAnswerError("no answer came")
+            raise lost("no answer came")
         return found
 
     def take(
@@ -88,7 +92,7 @@ class Patient(CommitLog):
         for _ in range(200):
             try:
                 return call()
-            except LostAnswerError:
+            except (LostAnswerError, NoAnswerError):
                 continue
         raise AssertionError("no answer ever comes")
 

@@ -15,7 +15,7 @@ from coffer.archive.format.record import Kind
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.store.sealed_file import SourceError, pieces
 from coffer.archive.tree.checkpoint import Checkpoint
-from coffer.keys.errors import FencedError, HistoryError, OutcomeUnknownError, UnavailableError
+from coffer.keys.errors import FencedError, HistoryError, IntegrityError, OutcomeUnknownError, UnavailableError
 from coffer.keys.lease.epoch_authority import Lease
 from tests.archive.commit.faulty import FaultyLog, Patient, drawn
 from tests.archive.commit.places import Place, facts, folder_place, memory_place
@@ -144,6 +144,7 @@ def test_a_log_that_was_not_taken_is_not_written(place: Place, log: CommitLog) -
     before = place.segments()
     other, second = place.log(), place.lease()
     refuses(other, second, end, made)
+    refuses(log, second, end, made)
     assert place.segments() == before
     other.close()
 
@@ -357,6 +358,24 @@ def test_a_stream_that_lies_leaves_nothing(place: Place, log: CommitLog) -> None
     end = log.append(lease, end, place.group(end, entry(3)))
     assert bodies(log.tail()) == [[body_of(0)], [body_of(3)]]
     place.require_sound()
+
+
+@pytest.mark.parametrize("what", ["records change places", "a body is altered"])
+def test_the_tail_of_a_damaged_log_is_not_passed_on(place: Place, log: CommitLog, what: str) -> None:
+    lease = place.lease()
+    end = log.take(lease).end
+    for n in range(2):
+        end = log.append(lease, end, place.group(end, entry(n)))
+    whole = place.segments()[0]
+    half = (len(whole) - SEGMENT_HEADER.size) // 2
+    first, second = whole[-2 * half : -half], whole[-half:]
+    place.cut_raw(2 * half)
+    if what == "records change places":
+        place.append_raw(second + first)
+    else:
+        place.append_raw(first + second.replace(body_of(1), body_of(2)))
+    with pytest.raises(IntegrityError):
+        list(log.tail())
 
 
 @pytest.mark.parametrize("after_effect", [False, True])
