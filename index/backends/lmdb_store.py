@@ -19,10 +19,9 @@ from typing import Any, Final, TypeAlias
 import lmdb
 
 from coffer.keys.disk import durable, opening
-from coffer.keys.disk.lmdb_environment import environment
+from coffer.keys.disk.lmdb_environment import environment, refused
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from coffer.keys.keyring.store import refused
 
 __all__ = ["TABLES", "Change", "IndexStore"]
 

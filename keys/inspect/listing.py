@@ -13,8 +13,8 @@ from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper
 from coffer.keys.keyring.rekey import Rekey
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.tombstone import Tombstone
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
 __all__ = ["KeyringListing", "list_keyring"]
 
@@ -62,7 +62,7 @@ def list_keyring(folder: Path) -> KeyringListing:
 
     Raises NotFoundError, UnavailableError, IntegrityError.
     """
-    store = RowStore(folder, readonly=True)
+    store = LmdbKeyringStore(folder, readonly=True)
     try:
         found = KeyringListing()
         store.walk(b"", found.add)

@@ -18,7 +18,7 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import aead, derive, selftest
 from coffer.keys.crypto.shamir import Group, Share, split
 from coffer.keys.crypto.study_key import StudyKey
-from coffer.keys.disk.lock import ChangeLock, Holder
+from coffer.keys.disk.lock import Holder
 from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError
 from coffer.keys.keyring import founding, rows
 from coffer.keys.keyring.epoch_end import EpochDestruction, Receipt, abandon, destroy
@@ -28,10 +28,11 @@ from coffer.keys.keyring.overview import EpochInfo, changes_in, epochs_in, partl
 from coffer.keys.keyring.returned import Returned
 from coffer.keys.keyring.rotation import Rotated, rotate
 from coffer.keys.keyring.rows import EpochRow, KeyRow
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.studies import StudyKeys
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore, scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
 __all__ = ["Keyring"]
 
@@ -41,7 +42,7 @@ class Keyring:
 
     def __init__(
         self,
-        store: RowStore,
+        store: KeyringStore,
         provider: KekProvider,
         random: Callable[[int], bytes],
         now_ms: Callable[[], int],
@@ -52,7 +53,7 @@ class Keyring:
         self._provider = provider
         self._random = random
         self._now_ms = now_ms
-        self._changing = ChangeLock(store.folder)
+        self._changing = store.lease(KEYS_LEASE)
         self._writing = threading.Lock()  # held during a commit, so that cached keys stay available meanwhile
         seen = changes_in(store)  # before the epochs are read: a change in between is picked up later
         self._epochs = OpenEpochs(store, provider)
@@ -75,7 +76,7 @@ class Keyring:
         if len(archive_id) != 16:
             raise ConfigError("an archive id has 16 bytes")
         selftest.require()
-        store = RowStore(folder, create=True)
+        store = LmdbKeyringStore(folder, create=True)
         try:
             founding.create_rows(store, provider, archive_id, random, now_ms)
             return cls(store, provider, random, now_ms)
@@ -97,7 +98,7 @@ class Keyring:
         Raises NotFoundError when there is none, FormatError or IntegrityError when it is damaged, KeyUnavailableError
         when the provider cannot open it, LockedError when this process has it open already.
         """
-        store = RowStore(folder, readonly=readonly)
+        store = LmdbKeyringStore(folder, readonly=readonly)
         try:
             return cls(store, provider, random, now_ms)
         except BaseException:
@@ -184,7 +185,7 @@ class Keyring:
 
     def rows(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Return the rows under a prefix, in key order; for prefixes with few rows."""
-        return self._store.scan(prefix)
+        return scan(self._store, prefix)
 
     def amend(
         self,
@@ -192,7 +193,7 @@ class Keyring:
         removed: Sequence[bytes] = (),
         expected: Sequence[tuple[bytes, bytes | None]] = (),
     ) -> bool:
-        """Change rows as `RowStore.put`; durable on return. False, with nothing changed, where a row is not as
+        """Change rows as `KeyringStore.put`; durable on return. False, with nothing changed, where a row is not as
         expected."""
         with self._writing:
             return self._store.put(put, removed, expected)
@@ -202,8 +203,8 @@ class Keyring:
         return derive.derive(self._root, label)
 
     def count(self) -> int:
-        """Return the number of study keys. Walks the rows, about 1 us each."""
-        return self._store.walk(rows.STUDY_PREFIX, lambda _key, _value: None)
+        """Return the number of study keys, which the store keeps count of."""
+        return self._store.count(rows.STUDY_PREFIX)
 
     def study_key_ids(self) -> list[bytes]:
         """Return the ids of all study keys, ascending, from one consistent state."""
@@ -294,7 +295,7 @@ class Keyring:
 
     @contextmanager
     def exclusive(self, command: str) -> Iterator[None]:
-        """Hold the keyring's `ChangeLock` while the block runs: no other process or thread changes epochs or keepers.
+        """Hold the keyring's lease while the block runs: no other process or thread changes epochs or keepers.
 
         Others are shown `command`. Reentrant in one thread. Raises LockedError, naming the holder.
         """

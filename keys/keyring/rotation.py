@@ -3,13 +3,13 @@
 Rule: resumable at every step. First one transaction writes the new epoch's row, the archive's own keys under it, and
 the header that makes it current: from then on every process wraps new keys under it. Then the study keys move, page by
 page. Last the old epochs are retired. An older epoch that is still active marks an interrupted rotation. A row that
-another process changed meanwhile is read again (`RowStore.put` with `expected`). The caller holds the keyring's
-`ChangeLock`.
+another process changed meanwhile is read again (`KeyringStore.put` with `expected`). The caller holds the keyring's
+lease.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -26,9 +26,9 @@ from coffer.keys.keyring.rows import (
     KeyRow,
     KeyState,
 )
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.store.keyring_store import KeyringStore, Row
 
 __all__ = ["Rotated", "rotate"]
 
@@ -53,7 +53,7 @@ class _Keks:
     """
 
     def __init__(
-        self, store: RowStore, provider: KekProvider, archive_id: bytes, known: dict[int, tuple[bytes, Secret]]
+        self, store: KeyringStore, provider: KekProvider, archive_id: bytes, known: dict[int, tuple[bytes, Secret]]
     ) -> None:
         self._store = store
         self._provider = provider
@@ -84,7 +84,7 @@ class _Keks:
 
 
 def rotate(  # noqa: PLR0917  # what a keyring is made of
-    store: RowStore,
+    store: KeyringStore,
     provider: KekProvider,
     known: dict[int, tuple[bytes, Secret]],
     random: Callable[[int], bytes],
@@ -108,7 +108,7 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
     require_keeper(current, keepers_in(store, current.epoch))
     if resumed:
         keks.add(current, keks.unwrapped(current))
-    total, done, moved, after = store.walk(rows.STUDY_PREFIX, lambda _key, _value: None), 0, 0, b""
+    total, done, moved, after = store.count(rows.STUDY_PREFIX), 0, 0, b""
     while page := store.page(rows.STUDY_PREFIX, after, _PAGE):
         moved += _rewrap(store, page, current, keks, was.archive_id, random)
         done, after = done + len(page), page[-1][0]
@@ -119,7 +119,7 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
 
 
 def _begin(
-    store: RowStore,
+    store: KeyringStore,
     provider: KekProvider,
     keks: _Keks,
     random: Callable[[int], bytes],
@@ -181,8 +181,8 @@ def _rewrapped(  # noqa: PLR0917  # the parts of a row, its old and its new plac
 
 
 def _rewrap(  # noqa: PLR0917
-    store: RowStore,
-    page: list[tuple[bytes, bytes]],
+    store: KeyringStore,
+    page: Sequence[Row],
     new: EpochRow,
     keks: _Keks,
     archive_id: bytes,
@@ -197,7 +197,8 @@ def _rewrap(  # noqa: PLR0917
         fresh = [(row_key, _rewrapped(row, row_key[1:], new, kek, keks, archive_id, random)) for row_key, _, row in old]
         if store.put(fresh, expected=[(row_key, value) for row_key, value, _ in old]):
             return len(fresh)
-        again = ((row_key, store.get(row_key)) for row_key, _ in page)
+        row_keys = [row_key for row_key, _ in page]
+        again = zip(row_keys, store.get_many(row_keys), strict=True)
         page = [(row_key, value) for row_key, value in again if value is not None]
 
 
@@ -206,7 +207,7 @@ def _needs_move(row: KeyRow, new: EpochRow) -> bool:
     return row.epoch != new.epoch and row.state is not KeyState.SHRED_SCHEDULED
 
 
-def _retire(store: RowStore, current: int, events: list[tuple[bytes, bytes]]) -> None:
+def _retire(store: KeyringStore, current: int, events: list[tuple[bytes, bytes]]) -> None:
     old = [row for row in epoch_rows(store) if row.epoch != current and row.state is EpochState.ACTIVE]
     row_keys = [rows.epoch_row_key(row.epoch) for row in old]
     put = [

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MAGIC: Final = b"CofferKR"
-VERSION: Final = 2  # version 1 kept only the last provider of an epoch
+VERSION: Final = 3  # of the header, of epoch rows and of key rows
 HEADER: Final = struct.Struct(">8sHI16sQ")  # magic version epoch archive_id created_ms
 KEY_CLEAR: Final = struct.Struct(">HBBB3xI16sQ")  # version wrap_alg purpose state pad epoch kek_id created_ms
 EPOCH_CLEAR: Final = struct.Struct(
@@ -128,8 +128,8 @@ class KeyringHeader:
         _, version, epoch, archive_id, created_ms = HEADER.unpack(data)
         if version != VERSION:
             raise FormatError(
-                f"the keyring is of version {version}, and this release knows {VERSION} only",
-                hint="use the release that wrote it, or import the images into a new archive",
+                f"the keyring has format {version}, and this Coffer has format {VERSION}",
+                hint="open it with the Coffer that made it: its coffer get writes files that coffer put takes here",
             )
         return cls(epoch, archive_id, created_ms)
 

@@ -18,9 +18,9 @@ from coffer.keys.keyring import rows
 from coffer.keys.keyring.epochs import OpenEpochs
 from coffer.keys.keyring.overview import changes_in, epoch_rows, header_in
 from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.keys.memory.secret import Secret
+from coffer.keys.store.keyring_store import KeyringStore
 
 __all__ = ["StudyKeys"]
 
@@ -32,7 +32,7 @@ class StudyKeys:
 
     def __init__(
         self,
-        store: RowStore,
+        store: KeyringStore,
         epochs: OpenEpochs,
         *,
         writing: threading.Lock,
@@ -88,7 +88,7 @@ class StudyKeys:
 
     def is_used(self, key_id: bytes) -> bool:
         """Whether a key with this id exists, or existed before it was shredded."""
-        return any(self._store.get(prefix + key_id) for prefix in (rows.STUDY_PREFIX, rows.TOMBSTONE_PREFIX))
+        return any(self._store.get_many([rows.STUDY_PREFIX + key_id, rows.TOMBSTONE_PREFIX + key_id]))
 
     def get(self, key_id: bytes) -> StudyKey:
         """Return a study's key, from the cache if it was used recently.

@@ -15,8 +15,9 @@ from coffer.keys.inspect.remembered import read_remembered
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, burned_in, groups_in, keepers_in
 from coffer.keys.keyring.rows import EpochRow, EpochState
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.tombstone import Reason, Tombstone
+from coffer.keys.store.keyring_store import KeyringStore, scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
 __all__ = ["contradictions", "has_keyring"]
 
@@ -35,7 +36,7 @@ def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:
     if complaint is not None:
         yield f"the keyring: {complaint}"
         return
-    store = RowStore(folder.keyring, readonly=True)
+    store = LmdbKeyringStore(folder.keyring, readonly=True)
     try:
         for key in found.keys:
             yield from _of_key(key, store, must_be_dropped=found.is_effective)
@@ -47,7 +48,7 @@ def contradictions(found: Certificate, folder: ArchiveFolder) -> Iterator[str]:
         store.close()
 
 
-def _of_key(key: CertifiedKey, store: RowStore, *, must_be_dropped: bool) -> Iterator[str]:
+def _of_key(key: CertifiedKey, store: KeyringStore, *, must_be_dropped: bool) -> Iterator[str]:
     what, key_id = f"key {key.key[:8]}", bytes.fromhex(key.key)
     value = store.get(rows.TOMBSTONE_PREFIX + key_id)
     if value is None:
@@ -62,9 +63,9 @@ def _of_key(key: CertifiedKey, store: RowStore, *, must_be_dropped: bool) -> Ite
         yield f"{what}: its wrapped form is still in the keyring"
 
 
-def _of_others(found: Certificate, store: RowStore) -> Iterator[str]:
+def _of_others(found: Certificate, store: KeyringStore) -> Iterator[str]:
     """Yield shredded keys of the same study that the certificate omits and that can still be opened."""
-    tombstones = {place[1:]: Tombstone.decode(value) for place, value in store.scan(rows.TOMBSTONE_PREFIX)}
+    tombstones = {place[1:]: Tombstone.decode(value) for place, value in scan(store, rows.TOMBSTONE_PREFIX)}
     ours = {bytes.fromhex(each.key) for each in found.keys}
     names = {tombstones[key_id].name for key_id in ours & tombstones.keys()}
     for key_id, tombstone in tombstones.items():
@@ -72,7 +73,7 @@ def _of_others(found: Certificate, store: RowStore) -> Iterator[str]:
             yield f"key {key_id.hex()[:8]}: it belongs to the same study, was shredded, and can still be opened"
 
 
-def _can_be_opened(key_id: bytes, tombstone: Tombstone, store: RowStore) -> bool:
+def _can_be_opened(key_id: bytes, tombstone: Tombstone, store: KeyringStore) -> bool:
     """The same question as `server.engine.erasure_state` asks an open keyring, answered from the rows alone."""
     now, numbers = clock_ms(), range(1, tombstone.epoch + 1)
     ends = [store.get(rows.epoch_row_key(number)) for number in numbers]
@@ -88,7 +89,7 @@ def _can_be_opened(key_id: bytes, tombstone: Tombstone, store: RowStore) -> bool
     )
 
 
-def _of_epoch(epoch: Epoch, store: RowStore, *, must_be_gone: bool) -> Iterator[str]:
+def _of_epoch(epoch: Epoch, store: KeyringStore, *, must_be_gone: bool) -> Iterator[str]:
     """Compare openers and receipts with the keyring's; an opener without a receipt then may have one since."""
     what = f"epoch {epoch.epoch}"
     value = store.get(rows.epoch_row_key(epoch.epoch))

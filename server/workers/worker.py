@@ -28,9 +28,9 @@ from coffer.archive.store.free_space import FreeSpace
 from coffer.keys.crypto import selftest
 from coffer.keys.errors import CofferError
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory import hardening
 from coffer.keys.memory.secret import Secret
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.dimse.acceptor import Acceptor
@@ -86,7 +86,7 @@ class Worker:
         room = FreeSpace(folder.spool, config.storage.reserve_bytes)
         self._intake = Intake(config.limits, setup.archive_id, room, share=setup.share)
         self._reader = LogReader(folder)
-        self._changes = partial(RowStore(folder.keyring, readonly=True).get, rows.CHANGES_KEY)
+        self._changes = partial(LmdbKeyringStore(folder.keyring, readonly=True).get, rows.CHANGES_KEY)
         self._services: set[RemoteServices] = set()
         self._policy = policy_of(config)
         self._rules = rules_of(config)

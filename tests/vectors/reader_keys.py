@@ -194,7 +194,7 @@ def open_rows(
     rows: dict[bytes, bytes], wrapping: dict[int, bytes], known: dict[int, tuple[bytes, bytes]] | None = None
 ) -> Opened:
     header = rows.get(b"H", b"")
-    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x02", "header")
+    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x03", "header")
     archive_id = header[14:30]
     keks: dict[int, tuple[bytes, bytes]] = dict(known or {})
     states: dict[int, int] = {}
@@ -203,7 +203,7 @@ def open_rows(
             continue
         version, alg, state, epoch = struct.unpack(">HBBI", row[:8])
         length = int.from_bytes(row[48:50], "big")
-        need((version, alg) == (2, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
+        need((version, alg) == (3, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
         need(key == b"E" + epoch.to_bytes(4, "big"), "epoch row under another key")
         states[epoch] = state
         need(length == 0 or state not in (3, 5), "a KEK of an epoch that is gone")
@@ -219,7 +219,7 @@ def open_rows(
     def unwrap(row: bytes, purpose: int, key_id: bytes) -> bytes:
         need(len(row) == 140 and row[5:8] == bytes(3), "key row")
         version, alg, found, state = struct.unpack(">HBBB", row[:5])
-        need((version, alg, found) == (2, 1, purpose) and state in (1, 2), "key row")
+        need((version, alg, found) == (3, 1, purpose) and state in (1, 2), "key row")
         epoch = int.from_bytes(row[8:12], "big")
         need(epoch in keks and keks[epoch][0] == row[12:28], "KEK id")
         return unseal(keks[epoch][1], b"coffer/dek/v1\0" + archive_id + key_id + row[:36], row[36:])
@@ -228,6 +228,12 @@ def open_rows(
         int.from_bytes(sha256(struct.pack(">H", len(k)) + k + v).digest(), "big") for k, v in rows.items() if k != b"S"
     )
     need(rows.get(b"S") == (total % 2**256).to_bytes(32, "big"), "sum")
+    under: dict[bytes, int] = {}
+    for key, row in rows.items():
+        if key[:1] == b"K":
+            under[b"DK" + row[8:12]] = under.get(b"DK" + row[8:12], 0) + 1
+    counts = {key: int.from_bytes(row, "big") for key, row in rows.items() if key[:1] == b"D"}
+    need(counts == under and all(len(rows[key]) == 8 for key in counts), "counts")
     shredded: dict[bytes, tuple[int, ...]] = {}
     unfinished: dict[bytes, bytes] = {}
     for key, row in rows.items():

@@ -20,11 +20,11 @@ from coffer.keys.crypto.signing import verify_note
 from coffer.keys.errors import FormatError, ShreddedError
 from coffer.keys.keyring import keepers, rekey, rows, shred, tombstone
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers import key_file
 from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.keys.shares.text import parse
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
 ROOT = Path(__file__).resolve().parents[3]
 GOLDEN = ROOT / "tests" / "vectors" / "keys"
@@ -134,14 +134,14 @@ def test_the_product_opens_the_golden_keyring(tmp_path: Path) -> None:
 
 def test_a_keyring_from_before_is_refused_with_one_sentence(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN, tmp_path / "g")
-    store = RowStore(tmp_path / "g" / "keyring")
+    store = LmdbKeyringStore(tmp_path / "g" / "keyring")
     header = store.get(rows.HEADER_KEY) or b""
-    store.put([(rows.HEADER_KEY, header[:8] + b"\0\1" + header[10:])])
+    store.put([(rows.HEADER_KEY, header[:8] + b"\0\2" + header[10:])])
     store.close()
     with pytest.raises(FormatError) as refused:
         Keyring.open(tmp_path / "g" / "keyring", KeyFileProvider(tmp_path / "g" / "keyfile"))
-    assert str(refused.value) == "the keyring is of version 1, and this release knows 2 only"
-    assert "import the images into a new archive" in refused.value.hint()
+    assert str(refused.value) == "the keyring has format 2, and this Coffer has format 3"
+    assert refused.value.hint().startswith("open it with the Coffer that made it")
 
 
 def test_the_second_reader_opens_the_golden_keyring(load_vector_script: Callable[[str], ModuleType]) -> None:
@@ -186,7 +186,7 @@ def test_the_second_reader_refuses_what_the_page_says(load_vector_script: Callab
     studies = [key for key in found if key[:1] == b"K"]
     swapped = {**found, studies[0]: found[studies[1]], studies[1]: found[studies[0]]}
     without = [{k: v for k, v in found.items() if k[:1] != prefix} for prefix in (b"H", b"U", b"G")]
-    for bad in (swapped, {**found, b"A": found[studies[0]]}, *without):
+    for bad in (swapped, {**found, b"A": found[studies[0]]}, {**found, b"DK\0\0\0\1": bytes(8)}, *without):
         with pytest.raises(reader.Rejected):
             reader.open_rows(bad, wrapping)
     for at in range(len(data)):

@@ -13,8 +13,9 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
 from coffer.keys.errors import CofferError
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.tombstone import Tombstone
+from coffer.keys.store.keyring_store import scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_for_service, open_writer
 from tests.server.filled import run
@@ -56,15 +57,15 @@ def put_back(name: str) -> None:
 
 def change(put: list[tuple[bytes, bytes]], removed: list[bytes]) -> None:
     """Change rows as somebody would who knows the format, but not the keys."""
-    store = RowStore(Path("data/keyring"))
+    store = LmdbKeyringStore(Path("data/keyring"))
     store.put(put, removed)
     store.close()
 
 
 def row_of(prefix: bytes) -> tuple[bytes, bytes]:
     """The first row under a prefix."""
-    store = RowStore(Path("data/keyring"), readonly=True)
-    found = store.scan(prefix)[0]
+    store = LmdbKeyringStore(Path("data/keyring"), readonly=True)
+    found = scan(store, prefix)[0]
     store.close()
     return found
 
