@@ -8,7 +8,7 @@ abandoned, and what was erased under it does not count as gone. The caller holds
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,7 +18,8 @@ from coffer.keys.keyring.keepers import Keeper, KeeperState, keepers_in, require
 from coffer.keys.keyring.overview import keys_under
 from coffer.keys.keyring.rows import EpochRow, EpochState, KeyringHeader, KeyRow
 from coffer.keys.providers.base import DestroyReceipt, KekProvider
-from coffer.keys.store.keyring_store import KeyringStore
+from coffer.keys.store.keyring_store import KeyringStore, Row
+from coffer.keys.store.writes import SOMETHING_ELSE
 
 __all__ = ["EpochDestruction", "KeeperFailure", "Receipt", "abandon", "destroy"]
 
@@ -165,13 +166,11 @@ def _announce(store: KeyringStore, epoch: int) -> EpochRow:
     if row.state is not EpochState.RETIRED:
         return row
     going = replace(row, state=EpochState.DESTROYING)
-    changes = store.get(rows.CHANGES_KEY)
-    put = [(row_key, going.encode()), rows.incremented(changes)]
-    _put(store, put, row, (rows.CHANGES_KEY, changes))
+    _put(store, [(row_key, going.encode())], row, gone=[SOMETHING_ELSE])
     return going
 
 
-def _put(store: KeyringStore, put: list[tuple[bytes, bytes]], was: EpochRow, *more: tuple[bytes, bytes | None]) -> None:
+def _put(store: KeyringStore, put: list[Row], was: EpochRow, gone: Sequence[bytes] = ()) -> None:
     """Write rows if the epoch's row is unchanged. Raises LockedError otherwise."""
-    if not store.put(put, expected=[(rows.epoch_row_key(was.epoch), was.encode()), *more]):
+    if not store.put(put, expected=[(rows.epoch_row_key(was.epoch), was.encode())], gone=gone):
         raise LockedError("another process changes the keys", hint="run the command again")

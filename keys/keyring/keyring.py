@@ -31,7 +31,7 @@ from coffer.keys.keyring.rows import EpochRow, KeyRow
 from coffer.keys.keyring.studies import StudyKeys
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
-from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore, scan
+from coffer.keys.store.keyring_store import KEYS_LEASE, Changes, KeyringStore, scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
 __all__ = ["Keyring"]
@@ -149,11 +149,16 @@ class Keyring:
         return StudyKey(key_id, self.opened(key_id, self._store.get(rows.STUDY_PREFIX + key_id))[1])
 
     def changes(self) -> int:
-        """Return the change counter: how often any process took keys away or changed what is allowed; about 4 us."""
+        """Return the number of the feed's newest entry: it grows when any process takes keys away or changes what is
+        allowed; about 4 us."""
         return changes_in(self._store)
 
+    def gone_since(self, number: int) -> Changes:
+        """Return the feed's entries behind this number, as `KeyringStore.changes`."""
+        return self._store.changes(number)
+
     def follow(self) -> int:
-        """Drop cached keys and destroyed epochs' KEKs if any process has changed keys. Returns `changes`."""
+        """Drop the cached keys that any process has taken away, and the KEKs of ended epochs. Returns `changes`."""
         return self._studies.follow()
 
     def opened(self, key_id: bytes, value: bytes | None) -> tuple[KeyRow, Secret]:
@@ -192,11 +197,12 @@ class Keyring:
         put: Sequence[tuple[bytes, bytes]],
         removed: Sequence[bytes] = (),
         expected: Sequence[tuple[bytes, bytes | None]] = (),
+        gone: Sequence[bytes] = (),
     ) -> bool:
         """Change rows as `KeyringStore.put`; durable on return. False, with nothing changed, where a row is not as
         expected."""
         with self._writing:
-            return self._store.put(put, removed, expected)
+            return self._store.put(put, removed, expected, gone)
 
     def archive_key(self, label: bytes) -> Secret:
         """Return the archive's 32-byte key for one of `derive`'s labels; it never changes."""

@@ -72,7 +72,7 @@ def header_in(store: KeyringStore) -> KeyringHeader:
 
 
 def changes_in(store: KeyringStore) -> int:
-    """Return the change counter: how often any process took keys away or changed what is allowed; about 4 us."""
+    """Return the number of the feed's newest entry; about 4 us."""
     return int.from_bytes(store.get(rows.CHANGES_KEY) or b"", "big")
 
 

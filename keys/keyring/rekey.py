@@ -18,6 +18,7 @@ from coffer.keys.errors import FormatError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
 from coffer.keys.memory.secret import Secret
+from coffer.keys.store.writes import SOMETHING_ELSE
 
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
@@ -103,31 +104,27 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
     """
     while True:
         keyring.study(old)
-        changes = keyring.row(rows.CHANGES_KEY)
         header, before = keyring.row(rows.HEADER_KEY), keyring.row(rows.REKEY_PREFIX + old)
         value = keyring.row(rows.STUDY_PREFIX + old)
         expected = [
-            (rows.CHANGES_KEY, changes),
             (rows.HEADER_KEY, header),
             (rows.REKEY_PREFIX + old, before),
             (rows.STUDY_PREFIX + old, value),
             (rows.TOMBSTONE_PREFIX + old, None),
         ]
-        bump = rows.incremented(changes)
         if before is not None:
             again = replace(Rekey.decode(old, before), stuck=NOT_STUCK)
-            if keyring.amend([bump, (again.row_key, again.encode())], expected=expected):
+            if keyring.amend([(again.row_key, again.encode())], expected=expected, gone=[SOMETHING_ELSE]):
                 return again
             continue
         made, epoch = Rekey(old, random(16), name, from_seq), keyring.epoch
         row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
         put = [
-            bump,
             (made.row_key, made.encode()),
             (rows.STUDY_PREFIX + made.new, keyring.sealed(row, made.new, Secret(random(32)))),
             event(made),
         ]
-        if keyring.row(rows.HEADER_KEY) == header and keyring.amend(put, expected=expected):
+        if keyring.row(rows.HEADER_KEY) == header and keyring.amend(put, expected=expected, gone=[SOMETHING_ELSE]):
             return made
 
 

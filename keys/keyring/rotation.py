@@ -29,6 +29,7 @@ from coffer.keys.keyring.rows import (
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.store.keyring_store import KeyringStore, Row
+from coffer.keys.store.writes import SOMETHING_ELSE
 
 __all__ = ["Rotated", "rotate"]
 
@@ -144,9 +145,7 @@ def _begin(
             hint="no key was moved: run the command again",
         )
     keeper = Keeper.of(epoch, provider.kind, provider.holding(epoch))
-    changes = store.get(rows.CHANGES_KEY)
     fresh = [
-        rows.incremented(changes),
         (rows.HEADER_KEY, replace(was, epoch=epoch).encode()),
         (rows.epoch_row_key(epoch), new.encode()),
         (keeper.row_key, keeper.encode()),
@@ -156,8 +155,7 @@ def _begin(
         for row_key, value in own
         if value is not None
     ]
-    expected = [(rows.HEADER_KEY, was_bytes), (rows.CHANGES_KEY, changes), *own]
-    if not store.put(fresh, expected=expected):
+    if not store.put(fresh, expected=[(rows.HEADER_KEY, was_bytes), *own], gone=[SOMETHING_ELSE]):
         raise LockedError("another process changes the keys", hint="wait for it, then run coffer keys list")
     keks.add(new, kek)
 

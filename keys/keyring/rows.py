@@ -15,6 +15,7 @@ from typing import Final
 from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError
 from coffer.keys.memory.secret import Secret
+from coffer.keys.store.writes import FEED_KEY
 
 __all__ = [
     "EpochRow",
@@ -26,7 +27,6 @@ __all__ = [
     "WrapAlgorithm",
     "epoch_context",
     "epoch_row_key",
-    "incremented",
 ]
 
 MAGIC: Final = b"CofferKR"
@@ -46,7 +46,7 @@ CHECKPOINT_KEY: Final = b"W"
 SHARES_PREFIX: Final = b"G"  # groups of shares of an epoch's KEK; never a share itself
 SPLITTING_PREFIX: Final = b"F"  # groups whose shares are not all written yet
 TOMBSTONE_PREFIX: Final = b"T"
-CHANGES_KEY: Final = b"C"  # counts changes to keys that other processes may hold, or to what may be done with them
+CHANGES_KEY: Final = FEED_KEY  # its number grows when keys go, and when it changes what may be done with them
 KEEPER_PREFIX: Final = b"U"  # secrets that could ever open an epoch's key, and their receipts
 BURNED_PREFIX: Final = b"B"  # the burned shares of a group
 EVENT_PREFIX: Final = b"P"  # events waiting to be appended to the log, sealed
@@ -142,11 +142,6 @@ def epoch_row_key(epoch: int) -> bytes:
 def epoch_context(archive_id: bytes, kek_id: bytes, epoch: int) -> bytes:
     """Return the context that a provider binds a wrapped KEK to: label, archive id, KEK id, epoch (u32 big endian)."""
     return _EPOCH_CONTEXT + archive_id + kek_id + epoch.to_bytes(4, "big")
-
-
-def incremented(changes: bytes | None) -> tuple[bytes, bytes]:
-    """Return the row of the change counter, incremented from its present bytes (None: no row yet)."""
-    return CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")
 
 
 @dataclass(frozen=True, slots=True)

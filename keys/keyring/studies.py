@@ -1,6 +1,6 @@
 """The study keys of an open keyring: created, opened from their rows, cached and dropped.
 
-Rule: a key is durable before it is handed out. A cached key is handed out only after the change counter was checked, so
+Rule: a key is durable before it is handed out. A cached key is handed out only after the feed was read, so
 never after another process has shredded it; dropping a key wipes it (`keys.memory.secret`).
 """
 
@@ -16,11 +16,12 @@ from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import ConfigError, KeyUnavailableError, ShreddedError, SupersededError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.epochs import OpenEpochs
-from coffer.keys.keyring.overview import changes_in, epoch_rows, header_in
+from coffer.keys.keyring.overview import epoch_rows, header_in
 from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
 from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.keys.memory.secret import Secret
 from coffer.keys.store.keyring_store import KeyringStore
+from coffer.keys.store.writes import SOMETHING_ELSE
 
 __all__ = ["StudyKeys"]
 
@@ -40,7 +41,7 @@ class StudyKeys:
         now_ms: Callable[[], int],
         seen: int,
     ) -> None:
-        """`writing` is held during a commit; `seen` is the change counter from before `epochs` were read."""
+        """`writing` is held during a commit; `seen` is the feed's number from before `epochs` were read."""
         self._store = store
         self._epochs = epochs
         self._writing = writing
@@ -134,15 +135,20 @@ class StudyKeys:
         return row, self._epochs.unwrap(row, Purpose.STUDY, key_id)
 
     def follow(self) -> int:
-        """Drop cached keys and destroyed epochs' KEKs if any process has changed keys. Returns the change counter."""
-        changes = changes_in(self._store)
-        if changes != self._seen:
-            header, epochs = header_in(self._store), epoch_rows(self._store)
+        """Drop the cached keys that any process has taken away, and the KEKs of ended epochs. Returns the number of
+        the feed's newest entry."""
+        seen = self._seen
+        number, gone = self._store.changes(seen)
+        if number != seen:
+            others = gone is None or SOMETHING_ELSE in gone
+            read = (header_in(self._store), epoch_rows(self._store)) if others else None
             with self._lock:
-                self._epochs.adopt(header, epochs)
-                self._cache.clear()
-                self._seen = changes
-        return changes
+                if read is not None:
+                    self._epochs.adopt(*read)
+                for key_id in [*self._cache] if gone is None else gone:
+                    self._cache.pop(key_id, None)
+                self._seen = number
+        return number
 
     def close(self) -> None:
         """Drop the cached keys and wipe the KEKs."""

@@ -40,7 +40,7 @@ class Reconciler:
         self._index = index
         self._signer = signer
         self._delivering = threading.Lock()
-        self._reconciled = -1  # the keyring's change counter up to which nothing is left to do
+        self._reconciled = -1  # the number of the keyring's feed up to which nothing is left to do
         self._compact_after = 0.0
         self._retry_after = 0.0
 

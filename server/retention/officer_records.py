@@ -14,8 +14,8 @@ import msgspec
 from coffer.archive.event import Event
 from coffer.keys.crypto import aead, derive
 from coffer.keys.errors import FormatError, NotFoundError
-from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.store.writes import SOMETHING_ELSE
 from coffer.server.engine.archive import KeyAdminArchive
 
 __all__ = ["OfficerRecordAdmin", "OfficerRecords"]
@@ -82,7 +82,7 @@ class OfficerRecordAdmin(OfficerRecords):
     def put(self, record_id: str, record: msgspec.Struct, event: Event, before: bytes | None = None) -> bool:
         """Write a record and its event, durable on return; False if the row is no longer as it was `before`.
 
-        The change counter goes up with it: a process about to change keys checks again whether that is allowed.
+        The keyring's feed gets an entry: a process about to change keys checks again whether that is allowed.
         """
         row_key = self.row_key(record_id)
         plain = msgspec.json.encode(record)
@@ -90,9 +90,8 @@ class OfficerRecordAdmin(OfficerRecords):
         sealed = aead.seal(self._key, self._context(row_key), plain, os.urandom(aead.SALT))
         event_row = self._archive.enclosed(event)
         while self._keyring.row(row_key) == before:
-            changes = self._keyring.row(rows.CHANGES_KEY)
-            expected = [(row_key, before), (rows.CHANGES_KEY, changes)]
-            if self._keyring.amend([(row_key, sealed), event_row, rows.incremented(changes)], expected=expected):
+            expected = [(row_key, before)]
+            if self._keyring.amend([(row_key, sealed), event_row], expected=expected, gone=[SOMETHING_ELSE]):
                 return True
         return False
 

@@ -15,6 +15,7 @@ from coffer.index.instance.identity import PartId
 from coffer.index.tables import sealed_rows
 from coffer.index.tables.rows import Version
 from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
+from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import drop, schedule
 from tests.index.conftest import Filler, entry, everything, version
@@ -272,6 +273,16 @@ def test_forgetting_a_study_leaves_the_others(
         assert [f.study_uid for f in again.locate({SOP_UID: ("7.7",)})] == ["2.2"]
         assert again.study_key_for(part) is None
         assert again.stats().studies == 1
+
+
+def test_when_a_study_is_shredded_the_tombstones_of_others_are_not_read_again(
+    index: Index, keyring: Keyring, filler: Filler
+) -> None:
+    filler.add("1.1", "1.1.1", "1.1.1.1")
+    filler.add("2.2", "2.2.1", "2.2.1.1")
+    keyring.amend([(rows.TOMBSTONE_PREFIX + bytes(16), b"a row that is no tombstone")])
+    shred(keyring, "1.1", filler.keys[PartId("1.1", "P1")].key_id, index)
+    assert [len(list(index.locate({STUDY_UID: (uid,)}))) for uid in ("1.1", "2.2")] == [0, 1]
 
 
 @pytest.mark.parametrize("stored", [True, False])
