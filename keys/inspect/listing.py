@@ -10,6 +10,7 @@ from pathlib import Path
 
 from coffer.keys.errors import FormatError
 from coffer.keys.keyring import rows
+from coffer.keys.keyring.claims import Claim
 from coffer.keys.keyring.keepers import Burned, Keeper
 from coffer.keys.keyring.rekey import Rekey
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
@@ -21,14 +22,15 @@ __all__ = ["KeyringListing", "list_keyring"]
 
 @dataclass(slots=True)
 class KeyringListing:
-    """The header; epochs by number; study keys, tombstones and rekeys by key id; keepers; sealed events by the rest of
-    their row's key; and what is wrong with rows that could not be decoded."""
+    """The header; epochs by number; study keys, tombstones and rekeys by key id; claims by token; keepers; sealed
+    events by the rest of their row's key; and what is wrong with rows that could not be decoded."""
 
     header: KeyringHeader | None = None
     epochs: dict[int, EpochRow] = field(default_factory=dict)
     keys: dict[bytes, KeyRow] = field(default_factory=dict)
     tombstones: dict[bytes, Tombstone] = field(default_factory=dict)
     rekeys: dict[bytes, Rekey] = field(default_factory=dict)
+    claims: dict[bytes, Claim] = field(default_factory=dict)
     keepers: list[Keeper] = field(default_factory=list)
     events: dict[bytes, bytes] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
@@ -47,6 +49,8 @@ class KeyringListing:
                 self.tombstones[rest] = Tombstone.decode(value)
             elif prefix == rows.REKEY_PREFIX:
                 self.rekeys[rest] = Rekey.decode(rest, value)
+            elif prefix == rows.CLAIM_PREFIX:
+                self.claims[rest] = Claim.decode(value)
             elif prefix == rows.KEEPER_PREFIX:
                 self.keepers.append(Keeper.decode(value))
             elif prefix == rows.BURNED_PREFIX:

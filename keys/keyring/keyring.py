@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from coffer.keys.clock import clock_ms
@@ -19,8 +19,9 @@ from coffer.keys.crypto import aead, derive, selftest
 from coffer.keys.crypto.shamir import Group, Share, split
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.disk.lock import Holder
-from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError
+from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError, UnavailableError
 from coffer.keys.keyring import founding, rows
+from coffer.keys.keyring.claims import Claims
 from coffer.keys.keyring.epoch_end import EpochDestruction, Receipt, abandon, destroy
 from coffer.keys.keyring.epochs import OpenEpochs
 from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
@@ -59,6 +60,8 @@ class Keyring:
         self._epochs = OpenEpochs(store, provider)
         self._studies = StudyKeys(store, self._epochs, writing=self._writing, random=random, now_ms=now_ms, seen=seen)
         self._root = self.own_key(rows.ARCHIVE_ROOT_KEY)
+        token_key = self.archive_key(derive.CLAIM)
+        self.claims = Claims(store, self._studies, token_key, writing=self._writing, random=random, seen=seen)
 
     @classmethod
     def create(
@@ -291,10 +294,12 @@ class Keyring:
         return groups_in(self._store)
 
     def close(self) -> None:
-        """Wipe the keys in memory and close the file. No write is pending. Harmless when repeated.
+        """Wipe the keys in memory and close the store. Harmless when repeated.
 
         Study keys and derived keys that others still reference stay intact until those are dropped.
         """
+        with suppress(UnavailableError):  # the log has it too
+            self.claims.settle()
         self._studies.close()
         self._root.wipe()
         self._store.close()

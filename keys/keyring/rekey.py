@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from coffer.keys.errors import FormatError, ShreddedError, UnavailableError
+from coffer.keys.errors import CofferError, FormatError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
+from coffer.keys.keyring.claims import Claim, claim_rows
+from coffer.keys.keyring.rows import NO_CLAIM, KeyRow, KeyState, Purpose
 from coffer.keys.memory.secret import Secret
 from coffer.keys.store.writes import SOMETHING_ELSE
 
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
 
-__all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "inactive_keys", "of_key", "under_way", "update"]
+__all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "inactive_keys", "of_key", "switch", "under_way", "update"]
 
 _LAYOUT: Final = struct.Struct(">HH16s16sQIIQ")  # version phase new_key_id name from_seq done total stuck
 _VERSION: Final = 1
@@ -135,7 +136,31 @@ def update(keyring: Keyring, before: Rekey, after: Rekey, put: Sequence[tuple[by
     """
     if keyring.amend([(after.row_key, after.encode()), *put], expected=[(before.row_key, before.encode())]):
         return after
+    raise _changed(keyring, before)
+
+
+def switch(keyring: Keyring, before: Rekey, after: Rekey, put: Sequence[tuple[bytes, bytes]] = ()) -> Rekey:
+    """As `update`, for the step after which the records under the new key count: the old key's claim moves to the new
+    one, whose making the log has recorded. What arrives from now on belongs under the new key."""
+    while keyring.row(before.row_key) == before.encode():
+        found = [(key_id, keyring.row(rows.STUDY_PREFIX + key_id)) for key_id in (before.old, before.new)]
+        (old, old_key), (new, new_key) = (keyring.opened(*each) for each in found)
+        claims = claim_rows(keyring.row, before.old, old)
+        moved = [
+            (rows.STUDY_PREFIX + before.old, keyring.sealed(replace(old, claim=NO_CLAIM), before.old, old_key)),
+            (rows.STUDY_PREFIX + before.new, keyring.sealed(replace(new, claim=old.claim), before.new, new_key)),
+            *((place, Claim(before.new).encode()) for place, _ in claims),
+        ]
+        expected: list[tuple[bytes, bytes | None]] = [(before.row_key, before.encode()), *claims]
+        expected += [(rows.STUDY_PREFIX + key_id, value) for key_id, value in found]
+        if keyring.amend([(after.row_key, after.encode()), *moved, *put], expected=expected, gone=[before.old]):
+            return after
+    raise _changed(keyring, before)
+
+
+def _changed(keyring: Keyring, before: Rekey) -> CofferError:
+    """The error that says why a rekey's row is not as it was. Raises ShreddedError where its key was shredded."""
     keyring.study(before.old)
     if of_key(keyring, before.old) is None:
-        raise ShreddedError(f"key {before.old.hex()[:8]} is no longer being replaced")
-    raise UnavailableError("another process changed this rekey just now", hint="the server resumes it by itself")
+        return ShreddedError(f"key {before.old.hex()[:8]} is no longer being replaced")
+    return UnavailableError("another process changed this rekey just now", hint="the server resumes it by itself")

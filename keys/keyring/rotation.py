@@ -174,7 +174,7 @@ def _rewrapped(  # noqa: PLR0917  # the parts of a row, its old and its new plac
     if row.kek_id != kek_id:
         raise IntegrityError("a row of the keyring was altered", hint="restore the keyring from its backup")
     key = row.unwrap(old, archive_id, key_id)
-    moved = KeyRow(row.purpose, row.state, new.epoch, new.kek_id, row.created_ms)
+    moved = replace(row, epoch=new.epoch, kek_id=new.kek_id)
     return moved.wrap(kek, archive_id, key_id, key, random(aead.SALT))
 
 

@@ -32,7 +32,7 @@ __all__ = [
 MAGIC: Final = b"CofferKR"
 VERSION: Final = 3  # of the header, of epoch rows and of key rows
 HEADER: Final = struct.Struct(">8sHI16sQ")  # magic version epoch archive_id created_ms
-KEY_CLEAR: Final = struct.Struct(">HBBB3xI16sQ")  # version wrap_alg purpose state pad epoch kek_id created_ms
+KEY_CLEAR: Final = struct.Struct(">HBBB3xI16sQ16s")  # version wrap_alg purpose state pad epoch kek_id created_ms claim
 EPOCH_CLEAR: Final = struct.Struct(
     ">HBBI16sQ16sH"
 )  # version wrap_alg state epoch kek_id created_ms provider wrapped_len
@@ -42,6 +42,7 @@ SIGNING_KEY: Final = b"V"  # the seed that signs checkpoints
 NEXT_SIGNING_KEY: Final = b"N"  # the next such seed; present while its rotation is under way
 EPOCH_PREFIX: Final = b"E"
 STUDY_PREFIX: Final = b"K"
+CLAIM_PREFIX: Final = b"J"  # by token, which key belongs to what the token stands for
 CHECKPOINT_KEY: Final = b"W"
 SHARES_PREFIX: Final = b"G"  # groups of shares of an epoch's KEK; never a share itself
 SPLITTING_PREFIX: Final = b"F"  # groups whose shares are not all written yet
@@ -55,6 +56,7 @@ REKEY_PREFIX: Final = b"R"  # rekeys under way
 COMPACTED_KEY: Final = b"I"  # the newest destroyed epoch since whose end the index was rewritten
 SIGN_PREFIX: Final = b"O"  # orders to sign a checkpoint now
 REQUEST_PREFIX: Final = b"Q"  # requests waiting for another officer, sealed
+NO_CLAIM: Final = bytes(16)
 NO_ID: Final = bytes(16)  # stands in for the key id in the archive's own rows
 _KEY_CONTEXT: Final = b"coffer/dek/v1\x00"
 _EPOCH_CONTEXT: Final = b"coffer/kek/v1\x00"
@@ -182,7 +184,8 @@ class EpochRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One key, a study's DEK or one of the archive's own, wrapped under the KEK of `epoch`."""
+    """One key, a study's DEK or one of the archive's own, wrapped under the KEK of `epoch`, and the token of its claim
+    (zeros: none)."""
 
     purpose: Purpose
     state: KeyState
@@ -190,16 +193,18 @@ class KeyRow:
     kek_id: bytes
     created_ms: int
     sealed: bytes = b""
+    claim: bytes = NO_CLAIM
 
     def _clear(self) -> bytes:
         alg = WrapAlgorithm.CHUNKED_ENCRYPTION
-        return KEY_CLEAR.pack(VERSION, alg, self.purpose, self.state, self.epoch, self.kek_id, self.created_ms)
+        numbers = VERSION, alg, self.purpose, self.state, self.epoch
+        return KEY_CLEAR.pack(*numbers, self.kek_id, self.created_ms, self.claim)
 
     def _context(self, archive_id: bytes, key_id: bytes) -> bytes:
         return _KEY_CONTEXT + archive_id + key_id + self._clear()
 
     def wrap(self, kek: Secret, archive_id: bytes, key_id: bytes, key: Secret, salt: bytes) -> bytes:
-        """Return the row's 140 bytes with `key` sealed in them; `salt` is 24 fresh random bytes."""
+        """Return the row's 156 bytes with `key` sealed in them; `salt` is 24 fresh random bytes."""
         return self._clear() + aead.seal(kek, self._context(archive_id, key_id), key.reveal(), salt)
 
     def unwrap(self, kek: Secret, archive_id: bytes, key_id: bytes) -> Secret:
@@ -211,10 +216,11 @@ class KeyRow:
         """Return the row. Raises FormatError for whatever FORMAT.md says a reader must reject."""
         if len(data) != KEY_CLEAR.size + _WRAPPED or data[5:8] != bytes(3):
             raise FormatError("a key row of the keyring has the wrong length or padding")
-        version, alg, purpose, state, epoch, kek_id, created_ms = KEY_CLEAR.unpack_from(data)
+        version, alg, purpose, state, epoch, kek_id, created_ms, claim = KEY_CLEAR.unpack_from(data)
         if version != VERSION or alg != WrapAlgorithm.CHUNKED_ENCRYPTION:
             raise FormatError("a key row of the keyring has values that this version never writes")
         try:
-            return cls(Purpose(purpose), KeyState(state), epoch, kek_id, created_ms, data[KEY_CLEAR.size :])
+            sealed = data[KEY_CLEAR.size :]
+            return cls(Purpose(purpose), KeyState(state), epoch, kek_id, created_ms, sealed, claim)
         except ValueError:
             raise FormatError("a key row of the keyring has values that this version never writes") from None

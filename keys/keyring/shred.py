@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from coffer.keys.errors import ShreddedError, UnavailableError
 from coffer.keys.keyring import rekey, rows
+from coffer.keys.keyring.claims import claim_rows
 from coffer.keys.keyring.rekey import Rekey
-from coffer.keys.keyring.rows import KeyState
+from coffer.keys.keyring.rows import NO_CLAIM, KeyState
 from coffer.keys.keyring.tombstone import Reason, Tombstone
 
 if TYPE_CHECKING:
@@ -63,12 +64,15 @@ def schedule(
             value = keyring.row(row_key)
             row, dek = keyring.opened(key_id, value)
             tombstone = Tombstone(max(row.epoch, last_epoch), now_ms, until_ms, selected[key_id])
+            claims = claim_rows(keyring.row, key_id, row)
+            removed += [place for place, _ in claims]
+            marked = replace(row, state=KeyState.SHRED_SCHEDULED, claim=NO_CLAIM)
             put += [
-                (row_key, keyring.sealed(replace(row, state=KeyState.SHRED_SCHEDULED), key_id, dek)),
+                (row_key, keyring.sealed(marked, key_id, dek)),
                 (rows.TOMBSTONE_PREFIX + key_id, tombstone.encode()),
             ]
             put += [event(key_id, tombstone)] if event is not None else []
-            expected += [(row_key, value), (rows.TOMBSTONE_PREFIX + key_id, None)]
+            expected += [(row_key, value), (rows.TOMBSTONE_PREFIX + key_id, None), *claims]
         if not fresh:
             if removed:
                 keyring.amend([], removed)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Final
 
 from coffer.keys.crypto import aead
@@ -17,10 +19,10 @@ from coffer.keys.errors import ConfigError, KeyUnavailableError, ShreddedError, 
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.epochs import OpenEpochs
 from coffer.keys.keyring.overview import epoch_rows, header_in
-from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
+from coffer.keys.keyring.rows import NO_CLAIM, KeyRow, KeyState, Purpose
 from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.keys.memory.secret import Secret
-from coffer.keys.store.keyring_store import KeyringStore
+from coffer.keys.store.keyring_store import KeyringStore, Row
 from coffer.keys.store.writes import SOMETHING_ELSE
 
 __all__ = ["StudyKeys"]
@@ -56,14 +58,24 @@ class StudyKeys:
 
         Raises ConfigError for an id of another length, or one that was used, UnavailableError.
         """
-        made = self._try_to_make(key_ids)
-        while made is None:  # another process has rotated: new keys belong under its epoch
-            self._epochs.load()
+        made = None
+        while made is None:
             made = self._try_to_make(key_ids)
         return made
 
-    def _try_to_make(self, key_ids: list[bytes]) -> list[StudyKey] | None:
-        """Make keys under the epoch known here; None where that is no longer the current one."""
+    def make_claimed(
+        self, key_ids: list[bytes], tokens: Sequence[bytes], claims: Sequence[Row]
+    ) -> list[StudyKey] | None:
+        """As `make`, with these claims in the same commit; None, with nothing made, where one of their rows exists."""
+        made = self._try_to_make(key_ids, tokens, claims)
+        while made is None and not any(self._store.get_many([place for place, _ in claims])):
+            made = self._try_to_make(key_ids, tokens, claims)
+        return made
+
+    def _try_to_make(
+        self, key_ids: list[bytes], tokens: Sequence[bytes] = (), claims: Sequence[Row] = ()
+    ) -> list[StudyKey] | None:
+        """Make keys under the epoch known here; None where that is no longer the current one, or a claim exists."""
         self.follow()
         header = self._epochs.header  # read once: another thread may adopt a newer one meanwhile
         kek_id, kek = self._epochs.kek(header.epoch)
@@ -71,17 +83,20 @@ class StudyKeys:
         encoded: list[tuple[bytes, bytes]] = []
         row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, header.epoch, kek_id, self._now_ms())
         with self._writing:
-            for key_id in key_ids:
+            for key_id, token in zip_longest(key_ids, tokens, fillvalue=NO_CLAIM):
                 if len(key_id) != 16 or self.is_used(key_id):
                     raise ConfigError("a study key id has 16 bytes and is used once")
                 dek = Secret(self._random(32))
-                value = row.wrap(kek, header.archive_id, key_id, dek, self._random(aead.SALT))
+                value = replace(row, claim=token).wrap(kek, header.archive_id, key_id, dek, self._random(aead.SALT))
                 encoded.append((rows.STUDY_PREFIX + key_id, value))
                 made.append(StudyKey(key_id, dek))
             if len({key for key, _ in encoded}) != len(encoded):
                 raise ConfigError("a study key id has 16 bytes and is used once")
-            if not self._store.put(encoded, expected=[(rows.HEADER_KEY, header.encode())]):
-                return None
+            expected = [(rows.HEADER_KEY, header.encode()), *((place, None) for place, _ in claims)]
+            is_made = self._store.put([*encoded, *claims], expected=expected)
+        if not is_made:
+            self._epochs.load()  # another process may have rotated: new keys belong under its epoch
+            return None
         with self._lock:
             for key in made:
                 self._cache_key(key)
