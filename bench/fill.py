@@ -43,6 +43,9 @@ class _Gathering:
         """A study's key, made before."""
         return self._keys[part]
 
+    def require_key(self, key_id: bytes) -> None:
+        """Nothing takes a key away meanwhile."""
+
     def memory(self, length: int) -> memoryview:
         """Memory that is kept till then."""
         return own_memory(length)

@@ -121,6 +121,10 @@ class Committer:
         self.require_accepting()
         return self._keyring.claims.keys_for([part.text for part in parts], self._log.next_seq)
 
+    def require_key(self, key_id: bytes) -> None:
+        """Return if this key may be used now. Raises ShreddedError, SupersededError, KeyUnavailableError."""
+        self._keyring.study(key_id)
+
     def commit(self, parcels: Sequence[Parcel]) -> list[Committed]:
         """Commit objects together; on return they are durable and can be found. Raises UnavailableError if none is."""
         self.require_accepting()

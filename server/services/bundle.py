@@ -49,6 +49,7 @@ class _LocalCommitPort:
     def __init__(self, committer: Committer) -> None:
         self._committer = committer
         self.study_key = committer.study_key
+        self.require_key = committer.require_key
 
     def memory(self, length: int) -> memoryview:
         return own_memory(length)

@@ -49,6 +49,7 @@ class KeepingPort:
 
     def __init__(self, committer: Committer) -> None:
         self.study_key = committer.study_key
+        self.require_key = committer.require_key
         self.parcels: list[Parcel] = []
 
     def memory(self, length: int) -> memoryview:
