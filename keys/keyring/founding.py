@@ -31,8 +31,9 @@ def create_rows(
 
     Takes the archive's 16-byte id. Raises ConfigError where a keyring exists already, and what the provider raises.
     """
+    exists = ConfigError(f"{store.name} already holds a keyring", hint="open it, or choose another folder")
     if store.get(rows.HEADER_KEY) is not None:
-        raise ConfigError(f"{store.name} already holds a keyring", hint="open it, or choose another folder")
+        raise exists
     kek_id, now = random(16), now_ms()
     kek, wrapped = provider.create_epoch(1, rows.epoch_context(archive_id, kek_id, 1))
     epoch = EpochRow(EpochState.ACTIVE, 1, kek_id, now, provider.kind, wrapped)
@@ -45,4 +46,5 @@ def create_rows(
     for row_key in (rows.ARCHIVE_ROOT_KEY, rows.SIGNING_KEY):
         row = KeyRow(rows.OWN_KEYS[row_key], KeyState.ACTIVE, 1, kek_id, now)
         made.append((row_key, row.wrap(kek, archive_id, rows.NO_ID, Secret(random(32)), random(aead.SALT))))
-    store.put(made)
+    if not store.put(made, expected=[(rows.HEADER_KEY, None)]):
+        raise exists  # by another process, meanwhile

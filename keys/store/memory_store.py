@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from bisect import bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from coffer.keys.disk.lock import Holder, this_process
 from coffer.keys.errors import LockedError
@@ -50,11 +51,10 @@ class MemoryKeyringStore:
 
     def _page(self, prefix: bytes, after: bytes, limit: int) -> list[Row]:
         found: list[Row] = []
-        at = bisect_right(self._sorted, after) if after >= prefix and after else bisect_right(self._sorted, prefix) - 1
-        for key in self._sorted[max(at, 0) :]:
-            if (key > prefix and not key.startswith(prefix)) or len(found) == limit:
+        for key in islice(self._sorted, bisect_left(self._sorted, max(prefix, after)), None):
+            if not key.startswith(prefix) or len(found) == limit:
                 break
-            if key.startswith(prefix) and key != after:
+            if key != after:
                 found.append((key, self._rows[key]))
         return found
 
@@ -88,7 +88,7 @@ class MemoryKeyringStore:
     def _set(self, key: bytes, value: bytes | None) -> None:
         if value is None:
             if self._rows.pop(key, None) is not None:
-                del self._sorted[bisect_right(self._sorted, key) - 1]
+                del self._sorted[bisect_left(self._sorted, key)]
             return
         if key not in self._rows:
             insort(self._sorted, key)
