@@ -20,10 +20,9 @@ import lmdb
 
 from coffer.index.backends.row_store import EPOCH_KEY, SUM_KEY, TABLES, Change, checked_epoch
 from coffer.keys.disk import durable, opening
-from coffer.keys.disk.lmdb_environment import environment
+from coffer.keys.disk.lmdb_environment import environment, refused
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from coffer.keys.keyring.store import refused
 
 __all__ = ["LmdbRowStore"]
 

@@ -38,7 +38,7 @@ class Reconciler:
         self._index = index
         self._signer = signer
         self._delivering = threading.Lock()
-        self._reconciled = -1  # the keyring's change counter up to which nothing is left to do
+        self._reconciled = -1  # the number of the keyring's feed up to which nothing is left to do
         self._compact_after = 0.0
         self._retry_after = 0.0
 
@@ -57,13 +57,14 @@ class Reconciler:
     def reconcile(self) -> None:
         """Finish key changes that this or another process began, if any; durable on return. Raises CofferError.
 
-        In this order: an ordered rotation of the signing key completes, events reach the log and are signed, the index
-        drops what shredded keys sealed, the wrapped keys leave the keyring, and if an epoch ended, the index is
-        compacted. After a stop anywhere, the next call does the rest.
+        In this order: an ordered rotation of the signing key completes, events reach the log and are signed, claims are
+        settled, the index drops what shredded keys sealed, the wrapped keys leave the keyring, and if an epoch ended,
+        the index is compacted. After a stop anywhere, the next call does the rest.
         """
         self._signer.rotate()
         if self.deliver():
             self._signer.sign()
+        self._keyring.claims.settle()
         changes = self._keyring.follow()
         if changes == self._reconciled:
             return

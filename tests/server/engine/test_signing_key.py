@@ -21,8 +21,8 @@ from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.errors import IntegrityError
 from coffer.keys.keyring import rows, signing_key
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.checkpoint_signer import order
@@ -246,7 +246,7 @@ def rotate_until(base: Path, at: int) -> None:
 
     os.chdir(base)
     with open_for_keys(load_config(Path("coffer.toml"))) as engine:
-        RowStore.put = stopping(RowStore.put)  # type: ignore[method-assign, assignment]
+        LmdbKeyringStore.put = stopping(LmdbKeyringStore.put)  # type: ignore[method-assign, assignment]
         for name in ("fsync", "fdatasync", "rename"):
             setattr(SystemCalls, name, staticmethod(stopping(getattr(SystemCalls, name))))
         order(engine.keyring, engine.folder, "r", Principal.person("Meyer", "meyer"))
