@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from coffer.keys.clock import clock_ms
@@ -19,7 +19,7 @@ from coffer.keys.crypto import aead, derive, selftest
 from coffer.keys.crypto.shamir import Group, Share, split
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.disk.lock import Holder
-from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError, UnavailableError
+from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError
 from coffer.keys.keyring import founding, rows
 from coffer.keys.keyring.claims import Claims
 from coffer.keys.keyring.epoch_end import EpochDestruction, Receipt, abandon, destroy
@@ -300,12 +300,10 @@ class Keyring:
         return groups_in(self._store)
 
     def close(self) -> None:
-        """Wipe the keys in memory and close the store. Harmless when repeated.
+        """Wipe the keys in memory and close the store. No write is pending. Harmless when repeated.
 
         Study keys and derived keys that others still reference stay intact until those are dropped.
         """
-        with suppress(UnavailableError):  # the log has it too
-            self.claims.settle()
         self._studies.close()
         self._root.wipe()
         self._store.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from coffer.keys.shares.recovery import Recovery
+from coffer.keys.store.keyring_store import scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from tests.erasure.campaign import Tally, prefixes, walk
 from tests.erasure.hsmstore import TokenStore
@@ -65,7 +66,7 @@ def test_an_epoch_that_forgets_what_kept_it_before_is_found(tmp_path: Path, monk
 
     def forgetting(self: LmdbKeyringStore, rows: object, *args: object, **more: object) -> bool:
         done = put(self, rows, *args, **more)  # type: ignore[arg-type]
-        before = [key for key, value in self.scan(b"U") if b"file 0" in value]
+        before = [key for key, value in scan(self, b"U") if b"file 0" in value]
         return done and put(self, [], before)
 
     def moving(*args: object) -> bool:

@@ -19,7 +19,7 @@ from coffer.index.backends.row_store import TABLES
 from coffer.keys.errors import CofferError
 from coffer.keys.store.keyring_store import scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.writes import SUM_KEY
+from coffer.keys.store.writes import COUNT_PREFIX, SUM_KEY
 
 Rows = list[tuple[str, bytes, bytes]]
 
@@ -55,7 +55,7 @@ def write_keyring(folder: Path) -> None:
     """One more row."""
     store = LmdbKeyringStore(folder)
     try:
-        store.put([(b"K" + bytes(16), bytes(140))])
+        store.put([(b"K" + bytes(16), bytes(156))])
     finally:
         store.close()
 
@@ -70,8 +70,11 @@ def write_index(folder: Path) -> None:
 
 
 def is_fresh(row: tuple[str, bytes, bytes]) -> bool:
-    """Whether a row is the one that the test wrote, or the sum, which covers it."""
-    return row[1] in (b"K" + bytes(16), SUM_KEY, b"sum") or row[:2] == ("study", bytes(8))
+    """Whether a row is the one that the test wrote, or its count, or the sum, which covers it."""
+    return row[1] in (b"K" + bytes(16), COUNT_PREFIX + b"K" + bytes(4), SUM_KEY, b"sum") or row[:2] == (
+        "study",
+        bytes(8),
+    )
 
 
 def look(rows_of: Callable[[Path], Rows | None], folder: Path) -> Rows | None:

@@ -17,6 +17,7 @@ import pytest
 
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.rows import EpochRow
+from coffer.keys.store.keyring_store import scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values import waiting_event
 from coffer.server.config.load import load_config
@@ -78,10 +79,10 @@ def wait_until_done() -> None:
 
 def is_done(keyring: LmdbKeyringStore) -> bool:
     """Whether no rekey, event, shredded key or half rotation is there."""
-    gone = {key[1:] for key, _ in keyring.scan(rows.TOMBSTONE_PREFIX)}
-    undropped = [key for key, _ in keyring.scan(rows.STUDY_PREFIX) if key[1:] in gone]
-    states = [EpochRow.decode(value).state.name for _, value in keyring.scan(rows.EPOCH_PREFIX)]
-    waiting = keyring.scan(rows.REKEY_PREFIX) or keyring.scan(waiting_event.PREFIX)
+    gone = {key[1:] for key, _ in scan(keyring, rows.TOMBSTONE_PREFIX)}
+    undropped = [key for key, _ in scan(keyring, rows.STUDY_PREFIX) if key[1:] in gone]
+    states = [EpochRow.decode(value).state.name for _, value in scan(keyring, rows.EPOCH_PREFIX)]
+    waiting = scan(keyring, rows.REKEY_PREFIX) or scan(keyring, waiting_event.PREFIX)
     return not undropped and not waiting and states == ["RETIRED", "ACTIVE"]
 
 

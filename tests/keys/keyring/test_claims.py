@@ -19,6 +19,7 @@ from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.keys.store.keyring_store import KeyringStore, scan
 from coffer.keys.store.memory_store import MemoryKeyringStore
 from tests.keys.conftest import ARCHIVE_ID
+from tests.keys.left import left
 from tests.keys.store.faulty_store import FaultyStore
 
 NAME = bytes(range(16))
@@ -61,7 +62,7 @@ def claims_in(store: KeyringStore) -> dict[bytes, bytes]:
 
 def replaced(ring: Keyring, old: bytes) -> Rekey:
     """A rekey of this key, switched to the new one."""
-    begun = rekey.begin(ring, old, NAME, 0, 1, os.urandom, lambda made: (rows.EVENT_PREFIX + made.old, b""))
+    begun = rekey.begin(ring, old, NAME, 0, 1, os.urandom, lambda made: left(made.old))
     assert Claim.decode(ring.row(claim_key(ring.claims.token(PART))) or b"").key_id == old
     return rekey.switch(ring, begun, replace(begun, phase=Phase.SWITCHED))
 

@@ -15,6 +15,7 @@ from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.keys.store import writes
 from coffer.keys.store.memory_store import MemoryKeyringStore
 from tests.keys.conftest import ARCHIVE_ID
+from tests.keys.left import left
 
 NAME = bytes(range(16))
 
@@ -35,7 +36,7 @@ def test_only_the_keys_that_went_are_dropped(processes: tuple[Keyring, Keyring])
     ours, theirs = processes
     kept, gone, old = (ours.study(key.key_id) for key in ours.new_studies(3))
     shredded(theirs, gone.key_id)
-    begun = rekey.begin(theirs, old.key_id, NAME, 0, 1, os.urandom, lambda made: (b"P" + made.old, b""))
+    begun = rekey.begin(theirs, old.key_id, NAME, 0, 1, os.urandom, lambda made: left(made.old))
     assert ours.study(old.key_id) is old  # its objects are being sealed again, and are read until then
     shred.supersede(theirs, begun, now_ms=1, until_ms=2)
     for each in (gone, old):

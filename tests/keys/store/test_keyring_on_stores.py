@@ -13,6 +13,7 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.keys.store.keyring_store import KeyringStore
 from tests.keys.conftest import ARCHIVE_ID
+from tests.keys.left import left
 
 T = TypeVar("T")
 NAME = bytes(range(16))
@@ -39,7 +40,7 @@ def test_a_keyring_works_on_every_store(store: KeyringStore, provider: KeyFilePr
     gone, old = list(keys)[:2]
     again(lambda: shred.schedule(keyring, {gone: NAME}, now_ms=1, until_ms=2))
     again(lambda: shred.drop(keyring, [gone]))
-    begun = again(lambda: rekey.begin(keyring, old, NAME, 0, 1, os.urandom, lambda made: (b"P" + made.old, b"")))
+    begun = again(lambda: rekey.begin(keyring, old, NAME, 0, 1, os.urandom, lambda made: left(made.old)))
     again(lambda: shred.supersede(keyring, begun, now_ms=1, until_ms=2) if rekey.of_key(keyring, old) else None)
     again(keyring.rotate)
     while keyring.partly_rotated():
