@@ -137,9 +137,10 @@ def tombstones_of(keyring: Keyring, key_ids: Iterable[bytes]) -> dict[bytes, Tom
     return {key_id: Tombstone.decode(value) for key_id, value in found if value is not None}
 
 
-def waiting(keyring: Keyring) -> dict[bytes, Tombstone]:
-    """Return the shredded keys whose wrapped form still exists: the index may still hold what they sealed."""
-    found = tombstones(keyring)
+def waiting(keyring: Keyring, among: Iterable[bytes] | None = None) -> dict[bytes, Tombstone]:
+    """Return the shredded keys, of all or of those `among`, whose wrapped form still exists: the index may still hold
+    what they sealed."""
+    found = tombstones(keyring) if among is None else tombstones_of(keyring, among)
     return {
         key_id: tombstone for key_id, tombstone in found.items() if keyring.row(rows.STUDY_PREFIX + key_id) is not None
     }
