@@ -90,7 +90,7 @@ class Claims:
 
     def token(self, text: str) -> bytes:
         """Return the 16 bytes that stand for a text in the keyring."""
-        return hmac_sha256(self._key, text.encode())[:16]
+        return hmac_sha256(self._key, text.encode("utf-8", "surrogatepass"))[:16]
 
     def find(self, text: str) -> Claim | None:
         """Return the claim of a text, None where there is none, other processes' commits included; about 5 us if it

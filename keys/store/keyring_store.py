@@ -91,7 +91,7 @@ class KeyringStore(Protocol):
 
     def changes(self, after: int) -> Changes:
         """Return the feed's entries behind number `after`, in the order of the commits, without gaps; about 4 us when
-        there are none. The newest `writes.KEPT` entries are kept."""
+        there are none. The newest `writes.KEPT` entries are kept. Whoever has seen none passes -1, and gets None."""
 
     def complaint(self) -> str | None:
         """Read every row and compare them with what the store keeps about them. Returns what is wrong, or None. About

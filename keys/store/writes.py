@@ -105,7 +105,7 @@ def changes_after(get: Get, after: int) -> Changes:
     number = int.from_bytes(get(FEED_KEY) or b"", "big")
     if after == number:
         return Changes(number, ())
-    if not 0 <= number - after <= KEPT:
+    if after < 0 or not 0 <= number - after <= KEPT:
         return Changes(number, None)
     found = [get(_entry(each)) for each in range(after + 1, number + 1)]
     gone = [key_id for key_id in found if key_id is not None]

@@ -65,10 +65,11 @@ class Reconciler:
         if self.deliver():
             self._signer.sign()
         self._keyring.claims.settle()
-        changes = self._keyring.follow()
+        self._keyring.follow()
+        changes, gone = self._keyring.gone_since(self._reconciled)
         if changes == self._reconciled:
             return
-        tombstones = shred.waiting(self._keyring)
+        tombstones = shred.waiting(self._keyring, gone)
         for key_id, tombstone in tombstones.items():
             self._index.forget(key_id, tombstone.name)
         if tombstones:

@@ -75,6 +75,7 @@ def test_every_process_gets_the_same_key_and_each_text_its_own(ours: Keyring, th
     assert mine.key_id != other.key_id
     assert theirs.claims.find(PART) == Claim(mine.key_id, 7)
     assert theirs.claims.find("never stored") is None
+    assert theirs.claims.find("\udcff\0not UTF-8\0\0") is None
     assert ours.count() == 2
 
 

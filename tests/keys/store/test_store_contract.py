@@ -30,6 +30,7 @@ def test_a_put_is_all_or_nothing_and_reads_are_of_one_state(store: KeyringStore)
     assert not settled(store, [(b"a", b"9"), (b"c", b"3")], [b"b"], expected=[(b"a", b"0")], gone=[bytes([7]) * 16])
     assert store.get_many([b"c", b"b", b"a", b"b"]) == [None, b"2", b"1", b"2"]
     assert store.changes(0) == (0, ())
+    assert store.changes(-1) == (0, None)
     assert settled(store, [(b"b", b"3")], [b"a", b"b"], expected=[(b"a", b"1")])  # removed first, then written
     assert (store.get(b"a"), store.get(b"b")) == (None, b"3")
     assert store.complaint() is None
@@ -87,6 +88,7 @@ def test_the_feed_names_what_is_gone_in_order_and_says_when_it_no_longer_can(
     assert store.changes(5) == (6, ids[5:6])
     assert store.changes(2) == (6, ids[2:6])
     assert store.changes(1) == (6, None)  # too far behind
+    assert store.changes(-1) == (6, None)  # whoever has seen nothing
     assert store.changes(7) == (6, None)  # the store is an older one than the caller has seen
     assert len(scan(store, writes.FEED_KEY)) == 1 + 4
     settled(store, [], [writes.FEED_KEY + (4).to_bytes(8, "big")])

@@ -60,7 +60,7 @@ def removed(config: Config) -> None:
 def emptied(config: Config) -> None:
     with open_writer(config) as archive:
         archive.index.clear()
-        archive.index.advance(archive.log.next_seq)  # says that it has everything
+        archive.index.advance(archive.log.tip)  # says that it has everything
 
 
 def planted(config: Config) -> None:
