@@ -152,16 +152,6 @@ def tombstones_of(keyring: Keyring, key_ids: Iterable[bytes]) -> dict[bytes, Tom
     return {key_id: Tombstone.decode(value) for key_id, value in found if value is not None}
 
 
-<<<<<<< HEAD
-def waiting(keyring: Keyring) -> dict[bytes, Tombstone]:
-    """Return the shredded keys whose wrapped form still exists: the index may still hold what they sealed."""
-    return {key_id: tombstone for key_id, tombstone in tombstones(keyring).items() if not is_dropped(keyring, key_id)}
-
-
-def is_dropped(keyring: Keyring, key_id: bytes) -> bool:
-    """Whether the keyring holds no wrapped form of this key (any more); about 4 us."""
-    return keyring.row(rows.STUDY_PREFIX + key_id) is None
-=======
 def waiting(keyring: Keyring, among: Iterable[bytes] | None = None) -> dict[bytes, Tombstone]:
     """Return the shredded keys, of all or of those `among`, whose wrapped form still exists: the index may still hold
     what they sealed."""
@@ -169,7 +159,11 @@ def waiting(keyring: Keyring, among: Iterable[bytes] | None = None) -> dict[byte
     return {
         key_id: tombstone for key_id, tombstone in found.items() if keyring.row(rows.STUDY_PREFIX + key_id) is not None
     }
->>>>>>> keystore
+
+
+def is_dropped(keyring: Keyring, key_id: bytes) -> bool:
+    """Whether the keyring holds no wrapped form of this key (any more); about 4 us."""
+    return keyring.row(rows.STUDY_PREFIX + key_id) is None
 
 
 def drop(keyring: Keyring, key_ids: Sequence[bytes]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from coffer.archive.events.recorded import Occurrence
+from coffer.archive.format.record import Kind
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.mailbox import events
