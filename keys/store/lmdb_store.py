@@ -21,7 +21,7 @@ from coffer.keys.disk.lmdb_environment import environment, refused
 from coffer.keys.disk.lock import ChangeLock
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from coffer.keys.store.keyring_store import Changes, Lease, Row
+from coffer.keys.store.keyring_store import Changes, KeyringStore, Lease, Row
 from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, complaint_about, count_in, planned
 
 __all__ = ["LmdbKeyringStore"]
@@ -32,7 +32,7 @@ _RESTART: Final = "restart Coffer"
 _RESTORE: Final = "stop the server, put the newest copy of the keyring folder back, then run coffer keys audit"
 
 
-class LmdbKeyringStore:
+class LmdbKeyringStore(KeyringStore):
     """Implements `KeyringStore` in a folder. `create` makes it (make_folder, LMDB files, fsync of the folder)."""
 
     __slots__ = ("_env", "_failed", "_folder", "_lock", "_readonly")

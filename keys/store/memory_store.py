@@ -14,13 +14,13 @@ from itertools import islice
 
 from coffer.keys.disk.lock import Holder, this_process
 from coffer.keys.errors import LockedError
-from coffer.keys.store.keyring_store import Changes, Lease, Row
+from coffer.keys.store.keyring_store import Changes, KeyringStore, Lease, Row
 from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, complaint_about, count_in, planned
 
 __all__ = ["MemoryKeyringStore"]
 
 
-class MemoryKeyringStore:
+class MemoryKeyringStore(KeyringStore):
     """Implements `KeyringStore` in one process."""
 
     def __init__(self) -> None:
