@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from coffer.keys.disk.lock import Holder
+from coffer.keys.disk.lock import Holder, this_process
 from coffer.keys.lease.epoch_authority import EpochAuthority
 from coffer.keys.lease.flock_authority import FlockAuthority
 
@@ -35,7 +35,7 @@ class WriterLock:
     def __init__(self, path: Path, command: str, since_ms: int, providers: Mapping[str, str] | None = None) -> None:
         """`providers` are the key providers that this process was started with: kind to settings."""
         self._authority = _authority(path)
-        self.lease = self._authority.acquire(path.name, Holder.of_this_process(command, since_ms, providers))
+        self.lease = self._authority.acquire(path.name, this_process(command, since_ms, providers))
 
     def close(self) -> None:
         """Release the lock: nothing is written with its lease from here on. Harmless when repeated."""

@@ -1,7 +1,7 @@
 """Locks between processes: flock on a file that also names its holder.
 
 Rule: the lock is the flock, which the kernel drops when the process dies; the text is for people only.
-Any change of a keyring's epochs or of their keepers happens under its `ChangeLock`: a provider is updated by reading
+Any change of a keyring's epochs or of their keepers happens under a `ChangeLock`: a provider is updated by reading
 and rewriting its contents, and of two concurrent updates one would lose the other's secret.
 """
 
@@ -26,7 +26,7 @@ from coffer.keys.disk.reading import read_up_to
 from coffer.keys.disk.syscalls import SYSTEM
 from coffer.keys.errors import IntegrityError, LockedError, UnavailableError
 
-__all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "is_foreign"]
+__all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "is_foreign", "this_process"]
 
 _LONGEST: Final = 1 << 16
 _BEGIN: Final = b'{"pid"'  # how every lock text starts
@@ -54,11 +54,6 @@ class Holder:
         return (self.pid, self.host) == (os.getpid(), socket.gethostname())
 
     @classmethod
-    def of_this_process(cls, command: str, since_ms: int, providers: Mapping[str, str] | None = None) -> Holder:
-        """This process, as others are shown it."""
-        return cls(command, os.getpid(), socket.gethostname(), dict(providers or {}), since_ms)
-
-    @classmethod
     def decode(cls, text: bytes) -> Holder:
         """Parse a lock's text; a malformed one gives an unknown holder."""
         try:
@@ -68,6 +63,11 @@ class Holder:
             )
         except (ValueError, KeyError, TypeError):
             return cls()
+
+
+def this_process(command: str, since_ms: int = 0, providers: Mapping[str, str] | None = None) -> Holder:
+    """Return what others are shown of this process while it runs `command`."""
+    return Holder(command, os.getpid(), socket.gethostname(), dict(providers or {}), since_ms)
 
 
 class ProcessLock:
@@ -177,12 +177,12 @@ def holder(path: Path) -> Holder | None:
 
 
 class ChangeLock:
-    """The one lock over a keyring's epochs and their providers: `LOCK` in its folder. Safe between threads."""
+    """A lock over changes of a keyring, in a file beside its rows. Safe between threads."""
 
     __slots__ = ("_path", "_thread")
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "LOCK"
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._thread = 0  # the thread of this process that holds it
 
     @contextlib.contextmanager

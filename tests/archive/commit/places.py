@@ -16,7 +16,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.memory_segments import MemorySegments
 from coffer.archive.store.segment_store import LOG
 from coffer.archive.verify.verify import Verifier
-from coffer.keys.disk.lock import Holder
+from coffer.keys.disk.lock import this_process
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.lease.epoch_authority import EpochAuthority, Lease
 from coffer.keys.lease.flock_authority import FlockAuthority
@@ -47,7 +47,7 @@ class Place:
     def lease(self) -> Lease:
         """The lease, for one who displaces whoever holds it, or follows whoever gave it up."""
         found = self.authority.current(NAME)
-        return self.authority.acquire(NAME, Holder.of_this_process("test", 1), found.epoch)
+        return self.authority.acquire(NAME, this_process("test", 1), found.epoch)
 
     def group(self, at: LogEnd, *entries: Entry | HashedEntry) -> Group:
         """The group of these entries behind an end."""

@@ -11,14 +11,14 @@ from typing import TypeVar
 
 import pytest
 
-from coffer.keys.disk.lock import Holder
+from coffer.keys.disk.lock import Holder, this_process
 from coffer.keys.errors import FencedError, LockedError, UnavailableError
 from coffer.keys.lease.epoch_authority import EpochAuthority, Incumbent, Lease, held
 from coffer.keys.lease.flock_authority import FlockAuthority
 from coffer.keys.lease.memory_authority import MemoryAuthority
 
 T = TypeVar("T")
-ME, OTHER = (Holder.of_this_process(command, 1) for command in ("coffer serve", "coffer put"))
+ME, OTHER = (this_process(command, 1) for command in ("coffer serve", "coffer put"))
 
 
 class LostAnswerError(UnavailableError):
@@ -144,7 +144,7 @@ def test_of_many_who_ask_at_once_one_holds_it(authority: EpochAuthority) -> None
     def ask(number: int) -> None:
         start.wait()
         try:
-            granted.append(authority.acquire("a", Holder.of_this_process(f"number {number}", 1)))
+            granted.append(authority.acquire("a", this_process(f"number {number}", 1)))
         except (LockedError, FencedError) as error:
             refused.append(error)
 
@@ -181,9 +181,9 @@ def test_a_living_holder_on_this_machine_is_not_displaced(tmp_path: Path) -> Non
 
 HOLD = """
 import pathlib, sys
-from coffer.keys.disk.lock import Holder
+from coffer.keys.disk.lock import this_process
 from coffer.keys.lease.flock_authority import FlockAuthority
-lease = FlockAuthority(pathlib.Path(sys.argv[1]), "held by", "").acquire("a", Holder.of_this_process("coffer serve", 1))
+lease = FlockAuthority(pathlib.Path(sys.argv[1]), "held by", "").acquire("a", this_process("coffer serve", 1))
 print("held", flush=True)
 sys.stdin.read()
 """
