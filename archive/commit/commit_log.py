@@ -74,6 +74,10 @@ class Taken(NamedTuple):
 class CommitLog(Protocol):
     """The end of one log.
 
+    The epoch of a lease is not that of the log. The one fences; the other is written into segments and tags, and is
+    begun (`seal`) by whoever follows a writer that may still believe it holds the log. Where no such writer can be, as
+    under flock, the log's epoch goes on with every lease.
+
     Calls under one lease come one at a time. Errors: FencedError: another lease counts, or the log ends elsewhere, and
     of what was given nothing will ever count. OutcomeUnknownError: it may count or not. Any other UnavailableError:
     nothing was changed. After an OutcomeUnknownError `outcome` says what is so, and nothing is appended before it has.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from coffer.keys.disk.lock import Holder, ProcessLock, holder
+from coffer.keys.disk.syscalls import converted
 from coffer.keys.errors import FencedError
 from coffer.keys.lease.epoch_authority import EpochAuthority, Incumbent, Lease
 
@@ -58,7 +59,9 @@ class FlockAuthority(EpochAuthority):
 
     def current(self, name: str) -> Incumbent:
         """open, flock (shared, for a moment), and the text of the file."""
-        return Incumbent(_EPOCH, holder(self.folder / name))
+        path = self.folder / name
+        with converted("look at", path):
+            return Incumbent(_EPOCH, holder(path))
 
     def release(self, lease: Lease) -> None:
         """The text is emptied, then close, which drops the lock."""
