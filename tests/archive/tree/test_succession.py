@@ -254,10 +254,7 @@ def test_a_log_shorter_than_an_endorsement_is_found(made: Changing, copied: Arch
     copied.checkpoint_history.write_bytes(b"".join(notes))
     copied.checkpoint.write_bytes(notes[-1])
     shutil.rmtree(copied.tiles)
-    positions = LogReader(copied)
-    cut = next(place.offset for place, _ in positions.records(5))
-    positions.close()
-    copied.segment_files.path(1).write_bytes(copied.segment_files.path(1).read_bytes()[:cut])
+    cut_behind(copied, 5)
     assert any("endorsement" in what for what in findings(copied))
 
 
