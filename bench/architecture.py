@@ -51,6 +51,7 @@ SEAMS: Final = (
     "archive.store.source.Source",
     "archive.store.segment_store.SegmentStore",
     "archive.commit.commit_log.CommitLog",
+    "archive.commit.commit_log.CommitLog",
     "index.backends.row_store.IndexRowStore",
     "server.services.api.Services",
 )
