@@ -1,7 +1,6 @@
 """What every commit log promises: in a folder, in memory, and through a connection that loses calls and answers."""
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -15,27 +14,10 @@ from coffer.archive.format.record import Kind
 from coffer.archive.format.segment import HEADER as SEGMENT_HEADER
 from coffer.archive.store.sealed_file import SourceError, pieces
 from coffer.archive.tree.checkpoint import Checkpoint
-from coffer.keys.errors import FencedError, HistoryError, IntegrityError, OutcomeUnknownError, UnavailableError
-from coffer.keys.lease.epoch_authority import Lease
-from tests.archive.commit.faulty import FaultyLog, Patient, drawn
-from tests.archive.commit.places import Place, facts, folder_place, memory_place
+from coffer.keys.errors import FencedError, HistoryError, IntegrityError, OutcomeUnknownError
+from tests.archive.commit.faulty import FaultyLog
+from tests.archive.commit.places import Place, facts, folder_place
 from tests.archive.conftest import ORIGIN, FaultyCalls, body_of, entry
-
-
-@pytest.fixture(params=["folder", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return folder_place(tmp_path / "archive") if request.param == "folder" else memory_place(tmp_path / "archive")
-
-
-@pytest.fixture(params=["", "calls lost"])
-def log(request: pytest.FixtureRequest, place: Place) -> Iterator[CommitLog]:
-    made = place.log()
-    if request.param:
-        seed = random.randrange(1 << 32)
-        print("seed", seed)
-        made = Patient(drawn(made, seed))
-    yield made
-    made.close()
 
 
 def whole(body: Body) -> bytes:
@@ -107,66 +89,6 @@ def test_a_group_is_appended_once(place: Place, log: CommitLog) -> None:
     before = place.segments()
     assert log.append(lease, at, made) == log.append(lease, end, made) == end
     assert place.segments() == before
-
-
-def test_a_call_that_comes_late_is_refused(place: Place, log: CommitLog) -> None:
-    lease = place.lease()
-    at = log.take(lease).end
-    late = place.group(at, entry(7))
-    end = log.append(lease, at, place.group(at, entry(0)))
-    before = place.segments()
-    for call in (lambda: log.append(lease, at, late), lambda: log.seal(lease, at)):
-        with pytest.raises(FencedError):
-            call()
-    assert log.outcome(lease, late.head) is None
-    assert place.segments() == before
-    log.append(lease, end, place.group(end, entry(1)))
-    place.require_sound()
-
-
-def refuses(log: CommitLog, lease: Lease, at: LogEnd, group: Group) -> None:
-    """Nothing can be done with this lease."""
-    for call in (
-        lambda: log.append(lease, at, group),
-        lambda: log.seal(lease, at),
-        lambda: log.outcome(lease, at.chain.head),
-    ):
-        with pytest.raises(FencedError):
-            call()
-
-
-def test_a_log_that_was_not_taken_is_not_written(place: Place, log: CommitLog) -> None:
-    lease = place.lease()
-    end = log.take(lease).end
-    made = place.group(end, entry(0))
-    log.append(lease, end, made)
-    place.authority.release(lease)
-    before = place.segments()
-    other, second = place.log(), place.lease()
-    refuses(other, second, end, made)
-    refuses(log, second, end, made)
-    assert place.segments() == before
-    other.close()
-
-
-def test_a_zombie_is_refused(place: Place, log: CommitLog) -> None:
-    zombie = place.lease()
-    end = log.take(zombie).end
-    end = log.append(zombie, end, place.group(end, entry(0)))
-    if place.folder.held_in is None:  # the kernel displaces nobody alive
-        place.authority.release(zombie)
-    other, lease = place.log(), place.lease()
-    taken = other.take(lease).end
-    before = place.segments()
-    refuses(log, zombie, end, place.group(end, entry(9)))
-    with pytest.raises(FencedError):
-        log.take(zombie)
-    assert place.segments() == before
-    other.append(lease, taken, place.group(taken, entry(1)))
-    refuses(log, zombie, end, place.group(end, entry(9)))
-    other.close()
-    assert place.content_ids() == [entry(0).content_id, entry(1).content_id]
-    place.require_sound()
 
 
 @pytest.mark.parametrize("fault", ["before", "after"])
@@ -259,28 +181,6 @@ def test_what_is_refused_changes_nothing(place: Place, log: CommitLog) -> None:
         again.close()
     assert [each.tip.next_seq for each in ends] == [1]
     assert (place.segments(), place.kept()) == (before, {})
-
-
-def test_what_is_signed_is_asked_for_behind_the_fence(place: Place, log: CommitLog) -> None:
-    zombie = place.lease()
-    end = log.take(zombie).end
-    made = place.group(end, entry(0))
-    if place.folder.held_in is None:
-        place.authority.release(zombie)
-    refused: list[BaseException] = []
-
-    def told() -> Sequence[Checkpoint]:
-        try:
-            log.append(zombie, end, made)
-        except FencedError as error:
-            refused.append(error)
-        return ()
-
-    other = place.log()
-    other.take(place.lease(), told)
-    other.close()
-    assert len(refused) == 1
-    assert place.content_ids() == []
 
 
 def test_segments_begin_when_they_are_told_to(place: Place, log: CommitLog) -> None:
@@ -405,10 +305,3 @@ def test_a_folder_in_doubt_is_taken_again(
     log.append(lease, found, place.group(found, entry(4)))
     log.close()
     place.require_sound()
-
-
-def test_a_released_lease_takes_nothing(place: Place, log: CommitLog) -> None:
-    lease = place.lease()
-    place.authority.release(lease)
-    with pytest.raises(UnavailableError):
-        log.take(lease)

@@ -25,11 +25,6 @@ SMALL = SEGMENT_HEADER.size + 3 * ONE
 BEGUN = b'{"code":"log.epoch_begun"}'
 
 
-@pytest.fixture(params=["folder", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return folder_place(tmp_path / "archive") if request.param == "folder" else memory_place(tmp_path / "archive")
-
-
 def clock() -> Callable[[], int]:
     times: Iterator[int] = iter(range(FIRST_MS, FIRST_MS + 10**9, 1000))
     return lambda: next(times)
