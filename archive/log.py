@@ -136,6 +136,17 @@ class LogWriter:
         return self._tail.chain.next_seq
 
     @property
+    def last_ms(self) -> int | None:
+        """The time of the last record, in ms since 1970 UTC; None if there is none, or none is known."""
+        last = self._tail.chain.order.time_ms
+        return None if last == UNKNOWN else last
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the log that is written now."""
+        return self._tail.epoch
+
+    @property
     def tip(self) -> Tip:
         """The end of the log as of the last successful append: everything below it is durable."""
         return self._tip
