@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from coffer.archive.events import codec
 from coffer.archive.events.clocks import ClockConfirmed, ClockDoubted, LogEpochBegun
 from coffer.archive.events.recorded import Occurrence
-from coffer.keys.clock import TOLERANCE_MS, Sighting, reading
+from coffer.keys.clock import TOLERANCE_MS, ClockWatch, Sighting, reading
 from coffer.keys.errors import InputError, UnavailableError
 from coffer.keys.mailbox import clock
 from coffer.server.access.operator import require_reason
@@ -59,18 +59,27 @@ def look(keyring: Keyring, last_record_ms: int | None = None) -> Sighting | None
         state = read.state
         if state is not None and state.doubt is not None:
             return state.doubt
-        if state is None or not state.clock_watch.is_of(now):
+        if state is not None and state.is_log_behind:
+            last_record_ms = None  # that it is later is known, and confirmed to be wrong
+        held = state.clock_watch if state is not None else ClockWatch.begin(now)
+        seen = held.look(now, last_record_ms)
+        if state is None or not held.is_of(now):
             if not clock.watch(keyring, read, now):
                 continue
-            read = clock.read(keyring)
-            state = read.state
-        seen = None if state is None else state.clock_watch.look(now, last_record_ms)
-        if seen is None:
-            return None
-        event = ClockDoubted(wall_ms=seen.wall_ms, expected_ms=seen.expected_ms, last_record_ms=seen.last_record_ms)
-        if clock.begin_doubt(keyring, read, seen, outbox.enclosed(keyring, Occurrence(event, seen.wall_ms))):
+            held = ClockWatch.begin(now)
+        if seen is None or _note(keyring, held, seen):
             return seen
     raise _busy()
+
+
+def _note(keyring: Keyring, held: ClockWatch, seen: Sighting) -> bool:
+    """Put the clock in doubt, with its event, durable on return; False if another process was faster, and it is not
+    `held` against that reading any more."""
+    read = clock.read(keyring)
+    if read.state is None or read.state.doubt is not None or read.state.clock_watch != held:
+        return False
+    event = ClockDoubted(wall_ms=seen.wall_ms, expected_ms=seen.expected_ms, last_record_ms=seen.last_record_ms)
+    return clock.begin_doubt(keyring, read, seen, outbox.enclosed(keyring, Occurrence(event, seen.wall_ms)))
 
 
 def confirm(keyring: Keyring, reason: str, by: Principal, told_ms: int | None = None) -> int:

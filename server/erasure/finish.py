@@ -17,7 +17,7 @@ from coffer.server.clock.trust import trust
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures
 from coffer.server.erasure.shred import wait_until_compacted, wait_until_settled
-from coffer.server.keyops.epochs import EpochAdmin
+from coffer.server.keyops.epochs import NO_RECEIPT_IN_DOUBT, EpochAdmin
 
 __all__ = ["Finished", "finish", "finish_keys"]
 
@@ -80,6 +80,8 @@ def finish_keys(
     keyring: Keyring, epochs: EpochAdmin, progress: Callable[[int, int], None], *, destroy: bool, early: bool
 ) -> Finished:
     """Like `finish`, for a keyring whose shreds are recorded and whose lock the caller holds."""
+    if destroy:
+        trust(keyring).require(NO_RECEIPT_IN_DOUBT)
     target = _due_by(keyring, early=early)
     moved = 0
     while keyring.partly_rotated() or target >= keyring.epoch:

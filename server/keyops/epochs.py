@@ -33,7 +33,7 @@ from coffer.server.engine.providers import KINDS, open_keyring, provider_of, set
 from coffer.server.mailbox import outbox
 from coffer.server.observe.logs import get_logger
 
-__all__ = ["EndedEpoch", "EpochAdmin", "destroy", "rotate"]
+__all__ = ["NO_RECEIPT_IN_DOUBT", "EndedEpoch", "EpochAdmin", "destroy", "rotate"]
 
 _log = get_logger()
 
@@ -42,6 +42,7 @@ _NOT_DESTROYED: Final = (
     "a provider was lost and has destroyed nothing: what was shredded under this epoch is not erased for good. When it"
     " is back, coffer keys destroy again"
 )
+NO_RECEIPT_IN_DOUBT: Final = "no epoch is destroyed: the times of its receipts would be those of a clock in doubt"
 _DESTROYED_BEFORE: Final = "it was destroyed before, and every receipt is present"
 
 
@@ -164,7 +165,7 @@ class EpochAdmin:
         return self._ended(self._end(epoch, None))
 
     def _end(self, epoch: int, others: KekProvider | None) -> EpochDestruction:
-        trust(self._keyring).require("no epoch is destroyed, because its receipt would bear a time that may be wrong")
+        trust(self._keyring).require(NO_RECEIPT_IN_DOUBT)
         with self.exclusive():
             return self._keyring.destroy_epoch(epoch, self._destroyed, others)
 
