@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
     from coffer.keys.values.waiting_event import WaitingEvent
 
-__all__ = ["ClockState", "ClockStateAsRead", "begin_doubt", "confirm", "read", "settle", "watch"]
+__all__ = ["ROW", "ClockState", "ClockStateAsRead", "begin_doubt", "confirm", "read", "settle", "watch"]
 
-_ROW: Final = b"M"
+ROW: Final = b"M"
 _CONTEXT: Final = b"coffer/note/v1\0"
 _PAD: Final = 256
 
@@ -51,7 +51,7 @@ class ClockStateAsRead(msgspec.Struct, frozen=True):
 def read(keyring: Keyring) -> ClockStateAsRead:
     """Return the state; None in it before the clock was ever watched. Raises IntegrityError for an altered row,
     FormatError, UnavailableError."""
-    sealed = keyring.row(_ROW)
+    sealed = keyring.row(ROW)
     if sealed is None:
         return ClockStateAsRead(None, None)
     plain = aead.open_sealed(keyring.archive_key(derive.NOTE), _context(keyring), sealed)
@@ -91,12 +91,12 @@ def settle(keyring: Keyring, before: ClockStateAsRead) -> bool:
 
 
 def _context(keyring: Keyring) -> bytes:
-    return _CONTEXT + keyring.archive_id + _ROW
+    return _CONTEXT + keyring.archive_id + ROW
 
 
 def _put(keyring: Keyring, before: ClockStateAsRead, after: ClockState, event: WaitingEvent | None = None) -> bool:
     plain = msgspec.json.encode(after)
     plain += b" " * (-len(plain) % _PAD)
     key, salt = keyring.archive_key(derive.NOTE), os.urandom(aead.SALT)
-    row = _ROW, aead.seal(key, _context(keyring), plain, salt)
-    return keyring.amend([row, *([event.row] if event else [])], expected=[(_ROW, before.sealed)])
+    row = ROW, aead.seal(key, _context(keyring), plain, salt)
+    return keyring.amend([row, *([event.row] if event else [])], expected=[(ROW, before.sealed)])

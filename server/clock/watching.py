@@ -15,6 +15,7 @@ from coffer.archive.events.recorded import Occurrence
 from coffer.keys.clock import TOLERANCE_MS, ClockWatch, Sighting, reading
 from coffer.keys.errors import InputError, UnavailableError
 from coffer.keys.mailbox import clock
+from coffer.server.access.action import Action
 from coffer.server.access.operator import require_reason
 from coffer.server.mailbox import outbox
 from coffer.server.observe.logs import get_logger
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from coffer.archive.format.entry import Position, RecordId
     from coffer.keys.keyring.keyring import Keyring
+    from coffer.server.access.decision import Policy
     from coffer.server.access.principal import Principal
 
 __all__ = ["confirm", "continue_log", "is_log_behind", "look"]
@@ -82,12 +84,13 @@ def _note(keyring: Keyring, held: ClockWatch, seen: Sighting) -> bool:
     return clock.begin_doubt(keyring, read, seen, outbox.enclosed(keyring, Occurrence(event, seen.wall_ms)))
 
 
-def confirm(keyring: Keyring, reason: str, by: Principal, told_ms: int | None = None) -> int:
+def confirm(keyring: Keyring, policy: Policy, reason: str, by: Principal, told_ms: int | None = None) -> int:
     """Confirm that the wall clock is right now, with an event; durable on return. Returns its time, ms since 1970 UTC.
 
     `told_ms` is the time as the person knows it from elsewhere. Raises InputError if the clock is more than 5 minutes
-    away from it, if the clock is not in doubt, and for the reason; UnavailableError.
+    away from it, if the clock is not in doubt, and for the reason; AccessDeniedError, UnavailableError.
     """
+    policy.require(by, Action.CONFIRM_CLOCK)
     require_reason("a confirmation of the clock", reason)
     look(keyring)
     for _ in range(_TRIES):

@@ -239,7 +239,7 @@ def test_a_confirmation_that_was_stopped_is_carried_out_once_by_the_next_writer(
     world.clock.jump(JUMP_MS)
     noted_and_back(world)
     with open_for_keys(load_config(world.coffer.config)) as engine:
-        watching.confirm(engine.keyring, "set by hand", OFFICER)
+        watching.confirm(engine.keyring, engine.policy, "set by hand", OFFICER)
     for _ in range(2):
         noted(world)
         assert world.codes() == ["clock.doubted", "clock.confirmed", "log.epoch_begun"]

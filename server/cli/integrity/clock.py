@@ -85,8 +85,7 @@ def confirm(chosen: Chosen, at: str | None, reason: str, officer: str | None) ->
 
     with admitted.open_for_keys(may_lag=True) as archive:
         keyring = archive.keyring
-        archive.policy.require(admitted.principal, Action.CONFIRM_CLOCK)
-        confirmed_ms = watching.confirm(keyring, reason, admitted.principal, told_ms)
+        confirmed_ms = watching.confirm(keyring, archive.policy, reason, admitted.principal, told_ms)
 
         def is_done() -> bool:
             return not events.waiting(keyring) and not watching.is_log_behind(keyring)
