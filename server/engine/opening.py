@@ -239,10 +239,10 @@ def _open_log(found: _Compared, *, may_refuse: bool) -> LogWriter:
 
 
 def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
-    """Begin to watch the clock, or note that it is in doubt; a full volume is no reason not to open."""
+    """Begin to watch the clock, or note that it is in doubt. A failure is no reason not to open: nothing is granted."""
     try:
         look(keyring, log.last_ms)
-    except UnavailableError as error:
+    except CofferError as error:
         _log.error("the clock could not be checked", name="clock.check_failed", cause=str(error), remedy=error.hint())
 
 

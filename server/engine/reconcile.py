@@ -13,7 +13,7 @@ from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp
-from coffer.keys.errors import CofferError
+from coffer.keys.errors import CofferError, IntegrityError
 from coffer.keys.keyring import shred
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.clock import watching
@@ -85,6 +85,11 @@ class Reconciler:
             return outbox.deliver(self._keyring, self._log, self._reader, self._cover)
 
     def _continue_log(self) -> bool:
+        try:
+            if not watching.is_log_behind(self._keyring):
+                return False
+        except IntegrityError:  # shown by `ClockJob`, and no reason to leave keys unsettled
+            return False
         with self._delivering:
             return watching.continue_log(self._keyring, self._log, self._cover)
 

@@ -70,8 +70,9 @@ class Shredding:
         self._archive.require_level()
         studies = whole_studies(self._archive.index, selection)
         Holds(self._archive).require_none(studies)
+        clock = trust(self._archive.keyring)
         for parts in studies:
-            self._require_over(parts, trust(self._archive.keyring))
+            self._require_over(parts, clock)
 
     def _require_over(self, parts: Sequence[Part], clock: Trust) -> None:
         years = self._config.retention.years

@@ -272,6 +272,22 @@ def test_a_machine_that_started_with_a_clock_ahead_is_found_out_when_it_is_set_r
     assert world.codes()[1:] == ["clock.confirmed", "log.epoch_begun"]
 
 
+def test_a_state_of_the_clock_that_was_altered_grants_nothing_and_stops_nothing(world: World) -> None:
+    with open_for_keys(load_config(world.coffer.config)) as engine:
+        whole = engine.keyring.row(b"M")
+        assert whole is not None
+        engine.keyring.amend([(b"M", whole[:-1] + bytes([whole[-1] ^ 1]))])
+    world.clock.jump(JUMP_MS)
+    put(data_set("1.2.3.9", "1.2.3.9.1"))
+    for study in (KEPT, HELD, FREE):
+        shred(study, code=3)
+    run("shred", "finish", code=3)
+    world.confirm(code=3)
+    with open_for_keys(load_config(world.coffer.config)) as engine:
+        engine.keyring.amend([(b"M", whole)])
+    world.require_nothing_granted()
+
+
 def readiness(coffer: CofferProcess) -> dict[str, Any]:
     """What /readyz answers, with 200."""
     with urllib.request.urlopen(f"http://127.0.0.1:{coffer.http}/readyz", timeout=10) as answer:
