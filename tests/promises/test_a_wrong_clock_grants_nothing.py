@@ -20,12 +20,17 @@ from coffer.archive.events import codec
 from coffer.archive.events.clocks import ClockConfirmed, ClockDoubted, LogEpochBegun
 from coffer.archive.events.event import Event
 from coffer.archive.format.record import Kind
+from coffer.keys.errors import AccessDeniedError
 from coffer.keys.keyring.shred import tombstones
 from coffer.server.access.principal import Principal
 from coffer.server.clock import watching
 from coffer.server.config.load import load_config
+from coffer.server.engine.erasure_state import erasures
 from coffer.server.engine.opening import open_for_keys, open_reading, open_writer
+from coffer.server.erasure.finish import finish
+from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.keyops.epochs import EpochAdmin
+from coffer.server.retention.selection import by_study
 from tests.peers import coffer_process
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import store
@@ -270,6 +275,21 @@ def test_a_machine_that_started_with_a_clock_ahead_is_found_out_when_it_is_set_r
     assert world.codes() == ["clock.doubted"]
     world.confirm()
     assert world.codes()[1:] == ["clock.confirmed", "log.epoch_begun"]
+
+
+def test_a_jump_that_no_process_has_noted_grants_nothing(world: World) -> None:
+    """A command asks its user something, and the clock jumps meanwhile."""
+    with open_writer(load_config(world.coffer.config)) as engine:
+        doomed = [by_study(engine, study) for study in (KEPT, HELD)]
+        world.clock.jump(JUMP_MS)
+        for selection in doomed:
+            with pytest.raises(AccessDeniedError, match="in doubt") as denied:
+                Shredding(engine).shred(selection, Authorization("r", (OFFICER.officer,)))
+            assert REMEDY in denied.value.hint()
+        assert [each.is_over for each in erasures(engine.keyring)] == [False, False]
+        assert not EpochAdmin(engine.folder, engine.keyring, engine.config.keys, OFFICER, "a test").rotate_if_old()
+        with pytest.raises(AccessDeniedError, match="in doubt"):
+            finish(engine, OFFICER, destroy=False)
 
 
 def test_a_state_of_the_clock_that_was_altered_grants_nothing_and_stops_nothing(world: World) -> None:
