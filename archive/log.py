@@ -138,8 +138,7 @@ class LogWriter:
     @property
     def last_ms(self) -> int | None:
         """The time of the last record, in ms since 1970 UTC; None if there is none, or none is known."""
-        last = self._tail.chain.order.time_ms
-        return None if last == UNKNOWN else last
+        return None if (last := self._tail.chain.order.time_ms) == UNKNOWN else last
 
     @property
     def epoch(self) -> int:

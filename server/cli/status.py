@@ -96,6 +96,10 @@ def status(chosen: Chosen, listed: bool) -> None:
             **({"not Coffer's": f"{foreign[0]}{' and more' if foreign[1:] else ''}: coffer verify"} if foreign else {}),
         }
     )
+    _say(details)
+
+
+def _say(details: dict[str, list[dict[str, Any]]]) -> None:
     for title, items in details.items():
         output.say(f"{title}:" if items else f"{title}: none")
         for item in items:
