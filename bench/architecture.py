@@ -45,6 +45,18 @@ _HEAD: Final = """# Architecture
 Four floors, each importable without those above it. In each floor, a room imports only rooms below it: the contracts
 in `pyproject.toml` list the order, and `make layers` checks it. A module's first sentence says what it knows.
 """
+SEAMS: Final = (
+    "keys.store.keyring_store.KeyringStore",
+    "archive.store.source.Source",
+    "archive.store.segment_store.SegmentStore",
+    "index.backends.row_store.IndexRowStore",
+    "server.services.api.Services",
+)
+_SEAMS_HEAD: Final = """## Seams
+
+Where something else can take the place of a folder, a database or a process: a Protocol whose docstrings are the
+contract, and one contract suite that every implementation passes, also through a wrapper that loses answers.
+"""
 _WAYS_HEAD: Final = """## Call paths
 
 The modules that each process enters, in the order of their first call. The server process commits and does everything
@@ -60,6 +72,37 @@ def rooms() -> Iterator[tuple[str, str, list[str]]]:
             sentence = " ".join(docstring.split("\n\n")[0].split())
             modules = sorted(path.stem for path in init.parent.glob("*.py") if not path.stem.startswith("__"))
             yield ".".join(init.parent.relative_to(ROOT).parts), sentence, modules
+
+
+def seams() -> Iterator[tuple[str, str, list[str]]]:
+    """Yield every seam with the first sentence of its contract and the classes that implement it, by name."""
+    classes = [
+        (path, node)
+        for floor in FLOORS
+        for path in sorted((ROOT / floor).rglob("*.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    for seam in SEAMS:
+        module, _, name = seam.rpartition(".")
+        ((_, contract),) = [each for each in classes if _module(each[0]) == module and each[1].name == name]
+        sentence = (ast.get_docstring(contract) or "").split("\n\n")[0]
+        made = [
+            node.name for _, node in classes if name in [base.id for base in node.bases if isinstance(base, ast.Name)]
+        ]
+        yield seam, " ".join(sentence.split()), sorted(made)
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def seam_lines() -> list[str]:
+    """Return what the page says of the seams, a line each."""
+    return [
+        f"- **`{seam}`**: {sentence} Implemented by {', '.join(f'`{each}`' for each in made) or 'nothing yet'}."
+        for seam, sentence, made in seams()
+    ]
 
 
 class _TracedArchive:
@@ -160,6 +203,7 @@ def page(ways: Ways) -> str:
             if name.split(".")[0] == floor:
                 parts.append(f"| `{name}` | {sentence} | {', '.join(modules)} |")
         parts.append("")
+    parts += [_SEAMS_HEAD, *seam_lines(), ""]
     parts.append(_WAYS_HEAD)
     for name, what in WAYS.items():
         parts.append(f"### {name}: {what}\n")

@@ -35,14 +35,16 @@ def config_of(folder: Path) -> Config:
 class _Gathering:
     """A `CommitPort` that collects what it is given instead of committing it."""
 
-    def __init__(self, keys: dict[str, StudyKey]) -> None:
+    def __init__(self, keys: dict[PartId, StudyKey]) -> None:
         self._keys = keys
-        self.parts: dict[PartId, StudyKey] = {}
         self.parcels: list[Parcel] = []
 
     def study_key(self, part: PartId) -> StudyKey:
         """A study's key, made before."""
-        return self.parts.setdefault(part, self._keys[part.study_uid])
+        return self._keys[part]
+
+    def require_key(self, key_id: bytes) -> None:
+        """Nothing takes a key away meanwhile."""
 
     def memory(self, length: int) -> memoryview:
         """Memory that is kept till then."""
@@ -56,15 +58,13 @@ class _Gathering:
 
 def _store(services: WriterServices, items: list[HeaderOnly]) -> None:
     archive = services.archive
-    keys = {item.study_uid: key for item, key in zip(items, archive.keyring.new_studies(len(items)), strict=True)}
-    port = _Gathering(keys)
+    parts = [PartId(item.study_uid, item.patient_id) for item in items]
+    port = _Gathering(dict(zip(parts, services.committer.study_keys(parts), strict=True)))
     ingest = Ingest(archive.intake, port, archive.policy, archive.index.rules)
     for item in items:
         reception = ingest.begin(item.request())
         reception.write(item.data)
         assert reception.finish().error is None
-    # What `Committer.study_key` does for one new study at a time, with a sync for each.
-    services.committer._fresh = port.parts  # noqa: SLF001
     done = services.committer.commit(port.parcels)
     assert not any(each.stale or each.duplicate for each in done)
 

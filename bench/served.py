@@ -59,8 +59,10 @@ def memory_bytes(pid: int) -> int:
 class Served:
     """A server on `folder`, which holds `archive` and `coffer.key`, created if absent. It listens once entered."""
 
-    def __init__(self, folder: Path, *, idle_seconds: float = 60.0) -> None:
+    def __init__(self, folder: Path, *, idle_seconds: float = 60.0, coffer: Path | None = None) -> None:
+        """`coffer` is the program, this environment's if it is not given."""
         self.folder = folder
+        self._coffer = coffer or Path(sys.executable).parent / "coffer"
         self.port = free_port()
         self._idle = idle_seconds
         self._process: subprocess.Popen[bytes] | None = None
@@ -86,7 +88,7 @@ class Served:
     def launch(self) -> None:
         """Start the process and return immediately; `started` is the time of the start."""
         durable.make_folder(self.folder, 0o700)
-        command = [str(Path(sys.executable).parent / "coffer"), "--config", str(self._configure())]
+        command = [str(self._coffer), "--config", str(self._configure())]
         if not (self.folder / "archive").exists():
             subprocess.run([*command, "init"], check=True, stdout=subprocess.DEVNULL)
         self.started = time.perf_counter()

@@ -23,6 +23,7 @@ from coffer.archive.log import LogWriter
 from coffer.index.index import Index
 from coffer.keys.crypto import aead
 from coffer.keys.disk.append_file import AppendFile
+from coffer.keys.keyring.claims import Claims
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.create import create_archive
@@ -41,7 +42,7 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (aead, "seal", "encrypt"),
     (LogWriter, "append", "append, sync included"),
     (AppendFile, "sync", "of that, fdatasync"),
-    (Index, "study_key_for", "look up the study"),
+    (Claims, "find", "look up the study's key"),
     (Index, "newest_of", "look for duplicates"),
     (Index, "apply", "index"),
 )

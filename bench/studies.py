@@ -33,6 +33,7 @@ class HeaderOnly(NamedTuple):
     sop_class: str
     sop_instance: str
     study_uid: str
+    patient_id: str
     data: bytes
 
     def request(self, calling_ae: str = "BENCH") -> StoreRequest:
@@ -66,4 +67,4 @@ def header_only(number: int, instance: int = 1) -> HeaderOnly:
         0x00200011: "1", 0x00200013: str(instance),
     }  # fmt: skip
     data = encode_identifier({tag: (value,) for tag, value in values.items()}, ("ISO_IR 100",), implicit=False)
-    return HeaderOnly(_CLASSES[modality], sop, study, data)
+    return HeaderOnly(_CLASSES[modality], sop, study, values[0x00100020], data)

@@ -208,15 +208,16 @@ class Index(IndexSearch):
         """
         if self._accepted:
             self._apply_accepted()
-        changes = self._keyring.changes()
-        if changes == self._changes:
+        number, gone = self._keyring.gone_since(self._changes)
+        if number == self._changes:
             return
         with self._tables.lock:
-            for key_id, tombstone in shred.tombstones(self._keyring).items():
+            of = shred.tombstones(self._keyring) if gone is None else shred.tombstones_of(self._keyring, gone)
+            for key_id, tombstone in of.items():
                 if key_id not in self._shredded:
                     self._key_change.hide(key_id, tombstone.name)
                     self._shredded.add(key_id)
-            self._changes = changes
+            self._changes = number
 
     def _apply_accepted(self) -> None:
         with self._accepted_lock:

@@ -1,4 +1,4 @@
-"""The clock behind every timestamp in rows, records and log lines, and how a wrong one is noticed.
+"""The clocks: the one behind every timestamp, the one that leases are counted by, and how a wrong one is noticed.
 
 Rule: the wall clock can be set, the machine's own count of time cannot: `ClockWatch` compares the two, and the wall
 clock with the log. It judges; what a clock in doubt may no longer grant is decided above (`server.clock`).
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["TOLERANCE_MS", "ClockWatch", "Reading", "Sighting", "clock_ms", "reading"]
+__all__ = ["TOLERANCE_MS", "ClockWatch", "Reading", "Sighting", "boot_seconds", "clock_ms", "reading"]
 
 TOLERANCE_MS: Final = 300_000  # corrections of a clock that keeps time, and the times that a burst of records takes
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -23,6 +23,11 @@ _STEADY_MS: Final = 1_000
 def clock_ms() -> int:
     """Return milliseconds since 1970-01-01 UTC."""
     return time.time_ns() // 1_000_000
+
+
+def boot_seconds() -> float:
+    """Return seconds since the machine started, also those in which it slept (CLOCK_BOOTTIME); nobody can set it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Reading(NamedTuple):
@@ -43,7 +48,7 @@ def reading() -> Reading:
 
 
 def _boot_ms() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+    return int(boot_seconds() * 1000)
 
 
 @cache

@@ -55,7 +55,7 @@ class SetClock:
         """Let this process read these clocks."""
         fake = SimpleNamespace(
             time_ns=lambda: time.time_ns() + self._read()["wall"] * 1_000_000,
-            clock_gettime_ns=lambda which: time.clock_gettime_ns(which) + self._read()["boot"] * 1_000_000,
+            clock_gettime=lambda which: time.clock_gettime(which) + self._read()["boot"] / 1000,
             CLOCK_BOOTTIME=time.CLOCK_BOOTTIME,
         )
         patch.setattr(clock, "time", fake)

@@ -9,7 +9,7 @@ import hashlib
 import struct
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from types import TracebackType
@@ -61,8 +61,9 @@ def seal_body(  # noqa: PLR0917  # the parts of a body in their order
     salt: bytes,
     space: FreeSpace,
     memory: Memory,
+    may_go_on: Callable[[], None] = lambda: None,
 ) -> memoryview | SealedFile:
-    """Seal the frames of a finished encoder.
+    """Seal the frames of a finished encoder. `may_go_on` is called before each use of the key, and raises to end it.
 
     Frames in memory are sealed into what `memory` allocates, which is returned. Frames in a file are sealed into a new
     file in the folder of `space`, a few at a time; the caller must delete that file. Raises UnavailableError.
@@ -70,35 +71,52 @@ def seal_body(  # noqa: PLR0917  # the parts of a body in their order
     head = Head.of(encoded.size, encoded.sha256(), len(meta), len(encoded.frames)).pack()
     head += meta + b"".join(FRAME.pack(coded, plain) for coded, plain in encoded.frames)
     if not encoded.coded.is_in_memory:
-        return _seal_to_file(key, context, head, encoded.coded, salt, space)
+        return _seal_to_file(key, context, head, encoded.coded, salt, space, may_go_on)
     used = len(head) + encoded.coded.size
     plain = padded_length(used)
     sealed = memory(aead.sealed_length(plain))
-    aead.Sealer(key, context.bind(plain), salt).into((head, *encoded.coded.parts(), *padding(used)), sealed)
+    sealer = aead.Sealer(key, context.bind(plain), salt)
+    sealer.into(_asking(may_go_on, (head, *encoded.coded.parts(), *padding(used))), sealed)
     return sealed
 
 
+def _asking(may_go_on: Callable[[], None], pieces: Iterable[Buffer]) -> Iterator[Buffer]:
+    for piece in pieces:
+        may_go_on()
+        yield piece
+
+
 def _seal_to_file(  # noqa: PLR0917
-    key: Secret, context: BodyContext, head: bytes, coded: Spool, salt: bytes, space: FreeSpace
+    key: Secret,
+    context: BodyContext,
+    head: bytes,
+    coded: Spool,
+    salt: bytes,
+    space: FreeSpace,
+    may_go_on: Callable[[], None],
 ) -> SealedFile:
     plain = padded_length(len(head) + coded.size)
     space.require(2 * aead.sealed_length(plain))  # the copy in the log takes as much again
     sealer = aead.Sealer(key, context.bind(plain), salt)
     digest, length = hashlib.sha256(), 0
     with sealed_file(space) as (path, out):
-        for part in _parts(sealer, head, coded):
+        for part in _parts(sealer, _asking(may_go_on, _plain(head, coded))):
             space.require(len(part))  # others write too
             digest.update(part)
             length += out.write(part)
     return SealedFile(path, length, digest.digest())
 
 
-def _parts(sealer: aead.Sealer, head: bytes, coded: Spool) -> Iterator[bytes]:
-    yield sealer.header
-    yield sealer.update(head)
+def _plain(head: bytes, coded: Spool) -> Iterator[Buffer]:
+    yield head
     for start in range(0, coded.size, frames.FRAME_BYTES):
-        yield sealer.update(coded.read(start, start + frames.FRAME_BYTES))
-    yield from map(sealer.update, padding(len(head) + coded.size))
+        yield coded.read(start, start + frames.FRAME_BYTES)
+    yield from padding(len(head) + coded.size)
+
+
+def _parts(sealer: aead.Sealer, plain: Iterable[Buffer]) -> Iterator[bytes]:
+    yield sealer.header
+    yield from map(sealer.update, plain)
     yield sealer.finish()
 
 

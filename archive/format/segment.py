@@ -27,7 +27,7 @@ assert HEADER.size == 96
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
     """The archive and log that a segment belongs to, where in its chain the segment begins, and in which epoch of the
-    log (`docs/adr/0028-one-format.md`)."""
+    log (`docs/adr/0029-one-format.md`)."""
 
     archive_id: bytes
     number: int

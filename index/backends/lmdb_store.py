@@ -18,12 +18,11 @@ from typing import Any, Final
 
 import lmdb
 
-from coffer.index.backends.row_store import EPOCH_KEY, SUM_KEY, TABLES, Change, checked_epoch
+from coffer.index.backends.row_store import EPOCH_KEY, SUM_KEY, TABLES, Change, IndexRowStore, checked_epoch
 from coffer.keys.disk import durable, opening
-from coffer.keys.disk.lmdb_environment import environment
+from coffer.keys.disk.lmdb_environment import environment, refused
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from coffer.keys.keyring.store import refused
 
 __all__ = ["LmdbRowStore"]
 
@@ -47,7 +46,7 @@ def _lock_of(fresh: Path) -> Path:
     return fresh.with_name(f"{fresh.name}-lock")
 
 
-class LmdbRowStore:
+class LmdbRowStore(IndexRowStore):
     """An `IndexRowStore`: one LMDB environment with its five tables; one process writes, others may read beside it."""
 
     def __init__(self, folder: Path, *, readonly: bool = False, map_bytes: int = _FIRST_MAP) -> None:

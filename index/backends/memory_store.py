@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from typing import Final
 
-from coffer.index.backends.row_store import EPOCH_KEY, TABLES, Change, checked_epoch
+from coffer.index.backends.row_store import EPOCH_KEY, TABLES, Change, IndexRowStore, checked_epoch
 
 __all__ = ["MemoryRowStore"]
 
@@ -41,7 +41,7 @@ class _Table:
             self.count += 1
 
 
-class MemoryRowStore:
+class MemoryRowStore(IndexRowStore):
     """An `IndexRowStore`. `close` keeps the rows: whoever holds the store may go on using it."""
 
     def __init__(self) -> None:

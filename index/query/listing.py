@@ -36,11 +36,6 @@ class PartListing:
         """Whether a study with this `study_token` is stored and can be opened."""
         return any(self._lookup.study(ref) is not None for ref in self._tables.under(bytes((STUDY,)) + name))
 
-    def study_key_for(self, part: PartId) -> bytes | None:
-        """The id of the key that a part's objects are sealed under; None for a part without a readable row."""
-        _, row = self._lookup.part(part)
-        return row.study_key_id if row else None
-
     def key_ids_of(self, study_uid: str) -> frozenset[bytes]:
         """The ids of every key that a version of a study's instances is sealed under; none for an unknown study."""
         return frozenset(key_id for part in self.parts(study_uid) for key_id in part.key_ids)

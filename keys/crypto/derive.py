@@ -21,6 +21,7 @@ __all__ = [
     "AUDIT",
     "BLOB",
     "CID",
+    "CLAIM",
     "EVENT",
     "INDEX_ROW",
     "INDEX_TOKEN",
@@ -49,6 +50,7 @@ INDEX_ROW: Final = b"coffer/index-row/v1"
 AUDIT: Final = b"coffer/audit/v1"
 PSEUDONYM: Final = b"coffer/pseudonym/v1"
 EVENT: Final = b"coffer/event/v1"  # acts of administrators, sealed in the log
+CLAIM: Final = b"coffer/claim/v1"  # tokens of what has a key, in the keyring
 NOTE: Final = b"coffer/note/v1"  # holds and requests, sealed in the keyring
 LOG_ID: Final = b"coffer/log-id/v1"  # short keyed ids that stand for UIDs in logs and metrics
 

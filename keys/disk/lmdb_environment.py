@@ -20,10 +20,12 @@ import lmdb
 
 from coffer.keys.disk import opening
 from coffer.keys.disk.lmdb_pages import require_sound
-from coffer.keys.errors import IntegrityError
+from coffer.keys.disk.volume import free_bytes
+from coffer.keys.errors import IntegrityError, UnavailableError
 
-__all__ = ["environment", "reason"]
+__all__ = ["environment", "reason", "refused"]
 
+_FULL: Final = 64 * 1024  # bytes: less than a small commit needs
 _NAMES: Final = Path("/proc/self/fd")  # names of open files
 _KIND: Final = getattr(os, "O_PATH", os.O_RDONLY) if _NAMES.is_dir() else os.O_RDONLY
 _HANDLE: Final = _KIND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -143,3 +145,25 @@ def _leading_to(data: int, lock: int | None) -> Iterator[Path | None]:
         for name in ("data.mdb", "lock.mdb"):
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
+
+
+def refused(what: str, error: lmdb.Error, folder: Path, *, then: str = "") -> UnavailableError:
+    """Return the UnavailableError for an error of LMDB. `what` starts the message, `then` ends the hint.
+
+    LMDB reports a write cut short by a full disk as Input/output error, so the volume's free space is checked.
+    """
+    if isinstance(error, lmdb.DiskError) or _is_full(folder):
+        return UnavailableError(
+            f"{what}: no space is left on its volume",
+            hint=f"free space on the volume that holds {folder}{then and ', then '}{then}",
+        )
+    return UnavailableError(
+        f"{what}: {reason(error)}", hint=f"check the volume, its mount and its permissions{then and ', then '}{then}"
+    )
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return free_bytes(folder) < _FULL
+    except OSError:
+        return False

@@ -1,7 +1,7 @@
 """Locks between processes: flock on a file that also names its holder.
 
 Rule: the lock is the flock, which the kernel drops when the process dies; the text is for people only.
-Any change of a keyring's epochs or of their keepers happens under its `ChangeLock`: a provider is updated by reading
+Any change of a keyring's epochs or of their keepers happens under a `ChangeLock`: a provider is updated by reading
 and rewriting its contents, and of two concurrent updates one would lose the other's secret.
 """
 
@@ -26,7 +26,7 @@ from coffer.keys.disk.reading import read_up_to
 from coffer.keys.disk.syscalls import SYSTEM
 from coffer.keys.errors import IntegrityError, LockedError, UnavailableError
 
-__all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "is_foreign"]
+__all__ = ["ChangeLock", "Holder", "ProcessLock", "holder", "is_foreign", "this_process"]
 
 _LONGEST: Final = 1 << 16
 _BEGIN: Final = b'{"pid"'  # how every lock text starts
@@ -60,6 +60,11 @@ class Holder:
             return cls(str(who["command"]), int(who["pid"]), str(who["host"]), dict(who["providers"]))
         except (ValueError, KeyError, TypeError):
             return cls()
+
+
+def this_process(command: str) -> Holder:
+    """Return what others are shown of this process while it runs `command`."""
+    return Holder(command, os.getpid(), socket.gethostname())
 
 
 class ProcessLock:
@@ -169,12 +174,12 @@ def holder(path: Path) -> Holder | None:
 
 
 class ChangeLock:
-    """The one lock over a keyring's epochs and their providers: `LOCK` in its folder. Safe between threads."""
+    """A lock over changes of a keyring, in a file beside its rows. Safe between threads."""
 
     __slots__ = ("_path", "_thread")
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "LOCK"
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._thread = 0  # the thread of this process that holds it
 
     @contextlib.contextmanager

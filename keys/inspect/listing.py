@@ -11,12 +11,14 @@ from typing import Final
 
 from coffer.keys.errors import FormatError
 from coffer.keys.keyring import rows
+from coffer.keys.keyring.claims import Claim
 from coffer.keys.keyring.keepers import Burned, Keeper
 from coffer.keys.keyring.rekey import Rekey
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
-from coffer.keys.keyring.store import SUM_KEY, RowStore
 from coffer.keys.keyring.tombstone import Tombstone
 from coffer.keys.mailbox import clock, orders
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
+from coffer.keys.store.writes import COUNT_PREFIX, SUM_KEY
 from coffer.keys.values import waiting_event
 from coffer.keys.values.officer_record import RecordKind
 from coffer.keys.values.waiting_event import WaitingEvent
@@ -25,20 +27,21 @@ __all__ = ["KeyringListing", "list_keyring"]
 
 _NOT_LISTED: Final = frozenset(
     {rows.CHANGES_KEY, rows.CHECKPOINT_KEY, rows.COMPACTED_KEY, rows.SHARES_PREFIX, rows.SPLITTING_PREFIX}
-    | {SUM_KEY, orders.PREFIX, *rows.OWN_KEYS, *(each.value for each in RecordKind)}
+    | {COUNT_PREFIX, SUM_KEY, orders.PREFIX, *rows.OWN_KEYS, *(each.value for each in RecordKind)}
 )
 
 
 @dataclass(slots=True)
 class KeyringListing:
-    """The header; epochs by number; study keys, tombstones and rekeys by key id; keepers; waiting events;
-    and what is wrong with rows that could not be decoded, or are of no known kind."""
+    """The header; epochs by number; study keys, tombstones and rekeys by key id; claims by token; keepers; waiting
+    events; and what is wrong with rows that could not be decoded, or are of no known kind."""
 
     header: KeyringHeader | None = None
     epochs: dict[int, EpochRow] = field(default_factory=dict)
     keys: dict[bytes, KeyRow] = field(default_factory=dict)
     tombstones: dict[bytes, Tombstone] = field(default_factory=dict)
     rekeys: dict[bytes, Rekey] = field(default_factory=dict)
+    claims: dict[bytes, Claim] = field(default_factory=dict)
     keepers: list[Keeper] = field(default_factory=list)
     events: list[WaitingEvent] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -57,6 +60,8 @@ class KeyringListing:
                 self.tombstones[rest] = Tombstone.decode(value)
             elif prefix == rows.REKEY_PREFIX:
                 self.rekeys[rest] = Rekey.decode(rest, value)
+            elif prefix == rows.CLAIM_PREFIX:
+                self.claims[rest] = Claim.decode(value)
             elif prefix == rows.KEEPER_PREFIX:
                 self.keepers.append(Keeper.decode(value))
             elif prefix == rows.BURNED_PREFIX:
@@ -74,7 +79,7 @@ def list_keyring(folder: Path) -> KeyringListing:
 
     Raises NotFoundError, UnavailableError, IntegrityError.
     """
-    store = RowStore(folder, readonly=True)
+    store = LmdbKeyringStore(folder, readonly=True)
     try:
         found = KeyringListing()
         store.walk(b"", found.add)

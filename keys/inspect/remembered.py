@@ -21,7 +21,7 @@ from typing import Final
 from coffer.keys.disk import opening
 from coffer.keys.errors import CofferError, FormatError
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.store import RowStore
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
 __all__ = ["RememberedState", "read_remembered"]
 
@@ -62,7 +62,7 @@ def read_remembered(folder: Path, key_ids: Collection[bytes] = ()) -> Remembered
 def _read(folder: Path, key_ids: Collection[bytes] = ()) -> RememberedState:
     try:
         opening.distrust(folder.parent)  # the archive folder; `distrust` holds for one process only
-        store = RowStore(folder, readonly=True)
+        store = LmdbKeyringStore(folder, readonly=True)
         try:
             header = store.get(rows.HEADER_KEY)
             if header is None:

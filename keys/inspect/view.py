@@ -12,10 +12,10 @@ from typing import Self
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
-from coffer.keys.keyring.overview import changes_in
 from coffer.keys.keyring.rows import EpochRow
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.tombstone import Tombstone
+from coffer.keys.store.keyring_store import Changes, scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values.epoch import EpochState
 
 __all__ = ["KeyringView"]
@@ -29,7 +29,7 @@ class KeyringView:
 
     def __init__(self, folder: Path) -> None:
         """Raises NotFoundError when there is no keyring, LockedError when this process has it open already."""
-        self._store = RowStore(folder, readonly=True)
+        self._store = LmdbKeyringStore(folder, readonly=True)
 
     def __enter__(self) -> Self:
         return self
@@ -41,9 +41,9 @@ class KeyringView:
         """Close the file. Harmless when repeated."""
         self._store.close()
 
-    def changes(self) -> int:
-        """Return the change counter, as `Keyring.changes`; about 4 us."""
-        return changes_in(self._store)
+    def changes(self, after: int) -> Changes:
+        """Return the feed's entries behind a number, as `KeyringStore.changes`; about 4 us when there are none."""
+        return self._store.changes(after)
 
     def has_key(self, key_id: bytes) -> bool:
         """Whether the wrapped form of a study's key is there."""
@@ -56,7 +56,7 @@ class KeyringView:
 
     def tombstones(self) -> dict[bytes, Tombstone]:
         """Return every tombstone, by key id."""
-        return {key[1:]: Tombstone.decode(value) for key, value in self._store.scan(rows.TOMBSTONE_PREFIX)}
+        return {key[1:]: Tombstone.decode(value) for key, value in scan(self._store, rows.TOMBSTONE_PREFIX)}
 
     def epoch_state(self, epoch: int) -> EpochState | None:
         """Return an epoch's state, None for one that the keyring does not know."""

@@ -3,21 +3,23 @@
 Rule: the keyring records the destruction first: from then on no process asks for that secret. Only a provider that was
 seen to hold exactly this secret, and has destroyed it, gives a receipt; one that holds another secret, or none, proves
 nothing about it. An epoch is destroyed when all of its keepers have a receipt; one whose provider was lost is
-abandoned, and what was erased under it does not count as gone. The caller holds the keyring's `ChangeLock`.
+abandoned, and what was erased under it does not count as gone. The caller holds the keyring's lease.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from coffer.keys.errors import CofferError, ConfigError, KeyUnavailableError, LockedError, NotFoundError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, KeeperState, keepers_in, require_keeper
+from coffer.keys.keyring.overview import keys_under
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.providers.base import DestroyReceipt, KekProvider
+from coffer.keys.store.keyring_store import KeyringStore, Row
+from coffer.keys.store.writes import SOMETHING_ELSE
 from coffer.keys.values.epoch import Epoch, EpochState
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -63,7 +65,7 @@ class EpochDestruction:
 
 
 def destroy(
-    store: RowStore,
+    store: KeyringStore,
     provider: KekProvider,
     epoch: int,
     now_ms: Callable[[], int],
@@ -99,7 +101,7 @@ def destroy(
     return EpochDestruction(epoch, row.state, tuple(receipts), tuple(missing), tuple(unasked))
 
 
-def _end(store: RowStore, provider: KekProvider, keeper: Keeper) -> DestroyReceipt:
+def _end(store: KeyringStore, provider: KekProvider, keeper: Keeper) -> DestroyReceipt:
     """Destroy exactly this keeper's secret at its provider. Raises KeyUnavailableError if that holds another, or
     none."""
     configured = provider.of_kind(keeper.kind)
@@ -120,7 +122,7 @@ def _end(store: RowStore, provider: KekProvider, keeper: Keeper) -> DestroyRecei
     )
 
 
-def _receive(store: RowStore, row: EpochRow, receipt: Receipt, events: list[WaitingEvent]) -> EpochRow:
+def _receive(store: KeyringStore, row: EpochRow, receipt: Receipt, events: list[WaitingEvent]) -> EpochRow:
     """Store a receipt; the last one marks the epoch as destroyed. Returns the epoch's new row."""
     keeper = receipt.keeper
     others = [each for each in keepers_in(store, keeper.epoch) if each.id != keeper.id]
@@ -134,7 +136,7 @@ def _receive(store: RowStore, row: EpochRow, receipt: Receipt, events: list[Wait
     return now
 
 
-def abandon(store: RowStore, epoch: int, event: Callable[[Epoch], WaitingEvent]) -> Epoch:
+def abandon(store: KeyringStore, epoch: int, event: Callable[[Epoch], WaitingEvent]) -> Epoch:
     """Abandon an old epoch without its provider: its wrapped KEK leaves the keyring, durable on return.
 
     What `event` makes is written with it, once. Its keepers stay without a receipt, and what was shredded under
@@ -149,7 +151,7 @@ def abandon(store: RowStore, epoch: int, event: Callable[[Epoch], WaitingEvent])
     return given_up.facts
 
 
-def _announce(store: RowStore, epoch: int) -> EpochRow:
+def _announce(store: KeyringStore, epoch: int) -> EpochRow:
     """Record that the epoch is being destroyed, for every process to see. Returns its row."""
     row_key = rows.epoch_row_key(epoch)
     value = store.get(row_key)
@@ -162,23 +164,19 @@ def _announce(store: RowStore, epoch: int) -> EpochRow:
     own = [value for row_key in rows.OWN_KEYS if (value := store.get(row_key)) is not None]
     if not own or any(KeyRow.decode(value).epoch == epoch for value in own):  # a rotation moves these before all others
         raise ConfigError(f"a key of the archive's own is still under epoch {epoch}", hint="rotate: coffer keys rotate")
-    held: list[int] = []
-    store.walk(rows.STUDY_PREFIX, lambda _, key: held.append(1) if KeyRow.decode(key).epoch == epoch else None)
-    if held:
+    if held := keys_under(store, epoch):
         raise ConfigError(
-            f"{len(held)} study keys are still under epoch {epoch}",
+            f"{held} study keys are still under epoch {epoch}",
             hint="rotate; keys shredded a moment ago leave it without further action while a server runs",
         )
     if row.state is not EpochState.RETIRED:
         return row
     going = replace(row, state=EpochState.DESTROYING)
-    changes = store.get(rows.CHANGES_KEY)
-    put = [(row_key, going.encode()), rows.incremented(changes)]
-    _put(store, put, row, (rows.CHANGES_KEY, changes))
+    _put(store, [(row_key, going.encode())], row, gone=[SOMETHING_ELSE])
     return going
 
 
-def _put(store: RowStore, put: list[tuple[bytes, bytes]], was: EpochRow, *more: tuple[bytes, bytes | None]) -> None:
+def _put(store: KeyringStore, put: list[Row], was: EpochRow, gone: Sequence[bytes] = ()) -> None:
     """Write rows if the epoch's row is unchanged. Raises LockedError otherwise."""
-    if not store.put(put, expected=[(rows.epoch_row_key(was.epoch), was.encode()), *more]):
+    if not store.put(put, expected=[(rows.epoch_row_key(was.epoch), was.encode())], gone=gone):
         raise LockedError("another process changes the keys", hint="run the command again")

@@ -14,9 +14,9 @@ from coffer.keys.keyring.keepers import keepers_in
 from coffer.keys.keyring.overview import epoch_rows, header_in
 from coffer.keys.keyring.returned import Returned, returned
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow, Purpose
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.store.keyring_store import KeyringStore, scan
 from coffer.keys.values.epoch import GONE
 
 __all__ = ["OpenEpochs"]
@@ -27,7 +27,7 @@ class OpenEpochs:
 
     __slots__ = ("_provider", "_store", "header", "keks")
 
-    def __init__(self, store: RowStore, provider: KekProvider) -> None:
+    def __init__(self, store: KeyringStore, provider: KekProvider) -> None:
         """Open the current epoch. Raises as `load`."""
         self._store = store
         self._provider = provider
@@ -41,7 +41,7 @@ class OpenEpochs:
         Raises FormatError, IntegrityError for a damaged keyring, and what the provider raises.
         """
         self.header = header_in(self._store)
-        for key, value in self._store.scan(rows.EPOCH_PREFIX):
+        for key, value in scan(self._store, rows.EPOCH_PREFIX):
             row = EpochRow.decode(value)
             if key != rows.epoch_row_key(row.epoch):
                 raise IntegrityError("an epoch row of the keyring is stored under another epoch's number")

@@ -13,16 +13,16 @@ from coffer.keys.errors import ConfigError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow, KeyState
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.store.keyring_store import KeyringStore
 from coffer.keys.values.epoch import EpochState
 
 __all__ = ["create_rows"]
 
 
 def create_rows(
-    store: RowStore,
+    store: KeyringStore,
     provider: KekProvider,
     archive_id: bytes,
     random: Callable[[int], bytes],
@@ -32,8 +32,9 @@ def create_rows(
 
     Takes the archive's 16-byte id. Raises ConfigError where a keyring exists already, and what the provider raises.
     """
+    exists = ConfigError(f"{store.name} already holds a keyring", hint="open it, or choose another folder")
     if store.get(rows.HEADER_KEY) is not None:
-        raise ConfigError(f"{store.folder} already holds a keyring", hint="open it, or choose another folder")
+        raise exists
     kek_id, now = random(16), now_ms()
     kek, wrapped = provider.create_epoch(1, rows.epoch_context(archive_id, kek_id, 1))
     epoch = EpochRow(EpochState.ACTIVE, 1, kek_id, now, provider.kind, wrapped)
@@ -46,4 +47,5 @@ def create_rows(
     for row_key in (rows.ARCHIVE_ROOT_KEY, rows.SIGNING_KEY):
         row = KeyRow(rows.OWN_KEYS[row_key], KeyState.ACTIVE, 1, kek_id, now)
         made.append((row_key, row.wrap(kek, archive_id, rows.NO_ID, Secret(random(32)), random(aead.SALT))))
-    store.put(made)
+    if not store.put(made, expected=[(rows.HEADER_KEY, None)]):
+        raise exists  # by another process, meanwhile

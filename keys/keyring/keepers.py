@@ -17,8 +17,8 @@ from coffer.keys.crypto.shamir import Group
 from coffer.keys.errors import FormatError, IntegrityError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.rows import EpochRow
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.providers.base import Holding
+from coffer.keys.store.keyring_store import KeyringStore, scan
 
 __all__ = [
     "LAYOUT",
@@ -135,11 +135,11 @@ class Burned:
         return replace(more, closed_ms=now_ms) if is_new else more
 
 
-def keepers_in(store: RowStore, epoch: int | None = None) -> list[Keeper]:
+def keepers_in(store: KeyringStore, epoch: int | None = None) -> list[Keeper]:
     """Return the keepers of an epoch, or all, by epoch and id. Raises FormatError, IntegrityError."""
     below = b"" if epoch is None else epoch.to_bytes(4, "big")
     found = []
-    for key, value in store.scan(rows.KEEPER_PREFIX + below):
+    for key, value in scan(store, rows.KEEPER_PREFIX + below):
         keeper = Keeper.decode(value)
         if keeper.row_key != key:
             raise IntegrityError("a keeper row of the keyring is stored under another keeper's key")
@@ -161,12 +161,12 @@ def burned_row_key(of: Group) -> bytes:
     return rows.BURNED_PREFIX + of.group
 
 
-def groups_in(store: RowStore) -> list[Group]:
+def groups_in(store: KeyringStore) -> list[Group]:
     """Return the groups of shares ever made, oldest first."""
-    found = (Group.decode(value) for _, value in store.scan(rows.SHARES_PREFIX))
+    found = (Group.decode(value) for _, value in scan(store, rows.SHARES_PREFIX))
     return sorted(found, key=lambda of: (of.made_s, of.group))
 
 
-def burned_in(store: RowStore) -> dict[bytes, Burned]:
+def burned_in(store: KeyringStore) -> dict[bytes, Burned]:
     """Return the burned shares by group; a group without any is absent."""
-    return {key[1:]: Burned.decode(value) for key, value in store.scan(rows.BURNED_PREFIX)}
+    return {key[1:]: Burned.decode(value) for key, value in scan(store, rows.BURNED_PREFIX)}

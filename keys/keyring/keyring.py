@@ -18,9 +18,10 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import aead, derive, selftest
 from coffer.keys.crypto.shamir import Group, Share, split
 from coffer.keys.crypto.study_key import StudyKey
-from coffer.keys.disk.lock import ChangeLock, Holder
+from coffer.keys.disk.lock import Holder
 from coffer.keys.errors import ConfigError, IntegrityError, KeyUnavailableError
 from coffer.keys.keyring import founding, rows
+from coffer.keys.keyring.claims import Claims
 from coffer.keys.keyring.epoch_end import EpochDestruction, Receipt, abandon, destroy
 from coffer.keys.keyring.epochs import OpenEpochs
 from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
@@ -28,10 +29,11 @@ from coffer.keys.keyring.overview import EpochInfo, changes_in, epochs_in, partl
 from coffer.keys.keyring.returned import Returned
 from coffer.keys.keyring.rotation import Rotated, rotate
 from coffer.keys.keyring.rows import EpochRow, KeyRow
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.studies import StudyKeys
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.store.keyring_store import KEYS_LEASE, Changes, KeyringStore, scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values.epoch import Epoch
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -43,7 +45,7 @@ class Keyring:
 
     def __init__(
         self,
-        store: RowStore,
+        store: KeyringStore,
         provider: KekProvider,
         random: Callable[[int], bytes],
         now_ms: Callable[[], int],
@@ -54,12 +56,14 @@ class Keyring:
         self._provider = provider
         self._random = random
         self._now_ms = now_ms
-        self._changing = ChangeLock(store.folder)
+        self._changing = store.lease(KEYS_LEASE)
         self._writing = threading.Lock()  # held during a commit, so that cached keys stay available meanwhile
         seen = changes_in(store)  # before the epochs are read: a change in between is picked up later
         self._epochs = OpenEpochs(store, provider)
         self._studies = StudyKeys(store, self._epochs, writing=self._writing, random=random, now_ms=now_ms, seen=seen)
         self._root = self.own_key(rows.ARCHIVE_ROOT_KEY)
+        token_key = self.archive_key(derive.CLAIM)
+        self.claims = Claims(store, self._studies, token_key, writing=self._writing, random=random, seen=seen)
 
     @classmethod
     def create(
@@ -77,7 +81,7 @@ class Keyring:
         if len(archive_id) != 16:
             raise ConfigError("an archive id has 16 bytes")
         selftest.require()
-        store = RowStore(folder, create=True)
+        store = LmdbKeyringStore(folder, create=True)
         try:
             founding.create_rows(store, provider, archive_id, random, now_ms)
             return cls(store, provider, random, now_ms)
@@ -99,7 +103,7 @@ class Keyring:
         Raises NotFoundError when there is none, FormatError or IntegrityError when it is damaged, KeyUnavailableError
         when the provider cannot open it, LockedError when this process has it open already.
         """
-        store = RowStore(folder, readonly=readonly)
+        store = LmdbKeyringStore(folder, readonly=readonly)
         try:
             return cls(store, provider, random, now_ms)
         except BaseException:
@@ -150,11 +154,16 @@ class Keyring:
         return StudyKey(key_id, self.opened(key_id, self._store.get(rows.STUDY_PREFIX + key_id))[1])
 
     def changes(self) -> int:
-        """Return the change counter: how often any process took keys away or changed what is allowed; about 4 us."""
+        """Return the number of the feed's newest entry: it grows when any process takes keys away or changes what is
+        allowed; about 4 us."""
         return changes_in(self._store)
 
+    def gone_since(self, number: int) -> Changes:
+        """Return the feed's entries behind this number, as `KeyringStore.changes`."""
+        return self._store.changes(number)
+
     def follow(self) -> int:
-        """Drop cached keys and destroyed epochs' KEKs if any process has changed keys. Returns `changes`."""
+        """Drop the cached keys that any process has taken away, and the KEKs of ended epochs. Returns `changes`."""
         return self._studies.follow()
 
     def opened(self, key_id: bytes, value: bytes | None) -> tuple[KeyRow, Secret]:
@@ -186,26 +195,27 @@ class Keyring:
 
     def rows(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Return the rows under a prefix, in key order; for prefixes with few rows."""
-        return self._store.scan(prefix)
+        return scan(self._store, prefix)
 
     def amend(
         self,
         put: Sequence[tuple[bytes, bytes]],
         removed: Sequence[bytes] = (),
         expected: Sequence[tuple[bytes, bytes | None]] = (),
+        gone: Sequence[bytes] = (),
     ) -> bool:
-        """Change rows as `RowStore.put`; durable on return. False, with nothing changed, where a row is not as
+        """Change rows as `KeyringStore.put`; durable on return. False, with nothing changed, where a row is not as
         expected."""
         with self._writing:
-            return self._store.put(put, removed, expected)
+            return self._store.put(put, removed, expected, gone)
 
     def archive_key(self, label: bytes) -> Secret:
         """Return the archive's 32-byte key for one of `derive`'s labels; it never changes."""
         return derive.derive(self._root, label)
 
     def count(self) -> int:
-        """Return the number of study keys. Walks the rows, about 1 us each."""
-        return self._store.walk(rows.STUDY_PREFIX, lambda _key, _value: None)
+        """Return the number of study keys, which the store keeps count of."""
+        return self._store.count(rows.STUDY_PREFIX)
 
     def study_key_ids(self) -> list[bytes]:
         """Return the ids of all study keys, ascending, from one consistent state."""
@@ -290,7 +300,7 @@ class Keyring:
         return groups_in(self._store)
 
     def close(self) -> None:
-        """Wipe the keys in memory and close the file. No write is pending. Harmless when repeated.
+        """Wipe the keys in memory and close the store. No write is pending. Harmless when repeated.
 
         Study keys and derived keys that others still reference stay intact until those are dropped.
         """
@@ -300,7 +310,7 @@ class Keyring:
 
     @contextmanager
     def exclusive(self, command: str) -> Iterator[None]:
-        """Hold the keyring's `ChangeLock` while the block runs: no other process or thread changes epochs or keepers.
+        """Hold the keyring's lease while the block runs: no other process or thread changes epochs or keepers.
 
         Others are shown `command`. Reentrant in one thread. Raises LockedError, naming the holder.
         """

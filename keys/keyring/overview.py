@@ -5,18 +5,18 @@ Rule: reads only and unwraps nothing, so an administrator can see where the keys
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.disk import opening
-from coffer.keys.disk.lock import ChangeLock, Holder
+from coffer.keys.disk.lock import Holder
 from coffer.keys.errors import FormatError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Burned, Keeper, burned_in, groups_in, keepers_in
-from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
-from coffer.keys.keyring.store import RowStore
+from coffer.keys.keyring.rows import EpochRow, KeyringHeader
+from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore, scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values.epoch import EpochState
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "epoch_rows",
     "epochs_in",
     "header_in",
+    "keys_under",
     "overview",
     "partly_rotated",
 ]
@@ -63,7 +64,7 @@ class Overview:
     is_signing_key_changing: bool
 
 
-def header_in(store: RowStore) -> KeyringHeader:
+def header_in(store: KeyringStore) -> KeyringHeader:
     """Return the keyring's header. Raises FormatError."""
     value = store.get(rows.HEADER_KEY)
     if value is None:
@@ -71,30 +72,33 @@ def header_in(store: RowStore) -> KeyringHeader:
     return KeyringHeader.decode(value)
 
 
-def changes_in(store: RowStore) -> int:
-    """Return the change counter: how often any process took keys away or changed what is allowed; about 4 us."""
+def changes_in(store: KeyringStore) -> int:
+    """Return the number of the feed's newest entry; about 4 us."""
     return int.from_bytes(store.get(rows.CHANGES_KEY) or b"", "big")
 
 
-def epoch_rows(store: RowStore) -> list[EpochRow]:
+def epoch_rows(store: KeyringStore) -> list[EpochRow]:
     """Return every epoch's row, ascending. Raises FormatError."""
-    return [EpochRow.decode(value) for _, value in store.scan(rows.EPOCH_PREFIX)]
+    return [EpochRow.decode(value) for _, value in scan(store, rows.EPOCH_PREFIX)]
 
 
-def partly_rotated(store: RowStore) -> list[int]:
+def partly_rotated(store: KeyringStore) -> list[int]:
     """Return the older epochs that a rotation has not retired yet: it is running, or was interrupted."""
     current = header_in(store).epoch
     return [row.epoch for row in epoch_rows(store) if row.state is EpochState.ACTIVE and row.epoch < current]
 
 
-def epochs_in(store: RowStore) -> list[EpochInfo]:
+def epochs_in(store: KeyringStore) -> list[EpochInfo]:
     """Return every epoch that the keyring ever had, ascending, with the number of study rows under each."""
-    used: Counter[int] = Counter()
-    store.walk(rows.STUDY_PREFIX, lambda _, value: used.update((KeyRow.decode(value).epoch,)))
     keepers: dict[int, list[Keeper]] = {}
     for each in keepers_in(store):
         keepers.setdefault(each.epoch, []).append(each)
-    return [_info(row, used[row.epoch], tuple(keepers.get(row.epoch, ()))) for row in epoch_rows(store)]
+    return [_info(row, keys_under(store, row.epoch), tuple(keepers.get(row.epoch, ()))) for row in epoch_rows(store)]
+
+
+def keys_under(store: KeyringStore, epoch: int) -> int:
+    """Return the number of study keys under an epoch."""
+    return store.count(rows.STUDY_PREFIX, epoch.to_bytes(4, "big"))
 
 
 def _info(row: EpochRow, used: int, keepers: tuple[Keeper, ...]) -> EpochInfo:
@@ -110,7 +114,7 @@ def archive_id_in(folder: Path) -> bytes | None:
     """
     if not opening.exists(folder / "data.mdb"):
         return None
-    store = RowStore(folder)  # LMDB does not open a half-created file read-only
+    store = LmdbKeyringStore(folder)  # LMDB does not open a half-created file read-only
     try:
         header = store.get(rows.HEADER_KEY)
         return KeyringHeader.decode(header).archive_id if header is not None else None
@@ -120,12 +124,12 @@ def archive_id_in(folder: Path) -> bytes | None:
 
 def overview(folder: Path) -> Overview:
     """Read the keyring in `folder`, safely beside a writer. Raises NotFoundError, FormatError, IntegrityError."""
-    store = RowStore(folder, readonly=True)
+    store = LmdbKeyringStore(folder, readonly=True)
     try:
         left = tuple(partly_rotated(store))
-        changing = ChangeLock(folder).holder()
+        changing = store.lease(KEYS_LEASE).holder()
         current = header_in(store).epoch
-        groups, unfinished = groups_in(store), frozenset(key[1:] for key, _ in store.scan(rows.SPLITTING_PREFIX))
+        groups, unfinished = groups_in(store), frozenset(key[1:] for key, _ in scan(store, rows.SPLITTING_PREFIX))
         signing = store.get(rows.NEXT_SIGNING_KEY) is not None
         burned = burned_in(store)
         return Overview(current, tuple(epochs_in(store)), tuple(groups), burned, unfinished, left, changing, signing)

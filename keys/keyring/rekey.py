@@ -14,16 +14,29 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from coffer.keys.errors import FormatError, ShreddedError, UnavailableError
+from coffer.keys.errors import CofferError, FormatError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
+from coffer.keys.keyring.claims import Claim, claim_rows
+from coffer.keys.keyring.rows import NO_CLAIM, KeyRow, KeyState, Purpose
 from coffer.keys.memory.secret import Secret
+from coffer.keys.store.writes import SOMETHING_ELSE
 from coffer.keys.values.waiting_event import WaitingEvent
 
 if TYPE_CHECKING:
     from coffer.keys.keyring.keyring import Keyring
 
-__all__ = ["NOT_STUCK", "Phase", "Rekey", "begin", "inactive_keys", "made_ms", "of_key", "under_way", "update"]
+__all__ = [
+    "NOT_STUCK",
+    "Phase",
+    "Rekey",
+    "begin",
+    "inactive_keys",
+    "made_ms",
+    "of_key",
+    "switch",
+    "under_way",
+    "update",
+]
 
 _LAYOUT: Final = struct.Struct(">HH16s16sQIIQ")  # version phase new_key_id name from_seq done total stuck
 _VERSION: Final = 1
@@ -110,31 +123,27 @@ def begin(  # noqa: PLR0917  # what a rekey is made of
     """
     while True:
         keyring.study(old)
-        changes = keyring.row(rows.CHANGES_KEY)
         header, before = keyring.row(rows.HEADER_KEY), keyring.row(rows.REKEY_PREFIX + old)
         value = keyring.row(rows.STUDY_PREFIX + old)
         expected = [
-            (rows.CHANGES_KEY, changes),
             (rows.HEADER_KEY, header),
             (rows.REKEY_PREFIX + old, before),
             (rows.STUDY_PREFIX + old, value),
             (rows.TOMBSTONE_PREFIX + old, None),
         ]
-        bump = rows.incremented(changes)
         if before is not None:
             again = replace(Rekey.decode(old, before), stuck=NOT_STUCK)
-            if keyring.amend([bump, (again.row_key, again.encode())], expected=expected):
+            if keyring.amend([(again.row_key, again.encode())], expected=expected, gone=[SOMETHING_ELSE]):
                 return again
             continue
         made, epoch = Rekey(old, random(16), name, from_seq), keyring.epoch
         row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, epoch, keyring.epoch_row(epoch).kek_id, now_ms)
         put = [
-            bump,
             (made.row_key, made.encode()),
             (rows.STUDY_PREFIX + made.new, keyring.sealed(row, made.new, Secret(random(32)))),
             event(made).row,
         ]
-        if keyring.row(rows.HEADER_KEY) == header and keyring.amend(put, expected=expected):
+        if keyring.row(rows.HEADER_KEY) == header and keyring.amend(put, expected=expected, gone=[SOMETHING_ELSE]):
             return made
 
 
@@ -146,7 +155,32 @@ def update(keyring: Keyring, before: Rekey, after: Rekey, events: Sequence[Waiti
     put = [(after.row_key, after.encode()), *(each.row for each in events)]
     if keyring.amend(put, expected=[(before.row_key, before.encode())]):
         return after
+    raise _changed(keyring, before)
+
+
+def switch(keyring: Keyring, before: Rekey, after: Rekey, events: Sequence[WaitingEvent] = ()) -> Rekey:
+    """As `update`, for the step after which the records under the new key count: the old key's claim moves to the new
+    one, whose making the log has recorded. What arrives from now on belongs under the new key."""
+    while keyring.row(before.row_key) == before.encode():
+        found = [(key_id, keyring.row(rows.STUDY_PREFIX + key_id)) for key_id in (before.old, before.new)]
+        (old, old_key), (new, new_key) = (keyring.opened(*each) for each in found)
+        claims = claim_rows(keyring.row, before.old, old)
+        moved = [
+            (rows.STUDY_PREFIX + before.old, keyring.sealed(replace(old, claim=NO_CLAIM), before.old, old_key)),
+            (rows.STUDY_PREFIX + before.new, keyring.sealed(replace(new, claim=old.claim), before.new, new_key)),
+            *((place, Claim(before.new).encode()) for place, _ in claims),
+        ]
+        expected: list[tuple[bytes, bytes | None]] = [(before.row_key, before.encode()), *claims]
+        expected += [(rows.STUDY_PREFIX + key_id, value) for key_id, value in found]
+        left = [each.row for each in events]
+        if keyring.amend([(after.row_key, after.encode()), *moved, *left], expected=expected, gone=[before.old]):
+            return after
+    raise _changed(keyring, before)
+
+
+def _changed(keyring: Keyring, before: Rekey) -> CofferError:
+    """The error that says why a rekey's row is not as it was. Raises ShreddedError where its key was shredded."""
     keyring.study(before.old)
     if of_key(keyring, before.old) is None:
-        raise ShreddedError(f"key {before.old.hex()[:8]} is no longer being replaced")
-    raise UnavailableError("another process changed this rekey just now", hint="the server resumes it by itself")
+        return ShreddedError(f"key {before.old.hex()[:8]} is no longer being replaced")
+    return UnavailableError("another process changed this rekey just now", hint="the server resumes it by itself")

@@ -3,13 +3,13 @@
 Rule: resumable at every step. First one transaction writes the new epoch's row, the archive's own keys under it, and
 the header that makes it current: from then on every process wraps new keys under it. Then the study keys move, page by
 page. Last the old epochs are retired. An older epoch that is still active marks an interrupted rotation. A row that
-another process changed meanwhile is read again (`RowStore.put` with `expected`). The caller holds the keyring's
-`ChangeLock`.
+another process changed meanwhile is read again (`KeyringStore.put` with `expected`). The caller holds the keyring's
+lease.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,9 +19,10 @@ from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, keepers_in, require_keeper
 from coffer.keys.keyring.overview import epoch_rows, header_in, partly_rotated
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow, KeyState
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.store.keyring_store import KeyringStore, Row
+from coffer.keys.store.writes import SOMETHING_ELSE
 from coffer.keys.values.epoch import GONE, EpochState
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -48,7 +49,7 @@ class _Keks:
     """
 
     def __init__(
-        self, store: RowStore, provider: KekProvider, archive_id: bytes, known: dict[int, tuple[bytes, Secret]]
+        self, store: KeyringStore, provider: KekProvider, archive_id: bytes, known: dict[int, tuple[bytes, Secret]]
     ) -> None:
         self._store = store
         self._provider = provider
@@ -79,7 +80,7 @@ class _Keks:
 
 
 def rotate(  # noqa: PLR0917  # what a keyring is made of
-    store: RowStore,
+    store: KeyringStore,
     provider: KekProvider,
     known: dict[int, tuple[bytes, Secret]],
     random: Callable[[int], bytes],
@@ -103,7 +104,7 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
     require_keeper(current, keepers_in(store, current.epoch))
     if resumed:
         keks.add(current, keks.unwrapped(current))
-    total, done, moved, after = store.walk(rows.STUDY_PREFIX, lambda _key, _value: None), 0, 0, b""
+    total, done, moved, after = store.count(rows.STUDY_PREFIX), 0, 0, b""
     while page := store.page(rows.STUDY_PREFIX, after, _PAGE):
         moved += _rewrap(store, page, current, keks, was.archive_id, random)
         done, after = done + len(page), page[-1][0]
@@ -114,7 +115,7 @@ def rotate(  # noqa: PLR0917  # what a keyring is made of
 
 
 def _begin(
-    store: RowStore,
+    store: KeyringStore,
     provider: KekProvider,
     keks: _Keks,
     random: Callable[[int], bytes],
@@ -139,9 +140,7 @@ def _begin(
             hint="no key was moved: run the command again",
         )
     keeper = Keeper.of(epoch, provider.kind, provider.holding(epoch))
-    changes = store.get(rows.CHANGES_KEY)
     fresh = [
-        rows.incremented(changes),
         (rows.HEADER_KEY, replace(was, epoch=epoch).encode()),
         (rows.epoch_row_key(epoch), new.encode()),
         (keeper.row_key, keeper.encode()),
@@ -151,8 +150,7 @@ def _begin(
         for row_key, value in own
         if value is not None
     ]
-    expected = [(rows.HEADER_KEY, was_bytes), (rows.CHANGES_KEY, changes), *own]
-    if not store.put(fresh, expected=expected):
+    if not store.put(fresh, expected=[(rows.HEADER_KEY, was_bytes), *own], gone=[SOMETHING_ELSE]):
         raise LockedError("another process changes the keys", hint="wait for it, then run coffer keys list")
     keks.add(new, kek)
 
@@ -171,13 +169,13 @@ def _rewrapped(  # noqa: PLR0917  # the parts of a row, its old and its new plac
     if row.kek_id != kek_id:
         raise IntegrityError("a row of the keyring was altered", hint="restore the keyring from its backup")
     key = row.unwrap(old, archive_id, key_id)
-    moved = KeyRow(row.purpose, row.state, new.epoch, new.kek_id, row.created_ms)
+    moved = replace(row, epoch=new.epoch, kek_id=new.kek_id)
     return moved.wrap(kek, archive_id, key_id, key, random(aead.SALT))
 
 
 def _rewrap(  # noqa: PLR0917
-    store: RowStore,
-    page: list[tuple[bytes, bytes]],
+    store: KeyringStore,
+    page: Sequence[Row],
     new: EpochRow,
     keks: _Keks,
     archive_id: bytes,
@@ -192,7 +190,8 @@ def _rewrap(  # noqa: PLR0917
         fresh = [(row_key, _rewrapped(row, row_key[1:], new, kek, keks, archive_id, random)) for row_key, _, row in old]
         if store.put(fresh, expected=[(row_key, value) for row_key, value, _ in old]):
             return len(fresh)
-        again = ((row_key, store.get(row_key)) for row_key, _ in page)
+        row_keys = [row_key for row_key, _ in page]
+        again = zip(row_keys, store.get_many(row_keys), strict=True)
         page = [(row_key, value) for row_key, value in again if value is not None]
 
 
@@ -201,7 +200,7 @@ def _needs_move(row: KeyRow, new: EpochRow) -> bool:
     return row.epoch != new.epoch and row.state is not KeyState.SHRED_SCHEDULED
 
 
-def _retire(store: RowStore, current: int, events: list[WaitingEvent]) -> None:
+def _retire(store: KeyringStore, current: int, events: list[WaitingEvent]) -> None:
     old = [row for row in epoch_rows(store) if row.epoch != current and row.state is EpochState.ACTIVE]
     row_keys = [rows.epoch_row_key(row.epoch) for row in old]
     put = [

@@ -15,6 +15,7 @@ from typing import Final
 from coffer.keys.crypto import aead
 from coffer.keys.errors import FormatError
 from coffer.keys.memory.secret import Secret
+from coffer.keys.store.writes import FEED_KEY
 from coffer.keys.values.epoch import Epoch, EpochState
 
 __all__ = [
@@ -26,13 +27,12 @@ __all__ = [
     "WrapAlgorithm",
     "epoch_context",
     "epoch_row_key",
-    "incremented",
 ]
 
 MAGIC: Final = b"CofferKR"
-VERSION: Final = 2  # version 1 kept only the last provider of an epoch
+VERSION: Final = 3  # of the header, of epoch rows and of key rows
 HEADER: Final = struct.Struct(">8sHI16sQ")  # magic version epoch archive_id created_ms
-KEY_CLEAR: Final = struct.Struct(">HBBB3xI16sQ")  # version wrap_alg purpose state pad epoch kek_id created_ms
+KEY_CLEAR: Final = struct.Struct(">HBBB3xI16sQ16s")  # version wrap_alg purpose state pad epoch kek_id created_ms claim
 EPOCH_CLEAR: Final = struct.Struct(
     ">HBBI16sQ16sH"
 )  # version wrap_alg state epoch kek_id created_ms provider wrapped_len
@@ -42,16 +42,18 @@ SIGNING_KEY: Final = b"V"  # the seed that signs checkpoints
 NEXT_SIGNING_KEY: Final = b"N"  # the next such seed; present while its rotation is under way
 EPOCH_PREFIX: Final = b"E"
 STUDY_PREFIX: Final = b"K"
+CLAIM_PREFIX: Final = b"J"  # by token, which key belongs to what the token stands for
 CHECKPOINT_KEY: Final = b"W"
 SHARES_PREFIX: Final = b"G"  # groups of shares of an epoch's KEK; never a share itself
 SPLITTING_PREFIX: Final = b"F"  # groups whose shares are not all written yet
 TOMBSTONE_PREFIX: Final = b"T"
-CHANGES_KEY: Final = b"C"  # counts changes to keys that other processes may hold, or to what may be done with them
+CHANGES_KEY: Final = FEED_KEY  # its number grows when keys go, and when it changes what may be done with them
 KEEPER_PREFIX: Final = b"U"  # secrets that could ever open an epoch's key, and their receipts
 BURNED_PREFIX: Final = b"B"  # the burned shares of a group
 REKEY_PREFIX: Final = b"R"  # rekeys under way
 COMPACTED_KEY: Final = b"I"  # the newest destroyed epoch since whose end the index was rewritten
 # P, L and Q are in `keys.values`, O and M in `keys.mailbox`. Reserved in FORMAT.md, and never written: X, Y, Z.
+NO_CLAIM: Final = bytes(16)
 NO_ID: Final = bytes(16)  # stands in for the key id in the archive's own rows
 _KEY_CONTEXT: Final = b"coffer/dek/v1\x00"
 _EPOCH_CONTEXT: Final = b"coffer/kek/v1\x00"
@@ -108,8 +110,8 @@ class KeyringHeader:
         _, version, epoch, archive_id, created_ms = HEADER.unpack(data)
         if version != VERSION:
             raise FormatError(
-                f"the keyring is of version {version}, and this release knows {VERSION} only",
-                hint="use the release that wrote it, or import the images into a new archive",
+                f"the keyring has format {version}, and this Coffer has format {VERSION}",
+                hint="open it with the Coffer that made it: its coffer get writes files that coffer put takes here",
             )
         return cls(epoch, archive_id, created_ms)
 
@@ -122,11 +124,6 @@ def epoch_row_key(epoch: int) -> bytes:
 def epoch_context(archive_id: bytes, kek_id: bytes, epoch: int) -> bytes:
     """Return the context that a provider binds a wrapped KEK to: label, archive id, KEK id, epoch (u32 big endian)."""
     return _EPOCH_CONTEXT + archive_id + kek_id + epoch.to_bytes(4, "big")
-
-
-def incremented(changes: bytes | None) -> tuple[bytes, bytes]:
-    """Return the row of the change counter, incremented from its present bytes (None: no row yet)."""
-    return CHANGES_KEY, (int.from_bytes(changes or b"", "big") + 1).to_bytes(8, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +169,8 @@ class EpochRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One key, a study's DEK or one of the archive's own, wrapped under the KEK of `epoch`."""
+    """One key, a study's DEK or one of the archive's own, wrapped under the KEK of `epoch`, and the token of its claim
+    (zeros: none)."""
 
     purpose: Purpose
     state: KeyState
@@ -180,16 +178,23 @@ class KeyRow:
     kek_id: bytes
     created_ms: int
     sealed: bytes = b""
+    claim: bytes = NO_CLAIM
+
+    @property
+    def has_claim(self) -> bool:
+        """Whether a claim leads to this key."""
+        return self.claim != NO_CLAIM
 
     def _clear(self) -> bytes:
         alg = WrapAlgorithm.CHUNKED_ENCRYPTION
-        return KEY_CLEAR.pack(VERSION, alg, self.purpose, self.state, self.epoch, self.kek_id, self.created_ms)
+        numbers = VERSION, alg, self.purpose, self.state, self.epoch
+        return KEY_CLEAR.pack(*numbers, self.kek_id, self.created_ms, self.claim)
 
     def _context(self, archive_id: bytes, key_id: bytes) -> bytes:
         return _KEY_CONTEXT + archive_id + key_id + self._clear()
 
     def wrap(self, kek: Secret, archive_id: bytes, key_id: bytes, key: Secret, salt: bytes) -> bytes:
-        """Return the row's 140 bytes with `key` sealed in them; `salt` is 24 fresh random bytes."""
+        """Return the row's 156 bytes with `key` sealed in them; `salt` is 24 fresh random bytes."""
         return self._clear() + aead.seal(kek, self._context(archive_id, key_id), key.reveal(), salt)
 
     def unwrap(self, kek: Secret, archive_id: bytes, key_id: bytes) -> Secret:
@@ -201,10 +206,11 @@ class KeyRow:
         """Return the row. Raises FormatError for whatever FORMAT.md says a reader must reject."""
         if len(data) != KEY_CLEAR.size + _WRAPPED or data[5:8] != bytes(3):
             raise FormatError("a key row of the keyring has the wrong length or padding")
-        version, alg, purpose, state, epoch, kek_id, created_ms = KEY_CLEAR.unpack_from(data)
+        version, alg, purpose, state, epoch, kek_id, created_ms, claim = KEY_CLEAR.unpack_from(data)
         if version != VERSION or alg != WrapAlgorithm.CHUNKED_ENCRYPTION:
             raise FormatError("a key row of the keyring has values that this version never writes")
         try:
-            return cls(Purpose(purpose), KeyState(state), epoch, kek_id, created_ms, data[KEY_CLEAR.size :])
+            sealed = data[KEY_CLEAR.size :]
+            return cls(Purpose(purpose), KeyState(state), epoch, kek_id, created_ms, sealed, claim)
         except ValueError:
             raise FormatError("a key row of the keyring has values that this version never writes") from None

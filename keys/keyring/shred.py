@@ -7,14 +7,15 @@ and "missing" remain distinct. Epochs and backups decide when the erasure is eff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coffer.keys.errors import ShreddedError, UnavailableError
 from coffer.keys.keyring import rekey, rows
+from coffer.keys.keyring.claims import claim_rows
 from coffer.keys.keyring.rekey import Rekey
-from coffer.keys.keyring.rows import EpochRow, KeyState
+from coffer.keys.keyring.rows import NO_CLAIM, EpochRow, KeyState
 from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.keys.values.epoch import GONE
 from coffer.keys.values.officer_record import RecordAsRead
@@ -32,6 +33,7 @@ __all__ = [
     "schedule",
     "supersede",
     "tombstones",
+    "tombstones_of",
     "uncompacted",
     "waiting",
 ]
@@ -52,10 +54,10 @@ def schedule(
 
     A key that was replaced, or is being replaced, stands for the key that replaces it.
 
-    One transaction, durable on return: the rows' states, the tombstones, the change counter, what `event` makes for
+    One transaction, durable on return: the rows' states, the tombstones, the feed's entries, what `event` makes for
     each key (the erasure's event for the log), and the removal of the records `done` (the request that this fulfils, as
     it was read). If nothing is left to shred, only `done` is removed. `allowed` raises where something forbids the
-    erasure, and is called again after the change counter moved: code that adds a prohibition increments that. Pass as
+    erasure, and is called again after the feed moved: code that adds a prohibition puts an entry into it. Pass as
     `last_epoch` the latest epoch that copies of the key are known to be under, if later than the row's. Raises
     KeyUnavailableError for a key that the keyring does not hold, UnavailableError where a record of `done` has changed.
     """
@@ -77,18 +79,20 @@ def schedule(
             value = keyring.row(row_key)
             row, dek = keyring.opened(key_id, value)
             tombstone = Tombstone(max(row.epoch, last_epoch), now_ms, until_ms, selected[key_id])
+            claims = claim_rows(keyring.row, key_id, row)
+            removed += [place for place, _ in claims]
+            marked = replace(row, state=KeyState.SHRED_SCHEDULED, claim=NO_CLAIM)
             put += [
-                (row_key, keyring.sealed(replace(row, state=KeyState.SHRED_SCHEDULED), key_id, dek)),
+                (row_key, keyring.sealed(marked, key_id, dek)),
                 (rows.TOMBSTONE_PREFIX + key_id, tombstone.encode()),
             ]
             put += [event(key_id, tombstone).row] if event is not None else []
-            expected += [(row_key, value), (rows.TOMBSTONE_PREFIX + key_id, None)]
+            expected += [(row_key, value), (rows.TOMBSTONE_PREFIX + key_id, None), *claims]
         if not fresh:
             if removed:
                 keyring.amend([], removed)
             return []
-        put.append(rows.incremented(changes))
-        if keyring.amend(put, removed, expected):
+        if keyring.amend(put, removed, expected, gone=fresh):
             return fresh
 
 
@@ -111,14 +115,14 @@ def supersede(keyring: Keyring, done: Rekey, *, now_ms: int, until_ms: int) -> N
     """
     row_key, tombstone_key = rows.STUDY_PREFIX + done.old, rows.TOMBSTONE_PREFIX + done.old
     while True:
-        changes, value, before = (keyring.row(key) for key in (rows.CHANGES_KEY, row_key, done.row_key))
+        value, before = keyring.row(row_key), keyring.row(done.row_key)
         if before != done.encode() or is_shredded(keyring, done.old):
             raise ShreddedError(f"key {done.old.hex()[:8]} is no longer being replaced")
         row, _ = keyring.opened(done.old, value)
         tombstone = Tombstone(row.epoch, now_ms, until_ms, done.name, Reason.REKEYED, done.new)
-        put = [(tombstone_key, tombstone.encode()), rows.incremented(changes)]
-        expected = [(rows.CHANGES_KEY, changes), (row_key, value), (done.row_key, before), (tombstone_key, None)]
-        if keyring.amend(put, [row_key, done.row_key], expected):
+        expected = [(row_key, value), (done.row_key, before), (tombstone_key, None)]
+        put, removed = [(tombstone_key, tombstone.encode())], [row_key, done.row_key]
+        if keyring.amend(put, removed, expected, gone=[done.old]):
             return
 
 
@@ -142,9 +146,19 @@ def tombstones(keyring: Keyring) -> dict[bytes, Tombstone]:
     return {key[1:]: Tombstone.decode(value) for key, value in keyring.rows(rows.TOMBSTONE_PREFIX)}
 
 
-def waiting(keyring: Keyring) -> dict[bytes, Tombstone]:
-    """Return the shredded keys whose wrapped form still exists: the index may still hold what they sealed."""
-    return {key_id: tombstone for key_id, tombstone in tombstones(keyring).items() if not is_dropped(keyring, key_id)}
+def tombstones_of(keyring: Keyring, key_ids: Iterable[bytes]) -> dict[bytes, Tombstone]:
+    """Return the tombstones of those of these keys that have one."""
+    found = ((key_id, keyring.row(rows.TOMBSTONE_PREFIX + key_id)) for key_id in key_ids)
+    return {key_id: Tombstone.decode(value) for key_id, value in found if value is not None}
+
+
+def waiting(keyring: Keyring, among: Iterable[bytes] | None = None) -> dict[bytes, Tombstone]:
+    """Return the shredded keys, of all or of those `among`, whose wrapped form still exists: the index may still hold
+    what they sealed."""
+    found = tombstones(keyring) if among is None else tombstones_of(keyring, among)
+    return {
+        key_id: tombstone for key_id, tombstone in found.items() if keyring.row(rows.STUDY_PREFIX + key_id) is not None
+    }
 
 
 def is_dropped(keyring: Keyring, key_id: bytes) -> bool:

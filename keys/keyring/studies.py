@@ -1,6 +1,6 @@
 """The study keys of an open keyring: created, opened from their rows, cached and dropped.
 
-Rule: a key is durable before it is handed out. A cached key is handed out only after the change counter was checked, so
+Rule: a key is durable before it is handed out. A cached key is handed out only after the feed was read, so
 never after another process has shredded it; dropping a key wipes it (`keys.memory.secret`).
 """
 
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Final
 
 from coffer.keys.crypto import aead
@@ -16,11 +18,12 @@ from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import ConfigError, KeyUnavailableError, ShreddedError, SupersededError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.epochs import OpenEpochs
-from coffer.keys.keyring.overview import changes_in, epoch_rows, header_in
-from coffer.keys.keyring.rows import KeyRow, KeyState, Purpose
-from coffer.keys.keyring.store import RowStore
+from coffer.keys.keyring.overview import epoch_rows, header_in
+from coffer.keys.keyring.rows import NO_CLAIM, KeyRow, KeyState, Purpose
 from coffer.keys.keyring.tombstone import Reason, Tombstone
 from coffer.keys.memory.secret import Secret
+from coffer.keys.store.keyring_store import KeyringStore, Row
+from coffer.keys.store.writes import SOMETHING_ELSE
 
 __all__ = ["StudyKeys"]
 
@@ -32,7 +35,7 @@ class StudyKeys:
 
     def __init__(
         self,
-        store: RowStore,
+        store: KeyringStore,
         epochs: OpenEpochs,
         *,
         writing: threading.Lock,
@@ -40,7 +43,7 @@ class StudyKeys:
         now_ms: Callable[[], int],
         seen: int,
     ) -> None:
-        """`writing` is held during a commit; `seen` is the change counter from before `epochs` were read."""
+        """`writing` is held during a commit; `seen` is the feed's number from before `epochs` were read."""
         self._store = store
         self._epochs = epochs
         self._writing = writing
@@ -55,14 +58,24 @@ class StudyKeys:
 
         Raises ConfigError for an id of another length, or one that was used, UnavailableError.
         """
-        made = self._try_to_make(key_ids)
-        while made is None:  # another process has rotated: new keys belong under its epoch
-            self._epochs.load()
+        made = None
+        while made is None:
             made = self._try_to_make(key_ids)
         return made
 
-    def _try_to_make(self, key_ids: list[bytes]) -> list[StudyKey] | None:
-        """Make keys under the epoch known here; None where that is no longer the current one."""
+    def make_claimed(
+        self, key_ids: list[bytes], tokens: Sequence[bytes], claims: Sequence[Row]
+    ) -> list[StudyKey] | None:
+        """As `make`, with these claims in the same commit; None, with nothing made, where one of their rows exists."""
+        made = self._try_to_make(key_ids, tokens, claims)
+        while made is None and not any(self._store.get_many([place for place, _ in claims])):
+            made = self._try_to_make(key_ids, tokens, claims)
+        return made
+
+    def _try_to_make(
+        self, key_ids: list[bytes], tokens: Sequence[bytes] = (), claims: Sequence[Row] = ()
+    ) -> list[StudyKey] | None:
+        """Make keys under the epoch known here; None where that is no longer the current one, or a claim exists."""
         self.follow()
         header = self._epochs.header  # read once: another thread may adopt a newer one meanwhile
         kek_id, kek = self._epochs.kek(header.epoch)
@@ -70,17 +83,20 @@ class StudyKeys:
         encoded: list[tuple[bytes, bytes]] = []
         row = KeyRow(Purpose.STUDY, KeyState.ACTIVE, header.epoch, kek_id, self._now_ms())
         with self._writing:
-            for key_id in key_ids:
+            for key_id, token in zip_longest(key_ids, tokens, fillvalue=NO_CLAIM):
                 if len(key_id) != 16 or self.is_used(key_id):
                     raise ConfigError("a study key id has 16 bytes and is used once")
                 dek = Secret(self._random(32))
-                value = row.wrap(kek, header.archive_id, key_id, dek, self._random(aead.SALT))
+                value = replace(row, claim=token).wrap(kek, header.archive_id, key_id, dek, self._random(aead.SALT))
                 encoded.append((rows.STUDY_PREFIX + key_id, value))
                 made.append(StudyKey(key_id, dek))
             if len({key for key, _ in encoded}) != len(encoded):
                 raise ConfigError("a study key id has 16 bytes and is used once")
-            if not self._store.put(encoded, expected=[(rows.HEADER_KEY, header.encode())]):
-                return None
+            expected = [(rows.HEADER_KEY, header.encode()), *((place, None) for place, _ in claims)]
+            is_made = self._store.put([*encoded, *claims], expected=expected)
+        if not is_made:
+            self._epochs.load()  # another process may have rotated: new keys belong under its epoch
+            return None
         with self._lock:
             for key in made:
                 self._cache_key(key)
@@ -88,7 +104,7 @@ class StudyKeys:
 
     def is_used(self, key_id: bytes) -> bool:
         """Whether a key with this id exists, or existed before it was shredded."""
-        return any(self._store.get(prefix + key_id) for prefix in (rows.STUDY_PREFIX, rows.TOMBSTONE_PREFIX))
+        return any(self._store.get_many([rows.STUDY_PREFIX + key_id, rows.TOMBSTONE_PREFIX + key_id]))
 
     def get(self, key_id: bytes) -> StudyKey:
         """Return a study's key, from the cache if it was used recently.
@@ -134,15 +150,20 @@ class StudyKeys:
         return row, self._epochs.unwrap(row, Purpose.STUDY, key_id)
 
     def follow(self) -> int:
-        """Drop cached keys and destroyed epochs' KEKs if any process has changed keys. Returns the change counter."""
-        changes = changes_in(self._store)
-        if changes != self._seen:
-            header, epochs = header_in(self._store), epoch_rows(self._store)
+        """Drop the cached keys that any process has taken away, and the KEKs of ended epochs. Returns the number of
+        the feed's newest entry."""
+        seen = self._seen
+        number, gone = self._store.changes(seen)
+        if number != seen:
+            others = gone is None or SOMETHING_ELSE in gone
+            read = (header_in(self._store), epoch_rows(self._store)) if others else None
             with self._lock:
-                self._epochs.adopt(header, epochs)
-                self._cache.clear()
-                self._seen = changes
-        return changes
+                if read is not None:
+                    self._epochs.adopt(*read)
+                for key_id in [*self._cache] if gone is None else gone:
+                    self._cache.pop(key_id, None)
+                self._seen = number
+        return number
 
     def close(self) -> None:
         """Drop the cached keys and wipe the KEKs."""

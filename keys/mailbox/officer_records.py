@@ -15,7 +15,7 @@ import msgspec
 
 from coffer.keys.crypto import aead, derive
 from coffer.keys.errors import FormatError, NotFoundError
-from coffer.keys.keyring import rows
+from coffer.keys.store.writes import SOMETHING_ELSE
 from coffer.keys.values.officer_record import RecordAsRead, RecordKind
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -97,14 +97,10 @@ class OfficerRecordAdmin(OfficerRecords[N]):
         return self._keyring.amend([event.row], [before.row_key], [before.row])
 
     def _put(self, row_key: bytes, before: bytes | None, record: N, event: WaitingEvent) -> bool:
-        """Write a row if it is as `before`. The change counter goes up with it: a process about to change keys checks
+        """Write a row if it is as `before`. The keyring's feed gets an entry: a process about to change keys checks
         again whether that is allowed."""
         plain = msgspec.json.encode(record)
         plain += b" " * (-len(plain) % _PAD)
         sealed = aead.seal(self._key, self._context(row_key), plain, self._random(aead.SALT))
-        while self._keyring.row(row_key) == before:
-            changes = self._keyring.row(rows.CHANGES_KEY)
-            expected = [(row_key, before), (rows.CHANGES_KEY, changes)]
-            if self._keyring.amend([(row_key, sealed), event.row, rows.incremented(changes)], expected=expected):
-                return True
-        return False
+        put, expected = [(row_key, sealed), event.row], [(row_key, before)]
+        return self._keyring.amend(put, expected=expected, gone=[SOMETHING_ELSE])

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from coffer.keys.crypto import derive, selftest
 from coffer.keys.crypto.shamir import Recovered
-from coffer.keys.disk.lock import ChangeLock
 from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, keepers_in, require_keeper
 from coffer.keys.keyring.overview import header_in
 from coffer.keys.keyring.rows import EpochRow, KeyRow
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
+from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values.epoch import GONE
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -50,7 +50,7 @@ class Recovery:
         self._folder = folder
         self._of = of = recovered.of
         self._kek = recovered.kek
-        store = RowStore(folder, readonly=True)
+        store = LmdbKeyringStore(folder, readonly=True)
         try:
             self._header = header = header_in(store)
             if header.archive_id != of.archive_id:
@@ -92,7 +92,7 @@ class Recovery:
             opened += not is_own
             archive |= key == rows.ARCHIVE_ROOT_KEY
 
-        store = RowStore(self._folder, readonly=True)
+        store = LmdbKeyringStore(self._folder, readonly=True)
         try:
             for own in rows.OWN_KEYS:
                 store.walk(own, visit)
@@ -115,7 +115,7 @@ class Recovery:
     def archive_key(self, label: bytes) -> Secret | None:
         """Return the archive's 32-byte key for a label, as `Keyring.archive_key`; None where the archive root key is
         under another epoch, because a rotation is under way."""
-        store = RowStore(self._folder, readonly=True)
+        store = LmdbKeyringStore(self._folder, readonly=True)
         try:
             value = store.get(rows.ARCHIVE_ROOT_KEY)
         finally:
@@ -127,7 +127,7 @@ class Recovery:
 
     def record(self, event: WaitingEvent) -> None:
         """Leave an event in the keyring; durable on return. Raises UnavailableError."""
-        store = RowStore(self._folder)
+        store = LmdbKeyringStore(self._folder)
         try:
             store.put([event.row])
         finally:
@@ -147,10 +147,19 @@ class Recovery:
         Others are shown `command`. Raises LockedError while another process changes the keys, UnavailableError when the
         row changed meanwhile, and what the provider raises.
         """
-        with ChangeLock(self._folder).held(command, now_ms):
-            return self._move(provider, events)
+        store = LmdbKeyringStore(self._folder)
+        try:
+            with store.lease(KEYS_LEASE).held(command, now_ms):
+                return self._move(store, provider, events)
+        finally:
+            store.close()
 
-    def _move(self, provider: KekProvider, events: Callable[[Sequence[Keeper]], Sequence[WaitingEvent]]) -> bool:
+    def _move(
+        self,
+        store: KeyringStore,
+        provider: KekProvider,
+        events: Callable[[Sequence[Keeper]], Sequence[WaitingEvent]],
+    ) -> bool:
         of = self._of
         context = rows.epoch_context(of.archive_id, of.kek_id, of.epoch)
         if self._is_kept_by(provider, context):
@@ -161,17 +170,13 @@ class Recovery:
         key = rows.epoch_row_key(of.epoch)
         moved = with_changes(self._row, provider=provider.kind, wrapped=wrapped)
         keeper = Keeper.of(of.epoch, provider.kind, provider.holding(of.epoch))
-        store = RowStore(self._folder)
-        try:
-            before = keepers_in(store, of.epoch)
-            require_keeper(self._row, before)
-            fresh = [] if any(each.id == keeper.id for each in before) else [keeper]
-            left = [each.row for each in events([*before, *fresh])]
-            put = [(key, moved.encode()), *((each.row_key, each.encode()) for each in fresh), *left]
-            if not store.put(put, expected=[(key, self._row.encode())]):
-                raise UnavailableError("the key epoch changed meanwhile", hint="wait for the rotation, then try again")
-        finally:
-            store.close()
+        before = keepers_in(store, of.epoch)
+        require_keeper(self._row, before)
+        fresh = [] if any(each.id == keeper.id for each in before) else [keeper]
+        left = [each.row for each in events([*before, *fresh])]
+        put = [(key, moved.encode()), *((each.row_key, each.encode()) for each in fresh), *left]
+        if not store.put(put, expected=[(key, self._row.encode())]):
+            raise UnavailableError("the key epoch changed meanwhile", hint="wait for the rotation, then try again")
         return True
 
     def _is_kept_by(self, provider: KekProvider, context: bytes) -> bool:
@@ -183,7 +188,7 @@ class Recovery:
             return False  # for example another key file
 
 
-def _epoch_row(store: RowStore, epoch: int) -> EpochRow:
+def _epoch_row(store: KeyringStore, epoch: int) -> EpochRow:
     value = store.get(rows.epoch_row_key(epoch))
     if value is None:
         raise KeyUnavailableError(

@@ -8,7 +8,7 @@ is stored passes through it one after another.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
@@ -16,14 +16,15 @@ from msgspec import Struct
 from coffer.archive.format.entry import Entry, SealedFile
 from coffer.archive.format.record import Flags, Kind
 from coffer.archive.log import LogWriter
+from coffer.archive.reader import LogReader
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import PartId, are_apart
 from coffer.index.tables.rows import Version
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import CofferError, ShreddedError, UnavailableError
+from coffer.keys.keyring.claims import RECORDED, Claim
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.shred import is_shredded
 from coffer.server.host.headroom import require_descriptors
 from coffer.server.observe.logs import get_logger, short_id
 
@@ -96,36 +97,34 @@ class _Ticket:
 class Committer:
     """The only way into the log for objects. Thread-safe; one per archive."""
 
-    def __init__(self, keyring: Keyring, log: LogWriter, index: Index, metrics: "Metrics") -> None:
+    def __init__(self, keyring: Keyring, log: LogWriter, reader: LogReader, index: Index, metrics: "Metrics") -> None:
         self._keyring = keyring
         self._log = log
+        self._reader = reader
         self._index = index
         self._metrics = metrics
-        self._fresh: dict[PartId, StudyKey] = {}  # keys of parts that have no record yet
-        self._fresh_lock = threading.Lock()
-        self._recorded: list[PartId] = []  # parts that got one in the last commit
         self._queue: list[_Ticket] = []
         self._queue_lock = threading.Lock()
         self._lock = threading.Lock()
         self.refusal: UnavailableError | None = None  # set while stored objects could not be opened after a restart
 
     def study_key(self, part: PartId) -> StudyKey:
-        """The key of one patient's objects of a study, created if there is none; durable.
+        """The key of one patient's objects of a study, as `study_keys`."""
+        return self.study_keys([part])[0]
 
-        Raises UnavailableError if nothing can be stored.
+    def study_keys(self, parts: Sequence[PartId]) -> list[StudyKey]:
+        """The keys of these parts, created where there are none, in one commit; durable.
+
+        The keyring's claims decide: the index can be lost or planted, and decides nothing that is written. A record
+        before its key would be the most damaging order possible, so the keys are synced here. Raises UnavailableError
+        if nothing can be stored.
         """
         self.require_accepting()
-        self._index.follow()
-        with self._fresh_lock:
-            known = self._index.study_key_for(part)
-            if known is not None:
-                self._fresh.pop(part, None)
-                with contextlib.suppress(ShreddedError):  # just shredded: then it is a new study
-                    return self._keyring.study(known)
-            if self._live(part) is None:
-                # A record before its key would be the most damaging order possible: the key is synced here.
-                self._fresh[part] = self._keyring.new_study()
-            return self._fresh[part]
+        return self._keyring.claims.keys_for([part.text for part in parts], self._log.next_seq)
+
+    def require_key(self, key_id: bytes) -> None:
+        """Return if this key may be used now. Raises ShreddedError, SupersededError, KeyUnavailableError."""
+        self._keyring.study(key_id)
 
     def commit(self, parcels: Sequence[Parcel]) -> list[Committed]:
         """Commit objects together; on return they are durable and can be found. Raises UnavailableError if none is."""
@@ -162,19 +161,6 @@ class Committer:
         if self.refusal is not None:
             raise self.refusal.with_traceback(None)  # its traceback would grow at each raise
 
-    def _drop_recorded(self) -> None:
-        """Drop the keys of parts whose first record the last commit wrote, once the index has them."""
-        with self._fresh_lock:  # a caller of `study_key` must find the key in one or the other
-            for part in self._recorded:
-                if self._index.study_key_for(part) is not None:
-                    self._fresh.pop(part, None)
-        self._recorded = []
-
-    def _live(self, part: PartId) -> StudyKey | None:
-        """The key of a part that has no record yet."""
-        fresh = self._fresh.get(part)
-        return None if fresh is None or is_shredded(self._keyring, fresh.key_id) else fresh
-
     def _report(self, batch: "_Batch") -> None:
         """Record new versions, and studies of several patients, in log and metrics."""
         for change in batch.changes:
@@ -200,10 +186,8 @@ class Committer:
     def _commit(self, tickets: list[_Ticket]) -> None:
         try:
             self._index.follow()
-            self._drop_recorded()
-            batch = _Batch(self._index, self._live)
+            batch = _Batch(self._index, self._keyring, self._reader)
             results = batch.commit(self._log, [parcel for ticket in tickets for parcel in ticket.parcels])
-            self._recorded = list(batch.announced.values())
             self._report(batch)
         except Exception as error:  # noqa: BLE001  # every waiting caller must get its end, whatever it is
             if not isinstance(error, CofferError):
@@ -236,11 +220,12 @@ class _Newest(NamedTuple):
 class _Batch:
     """One commit: what is new in it, in order of arrival."""
 
-    def __init__(self, index: Index, fresh: Callable[[PartId], StudyKey | None]) -> None:
+    def __init__(self, index: Index, keyring: Keyring, reader: LogReader) -> None:
         self._index = index
-        self._fresh = fresh
+        self._keyring = keyring
+        self._reader = reader
         self._entries: list[Entry] = []
-        self.announced: dict[bytes, PartId] = {}  # keys whose first record is in this batch, and their parts
+        self.announced: dict[Claim, PartId] = {}  # those whose key gets its first record in this batch
         self.changes: list[_NewVersion] = []
         self.shared: list[str] = []  # studies that got a further patient
         self._new: dict[tuple[str, str, str], _Newest] = {}  # what the batch stores, by instance
@@ -248,6 +233,8 @@ class _Batch:
     def commit(self, log: LogWriter, parcels: Sequence[Parcel]) -> list[Committed]:
         places = [self._place(parcel) for parcel in parcels]
         appended = log.append(self._entries)
+        for claim, part in self.announced.items():
+            self._keyring.claims.recorded(part.text, claim)
         results = []
         for place, parcel in zip(places, parcels, strict=True):
             if isinstance(place, Committed):
@@ -268,16 +255,19 @@ class _Batch:
         """Decide on a parcel: an immediate answer, or its entry and its number of records (0: a batch duplicate)."""
         sealed = parcel.sealed
         part = self._index.rules.part_of(sealed.entry, sealed.source_ae)
-        known = self._index.study_key_for(part)
-        fresh = self._fresh(part) if known is None else None
-        if sealed.key_id != (known or (fresh.key_id if fresh else None)):
+        claim = self._keyring.claims.find(part.text)
+        if claim is None or sealed.key_id != claim.key_id:
             return Committed(stale=True)
         newest = self._newest(sealed)
         if newest is not None and newest[:3] == (part, sealed.content_id, sealed.transfer_syntax):
             return (newest.at, 0) if newest.is_new else Committed(newest.at, duplicate=True)
         covers = 1
-        if known is None and fresh is not None and sealed.key_id not in self.announced:
-            self._announce(part, sealed, fresh)
+        if not self._is_announced(part, claim):
+            try:
+                key = self._keyring.study(claim.key_id)
+            except ShreddedError:  # just now: it is a new study then
+                return Committed(stale=True)
+            self._announce(part, claim, sealed, key)
             covers = 2
         if newest is not None:
             self.changes.append(_NewVersion(newest.part != part, self._index.rules.replaces(sealed.source_ae), sealed))
@@ -287,7 +277,10 @@ class _Batch:
         return at, covers
 
     def _newest(self, sealed: Sealed) -> _Newest | None:
-        """The version that this object may duplicate: the newest of the batch, else of the archive."""
+        """The version that this object may duplicate: the newest of the batch, else of the archive.
+
+        An index that answers wrongly, because it was lost or planted, costs a second version of the same bytes.
+        """
         instance = _instance(sealed)
         if (new := self._new.get(instance)) is not None:
             return new
@@ -297,12 +290,27 @@ class _Batch:
         part, version = found
         return _Newest(part, version.content_id, version.transfer_syntax, version.seq, False)
 
-    def _announce(self, part: PartId, sealed: Sealed, key: StudyKey) -> None:
+    def _is_announced(self, part: PartId, claim: Claim) -> bool:
+        """Whether the log, or this batch, has the record that announces a claim's key.
+
+        The claim says from which record on to look for it, where a stop came between the record and the claim's mark.
+        """
+        if claim.from_seq == RECORDED or claim in self.announced:
+            return True
+        if claim.is_new:
+            return False
+        headers = (header for _, header in self._reader.records(claim.from_seq))
+        found = any((h.kind, h.study_key_id) == (Kind.STUDY_KEY_CREATED, claim.key_id) for h in headers)
+        if found:
+            self._keyring.claims.recorded(part.text, claim)
+        return found
+
+    def _announce(self, part: PartId, claim: Claim, sealed: Sealed, key: StudyKey) -> None:
         """Add the record that announces a key, before the first object under it."""
         beside = (each for each in self.announced.values() if each.study_uid == part.study_uid)
         if part.study_uid and (any(are_apart(each, part) for each in beside) or self._index.has_another_patient(part)):
             self.shared.append(part.study_uid)
-        self.announced[sealed.key_id] = part
+        self.announced[claim] = part
         self._entries.append(Entry(Kind.STUDY_KEY_CREATED, sealed.key_id, Flags(0), _NO_CONTENT, key.kcv))
 
 

@@ -186,7 +186,7 @@ def _open_writer(
         found.late.require_none_shredded()
         log = _open_log(found, may_refuse=may_refuse)
         signer = ArchiveSigner(folder, keyring, log)
-        opened.callback(_close_log, log, signer)
+        opened.callback(_close_log, keyring, log, signer)
         if fresh_index:
             remove_folder(folder.index)
         parts = _parts(opened, found, readonly=False)
@@ -246,9 +246,10 @@ def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
         _log.error("the clock could not be checked", name="clock.check_failed", cause=str(error), remedy=error.hint())
 
 
-def _close_log(log: LogWriter, signer: ArchiveSigner) -> None:
+def _close_log(keyring: Keyring, log: LogWriter, signer: ArchiveSigner) -> None:
     try:
         if log.refusal is None:
+            keyring.claims.settle()  # before the checkpoint: a keyring older by one commit is then found
             signer.sign()
     except CofferError as error:
         _log.error("no checkpoint was signed", name="checkpoint.sign_failed", cause=str(error), remedy=error.hint())

@@ -40,7 +40,7 @@ class Reconciler:
         self._index = index
         self._signer = signer
         self._delivering = threading.Lock()
-        self._reconciled = -1  # the keyring's change counter up to which nothing is left to do
+        self._reconciled = -1  # the number of the keyring's feed up to which nothing is left to do
         self._compact_after = 0.0
         self._retry_after = 0.0
 
@@ -60,16 +60,19 @@ class Reconciler:
         """Finish key changes that this or another process began, if any; durable on return. Raises CofferError.
 
         In this order: an ordered rotation of the signing key completes, events reach the log and are signed, the log
-        goes on from a confirmed time, the index drops what shredded keys sealed, the wrapped keys leave the keyring,
-        and if an epoch ended, the index is compacted. After a stop anywhere, the next call does the rest.
+        goes on from a confirmed time, claims are settled, the index drops what shredded keys sealed, the wrapped keys
+        leave the keyring, and if an epoch ended, the index is compacted. After a stop anywhere, the next call does the
+        rest.
         """
         self._signer.rotate()
         if self.deliver() | self._continue_log():
             self._signer.sign()
-        changes = self._keyring.follow()
+        self._keyring.claims.settle()
+        self._keyring.follow()
+        changes, gone = self._keyring.gone_since(self._reconciled)
         if changes == self._reconciled:
             return
-        tombstones = shred.waiting(self._keyring)
+        tombstones = shred.waiting(self._keyring, gone)
         for key_id, tombstone in tombstones.items():
             self._index.forget(key_id, tombstone.name)
         if tombstones:

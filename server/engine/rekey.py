@@ -176,12 +176,12 @@ class Rekeyer:
             rounds += len(study.moved) > first  # a sender faster than sealing must wait in the end
         with self._pause():
             records.read()
-            while study.left:
-                self._seal_some(study)
+            while study.left or study.job.new not in records.announced:
+                self._seal_some(study)  # the new key is announced even if there is no object
             if study.job.phase is Phase.SEALING:
                 count = len(study.moved)
                 switched = replace(study.job, phase=Phase.SWITCHED, done=count, total=count)
-                study.job = rekey.update(
+                study.job = rekey.switch(
                     self._keyring, study.job, switched, [self._archive.enclosed(self._ended(study))]
                 )
             self._archive.deliver()  # the log records why the old records no longer open, before that is so

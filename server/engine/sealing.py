@@ -6,6 +6,7 @@ Rule: it needs no writer and no index, so any number of processes may seal for o
 """
 
 import os
+from collections.abc import Callable
 
 from coffer.archive.body.frame_encoder import EncoderPool, FrameEncoder
 from coffer.archive.body.sealed_body import BodyContext, Memory, seal_body
@@ -39,12 +40,18 @@ class Intake:
         coded = Spool(self._room, self._budget, self._limits.memory_object_bytes)
         return FrameEncoder(coded, self._coders, self._limits.max_object_bytes)
 
-    def seal(  # as `seal_body`
-        self, key: StudyKey, content_id: bytes, meta: bytes, draft: FrameEncoder, memory: Memory
+    def seal(  # noqa: PLR0917  # as `seal_body`
+        self,
+        key: StudyKey,
+        content_id: bytes,
+        meta: bytes,
+        draft: FrameEncoder,
+        memory: Memory,
+        may_go_on: Callable[[], None],
     ) -> memoryview | SealedFile:
         """Seal a finished draft under its study's key, as `seal_body`. A SealedFile is the caller's to delete."""
         context = BodyContext(self._archive_id, key.key_id, content_id, Kind.OBJECT)
-        return seal_body(key.blob, context, meta, draft, os.urandom(_SALT_BYTES), self._room, memory)
+        return seal_body(key.blob, context, meta, draft, os.urandom(_SALT_BYTES), self._room, memory, may_go_on)
 
 
 def header_limits_of(limits: Limits) -> HeaderLimits:

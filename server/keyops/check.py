@@ -121,6 +121,7 @@ class KeyAudit:
         yield from _missing(before, keyring)
         yield from _revived(before, keyring)
         yield from self._unexplained(keyring)
+        yield from _broken_claims(keyring)
         yield from _lost_epochs(keyring)
         yield from _without_keeper(keyring)
         back = returned(keyring.epochs.values(), keyring.keepers, self._provider)
@@ -195,6 +196,25 @@ def _revived(log: _LoggedKeys, keyring: KeyringListing) -> Iterator[str]:
             yield f"key {key_id.hex()} was {what}, and is alive in this keyring"
         else:
             yield f"key {key_id.hex()} was {what}, and this keyring knows nothing of it"
+
+
+def _broken_claims(keyring: KeyringListing) -> Iterator[str]:
+    """Yield claims that lead to no key of theirs, and keys whose claim leads elsewhere: two keys of one patient's part
+    of a study, of which a new object could get the wrong one."""
+    for token, claim in keyring.claims.items():
+        row = keyring.keys.get(claim.key_id)
+        if row is None or claim.key_id in keyring.tombstones:
+            yield f"claim {token.hex()} leads to key {claim.key_id.hex()}, which is not in use"
+        elif row.claim != token:
+            yield f"claim {token.hex()} leads to key {claim.key_id.hex()}, which is not its own"
+    for key_id, row in keyring.keys.items():
+        if not row.has_claim:
+            continue
+        found = keyring.claims.get(row.claim)
+        if found is None:
+            yield f"key {key_id.hex()} has claim {row.claim.hex()}, which is not there"
+        elif found.key_id != key_id:
+            yield f"key {key_id.hex()} and key {found.key_id.hex()} have one claim"
 
 
 def _without_keeper(keyring: KeyringListing) -> Iterator[str]:

@@ -28,8 +28,8 @@ class ReaderServices:
 
 @dataclass(frozen=True, slots=True)
 class WriterServices(ReaderServices):
-    """The archive as opened by its writer, with all services. One for each open archive: its committer knows the keys
-    under which no record has been written yet."""
+    """The archive as opened by its writer, with all services. One for each open archive: its committer is the only
+    way into the log."""
 
     archive: WritableArchive
     committer: Committer
@@ -38,7 +38,7 @@ class WriterServices(ReaderServices):
     @classmethod
     def of(cls, archive: WritableArchive) -> Self:
         """Create the services of an open archive, which the caller closes."""
-        committer = Committer(archive.keyring, archive.log, archive.index, archive.metrics)
+        committer = Committer(archive.keyring, archive.log, archive.reader, archive.index, archive.metrics)
         ingest = Ingest(archive.intake, _LocalCommitPort(committer), archive.policy, archive.index.rules)
         return cls(archive, Finder(archive), Retriever(archive), committer, ingest)
 
@@ -49,6 +49,7 @@ class _LocalCommitPort:
     def __init__(self, committer: Committer) -> None:
         self._committer = committer
         self.study_key = committer.study_key
+        self.require_key = committer.require_key
 
     def memory(self, length: int) -> memoryview:
         return own_memory(length)

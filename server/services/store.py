@@ -20,7 +20,14 @@ from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.disk.durable import discard
-from coffer.keys.errors import CofferError, FaultError, MismatchError, UnavailableError
+from coffer.keys.errors import (
+    CofferError,
+    FaultError,
+    KeyUnavailableError,
+    MismatchError,
+    ShreddedError,
+    UnavailableError,
+)
 from coffer.server.access.action import Action
 from coffer.server.access.decision import Policy
 from coffer.server.engine.commit import Committed, Sealed
@@ -41,6 +48,13 @@ class CommitPort(Protocol):
 
     def study_key(self, part: PartId) -> StudyKey:
         """The key of a part of a study, durable. Raises UnavailableError if nothing can be stored now."""
+
+    def require_key(self, key_id: bytes) -> None:
+        """Return if a key that `study_key` returned may be used now; asked before each use.
+
+        Raises ShreddedError, SupersededError or KeyUnavailableError where it was taken away, UnavailableError where
+        nobody can be asked.
+        """
 
     def memory(self, length: int) -> memoryview:
         """Memory in which a body of `length` bytes is sealed for `commit`: one at a time. Raises UnavailableError."""
@@ -166,7 +180,9 @@ class IncomingObject:
             file_meta=request.file_meta,
             preamble=request.preamble,
         )
-        body = self._intake.seal(key, content_id, meta.encode(), self._draft, self._port.memory)
+        body = self._intake.seal(
+            key, content_id, meta.encode(), self._draft, self._port.memory, lambda: self._require(key)
+        )
         sealed = Sealed(
             key.key_id,
             content_id,
@@ -184,6 +200,16 @@ class IncomingObject:
         finally:
             if isinstance(body, SealedFile):
                 discard(body.path)
+
+    def _require(self, key: StudyKey) -> None:
+        """Raise UnavailableError if the key was taken away, or nobody can say that it was not: nothing more is sealed
+        under it."""
+        try:
+            self._port.require_key(key.key_id)
+        except (ShreddedError, KeyUnavailableError) as error:
+            raise UnavailableError(
+                "the key of the study was taken away while the object was sealed", hint="send the object again"
+            ) from error
 
 
 def _fault(error: Exception) -> FaultError:

@@ -30,6 +30,7 @@ from coffer.server.workers.messages import (
     KeyOf,
     Plan,
     Rejected,
+    Renew,
     Request,
     Sent,
     StudyKeyFor,
@@ -82,7 +83,7 @@ def require_sound(request: Request, limits: Limits, now: Now) -> None:
             _require_entry(sealed.entry)
         case StudyKeyFor(part):
             _require(len(part.study_uid) <= _LONGEST_UID, "a UID that is too long")
-        case KeyOf(key_id):
+        case KeyOf(key_id) | Renew(key_id):
             _require(len(key_id) == _ID, "an id of the wrong length")
         case Find(identifier, _, model, caller) | Plan(identifier, _, model, caller):
             _require(len(identifier) <= MAX_IDENTIFIER_BYTES, "an identifier that is too long")

@@ -38,6 +38,8 @@ from coffer.server.workers.messages import (
     More,
     ObserverCall,
     Plan,
+    Renew,
+    Renewed,
     Stop,
     StudyKeyFor,
 )
@@ -49,6 +51,7 @@ _log = get_logger()
 _MOST_AT_ONCE: Final = 64  # messages of one line before the next line's turn
 _STUCK_SECONDS: Final = 30.0  # how long a worker may leave an answer unread
 _LOOK_SECONDS: Final = 1.0
+LEASE_SECONDS: Final = 5.0  # how long a worker may use a key without asking whether it still may
 
 
 class Coordinator:
@@ -230,10 +233,13 @@ class Coordinator:
                 self._put(client, request)
             case StudyKeyFor(part):
                 client.rights.show(part)
-                self._reply(client, lambda: _key(self._committer.study_key(part)))
+                self._reply(client, lambda: _given(client, self._committer.study_key(part)))
             case KeyOf(key_id):
                 client.rights.require_returned(key_id)
-                self._reply(client, lambda: _key(self._archive.keyring.study(key_id)))
+                self._reply(client, lambda: _given(client, self._archive.keyring.study(key_id)))
+            case Renew(key_id):
+                client.rights.require_given(key_id)
+                self._reply(client, lambda: self._renewed(key_id))
             case ObserverCall():
                 client.rights.observe(request)
                 request.make(self._archive.metrics)
@@ -243,6 +249,10 @@ class Coordinator:
                 self._searches.drop(client)
             case _:
                 raise BrokenRule("it sent something that is not a request")
+
+    def _renewed(self, key_id: bytes) -> Renewed:
+        self._archive.keyring.study(key_id)  # raises if it was taken away
+        return Renewed(LEASE_SECONDS)
 
     def _reply(self, client: Client, answer: Callable[[], messages.Reply]) -> None:
         try:
@@ -318,5 +328,6 @@ class Coordinator:
             self._tend(client, lambda client, reply=reply: self._hand(client, reply))  # type: ignore[misc]
 
 
-def _key(key: StudyKey) -> Key:
-    return Key(key.key_id, key.dek.reveal())
+def _given(client: Client, key: StudyKey) -> Key:
+    client.rights.give(key.key_id)
+    return Key(key.key_id, key.dek.reveal(), LEASE_SECONDS)

@@ -84,6 +84,12 @@ class KeyOf(_Message, frozen=True):
     key_id: bytes
 
 
+class Renew(_Message, frozen=True):
+    """May the key with this id, which this line was given, still be used? Answered by `Renewed`."""
+
+    key_id: bytes
+
+
 class Commit(_Message, frozen=True):
     """Commit an object; answered by `Done`. Its body is in shared memory, or in file `path` if that is not empty."""
 
@@ -177,10 +183,18 @@ class Sent(ObserverCall, frozen=True):
 
 
 class Key(_Message, frozen=True):
-    """A study key. It crosses a socket inside this machine's kernel and is kept for one association at most."""
+    """A study key, and for how long after the request it may be used. It crosses a socket inside this machine's
+    kernel, and is kept until then at most, unless it is renewed (`server.workers.held_key`)."""
 
     key_id: bytes
     dek: bytes
+    lease_seconds: float
+
+
+class Renewed(_Message, frozen=True):
+    """The key may be used for so long after the request."""
+
+    lease_seconds: float
 
 
 class Done(_Message, frozen=True):
@@ -216,10 +230,10 @@ class Failed(_Message, frozen=True):
 
 Order = Setup | Serve | End | Quit
 Request = (
-    StudyKeyFor | KeyOf | Commit | Find | Plan | More | Stop
+    StudyKeyFor | KeyOf | Renew | Commit | Find | Plan | More | Stop
     | AssociationOpened | AssociationClosed | Rejected | Answered | Sent
 )  # fmt: skip
-Reply = Key | Done | Rows | Places | Failed
+Reply = Key | Renewed | Done | Rows | Places | Failed
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 encode = _ENCODER.encode

@@ -1,22 +1,22 @@
 """The archive's services inside a worker: what only the writer can do is requested over the line.
 
-Rule: one line serves one association, one request at a time. Keys are requested when needed and kept for the
-association's current study only, until any process removes any key: an erasure need not know of workers. The committing
-process decides which key is the right one.
+Rule: one line serves one association, one request at a time. Keys are requested when needed and held for the
+association's current study only, under a lease: an erasure need not know of workers. The committing process decides
+which key is the right one.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from coffer.archive.format.entry import SealedFile
 from coffer.archive.reader import LogReader
 from coffer.index.instance.identity import PartId, Rules
 from coffer.index.query.locate import Located
+from coffer.keys.clock import boot_seconds
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import UnavailableError
-from coffer.keys.memory.secret import Secret
 from coffer.server.access.decision import Policy
 from coffer.server.access.principal import Principal
 from coffer.server.engine.bodies import Bodies
@@ -26,6 +26,7 @@ from coffer.server.services.api import Matches, Planned
 from coffer.server.services.retrieve import StoredInstance
 from coffer.server.services.store import Ingest
 from coffer.server.workers import messages
+from coffer.server.workers.held_key import Feed, HeldKey
 from coffer.server.workers.messages import (
     Answered,
     AssociationClosed,
@@ -40,6 +41,7 @@ from coffer.server.workers.messages import (
     Places,
     Plan,
     Rejected,
+    Renewed,
     Rows,
     Sent,
     Stop,
@@ -47,8 +49,7 @@ from coffer.server.workers.messages import (
 )
 from coffer.server.workers.transport import LineClosed, SharedMemory, Wire
 
-R = TypeVar("R", Key, Done, Rows, Places)
-Changes: TypeAlias = Callable[[], int]  # the keyring's current change counter; about 4 us
+R = TypeVar("R", Key, Renewed, Done, Rows, Places)
 
 
 class Line:
@@ -105,35 +106,18 @@ class Line:
         self._memory.close()
 
 
-class _CachedKey:
-    """Caches the last requested key: objects of a study come and go together."""
-
-    def __init__(self, line: Line, changes: Changes) -> None:
-        self._line = line
-        self._changes = changes
-        self._last: tuple[int, StudyKeyFor | KeyOf, StudyKey] | None = None
-
-    def key(self, wanted: StudyKeyFor | KeyOf) -> StudyKey:
-        changes, last = self._changes(), self._last
-        if last is None or last[:2] != (changes, wanted):
-            # The counter is read before the request: a key removed in between makes the next call ask again.
-            reply = self._line.ask(wanted, Key)
-            self._last = last = changes, wanted, StudyKey(reply.key_id, Secret(reply.dek))
-        return last[2]
-
-    def forget(self) -> None:
-        self._last = None
-
-
 class _RemoteCommitPort:
     """`server.services.store.CommitPort` over a line."""
 
-    def __init__(self, line: Line, kept: _CachedKey) -> None:
+    def __init__(self, line: Line, held: HeldKey) -> None:
         self._line = line
-        self._kept = kept
+        self._held = held
 
     def study_key(self, part: PartId) -> StudyKey:
-        return self._kept.key(StudyKeyFor(part))
+        return self._held.key(StudyKeyFor(part))
+
+    def require_key(self, key_id: bytes) -> None:
+        self._held.require(key_id)
 
     def memory(self, length: int) -> memoryview:
         return self._line.memory(length)
@@ -141,7 +125,7 @@ class _RemoteCommitPort:
     def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         done = self._line.commit(sealed, body)
         if done.stale:
-            self._kept.forget()
+            self._held.drop()
         return done
 
 
@@ -230,16 +214,17 @@ class RemoteServices:
         rules: Rules,
         archive_id: bytes,
         reader: LogReader,
-        changes: Changes,
+        feed: Feed,
+        clock: Callable[[], float] = boot_seconds,
     ) -> None:
-        self._kept = _CachedKey(line, changes), _CachedKey(line, changes)
-        to_seal, to_open = self._kept
+        self._held = HeldKey(line, feed, clock), HeldKey(line, feed, clock)
+        to_seal, to_open = self._held
         self.observer = RemoteObserver(line)
         self.ingest = Ingest(intake, _RemoteCommitPort(line, to_seal), policy, rules)
         self.finder = _Finder(line)
         self.retriever = _Retriever(line, Bodies(archive_id, reader, lambda key_id: to_open.key(KeyOf(key_id))))
 
-    def forget_keys(self) -> None:
-        """Drop the keys in memory: the next object requests its own."""
-        for kept in self._kept:
-            kept.forget()
+    def drop_keys(self) -> None:
+        """Drop the keys whose lease is over or that were taken away. Raises UnavailableError, IntegrityError."""
+        for held in self._held:
+            held.drop_if_over()

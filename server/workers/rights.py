@@ -35,6 +35,7 @@ class Rights:
         self._calling_ae: str | None = None
         self._parts: OrderedDict[PartId, bool] = OrderedDict()  # given keys: whether an object was stored since
         self._keys: set[bytes] = set()
+        self._given: OrderedDict[bytes, None] = OrderedDict()
         self._tokens = float(_MOST_CALLS)
         self._counted = now()
         self._association: bool | None = None  # None: not yet, True: open, False: ended
@@ -86,6 +87,17 @@ class Rights:
         """Raise BrokenRule if the line's last plan returned no object under this key."""
         if key_id not in self._keys:
             raise BrokenRule("it requested the key of an object that no plan returned")
+
+    def give(self, key_id: bytes) -> None:
+        """Record that a key is given."""
+        self._given[key_id] = self._given.pop(key_id, None)
+        if len(self._given) > _MOST_PARTS:
+            self._given.popitem(last=False)
+
+    def require_given(self, key_id: bytes) -> None:
+        """Raise BrokenRule if the line was not given this key."""
+        if key_id not in self._given:
+            raise BrokenRule("it asked about a key that it was not given")
 
     def observe(self, call: ObserverCall) -> None:
         """Record a call to the observer. Raises BrokenRule for one that an honest line cannot make."""

@@ -1,9 +1,9 @@
 """A worker: a process that serves the associations passed to it, and keeps no state of its own.
 
 Rule: it opens the log for reading only, has only the keys that it requests, and ends with the process that started it:
-what was not acknowledged by then never will be. Of the keyring it reads the change counter, so that a removed key is no
-longer used here. Started as `python -I -m coffer.server.workers FD`; -I, because a folder named `archive` where the
-server was started is not our package.
+what was not acknowledged by then never will be. Of the keyring it reads the feed of removed keys, so that none of them
+is used here any longer. Started as `python -I -m coffer.server.workers FD`; -I, because a folder named `archive` where
+the server was started is not our package.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ class Worker:
         room = FreeSpace(folder.spool, config.storage.reserve_bytes)
         self._intake = Intake(config.limits, setup.archive_id, room, share=setup.share)
         self._reader = LogReader(folder)
-        self._changes = KeyringView(folder.keyring).changes
+        self._feed = KeyringView(folder.keyring).changes
         self._services: set[RemoteServices] = set()
         self._policy = policy_of(config)
         self._rules = rules_of(config)
@@ -91,7 +91,6 @@ class Worker:
         self._acceptors: dict[int, Acceptor] = {}
         self._shortage = Shortage()
         self._quitting = threading.Event()
-        self._seen = self._changes()
 
     def serve(self, host: str, number: int, fds: list[int]) -> None:
         """Serve one association in its own thread, or refuse it if a resource that it needs has run out.
@@ -120,7 +119,7 @@ class Worker:
         settings = self._config.dimse
         end = Line(Wire(line))
         services = RemoteServices(
-            end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._changes
+            end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._feed
         )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
         acceptor = Acceptor(pdus, host, self._config, self._policy, services, services.observer)
@@ -151,7 +150,7 @@ class Worker:
 
     def _pulse(self, control: Wire) -> None:
         while not self._quitting.wait(_LOOK_SECONDS):
-            self._forget_keys()
+            self._drop_keys()
             now, idle = time.monotonic(), []
             for number, acceptor in list(self._acceptors.items()):
                 since = acceptor.idle_since
@@ -160,14 +159,11 @@ class Worker:
             with contextlib.suppress(LineClosed):  # the main thread notices it too
                 control.send(messages.encode(Pulse(self._shortage.now(), logs.lost(), idle)))
 
-    def _forget_keys(self) -> None:
-        """Drop the keys of all associations, idle ones included, if a key was removed."""
+    def _drop_keys(self) -> None:
+        """Drop the keys that no association may use any more, those of idle ones included."""
         with contextlib.suppress(CofferError):  # the next request for a key raises it
-            changes = self._changes()
-            if changes != self._seen:
-                self._seen = changes
-                for services in list(self._services):
-                    services.forget_keys()
+            for services in list(self._services):
+                services.drop_keys()
 
     def quit(self, grace_seconds: float) -> None:
         """Let running operations finish, for at most `grace_seconds`."""

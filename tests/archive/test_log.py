@@ -48,11 +48,11 @@ def test_many_appends_from_eight_threads(small: SmallArchive) -> None:
     log = small.writer(segment_bytes=4096)
     places: dict[int, Position] = {}
 
-    def append(worker: int) -> None:
+    def append_some(worker: int) -> None:
         for n in range(worker, 200, 8):
             (places[n],) = append(log, [entry(n, n)])
 
-    threads = [threading.Thread(target=append, args=(n,)) for n in range(8)]
+    threads = [threading.Thread(target=append_some, args=(n,)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -160,9 +160,9 @@ def test_a_group_with_a_sealed_file_lies_in_one_segment(small: SmallArchive, tmp
     assert not list(Verifier(small.folder).findings())
 
 
-@pytest.mark.parametrize("field", ["study_key_id", "content_id", "kind", "flags", "time_ms"])
+@pytest.mark.parametrize("field", ["study_key_id", "content_id", "kind", "flags", "least_ms"])
 def test_an_entry_that_fits_no_header_stops_nobody_else(small: SmallArchive, field: str) -> None:
-    values = {"kind": 1, "study_key_id": bytes(16), "flags": 0, "content_id": bytes(32), "time_ms": 1}
+    values = {"kind": 1, "study_key_id": bytes(16), "flags": 0, "content_id": bytes(32), "least_ms": 1}
     values[field] = bytes(3) if isinstance(values[field], bytes) else -1
     log = small.writer()
     with pytest.raises(ValueError, match="header"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.architecture import IDLE, PAGE, WAYS, Ways, rooms, trace
+from bench.architecture import IDLE, PAGE, WAYS, Ways, rooms, seam_lines, seams, trace
 
 REMEDY = "run: python -m bench.architecture --write"
 
@@ -19,6 +19,12 @@ def test_every_room_stands_there_with_its_sentence_and_its_modules() -> None:
 
 def test_every_room_says_what_it_knows() -> None:
     assert [name for name, sentence, _ in rooms() if len(sentence) < 20] == []
+
+
+def test_every_seam_stands_there_with_its_contract_and_what_implements_it() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert [line for line in seam_lines() if line not in text.splitlines()] == [], REMEDY
+    assert [seam for seam, _, made in seams() if len(made) < 2 and "api" not in seam] == []
 
 
 def documented() -> Ways:

@@ -18,7 +18,7 @@ KNOWN_IN = {
         {
             "keys/disk/lmdb_environment.py",
             "keys/disk/lmdb_pages.py",
-            "keys/keyring/store.py",
+            "keys/store/lmdb_store.py",
             "index/backends/lmdb_store.py",
         },
     ),

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.shares.recovery import Recovery
+from coffer.keys.store.keyring_store import scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from tests.erasure.campaign import Tally, prefixes, walk
 from tests.erasure.hsmstore import TokenStore
 from tests.erasure.model import STEPS, Model
@@ -61,16 +62,16 @@ def test_with_a_real_token(tmp_path: Path) -> None:
 
 def test_an_epoch_that_forgets_what_kept_it_before_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison itself: a recovery that overwrites the provider in the epoch's row, and keeps nothing of it."""
-    put, move = RowStore.put, Recovery.move
+    put, move = LmdbKeyringStore.put, Recovery.move
 
-    def forgetting(self: RowStore, rows: object, *args: object, **more: object) -> bool:
+    def forgetting(self: LmdbKeyringStore, rows: object, *args: object, **more: object) -> bool:
         done = put(self, rows, *args, **more)  # type: ignore[arg-type]
-        before = [key for key, value in self.scan(b"U") if b"file 0" in value]
+        before = [key for key, value in scan(self, b"U") if b"file 0" in value]
         return done and put(self, [], before)
 
     def moving(*args: object) -> bool:
         with monkeypatch.context() as patched:
-            patched.setattr(RowStore, "put", forgetting)
+            patched.setattr(LmdbKeyringStore, "put", forgetting)
             return move(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Recovery, "move", moving)

@@ -156,6 +156,12 @@ def reopen(open_index: Callable[..., Index]) -> Iterator[Callable[..., Index]]:
         each.close()
 
 
+def study_key_of(index: Index, part: PartId) -> bytes | None:
+    """The id of the key that a part's row is sealed under; None where it has no readable row."""
+    _, row = index._lookup.part(part)
+    return row.study_key_id if row else None
+
+
 def everything(index: Index) -> list[object]:
     """Every answer of an index that a difference could show in: all levels, all located instances, all totals."""
     study_keys = dict.fromkeys(

@@ -15,9 +15,10 @@ from coffer.index.instance.identity import PartId
 from coffer.index.tables import sealed_rows
 from coffer.index.tables.rows import Version
 from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
+from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import drop, schedule
-from tests.index.conftest import Filler, entry, everything, version
+from tests.index.conftest import Filler, entry, everything, study_key_of, version
 
 STUDY_UID, SERIES_UID, SOP_UID, PATIENT_ID = 0x0020000D, 0x0020000E, 0x00080018, 0x00100020
 
@@ -36,7 +37,7 @@ def test_an_instance_is_found_at_once_and_after_reopening(
             index.close()
         open_index = reopen() if is_again else index
         assert seqs(open_index, "1.1.1.1") == [made.seq]
-        assert open_index.study_key_for(PartId("1.1", "P1")) == filler.key("1.1").key_id
+        assert study_key_of(open_index, PartId("1.1", "P1")) == filler.key("1.1").key_id
         found = list(open_index.locate({STUDY_UID: ("1.1",)}))
         assert [(f.sop_instance, f.version.offset, f.study_key_id) for f in found] == [
             ("1.1.1.1", made.offset, filler.key("1.1").key_id)
@@ -256,7 +257,7 @@ def test_forgetting_a_study_leaves_the_others(
     before, key_id = index.stats(), filler.keys[part].key_id
     shred(keyring, "1.1", key_id, index)
     assert everything(index)[1:] == rest
-    assert index.study_key_for(part) is None
+    assert study_key_of(index, part) is None
     assert (before.instances, index.stats().instances, index.stats().studies) == (3, 1, 1)
     assert index.forget(key_id, index.study_token("1.1")) == 2
     assert index.forget(key_id, index.study_token("1.1")) == 0
@@ -270,8 +271,18 @@ def test_forgetting_a_study_leaves_the_others(
         again = reopen() if is_again else index
         assert everything(again)[1:] == rest
         assert [f.study_uid for f in again.locate({SOP_UID: ("7.7",)})] == ["2.2"]
-        assert again.study_key_for(part) is None
+        assert study_key_of(again, part) is None
         assert again.stats().studies == 1
+
+
+def test_when_a_study_is_shredded_the_tombstones_of_others_are_not_read_again(
+    index: Index, keyring: Keyring, filler: Filler
+) -> None:
+    filler.add("1.1", "1.1.1", "1.1.1.1")
+    filler.add("2.2", "2.2.1", "2.2.1.1")
+    keyring.amend([(rows.TOMBSTONE_PREFIX + bytes(16), b"a row that is no tombstone")])
+    shred(keyring, "1.1", filler.keys[PartId("1.1", "P1")].key_id, index)
+    assert [len(list(index.locate({STUDY_UID: (uid,)}))) for uid in ("1.1", "2.2")] == [0, 1]
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -300,7 +311,7 @@ def test_a_shredded_study_that_comes_again_is_a_new_one(
         index.close() if each is None else None
         now = each or reopen()
         assert [f.sop_instance for f in now.locate({STUDY_UID: ("1.1",)})] == ["1.1.1.1"]
-        assert now.study_key_for(part) == filler.keys[part].key_id
+        assert study_key_of(now, part) == filler.keys[part].key_id
         assert (now.stats().studies, now.stats().instances, now.stats().unreadable_studies) == (1, 1, 0)
         assert len(now._tables.store.scan("uid")) == 4
         assert now._tables.store.complaint() is None

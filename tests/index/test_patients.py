@@ -18,7 +18,7 @@ from coffer.index.tables.rows import StudyRow, Version
 from coffer.keys.errors import FormatError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import drop, schedule
-from tests.index.conftest import Filler, everything
+from tests.index.conftest import Filler, everything, study_key_of
 
 STUDY_UID, SERIES_UID, SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
 NAME, PATIENT_ID, ISSUER, BORN = 0x00100010, 0x00100020, 0x00100021, 0x00100030
@@ -392,7 +392,7 @@ def test_an_object_sealed_again_stays_as_old_as_it_was(index: Index, filler: Fil
     assert (0, 9) in held
     assert [each.patient.patient_id for each in index.locate({SOP_UID: ("1.7",)})] == ["B"]
     assert [each.located.version.seq for each in index.versions("1.7")] == [9, 1]
-    assert index.study_key_for(PartId("1.1", "A")) == key.key_id
+    assert study_key_of(index, PartId("1.1", "A")) == key.key_id
     assert everything(index)[2:] == told
 
 

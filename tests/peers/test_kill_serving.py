@@ -17,7 +17,8 @@ import pytest
 
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.rows import EpochRow
-from coffer.keys.keyring.store import RowStore
+from coffer.keys.store.keyring_store import scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values import waiting_event
 from coffer.server.config.load import load_config
 from coffer.server.erasure import shred
@@ -61,7 +62,7 @@ def give_orders() -> None:
     rekey_order.carry_out = shred.wait_until_settled = lambda *_, **__: True
     assert command("keys", "rekey", LARGE, "--reason", "r", "--yes")[0] == 0
     assert command("shred", TAKES[0], "--reason", "r", "--yes")[0] == 0
-    store, place = RowStore(Path("archive/keyring")), rows.EPOCH_PREFIX + (1).to_bytes(4, "big")
+    store, place = LmdbKeyringStore(Path("archive/keyring")), rows.EPOCH_PREFIX + (1).to_bytes(4, "big")
     value = store.get(place)
     assert value is not None
     store.put([(place, replace(EpochRow.decode(value), created_ms=0).encode())])
@@ -70,18 +71,18 @@ def give_orders() -> None:
 
 def wait_until_done() -> None:
     """Return when nothing is left of what was ordered."""
-    deadline, keyring = time.monotonic() + SECONDS, RowStore(Path("archive/keyring"), readonly=True)
+    deadline, keyring = time.monotonic() + SECONDS, LmdbKeyringStore(Path("archive/keyring"), readonly=True)
     while not is_done(keyring):
         assert time.monotonic() < deadline, "the server does not come to an end of it"
         time.sleep(0.05)
 
 
-def is_done(keyring: RowStore) -> bool:
+def is_done(keyring: LmdbKeyringStore) -> bool:
     """Whether no rekey, event, shredded key or half rotation is there."""
-    gone = {key[1:] for key, _ in keyring.scan(rows.TOMBSTONE_PREFIX)}
-    undropped = [key for key, _ in keyring.scan(rows.STUDY_PREFIX) if key[1:] in gone]
-    states = [EpochRow.decode(value).state.name for _, value in keyring.scan(rows.EPOCH_PREFIX)]
-    waiting = keyring.scan(rows.REKEY_PREFIX) or keyring.scan(waiting_event.PREFIX)
+    gone = {key[1:] for key, _ in scan(keyring, rows.TOMBSTONE_PREFIX)}
+    undropped = [key for key, _ in scan(keyring, rows.STUDY_PREFIX) if key[1:] in gone]
+    states = [EpochRow.decode(value).state.name for _, value in scan(keyring, rows.EPOCH_PREFIX)]
+    waiting = scan(keyring, rows.REKEY_PREFIX) or scan(keyring, waiting_event.PREFIX)
     return not undropped and not waiting and states == ["RETIRED", "ACTIVE"]
 
 

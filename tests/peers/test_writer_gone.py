@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.mailbox import orders
+from coffer.keys.store.keyring_store import scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from tests.peers.coffer_process import COFFER, CofferProcess
 from tests.peers.ward import Ward, objects
 
@@ -25,9 +26,9 @@ def _started(coffer: CofferProcess, *args: str) -> subprocess.Popen[str]:
 
 def _wait_for_order(coffer: CofferProcess, command: subprocess.Popen[str], prefix: bytes) -> None:
     """Return when the command has said in the keyring what it waits for."""
-    store = RowStore(coffer.archive / "keyring", readonly=True)
+    store = LmdbKeyringStore(coffer.archive / "keyring", readonly=True)
     try:
-        while not store.scan(prefix):
+        while not scan(store, prefix):
             assert command.poll() is None, command.communicate()
             time.sleep(0.02)
     finally:

@@ -18,7 +18,8 @@ from coffer.archive.tree.certificate import EFFECTIVE, SCHEDULED, Certificate
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keepers import Keeper, KeeperState
 from coffer.keys.keyring.rows import EpochRow
-from coffer.keys.keyring.store import RowStore
+from coffer.keys.store.keyring_store import scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values.epoch import EpochState
 from coffer.server.cli import main
 from tests.archive.auditor import prove
@@ -316,9 +317,9 @@ def test_the_end_of_an_epoch_names_the_shares_that_open_it_yet(here: Path) -> No
 
 
 def all_rows() -> list[tuple[bytes, bytes]]:
-    store = RowStore(Path("data/keyring"), readonly=True)
+    store = LmdbKeyringStore(Path("data/keyring"), readonly=True)
     try:
-        return store.scan(b"")
+        return scan(store, b"")
     finally:
         store.close()
 
@@ -337,6 +338,6 @@ def destroyed_row() -> tuple[bytes, bytes]:
 
 def alter(put: list[tuple[bytes, bytes]], removed: list[bytes]) -> None:
     """Change rows, and the sum that is kept of them."""
-    store = RowStore(Path("data/keyring"))
+    store = LmdbKeyringStore(Path("data/keyring"))
     store.put(put, removed)
     store.close()

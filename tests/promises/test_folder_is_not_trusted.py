@@ -152,7 +152,7 @@ def test_summed_json_of_no_json_is_told(base: Path) -> None:
 
 
 def test_a_footer_and_a_place_of_a_tree_that_there_cannot_be_are_refused() -> None:
-    footer = segment.Footer((96,), bytes(32), 5, (bytes(32),))
+    footer = segment.Footer((96,), bytes(32), 5, (bytes(32),), 1)
     with pytest.raises(FormatError, match="impossible tree"):
         segment.parse_footer(footer.serialize())
     for wrong in ({"size": 5, "edge": (bytes(32),)}, {"segment": 0}, {"offset": -1}, {"head": b"x"}):

@@ -91,11 +91,12 @@ def test_no_configuration_is_taken_from_an_archive_folder(base: Path, monkeypatc
 
 def test_a_provider_in_a_clear_row_loads_nothing_that_is_not_configured(base: Path) -> None:
     from coffer.keys.keyring import rows
-    from coffer.keys.keyring.store import RowStore
+    from coffer.keys.store.keyring_store import scan
+    from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
     for kind in ("pkcs11", "aws-kms"):
-        store = RowStore(base / "data" / "keyring")
-        for key, value in store.scan(rows.EPOCH_PREFIX):
+        store = LmdbKeyringStore(base / "data" / "keyring")
+        for key, value in scan(store, rows.EPOCH_PREFIX):
             row = rows.EpochRow.decode(value)
             store.put([(key, type(row)(**{f: getattr(row, f) for f in row.__slots__} | {"provider": kind}).encode())])
         store.close()

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from coffer.archive.log import LogWriter
 from coffer.index.backends.lmdb_store import LmdbRowStore
 from coffer.keys.disk.syscalls import SystemCalls
-from coffer.keys.keyring.store import RowStore
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.server.cli import main
 
 
@@ -31,7 +31,12 @@ def stop_at(number: int) -> None:
         if left[0] == 0:
             os._exit(77)
 
-    for owner, name in ((RowStore, "put"), (LmdbRowStore, "write"), (LogWriter, "append"), (SystemCalls, "rename")):
+    for owner, name in (
+        (LmdbKeyringStore, "put"),
+        (LmdbRowStore, "write"),
+        (LogWriter, "append"),
+        (SystemCalls, "rename"),
+    ):
         stopping(owner, name)
 
 

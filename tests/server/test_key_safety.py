@@ -216,10 +216,10 @@ def test_no_message_between_processes_shows_its_values() -> None:
     kinds = [each for each in vars(messages).values() if isinstance(each, type) and issubclass(each, msgspec.Struct)]
     assert {messages.Key, messages.Setup} <= set(kinds)
     secret = b"thirty-two bytes that are a key!"
-    shown = [messages.Key(secret, secret), messages.Setup(secret, secret, secret, 2), messages.KeyOf(secret)]
+    shown = [messages.Key(secret, secret, 5.0), messages.Setup(secret, secret, secret, 2), messages.KeyOf(secret)]
     for message in shown:
         assert secret.decode() not in f"{message} {message!r} {message.__rich_repr__()}"
-    assert repr(shown[0]) == "Key(<bytes>, <bytes>)"
+    assert repr(shown[0]) == "Key(<bytes>, <bytes>, <float>)"
 
 
 KEY_WORDS = {"dek", "kek", "secret", "key", "pin", "passphrase", "seed", "log_id_key", "stretched", "private"}

@@ -33,6 +33,8 @@ ARCHIVE_ID = sha256(b"coffer golden archive").digest()[:16]
 FIRST_MS = 1767225600000  # 2026-01-01T00:00:00Z
 SHREDDED_MS, UNTIL_MS = FIRST_MS + 60_000, FIRST_MS + 35 * 86_400_000
 NAMES = (bytes(range(16)), bytes(range(16, 32)))
+PARTS = "1.2.3\0P1\0Hospital\0", "\0P1\0\0" + "1.2.9"  # of a study, and of an object without one
+REPLACED, ERASED = "1.2.4\0P1\0\0", "1.2.5\0P1\0\0"
 NAME = "archive.example/golden"
 BODY = b"archive.example/golden\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
 
@@ -79,7 +81,10 @@ def make(folder: Path) -> None:
     generate_keyfile(folder / "keyfile", Secret(PASSPHRASE), random, CHEAPEST_FOR_TESTS)
     provider = KeyFileProvider(folder / "keyfile", lambda: Secret(PASSPHRASE), random)
     keyring = Keyring.create(folder / "keyring", provider, ARCHIVE_ID, random, clock)
-    studies = [keyring.new_study(), *keyring.new_studies(2)]
+    studies = [*keyring.claims.keys_for(PARTS, 5), keyring.new_study()]
+    if recorded := keyring.claims.find(PARTS[0]):
+        keyring.claims.recorded(PARTS[0], recorded)
+        keyring.claims.settle()
     signer = signing_key.current(keyring)
     expected: dict[str, Any] = {
         "passphrase": PASSPHRASE.decode(),
@@ -100,17 +105,19 @@ def make(folder: Path) -> None:
     for share in shares:
         (folder / f"share{share.index}.txt").write_text(render(share), encoding="utf-8")
     expected["shares"] = {"group": shares[0].of.group.hex(), "epoch": 1, "kek": combine_all(shares)}
-    gone, going = keyring.new_studies(2)
+    gone, (going,) = keyring.new_study(), keyring.claims.keys_for([ERASED], 6)
     shred.schedule(keyring, {gone.key_id: NAMES[0], going.key_id: NAMES[1]}, now_ms=SHREDDED_MS, until_ms=UNTIL_MS)
     shred.drop(keyring, [gone.key_id])
-    old, next_old = keyring.new_studies(2)
+    (old,), next_old = keyring.claims.keys_for([REPLACED], 6), keyring.new_study()
     done, under_way = (
         rekey.begin(keyring, each.key_id, name, 7, SHREDDED_MS, random, lambda made: _event(made.old, made.name))
         for each, name in zip((old, next_old), NAMES, strict=True)
     )
-    done = rekey.update(keyring, done, replace(done, phase=rekey.Phase.SWITCHED, done=3, total=3))
+    done = rekey.switch(keyring, done, replace(done, phase=rekey.Phase.SWITCHED, done=3, total=3))
     shred.supersede(keyring, done, now_ms=SHREDDED_MS, until_ms=UNTIL_MS)
     expected["shredded"] = {each.key_id.hex(): [1, SHREDDED_MS, UNTIL_MS] for each in (gone, going, old)}
+    found = {text: keyring.claims.find(text) for text in (*PARTS, REPLACED, ERASED)}
+    expected["claims"] = {text: [claim.key_id.hex(), claim.from_seq] for text, claim in found.items() if claim}
     for made in (next_old, *(keyring.study(each.new) for each in (done, under_way))):
         expected["studies"][made.key_id.hex()] = _values(made)
     unfinished = keyring.make_shares(2, 2)[0].of

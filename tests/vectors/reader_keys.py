@@ -140,6 +140,12 @@ class Opened:
     keepers: dict[bytes, tuple[int, int, str, str]] = field(default_factory=dict)  # id -> epoch, state, kind, name
     burned: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # group -> shares, when too few were left
 
+    claims: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)  # token -> key id, number of the record
+
+    def claim_of(self, text: str) -> tuple[bytes, int]:
+        key = expand("sha256", self.ark, b"coffer/claim/v1", 32)
+        return self.claims[hmac.digest(key, text.encode(), "sha256")[:16]]
+
     def derived(self, key_id: bytes) -> dict[str, str]:
         dek = self.deks[key_id]
         out = {name: expand("sha256", dek, f"coffer/{name}/v1".encode(), 32).hex() for name in ("blob", "cid", "row")}
@@ -194,7 +200,7 @@ def open_rows(
     rows: dict[bytes, bytes], wrapping: dict[int, bytes], known: dict[int, tuple[bytes, bytes]] | None = None
 ) -> Opened:
     header = rows.get(b"H", b"")
-    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x02", "header")
+    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x03", "header")
     archive_id = header[14:30]
     keks: dict[int, tuple[bytes, bytes]] = dict(known or {})
     states: dict[int, int] = {}
@@ -203,7 +209,7 @@ def open_rows(
             continue
         version, alg, state, epoch = struct.unpack(">HBBI", row[:8])
         length = int.from_bytes(row[48:50], "big")
-        need((version, alg) == (2, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
+        need((version, alg) == (3, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
         need(key == b"E" + epoch.to_bytes(4, "big"), "epoch row under another key")
         states[epoch] = state
         need(length == 0 or state not in (3, 5), "a KEK of an epoch that is gone")
@@ -217,17 +223,23 @@ def open_rows(
     keepers, burned = keepers_of(rows, states), burned_of(rows)
 
     def unwrap(row: bytes, purpose: int, key_id: bytes) -> bytes:
-        need(len(row) == 140 and row[5:8] == bytes(3), "key row")
+        need(len(row) == 156 and row[5:8] == bytes(3), "key row")
         version, alg, found, state = struct.unpack(">HBBB", row[:5])
-        need((version, alg, found) == (2, 1, purpose) and state in (1, 2), "key row")
+        need((version, alg, found) == (3, 1, purpose) and state in (1, 2), "key row")
         epoch = int.from_bytes(row[8:12], "big")
         need(epoch in keks and keks[epoch][0] == row[12:28], "KEK id")
-        return unseal(keks[epoch][1], b"coffer/dek/v1\0" + archive_id + key_id + row[:36], row[36:])
+        return unseal(keks[epoch][1], b"coffer/dek/v1\0" + archive_id + key_id + row[:52], row[52:])
 
     total = sum(
         int.from_bytes(sha256(struct.pack(">H", len(k)) + k + v).digest(), "big") for k, v in rows.items() if k != b"S"
     )
     need(rows.get(b"S") == (total % 2**256).to_bytes(32, "big"), "sum")
+    under: dict[bytes, int] = {}
+    for key, row in rows.items():
+        if key[:1] == b"K":
+            under[b"DK" + row[8:12]] = under.get(b"DK" + row[8:12], 0) + 1
+    counts = {key: int.from_bytes(row, "big") for key, row in rows.items() if key[:1] == b"D"}
+    need(counts == under and all(len(rows[key]) == 8 for key in counts), "counts")
     shredded: dict[bytes, tuple[int, ...]] = {}
     unfinished: dict[bytes, bytes] = {}
     for key, row in rows.items():
@@ -243,10 +255,17 @@ def open_rows(
         if key[:1] == b"R":
             need(len(key) == 17 and len(row) == 60 and row[:3] == b"\0\1\0" and row[3] in (1, 2), "rekey")
             need(b"K" + key[1:] in rows and b"K" + row[4:20] in rows, "a rekey without its keys")
+    claims = {key[1:]: struct.unpack(">16sQ", row) for key, row in rows.items() if key[:1] == b"J" and len(row) == 24}
+    claiming = {key[1:]: row for key, row in rows.items() if key[:1] == b"K" and any(row[36:52])}
+    need(all(row[4] == 1 for row in claiming.values()), "a claim of a shredded key")
+    need(
+        {token: claim[0] for token, claim in claims.items()} == {row[36:52]: k for k, row in claiming.items()}, "claims"
+    )
+    need(len(claims) == len(claiming) == sum(key[:1] == b"J" for key in rows), "claims")
     deks = {
         key[1:]: unwrap(row, 1, key[1:]) for key, row in rows.items() if key[:1] == b"K" and key[1:] not in shredded
     }
     if b"N" in rows:
         unwrap(rows[b"N"], 4, bytes(16))
     ark, signing = (unwrap(rows.get(key, b""), purpose, bytes(16)) for key, purpose in ((b"A", 2), (b"V", 3)))
-    return Opened(archive_id, ark, signing, deks, states, shredded, unfinished, keepers, burned)
+    return Opened(archive_id, ark, signing, deks, states, shredded, unfinished, keepers, burned, claims)

@@ -24,7 +24,7 @@ KEY, ARCHIVE = Secret(bytes(range(32))), b"a" * 16
 def header_of(entry: Entry, **changes: object) -> RecordHeader:
     body = bytes(entry.body)  # type: ignore[arg-type]
     header = RecordHeader(
-        entry.kind, 7, entry.time_ms, entry.study_key_id, 0, len(body), entry.content_id, bytes(32), bytes(32), 7
+        entry.kind, 7, entry.least_ms + 5, entry.study_key_id, 0, len(body), entry.content_id, bytes(32), bytes(32), 7
     )
     return dataclasses.replace(header, **changes)  # type: ignore[arg-type]
 

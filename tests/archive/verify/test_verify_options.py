@@ -222,7 +222,7 @@ def test_a_missing_key_that_a_record_says_was_destroyed_is_no_finding(ten: Small
     for gone in (7, 8):
         told = entry(gone)
         made = entry(100 + gone)
-        log.append([type(told)(Kind.SHRED_SCHEDULED, told.study_key_id, 0, made.content_id, made.body, made.time_ms)])
+        log.append([type(told)(Kind.SHRED_SCHEDULED, told.study_key_id, 0, made.content_id, made.body)])
     log.close()
     ten.checkpoint()
 

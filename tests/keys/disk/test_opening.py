@@ -10,7 +10,7 @@ from coffer.keys.disk import durable, opening
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.disk.lock import ProcessLock, holder, is_foreign
 from coffer.keys.errors import IntegrityError, UnavailableError
-from coffer.keys.keyring.store import RowStore
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_database_is_that_of_the_files_that_were_looked_at(
     """Who swaps the lock file for a link in the very moment when LMDB opens it gets nothing written."""
     import lmdb
 
-    RowStore(root / "keyring", create=True).close()
+    LmdbKeyringStore(root / "keyring", create=True).close()
     real, lock_file = lmdb.open, root / "keyring" / "lock.mdb"
 
     def swapped(*args: object, **options: object) -> object:
@@ -150,25 +150,25 @@ def test_a_database_is_that_of_the_files_that_were_looked_at(
         return real(*args, **options)
 
     monkeypatch.setattr(lmdb, "open", swapped)
-    store = RowStore(root / "keyring")
+    store = LmdbKeyringStore(root / "keyring")
     store.put([(b"Ka", b"b")])
     store.close()
     assert (tmp_path / "outside" / "file").read_bytes() == b"secret"
     monkeypatch.setattr(lmdb, "open", real)
     with pytest.raises(IntegrityError, match="is a link"):
-        RowStore(root / "keyring")
+        LmdbKeyringStore(root / "keyring")
     lock_file.unlink()
-    store = RowStore(root / "keyring")
+    store = LmdbKeyringStore(root / "keyring")
     assert store.get(b"Ka") == b"b"
     store.close()
 
 
 def test_a_database_with_a_second_name_is_read_and_not_written(root: Path, tmp_path: Path) -> None:
-    RowStore(root / "keyring", create=True).close()
+    LmdbKeyringStore(root / "keyring", create=True).close()
     (tmp_path / "outside" / "data").hardlink_to(root / "keyring" / "data.mdb")
-    RowStore(root / "keyring", readonly=True).close()  # a backup made of links can be looked at
+    LmdbKeyringStore(root / "keyring", readonly=True).close()  # a backup made of links can be looked at
     with pytest.raises(IntegrityError, match="second name") as refused:
-        RowStore(root / "keyring")
+        LmdbKeyringStore(root / "keyring")
     assert "cp -p" in refused.value.hint()
 
 

@@ -18,13 +18,13 @@ from coffer.keys.crypto import aead, derive, shamir
 from coffer.keys.crypto.shamir import combine
 from coffer.keys.crypto.signing import verify_note
 from coffer.keys.errors import FormatError, ShreddedError
-from coffer.keys.keyring import keepers, rekey, rows, shred, tombstone
+from coffer.keys.keyring import claims, keepers, rekey, rows, shred, tombstone
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers import key_file
 from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.keys.shares.text import parse
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
 ROOT = Path(__file__).resolve().parents[3]
 GOLDEN = ROOT / "tests" / "vectors" / "keys"
@@ -60,7 +60,8 @@ def offsets_of(layout: struct.Struct) -> list[tuple[int, int]]:
         ("\nOne share:", struct.Struct(f">{shamir.GROUP.size}s{shamir.BODY.format[1:]}"), []),
         ("\nTombstone:", tombstone._LAYOUT, []),
         ("\nRekey:", rekey._LAYOUT, []),
-        ("\nKey row:", rows.KEY_CLEAR, [(36, aead.sealed_length(32))]),
+        ("\nClaim:", claims._LAYOUT, []),
+        ("\nKey row:", rows.KEY_CLEAR, [(52, aead.sealed_length(32))]),
     ],
 )
 def test_offset_tables(title: str, layout: struct.Struct, extra: list[tuple[int, int]]) -> None:
@@ -82,7 +83,7 @@ def golden_rows() -> dict[bytes, bytes]:
 def test_worked_examples_are_the_golden_files() -> None:
     assert example(0) == (GOLDEN / "keyfile").read_bytes()
     row = golden_rows()[b"K" + bytes.fromhex("4c45b25edf0a807806b1a5499f41111d")]
-    assert len(example(1)) == 40
+    assert len(example(1)) == 56
     assert row.startswith(example(1))
     text = re.findall(r"-----BEGIN.*?-----END COFFER KEY SHARE-----", TEXT, re.DOTALL)[0]
     assert (GOLDEN / "share1.txt").read_text(encoding="utf-8").startswith(text)
@@ -134,14 +135,14 @@ def test_the_product_opens_the_golden_keyring(tmp_path: Path) -> None:
 
 def test_a_keyring_from_before_is_refused_with_one_sentence(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN, tmp_path / "g")
-    store = RowStore(tmp_path / "g" / "keyring")
+    store = LmdbKeyringStore(tmp_path / "g" / "keyring")
     header = store.get(rows.HEADER_KEY) or b""
-    store.put([(rows.HEADER_KEY, header[:8] + b"\0\1" + header[10:])])
+    store.put([(rows.HEADER_KEY, header[:8] + b"\0\2" + header[10:])])
     store.close()
     with pytest.raises(FormatError) as refused:
         Keyring.open(tmp_path / "g" / "keyring", KeyFileProvider(tmp_path / "g" / "keyfile"))
-    assert str(refused.value) == "the keyring is of version 1, and this release knows 2 only"
-    assert "import the images into a new archive" in refused.value.hint()
+    assert str(refused.value) == "the keyring has format 2, and this Coffer has format 3"
+    assert refused.value.hint().startswith("open it with the Coffer that made it")
 
 
 def test_the_second_reader_opens_the_golden_keyring(load_vector_script: Callable[[str], ModuleType]) -> None:
@@ -154,6 +155,9 @@ def test_the_second_reader_opens_the_golden_keyring(load_vector_script: Callable
     assert {each.hex(): list(facts) for each, facts in opened.keepers.items()} == EXPECTED["keepers"]
     assert {group.hex(): list(facts) for group, facts in opened.burned.items()} == EXPECTED["burned"]
     assert {key_id.hex(): opened.derived(key_id) for key_id in opened.deks} == EXPECTED["studies"]
+    for text, (key_id, from_seq) in EXPECTED["claims"].items():
+        assert opened.claim_of(text) == (bytes.fromhex(key_id), from_seq)
+    assert len(opened.claims) == len(EXPECTED["claims"]) == 3
     body = EXPECTED["note"].split("\n\n")[0] + "\n"
     assert opened.vkey_and_note(body.split("\n", 1)[0], body.encode()) == (EXPECTED["vkey"], EXPECTED["note"])
 
@@ -186,7 +190,9 @@ def test_the_second_reader_refuses_what_the_page_says(load_vector_script: Callab
     studies = [key for key in found if key[:1] == b"K"]
     swapped = {**found, studies[0]: found[studies[1]], studies[1]: found[studies[0]]}
     without = [{k: v for k, v in found.items() if k[:1] != prefix} for prefix in (b"H", b"U", b"G")]
-    for bad in (swapped, {**found, b"A": found[studies[0]]}, *without):
+    first, second = [key for key in found if key[:1] == b"J"][:2]
+    crossed = [{**found, first: found[second]}, {key: row for key, row in found.items() if key != first}]
+    for bad in (swapped, {**found, b"A": found[studies[0]]}, {**found, b"DK\0\0\0\1": bytes(8)}, *crossed, *without):
         with pytest.raises(reader.Rejected):
             reader.open_rows(bad, wrapping)
     for at in range(len(data)):

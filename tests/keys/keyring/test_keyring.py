@@ -26,8 +26,9 @@ from coffer.keys.errors import (
 )
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
+from coffer.keys.store.keyring_store import scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -71,9 +72,9 @@ def test_files_are_private_and_hold_no_key(keyring: Keyring, tmp_path: Path) -> 
 
 def test_the_row_is_durable_before_the_key_is_returned(keyring: Keyring, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    real = RowStore.put
+    real = LmdbKeyringStore.put
 
-    def put(self: RowStore, changed: Sequence[tuple[bytes, bytes]], **more: object) -> bool:
+    def put(self: LmdbKeyringStore, changed: Sequence[tuple[bytes, bytes]], **more: object) -> bool:
         flags = self._env.flags()
         assert flags["sync"]
         assert flags["metasync"]
@@ -83,7 +84,7 @@ def test_the_row_is_durable_before_the_key_is_returned(keyring: Keyring, monkeyp
         order.append("durable")
         return done
 
-    monkeypatch.setattr(RowStore, "put", put)
+    monkeypatch.setattr(LmdbKeyringStore, "put", put)
     keyring.new_study()
     order.append("returned")
     keyring.new_studies(2)
@@ -100,7 +101,7 @@ def test_a_failed_commit_hands_out_nothing_and_stops_writing_while_reads_go_on(
         raise lmdb.DiskError("fdatasync failed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(RowStore, "_write", fails)
+        patched.setattr(LmdbKeyringStore, "_write", fails)
         with pytest.raises(UnavailableError):
             keyring.new_study(b"x" * 16)
     with pytest.raises(UnavailableError, match="stopped"):
@@ -282,10 +283,10 @@ def test_wrong_folders(keyring: Keyring, provider: KeyFileProvider, tmp_path: Pa
 
 
 def test_the_map_grows(tmp_path: Path) -> None:
-    store = RowStore(tmp_path / "s", create=True, map_bytes=65536)
+    store = LmdbKeyringStore(tmp_path / "s", create=True, map_bytes=65536)
     for start in range(0, 2000, 500):
         store.put([(b"K%08d" % i, bytes(140)) for i in range(start, start + 500)])
-    assert len(store.scan(b"K")) == 2000
+    assert len(scan(store, b"K")) == 2000
     store.close()
 
 

@@ -20,9 +20,9 @@ from coffer.keys.keyring.keepers import Keeper
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rotation import Rotated
 from coffer.keys.keyring.rows import STUDY_PREFIX
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.mailbox import events
 from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values.epoch import EpochState
 from coffer.keys.values.waiting_event import WaitingEvent
 from tests.keys.left import left
@@ -85,9 +85,9 @@ class Stopper:
 def rotate_until(base: Path, at: int) -> None:
     """In a process of its own: rotate, and die at a step, before it or after it by turns."""
     stopper = Stopper(at)
-    put, create = RowStore.put, KeyFileProvider.create_epoch
+    put, create = LmdbKeyringStore.put, KeyFileProvider.create_epoch
 
-    def stopping_put(self: RowStore, *args: object, **more: object) -> bool:
+    def stopping_put(self: LmdbKeyringStore, *args: object, **more: object) -> bool:
         stopper.step()
         done = put(self, *args, **more)  # type: ignore[arg-type]
         stopper.step()
@@ -99,7 +99,7 @@ def rotate_until(base: Path, at: int) -> None:
         stopper.step()
         return done
 
-    RowStore.put, KeyFileProvider.create_epoch = stopping_put, stopping_create  # type: ignore[method-assign, assignment]
+    LmdbKeyringStore.put, KeyFileProvider.create_epoch = stopping_put, stopping_create  # type: ignore[method-assign, assignment]
     import coffer.keys.keyring.rotation
 
     coffer.keys.keyring.rotation._PAGE = 2
@@ -165,7 +165,7 @@ def test_another_process_rotates_while_keys_are_made_and_used(tmp_path: Path) ->
 def test_a_wrapped_key_put_under_another_study_stays_shut(tmp_path: Path) -> None:
     kcvs = make(tmp_path)
     first, second = list(kcvs)[:2]
-    store = RowStore(tmp_path / "keyring")
+    store = LmdbKeyringStore(tmp_path / "keyring")
     row = store.get(STUDY_PREFIX + first)
     assert row is not None
     store.put([(STUDY_PREFIX + second, row)])
@@ -190,7 +190,7 @@ def test_after_a_rotation_an_old_key_file_does_not_open_the_keyring(tmp_path: Pa
 
 
 def test_the_store_pages_through_its_rows(tmp_path: Path) -> None:
-    store = RowStore(tmp_path / "rows", create=True)
+    store = LmdbKeyringStore(tmp_path / "rows", create=True)
     store.put([(b"K" + bytes((n,)), bytes((n,))) for n in range(10)] + [(b"J1", b""), (b"L1", b"")])
     found: list[tuple[bytes, bytes]] = []
     after = b""
@@ -245,7 +245,7 @@ def test_an_epoch_that_a_key_of_the_archives_own_is_under_is_not_destroyed(tmp_p
 def destroy_until(base: Path, at: int) -> None:
     """In a process of its own: destroy epoch 1, and die at a step."""
     stopper = Stopper(at)
-    put, end = RowStore.put, KeyFileProvider.destroy_epoch
+    put, end = LmdbKeyringStore.put, KeyFileProvider.destroy_epoch
 
     def stopping(inner: Callable[..., object]) -> Callable[..., object]:
         def call(*args: object, **more: object) -> object:
@@ -256,7 +256,7 @@ def destroy_until(base: Path, at: int) -> None:
 
         return call
 
-    RowStore.put, KeyFileProvider.destroy_epoch = stopping(put), stopping(end)  # type: ignore[method-assign, assignment]
+    LmdbKeyringStore.put, KeyFileProvider.destroy_epoch = stopping(put), stopping(end)  # type: ignore[method-assign, assignment]
     open_at(base).destroy_epoch(1)
     os._exit(0)
 

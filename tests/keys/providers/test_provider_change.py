@@ -13,10 +13,10 @@ from pathlib import Path
 
 from coffer.keys.keyring import rotation
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 from coffer.keys.providers.pkcs11 import HsmProvider
 from coffer.keys.providers.routing import ProviderSet
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from tests.keys import softhsm
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -47,7 +47,7 @@ def stop_at(step: int) -> None:
 
         return call
 
-    RowStore.put = stopping(RowStore.put)  # type: ignore[method-assign, assignment]
+    LmdbKeyringStore.put = stopping(LmdbKeyringStore.put)  # type: ignore[method-assign, assignment]
     HsmProvider._make = stopping(HsmProvider._make)  # type: ignore[method-assign, assignment]
     KeyFileProvider.destroy_epoch = stopping(KeyFileProvider.destroy_epoch)  # type: ignore[method-assign, assignment]
 

@@ -12,10 +12,11 @@ from coffer.archive.format.record import Kind
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring import rotation
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.store import SUM_KEY, RowStore
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, generate_keyfile
 from coffer.keys.shares.recovery import Recovery
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
+from coffer.keys.store.writes import SUM_KEY
 from coffer.keys.values import waiting_event
 from coffer.keys.values.epoch import EpochState
 from coffer.server.config.settings import Config, Dimse, Http, Keys, Pkcs11
@@ -66,7 +67,7 @@ def test_split_writes_private_files_that_name_their_epoch(archive: Path) -> None
 def state(archive: Path) -> dict[str, bytes]:
     """Every file and every row of the keyring, events on their way into the log left out."""
     found = {str(path): path.read_bytes() for path in archive.rglob("*") if path.is_file() and path.suffix != ".mdb"}
-    store = RowStore(archive / "archive" / "keyring", readonly=True)
+    store = LmdbKeyringStore(archive / "archive" / "keyring", readonly=True)
     store.walk(b"", lambda key, value: found.setdefault(key.hex(), value))
     store.close()
     return {key: value for key, value in found.items() if key[:2] not in (waiting_event.PREFIX.hex(), SUM_KEY.hex())}

@@ -49,6 +49,7 @@ class KeepingPort:
 
     def __init__(self, committer: Committer) -> None:
         self.study_key = committer.study_key
+        self.require_key = committer.require_key
         self.parcels: list[Parcel] = []
 
     def memory(self, length: int) -> memoryview:
@@ -167,18 +168,6 @@ def test_two_patients_under_one_study_uid_have_two_keys_and_are_told(engine: Wri
         "ANOTHER",
         part("1.2.3").patient_id,
     }
-
-
-def test_the_key_of_a_new_study_is_let_go_of_once_the_index_has_it(engine: WritableArchive) -> None:
-    committer = services(engine).committer
-    keys = {study: committer.study_key(part(study)) for study in ("1.2.3", "1.2.4", "1.2.5")}
-    first, second = parcels(engine, "1.2.3", 2)
-    committer.commit([first])
-    assert committer.study_key(part("1.2.3")).key_id == keys["1.2.3"].key_id
-    committer.commit(parcels(engine, "1.2.4", 1))
-    committer.commit([second])
-    assert list(committer._fresh) == [part("1.2.5")]  # it has no record yet
-    assert all(committer.study_key(part(study)).key_id == key.key_id for study, key in keys.items())
 
 
 def test_a_study_whose_record_the_index_did_not_take_keeps_its_key(

@@ -21,8 +21,8 @@ from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.errors import IntegrityError
 from coffer.keys.keyring import rows, signing_key
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.memory.secret import Secret
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.checkpoint_signer import order
@@ -199,12 +199,13 @@ def test_a_loss_between_endorsement_and_change_loses_no_key(archive: Path) -> No
     new = stopped_after_the_endorsement(ring)
     ring.close()
     reader = LogReader(folder())
-    places = [position for position, _ in reader.records()]
+    places = {position.seq: position for position, _ in reader.records()}
+    group = next(header.group for _, header in reader.records(max(places)))
     reader.close()
     (segment,) = Path("data/segments").iterdir()
-    segment.write_bytes(segment.read_bytes()[: places[-2].offset])
+    segment.write_bytes(segment.read_bytes()[: places[group].offset])
     run("checkpoint", "sign", code=13)
-    run("recover", "accept-loss", "--to", str(len(places) - 2))
+    run("recover", "accept-loss", "--to", str(group))
     assert not list(Path("data/lost+found").glob("endorsements-*"))
     assert read_key_history(folder()).current == new
     shutil.rmtree("data/index")
@@ -245,7 +246,7 @@ def rotate_until(base: Path, at: int) -> None:
 
     os.chdir(base)
     with open_for_keys(load_config(Path("coffer.toml"))) as engine:
-        RowStore.put = stopping(RowStore.put)  # type: ignore[method-assign, assignment]
+        LmdbKeyringStore.put = stopping(LmdbKeyringStore.put)  # type: ignore[method-assign, assignment]
         for name in ("fsync", "fdatasync", "rename"):
             setattr(SystemCalls, name, staticmethod(stopping(getattr(SystemCalls, name))))
         order(engine.keyring, engine.folder, "r", Principal.person("Meyer", "meyer"))

@@ -13,8 +13,9 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
 from coffer.keys.errors import CofferError
 from coffer.keys.keyring import rows
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.keyring.tombstone import Tombstone
+from coffer.keys.store.keyring_store import scan
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values import waiting_event
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_for_service, open_writer
@@ -57,17 +58,22 @@ def put_back(name: str) -> None:
 
 def change(put: list[tuple[bytes, bytes]], removed: list[bytes]) -> None:
     """Change rows as somebody would who knows the format, but not the keys."""
-    store = RowStore(Path("data/keyring"))
+    store = LmdbKeyringStore(Path("data/keyring"))
     store.put(put, removed)
     store.close()
 
 
-def row_of(prefix: bytes) -> tuple[bytes, bytes]:
-    """The first row under a prefix."""
-    store = RowStore(Path("data/keyring"), readonly=True)
-    found = store.scan(prefix)[0]
+def rows_of(prefix: bytes) -> list[tuple[bytes, bytes]]:
+    """The rows under a prefix."""
+    store = LmdbKeyringStore(Path("data/keyring"), readonly=True)
+    found = scan(store, prefix)
     store.close()
     return found
+
+
+def row_of(prefix: bytes) -> tuple[bytes, bytes]:
+    """The first row under a prefix."""
+    return rows_of(prefix)[0]
 
 
 @pytest.fixture
@@ -254,3 +260,19 @@ def test_the_wrong_keyring_is_found(archive: Path, make: Callable[[], None], tol
     assert said
     assert re.search(at_start, said), said
     assert findings()  # the start has healed nothing in silence
+
+
+def test_claims_and_keys_that_contradict_each_other_are_found(archive: Path) -> None:
+    copy("right")
+    (first, mine), (second, theirs), _ = rows_of(rows.CLAIM_PREFIX)
+    key, tokens = mine[:16].hex(), (first[1:].hex(), second[1:].hex())
+    for put_, removed, told in (
+        ([], [first], f"key {key} has claim {tokens[0]}, which is not there"),
+        ([(first, theirs)], [], f"claim {tokens[0]} leads to key {theirs[:16].hex()}, which is not its own"),
+        ([(first, theirs)], [], f"key {key} and key {theirs[:16].hex()} have one claim"),
+        ([(first, bytes(24))], [], f"claim {tokens[0]} leads to key {bytes(16).hex()}, which is not in use"),
+        ([(first, b"short")], [], "a claim of the keyring has the wrong length"),
+    ):
+        change(put_, removed)
+        assert told in findings()
+        put_back("right")

@@ -13,9 +13,9 @@ from coffer.archive.events.shares import KeyRecovered, SharesGivenUp, SharesMade
 from coffer.index.instance.identity import PartId
 from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.keyring.overview import Overview, overview
-from coffer.keys.keyring.store import RowStore
 from coffer.keys.providers.key_file import generate_keyfile
 from coffer.keys.shares.text import parse
+from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Dimse, Http, Keys, Storage
 from coffer.server.engine.create import create_archive
@@ -71,7 +71,7 @@ def stopped(number: int, work: Callable[[], object]) -> bool:
         try:
             for name in CHANGES:
                 stopping(SystemCalls, name)
-            stopping(RowStore, "put")
+            stopping(LmdbKeyringStore, "put")
             work()
             os._exit(0)
         finally:

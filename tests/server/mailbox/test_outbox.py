@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coffer.archive.event import Event
+from coffer.archive.events.recorded import Occurrence
 from coffer.archive.format.record import Kind
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
@@ -15,6 +15,7 @@ from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
+from tests.archive.events.samples import ANY
 from tests.server.stopped import stop_at
 
 DURABLE_STEPS = 3  # of one event: where to look for it is noted, it is appended, it is removed
@@ -32,7 +33,7 @@ def config(tmp_path: Path) -> Config:
 
 def leave(archive: WritableArchive, number: int) -> None:
     """Leave two events that no other call leaves."""
-    said = [Event(Kind.STATE, 1000 * number + each, {"what": f"{number} {each}"}) for each in range(2)]
+    said = [Occurrence(ANY, 1000 * number + each) for each in range(2)]
     events.leave(archive.keyring, [archive.enclosed(each) for each in said])
 
 

@@ -69,6 +69,8 @@ def find(identifier: bytes = IDENTIFIER, calling: str = "TEST", model: str = "st
     [
         m.KeyOf(bytes(16)),
         m.KeyOf(b""),
+        m.Renew(bytes(16)),
+        m.Renew(b""),
         m.More(),
         find(bytes(2 << 20)),
         find(calling="A" * 17),

@@ -24,8 +24,11 @@ from coffer.archive.events.officer import Officer
 from coffer.archive.format.record import Kind
 from coffer.archive.verify.verify import Verifier
 from coffer.index.dicom.identifier import encode_identifier
+from coffer.index.instance.identity import PartId
 from coffer.index.tables.candidates import StudyTable
+from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import ConfigError, ServiceError, UnavailableError
+from coffer.keys.keyring.shred import schedule
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.dimse.protocol import command as dimse
@@ -33,6 +36,7 @@ from coffer.server.dimse.protocol import negotiation
 from coffer.server.dimse.protocol.connection import ConnectionClosed
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
 from coffer.server.dimse.protocol.requestor import Requestor
+from coffer.server.engine.commit import Committer
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.erasure.shred import Authorization, Shredding
@@ -41,7 +45,9 @@ from coffer.server.keyops.epochs import EpochAdmin
 from coffer.server.main.demo import encoded, leave_answers_to_caller, sample_study
 from coffer.server.main.service import Server
 from coffer.server.retention.selection import by_study
-from coffer.server.workers import supervisor
+from coffer.server.workers import coordinator, supervisor
+from coffer.server.workers.coordinator import Coordinator
+from coffer.server.workers.messages import Renewed
 from coffer.server.workers.transport import LineClosed, SharedMemory, Wire
 from tests.peers.dicom_client import get
 from tests.server.dimse.raw_peer import RawRequestor
@@ -326,6 +332,45 @@ def test_a_key_that_is_taken_away_opens_nothing_in_any_worker_from_then_on(confi
         status = get(config.dimse.port, [(CT, EXPLICIT_LE)], taken=taken, StudyInstanceUID=study)
     assert len(came) <= 4  # two more had been opened before
     assert status.NumberOfFailedSuboperations == 12 - len(came)
+
+
+def large(number: int) -> Dataset:
+    """An object of the sample's study that takes several uses of its key to seal."""
+    ds = sample_study()[0]
+    ds.SOPInstanceUID += f".{number}"
+    ds.EncapsulatedDocument = os.urandom(6 << 20)
+    return ds
+
+
+def test_a_key_is_used_as_long_as_its_lease_is_renewed_and_no_longer(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator, "LEASE_SECONDS", 0.0)  # each use has to ask
+    asked: list[bytes] = []
+    renewed, study_key = Coordinator._renewed, Committer.study_key
+
+    def counted(self: Coordinator, key_id: bytes) -> Renewed:
+        asked.append(key_id)
+        return renewed(self, key_id)
+
+    def taken_away(self: Committer, part: PartId) -> StudyKey:
+        key = study_key(self, part)
+        schedule(self._keyring, {key.key_id: bytes(16)}, now_ms=1, until_ms=2)
+        return key
+
+    monkeypatch.setattr(Coordinator, "_renewed", counted)
+    with Server(config) as server, connect(config) as peer:
+        ds = large(1)
+        assert peer.store(peer.contexts[1], ds.SOPInstanceUID, [encoded(ds)]) == 0
+        assert len(asked) > 4
+        assert len(set(asked)) == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(Committer, "study_key", taken_away)
+            ds = large(2)
+            assert peer.store(peer.contexts[1], ds.SOPInstanceUID, [encoded(ds)]) == 0xA700
+        records = len(list(server.services.archive.reader.records()))
+        assert peer.store(peer.contexts[1], ds.SOPInstanceUID, [encoded(ds)]) == 0
+        assert len(list(server.services.archive.reader.records())) == records + 2  # another key, and its first object
 
 
 def test_a_server_rotates_an_epoch_that_is_old_enough(config: Config) -> None:

@@ -1,0 +1,114 @@
+"""What a keyring asks of the store that holds its rows.
+
+Rule: the docstrings are the contract, and `tests/keys/store/test_store_contract.py` holds every implementation to it.
+Whoever uses a store knows neither LMDB nor a folder. Rows are bytes under keys of bytes, compared byte by byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, NamedTuple, Protocol
+
+from coffer.keys.disk.lock import Holder
+
+__all__ = ["KEYS_LEASE", "Changes", "KeyringStore", "Lease", "Row", "scan"]
+
+Row = tuple[bytes, bytes]
+KEYS_LEASE: Final = "LOCK"  # over the epochs, their keepers and their providers
+
+
+class Changes(NamedTuple):
+    """The number of the feed's newest entry, and the entries asked for, oldest first (an id may come more than once);
+    None where they are not kept any more, or never were: then the caller drops whatever it follows the feed for."""
+
+    counter: int
+    gone: Sequence[bytes] | None
+
+
+class Lease(Protocol):
+    """The right to do one thing, which one process and one of its threads has at a time."""
+
+    def held(self, command: str, since_ms: int) -> AbstractContextManager[None]:
+        """Hold the lease while the block runs; reentrant in one thread of this object. Others are shown `command`.
+
+        Raises LockedError, naming the holder. The lease of a process that has died is free.
+        """
+
+    def holder(self) -> Holder | None:
+        """Return who holds it now, or None."""
+
+
+class KeyringStore(Protocol):
+    """The rows of one keyring. Thread-safe; several processes may use the rows at once.
+
+    Reads see every change that was durable when they began, other processes' changes included, and work on after a
+    write has failed. Every method raises UnavailableError where the store cannot be reached, IntegrityError where it
+    is damaged.
+    """
+
+    @property
+    def name(self) -> str:
+        """Where the rows are, for messages to people."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value under `key`, None where there is none."""
+
+    def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """Return the values under these keys, in their order, as they are together in one state of the rows."""
+
+    def page(self, prefix: bytes, after: bytes, limit: int) -> Sequence[Row]:
+        """Return up to `limit` rows under a prefix, in key order, from behind the key `after` on (b"": from the first
+        on). Two pages may show two states of the rows."""
+
+    def walk(self, prefix: bytes, visit: Callable[[bytes, bytes], None]) -> int:
+        """Call `visit(key, value)` for every row under a prefix, in key order, in one state of the rows; return how
+        many there were. Holds few rows in memory at a time. `visit` must not use this store."""
+
+    def count(self, prefix: bytes, group: bytes = b"") -> int:
+        """Return how many rows are under a prefix that is counted (`writes.COUNTED`), or how many of them belong to a
+        group. Kept with every change and not walked: it costs the same however many there are. KeyError for another
+        prefix."""
+
+    def put(
+        self,
+        rows: Sequence[Row],
+        removed: Sequence[bytes] = (),
+        expected: Sequence[tuple[bytes, bytes | None]] = (),
+        gone: Sequence[bytes] = (),
+    ) -> bool:
+        """Write and remove rows in one transaction, serializable, all or nothing; durable on return, on every copy
+        that may ever take the place of this one.
+
+        Where a row differs from `expected` (None: absent), nothing is written and False is returned: somebody else was
+        faster, and the caller must read again. `gone` goes into the feed in the same transaction: ids of keys (16
+        bytes) that were taken away, and `writes.SOMETHING_ELSE`.
+
+        UnavailableError means *unknown*: the change was made or not, and no part of it. Calling again with the same
+        `expected` is safe: what was made then answers False, and the caller, who reads again, finds its own change.
+        Without `expected`, write only what may be written twice.
+        """
+
+    def changes(self, after: int) -> Changes:
+        """Return the feed's entries behind number `after`, in the order of the commits, without gaps; about 4 us when
+        there are none. The newest `writes.KEPT` entries are kept. Whoever has seen none passes -1, and gets None."""
+
+    def complaint(self) -> str | None:
+        """Read every row and compare them with what the store keeps about them. Returns what is wrong, or None. About
+        1 us a row."""
+
+    def require_writable(self) -> None:
+        """Return if no write has failed for good. Raises UnavailableError with the cause otherwise."""
+
+    def lease(self, name: str) -> Lease:
+        """Return the lease of this name, which is the same one for everybody who uses these rows."""
+
+    def close(self) -> None:
+        """Let go of the store. Harmless when repeated; nothing waits to be written."""
+
+
+def scan(store: KeyringStore, prefix: bytes) -> list[Row]:
+    """Return the rows under a prefix in key order, as one state has them; for prefixes with few rows."""
+    found: list[Row] = []
+    store.walk(prefix, lambda key, value: found.append((key, value)))
+    return found

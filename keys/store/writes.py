@@ -1,0 +1,136 @@
+"""What a change does to the rows that a store keeps for itself: the sum, the counts and the feed (pure). See FORMAT.md.
+
+Rule: every store makes the same rows of the same change, so a keyring can move from one to another row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
+from types import MappingProxyType
+from typing import Final
+
+from coffer.keys.store.keyring_store import Changes, Row
+
+__all__ = [
+    "COUNTED",
+    "COUNT_PREFIX",
+    "FEED_KEY",
+    "KEPT",
+    "SOMETHING_ELSE",
+    "SUM_KEY",
+    "changes_after",
+    "complaint_about",
+    "count_in",
+    "planned",
+]
+
+SUM_KEY: Final = b"S"  # LMDB has no checksums: the sum of all rows' hashes detects accidental damage
+FEED_KEY: Final = b"C"  # the number of the newest entry of the feed; with a number behind it, that entry
+COUNT_PREFIX: Final = b"D"  # with a counted prefix and a group behind it, the number of rows
+COUNTED: Final[Mapping[bytes, slice]] = MappingProxyType({b"K": slice(8, 12)})  # by prefix, what of the value groups it
+KEPT: Final = 65_536  # entries of the feed
+SOMETHING_ELSE: Final = bytes(16)  # an entry of the feed: no key was taken away, something else must be read again
+_MODULUS: Final = 1 << 256
+
+Get = Callable[[bytes], bytes | None]
+
+
+def planned(
+    get: Get, rows: Sequence[Row], removed: Sequence[bytes], gone: Sequence[bytes]
+) -> dict[bytes, bytes | None]:
+    """Return every row that a change writes (None: removes), the store's own rows included.
+
+    `get` reads the rows as they are before the change. `removed` is done first, then `rows`.
+    """
+    after: dict[bytes, bytes | None] = dict.fromkeys(removed)
+    after.update(rows)
+    after.update(_fed(get, gone))
+    before = {key: get(key) for key in after}
+    after.update(_counted(get, before, after))
+    before.update({key: get(key) for key in after.keys() - before.keys()})
+    total = int.from_bytes(get(SUM_KEY) or b"", "big") + sum(
+        _hash(key, value) - _hash(key, before[key]) for key, value in after.items()
+    )
+    return {**after, SUM_KEY: (total % _MODULUS).to_bytes(32, "big")}
+
+
+def _hash(key: bytes, value: bytes | None) -> int:
+    """SHA-256(u16 key length || key || value) as a number; 0 where there is no row."""
+    if value is None:
+        return 0
+    return int.from_bytes(sha256(len(key).to_bytes(2, "big") + key + value).digest(), "big")
+
+
+def _fed(get: Get, gone: Sequence[bytes]) -> Iterable[tuple[bytes, bytes | None]]:
+    """The feed's new entries, the old ones that they push out, and its counter."""
+    number = int.from_bytes(get(FEED_KEY) or b"", "big")
+    for key_id in gone:
+        number += 1
+        yield _entry(number), key_id
+        if number > KEPT:
+            yield _entry(number - KEPT), None
+    if gone:
+        yield FEED_KEY, number.to_bytes(8, "big")
+
+
+def _entry(number: int) -> bytes:
+    return FEED_KEY + number.to_bytes(8, "big")
+
+
+def _counted(
+    get: Get, before: Mapping[bytes, bytes | None], after: Mapping[bytes, bytes | None]
+) -> dict[bytes, bytes | None]:
+    """The counts that a change moves; a count of 0 has no row."""
+    moved: dict[bytes, int] = {}
+    for key, new in after.items():
+        group = COUNTED.get(key[:1])
+        if group is None:
+            continue
+        for value, by in ((before[key], -1), (new, 1)):
+            if value is not None:
+                place = COUNT_PREFIX + key[:1] + value[group]
+                moved[place] = moved.get(place, 0) + by
+    counts = {place: int.from_bytes(get(place) or b"", "big") + by for place, by in moved.items() if by}
+    return {place: max(count, 0).to_bytes(8, "big") if count > 0 else None for place, count in counts.items()}
+
+
+def count_in(rows: Iterable[Row]) -> int:
+    """Return the sum of these rows of counts."""
+    return sum(int.from_bytes(value, "big") for _, value in rows)
+
+
+def changes_after(get: Get, after: int) -> Changes:
+    """Return the feed behind entry `after` from rows that `get` reads in one state."""
+    number = int.from_bytes(get(FEED_KEY) or b"", "big")
+    if after == number:
+        return Changes(number, ())
+    if after < 0 or not 0 <= number - after <= KEPT:
+        return Changes(number, None)
+    found = [get(_entry(each)) for each in range(after + 1, number + 1)]
+    gone = [key_id for key_id in found if key_id is not None]
+    return Changes(number, gone if len(gone) == len(found) else None)
+
+
+def complaint_about(walk: Callable[[Callable[[bytes, bytes], None]], object]) -> str | None:
+    """Return how the rows differ from their sum and their counts, or None. `walk` visits every row in one state."""
+    total, kept = 0, b""
+    counts: dict[bytes, int] = {}
+    counted: dict[bytes, int] = {}
+
+    def add(key: bytes, value: bytes) -> None:
+        nonlocal total, kept
+        if key == SUM_KEY:
+            kept = value
+            return
+        total += _hash(key, value)
+        if key[:1] == COUNT_PREFIX:
+            counts[key] = int.from_bytes(value, "big")
+        elif (group := COUNTED.get(key[:1])) is not None:
+            place = COUNT_PREFIX + key[:1] + value[group]
+            counted[place] = counted.get(place, 0) + 1
+
+    walk(add)
+    if kept != (total % _MODULUS).to_bytes(32, "big"):
+        return "the rows are not those that were written"
+    return None if counts == counted else "the keyring miscounts its keys"
