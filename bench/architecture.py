@@ -46,9 +46,12 @@ Four floors, each importable without those above it. In each floor, a room impor
 in `pyproject.toml` list the order, and `make layers` checks it. A module's first sentence says what it knows.
 """
 SEAMS: Final = (
+    "keys.lease.epoch_authority.EpochAuthority",
     "keys.store.keyring_store.KeyringStore",
     "archive.store.source.Source",
     "archive.store.segment_store.SegmentStore",
+    "archive.commit.commit_log.CommitLog",
+    "archive.commit.commit_log.CommitLog",
     "index.backends.row_store.IndexRowStore",
     "server.services.api.Services",
 )

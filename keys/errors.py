@@ -27,6 +27,7 @@ __all__ = [
     "LockedError",
     "MismatchError",
     "NotFoundError",
+    "OutcomeUnknownError",
     "ServiceError",
     "ShreddedError",
     "SupersededError",
@@ -97,6 +98,10 @@ class WriterGoneError(UnavailableError):
 
 class FencedError(UnavailableError):
     """Another writer has taken over: nothing that this one writes counts any more. Nothing was changed."""
+
+
+class OutcomeUnknownError(UnavailableError):
+    """It may have been done or not: ask which, before anything is done again."""
 
 
 class LockedError(UnavailableError):

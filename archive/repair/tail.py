@@ -20,7 +20,6 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.segment_store import LOG, segment_numbers
 from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint
-from coffer.archive.tree.checkpoint_history import settle_history
 from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
@@ -55,18 +54,6 @@ class Tail:
     is_room: bool = False
     is_sealed: bool = False
     damaged: list[Finding] = field(default_factory=list)  # records that were durable and whose body is damaged now
-
-
-def settle_end(folder: ArchiveFolder, calls: Syscalls = SYSTEM) -> None:
-    """Make durable what an earlier writer left at the end of the log and of the history, complete or torn.
-
-    That writer may have been killed between write and sync. The next writer treats what it finds as durable: it signs
-    it, acknowledges it as a duplicate when it is sent again, and starts a new group after it. Raises UnavailableError.
-    """
-    numbers = folder.segment_files.numbers()
-    if numbers:
-        folder.segment_files.resync(numbers[-1], calls)
-    settle_history(folder, calls)
 
 
 def read_tail(folder: ArchiveFolder, claims: Sequence[Checkpoint] = ()) -> Tail:
@@ -149,6 +136,7 @@ def _scan(folder: ArchiveFolder, source: Source, tail: Tail, claims: Sequence[Ch
         return  # torn while the segment was created: it never held a record
     header = read_segment_header(source)
     _require_place(folder, number, header, tail.chain, seams)
+    _require_epoch(source, number, is_later=header.epoch > seams.epoch)
     tail.epoch = header.epoch
     sealed = _whole_footer(source, size)
     stop = sealed[1] if sealed else size
@@ -180,6 +168,17 @@ def _require_place(
         raise IntegrityError(f"segment {number} belongs to another place or archive", hint=_HINT)
     if (header.first_seq, header.prev_leaf) != (chain.next_seq, chain.head) or header.epoch < seams.epoch:
         raise HistoryError(f"segment {number} does not continue the one before it", hint=FORK)
+
+
+def _require_epoch(source: Source, number: int, *, is_later: bool) -> None:
+    """Raise HistoryError unless the segment begins with a LOG_EPOCH where its epoch is later, and only there."""
+    try:
+        first = parse_header(source.read(segment.HEADER.size, HEADER.size))
+    except FormatError:
+        return  # torn before it held a record, or damaged: the walk decides
+    if (first.kind == Kind.LOG_EPOCH) != is_later:
+        what = "is of a later epoch that no record begins" if is_later else "begins an epoch that is not later"
+        raise HistoryError(f"segment {number} {what}", hint=FORK)
 
 
 def _groups_behind(source: Source, at: int, size: int, seq: int) -> list[int]:
@@ -334,11 +333,16 @@ def cut(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Sys
         file_end.close()
 
 
+def kept_name(tail: Tail, torn: bytes) -> str:
+    """The name in lost+found of what is cut from the end of a segment."""
+    return f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
+
+
 def _keep(folder: ArchiveFolder, tail: Tail, now_ms: Callable[[], int], calls: Syscalls) -> None:
     """Copy what is about to be cut to lost+found."""
     with folder.segment_files.open(tail.segment) as source:
         torn = source.read(tail.end, max(source.size - tail.end, 0))
-    kept = folder.lost_and_found / f"{tail.segment:08d}-{tail.end}-{hashlib.sha256(torn).hexdigest()[:16]}"
+    kept = folder.lost_and_found / kept_name(tail, torn)
     replace(kept, torn, calls=calls)  # not write_new: an interrupted call may have left half of it
     if tail.cut_records:
         records = "1 record" if tail.cut_records == 1 else f"{tail.cut_records} records"

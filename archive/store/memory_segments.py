@@ -1,6 +1,7 @@
 """Segments in memory, as a store: for tests, and for what need not outlive the process.
 
-Rule: it keeps the contract of `SegmentStore` but for durability, which ends with the process.
+Rule: it keeps the contract of `SegmentStore` but for durability, which ends with the process. Only the end of a log
+(`archive.commit.memory_log`) begins, grows and cuts a segment.
 """
 
 import threading
@@ -16,10 +17,40 @@ from coffer.archive.store.segment_store import (
     require_log,
     sha256_of,
 )
-from coffer.archive.store.source import MemorySource
-from coffer.keys.errors import HistoryError, IntegrityError, NotFoundError, UnavailableError
+from coffer.archive.store.source import MemorySource, Source
+from coffer.keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError, UnavailableError
 
 __all__ = ["MemorySegments"]
+
+
+class _Held:
+    """The bytes of one segment; whoever has opened it sees it grow, and not what takes its place."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+class _HeldSource(Source):
+    """A segment, open for reading."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self, held: _Held) -> None:
+        self._held = held
+
+    @property
+    def size(self) -> int:
+        """What it has now."""
+        return len(self._held.data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """A copy of the bytes."""
+        data = self._held.data[offset : offset + length]
+        if len(data) != length:
+            raise FormatError(f"the segment ends {length - len(data)} bytes too early")
+        return data
 
 
 class MemorySegments(SegmentStore):
@@ -28,7 +59,7 @@ class MemorySegments(SegmentStore):
     def __init__(self, most_bytes: int | None = None) -> None:
         """`most_bytes`: how much may be held in all, what was set aside included."""
         self.lost_and_found: dict[str, bytes] = {}
-        self._held: dict[int, bytes] = {}
+        self._held: dict[int, _Held] = {}
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
 
@@ -36,22 +67,22 @@ class MemorySegments(SegmentStore):
         """As the contract says."""
         require_log(log)
         with self._lock:
-            return [SegmentInfo(number, len(data)) for number, data in sorted(self._held.items())]
+            return [SegmentInfo(number, len(held.data)) for number, held in sorted(self._held.items())]
 
-    def open(self, log: LogId, number: int) -> MemorySource:
+    def open(self, log: LogId, number: int) -> Source:
         """As the contract says: no copy."""
         require_log(log)
         with self._lock:
             if number not in self._held:
                 raise NotFoundError(f"segment {number} does not exist")
-            return MemorySource(self._held[number])
+            return _HeldSource(self._held[number])
 
     def put(self, sealed: SealedSegment) -> Receipt:
         """As the contract says."""
         require_log(sealed.log)
         data = self._taken(sealed)
         with self._lock:
-            if self._held.setdefault(sealed.number, data) == data:
+            if self._held.setdefault(sealed.number, _Held(data)).data == data:
                 return sealed.receipt
             kept = f"{SegmentFiles.name(sealed.number)}-refused-{sealed.sha256.hex()[:16]}"
             self.lost_and_found[kept] = data
@@ -68,9 +99,9 @@ class MemorySegments(SegmentStore):
         data = self._taken(sealed)
         with self._lock:
             before = self._held.get(sealed.number)
-            if before is not None and before != data:
-                self._keep(kept, before)
-            self._held[sealed.number] = data
+            if before is not None and before.data != data:
+                self._keep(kept, before.data)
+            self._held[sealed.number] = _Held(data)
         return sealed.receipt
 
     def was_replaced(self, log: LogId, number: int, kept: str) -> bool:
@@ -79,14 +110,15 @@ class MemorySegments(SegmentStore):
         with self._lock:
             if number not in self._held:
                 return False
-            return not kept or self.lost_and_found.get(kept, self._held[number]) != self._held[number]
+            data = self._held[number].data
+            return not kept or self.lost_and_found.get(kept, data) != data
 
     def set_aside(self, log: LogId, number: int, kept: str) -> None:
         """As the contract says."""
         require_log(log)
         with self._lock:
             if number in self._held:
-                self._keep(kept, self._held[number])
+                self._keep(kept, self._held[number].data)
                 del self._held[number]
             elif kept not in self.lost_and_found:
                 raise NotFoundError(f"segment {number} does not exist")
@@ -97,7 +129,7 @@ class MemorySegments(SegmentStore):
         with self._lock:
             if number not in self._held:
                 return
-            source = MemorySource(self._held[number])
+            source = MemorySource(self._held[number].data)
             if proof != Receipt(log, number, source.size, sha256_of(source)):
                 raise HistoryError(f"segment {number} stays: what was proved to lie elsewhere are other bytes")
             if number == max(self._held):
@@ -107,8 +139,26 @@ class MemorySegments(SegmentStore):
     def room(self) -> int | None:
         """What is left of `most_bytes`."""
         with self._lock:
-            used = sum(map(len, (*self._held.values(), *self.lost_and_found.values())))
+            used = sum(len(held.data) for held in self._held.values()) + sum(map(len, self.lost_and_found.values()))
         return None if self._most_bytes is None else max(self._most_bytes - used, 0)
+
+    def begin(self, number: int, data: bytes) -> None:
+        """Begin a segment with its first bytes, in place of one that holds no record."""
+        with self._lock:
+            self._held[number] = _Held(data)
+
+    def grow(self, number: int, data: bytes) -> None:
+        """Append to a segment."""
+        with self._lock:
+            self._held[number].data += data
+
+    def cut(self, number: int, size: int, kept: str) -> None:
+        """Cut a segment to `size` bytes, and keep the rest in lost+found as `kept` ("": do not keep it)."""
+        with self._lock:
+            held = self._held[number]
+            if kept:
+                self._keep(kept, held.data[size:])
+            held.data = held.data[:size]
 
     def _taken(self, sealed: SealedSegment) -> bytes:
         """The bytes that are put: those that `sealed` names, and no others."""
@@ -124,7 +174,7 @@ class MemorySegments(SegmentStore):
     def _has(self, sealed: SealedSegment) -> bool:
         with self._lock:
             held = self._held.get(sealed.number)
-        return held is not None and sha256_of(MemorySource(held)) == sealed.sha256
+        return held is not None and sha256_of(MemorySource(held.data)) == sealed.sha256
 
     def _keep(self, kept: str, data: bytes) -> None:
         if self.lost_and_found.setdefault(kept, data) != data:

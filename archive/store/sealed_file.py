@@ -10,13 +10,12 @@ after which the log undoes the append.
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from coffer.keys.disk import opening
-from coffer.keys.disk.reading import read_exactly
 from coffer.keys.errors import FormatError, UnavailableError, UnreadableError
 
 __all__ = ["SourceError", "opened", "pieces"]
@@ -51,15 +50,16 @@ def opened(path: Path, length: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def pieces(descriptor: int, length: int, sha256: bytes) -> Iterator[bytes]:
-    """The bytes of an open file in order. Raises SourceError before the end if they are not `length` with `sha256`.
+def pieces(read: Callable[[int, int], bytes], length: int, sha256: bytes) -> Iterator[bytes]:
+    """The bytes that `read(offset, length)` gives, in order. Raises SourceError before the end if they are not `length`
+    with `sha256`.
 
     Each piece is read once, so the caller writes exactly the bytes that were hashed.
     """
     digest, at = hashlib.sha256(), 0
     while True:
         try:
-            piece = read_exactly(descriptor, at, min(length - at, _COPY_BYTES))
+            piece = read(at, min(length - at, _COPY_BYTES))
         except FormatError as error:
             raise SourceError("a sealed body is shorter than it was when opened") from error
         except UnreadableError as error:

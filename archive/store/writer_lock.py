@@ -1,19 +1,48 @@
 """The writer's lock: one process at a time writes the archive, and the others learn which one.
 
-Rule: `keys.disk.lock.holder` names the holder and the key providers it was started with: keys that move to another
-provider would be out of its reach.
+Rule: it is a lease of the folder's authority, so that who may write is asked in one place. The holder is named with the
+key providers it was started with: keys that move to another provider would be out of its reach.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from coffer.keys.disk.lock import ProcessLock
+from coffer.keys.disk.lock import Holder, this_process
+from coffer.keys.lease.epoch_authority import EpochAuthority
+from coffer.keys.lease.flock_authority import FlockAuthority
+
+__all__ = ["WriterLock", "writer"]
 
 
-class WriterLock(ProcessLock):
-    """Held from construction to `close`. Raises LockedError naming the holder."""
+def _authority(path: Path) -> EpochAuthority:
+    busy, hint = "the archive is being written by", "stop it first, or send the work to it over the network"
+    return FlockAuthority(path.parent, busy, hint)
+
+
+def writer(path: Path) -> Holder | None:
+    """Who holds the writer's lock at this path now, or None."""
+    return _authority(path).current(path.name).holder
+
+
+class WriterLock:
+    """Held from construction to `close`; `lease` is what the log is written with. Raises LockedError naming the holder,
+    and as `keys.disk.lock.ProcessLock`."""
+
+    __slots__ = ("_authority", "lease")
 
     def __init__(self, path: Path, command: str, since_ms: int, providers: Mapping[str, str] | None = None) -> None:
         """`providers` are the key providers that this process was started with: kind to settings."""
-        busy, hint = "the archive is being written by", "stop it first, or send the work to it over the network"
-        super().__init__(path, command, since_ms, busy=busy, hint=hint, providers=providers)
+        self._authority = _authority(path)
+        self.lease = self._authority.acquire(path.name, this_process(command, since_ms, providers))
+
+    def close(self) -> None:
+        """Release the lock: nothing is written with its lease from here on. Harmless when repeated."""
+        self._authority.release(self.lease)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -18,6 +18,7 @@ from coffer.archive.format.walk import BATCH_BYTES
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.segment_store import LOG, SealedSegment
 from coffer.archive.store.source import Source
+from coffer.archive.store.writer_lock import writer
 from coffer.archive.tree.subtree_range import Span
 
 
@@ -62,9 +63,14 @@ def missing(first: int, last: int) -> Finding:
     return Finding(first, 0, None, what)
 
 
+def _is_written(lock: Path) -> bool:
+    return writer(lock) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to check: one segment of an archive, which `open` gives, in any process. `cuts` are tree sizes at which the
+    """What to check: one segment of an archive, which `open` gives, in any process. `folder` is the archive's, and
+    `is_written` tells whether a process writes it now. `cuts` are tree sizes at which the
     tree must be known.
 
     Bodies of records below `from_seq`, or that begin before `from_offset`, are not read. `sample` is the share of the
@@ -73,7 +79,8 @@ class Task:
     """
 
     open: Callable[[], Source]
-    lock: Path
+    folder: Path
+    is_written: Callable[[], bool]
     archive_id: bytes
     number: int
     is_last: bool
@@ -90,7 +97,7 @@ class Task:
     def of(cls, folder: ArchiveFolder, number: int, replacement: SealedSegment | None = None, **more: Any) -> "Task":
         """A check of a segment where it lies in its archive, or of a replacement; `more` are the other fields."""
         opened = partial(folder.segment_store().open, LOG, number) if replacement is None else replacement.open
-        return cls(opened, folder.lock, folder.archive_id, number, **more)
+        return cls(opened, folder.path, partial(_is_written, folder.lock), folder.archive_id, number, **more)
 
 
 @dataclass(slots=True)

@@ -32,7 +32,6 @@ from coffer.archive.verify.report import (
     VerifyLevel,
 )
 from coffer.keys.disk import opening
-from coffer.keys.disk.lock import holder
 from coffer.keys.errors import (
     FormatError,
     IntegrityError,
@@ -60,7 +59,7 @@ def scan(
     made; an exception from either ends the scan.
     """
     on_finding = on_finding or (lambda _: None)
-    opening.distrust(task.lock.parent)  # this may be a worker process
+    opening.distrust(task.folder)  # this may be a worker process
     try:
         opened = task.open()
     except (IntegrityError, NotFoundError, UnavailableError) as error:
@@ -333,7 +332,7 @@ class _Scan:
         """Whether a writer is, or was, appending here; if so, wait a moment for its next group."""
         if self._tries is None or self._tries >= _LIVE_TRIES:
             return False
-        if self._source.size == self._stop and holder(self._task.lock) is None:
+        if self._source.size == self._stop and not self._task.is_written():
             return False
         time.sleep(0.1)
         self._tries, self._stop = self._tries + 1, _end_of_records(self._source)

@@ -99,7 +99,7 @@ class Seams:
         number = len(self.ends)
         with reading(f"segment {number}"):
             try:
-                with self.folder.segment_files.open(number) as source:
+                with self.folder.segment_store().open(LOG, number) as source:
                     record = read_record(source, self.ends[-1].offset, source.size)
             except FormatError as error:
                 raise IntegrityError(f"segment {number}: {error}", hint=_HINT) from error

@@ -37,13 +37,14 @@ _PAUSE: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lock, according to its text: command, process, host, and by kind the key providers that the process
-    was started with. Process 0: unknown."""
+    """Who holds a lock, according to its text: command, process, host, by kind the key providers that the process was
+    started with, and since when (ms since 1970). Process 0: unknown."""
 
     command: str = ""
     pid: int = 0
     host: str = ""
     providers: Mapping[str, str] = field(default_factory=dict)
+    since_ms: int = 0
 
     def __str__(self) -> str:
         return f"{self.command!r} (pid {self.pid} on {self.host})" if self.pid else "another process"
@@ -57,14 +58,16 @@ class Holder:
         """Parse a lock's text; a malformed one gives an unknown holder."""
         try:
             who = json.loads(text)
-            return cls(str(who["command"]), int(who["pid"]), str(who["host"]), dict(who["providers"]))
+            return cls(
+                str(who["command"]), int(who["pid"]), str(who["host"]), dict(who["providers"]), int(who["since_ms"])
+            )
         except (ValueError, KeyError, TypeError):
             return cls()
 
 
-def this_process(command: str) -> Holder:
+def this_process(command: str, since_ms: int = 0, providers: Mapping[str, str] | None = None) -> Holder:
     """Return what others are shown of this process while it runs `command`."""
-    return Holder(command, os.getpid(), socket.gethostname())
+    return Holder(command, os.getpid(), socket.gethostname(), dict(providers or {}), since_ms)
 
 
 class ProcessLock:

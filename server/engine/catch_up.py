@@ -15,11 +15,11 @@ from coffer.archive.body.sealed_body import BodyReader
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import RecordHeader
 from coffer.archive.reader import LogReader
+from coffer.archive.store.writer_lock import writer
 from coffer.index import rebuild
 from coffer.index.dicom.elements import HeaderLimits
 from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp, OpenBody
-from coffer.keys.disk.lock import holder
 from coffer.keys.errors import IntegrityError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rekey
 from coffer.keys.keyring.keyring import Keyring
@@ -61,7 +61,7 @@ class IndexFeed:
     def level(self, lock: Path) -> UnavailableError | None:
         """Bring an index open for reading up to date, in memory, beside a possible writer; returns what prevents it,
         or None."""
-        return level(self._index, self._reader, self._open_counted, self.limits, lambda: holder(lock) is not None)
+        return level(self._index, self._reader, self._open_counted, self.limits, lambda: writer(lock) is not None)
 
     def catch_up(self) -> None:
         """Add what the writer's index lacks; durable on return. Raises IntegrityError, UnavailableError."""

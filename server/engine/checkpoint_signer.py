@@ -17,11 +17,11 @@ from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.signing_keys import SigningKeyOrdered, SigningKeyRotated
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.writer_lock import writer
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.key_history import KeyHistory, endorse, read_key_history
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.signing import CheckpointSigner
-from coffer.keys.disk.lock import holder
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
@@ -133,7 +133,7 @@ def wait_until_rotated(keyring: Keyring, folder: ArchiveFolder) -> None:
     while signing_key.is_under_way(keyring):
         writer_process.require(folder, "the signing key is not changed yet")
         if time.monotonic() > deadline:
-            who = holder(folder.lock) or "the next command that writes"
+            who = writer(folder.lock) or "the next command that writes"
             raise UnavailableError(
                 f"the signing key is not changed yet: {who} will do it",
                 hint="the old key signs until then; coffer keys list shows the current one",

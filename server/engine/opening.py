@@ -27,6 +27,7 @@ from coffer.keys.crypto import derive
 from coffer.keys.disk.durable import remove_folder
 from coffer.keys.errors import CofferError, FormatError, LockedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.lease.epoch_authority import Lease
 from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ArchiveParts, KeyAdminArchive, ReadableArchive, WritableArchive
@@ -176,7 +177,7 @@ def _open_writer(
     fresh_index: bool = False,
 ) -> WritableArchive:
     with _closed_on_failure() as opened:
-        folder = _lock(opened, config, fresh_index=fresh_index)
+        folder, lease = _lock(opened, config, fresh_index=fresh_index)
         if waiting is None:
             keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id))
         else:
@@ -184,7 +185,7 @@ def _open_writer(
         found = _compare(opened, config, folder, keyring, alone=True)
         shred_again(found.late, keyring)
         found.late.require_none_shredded()
-        log = _open_log(found, may_refuse=may_refuse)
+        log = _open_log(found, lease, may_refuse=may_refuse)
         signer = ArchiveSigner(folder, keyring, log)
         opened.callback(_close_log, keyring, log, signer)
         if fresh_index:
@@ -202,18 +203,18 @@ def _open_writer(
         return archive
 
 
-def _lock(opened: ExitStack, config: Config, *, fresh_index: bool) -> ArchiveFolder:
+def _lock(opened: ExitStack, config: Config, *, fresh_index: bool) -> tuple[ArchiveFolder, Lease]:
     """Become the one writer; missing folders are created, except an index that is about to be replaced."""
     keep_blocks()
     folder = ArchiveFolder.open(config.archive)
     command = " ".join(["coffer", *sys.argv[1:2]])
-    opened.enter_context(WriterLock(folder.lock, command, clock_ms(), settings_of(config.keys)))
+    lock = opened.enter_context(WriterLock(folder.lock, command, clock_ms(), settings_of(config.keys)))
     folder.complete(but=folder.index.name if fresh_index else "")
     clear_stale(folder.spool)
-    return folder
+    return folder, lock.lease
 
 
-def _open_log(found: _Compared, *, may_refuse: bool) -> LogWriter:
+def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool) -> LogWriter:
     config, folder, keyring = found.config, found.folder, found.keyring
     log = LogWriter(
         folder,
@@ -225,6 +226,7 @@ def _open_log(found: _Compared, *, may_refuse: bool) -> LogWriter:
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
         objection=found.late.objection(keyring.epoch),
         may_refuse=may_refuse,
+        lease=lease,
     )
     if log.refusal is not None:
         _log.error("nothing is stored", name="writer.refused", cause=str(log.refusal), remedy=log.refusal.hint())

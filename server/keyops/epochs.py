@@ -14,8 +14,8 @@ from coffer.archive.events.epochs import EpochAbandoned, EpochDestroyed, EpochRo
 from coffer.archive.events.event import Event
 from coffer.archive.events.recorded import Occurrence
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.writer_lock import writer
 from coffer.keys.clock import clock_ms
-from coffer.keys.disk.lock import holder
 from coffer.keys.errors import ConfigError
 from coffer.keys.keyring.epoch_end import EpochDestruction, KeeperFailure, Receipt
 from coffer.keys.keyring.keyring import Keyring
@@ -205,7 +205,7 @@ class EpochAdmin:
         """Raise ConfigError if keys would move to a provider that the writer does not know."""
         keyring = self._keyring
         kind = keyring.epoch_facts(keyring.epoch).provider if keyring.partly_rotated() else keyring.provider_kind
-        who, ours = holder(self._folder.lock), settings_of(self._keys).get(kind)
+        who, ours = writer(self._folder.lock), settings_of(self._keys).get(kind)
         if who is None or not who.providers or who.is_this_process() or who.providers.get(kind) == ours:
             return
         raise ConfigError(

@@ -12,8 +12,8 @@ from typing import Final
 
 from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.rekeys import RekeyOrdered
+from coffer.archive.store.writer_lock import writer
 from coffer.keys.clock import clock_ms
-from coffer.keys.disk.lock import holder
 from coffer.keys.errors import IntegrityError, ShreddedError, SupersededError, UnavailableError
 from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.rekey import NOT_STUCK, Rekey
@@ -134,7 +134,7 @@ def carry_out(archive: KeyAdminArchive, begun: list[Rekey], progress: Callable[[
 
 
 def _stalled(archive: ReadableArchive, studies: int) -> UnavailableError:
-    who = holder(archive.folder.lock) or "the writer"
+    who = writer(archive.folder.lock) or "the writer"
     return UnavailableError(
         f"{who} has made no progress with {studies} studies for {_STALLED_SECONDS:.0f} s",
         hint="a server continues by itself: see its log. For any other command: run this one again when that has ended",

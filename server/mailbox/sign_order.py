@@ -8,8 +8,8 @@ import time
 from typing import Final
 
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.store.writer_lock import writer
 from coffer.keys.clock import clock_ms
-from coffer.keys.disk.lock import holder
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.mailbox import orders
@@ -48,6 +48,6 @@ def ask(keyring: Keyring, folder: ArchiveFolder, patience_seconds: float = _PATI
 
 def _late(folder: ArchiveFolder, seconds: float) -> UnavailableError:
     return UnavailableError(
-        f"{holder(folder.lock) or 'the writer'} has signed nothing for {seconds:.0f} s",
+        f"{writer(folder.lock) or 'the writer'} has signed nothing for {seconds:.0f} s",
         hint="if it is a server, /readyz and its log show why; otherwise run the command again after it has ended",
     )

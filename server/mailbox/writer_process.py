@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.keys.disk.lock import holder
+from coffer.archive.store.writer_lock import writer
 from coffer.keys.errors import WriterGoneError
 
 __all__ = ["require", "wait_until"]
@@ -18,7 +18,7 @@ _POLL_SECONDS: Final = 0.1
 
 def require(folder: ArchiveFolder, waits: str = "nothing was done") -> None:
     """Raise WriterGoneError, naming what waits for it, if no process has the archive open for writing."""
-    if holder(folder.lock) is None:
+    if writer(folder.lock) is None:
         raise WriterGoneError(
             f"no process writes the archive any more; {waits}",
             hint="run the command again, which then does it itself; or start the server, which resumes it",
@@ -31,7 +31,7 @@ def wait_until(folder: ArchiveFolder, is_done: Callable[[], bool], seconds: floa
     while not is_done():
         if time.monotonic() > deadline:
             return False
-        if holder(folder.lock) is None:
+        if writer(folder.lock) is None:
             return is_done()  # this may have been its last act
         time.sleep(_POLL_SECONDS)
     return True

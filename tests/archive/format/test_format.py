@@ -100,7 +100,7 @@ def test_both_readers_read_the_golden_archive(tmp_path: Path, load_script: Load)
         now_ms=lambda: 1,  # far behind: the time of a record grows all the same
     )
     writer.append([make.entry(0)])
-    assert second.Log(tmp_path / "log").tree.root() == writer._tail.chain.tree.root()
+    assert second.Log(tmp_path / "log").tree.root() == writer._end.chain.tree.root()
     writer.close()
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from coffer.archive.format.merkle import Frontier
+from coffer.archive.log import LogWriter
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.leaves import Leaves
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.crypto.signing import CheckpointSigner
+from coffer.keys.errors import HistoryError
 from coffer.keys.memory.secret import Secret
 from tests.archive.auditor import AUDITOR
 from tests.archive.conftest import ORIGIN, SIGNER
@@ -92,6 +94,24 @@ def test_all_readers_reject(tmp_path: Path, what: str) -> None:
         reader_log.Log(folder.path)
     assert AUDITOR.Archive(folder.path, "", ()).found
     assert list(Verifier(folder).findings())
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    {
+        "a later epoch that nothing begins": "a later epoch that no record begins",
+        "a first epoch that nothing begins": "a later epoch that no record begins",
+        "the begin of an epoch that is not later": "begins an epoch that is not later",
+    }.items(),
+)
+def test_a_writer_refuses_a_last_segment_of_another_epoch_than_its_first_record_says(
+    tmp_path: Path, what: str, says: str
+) -> None:
+    folder = forge(tmp_path / "log", REJECTED[what])
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(HistoryError, match=says):
+        LogWriter(folder, sign=SIGNER.sign_statement, now_ms=lambda: 1000)
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("what", BEGINNINGS)

@@ -87,6 +87,11 @@ def copied(made: Changing, tmp_path: Path) -> ArchiveFolder:
     return ArchiveFolder.open(tmp_path / "copy")
 
 
+def writer(folder: ArchiveFolder, signer: CheckpointSigner) -> LogWriter:
+    """The log, opened by whoever holds this key."""
+    return LogWriter(folder, sign=signer.sign_statement, now_ms=lambda: 1, signers=[signer.vkey(ORIGIN)])
+
+
 def findings(folder: ArchiveFolder) -> list[str]:
     """What Coffer finds. The auditor's program must find something if and only if Coffer does."""
     found = [each.what for each in Verifier(folder, Options()).findings()]
@@ -249,10 +254,7 @@ def test_a_log_shorter_than_an_endorsement_is_found(made: Changing, copied: Arch
     copied.checkpoint_history.write_bytes(b"".join(notes))
     copied.checkpoint.write_bytes(notes[-1])
     shutil.rmtree(copied.tiles)
-    positions = LogReader(copied)
-    cut = next(place.offset for place, _ in positions.records(5))
-    positions.close()
-    copied.segment_files.path(1).write_bytes(copied.segment_files.path(1).read_bytes()[:cut])
+    cut_behind(copied, 5)
     assert any("endorsement" in what for what in findings(copied))
 
 
@@ -307,9 +309,7 @@ def test_a_loss_is_endorsed_and_all_goes_on(made: Changing, copied: ArchiveFolde
     keys = read_key_history(copied)
     assert [keys.span(generation) for generation in (1, 2, 3, 4)] == [(0, 3), (3, 6), (8, 6), (6, None)]
     assert keys.vkeys[2] == keys.vkeys[3]
-    log = LogWriter(
-        copied, sign=made.signers[2].sign_statement, now_ms=made.now_ms, signers=[made.signers[2].vkey(ORIGIN)]
-    )
+    log = writer(copied, made.signers[2])
     log.append([entry(100 + n) for n in range(6)])  # the log is longer than the lost endorsement, and another one
     log.checkpoint(partial(made.signers[2].sign_note, ORIGIN))
     log.close()
@@ -334,11 +334,8 @@ def test_with_an_older_keyring_its_key_goes_on_and_the_lost_one_is_evidence(
     assert kept.read_bytes() == before
     copied.checkpoint.unlink()
     copied.checkpoint_history.unlink()
-    last = Checkpoint(ORIGIN, 20, history.root)
-    publish(copied, made.signers[1].sign_note(ORIGIN, last.serialize()), None)
-    log = LogWriter(
-        copied, sign=made.signers[1].sign_statement, now_ms=made.now_ms, signers=[made.signers[1].vkey(ORIGIN)]
-    )
+    publish(copied, made.signers[1].sign_note(ORIGIN, Checkpoint(ORIGIN, 20, history.root).serialize()))
+    log = writer(copied, made.signers[1])
     log.checkpoint(partial(made.signers[1].sign_note, ORIGIN))
     log.close()
     assert findings(copied) == []

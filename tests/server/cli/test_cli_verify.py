@@ -84,7 +84,7 @@ def test_lines_of_json_a_finding_each_and_the_summary_last(archive: Path) -> Non
     (summary,) = lines()
     assert summary["findings"] == 0
     flip(first_segment(archive), HEADER.size + 163)
-    flip(first_segment(archive), -60)
+    flip(first_segment(archive), -124)
     *found, summary = lines(code=1)
     assert summary["findings"] == len(found) == 2
     assert all(set(f) == {"segment", "offset", "record", "what"} for f in found)

@@ -93,8 +93,11 @@ def test_text_is_coloured_on_a_terminal_only() -> None:
     assert "\x1b" not in written(Logging(format="text"))
 
 
-def test_what_is_logged_before_the_configuration_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
-    logs._take[0] = logs._write_unconfigured
+def test_what_is_logged_before_the_configuration_is_seen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_level", [logging.INFO])
+    monkeypatch.setattr(logs, "_take", [logs._write_unconfigured])
     logs.get_logger().warning("early", study=UID)
     told = capsys.readouterr()
     assert "early" in told.err
