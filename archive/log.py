@@ -18,6 +18,7 @@ from coffer.archive.commit.next_group import next_group
 from coffer.archive.format import segment
 from coffer.archive.format.chain import Chain
 from coffer.archive.format.entry import Appended, Entry, Position, Tip
+from coffer.archive.format.order import UNKNOWN
 from coffer.archive.format.record import Kind, record_size
 from coffer.archive.format.segment import footer_size
 from coffer.archive.repair.tail import signed_claims
@@ -130,6 +131,16 @@ class LogWriter:
     def next_seq(self) -> int:
         """The number of the next record, which is the number of records so far."""
         return self._end.chain.next_seq
+
+    @property
+    def last_ms(self) -> int | None:
+        """The time of the last record, in ms since 1970 UTC; None if there is none, or none is known."""
+        return None if (last := self._end.chain.order.time_ms) == UNKNOWN else last
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the log that is written now."""
+        return self._end.epoch
 
     @property
     def tip(self) -> Tip:

@@ -16,7 +16,7 @@ from coffer.keys.keyring.keepers import Burned, Keeper
 from coffer.keys.keyring.rekey import Rekey
 from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
 from coffer.keys.keyring.tombstone import Tombstone
-from coffer.keys.mailbox import orders
+from coffer.keys.mailbox import clock, orders
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.store.writes import COUNT_PREFIX, SUM_KEY
 from coffer.keys.values import waiting_event
@@ -68,7 +68,7 @@ class KeyringListing:
                 Burned.decode(value)
             elif prefix == waiting_event.PREFIX:
                 self.events.append(WaitingEvent.decode(key, value))
-            elif prefix not in _NOT_LISTED:
+            elif key != clock.ROW and prefix not in _NOT_LISTED:
                 raise FormatError("a row of the keyring is of a kind that this version never writes")
         except FormatError as error:
             self.complaints.append(f"{error} (row {key.hex()})")

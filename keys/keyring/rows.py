@@ -52,7 +52,7 @@ KEEPER_PREFIX: Final = b"U"  # secrets that could ever open an epoch's key, and 
 BURNED_PREFIX: Final = b"B"  # the burned shares of a group
 REKEY_PREFIX: Final = b"R"  # rekeys under way
 COMPACTED_KEY: Final = b"I"  # the newest destroyed epoch since whose end the index was rewritten
-# P, L and Q are in `keys.values`, O is in `keys.mailbox.orders`. Reserved in FORMAT.md, and never written: X, Y, Z, M.
+# P, L and Q are in `keys.values`, O and M in `keys.mailbox`. Reserved in FORMAT.md, and never written: X, Y, Z.
 NO_CLAIM: Final = bytes(16)
 NO_ID: Final = bytes(16)  # stands in for the key id in the archive's own rows
 _KEY_CONTEXT: Final = b"coffer/dek/v1\x00"

@@ -31,6 +31,7 @@ class Action(StrEnum):
     CONFIGURE = "configure"
     INSPECT = "inspect"  # figures, lists of keys and holds
     REINDEX = "reindex"
+    CONFIRM_CLOCK = "confirm-clock"
     # Evidence
     VERIFY = "verify"
     ACKNOWLEDGE = "acknowledge"

@@ -32,6 +32,7 @@ _MODULES: Final = {
     "scrub": "integrity.scrub",
     "checkpoint": "integrity.checkpoint",
     "status": "status",
+    "clock": "integrity.clock",
     "keys": "keys.group",
     "shred": "erasure.shred",
     "hold": "erasure.hold",

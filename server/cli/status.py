@@ -41,6 +41,7 @@ def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs attention."""
     from coffer.archive.repair.planted import planted
     from coffer.archive.verify.findings import FindingStore
+    from coffer.server.clock.trust import trust
     from coffer.server.engine.archive import SKIPPED
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
     from coffer.server.engine.providers import guarded, provider_location
@@ -51,12 +52,23 @@ def status(chosen: Chosen, listed: bool) -> None:
         shreds = [each.state == EFFECTIVE for each in erasures(archive.keyring)]
         waiting = len(FindingStore(archive.folder.scrub).open_entries())
         short = None if archive.shortfall is None else str(archive.shortfall)
+        doubt = trust(archive.keyring).concern()
         foreign = [finding.what for finding in planted(archive.folder)]
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
         facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
-        output.as_json({**facts, "foreign": foreign, "shortfall": short, "key_memory": memory, **erased, **details})
+        output.as_json(
+            {
+                **facts,
+                "foreign": foreign,
+                "shortfall": short,
+                "key_memory": memory,
+                "clock": doubt or None,
+                **erased,
+                **details,
+            }
+        )
         return
     output.facts(
         {
@@ -72,6 +84,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             **({"incomplete": f"the figures do not cover everything stored: {short}"} if short else {}),
             "key epoch": str(stats.key_epoch),
             "key memory": memory,
+            **({"clock": f"{doubt}: coffer clock confirm"} if doubt else {}),
             "shreds": f"{sum(shreds)} effective, {len(shreds) - sum(shreds)} scheduled" if shreds else "none",
             "conflicts": f"{stats.conflicts:,} versions that are not served: coffer versions",
             "shared studies": f"{stats.shared_studies:,} Study Instance UIDs of several patients",
@@ -83,6 +96,10 @@ def status(chosen: Chosen, listed: bool) -> None:
             **({"not Coffer's": f"{foreign[0]}{' and more' if foreign[1:] else ''}: coffer verify"} if foreign else {}),
         }
     )
+    _say(details)
+
+
+def _say(details: dict[str, list[dict[str, Any]]]) -> None:
     for title, items in details.items():
         output.say(f"{title}:" if items else f"{title}: none")
         for item in items:

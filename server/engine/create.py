@@ -13,6 +13,7 @@ from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.overview import archive_id_in
 from coffer.keys.providers.key_file import generate_keyfile
+from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
 from coffer.server.engine.providers import passphrase_of, provider_of
 
@@ -42,6 +43,7 @@ def create_archive(config: Config) -> None:
         Keyring.open(path / "keyring", provider) if begun else Keyring.create(path / "keyring", provider, archive_id)
     )
     try:
+        look(keyring)
         origin = f"coffer/{archive_id.hex()}"
         ArchiveFolder(path, archive_id, origin, signing_key.current(keyring).vkey(origin)).commit()
     finally:

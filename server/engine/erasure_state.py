@@ -8,12 +8,12 @@ under which the key was wrapped has given its receipt. Neither covers objects th
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.shamir import Group
 from coffer.keys.keyring.keepers import Burned
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import is_dropped, tombstones
 from coffer.keys.keyring.tombstone import Tombstone
+from coffer.server.clock.trust import granting_ms
 
 __all__ = ["EFFECTIVE", "SCHEDULED", "Erasure", "erasures", "openers", "shares"]
 
@@ -38,9 +38,10 @@ class Erasure:
         return EFFECTIVE if self.is_dropped and self.is_over and not self.open_epochs else SCHEDULED
 
 
-def erasures(keyring: Keyring, now_ms: Callable[[], int] = clock_ms) -> list[Erasure]:
-    """Every shredded key, oldest first. Asks the providers whether destroyed secrets are back."""
-    now = now_ms()
+def erasures(keyring: Keyring, now_ms: Callable[[], int] | None = None) -> list[Erasure]:
+    """Every shredded key, oldest first; no window is over by a clock in doubt. Asks the providers whether destroyed
+    secrets are back."""
+    now = now_ms() if now_ms else granting_ms(keyring)
     shredded = tombstones(keyring)
     still_open = openers(keyring, now, max((each.epoch for each in shredded.values()), default=0))
     found = [

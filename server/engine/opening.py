@@ -28,6 +28,7 @@ from coffer.keys.disk.durable import remove_folder
 from coffer.keys.errors import CofferError, FormatError, LockedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.lease.epoch_authority import Lease
+from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ArchiveParts, KeyAdminArchive, ReadableArchive, WritableArchive
 from coffer.server.engine.bodies import Bodies
@@ -193,6 +194,7 @@ def _open_writer(
         reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
         archive = WritableArchive(parts, log, signer, reconciler, metrics or _unread_metrics())
         if log.refusal is None:
+            _look_at_clock(keyring, log)
             _reconcile(archive, reconciler)
             _change_over(archive)
         archive.catch_up()
@@ -236,6 +238,14 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool) -> LogWriter:
             records=log.cut_records,
         )
     return log
+
+
+def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
+    """Begin to watch the clock, or note that it is in doubt. A failure is no reason not to open: nothing is granted."""
+    try:
+        look(keyring, log.last_ms)
+    except CofferError as error:
+        _log.error("the clock could not be checked", name="clock.check_failed", cause=str(error), remedy=error.hint())
 
 
 def _close_log(keyring: Keyring, log: LogWriter, signer: ArchiveSigner) -> None:

@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from coffer.archive.format.entry import RecordId
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp
-from coffer.keys.errors import CofferError
+from coffer.keys.errors import CofferError, IntegrityError
 from coffer.keys.keyring import shred
 from coffer.keys.keyring.keyring import Keyring
+from coffer.server.clock import watching
 from coffer.server.engine.checkpoint_signer import ArchiveSigner
 from coffer.server.mailbox import outbox
 from coffer.server.observe.logs import get_logger
@@ -57,12 +59,13 @@ class Reconciler:
     def reconcile(self) -> None:
         """Finish key changes that this or another process began, if any; durable on return. Raises CofferError.
 
-        In this order: an ordered rotation of the signing key completes, events reach the log and are signed, claims are
-        settled, the index drops what shredded keys sealed, the wrapped keys leave the keyring, and if an epoch ended,
-        the index is compacted. After a stop anywhere, the next call does the rest.
+        In this order: an ordered rotation of the signing key completes, events reach the log and are signed, the log
+        goes on from a confirmed time, claims are settled, the index drops what shredded keys sealed, the wrapped keys
+        leave the keyring, and if an epoch ended, the index is compacted. After a stop anywhere, the next call does the
+        rest.
         """
         self._signer.rotate()
-        if self.deliver():
+        if self.deliver() | self._continue_log():
             self._signer.sign()
         self._keyring.claims.settle()
         self._keyring.follow()
@@ -82,9 +85,19 @@ class Reconciler:
     def deliver(self) -> int:
         """Move the events waiting in the keyring into the log, durable on return; returns how many there were."""
         with self._delivering:
-            return outbox.deliver(
-                self._keyring, self._log, self._reader, lambda record: self._index.cover(record, self._log.tip)
-            )
+            return outbox.deliver(self._keyring, self._log, self._reader, self._cover)
+
+    def _continue_log(self) -> bool:
+        try:
+            if not watching.is_log_behind(self._keyring):
+                return False
+        except IntegrityError:  # shown by `ClockJob`, and no reason to leave keys unsettled
+            return False
+        with self._delivering:
+            return watching.continue_log(self._keyring, self._log, self._cover)
+
+    def _cover(self, record: RecordId) -> None:
+        self._index.cover(record, self._log.tip)
 
     def _compact(self) -> bool:
         """Compact the index if an epoch ended since the last time; returns whether it is done. A failure is retried."""

@@ -35,6 +35,7 @@ from coffer.keys.disk.durable import discard
 from coffer.keys.errors import CofferError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.rekey import NOT_STUCK, Phase, Rekey
+from coffer.server.clock.trust import trust
 from coffer.server.engine.archive import WritableArchive
 from coffer.server.observe.logs import get_logger
 
@@ -282,7 +283,7 @@ class Rekeyer:
     def _retire(self, job: Rekey) -> None:
         """Destroy the old key; durable on return."""
         now = clock_ms()
-        until = now + round(self._archive.config.keys.shred_hold_days * _DAY_MS)
+        until = trust(self._keyring).latest_ms + round(self._archive.config.keys.shred_hold_days * _DAY_MS)
         try:
             shred.supersede(self._keyring, job, now_ms=now, until_ms=until)
         except ShreddedError:

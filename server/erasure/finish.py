@@ -8,16 +8,16 @@ gives no receipt is reported and asked again by the next call. After a stop at a
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from coffer.keys.clock import clock_ms
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.values.epoch import EpochState
 from coffer.server.access.action import Action
 from coffer.server.access.principal import Principal
+from coffer.server.clock.trust import trust
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.engine.erasure_state import EFFECTIVE, Erasure, erasures
 from coffer.server.erasure.shred import wait_until_compacted, wait_until_settled
-from coffer.server.keyops.epochs import EpochAdmin
+from coffer.server.keyops.epochs import NO_RECEIPT_IN_DOUBT, EpochAdmin
 
 __all__ = ["Finished", "finish", "finish_keys"]
 
@@ -80,7 +80,9 @@ def finish_keys(
     keyring: Keyring, epochs: EpochAdmin, progress: Callable[[int, int], None], *, destroy: bool, early: bool
 ) -> Finished:
     """Like `finish`, for a keyring whose shreds are recorded and whose lock the caller holds."""
-    target = _target(erasures(keyring), early=early)
+    if destroy:
+        trust(keyring).require(NO_RECEIPT_IN_DOUBT)
+    target = _due_by(keyring, early=early)
     moved = 0
     while keyring.partly_rotated() or target >= keyring.epoch:
         moved += epochs.rotate(progress).rewrapped
@@ -107,8 +109,16 @@ def finish_keys(
     )
 
 
-def _target(found: list[Erasure], *, early: bool) -> int:
-    """Return the newest epoch that has to be destroyed; 0 for none."""
-    now = clock_ms()
+def _due_by(keyring: Keyring, *, early: bool) -> int:
+    """Return the newest epoch that has to be destroyed; 0 for none. Raises AccessDeniedError if only a clock in doubt
+    makes one due."""
+    clock, found = trust(keyring), erasures(keyring)
+    target = _target(found, clock.granting_ms, early=early)
+    if _target(found, clock.wall_ms, early=early) > target:
+        raise clock.refusal("only a clock in doubt says that no backup holds the shredded keys any more")
+    return target
+
+
+def _target(found: list[Erasure], now: int, *, early: bool) -> int:
     due = [each for each in found if each.open_epochs and (early or each.tombstone.until_ms <= now)]
     return max((each.tombstone.epoch for each in due), default=0)

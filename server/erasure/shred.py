@@ -12,7 +12,9 @@ from typing import Final
 from coffer.archive.events.officer import Officer
 from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.shreds import StudyShredded
+from coffer.index.query.parts import Part
 from coffer.keys.clock import clock_ms
+from coffer.keys.errors import AccessDeniedError
 from coffer.keys.keyring import rekey, shred
 from coffer.keys.keyring.tombstone import Tombstone
 from coffer.keys.mailbox import events
@@ -21,6 +23,7 @@ from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action, Resource
 from coffer.server.access.operator import require_reason
 from coffer.server.access.principal import Principal
+from coffer.server.clock.trust import Trust, trust
 from coffer.server.engine.archive import KeyAdminArchive
 from coffer.server.retention.holds import Holds, today
 from coffer.server.retention.rule import require_over
@@ -67,8 +70,17 @@ class Shredding:
         self._archive.require_level()
         studies = whole_studies(self._archive.index, selection)
         Holds(self._archive).require_none(studies)
+        clock = trust(self._archive.keyring)
         for parts in studies:
-            require_over(parts, self._config.retention.years, today(clock_ms()))
+            self._require_over(parts, clock)
+
+    def _require_over(self, parts: Sequence[Part], clock: Trust) -> None:
+        years = self._config.retention.years
+        require_over(parts, years, today(clock.wall_ms))
+        try:
+            require_over(parts, years, today(clock.granting_ms))
+        except AccessDeniedError as error:
+            raise clock.refusal(f"{error}; only a clock in doubt says that it is over") from None
 
     def shred(
         self, selection: Sequence[PartToShred], authorization: Authorization, done: Sequence[RecordAsRead] = ()
@@ -84,7 +96,7 @@ class Shredding:
         self._archive.policy.require(acting, Action.SHRED, agreed)
         names = {key_id: each.name for each in selection for key_id in each.key_ids}
         now = clock_ms()
-        until = now + round(self._config.keys.shred_hold_days * _DAY_MS)
+        until = trust(self._archive.keyring).latest_ms + round(self._config.keys.shred_hold_days * _DAY_MS)
 
         def event(key_id: bytes, tombstone: Tombstone) -> WaitingEvent:
             return self._archive.enclosed(_event(key_id, tombstone, authorization, self._part_with(selection, key_id)))

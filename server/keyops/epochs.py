@@ -26,13 +26,14 @@ from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
+from coffer.server.clock.trust import granting_ms, trust
 from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.erasure_state import shares
 from coffer.server.engine.providers import KINDS, open_keyring, provider_of, settings_of
 from coffer.server.mailbox import outbox
 from coffer.server.observe.logs import get_logger
 
-__all__ = ["EndedEpoch", "EpochAdmin", "destroy", "rotate"]
+__all__ = ["NO_RECEIPT_IN_DOUBT", "EndedEpoch", "EpochAdmin", "destroy", "rotate"]
 
 _log = get_logger()
 
@@ -41,6 +42,7 @@ _NOT_DESTROYED: Final = (
     "a provider was lost and has destroyed nothing: what was shredded under this epoch is not erased for good. When it"
     " is back, coffer keys destroy again"
 )
+NO_RECEIPT_IN_DOUBT: Final = "no epoch is destroyed: the times of its receipts would be those of a clock in doubt"
 _DESTROYED_BEFORE: Final = "it was destroyed before, and every receipt is present"
 
 
@@ -138,9 +140,10 @@ class EpochAdmin:
         return True
 
     def rotate_if_old(
-        self, progress: Callable[[int, int], None] = lambda _done, _total: None, now_ms: Callable[[], int] = clock_ms
+        self, progress: Callable[[int, int], None] = lambda _done, _total: None, now_ms: Callable[[], int] | None = None
     ) -> bool:
-        """Rotate if the current epoch is older than `[keys] rotate_days` (0: never). Returns whether it did."""
+        """Rotate if the current epoch is older than `[keys] rotate_days` (0: never), by a clock that may be trusted.
+        Returns whether it did."""
         if not self._is_old(now_ms):
             return False
         with self.exclusive():
@@ -162,6 +165,7 @@ class EpochAdmin:
         return self._ended(self._end(epoch, None))
 
     def _end(self, epoch: int, others: KekProvider | None) -> EpochDestruction:
+        trust(self._keyring).require(NO_RECEIPT_IN_DOUBT)
         with self.exclusive():
             return self._keyring.destroy_epoch(epoch, self._destroyed, others)
 
@@ -190,9 +194,12 @@ class EpochAdmin:
             ending.epoch, info.provider, info.state, ending.receipts, ending.missing, remark, info.gone_ms, left
         )
 
-    def _is_old(self, now_ms: Callable[[], int]) -> bool:
+    def _is_old(self, now_ms: Callable[[], int] | None) -> bool:
         days = self._keys.rotate_days
-        return days > 0 and self._keyring.epoch_age_seconds(now_ms()) >= days * _DAY_SECONDS
+        if days <= 0:
+            return False
+        now = now_ms() if now_ms else granting_ms(self._keyring)
+        return self._keyring.epoch_age_seconds(now) >= days * _DAY_SECONDS
 
     def _require_known(self) -> None:
         """Raise ConfigError if keys would move to a provider that the writer does not know."""

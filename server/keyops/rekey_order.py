@@ -22,6 +22,7 @@ from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.action import Action
 from coffer.server.access.operator import require_reason
 from coffer.server.access.principal import Principal
+from coffer.server.clock.trust import granting_ms
 from coffer.server.engine.archive import KeyAdminArchive, ReadableArchive, WritableArchive
 from coffer.server.engine.rekey import Rekeyer
 from coffer.server.retention.holds import Holds, matching_holds, today
@@ -62,7 +63,7 @@ def all_before(archive: ReadableArchive, epoch: int) -> RekeySelection:
     begin = archive.keyring.epoch_facts(epoch).created_ms
     names: dict[bytes, bytes] = {}
     studies, objects, held = 0, 0, 0
-    holds, day = Holds(archive).all(), today(clock_ms())
+    holds, day = Holds(archive).all(), today(granting_ms(archive.keyring))
     for part in archive.index.all_parts():
         due = [key_id for key_id in part.key_ids if _made_ms(archive, key_id) < begin]
         if not due:

@@ -12,6 +12,7 @@ from typing import Final, Self
 from coffer.archive.body.allocator import keep_objects
 from coffer.archive.repair import planted
 from coffer.keys.errors import CofferError, UnavailableError
+from coffer.server.clock.clock_job import ClockJob
 from coffer.server.config.settings import Config
 from coffer.server.dimse.listener import Listener
 from coffer.server.engine.opening import open_for_service
@@ -112,6 +113,7 @@ class Server:
         self._jobs.start(EpochJob(archive, self._metrics))
         if config.storage.scrub_days:
             self._jobs.start(ScrubJob(archive, self._metrics, config.storage.scrub_days))
+        self._jobs.start(ClockJob(archive.keyring, self._metrics, lambda: archive.log.last_ms))
         self._jobs.start(SettlementJob(archive))
         keep_objects()
         self._state = ""

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from coffer.archive.body.sealed_body import BodyContext, BodyReader
+from coffer.archive.events import codec
 from coffer.archive.events.recorded import Recorded
-from coffer.archive.format.record import Kind, RecordHeader
+from coffer.archive.format.record import CLEAR_KINDS, Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.report import OpenRecord
@@ -21,7 +22,7 @@ from coffer.server.engine.rollback import missed
 
 __all__ = ["Unsealer", "open_records"]
 
-_EVENTS = frozenset(Kind) - {Kind.OBJECT, Kind.STUDY_KEY_CREATED}
+_EVENTS = frozenset(Kind) - {Kind.OBJECT, Kind.STUDY_KEY_CREATED} - {*CLEAR_KINDS}
 
 
 class Unsealer:
@@ -32,7 +33,8 @@ class Unsealer:
         self._event_key = keyring.archive_key(derive.EVENT)
 
     def __call__(self, header: RecordHeader, read: Callable[[int, int], bytes]) -> None:
-        """Check an object against the SHA-256 of its data set, a key against its check value, an event by its seal.
+        """Check an object against the SHA-256 of its data set, a key against its check value, an event by its seal, and
+        the beginning of an epoch of the log by its schema.
 
         Raises IntegrityError, and the same errors as `Keyring.study`.
         """
@@ -41,6 +43,8 @@ class Unsealer:
         elif header.kind == Kind.STUDY_KEY_CREATED:
             if self._keyring.study(header.study_key_id).kcv != read(0, header.body_len):
                 raise IntegrityError("the keyring holds another key for this study than the one created")
+        elif header.kind == Kind.LOG_EPOCH:
+            codec.decode(read(0, header.body_len), header.kind)
         elif header.kind in _EVENTS:
             Recorded.open(self._event_key, self._keyring.archive_id, header, read(0, header.body_len))
 

@@ -73,6 +73,11 @@ class Metrics:
         self._rotations_failed = counter(
             "coffer_key_rotation_failures", "Times that the server tried to rotate the keys and failed."
         )
+        self._clock = gauge("coffer_clock_in_doubt", "Whether the clock is in doubt: then it grants nothing.")
+        self._clock_doubts = counter(
+            "coffer_clock_doubts",
+            "Times that the clock jumped, lay before the log's last record, or was in doubt at start.",
+        )
         self._scrubbed = counter("coffer_scrub_records", "Records whose bodies the scrub has read.")
         self._scrubbed_bytes = counter("coffer_scrub_bytes", "Bytes of the bodies that the scrub has read.")
         ProcessCollector(registry=registry)
@@ -103,6 +108,12 @@ class Metrics:
     def rotation_failed(self) -> None:
         """Count a failed attempt of the server to rotate the keys, or to finish a rotation."""
         self._rotations_failed.inc()
+
+    def clock_doubted(self, in_doubt: bool) -> None:
+        """Record that a doubt in the clock began, which is counted, or ended."""
+        self._clock.set(float(in_doubt))
+        if in_doubt:
+            self._clock_doubts.inc()
 
     def scrubbed(self, records: int, size: int) -> None:
         """Count `records` bodies that the scrub has read, `size` bytes together."""

@@ -22,12 +22,13 @@ from click.testing import CliRunner
 from coffer.index.dicom.identifier import encode_identifier
 from coffer.keys.crypto.shamir import Recovered
 from coffer.keys.errors import AccessDeniedError
-from coffer.server import erasure, keyops, retention, services
+from coffer.server import clock, erasure, keyops, retention, services
 from coffer.server.access.action import AccessRequest, Action, PurposeOfUse, Resource
 from coffer.server.access.decision import Policy, policy_of
 from coffer.server.access.principal import Principal, PrincipalKind
 from coffer.server.access.rules import DenialReason, Deny, Permit
 from coffer.server.cli import main
+from coffer.server.clock import watching
 from coffer.server.config.load import load_config
 from coffer.server.config.settings import Config
 from coffer.server.dimse.acceptor import Acceptor
@@ -109,6 +110,8 @@ COMMANDS = [
     ("hold add 1.2.3 --reason r", Action.HOLD),
     ("hold list", Action.INSPECT),
     ("hold remove 5f1c0a77", Action.RELEASE),
+    ("clock show", Action.INSPECT),
+    ("clock confirm --reason r", Action.CONFIRM_CLOCK),
     ("index rebuild", Action.REINDEX),
     ("config check", Action.CONFIGURE),
 ]
@@ -291,6 +294,7 @@ USE_CASES: dict[str, Callable[[WriterServices, Config, Path], object]] = {
     "holds.remove": lambda s, c, p: HoldAdmin(s.archive).remove("5f", WHO),
     "approvals.add": lambda s, c, p: ShredRequests(s.archive).add([], "r", WHO),
     "approvals.cancel": lambda s, c, p: ShredRequests(s.archive).cancel("5f", WHO),
+    "watching.confirm": lambda s, c, p: watching.confirm(s.archive.keyring, s.archive.policy, "r", WHO),
     "shred.shred": lambda s, c, p: Shredding(s.archive).shred([], Authorization("r", (WHO.officer,))),
     "finish.finish": lambda s, c, p: finish(s.archive, WHO, destroy=True),
     "certificate.__init__": lambda s, c, p: Certifier(s.archive, WHO),
@@ -339,7 +343,7 @@ def test_an_approval_asks_too(base: Path, config: Config, deny: Callable[..., li
 
 def test_whatever_takes_a_principal_is_among_them() -> None:
     found = set()
-    for room in (services, retention, keyops, erasure):
+    for room in (services, retention, keyops, erasure, clock):
         for info in pkgutil.iter_modules(room.__path__):
             module = import_module(f"{room.__name__}.{info.name}")
             kinds = [one for one in vars(module).values() if inspect.isclass(one) and one.__module__ == module.__name__]

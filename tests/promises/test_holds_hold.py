@@ -23,16 +23,15 @@ from coffer.keys.keyring.shred import tombstones
 from coffer.server.access.principal import Principal
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading, open_writer
-from coffer.server.erasure import shred as shredding
 from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.main.demo import encoded
-from coffer.server.retention import holds
 from coffer.server.retention.selection import by_patient, by_study
 from coffer.server.services import store as storing
 from coffer.server.services.versions import one_version
 from tests.peers.coffer_process import CofferProcess
 from tests.peers.dicom_client import Item, store
 from tests.server.filled import free_port, part10, run, told
+from tests.set_clock import SetClock
 
 SC, EXPLICIT_LE = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.1.2.1"
 HELD = "P-4711"
@@ -209,11 +208,14 @@ def test_a_clock_that_is_wrong_lifts_nothing(coffer: CofferProcess, monkeypatch:
     run("hold", "add", "1.2.3.3", "--reason", "court case", "--until", "2999-12-31")
     for study in ("1.2.3.1", "1.2.3.2"):
         shred(study, code=10)
+    clock = SetClock(coffer.base / "clock.json")
     with monkeypatch.context() as patched:
-        for module in (holds, shredding):
-            patched.setattr(module, "clock_ms", lambda: 0)
+        clock.install(patched)
+        clock.jump(-clock.now_ms)
         for study in ("1.2.3.1", "1.2.3.2", "1.2.3.3", "1.2.3.4"):  # in 1970 nothing is over
             shred(study, code=10)
+    shred("1.2.3.4", code=10)  # what the clock shows now may be wrong as well
+    run("clock", "confirm", "--reason", "set by hand")
     shred("1.2.3.3", code=10)
     shred("1.2.3.4")
 

@@ -2,6 +2,7 @@
 
 from typing import Final, TypeVar
 
+from coffer.archive.events.clocks import ClockConfirmed, ClockDoubted, LogEpochBegun
 from coffer.archive.events.epochs import EpochAbandoned, EpochDestroyed, EpochRotated
 from coffer.archive.events.event import Event
 from coffer.archive.events.fields import TreeHead
@@ -78,6 +79,9 @@ SAMPLES: Final[tuple[Event, ...]] = (
     SegmentRepaired(segment=3, taken_records=(17, 18), kept="00000003.seg-damaged-0123456789abcdef"),
     SegmentsTaken(contradiction="the log ends at record 9", **_HEADS),
     LossAccepted(contradiction="", **_HEADS),
+    ClockDoubted(wall_ms=2_075_360_000_000, expected_ms=1_760_000_000_000, last_record_ms=None),
+    ClockConfirmed(confirmed_ms=1_760_000_000_002, doubted_ms=2_075_360_000_000, reason="NTP was down", by=BY),
+    LogEpochBegun(epoch=1, holder="golden", why="an example"),
 )
 ANY: Final = RekeyOrdered(study=STUDY, new_key=KEY, reason="a test", by=BY)  # which nothing is decided by
 

@@ -36,7 +36,7 @@ def test_every_code_is_a_noun_and_a_verb_and_stands_once() -> None:
     assert [code for code, _ in codes if not re.fullmatch(r"[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*", code)] == []
     taken = {code for code, _ in codes} | {code.partition(".")[0] + ".*" for code, _ in codes}
     assert not taken & {*RESERVED}
-    others = {Kind.OBJECT, Kind.STUDY_KEY_CREATED, Kind.AUDIT_HEAD, Kind.LOG_EPOCH, Kind.REGISTER}
+    others = {Kind.OBJECT, Kind.STUDY_KEY_CREATED, Kind.AUDIT_HEAD, Kind.REGISTER}
     assert {each.kind for each in EVENTS} == {*Kind} - others
     assert [type(each) for each in SAMPLES] == [*EVENTS]
 

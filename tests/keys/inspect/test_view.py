@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from coffer.keys.clock import reading
 from coffer.keys.errors import NotFoundError
 from coffer.keys.inspect.listing import list_keyring
 from coffer.keys.inspect.view import KeyringView
 from coffer.keys.keyring import shred
 from coffer.keys.keyring.keyring import Keyring
-from coffer.keys.mailbox import events, orders
+from coffer.keys.mailbox import clock, events, orders
 from coffer.keys.shares import groups
 from coffer.keys.values.epoch import EpochState
 from tests.keys.left import left
@@ -46,6 +47,7 @@ def test_where_there_is_no_keyring(tmp_path: Path) -> None:
 def test_a_listing_names_rows_of_an_unknown_letter(keyring: Keyring, tmp_path: Path, letter: bytes) -> None:
     events.leave(keyring, [left()])
     orders.give(keyring, 1)
+    clock.watch(keyring, clock.read(keyring), reading())
     keyring.remember_checkpoint(b"note")
     keyring.amend([(letter + b"1", b"planted")])
     keyring.close()
