@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 from coffer.archive.format.entry import Entry
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
@@ -53,8 +54,9 @@ def log_of(path: Path, records: int, body_bytes: int) -> ArchiveFolder:
     """A signed log of records of one size, in segments of 1 GiB, the default."""
     signer = CheckpointSigner(Secret(bytes(32)))
     ArchiveFolder.prepare(path)
-    ArchiveFolder(path, bytes(16), ORIGIN, signer.vkey(ORIGIN)).commit()
-    folder = ArchiveFolder.open(path)
+    folder = ArchiveFolder(path, bytes(16), ORIGIN, signer.vkey(ORIGIN))
+    begin(folder, partial(signer.sign_note, ORIGIN))
+    folder.commit()
     writer = LogWriter(folder, sign=signer.sign_statement, now_ms=lambda: 1, segment_bytes=1 << 30)
     body = os.urandom(body_bytes)
     for start in range(0, records, 1000):

@@ -128,10 +128,9 @@ def take_from(
     if (copy.archive_id, copy.vkey) != (folder.archive_id, folder.vkey):
         raise InputError("the copy is of another archive", hint="name a backup or replica of this one")
     theirs = read_checkpoint(copy)
-    if theirs is None or theirs.size < history.signed_records:
-        held = 0 if theirs is None else theirs.size
+    if theirs.size < history.signed_records:
         raise InputError(
-            f"the copy's checkpoint covers {held} records, but {history.signed_records} were signed here",
+            f"the copy's checkpoint covers {theirs.size} records, but {history.signed_records} were signed here",
             hint="name a newer copy",
         )
     for claim in _binding(history):
@@ -149,7 +148,7 @@ def take_from(
     for number in numbers:
         kept = f"{SegmentFiles.name(number)}-replaced-{history.size}" if number in segment_numbers(store) else ""
         store.replace(SealedSegment.of(number, partial(given.open, LOG, number)), kept)
-    _set_aside_beyond(folder, theirs_all[-1], history, calls)
+    _set_aside_beyond(folder, max(theirs_all, default=0), history, calls)
     _publish(folder, theirs, note, remember, calls)
     return numbers
 
@@ -207,7 +206,7 @@ def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
     """Keep the checkpoint that will be contradicted as evidence, under a name derived from its content."""
     try:
         note = read_note(folder)
-    except (FileNotFoundError, IntegrityError):
+    except IntegrityError:
         return  # missing, or not a note: it will be replaced
     replace(folder.lost_and_found / f"checkpoint-{_digest(note)[:16]}.note", note, calls=calls)
 

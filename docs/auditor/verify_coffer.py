@@ -178,8 +178,7 @@ class Archive:
             self.claims.setdefault(size, []).append((path, root))
             return size
         except (OSError, ValueError) as error:
-            if note is not None or path.exists():
-                self.say(path, error)
+            self.say(path, error)
             return 0
 
     def history(self, path):
@@ -190,7 +189,7 @@ class Archive:
                 self.say(path, f"byte {at}: not the next note")
             at = note.end()
             self.claim(path, note[0])
-        if (self.latest and self.latest not in sizes) or (len(sizes) > 1 and self.latest < sizes[-2]):
+        if self.latest not in sizes or (len(sizes) > 1 and self.latest < sizes[-2]):
             self.say(path, "latest is not its last checkpoint, nor the one before")
 
     def segment(self, path, is_last):

@@ -1,12 +1,15 @@
-"""Create an empty archive: folders, key file, keyring, and last `archive.json`, which makes it an archive.
+"""Create an empty archive: folders, key file, keyring, the signed checkpoint of an empty log, and last `archive.json`,
+which makes it an archive.
 
 Rule: after a stop or a failure at any point the same call resumes. Nothing is ever overwritten: an existing key file
 and keyring are used.
 """
 
 import os
+from functools import partial
 
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.keys.disk import durable
 from coffer.keys.errors import ConfigError, IntegrityError
 from coffer.keys.keyring import signing_key
@@ -43,7 +46,10 @@ def create_archive(config: Config) -> None:
     )
     try:
         origin = f"coffer/{archive_id.hex()}"
-        ArchiveFolder(path, archive_id, origin, signing_key.current(keyring).vkey(origin)).commit()
+        signer = signing_key.current(keyring)
+        folder = ArchiveFolder(path, archive_id, origin, signer.vkey(origin))
+        begin(folder, partial(signer.sign_note, origin), keyring.remember_checkpoint)
+        folder.commit()
     finally:
         keyring.close()
 

@@ -20,7 +20,6 @@ from coffer.archive.reader import LogReader
 from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
-from coffer.archive.tree.checkpoint import remembered_checkpoint
 from coffer.index.index import Index
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
@@ -219,7 +218,7 @@ def _open_log(found: _Compared, *, may_refuse: bool) -> LogWriter:
         now_ms=clock_ms,
         segment_bytes=config.storage.segment_bytes,
         reserve_bytes=config.storage.reserve_bytes,
-        remembered=remembered_checkpoint(keyring.remembered_checkpoint(), folder),
+        remembered=found.late.remembered,
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
         objection=found.late.objection(keyring.epoch),
         may_refuse=may_refuse,

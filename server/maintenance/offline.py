@@ -67,21 +67,22 @@ def inspect_keyring(folder: ArchiveFolder) -> KeyringInspection:
         signed = None  # the verification itself reports it
     state = read_remembered(folder.keyring, keys_since(folder, 0 if signed is None else signed.size))
     found = [] if state.complaint is None else [f"the keyring: {state.complaint}"]
-    remembered = None
+    remembered, forgotten = None, ""
     try:
         if state.note is not None or state.complaint is None:
             remembered = remembered_checkpoint(state.note, folder)
     except IntegrityError as error:
+        forgotten = str(error)
         found.append(f"the checkpoint that the keyring remembers: {error}")
     if state.complaint is None and remembered is not None and signed is not None and remembered.size < signed.size:
         found.append(
             f"the keyring is older than the log: it remembers {remembered.size} records, {signed.size} are signed"
         )
-    objection = Missed(keyless=state.lacks).objection(0) if state.lacks else None
-    if objection is not None:
+    lacking = Missed(keyless=state.lacks, remembered=remembered, forgotten=forgotten)
+    objection = lacking.objection(0) if state.lacks or forgotten else None
+    if state.lacks:
         found.append(str(objection))
-    usable = remembered if remembered is not None and remembered.size else None
-    return KeyringInspection(usable, tuple(Finding(0, 0, None, what) for what in found), state.readable, objection)
+    return KeyringInspection(remembered, tuple(Finding(0, 0, None, what) for what in found), state.readable, objection)
 
 
 def settle_findings(folder: ArchiveFolder) -> None:
@@ -115,18 +116,14 @@ def lost_holds(config: Config) -> tuple[LostHold, ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class OfflineSession:
-    """The archive under the writer's lock, its log closed; `objection` is what its keyring lacks of the log, if any,
-    and `lost_holds` are the holds among it."""
+    """The archive under the writer's lock, its log closed; `remembered` is the checkpoint that its keyring remembers,
+    `objection` what the keyring lacks of the log, if anything, and `lost_holds` are the holds among it."""
 
     folder: ArchiveFolder
     keyring: Keyring
+    remembered: Checkpoint | None
     objection: HistoryError | None
     lost_holds: tuple[LostHold, ...] = ()
-
-    @property
-    def remembered(self) -> Checkpoint:
-        """The checkpoint that the keyring remembers. Raises IntegrityError."""
-        return remembered_checkpoint(self.keyring.remembered_checkpoint(), self.folder)
 
     @property
     def signer(self) -> CheckpointSigner:
@@ -149,7 +146,8 @@ def offline_session(config: Config, command: str) -> Iterator[OfflineSession]:
             report_trouble(late.contradictions(keyring.epoch))
             with suppress(IntegrityError):  # the caller reports what is wrong with the endorsements
                 finish(folder, keyring)
-            yield OfflineSession(folder, keyring, late.objection(keyring.epoch), late.lost_holds(keyring))
+            objection = late.objection(keyring.epoch)
+            yield OfflineSession(folder, keyring, late.remembered, objection, late.lost_holds(keyring))
         finally:
             reader.close()
             keyring.close()

@@ -200,9 +200,11 @@ def _say(history: Divergence) -> None:
             "beyond them": f"{output.size(history.left_over)} that are not consistent"
             if history.left_over
             else "nothing",
-            "signed": "nothing yet" if signed is None else f"{signed.size:,} records, root {signed.root.hex()}",
-            "keyring": "nothing yet"
-            if not remembered
+            "signed": "nothing that can be read"
+            if signed is None
+            else f"{signed.size:,} records, root {signed.root.hex()}",
+            "keyring": "nothing that can be read"
+            if remembered is None
             else f"{remembered.size:,} records, root {remembered.root.hex()}",
             "missing": f"{max(history.signed_records - history.size, 0):,} records that were signed",
             "verdict": "they agree" if history.complaint is None else str(history.complaint),

@@ -14,6 +14,7 @@ from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.index.dicom.attributes import STUDY_UID
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
@@ -68,8 +69,8 @@ def written_again(path: Path, records: list[Entry]) -> None:
         shutil.rmtree(part)
     folder.complete()
     keyring = open_keyring(folder, provider_of(load_config(Path("coffer.toml")).keys, folder.archive_id))
-    keyring.amend([], [b"W"])
     signer = signing_key.current(keyring)
+    begin(folder, partial(signer.sign_note, folder.origin), keyring.remember_checkpoint)
     log = LogWriter(folder, sign=signer.sign_statement, now_ms=clock_ms)
     log.append(records)
     log.checkpoint(partial(signer.sign_note, folder.origin), keyring.remember_checkpoint)
