@@ -72,6 +72,7 @@ class LogWriter:
         reserve_bytes: int = 0,
         calls: Syscalls = SYSTEM,
         remembered: Checkpoint | None = None,
+        outside: Checkpoint | None = None,
         signers: Collection[str] = (),
         objection: HistoryError | None = None,
         may_refuse: bool = False,
@@ -79,7 +80,8 @@ class LogWriter:
         """Find the end of the log, cut a torn tail, and be ready to append.
 
         `sign` makes the tag of a group from its statement, with the key that signs now (`hand_over` replaces it).
-        `remembered` is the last checkpoint that the keyring remembers, `signers` the verifier keys it can sign with
+        `remembered` is the last checkpoint that the keyring remembers, `outside` the one that the mark outside the
+        folder names, if there is one, `signers` the verifier keys it can sign with
         (empty: not checked), `objection` any other reason not to write. Raises IntegrityError if the log is damaged;
         HistoryError if it is older than, or differs from, what was signed, or if another key signs now; the objection;
         UnreadableError if the medium cannot be read. Then nothing was changed. With `may_refuse` nothing is raised, but
@@ -94,7 +96,7 @@ class LogWriter:
         self._commit_lock = threading.Lock()
         self._failure: CofferError | None = None
         self._sign_lock = threading.Lock()
-        self._signed: Checkpoint | None = None
+        self.signed: Checkpoint | None = None  # the last checkpoint; None if the log refuses and it is not known
         self._is_published = True  # False while the publication of a checkpoint is unfinished or failed
         self._newest = Checkpoint(folder.origin, 0, EMPTY_ROOT)  # the newest that was signed, published or not
         self._tile_writer = TileWriter(folder, calls)
@@ -103,8 +105,8 @@ class LogWriter:
         self.refusal: IntegrityError | UnreadableError | None = None
         try:
             settle_end(folder, calls)
-            self._signed = read_checkpoint(folder)
-            claims = signed_claims(self._signed, remembered, last_checkpoint(folder))
+            self.signed = read_checkpoint(folder)
+            claims = signed_claims(self.signed, remembered, last_checkpoint(folder), outside)
             _require_signer(folder, signers)
             tail = read_tail(folder, claims)
             if objection is not None:
@@ -143,7 +145,13 @@ class LogWriter:
     @property
     def signed_size(self) -> int:
         """The number of records under the last signed checkpoint."""
-        return self._signed.size if self._signed else 0
+        return self.signed.size if self.signed else 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the log, as of the last append."""
+        with self._commit_lock:
+            return self._tail.epoch
 
     def append(self, entries: Sequence[Entry]) -> list[Appended]:
         """Append entries in order, together; durable on return. Returns position and time of each, in order.
@@ -252,7 +260,7 @@ class LogWriter:
         publish(self._folder, sign(made.serialize()), remember, self._calls)
         self._is_published = True
         self._tile_writer.tidy(self._newest, made)
-        self._signed = self._newest = made
+        self.signed = self._newest = made
         return made
 
     def require_stable(self) -> None:

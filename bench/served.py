@@ -89,11 +89,12 @@ class Served:
         """Start the process and return immediately; `started` is the time of the start."""
         durable.make_folder(self.folder, 0o700)
         command = [str(self._coffer), "--config", str(self._configure())]
+        environment = {**os.environ, "XDG_STATE_HOME": str(self.folder)}  # marks lie here, not in a home folder
         if not (self.folder / "archive").exists():
-            subprocess.run([*command, "init"], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([*command, "init"], check=True, stdout=subprocess.DEVNULL, env=environment)
         self.started = time.perf_counter()
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen([*command, "serve"], stdout=log, stderr=log)
+            self._process = subprocess.Popen([*command, "serve"], stdout=log, stderr=log, env=environment)
 
     def wait(self, seconds: float = 120.0) -> None:
         """Wait until it listens. Raises RuntimeError with the end of its log if it does not."""

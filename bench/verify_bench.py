@@ -26,6 +26,7 @@ from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
 from coffer.server.access.principal import Principal
+from coffer.server.config.integrity import Integrity
 from coffer.server.config.settings import Config, Http, Keys, Logging, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
@@ -70,7 +71,7 @@ def archive_of(path: Path, objects: int) -> Config:
     """A whole archive of CT images that look like a noisy phantom, 512 x 512 pixels of 16 bits."""
     config = Config(
         archive=path, http=Http(enabled=False), keys=Keys(key_file=path.with_suffix(".key")),
-        storage=Storage(segment_bytes=32 << 20, reserve_bytes=0),
+        storage=Storage(segment_bytes=32 << 20, reserve_bytes=0), integrity=Integrity(mark=path.with_suffix(".mark")),
     )  # fmt: skip
     create_archive(config)
     dice = np.random.default_rng(1)

@@ -20,14 +20,18 @@ Examples:
 def init(chosen: Chosen) -> None:
     """Create an empty archive and its first key. Never touches an existing archive."""
     config = chosen.admit(Action.CREATE).config
+    from coffer.archive.store.folder import ArchiveFolder
+    from coffer.server.anchor.mark_file import MarkFile
     from coffer.server.engine.create import create_archive
     from coffer.server.engine.providers import provider_location
 
     had_key = config.keys.key_file.exists()
     create_archive(config)
+    folder = ArchiveFolder.open(config.archive)
+    mark = MarkFile.of(config, folder.archive_id)
     in_file = config.keys.provider == "file"
     if chosen.json:
-        facts = {"archive": config.archive, "provider": config.keys.provider}
+        facts = {"archive": config.archive, "provider": config.keys.provider, "vkey": folder.vkey, "mark": mark.path}
         made = {"key_file": config.keys.key_file, "key_file_made": not had_key} if in_file else {}
         output.as_json({**facts, **made})
         return
@@ -41,5 +45,13 @@ def init(chosen: Chosen) -> None:
     output.say()
     output.say(advice)
     output.say("If you lose it, you lose every object in the archive, and nobody can recover them.")
+    output.say()
+    output.say(f"verifier key   {folder.vkey}")
+    output.say(f"mark           {mark.path}")
+    output.say(
+        "Keep a copy of the verifier key elsewhere too: coffer verify --vkey KEY then proves that this is your archive."
+    )
+    for concern in mark.concerns():
+        output.warn(concern, "docs/integrity.md says where a mark protects the archive")
     output.say()
     output.say("Next: coffer serve")

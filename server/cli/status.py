@@ -52,11 +52,13 @@ def status(chosen: Chosen, listed: bool) -> None:
         waiting = len(FindingStore(archive.folder.scrub).open_entries())
         short = None if archive.shortfall is None else str(archive.shortfall)
         foreign = [finding.what for finding in planted(archive.folder)]
+        degraded = archive.mark.concerns()
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
         facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
-        output.as_json({**facts, "foreign": foreign, "shortfall": short, "key_memory": memory, **erased, **details})
+        shown = {"degraded": degraded, "foreign": foreign, "shortfall": short, "key_memory": memory}
+        output.as_json(facts | shown | erased | details)
         return
     output.facts(
         {
@@ -80,6 +82,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "findings": f"{waiting} of the scrub are not acknowledged: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
             **({"not readable": f"{stats.skipped:,} {SKIPPED}"} if stats.skipped else {}),
+            **({"degraded": "\n".join(degraded)} if degraded else {}),
             **({"not Coffer's": f"{foreign[0]}{' and more' if foreign[1:] else ''}: coffer verify"} if foreign else {}),
         }
     )

@@ -12,6 +12,7 @@ from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, remembered_checkpoint
+from coffer.archive.tree.mark import Mark
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.index.keyless_check import check_index
@@ -22,6 +23,7 @@ from coffer.keys.errors import CofferError, HistoryError, IntegrityError
 from coffer.keys.inspect.remembered import read_remembered
 from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
+from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.config.settings import Config
 from coffer.server.engine.checkpoint_signer import finish
 from coffer.server.engine.providers import open_keyring, provider_of
@@ -33,6 +35,7 @@ __all__ = [
     "inspect_index",
     "inspect_keyring",
     "lost_holds",
+    "objection_of",
     "offline_session",
     "settle_findings",
 ]
@@ -97,6 +100,14 @@ def settle_findings(folder: ArchiveFolder) -> None:
         findings.settle({e.segment for e in entries}, left)
 
 
+def objection_of(mark: Mark | None, folder: ArchiveFolder, generation: int | None = None) -> HistoryError | None:
+    """As `Mark.objection`, if there is a mark; the caller's other checks report endorsements that cannot be read."""
+    try:
+        return None if mark is None else mark.objection(folder, generation)
+    except IntegrityError:
+        return None
+
+
 def lost_holds(config: Config) -> tuple[LostHold, ...] | None:
     """Return the holds of the log that the keyring lacks, also beside a writer; None if the keyring does not open."""
     folder = ArchiveFolder.open(config.archive)
@@ -117,11 +128,13 @@ def lost_holds(config: Config) -> tuple[LostHold, ...] | None:
 @dataclass(frozen=True, slots=True)
 class OfflineSession:
     """The archive under the writer's lock, its log closed; `remembered` is the checkpoint that its keyring remembers,
-    `objection` what the keyring lacks of the log, if anything, and `lost_holds` are the holds among it."""
+    `outside` the one that its mark names, `objection` what the keyring lacks of the log or of the mark, if anything,
+    and `lost_holds` are the holds among it."""
 
     folder: ArchiveFolder
     keyring: Keyring
     remembered: Checkpoint | None
+    outside: Checkpoint | None
     objection: HistoryError | None
     lost_holds: tuple[LostHold, ...] = ()
 
@@ -146,8 +159,10 @@ def offline_session(config: Config, command: str) -> Iterator[OfflineSession]:
             report_trouble(late.contradictions(keyring.epoch))
             with suppress(IntegrityError):  # the caller reports what is wrong with the endorsements
                 finish(folder, keyring)
-            objection = late.objection(keyring.epoch)
-            yield OfflineSession(folder, keyring, late.remembered, objection, late.lost_holds(keyring))
+            mark = MarkFile.of(config, folder.archive_id).find()
+            objection = late.objection(keyring.epoch) or objection_of(mark, folder, keyring.changes())
+            outside = mark.checkpoint if mark else None
+            yield OfflineSession(folder, keyring, late.remembered, outside, objection, late.lost_holds(keyring))
         finally:
             reader.close()
             keyring.close()

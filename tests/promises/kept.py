@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from coffer.server.access.principal import Principal
+from coffer.server.config.integrity import Integrity
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.archive import ReadableArchive, WritableArchive
 from coffer.server.engine.create import create_archive
@@ -34,7 +35,7 @@ class Kept:
         self.acknowledged = {} if acknowledged is None else acknowledged
         self.config = Config(
             archive=base / "archive", http=Http(enabled=False), keys=Keys(key_file=base / "key"),
-            storage=Storage(reserve_bytes=0, segment_bytes=SEGMENT_BYTES),
+            storage=Storage(reserve_bytes=0, segment_bytes=SEGMENT_BYTES), integrity=Integrity(mark=base / "mark"),
         )  # fmt: skip
 
     @classmethod

@@ -6,6 +6,7 @@ from coffer.archive.events.epochs import EpochAbandoned, EpochDestroyed, EpochRo
 from coffer.archive.events.event import Event
 from coffer.archive.events.fields import TreeHead
 from coffer.archive.events.holds import HoldAdded, HoldRemoved
+from coffer.archive.events.marks import MarkRenewed
 from coffer.archive.events.officer import Officer
 from coffer.archive.events.rekeys import RekeyOrdered, StudyRekeyed
 from coffer.archive.events.repairs import LossAccepted, SegmentRepaired, SegmentsTaken
@@ -78,6 +79,7 @@ SAMPLES: Final[tuple[Event, ...]] = (
     SegmentRepaired(segment=3, taken_records=(17, 18), kept="00000003.seg-damaged-0123456789abcdef"),
     SegmentsTaken(contradiction="the log ends at record 9", **_HEADS),
     LossAccepted(contradiction="", **_HEADS),
+    MarkRenewed(old_mark=None, mark=TreeHead(records=9, root=HASH), reason="another disk", by=BY),
 )
 ANY: Final = RekeyOrdered(study=STUDY, new_key=KEY, reason="a test", by=BY)  # which nothing is decided by
 

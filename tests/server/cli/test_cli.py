@@ -30,6 +30,7 @@ COMMANDS = [
     "index",
     "init",
     "keys",
+    "mark",
     "put",
     "recover",
     "repair",

@@ -14,12 +14,15 @@ from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import read_checkpoint
 from coffer.archive.tree.checkpoint_history import begin
 from coffer.index.dicom.attributes import STUDY_UID
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
 from coffer.keys.keyring import signing_key
+from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.config.load import load_config
+from coffer.server.engine.checkpoint_signer import mark_of
 from coffer.server.engine.opening import open_reading
 from coffer.server.engine.providers import open_keyring, provider_of
 from tests.server.filled import part10, run, told
@@ -63,7 +66,7 @@ def entries(path: Path) -> list[tuple[RecordHeader, Entry]]:
 
 
 def written_again(path: Path, records: list[Entry]) -> None:
-    """Let another log replace an archive's: sums, chain, tree, signature and remembered checkpoint are right."""
+    """Let another log replace an archive's: sums, chain, tree, signature, remembered checkpoint and mark are right."""
     folder = ArchiveFolder.open(path)
     for part in (folder.segments, folder.checkpoints, folder.tiles):
         shutil.rmtree(part)
@@ -74,6 +77,8 @@ def written_again(path: Path, records: list[Entry]) -> None:
     log = LogWriter(folder, sign=signer.sign_statement, now_ms=clock_ms)
     log.append(records)
     log.checkpoint(partial(signer.sign_note, folder.origin), keyring.remember_checkpoint)
+    mark = mark_of(folder, keyring, read_checkpoint(folder), 0)
+    MarkFile.of(load_config(Path("coffer.toml")), folder.archive_id).write(mark)
     log.close()
     keyring.close()
 
@@ -89,11 +94,13 @@ def of_another_study(here: list[Entry], _path: Path) -> list[Entry]:
 def of_another_archive(_here: list[Entry], path: Path) -> list[Entry]:
     """The same objects', in another archive."""
     path.rename("first")
-    Path("data.key").rename("first.key")
+    for name in ("key", "mark"):
+        Path(f"data.{name}").rename(f"first.{name}")
     filled()
     path.rename("second")
     Path("first").rename(path)
-    Path("first.key").rename("data.key")
+    for name in ("key", "mark"):
+        Path(f"first.{name}").replace(f"data.{name}")
     return [entry for _, entry in entries(Path("second"))[1 : EACH + 1]]
 
 

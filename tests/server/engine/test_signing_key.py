@@ -263,7 +263,7 @@ def test_killed_at_every_durable_step_it_goes_on(
     for at in range(0, 200, 1 if os.environ.get("COFFER_EVERY_STEP") else 7):
         base = tmp_path / f"at{at}"
         base.mkdir()
-        for name in ("data", "data.key", "coffer.toml"):
+        for name in ("data", "data.key", "data.mark", "coffer.toml"):
             source = tmp_path / name
             shutil.copytree(source, base / name) if source.is_dir() else shutil.copy(source, base / name)
         process = context.Process(target=rotate_until, args=(base, at))
