@@ -41,6 +41,7 @@ def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs attention."""
     from coffer.archive.repair.planted import planted
     from coffer.archive.verify.findings import FindingStore
+    from coffer.server.anchor.key_place import exposed_key
     from coffer.server.engine.archive import SKIPPED
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
     from coffer.server.engine.providers import guarded, provider_location
@@ -52,7 +53,7 @@ def status(chosen: Chosen, listed: bool) -> None:
         waiting = len(FindingStore(archive.folder.scrub).open_entries())
         short = None if archive.shortfall is None else str(archive.shortfall)
         foreign = [finding.what for finding in planted(archive.folder)]
-        degraded = archive.mark.concerns()
+        degraded = [*archive.mark.concerns(), *filter(None, [exposed_key(archive.config)])]
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
         facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
