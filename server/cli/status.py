@@ -83,7 +83,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "findings": f"{waiting} of the scrub are not acknowledged: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
             **({"not readable": f"{stats.skipped:,} {SKIPPED}"} if stats.skipped else {}),
-            **({"degraded": "\n".join(degraded)} if degraded else {}),
+            **({"degraded": "; ".join(degraded)} if degraded else {}),
             **({"not Coffer's": f"{foreign[0]}{' and more' if foreign[1:] else ''}: coffer verify"} if foreign else {}),
         }
     )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -20,6 +20,7 @@ from coffer.archive.reader import LogReader
 from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
+from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.tree.mark import Mark
 from coffer.index.index import Index
 from coffer.keys.clock import clock_ms
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # for types alone: workers and most commands count nothing an
 __all__ = ["open_for_keys", "open_for_rebuild", "open_for_service", "open_past_mark", "open_reading", "open_writer"]
 
 _log = logs.get_logger()
+_OTHER_KEY: Final = "nothing was changed; if the archive is the right one, correct [integrity] vkey; see coffer verify"
 
 
 def open_reading(config: Config) -> ReadableArchive:
@@ -249,8 +251,12 @@ def _open_log(found: _Compared, *, may_refuse: bool, heeds_mark: bool) -> LogWri
 
 
 def _objection(mark: Mark | None, found: _Compared) -> HistoryError | None:
-    """How keys and keyring contradict the mark, if at all. What cannot be read of them, the log refuses by itself."""
+    """How keys and keyring contradict the mark or the configured verifier key, if at all. What cannot be read of them,
+    the log refuses by itself."""
+    vkey = found.config.integrity.vkey
     try:
+        if vkey and vkey not in read_key_history(found.folder).vkeys:
+            return HistoryError(f"the configured verifier key, {vkey}, is none of this archive's", hint=_OTHER_KEY)
         return None if mark is None else mark.objection(found.folder, found.keyring.changes())
     except IntegrityError:
         return None

@@ -41,12 +41,11 @@ def _share(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
     epilog="""\b
 Examples:
   coffer verify
-  coffer verify --archive /mnt/copy        a backup, without its key file
+  coffer verify --archive /mnt/backup --copy    a backup, without its key file; it may be older than the mark
   coffer verify --level headers            the chain and the checkpoint only: quick
   coffer verify --level decrypt            open every object too: needs the key file
   coffer verify --since last-week.note     only what was added after a checkpoint that was kept
   coffer verify --vkey "$(cat vkey.txt)"     by the verifier key that coffer init printed
-  coffer verify --copy --archive /mnt/old  a copy that may be older than the mark outside the folder
   coffer verify --sample 5%                every header, and the bodies of 5 % of the records
   coffer verify --json-lines | jq .what
 

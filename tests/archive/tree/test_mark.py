@@ -1,6 +1,7 @@
 """The mark's file: it comes back as it was written, and nothing else is taken for one."""
 
 import json
+from hashlib import sha256
 
 import pytest
 
@@ -14,7 +15,19 @@ from tests.archive.trees import grow
 MARK = Mark(bytes(range(16)), ORIGIN, f"{ORIGIN}+00000000+AAAA", 17, bytes(range(32)), 4, 1)
 
 
-def test_it_comes_back() -> None:
+def test_it_comes_back_and_is_the_text_of_the_format() -> None:
+    text = """{
+ "type": "coffer/mark/v1",
+ "archive": "000102030405060708090a0b0c0d0e0f",
+ "origin": "archive.example/test",
+ "vkey": "archive.example/test+00000000+AAAA",
+ "size": 17,
+ "root": "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+ "keyring_generation": 4,
+ "epoch": 1
+}
+"""
+    assert MARK.serialize().decode() == f"{text}{sha256(text.encode()).hexdigest()}\n"
     assert Mark.parse(MARK.serialize()) == MARK
 
 

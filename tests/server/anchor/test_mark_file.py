@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as replaced
 
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.mark import Mark
@@ -136,6 +137,17 @@ def test_each_checkpoint_raises_it(tmp_path: Path) -> None:
         archive.renew_mark("a test", BY)
         assert file.read().size == archive.log.signed_size == 1
     assert "own disk" in file.concerns()[0]
+
+
+def test_the_configured_key_must_be_the_archives(tmp_path: Path) -> None:
+    config = config_of(tmp_path, tmp_path / "mark")
+    create_archive(config)
+    vkey = ArchiveFolder.open(config.archive).vkey
+    outside = {"mark": tmp_path / "mark", "vkey": vkey}
+    open_writer(replaced(config, integrity=Integrity(**outside))).close()
+    outside["vkey"] = vkey.replace("+A", "+B")
+    with pytest.raises(HistoryError, match="is none of this archive's"):
+        open_writer(replaced(config, integrity=Integrity(**outside))).close()
 
 
 def test_an_older_keyring_is_refused_by_the_mark_alone(tmp_path: Path) -> None:
