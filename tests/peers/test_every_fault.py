@@ -109,6 +109,7 @@ class Ward:
 
 def make_ward(coffer: CofferProcess, *command: str) -> Ward:
     """Keep what is there now, and count the command's calls."""
+    coffer.write_config(f'\n[integrity]\nmark = "{coffer.key_file.parent}/mark"\n')  # put back with the keys
     prepared, trace, top = coffer.base / "prepared", coffer.base / "trace", f"{coffer.base}/"
     prepared.mkdir()
     for part in (coffer.archive, coffer.key_file.parent):

@@ -16,10 +16,7 @@ from coffer.server.engine.opening import open_reading
 from coffer.server.main.demo import sample_study
 from tests.server.filled import free_port, part10, run, told
 
-BASE = (
-    "archive = 'data'\n[integrity]\nmark = 'data.mark'\n[storage]\nreserve_bytes = 0\n"
-    "[dimse]\nport = {}\n[http]\nenabled = false\n"
-)
+BASE = "archive = 'data'\n[storage]\nreserve_bytes = 0\n[dimse]\nport = {}\n[http]\nenabled = false\n"
 E = TypeVar("E", bound=Event)
 UIDS = ("1.2.3.1", "1.2.3.2", "1.2.3.3")
 

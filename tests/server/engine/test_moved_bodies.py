@@ -94,13 +94,11 @@ def of_another_study(here: list[Entry], _path: Path) -> list[Entry]:
 def of_another_archive(_here: list[Entry], path: Path) -> list[Entry]:
     """The same objects', in another archive."""
     path.rename("first")
-    for name in ("key", "mark"):
-        Path(f"data.{name}").rename(f"first.{name}")
+    Path("data.key").rename("first.key")
     filled()
     path.rename("second")
     Path("first").rename(path)
-    for name in ("key", "mark"):
-        Path(f"first.{name}").replace(f"data.{name}")
+    Path("first.key").rename("data.key")
     return [entry for _, entry in entries(Path("second"))[1 : EACH + 1]]
 
 

@@ -41,7 +41,7 @@ EFFECTIVE_FILE = Path("erased.note")
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An archive of two studies; at the end Coffer and the auditor's program find nothing in it."""
     monkeypatch.chdir(tmp_path)
-    configure()
+    configure("[integrity]", "mark = 'data.mark'")  # beside the archive, to be copied with it
     run("init")
     put(*UIDS[:2])
     yield tmp_path / "data"
