@@ -41,7 +41,7 @@ EFFECTIVE_FILE = Path("erased.note")
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An archive of two studies; at the end Coffer and the auditor's program find nothing in it."""
     monkeypatch.chdir(tmp_path)
-    configure("[integrity]", "mark = 'data.mark'")  # beside the archive, to be copied with it
+    configure()
     run("init")
     put(*UIDS[:2])
     yield tmp_path / "data"
@@ -259,13 +259,16 @@ def test_killed_at_every_durable_step_it_goes_on(
 ) -> None:
     """Keyring commits, and every sync and rename of files; the next command finishes, once, and all verifies."""
     context = multiprocessing.get_context("fork")
-    codes, generations = [], []
+    codes, generations, mark = [], [], str(told("mark", "show")["mark"])
     for at in range(0, 200, 1 if os.environ.get("COFFER_EVERY_STEP") else 7):
         base = tmp_path / f"at{at}"
         base.mkdir()
-        for name in ("data", "data.key", "data.mark", "coffer.toml"):
+        for name in ("data", "data.key", "coffer.toml"):
             source = tmp_path / name
             shutil.copytree(source, base / name) if source.is_dir() else shutil.copy(source, base / name)
+        shutil.copy(mark, base / "data.mark")
+        with (base / "coffer.toml").open("a") as settings:
+            settings.write("\n[integrity]\nmark = 'data.mark'\n")
         process = context.Process(target=rotate_until, args=(base, at))
         process.start()
         process.join(60)
