@@ -64,6 +64,7 @@ class LogWriter:
         reserve_bytes: int = 0,
         calls: Syscalls = SYSTEM,
         remembered: Checkpoint | None = None,
+        outside: Checkpoint | None = None,
         signers: Collection[str] = (),
         objection: HistoryError | None = None,
         may_refuse: bool = False,
@@ -73,13 +74,13 @@ class LogWriter:
         """Take the log, which finds its end and sets a torn tail aside, and be ready to append.
 
         `sign` makes the tag of a group from its statement, with the key that signs now (`hand_over` replaces it).
-        `remembered` is the last checkpoint that the keyring remembers, `signers` the verifier keys it can sign with
-        (empty: not checked), `objection` any other reason not to write. `log` is where groups are committed (None: in
-        the folder), `lease` the one that allows it (None: the caller knows that no other process writes). Raises
-        IntegrityError if the log is damaged; HistoryError if it is older than, or differs from, what was signed, or if
-        another key signs now; the objection; UnreadableError if the medium cannot be read. Then nothing was changed.
-        With `may_refuse` nothing is raised, but every append raises UnavailableError with that cause, so that the
-        archive can still be read.
+        `remembered` is the last checkpoint that the keyring remembers, `outside` the one that the mark outside the
+        folder names, if there is one, `signers` the verifier keys it can sign with (empty: not checked), `objection`
+        any other reason not to write. `log` is where groups are committed (None: in the folder), `lease` the one that
+        allows it (None: the caller knows that no other process writes). Raises IntegrityError if the log is damaged;
+        HistoryError if it is older than, or differs from, what was signed, or if another key signs now; the objection;
+        UnreadableError if the medium cannot be read. Then nothing was changed. With `may_refuse` nothing is raised, but
+        every append raises UnavailableError with that cause, so that the archive can still be read.
         """
         self._folder = folder
         self._calls = calls
@@ -100,7 +101,7 @@ class LogWriter:
                 raise objection
 
         try:
-            self._taken = self._log.take(lambda: self._told(remembered, signers), accept)
+            self._taken = self._log.take(lambda: self._told(remembered, outside, signers), accept)
         except (IntegrityError, UnreadableError) as error:
             if not may_refuse:
                 raise
@@ -108,11 +109,13 @@ class LogWriter:
             self._failure = UnavailableError(f"nothing is stored: {error}", hint=error.hint())
         self._end = self._taken.end
 
-    def _told(self, remembered: Checkpoint | None, signers: Collection[str]) -> Sequence[Checkpoint]:
+    def _told(
+        self, remembered: Checkpoint | None, outside: Checkpoint | None, signers: Collection[str]
+    ) -> Sequence[Checkpoint]:
         """What is signed of the log, after making the end of the history durable, which an earlier writer left."""
         settle_history(self._folder, self._calls)
         signed = self._publisher.signed = read_checkpoint(self._folder)
-        claims = signed_claims(signed, remembered, last_checkpoint(self._folder))
+        claims = signed_claims(signed, remembered, last_checkpoint(self._folder), outside)
         _require_signer(self._folder, signers)
         self._publisher.newest = claims[-1] if claims else self._publisher.newest
         return claims
@@ -151,6 +154,11 @@ class LogWriter:
     def signed_size(self) -> int:
         """The number of records under the last signed checkpoint."""
         return self._publisher.signed_size
+
+    @property
+    def signed(self) -> Checkpoint | None:
+        """The last checkpoint; None if the log refuses and it is not known."""
+        return self._publisher.signed
 
     def append(self, entries: Sequence[Entry]) -> list[Appended]:
         """Append entries in order, together; durable on return. Returns position and time of each, in order.

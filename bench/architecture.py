@@ -170,7 +170,7 @@ def trace(base: Path) -> Ways:
     Under IDLE stands what is entered while nobody asks for anything: it may also turn up in any of the others.
     """
     traced = _TracedArchive(base)
-    traced.run("init")
+    traced.run("init", "--yes-same-disk")
     study = sample_study()
     uid = str(study[0].StudyInstanceUID)
     with traced.served():

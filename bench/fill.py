@@ -16,6 +16,7 @@ from coffer.archive.body.sealed_body import own_memory
 from coffer.archive.format.entry import SealedFile
 from coffer.index.instance.identity import PartId
 from coffer.keys.crypto.study_key import StudyKey
+from coffer.server.config.integrity import Integrity
 from coffer.server.config.settings import Config, Http, Keys, Logging
 from coffer.server.engine.commit import Committed, Parcel, Sealed
 from coffer.server.engine.create import create_archive
@@ -29,7 +30,10 @@ _GROUP: Final = 500
 
 def config_of(folder: Path) -> Config:
     """The configuration of a filled archive: everything in one folder, nothing listens."""
-    return Config(archive=folder / "archive", http=Http(enabled=False), keys=Keys(key_file=folder / "coffer.key"))
+    return Config(
+        archive=folder / "archive", http=Http(enabled=False), keys=Keys(key_file=folder / "coffer.key"),
+        integrity=Integrity(mark=folder / "coffer.mark"),
+    )  # fmt: skip
 
 
 class _Gathering:

@@ -94,6 +94,7 @@ def _rotate(checkout: Path, work: Path, keyring: Path) -> float:
 def _filled(checkout: Path, cache: Path) -> Path:
     """A keyring of that checkout's format."""
     python = checkout / ".venv/bin/python"
+    cache.mkdir()
     done = subprocess.run(
         [python, "-c", _FILL, str(cache), str(_KEYS)], cwd=checkout, check=True, capture_output=True, text=True
     )

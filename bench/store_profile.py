@@ -25,6 +25,7 @@ from coffer.keys.crypto import aead
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.keyring.claims import Claims
 from coffer.server.access.principal import Principal
+from coffer.server.config.integrity import Integrity
 from coffer.server.config.settings import Config, Keys
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
@@ -87,7 +88,8 @@ def objects_of(folder: Path, limit: int) -> list[tuple[Part10, bytes]]:
 def fresh_archive() -> Iterator[WriterServices]:
     """Yield the services of an empty archive in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        config = Config(archive=Path(folder) / "archive", keys=Keys(key_file=Path(folder) / "key"))
+        mark = Integrity(mark=Path(folder) / "mark")
+        config = Config(archive=Path(folder) / "archive", keys=Keys(key_file=Path(folder) / "key"), integrity=mark)
         logs.configure(config.log, level="error")
         create_archive(config)
         with open_writer(config) as archive:

@@ -21,10 +21,12 @@ from pydicom.dataset import Dataset
 from coffer.archive.format.entry import Entry
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
 from coffer.server.access.principal import Principal
+from coffer.server.config.integrity import Integrity
 from coffer.server.config.settings import Config, Http, Keys, Logging, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
@@ -53,8 +55,9 @@ def log_of(path: Path, records: int, body_bytes: int) -> ArchiveFolder:
     """A signed log of records of one size, in segments of 1 GiB, the default."""
     signer = CheckpointSigner(Secret(bytes(32)))
     ArchiveFolder.prepare(path)
-    ArchiveFolder(path, bytes(16), ORIGIN, signer.vkey(ORIGIN)).commit()
-    folder = ArchiveFolder.open(path)
+    folder = ArchiveFolder(path, bytes(16), ORIGIN, signer.vkey(ORIGIN))
+    begin(folder, partial(signer.sign_note, ORIGIN))
+    folder.commit()
     writer = LogWriter(folder, sign=signer.sign_statement, now_ms=lambda: 1, segment_bytes=1 << 30)
     body = os.urandom(body_bytes)
     for start in range(0, records, 1000):
@@ -68,7 +71,7 @@ def archive_of(path: Path, objects: int) -> Config:
     """A whole archive of CT images that look like a noisy phantom, 512 x 512 pixels of 16 bits."""
     config = Config(
         archive=path, http=Http(enabled=False), keys=Keys(key_file=path.with_suffix(".key")),
-        storage=Storage(segment_bytes=32 << 20, reserve_bytes=0),
+        storage=Storage(segment_bytes=32 << 20, reserve_bytes=0), integrity=Integrity(mark=path.with_suffix(".mark")),
     )  # fmt: skip
     create_archive(config)
     dice = np.random.default_rng(1)

@@ -1,9 +1,11 @@
 """What test folders share: where the real DICOM files are, what an absent peer means, how Hypothesis is bounded."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,20 @@ def absent(reason: str) -> NoReturn:
     if os.environ.get("COFFER_CI") and sys.platform == "linux":
         pytest.fail(f"{reason} (COFFER_CI is set: nothing may be left out)")
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _marks_elsewhere() -> Iterator[None]:
+    """Marks outside the archives lie in no home folder, and on another volume than the archives where there is one."""
+    memory = Path("/dev/shm")
+    folder = tempfile.mkdtemp(prefix="coffer-tests-", dir=memory if os.access(memory, os.W_OK) else None)
+    before = os.environ.get("XDG_STATE_HOME")
+    os.environ["XDG_STATE_HOME"] = folder
+    yield
+    os.environ.pop("XDG_STATE_HOME")
+    if before is not None:
+        os.environ["XDG_STATE_HOME"] = before
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from coffer.archive.events import clocks, epochs, holds, rekeys, repairs, shares, shreds, signing_keys
+from coffer.archive.events import clocks, epochs, holds, marks, rekeys, repairs, shares, shreds, signing_keys
 from coffer.archive.events.event import Event, UnknownEvent
 from coffer.keys.errors import FormatError, IntegrityError
 
@@ -42,6 +42,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     clocks.ClockDoubted,
     clocks.ClockConfirmed,
     clocks.LogEpochBegun,
+    marks.MarkRenewed,
 )
 RESERVED: Final = {
     "audit.head": "the head of the audit trail; its record kind will be AUDIT_HEAD (7)",

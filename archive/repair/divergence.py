@@ -42,7 +42,7 @@ class Divergence:
 
     `end` is where the intact log ends: segment and byte offset. `left_over` counts the bytes after it, those of later
     segments included. `signed` is the latest checkpoint, `remembered` that of the keyring, `last_in_history` the last
-    one of the history of checkpoints.
+    one of the history of checkpoints, `outside` what the mark outside the folder names.
     """
 
     size: int
@@ -52,35 +52,41 @@ class Divergence:
     signed: Checkpoint | None
     remembered: Checkpoint | None
     last_in_history: Checkpoint | None
+    outside: Checkpoint | None
     complaint: IntegrityError | None
 
     @property
     def signed_records(self) -> int:
-        """The number of records that any signed checkpoint covers."""
-        return max((c.size for c in (self.signed, self.remembered, self.last_in_history) if c is not None), default=0)
+        """The number of records that any signed checkpoint covers, or the mark names."""
+        known = (self.signed, self.remembered, self.last_in_history, self.outside)
+        return max((c.size for c in known if c is not None), default=0)
 
 
 def find_divergence(
-    folder: ArchiveFolder, remembered: Checkpoint | None, objection: HistoryError | None = None
+    folder: ArchiveFolder,
+    remembered: Checkpoint | None,
+    objection: HistoryError | None = None,
+    outside: Checkpoint | None = None,
 ) -> Divergence:
     """Compare log, checkpoints and keyring without changing anything. Reads the headers of the whole log, no bodies.
 
-    `objection` is any other contradiction with the keyring, used if log and checkpoints show none. Raises
-    UnreadableError if the medium cannot be read.
+    `outside` is what the mark outside the folder names, `objection` any other contradiction with mark or keyring, used
+    if log and checkpoints show none. Raises UnreadableError if the medium cannot be read.
     """
     complaint: IntegrityError | None = objection
     signed = last_in_history = None
     try:
         signed = read_checkpoint(folder)
         last_in_history = last_checkpoint(folder)
-        read_tail(folder, signed_claims(signed, remembered, last_in_history))
+        read_tail(folder, signed_claims(signed, remembered, last_in_history, outside))
     except IntegrityError as error:
         complaint = error
     chain, end = _longest(folder)
     sizes = dict(folder.segment_store().segments(LOG))
     beyond = sum(size for number, size in sizes.items() if number > end[0])
     left_over = beyond + (sizes[end[0]] - end[1] if end[0] in sizes and not _is_sealed_at(folder, end) else 0)
-    return Divergence(chain.next_seq, chain.tree.root(), end, left_over, signed, remembered, last_in_history, complaint)
+    known = (signed, remembered, last_in_history, outside)
+    return Divergence(chain.next_seq, chain.tree.root(), end, left_over, *known, complaint)
 
 
 def accept_loss(
@@ -128,10 +134,9 @@ def take_from(
     if (copy.archive_id, copy.vkey) != (folder.archive_id, folder.vkey):
         raise InputError("the copy is of another archive", hint="name a backup or replica of this one")
     theirs = read_checkpoint(copy)
-    if theirs is None or theirs.size < history.signed_records:
-        held = 0 if theirs is None else theirs.size
+    if theirs.size < history.signed_records:
         raise InputError(
-            f"the copy's checkpoint covers {held} records, but {history.signed_records} were signed here",
+            f"the copy's checkpoint covers {theirs.size} records, but {history.signed_records} were signed here",
             hint="name a newer copy",
         )
     for claim in _binding(history):
@@ -149,7 +154,7 @@ def take_from(
     for number in numbers:
         kept = f"{SegmentFiles.name(number)}-replaced-{history.size}" if number in segment_numbers(store) else ""
         store.replace(SealedSegment.of(number, partial(given.open, LOG, number)), kept)
-    _set_aside_beyond(folder, theirs_all[-1], history, calls)
+    _set_aside_beyond(folder, max(theirs_all, default=0), history, calls)
     _publish(folder, theirs, note, remember, calls)
     return numbers
 
@@ -175,9 +180,11 @@ def _binding(history: Divergence) -> list[Checkpoint]:
     """The checkpoints that a copy must prove. If they contradict each other, the keyring's counts: it was written
     first."""
     signed, remembered = history.signed, history.remembered
+    outside = [] if history.outside is None else [history.outside]
     if remembered is None or remembered.size == 0:
-        return [] if signed is None else [signed]
-    return [remembered] if signed is None or signed.size <= remembered.size else [remembered, signed]
+        return outside if signed is None else [signed, *outside]
+    newer = [] if signed is None or signed.size <= remembered.size else [signed]
+    return [remembered, *newer, *outside]
 
 
 def _event(what: type[E], history: Divergence, made: Checkpoint) -> E:
@@ -207,7 +214,7 @@ def _keep_note(folder: ArchiveFolder, calls: Syscalls) -> None:
     """Keep the checkpoint that will be contradicted as evidence, under a name derived from its content."""
     try:
         note = read_note(folder)
-    except (FileNotFoundError, IntegrityError):
+    except IntegrityError:
         return  # missing, or not a note: it will be replaced
     replace(folder.lost_and_found / f"checkpoint-{_digest(note)[:16]}.note", note, calls=calls)
 

@@ -117,11 +117,9 @@ def _restore_checkpoint(
 
     It is replaced only if the log here is at least as long as that note and has its root.
     """
-    try:
-        if read_checkpoint(folder) is not None:
-            return False
-    except IntegrityError:
-        pass
+    with suppress(IntegrityError):
+        read_checkpoint(folder)
+        return False
     known: list[tuple[Checkpoint, bytes]] = []
     with suppress(IntegrityError):
         known += [entry for entry in (last_entry(folder),) if entry is not None]

@@ -104,27 +104,37 @@ def _require_tag(folder: ArchiveFolder, tail: Tail, seams: Seams, count: int) ->
 
 
 def signed_claims(
-    signed: Checkpoint | None, remembered: Checkpoint | None, last_in_history: Checkpoint | None = None
+    signed: Checkpoint | None,
+    remembered: Checkpoint | None,
+    last_in_history: Checkpoint | None = None,
+    outside: Checkpoint | None = None,
 ) -> tuple[Checkpoint, ...]:
-    """The checkpoints that the log must match (the latest, the keyring's, the last of the history): each size once,
-    the newest last.
+    """The checkpoints that the log must match (the latest, the keyring's, the last of the history, and the one that the
+    mark outside the folder names): each size once, the newest last.
 
     A checkpoint is written to the history, then to the keyring, then published: after an interruption each may be one
-    ahead of the next. The keyring is never behind; the history may be, if it was lost. Raises HistoryError if the
-    keyring is behind, or if two of them contradict each other.
+    ahead of the next. The keyring is never behind, and all of them are at least as far as the mark. Raises HistoryError
+    if the keyring is behind, or all three are, or if two of them contradict each other.
     """
     if signed is not None and remembered is not None and remembered.size < signed.size:
         raise HistoryError(
             f"the keyring is older than the log: it remembers {remembered.size} records, and {signed.size} are signed",
             hint="put the newest copy of the keyring back, or see coffer recover show",
         )
+    inside = [claim for claim in (signed, remembered, last_in_history) if claim is not None]
+    newest = max((claim.size for claim in inside), default=0)
+    if outside is not None and newest < outside.size:
+        raise HistoryError(
+            f"{newest} records are signed here, but the mark outside the folder names {outside.size}",
+            hint="an older copy was put back: " + _REMEDY,
+        )
     known: list[Checkpoint] = []
-    for claim in sorted((c for c in (signed, remembered, last_in_history) if c is not None), key=lambda c: c.size):
+    for claim in sorted(inside if outside is None else [*inside, outside], key=lambda c: c.size):
         if not known or known[-1].size != claim.size:
             known.append(claim)
         elif known[-1].root != claim.root:
             raise HistoryError(
-                f"signed checkpoint, keyring and history differ about the first {claim.size} records", hint=FORK
+                f"signed checkpoint, keyring, history and mark differ about the first {claim.size} records", hint=FORK
             )
     return tuple(known)
 

@@ -9,13 +9,13 @@ import binascii
 from dataclasses import dataclass
 from typing import Final
 
-from coffer.archive.format.merkle import EMPTY_ROOT
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.key_history import KeyHistory, read_key_history
 from coffer.keys.crypto.signing import body_of
 from coffer.keys.disk import opening
-from coffer.keys.errors import FormatError, IntegrityError
+from coffer.keys.errors import FormatError, HistoryError, IntegrityError
 
+_REMEDY: Final = "put the newest copy back; coffer recover show lists the remedies"
 LONGEST_NOTE: Final = 64 << 10  # far more than a note with the cosignatures of witnesses
 _DIGITS: Final = 20  # of the largest number of records, 2 ** 64 - 1
 
@@ -53,29 +53,31 @@ def parse_checkpoint(body: bytes) -> Checkpoint:
 
 
 def read_note(folder: ArchiveFolder) -> bytes:
-    """The bytes of the latest checkpoint's note, unverified. Raises FileNotFoundError if there is none, IntegrityError
-    if it is a link, not a file, or larger than any note."""
-    return opening.read(folder.checkpoint, LONGEST_NOTE)
+    """The bytes of the latest checkpoint's note, unverified.
+
+    Raises HistoryError if it is missing, because the first one is signed before an archive holds any record;
+    IntegrityError if it is a link, not a file, or larger than any note.
+    """
+    try:
+        return opening.read(folder.checkpoint, LONGEST_NOTE)
+    except FileNotFoundError as error:
+        raise HistoryError("checkpoints/latest is missing", hint=_REMEDY) from error
 
 
 def latest_note(folder: ArchiveFolder) -> bytes:
-    """Like `read_note`, but empty if nothing was signed yet."""
+    """Like `read_note`, but empty if there is none."""
     try:
         return read_note(folder)
-    except FileNotFoundError:
+    except HistoryError:
         return b""
 
 
-def read_checkpoint(folder: ArchiveFolder) -> Checkpoint | None:
-    """The latest checkpoint that this archive signed, its signature verified; None if there is none yet.
+def read_checkpoint(folder: ArchiveFolder) -> Checkpoint:
+    """The latest checkpoint that this archive signed, its signature verified.
 
-    Raises IntegrityError if it is damaged or not signed by this archive's key.
+    Raises HistoryError if it is missing, IntegrityError if it is damaged or not signed by this archive's key.
     """
-    try:
-        note = read_note(folder)
-    except FileNotFoundError:
-        return None
-    return open_checkpoint(note, folder)
+    return open_checkpoint(read_note(folder), folder)
 
 
 def open_checkpoint(note: bytes, folder: ArchiveFolder) -> Checkpoint:
@@ -102,8 +104,10 @@ def endorsed_checkpoints(keys: KeyHistory) -> list[Checkpoint]:
 
 
 def remembered_checkpoint(note: bytes | None, folder: ArchiveFolder) -> Checkpoint:
-    """The checkpoint in the note that a keyring remembers; an empty one without a note, when nothing was signed yet.
+    """The checkpoint in the note that a keyring remembers.
 
-    Raises the same errors as `open_checkpoint`.
+    Raises HistoryError without a note, for the same reason as `read_note`; otherwise as `open_checkpoint`.
     """
-    return Checkpoint(folder.origin, 0, EMPTY_ROOT) if note is None else open_checkpoint(note, folder)
+    if note is None:
+        raise HistoryError("the keyring remembers no checkpoint", hint=_REMEDY)
+    return open_checkpoint(note, folder)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
-from coffer.archive.format.merkle import Frontier
+from coffer.archive.format.merkle import EMPTY_ROOT, Frontier
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, read_note
 from coffer.archive.tree.leaves import Leaves
@@ -25,6 +25,7 @@ from coffer.keys.errors import FormatError, HistoryError, IntegrityError, NotFou
 _NOTE: Final = re.compile(  # at the start of a line only: what follows a hole is not a note
     rb"(?<![^\n])[^\n\0]+\n[0-9]+\n[^\n\0]+\n\n(?:\xe2\x80\x94 [^\n\0]+\n)+"
 )
+_REMEDY: Final = "put the newest copy back; coffer recover show lists the remedies"
 _TORN: Final = re.compile(rb"[^\n]+(?:\n[0-9]*(?:\n[^\n]*(?:\n(?:\n(?:\xe2[^\n]*)?)?)?)?)?")  # a truncated note
 _TAIL_BYTES: Final = 64 << 10  # far more than one note
 _PIECE: Final = 1 << 20
@@ -81,10 +82,13 @@ def read_entries(folder: ArchiveFolder) -> Iterator[HistoryEntry]:
         yield from split(iter(partial(file.read, _PIECE), b""))
 
 
-def last_checkpoint(folder: ArchiveFolder) -> Checkpoint | None:
-    """The newest checkpoint of the history. Raises the same errors as `last_entry`."""
+def last_checkpoint(folder: ArchiveFolder) -> Checkpoint:
+    """The newest checkpoint of the history. Raises the same errors as `last_entry`, and HistoryError if there is none,
+    because the first one is signed before an archive holds any record."""
     last = last_entry(folder)
-    return last.checkpoint if last else None
+    if last is None:
+        raise HistoryError("the history of checkpoints is missing", hint=_REMEDY)
+    return last.checkpoint
 
 
 def last_entry(folder: ArchiveFolder) -> HistoryEntry | None:
@@ -115,8 +119,27 @@ def find_note(folder: ArchiveFolder, size: int) -> bytes:
             return entry.note
         sizes = sorted([*sizes, entry.checkpoint.size], key=lambda other: abs(other - size))[:3]
     near = sorted(sizes)
-    hint = f"the nearest ones cover {', '.join(map(str, near))} records" if near else "nothing was signed yet"
+    hint = (
+        f"the nearest ones cover {', '.join(map(str, near))} records"
+        if near
+        else "the history of checkpoints is missing"
+    )
     raise NotFoundError(f"no checkpoint over {size} records was signed", hint=hint)
+
+
+def begin(
+    folder: ArchiveFolder,
+    sign: Callable[[bytes], bytes],
+    remember: Callable[[bytes], None] | None = None,
+    calls: Syscalls = SYSTEM,
+) -> None:
+    """Sign the log while it has no record, as a step of making an archive; durable on return, and repeatable.
+
+    From then on, a checkpoint that is missing anywhere was taken away. `sign` makes a signed note of a text, the same
+    one each time; `remember` as in `publish`. Raises UnavailableError.
+    """
+    settle_history(folder, calls)
+    publish(folder, sign(Checkpoint(folder.origin, 0, EMPTY_ROOT).serialize()), remember, calls)
 
 
 def publish(
@@ -151,7 +174,7 @@ def _latest(folder: ArchiveFolder) -> HistoryEntry | None:
     try:
         note = read_note(folder)
         return HistoryEntry(open_checkpoint(note, folder), note)
-    except (FileNotFoundError, IntegrityError):
+    except IntegrityError:
         return None
 
 

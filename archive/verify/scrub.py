@@ -186,8 +186,7 @@ class Scrub:
         claims = []
         try:
             signed = read_checkpoint(self._folder)
-            if signed is not None:
-                claims.append(Claim(signed.size, signed.root))
+            claims.append(Claim(signed.size, signed.root))
             remembered = self._remembered()  # read after the checkpoint, because a writer updates the keyring first
             if remembered is not None and not any(
                 (c.size, c.root) == (remembered.size, remembered.root) for c in claims

@@ -78,7 +78,7 @@ def _history(folder: ArchiveFolder, signed: Checkpoint | None, since: int, good:
         yield _beside(f"the history lacks the signed checkpoint over {signed.size} records")
     with suppress(IntegrityError):  # a verification reports a checkpoint that cannot be read
         latest = read_checkpoint(folder)  # again, after the history: a writer appends a checkpoint there first
-        if earlier >= 0 and (latest is None or latest.size < earlier):
+        if latest.size < earlier:
             yield _beside(f"checkpoints/latest was put back: the history has one over {before} records")
 
 

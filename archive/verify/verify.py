@@ -100,11 +100,13 @@ class Verifier:
         *,
         open_records: OpenRecords | None = None,
         remembered: Checkpoint | None = None,
+        outside: Checkpoint | None = None,
         replacements: Mapping[int, SealedSegment] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """`remembered` is the last signed checkpoint that the keyring remembers, if a keyring is available. `progress`
-        is called with numbers of bytes that add up to the whole log. VerifyLevel.DECRYPT needs `open_records`.
+        """`remembered` is the last signed checkpoint that the keyring remembers, if a keyring is available, `outside`
+        the one that the mark outside the folder names, if the archive must have come as far. `progress` is called with
+        numbers of bytes that add up to the whole log. VerifyLevel.DECRYPT needs `open_records`.
 
         `replacements` are read in place of segments, to verify the log as it would be with them.
         """
@@ -114,6 +116,7 @@ class Verifier:
         self._options = options
         self._open_records = open_records
         self._remembered = remembered
+        self._outside = outside
         self._replacements = replacements or {}
         self._progress = progress or (lambda _: None)
         self.summary = VerifySummary()
@@ -195,6 +198,7 @@ class Verifier:
             (newest, "the endorsement of a signing key"),
             (last, "a signed checkpoint of the history"),
             (self._remembered, "the checkpoint that the keyring remembers"),
+            (self._outside, "the mark outside the folder"),
             (since if isinstance(since, Checkpoint) else None, "the given checkpoint"),
         ):
             if checkpoint is not None and not any(

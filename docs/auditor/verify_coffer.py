@@ -3,8 +3,8 @@
     python3 verify_coffer.py FOLDER [--vkey KEY] [--kept NOTE ...]
 
 Written from archive/FORMAT.md alone, with the standard library of Python 3.9 or later. KEY is the archive's verifier
-key, from its owner by a way that you trust: without it, the one in the copy is believed. NOTE is a signed checkpoint
-that you kept. It prints a line for all that is wrong, and a last one. Exit code 0: all is as it was signed; 1: not so.
+key, from its owner by a way that you trust. NOTE is a signed checkpoint that you kept. It prints a line for all that is
+wrong, and a last one. Exit code 0: all is as it was signed; 1: not so; 17: without KEY, the copy agrees with itself.
 Proofs and certificates of erasure are checked by verify_proof.py, which lies beside this file.
 """
 
@@ -25,6 +25,7 @@ NOTE = re.compile(rb"(?<![^\n])([^\n\0]+)\n" + HEAD.pattern + rb"\n\n" + LINES)
 TYPE, ENDORSEMENTS = "coffer/signing-key/v1", "checkpoints/endorsements"
 LOST, CUT, BODY = "the record header is damaged", "the record is cut, or its end is damaged", "the body is damaged"
 UNCHAINED = "it does not chain to the one before"
+BY_ITSELF = "consistent with itself; not checked against any key from outside"
 LOG_EPOCH, REGISTER = 256, 257  # kinds of records
 P, Q = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # RFC 8032 5.1
 D, ROOT_OF_MINUS_1 = -121665 * pow(121666, -1, P) % P, pow(2, (P - 1) // 4, P)
@@ -178,8 +179,7 @@ class Archive:
             self.claims.setdefault(size, []).append((path, root))
             return size
         except (OSError, ValueError) as error:
-            if note is not None or path.exists():
-                self.say(path, error)
+            self.say(path, error)
             return 0
 
     def history(self, path):
@@ -190,7 +190,7 @@ class Archive:
                 self.say(path, f"byte {at}: not the next note")
             at = note.end()
             self.claim(path, note[0])
-        if (self.latest and self.latest not in sizes) or (len(sizes) > 1 and self.latest < sizes[-2]):
+        if self.latest not in sizes or (len(sizes) > 1 and self.latest < sizes[-2]):
             self.say(path, "latest is not its last checkpoint, nor the one before")
 
     def segment(self, path, is_last):
@@ -321,8 +321,9 @@ def main():
         told = f"{size}, {archive.torn} bytes of an unfinished write"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         found, told = [str(error)], str(given.folder)
-    print(*found, f"{told}: " + (f"{len(found)} findings" if found else "all is as it was signed"), sep="\n")
-    return 1 if found else 0
+    fine = "all is as it was signed" if given.vkey else BY_ITSELF
+    print(*found, f"{told}: " + (f"{len(found)} findings" if found else fine), sep="\n")
+    return 1 if found else 0 if given.vkey else 17
 
 
 if __name__ == "__main__":

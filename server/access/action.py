@@ -40,6 +40,7 @@ class Action(StrEnum):
     REPAIR = "repair"
     RECOVER = "recover"
     ACCEPT_LOSS = "accept-loss"
+    RENEW_MARK = "renew-mark"
     # Keys
     AUDIT_KEYS = "audit-keys"
     ROTATE = "rotate"

@@ -109,6 +109,12 @@ class Admitted:
 
         return open_writer(self.config)
 
+    def open_past_mark(self) -> WritableArchive:
+        """As `open_writer`, whatever the mark outside the folder says."""
+        from coffer.server.engine.opening import open_past_mark
+
+        return open_past_mark(self.config)
+
     def open_for_rebuild(self) -> WritableArchive:
         """As `open_writer`, with an empty index."""
         from coffer.server.engine.opening import open_for_rebuild

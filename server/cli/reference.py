@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from coffer.keys import errors
+from coffer.server.cli.integrity.verify import UNANCHORED
 from coffer.server.cli.root import INTERNAL_ERROR, INTERRUPTED, main
 from coffer.server.config.reference import configuration_page
 
@@ -27,6 +28,8 @@ def exit_codes() -> list[tuple[int, str, str]]:
         (1, "findings", "A check found problems, or the erasure is not effective yet."),
     ]
     rows.append((2, "usage", "The command line is wrong; nothing was done."))
+    unanchored = "A verification without findings had nothing from outside the archive folder to compare with."
+    rows.append((UNANCHORED, "not checked from outside", unanchored))
     for name in errors.__all__:
         kind = getattr(errors, name)
         if kind is not errors.CofferError:

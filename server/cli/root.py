@@ -29,6 +29,7 @@ _MODULES: Final = {
     "verify": "integrity.verify",
     "repair": "integrity.repair",
     "recover": "integrity.recover",
+    "mark": "integrity.mark",
     "scrub": "integrity.scrub",
     "checkpoint": "integrity.checkpoint",
     "status": "status",

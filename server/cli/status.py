@@ -41,6 +41,7 @@ def status(chosen: Chosen, listed: bool) -> None:
     """Show studies, objects, bytes received and stored, segments, index lag, key epoch and what needs attention."""
     from coffer.archive.repair.planted import planted
     from coffer.archive.verify.findings import FindingStore
+    from coffer.server.anchor.key_place import exposed_key
     from coffer.server.clock.trust import trust
     from coffer.server.engine.archive import SKIPPED
     from coffer.server.engine.erasure_state import EFFECTIVE, erasures
@@ -54,21 +55,13 @@ def status(chosen: Chosen, listed: bool) -> None:
         short = None if archive.shortfall is None else str(archive.shortfall)
         doubt = trust(archive.keyring).concern()
         foreign = [finding.what for finding in planted(archive.folder)]
+        degraded = [*archive.mark.concerns(), *filter(None, [exposed_key(archive.config)])]
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
         facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
-        output.as_json(
-            {
-                **facts,
-                "foreign": foreign,
-                "shortfall": short,
-                "key_memory": memory,
-                "clock": doubt or None,
-                **erased,
-                **details,
-            }
-        )
+        shown = {"degraded": degraded, "foreign": foreign, "shortfall": short, "key_memory": memory}
+        output.as_json(facts | shown | {"clock": doubt or None} | erased | details)
         return
     output.facts(
         {
@@ -93,6 +86,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "findings": f"{waiting} of the scrub are not acknowledged: coffer scrub show" if waiting else "none",
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
             **({"not readable": f"{stats.skipped:,} {SKIPPED}"} if stats.skipped else {}),
+            **({"degraded": "; ".join(degraded)} if degraded else {}),
             **({"not Coffer's": f"{foreign[0]}{' and more' if foreign[1:] else ''}: coffer verify"} if foreign else {}),
         }
     )

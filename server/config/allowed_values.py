@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from msgspec import inspect
 
+from coffer.server.config.integrity import VerifierKey
 from coffer.server.config.settings import AeTitle, Issuer, Region, TokenLabel, Url, VariableName
 
 __all__ = ["allowed", "example"]
@@ -31,6 +32,7 @@ _WORDS: Final = {
         (Issuer, "up to 64 characters without backslash"),
         (Region, "an AWS region, for example eu-central-1"),
         (Url, "an http or https URL"),
+        (VerifierKey, "a verifier key, `NAME+HASH+KEY`"),
     )
 }
 

@@ -197,6 +197,13 @@ def _contradictions(config: Config) -> Iterator[tuple[toml_lines.KeyPath, str, s
             "the key file is inside the archive folder",
             "move it elsewhere, preferably to another volume: a copy of the archive must not contain its key",
         )
+    mark = config.integrity.mark
+    if mark != Path() and Path(os.path.realpath(mark)).is_relative_to(os.path.realpath(archive)):
+        yield (
+            ("integrity", "mark"),
+            "the mark is inside the archive folder",
+            "move it elsewhere, preferably to another volume: whoever writes the archive must not write it",
+        )
     yield from _key_contradictions(config.keys)
     if config.limits.memory_total_bytes < config.limits.memory_object_bytes:
         yield (

@@ -1,14 +1,16 @@
 """Every setting of Coffer, with its type, bounds, default and meaning in one place.
 
-Rule: a setting is defined here or does not exist; `docs/configuration.md` is rendered from these classes and a test
-compares the two. Values are checked when the file is read (`server.config.load`): every `Config` is valid. It opens no
-file.
+Rule: a setting is defined here, or in the module of its table, or does not exist; `docs/configuration.md` is rendered
+from these classes and a test compares the two. Values are checked when the file is read (`server.config.load`): every
+`Config` is valid. It opens no file.
 """
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+
+from coffer.server.config.integrity import Integrity
 
 __all__ = [
     "AwsKms",
@@ -392,4 +394,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retention: Retention = Retention()
     patients: Patients = Patients()
     versions: Versions = Versions()
+    integrity: Integrity = Integrity()
     log: Logging = Logging()

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 from coffer.archive.body.sealed_body import BodyReader
 from coffer.archive.events.event import Event
+from coffer.archive.events.fields import TreeHead
+from coffer.archive.events.marks import MarkRenewed
+from coffer.archive.events.officer import Officer
 from coffer.archive.events.recorded import NO_KEY, Occurrence, Recorded
 from coffer.archive.format.entry import Position
 from coffer.archive.format.record import Kind, RecordHeader
@@ -31,6 +34,7 @@ from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.decision import policy_of
+from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.config.settings import Config
 from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed
@@ -69,6 +73,7 @@ class ArchiveParts:
     index: Index
     feed: IndexFeed
     key_trouble: list[str]
+    mark: MarkFile
     opened: ExitStack
 
 
@@ -86,6 +91,7 @@ class ReadableArchive:
         self.index = parts.index
         self.limits = parts.feed.limits
         self.key_trouble = parts.key_trouble
+        self.mark = parts.mark
         self.shortfall = shortfall
         self._feed = parts.feed
         self._opened = parts.opened
@@ -113,6 +119,7 @@ class ReadableArchive:
     def concerns(self) -> list[str]:
         """What an administrator should look at although the archive works."""
         found = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in self.key_trouble]
+        found += self.mark.concerns()
         if self.shortfall is not None:
             found.append(str(self.shortfall))
         skipped = self.index.skipped_objects
@@ -241,6 +248,18 @@ class WritableArchive(KeyAdminArchive):
     def sign_checkpoint(self) -> Checkpoint | None:
         """Sign the log as it is; durable on return. None if nothing was added. Raises as `ArchiveSigner.sign`."""
         return self._signer.sign()
+
+    def renew_mark(self, reason: str, officer: Officer) -> None:
+        """Make the mark outside the folder anew, of the archive as it is now, with an event of who decided that and
+        why; both durable on return, the event first. Raises CofferError."""
+        self.sign_checkpoint()
+        before, signed = self.mark.find(), self.log.signed
+        assert signed is not None  # a log that is open for writing has one
+        left = TreeHead(records=signed.size, root=signed.root.hex())
+        was = None if before is None else TreeHead(records=before.size, root=before.root.hex())
+        self.record_event(MarkRenewed(old_mark=was, mark=left, reason=reason.strip(), by=officer))
+        self.sign_checkpoint()
+        self._signer.renew_mark()
 
     def record_event(self, event: Event, key_id: bytes = NO_KEY) -> Position:
         """Append a sealed event, of now, about a study key; durable on return. Raises UnavailableError, FormatError."""

@@ -20,6 +20,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import writer
 from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.key_history import KeyHistory, endorse, read_key_history
+from coffer.archive.tree.mark import Mark
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.errors import UnavailableError
@@ -28,10 +29,11 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.mailbox import orders
 from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.principal import Principal
+from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.mailbox import outbox, writer_process
 from coffer.server.observe.logs import get_logger
 
-__all__ = ["ArchiveSigner", "finish", "in_force", "order", "signers_of", "wait_until_rotated"]
+__all__ = ["ArchiveSigner", "finish", "in_force", "mark_of", "order", "signers_of", "wait_until_rotated"]
 
 _log = get_logger()
 _POLL_SECONDS: Final = 0.1
@@ -41,21 +43,25 @@ _WAIT_SECONDS: Final = 15.0
 class ArchiveSigner:
     """Signs checkpoints of one archive. One per writer; thread-safe."""
 
-    def __init__(self, folder: ArchiveFolder, keyring: Keyring, log: LogWriter) -> None:
+    def __init__(self, folder: ArchiveFolder, keyring: Keyring, log: LogWriter, mark: MarkFile) -> None:
         self._folder = folder
         self._keyring = keyring
         self._log = log
+        self._mark = mark
         self._lock = threading.Lock()  # no checkpoint is signed while the key changes
 
     def sign(self) -> Checkpoint | None:
         """Sign the log as it is; durable on return. None if nothing was added. Raises as `LogWriter.checkpoint`.
 
-        The keyring remembers the checkpoint before it is published, as a second copy. Orders to sign are answered.
+        The keyring remembers the checkpoint before it is published, as a second copy; then the mark outside the folder
+        is raised. Orders to sign are answered.
         """
         with self._lock:
             asked = orders.waiting(self._keyring)
             finish(self._folder, self._keyring)
             made = self._sign()
+            if (reached := self._reached()) is not None:
+                self._mark.advance(reached)
             orders.remove(self._keyring, asked)
             return made
 
@@ -78,11 +84,31 @@ class ArchiveSigner:
                 sign = partial(old.sign_note, self._folder.origin)
                 self._log.hand_over(sign, self._keyring.remember_checkpoint, endorsed)
                 finish(self._folder, self._keyring)
+            if (reached := self._reached()) is not None:
+                self._mark.advance(reached)
             return True
+
+    def renew_mark(self) -> None:
+        """Put a mark of the archive as it is signed in the place of whatever is there; durable on return. The caller
+        has recorded why. Raises UnavailableError, IntegrityError."""
+        with self._lock:
+            if (reached := self._reached()) is not None:
+                self._mark.write(reached)
+
+    def _reached(self) -> Mark | None:
+        """What is durable: the last checkpoint and the keyring."""
+        signed, folder = self._log.signed, self._folder
+        return mark_of(folder, self._keyring, signed, self._log.epoch) if signed is not None else None
 
     def _sign(self) -> Checkpoint | None:
         signer = signing_key.current(self._keyring)
         return self._log.checkpoint(partial(signer.sign_note, self._folder.origin), self._keyring.remember_checkpoint)
+
+
+def mark_of(folder: ArchiveFolder, keyring: Keyring, signed: Checkpoint, epoch: int) -> Mark:
+    """The mark of an archive whose last checkpoint is `signed`. Raises IntegrityError for unreadable endorsements."""
+    vkey, generation = read_key_history(folder).current, keyring.changes()
+    return Mark(folder.archive_id, folder.origin, vkey, signed.size, signed.root, generation, epoch)
 
 
 def finish(folder: ArchiveFolder, keyring: Keyring) -> bool:

@@ -1,30 +1,36 @@
-"""Create an empty archive: folders, key file, keyring, and last `archive.json`, which makes it an archive.
+"""Create an empty archive: folders, key file, keyring, the signed checkpoint of an empty log, the mark outside, and
+last `archive.json`, which makes it an archive.
 
 Rule: after a stop or a failure at any point the same call resumes. Nothing is ever overwritten: an existing key file
 and keyring are used.
 """
 
 import os
+from functools import partial
 
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import read_checkpoint
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.keys.disk import durable
 from coffer.keys.errors import ConfigError, IntegrityError
 from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.overview import archive_id_in
 from coffer.keys.providers.key_file import generate_keyfile
+from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
+from coffer.server.engine.checkpoint_signer import mark_of
 from coffer.server.engine.providers import passphrase_of, provider_of
 
 __all__ = ["create_archive"]
 
 
 def create_archive(config: Config) -> None:
-    """Create an empty archive, and its key file if one is configured and missing; both durable on return.
+    """Create an empty archive, its mark outside, and its key file if one is configured and missing; durable on return.
 
-    Raises ConfigError if an archive exists already, UnavailableError; KeyUnavailableError if a keyring exists, as after
-    a stopped call, that the configured provider does not open.
+    Raises ConfigError if an archive exists already or its mark has no place, UnavailableError; KeyUnavailableError if a
+    keyring exists, as after a stopped call, that the configured provider does not open.
     """
     path = config.archive
     ArchiveFolder.prepare(path)
@@ -45,7 +51,11 @@ def create_archive(config: Config) -> None:
     try:
         look(keyring)
         origin = f"coffer/{archive_id.hex()}"
-        ArchiveFolder(path, archive_id, origin, signing_key.current(keyring).vkey(origin)).commit()
+        signer = signing_key.current(keyring)
+        folder = ArchiveFolder(path, archive_id, origin, signer.vkey(origin))
+        begin(folder, partial(signer.sign_note, origin), keyring.remember_checkpoint)
+        MarkFile.of(config, archive_id).begin(mark_of(folder, keyring, read_checkpoint(folder), 0))
+        folder.commit()
     finally:
         keyring.close()
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -20,14 +20,16 @@ from coffer.archive.reader import LogReader
 from coffer.archive.repair.deferred_events import discard_deferred, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
-from coffer.archive.tree.checkpoint import remembered_checkpoint
+from coffer.archive.tree.key_history import read_key_history
+from coffer.archive.tree.mark import Mark
 from coffer.index.index import Index
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
 from coffer.keys.disk.durable import remove_folder
-from coffer.keys.errors import CofferError, FormatError, LockedError, UnavailableError
+from coffer.keys.errors import CofferError, FormatError, HistoryError, IntegrityError, LockedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.lease.epoch_authority import Lease
+from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ArchiveParts, KeyAdminArchive, ReadableArchive, WritableArchive
@@ -44,9 +46,10 @@ from coffer.server.observe import logs
 if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
     from coffer.server.observe.metrics import Metrics
 
-__all__ = ["open_for_keys", "open_for_rebuild", "open_for_service", "open_reading", "open_writer"]
+__all__ = ["open_for_keys", "open_for_rebuild", "open_for_service", "open_past_mark", "open_reading", "open_writer"]
 
 _log = logs.get_logger()
+_OTHER_KEY: Final = "nothing was changed; if the archive is the right one, correct [integrity] vkey; see coffer verify"
 
 
 def open_reading(config: Config) -> ReadableArchive:
@@ -88,6 +91,12 @@ def open_for_rebuild(config: Config) -> WritableArchive:
     return _open_writer(config, fresh_index=True)
 
 
+def open_past_mark(config: Config) -> WritableArchive:
+    """As `open_writer`, whatever the mark outside the folder says: for an administrator who has decided that the
+    archive is right, and then makes the mark anew (`WritableArchive.renew_mark`)."""
+    return _open_writer(config, heeds_mark=False)
+
+
 def open_for_service(
     config: Config, metrics: "Metrics | None" = None, waiting: Waiting | None = None
 ) -> WritableArchive:
@@ -120,6 +129,7 @@ class _Compared:
     reader: LogReader
     late: Missed
     key_trouble: list[str]
+    mark: MarkFile
 
 
 def _compare_beside(opened: ExitStack, config: Config, *, readonly: bool) -> _Compared:
@@ -137,7 +147,8 @@ def _compare(opened: ExitStack, config: Config, folder: ArchiveFolder, keyring: 
     reader = LogReader(folder)
     opened.callback(reader.close)
     late = missed(folder, keyring, reader, alone=alone)
-    return _Compared(config, folder, keyring, reader, late, late.contradictions(keyring.epoch))
+    mark = MarkFile.of(config, folder.archive_id)
+    return _Compared(config, folder, keyring, reader, late, late.contradictions(keyring.epoch), mark)
 
 
 def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> ArchiveParts:
@@ -147,7 +158,7 @@ def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> ArchivePar
     index = Index.open(folder.index, keyring, rules_of(config), readonly=readonly)
     opened.callback(index.close)
     feed = IndexFeed(keyring, reader, bodies, index, header_limits_of(config.limits))
-    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, found.key_trouble, opened)
+    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, found.key_trouble, found.mark, opened)
 
 
 def _open_beside(config: Config) -> KeyAdminArchive:
@@ -175,6 +186,7 @@ def _open_writer(
     *,
     may_refuse: bool = False,
     fresh_index: bool = False,
+    heeds_mark: bool = True,
 ) -> WritableArchive:
     with _closed_on_failure() as opened:
         folder, lease = _lock(opened, config, fresh_index=fresh_index)
@@ -185,8 +197,8 @@ def _open_writer(
         found = _compare(opened, config, folder, keyring, alone=True)
         shred_again(found.late, keyring)
         found.late.require_none_shredded()
-        log = _open_log(found, lease, may_refuse=may_refuse)
-        signer = ArchiveSigner(folder, keyring, log)
+        log = _open_log(found, lease, may_refuse=may_refuse, heeds_mark=heeds_mark)
+        signer = ArchiveSigner(folder, keyring, log, found.mark)
         opened.callback(_close_log, keyring, log, signer)
         if fresh_index:
             remove_folder(folder.index)
@@ -214,17 +226,19 @@ def _lock(opened: ExitStack, config: Config, *, fresh_index: bool) -> tuple[Arch
     return folder, lock.lease
 
 
-def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool) -> LogWriter:
+def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: bool) -> LogWriter:
     config, folder, keyring = found.config, found.folder, found.keyring
+    mark = found.mark.find() if heeds_mark else None
     log = LogWriter(
         folder,
         sign=in_force(keyring, folder).sign_statement,
         now_ms=clock_ms,
         segment_bytes=config.storage.segment_bytes,
         reserve_bytes=config.storage.reserve_bytes,
-        remembered=remembered_checkpoint(keyring.remembered_checkpoint(), folder),
+        remembered=found.late.remembered,
+        outside=mark.checkpoint if mark else None,
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
-        objection=found.late.objection(keyring.epoch),
+        objection=found.late.objection(keyring.epoch) or _objection(mark, found),
         may_refuse=may_refuse,
         lease=lease,
     )
@@ -246,6 +260,18 @@ def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
         look(keyring, log.last_ms)
     except CofferError as error:
         _log.error("the clock could not be checked", name="clock.check_failed", cause=str(error), remedy=error.hint())
+
+
+def _objection(mark: Mark | None, found: _Compared) -> HistoryError | None:
+    """How keys and keyring contradict the mark or the configured verifier key, if at all. What cannot be read of them,
+    the log refuses by itself."""
+    vkey = found.config.integrity.vkey
+    try:
+        if vkey and vkey not in read_key_history(found.folder).vkeys:
+            return HistoryError(f"the configured verifier key, {vkey}, is none of this archive's", hint=_OTHER_KEY)
+        return None if mark is None else mark.objection(found.folder, found.keyring.changes())
+    except IntegrityError:
+        return None
 
 
 def _close_log(keyring: Keyring, log: LogWriter, signer: ArchiveSigner) -> None:

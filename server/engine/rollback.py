@@ -8,6 +8,7 @@ objects would get keys in a second keyring, and two keyrings cannot be merged.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -26,7 +27,7 @@ from coffer.archive.events.shreds import (
 from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.tree.checkpoint import read_checkpoint, remembered_checkpoint
+from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, remembered_checkpoint
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
 from coffer.keys.errors import HistoryError, IntegrityError, UnavailableError, UnreadableError
@@ -77,8 +78,9 @@ class Missed:
     shredded: dict[bytes, StudyShredded] = field(default_factory=dict)
     keyless: int = 0
     epoch: int = 0  # the newest one that keys were moved to since
-    remembered: int = 0  # records remembered, and records signed
-    signed: int = 0
+    remembered: Checkpoint | None = None
+    forgotten: str = ""  # why there is none
+    signed: int = 0  # records
     replaced: set[bytes] = field(default_factory=set)  # keys, by a rekey
     openers: OpenerHistory = field(default_factory=OpenerHistory)  # of epochs
     notes: dict[tuple[RecordKind, str], bool] = field(default_factory=dict)  # hold or request, id: is it in force?
@@ -90,7 +92,7 @@ class Missed:
     @property
     def is_behind(self) -> bool:
         """Whether it remembers fewer records than were signed: the newest keyring learns of a checkpoint first."""
-        return self.remembered < self.signed
+        return self.remembered is None or self.remembered.size < self.signed
 
     def contradictions(self, epoch: int) -> list[str]:
         """What cannot be repaired here, of a keyring whose newest epoch is `epoch`, a sentence each."""
@@ -105,7 +107,9 @@ class Missed:
             (self.epoch if epoch < self.epoch else 0, "the keys were moved to epoch {} since"),
         )
         found = [f"older than the log: {what.format(number)}" for number, what in counted if number]
-        behind = f"older than the log: it remembers {self.remembered} records, and {self.signed} are signed"
+        if self.remembered is None:
+            return [*found, f"not the one that wrote this log: {self.forgotten}"]
+        behind = f"older than the log: it remembers {self.remembered.size} records, and {self.signed} are signed"
         return found or ([behind] if self.is_behind else [])
 
     def lost_holds(self, keyring: Keyring) -> tuple["LostHold", ...]:
@@ -144,15 +148,15 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
     altered event.
     """
     found = Missed()
+    with suppress(IntegrityError):  # reported by the writer and by verify
+        found.signed = read_checkpoint(folder).size  # before the keyring, which learns of a checkpoint first
     try:
-        signed = read_checkpoint(folder)  # before the keyring, which learns of a checkpoint first
-        seen = remembered_checkpoint(keyring.remembered_checkpoint(), folder).size
-    except IntegrityError:
-        return found  # reported by the writer and by verify
-    found.remembered, found.signed = seen, signed.size if signed is not None else 0
+        found.remembered = remembered_checkpoint(keyring.remembered_checkpoint(), folder)
+    except IntegrityError as error:
+        found.forgotten = str(error)
     made: set[bytes] = set()
     try:
-        for position, header in reader.records(seen):
+        for position, header in reader.records(found.remembered.size if found.remembered else 0):
             _read(found, made, keyring, folder, header, partial(reader.read_body, position))
     except HistoryError:
         raise

@@ -96,6 +96,8 @@ class KeyAudit:
         """Yield each disagreement as a sentence. Raises NotFoundError if there is no keyring."""
         seen = inspect_keyring(self._folder)
         self._remembered = seen.remembered
+        if self._remembered is not None and self._remembered.size == 0:
+            self._head = self._log.tree.root()
         yield from (finding.what for finding in seen.findings)
         if not seen.readable:
             return

@@ -12,15 +12,17 @@ from coffer.archive.events.recorded import Recorded
 from coffer.archive.format.record import CLEAR_KINDS, Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.verify.report import OpenRecord
 from coffer.keys.crypto import derive
 from coffer.keys.errors import IntegrityError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.config.settings import Config
+from coffer.server.engine.checkpoint_signer import signers_of
 from coffer.server.engine.providers import open_keyring, provider_of
 from coffer.server.engine.rollback import missed
 
-__all__ = ["Unsealer", "open_records"]
+__all__ = ["Unsealer", "open_records", "strange_signer"]
 
 _EVENTS = frozenset(Kind) - {Kind.OBJECT, Kind.STUDY_KEY_CREATED} - {*CLEAR_KINDS}
 
@@ -54,6 +56,27 @@ class Unsealer:
         with BodyReader(key.blob, context, read, header.body_len) as body:
             for _ in body.chunks():
                 pass
+
+
+def strange_signer(config: Config) -> list[str]:
+    """A sentence if the keyring's signing key is none of those that the folder names; no other key is opened.
+
+    Raises as `Keyring.open`.
+    """
+    folder = ArchiveFolder.open(config.archive)
+    keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
+    try:
+        own = {each.vkey(folder.origin) for each in signers_of(keyring)}
+        known = read_key_history(folder).vkeys
+    except IntegrityError:
+        return []  # the verification reports endorsements that cannot be read
+    finally:
+        keyring.close()
+    if own & set(known):
+        return []
+    return [
+        f"the keyring's signing key, {min(own)}, is none of those that the folder names: archive.json has {known[0]}"
+    ]
 
 
 @contextmanager

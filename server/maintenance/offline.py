@@ -12,6 +12,7 @@ from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.writer_lock import WriterLock
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint, remembered_checkpoint
+from coffer.archive.tree.mark import Mark
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.index.keyless_check import check_index
@@ -22,6 +23,7 @@ from coffer.keys.errors import CofferError, HistoryError, IntegrityError
 from coffer.keys.inspect.remembered import read_remembered
 from coffer.keys.keyring import signing_key
 from coffer.keys.keyring.keyring import Keyring
+from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.config.settings import Config
 from coffer.server.engine.checkpoint_signer import finish
 from coffer.server.engine.providers import open_keyring, provider_of
@@ -33,6 +35,7 @@ __all__ = [
     "inspect_index",
     "inspect_keyring",
     "lost_holds",
+    "objection_of",
     "offline_session",
     "settle_findings",
 ]
@@ -67,21 +70,22 @@ def inspect_keyring(folder: ArchiveFolder) -> KeyringInspection:
         signed = None  # the verification itself reports it
     state = read_remembered(folder.keyring, keys_since(folder, 0 if signed is None else signed.size))
     found = [] if state.complaint is None else [f"the keyring: {state.complaint}"]
-    remembered = None
+    remembered, forgotten = None, ""
     try:
         if state.note is not None or state.complaint is None:
             remembered = remembered_checkpoint(state.note, folder)
     except IntegrityError as error:
+        forgotten = str(error)
         found.append(f"the checkpoint that the keyring remembers: {error}")
     if state.complaint is None and remembered is not None and signed is not None and remembered.size < signed.size:
         found.append(
             f"the keyring is older than the log: it remembers {remembered.size} records, {signed.size} are signed"
         )
-    objection = Missed(keyless=state.lacks).objection(0) if state.lacks else None
-    if objection is not None:
+    lacking = Missed(keyless=state.lacks, remembered=remembered, forgotten=forgotten)
+    objection = lacking.objection(0) if state.lacks or forgotten else None
+    if state.lacks:
         found.append(str(objection))
-    usable = remembered if remembered is not None and remembered.size else None
-    return KeyringInspection(usable, tuple(Finding(0, 0, None, what) for what in found), state.readable, objection)
+    return KeyringInspection(remembered, tuple(Finding(0, 0, None, what) for what in found), state.readable, objection)
 
 
 def settle_findings(folder: ArchiveFolder) -> None:
@@ -94,6 +98,14 @@ def settle_findings(folder: ArchiveFolder) -> None:
         )
         left += [Finding(e.segment, e.offset, e.record, e.what) for e in entries if e.what.startswith("the body")]
         findings.settle({e.segment for e in entries}, left)
+
+
+def objection_of(mark: Mark | None, folder: ArchiveFolder, generation: int | None = None) -> HistoryError | None:
+    """As `Mark.objection`, if there is a mark; the caller's other checks report endorsements that cannot be read."""
+    try:
+        return None if mark is None else mark.objection(folder, generation)
+    except IntegrityError:
+        return None
 
 
 def lost_holds(config: Config) -> tuple[LostHold, ...] | None:
@@ -115,18 +127,16 @@ def lost_holds(config: Config) -> tuple[LostHold, ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class OfflineSession:
-    """The archive under the writer's lock, its log closed; `objection` is what its keyring lacks of the log, if any,
+    """The archive under the writer's lock, its log closed; `remembered` is the checkpoint that its keyring remembers,
+    `outside` the one that its mark names, `objection` what the keyring lacks of the log or of the mark, if anything,
     and `lost_holds` are the holds among it."""
 
     folder: ArchiveFolder
     keyring: Keyring
+    remembered: Checkpoint | None
+    outside: Checkpoint | None
     objection: HistoryError | None
     lost_holds: tuple[LostHold, ...] = ()
-
-    @property
-    def remembered(self) -> Checkpoint:
-        """The checkpoint that the keyring remembers. Raises IntegrityError."""
-        return remembered_checkpoint(self.keyring.remembered_checkpoint(), self.folder)
 
     @property
     def signer(self) -> CheckpointSigner:
@@ -149,7 +159,10 @@ def offline_session(config: Config, command: str) -> Iterator[OfflineSession]:
             report_trouble(late.contradictions(keyring.epoch))
             with suppress(IntegrityError):  # the caller reports what is wrong with the endorsements
                 finish(folder, keyring)
-            yield OfflineSession(folder, keyring, late.objection(keyring.epoch), late.lost_holds(keyring))
+            mark = MarkFile.of(config, folder.archive_id).find()
+            objection = late.objection(keyring.epoch) or objection_of(mark, folder, keyring.changes())
+            outside = mark.checkpoint if mark else None
+            yield OfflineSession(folder, keyring, late.remembered, outside, objection, late.lost_holds(keyring))
         finally:
             reader.close()
             keyring.close()

@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from coffer.archive.format.entry import Entry, Position
 from coffer.archive.format.record import Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.disk.syscalls import Syscalls, SystemCalls
@@ -46,8 +48,9 @@ class SmallArchive:
     def __init__(self, path: Path) -> None:
         self.signer = SIGNER
         ArchiveFolder.prepare(path)
-        ArchiveFolder(path, bytes(range(16)), ORIGIN, self.signer.vkey(ORIGIN)).commit()
-        self.folder = ArchiveFolder.open(path)
+        self.folder = ArchiveFolder(path, bytes(range(16)), ORIGIN, self.signer.vkey(ORIGIN))
+        begin(self.folder, partial(self.signer.sign_note, ORIGIN))
+        self.folder.commit()
         self.damaged = False
         self._writers: list[LogWriter] = []
         self._now = FIRST_MS

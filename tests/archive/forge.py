@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from coffer.archive.format.merkle import Frontier, leaf_hash
 from coffer.archive.format.record import NO_TAG, Kind, RecordHeader, genesis_hash, trailer
 from coffer.archive.format.segment import Footer, SegmentHeader
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint_history import begin
 from tests.archive.conftest import ORIGIN, SIGNER
 
 ARCHIVE_ID = bytes(range(16))
@@ -46,9 +48,10 @@ def begun(time_ms: int) -> Forged:
 
 def forge(path: Path, segments: Sequence[ForgedSegment]) -> ArchiveFolder:
     """Write an archive of these segments, all but the last with a footer; chain, tree, hashes and checksums are true.
-    Nothing is signed of it but the tags."""
+    Nothing is signed of it but the tags and the empty log."""
     ArchiveFolder.prepare(path)
     folder = ArchiveFolder(path, ARCHIVE_ID, ORIGIN, SIGNER.vkey(ORIGIN))
+    begin(folder, partial(SIGNER.sign_note, ORIGIN))
     folder.commit()
     tree, head = Frontier(), genesis_hash(ARCHIVE_ID)
     for number, segment in enumerate(segments, 1):

@@ -74,7 +74,7 @@ def test_it_accepts_a_fresh_archive_and_its_proofs(filled: SmallArchive, tmp_pat
     vkey, notes = filled.folder.vkey, [n.note for n in read_entries(filled.folder)]
     (tmp_path / "kept.note").write_bytes(notes[0])
     told = run(filled.folder.path, "--vkey", vkey, "--kept", tmp_path / "kept.note")
-    assert told == "605 records, 3 checkpoints, 0 bytes of an unfinished write: all is as it was signed\n"
+    assert told == "605 records, 4 checkpoints, 0 bytes of an unfinished write: all is as it was signed\n"
     proof = tmp_path / "proof.json"
     for index in (0, 99, 256, 599):
         proof.write_bytes(Inclusion.make(filled.folder, header(filled, index), notes[-1]).serialize())
@@ -279,10 +279,10 @@ def test_a_torn_end_of_the_history_is_no_finding(small: SmallArchive, load_scrip
     path, second = small.folder.checkpoint_history, load_script("reader_log")
     whole = path.read_bytes()
     first = whole.index(ORIGIN.encode() + b"\n5\n")
-    small.folder.checkpoint.write_bytes(whole[:first])
+    small.folder.checkpoint.write_bytes(whole[whole.index(ORIGIN.encode() + b"\n3\n") : first])
     for at in (first + 1, first + 5, first + len(ORIGIN), first + len(ORIGIN) + 1, len(whole) - 100, len(whole) - 1):
         for torn in (whole[:at], whole[:at] + bytes(len(whole) - at), whole[:first] + bytes(at - first) + whole[at:]):
             path.write_bytes(torn)
             assert found(small.folder.path) == []
-            assert [size for size, _ in second.Log(small.folder.path).history] == [3]
+            assert [size for size, _ in second.Log(small.folder.path).history] == [0, 3]
     path.write_bytes(whole)

@@ -28,7 +28,7 @@ from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, parse_checkpoint, read_checkpoint
-from coffer.archive.tree.checkpoint_history import read_entries
+from coffer.archive.tree.checkpoint_history import begin, read_entries
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.crypto.signing import CheckpointSigner
@@ -152,7 +152,9 @@ def one_run(seed: int, base: Path, tally: Tally, states_a_call: int) -> None:
     rng = random.Random(seed)
     live = base / "live"
     ArchiveFolder.prepare(live)
-    ArchiveFolder(live, bytes(range(16)), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
+    empty = ArchiveFolder(live, bytes(range(16)), ORIGIN, SIGNER.vkey(ORIGIN))
+    begin(empty, partial(SIGNER.sign_note, ORIGIN))
+    empty.commit()
     calls = Watched(live, Disk.of(live), random.Random(f"{seed}/calls"), Promises())
     _Life(rng, ArchiveFolder.open(live), calls, tally).live()
     tally.runs += 1

@@ -12,6 +12,7 @@ import random
 import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from coffer.archive.events.repairs import SegmentRepaired
 from coffer.archive.repair.deferred_events import DeferredEvent, defer, discard_deferred, read_deferred
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.archive.verify.scrub import Scrub
@@ -156,7 +158,9 @@ class ScrubLife(Life):
     @staticmethod
     def prepare(root: Path) -> None:
         ArchiveFolder.prepare(root)
-        ArchiveFolder(root, bytes(range(16)), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
+        empty = ArchiveFolder(root, bytes(range(16)), ORIGIN, SIGNER.vkey(ORIGIN))
+        begin(empty, partial(SIGNER.sign_note, ORIGIN))
+        empty.commit()
         log = open_log(ArchiveFolder.open(root), segment_bytes=1500)
         for number in range(6):
             log.append([entry(number, 700)])
@@ -210,7 +214,9 @@ class PendingLife(Life):
     @staticmethod
     def prepare(root: Path) -> None:
         ArchiveFolder.prepare(root)
-        ArchiveFolder(root, bytes(range(16)), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
+        empty = ArchiveFolder(root, bytes(range(16)), ORIGIN, SIGNER.vkey(ORIGIN))
+        begin(empty, partial(SIGNER.sign_note, ORIGIN))
+        empty.commit()
 
     def act(self, rng: random.Random) -> None:
         folder, told = ArchiveFolder.open(self.root), self.promises

@@ -6,12 +6,14 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.keys.errors import UnavailableError
@@ -51,7 +53,9 @@ def _found_by_the_next_writer(base: Path, doom: str) -> tuple[int, int]:
     """Three records are stable, one more ends badly, a writer opens, the power goes: what it found, what is left."""
     live, cold = base / "live", base / "cold"
     ArchiveFolder.prepare(live)
-    ArchiveFolder(live, bytes(16), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
+    empty = ArchiveFolder(live, bytes(16), ORIGIN, SIGNER.vkey(ORIGIN))
+    begin(empty, partial(SIGNER.sign_note, ORIGIN))
+    empty.commit()
     calls = Watched(live, Disk.of(live), random.Random(base.name))
     log = LogWriter(ArchiveFolder.open(live), sign=SIGNER.sign_statement, now_ms=lambda: 1, calls=calls)
     log.append([entry(n, 40) for n in range(3)])
@@ -148,7 +152,9 @@ def test_a_checkpoint_whose_sync_failed_is_not_taken_for_signed(memory: Path, sy
     for number in range(12):
         live, cold = memory / f"{number}", memory / f"cold{number}"
         ArchiveFolder.prepare(live)
-        ArchiveFolder(live, bytes(16), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
+        empty = ArchiveFolder(live, bytes(16), ORIGIN, SIGNER.vkey(ORIGIN))
+        begin(empty, partial(SIGNER.sign_note, ORIGIN))
+        empty.commit()
         promises = Promises()
         calls = Watched(live, Disk.of(live), random.Random(f"{sync}/{number}"))
         log = LogWriter(ArchiveFolder.open(live), sign=SIGNER.sign_statement, now_ms=lambda: 1, calls=calls)

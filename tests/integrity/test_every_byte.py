@@ -27,6 +27,7 @@ from coffer.archive.verify.scrub import Scrub, parse_position
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.errors import CofferError, FormatError, NotFoundError
 from coffer.server.access.principal import Principal
+from coffer.server.config.integrity import Integrity
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
@@ -145,7 +146,10 @@ def test_every_byte_of_what_the_scrub_keeps_and_of_pending_deeds(folder: Archive
 @pytest.mark.parametrize("name", ["LOCK", "keyring/lock.mdb", "index/lock.mdb"])
 def test_bytes_of_locks_are_harmless(states: Path, folder: ArchiveFolder, name: str) -> None:
     """The lock is flock's, whatever the text says; LMDB makes its table of readers anew when nobody has it open."""
-    config = Config(archive=folder.path, keys=Keys(key_file=states / "key"), storage=Storage(reserve_bytes=0))
+    config = Config(
+        archive=folder.path, keys=Keys(key_file=states / "key"), storage=Storage(reserve_bytes=0),
+        integrity=Integrity(mark=folder.path.with_name("no mark")),
+    )  # fmt: skip
     for size in (1, 100, 9000):
         (folder.path / name).write_bytes(os.urandom(size))
         with open_writer(config) as engine:

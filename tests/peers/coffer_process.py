@@ -129,7 +129,7 @@ class CofferProcess:
         """Create the archive."""
         if not self.config.exists():
             self.write_config()
-        self.run("init")
+        self.run("init", "--yes-same-disk")
 
     def start(self, stderr: int | None = None, until: Callable[[], bool] | None = None) -> "CofferProcess":
         """Start `coffer serve` and return when it says it is ready, or else `until` holds; `stderr` is a descriptor

@@ -39,6 +39,8 @@ LARGE_BYTES = 160_000
 MORE = "1.2.3.1.1.99"  # an object of the first study that comes later
 CONFIG = """
 archive = "archive"
+[integrity]
+mark = "mark"
 [storage]
 reserve_bytes = 0
 [dimse]

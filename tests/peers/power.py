@@ -29,6 +29,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.index.keyless_check import check_index
 from coffer.server.access.principal import Principal
+from coffer.server.config.integrity import Integrity
 from coffer.server.config.settings import Config, Http, Keys, Logging, Storage
 from coffer.server.engine.opening import open_writer
 from coffer.server.maintenance.deep_check import open_records
@@ -154,8 +155,9 @@ def _rotate(coffer: CofferProcess, stop: threading.Event) -> None:
 def check(folder: Path, key_file: Path, sent: Sent, moment: float) -> int:
     """Open the archive in `folder` and hold it against what was promised; returns how many objects it has."""
     config = Config(
-        archive=folder, http=Http(enabled=False), keys=Keys(key_file=key_file), storage=Storage(reserve_bytes=0)
-    )
+        archive=folder, http=Http(enabled=False), keys=Keys(key_file=key_file), storage=Storage(reserve_bytes=0),
+        integrity=Integrity(mark=folder.with_name("no mark")),  # it would be of a later moment
+    )  # fmt: skip
     found = _open(config)
     assert _open(config) == found, "a second opening finds something else"
     uids = {uid for uid, _ in found}

@@ -58,9 +58,10 @@ def test_a_copy_taken_beside_senders_is_whole(new_coffer: Callable[..., CofferPr
     for sender in senders:
         sender.join()
     ward.coffer.stop()
-    ward.coffer.run("--archive", str(copy), "verify", "--level", "decrypt")
+    ward.coffer.run("--archive", str(copy), "verify", "--level", "decrypt", "--copy")
     ward.coffer.archive.rename(tmp_path / "original")
     copy.rename(archive)
+    ward.coffer.run("mark", "renew", "--reason", "a backup was restored")
     ward.coffer.start()
     ward.acknowledged = before
     ward.all_is_there()

@@ -109,6 +109,7 @@ class Ward:
 
 def make_ward(coffer: CofferProcess, *command: str) -> Ward:
     """Keep what is there now, and count the command's calls."""
+    coffer.write_config(f'\n[integrity]\nmark = "{coffer.key_file.parent}/mark"\n')  # put back with the keys
     prepared, trace, top = coffer.base / "prepared", coffer.base / "trace", f"{coffer.base}/"
     prepared.mkdir()
     for part in (coffer.archive, coffer.key_file.parent):
@@ -186,7 +187,7 @@ def test_an_archive_that_cannot_be_made_is_made_by_the_same_command(
     new_coffer_process: Callable[[], CofferProcess], kind: str
 ) -> None:
     """No half archive stands in the way, and no key is made twice or lost."""
-    ward = make_ward(new_coffer_process(), "init")
+    ward = make_ward(new_coffer_process(), "init", "--yes-same-disk")
     source = files(ward.coffer.base / "source", range(1, 2))
     for fault in faults(ward, kind):
         what, done = ward.failing(*fault)

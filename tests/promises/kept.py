@@ -1,5 +1,6 @@
 """A real archive and what it acknowledged, to be held against what it gives back after anything that can happen."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from coffer.server.access.principal import Principal
+from coffer.server.config.integrity import Integrity
 from coffer.server.config.settings import Config, Http, Keys, Storage
 from coffer.server.engine.archive import ReadableArchive, WritableArchive
 from coffer.server.engine.create import create_archive
@@ -32,9 +34,10 @@ class Kept:
     def __init__(self, base: Path, acknowledged: dict[str, bytes] | None = None) -> None:
         self.base = base
         self.acknowledged = {} if acknowledged is None else acknowledged
+        mark = Path(os.environ["XDG_STATE_HOME"], f"{'-'.join(base.parts[1:])}.mark")  # on another volume
         self.config = Config(
             archive=base / "archive", http=Http(enabled=False), keys=Keys(key_file=base / "key"),
-            storage=Storage(reserve_bytes=0, segment_bytes=SEGMENT_BYTES),
+            storage=Storage(reserve_bytes=0, segment_bytes=SEGMENT_BYTES), integrity=Integrity(mark=mark),
         )  # fmt: skip
 
     @classmethod
@@ -75,6 +78,7 @@ class Kept:
     def copy(self, to: Path) -> "Kept":
         """What a kill leaves of the archive as it is now."""
         shutil.copytree(self.base, to)
+        shutil.copy(self.config.integrity.mark, Kept(to).config.integrity.mark)
         return Kept(to, dict(self.acknowledged))
 
     def with_config(self, **storage: int) -> "Kept":

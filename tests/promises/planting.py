@@ -35,7 +35,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patched.chdir(base)
         study_files(base / "files")
         ports = f"[dimse]\nport = {free_port()}\n[http]\nport = {free_port()}\n"
-        (base / "coffer.toml").write_text(f"archive = 'data'\n{ports}[storage]\nreserve_bytes = 0\n")
+        text = "archive = 'data'\n[integrity]\nmark = 'data.mark'\n[storage]\nreserve_bytes = 0\n"
+        (base / "coffer.toml").write_text(text + ports)
         run("init")
         run("put", "files")
         run("checkpoint", "sign")

@@ -76,6 +76,8 @@ COMMANDS = [
     ("recover show", Action.INSPECT),
     ("recover from copy", Action.RECOVER),
     ("recover accept-loss --to 1", Action.ACCEPT_LOSS),
+    ("mark show", Action.INSPECT),
+    ("mark renew --reason r", Action.RENEW_MARK),
     ("scrub show", Action.INSPECT),
     ("scrub acknowledge", Action.ACKNOWLEDGE),
     ("checkpoint show", Action.INSPECT),

@@ -114,7 +114,7 @@ def passphrase(base: Path) -> Path:
     generate_keyfile(base / "other.key", Secret(b"correct horse"), cost=CHEAPEST_FOR_TESTS)
     with (base / "coffer.toml").open("a") as file:
         file.write("[keys]\nkey_file = 'other.key'\npassphrase_file = 'phrase'\n")
-    text = (base / "coffer.toml").read_text().replace("'data'", "'second'")
+    text = (base / "coffer.toml").read_text().replace("'data", "'second")
     (base / "coffer.toml").write_text(text)
     run("init")
     run("put", "files")

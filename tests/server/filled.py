@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import TypeVar
@@ -26,9 +27,19 @@ def job_of(server: Server, kind: type[J]) -> J:
 
 def run(*args: str, code: int | None = 0) -> Result:
     """One command in this process; its exit code must be `code` (None: any)."""
+    if "init" in args:
+        args = (*args, "--yes-same-disk")  # the temporary folder is on one disk
     result = CliRunner().invoke(main, args, env={"COFFER_ARCHIVE": "", "COFFER_CONFIG": ""})
     assert code is None or result.exit_code == code, result.output
     return result
+
+
+def copy_archive(source: str | Path, target: str | Path) -> None:
+    """Copy an archive folder with its mark of the same moment; copied back, the archive has that mark again."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    archive_id, then = json.loads(Path(target, "archive.json").read_text())["archive_id"], Path(f"{source}.mark")
+    mark = Path(os.environ["XDG_STATE_HOME"], "coffer", f"{archive_id}.mark")
+    shutil.copy(*((then, mark) if then.exists() else (mark, f"{target}.mark")))
 
 
 def told(*args: str, code: int = 0) -> dict[str, object]:

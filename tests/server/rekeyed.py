@@ -12,7 +12,7 @@ from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.server.config.load import load_config
 from coffer.server.engine.archive import ReadableArchive
 from coffer.server.engine.opening import open_reading, open_writer
-from tests.server.filled import part10, run, told
+from tests.server.filled import copy_archive, part10, run, told
 from tests.server.stopped import stopped
 from tests.server.three_studies import UIDS, configure, put, slices
 
@@ -67,7 +67,7 @@ def put_one_more() -> None:
 
 def stop_in(phase: rekey.Phase) -> None:
     """Leave a rekey of the study in this phase."""
-    shutil.copytree("data", "untouched-before-stop", dirs_exist_ok=True)
+    copy_archive("data", "untouched-before-stop")
     for number in range(1, 60):
         assert stopped(number, *COMMAND) == 77
         keyring = Keyring.open(Path("data/keyring"), KeyFileProvider(Path("data.key")), readonly=True)
@@ -77,5 +77,5 @@ def stop_in(phase: rekey.Phase) -> None:
         if under_way and under_way[0].phase is phase and sealed:
             return
         shutil.rmtree("data")
-        shutil.copytree("untouched-before-stop", "data")
+        copy_archive("untouched-before-stop", "data")
     raise AssertionError(phase)

@@ -40,7 +40,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(base)
     try:
         (base / "coffer.toml").write_text(
-            f"archive = 'data'\n[storage]\nreserve_bytes = 0\n[keys]\nkey_file = 'key'\n[dimse]\nport = {free_port()}\n"
+            "archive = 'data'\n[integrity]\nmark = 'data.mark'\n"
+            f"[storage]\nreserve_bytes = 0\n[keys]\nkey_file = 'key'\n[dimse]\nport = {free_port()}\n"
             "[http]\nenabled = false\n"
         )
         run("init")

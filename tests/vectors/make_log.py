@@ -18,6 +18,7 @@ from coffer.archive.format.record import Flags, Kind
 from coffer.archive.log import LogWriter
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.archive.tree.key_history import endorse
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
@@ -46,6 +47,7 @@ def make(path: Path) -> None:
     old, new = (CheckpointSigner(Secret(seed)) for seed in SEEDS)
     ArchiveFolder.prepare(path)
     folder = ArchiveFolder(path, ARCHIVE_ID, ORIGIN, old.vkey(ORIGIN))
+    begin(folder, partial(old.sign_note, ORIGIN))
     folder.commit()
     clock = iter(range(FIRST_MS, FIRST_MS + 60_000, 1000))
     log = LogWriter(folder, sign=old.sign_statement, now_ms=lambda: next(clock), segment_bytes=SEGMENT_BYTES)

@@ -142,13 +142,12 @@ class Log:
         for at, path in enumerate(paths, 1):
             must(path.name == f"{at:08d}.seg", "a segment is missing")
             self._segment(path.read_bytes(), at, is_last=at == len(paths))
-        must(self.signed is None or self.tree.size >= self.signed[0], "shorter than its checkpoint")
+        must(self.tree.size >= self.signed[0], "shorter than its checkpoint")
         for at, (_, size, root) in enumerate(self.keys):
             if all(size <= later for _, later, _ in self.keys[at:]):
                 must(tree_head(self.leaves[:size]) == root and size <= self.tree.size, "an endorsement of another log")
         self.history = self._history(folder / "checkpoints" / "history")
-        if self.signed is not None:
-            self._tiles(folder / "tiles", self.signed[0])
+        self._tiles(folder / "tiles", self.signed[0])
 
     def _keys(self, path: Path, first: str) -> list[tuple[str, int, bytes]]:
         """Hash of each signing key, from how many records on it signs, and their root."""
@@ -174,9 +173,8 @@ class Log:
         standing = [(s, head) for at, (_, s, head) in enumerate(self.keys) if all(s <= t for _, t, _ in self.keys[at:])]
         must(all(head == root for s, head in standing[1:] if s == size), "a checkpoint against an endorsement")
 
-    def _checkpoint(self, path: Path) -> tuple[int, bytes] | None:
-        if not path.exists():
-            return None
+    def _checkpoint(self, path: Path) -> tuple[int, bytes]:
+        must(path.exists(), "no checkpoint: that of the empty log was signed first")
         origin, size, root, *_ = path.read_text(encoding="utf-8").split("\n")
         must(origin == self.origin, "checkpoint origin")
         self._must_be_in_force(path.read_bytes(), int(size), base64.b64decode(root))
@@ -199,8 +197,8 @@ class Log:
         must(
             len(rest.split(b"\n")) <= len(PARTS) and is_cut if b"\0" not in rest else is_holed(rest), "behind the notes"
         )
-        must(self.signed is None or self.signed in found, "history without the latest")
-        must(len(found) < 2 or (self.signed is not None and self.signed[0] >= found[-2][0]), "latest was put back")
+        must(self.signed in found, "history without the latest")
+        must(len(found) < 2 or self.signed[0] >= found[-2][0], "latest was put back")
         return found
 
     def _tiles(self, folder: Path, size: int) -> None:

@@ -142,15 +142,10 @@ def folder_of(admitted: Admitted) -> ArchiveFolder:
 
 
 def signed_note(folder: ArchiveFolder) -> bytes:
-    """The last signed checkpoint of the archive. Raises NotFoundError if there is none."""
+    """The last signed checkpoint of the archive. Raises as `read_note`."""
     from coffer.archive.tree.checkpoint import read_note
 
-    try:
-        return read_note(folder)
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            "nothing was signed yet", hint="store something, then run coffer checkpoint sign"
-        ) from error
+    return read_note(folder)
 
 
 def _read(path: Path) -> bytes:

@@ -42,11 +42,13 @@ def show(chosen: Chosen) -> None:
     config = chosen.existing(Action.INSPECT).config
     from coffer.archive.repair.divergence import find_divergence
     from coffer.archive.store.folder import ArchiveFolder
-    from coffer.server.maintenance.offline import inspect_keyring, lost_holds
+    from coffer.server.anchor.mark_file import MarkFile
+    from coffer.server.maintenance.offline import inspect_keyring, lost_holds, objection_of
 
     folder = ArchiveFolder.open(config.archive)
-    seen = inspect_keyring(folder)
-    history = find_divergence(folder, seen.remembered, seen.objection)
+    mark, seen = MarkFile.of(config, folder.archive_id).find(), inspect_keyring(folder)
+    objection = seen.objection or objection_of(mark, folder)
+    history = find_divergence(folder, seen.remembered, objection, mark.checkpoint if mark else None)
     lost = () if history.complaint is None else lost_holds(config)
     if chosen.json:
         output.as_json(_as_json(history) | {"lost_holds": None if lost is None else [_fields(each) for each in lost]})
@@ -84,7 +86,7 @@ def take(chosen: Chosen, copy: Path) -> None:
     source = ArchiveFolder.open(copy)
     total = total_bytes(source.segment_store())
     with offline_session(config, "coffer recover from") as hand:
-        history = find_divergence(hand.folder, hand.remembered, hand.objection)
+        history = find_divergence(hand.folder, hand.remembered, hand.objection, hand.outside)
         with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:
             numbers = take_from(
                 hand.folder,
@@ -113,8 +115,9 @@ Examples:
 \b
 Names the holds that the log records and the keyring lacks: they have no effect any more and must be added again.
 Everything after the first break is moved to lost+found, with the checkpoints that it contradicts. A record in the log
-and a new checkpoint say what was lost: anyone who kept an old checkpoint will see that the histories differ. Stop the
-server first. If there is a backup or a replica, use `coffer recover from` instead."""
+and a new checkpoint say what was lost: anyone who kept an old checkpoint will see that the histories differ. The mark
+outside the folder is made anew. Stop the server first. If there is a backup or a replica, use `coffer recover from`
+instead."""
 )
 @click.option(
     "--to", "size", type=click.IntRange(0), required=True, help="How many records are left, as `show` prints it."
@@ -131,14 +134,16 @@ def accept_loss(chosen: Chosen, size: int) -> None:
     from coffer.server.maintenance.offline import offline_session, settle_findings
 
     with offline_session(config, "coffer recover accept-loss") as hand:
-        history = find_divergence(hand.folder, hand.remembered, hand.objection)
+        history = find_divergence(hand.folder, hand.remembered, hand.objection, hand.outside)
         if history.complaint is None:
             raise InputError("nothing is lost: log, checkpoint and keyring agree", hint="start the server")
         if size != history.size:
             raise InputError(f"{history.size} records are left, not {size}", hint=f"give --to {history.size}")
         accept(hand.folder, history, hand.signer, hand.keyring.remember_checkpoint)
         lost = hand.lost_holds
-    with admitted.open_writer() as archive:
+    with admitted.open_past_mark() as archive:
+        if hand.outside is not None:
+            archive.renew_mark("coffer recover accept-loss", admitted.principal.officer)
         records = archive.log.next_seq
         settle_findings(archive.folder)
     if chosen.json:
@@ -180,7 +185,7 @@ def _say_lost(lost: tuple[LostHold, ...] | None) -> None:
 
 
 def _as_json(history: Divergence) -> dict[str, Any]:
-    claims = {"signed": history.signed, "keyring": history.remembered}
+    claims = {"signed": history.signed, "keyring": history.remembered, "mark": history.outside}
     return {
         "records": history.size,
         "root": history.root.hex(),
@@ -193,17 +198,22 @@ def _as_json(history: Divergence) -> dict[str, Any]:
 
 
 def _say(history: Divergence) -> None:
-    signed, remembered = history.signed, history.remembered
+    signed, remembered, outside = history.signed, history.remembered, history.outside
     output.facts(
         {
             "log": f"{history.size:,} consistent records, root {history.root.hex()}",
             "beyond them": f"{output.size(history.left_over)} that are not consistent"
             if history.left_over
             else "nothing",
-            "signed": "nothing yet" if signed is None else f"{signed.size:,} records, root {signed.root.hex()}",
-            "keyring": "nothing yet"
-            if not remembered
+            "signed": "nothing that can be read"
+            if signed is None
+            else f"{signed.size:,} records, root {signed.root.hex()}",
+            "keyring": "nothing that can be read"
+            if remembered is None
             else f"{remembered.size:,} records, root {remembered.root.hex()}",
+            "mark": "none that can be read"
+            if outside is None
+            else f"{outside.size:,} records, root {outside.root.hex()}",
             "missing": f"{max(history.signed_records - history.size, 0):,} records that were signed",
             "verdict": "they agree" if history.complaint is None else str(history.complaint),
         }

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.tree.checkpoint import Checkpoint
     from coffer.archive.verify.verify import Finding, Options, Verifier
+    from coffer.server.anchor.trust import Outside
     from coffer.server.config.settings import Config
 
-_FINDINGS = 1
+_FINDINGS, UNANCHORED = 1, 17  # exit codes
+_BY_ITSELF = "consistent with itself; not checked against any key from outside"
 _SMALL = 256 << 20  # below this, starting processes costs more than they save
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)%?")
 
@@ -39,17 +41,20 @@ def _share(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
     epilog="""\b
 Examples:
   coffer verify
-  coffer verify --archive /mnt/copy        a backup, without its key file
+  coffer verify --archive /mnt/backup --copy    a backup, without its key file; it may be older than the mark
   coffer verify --level headers            the chain and the checkpoint only: quick
   coffer verify --level decrypt            open every object too: needs the key file
   coffer verify --since last-week.note     only what was added after a checkpoint that was kept
+  coffer verify --vkey "$(cat vkey.txt)"     by the verifier key that coffer init printed
   coffer verify --sample 5%                every header, and the bodies of 5 % of the records
   coffer verify --json-lines | jq .what
 
 \b
-Exit code 0 if everything is as it was written, 1 with findings, each with segment, offset and record; any other means
-that the verification could not be done. It runs beside a server; what is written while it runs is not checked. Objects
-whose key was destroyed on purpose are counted and are not findings. docs/integrity.md describes what to do."""
+Exit code 0 if everything is as it was written, 1 with findings, each with segment, offset and record; 17 if there is no
+finding, but nothing from outside the folder either to compare with: no verifier key was given, configured
+(integrity.vkey) or kept in the mark. Any other means that the verification could not be done. It runs beside a server;
+what is written while it runs is not checked. Objects whose key was destroyed on purpose are counted and are not
+findings. docs/integrity.md describes what to do."""
 )
 @click.option(
     "--level",
@@ -67,6 +72,8 @@ whose key was destroyed on purpose are counted and are not findings. docs/integr
 @click.option(
     "--json-lines", is_flag=True, help="Print each finding as a line of JSON when it is found, and a summary last."
 )
+@click.option("--vkey", metavar="KEY", default="", help="A verifier key of the archive that you kept elsewhere.")
+@click.option("--copy", "is_copy", is_flag=True, help="A copy, which may be older than the mark outside the folder.")
 @archive_options()
 @json_option
 @click.pass_obj
@@ -78,14 +85,17 @@ def verify(  # noqa: PLR0917  one parameter for each option
     seed: int | None,
     jobs: int | None,
     json_lines: bool,
+    vkey: str,
+    is_copy: bool,
 ) -> None:
     """Check hash chain, hashes, checkpoint and every byte between, without any key."""
     config = chosen.existing(Action.VERIFY).config
     from coffer.archive.repair.planted import planted
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.store.segment_store import total_bytes
-    from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
-    from coffer.server.maintenance.deep_check import open_records
+    from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
+    from coffer.server.anchor.trust import Outside
+    from coffer.server.maintenance.deep_check import open_records, strange_signer
     from coffer.server.maintenance.offline import inspect_index, inspect_keyring
 
     folder = ArchiveFolder.open(config.archive)
@@ -97,6 +107,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     jobs = jobs or (min(os.cpu_count() or 1, 4) if total > _SMALL else 1)
     options = Options(depth, _start(since, folder), sample, seed, jobs)
     started, findings = time.monotonic(), []
+    outside = Outside.of(config, folder, vkey)
     with output.progress("verifying", hidden=chosen.json or json_lines, in_bytes=True) as bar:
         seen = inspect_keyring(folder)
         verifier = Verifier(
@@ -104,24 +115,27 @@ def verify(  # noqa: PLR0917  one parameter for each option
             options,
             open_records=partial(open_records, config),
             remembered=seen.remembered,
+            outside=outside.mark.checkpoint if outside.mark and not is_copy else None,
             progress=lambda done: bar.advance(done, total),
         )
         index = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
-        for finding in chain(planted(folder), seen.findings, index, verifier.findings()):
+        signer = strange_signer(config) if depth is VerifyLevel.DECRYPT else []
+        keys = [Finding(0, 0, None, what) for what in (*outside.contradictions(folder), *signer)]
+        for finding in chain(keys, planted(folder), seen.findings, index, verifier.findings()):
             findings.append(finding)
             if json_lines:
                 output.as_json(_row(finding))
             elif not chosen.json:
                 output.say(output.plain(_line(finding, folder)))
-    summary = _summary(config, options, verifier, total, time.monotonic() - started)
+    summary = {**_summary(config, options, verifier, total, time.monotonic() - started), **_trust(outside)}
     if json_lines:
         output.as_json({**summary, "findings": len(findings)})
     elif chosen.json:
         output.as_json({**summary, "findings": [_row(f) for f in findings]})
     else:
         _say(summary, len(findings), is_sample=sample < 1)
-    if findings:
-        click.get_current_context().exit(_FINDINGS)
+    if findings or not outside.keys:
+        click.get_current_context().exit(_FINDINGS if findings else UNANCHORED)
 
 
 def _start(since: str | None, folder: ArchiveFolder) -> Checkpoint | int | None:
@@ -153,6 +167,13 @@ def _summary(config: Config, options: Options, verifier: Verifier, total: int, s
     }
 
 
+def _trust(outside: Outside) -> dict[str, Any]:
+    """The key from outside that was used, where it came from, and what is wrong with that."""
+    first = outside.keys[0] if outside.keys else None
+    used = {"vkey": first.vkey, "vkey_from": first.source} if first else {"vkey": None, "vkey_from": None}
+    return {**used, "degraded": list(outside.concerns)}
+
+
 def _say(summary: dict[str, Any], findings: int, *, is_sample: bool) -> None:
     line = f"{summary['records']} records, {output.size(summary['bytes'])}, {summary['seconds']:.1f} s"
     if is_sample:
@@ -164,6 +185,10 @@ def _say(summary: dict[str, Any], findings: int, *, is_sample: bool) -> None:
         line += f", {summary['opened']} opened, {summary['shredded']} whose key was destroyed"
         line += f", {summary['superseded']} superseded by a rekey" if summary["superseded"] else ""
     output.say(f"{line}: {f'{findings} findings' if findings else 'no findings'}")
+    by = f"verifier key of {summary['vkey_from']}: {summary['vkey']}" if summary["vkey"] else _BY_ITSELF
+    output.say(output.plain(by))
+    for concern in summary["degraded"]:
+        output.say(output.plain(f"degraded: {concern}"))
 
 
 def _row(finding: Finding) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from coffer.archive.events.epochs import EpochAbandoned, EpochDestroyed, EpochRo
 from coffer.archive.events.event import Event
 from coffer.archive.events.fields import TreeHead
 from coffer.archive.events.holds import HoldAdded, HoldRemoved
+from coffer.archive.events.marks import MarkRenewed
 from coffer.archive.events.officer import Officer
 from coffer.archive.events.rekeys import RekeyOrdered, StudyRekeyed
 from coffer.archive.events.repairs import LossAccepted, SegmentRepaired, SegmentsTaken
@@ -82,6 +83,7 @@ SAMPLES: Final[tuple[Event, ...]] = (
     ClockDoubted(wall_ms=2_075_360_000_000, expected_ms=1_760_000_000_000, last_record_ms=None),
     ClockConfirmed(confirmed_ms=1_760_000_000_002, doubted_ms=2_075_360_000_000, reason="NTP was down", by=BY),
     LogEpochBegun(epoch=1, holder="golden", why="an example"),
+    MarkRenewed(old_mark=None, mark=TreeHead(records=9, root=HASH), reason="another disk", by=BY),
 )
 ANY: Final = RekeyOrdered(study=STUDY, new_key=KEY, reason="a test", by=BY)  # which nothing is decided by
 

@@ -32,14 +32,14 @@ def test_a_note_is_in_the_history_before_anybody_is_told(small: SmallArchive, fa
     seen: list[tuple[list[int], int]] = []
 
     def remember(_: bytes) -> None:
-        latest = read_checkpoint(small.folder)
-        seen.append(([n.checkpoint.size for n in read_entries(small.folder)], latest.size if latest else 0))
-        assert faulty.made[-1 if len(seen) > 1 else -3] != "writev"  # the history was synced
+        sizes = [n.checkpoint.size for n in read_entries(small.folder)]
+        seen.append((sizes, read_checkpoint(small.folder).size))
+        assert faulty.made[-1] != "writev"  # the history was synced
 
     for n in range(3):
         log.append([entry(n)])
         log.checkpoint(small.sign, remember)
-    assert seen == [([1], 0), ([1, 2], 1), ([1, 2, 3], 2)]
+    assert seen == [([0, 1], 0), ([0, 1, 2], 1), ([0, 1, 2, 3], 2)]
 
 
 def test_a_stop_at_any_call_of_a_checkpoint_loses_no_note(tmp_path: Path) -> None:
@@ -73,12 +73,12 @@ def test_a_stop_at_any_call_of_a_checkpoint_loses_no_note(tmp_path: Path) -> Non
 def test_a_torn_end_of_the_history_is_cut_before_the_next_note(small: SmallArchive) -> None:
     grow(small, 3, 5)
     whole = small.folder.checkpoint_history.read_bytes()
-    first = len(next(read_entries(small.folder)).note)
-    latest = small.folder.checkpoint.read_bytes()
+    *kept, latest = (note for _, note in read_entries(small.folder))
+    first = len(b"".join(kept))
     for cut in range(first, len(whole)):
         small.folder.checkpoint_history.write_bytes(whole[:cut])
-        small.folder.checkpoint.write_bytes(whole[:first])
-        assert last_checkpoint(small.folder) == next(read_entries(small.folder)).checkpoint
+        small.folder.checkpoint.write_bytes(kept[-1])
+        assert last_checkpoint(small.folder).size == 3
         publish(small.folder, latest)
         assert small.folder.checkpoint_history.read_bytes() == whole
 
@@ -87,23 +87,23 @@ def test_an_append_with_holes_is_cut_before_the_next_note(small: SmallArchive) -
     """Size and later sector were written before the power went, an earlier one was not; or the other way round."""
     grow(small, 3, 5)
     whole = small.folder.checkpoint_history.read_bytes()
-    first = len(next(read_entries(small.folder)).note)
-    latest = small.folder.checkpoint.read_bytes()
-    small.folder.checkpoint.write_bytes(whole[:first])
+    *kept, latest = (note for _, note in read_entries(small.folder))
+    first = len(b"".join(kept))
+    small.folder.checkpoint.write_bytes(kept[-1])
     for sector in range(first + 1, len(whole)):
         for torn in (
             whole[:first] + bytes(sector - first) + whole[sector:],
             whole[:sector] + bytes(len(whole) - sector),
         ):
             small.folder.checkpoint_history.write_bytes(torn)
-            assert [n.checkpoint.size for n in read_entries(small.folder)] == [3]
+            assert [n.checkpoint.size for n in read_entries(small.folder)] == [0, 3]
     for sector in (first + 1, first + len(ORIGIN) // 2, first + len(ORIGIN), len(whole) - 1):
         small.folder.checkpoint_history.write_bytes(whole[:first] + bytes(sector - first) + whole[sector:])
         assert whats(small) == []
         small.writer().close()
         publish(small.folder, latest)
         assert small.folder.checkpoint_history.read_bytes() == whole
-        small.folder.checkpoint.write_bytes(whole[:first])
+        small.folder.checkpoint.write_bytes(kept[-1])
     publish(small.folder, latest)
 
 
@@ -138,29 +138,35 @@ def test_latest_is_never_two_notes_behind(small: SmallArchive) -> None:
             log = small.writer()
         assert whats(small) == []
     notes = [note for _, note in read_entries(small.folder)]
-    assert told == [notes[0], notes[1], notes[1], notes[2]]
-    assert small.folder.checkpoint.read_bytes() == notes[1]
+    assert told == [notes[1], notes[2], notes[2], notes[3]]
+    assert small.folder.checkpoint.read_bytes() == notes[2]
     log.close()
 
 
-def test_a_lost_history_is_found_and_begins_again_with_the_latest(small: SmallArchive) -> None:
+def test_a_lost_history_is_found_and_not_written(small: SmallArchive) -> None:
     grow(small, 3, 5)
-    small.folder.checkpoint_history.unlink()
-    assert whats(small) == ["the history lacks the signed checkpoint over 5 records"]
-    grow(small, 7)
-    assert [n.checkpoint.size for n in read_entries(small.folder)] == [5, 7]
+    whole = small.folder.checkpoint_history.read_bytes()
+    for lost in (small.folder.checkpoint_history.unlink, lambda: small.folder.checkpoint_history.write_bytes(b"")):
+        lost()
+        assert whats(small) == ["the history lacks the signed checkpoint over 5 records"]
+        with pytest.raises(HistoryError, match="the history of checkpoints is missing"):
+            small.writer()
+        small.folder.checkpoint_history.write_bytes(whole)
 
 
 def test_a_latest_that_was_put_back_is_found(small: SmallArchive) -> None:
     grow(small, 3, 5, 7)
     notes = [note for _, note in read_entries(small.folder)]
-    small.folder.checkpoint.write_bytes(notes[0])
-    assert whats(small) == ["checkpoints/latest was put back: the history has one over 7 records"]
-    small.folder.checkpoint.write_bytes(notes[1])  # where a stop between history and latest leaves it
+    for back in notes[:2]:
+        small.folder.checkpoint.write_bytes(back)
+        assert whats(small) == ["checkpoints/latest was put back: the history has one over 7 records"]
+    small.folder.checkpoint.write_bytes(notes[2])  # where a stop between history and latest leaves it
     assert whats(small) == []
     small.folder.checkpoint.unlink()
-    assert whats(small) == ["checkpoints/latest was put back: the history has one over 7 records"]
-    small.folder.checkpoint.write_bytes(notes[2])
+    assert whats(small) == ["the signed checkpoint: checkpoints/latest is missing"]
+    with pytest.raises(HistoryError, match="is missing"):
+        small.writer()
+    small.folder.checkpoint.write_bytes(notes[3])
 
 
 def test_a_log_shorter_than_its_history_is_found_and_not_written(small: SmallArchive, tmp_path: Path) -> None:
@@ -201,16 +207,16 @@ def test_a_signed_lie_in_the_history_is_found(small: SmallArchive) -> None:
     """Signed by the right key, and not true: as a fork that somebody was shown."""
     grow(small, 3, 5)
     lie = small.sign(Checkpoint(ORIGIN, 4, sha256(b"lie").digest()).serialize())
-    first, last = (note for _, note in read_entries(small.folder))
-    small.folder.checkpoint_history.write_bytes(first + lie + last)
+    *first, last = (note for _, note in read_entries(small.folder))
+    small.folder.checkpoint_history.write_bytes(b"".join(first) + lie + last)
     assert whats(small) == ["the history's checkpoint over 4 records does not fit the log"]
-    small.folder.checkpoint_history.write_bytes(first + last)
+    small.folder.checkpoint_history.write_bytes(b"".join(first) + last)
 
 
 def test_a_note_of_another_archive_proves_nothing_here(small: SmallArchive) -> None:
     """By the same key, under the same name, and its text names another log."""
     grow(small, 3)
-    (told,) = read_entries(small.folder)
+    _, told = read_entries(small.folder)
     other = small.sign(Checkpoint("archive.example/other", 3, told.checkpoint.root).serialize())
     with pytest.raises(FormatError, match="of another archive"):
         Consistency(other, (), other).check(small.folder.vkey)
@@ -220,7 +226,7 @@ def test_a_note_of_another_archive_proves_nothing_here(small: SmallArchive) -> N
 
 def test_notes_are_found_by_size(small: SmallArchive) -> None:
     grow(small, 3, 5, 7)
-    assert find_note(small.folder, 5) == list(read_entries(small.folder))[1].note
+    assert find_note(small.folder, 5) == list(read_entries(small.folder))[2].note
     with pytest.raises(NotFoundError) as missed:
         find_note(small.folder, 6)
     assert missed.value.hint() == "the nearest ones cover 3, 5, 7 records"

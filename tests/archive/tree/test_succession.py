@@ -235,13 +235,13 @@ def test_checkpoints_by_the_wrong_key_are_found(made: Changing, copied: ArchiveF
     """By the old key after the change, by a new key that nobody endorsed; as the latest, and deep in the history."""
     history, latest = copied.checkpoint_history.read_bytes(), copied.checkpoint.read_bytes()
     notes = [each.note for each in read_entries(copied)]
-    for at, signer in itertools.product((2, 4), (THIEF, *made.signers[:2])):
+    for at, signer in itertools.product((3, 5), (THIEF, *made.signers[:2])):
         size = list(read_entries(made.folder))[at].checkpoint.size
         if size == 8 and signer in made.signers[1:]:
             continue
         lie = forged(copied, signer, size)
         copied.checkpoint_history.write_bytes(b"".join(lie if n == at else note for n, note in enumerate(notes)))
-        copied.checkpoint.write_bytes(lie if at == 4 else latest)
+        copied.checkpoint.write_bytes(lie if at == 5 else latest)
         assert findings(copied), (at, size)
     copied.checkpoint_history.write_bytes(history)
     copied.checkpoint.write_bytes(latest)

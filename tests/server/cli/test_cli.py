@@ -31,6 +31,7 @@ COMMANDS = [
     "index",
     "init",
     "keys",
+    "mark",
     "put",
     "recover",
     "repair",

@@ -43,18 +43,20 @@ def test_show_tells_what_is_signed(archive: Path) -> None:
     assert str(shown["verifier_key"]) in run("checkpoint", "show").output
 
 
-def test_an_empty_archive_has_nothing_to_show_or_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_archive_is_signed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run("init")
-    assert "nothing was signed yet" in run("checkpoint", "show", code=5).output
-    assert "nothing was signed yet" in run("checkpoint", "sign", code=5).output
+    assert (told("checkpoint", "show")["records"], told("checkpoint", "show")["keyring_records"]) == (0, 0)
+    assert "covers all 0 records" in run("checkpoint", "sign").output
 
 
 def test_sign_says_when_there_is_nothing_new(archive: Path) -> None:
     assert "nothing was added" in run("checkpoint", "sign").output
-    (archive / "checkpoints/latest").unlink()  # the keyring and the history remember
-    assert told("checkpoint", "sign")["signed"] is True
     assert told("checkpoint", "sign")["signed"] is False
+    latest = archive / "checkpoints/latest"
+    latest.rename("taken")
+    assert "checkpoints/latest is missing" in run("checkpoint", "sign", code=13).output
+    Path("taken").rename(latest)
 
 
 def test_proofs_are_made_beside_a_server(archive: Path) -> None:
@@ -89,7 +91,7 @@ def test_growth_is_proved_from_a_kept_note_and_from_the_history(archive: Path) -
     checked = told("checkpoint", "check", "proof.json")
     assert (checked["proved"], checked["old_records"]) == ("consistency", int(size))
     missed = run("checkpoint", "prove-consistency", "1000", code=5).output
-    assert f"the nearest ones cover {size}" in missed
+    assert f"the nearest ones cover 0, {size}" in missed
     run("checkpoint", "prove-consistency", "no-such-file", code=12)
 
 

@@ -51,7 +51,7 @@ def test_a_command_is_imported_without_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["status"], ["find", "PatientName=A*", "--json"]], ids=" ".join)
 def test_a_command_that_reads_an_archive(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for before in (["init"], ["index", "rebuild"]):
+    for before in (["init", "--yes-same-disk"], ["index", "rebuild"]):
         made = CliRunner().invoke(main, before, env={"COFFER_ARCHIVE": "", "COFFER_CONFIG": ""})
         assert made.exit_code == 0, made.output
     modules = loaded(COMMAND, *words, cwd=tmp_path)

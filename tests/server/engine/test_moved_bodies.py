@@ -14,11 +14,15 @@ from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint import read_checkpoint
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.index.dicom.attributes import STUDY_UID
 from coffer.keys.clock import clock_ms
 from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
 from coffer.keys.keyring import signing_key
+from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.config.load import load_config
+from coffer.server.engine.checkpoint_signer import mark_of
 from coffer.server.engine.opening import open_reading
 from coffer.server.engine.providers import open_keyring, provider_of
 from tests.server.filled import part10, run, told
@@ -62,17 +66,19 @@ def entries(path: Path) -> list[tuple[RecordHeader, Entry]]:
 
 
 def written_again(path: Path, records: list[Entry]) -> None:
-    """Let another log replace an archive's: sums, chain, tree, signature and remembered checkpoint are right."""
+    """Let another log replace an archive's: sums, chain, tree, signature, remembered checkpoint and mark are right."""
     folder = ArchiveFolder.open(path)
     for part in (folder.segments, folder.checkpoints, folder.tiles):
         shutil.rmtree(part)
     folder.complete()
     keyring = open_keyring(folder, provider_of(load_config(Path("coffer.toml")).keys, folder.archive_id))
-    keyring.amend([], [b"W"])
     signer = signing_key.current(keyring)
+    begin(folder, partial(signer.sign_note, folder.origin), keyring.remember_checkpoint)
     log = LogWriter(folder, sign=signer.sign_statement, now_ms=clock_ms)
     log.append(records)
     log.checkpoint(partial(signer.sign_note, folder.origin), keyring.remember_checkpoint)
+    mark = mark_of(folder, keyring, read_checkpoint(folder), 0)
+    MarkFile.of(load_config(Path("coffer.toml")), folder.archive_id).write(mark)
     log.close()
     keyring.close()
 

@@ -259,13 +259,16 @@ def test_killed_at_every_durable_step_it_goes_on(
 ) -> None:
     """Keyring commits, and every sync and rename of files; the next command finishes, once, and all verifies."""
     context = multiprocessing.get_context("fork")
-    codes, generations = [], []
+    codes, generations, mark = [], [], str(told("mark", "show")["mark"])
     for at in range(0, 200, 1 if os.environ.get("COFFER_EVERY_STEP") else 7):
         base = tmp_path / f"at{at}"
         base.mkdir()
         for name in ("data", "data.key", "coffer.toml"):
             source = tmp_path / name
             shutil.copytree(source, base / name) if source.is_dir() else shutil.copy(source, base / name)
+        shutil.copy(mark, base / "data.mark")
+        with (base / "coffer.toml").open("a") as settings:
+            settings.write("\n[integrity]\nmark = 'data.mark'\n")
         process = context.Process(target=rotate_until, args=(base, at))
         process.start()
         process.join(60)

@@ -17,7 +17,7 @@ from coffer.server.engine.opening import open_reading, open_writer
 from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.retention.selection import by_study
 from tests.server import three_studies
-from tests.server.filled import part10, run, told
+from tests.server.filled import copy_archive, part10, run, told
 from tests.server.stopped import stopped
 from tests.server.three_studies import UIDS, configure, events, found, put, slices
 
@@ -92,7 +92,7 @@ def test_a_patient_id_of_two_issuers_is_not_one_patient(archive: Path) -> None:
 def test_killed_at_every_step_it_is_whole_or_gone_and_the_next_one_finishes(archive: Path) -> None:
     command = ("shred", UIDS[0], "--reason", "r", "--yes")
     untouched = Path("untouched")
-    shutil.copytree("data", untouched)
+    copy_archive("data", untouched)
     number, seen = 0, set()
     while True:
         number += 1
@@ -112,6 +112,6 @@ def test_killed_at_every_step_it_is_whole_or_gone_and_the_next_one_finishes(arch
         if code == 0:
             break
         shutil.rmtree("data")
-        shutil.copytree(untouched, "data")
+        copy_archive(untouched, "data")
     assert seen == {True, False}
     assert number > 10, number

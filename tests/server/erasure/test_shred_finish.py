@@ -18,7 +18,7 @@ from coffer.server.engine.archive import WritableArchive
 from coffer.server.engine.opening import open_for_keys, open_writer
 from coffer.server.erasure.shred import wait_until_compacted
 from tests.server import three_studies
-from tests.server.filled import part10, run, told
+from tests.server.filled import copy_archive, part10, run, told
 from tests.server.stopped import stopped
 from tests.server.three_studies import UIDS, effective_at_once, events, found, put, slices, states
 
@@ -145,7 +145,7 @@ def test_finishing_killed_at_every_step_goes_on(archive: Path, step: str) -> Non
     if step == "second":
         run("shred", "finish")
     command = ("shred", "finish") if step == "first" else ("shred", "finish", "--destroy")
-    shutil.copytree("data", "untouched")
+    copy_archive("data", "untouched")
     shutil.copy("data.key", "untouched.key")
     number = 0
     while True:
@@ -162,6 +162,6 @@ def test_finishing_killed_at_every_step_goes_on(archive: Path, step: str) -> Non
         if code == 0:
             break
         shutil.rmtree("data")
-        shutil.copytree("untouched", "data")
+        copy_archive("untouched", "data")
         shutil.copy("untouched.key", "data.key")
     assert number > 10

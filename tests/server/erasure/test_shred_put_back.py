@@ -95,7 +95,7 @@ def test_a_keyring_from_before_the_shred_is_noticed_and_shreds_again(archive: Pa
     run("recover", "accept-loss", "--to", str(size))  # the newest keyring is lost, and what was shredded stays shredded
     assert found() == [UIDS[1], UIDS[2]]
     assert states() == ["scheduled"]
-    assert codes(Kind.STATE) == ["study.shredded_again"]
+    assert codes(Kind.STATE) == ["study.shredded_again", "mark.renewed"]
 
 
 def test_an_older_keyring_says_which_studies_it_cannot_open(archive: Path) -> None:

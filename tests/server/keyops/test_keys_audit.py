@@ -19,7 +19,7 @@ from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values import waiting_event
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_for_service, open_writer
-from tests.server.filled import run
+from tests.server.filled import copy_archive, run
 from tests.server.three_studies import UIDS, configure, put
 
 NEW = "1.2.3.77"
@@ -171,15 +171,16 @@ def with_a_cut_event() -> None:
 
 
 def forked() -> None:
-    shutil.copytree("data", "fork")
+    copy_archive("data", "fork")
     put(NEW)
     copy("right")
-    shutil.move("data", "main")
-    shutil.move("fork", "data")
+    copy_archive("data", "main")
+    shutil.rmtree("data")
+    copy_archive("fork", "data")
     put("1.2.3.78")
-    shutil.move("data", "fork")
-    shutil.move("main", "data")
-    put_back("fork/keyring")
+    shutil.move("data", "forked")
+    copy_archive("main", "data")
+    put_back("forked/keyring")
 
 
 def of_another_archive() -> None:
@@ -234,7 +235,7 @@ def empty() -> None:
         (older_by_the_end_of_a_request, "the keyring is older than the log", "1 .* that were ended are in it"),
         (older_by_a_rekey, "was replaced by a rekey, and is alive in this keyring", "1 keys that a rekey replaced are"),
         (with_a_cut_event, "an event in the keyring is truncated", "an event in the keyring is truncated"),
-        (forked, "belongs to another history", "keyring and history differ"),
+        (forked, "belongs to another history", "keyring, history and mark differ"),
         (of_another_archive, "the keyring of another archive", "the keyring of another archive"),
         (without_a_study, "is missing: [1-9] objects cannot be opened", "1 studies of the index have no key"),
         (

@@ -11,7 +11,7 @@ from coffer.keys.keyring import rekey
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.providers.key_file import KeyFileProvider
 from tests.server import rekeyed
-from tests.server.filled import run, told
+from tests.server.filled import copy_archive, run, told
 from tests.server.rekeyed import COMMAND, STUDY, engine, got, index_rows, key_ids, put_one_more, stop_in
 from tests.server.stopped import stopped
 from tests.server.three_studies import UIDS, events, found
@@ -21,7 +21,7 @@ archive = rekeyed.archive
 
 def test_killed_at_every_step_nothing_is_lost_and_the_next_one_finishes(archive: Path) -> None:
     whole, (old,) = got(STUDY), key_ids(STUDY)
-    shutil.copytree("data", "untouched")
+    copy_archive("data", "untouched")
     number, phases = 0, set()
     while True:
         number += 1
@@ -55,7 +55,7 @@ def test_killed_at_every_step_nothing_is_lost_and_the_next_one_finishes(archive:
         if code == 0:
             break
         shutil.rmtree("data")
-        shutil.copytree("untouched", "data")
+        copy_archive("untouched", "data")
     assert phases == {rekey.Phase.SEALING, rekey.Phase.SWITCHED}
     assert number > 10
 

@@ -17,6 +17,7 @@ from coffer.keys.providers.key_file import generate_keyfile
 from coffer.keys.shares.text import parse
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.server.access.principal import Principal
+from coffer.server.config.integrity import Integrity
 from coffer.server.config.settings import Config, Dimse, Http, Keys, Storage
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_reading, open_writer
@@ -37,6 +38,7 @@ def config_of(base: Path) -> Config:
         http=Http(enabled=False),
         keys=Keys(key_file=base / "key"),
         storage=Storage(reserve_bytes=0),
+        integrity=Integrity(mark=base / "mark"),
     )
 
 
