@@ -73,7 +73,7 @@ class LogWriter:
         calls: Syscalls = SYSTEM,
         remembered: Checkpoint | None = None,
         signers: Collection[str] = (),
-        objection: HistoryError | None = None,
+        objection: IntegrityError | None = None,
         may_refuse: bool = False,
     ) -> None:
         """Find the end of the log, cut a torn tail, and be ready to append.

@@ -61,6 +61,7 @@ def schedule(
     `last_epoch` the latest epoch that copies of the key are known to be under, if later than the row's. Raises
     KeyUnavailableError for a key that the keyring does not hold, UnavailableError where a record of `done` has changed.
     """
+    keyring.require_whole()
     while True:
         changes = keyring.row(rows.CHANGES_KEY)
         allowed()

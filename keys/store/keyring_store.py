@@ -6,11 +6,12 @@ Whoever uses a store knows neither LMDB nor a folder. Rows are bytes under keys 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple, Protocol
 
 from coffer.keys.disk.lock import Holder
+from coffer.keys.store.sums import RowSums
 
 __all__ = ["KEYS_LEASE", "Changes", "KeyringStore", "Lease", "Row", "scan"]
 
@@ -87,15 +88,31 @@ class KeyringStore(Protocol):
         UnavailableError means *unknown*: the change was made or not, and no part of it. Calling again with the same
         `expected` is safe: what was made then answers False, and the caller, who reads again, finds its own change.
         Without `expected`, write only what may be written twice.
+
+        Only after `authenticate`, else UnavailableError. The first change of a bucket of rows (`sums.bucket_of`) that
+        this object makes reads all of the bucket, in the same transaction. IntegrityError, with nothing changed, where
+        those rows are not the ones that were written.
         """
 
     def changes(self, after: int) -> Changes:
         """Return the feed's entries behind number `after`, in the order of the commits, without gaps; about 4 us when
         there are none. The newest `writes.KEPT` entries are kept. Whoever has seen none passes -1, and gets None."""
 
+    def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
+        """Write the first rows of an empty store, and the sums over them, as `put`; False where it has a row already.
+        The store is authenticated then."""
+
+    def authenticate(self, sums: RowSums) -> None:
+        """From now on, write keyed sums with every change, and check rows by them; `sums` are those of `begin`."""
+
     def complaint(self) -> str | None:
         """Read every row and compare them with what the store keeps about them. Returns what is wrong, or None. About
-        1 us a row."""
+        3 us a row. After `authenticate` no row can be removed, altered or put back without it, except by putting back
+        all rows of a bucket with their sum; before, it finds accidents only."""
+
+    def require_right(self, buckets: Iterable[int]) -> None:
+        """Raise IntegrityError unless the rows of these buckets (`sums.bucket_of`) are those that were written. Only
+        after `authenticate`. Each bucket is read by itself, and once by this object: others wait for no more."""
 
     def require_writable(self) -> None:
         """Return if no write has failed for good. Raises UnavailableError with the cause otherwise."""

@@ -153,6 +153,7 @@ def _open_beside(config: Config) -> KeyAdminArchive:
         found = _compare_beside(opened, config, readonly=False)
         found.late.require_none_shredded()
         found.late.require_newest(found.keyring.epoch)
+        found.keyring.require_whole()
         parts = _parts(opened, found, readonly=True)
         archive = KeyAdminArchive(parts, parts.feed.level(found.folder.lock))
         report_trouble(archive.key_trouble)
@@ -221,7 +222,7 @@ def _open_log(found: _Compared, *, may_refuse: bool) -> LogWriter:
         reserve_bytes=config.storage.reserve_bytes,
         remembered=remembered_checkpoint(keyring.remembered_checkpoint(), folder),
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
-        objection=found.late.objection(keyring.epoch),
+        objection=found.late.objection(keyring.epoch) or keyring.objection(),
         may_refuse=may_refuse,
     )
     if log.refusal is not None:

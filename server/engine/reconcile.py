@@ -70,6 +70,8 @@ class Reconciler:
         if changes == self._reconciled:
             return
         tombstones = shred.waiting(self._keyring, gone)
+        if tombstones:
+            self._keyring.require_whole()  # somebody without a key could have written them
         for key_id, tombstone in tombstones.items():
             self._index.forget(key_id, tombstone.name)
         if tombstones:

@@ -86,6 +86,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     from coffer.archive.store.segment_store import total_bytes
     from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
     from coffer.server.maintenance.deep_check import open_records
+    from coffer.server.maintenance.keyed_check import inspect_with_keys
     from coffer.server.maintenance.offline import inspect_index, inspect_keyring
 
     folder = ArchiveFolder.open(config.archive)
@@ -107,7 +108,8 @@ def verify(  # noqa: PLR0917  one parameter for each option
             progress=lambda done: bar.advance(done, total),
         )
         index = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
-        for finding in chain(planted(folder), seen.findings, index, verifier.findings()):
+        keyed = inspect_with_keys(config) if depth is VerifyLevel.DECRYPT and seen.readable else []
+        for finding in chain(planted(folder), seen.findings, keyed, index, verifier.findings()):
             findings.append(finding)
             if json_lines:
                 output.as_json(_row(finding))
