@@ -17,7 +17,7 @@ from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
-from coffer.keys.errors import CofferError, IntegrityError, NotFoundError
+from coffer.keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
 from coffer.keys.inspect.listing import KeyringListing, list_keyring
 from coffer.keys.keyring.returned import returned
 from coffer.keys.keyring.tombstone import Reason
@@ -138,6 +138,9 @@ class KeyAudit:
         """Yield what only a key shows of the rows: somebody without it can make the other sums fit."""
         try:
             keyring = open_keyring(self._folder, self._provider, readonly=True)
+        except (IntegrityError, FormatError) as error:
+            yield f"the keyring: {error}"
+            return
         except CofferError as error:
             self._unchecked = str(error)
             return
