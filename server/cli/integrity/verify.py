@@ -108,7 +108,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
             progress=lambda done: bar.advance(done, total),
         )
         index = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
-        keyed = inspect_with_keys(config) if depth is VerifyLevel.DECRYPT and seen.readable else []
+        keyed = inspect_with_keys(config) if depth is VerifyLevel.DECRYPT and seen.readable and not index else []
         for finding in chain(planted(folder), seen.findings, keyed, index, verifier.findings()):
             findings.append(finding)
             if json_lines:

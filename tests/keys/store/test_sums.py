@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,13 +39,6 @@ def folder(tmp_path: Path) -> Path:
     assert store.begin([*ROWS, (b"H", b"header")], RowSums.under(ROOT, os.urandom))
     store.close()
     return tmp_path / "rows"
-
-
-def test_the_keyed_hash_is_hmac_sha_256() -> None:
-    made = RowSums(Secret(bytes(range(32))), ROOT, os.urandom)
-    for size in (0, 1, 55, 56, 63, 64, 65, 300):
-        expected = hmac.digest(bytes(range(32)), bytes(size), "sha256")
-        assert made.row_hash()(bytes(size)).to_bytes(32, "big") == expected
 
 
 def test_a_change_moves_the_sums_of_its_buckets_only(folder: Path) -> None:
