@@ -64,10 +64,10 @@ class MemoryKeyringStore(KeyringStore):
     def walk(self, prefix: bytes, visit: Callable[[bytes, bytes], None]) -> int:
         """As `KeyringStore.walk`."""
         with self._lock:
-            return self._walk(prefix, visit)
+            return self._walk([prefix], visit)
 
-    def _walk(self, prefix: bytes, visit: Callable[[bytes, bytes], None]) -> int:
-        found = self._page(prefix, b"", len(self._sorted) + 1)
+    def _walk(self, prefixes: Iterable[bytes], visit: Callable[[bytes, bytes], None]) -> int:
+        found = [row for prefix in prefixes for row in self._page(prefix, b"", len(self._sorted) + 1)]
         for key, value in found:
             visit(key, value)
         return len(found)

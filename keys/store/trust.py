@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from coffer.keys.errors import UnavailableError
 from coffer.keys.store.sums import RowSums
-from coffer.keys.store.writes import Get, complaint_about, require_right
+from coffer.keys.store.writes import Get, Walk, complaint_about, require_right
 
 __all__ = ["Trust"]
 
@@ -34,7 +34,7 @@ class Trust:
             raise UnavailableError("the keyring is open without its keys: its rows are read and not written")
         return self._sums
 
-    def require(self, buckets: Iterable[int], get: Get, walk: Callable[[bytes, Visit], object]) -> None:
+    def require(self, buckets: Iterable[int], get: Get, walk: Walk) -> None:
         """Raise IntegrityError unless these buckets are right, or were when they were first needed. `get` and `walk`
         read one state."""
         new = frozenset(buckets) - self._right

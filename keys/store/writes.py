@@ -34,6 +34,7 @@ KEPT: Final = 65_536  # entries of the feed
 SOMETHING_ELSE: Final = bytes(16)  # an entry of the feed: no key was taken away, something else must be read again
 
 Get = Callable[[bytes], bytes | None]
+Walk = Callable[[Iterable[bytes], Callable[[bytes, bytes], None]], object]
 
 
 def planned(
@@ -135,11 +136,9 @@ def complaint_about(walk: Callable[[Callable[[bytes, bytes], None]], object], su
     return "the keyring miscounts its keys" if any(counts.values()) else None
 
 
-def require_right(
-    buckets: Iterable[int], get: Get, walk: Callable[[bytes, Callable[[bytes, bytes], None]], object], sums: RowSums
-) -> None:
+def require_right(buckets: Iterable[int], get: Get, walk: Walk, sums: RowSums) -> None:
     """Raise IntegrityError unless the rows of these buckets are those that were written. `get` and `walk` (every row
-    under a prefix) read one state; some 3 us a row, and 0.1 ms a bucket. A
+    under some prefixes) read one state; some 3 us a row, and 0.1 ms a bucket. A
     row under anything but a letter is no keyring's, and only `complaint_about` finds it."""
     totals, wanted = Totals(sums), frozenset(buckets)
     alone = {bytes([letter]): get(bytes([letter])) for letter in LETTERS} if 0 in wanted else {}
@@ -147,7 +146,6 @@ def require_right(
         if value is not None:
             totals.add(key, value)
     for bucket in wanted:
-        for prefix in prefixes_of(bucket):
-            walk(prefix, totals.add)
+        walk(prefixes_of(bucket), totals.add)
     if totals.wrong(wanted):
         raise altered()
