@@ -252,6 +252,10 @@ class Index(IndexSearch):
         self.follow()
         return self._key_change.rekey(name, old, new, moved)
 
+    def copy(self, to: Path) -> None:
+        """Write what is on disk to a new file, durable on return, before it is removed. Raises UnavailableError."""
+        self._tables.store.copy(to)
+
     def clear(self) -> None:
         """Remove everything, durable on return: the first step of a rebuild."""
         self._tables.drop(self._load)

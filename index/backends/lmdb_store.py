@@ -268,6 +268,11 @@ class LmdbRowStore(IndexRowStore):
             old, self._env, self._tables = self._env, env, tables
             old.close()
 
+    def copy(self, to: Path) -> None:
+        """As `IndexRowStore.copy`."""
+        with contextlib.closing(self._copied()) as pieces:
+            durable.place(durable.stage(to, pieces), to)
+
     def _copied(self) -> Generator[bytes]:
         """A compacted copy of the file, in pieces. Raises UnavailableError."""
         out, into = os.pipe()

@@ -7,6 +7,7 @@ all. It is disposable: what it loses is made again from the log.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
 from coffer.keys.errors import FencedError
@@ -73,6 +74,10 @@ class IndexRowStore(Protocol):
     def authenticate(self, key: Secret, random: Callable[[int], bytes]) -> None:
         """From now on, keep the sum of all rows under this key with every change, and check rows by it. Before, a store
         outside of this process's memory may refuse to write."""
+
+    def copy(self, to: Path) -> None:
+        """Write all rows to a new file, as a store that is closed leaves them, durable on return; nothing where that
+        exists, or where the store has no files. Raises UnavailableError."""
 
     def complaint(self, go_on: Callable[[], bool] = lambda: True) -> str | None:
         """Read every row and return what is wrong with them, or None; before `authenticate`, only accidents. Returns

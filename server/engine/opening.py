@@ -144,7 +144,8 @@ def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> ArchivePar
     bodies = Bodies(folder.archive_id, reader, keyring.study)
     index = Index.open(folder.index, keyring, rules_of(config), readonly=readonly)
     opened.callback(index.close)
-    feed = IndexFeed(keyring, reader, bodies, index, header_limits_of(config.limits))
+    limits = header_limits_of(config.limits)
+    feed = IndexFeed(keyring, reader, bodies, index, limits, lost_and_found=folder.lost_and_found)
     return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, found.key_trouble, opened)
 
 
