@@ -28,6 +28,10 @@ _MASK: Final = b"\xff"  # in the place of a table's number
 _PLACES: Final = {name: number.to_bytes(1, "big") for number, name in enumerate(TABLES)}
 
 
+def _plain(text: bytes) -> int:
+    return int.from_bytes(sha256(text).digest()[:_PLAIN], "big")
+
+
 @dataclass(slots=True)
 class Total:
     """What rows add up to: their keyed hashes, if there is a key, and the others."""
@@ -39,7 +43,7 @@ class Total:
     def add(self, table: str, key: bytes, value: bytes, sign: int = 1) -> None:
         """Add a row, or take it away with `sign` -1."""
         text = _PLACES[table] + len(key).to_bytes(2, "big") + key + value
-        self.plain += sign * int.from_bytes(sha256(text).digest()[:_PLAIN], "big")
+        self.plain += sign * _plain(text)
         if self.hashed is not None:
             self.keyed += sign * self.hashed(text)
 
@@ -59,26 +63,30 @@ class RowSum:
         """Return what the rows added up to when the value of `sum` was written; of no rows where there is none."""
         found = self.total()
         if stored is not None and self.key is not None:
-            masked, at = int.from_bytes(stored[_NONCE : _NONCE + _KEYED], "big"), _NONCE + _KEYED
-            found.keyed, found.plain = masked - self._mask(stored[:_NONCE]), int.from_bytes(stored[at:], "big")
+            head = stored[: _NONCE + _KEYED]
+            found.keyed = int.from_bytes(head[_NONCE:], "big") - self._mask(head[:_NONCE])
+            found.plain = int.from_bytes(stored[len(head) :], "big") - _plain(head)
         return found
 
     def sealed(self, total: Total) -> bytes:
-        """Return the value of `sum`: nonce, masked keyed sum, accident sum; 56 bytes."""
+        """Return the value of `sum`: nonce, masked keyed sum, accident sum of the rows and of these; 56 bytes."""
         nonce = self.random(_NONCE)
         masked = (total.keyed + self._mask(nonce)) % _KEYED_RANGE
-        return nonce + masked.to_bytes(_KEYED, "big") + (total.plain % _PLAIN_RANGE).to_bytes(_PLAIN, "big")
+        return self._with_plain(nonce + masked.to_bytes(_KEYED, "big"), total)
+
+    def _with_plain(self, head: bytes, total: Total) -> bytes:
+        return head + ((total.plain + _plain(head)) % _PLAIN_RANGE).to_bytes(_PLAIN, "big")
 
     def is_right(self, stored: bytes | None, total: Total) -> bool:
         """Whether this is the sum of these rows; an absent one is that of none."""
         if stored is None:
             return (total.keyed, total.plain) == (0, 0)
-        keyed, plain = stored[_NONCE : _NONCE + _KEYED], stored[_NONCE + _KEYED :]
-        is_plain = plain == (total.plain % _PLAIN_RANGE).to_bytes(_PLAIN, "big")
+        head = stored[: _NONCE + _KEYED]
+        is_plain = stored == self._with_plain(head, total)
         if self.key is None:
             return is_plain
         masked = (total.keyed + self._mask(stored[:_NONCE])) % _KEYED_RANGE
-        return is_plain and hmac.compare_digest(keyed, masked.to_bytes(_KEYED, "big"))
+        return is_plain and hmac.compare_digest(head[_NONCE:], masked.to_bytes(_KEYED, "big"))
 
     def _mask(self, nonce: bytes) -> int:
         """What hides the sum: otherwise two states of the index would show the hash of the row between them."""

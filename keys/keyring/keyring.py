@@ -34,7 +34,7 @@ from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.store.keyring_store import KEYS_LEASE, Changes, KeyringStore, scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.sums import BUCKETS, RowSums
+from coffer.keys.store.sums import BUCKETS, FOLD_KEY, SUM_PREFIX, RowSums, altered, folded, is_older
 from coffer.keys.values.epoch import Epoch
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -238,6 +238,7 @@ class Keyring:
         epoch, to sign, to append an event that waits here. Raises IntegrityError.
         """
         self._store.require_right(range(BUCKETS))
+        self._state()
 
     def objection(self) -> IntegrityError | None:
         """Return why nothing may be written with this keyring, or None: what is needed before any study key (header,
@@ -257,10 +258,19 @@ class Keyring:
         """Store a checkpoint's signed note in place of the last one; durable on return.
 
         Call it before the note is released: then the keyring knows every published checkpoint, and a log that is rolled
-        back together with its checkpoint is detected.
+        back together with its checkpoint is detected. With it goes the state of every bucket of rows, so that one that
+        is put back later is detected, too. Raises IntegrityError where one was.
         """
         with self._writing:
-            self._store.put([(rows.CHECKPOINT_KEY, note)])
+            self._store.put([(rows.CHECKPOINT_KEY, note), (FOLD_KEY, self._state())])
+
+    def _state(self) -> bytes:
+        """Every bucket's state. Raises IntegrityError where one is older than the last checkpoint knew it."""
+        before = self._store.get(FOLD_KEY)  # first: what comes meanwhile is newer
+        now = folded(scan(self._store, SUM_PREFIX))
+        if is_older(now, before):
+            raise altered()
+        return now
 
     def require_writable(self) -> None:
         """Return if keys can be made. Raises UnavailableError after a failed write, until the keyring is reopened."""

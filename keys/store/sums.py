@@ -21,18 +21,22 @@ from coffer.keys.memory.secret import Secret
 
 __all__ = [
     "BUCKETS",
+    "FOLD_KEY",
     "LETTERS",
     "SUM_PREFIX",
     "RowSums",
     "Totals",
     "altered",
     "bucket_of",
+    "folded",
+    "is_older",
     "is_sum",
     "prefixes_of",
     "sum_key",
 ]
 
 SUM_PREFIX: Final = b"S"
+FOLD_KEY: Final = SUM_PREFIX  # the state of every bucket at the last checkpoint; in bucket 0, as any row
 BUCKETS: Final = 256
 LETTERS: Final = string.ascii_letters.encode()  # with which the rows of a keyring begin
 _GENERATION: Final = 8
@@ -74,23 +78,45 @@ def prefixes_of(bucket: int) -> Iterator[bytes]:
     return (bytes([letter, bucket]) for letter in LETTERS)
 
 
+def folded(sums: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the state of every bucket, to be kept in the row FOLD_KEY: generation and nonce, 24 bytes each, of these
+    rows of sums in their order. Raises IntegrityError where one is gone."""
+    found = [value[: _GENERATION + _NONCE] for key, value in sums if is_sum(key)]
+    if len(found) != BUCKETS:
+        raise altered()
+    return b"".join(found)
+
+
+def is_older(now: bytes, before: bytes | None) -> bool:
+    """Whether some bucket in the state `now` was put back since the state `before` was kept (None: never); both as
+    `folded` returns them."""
+    if before is None:
+        return False
+    size = _GENERATION + _NONCE
+    pairs = ((now[at : at + size], before[at : at + size]) for at in range(0, max(len(now), len(before)), size))
+    return any(a[:_GENERATION] < b[:_GENERATION] or (a[:_GENERATION] == b[:_GENERATION] and a != b) for a, b in pairs)
+
+
 class _Sums(NamedTuple):
-    """A row with the sums of a bucket, as bytes but for the generation."""
+    """A row with the sums of a bucket: generation, nonce, masked keyed sum, and the accident sum of the rows as a
+    number. On disk the latter covers the other fields, too."""
 
     generation: int
     nonce: bytes
     keyed: bytes
-    plain: bytes
+    plain: int
 
     def encode(self) -> bytes:
-        return self.generation.to_bytes(_GENERATION, "big") + self.nonce + self.keyed + self.plain
+        head = self.generation.to_bytes(_GENERATION, "big") + self.nonce + self.keyed
+        return head + ((self.plain + _plain(head)) % _PLAIN_RANGE).to_bytes(_PLAIN, "big")
 
     @classmethod
     def decode(cls, data: bytes) -> _Sums:
         if len(data) != _SUM:
             raise FormatError("a sum of the keyring has the wrong length")
         nonce, keyed, plain = _GENERATION, _GENERATION + _NONCE, _GENERATION + _NONCE + _KEYED
-        return cls(int.from_bytes(data[:nonce], "big"), data[nonce:keyed], data[keyed:plain], data[plain:])
+        rest = (int.from_bytes(data[plain:], "big") - _plain(data[:plain])) % _PLAIN_RANGE
+        return cls(int.from_bytes(data[:nonce], "big"), data[nonce:keyed], data[keyed:plain], rest)
 
 
 def _text(key: bytes, value: bytes) -> bytes:
@@ -122,7 +148,7 @@ class RowSums:
 
     def first(self, rows: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
         """Return the sums of every bucket of a store that holds nothing but these rows."""
-        empty = {bucket: _Sums(0, bytes(_NONCE), b"", b"") for bucket in range(BUCKETS)}
+        empty = {bucket: _Sums(0, bytes(_NONCE), b"", 0) for bucket in range(BUCKETS)}
         return self._written(empty, dict.fromkeys(empty, 0), dict.fromkeys(rows), rows)
 
     def moved(
@@ -152,7 +178,7 @@ class RowSums:
         after: Mapping[bytes, bytes | None],
     ) -> dict[bytes, bytes]:
         """The rows of sums that follow these: `totals` are the keyed ones, unmasked."""
-        plain = {bucket: int.from_bytes(was.plain, "big") for bucket, was in kept.items()}
+        plain = {bucket: was.plain for bucket, was in kept.items()}
         keyed = keyed_hash(self.row_key)
         for key, new in after.items():
             old, bucket = before[key], bucket_of(key)
@@ -171,9 +197,7 @@ class RowSums:
     def _sealed(self, bucket: int, generation: int, keyed: int, plain: int) -> bytes:
         nonce = self.random(_NONCE)
         masked = (keyed + self.mask(bucket, generation, nonce)) % _KEYED_RANGE
-        return _Sums(
-            generation, nonce, masked.to_bytes(_KEYED, "big"), (plain % _PLAIN_RANGE).to_bytes(_PLAIN, "big")
-        ).encode()
+        return _Sums(generation, nonce, masked.to_bytes(_KEYED, "big"), plain).encode()
 
     def is_right(self, bucket: int, kept: _Sums, total: int) -> bool:
         """Whether this is the keyed sum of a bucket whose rows' hashes add up to `total`."""
@@ -190,17 +214,29 @@ class Totals:
         self._hash = _plain if sums is None else keyed_hash(sums.row_key)
         self._found = [0] * BUCKETS
         self._kept: dict[int, bytes] = {}
+        self._fold: bytes | None = None
 
     def add(self, key: bytes, value: bytes) -> None:
         """Add one row."""
         if is_sum(key):
             self._kept[key[1]] = value
             return
+        if key == FOLD_KEY:
+            self._fold = value
         self._found[bucket_of(key)] += self._hash(_text(key, value))
 
     def wrong(self, buckets: Iterable[int]) -> list[int]:
         """Return those of these buckets, all rows of which were added, that are not as they were written."""
         return [bucket for bucket in buckets if not self._is_right(bucket)]
+
+    def is_older(self) -> bool:
+        """Whether a bucket was put back since the last checkpoint, or is gone. All rows were added."""
+        try:
+            return is_older(
+                folded((sum_key(bucket), value) for bucket, value in sorted(self._kept.items())), self._fold
+            )
+        except IntegrityError:
+            return True
 
     def _is_right(self, bucket: int) -> bool:
         try:
@@ -208,5 +244,5 @@ class Totals:
         except FormatError:
             return False
         if self._sums is None:
-            return kept.plain == (self._found[bucket] % _PLAIN_RANGE).to_bytes(_PLAIN, "big")
+            return kept.plain == self._found[bucket] % _PLAIN_RANGE
         return self._sums.is_right(bucket, kept, self._found[bucket])

@@ -131,7 +131,7 @@ def complaint_about(walk: Callable[[Callable[[bytes, bytes], None]], object], su
             counts[COUNT_PREFIX + key[:1] + value[group]] += 1
 
     walk(add)
-    if totals.wrong(range(BUCKETS)):
+    if totals.wrong(range(BUCKETS)) or totals.is_older():
         return str(altered())
     return "the keyring miscounts its keys" if any(counts.values()) else None
 

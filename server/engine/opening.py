@@ -154,7 +154,8 @@ def _open_beside(config: Config) -> KeyAdminArchive:
         found = _compare_beside(opened, config, readonly=False)
         found.late.require_none_shredded()
         found.late.require_newest(found.keyring.epoch)
-        found.keyring.require_whole()
+        if (objection := found.keyring.objection()) is not None:
+            raise objection
         parts = _parts(opened, found, readonly=True)
         archive = KeyAdminArchive(parts, parts.feed.level(found.folder.lock))
         report_trouble(archive.key_trouble)

@@ -19,6 +19,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
 from coffer.keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
 from coffer.keys.inspect.listing import KeyringListing, list_keyring
+from coffer.keys.keyring.claims import RECORDED
 from coffer.keys.keyring.returned import returned
 from coffer.keys.keyring.tombstone import Reason
 from coffer.keys.providers.base import KekProvider
@@ -127,6 +128,8 @@ class KeyAudit:
         yield from _revived(before, keyring)
         yield from self._unexplained(keyring)
         yield from _broken_claims(keyring)
+        if damage is None:
+            yield from _unrecorded(self._log, keyring)
         yield from _lost_epochs(keyring)
         yield from _without_keeper(keyring)
         back = returned(keyring.epochs.values(), keyring.keepers, self._provider)
@@ -243,6 +246,13 @@ def _broken_claims(keyring: KeyringListing) -> Iterator[str]:
             yield f"key {key_id.hex()} has claim {row.claim.hex()}, which is not there"
         elif found.key_id != key_id:
             yield f"key {key_id.hex()} and key {found.key_id.hex()} have one claim"
+
+
+def _unrecorded(log: _LoggedKeys, keyring: KeyringListing) -> Iterator[str]:
+    """Yield keys of which the keyring knows that the log had a record, and the log has none: it was put back."""
+    for claim in keyring.claims.values():
+        if claim.from_seq == RECORDED and claim.key_id not in log.records:
+            yield f"key {claim.key_id.hex()} was recorded, and the log has no record of it: the log is the older one"
 
 
 def _without_keeper(keyring: KeyringListing) -> Iterator[str]:

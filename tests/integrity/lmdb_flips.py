@@ -16,9 +16,12 @@ from pathlib import Path
 
 import lmdb
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from coffer.index.backends.lmdb_store import LmdbRowStore
 from coffer.index.backends.row_store import TABLES
 from coffer.keys.errors import CofferError, IntegrityError
+from coffer.keys.memory.secret import Secret
 from coffer.keys.store.keyring_store import scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.store.sums import SUM_PREFIX
@@ -67,6 +70,7 @@ def write_index(folder: Path) -> None:
     """One more row."""
     store = LmdbRowStore(folder)
     try:
+        store.authenticate(Secret(bytes(32)), bytes)  # another key than its own: what is read here needs none
         store.write(0, [("study", bytes(8), bytes(300))])
     finally:
         store.close()

@@ -115,6 +115,30 @@ def test_a_sum_put_back_removed_or_swapped(base: Path) -> None:
     run("keys", "audit")
 
 
+def bucket_of(key: bytes) -> int:
+    return key[1] if len(key) > 1 else 0
+
+
+@pytest.mark.parametrize("what", "LTKJ")
+def test_a_bucket_put_back_with_its_sum(base: Path, what: str) -> None:
+    """Whoever kept a copy puts back a whole bucket: a hold, or a shred, is gone, and every sum is right."""
+    run("hold", "add", UIDS[2], "--reason", "another")
+    run("checkpoint", "sign")
+    before, now = rows_of(Path("before")), rows_of(KEYRING)
+    fresh = min(key for key in now if key[:1] == what.encode() and before.get(key) != now[key])
+    bucket = bucket_of(fresh)
+    older = {key: None for key in now if bucket_of(key) == bucket} | {
+        key: value for key, value in before.items() if bucket_of(key) == bucket
+    }
+    change(KEYRING, {key: value for key, value in older.items() if key[:1] != b"D"})
+    assert rows_of(KEYRING).get(fresh) != now[fresh]
+    require_found("keys", "audit")
+    put_file("1.2.9")
+    signed = Path("data/checkpoints/latest").read_bytes()
+    run("put", "files", code=None)
+    assert Path("data/checkpoints/latest").read_bytes() == signed
+
+
 def test_a_planted_tombstone_erases_nothing(base: Path) -> None:
     """A7: the server dropped the key of a living study."""
     rows = rows_of(KEYRING)
@@ -182,7 +206,9 @@ def change_index(folder: Path, table: bytes, key: bytes) -> None:
                     if (place, found) != (0, b"sum"):
                         text = bytes([place]) + len(found).to_bytes(2, "big") + found + value
                         total += int.from_bytes(sha256(text).digest()[:8], "big")
-            txn.put(b"sum", txn.get(b"sum", db=dbs[0])[:48] + (total % (1 << 64)).to_bytes(8, "big"), db=dbs[0])
+            head = txn.get(b"sum", db=dbs[0])[:48]
+            total += int.from_bytes(sha256(head).digest()[:8], "big")
+            txn.put(b"sum", head + (total % (1 << 64)).to_bytes(8, "big"), db=dbs[0])
 
 
 def index_keys(folder: Path, table: bytes) -> list[bytes]:

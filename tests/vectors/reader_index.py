@@ -85,6 +85,7 @@ def check_sum(tables: dict[str, dict[str, str]], sum_key: bytes) -> None:
                 plain += int.from_bytes(sha256(text).digest()[:8], "big")
     kept = bytes.fromhex(tables["meta"][b"sum".hex()])
     keyed += int.from_bytes(hmac.digest(sum_key, b"\xff" + kept[:16], "sha256"), "big")
+    plain += int.from_bytes(sha256(kept[:48]).digest()[:8], "big")
     if kept[16:] != (keyed % 2**256).to_bytes(32, "big") + (plain % 2**64).to_bytes(8, "big"):
         raise ValueError("sum")
 

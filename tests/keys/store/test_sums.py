@@ -14,7 +14,7 @@ from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.store.keyring_store import KeyringStore
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.sums import RowSums, bucket_of, sum_key
+from coffer.keys.store.sums import RowSums, bucket_of, folded, is_older, sum_key
 from tests.keyless import change, rows_of
 
 ROOT = Secret(bytes(32))
@@ -93,6 +93,21 @@ def test_two_states_of_a_sum_do_not_show_the_row_between_them(folder: Path) -> N
     keyed = [int.from_bytes(value[24:56], "big") for value in seen]
     steps = [(after - before) % (1 << 256) for before, after in pairwise(keyed)]
     assert len({*steps, *(-step % (1 << 256) for step in steps)}) == 2 * len(steps)
+
+
+def test_a_state_is_older_where_any_bucket_is_or_differs_at_the_same_generation() -> None:
+    made = RowSums.under(ROOT, os.urandom)
+    rows = sorted(made.first({}).items())
+    now = folded(rows)
+    assert not is_older(now, None)
+    assert not is_older(now, now)
+    for bucket in (0, 7, 255):
+        at = 24 * bucket
+        assert is_older(now, now[:at] + (2).to_bytes(8, "big") + now[at + 8 :])
+        assert not is_older(now, now[:at] + bytes(24) + now[at + 24 :])
+        assert is_older(now, now[: at + 8] + bytes(16) + now[at + 24 :])
+    with pytest.raises(IntegrityError):
+        folded(rows[1:])
 
 
 def test_another_archives_keys_find_everything_wrong(folder: Path) -> None:
