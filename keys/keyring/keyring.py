@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,9 +32,9 @@ from coffer.keys.keyring.rows import EpochRow, KeyRow
 from coffer.keys.keyring.studies import StudyKeys
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
-from coffer.keys.store.keyring_store import KEYS_LEASE, Changes, KeyringStore, scan
+from coffer.keys.store.keyring_store import KEYS_LEASE, Changes, KeyringStore, scan, state_of
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.sums import BUCKETS, FOLD_KEY, SUM_PREFIX, RowSums, altered, folded, is_older
+from coffer.keys.store.sums import BUCKETS, FOLD_KEY, RowSums, bucket_of
 from coffer.keys.values.epoch import Epoch
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -238,7 +238,13 @@ class Keyring:
         epoch, to sign, to append an event that waits here. Raises IntegrityError.
         """
         self._store.require_right(range(BUCKETS))
-        self._state()
+        state_of(self._store)
+
+    def require_genuine(self, row_keys: Iterable[bytes]) -> None:
+        """Return if these rows are those that were written, and so is every other row; these as they are now, however
+        long the keyring has been open, and before something is done that cannot be undone. Raises IntegrityError."""
+        self.require_whole()
+        self._store.require_right({bucket_of(key) for key in row_keys}, again=True)
 
     def objection(self) -> IntegrityError | None:
         """Return why nothing may be written with this keyring, or None: what is needed before any study key (header,
@@ -262,15 +268,7 @@ class Keyring:
         is put back later is detected, too. Raises IntegrityError where one was.
         """
         with self._writing:
-            self._store.put([(rows.CHECKPOINT_KEY, note), (FOLD_KEY, self._state())])
-
-    def _state(self) -> bytes:
-        """Every bucket's state. Raises IntegrityError where one is older than the last checkpoint knew it."""
-        before = self._store.get(FOLD_KEY)  # first: what comes meanwhile is newer
-        now = folded(scan(self._store, SUM_PREFIX))
-        if is_older(now, before):
-            raise altered()
-        return now
+            self._store.put([(rows.CHECKPOINT_KEY, note), (FOLD_KEY, state_of(self._store))])
 
     def require_writable(self) -> None:
         """Return if keys can be made. Raises UnavailableError after a failed write, until the keyring is reopened."""

@@ -174,6 +174,12 @@ def drop(keyring: Keyring, key_ids: Sequence[bytes]) -> None:
         keyring.amend([], gone)
 
 
+def require_genuine(keyring: Keyring, key_ids: Iterable[bytes]) -> None:
+    """Return if these keys were shredded by somebody with the keys, before anything of theirs is dropped. Raises
+    IntegrityError where the tombstones, or any rows, were planted."""
+    keyring.require_genuine(rows.TOMBSTONE_PREFIX + key_id for key_id in key_ids)
+
+
 def uncompacted(keyring: Keyring) -> int:
     """Return the newest ended epoch since whose end the index was not compacted; 0 if there is none.
 

@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from typing import Final, NamedTuple, Protocol
 
 from coffer.keys.disk.lock import Holder
-from coffer.keys.store.sums import RowSums
+from coffer.keys.store.sums import FOLD_KEY, SUM_PREFIX, RowSums, altered, folded, is_older
 
-__all__ = ["KEYS_LEASE", "Changes", "KeyringStore", "Lease", "Row", "scan"]
+__all__ = ["KEYS_LEASE", "Changes", "KeyringStore", "Lease", "Row", "scan", "state_of"]
 
 Row = tuple[bytes, bytes]
 KEYS_LEASE: Final = "LOCK"  # over the epochs, their keepers and their providers
@@ -110,9 +110,10 @@ class KeyringStore(Protocol):
         3 us a row. After `authenticate` no row can be removed, altered or put back without it, except by putting back
         all rows of a bucket with their sum; before, it finds accidents only."""
 
-    def require_right(self, buckets: Iterable[int]) -> None:
+    def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """Raise IntegrityError unless the rows of these buckets (`sums.bucket_of`) are those that were written. Only
-        after `authenticate`. Each bucket is read by itself, and once by this object: others wait for no more."""
+        after `authenticate`. Each bucket is read by itself, so that others wait for no more, and once by this object,
+        or with `again` now."""
 
     def require_writable(self) -> None:
         """Return if no write has failed for good. Raises UnavailableError with the cause otherwise."""
@@ -129,3 +130,13 @@ def scan(store: KeyringStore, prefix: bytes) -> list[Row]:
     found: list[Row] = []
     store.walk(prefix, lambda key, value: found.append((key, value)))
     return found
+
+
+def state_of(store: KeyringStore) -> bytes:
+    """Return the state of every bucket of rows, to be kept under FOLD_KEY with the next checkpoint. Raises
+    IntegrityError where a bucket is older than the last checkpoint knew it."""
+    before = store.get(FOLD_KEY)  # first: what comes meanwhile is newer
+    now = folded(scan(store, SUM_PREFIX))
+    if is_older(now, before):
+        raise altered()
+    return now

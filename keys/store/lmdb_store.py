@@ -213,11 +213,11 @@ class LmdbKeyringStore(KeyringStore):
         """As `KeyringStore.complaint`."""
         return self._trust.complaint(lambda visit: self.walk(b"", visit))
 
-    def require_right(self, buckets: Iterable[int]) -> None:
+    def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """As `KeyringStore.require_right`."""
         for bucket in buckets:
             with self._reading() as txn:
-                self._trust.require([bucket], txn.get, partial(_walk, txn))
+                self._trust.require([bucket], txn.get, partial(_walk, txn), again=again)
 
     def lease(self, name: str) -> Lease:
         """As `KeyringStore.lease`: a flock on the file of this name beside the rows."""

@@ -129,11 +129,11 @@ class MemoryKeyringStore(KeyringStore):
         """As `KeyringStore.complaint`."""
         return self._trust.complaint(lambda visit: self.walk(b"", visit))
 
-    def require_right(self, buckets: Iterable[int]) -> None:
+    def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """As `KeyringStore.require_right`."""
         for bucket in buckets:
             with self._lock:
-                self._trust.require([bucket], self._rows.get, self._walk)
+                self._trust.require([bucket], self._rows.get, self._walk, again=again)
 
     def require_writable(self) -> None:
         """Return: memory always is."""

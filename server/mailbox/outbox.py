@@ -60,8 +60,8 @@ def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[Recor
     """
     found = events.waiting(keyring)
     if found:
-        keyring.require_whole()
-        _require_genuine(keyring, found)
+        events.require_genuine(keyring, found)
+        _require_sealed(keyring, found)
     for event in found:
         if event.number is None or not _is_in(reader, event, event.number):
             events.tried(keyring, event, log.next_seq)
@@ -76,7 +76,7 @@ def header_of(event: WaitingEvent) -> RecordHeader:
     return RecordHeader(event.kind, 0, event.time_ms, event.study_key_id, 0, 0, event.content_id, b"", b"", 0)
 
 
-def _require_genuine(keyring: Keyring, found: Iterable[WaitingEvent]) -> None:
+def _require_sealed(keyring: Keyring, found: Iterable[WaitingEvent]) -> None:
     """Open every event: what the log has once is there for ever, under a genuine signature."""
     key = keyring.archive_key(derive.EVENT)
     for event in found:

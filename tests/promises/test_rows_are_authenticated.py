@@ -18,6 +18,11 @@ import lmdb
 import pytest
 from click.testing import Result
 
+from coffer.keys.errors import IntegrityError
+from coffer.keys.keyring.tombstone import Tombstone
+from coffer.keys.values.waiting_event import WaitingEvent
+from coffer.server.config.load import load_config
+from coffer.server.engine.opening import open_writer
 from tests.keyless import change, rows_of
 from tests.server.filled import run, told
 from tests.server.three_studies import UIDS, configure, put
@@ -167,6 +172,27 @@ def test_a_planted_event_does_not_reach_the_log(base: Path) -> None:
     assert run("put", "files", code=None).exit_code == 3
     assert run("checkpoint", "sign", code=None).exit_code == 3
     assert (sizes(), Path("data/checkpoints/latest").read_bytes()) == (segments, signed)
+
+
+def test_what_is_planted_while_the_writer_runs_erases_nothing_either(base: Path) -> None:
+    with open_writer(load_config(Path("coffer.toml"))) as engine:
+        engine.sign_checkpoint()
+        key = engine.keyring.new_study().key_id
+        before, number = engine.log.next_seq, engine.keyring.changes() + 1
+        tombstone = Tombstone(2, 1, 2, bytes(16)).encode()
+        feed = [(b"C", number.to_bytes(8, "big")), (b"C" + number.to_bytes(8, "big"), key)]
+        event = WaitingEvent(4, 1_800_000_000_000, key, bytes(32), bytes(400), bytes(8))
+        with engine.keyring._store._env.begin(write=True) as txn:  # LMDB's file, behind the store's back
+            for row_key, value in [(b"T" + key, tombstone), *feed, event.row]:
+                txn.put(row_key, value)
+        with pytest.raises(IntegrityError, match=SAID):
+            engine.reconcile()
+        assert engine.log.next_seq == before
+        with engine.keyring._store._env.begin(write=True) as txn:
+            txn.delete(event.row_key)
+        with pytest.raises(IntegrityError, match=SAID):
+            engine.reconcile()
+        assert engine.keyring.row(b"K" + key) is not None
 
 
 def test_an_epochs_end_that_nobody_saw_is_not_believed(base: Path) -> None:
