@@ -152,6 +152,7 @@ def _summary(config: Config, options: Options, verifier: Verifier, total: int, s
         **{name: getattr(counts, name) for name in names},
         "sample": options.sample,
         "seed": options.seed,
+        "rows_with_key": options.level.name == "DECRYPT",
     }
 
 
@@ -166,6 +167,8 @@ def _say(summary: dict[str, Any], findings: int, *, is_sample: bool) -> None:
         line += f", {summary['opened']} opened, {summary['shredded']} whose key was destroyed"
         line += f", {summary['superseded']} superseded by a rekey" if summary["superseded"] else ""
     output.say(f"{line}: {f'{findings} findings' if findings else 'no findings'}")
+    if not summary["rows_with_key"]:
+        output.say("rows of keyring and index were not checked with a key: --level decrypt does that")
 
 
 def _row(finding: Finding) -> dict[str, Any]:
