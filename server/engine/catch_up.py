@@ -76,7 +76,8 @@ class IndexFeed:
         return level(self._index, self._reader, self._open_counted, self.limits, lambda: holder(lock) is not None)
 
     def catch_up(self) -> None:
-        """Add what the writer's index lacks; durable on return. Raises IntegrityError, UnavailableError."""
+        """Add what the writer's index lacks; durable on return. One that contradicts the log is kept aside, and made
+        anew. Raises IntegrityError, UnavailableError."""
         feed = self._index, self._reader, self._open_counted, self.limits
         _report(rebuild.catch_up(*feed, contradicted=self._keep))
 
@@ -105,9 +106,10 @@ class IndexFeed:
         ]
 
     def catch_up_refused(self) -> UnavailableError | None:
-        """As `catch_up`, for a log that must not be written: what prevents it is logged and returned."""
+        """As `catch_up`, for a log that must not be written: what prevents it is logged and returned. Nothing is kept
+        aside: the log is what is wrong, and its refusal says so."""
         try:
-            self.catch_up()
+            _report(rebuild.catch_up(self._index, self._reader, self._open_counted, self.limits))
         except (IntegrityError, UnavailableError) as error:
             what = f"the index lacks records that cannot be read from the log: {error}"
             _log.error(
