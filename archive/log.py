@@ -66,7 +66,7 @@ class LogWriter:
         remembered: Checkpoint | None = None,
         outside: Checkpoint | None = None,
         signers: Collection[str] = (),
-        objection: HistoryError | None = None,
+        objection: IntegrityError | None = None,
         may_refuse: bool = False,
         log: CommitLog | None = None,
         lease: Lease | None = None,

@@ -82,7 +82,7 @@ def _rotate(checkout: Path, work: Path, keyring: Path) -> float:
     shutil.copytree(keyring, folder)
     config = folder / "coffer.toml"
     config.write_text(
-        f'archive = "{folder}/archive"\n[dimse]\nport = 0\n[http]\nenabled = false\n'
+        f'archive = "{folder}/archive"\n[http]\nenabled = false\n'
         f'[keys]\nkey_file = "{folder}/coffer.key"\n[log]\nlevel = "error"\n'
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from coffer.index.backends.lmdb_store import LmdbRowStore
 from coffer.index.backends.row_store import Change
+from coffer.keys.memory.secret import Secret
 
 _ROW_BYTES: Final = {"study": 600, "series": 344, "instance": 344}  # as `bench.fill` writes them
 _COMMIT: Final = 100
@@ -41,6 +42,7 @@ def simulate(work: Path, objects: int) -> Iterator[dict[str, Any]]:
     dice = random.Random(1)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         store = LmdbRowStore(Path(folder) / "index")
+        store.authenticate(Secret(bytes(32)), dice.randbytes)
         at = 0
         for stop in [each for each in _STOPS if each < objects] + [objects]:
             begin = max(stop - _MEASURED, at)

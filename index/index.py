@@ -32,6 +32,7 @@ from coffer.index.tables.put import Inserter
 from coffer.index.tables.rows import Version
 from coffer.index.tables.sealed_rows import STUDY, Tables
 from coffer.index.tables.skipped import Run
+from coffer.keys.crypto.derive import INDEX_SUM
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring import shred
 from coffer.keys.keyring.keyring import Keyring
@@ -104,6 +105,7 @@ class Index(IndexSearch):
         writer has taken over, and IntegrityError if it is damaged or belongs to another archive. Damage that is found
         later is raised by the calls that wait and by `require_writable`.
         """
+        store.authenticate(keyring.archive_key(INDEX_SUM), random)
         tables = Tables(store, keyring, epoch, readonly=readonly, random=random)
         try:
             return cls(tables, keyring, rules, readonly=readonly)
@@ -249,6 +251,10 @@ class Index(IndexSearch):
         """
         self.follow()
         return self._key_change.rekey(name, old, new, moved)
+
+    def copy(self, to: Path) -> None:
+        """Write what is on disk to a new file, durable on return, before it is removed. Raises UnavailableError."""
+        self._tables.store.copy(to)
 
     def clear(self) -> None:
         """Remove everything, durable on return: the first step of a rebuild."""

@@ -65,15 +65,23 @@ class CatchUp:
 
 
 def catch_up(
-    index: Index, log: LogRecords, open_body: OpenBody, limits: HeaderLimits | None = None, *, flush: bool = True
+    index: Index,
+    log: LogRecords,
+    open_body: OpenBody,
+    limits: HeaderLimits | None = None,
+    *,
+    flush: bool = True,
+    contradicted: Callable[[], None] = lambda: None,
 ) -> CatchUp:
     """Apply every record that the index lacks; durable on return. Idempotent, and may be interrupted anywhere.
 
-    Without `flush`, as for an index that is open for reading, only this process sees what was applied. Raises the
-    errors of `log.records`.
+    `contradicted` is called before an index that does not belong to this log is emptied: it is evidence. Without
+    `flush`, as for an index that is open for reading, only this process sees what was applied. Raises the errors of
+    `log.records`, and of `contradicted`: then nothing was emptied.
     """
     report = CatchUp()
     if not belongs_to(index, log):
+        contradicted()
         index.clear()
         report.emptied = True
     last: Tip | None = None

@@ -12,34 +12,28 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 
 from coffer.index.backends.row_store import EPOCH_KEY, SUM_KEY, TABLES, Change, IndexRowStore, checked_epoch
+from coffer.index.backends.row_sum import RowSum, Total
 from coffer.keys.disk import durable, opening
 from coffer.keys.disk.lmdb_environment import environment, refused
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
+from coffer.keys.memory.secret import Secret
 
 __all__ = ["LmdbRowStore"]
 
 _FIRST_MAP: Final = 1 << 36  # 64 GiB of address space, not of disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
 _REBUILD: Final = "stop the server, run `coffer index rebuild`, start it again: the log holds everything"
-_MODULUS: Final = 1 << 256  # LMDB has no checksums: the sum of all rows' hashes detects accidental damage
 _PIECE: Final = 1 << 20
 
 
 _FRESH: Final = ".data.mdb.new"  # as `keys.disk.durable.stage` names it
-
-
-def _row_hash(table: str, key: bytes, value: bytes) -> int:
-    """SHA-256(number of the table || u16 key length || key || value) as a number."""
-    place = TABLES.index(table).to_bytes(1, "big") + len(key).to_bytes(2, "big")
-    return int.from_bytes(sha256(place + key + value).digest(), "big")
 
 
 def _lock_of(fresh: Path) -> Path:
@@ -55,6 +49,7 @@ class LmdbRowStore(IndexRowStore):
         self._growing = False
         self._failed: UnavailableError | None = None
         self._readonly = readonly
+        self._sum = RowSum()
         if readonly and not opening.exists(folder / "data.mdb"):
             raise NotFoundError(f"there is no index in {folder}", hint="start the server once: it creates the index")
         self._folder = folder
@@ -165,6 +160,8 @@ class LmdbRowStore(IndexRowStore):
         """Make changes in one transaction, in a map that is large enough for them."""
         if self._readonly:
             raise UnavailableError("the index is open for reading only")
+        if self._sum.key is None:
+            raise UnavailableError("the index is open without its key: its rows are read and not written")
         while True:
             try:
                 with self._writing() as txn:
@@ -177,10 +174,12 @@ class LmdbRowStore(IndexRowStore):
     def _make(self, txn: Any, epoch: int, changes: Sequence[Change]) -> None:
         meta = self._tables["meta"]
         higher = checked_epoch(txn.get(EPOCH_KEY, db=meta), epoch)
-        total = int.from_bytes(txn.get(SUM_KEY, db=meta) or b"", "big")
-        total += sum(self._change(txn, *change) for change in changes)
-        total += self._change(txn, "meta", EPOCH_KEY, higher) if higher else 0
-        txn.put(SUM_KEY, (total % _MODULUS).to_bytes(32, "big"), db=meta)
+        total = self._sum.opened(txn.get(SUM_KEY, db=meta))
+        for change in changes:
+            self._change(txn, total, *change)
+        if higher:
+            self._change(txn, total, "meta", EPOCH_KEY, higher)
+        txn.put(SUM_KEY, self._sum.sealed(total), db=meta)
 
     def _drop(self, txn: Any, epoch: int) -> None:
         seen = txn.get(EPOCH_KEY, db=self._tables["meta"])
@@ -203,38 +202,48 @@ class LmdbRowStore(IndexRowStore):
             self._failed = refused("the index cannot be written", error, self._folder, then="restart Coffer")
             raise self._failed from error
 
-    def _change(self, txn: Any, table: str, key: bytes, value: bytes | None) -> int:
-        """Make one change; returns what it adds to the sum of all rows' hashes."""
-        db, added = self._tables[table], 0
+    def _change(self, txn: Any, total: Total, table: str, key: bytes, value: bytes | None) -> None:
+        """Make one change, and the sum follow."""
+        db = self._tables[table]
         if table == "uid":  # a set of values under each key
             with txn.cursor(db=db) as cursor:
                 if value is None:
                     gone = list(cursor.iternext_dup()) if cursor.set_key(key) else []
                 elif cursor.set_key_dup(key, value):
-                    return 0
+                    return
                 else:
                     gone = []
         else:
             old = txn.get(key, db=db)
             gone = [] if old is None else [old]
-        added -= sum(_row_hash(table, key, bytes(old)) for old in gone)
+        for old in gone:
+            total.add(table, key, bytes(old), sign=-1)
         if value is None:
             txn.delete(key, db=db)
-            return added
+            return
         txn.put(key, value, db=db)
-        return added + _row_hash(table, key, value)
+        total.add(table, key, value)
 
-    def complaint(self) -> str | None:
-        """Read every row in one transaction and compare with the stored sum; returns what is wrong, or None."""
+    def authenticate(self, key: Secret, random: Callable[[int], bytes]) -> None:
+        """As `IndexRowStore.authenticate`; before, nothing is written."""
+        self._sum = RowSum(key, random)
+
+    def complaint(self, go_on: Callable[[], bool] = lambda: True) -> str | None:
+        """As `IndexRowStore.complaint`, in one transaction: about 4 us a row. Writes go on meanwhile, but the pages
+        that they free are not used again before the end."""
+        total = self._sum.total()
         with self._reading() as txn:
-            kept = txn.get(SUM_KEY, db=self._tables["meta"]) or bytes(32)
-            total = 0
+            kept = txn.get(SUM_KEY, db=self._tables["meta"])
             for name, db in self._tables.items():
                 with txn.cursor(db=db) as cursor:
                     for key, value in cursor:
+                        if not go_on():
+                            return None
                         if (name, key) != ("meta", SUM_KEY):
-                            total += _row_hash(name, key, value)
-        return None if bytes(kept) == (total % _MODULUS).to_bytes(32, "big") else "its rows are not those written"
+                            total.add(name, bytes(key), bytes(value))
+        if self._sum.is_right(None if kept is None else bytes(kept), total):
+            return None
+        return "its rows are not those that were written"
 
     def compact(self) -> None:
         """Replace the file by a copy of its present rows, without a byte of removed ones; durable on return. The caller
@@ -258,6 +267,11 @@ class LmdbRowStore(IndexRowStore):
             self._failed = None
             old, self._env, self._tables = self._env, env, tables
             old.close()
+
+    def copy(self, to: Path) -> None:
+        """As `IndexRowStore.copy`."""
+        with contextlib.closing(self._copied()) as pieces:
+            durable.place(durable.stage(to, pieces), to)
 
     def _copied(self) -> Generator[bytes]:
         """A compacted copy of the file, in pieces. Raises UnavailableError."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from coffer.index.backends.row_store import EPOCH_KEY, TABLES, Change, IndexRowStore, checked_epoch
+from coffer.keys.memory.secret import Secret
 
 __all__ = ["MemoryRowStore"]
 
@@ -115,7 +117,13 @@ class MemoryRowStore(IndexRowStore):
     def compact(self) -> None:
         """Do nothing: no row is on disk."""
 
-    def complaint(self) -> str | None:
+    def authenticate(self, key: Secret, random: Callable[[int], bytes]) -> None:
+        """Do nothing: nobody else writes the rows."""
+
+    def copy(self, to: Path) -> None:
+        """Do nothing: no row is in a file."""
+
+    def complaint(self, go_on: Callable[[], bool] = lambda: True) -> str | None:  # noqa: ARG002  nothing to read
         """Return None: the rows are the ones that were written."""
         return None
 

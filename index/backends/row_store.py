@@ -6,10 +6,12 @@ all. It is disposable: what it loses is made again from the log.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
 from coffer.keys.errors import FencedError
+from coffer.keys.memory.secret import Secret
 
 __all__ = ["EPOCH_KEY", "SUM_KEY", "TABLES", "Change", "IndexRowStore", "checked_epoch"]
 
@@ -69,8 +71,17 @@ class IndexRowStore(Protocol):
         """Leave no byte of a removed row in what the store has on disk; durable on return. The caller prevents writes
         meanwhile. A store that cannot promise this says so."""
 
-    def complaint(self) -> str | None:
-        """Read every row and return what is wrong with them, or None."""
+    def authenticate(self, key: Secret, random: Callable[[int], bytes]) -> None:
+        """From now on, keep the sum of all rows under this key with every change, and check rows by it. Before, a store
+        outside of this process's memory may refuse to write."""
+
+    def copy(self, to: Path) -> None:
+        """Write all rows to a new file, as a store that is closed leaves them, durable on return; nothing where that
+        exists, or where the store has no files. Raises UnavailableError."""
+
+    def complaint(self, go_on: Callable[[], bool] = lambda: True) -> str | None:
+        """Read every row and return what is wrong with them, or None; before `authenticate`, only accidents. Returns
+        None, too, where `go_on` says False: the caller does not want to know any more."""
 
     def close(self) -> None:
         """Let go of the store. Every write was durable when `write` returned."""

@@ -24,10 +24,13 @@ __all__ = [
     "CLAIM",
     "EVENT",
     "INDEX_ROW",
+    "INDEX_SUM",
     "INDEX_TOKEN",
     "KCV",
     "KEYFILE_ID",
     "KEYFILE_WRAP",
+    "KEYRING_MASK",
+    "KEYRING_SUM",
     "LOG_ID",
     "NOTE",
     "PSEUDONYM",
@@ -47,6 +50,9 @@ SHARE: Final = b"coffer/share/v1"  # starts the message of an HMAC under an epoc
 # Under the archive root key (ARK).
 INDEX_TOKEN: Final = b"coffer/index-token/v1"
 INDEX_ROW: Final = b"coffer/index-row/v1"
+INDEX_SUM: Final = b"coffer/index-sum/v1"  # keys the sum over the index's rows
+KEYRING_SUM: Final = b"coffer/keyring-sum/v1"  # keys the hashes of the keyring's rows, whose sums it keeps
+KEYRING_MASK: Final = b"coffer/keyring-mask/v1"  # hides those sums
 AUDIT: Final = b"coffer/audit/v1"
 PSEUDONYM: Final = b"coffer/pseudonym/v1"
 EVENT: Final = b"coffer/event/v1"  # acts of administrators, sealed in the log

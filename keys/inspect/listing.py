@@ -18,7 +18,8 @@ from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow
 from coffer.keys.keyring.tombstone import Tombstone
 from coffer.keys.mailbox import clock, orders
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.writes import COUNT_PREFIX, SUM_KEY
+from coffer.keys.store.sums import SUM_PREFIX
+from coffer.keys.store.writes import COUNT_PREFIX
 from coffer.keys.values import waiting_event
 from coffer.keys.values.officer_record import RecordKind
 from coffer.keys.values.waiting_event import WaitingEvent
@@ -27,7 +28,7 @@ __all__ = ["KeyringListing", "list_keyring"]
 
 _NOT_LISTED: Final = frozenset(
     {rows.CHANGES_KEY, rows.CHECKPOINT_KEY, rows.COMPACTED_KEY, rows.SHARES_PREFIX, rows.SPLITTING_PREFIX}
-    | {COUNT_PREFIX, SUM_KEY, orders.PREFIX, *rows.OWN_KEYS, *(each.value for each in RecordKind)}
+    | {COUNT_PREFIX, SUM_PREFIX, orders.PREFIX, *rows.OWN_KEYS, *(each.value for each in RecordKind)}
 )
 
 

@@ -16,6 +16,7 @@ from coffer.keys.keyring.rows import EpochRow, KeyringHeader, KeyRow, KeyState
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.store.keyring_store import KeyringStore
+from coffer.keys.store.sums import RowSums
 from coffer.keys.values.epoch import EpochState
 
 __all__ = ["create_rows"]
@@ -44,8 +45,9 @@ def create_rows(
         (rows.epoch_row_key(1), epoch.encode()),
         (keeper.row_key, keeper.encode()),
     ]
-    for row_key in (rows.ARCHIVE_ROOT_KEY, rows.SIGNING_KEY):
+    root = Secret(random(32))
+    for row_key, key in ((rows.ARCHIVE_ROOT_KEY, root), (rows.SIGNING_KEY, Secret(random(32)))):
         row = KeyRow(rows.OWN_KEYS[row_key], KeyState.ACTIVE, 1, kek_id, now)
-        made.append((row_key, row.wrap(kek, archive_id, rows.NO_ID, Secret(random(32)), random(aead.SALT))))
-    if not store.put(made, expected=[(rows.HEADER_KEY, None)]):
+        made.append((row_key, row.wrap(kek, archive_id, rows.NO_ID, key, random(aead.SALT))))
+    if not store.begin(made, RowSums.under(root, random)):
         raise exists  # by another process, meanwhile

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,8 +32,9 @@ from coffer.keys.keyring.rows import EpochRow, KeyRow
 from coffer.keys.keyring.studies import StudyKeys
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
-from coffer.keys.store.keyring_store import KEYS_LEASE, Changes, KeyringStore, scan
+from coffer.keys.store.keyring_store import KEYS_LEASE, Changes, KeyringStore, scan, state_of
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
+from coffer.keys.store.sums import BUCKETS, FOLD_KEY, RowSums, bucket_of
 from coffer.keys.values.epoch import Epoch
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -62,6 +63,7 @@ class Keyring:
         self._epochs = OpenEpochs(store, provider)
         self._studies = StudyKeys(store, self._epochs, writing=self._writing, random=random, now_ms=now_ms, seen=seen)
         self._root = self.own_key(rows.ARCHIVE_ROOT_KEY)
+        store.authenticate(RowSums.under(self._root, random))
         token_key = self.archive_key(derive.CLAIM)
         self.claims = Claims(store, self._studies, token_key, writing=self._writing, random=random, seen=seen)
 
@@ -224,8 +226,35 @@ class Keyring:
         return found
 
     def complaint(self) -> str | None:
-        """Return what is wrong with the rows, or None. Reads every row, about 1 us each, and opens none."""
+        """Return how the rows differ from those that were written, or None. Reads every row, about 3 us each, and opens
+        none."""
         return self._store.complaint()
+
+    def require_whole(self) -> None:
+        """Return if all rows are those that were written; the first call reads them, about 3 us each, in 256 steps
+        between which others are served.
+
+        Whoever acts on what the keyring says, and not just on a key that opens, calls it before: to shred, to end an
+        epoch, to sign, to append an event that waits here. Raises IntegrityError.
+        """
+        self._store.require_right(range(BUCKETS))
+        state_of(self._store)
+
+    def require_genuine(self, row_keys: Iterable[bytes]) -> None:
+        """Return if these rows are those that were written, and so is every other row; these as they are now, however
+        long the keyring has been open, and before something is done that cannot be undone. Raises IntegrityError."""
+        self.require_whole()
+        self._store.require_right({bucket_of(key) for key in row_keys}, again=True)
+
+    def objection(self) -> IntegrityError | None:
+        """Return why nothing may be written with this keyring, or None: what is needed before any study key (header,
+        epochs, keepers, the archive's own keys, waiting events) is not as it was written. Reads no study's rows, but
+        one bucket of them."""
+        try:
+            self._store.require_right([0])
+        except IntegrityError as error:
+            return error
+        return None
 
     def remembered_checkpoint(self) -> bytes | None:
         """Return the signed note that `remember_checkpoint` stored last; None before the first."""
@@ -235,10 +264,11 @@ class Keyring:
         """Store a checkpoint's signed note in place of the last one; durable on return.
 
         Call it before the note is released: then the keyring knows every published checkpoint, and a log that is rolled
-        back together with its checkpoint is detected.
+        back together with its checkpoint is detected. With it goes the state of every bucket of rows, so that one that
+        is put back later is detected, too. Raises IntegrityError where one was.
         """
         with self._writing:
-            self._store.put([(rows.CHECKPOINT_KEY, note)])
+            self._store.put([(rows.CHECKPOINT_KEY, note), (FOLD_KEY, state_of(self._store))])
 
     def require_writable(self) -> None:
         """Return if keys can be made. Raises UnavailableError after a failed write, until the keyring is reopened."""
@@ -333,6 +363,7 @@ class Keyring:
         """Move every key under a new epoch's KEK: see `keys.keyring.rotation.rotate`. Stores and reads continue
         meanwhile."""
         with self.exclusive("a rotation"):
+            self.require_whole()
             done = rotate(self._store, self._provider, self._epochs.keks, self._random, self._now_ms, progress, event)
         self._epochs.load()
         return done
@@ -346,6 +377,7 @@ class Keyring:
         """Destroy for ever the secrets that open an old epoch: see `keys.keyring.epoch_end.destroy`. A given `provider`
         is called instead of the keyring's own."""
         with self.exclusive("a destruction"):
+            self.require_whole()
             ending = destroy(self._store, provider or self._provider, epoch, self._now_ms, event)
         self._epochs.forget(epoch)
         return ending
@@ -353,6 +385,7 @@ class Keyring:
     def abandon_epoch(self, epoch: int, event: Callable[[Epoch], WaitingEvent]) -> Epoch:
         """Abandon an old epoch whose provider is lost: see `keys.keyring.epoch_end.abandon`."""
         with self.exclusive("a destruction"):
+            self.require_whole()
             given_up = abandon(self._store, epoch, event)
         self._epochs.forget(epoch)
         return given_up

@@ -61,6 +61,7 @@ def schedule(
     `last_epoch` the latest epoch that copies of the key are known to be under, if later than the row's. Raises
     KeyUnavailableError for a key that the keyring does not hold, UnavailableError where a record of `done` has changed.
     """
+    keyring.require_whole()
     while True:
         changes = keyring.row(rows.CHANGES_KEY)
         allowed()
@@ -171,6 +172,12 @@ def drop(keyring: Keyring, key_ids: Sequence[bytes]) -> None:
     gone = [rows.STUDY_PREFIX + key_id for key_id in key_ids if is_shredded(keyring, key_id)]
     if gone:
         keyring.amend([], gone)
+
+
+def require_genuine(keyring: Keyring, key_ids: Iterable[bytes]) -> None:
+    """Return if these keys were shredded by somebody with the keys, before anything of theirs is dropped. Raises
+    IntegrityError where the tombstones, or any rows, were planted."""
+    keyring.require_genuine(rows.TOMBSTONE_PREFIX + key_id for key_id in key_ids)
 
 
 def uncompacted(keyring: Keyring) -> int:

@@ -32,6 +32,12 @@ def leave(keyring: Keyring, events: Sequence[WaitingEvent]) -> None:
     keyring.amend([each.row for each in events])
 
 
+def require_genuine(keyring: Keyring, found: Sequence[WaitingEvent]) -> None:
+    """Return if these events were left by somebody with the keys. Raises IntegrityError where they, or any rows, were
+    planted or put back."""
+    keyring.require_genuine(each.row_key for each in found)
+
+
 def tried(keyring: Keyring, event: WaitingEvent, number: int) -> WaitingEvent:
     """Note that the event is about to be appended as record `number` of the log or a later one; durable on return."""
     after = replace(event, number=number)

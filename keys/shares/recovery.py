@@ -7,6 +7,7 @@ knows no share files and prompts nobody.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_changes
@@ -16,13 +17,15 @@ from coffer.keys.crypto import derive, selftest
 from coffer.keys.crypto.shamir import Recovered
 from coffer.keys.errors import FormatError, IntegrityError, KeyUnavailableError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rows
+from coffer.keys.keyring.epochs import OpenEpochs
 from coffer.keys.keyring.keepers import Keeper, keepers_in, require_keeper
 from coffer.keys.keyring.overview import header_in
-from coffer.keys.keyring.rows import EpochRow, KeyRow
+from coffer.keys.keyring.rows import EpochRow, KeyRow, Purpose
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
+from coffer.keys.store.sums import RowSums
 from coffer.keys.values.epoch import GONE
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -44,12 +47,16 @@ class RecoveryProof:
 class Recovery:
     """A keyring and the KEK recovered from shares. Opens the keyring read-only until `record` or `move`."""
 
-    def __init__(self, folder: Path, recovered: Recovered) -> None:
-        """Raises KeyUnavailableError for another archive or an unknown epoch, ShreddedError for a destroyed one."""
+    def __init__(self, folder: Path, recovered: Recovered, beside: KekProvider | None = None) -> None:
+        """`beside` opens the archive root key where an unfinished rotation has moved that to another epoch.
+
+        Raises KeyUnavailableError for another archive or an unknown epoch, ShreddedError for a destroyed one.
+        """
         selftest.require()
         self._folder = folder
         self._of = of = recovered.of
         self._kek = recovered.kek
+        self._beside = beside
         store = LmdbKeyringStore(folder, readonly=True)
         try:
             self._header = header = header_in(store)
@@ -114,21 +121,43 @@ class Recovery:
 
     def archive_key(self, label: bytes) -> Secret | None:
         """Return the archive's 32-byte key for a label, as `Keyring.archive_key`; None where the archive root key is
-        under another epoch, because a rotation is under way."""
+        under another epoch, because a rotation is under way, and does not open."""
         store = LmdbKeyringStore(self._folder, readonly=True)
         try:
-            value = store.get(rows.ARCHIVE_ROOT_KEY)
+            root = self._root(store)
         finally:
             store.close()
+        return None if root is None else derive.derive(root, label)
+
+    def _root(self, store: KeyringStore) -> Secret | None:
+        value = store.get(rows.ARCHIVE_ROOT_KEY)
         row = None if value is None else KeyRow.decode(value)
-        if row is None or row.epoch != self._of.epoch:
+        if row is None:
             return None
-        return derive.derive(row.unwrap(self._kek, self._header.archive_id, rows.NO_ID), label)
+        if row.epoch == self._of.epoch:
+            return row.unwrap(self._kek, self._header.archive_id, rows.NO_ID)
+        try:
+            opened = None if self._beside is None else OpenEpochs(store, self._beside)
+            return None if opened is None else opened.unwrap(row, Purpose.ARCHIVE_ROOT, rows.NO_ID)
+        except KeyUnavailableError:
+            return None
+
+    def _authenticate(self, store: KeyringStore) -> None:
+        """Let the store write sums, which needs the archive root key."""
+        root = self._root(store)
+        if root is None:
+            raise KeyUnavailableError(
+                "the archive's own key is under another epoch, which neither these shares nor a configured provider"
+                " open",
+                hint="recover that epoch first, from its own shares",
+            )
+        store.authenticate(RowSums.under(root, os.urandom))
 
     def record(self, event: WaitingEvent) -> None:
-        """Leave an event in the keyring; durable on return. Raises UnavailableError."""
+        """Leave an event in the keyring; durable on return. Raises UnavailableError, IntegrityError."""
         store = LmdbKeyringStore(self._folder)
         try:
+            self._authenticate(store)
             store.put([event.row])
         finally:
             store.close()
@@ -145,10 +174,12 @@ class Recovery:
         older copies of it name them. Returns False, with nothing changed, where it keeps the epoch already.
 
         Others are shown `command`. Raises LockedError while another process changes the keys, UnavailableError when the
-        row changed meanwhile, and what the provider raises.
+        row changed meanwhile, KeyUnavailableError where the archive root key does not open, IntegrityError for rows
+        that somebody else wrote, and what the provider raises.
         """
         store = LmdbKeyringStore(self._folder)
         try:
+            self._authenticate(store)
             with store.lease(KEYS_LEASE).held(command, now_ms):
                 return self._move(store, provider, events)
         finally:

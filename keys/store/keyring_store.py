@@ -6,13 +6,14 @@ Whoever uses a store knows neither LMDB nor a folder. Rows are bytes under keys 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple, Protocol
 
 from coffer.keys.disk.lock import Holder
+from coffer.keys.store.sums import FOLD_KEY, SUM_PREFIX, RowSums, altered, folded, is_older
 
-__all__ = ["KEYS_LEASE", "Changes", "KeyringStore", "Lease", "Row", "scan"]
+__all__ = ["KEYS_LEASE", "Changes", "KeyringStore", "Lease", "Row", "scan", "state_of"]
 
 Row = tuple[bytes, bytes]
 KEYS_LEASE: Final = "LOCK"  # over the epochs, their keepers and their providers
@@ -87,15 +88,32 @@ class KeyringStore(Protocol):
         UnavailableError means *unknown*: the change was made or not, and no part of it. Calling again with the same
         `expected` is safe: what was made then answers False, and the caller, who reads again, finds its own change.
         Without `expected`, write only what may be written twice.
+
+        Only after `authenticate`, else UnavailableError. The first change of a bucket of rows (`sums.bucket_of`) that
+        this object makes reads all of the bucket, in the same transaction. IntegrityError, with nothing changed, where
+        those rows are not the ones that were written.
         """
 
     def changes(self, after: int) -> Changes:
         """Return the feed's entries behind number `after`, in the order of the commits, without gaps; about 4 us when
         there are none. The newest `writes.KEPT` entries are kept. Whoever has seen none passes -1, and gets None."""
 
+    def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
+        """Write the first rows of an empty store, and the sums over them, as `put`; False where it has a row already.
+        The store is authenticated then."""
+
+    def authenticate(self, sums: RowSums) -> None:
+        """From now on, write keyed sums with every change, and check rows by them; `sums` are those of `begin`."""
+
     def complaint(self) -> str | None:
         """Read every row and compare them with what the store keeps about them. Returns what is wrong, or None. About
-        1 us a row."""
+        3 us a row. After `authenticate` no row can be removed, altered or put back without it, except by putting back
+        all rows of a bucket with their sum; before, it finds accidents only."""
+
+    def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
+        """Raise IntegrityError unless the rows of these buckets (`sums.bucket_of`) are those that were written. Only
+        after `authenticate`. Each bucket is read by itself, so that others wait for no more, and once by this object,
+        or with `again` now."""
 
     def require_writable(self) -> None:
         """Return if no write has failed for good. Raises UnavailableError with the cause otherwise."""
@@ -112,3 +130,13 @@ def scan(store: KeyringStore, prefix: bytes) -> list[Row]:
     found: list[Row] = []
     store.walk(prefix, lambda key, value: found.append((key, value)))
     return found
+
+
+def state_of(store: KeyringStore) -> bytes:
+    """Return the state of every bucket of rows, to be kept under FOLD_KEY with the next checkpoint. Raises
+    IntegrityError where a bucket is older than the last checkpoint knew it."""
+    before = store.get(FOLD_KEY)  # first: what comes meanwhile is newer
+    now = folded(scan(store, SUM_PREFIX))
+    if is_older(now, before):
+        raise altered()
+    return now

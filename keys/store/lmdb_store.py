@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,9 @@ from coffer.keys.disk.lock import ChangeLock
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
 from coffer.keys.store.keyring_store import Changes, KeyringStore, Lease, Row
-from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, complaint_about, count_in, planned
+from coffer.keys.store.sums import RowSums, bucket_of
+from coffer.keys.store.trust import Trust
+from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, founded, planned
 
 __all__ = ["LmdbKeyringStore"]
 
@@ -35,7 +38,7 @@ _RESTORE: Final = "stop the server, put the newest copy of the keyring folder ba
 class LmdbKeyringStore(KeyringStore):
     """Implements `KeyringStore` in a folder. `create` makes it (make_folder, LMDB files, fsync of the folder)."""
 
-    __slots__ = ("_env", "_failed", "_folder", "_lock", "_readonly")
+    __slots__ = ("_env", "_failed", "_folder", "_lock", "_readonly", "_trust")
 
     def __init__(
         self, folder: Path, *, create: bool = False, readonly: bool = False, map_bytes: int = _FIRST_MAP
@@ -44,6 +47,7 @@ class LmdbKeyringStore(KeyringStore):
         self._readonly = readonly
         self._failed: UnavailableError | None = None
         self._lock = threading.Lock()
+        self._trust = Trust()
         file = folder / "data.mdb"
         if create:
             durable.make_folder(folder, 0o700)
@@ -118,12 +122,8 @@ class LmdbKeyringStore(KeyringStore):
 
     def walk(self, prefix: bytes, visit: Callable[[bytes, bytes], None]) -> int:
         """As `KeyringStore.walk`. Holds one row in memory at a time."""
-        seen = 0
         with self._reading() as txn:
-            for key, value in _from(txn, prefix, prefix):
-                visit(key, value)
-                seen += 1
-        return seen
+            return _walk(txn, [prefix], visit)
 
     def page(self, prefix: bytes, after: bytes, limit: int) -> Sequence[Row]:
         """As `KeyringStore.page`."""
@@ -154,11 +154,22 @@ class LmdbKeyringStore(KeyringStore):
         the store is opened again. Raises UnavailableError."""
         if self._readonly:
             raise UnavailableError("the keyring is open for reading only")
+        return self._committed(lambda: self._write(rows, removed, expected, gone))
+
+    def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
+        """As `KeyringStore.begin`."""
+        if not self._committed(lambda: self._found(rows, sums)):
+            return False
+        self.authenticate(sums)
+        return True
+
+    def _committed(self, write: Callable[[], bool]) -> bool:
+        """Do a transaction, in a map that is large enough for it."""
         with self._transactions():
             self.require_writable()  # reads still work: they see the last commit
             while True:
                 try:
-                    return self._write(rows, removed, expected, gone)
+                    return write()
                 except lmdb.MapFullError:
                     self._env.set_mapsize(2 * self._env.info()["map_size"])
                 except lmdb.MapResizedError:
@@ -182,16 +193,31 @@ class LmdbKeyringStore(KeyringStore):
         with self._env.begin(write=True) as txn:
             if any(txn.get(key) != value for key, value in expected):
                 return False
-            for key, value in planned(txn.get, rows, removed, gone).items():
-                if value is None:
-                    txn.delete(key)
-                else:
-                    txn.put(key, value)
+            changed = planned(txn.get, rows, removed, gone, self._trust.sums())
+            self._trust.require(map(bucket_of, changed), txn.get, partial(_walk, txn))
+            _change(txn, changed)
         return True
+
+    def _found(self, rows: Sequence[Row], sums: RowSums) -> bool:
+        with self._env.begin(write=True) as txn:
+            if txn.stat()["entries"]:
+                return False
+            _change(txn, founded(rows, sums))
+        return True
+
+    def authenticate(self, sums: RowSums) -> None:
+        """As `KeyringStore.authenticate`."""
+        self._trust.authenticate(sums)
 
     def complaint(self) -> str | None:
         """As `KeyringStore.complaint`."""
-        return complaint_about(lambda visit: self.walk(b"", visit))
+        return self._trust.complaint(lambda visit: self.walk(b"", visit))
+
+    def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
+        """As `KeyringStore.require_right`."""
+        for bucket in buckets:
+            with self._reading() as txn:
+                self._trust.require([bucket], txn.get, partial(_walk, txn), again=again)
 
     def lease(self, name: str) -> Lease:
         """As `KeyringStore.lease`: a flock on the file of this name beside the rows."""
@@ -201,6 +227,27 @@ class LmdbKeyringStore(KeyringStore):
         """Close the environment. Harmless when repeated; nothing waits to be written."""
         with self._lock:
             self._env.close()
+
+
+def _change(txn: Any, changed: Mapping[bytes, bytes | None]) -> None:
+    for key, value in changed.items():
+        if value is None:
+            txn.delete(key)
+        else:
+            txn.put(key, value)
+
+
+def _walk(txn: Any, prefixes: Iterable[bytes], visit: Callable[[bytes, bytes], None]) -> int:
+    """Visit every row under these prefixes; 1 us for a prefix without any."""
+    seen = 0
+    with txn.cursor() as cursor:
+        for prefix in prefixes:
+            is_row = cursor.set_range(prefix)
+            while is_row and (key := cursor.key()).startswith(prefix):
+                visit(key, cursor.value())
+                seen += 1
+                is_row = cursor.next()
+    return seen
 
 
 def _value(txn: Any, key: bytes) -> bytes | None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from coffer.keys.disk.lock import Holder, this_process
 from coffer.keys.errors import LockedError
 from coffer.keys.store.keyring_store import Changes, KeyringStore, Lease, Row
-from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, complaint_about, count_in, planned
+from coffer.keys.store.sums import RowSums, bucket_of
+from coffer.keys.store.trust import Trust
+from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, founded, planned
 
 __all__ = ["MemoryKeyringStore"]
 
@@ -28,6 +30,7 @@ class MemoryKeyringStore(KeyringStore):
         self._sorted: list[bytes] = []
         self._lock = threading.Lock()
         self._leases: dict[str, _MemoryLease] = {}
+        self._trust = Trust()
 
     @property
     def name(self) -> str:
@@ -60,7 +63,11 @@ class MemoryKeyringStore(KeyringStore):
 
     def walk(self, prefix: bytes, visit: Callable[[bytes, bytes], None]) -> int:
         """As `KeyringStore.walk`."""
-        found = self.page(prefix, b"", len(self._sorted) + 1)
+        with self._lock:
+            return self._walk([prefix], visit)
+
+    def _walk(self, prefixes: Iterable[bytes], visit: Callable[[bytes, bytes], None]) -> int:
+        found = [row for prefix in prefixes for row in self._page(prefix, b"", len(self._sorted) + 1)]
         for key, value in found:
             visit(key, value)
         return len(found)
@@ -81,9 +88,24 @@ class MemoryKeyringStore(KeyringStore):
         with self._lock:
             if any(self._rows.get(key) != value for key, value in expected):
                 return False
-            for key, value in planned(self._rows.get, rows, removed, gone).items():
-                self._set(key, value)
+            sums = self._trust.sums()
+            changed = planned(self._rows.get, rows, removed, gone, sums)
+            self._trust.require(map(bucket_of, changed), self._rows.get, self._walk)
+            self._change(changed)
         return True
+
+    def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
+        """As `KeyringStore.begin`."""
+        with self._lock:
+            if self._rows:
+                return False
+            self._change(founded(rows, sums))
+        self.authenticate(sums)
+        return True
+
+    def _change(self, changed: Mapping[bytes, bytes | None]) -> None:
+        for key, value in changed.items():
+            self._set(key, value)
 
     def _set(self, key: bytes, value: bytes | None) -> None:
         if value is None:
@@ -99,9 +121,19 @@ class MemoryKeyringStore(KeyringStore):
         with self._lock:
             return changes_after(self._rows.get, after)
 
+    def authenticate(self, sums: RowSums) -> None:
+        """As `KeyringStore.authenticate`."""
+        self._trust.authenticate(sums)
+
     def complaint(self) -> str | None:
         """As `KeyringStore.complaint`."""
-        return complaint_about(lambda visit: self.walk(b"", visit))
+        return self._trust.complaint(lambda visit: self.walk(b"", visit))
+
+    def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
+        """As `KeyringStore.require_right`."""
+        for bucket in buckets:
+            with self._lock:
+                self._trust.require([bucket], self._rows.get, self._walk, again=again)
 
     def require_writable(self) -> None:
         """Return: memory always is."""

@@ -1,16 +1,17 @@
-"""What a change does to the rows that a store keeps for itself: the sum, the counts and the feed (pure). See FORMAT.md.
+"""What a change does to the rows that a store keeps for itself: sums, counts and the feed (pure). See FORMAT.md.
 
 Rule: every store makes the same rows of the same change, so a keyring can move from one to another row by row.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import sha256
 from types import MappingProxyType
 from typing import Final
 
 from coffer.keys.store.keyring_store import Changes, Row
+from coffer.keys.store.sums import BUCKETS, LETTERS, RowSums, Totals, altered, prefixes_of
 
 __all__ = [
     "COUNTED",
@@ -18,48 +19,53 @@ __all__ = [
     "FEED_KEY",
     "KEPT",
     "SOMETHING_ELSE",
-    "SUM_KEY",
     "changes_after",
     "complaint_about",
     "count_in",
+    "founded",
     "planned",
+    "require_right",
 ]
 
-SUM_KEY: Final = b"S"  # LMDB has no checksums: the sum of all rows' hashes detects accidental damage
 FEED_KEY: Final = b"C"  # the number of the newest entry of the feed; with a number behind it, that entry
 COUNT_PREFIX: Final = b"D"  # with a counted prefix and a group behind it, the number of rows
 COUNTED: Final[Mapping[bytes, slice]] = MappingProxyType({b"K": slice(8, 12)})  # by prefix, what of the value groups it
 KEPT: Final = 65_536  # entries of the feed
 SOMETHING_ELSE: Final = bytes(16)  # an entry of the feed: no key was taken away, something else must be read again
-_MODULUS: Final = 1 << 256
 
 Get = Callable[[bytes], bytes | None]
+Walk = Callable[[Iterable[bytes], Callable[[bytes, bytes], None]], object]
 
 
 def planned(
-    get: Get, rows: Sequence[Row], removed: Sequence[bytes], gone: Sequence[bytes]
+    get: Get, rows: Sequence[Row], removed: Sequence[bytes], gone: Sequence[bytes], sums: RowSums
 ) -> dict[bytes, bytes | None]:
     """Return every row that a change writes (None: removes), the store's own rows included.
 
-    `get` reads the rows as they are before the change. `removed` is done first, then `rows`.
+    `get` reads the rows as they are before the change. `removed` is done first, then `rows`. Raises IntegrityError
+    where the sums that it moves are gone.
     """
+    before, after = _changed(get, rows, removed, gone)
+    return {**after, **sums.moved(get, before, after)}
+
+
+def founded(rows: Sequence[Row], sums: RowSums) -> dict[bytes, bytes | None]:
+    """Return every row of a new store that begins with these."""
+    _, after = _changed(lambda _: None, rows, (), ())
+    return {**after, **sums.first(after)}
+
+
+def _changed(
+    get: Get, rows: Sequence[Row], removed: Sequence[bytes], gone: Sequence[bytes]
+) -> tuple[Mapping[bytes, bytes | None], dict[bytes, bytes | None]]:
+    """The rows of a change before it and after it, with the feed and the counts."""
     after: dict[bytes, bytes | None] = dict.fromkeys(removed)
     after.update(rows)
     after.update(_fed(get, gone))
     before = {key: get(key) for key in after}
     after.update(_counted(get, before, after))
     before.update({key: get(key) for key in after.keys() - before.keys()})
-    total = int.from_bytes(get(SUM_KEY) or b"", "big") + sum(
-        _hash(key, value) - _hash(key, before[key]) for key, value in after.items()
-    )
-    return {**after, SUM_KEY: (total % _MODULUS).to_bytes(32, "big")}
-
-
-def _hash(key: bytes, value: bytes | None) -> int:
-    """SHA-256(u16 key length || key || value) as a number; 0 where there is no row."""
-    if value is None:
-        return 0
-    return int.from_bytes(sha256(len(key).to_bytes(2, "big") + key + value).digest(), "big")
+    return before, after
 
 
 def _fed(get: Get, gone: Sequence[bytes]) -> Iterable[tuple[bytes, bytes | None]]:
@@ -112,25 +118,34 @@ def changes_after(get: Get, after: int) -> Changes:
     return Changes(number, gone if len(gone) == len(found) else None)
 
 
-def complaint_about(walk: Callable[[Callable[[bytes, bytes], None]], object]) -> str | None:
-    """Return how the rows differ from their sum and their counts, or None. `walk` visits every row in one state."""
-    total, kept = 0, b""
-    counts: dict[bytes, int] = {}
-    counted: dict[bytes, int] = {}
+def complaint_about(walk: Callable[[Callable[[bytes, bytes], None]], object], sums: RowSums | None) -> str | None:
+    """Return how the rows differ from their sums and their counts, or None. `walk` visits every row in one state.
+    Without `sums`, only an accident is found."""
+    totals, counts = Totals(sums), Counter[bytes]()
 
     def add(key: bytes, value: bytes) -> None:
-        nonlocal total, kept
-        if key == SUM_KEY:
-            kept = value
-            return
-        total += _hash(key, value)
+        totals.add(key, value)
         if key[:1] == COUNT_PREFIX:
-            counts[key] = int.from_bytes(value, "big")
+            counts[key] -= int.from_bytes(value, "big")
         elif (group := COUNTED.get(key[:1])) is not None:
-            place = COUNT_PREFIX + key[:1] + value[group]
-            counted[place] = counted.get(place, 0) + 1
+            counts[COUNT_PREFIX + key[:1] + value[group]] += 1
 
     walk(add)
-    if kept != (total % _MODULUS).to_bytes(32, "big"):
-        return "the rows are not those that were written"
-    return None if counts == counted else "the keyring miscounts its keys"
+    if totals.wrong(range(BUCKETS)) or totals.is_older():
+        return str(altered())
+    return "the keyring miscounts its keys" if any(counts.values()) else None
+
+
+def require_right(buckets: Iterable[int], get: Get, walk: Walk, sums: RowSums) -> None:
+    """Raise IntegrityError unless the rows of these buckets are those that were written. `get` and `walk` (every row
+    under some prefixes) read one state; some 3 us a row, and 0.1 ms a bucket. A
+    row under anything but a letter is no keyring's, and only `complaint_about` finds it."""
+    totals, wanted = Totals(sums), frozenset(buckets)
+    alone = {bytes([letter]): get(bytes([letter])) for letter in LETTERS} if 0 in wanted else {}
+    for key, value in alone.items():
+        if value is not None:
+            totals.add(key, value)
+    for bucket in wanted:
+        walk(prefixes_of(bucket), totals.add)
+    if totals.wrong(wanted):
+        raise altered()

@@ -54,11 +54,13 @@ def status(chosen: Chosen, listed: bool) -> None:
         waiting = len(FindingStore(archive.folder.scrub).open_entries())
         short = None if archive.shortfall is None else str(archive.shortfall)
         doubt = trust(archive.keyring).concern()
+        kept = archive.contradictions()
         foreign = [finding.what for finding in planted(archive.folder)]
         degraded = [*archive.mark.concerns(), *filter(None, [exposed_key(archive.config)])]
         details: dict[str, list[dict[str, Any]]] = _details(archive) if listed else {}
     if chosen.json:
         facts = {"archive": path, **msgspec.to_builtins(stats), "ratio": stats.ratio, "findings": waiting}
+        facts["index_contradictions"] = kept
         erased = {"shreds_effective": sum(shreds), "shreds_scheduled": len(shreds) - sum(shreds)}
         shown = {"degraded": degraded, "foreign": foreign, "shortfall": short, "key_memory": memory}
         output.as_json(facts | shown | {"clock": doubt or None} | erased | details)
@@ -84,6 +86,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             "in no study": f"{stats.without_study:,} objects{': coffer status --list' if stats.without_study else ''}",
             "contradictions": f"{stats.differing_studies:,} studies, {stats.differing_series:,} series",
             "findings": f"{waiting} of the scrub are not acknowledged: coffer scrub show" if waiting else "none",
+            **({"index": kept[0]} if kept else {}),
             "not indexed": f"{stats.unindexed:,} objects, stored as received",
             **({"not readable": f"{stats.skipped:,} {SKIPPED}"} if stats.skipped else {}),
             **({"degraded": "; ".join(degraded)} if degraded else {}),

@@ -119,11 +119,15 @@ class ReadableArchive:
     def concerns(self) -> list[str]:
         """What an administrator should look at although the archive works."""
         found = [f"the keyring does not belong to this log: {what}: coffer keys audit" for what in self.key_trouble]
-        found += self.mark.concerns()
+        found += [*self.mark.concerns(), *self.contradictions()]
         if self.shortfall is not None:
             found.append(str(self.shortfall))
         skipped = self.index.skipped_objects
         return [*found, f"{skipped} {SKIPPED}"] if skipped else found
+
+    def contradictions(self) -> list[str]:
+        """What to look into, for each index that contradicted the log and was kept. Raises CofferError."""
+        return self._feed.contradictions()
 
     def stats(self) -> ArchiveStats:
         """Current totals."""

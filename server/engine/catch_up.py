@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from coffer.archive.body.sealed_body import BodyReader
-from coffer.archive.format.entry import Position
+from coffer.archive.format.entry import OWN_LOG, Position
 from coffer.archive.format.record import RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.writer_lock import writer
@@ -20,6 +20,7 @@ from coffer.index import rebuild
 from coffer.index.dicom.elements import HeaderLimits
 from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp, OpenBody
+from coffer.keys.disk import opening
 from coffer.keys.errors import IntegrityError, ShreddedError, UnavailableError
 from coffer.keys.keyring import rekey
 from coffer.keys.keyring.keyring import Keyring
@@ -32,15 +33,26 @@ _log = get_logger()
 _MOST_RECORDS: Final = 20_000  # some ten seconds
 _PATIENCE_SECONDS: Final = 5.0  # a server writes its index every second
 _POLL_SECONDS: Final = 0.05
+_KEPT: Final = "index-"  # begins the names of indexes in lost+found
 _HINT: Final = "start the server, which brings it up to date, or run coffer index rebuild"
 
 
 class IndexFeed:
     """The only way from an archive's log into its index. A record that a rekey replaced by another is skipped."""
 
-    def __init__(self, keyring: Keyring, reader: LogReader, bodies: Bodies, index: Index, limits: HeaderLimits) -> None:
-        """`limits` bound the headers that are parsed."""
+    def __init__(
+        self,
+        keyring: Keyring,
+        reader: LogReader,
+        bodies: Bodies,
+        index: Index,
+        limits: HeaderLimits,
+        *,
+        lost_and_found: Path,
+    ) -> None:
+        """`limits` bound the headers that are parsed. In `lost_and_found` are indexes that contradicted their log."""
         self.limits = limits
+        self._lost_and_found = lost_and_found
         self._keyring = keyring
         self._reader = reader
         self._bodies = bodies
@@ -64,13 +76,40 @@ class IndexFeed:
         return level(self._index, self._reader, self._open_counted, self.limits, lambda: writer(lock) is not None)
 
     def catch_up(self) -> None:
-        """Add what the writer's index lacks; durable on return. Raises IntegrityError, UnavailableError."""
-        _report(rebuild.catch_up(self._index, self._reader, self._open_counted, self.limits))
+        """Add what the writer's index lacks; durable on return. One that contradicts the log is kept aside, and made
+        anew. Raises IntegrityError, UnavailableError."""
+        feed = self._index, self._reader, self._open_counted, self.limits
+        _report(rebuild.catch_up(*feed, contradicted=self._keep))
+
+    def _keep(self) -> None:
+        """Keep an index that does not belong to its log: it shows that one of the two is not what it was."""
+        mark = self._index.marks[OWN_LOG]
+        kept = self._lost_and_found / f"{_KEPT}{mark.tip.next_seq}-{mark.tip.head.hex()[:16]}.mdb"
+        self._index.copy(kept)
+        _log.error(
+            "the index knows records that the log does not have",
+            name="index.contradicted",
+            records=mark.tip.next_seq,
+            kept=kept.name,
+            remedy="coffer recover show; docs/integrity.md",
+        )
+
+    def contradictions(self) -> list[str]:
+        """What to look into, for each index that was kept because it contradicted the log."""
+        if not opening.is_folder(self._lost_and_found):
+            return []
+        return [
+            f"lost+found/{opening.shown(name)} knew records that the log does not have, and the index was made anew:"
+            " coffer recover show, then move it away"
+            for name in opening.names(self._lost_and_found)
+            if name.startswith(_KEPT)
+        ]
 
     def catch_up_refused(self) -> UnavailableError | None:
-        """As `catch_up`, for a log that must not be written: what prevents it is logged and returned."""
+        """As `catch_up`, for a log that must not be written: what prevents it is logged and returned. Nothing is kept
+        aside: the log is what is wrong, and its refusal says so."""
         try:
-            self.catch_up()
+            _report(rebuild.catch_up(self._index, self._reader, self._open_counted, self.limits))
         except (IntegrityError, UnavailableError) as error:
             what = f"the index lacks records that cannot be read from the log: {error}"
             _log.error(

@@ -51,11 +51,13 @@ class ArchiveSigner:
         self._lock = threading.Lock()  # no checkpoint is signed while the key changes
 
     def sign(self) -> Checkpoint | None:
-        """Sign the log as it is; durable on return. None if nothing was added. Raises as `LogWriter.checkpoint`.
+        """Sign the log as it is; durable on return. None if nothing was added. Raises as `LogWriter.checkpoint`, and
+        IntegrityError where somebody else wrote rows of the keyring: nothing is signed over that.
 
         The keyring remembers the checkpoint before it is published, as a second copy; then the mark outside the folder
         is raised. Orders to sign are answered.
         """
+        self._keyring.require_whole()
         with self._lock:
             asked = orders.waiting(self._keyring)
             finish(self._folder, self._keyring)

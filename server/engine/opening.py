@@ -157,7 +157,8 @@ def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> ArchivePar
     bodies = Bodies(folder.archive_id, reader, keyring.study)
     index = Index.open(folder.index, keyring, rules_of(config), readonly=readonly)
     opened.callback(index.close)
-    feed = IndexFeed(keyring, reader, bodies, index, header_limits_of(config.limits))
+    limits = header_limits_of(config.limits)
+    feed = IndexFeed(keyring, reader, bodies, index, limits, lost_and_found=folder.lost_and_found)
     return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, found.key_trouble, found.mark, opened)
 
 
@@ -166,6 +167,8 @@ def _open_beside(config: Config) -> KeyAdminArchive:
         found = _compare_beside(opened, config, readonly=False)
         found.late.require_none_shredded()
         found.late.require_newest(found.keyring.epoch)
+        if (objection := found.keyring.objection()) is not None:
+            raise objection
         parts = _parts(opened, found, readonly=True)
         archive = KeyAdminArchive(parts, parts.feed.level(found.folder.lock))
         report_trouble(archive.key_trouble)
@@ -238,7 +241,7 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
         remembered=found.late.remembered,
         outside=mark.checkpoint if mark else None,
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
-        objection=found.late.objection(keyring.epoch) or _objection(mark, found),
+        objection=found.late.objection(keyring.epoch) or keyring.objection() or _objection(mark, found),
         may_refuse=may_refuse,
         lease=lease,
     )

@@ -73,6 +73,8 @@ class Reconciler:
         if changes == self._reconciled:
             return
         tombstones = shred.waiting(self._keyring, gone)
+        if tombstones:
+            shred.require_genuine(self._keyring, tombstones)
         for key_id, tombstone in tombstones.items():
             self._index.forget(key_id, tombstone.name)
         if tombstones:

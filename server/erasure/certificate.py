@@ -78,6 +78,7 @@ class Certifier:
         Raises UnavailableError while the writer has not recorded the last shreds, IntegrityError.
         """
         archive.policy.require(by, Action.CERTIFY)
+        archive.keyring.require_whole()
         if not wait_until_settled(archive):
             raise UnavailableError("the writer has not recorded the last shreds", hint="run the command again")
         self._archive = archive

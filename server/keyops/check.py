@@ -2,9 +2,9 @@
 
     key ids in the log - key ids that the log says are shredded or replaced = key ids in the keyring
 
-Rule: needs no key and sees no plaintext: the ids are in the headers of records and in the keyring's rows; providers are
-only asked what they hold. It runs beside a server; the log is read before the keyring, so that an object stored
-meanwhile is no finding.
+Rule: sees no plaintext: the ids are in the headers of records and in the keyring's rows. Where no provider opens the
+keyring, it says that the rows were not checked with a key, and compares them all the same. It runs beside a server; the
+log is read before the keyring, so that an object stored meanwhile is no finding.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,12 +17,14 @@ from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import Checkpoint, read_checkpoint
-from coffer.keys.errors import CofferError, IntegrityError, NotFoundError
+from coffer.keys.errors import CofferError, FormatError, IntegrityError, NotFoundError
 from coffer.keys.inspect.listing import KeyringListing, list_keyring
+from coffer.keys.keyring.claims import RECORDED
 from coffer.keys.keyring.returned import returned
 from coffer.keys.keyring.tombstone import Reason
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.values.epoch import GONE
+from coffer.server.engine.providers import open_keyring
 from coffer.server.maintenance.offline import inspect_keyring
 
 __all__ = ["KeyAudit", "Summary"]
@@ -62,8 +64,9 @@ class _LoggedKeys:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The numbers of records read and of keys in use, shredded, replaced and not used by any record yet, and the
-    providers that could not be asked about secrets of destroyed epochs."""
+    """The numbers of records read and of keys in use, shredded, replaced and not used by any record yet, the
+    providers that could not be asked about secrets of destroyed epochs, and why the keyring's rows could not be checked
+    with its keys, if they could not ("")."""
 
     records: int = 0
     in_use: int = 0
@@ -71,6 +74,7 @@ class Summary:
     replaced: int = 0
     unused: int = 0
     unasked: tuple[str, ...] = ()
+    unchecked: str = ""
 
 
 class KeyAudit:
@@ -82,14 +86,15 @@ class KeyAudit:
         provider: KekProvider,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        """`provider` is asked which epochs it opens, but for no key. `progress` regularly gets the number of records
-        read and of all, as far as known."""
+        """`provider` is asked which epochs it opens, and where it can, for the keys of the sums over the rows.
+        `progress` regularly gets the number of records read and of all, as far as known."""
         self._folder = folder
         self._provider = provider
         self._progress = progress
         self._log = _LoggedKeys()
         self._remembered: Checkpoint | None = None
         self._head: bytes | None = None  # tree head of the log at the size that the keyring remembers
+        self._unchecked = ""
         self.summary = Summary()
 
     def findings(self) -> Iterator[str]:
@@ -117,6 +122,7 @@ class KeyAudit:
         if damage is None:
             self._read_log()  # the keyring may know records that came meanwhile, but need not: `before`
         yield from keyring.complaints
+        yield from self._altered()
         if keyring.header is not None and keyring.header.archive_id != self._folder.archive_id:
             yield f"this is the keyring of another archive, {keyring.header.archive_id.hex()}"
             return
@@ -124,12 +130,31 @@ class KeyAudit:
         yield from _revived(before, keyring)
         yield from self._unexplained(keyring)
         yield from _broken_claims(keyring)
+        if damage is None:
+            yield from _unrecorded(self._log, keyring)
         yield from _lost_epochs(keyring)
         yield from _without_keeper(keyring)
         back = returned(keyring.epochs.values(), keyring.keepers, self._provider)
         for epoch in back.epochs:
             yield f"the secret of destroyed epoch {epoch} is back at its provider: coffer keys destroy {epoch}"
         self._sum_up(keyring, back.unasked)
+
+    def _altered(self) -> Iterator[str]:
+        """Yield what only a key shows of the rows: somebody without it can make the other sums fit."""
+        try:
+            keyring = open_keyring(self._folder, self._provider, readonly=True)
+        except (IntegrityError, FormatError) as error:
+            yield f"the keyring: {error}"
+            return
+        except CofferError as error:
+            self._unchecked = str(error)
+            return
+        try:
+            complaint = keyring.complaint()
+        finally:
+            keyring.close()
+        if complaint is not None:
+            yield f"the keyring: {complaint}"
 
     def _read_log(self) -> CofferError | None:
         """Read the log on from where the last call ended; returns the damage that stopped it, if any."""
@@ -177,7 +202,13 @@ class KeyAudit:
         used = alive & self._log.records.keys()
         replaced = sum(tombstone.reason is Reason.REKEYED for tombstone in keyring.tombstones.values())
         self.summary = Summary(
-            self._log.end, len(used), len(keyring.tombstones) - replaced, replaced, len(alive) - len(used), unasked
+            self._log.end,
+            len(used),
+            len(keyring.tombstones) - replaced,
+            replaced,
+            len(alive) - len(used),
+            unasked,
+            self._unchecked,
         )
 
 
@@ -217,6 +248,13 @@ def _broken_claims(keyring: KeyringListing) -> Iterator[str]:
             yield f"key {key_id.hex()} has claim {row.claim.hex()}, which is not there"
         elif found.key_id != key_id:
             yield f"key {key_id.hex()} and key {found.key_id.hex()} have one claim"
+
+
+def _unrecorded(log: _LoggedKeys, keyring: KeyringListing) -> Iterator[str]:
+    """Yield keys of which the keyring knows that the log had a record, and the log has none: it was put back."""
+    for claim in keyring.claims.values():
+        if claim.from_seq == RECORDED and claim.key_id not in log.records:
+            yield f"key {claim.key_id.hex()} was recorded, and the log has no record of it: the log is the older one"
 
 
 def _without_keeper(keyring: KeyringListing) -> Iterator[str]:

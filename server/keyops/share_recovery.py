@@ -30,7 +30,7 @@ from coffer.server.access.action import Action
 from coffer.server.access.decision import policy_of
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
-from coffer.server.engine.providers import key_file_provider, passphrase_of
+from coffer.server.engine.providers import key_file_provider, passphrase_of, provider_of
 from coffer.server.mailbox import outbox
 
 __all__ = ["drill", "read_shares", "recover"]
@@ -85,17 +85,18 @@ def drill(
 
 def recover(
     config: Config, recovered: Recovered, key_file: Path, officer: Principal, progress: Callable[[], None]
-) -> tuple[RecoveryProof, UnavailableError | None]:
-    """Prove the key, then wrap its epoch with `key_file`, created if missing; durable on return.
+) -> RecoveryProof:
+    """Prove the key, then wrap its epoch with `key_file`, created if missing, and record it; durable on return.
 
-    May be repeated, and works beside a running server. The second value is why it was not recorded in the log, or None.
-    Raises ConfigError for a key file inside the archive, LockedError while another process changes the keys.
+    May be repeated, and works beside a running server. Raises ConfigError for a key file inside the archive,
+    LockedError while another process changes the keys, KeyUnavailableError where a rotation has moved the archive's own
+    key to an epoch that nothing here opens, IntegrityError for a keyring that somebody else wrote to.
     """
     policy_of(config).require(officer, Action.RECOVER_KEY)
     archive = ArchiveFolder.open(config.archive)
     if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(config.archive)):
         raise ConfigError(f"{key_file} is inside the archive", hint="put it elsewhere, best on another volume")
-    recovery = Recovery(archive.keyring, recovered)
+    recovery = Recovery(archive.keyring, recovered, provider_of(config.keys, archive.archive_id))
     proof = recovery.prove(progress)
     keeper = key_file_provider(config.keys, key_file)
     if key_file.exists():
@@ -119,7 +120,7 @@ def recover(
         return _events(seal, recovered, made)
 
     recovery.move(keeper, "coffer keys recover", clock_ms(), event)
-    return proof, None if proof.archive else _other_epoch(proof)
+    return proof
 
 
 def _events(seal: Secret | None, recovered: Recovered, event: Event) -> list[WaitingEvent]:

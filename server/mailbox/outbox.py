@@ -9,16 +9,17 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from coffer.archive.events.recorded import Occurrence
+from coffer.archive.events.recorded import Occurrence, Recorded
 from coffer.archive.format.entry import Appended, Entry, Position, RecordId
 from coffer.archive.format.record import RecordHeader
 from coffer.keys.crypto import aead, derive
+from coffer.keys.errors import FormatError, IntegrityError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.mailbox import events
 from coffer.keys.memory.secret import Secret
 from coffer.keys.values.waiting_event import UNIQUE, WaitingEvent
 
-__all__ = ["deliver", "enclosed", "enclosed_under"]
+__all__ = ["deliver", "enclosed", "enclosed_under", "header_of"]
 
 
 class Log(Protocol):
@@ -52,11 +53,15 @@ def enclosed_under(key: Secret, archive_id: bytes, event: Occurrence) -> Waiting
 
 
 def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[RecordId], None]) -> int:
-    """Move every waiting event into the log, durably; return how many there were. Raises UnavailableError.
+    """Move every waiting event into the log, durably; return how many there were. Raises UnavailableError, and
+    IntegrityError where somebody else wrote one: then none is moved.
 
     `covered` gets the name of each appended record: the index has nothing to read in it.
     """
     found = events.waiting(keyring)
+    if found:
+        events.require_genuine(keyring, found)
+        _require_sealed(keyring, found)
     for event in found:
         if event.number is None or not _is_in(reader, event, event.number):
             events.tried(keyring, event, log.next_seq)
@@ -64,6 +69,24 @@ def deliver(keyring: Keyring, log: Log, reader: Reader, covered: Callable[[Recor
             covered(log.append([entry])[0].position.id)
         events.delivered(keyring, event)
     return len(found)
+
+
+def header_of(event: WaitingEvent) -> RecordHeader:
+    """Return the header of the record that an event becomes, as far as it is known."""
+    return RecordHeader(event.kind, 0, event.time_ms, event.study_key_id, 0, 0, event.content_id, b"", b"", 0)
+
+
+def _require_sealed(keyring: Keyring, found: Iterable[WaitingEvent]) -> None:
+    """Open every event: what the log has once is there for ever, under a genuine signature."""
+    key = keyring.archive_key(derive.EVENT)
+    for event in found:
+        try:
+            Recorded.open(key, keyring.archive_id, header_of(event), event.body)
+        except (FormatError, IntegrityError) as error:
+            raise IntegrityError(
+                f"an event that waits in the keyring was not written by this archive: {error}",
+                hint="stop the server, put the newest copy of the keyring folder back, then run coffer keys audit",
+            ) from error
 
 
 def _is_in(reader: Reader, event: WaitingEvent, from_seq: int) -> bool:

@@ -289,6 +289,7 @@ def test_when_a_study_is_shredded_the_tombstones_of_others_are_not_read_again(
 def test_a_shredded_study_that_comes_again_is_a_new_one(
     index: Index, filler: Filler, keyring: Keyring, reopen: Callable[..., Index], stored: bool
 ) -> None:
+    keyring.require_whole()  # now, so that the shred comes before the flusher
     part = PartId("1.1", "P1")
     filler.add("1.1", "1.1.1", "1.1.1.1")
     filler.add("1.1", "1.1.2", "1.1.2.1")

@@ -40,6 +40,12 @@ def test_the_second_reader_reads_it() -> None:
     assert Rules("H", {"B": "K", "A": "Ä"}, "first", {"C": "newest"}).digest == reader_index.rules_digest(
         "H", {"A": "Ä", "B": "K"}, "first", {"C": "newest"}
     )
+    reader_index.check_sum(golden["tables"], bytes.fromhex(golden["sum_key"]))
+    with pytest.raises(ValueError, match="sum"):
+        reader_index.check_sum(golden["tables"], bytes(32))
+    meta[b"epoch".hex()] = (4).to_bytes(8, "big").hex()
+    with pytest.raises(ValueError, match="sum"):
+        reader_index.check_sum(golden["tables"], bytes.fromhex(golden["sum_key"]))
     with pytest.raises(ValueError, match="commitment"):
         reader_index.read(golden["tables"], *keys, bytes(16), make_index.SOP)
 

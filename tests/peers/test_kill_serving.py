@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from coffer.archive.store.folder import ArchiveFolder
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.rows import EpochRow
 from coffer.keys.store.keyring_store import scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values import waiting_event
 from coffer.server.config.load import load_config
+from coffer.server.engine.providers import open_keyring, provider_of
 from coffer.server.erasure import shred
 from coffer.server.host.signals import Signals
 from coffer.server.keyops import epoch_job, rekey_job, rekey_order, settlement_job
@@ -62,11 +64,10 @@ def give_orders() -> None:
     rekey_order.carry_out = shred.wait_until_settled = lambda *_, **__: True
     assert command("keys", "rekey", LARGE, "--reason", "r", "--yes")[0] == 0
     assert command("shred", TAKES[0], "--reason", "r", "--yes")[0] == 0
-    store, place = LmdbKeyringStore(Path("archive/keyring")), rows.EPOCH_PREFIX + (1).to_bytes(4, "big")
-    value = store.get(place)
-    assert value is not None
-    store.put([(place, replace(EpochRow.decode(value), created_ms=0).encode())])
-    store.close()
+    config, folder = load_config(Path("coffer.toml")), ArchiveFolder.open(Path("archive"))
+    keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id))
+    keyring.amend([(rows.epoch_row_key(1), replace(keyring.epoch_row(1), created_ms=0).encode())])
+    keyring.close()
 
 
 def wait_until_done() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, generate_keyfile
 from coffer.server.config.settings import Config, Keys, Storage
 from coffer.server.engine.opening import open_writer
 from tests.archive.events.samples import ANY
+from tests.keyless import change, rows_of
 from tests.promises import planting
 from tests.server.filled import run, told
 
@@ -91,15 +93,11 @@ def test_no_configuration_is_taken_from_an_archive_folder(base: Path, monkeypatc
 
 def test_a_provider_in_a_clear_row_loads_nothing_that_is_not_configured(base: Path) -> None:
     from coffer.keys.keyring import rows
-    from coffer.keys.store.keyring_store import scan
-    from coffer.keys.store.lmdb_store import LmdbKeyringStore
 
     for kind in ("pkcs11", "aws-kms"):
-        store = LmdbKeyringStore(base / "data" / "keyring")
-        for key, value in scan(store, rows.EPOCH_PREFIX):
-            row = rows.EpochRow.decode(value)
-            store.put([(key, type(row)(**{f: getattr(row, f) for f in row.__slots__} | {"provider": kind}).encode())])
-        store.close()
+        found = rows_of(base / "data" / "keyring")
+        row = rows.EpochRow.decode(found[rows.epoch_row_key(1)])
+        change(base / "data" / "keyring", {rows.epoch_row_key(1): replace(row, provider=kind).encode()})
         assert f"a{'n' * (kind[0] == 'a')} {kind} provider, which is not configured" in run("find", code=11).stderr
 
 

@@ -12,7 +12,7 @@ from coffer.index.backends.row_store import TABLES
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.tables.rows import Version
-from coffer.keys.crypto.derive import INDEX_TOKEN, derive
+from coffer.keys.crypto.derive import INDEX_SUM, INDEX_TOKEN, derive
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.memory.secret import Secret
@@ -25,11 +25,11 @@ OUT = Path(__file__).parent / "index" / "tables.json"
 def make(folder: Path) -> dict[str, Any]:
     """Build the index in an empty folder and return its rows and the keys that open them, in hexadecimal."""
     study = StudyKey(KEY_ID, Secret(bytes([7]) * 32))
-    token_key = derive(Secret(bytes([9]) * 32), INDEX_TOKEN)
+    root = Secret(bytes([9]) * 32)
     ring = SimpleNamespace(
         archive_id=ARCHIVE_ID,
         study=lambda _: study,
-        archive_key=lambda _: token_key,
+        archive_key=lambda label: derive(root, label),
         changes=lambda: 0,
         rows=lambda _: [],
     )
@@ -57,7 +57,8 @@ def make(folder: Path) -> dict[str, Any]:
     index.flush()
     tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in TABLES}
     index.close()
-    return {"tables": tables, "token_key": token_key.reveal().hex(), "row_key": study.row.reveal().hex()}
+    own = {"token_key": derive(root, INDEX_TOKEN), "sum_key": derive(root, INDEX_SUM), "row_key": study.row}
+    return {"tables": tables, **{name: key.reveal().hex() for name, key in own.items()}}
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ def make(folder: Path) -> None:
     unfinished = keyring.make_shares(2, 2)[0].of
     _split(keyring, unfinished)
     expected["unfinished"] = {unfinished.group.hex(): groups.place_of(Path("/media/stick/shares")).hex()}
+    keyring.remember_checkpoint(expected["note"].encode())
     signing_key.begin(keyring, random, SHREDDED_MS, lambda _: _event(b"signing key", NAMES[0]))
     keyring.close()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -74,17 +74,24 @@ def applied(tables: dict[str, dict[str, str]]) -> dict[int, tuple[int, bytes, tu
     return found
 
 
-def read(tables: dict[str, dict[str, str]], token_key: bytes, row_key: bytes, archive_id: bytes, sop: str) -> list[Any]:
-    """The study, series and instance row of a SOP Instance UID, from tables in hexadecimal."""
-    total = 0
+def check_sum(tables: dict[str, dict[str, str]], sum_key: bytes) -> None:
+    """Both sums over all rows."""
+    keyed = plain = 0
     for place, name in enumerate(("meta", "uid", "study", "series", "instance")):
         for key, value in ((bytes.fromhex(k), bytes.fromhex(v)) for k, v in tables[name].items()):
             if (name, key) != ("meta", b"sum"):
-                total += int.from_bytes(
-                    sha256(bytes([place]) + len(key).to_bytes(2, "big") + key + value).digest(), "big"
-                )
-    if bytes.fromhex(tables["meta"][b"sum".hex()]) != (total % 2**256).to_bytes(32, "big"):
+                text = bytes([place]) + len(key).to_bytes(2, "big") + key + value
+                keyed += int.from_bytes(hmac.digest(sum_key, text, "sha256"), "big")
+                plain += int.from_bytes(sha256(text).digest()[:8], "big")
+    kept = bytes.fromhex(tables["meta"][b"sum".hex()])
+    keyed += int.from_bytes(hmac.digest(sum_key, b"\xff" + kept[:16], "sha256"), "big")
+    plain += int.from_bytes(sha256(kept[:48]).digest()[:8], "big")
+    if kept[16:] != (keyed % 2**256).to_bytes(32, "big") + (plain % 2**64).to_bytes(8, "big"):
         raise ValueError("sum")
+
+
+def read(tables: dict[str, dict[str, str]], token_key: bytes, row_key: bytes, archive_id: bytes, sop: str) -> list[Any]:
+    """The study, series and instance row of a SOP Instance UID, from tables in hexadecimal."""
     if tables["meta"][b"schema".hex()] != "00000004":
         raise ValueError("schema")
     reference = bytes.fromhex(tables["uid"][token(token_key, "instance", sop).hex()])

@@ -196,6 +196,29 @@ def burned_of(rows: dict[bytes, bytes]) -> dict[bytes, tuple[int, int]]:
     return found
 
 
+def check_sums(rows: dict[bytes, bytes], ark: bytes) -> None:
+    """Both sums of every bucket."""
+    row_key, mask_key = (expand("sha256", ark, f"coffer/keyring-{use}/v1".encode(), 32) for use in ("sum", "mask"))
+    keyed, plain = [0] * 256, [0] * 256
+    for key, value in rows.items():
+        if key[:1] == b"S" and len(key) > 1:
+            need(len(key) == 2 and len(value) == 64 and any(value[:8]), "a sum")
+            continue
+        text, bucket = struct.pack(">H", len(key)) + key + value, key[1] if len(key) > 1 else 0
+        keyed[bucket] += int.from_bytes(hmac.digest(row_key, text, "sha256"), "big")
+        plain[bucket] += int.from_bytes(sha256(text).digest()[:8], "big")
+    fold = rows.get(b"S")
+    need(fold is None or len(fold) == 256 * 24, "states")
+    for bucket in range(256):
+        state, was = rows.get(b"S" + bytes([bucket]), b"")[:24], (fold or bytes(6144))[24 * bucket : 24 * bucket + 24]
+        need(state[:8] > was[:8] or state == was, "a bucket that was put back")
+        kept = rows.get(b"S" + bytes([bucket]), b"")
+        mask = int.from_bytes(hmac.digest(mask_key, bytes([bucket]) + kept[:24], "sha256"), "big")
+        need(kept[24:56] == ((keyed[bucket] + mask) % 2**256).to_bytes(32, "big"), "keyed sum")
+        plain[bucket] += int.from_bytes(sha256(kept[:56]).digest()[:8], "big")
+        need(kept[56:] == (plain[bucket] % 2**64).to_bytes(8, "big"), "accident sum")
+
+
 def open_rows(
     rows: dict[bytes, bytes], wrapping: dict[int, bytes], known: dict[int, tuple[bytes, bytes]] | None = None
 ) -> Opened:
@@ -230,10 +253,8 @@ def open_rows(
         need(epoch in keks and keks[epoch][0] == row[12:28], "KEK id")
         return unseal(keks[epoch][1], b"coffer/dek/v1\0" + archive_id + key_id + row[:52], row[52:])
 
-    total = sum(
-        int.from_bytes(sha256(struct.pack(">H", len(k)) + k + v).digest(), "big") for k, v in rows.items() if k != b"S"
-    )
-    need(rows.get(b"S") == (total % 2**256).to_bytes(32, "big"), "sum")
+    ark = unwrap(rows.get(b"A", b""), 2, bytes(16))
+    check_sums(rows, ark)
     under: dict[bytes, int] = {}
     for key, row in rows.items():
         if key[:1] == b"K":
@@ -267,5 +288,5 @@ def open_rows(
     }
     if b"N" in rows:
         unwrap(rows[b"N"], 4, bytes(16))
-    ark, signing = (unwrap(rows.get(key, b""), purpose, bytes(16)) for key, purpose in ((b"A", 2), (b"V", 3)))
+    signing = unwrap(rows.get(b"V", b""), 3, bytes(16))
     return Opened(archive_id, ark, signing, deks, states, shredded, unfinished, keepers, burned, claims)

@@ -95,7 +95,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     from coffer.archive.store.segment_store import total_bytes
     from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
     from coffer.server.anchor.trust import Outside
-    from coffer.server.maintenance.deep_check import open_records, strange_signer
+    from coffer.server.maintenance.deep_check import open_records
     from coffer.server.maintenance.offline import inspect_index, inspect_keyring
 
     folder = ArchiveFolder.open(config.archive)
@@ -118,10 +118,10 @@ def verify(  # noqa: PLR0917  one parameter for each option
             outside=outside.mark.checkpoint if outside.mark and not is_copy else None,
             progress=lambda done: bar.advance(done, total),
         )
-        index = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
-        signer = strange_signer(config) if depth is VerifyLevel.DECRYPT else []
-        keys = [Finding(0, 0, None, what) for what in (*outside.contradictions(folder), *signer)]
-        for finding in chain(keys, planted(folder), seen.findings, index, verifier.findings()):
+        rows = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
+        keys = [Finding(0, 0, None, what) for what in outside.contradictions(folder)]
+        keyed = _with_keys(config, rows=seen.readable and not rows) if depth is VerifyLevel.DECRYPT else []
+        for finding in chain(keys, planted(folder), seen.findings, keyed, rows, verifier.findings()):
             findings.append(finding)
             if json_lines:
                 output.as_json(_row(finding))
@@ -136,6 +136,17 @@ def verify(  # noqa: PLR0917  one parameter for each option
         _say(summary, len(findings), is_sample=sample < 1)
     if findings or not outside.keys:
         click.get_current_context().exit(_FINDINGS if findings else UNANCHORED)
+
+
+def _with_keys(config: Config, *, rows: bool) -> list[Finding]:
+    """What only whoever has the keys can see: who signs, and, if `rows`, whether rows of keyring and index are those
+    that were written."""
+    from coffer.archive.verify.report import Finding
+    from coffer.server.maintenance.deep_check import strange_signer
+    from coffer.server.maintenance.keyed_check import inspect_with_keys
+
+    found = [Finding(0, 0, None, what) for what in strange_signer(config)]
+    return [*found, *(inspect_with_keys(config) if rows else [])]
 
 
 def _start(since: str | None, folder: ArchiveFolder) -> Checkpoint | int | None:
@@ -164,6 +175,7 @@ def _summary(config: Config, options: Options, verifier: Verifier, total: int, s
         **{name: getattr(counts, name) for name in names},
         "sample": options.sample,
         "seed": options.seed,
+        "rows_with_key": options.level.name == "DECRYPT",
     }
 
 
@@ -189,6 +201,8 @@ def _say(summary: dict[str, Any], findings: int, *, is_sample: bool) -> None:
     output.say(output.plain(by))
     for concern in summary["degraded"]:
         output.say(output.plain(f"degraded: {concern}"))
+    if not summary["rows_with_key"]:
+        output.say("rows of keyring and index were not checked with a key: --level decrypt does that")
 
 
 def _row(finding: Finding) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`coffer keys audit`: whether the keyring is the one that belongs to this log, without any key."""
+"""`coffer keys audit`: whether the keyring is the one that belongs to this log."""
 
 from dataclasses import asdict
 
@@ -20,8 +20,9 @@ Examples:
 
 \b
 Finds a keyring that is cut, older than the log, of another archive, or that contains keys which were shredded or
-replaced, and a destroyed epoch whose secret is back. Needs no key, writes nothing, and may run beside a server. It
-reports which providers could not be reached, and therefore were not asked.
+replaced, a destroyed epoch whose secret is back, and rows that somebody altered, removed or put back. The last needs
+the key; without it the audit says so and does the rest. Writes nothing, and may run beside a server. It reports which
+providers could not be reached, and therefore were not asked.
 Exit codes: 0 no findings, 1 findings, others as for every command.""",
 )
 @archive_options()
@@ -52,5 +53,7 @@ def audit(chosen: Chosen) -> None:
         )
         if counts["unasked"]:
             output.say(f"not asked whether destroyed epochs are back: {', '.join(counts['unasked'])}")
+        if counts["unchecked"]:
+            output.say(f"not checked with the key whether rows were altered: {counts['unchecked']}")
     if findings:
         click.get_current_context().exit(_FINDINGS)

@@ -134,12 +134,11 @@ def recover(chosen: Chosen, shares: tuple[Path, ...], key_file: Path | None, off
     who, recovered = admitted.principal, read_shares(shares)
     target = (key_file or config.keys.key_file).absolute()
     with output.progress("opening every key", hidden=chosen.json) as bar:
-        proof, unrecorded = run(config, recovered, target, who, bar.advance)
+        proof = run(config, recovered, target, who, bar.advance)
     if chosen.json:
-        output.as_json({**_facts(recovered, proof), "recorded": unrecorded is None, "key_file": target})
+        output.as_json({**_facts(recovered, proof), "key_file": target})
         return
     _say(recovered, proof)
-    _say_unrecorded(unrecorded)
     output.say(f"Key epoch {proof.epoch} is now kept by the key file {target}.")
     output.say()
     if target != config.keys.key_file:

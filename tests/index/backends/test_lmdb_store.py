@@ -13,6 +13,7 @@ from coffer.index.backends.lmdb_store import LmdbRowStore
 from coffer.index.backends.row_store import Change
 from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.errors import UnavailableError
+from coffer.keys.memory.secret import Secret
 
 ROOT = Path(__file__).resolve().parents[3]
 READER = """
@@ -29,6 +30,7 @@ for line in sys.stdin:
 def store(tmp_path: Path) -> Iterator[LmdbRowStore]:
     """A store of a thousand rows and tokens, and one that was removed."""
     made = LmdbRowStore(tmp_path / "index")
+    made.authenticate(Secret(bytes(32)), os.urandom)
     rows: list[Change] = [("study", f"{n}".encode(), os.urandom(300)) for n in range(1000)]
     made.write(0, [*rows, *(("uid", f"u{n % 9}".encode(), f"{n}".encode()) for n in range(1000))])
     made.write(0, [("study", b"gone", b"REMOVED " * 40)])

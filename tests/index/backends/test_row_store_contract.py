@@ -1,5 +1,6 @@
 """The contract of `IndexRowStore`, held against every store, and through lost, late and reordered answers."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,10 @@ from coffer.index.backends.lmdb_store import LmdbRowStore
 from coffer.index.backends.memory_store import MemoryRowStore
 from coffer.index.backends.row_store import EPOCH_KEY, TABLES, Change, IndexRowStore
 from coffer.keys.errors import FencedError
+from coffer.keys.memory.secret import Secret
 from tests.index.backends.faulty import Asking, FaultyRowStore
 
+KEY = Secret(bytes(32))
 STORES: dict[str, Callable[[Path], IndexRowStore]] = {
     "lmdb": lambda folder: LmdbRowStore(folder, map_bytes=1 << 20),
     "memory": lambda _: MemoryRowStore(),
@@ -24,6 +27,7 @@ STORES: dict[str, Callable[[Path], IndexRowStore]] = {
 def inner(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IndexRowStore]:
     """Each store, empty."""
     made = STORES[request.param](tmp_path / "index")
+    made.authenticate(KEY, os.urandom)
     yield made
     assert made.complaint() is None
     made.close()
@@ -210,9 +214,11 @@ def test_writes_of_several_threads_are_all_made(inner: IndexRowStore) -> None:
 def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
     for epoch in (1, 2):
         store = LmdbRowStore(tmp_path / "index")
+        store.authenticate(KEY, os.urandom)
         store.write(epoch, [("study", key(epoch), b"row")])
         store.close()
     again = LmdbRowStore(tmp_path / "index")
+    again.authenticate(KEY, os.urandom)
     assert (again.count("study"), again.get("study", key(1))) == (2, b"row")
     with pytest.raises(FencedError):
         again.write(1, [])

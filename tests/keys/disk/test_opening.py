@@ -10,7 +10,9 @@ from coffer.keys.disk import durable, opening
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.disk.lock import ProcessLock, holder, is_foreign
 from coffer.keys.errors import IntegrityError, UnavailableError
+from coffer.keys.memory.secret import Secret
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
+from coffer.keys.store.sums import RowSums
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def test_a_database_is_that_of_the_files_that_were_looked_at(
 
     monkeypatch.setattr(lmdb, "open", swapped)
     store = LmdbKeyringStore(root / "keyring")
-    store.put([(b"Ka", b"b")])
+    assert store.begin([(b"Ka", bytes(12))], RowSums.under(Secret(bytes(32)), os.urandom))
     store.close()
     assert (tmp_path / "outside" / "file").read_bytes() == b"secret"
     monkeypatch.setattr(lmdb, "open", real)
@@ -159,7 +161,7 @@ def test_a_database_is_that_of_the_files_that_were_looked_at(
         LmdbKeyringStore(root / "keyring")
     lock_file.unlink()
     store = LmdbKeyringStore(root / "keyring")
-    assert store.get(b"Ka") == b"b"
+    assert store.get(b"Ka") == bytes(12)
     store.close()
 
 

@@ -26,9 +26,11 @@ from coffer.keys.errors import (
 )
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 from coffer.keys.store.keyring_store import scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
+from coffer.keys.store.sums import RowSums
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -152,6 +154,7 @@ import sys
 from pathlib import Path
 from coffer.keys.providers.key_file import KeyFileProvider
 from coffer.keys.keyring.keyring import Keyring
+from coffer.keys.memory.secret import Secret
 ring = Keyring.open(Path(sys.argv[1]), KeyFileProvider(Path(sys.argv[2])))
 while True:
     print(ring.new_study().key_id.hex(), flush=True)
@@ -284,6 +287,7 @@ def test_wrong_folders(keyring: Keyring, provider: KeyFileProvider, tmp_path: Pa
 
 def test_the_map_grows(tmp_path: Path) -> None:
     store = LmdbKeyringStore(tmp_path / "s", create=True, map_bytes=65536)
+    assert store.begin([], RowSums.under(Secret(bytes(32)), os.urandom))
     for start in range(0, 2000, 500):
         store.put([(b"K%08d" % i, bytes(140)) for i in range(start, start + 500)])
     assert len(scan(store, b"K")) == 2000

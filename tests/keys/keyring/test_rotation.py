@@ -21,10 +21,13 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.rotation import Rotated
 from coffer.keys.keyring.rows import STUDY_PREFIX
 from coffer.keys.mailbox import events
+from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import KeyFileProvider, generate_keyfile
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
+from coffer.keys.store.sums import RowSums
 from coffer.keys.values.epoch import EpochState
 from coffer.keys.values.waiting_event import WaitingEvent
+from tests.keyless import change, rows_of
 from tests.keys.left import left
 
 ARCHIVE_ID = bytes(range(16))
@@ -165,11 +168,7 @@ def test_another_process_rotates_while_keys_are_made_and_used(tmp_path: Path) ->
 def test_a_wrapped_key_put_under_another_study_stays_shut(tmp_path: Path) -> None:
     kcvs = make(tmp_path)
     first, second = list(kcvs)[:2]
-    store = LmdbKeyringStore(tmp_path / "keyring")
-    row = store.get(STUDY_PREFIX + first)
-    assert row is not None
-    store.put([(STUDY_PREFIX + second, row)])
-    store.close()
+    change(tmp_path / "keyring", {STUDY_PREFIX + second: rows_of(tmp_path / "keyring")[STUDY_PREFIX + first]})
     keyring = open_at(tmp_path)
     with pytest.raises(IntegrityError):
         keyring.study(second)
@@ -191,7 +190,8 @@ def test_after_a_rotation_an_old_key_file_does_not_open_the_keyring(tmp_path: Pa
 
 def test_the_store_pages_through_its_rows(tmp_path: Path) -> None:
     store = LmdbKeyringStore(tmp_path / "rows", create=True)
-    store.put([(b"K" + bytes((n,)), bytes((n,))) for n in range(10)] + [(b"J1", b""), (b"L1", b"")])
+    rows = [(b"K" + bytes((n,)), bytes((n,))) for n in range(10)] + [(b"J1", b""), (b"L1", b"")]
+    assert store.begin(rows, RowSums.under(Secret(bytes(32)), os.urandom))
     found: list[tuple[bytes, bytes]] = []
     after = b""
     step: Callable[[], list[tuple[bytes, bytes]]] = lambda: store.page(b"K", after, 3)  # noqa: E731

@@ -34,7 +34,8 @@ def founded(store: KeyringStore, provider: KeyFileProvider) -> Keyring:
     return Keyring(store, provider, os.urandom, clock_ms)
 
 
-def test_a_keyring_works_on_every_store(store: KeyringStore, provider: KeyFileProvider) -> None:
+def test_a_keyring_works_on_every_store(bare: KeyringStore, provider: KeyFileProvider) -> None:
+    store = bare
     keyring = founded(store, provider)
     keys = {(made := again(keyring.new_study)).key_id: made.dek.reveal() for _ in range(8)}
     gone, old = list(keys)[:2]

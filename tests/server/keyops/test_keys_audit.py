@@ -19,6 +19,7 @@ from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.values import waiting_event
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_for_service, open_writer
+from tests import keyless
 from tests.server.filled import copy_archive, run
 from tests.server.three_studies import UIDS, configure, put
 
@@ -58,9 +59,7 @@ def put_back(name: str) -> None:
 
 def change(put: list[tuple[bytes, bytes]], removed: list[bytes]) -> None:
     """Change rows as somebody would who knows the format, but not the keys."""
-    store = LmdbKeyringStore(Path("data/keyring"))
-    store.put(put, removed)
-    store.close()
+    keyless.change(Path("data/keyring"), {**dict.fromkeys(removed), **dict(put)})
 
 
 def rows_of(prefix: bytes) -> list[tuple[bytes, bytes]]:

@@ -1,0 +1,47 @@
+"""What one opened store knows of its rows: the keys of their sums, and which buckets of rows were found right by them.
+
+Rule: a bucket is checked before its first change, in the transaction of the change: nothing is written on top of rows
+that nobody wrote. It reads through functions that the store gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from coffer.keys.errors import UnavailableError
+from coffer.keys.store.sums import RowSums
+from coffer.keys.store.writes import Get, Walk, complaint_about, require_right
+
+__all__ = ["Trust"]
+
+Visit = Callable[[bytes, bytes], None]
+
+
+class Trust:
+    """The sums of one opened store. The store's own lock, or its transactions, keep `require` in turn."""
+
+    def __init__(self) -> None:
+        self._sums: RowSums | None = None
+        self._right: frozenset[int] = frozenset()  # buckets
+
+    def authenticate(self, sums: RowSums) -> None:
+        """Use these from now on."""
+        self._sums = sums
+
+    def sums(self) -> RowSums:
+        """Return them. Raises UnavailableError before `authenticate`."""
+        if self._sums is None:
+            raise UnavailableError("the keyring is open without its keys: its rows are read and not written")
+        return self._sums
+
+    def require(self, buckets: Iterable[int], get: Get, walk: Walk, *, again: bool = False) -> None:
+        """Raise IntegrityError unless these buckets are right, or were when they were first needed; with `again`, now.
+        `get` and `walk` read one state."""
+        new = frozenset(buckets) if again else frozenset(buckets) - self._right
+        if new:
+            require_right(new, get, walk, self.sums())
+            self._right |= new
+
+    def complaint(self, walk: Callable[[Visit], object]) -> str | None:
+        """Return how all rows differ from what is kept about them, or None; accidents only before `authenticate`."""
+        return complaint_about(walk, self._sums)
