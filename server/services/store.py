@@ -42,7 +42,7 @@ _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _NO_OTHER = "send an object under its own UIDs, at most 64 characters each"
 # A study that is shredded while its objects arrive gets a new key each time; a further version of an instance is sealed
 # again to name its predecessor, and once more for each other version that was committed meanwhile.
-_MOST_TRIES = 5
+_MOST_TRIES = 8
 
 
 class CommitPort(Protocol):

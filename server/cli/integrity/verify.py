@@ -87,6 +87,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
     from coffer.server.maintenance.deep_check import open_records
     from coffer.server.maintenance.offline import inspect_index, inspect_keyring
+    from coffer.server.maintenance.version_order import VersionOrder
 
     folder = ArchiveFolder.open(config.archive)
     total = total_bytes(folder.segment_store())
@@ -103,6 +104,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
             folder,
             options,
             open_records=partial(open_records, config),
+            comparison=VersionOrder() if depth is VerifyLevel.DECRYPT else None,
             remembered=seen.remembered,
             progress=lambda done: bar.advance(done, total),
         )
