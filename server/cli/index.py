@@ -37,7 +37,8 @@ def rebuild(chosen: Chosen) -> None:
     with output.progress("indexing", hidden=chosen.json) as bar, admitted.open_for_rebuild() as archive:
         archive.rebuild_index(bar.reach)
         stats = archive.stats()
-        contradictions = [each for found in conflicts(archive) for each in found.contradictions]
+        several = conflicts(archive) if stats.conflicts else ()  # it looks at every study
+        contradictions = [each for found in several for each in found.contradictions]
     seconds = time.monotonic() - started
     if chosen.json:
         counts = {"studies": stats.studies, "objects": stats.objects, "skipped": stats.skipped}

@@ -36,7 +36,7 @@ from coffer.server.maintenance.deep_check import open_records
 from coffer.server.maintenance.problems import conflicts
 from coffer.server.maintenance.version_order import VersionOrder
 from tests.promises.test_patients_apart import SC, STUDY, Archive, Thing, archive
-from tests.server.filled import free_port
+from tests.server.filled import free_port, run, told
 
 __all__ = ["archive"]
 
@@ -127,6 +127,11 @@ def test_a_rebuilt_index_serves_what_the_log_says_and_names_the_contradiction(ar
         (served,) = engine.index.locate({0x00080018: (SOP,)})
         assert served.version.seq == wrong.records[-1]
     assert contradictions(archive) == list(wrong.records)
+    file = archive.config.archive.parent / "coffer.toml"
+    file.write_text(f'archive = "{archive.config.archive}"\n[keys]\nkey_file = "{archive.config.keys.key_file}"\n')
+    assert told("index", "rebuild", "--config", str(file))["contradictions"] == list(wrong.contradictions)
+    assert run("verify", "--level", "decrypt", "--config", str(file), code=1).output.count("version order") == 2
+    assert "version order contradicts" in run("status", "--list", "--config", str(file)).output
 
 
 def test_versions_of_several_patients_are_one_chain_and_an_erasure_is_no_contradiction(archive: Archive) -> None:
