@@ -161,6 +161,8 @@ def apply_object(
             header.flags,
             meta.source_ae,
             meta.order,
+            meta.previous or b"",
+            meta.original or b"",
         )
     index.apply(version, header.study_key_id, entry)
 

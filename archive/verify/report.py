@@ -1,8 +1,10 @@
 """What to check in a segment, and what was found: the values that processes exchange when a log is verified.
 
-Rule: pure, and small enough to send: the report of a segment of any size has a few kilobytes, unless it is damaged.
+Rule: pure, and small enough to send: the report of a segment of any size has a few kilobytes, unless it is damaged or
+its objects were opened.
 """
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -20,6 +22,7 @@ from coffer.archive.store.segment_store import LOG, SealedSegment
 from coffer.archive.store.source import Source
 from coffer.archive.store.writer_lock import writer
 from coffer.archive.tree.subtree_range import Span
+from coffer.keys.buffer import Buffer
 
 
 class VerifyLevel(IntEnum):
@@ -33,10 +36,23 @@ class VerifyLevel(IntEnum):
 class OpenRecord(Protocol):
     """Opens a record's body and checks its contents; `read(offset, length)` returns bytes of the sealed body.
 
-    Raises IntegrityError if it is not what was sealed, ShreddedError or KeyUnavailableError if no key opens it.
+    Returns what has to be compared with what other records say, for the `Comparison` that belongs to it; empty if
+    nothing. Raises IntegrityError if it is not what was sealed, ShreddedError or KeyUnavailableError if no key opens
+    it.
     """
 
-    def __call__(self, header: RecordHeader, read: Callable[[int, int], bytes]) -> None: ...
+    def __call__(self, header: RecordHeader, read: Callable[[int, int], bytes]) -> bytes: ...
+
+
+class Comparison(Protocol):
+    """Compares what opened records say of each other, which nothing that checks single records can."""
+
+    def add(self, told: Buffer, lost: Sequence[int]) -> None:
+        """Take what `OpenRecord` returned for the records of a segment, joined, and the times (ms since 1970 UTC) in
+        the headers of its objects that could not be opened."""
+
+    def findings(self, *, is_whole: bool) -> Iterator["Finding"]:
+        """Yield what contradicts, once everything was added. Not `is_whole`: only what follows some record was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +157,5 @@ class Report:
     unopened: dict[bytes, list[int]] = field(default_factory=dict)  # missing key id: the records that only it opens
     shredded: set[bytes] = field(default_factory=set)  # ids of keys to be destroyed, by a record here
     superseded: set[bytes] = field(default_factory=set)  # ids of keys that were replaced, by a record here
+    told: bytearray = field(default_factory=bytearray)  # for a `Comparison`, as `lost`
+    lost: "array[int]" = field(default_factory=partial(array, "Q"))  # 3.11 does not subscript it

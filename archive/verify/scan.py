@@ -303,8 +303,10 @@ class _Scan:
         header = parse_header(raw)
         body = at + HEADER.size
         try:
-            self._open_record(header, lambda offset, length: self._source.read(body + offset, length))
+            told = self._open_record(header, lambda offset, length: self._source.read(body + offset, length))
             self.report.counts.opened += 1
+            self.report.told += told
+            return
         except (ShreddedError, KeyUnavailableError) as error:
             self.report.unopened.setdefault(header.study_key_id, []).append(header.seq)
             if isinstance(error, ShreddedError) and not isinstance(error, SupersededError):
@@ -313,6 +315,8 @@ class _Scan:
             self._found(body, header.seq, f"the body cannot be read: {error}")
         except IntegrityError as error:
             self._found(body, header.seq, f"the body does not open: {error}")
+        if header.kind == Kind.OBJECT:
+            self.report.lost.append(header.time_ms)
 
     def _next_record(self, at: int) -> int | None:
         """Where the next record begins: from the footer if there is one, else by searching."""

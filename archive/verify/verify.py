@@ -24,6 +24,7 @@ from coffer.archive.tree.checkpoint_history import last_checkpoint
 from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.verify.join import Claim, JoinedLog
 from coffer.archive.verify.report import (
+    Comparison,
     Counts,
     Finding,
     OpenRecord,
@@ -101,12 +102,14 @@ class Verifier:
         open_records: OpenRecords | None = None,
         remembered: Checkpoint | None = None,
         outside: Checkpoint | None = None,
+        comparison: Comparison | None = None,
         replacements: Mapping[int, SealedSegment] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """`remembered` is the last signed checkpoint that the keyring remembers, if a keyring is available, `outside`
         the one that the mark outside the folder names, if the archive must have come as far. `progress` is called with
-        numbers of bytes that add up to the whole log. VerifyLevel.DECRYPT needs `open_records`.
+        numbers of bytes that add up to the whole log. VerifyLevel.DECRYPT needs `open_records`, and gives what that
+        returns to `comparison`, unless only a share of the bodies is read.
 
         `replacements` are read in place of segments, to verify the log as it would be with them.
         """
@@ -115,6 +118,7 @@ class Verifier:
         self._folder = folder
         self._options = options
         self._open_records = open_records
+        self._comparison = comparison if options.sample >= 1 else None
         self._remembered = remembered
         self._outside = outside
         self._replacements = replacements or {}
@@ -148,8 +152,12 @@ class Verifier:
             tagged = report.tagged or tagged
             yield from report.findings
             yield from joined.add(report)
+            if self._comparison is not None:
+                self._comparison.add(report.told, report.lost)
         yield from joined.finish(numbers[-1] if numbers else 0)
         yield from self._untagged(tagged, joined.chain.next_seq, numbers[-1] if numbers else 0)
+        if self._comparison is not None:
+            yield from self._comparison.findings(is_whole=not self._since())
         if self._options.beside and not self._replacements:
             yield from check(self._folder, signed, self._since())
         gone, moved = joined.shredded, joined.superseded - joined.shredded

@@ -24,7 +24,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """Version 3. `received_ms` counts milliseconds since 1970 UTC; `file_meta` is group 0002 as received, if any.
 
     If the object was sealed again since, `order` is that of its first record and `original` the content id that it had
-    there. `previous` is the content id, as first stored, of the version that this one replaces, where that is stated.
+    there. `previous` is the content id, as first stored, of the version that was the newest when this one was stored.
     Of two versions of an instance the one with the higher order is newer.
     """
 

@@ -149,7 +149,7 @@ class KeyChange:
 
 
 def _version(version: Version, moved: Mapping[RecordId, Version]) -> Version:
-    """A version with its new place; its order is unchanged."""
+    """A version with its new place; its order is unchanged, and so is the content id by which others name it."""
     new = moved.get(version.id)
     if new is None:
         return version
@@ -164,4 +164,5 @@ def _version(version: Version, moved: Mapping[RecordId, Version]) -> Version:
         content_id=new.content_id,
         study_key_id=new.study_key_id,
         first=version.order,
+        original=version.first_content_id,
     )

@@ -27,8 +27,9 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
     """One stored data set of an instance and its place in the log. Lengths in bytes, times in ms since 1970 UTC.
 
     `time_ms` is the time in its record's header, `received_ms` when the object arrived. `first`: the order of the
-    object's first record, if it was sealed again since and this is a later one. `replaces`: whether it replaces the
-    version served before it.
+    object's first record, if it was sealed again since and this is a later one, and `original` its content id there.
+    `replaces`: whether it replaces the version served before it. `previous`: the content id, as first stored, of the
+    version that was the newest when this one was stored; empty if there was none.
     """
 
     log: int
@@ -46,6 +47,8 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
     first: Order | None = None
     source_ae: str = ""
     replaces: bool = True
+    previous: bytes = b""
+    original: bytes = b""
 
     @staticmethod
     def of(  # noqa: PLR0917  # the order of the record's own fields
@@ -58,9 +61,11 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
         flags: int,
         source_ae: str = "",
         first: Order | None = None,
+        previous: bytes = b"",
+        original: bytes = b"",
     ) -> Version:
-        """Return the version that a record at `position` with this time holds; `first`: of its first record, if that
-        was another one."""
+        """Return the version that a record at `position` with this time holds; `first` and `original`: of its first
+        record, if that was another one."""
         return Version(
             *position,
             time_ms,
@@ -71,6 +76,8 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
             int(flags),
             first=first,
             source_ae=source_ae,
+            previous=previous,
+            original=original,
         )
 
     @property
@@ -92,6 +99,11 @@ class Version(msgspec.Struct, frozen=True, array_like=True):
     def order(self) -> Order:
         """The order of the object's first record: it decides which version is newer, even after a rekey."""
         return self.first or self.recorded
+
+    @property
+    def first_content_id(self) -> bytes:
+        """The content id in the object's first record, by which the next version names this one."""
+        return self.original or self.content_id
 
 
 def served(versions: Iterable[Version]) -> Version:

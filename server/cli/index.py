@@ -22,24 +22,31 @@ Examples:
 
 \b
 Needs the key file; stop the server first. The old index is removed unread, damaged or not. Nothing is lost if it is
-interrupted: run it again. Exit code 3 if objects could not be read; a server tries them again."""
+interrupted: run it again. Exit code 3 if objects could not be read; a server tries them again. Versions of an object
+whose order contradicts what they say of each other are named, and served as the log has them."""
 )
 @archive_options()
 @json_option
 @click.pass_obj
 def rebuild(chosen: Chosen) -> None:
     """Delete the index and rebuild it from every record of the log."""
+    from coffer.server.maintenance.problems import conflicts
+
     started = time.monotonic()
     admitted = chosen.existing(Action.REINDEX)
     with output.progress("indexing", hidden=chosen.json) as bar, admitted.open_for_rebuild() as archive:
         archive.rebuild_index(bar.reach)
         stats = archive.stats()
+        several = conflicts(archive) if stats.conflicts else ()  # it looks at every study
+        contradictions = [each for found in several for each in found.contradictions]
     seconds = time.monotonic() - started
     if chosen.json:
         counts = {"studies": stats.studies, "objects": stats.objects, "skipped": stats.skipped}
-        output.as_json({**counts, "seconds": round(seconds, 3)})
+        output.as_json({**counts, "seconds": round(seconds, 3), "contradictions": contradictions})
     else:
         output.say(f"{stats.objects} objects in {stats.studies} studies indexed ({seconds:.1f} s)")
+        for each in contradictions:
+            output.say(output.plain(each))
     if stats.skipped:
         raise IntegrityError(
             f"{stats.skipped} objects could not be read or opened and are not in the index",

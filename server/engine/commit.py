@@ -44,7 +44,8 @@ class Sealed(Struct, frozen=True, array_like=True):
 
     `data_bytes` is its data set's length, `received_ms` counts from 1970 UTC, `started` is a reading of the machine's
     monotonic clock in seconds, at its first byte. `body_sha256` is the hash of a body in a file, which the log checks;
-    for a body in memory it is empty, and the log computes it.
+    for a body in memory it is empty, and the log computes it. `previous` is what the object's meta says of its
+    predecessor: the content id, as first stored, of the newest version of the instance; empty if there is none.
     """
 
     key_id: bytes
@@ -57,15 +58,18 @@ class Sealed(Struct, frozen=True, array_like=True):
     started: float
     source_ae: str
     entry: InstanceEntry
+    previous: bytes = b""
 
 
 class Committed(Struct, frozen=True, array_like=True):
-    """How a commit ended: the record's number, whether the same bytes were already stored, or that the key is stale, no
-    longer that of the object's part: then nothing was written and the object must be sealed again."""
+    """How a commit ended: the record's number, whether the same bytes were already stored, or that the object is stale:
+    then nothing was written and it must be sealed again. Without `previous` its key is no longer that of its part; with
+    it the key is still right, and this is the predecessor that the object must name (empty: none)."""
 
     seq: int = -1
     duplicate: bool = False
     stale: bool = False
+    previous: bytes | None = None
 
 
 class Parcel(NamedTuple):
@@ -208,13 +212,15 @@ class Committer:
 
 
 class _Newest(NamedTuple):
-    """The newest version of an instance: its part, and its entry in the batch or record in the log."""
+    """The newest version of an instance: its part, its entry in the batch or record in the log, and its content id as
+    first stored."""
 
     part: PartId
     content_id: bytes
     transfer_syntax: str
     at: int
     is_new: bool
+    first_content_id: bytes
 
 
 class _Batch:
@@ -245,7 +251,7 @@ class _Batch:
             if covers:
                 version = Version.of(
                     position, time_ms, sealed.content_id, sealed.transfer_syntax, sealed.data_bytes,
-                    sealed.received_ms, sealed.flags, sealed.source_ae,
+                    sealed.received_ms, sealed.flags, sealed.source_ae, previous=sealed.previous,
                 )  # fmt: skip
                 self._index.accept(version, sealed.key_id, sealed.entry, covers=covers, tip=log.tip)
             results.append(Committed(position.seq, duplicate=not covers))
@@ -261,6 +267,10 @@ class _Batch:
         newest = self._newest(sealed)
         if newest is not None and newest[:3] == (part, sealed.content_id, sealed.transfer_syntax):
             return (newest.at, 0) if newest.is_new else Committed(newest.at, duplicate=True)
+        # Objects are sealed without asking; only a further version is sealed a second time, to name its predecessor.
+        previous = newest.first_content_id if newest is not None else b""
+        if sealed.previous != previous:
+            return Committed(stale=True, previous=previous)
         covers = 1
         if not self._is_announced(part, claim):
             try:
@@ -273,13 +283,15 @@ class _Batch:
             self.changes.append(_NewVersion(newest.part != part, self._index.rules.replaces(sealed.source_ae), sealed))
         at = len(self._entries)
         self._entries.append(Entry(Kind.OBJECT, sealed.key_id, sealed.flags, sealed.content_id, parcel.body))
-        self._new[_instance(sealed)] = _Newest(part, sealed.content_id, sealed.transfer_syntax, at, True)
+        content_id = sealed.content_id
+        self._new[_instance(sealed)] = _Newest(part, content_id, sealed.transfer_syntax, at, True, content_id)
         return at, covers
 
     def _newest(self, sealed: Sealed) -> _Newest | None:
-        """The version that this object may duplicate: the newest of the batch, else of the archive.
+        """The version that this object may duplicate, and else names: the newest of the batch, else of the archive.
 
-        An index that answers wrongly, because it was lost or planted, costs a second version of the same bytes.
+        An index that answers wrongly, because it was lost or planted, costs a second version of the same bytes, or a
+        predecessor that `coffer verify --level decrypt` reports.
         """
         instance = _instance(sealed)
         if (new := self._new.get(instance)) is not None:
@@ -288,7 +300,8 @@ class _Batch:
         if found is None:
             return None
         part, version = found
-        return _Newest(part, version.content_id, version.transfer_syntax, version.seq, False)
+        syntax, first = version.transfer_syntax, version.first_content_id
+        return _Newest(part, version.content_id, syntax, version.seq, False, first)
 
     def _is_announced(self, part: PartId, claim: Claim) -> bool:
         """Whether the log, or this batch, has the record that announces a claim's key.

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from coffer.archive.format.record import Flags, Kind
 from coffer.index.dicom.attributes import STUDY_UID
 from coffer.index.instance.object_meta import ObjectMeta
+from coffer.index.instance.succession import Succeeding, broken
 from coffer.index.tables.rows import Version
 from coffer.keys.errors import CofferError, SupersededError
-from coffer.keys.keyring import rekey
+from coffer.keys.keyring import rekey, shred
 from coffer.server.engine.archive import ReadableArchive
+from coffer.server.maintenance.version_order import contradiction
 
 __all__ = ["Conflict", "Unindexed", "conflicts", "unindexed"]
 
@@ -28,11 +30,13 @@ class Unindexed:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An instance that was received in several versions: its UIDs, and the record of each, newest last."""
+    """An instance that was received in several versions: its UIDs, the record of each, newest last, and what is wrong
+    with their order."""
 
     study_uid: str
     sop_instance: str
     records: tuple[int, ...]
+    contradictions: tuple[str, ...] = ()
 
 
 def unindexed(archive: ReadableArchive) -> Iterator[Unindexed]:
@@ -53,16 +57,23 @@ def unindexed(archive: ReadableArchive) -> Iterator[Unindexed]:
 
 
 def conflicts(archive: ReadableArchive) -> Iterator[Conflict]:
-    """Yield every instance with several versions, in any part of its study; `coffer versions` shows the one served."""
+    """Yield every instance with several versions, in any part of its study; `coffer versions` shows the one served.
+
+    Versions that do not name the one before them contradict the log's order. Where any key was destroyed, one may name
+    a version that is gone: only `coffer verify --level decrypt` knows where in the log that can be.
+    """
+    is_lost = bool(shred.tombstones(archive.keyring))
     uids = dict.fromkeys(str(row[STUDY_UID][0]) for row in archive.index.query("STUDY", {STUDY_UID: ()}, "study"))
     for uid in uids:
         if not any(part.superseded for part in archive.index.parts(uid)):
             continue
         for found in archive.index.locate({STUDY_UID: (uid,)}):
             chain = [
-                each.located.version.seq
+                each.located.version
                 for each in archive.index.versions(found.sop_instance)
                 if (each.located.study_uid, each.located.series_uid) == (uid, found.series_uid)
             ]
             if len(chain) > 1:
-                yield Conflict(uid, found.sop_instance, tuple(chain))
+                links = (Succeeding(v.order, v.seq, v.first_content_id, v.previous) for v in chain)
+                wrong = tuple(f"record {b.seq}: {contradiction(b)}" for b in broken(links, lambda *_: is_lost))
+                yield Conflict(uid, found.sop_instance, tuple(v.seq for v in chain), wrong)

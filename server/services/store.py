@@ -40,7 +40,9 @@ _log = get_logger()
 _LONGEST_UID = 64  # PS3.5 9.1
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _NO_OTHER = "send an object under its own UIDs, at most 64 characters each"
-_MOST_TRIES = 4  # a study that is shredded while its objects arrive gets a new key each time
+# A study that is shredded while its objects arrive gets a new key each time; a further version of an instance is sealed
+# again to name its predecessor, and once more for each other version that was committed meanwhile.
+_MOST_TRIES = 8
 
 
 class CommitPort(Protocol):
@@ -62,7 +64,8 @@ class CommitPort(Protocol):
     def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         """Store an object; on return it is durable and can be found. Raises UnavailableError.
 
-        The caller keeps a SealedFile; memory is what `memory` returned last, and must not be used afterwards.
+        Where the result is stale, nothing was stored: the caller seals the object again, as `Committed` says. It keeps
+        a SealedFile; memory is what `memory` returned last, and must not be used afterwards.
         """
 
 
@@ -130,12 +133,16 @@ class IncomingObject:
         entry = extract(header, Identity(self._request.sop_class, self._request.sop_instance))
         self._draft.finish(entry.layout)
         part = self._rules.part_of(entry, self._request.caller.ae_title)
+        previous = b""  # nearly every object is a first version, and asking would cost each of them a round trip
         for _ in range(_MOST_TRIES):
-            done = self._commit(header, entry, self._port.study_key(part))
+            done = self._commit(header, entry, self._port.study_key(part), previous)
             if not done.stale:
                 break
+            previous = previous if done.previous is None else done.previous
         else:
-            raise UnavailableError("the study's key kept changing", hint="send the object again")
+            raise UnavailableError(
+                "the study's key, or the newest version of the instance, kept changing", hint="send the object again"
+            )
         if is_verbose():
             _log.debug(
                 "an object was stored",
@@ -167,7 +174,8 @@ class IncomingObject:
         if offending:
             raise MismatchError("SOP UIDs of command and data set differ", hint=_NO_OTHER, offending=offending)
 
-    def _commit(self, header: DataSetHeader, entry: InstanceEntry, key: StudyKey) -> Committed:
+    def _commit(self, header: DataSetHeader, entry: InstanceEntry, key: StudyKey, previous: bytes) -> Committed:
+        """Seal the object, naming the content id of the version before it (empty: none), and commit it."""
         request, now = self._request, clock_ms()
         content_id = hmac_sha256(key.cid, self._draft.sha256())
         meta = ObjectMeta(
@@ -179,6 +187,7 @@ class IncomingObject:
             received_ms=now,
             file_meta=request.file_meta,
             preamble=request.preamble,
+            previous=previous or None,
         )
         body = self._intake.seal(
             key, content_id, meta.encode(), self._draft, self._port.memory, lambda: self._require(key)
@@ -194,6 +203,7 @@ class IncomingObject:
             self._started,
             request.caller.ae_title,
             entry,
+            previous,
         )
         try:
             return self._port.commit(sealed, body)

@@ -114,6 +114,7 @@ def _require_body(sealed: Sealed, length: int, path: str, limits: Limits) -> Non
 
 def _require_sealed(sealed: Sealed, limits: Limits, now: Now) -> None:
     _require((len(sealed.key_id), len(sealed.content_id)) == (_ID, _HASH), "an id of the wrong length")
+    _require(len(sealed.previous) in {0, _HASH}, "an id of the wrong length")
     _require(sealed.flags in {0, Flags.UNINDEXED}, "unknown flags")
     _require(0 <= sealed.data_bytes <= limits.max_object_bytes, "a data set of an impossible size")
     _require(abs(sealed.received_ms - now.clock_ms) <= _WRONG_CLOCK_MS, "a time of receipt other than now")

@@ -124,7 +124,7 @@ class _RemoteCommitPort:
 
     def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
         done = self._line.commit(sealed, body)
-        if done.stale:
+        if done.stale and done.previous is None:
             self._held.drop()
         return done
 

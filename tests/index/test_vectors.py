@@ -26,7 +26,7 @@ def test_the_second_reader_reads_it() -> None:
     assert instance[0] == make_index.SOP
     assert instance[2:4] == [study[2][0], {0x00080060: ["CT"]}]
     assert instance[5][0][:7] == [0, 0, 1, 256, 4096, 1_700_000_000_001, bytes([3]) * 32]
-    assert instance[5][0][12:] == [None, "SCU", True]
+    assert instance[5][0][12:] == [None, "SCU", True, b"", b""]
     assert instance[6] is True
     assert reader_index.skipped(golden["tables"]) == [(0, 3), (0, 5), (0, 6), (2, 7)]
     assert reader_index.applied(golden["tables"]) == {

@@ -97,6 +97,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     from coffer.server.anchor.trust import Outside
     from coffer.server.maintenance.deep_check import open_records
     from coffer.server.maintenance.offline import inspect_index, inspect_keyring
+    from coffer.server.maintenance.version_order import VersionOrder
 
     folder = ArchiveFolder.open(config.archive)
     total = total_bytes(folder.segment_store())
@@ -104,8 +105,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     if sample < 1 and depth is VerifyLevel.HEADERS:
         raise click.UsageError("--sample is a share of the bodies: choose --level bodies or decrypt")
     seed = seed if seed is not None else int.from_bytes(os.urandom(4), "big")
-    jobs = jobs or (min(os.cpu_count() or 1, 4) if total > _SMALL else 1)
-    options = Options(depth, _start(since, folder), sample, seed, jobs)
+    options = Options(depth, _start(since, folder), sample, seed, jobs or _jobs_for(total))
     started, findings = time.monotonic(), []
     outside = Outside.of(config, folder, vkey)
     with output.progress("verifying", hidden=chosen.json or json_lines, in_bytes=True) as bar:
@@ -114,6 +114,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
             folder,
             options,
             open_records=partial(open_records, config),
+            comparison=VersionOrder() if depth is VerifyLevel.DECRYPT else None,
             remembered=seen.remembered,
             outside=outside.mark.checkpoint if outside.mark and not is_copy else None,
             progress=lambda done: bar.advance(done, total),
@@ -136,6 +137,11 @@ def verify(  # noqa: PLR0917  one parameter for each option
         _say(summary, len(findings), is_sample=sample < 1)
     if findings or not outside.keys:
         click.get_current_context().exit(_FINDINGS if findings else UNANCHORED)
+
+
+def _jobs_for(total: int) -> int:
+    """How many processes share so many bytes."""
+    return min(os.cpu_count() or 1, 4) if total > _SMALL else 1
 
 
 def _with_keys(config: Config, *, rows: bool) -> list[Finding]:

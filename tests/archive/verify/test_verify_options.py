@@ -190,7 +190,7 @@ def opener() -> Iterator[OpenRecord]:
 
     is_open = True
 
-    def check(header: RecordHeader, read: Callable[[int, int], bytes]) -> None:
+    def check(header: RecordHeader, read: Callable[[int, int], bytes]) -> bytes:
         assert is_open, "what opens was closed before the last record"
         assert read(0, header.body_len) == body_of(header.seq)
         if header.seq == 5:
@@ -199,6 +199,7 @@ def opener() -> Iterator[OpenRecord]:
             raise ShreddedError("gone")
         if header.seq in {7, 8}:
             raise KeyUnavailableError("no row")
+        return b""
 
     try:
         yield check
@@ -228,9 +229,10 @@ def test_a_missing_key_that_a_record_says_was_destroyed_is_no_finding(ten: Small
 
     @contextmanager
     def lacking() -> Iterator[OpenRecord]:
-        def check(header: RecordHeader, read: Callable[[int, int], bytes]) -> None:
+        def check(header: RecordHeader, read: Callable[[int, int], bytes]) -> bytes:
             if header.seq in {7, 8}:
                 raise KeyUnavailableError("no row")
+            return b""
 
         yield check
 

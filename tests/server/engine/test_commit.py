@@ -128,9 +128,10 @@ def test_twins_in_one_batch_are_stored_once(engine: WritableArchive) -> None:
 @pytest.mark.parametrize("together", [True, False])
 def test_only_the_newest_version_has_duplicates(engine: WritableArchive, together: bool) -> None:
     """A, B, A: the last one counts. The same bytes under another transfer syntax are another version too."""
-    first, other = parcels(engine, "1.2.3", 1), parcels(engine, "1.2.3", 1, PatientComments="corrected")
-    again = _with(first[0].sealed, transfer_syntax="1.2.840.10008.1.2.4.70")
-    sent = [first[0], other[0], first[0], first[0], Parcel(again, first[0].body)]
+    (first,), (other,) = parcels(engine, "1.2.3", 1), parcels(engine, "1.2.3", 1, PatientComments="corrected")
+    back = _naming(first, other)
+    coded = Parcel(_with(first.sealed, transfer_syntax="1.2.840.10008.1.2.4.70"), first.body)
+    sent = [first, _naming(other, first), back, back, _naming(coded, first)]
     with capture_logs() as lines:
         if together:
             done = services(engine).committer.commit(sent)
@@ -155,7 +156,7 @@ def test_two_patients_under_one_study_uid_have_two_keys_and_are_told(engine: Wri
     theirs = parcels(engine, "1.2.3", 1, PatientID="ANOTHER")
     assert mine[0].sealed.key_id != theirs[0].sealed.key_id
     with capture_logs() as lines:
-        services(engine).committer.commit([mine[0], theirs[0]])
+        services(engine).committer.commit([mine[0], _naming(theirs[0], mine[0])])
         services(engine).committer.commit([mine[1]])
     events = [line["event"] for line in lines if line["log_level"] == "warning"]
     assert events == [
@@ -210,6 +211,35 @@ def test_what_was_sealed_under_another_key_is_not_stored(engine: WritableArchive
     (result,) = services(engine).committer.commit([wrong])
     assert result == Committed(stale=True)
     assert engine.log.next_seq == 0
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_version_that_does_not_name_the_newest_before_it_is_not_stored(
+    engine: WritableArchive, together: bool
+) -> None:
+    """It is told which one that is, in the log or before it in the batch, and may try as often as others are faster."""
+    (one,), (two,) = parcels(engine, "1.2.3", 1), parcels(engine, "1.2.3", 1, PatientComments="2")
+    (three,) = parcels(engine, "1.2.3", 1, PatientComments="3", PatientID="ANOTHER")
+    commit = services(engine).committer.commit
+    first, late = commit([one, two]) if together else [*commit([one]), *commit([two])]
+    assert first == Committed(1)
+    assert late == Committed(stale=True, previous=one.sealed.content_id)
+    assert commit([_naming(three, one)])[0].seq > 1
+    assert commit([_naming(two, one)]) == [Committed(stale=True, previous=three.sealed.content_id)]
+    assert commit([_naming(two, three)])[0].seq > 1
+    chain = [each.located.version for each in engine.index.versions("1.2.3.1.0")]
+    assert [each.previous for each in chain] == [b"", one.sealed.content_id, three.sealed.content_id]
+
+
+def test_a_first_version_that_names_another_is_not_stored(engine: WritableArchive) -> None:
+    (one,), (two,) = parcels(engine, "1.2.3", 1), parcels(engine, "1.2.3", 1, PatientComments="2")
+    assert services(engine).committer.commit([_naming(one, two)]) == [Committed(stale=True, previous=b"")]
+    assert engine.log.next_seq == 0
+
+
+def _naming(parcel: Parcel, before: Parcel) -> Parcel:
+    """The same, as if it were sealed with the name of the version before it."""
+    return Parcel(_with(parcel.sealed, previous=before.sealed.content_id), parcel.body)
 
 
 def _with(sealed: Sealed, **changes: object) -> Sealed:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from coffer.archive.format.entry import SealedFile
 from coffer.index.instance.identity import PartId
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.errors import ShreddedError, UnavailableError
 from coffer.keys.keyring.shred import schedule
 from coffer.server.access.principal import Principal
 from coffer.server.dimse.protocol.status import OUT_OF_RESOURCES, status_of
+from coffer.server.engine.commit import Committed, Sealed
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.services.api import StoreRequest
 from coffer.server.workers import messages as m
@@ -40,15 +42,20 @@ class Clock:
 
 
 class CountingLine(Line):
-    """A line that keeps what was asked."""
+    """A line that keeps what was asked, and counts what was sent to be committed."""
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire)
         self.asked: list[m.Request] = []
+        self.commits = 0
 
     def ask(self, request: m.Request, kind: type[Any]) -> Any:
         self.asked.append(request)
         return super().ask(request, kind)
+
+    def commit(self, sealed: Sealed, body: memoryview | SealedFile) -> Committed:
+        self.commits += 1
+        return super().commit(sealed, body)
 
 
 @pytest.fixture
@@ -195,6 +202,22 @@ def test_an_object_that_takes_longer_than_a_lease_is_stored(
     site.stored += 1
     assert sum(isinstance(each, m.Renew) for each in line.asked) > 4
     assert site.engine.stats().objects == site.stored
+
+
+def test_only_a_further_version_is_sent_twice_and_neither_asks_for_the_key_again(
+    site: Site, services: RemoteServices, line: CountingLine
+) -> None:
+    study = f"1.2.77.{next(_studies)}"
+    sent = []
+    for _ in range(3):
+        before = line.commits
+        assert store(services, study) == 0
+        sent.append(line.commits - before)
+    site.stored += 3
+    assert sent == [1, 2, 2]
+    assert [type(each) for each in line.asked] == [m.StudyKeyFor]
+    versions = [each.located.version for each in site.engine.index.versions(f"{study}.1.1")]
+    assert [each.previous for each in versions] == [b"", *(each.content_id for each in versions[:-1])]
 
 
 @pytest.mark.parametrize("why", ["shredded", "contact lost"])

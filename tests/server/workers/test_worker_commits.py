@@ -61,6 +61,7 @@ LIES: list[Callable[[Sealed], Sealed]] = [
     changed(data_bytes=1 << 62),
     changed(key_id=b"short"),
     changed(content_id=bytes(33)),
+    changed(previous=bytes(16)),
     changed(body_sha256=bytes(32)),
     changed(body_sha256=bytes(3)),
     changed(flags=2),
@@ -238,9 +239,12 @@ def test_what_is_hashed_is_what_is_written_however_the_memory_changes(site: Site
     def commit(sealed: Sealed, body: memoryview) -> None:
         fd = evil.line._memory.take_unsent()
         for number in range(40):
-            lie = msgspec.structs.replace(sealed, content_id=number.to_bytes(32, "big"))
+            before = (number - 1).to_bytes(32, "big") if number else b""
+            lie = msgspec.structs.replace(sealed, content_id=number.to_bytes(32, "big"), previous=before)
             evil.send(m.Commit(lie, 100_000, ""), fds=() if number or fd is None else (fd,))
-            assert isinstance(m.decode_reply(evil.wire.receive()), m.Done)
+            done = m.decode_reply(evil.wire.receive())
+            assert isinstance(done, m.Done)
+            assert not done.committed.stale
             sent.append(number)
 
     evil.instead("1.2.8", commit)
