@@ -12,6 +12,7 @@ from typing import Final, Self
 
 import msgspec
 
+from coffer.archive.format.entry import OWN_LOG
 from coffer.archive.format.record import Kind, RecordHeader, parse_header
 from coffer.archive.tree.checkpoint import verified_checkpoint
 from coffer.archive.tree.key_history import KeyHistory
@@ -34,8 +35,8 @@ __all__ = [
     "runs",
 ]
 
-EFFECTIVE: Final = "coffer/erasure/v2"
-SCHEDULED: Final = "coffer/scheduled-erasure/v2"
+EFFECTIVE: Final = "coffer/erasure/v3"
+SCHEDULED: Final = "coffer/scheduled-erasure/v3"
 TITLES: Final = {
     EFFECTIVE: "ERASED: the keys of this study are destroyed, and so is everything that ever opened their epochs.",
     SCHEDULED: "NOT ERASED YET: a shred is scheduled. Older copies of the keys may still open this study.",
@@ -121,10 +122,12 @@ class RecordProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A certificate's fields in the order in which they are written; `effective_ms` is None while only scheduled."""
+    """A certificate's fields in the order in which they are written; `effective_ms` is None while only scheduled. All
+    records that it names are of one log."""
 
     type: str
     archive: str
+    log: int
     issued_ms: int
     officer: str
     account: str
@@ -184,6 +187,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def check(self, vkey: str) -> None:
         """Raise IntegrityError unless its statements are consistent and its records are under its checkpoint."""
+        _must(self.log == OWN_LOG, "its records are of another log")
         heads = self._proved(vkey)
         named = {each.record for each in self.steps} | {each.record for each in self.keys}
         named |= {each.record for epoch in self.epochs for each in epoch.openers if each.record is not None}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from coffer.archive.format.entry import OWN_LOG
 from coffer.archive.format.merkle import leaf_hash
 from coffer.archive.format.record import parse_header
 from coffer.archive.store.folder import ArchiveFolder
@@ -20,8 +21,8 @@ from coffer.archive.tree.tiles import Tiles
 from coffer.keys.crypto.signing import body_of
 from coffer.keys.errors import FormatError, HistoryError, InputError, IntegrityError
 
-INCLUSION: Final = "coffer/inclusion/v1"
-CONSISTENCY: Final = "coffer/consistency/v1"
+INCLUSION: Final = "coffer/inclusion/v2"
+CONSISTENCY: Final = "coffer/consistency/v2"
 MAX_BYTES: Final = 1 << 20
 _HINT = "run coffer verify: it reports what is damaged"
 
@@ -68,6 +69,7 @@ class Inclusion:
         return _json(
             {
                 "type": INCLUSION,
+                "log": OWN_LOG,
                 "record": self.record.hex(),
                 "index": parse_header(self.record).seq,
                 "size": parse_checkpoint(body_of(self.note)).size,
@@ -123,6 +125,7 @@ class Consistency:
         return _json(
             {
                 "type": CONSISTENCY,
+                "log": OWN_LOG,
                 "old_size": parse_checkpoint(body_of(self.old)).size,
                 "new_size": parse_checkpoint(body_of(self.new)).size,
                 "hashes": [step.hex() for step in self.path],

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from verify_coffer import Archive, Keys, must, number, sha256
 
-EFFECTIVE, SCHEDULED = "coffer/erasure/v2", "coffer/scheduled-erasure/v2"
+EFFECTIVE, SCHEDULED = "coffer/erasure/v3", "coffer/scheduled-erasure/v3"
 TITLES = {
     EFFECTIVE: "ERASED: the keys of this study are destroyed, and so is everything that ever opened their epochs.",
     SCHEDULED: "NOT ERASED YET: a shred is scheduled. Older copies of the keys may still open this study.",
@@ -38,8 +38,9 @@ KEY.update({"record": int, "objects": str})
 OPENER = {"kind": str, "id": str, "name": str, "receipt_ms": OR_NULL, "effective_ms": OR_NULL, "record": OR_NULL}
 OPENER.update({"caveat": str})
 EPOCH = {"epoch": int, "openers": [OPENER]}
-FIELDS = {"type": str, "archive": str, "issued_ms": int, "officer": str, "account": str, "study": str, "study_uid": str}
-FIELDS.update({"reason": str, "request": str, "steps": [STEP], "scheduled_ms": int, "backups_until_ms": int})
+FIELDS = {"type": str, "archive": str, "log": int, "issued_ms": int, "officer": str, "account": str}
+FIELDS.update({"study": str, "study_uid": str, "reason": str, "request": str, "steps": [STEP]})
+FIELDS.update({"scheduled_ms": int, "backups_until_ms": int})
 FIELDS.update({"effective_ms": OR_NULL, "keys": [KEY], "epochs": [EPOCH]})
 FIELDS.update({"proofs": [{"record": str, "hashes": [str]}], "checkpoint": str, "endorsements": [str]})
 FIELDS.update({"not_promised": [str]})
@@ -64,7 +65,8 @@ def check_proof(told, vkey):
     """What a proof of FORMAT.md proves to who trusts a verifier key, as a sentence. Raises ValueError."""
     key = Keys(vkey, [each.encode() for each in told["endorsements"]])
     steps = [bytes.fromhex(step) for step in told["hashes"]]
-    if told["type"] == "coffer/inclusion/v1":
+    must(told["log"] == 0, "it is of another log")
+    if told["type"] == "coffer/inclusion/v2":
         record, (size, root) = bytes.fromhex(told["record"]), key.open(told["checkpoint"].encode())
         index = number(record[8:16])
         must(len(record) == 160 and (index, size) == (told["index"], told["size"]) and index < size, "numbers differ")
@@ -73,7 +75,7 @@ def check_proof(told, vkey):
         )
         return f"record {index}, body SHA-256 {record[84:116].hex()}, is one of the {size} records of {key.name}"
     (old, before), (new, after) = key.open(told["old"].encode()), key.open(told["new"].encode())
-    must((told["type"], told["old_size"], told["new_size"]) == ("coffer/consistency/v1", old, new), "sizes differ")
+    must((told["type"], told["old_size"], told["new_size"]) == ("coffer/consistency/v2", old, new), "sizes differ")
     if old in (0, new) or old > new:
         proved = not steps and old <= new and before == (after if old else sha256())
     else:
@@ -112,7 +114,7 @@ def read(note, vkey):
     is_one_form = text == json.dumps(told, indent=1, ensure_ascii=False)
     must(is_one_form and TITLES.get(told["type"]) == title, "the certificate is not in canonical form")
     must(told["not_promised"] == NOT_PROMISED, "it promises more, or less, than a certificate does")
-    must(told["archive"] == key.name, "it is of another archive")
+    must(told["archive"] == key.name and told["log"] == 0, "it is of another archive or log")
     return told, key
 
 

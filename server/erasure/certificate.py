@@ -16,6 +16,7 @@ from coffer.archive.events.event import Event
 from coffer.archive.events.officer import Officer
 from coffer.archive.events.recorded import Occurrence
 from coffer.archive.events.shreds import CertificateIssued, StudyShredded
+from coffer.archive.format.entry import OWN_LOG
 from coffer.archive.tree.certificate import (
     EFFECTIVE,
     SCHEDULED,
@@ -199,6 +200,7 @@ class Certifier:
         return Certificate(
             type=EFFECTIVE if is_effective else SCHEDULED,
             archive=self._archive.folder.origin,
+            log=OWN_LOG,
             issued_ms=clock_ms(),
             officer=self._by.name,
             account=self._by.account,
