@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from coffer.archive.commit.commit_log import CommitLog, Group, LogEnd
@@ -15,6 +16,7 @@ from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.store.memory_segments import MemorySegments
 from coffer.archive.store.segment_store import LOG
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.archive.verify.verify import Verifier
 from coffer.keys.disk.lock import this_process
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
@@ -78,7 +80,9 @@ class Place:
 
 def _archive(path: Path) -> ArchiveFolder:
     ArchiveFolder.prepare(path)
-    ArchiveFolder(path, bytes(range(16)), ORIGIN, SIGNER.vkey(ORIGIN)).commit()
+    folder = ArchiveFolder(path, bytes(range(16)), ORIGIN, SIGNER.vkey(ORIGIN))
+    begin(folder, partial(SIGNER.sign_note, ORIGIN))
+    folder.commit()
     return ArchiveFolder.open(path)
 
 

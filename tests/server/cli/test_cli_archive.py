@@ -67,7 +67,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("coffer.toml").write_text(
         f"archive = 'data'\n[dimse]\nport = {free_port()}\n[http]\nport = {free_port()}\n[storage]\nreserve_bytes = 0\n"
     )
-    run("init")
+    run("init", "--yes-same-disk")
     return tmp_path / "data"
 
 
@@ -96,14 +96,14 @@ def test_init_says_where_the_key_file_is_and_never_runs_twice(archive: Path) -> 
     key = archive.with_name("data.key")
     assert key.stat().st_mode & 0o777 == 0o600
     before = key.read_bytes()
-    done = run("init", code=11)
+    done = run("init", "--yes-same-disk", code=11)
     assert done.stderr.startswith("error: ")
     assert "remedy: " in done.stderr
     assert key.read_bytes() == before
-    elsewhere = told("--archive", "other", "init")
+    elsewhere = told("--archive", "other", "init", "--yes-same-disk")
     assert elsewhere["key_file_made"] is True
     assert Path(str(elsewhere["key_file"])).exists()
-    assert "you lose every object" in run("init", "--archive", "third").stdout
+    assert "you lose every object" in run("init", "--archive", "third", "--yes-same-disk").stdout
 
 
 def test_put_reports_everything_and_stores_nothing_twice(archive: Path, files: Path) -> None:
@@ -274,7 +274,7 @@ def test_the_server_ends_cleanly_on_a_signal(serving: subprocess.Popen[str], num
 def test_a_taken_port_is_told_in_two_lines(serving: subprocess.Popen[str], tmp_path: Path) -> None:
     config = Path("coffer.toml").read_text().replace("'data'", "'second'")
     Path("second.toml").write_text(config)
-    run("--config", "second.toml", "init")
+    run("--config", "second.toml", "init", "--yes-same-disk")
     done = subprocess.run([str(COFFER), "--config", "second.toml", "serve"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 11
     assert "error: cannot listen" in done.stderr
