@@ -109,7 +109,6 @@ class Ward:
 
 def make_ward(coffer: CofferProcess, *command: str) -> Ward:
     """Keep what is there now, and count the command's calls."""
-    coffer.write_config(f'\n[integrity]\nmark = "{coffer.key_file.parent}/mark"\n')  # put back with the keys
     prepared, trace, top = coffer.base / "prepared", coffer.base / "trace", f"{coffer.base}/"
     prepared.mkdir()
     for part in (coffer.archive, coffer.key_file.parent):
@@ -132,7 +131,8 @@ def new_coffer_process(tmp_path_factory: pytest.TempPathFactory) -> Callable[[],
         if shutil.which("strace") is None:
             absent("strace is not installed: apt install strace")
         coffer = CofferProcess(tmp_path_factory.mktemp("faults"))
-        coffer.write_config(SETTINGS)
+        mark = f'[integrity]\nmark = "{coffer.key_file.parent}/mark"\n'  # put back with the keys
+        coffer.write_config(SETTINGS + mark)
         return coffer
 
     return make

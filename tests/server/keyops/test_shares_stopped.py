@@ -129,7 +129,7 @@ def test_a_splitting_that_is_stopped_anywhere_is_known_and_ended_by_the_same_cal
         assert groups_on_disk(base) == (before or groups_on_disk(base)) == {of.group for of in after.groups}
         assert len(after.groups) == 2, "this one and the first"
         assert not after.unfinished
-        assert sorted(path.name for path in base.iterdir()) == ["archive", "first", "key", "stick"]
+        assert sorted(path.name for path in base.iterdir()) == ["archive", "first", "key", "mark", "stick"]
         proof, _ = drill(config, read_shares(sorted(target.iterdir())), WHO, lambda: None)
         assert (proof.archive, proof.opened) == (True, 1)
         told = events(base, SharesMade)
