@@ -5,6 +5,7 @@ set -eu
 dir=$1 port=$2 http=$3 aet=$4 movehost=$5 moveport=$6
 coffer=${COFFER:-$(cd "$(dirname "$0")/.." && pwd)/.venv/bin/coffer}
 mkdir -p -m 700 "$dir/key"
+export XDG_STATE_HOME="$dir/state"
 cat >"$dir/coffer.toml" <<END
 archive = "$dir/archive"
 
@@ -26,5 +27,5 @@ ae_title = "MOVEDST"
 host = "$movehost"
 port = $moveport
 END
-"$coffer" --config "$dir/coffer.toml" init >/dev/null
+"$coffer" --config "$dir/coffer.toml" init --yes-same-disk >/dev/null
 exec "$coffer" --config "$dir/coffer.toml" serve
