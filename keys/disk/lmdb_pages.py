@@ -161,7 +161,7 @@ class _PageWalk:
 
     def _overflow(self, number: int, size: int, *, whole: bool) -> bytes:
         """Check a value in overflow pages. Returns its bytes where `whole`."""
-        head = os.pread(self._fd, _HEAD.size, number * self._size) if number <= self._last else b""
+        head = read_up_to(self._fd, number * self._size, _HEAD.size) if number <= self._last else b""
         if len(head) != _HEAD.size:
             raise lmdb.CorruptedError(f"there is no page {number}")
         own, _, flags, low, high = _HEAD.unpack(head)
@@ -169,7 +169,7 @@ class _PageWalk:
         if own != number or flags & _KINDS != _OVERFLOW or low | high << 16 < count:
             raise lmdb.CorruptedError(f"page {number} has the wrong number or type")
         self._take(number, low | high << 16)
-        return os.pread(self._fd, size, number * self._size + _HEAD.size) if whole else b""
+        return read_up_to(self._fd, number * self._size + _HEAD.size, size) if whole else b""
 
     def _free(self, data: bytes, number: int, key: int) -> None:
         """Check a list of free pages: the count, then the page numbers, descending."""

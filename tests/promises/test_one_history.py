@@ -62,6 +62,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Twins:
             killed = kept.copy(base / f"killed {study}")
         shutil.rmtree(kept.base)
         killed.base.rename(kept.base)
+        shutil.copy(killed.config.integrity.mark, kept.config.integrity.mark)
     assert len(list((mine.archive / "segments").iterdir())) >= 6
     return Twins(mine, twin, then)
 

@@ -20,9 +20,11 @@ from coffer.archive.format.record import Kind, RecordHeader
 from coffer.archive.log import LogWriter
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.checkpoint_history import begin
 from coffer.archive.verify.verify import Options, Verifier, VerifyLevel
 from coffer.keys.keyring.shred import schedule
 from coffer.server.access.principal import Principal
+from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.config.settings import Dimse
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, Offer
 from coffer.server.dimse.protocol.requestor import Requestor
@@ -63,7 +65,7 @@ def objects(records: Records) -> list[int]:
 
 def rewrite(archive: Archive, change: Callable[[Records], object]) -> None:
     """Write the log anew with other records, or in another order, each at the time that stood in its place, and
-    have all of it signed, as the next writer does for whoever removed what was signed before."""
+    have all of it signed, as if it had been so from the beginning: not even the mark outside knows better."""
     folder = ArchiveFolder.open(archive.config.archive)
     reader = LogReader(folder)
     records = [(header, bytes(reader.range_of(at)(0, header.body_len))) for at, header in reader.records()]
@@ -73,8 +75,10 @@ def rewrite(archive: Archive, change: Callable[[Records], object]) -> None:
     for part in ("segments", "checkpoints", "tiles", "index"):
         shutil.rmtree(archive.config.archive / part)
         (archive.config.archive / part).mkdir(mode=0o700)
+    MarkFile.of(archive.config, folder.archive_id).path.unlink(missing_ok=True)
     keyring = open_keyring(folder, provider_of(archive.config.keys, folder.archive_id))
     signer = in_force(keyring, folder)
+    begin(folder, partial(signer.sign_note, folder.origin), keyring.remember_checkpoint)
     log = LogWriter(folder, sign=signer.sign_statement, now_ms=lambda: now[0])
     for now[0], (header, body) in zip(times, records, strict=False):
         log.append([Entry(header.kind, header.study_key_id, header.flags, header.content_id, body)])

@@ -25,11 +25,11 @@ from coffer.archive.tree.checkpoint import Checkpoint
 from coffer.archive.tree.checkpoint_history import read_entries
 from coffer.keys.crypto.signing import CheckpointSigner
 from coffer.keys.memory.secret import Secret
-from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_for_service, open_reading, open_writer
 from tests.archive.events.samples import BY, KEY, STUDY
 from tests.conftest import ROOT
+from tests.keyless import change
 from tests.server.filled import run, study_files, told
 
 HEADER, RECORD, TRAILER = 96, 160, 80
@@ -90,9 +90,7 @@ def write(archive: Path, records: Records, signer: CheckpointSigner | None = Non
 
 def remember(archive: Path, note: bytes | None) -> None:
     """Change what the keyring remembers, and its sum: the row is in the clear."""
-    store = LmdbKeyringStore(archive / "keyring")
-    store.put([] if note is None else [(b"W", note)], [b"W"] if note is None else [])
-    store.close()
+    change(archive / "keyring", {b"W": note})
 
 
 def put_back(archive: Path, *parts: str) -> None:
