@@ -11,11 +11,21 @@ import hmac
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Final, NamedTuple
 
 from coffer.keys.crypto import derive
 from coffer.keys.crypto.keyed_hash import keyed_hash
+from coffer.keys.crypto.masked_sum import (
+    KEYED_BYTES,
+    PLAIN_BYTES,
+    guarded,
+    is_masked,
+    is_plain,
+    masked,
+    plain_hash,
+    plain_in,
+    unmasked,
+)
 from coffer.keys.errors import FormatError, IntegrityError
 from coffer.keys.memory.secret import Secret
 
@@ -41,11 +51,7 @@ BUCKETS: Final = 256
 LETTERS: Final = string.ascii_letters.encode()  # with which the rows of a keyring begin
 _GENERATION: Final = 8
 _NONCE: Final = 16
-_KEYED: Final = 32
-_PLAIN: Final = 8  # enough against accidents
-_SUM: Final = _GENERATION + _NONCE + _KEYED + _PLAIN
-_KEYED_RANGE: Final = 1 << 8 * _KEYED
-_PLAIN_RANGE: Final = 1 << 8 * _PLAIN
+_SUM: Final = _GENERATION + _NONCE + KEYED_BYTES + PLAIN_BYTES
 
 Get = Callable[[bytes], bytes | None]
 
@@ -107,25 +113,19 @@ class _Sums(NamedTuple):
     plain: int
 
     def encode(self) -> bytes:
-        head = self.generation.to_bytes(_GENERATION, "big") + self.nonce + self.keyed
-        return head + ((self.plain + _plain(head)) % _PLAIN_RANGE).to_bytes(_PLAIN, "big")
+        return guarded(self.generation.to_bytes(_GENERATION, "big") + self.nonce + self.keyed, self.plain)
 
     @classmethod
     def decode(cls, data: bytes) -> _Sums:
         if len(data) != _SUM:
             raise FormatError("a sum of the keyring has the wrong length")
-        nonce, keyed, plain = _GENERATION, _GENERATION + _NONCE, _GENERATION + _NONCE + _KEYED
-        rest = (int.from_bytes(data[plain:], "big") - _plain(data[:plain])) % _PLAIN_RANGE
-        return cls(int.from_bytes(data[:nonce], "big"), data[nonce:keyed], data[keyed:plain], rest)
+        nonce, keyed, plain = _GENERATION, _GENERATION + _NONCE, _SUM - PLAIN_BYTES
+        return cls(int.from_bytes(data[:nonce], "big"), data[nonce:keyed], data[keyed:plain], plain_in(data))
 
 
 def _text(key: bytes, value: bytes) -> bytes:
     """What is hashed of a row: u16 key length || key || value."""
     return len(key).to_bytes(2, "big") + key + value
-
-
-def _plain(text: bytes) -> int:
-    return int.from_bytes(sha256(text).digest()[:_PLAIN], "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +165,7 @@ class RowSums:
                 raise altered()
             kept[bucket] = _Sums.decode(value)
         totals = {
-            bucket: int.from_bytes(was.keyed, "big") - self.mask(bucket, was.generation, was.nonce)
-            for bucket, was in kept.items()
+            bucket: unmasked(was.keyed, self.mask(bucket, was.generation, was.nonce)) for bucket, was in kept.items()
         }
         return self._written(kept, totals, before, after)
 
@@ -188,7 +187,7 @@ class RowSums:
                 if value is not None:
                     text = _text(key, value)
                     totals[bucket] += sign * keyed(text)
-                    plain[bucket] += sign * _plain(text)
+                    plain[bucket] += sign * plain_hash(text)
         return {
             sum_key(bucket): self._sealed(bucket, was.generation + 1, totals[bucket], plain[bucket])
             for bucket, was in kept.items()
@@ -196,13 +195,11 @@ class RowSums:
 
     def _sealed(self, bucket: int, generation: int, keyed: int, plain: int) -> bytes:
         nonce = self.random(_NONCE)
-        masked = (keyed + self.mask(bucket, generation, nonce)) % _KEYED_RANGE
-        return _Sums(generation, nonce, masked.to_bytes(_KEYED, "big"), plain).encode()
+        return _Sums(generation, nonce, masked(keyed, self.mask(bucket, generation, nonce)), plain).encode()
 
     def is_right(self, bucket: int, kept: _Sums, total: int) -> bool:
         """Whether this is the keyed sum of a bucket whose rows' hashes add up to `total`."""
-        masked = (total + self.mask(bucket, kept.generation, kept.nonce)) % _KEYED_RANGE
-        return hmac.compare_digest(kept.keyed, masked.to_bytes(_KEYED, "big"))
+        return is_masked(kept.keyed, total, self.mask(bucket, kept.generation, kept.nonce))
 
 
 class Totals:
@@ -211,7 +208,7 @@ class Totals:
 
     def __init__(self, sums: RowSums | None) -> None:
         self._sums = sums
-        self._hash = _plain if sums is None else keyed_hash(sums.row_key)
+        self._hash = plain_hash if sums is None else keyed_hash(sums.row_key)
         self._found = [0] * BUCKETS
         self._kept: dict[int, bytes] = {}
         self._fold: bytes | None = None
@@ -244,5 +241,5 @@ class Totals:
         except FormatError:
             return False
         if self._sums is None:
-            return kept.plain == self._found[bucket] % _PLAIN_RANGE
+            return is_plain(kept.plain, self._found[bucket])
         return self._sums.is_right(bucket, kept, self._found[bucket])
