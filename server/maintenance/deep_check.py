@@ -13,7 +13,6 @@ from coffer.archive.format.entry import OWN_LOG
 from coffer.archive.format.record import CLEAR_KINDS, Kind, RecordHeader
 from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
-from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.verify.report import OpenRecord
 from coffer.index.dicom.attributes import SERIES_UID, SOP_INSTANCE, STUDY_UID
 from coffer.index.dicom.elements import HeaderLimits
@@ -25,13 +24,12 @@ from coffer.keys.crypto import derive
 from coffer.keys.errors import IntegrityError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.server.config.settings import Config
-from coffer.server.engine.checkpoint_signer import signers_of
 from coffer.server.engine.providers import open_keyring, provider_of
 from coffer.server.engine.rollback import missed
 from coffer.server.engine.sealing import header_limits_of
 from coffer.server.maintenance.version_order import row_of
 
-__all__ = ["Unsealer", "open_records", "strange_signer"]
+__all__ = ["Unsealer", "open_records"]
 
 _UIDS = frozenset({STUDY_UID, SERIES_UID, SOP_INSTANCE})
 _EVENTS = frozenset(Kind) - {Kind.OBJECT, Kind.STUDY_KEY_CREATED} - {*CLEAR_KINDS}
@@ -81,27 +79,6 @@ class Unsealer:
         entry = extract(scanned, Identity(meta.sop_class, meta.sop_instance))
         order = meta.order or Order(header.time_ms, OWN_LOG, header.seq)
         return row_of(entry, order, header.seq, meta.original or header.content_id, meta.previous or b"")
-
-
-def strange_signer(config: Config) -> list[str]:
-    """A sentence if the keyring's signing key is none of those that the folder names; no other key is opened.
-
-    Raises as `Keyring.open`.
-    """
-    folder = ArchiveFolder.open(config.archive)
-    keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
-    try:
-        own = {each.vkey(folder.origin) for each in signers_of(keyring)}
-        known = read_key_history(folder).vkeys
-    except IntegrityError:
-        return []  # the verification reports endorsements that cannot be read
-    finally:
-        keyring.close()
-    if own & set(known):
-        return []
-    return [
-        f"the keyring's signing key, {min(own)}, is none of those that the folder names: archive.json has {known[0]}"
-    ]
 
 
 @contextmanager

@@ -1,26 +1,52 @@
-"""Check the rows of keyring and index with the keys of their sums: what `verify --level decrypt` adds.
+"""Check what only keys can show, which `verify --level decrypt` adds: who signs, and the rows of keyring and index.
 
 Rule: reads only, beside a possible writer; without a key, only accidents are found (`server.maintenance.offline`).
 """
 
 from coffer.archive.store.folder import ArchiveFolder
+from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.verify.report import Finding
 from coffer.index.keyed_check import check_with_key
 from coffer.keys.disk import opening
-from coffer.keys.errors import CofferError
+from coffer.keys.errors import CofferError, IntegrityError
+from coffer.keys.keyring.keyring import Keyring
 from coffer.server.config.settings import Config
+from coffer.server.engine.checkpoint_signer import signers_of
 from coffer.server.engine.providers import open_keyring, provider_of
 
 __all__ = ["inspect_with_keys"]
 
 
-def inspect_with_keys(config: Config) -> list[Finding]:
-    """Return what somebody without a key did to rows of the keyring and the index. Raises as `Keyring.open`.
+def inspect_with_keys(config: Config, *, rows: bool) -> list[Finding]:
+    """Return what the keyring's signing key contradicts, and, if `rows`, what somebody without a key did to rows of the
+    keyring and the index. Raises as `Keyring.open`.
 
-    Only after a look without a key found both readable (`server.maintenance.offline`).
+    `rows` only after a look without a key found both readable (`server.maintenance.offline`).
     """
     folder = ArchiveFolder.open(config.archive)
     keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
+    try:
+        found = [*_strange_signer(folder, keyring), *(_altered_rows(folder, keyring) if rows else [])]
+    finally:
+        keyring.close()
+    return [Finding(0, 0, None, what) for what in found]
+
+
+def _strange_signer(folder: ArchiveFolder, keyring: Keyring) -> list[str]:
+    """A sentence if the keyring's signing key is none of those that the folder names."""
+    try:
+        own = {each.vkey(folder.origin) for each in signers_of(keyring)}
+        known = read_key_history(folder).vkeys
+    except IntegrityError:
+        return []  # the verification reports endorsements that cannot be read
+    if own & set(known):
+        return []
+    return [
+        f"the keyring's signing key, {min(own)}, is none of those that the folder names: archive.json has {known[0]}"
+    ]
+
+
+def _altered_rows(folder: ArchiveFolder, keyring: Keyring) -> list[str]:
     found: list[str] = []
     try:
         if (what := keyring.complaint()) is not None:
@@ -29,6 +55,4 @@ def inspect_with_keys(config: Config) -> list[Finding]:
             found.append(f"the index: {what} (keep a copy of it; coffer index rebuild creates it anew)")
     except CofferError as error:
         found.append(str(error))
-    finally:
-        keyring.close()
-    return [Finding(0, 0, None, what) for what in found]
+    return found

@@ -96,6 +96,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
     from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
     from coffer.server.anchor.trust import Outside
     from coffer.server.maintenance.deep_check import open_records
+    from coffer.server.maintenance.keyed_check import inspect_with_keys
     from coffer.server.maintenance.offline import inspect_index, inspect_keyring
     from coffer.server.maintenance.version_order import VersionOrder
 
@@ -106,8 +107,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
         raise click.UsageError("--sample is a share of the bodies: choose --level bodies or decrypt")
     seed = seed if seed is not None else int.from_bytes(os.urandom(4), "big")
     options = Options(depth, _start(since, folder), sample, seed, jobs or _jobs_for(total))
-    started, findings = time.monotonic(), []
-    outside = Outside.of(config, folder, vkey)
+    started, outside, findings = time.monotonic(), Outside.of(config, folder, vkey), []
     with output.progress("verifying", hidden=chosen.json or json_lines, in_bytes=True) as bar:
         seen = inspect_keyring(folder)
         verifier = Verifier(
@@ -121,7 +121,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
         )
         rows = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
         keys = [Finding(0, 0, None, what) for what in outside.contradictions(folder)]
-        keyed = _with_keys(config, rows=seen.readable and not rows) if depth is VerifyLevel.DECRYPT else []
+        keyed = inspect_with_keys(config, rows=seen.readable and not rows) if depth is VerifyLevel.DECRYPT else []
         for finding in chain(keys, planted(folder), seen.findings, keyed, rows, verifier.findings()):
             findings.append(finding)
             if json_lines:
@@ -142,17 +142,6 @@ def verify(  # noqa: PLR0917  one parameter for each option
 def _jobs_for(total: int) -> int:
     """How many processes share so many bytes."""
     return min(os.cpu_count() or 1, 4) if total > _SMALL else 1
-
-
-def _with_keys(config: Config, *, rows: bool) -> list[Finding]:
-    """What only whoever has the keys can see: who signs, and, if `rows`, whether rows of keyring and index are those
-    that were written."""
-    from coffer.archive.verify.report import Finding
-    from coffer.server.maintenance.deep_check import strange_signer
-    from coffer.server.maintenance.keyed_check import inspect_with_keys
-
-    found = [Finding(0, 0, None, what) for what in strange_signer(config)]
-    return [*found, *(inspect_with_keys(config) if rows else [])]
 
 
 def _start(since: str | None, folder: ArchiveFolder) -> Checkpoint | int | None:
