@@ -119,7 +119,7 @@ class Watched(Recorder):
         self.moments: list[tuple[Disk, Any]] = []
         self.promises = promises
         self.dies_in = self.fails_in = 0  # calls from now; 0 is never
-        self._is_doomed = self._is_whole = False
+        self._dies_next = self._is_whole = False
 
     def _taken(self, data: bytes) -> int:
         return self._rng.randint(0, len(data)) if self.dies_in == 1 and not self._is_whole else len(data)
@@ -134,17 +134,17 @@ class Watched(Recorder):
         if self.promises is not None:
             self.moments.append((copy.deepcopy(self.disk), copy.deepcopy(self.promises)))
         self.dies_in -= self.dies_in > 0
-        if self.dies_in == 0 and self._is_doomed:
-            self._is_doomed = False
+        if self.dies_in == 0 and self._dies_next:
+            self._dies_next = False
             raise Stop
 
     def die_in(self, calls: int, *, whole: bool = False) -> None:
         """Let the process be killed in a call from now; a write then is cut anywhere, or `whole`."""
-        self.dies_in, self._is_doomed, self._is_whole = calls, True, whole
+        self.dies_in, self._dies_next, self._is_whole = calls, True, whole
 
     def spare(self) -> None:
         """Whatever was to happen does not."""
-        self.dies_in, self.fails_in, self._is_doomed = 0, 0, False
+        self.dies_in, self.fails_in, self._dies_next = 0, 0, False
 
 
 def one_run(seed: int, base: Path, tally: Tally, states_a_call: int) -> None:

@@ -280,9 +280,9 @@ def test_a_machine_that_started_with_a_clock_ahead_is_found_out_when_it_is_set_r
 def test_a_jump_that_no_process_has_noted_grants_nothing(world: World) -> None:
     """A command asks its user something, and the clock jumps meanwhile."""
     with open_writer(load_config(world.coffer.config)) as engine:
-        doomed = [by_study(engine, study) for study in (KEPT, HELD)]
+        selections = [by_study(engine, study) for study in (KEPT, HELD)]
         world.clock.jump(JUMP_MS)
-        for selection in doomed:
+        for selection in selections:
             with pytest.raises(AccessDeniedError, match="in doubt") as denied:
                 Shredding(engine).shred(selection, Authorization("r", (OFFICER.officer,)))
             assert REMEDY in denied.value.hint()

@@ -144,9 +144,9 @@ def require_kept(coffer: CofferProcess, first: dict[str, bytes], cause: str) -> 
                 theirs,
                 *([part] for part in by_study(engine, study, everybody=True)),
             ]
-            for doomed in ways:
+            for selection in ways:
                 with pytest.raises(AccessDeniedError, match=cause):
-                    Shredding(engine).shred(doomed, deed)
+                    Shredding(engine).shred(selection, deed)
             kept = one_version(engine, instance, 1, Principal.peer("ADMIN"), [study])
             assert b"".join(kept.open()) == data
         assert not tombstones(engine.keyring)

@@ -1,4 +1,4 @@
-"""Claims: one key for one text, whoever asks, until it is shredded or replaced; and never another's."""
+"""Claims: everyone who asks for a text gets the same key until it is shredded or replaced, and never another's."""
 
 from __future__ import annotations
 

@@ -4,44 +4,28 @@ import random
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from coffer.keys.disk.lock import Holder, this_process
-from coffer.keys.errors import FencedError, LockedError, UnavailableError
+from coffer.keys.errors import FencedError, LockedError
 from coffer.keys.lease.epoch_authority import EpochAuthority, Incumbent, Lease, held
 from coffer.keys.lease.flock_authority import FlockAuthority
 from coffer.keys.lease.memory_authority import MemoryAuthority
+from tests.lost_answers import LossyLine, LostAnswerError, until_answered
 
 T = TypeVar("T")
 ME, OTHER = (this_process(command, 1) for command in ("coffer serve", "coffer put"))
 
 
-class LostAnswerError(UnavailableError):
-    """The call had its effect, and nobody was told."""
-
-
 class FaultyAuthority(EpochAuthority):
-    """Another authority, whose calls wait a moment, so that those of several threads take another order, and whose
-    answers are lost whenever a seed says so."""
+    """Another authority, over a line that is slow, reorders and loses answers."""
 
     def __init__(self, inner: EpochAuthority, seed: int) -> None:
         self.inner = inner
-        self._drawn = random.Random(seed)
-        self._lock = threading.Lock()
-
-    def _through(self, call: Callable[[], T]) -> T:
-        with self._lock:
-            wait, is_lost = self._drawn.random() * 0.002, self._drawn.random() < 0.5
-        time.sleep(wait)
-        found = call()
-        if is_lost:
-            raise LostAnswerError("no answer came")
-        return found
+        self._through = LossyLine(seed).through
 
     def acquire(self, name: str, holder: Holder, seen: int | None = None) -> Lease:
         return self._through(lambda: self.inner.acquire(name, holder, seen))
@@ -59,15 +43,6 @@ class Patient(EpochAuthority):
     def __init__(self, inner: EpochAuthority) -> None:
         self.inner = inner
 
-    @staticmethod
-    def _until(call: Callable[[], T]) -> T:
-        for _ in range(100):
-            try:
-                return call()
-            except LostAnswerError:
-                continue
-        raise AssertionError("no answer ever comes")
-
     def acquire(self, name: str, holder: Holder, seen: int | None = None) -> Lease:
         for _ in range(100):
             try:
@@ -79,10 +54,10 @@ class Patient(EpochAuthority):
         raise AssertionError("no answer ever comes")
 
     def current(self, name: str) -> Incumbent:
-        return self._until(lambda: self.inner.current(name))
+        return until_answered(lambda: self.inner.current(name))
 
     def release(self, lease: Lease) -> None:
-        self._until(lambda: self.inner.release(lease))
+        until_answered(lambda: self.inner.release(lease))
 
 
 def flock(folder: Path) -> FlockAuthority:

@@ -131,12 +131,12 @@ def test_a_destroyed_epoch_stays_destroyed_whatever_is_put_back(archive: Path) -
     assert states() == ["effective"]
     shutil.copytree("data/keyring", "last")
     shutil.copy("data.key", "last.key")
-    put_back("before")  # the key file of now does not open the keyring of then
+    put_back("before")  # the present key file does not open the older keyring
     assert "epoch 1" in run("find", code=8).output
     assert "epoch 1" in run("put", "before.key", code=8).output
     put_back("rotated")
     assert "was destroyed since" in run("find", code=13).output
-    shutil.copy("before.key", "data.key")  # nor do both of then, whoever asks Coffer
+    shutil.copy("before.key", "data.key")  # nor do both from that time together
     put_back("before")
     assert "was destroyed since" in run("find", code=13).output
     assert "was destroyed since" in run("put", "before.key", code=13).output

@@ -91,8 +91,8 @@ class _Overtaken(Shredding):
         self._late = [hold]
         self._holds = HoldAdmin(engine)
 
-    def require_allowed(self, doomed: Sequence[PartToShred]) -> None:
-        super().require_allowed(doomed)
+    def require_allowed(self, to_shred: Sequence[PartToShred]) -> None:
+        super().require_allowed(to_shred)
         if self._late:
             self._holds.add(self._late.pop())
 

@@ -208,8 +208,8 @@ class Model(RuleBasedStateMachine):
     def who(self, one: Stored) -> tuple[str, str]:
         return one.patient, self.issuer(one, self.objects)
 
-    def is_kept(self, doomed: list[Stored]) -> bool:
-        places = {(one.study, one.part[3]) for one in doomed}
+    def is_kept(self, to_shred: list[Stored]) -> bool:
+        places = {(one.study, one.part[3]) for one in to_shred}
         beside = [one for one in self.objects if (one.study, one.part[3]) in places]
         if any(held.is_about(one) for held in self.holds.values() for one in beside):
             return True
@@ -221,15 +221,15 @@ class Model(RuleBasedStateMachine):
             with pytest.raises(meant):
                 choose()
             return
-        doomed = choose()
-        assert sum(each.versions for each in doomed) == len(meant)
-        assert sum(each.instances for each in doomed) == len([one for one in serves(self.objects) if one in meant])
+        to_shred = choose()
+        assert sum(each.versions for each in to_shred) == len(meant)
+        assert sum(each.instances for each in to_shred) == len([one for one in serves(self.objects) if one in meant])
         if self.is_kept(meant):
             with pytest.raises(AccessDeniedError):
-                Shredding(self.engine).shred(doomed, Authorization("r", (OFFICER,)))
+                Shredding(self.engine).shred(to_shred, Authorization("r", (OFFICER,)))
             return
         places = {one.number: self.located(one) for one in meant}
-        assert Shredding(self.engine).shred(doomed, Authorization("r", (OFFICER,)))
+        assert Shredding(self.engine).shred(to_shred, Authorization("r", (OFFICER,)))
         self.engine.reconcile()
         for one in meant:
             with pytest.raises(ShreddedError), self.engine.open_body(*places[one.number]) as body:
