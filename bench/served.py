@@ -11,7 +11,6 @@ from typing import Final, Self
 
 from coffer.keys.disk import durable
 
-_USAGE: Final = 2  # exit code of click for an option that does not exist
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 AE_TITLE: Final = "PEER"
@@ -92,13 +91,8 @@ class Served:
         command = [str(self._coffer), "--config", str(self._configure())]
         environment = {**os.environ, "XDG_STATE_HOME": str(self.folder)}  # marks lie here, not in a home folder
         if not (self.folder / "archive").exists():
-            for option in (["--yes-same-disk"], []):  # an earlier version has no such option
-                made = subprocess.run(
-                    [*command, "init", *option], stdout=subprocess.DEVNULL, env=environment, check=False
-                )
-                if made.returncode != _USAGE:
-                    break
-            made.check_returncode()
+            out = subprocess.DEVNULL
+            subprocess.run([*command, "init"], check=True, env=environment, stdout=out, stderr=out)
         self.started = time.perf_counter()
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen([*command, "serve"], stdout=log, stderr=log, env=environment)

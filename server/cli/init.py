@@ -1,6 +1,5 @@
 """`coffer init`: create an archive and its key file, and say why the key file matters."""
 
-import sys
 from typing import Final
 
 import click
@@ -22,10 +21,12 @@ Examples:
   coffer --config /etc/coffer.toml init  where the config file says
 
 \b
-A key file on the archive's own disk, without a passphrase, is warned of: a thief of that disk has both. Without a
-terminal to warn on, nothing is made unless --yes-same-disk accepts that."""
+A key file on the archive's own disk, without a passphrase, is warned of: a thief of that disk has both.
+--yes-same-disk accepts that without a warning."""
 )
-@click.option("--yes-same-disk", is_flag=True, help="Accept that the key file is on the archive's own disk.")
+@click.option(
+    "--yes-same-disk", is_flag=True, help="Accept a key file on the archive's own disk, without a warning."
+)
 @archive_options()
 @json_option
 @click.pass_obj
@@ -40,9 +41,7 @@ def init(chosen: Chosen, yes_same_disk: bool) -> None:
 
     exposed = exposed_key(config)
     if exposed is not None and not yes_same_disk:
-        if not sys.stdin.isatty():
-            raise click.UsageError(f"{exposed}. {_ELSEWHERE}, or give --yes-same-disk to accept that.")
-        output.warn(exposed, _ELSEWHERE)
+        output.warn(exposed, f"{_ELSEWHERE}; --yes-same-disk accepts it")
     had_key = config.keys.key_file.exists()
     create_archive(config)
     folder = ArchiveFolder.open(config.archive)
