@@ -19,7 +19,7 @@ from coffer.server.observe.logs import get_logger
 __all__ = ["MarkFile"]
 
 _log = get_logger()
-_MAKE = "coffer mark renew makes one, when you know that the archive is the newest"
+_MAKE = "coffer mark renew --reason TEXT makes one, when you know that the archive is the newest"
 
 
 class MarkFile:
@@ -63,7 +63,8 @@ class MarkFile:
         try:
             self.read()
         except CofferError as error:
-            return [f"{error}, so an older state of the whole archive would not be noticed: coffer mark renew"]
+            unseen = "so an older state of the whole archive would not be noticed"
+            return [f"{error}, {unseen}: coffer mark renew --reason TEXT"]
         found = [f"the mark outside the folder was not raised: {self._failure}"] if self._failure else []
         if is_same_volume(self.path, self._archive):
             found.append(

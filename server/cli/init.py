@@ -24,9 +24,7 @@ Examples:
 A key file on the archive's own disk, without a passphrase, is warned of: a thief of that disk has both.
 --yes-same-disk accepts that without a warning."""
 )
-@click.option(
-    "--yes-same-disk", is_flag=True, help="Accept a key file on the archive's own disk, without a warning."
-)
+@click.option("--yes-same-disk", is_flag=True, help="Accept a key file on the archive's own disk, without a warning.")
 @archive_options()
 @json_option
 @click.pass_obj

@@ -79,7 +79,7 @@ def status(chosen: Chosen, listed: bool) -> None:
             **({"incomplete": f"the figures do not cover everything stored: {short}"} if short else {}),
             "key epoch": str(stats.key_epoch),
             "key memory": memory,
-            **({"clock": f"{doubt}: coffer clock confirm"} if doubt else {}),
+            **({"clock": f"{doubt}: coffer clock confirm --reason TEXT"} if doubt else {}),
             "shreds": f"{sum(shreds)} effective, {len(shreds) - sum(shreds)} scheduled" if shreds else "none",
             "conflicts": f"{stats.conflicts:,} versions that are not served: coffer versions",
             "shared studies": f"{stats.shared_studies:,} Study Instance UIDs of several patients",

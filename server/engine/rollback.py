@@ -98,7 +98,9 @@ class Missed:
         """What cannot be repaired here, of a keyring whose newest epoch is `epoch`, a sentence each."""
         return [f"it is {what}" for what in self._older(epoch)]
 
-    def _older(self, epoch: int) -> list[str]:
+    def lacking(self, epoch: int) -> list[str]:
+        """What the log has of keys, holds and requests and the keyring, whose newest epoch is `epoch`, has not; a part
+        of a sentence each."""
         counted = (
             (self.keyless, "{} studies have no key"),
             (self.revived, "{} keys that a rekey replaced are alive in it"),
@@ -106,7 +108,10 @@ class Missed:
             (self.ended, "{} holds or requests to shred that were ended are in it"),
             (self.epoch if epoch < self.epoch else 0, "the keys were moved to epoch {} since"),
         )
-        found = [f"older than the log: {what.format(number)}" for number, what in counted if number]
+        return [f"older than the log: {what.format(number)}" for number, what in counted if number]
+
+    def _older(self, epoch: int) -> list[str]:
+        found = self.lacking(epoch)
         if self.remembered is None:
             return [*found, f"not the one that wrote this log: {self.forgotten}"]
         behind = f"older than the log: it remembers {self.remembered.size} records, and {self.signed} are signed"

@@ -37,6 +37,7 @@ __all__ = [
     "lost_holds",
     "objection_of",
     "offline_session",
+    "require_newest_keyring",
     "settle_findings",
 ]
 
@@ -142,6 +143,26 @@ class OfflineSession:
     def signer(self) -> CheckpointSigner:
         """The keyring's signing key."""
         return signing_key.current(self.keyring)
+
+
+def require_newest_keyring(keyring: Keyring, copy: ArchiveFolder) -> None:
+    """Raise HistoryError, before anything is changed, if the keyring lacks keys, holds or requests of a copy's log.
+
+    Whatever takes that log lets the keyring remember its checkpoint, and an older keyring would pass for the newest.
+    A copy of another archive is not looked at: it is refused as such.
+    """
+    if copy.archive_id != keyring.archive_id:
+        return
+    reader = LogReader(copy)
+    try:
+        lacking = missed(copy, keyring, reader, alone=True).lacking(keyring.epoch)
+    finally:
+        reader.close()
+    if lacking:
+        raise HistoryError(
+            f"the keyring is {lacking[0]}: nothing was taken",
+            hint="put the newest copy of the keyring folder back, then run the command again",
+        )
 
 
 @contextmanager

@@ -81,11 +81,12 @@ def take(chosen: Chosen, copy: Path) -> None:
     from coffer.archive.repair.divergence import find_divergence, take_from
     from coffer.archive.store.folder import ArchiveFolder
     from coffer.archive.store.segment_store import total_bytes
-    from coffer.server.maintenance.offline import offline_session, settle_findings
+    from coffer.server.maintenance.offline import offline_session, require_newest_keyring, settle_findings
 
     source = ArchiveFolder.open(copy)
     total = total_bytes(source.segment_store())
     with offline_session(config, "coffer recover from") as hand:
+        require_newest_keyring(hand.keyring, source)
         history = find_divergence(hand.folder, hand.remembered, hand.objection, hand.outside)
         with output.progress("verifying the copy", hidden=chosen.json, in_bytes=True) as bar:
             numbers = take_from(
@@ -221,7 +222,7 @@ def _say(history: Divergence) -> None:
     if history.complaint is not None:
         output.say(
             "\nremedies, with the server stopped:\n"
-            "  restore the newest copy of the keyring, if the keyring is older than the log, or gone\n"
+            "  restore the newest copy of the keyring first, if it is older than the log or the copy, or gone\n"
             "  coffer recover from COPY        take what is missing from a backup or replica\n"
             "  coffer repair --from COPY       if single records are damaged\n"
             f"  coffer recover accept-loss --to {history.size}\n"

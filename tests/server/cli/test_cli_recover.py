@@ -15,8 +15,9 @@ from coffer.archive.verify.findings import FindingStore
 from coffer.archive.verify.report import Finding
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_reading
+from coffer.server.main.demo import sample_study
 from coffer.server.main.service import Server
-from tests.server.filled import flip, free_port, run, study_files, told
+from tests.server.filled import flip, free_port, part10, run, study_files, told
 
 
 @pytest.fixture
@@ -77,6 +78,59 @@ def test_the_remedy_by_a_copy(archive: Path) -> None:
     assert [e.what for e in ledger.entries()] == ["the body does not match its hash"]  # nobody has read it again yet
     assert not (archive / "pending.json").exists()
     assert "were signed here" in run("recover", "from", "old", code=12).output
+
+
+def back_to(*parts: str) -> None:
+    """Put these parts of the archive back as they were at first."""
+    for part in parts:
+        shutil.rmtree(Path("data") / part)
+        shutil.copytree(Path("old") / part, Path("data") / part)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file but those of locks."""
+    locks = {"LOCK", "lock.mdb"}
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name not in locks}
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_a_copy_does_not_make_an_older_keyring_the_newest(archive: Path, is_marked: bool) -> None:
+    """It would hide that a hold is missing, and the study could be shredded."""
+    (study,) = (row["StudyInstanceUID"] for row in json.loads(run("find", "--json").stdout))
+    run("hold", "add", study, "--reason", "court case 7")
+    shutil.copytree("data", "held")
+    mark = Path(str(told("mark", "show")["mark"]))
+    kept = mark.read_bytes()
+    back_to("keyring")
+    if not is_marked:
+        mark.unlink()
+    before = contents(archive)
+    told_so = run("recover", "from", "held", code=13).output
+    assert "the keyring is older than the log: 1 holds or requests to shred are missing" in told_so
+    assert contents(archive) == before
+    assert "court case 7" in run("recover", "show", code=1).output
+    run("put", "files", code=13)
+    shutil.rmtree("data/keyring")
+    shutil.copytree("held/keyring", "data/keyring")  # the remedy that it names
+    mark.write_bytes(kept)
+    assert "court case 7" in run("hold", "list").output
+    run("shred", "study", study, "--reason", "x", "--yes", code=10)
+
+
+def test_a_copy_does_not_leave_objects_without_keys(archive: Path) -> None:
+    """The whole folder is an older one: its keyring lacks the key of a study that came since."""
+    another = sample_study()[0]
+    another.StudyInstanceUID, another.SOPInstanceUID = "1.2.840.99999.77", "1.2.840.99999.77.1"
+    Path("another.dcm").write_bytes(part10(another))
+    run("put", "another.dcm")
+    shutil.copytree("data", "newest")
+    shutil.rmtree("data")
+    shutil.copytree("old", "data")
+    assert "1 studies have no key" in run("recover", "from", "newest", code=13).output
+    shutil.rmtree("data/keyring")
+    shutil.copytree("newest/keyring", "data/keyring")
+    run("recover", "from", "newest")
+    assert told("status")["studies"] == 2
 
 
 def test_the_remedy_by_accepting_the_loss(archive: Path) -> None:
