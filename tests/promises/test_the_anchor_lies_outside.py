@@ -32,7 +32,7 @@ from tests.conftest import ROOT
 from tests.keyless import change
 from tests.server.filled import run, study_files, told
 
-HEADER, RECORD, TRAILER = 96, 160, 80
+HEADER, RECORD, TRAILER = 88, 160, 80
 THIEF = CheckpointSigner(Secret(bytes(range(32))))
 Records = list[tuple[bytes, bytes, bytes]]  # header, body, tag
 
