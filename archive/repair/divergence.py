@@ -312,6 +312,6 @@ def _require_proved(
 def _is_same(folder: ArchiveFolder, copy: ArchiveFolder, number: int) -> bool:
     """Whether both have the same segment: headers and chain, compared by their subtrees."""
     mine, theirs = _scan(folder, number), _scan(copy, number)
-    if mine.findings or mine.size != theirs.size:
+    if mine.findings or (mine.size, mine.header) != (theirs.size, theirs.header):
         return False
     return [(r.prev, r.head, r.span) for r in mine.runs] == [(r.prev, r.head, r.span) for r in theirs.runs]

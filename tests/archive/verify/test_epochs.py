@@ -1,6 +1,8 @@
 """The epoch in a segment's header is under no hash: whoever alters it contradicts the records, or the mark outside."""
 
+import shutil
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +13,9 @@ from coffer.archive.format.record import HEADER as RECORD_HEADER
 from coffer.archive.format.record import record_size
 from coffer.archive.format.segment import HEADER, parse_segment_header
 from coffer.archive.log import LogWriter
-from coffer.archive.repair.divergence import accept_loss, find_divergence
+from coffer.archive.repair.divergence import accept_loss, find_divergence, take_from
+from coffer.archive.repair.repair import repair as repair_from
+from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import read_checkpoint
 from coffer.archive.tree.mark import Mark
 from coffer.archive.verify.scrub import Scrub
@@ -67,6 +71,14 @@ def mark_of(small: SmallArchive, epoch: int = 1) -> Mark:
 
 def opened(small: SmallArchive, mark: Mark | None = None) -> LogWriter:
     return LogWriter(small.folder, sign=small.signer.sign_statement, now_ms=small.now_ms, outside=mark)
+
+
+def repair(small: SmallArchive, copy: ArchiveFolder) -> None:
+    assert not repair_from(small.folder, copy).remaining
+
+
+def recover(small: SmallArchive, copy: ArchiveFolder) -> None:
+    assert take_from(small.folder, find_divergence(small.folder, None), copy, lambda note: None)
 
 
 def scrubbed(small: SmallArchive) -> list[str]:
@@ -146,6 +158,20 @@ def test_the_mark_is_of_the_epoch_at_its_checkpoint(small: SmallArchive) -> None
     assert again.signed_epoch == 1
     again.close()
     opened(small, mark_of(small, 1)).close()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("way", [repair, recover])
+def test_a_header_is_put_right_from_a_copy(
+    epochs: SmallArchive, tmp_path: Path, way: Callable[[SmallArchive, ArchiveFolder], object], number: int
+) -> None:
+    copy, before = tmp_path / "copy", epochs.segments()[number - 1].read_bytes()
+    shutil.copytree(epochs.folder.path, copy)
+    set_epoch(epochs.segments()[number - 1], 5)
+    way(epochs, ArchiveFolder.open(copy))
+    assert epochs.segments()[number - 1].read_bytes() == before
+    opened(epochs, mark_of(epochs)).close()
+    assert epochs.findings() == []
 
 
 @pytest.mark.parametrize("what", ["a later epoch", "another log", "no record and a footer", "noise", "half a header"])
