@@ -38,6 +38,7 @@ from coffer.keys.errors import FormatError, HistoryError, IntegrityError
 __all__ = ["FORK", "Seams", "epoch_at", "require_marked", "require_signed"]
 
 FORK = "a fork: nothing was changed; coffer recover show lists what is missing and the remedies"
+_REMEDY = "nothing was changed; coffer recover show lists what is missing and the remedies"
 _HINT = "run coffer verify; repair it with coffer repair --from a backup or replica"
 
 
@@ -77,7 +78,7 @@ class Seams:
         except FormatError as error:
             raise IntegrityError(f"segment {number}: {error}", hint=_HINT) from error
         if ending is None:
-            raise IntegrityError(f"segment {number} has no footer but is not the last", hint=_HINT)
+            raise IntegrityError(f"segment {number} has no footer but is not the last", hint=_REMEDY)
         self.compare_begin(source, number)
         with suppress(FormatError):
             raw = source.read(ending.offset, HEADER.size)
@@ -119,7 +120,7 @@ class Seams:
             except FormatError as error:
                 raise IntegrityError(f"segment {number}: {error}", hint=_HINT) from error
         if found is None:
-            raise IntegrityError(f"segment {number} has no footer but is not the last", hint=_HINT)
+            raise IntegrityError(f"segment {number} has no footer but is not the last", hint=_REMEDY)
         return found[0]
 
     def last_tag(self) -> tuple[int, bytes]:
