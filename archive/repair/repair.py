@@ -94,7 +94,12 @@ def repair(
     report.checkpoint = _restore_checkpoint(folder, copy, remembered, calls)
     found = list(Verifier(folder, remembered=remembered, progress=progress).findings())
     numbers = sorted({f.segment for f in found if f.segment})
-    made = [one for n in numbers if (one := _SegmentRepair(folder, copy, n, only).assemble()) is not None]
+    doubted = {f.segment for f in found if f.offset <= segment.HEADER.size}  # the number in a header may be altered
+    made = [
+        one
+        for n in numbers
+        if (one := _SegmentRepair(folder, copy, n, only, is_doubted=n in doubted).assemble()) is not None
+    ]
     if made:
         _require_proved(folder, made, remembered)
         defer(folder, [DeferredEvent(_event(m), f"segment:{m.segment}:{m.kept}") for m, _ in made], calls)
@@ -155,7 +160,11 @@ def _require_proved(
 class _SegmentRepair:
     """The repair of one segment: what is intact here, what is intact in the copy, and the best of both."""
 
-    def __init__(self, folder: ArchiveFolder, copy: ArchiveFolder, number: int, only: Collection[int]) -> None:
+    def __init__(
+        self, folder: ArchiveFolder, copy: ArchiveFolder, number: int, only: Collection[int], *, is_doubted: bool
+    ) -> None:
+        """`is_doubted`: a verification found something about the segment's header, which may be whole all the same."""
+        self._is_doubted = is_doubted
         self._folder = folder
         self._number = number
         self._only = only
@@ -220,7 +229,7 @@ class _SegmentRepair:
         taken: list[int] = []
         for region in regions:
             may_take = not self._only or region.seq in self._only
-            if mine is not None and (self._is_whole(mine, region) or not may_take):
+            if mine is not None and (not may_take or self._is_right(mine, theirs, region)):
                 plan.append((mine, region))
                 continue
             if not self._is_whole(theirs, region):
@@ -252,6 +261,14 @@ class _SegmentRepair:
                 yield [_Region(_HEAD, 0, segment.HEADER.size), *records]
             except (FormatError, UnreadableError):
                 continue
+
+    def _is_right(self, mine: Source, theirs: Source, region: _Region) -> bool:
+        """Whether a region can stay: it is whole, and no header that is in doubt and that the copy has otherwise."""
+        if not self._is_whole(mine, region):
+            return False
+        if region.seq != _HEAD or not self._is_doubted or not self._is_whole(theirs, region):
+            return True
+        return read_segment_header(mine) == read_segment_header(theirs)
 
     def _is_whole(self, source: Source, region: _Region) -> bool:
         try:

@@ -239,7 +239,7 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
         segment_bytes=config.storage.segment_bytes,
         reserve_bytes=config.storage.reserve_bytes,
         remembered=found.late.remembered,
-        outside=mark.checkpoint if mark else None,
+        outside=mark,
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
         objection=found.late.objection(keyring.epoch) or keyring.objection() or _objection(mark, found),
         may_refuse=may_refuse,

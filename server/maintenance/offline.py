@@ -129,13 +129,13 @@ def lost_holds(config: Config) -> tuple[LostHold, ...] | None:
 @dataclass(frozen=True, slots=True)
 class OfflineSession:
     """The archive under the writer's lock, its log closed; `remembered` is the checkpoint that its keyring remembers,
-    `outside` the one that its mark names, `objection` what the keyring lacks of the log or of the mark, if anything,
+    `outside` its mark, `objection` what the keyring lacks of the log or of the mark, if anything,
     and `lost_holds` are the holds among it."""
 
     folder: ArchiveFolder
     keyring: Keyring
     remembered: Checkpoint | None
-    outside: Checkpoint | None
+    outside: Mark | None
     objection: HistoryError | None
     lost_holds: tuple[LostHold, ...] = ()
 
@@ -182,8 +182,7 @@ def offline_session(config: Config, command: str) -> Iterator[OfflineSession]:
                 finish(folder, keyring)
             mark = MarkFile.of(config, folder.archive_id).find()
             objection = late.objection(keyring.epoch) or objection_of(mark, folder, keyring.changes())
-            outside = mark.checkpoint if mark else None
-            yield OfflineSession(folder, keyring, late.remembered, outside, objection, late.lost_holds(keyring))
+            yield OfflineSession(folder, keyring, late.remembered, mark, objection, late.lost_holds(keyring))
         finally:
             reader.close()
             keyring.close()

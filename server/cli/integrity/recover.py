@@ -48,7 +48,7 @@ def show(chosen: Chosen) -> None:
     folder = ArchiveFolder.open(config.archive)
     mark, seen = MarkFile.of(config, folder.archive_id).find(), inspect_keyring(folder)
     objection = seen.objection or objection_of(mark, folder)
-    history = find_divergence(folder, seen.remembered, objection, mark.checkpoint if mark else None)
+    history = find_divergence(folder, seen.remembered, objection, mark)
     lost = () if history.complaint is None else lost_holds(config)
     if chosen.json:
         output.as_json(_as_json(history) | {"lost_holds": None if lost is None else [_fields(each) for each in lost]})

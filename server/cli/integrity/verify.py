@@ -116,7 +116,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
             open_records=partial(open_records, config),
             comparison=VersionOrder() if depth is VerifyLevel.DECRYPT else None,
             remembered=seen.remembered,
-            outside=outside.mark.checkpoint if outside.mark and not is_copy else None,
+            outside=None if is_copy else outside.mark,
             progress=lambda done: bar.advance(done, total),
         )
         rows = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
