@@ -34,7 +34,7 @@ from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
 from coffer.keys.store.keyring_store import KEYS_LEASE, Changes, KeyringStore, scan, state_of
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
-from coffer.keys.store.sums import BUCKETS, FOLD_KEY, RowSums, bucket_of
+from coffer.keys.store.sums import BUCKETS, FOLD_KEY, SUM_PREFIX, RowSums, bucket_of, folded
 from coffer.keys.values.epoch import Epoch
 from coffer.keys.values.waiting_event import WaitingEvent
 
@@ -154,6 +154,10 @@ class Keyring:
         Raises KeyUnavailableError and IntegrityError as `study`.
         """
         return StudyKey(key_id, self.opened(key_id, self._store.get(rows.STUDY_PREFIX + key_id))[1])
+
+    def state(self) -> bytes:
+        """Return bytes that differ after any change of any row, by any process. Raises IntegrityError."""
+        return folded(self.rows(SUM_PREFIX))
 
     def changes(self) -> int:
         """Return the number of the feed's newest entry: it grows when any process takes keys away or changes what is

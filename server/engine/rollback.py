@@ -130,12 +130,6 @@ class Missed:
         found = self._older(epoch)
         return HistoryError(f"the keyring is {found[0]}", hint=_NEWEST) if found else None
 
-    def require_newest(self, epoch: int) -> None:
-        """Raise HistoryError if the keyring is older than the log: then no key may be changed."""
-        error = self.objection(epoch)
-        if error is not None:
-            raise error
-
     def require_none_shredded(self) -> None:
         """Raise HistoryError if the keyring holds keys that were shredded."""
         if self.shredded:
