@@ -216,6 +216,7 @@ def _open_writer(
         reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
         archive = WritableArchive(parts, log, signer, reconciler, metrics or _unread_metrics())
         if log.refusal is None:
+            _begin_lineage(keyring)
             _look_at_clock(keyring, log)
             _reconcile(archive, reconciler)
             _change_over(archive)
@@ -262,6 +263,16 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
             records=log.cut_records,
         )
     return log
+
+
+def _begin_lineage(keyring: Keyring) -> None:
+    """Part from every copy of the keyring. On a full volume the archive is still read, and no row is written at all."""
+    try:
+        keyring.begin_lineage()
+    except UnavailableError as error:
+        _log.error(
+            "the keyring cannot be written", name="keyring.lineage_failed", cause=str(error), remedy=error.hint()
+        )
 
 
 def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
