@@ -230,6 +230,8 @@ class LmdbKeyringStore(KeyringStore):
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """As `KeyringStore.require_right`."""
         for bucket in buckets:
+            if self._trust.is_known(bucket) and not again:
+                continue
             with self._reading() as txn:
                 self._trust.require([bucket], txn.get, partial(_walk, txn), again=again)
 

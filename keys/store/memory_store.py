@@ -138,6 +138,8 @@ class MemoryKeyringStore(KeyringStore):
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """As `KeyringStore.require_right`."""
         for bucket in buckets:
+            if self._trust.is_known(bucket) and not again:
+                continue
             with self._lock:
                 self._trust.require([bucket], self._rows.get, self._walk, again=again)
 

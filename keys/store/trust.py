@@ -34,6 +34,10 @@ class Trust:
             raise UnavailableError("the keyring is open without its keys: its rows are read and not written")
         return self._sums
 
+    def is_known(self, bucket: int) -> bool:
+        """Whether this bucket was found right before; costs nothing."""
+        return bucket in self._right
+
     def require(self, buckets: Iterable[int], get: Get, walk: Walk, *, again: bool = False) -> None:
         """Raise IntegrityError unless these buckets are right, or were when they were first needed; with `again`, now.
         `get` and `walk` read one state."""

@@ -176,7 +176,6 @@ def offline_session(config: Config, command: str) -> Iterator[OfflineSession]:
         try:
             # Accepting a loss makes an older keyring the newest: keys shredded since must not live again.
             late = missed(folder, keyring, reader, alone=True)
-            keyring.begin_lineage()
             shred_again(late, keyring)
             report_trouble(late.contradictions(keyring.epoch))
             with suppress(IntegrityError):  # the caller reports what is wrong with the endorsements

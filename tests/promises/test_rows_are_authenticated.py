@@ -146,6 +146,20 @@ def test_a_bucket_put_back_with_its_sum(base: Path, what: str) -> None:
     assert Path("data/checkpoints/latest").read_bytes() == signed
 
 
+def test_claims_that_changed_places_decide_nothing(base: Path) -> None:
+    """Objects were stored, and nothing said that no checkpoint could be signed over them."""
+    rows = rows_of(KEYRING)
+    one, two = [key for key in rows if key[:1] == b"J"][:2]
+    change(KEYRING, {one: rows[two], two: rows[one]})
+    signed = Path("data/checkpoints/latest").read_bytes()
+    put_file("1.2.9")
+    assert SAID in run("put", "files", code=3).output
+    shutil.rmtree("files")
+    put_file(UIDS[0])
+    assert run("put", "files", code=None).exit_code in {3, 12}
+    assert Path("data/checkpoints/latest").read_bytes() == signed
+
+
 def test_a_planted_tombstone_erases_nothing(base: Path) -> None:
     """A7: the server dropped the key of a living study."""
     rows = rows_of(KEYRING)
