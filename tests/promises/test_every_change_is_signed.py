@@ -4,7 +4,8 @@ Adversary: who writes the disk. Somebody who writes to the archive folder at any
 keyring, and no key; the mark lies outside of his reach. He puts `keyring/` back as it was right before the change.
 
 Signed means: no event waits, the newest checkpoint covers the whole log, the keyring remembers that checkpoint, and the
-mark names it and the keyring's generation. Crossed with: no server, a server beside, and a certificate of erasure that
+mark names it and the keyring's generation. Crossed with: no server, a server beside, a full volume, a kill at every
+durable step (the window until the next writer is in the threat model), and a certificate of erasure that
 has to name shares that were split off before.
 """
 
@@ -14,7 +15,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -26,7 +27,9 @@ from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.checkpoint import latest_note, read_checkpoint
 from coffer.archive.tree.mark import Mark
+from coffer.keys.buffer import Buffer
 from coffer.keys.clock import Sighting, clock_ms
+from coffer.keys.disk.syscalls import SystemCalls
 from coffer.keys.mailbox import clock
 from coffer.server.cli import main
 from coffer.server.config.load import load_config
@@ -34,11 +37,14 @@ from coffer.server.engine.opening import open_writer
 from tests.keyless import rows_of
 from tests.server.filled import flip, part10, run, told
 from tests.server.served import COFFER, serving
+from tests.server.stopped import stopped
 from tests.server.three_studies import UIDS, configure, put, put_back, slices
 
 SHARES = ("--share", "shares/1", "--share", "shares/2")
 REASON = ("--reason", "r")
 Words = tuple[str, ...]
+WRITEV = SystemCalls.writev
+DIED = 77
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +228,49 @@ def test_a_command_beside_a_server_ends_when_the_server_has_signed(base: Path) -
             done = subprocess.run([COFFER, *words], capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, (command, done.stderr)
             require_signed()
+
+
+# Not signed
+
+
+def no_space(fd: int, buffers: Sequence[Buffer]) -> int:
+    """The volume of the segments is full."""
+    if Path(f"/proc/self/fd/{fd}").readlink().suffix == ".seg":
+        raise OSError(28, "No space left on device")
+    return WRITEV(fd, buffers)
+
+
+@pytest.mark.parametrize("command", ["keys split", "keys burn", "hold add", "shred request", "keys rotate"])
+def test_a_command_that_cannot_sign_says_so_and_the_next_one_completes_it(
+    base: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ALONE[command]()
+    with monkeypatch.context() as full:
+        full.setattr(SystemCalls, "writev", staticmethod(no_space))
+        done = run(*words, code=6)
+    assert "the change is made and durable in the keyring, but it is not signed yet" in done.output
+    assert "coffer checkpoint sign" in done.output
+    assert [key for key in rows_of(Path("data/keyring")) if key[:1] == b"P"]
+    run("checkpoint", "sign")
+    require_signed()
+
+
+@pytest.mark.parametrize("command", ["keys split", "keys burn", "hold add"])
+def test_a_command_that_is_killed_anywhere_is_signed_by_the_next_writer(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    waited = 0
+    for number in range(1, 200, 3):
+        shutil.copytree(made, tmp_path / str(number))
+        monkeypatch.chdir(tmp_path / str(number))
+        code = stopped(number, *ALONE[command]())
+        waited += any(key[:1] == b"P" for key in rows_of(Path("data/keyring")))
+        run("checkpoint", "sign")
+        require_signed()
+        if code != DIED:
+            break
+    assert code == 0
+    assert waited, "it was never killed between the change and its signature"
 
 
 # Put back
