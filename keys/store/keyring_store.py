@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from typing import Final, NamedTuple, Protocol
 
 from coffer.keys.disk.lock import Holder
-from coffer.keys.store.sums import FOLD_KEY, SUM_PREFIX, RowSums, altered, folded, is_older
+from coffer.keys.store.sums import RowSums
 
-__all__ = ["KEYS_LEASE", "Changes", "KeyringStore", "Lease", "Row", "scan", "state_of"]
+__all__ = ["KEYS_LEASE", "Changes", "KeyringStore", "Lease", "Row", "scan"]
 
 Row = tuple[bytes, bytes]
 KEYS_LEASE: Final = "LOCK"  # over the epochs, their keepers and their providers
@@ -98,6 +98,12 @@ class KeyringStore(Protocol):
         """Return the feed's entries behind number `after`, in the order of the commits, without gaps; about 4 us when
         there are none. The newest `writes.KEPT` entries are kept. Whoever has seen none passes -1, and gets None."""
 
+    def fold(self, rows: Sequence[Row]) -> None:
+        """Write rows as `put`, and in the same transaction what state every bucket of rows is in, with a new lineage
+        under which all are written from now on: a bucket that anybody puts back from before, or that a copy of this
+        keyring writes, is not this keyring's any more. Raises IntegrityError, with nothing changed, where one is not
+        this keyring's already. To be written twice does no harm."""
+
     def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
         """Write the first rows of an empty store, and the sums over them, as `put`; False where it has a row already.
         The store is authenticated then."""
@@ -108,7 +114,7 @@ class KeyringStore(Protocol):
     def complaint(self) -> str | None:
         """Read every row and compare them with what the store keeps about them. Returns what is wrong, or None. About
         3 us a row. After `authenticate` no row can be removed, altered or put back without it, except by putting back
-        all rows of a bucket with their sum; before, it finds accidents only."""
+        all rows of a bucket with their sum as they were since the last `fold`; before, it finds accidents only."""
 
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """Raise IntegrityError unless the rows of these buckets (`sums.bucket_of`) are those that were written. Only
@@ -130,13 +136,3 @@ def scan(store: KeyringStore, prefix: bytes) -> list[Row]:
     found: list[Row] = []
     store.walk(prefix, lambda key, value: found.append((key, value)))
     return found
-
-
-def state_of(store: KeyringStore) -> bytes:
-    """Return the state of every bucket of rows, to be kept under FOLD_KEY with the next checkpoint. Raises
-    IntegrityError where a bucket is older than the last checkpoint knew it."""
-    before = store.get(FOLD_KEY)  # first: what comes meanwhile is newer
-    now = folded(scan(store, SUM_PREFIX))
-    if is_older(now, before):
-        raise altered()
-    return now

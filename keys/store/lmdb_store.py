@@ -25,7 +25,7 @@ from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, Unava
 from coffer.keys.store.keyring_store import Changes, KeyringStore, Lease, Row
 from coffer.keys.store.sums import RowSums, bucket_of
 from coffer.keys.store.trust import Trust
-from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, founded, planned
+from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, folded, founded, planned
 
 __all__ = ["LmdbKeyringStore"]
 
@@ -156,6 +156,12 @@ class LmdbKeyringStore(KeyringStore):
             raise UnavailableError("the keyring is open for reading only")
         return self._committed(lambda: self._write(rows, removed, expected, gone))
 
+    def fold(self, rows: Sequence[Row]) -> None:
+        """As `KeyringStore.fold`; durable and after an error as `put`."""
+        if self._readonly:
+            raise UnavailableError("the keyring is open for reading only")
+        self._committed(lambda: self._write_fold(rows))
+
     def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
         """As `KeyringStore.begin`."""
         if not self._committed(lambda: self._found(rows, sums)):
@@ -193,10 +199,18 @@ class LmdbKeyringStore(KeyringStore):
         with self._env.begin(write=True) as txn:
             if any(txn.get(key) != value for key, value in expected):
                 return False
-            changed = planned(txn.get, rows, removed, gone, self._trust.sums())
-            self._trust.require(map(bucket_of, changed), txn.get, partial(_walk, txn))
-            _change(txn, changed)
+            self._change(txn, planned(txn.get, rows, removed, gone, self._trust.sums()))
         return True
+
+    def _write_fold(self, rows: Sequence[Row]) -> bool:
+        with self._env.begin(write=True) as txn:
+            self._change(txn, folded(txn.get, rows, self._trust.sums()))
+        return True
+
+    def _change(self, txn: Any, changed: Mapping[bytes, bytes | None]) -> None:
+        """Change rows whose buckets are right."""
+        self._trust.require(map(bucket_of, changed), txn.get, partial(_walk, txn))
+        _change(txn, changed)
 
     def _found(self, rows: Sequence[Row], sums: RowSums) -> bool:
         with self._env.begin(write=True) as txn:
@@ -216,6 +230,8 @@ class LmdbKeyringStore(KeyringStore):
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """As `KeyringStore.require_right`."""
         for bucket in buckets:
+            if self._trust.is_known(bucket) and not again:
+                continue
             with self._reading() as txn:
                 self._trust.require([bucket], txn.get, partial(_walk, txn), again=again)
 

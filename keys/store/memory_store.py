@@ -17,7 +17,7 @@ from coffer.keys.errors import LockedError
 from coffer.keys.store.keyring_store import Changes, KeyringStore, Lease, Row
 from coffer.keys.store.sums import RowSums, bucket_of
 from coffer.keys.store.trust import Trust
-from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, founded, planned
+from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, folded, founded, planned
 
 __all__ = ["MemoryKeyringStore"]
 
@@ -88,11 +88,17 @@ class MemoryKeyringStore(KeyringStore):
         with self._lock:
             if any(self._rows.get(key) != value for key, value in expected):
                 return False
-            sums = self._trust.sums()
-            changed = planned(self._rows.get, rows, removed, gone, sums)
-            self._trust.require(map(bucket_of, changed), self._rows.get, self._walk)
-            self._change(changed)
+            self._change_right(planned(self._rows.get, rows, removed, gone, self._trust.sums()))
         return True
+
+    def fold(self, rows: Sequence[Row]) -> None:
+        """As `KeyringStore.fold`."""
+        with self._lock:
+            self._change_right(folded(self._rows.get, rows, self._trust.sums()))
+
+    def _change_right(self, changed: Mapping[bytes, bytes | None]) -> None:
+        self._trust.require(map(bucket_of, changed), self._rows.get, self._walk)
+        self._change(changed)
 
     def begin(self, rows: Sequence[Row], sums: RowSums) -> bool:
         """As `KeyringStore.begin`."""
@@ -132,6 +138,8 @@ class MemoryKeyringStore(KeyringStore):
     def require_right(self, buckets: Iterable[int], *, again: bool = False) -> None:
         """As `KeyringStore.require_right`."""
         for bucket in buckets:
+            if self._trust.is_known(bucket) and not again:
+                continue
             with self._lock:
                 self._trust.require([bucket], self._rows.get, self._walk, again=again)
 

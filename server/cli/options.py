@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -93,15 +94,17 @@ class Admitted:
             require_level(archive)
         return archive
 
-    def open_for_keys(self, *, may_lag: bool = False) -> KeyAdminArchive:
-        """The archive, open to change its keys, also beside a running writer. Raises as `open_reading`."""
+    @contextmanager
+    def change_keys(self, *, may_lag: bool = False) -> Iterator[KeyAdminArchive]:
+        """The archive, open to change its keys, also beside a running writer; what the block changed is signed on
+        return. Raises as `open_reading`, and as `server.keyops.key_change.changing_keys`."""
         from coffer.server.engine.archive import WritableArchive
-        from coffer.server.engine.opening import open_for_keys
+        from coffer.server.keyops.key_change import changing_keys
 
-        archive = open_for_keys(self.config)
-        if not may_lag and not isinstance(archive, WritableArchive):
-            require_level(archive)
-        return archive
+        with changing_keys(self.config) as archive:
+            if not may_lag and not isinstance(archive, WritableArchive):
+                require_level(archive)
+            yield archive
 
     def open_writer(self) -> WritableArchive:
         """The archive, open as its one writer. Raises the same errors as `server.engine.opening.open_writer`."""

@@ -29,6 +29,7 @@ from coffer.keys.disk.durable import remove_folder
 from coffer.keys.errors import CofferError, FormatError, HistoryError, IntegrityError, LockedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.lease.epoch_authority import Lease
+from coffer.keys.providers.base import KekProvider
 from coffer.server.anchor.mark_file import MarkFile
 from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
@@ -66,15 +67,17 @@ def open_reading(config: Config) -> ReadableArchive:
         return archive
 
 
-def open_for_keys(config: Config) -> KeyAdminArchive:
+def open_for_keys(config: Config, provider: KekProvider | None = None) -> KeyAdminArchive:
     """Open the archive to change its keys: as its writer, or beside a running writer, which then does the rest.
 
-    Raises as `open_writer`, and HistoryError if the keyring is older than the log: then no key may be changed.
+    With `provider` instead of those that the configuration names. Only `server.keyops.key_change` calls this, which
+    has every change signed. Raises as `open_writer`, whether a writer runs or not: what objects to writing objects to
+    changes of keys.
     """
     try:
-        return open_writer(config)
+        return _open_writer(config, provider=provider)
     except LockedError:
-        return _open_beside(config)
+        return _open_beside(config, provider)
 
 
 def open_writer(config: Config) -> WritableArchive:
@@ -132,11 +135,13 @@ class _Compared:
     mark: MarkFile
 
 
-def _compare_beside(opened: ExitStack, config: Config, *, readonly: bool) -> _Compared:
+def _compare_beside(
+    opened: ExitStack, config: Config, provider: KekProvider | None = None, *, readonly: bool
+) -> _Compared:
     """Open the keyring beside a possible writer, and find what it has missed."""
     keep_blocks()
     folder = ArchiveFolder.open(config.archive)
-    keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=readonly)
+    keyring = open_keyring(folder, provider or provider_of(config.keys, folder.archive_id), readonly=readonly)
     return _compare(opened, config, folder, keyring, alone=False)
 
 
@@ -162,12 +167,13 @@ def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> ArchivePar
     return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, found.key_trouble, found.mark, opened)
 
 
-def _open_beside(config: Config) -> KeyAdminArchive:
+def _open_beside(config: Config, provider: KekProvider | None) -> KeyAdminArchive:
     with _closed_on_failure() as opened:
-        found = _compare_beside(opened, config, readonly=False)
+        found = _compare_beside(opened, config, provider, readonly=False)
         found.late.require_none_shredded()
-        found.late.require_newest(found.keyring.epoch)
-        if (objection := found.keyring.objection()) is not None:
+        mark = found.mark.find()  # before the keyring is asked for its number, which the mark follows
+        objection = found.late.objection(found.keyring.epoch) or found.keyring.objection() or _objection(mark, found)
+        if objection is not None:
             raise objection
         parts = _parts(opened, found, readonly=True)
         archive = KeyAdminArchive(parts, parts.feed.level(found.folder.lock))
@@ -187,6 +193,7 @@ def _open_writer(
     metrics: "Metrics | None" = None,
     waiting: Waiting | None = None,
     *,
+    provider: KekProvider | None = None,
     may_refuse: bool = False,
     fresh_index: bool = False,
     heeds_mark: bool = True,
@@ -194,7 +201,7 @@ def _open_writer(
     with _closed_on_failure() as opened:
         folder, lease = _lock(opened, config, fresh_index=fresh_index)
         if waiting is None:
-            keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id))
+            keyring = open_keyring(folder, provider or provider_of(config.keys, folder.archive_id))
         else:
             keyring = open_keyring_when_there(folder, config.keys, waiting)
         found = _compare(opened, config, folder, keyring, alone=True)
@@ -209,6 +216,7 @@ def _open_writer(
         reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
         archive = WritableArchive(parts, log, signer, reconciler, metrics or _unread_metrics())
         if log.refusal is None:
+            _begin_lineage(keyring)
             _look_at_clock(keyring, log)
             _reconcile(archive, reconciler)
             _change_over(archive)
@@ -255,6 +263,16 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
             records=log.cut_records,
         )
     return log
+
+
+def _begin_lineage(keyring: Keyring) -> None:
+    """Part from every copy of the keyring. On a full volume the archive is still read, and no row is written at all."""
+    try:
+        keyring.begin_lineage()
+    except UnavailableError as error:
+        _log.error(
+            "the keyring cannot be written", name="keyring.lineage_failed", cause=str(error), remedy=error.hint()
+        )
 
 
 def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:

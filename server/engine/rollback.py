@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from coffer.archive.events.epochs import EpochDestroyed, EpochRotated
-from coffer.archive.events.event import UnknownEvent
+from coffer.archive.events.event import Event, UnknownEvent
 from coffer.archive.events.holds import HoldAdded, HoldRemoved
 from coffer.archive.events.recorded import Occurrence, Recorded
 from coffer.archive.events.shreds import (
@@ -42,7 +42,7 @@ from coffer.server.engine.openers import OpenerHistory
 from coffer.server.mailbox import outbox
 from coffer.server.observe.logs import get_logger
 
-__all__ = ["LostHold", "Missed", "keys_since", "missed", "report_trouble", "shred_again", "trouble_of"]
+__all__ = ["LostHold", "Missed", "keys_since", "missed", "note_in", "report_trouble", "shred_again", "trouble_of"]
 
 _log = get_logger()
 _NEWEST: Final = "restore the newest copy of the keyring, or see coffer recover show"
@@ -129,12 +129,6 @@ class Missed:
         """Why nothing may be written with a keyring whose newest epoch is `epoch`, or None."""
         found = self._older(epoch)
         return HistoryError(f"the keyring is {found[0]}", hint=_NEWEST) if found else None
-
-    def require_newest(self, epoch: int) -> None:
-        """Raise HistoryError if the keyring is older than the log: then no key may be changed."""
-        error = self.objection(epoch)
-        if error is not None:
-            raise error
 
     def require_none_shredded(self) -> None:
         """Raise HistoryError if the keyring holds keys that were shredded."""
@@ -263,20 +257,29 @@ def _read(  # noqa: PLR0917
                 _require_gone(keyring, told.key_id)
 
 
+def note_in(event: Event | UnknownEvent) -> tuple[tuple[RecordKind, str], bool] | None:
+    """Return the hold or request that an event is about, by kind and id, and whether it is in force since; None for
+    any other event."""
+    match event:
+        case HoldAdded(hold=hold):
+            return (RecordKind.HOLD, hold), True
+        case HoldRemoved(hold=hold):
+            return (RecordKind.HOLD, hold), False
+        case ShredRequested(request=request) | ShredApproved(request=request):
+            return (RecordKind.REQUEST, request), True
+        case ShredCancelled(request=request) | StudyShredded(request=str(request)):
+            return (RecordKind.REQUEST, request), False
+    return None
+
+
 def _note(found: Missed, told: Recorded) -> None:
     """Add what an event says of a hold or a request."""
-    match told.event:
-        case HoldAdded() as event:
-            found.notes[RecordKind.HOLD, event.hold] = True
-            found.holds.pop(event.hold, None)  # the last one added is last
-            found.holds[event.hold] = LostHold.of(event, told.time_ms)
-        case HoldRemoved(hold=hold):
-            found.notes[RecordKind.HOLD, hold] = False
-            found.holds.pop(hold, None)
-        case ShredRequested(request=request) | ShredApproved(request=request):
-            found.notes[RecordKind.REQUEST, request] = True
-        case ShredCancelled(request=request) | StudyShredded(request=str(request)):
-            found.notes[RecordKind.REQUEST, request] = False
+    if (note := note_in(told.event)) is not None:
+        found.notes[note[0]] = note[1]
+    if isinstance(told.event, HoldAdded | HoldRemoved):
+        found.holds.pop(told.event.hold, None)  # the last one added is last
+    if isinstance(told.event, HoldAdded):
+        found.holds[told.event.hold] = LostHold.of(told.event, told.time_ms)
 
 
 def _is_alive(keyring: Keyring, key_id: bytes) -> bool:

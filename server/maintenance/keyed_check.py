@@ -13,13 +13,14 @@ from coffer.keys.keyring.keyring import Keyring
 from coffer.server.config.settings import Config
 from coffer.server.engine.checkpoint_signer import signers_of
 from coffer.server.engine.providers import open_keyring, provider_of
+from coffer.server.maintenance.keyring_history import LoggedEvents, contradictions
 
 __all__ = ["inspect_with_keys"]
 
 
 def inspect_with_keys(config: Config, *, rows: bool) -> list[Finding]:
     """Return what the keyring's signing key contradicts, and, if `rows`, what somebody without a key did to rows of the
-    keyring and the index. Raises as `Keyring.open`.
+    keyring and the index, and how the whole log contradicts the keyring. Raises as `Keyring.open`.
 
     `rows` only after a look without a key found both readable (`server.maintenance.offline`).
     """
@@ -27,6 +28,8 @@ def inspect_with_keys(config: Config, *, rows: bool) -> list[Finding]:
     keyring = open_keyring(folder, provider_of(config.keys, folder.archive_id), readonly=True)
     try:
         found = [*_strange_signer(folder, keyring), *(_altered_rows(folder, keyring) if rows else [])]
+        if rows:
+            found += _unlike_the_log(folder, keyring)
     finally:
         keyring.close()
     return [Finding(0, 0, None, what) for what in found]
@@ -44,6 +47,15 @@ def _strange_signer(folder: ArchiveFolder, keyring: Keyring) -> list[str]:
     return [
         f"the keyring's signing key, {min(own)}, is none of those that the folder names: archive.json has {known[0]}"
     ]
+
+
+def _unlike_the_log(folder: ArchiveFolder, keyring: Keyring) -> list[str]:
+    """How holds, requests, epochs and shares differ from what the whole log says of them."""
+    try:
+        found = contradictions(folder, keyring, LoggedEvents())
+    except CofferError:
+        return []  # the verification reports a log that cannot be read
+    return [f"the keyring: {what} (coffer keys audit)" for what in found]
 
 
 def _altered_rows(folder: ArchiveFolder, keyring: Keyring) -> list[str]:

@@ -135,7 +135,9 @@ class Holds:
         )
 
     def matching_holds(self, studies: Iterable[Iterable[Part]]) -> list[MatchingHold]:
-        """Return the holds that keep any of these studies, given all parts of each; a clock in doubt ends none."""
+        """Return the holds that keep any of these studies, given all parts of each; a clock in doubt ends none. Raises
+        IntegrityError for a keyring that is not as it was written: a hold may have been taken from it."""
+        self._archive.keyring.require_whole()
         holds, day = self.all(), today(granting_ms(self._archive.keyring))
         return [found for parts in studies for found in matching_holds(holds, parts, day)]
 

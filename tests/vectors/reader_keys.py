@@ -197,26 +197,26 @@ def burned_of(rows: dict[bytes, bytes]) -> dict[bytes, tuple[int, int]]:
 
 
 def check_sums(rows: dict[bytes, bytes], ark: bytes) -> None:
-    """Both sums of every bucket."""
+    """Both sums of every bucket, and that the fold knows each."""
     row_key, mask_key = (expand("sha256", ark, f"coffer/keyring-{use}/v1".encode(), 32) for use in ("sum", "mask"))
     keyed, plain = [0] * 256, [0] * 256
     for key, value in rows.items():
         if key[:1] == b"S" and len(key) > 1:
-            need(len(key) == 2 and len(value) == 64 and any(value[:8]), "a sum")
+            need(len(key) == 2 and len(value) == 80 and any(value[:8]), "a sum")
             continue
         text, bucket = struct.pack(">H", len(key)) + key + value, key[1] if len(key) > 1 else 0
         keyed[bucket] += int.from_bytes(hmac.digest(row_key, text, "sha256"), "big")
         plain[bucket] += int.from_bytes(sha256(text).digest()[:8], "big")
-    fold = rows.get(b"S")
-    need(fold is None or len(fold) == 256 * 24, "states")
+    fold = rows.get(b"S", b"")
+    need(len(fold) == 16 + 256 * 24, "fold")
     for bucket in range(256):
-        state, was = rows.get(b"S" + bytes([bucket]), b"")[:24], (fold or bytes(6144))[24 * bucket : 24 * bucket + 24]
-        need(state[:8] > was[:8] or state == was, "a bucket that was put back")
-        kept = rows.get(b"S" + bytes([bucket]), b"")
-        mask = int.from_bytes(hmac.digest(mask_key, bytes([bucket]) + kept[:24], "sha256"), "big")
-        need(kept[24:56] == ((keyed[bucket] + mask) % 2**256).to_bytes(32, "big"), "keyed sum")
-        plain[bucket] += int.from_bytes(sha256(kept[:56]).digest()[:8], "big")
-        need(kept[56:] == (plain[bucket] % 2**64).to_bytes(8, "big"), "accident sum")
+        kept, was = rows.get(b"S" + bytes([bucket]), b""), fold[16 + 24 * bucket : 40 + 24 * bucket]
+        is_new = kept[8:24] == fold[:16] and kept[:8] > was[:8]
+        need(is_new or kept[:8] + kept[24:40] == was, "a bucket that was put back, or of a copy")
+        mask = int.from_bytes(hmac.digest(mask_key, bytes([bucket]) + kept[:40], "sha256"), "big")
+        need(kept[40:72] == ((keyed[bucket] + mask) % 2**256).to_bytes(32, "big"), "keyed sum")
+        plain[bucket] += int.from_bytes(sha256(kept[:72]).digest()[:8], "big")
+        need(kept[72:] == (plain[bucket] % 2**64).to_bytes(8, "big"), "accident sum")
 
 
 def open_rows(

@@ -48,7 +48,7 @@ def certificate(  # noqa: PLR0917  one parameter for each option
 ) -> None:
     """Issue a signed certificate that studies are erased, or a notice that their erasure is scheduled."""
     admitted = chosen.existing(Action.CERTIFY, officer)
-    with admitted.open_for_keys() as archive:
+    with admitted.change_keys() as archive:
         from coffer.server.erasure.certificate import Certifier
 
         with output.progress("reading the log", hidden=chosen.json) as bar:

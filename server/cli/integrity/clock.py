@@ -83,7 +83,7 @@ def confirm(chosen: Chosen, at: str | None, reason: str, officer: str | None) ->
     from coffer.keys.mailbox import events
     from coffer.server.clock import watching
 
-    with admitted.open_for_keys(may_lag=True) as archive:
+    with admitted.change_keys(may_lag=True) as archive:
         keyring = archive.keyring
         confirmed_ms = watching.confirm(keyring, archive.policy, reason, admitted.principal, told_ms)
 

@@ -122,7 +122,7 @@ def verify(  # noqa: PLR0917  one parameter for each option
         rows = inspect_index(folder) if depth is not VerifyLevel.HEADERS else []
         keys = [Finding(0, 0, None, what) for what in outside.contradictions(folder)]
         keyed = inspect_with_keys(config, rows=seen.readable and not rows) if depth is VerifyLevel.DECRYPT else []
-        for finding in chain(keys, planted(folder), seen.findings, keyed, rows, verifier.findings()):
+        for finding in chain(keys, planted(folder), dict.fromkeys([*seen.findings, *keyed]), rows, verifier.findings()):
             findings.append(finding)
             if json_lines:
                 output.as_json(_row(finding))

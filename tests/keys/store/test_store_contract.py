@@ -13,7 +13,7 @@ from coffer.keys.errors import LockedError, UnavailableError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.store import writes
 from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore, scan
-from coffer.keys.store.sums import RowSums
+from coffer.keys.store.sums import FOLD_KEY, RowSums
 from tests.keys.store.faulty_store import settled
 
 WRITERS, TURNS = 6, 8
@@ -106,6 +106,17 @@ def test_a_store_begins_once_and_counts_from_its_first_rows(bare: KeyringStore) 
     assert (bare.get(b"a"), bare.count(b"K")) == (b"1", 1)
     assert bare.complaint() is None
     bare.require_right(range(256))
+
+
+def test_a_fold_writes_its_rows_and_only_where_everything_is_right(store: KeyringStore) -> None:
+    settled(store, [row(1), (b"a", b"1")])
+    before = store.get(FOLD_KEY)
+    store.fold([(b"a", b"2")])
+    assert store.get(b"a") == b"2"
+    assert store.get(FOLD_KEY) != before
+    assert store.complaint() is None
+    settled(store, [row(2)])
+    assert store.complaint() is None
 
 
 def test_a_wrong_count_is_a_complaint(store: KeyringStore) -> None:

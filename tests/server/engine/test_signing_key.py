@@ -220,8 +220,8 @@ def test_epochs_and_signing_keys_change_beside_each_other(archive: Path) -> None
     assert signing_key.pending(ring) is not None
     ring.close()
     assert told("keys", "list")["signing_key"]["changing"] is True  # type: ignore[index]
-    run("keys", "destroy", "1", "--yes")
     assert told("keys", "rotate-signing", "--reason", "r")["verifier_key"] == new
+    run("keys", "destroy", "1", "--yes")
     run("keys", "rotate")
     put(UIDS[2])
 
