@@ -17,6 +17,7 @@ from coffer.archive.format.entry import Entry
 from coffer.archive.format.record import RecordHeader
 from coffer.keys.crypto import aead, derive
 from coffer.keys.crypto.derive import hmac_sha256
+from coffer.keys.crypto.hedge import Random
 from coffer.keys.errors import FormatError
 from coffer.keys.memory.secret import Secret
 
@@ -35,13 +36,13 @@ class Occurrence:
     time_ms: int
     key_id: bytes = NO_KEY
 
-    def seal(self, key: Secret, archive_id: bytes, salt: bytes) -> Entry:
-        """The record to append. Takes the archive's event key and 24 fresh random bytes. Raises as `codec.encode`."""
+    def seal(self, key: Secret, archive_id: bytes, random: Random) -> Entry:
+        """The record to append. Takes the archive's event key. Raises as `codec.encode`."""
         plain = self.time_ms.to_bytes(_TIME, "big") + codec.encode(self.event)
         plain += b" " * (-len(plain) % _PAD)
         content_id = hmac_sha256(derive.derive(key, derive.CID), plain)
         context = BodyContext(archive_id, self.key_id, content_id, self.event.kind)
-        body = aead.seal(key, context.bind(len(plain)), plain, salt)
+        body = aead.seal(key, context.bind(len(plain)), plain, random)
         return Entry(self.event.kind, self.key_id, 0, content_id, body, self.time_ms)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from coffer.index.backends.row_store import TABLES
-from coffer.keys.crypto.derive import hmac_sha256
+from coffer.keys.crypto.derive import HEDGE, NONCE, derive, hmac_sha256
+from coffer.keys.crypto.hedge import Random, hedged
 from coffer.keys.crypto.keyed_hash import keyed_hash
 from coffer.keys.crypto.masked_sum import KEYED_BYTES, guarded, is_masked, masked, plain_hash, plain_in, unmasked
 from coffer.keys.memory.secret import Secret
@@ -45,7 +46,7 @@ class RowSum:
     """The key of an index's sum (None: only accidents are found), and the source of its nonces."""
 
     key: Secret | None = None
-    random: Callable[[int], bytes] = field(default=bytes)
+    random: Random = field(default=bytes)
 
     def total(self) -> Total:
         """Return the sum of no rows, to add to: for one batch (see `keyed_hash`)."""
@@ -61,7 +62,9 @@ class RowSum:
 
     def sealed(self, total: Total) -> bytes:
         """Return the value of `sum`: nonce, masked keyed sum, accident sum of the rows and of these; 56 bytes."""
-        nonce = self.random(_NONCE)
+        assert self.key is not None
+        state = masked(total.keyed, 0)  # two states of the index never get the same mask
+        nonce = hedged(derive(self.key, HEDGE), NONCE, self.random, _NONCE, state)
         return guarded(nonce + masked(total.keyed, self._mask(nonce)), total.plain)
 
     def is_right(self, stored: bytes | None, total: Total) -> bool:

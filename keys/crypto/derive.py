@@ -23,6 +23,7 @@ __all__ = [
     "CID",
     "CLAIM",
     "EVENT",
+    "HEDGE",
     "INDEX_ROW",
     "INDEX_SUM",
     "INDEX_TOKEN",
@@ -32,10 +33,14 @@ __all__ = [
     "KEYRING_MASK",
     "KEYRING_SUM",
     "LOG_ID",
+    "NEW_KEY",
+    "NONCE",
     "NOTE",
     "PSEUDONYM",
     "ROW",
+    "SALT",
     "SHARE",
+    "SHARE_POLYNOMIAL",
     "derive",
     "hmac_sha256",
 ]
@@ -63,6 +68,13 @@ LOG_ID: Final = b"coffer/log-id/v1"  # short keyed ids that stand for UIDs in lo
 # Under a key file's secret, or the secret with the stretched passphrase.
 KEYFILE_WRAP: Final = b"coffer/keyfile-wrap/v1"
 KEYFILE_ID: Final = b"coffer/keyfile-id/v1"  # the secret's public id; derived from the secret alone
+
+# Under an epoch KEK or the ARK: keeps nonces and new keys apart where randomness repeats (`keys.crypto.hedge`).
+HEDGE: Final = b"coffer/hedge/v1"
+NEW_KEY: Final = b"coffer/new-key/v1"  # this and the next three are labels of `hedge`, not of `derive`
+NONCE: Final = b"coffer/nonce/v1"
+SHARE_POLYNOMIAL: Final = b"coffer/share-polynomial/v1"
+SALT: Final = b"coffer/salt/v1"  # under the key that the salt is for
 
 _LONGEST: Final = 255 * 32  # RFC 5869: L <= 255 * HashLen
 

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Final
 
 from coffer.keys.crypto import aead
+from coffer.keys.crypto.hedge import Random
 from coffer.keys.errors import FormatError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.store.writes import FEED_KEY
@@ -193,9 +194,9 @@ class KeyRow:
     def _context(self, archive_id: bytes, key_id: bytes) -> bytes:
         return _KEY_CONTEXT + archive_id + key_id + self._clear()
 
-    def wrap(self, kek: Secret, archive_id: bytes, key_id: bytes, key: Secret, salt: bytes) -> bytes:
-        """Return the row's 156 bytes with `key` sealed in them; `salt` is 24 fresh random bytes."""
-        return self._clear() + aead.seal(kek, self._context(archive_id, key_id), key.reveal(), salt)
+    def wrap(self, kek: Secret, archive_id: bytes, key_id: bytes, key: Secret, random: Random) -> bytes:
+        """Return the row's 156 bytes with `key` sealed in them."""
+        return self._clear() + aead.seal(kek, self._context(archive_id, key_id), key.reveal(), random)
 
     def unwrap(self, kek: Secret, archive_id: bytes, key_id: bytes) -> Secret:
         """Return the key. Raises IntegrityError unless row, id, archive and KEK are those it was sealed under."""

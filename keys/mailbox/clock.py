@@ -97,6 +97,5 @@ def _context(keyring: Keyring) -> bytes:
 def _put(keyring: Keyring, before: ClockStateAsRead, after: ClockState, event: WaitingEvent | None = None) -> bool:
     plain = msgspec.json.encode(after)
     plain += b" " * (-len(plain) % _PAD)
-    key, salt = keyring.archive_key(derive.NOTE), os.urandom(aead.SALT)
-    row = ROW, aead.seal(key, _context(keyring), plain, salt)
+    row = ROW, aead.seal(keyring.archive_key(derive.NOTE), _context(keyring), plain, os.urandom)
     return keyring.amend([row, *([event.row] if event else [])], expected=[(ROW, before.sealed)])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from coffer.keys.crypto import derive
+from coffer.keys.crypto.hedge import Random, hedged
 from coffer.keys.crypto.keyed_hash import keyed_hash
 from coffer.keys.crypto.masked_sum import (
     KEYED_BYTES,
@@ -134,12 +135,14 @@ class RowSums:
 
     row_key: Secret
     mask_key: Secret
-    random: Callable[[int], bytes]
+    hedge_key: Secret
+    random: Random
 
     @classmethod
-    def under(cls, root: Secret, random: Callable[[int], bytes]) -> RowSums:
+    def under(cls, root: Secret, random: Random) -> RowSums:
         """Derive them from the archive root key."""
-        return cls(derive.derive(root, derive.KEYRING_SUM), derive.derive(root, derive.KEYRING_MASK), random)
+        rows, masks = derive.derive(root, derive.KEYRING_SUM), derive.derive(root, derive.KEYRING_MASK)
+        return cls(rows, masks, derive.derive(root, derive.HEDGE), random)
 
     def mask(self, bucket: int, generation: int, nonce: bytes) -> int:
         """Return what hides a bucket's sum: otherwise two states of it would show the hash of the row between them."""
@@ -194,7 +197,8 @@ class RowSums:
         }
 
     def _sealed(self, bucket: int, generation: int, keyed: int, plain: int) -> bytes:
-        nonce = self.random(_NONCE)
+        state = masked(keyed, 0)  # two states of a bucket never get the same mask
+        nonce = hedged(self.hedge_key, derive.NONCE, self.random, _NONCE, bytes([bucket]), state)
         return _Sums(generation, nonce, masked(keyed, self.mask(bucket, generation, nonce)), plain).encode()
 
     def is_right(self, bucket: int, kept: _Sums, total: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol
 from coffer.archive.events.recorded import Occurrence, Recorded
 from coffer.archive.format.entry import Appended, Entry, Position, RecordId
 from coffer.archive.format.record import RecordHeader
-from coffer.keys.crypto import aead, derive
+from coffer.keys.crypto import derive
 from coffer.keys.errors import FormatError, IntegrityError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.mailbox import events
@@ -47,7 +47,7 @@ def enclosed(keyring: Keyring, event: Occurrence) -> WaitingEvent:
 
 def enclosed_under(key: Secret, archive_id: bytes, event: Occurrence) -> WaitingEvent:
     """As `enclosed`, under the archive's event key, where no provider opens the keyring."""
-    entry = event.seal(key, archive_id, os.urandom(aead.SALT))
+    entry = event.seal(key, archive_id, os.urandom)
     assert isinstance(entry.body, bytes)
     return WaitingEvent(entry.kind, event.time_ms, entry.study_key_id, entry.content_id, entry.body, os.urandom(UNIQUE))
 

@@ -258,7 +258,7 @@ def test_missing_and_scheduled_keys(keyring: Keyring, provider: KeyFileProvider)
         keyring.study(b"?" * 16)
     kek_id, kek = keyring._epochs.keks[1]
     row = rows.KeyRow(rows.Purpose.STUDY, rows.KeyState.SHRED_SCHEDULED, 1, kek_id, 0)
-    value = row.wrap(kek, keyring.archive_id, b"s" * 16, keyring.archive_key(b"any"), bytes(24))
+    value = row.wrap(kek, keyring.archive_id, b"s" * 16, keyring.archive_key(b"any"), bytes)
     keyring._store.put([(b"K" + b"s" * 16, value)])
     with pytest.raises(ShreddedError):
         keyring.study(b"s" * 16)
