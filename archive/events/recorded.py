@@ -1,6 +1,6 @@
 """Events as sealed records in the log.
 
-Rule: pure. Time and JSON of an event, padded, are sealed under the archive's event key and bound to archive, key id,
+Rule: pure. Time and JSON of an event, padded, are sealed below the archive's event key and bound to archive, key id,
 content id and kind of record like any body. The record's header has the study key that it is about, and the time of
 the append, which comes after the event's.
 """
@@ -40,9 +40,9 @@ class Occurrence:
         """The record to append. Takes the archive's event key. Raises as `codec.encode`."""
         plain = self.time_ms.to_bytes(_TIME, "big") + codec.encode(self.event)
         plain += b" " * (-len(plain) % _PAD)
-        content_id = hmac_sha256(derive.derive(key, derive.CID), plain)
+        content_id = hmac_sha256(derive.derive(key, derive.EVENT_CID), plain)
         context = BodyContext(archive_id, self.key_id, content_id, self.event.kind)
-        body = aead.seal(key, context.bind(len(plain)), plain, random)
+        body = aead.seal(derive.derive(key, derive.EVENT_BLOB), context.bind(len(plain)), plain, random)
         return Entry(self.event.kind, self.key_id, 0, content_id, body, self.time_ms)
 
 
@@ -66,7 +66,7 @@ class Recorded:
         if length > codec.MAX_EVENT_BYTES + _TIME + _PAD:
             raise FormatError("an event is too long")
         context = BodyContext(archive_id, header.study_key_id, header.content_id, header.kind)
-        plain = aead.open_sealed(key, context.bind(length), body)
+        plain = aead.open_sealed(derive.derive(key, derive.EVENT_BLOB), context.bind(length), body)
         told = plain[_TIME:].rstrip(b" ")
         if len(plain) != _TIME + len(told) + -(_TIME + len(told)) % _PAD:
             raise FormatError("an event is not padded as it should be")

@@ -163,7 +163,7 @@ def split(kek: Secret, of: Group, random: Random) -> list[Share]:
 
 
 def _check_value(kek: Secret, of: Group) -> bytes:
-    return hmac_sha256(kek, SHARE + b"\x00" + of.encode())[:_CHECK]
+    return hmac_sha256(derive(kek, SHARE), of.encode())[:_CHECK]
 
 
 def combine(named: Mapping[str, Share]) -> Recovered:

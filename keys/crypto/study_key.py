@@ -43,4 +43,4 @@ class StudyKey:
     @cached_property
     def kcv(self) -> bytes:
         """The 16-byte key-check value, which identifies the key without revealing it."""
-        return derive.hmac_sha256(self.dek, derive.KCV)[:KCV_BYTES]
+        return derive.derive(self.dek, derive.KCV, KCV_BYTES).reveal()

@@ -86,7 +86,7 @@ def of_a_wrapped_kek(folder: Path, content: int) -> bytes:
 
 
 def of_a_sum_of_the_index(_: Path, content: int) -> bytes:
-    keyed = RowSum(KEY, ZEROS)
+    keyed = RowSum.under(KEY, ZEROS)
     total = keyed.total()
     total.add("study", b"ref", b"%d" % content)
     return keyed.sealed(total)[:16]
