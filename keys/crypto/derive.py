@@ -23,6 +23,7 @@ __all__ = [
     "CID",
     "CLAIM",
     "CLOCK",
+    "ERASED_NAME",
     "EVENT",
     "EVENT_BLOB",
     "EVENT_CID",
@@ -56,6 +57,7 @@ BLOB: Final = b"coffer/blob/v1"
 CID: Final = b"coffer/cid/v1"
 ROW: Final = b"coffer/row/v1"
 KCV: Final = b"coffer/kcv/v1"  # what it gives is no key, but the key-check value, in clear
+ERASED_NAME: Final = b"coffer/erased-name/v1"  # hides the study's token in the event of its erasure
 
 # Under an epoch's KEK.
 KEK_WRAP: Final = b"coffer/kek-wrap/v1"  # seals the key rows of the keyring

@@ -302,7 +302,6 @@ class Rekeyer:
     def _ended(self, study: _Study) -> Occurrence:
         seqs = [stored.position.seq for stored in study.moved.values()]
         event = StudyRekeyed(
-            study=study.job.name.hex(),
             new_key=study.job.new.hex(),
             objects=len(seqs),
             first_record=min(seqs, default=None),

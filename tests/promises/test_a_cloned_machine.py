@@ -163,6 +163,7 @@ DRAWN = {
     "keys/keyring/keyring.py": 3,
     "keys/keyring/rekey.py": 1,
     "keys/keyring/rotation.py": 1,
+    "keys/keyring/shred.py": 1,
     "keys/mailbox/officer_records.py": 1,
     "keys/mailbox/orders.py": 1,
     "keys/providers/key_file.py": 1,

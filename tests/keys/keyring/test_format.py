@@ -139,7 +139,7 @@ def test_a_keyring_from_before_is_refused_with_one_sentence(tmp_path: Path) -> N
     change(tmp_path / "g" / "keyring", {rows.HEADER_KEY: header[:8] + b"\0\2" + header[10:]})
     with pytest.raises(FormatError) as refused:
         Keyring.open(tmp_path / "g" / "keyring", KeyFileProvider(tmp_path / "g" / "keyfile"))
-    assert str(refused.value) == "the keyring has format 2, and this Coffer has format 3"
+    assert str(refused.value) == "the keyring has format 2, and this Coffer has format 4"
     assert refused.value.hint().startswith("open it with the Coffer that made it")
 
 
