@@ -160,7 +160,7 @@ class LmdbRowStore(IndexRowStore):
         """Make changes in one transaction, in a map that is large enough for them."""
         if self._readonly:
             raise UnavailableError("the index is open for reading only")
-        if self._sum.key is None:
+        if self._sum.row_key is None:
             raise UnavailableError("the index is open without its key: its rows are read and not written")
         while True:
             try:
@@ -226,7 +226,7 @@ class LmdbRowStore(IndexRowStore):
 
     def authenticate(self, key: Secret, random: Callable[[int], bytes]) -> None:
         """As `IndexRowStore.authenticate`; before, nothing is written."""
-        self._sum = RowSum(key, random)
+        self._sum = RowSum.under(key, random)
 
     def complaint(self, go_on: Callable[[], bool] = lambda: True) -> str | None:
         """As `IndexRowStore.complaint`, in one transaction: about 4 us a row. Writes go on meanwhile, but the pages

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from coffer.index.backends.row_store import TABLES
-from coffer.keys.crypto.derive import hmac_sha256
+from coffer.keys.crypto.derive import HEDGE, NONCE, SUM_MASK, SUM_ROWS, derive, hmac_sha256
+from coffer.keys.crypto.hedge import Random, hedged
 from coffer.keys.crypto.keyed_hash import keyed_hash
 from coffer.keys.crypto.masked_sum import KEYED_BYTES, guarded, is_masked, masked, plain_hash, plain_in, unmasked
 from coffer.keys.memory.secret import Secret
@@ -20,7 +21,6 @@ __all__ = ["RowSum", "Total"]
 
 _NONCE: Final = 16
 _HEAD: Final = _NONCE + KEYED_BYTES
-_MASK: Final = b"\xff"  # in the place of a table's number
 _PLACES: Final = {name: number.to_bytes(1, "big") for number, name in enumerate(TABLES)}
 
 
@@ -42,26 +42,35 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class RowSum:
-    """The key of an index's sum (None: only accidents are found), and the source of its nonces."""
+    """The keys of an index's sum (None: only accidents are found), and the source of its nonces."""
 
-    key: Secret | None = None
-    random: Callable[[int], bytes] = field(default=bytes)
+    row_key: Secret | None = None
+    mask_key: Secret | None = None
+    hedge_key: Secret | None = None
+    random: Random = field(default=bytes)
+
+    @classmethod
+    def under(cls, key: Secret, random: Random) -> RowSum:
+        """Derive the keys from the index's INDEX_SUM."""
+        return cls(derive(key, SUM_ROWS), derive(key, SUM_MASK), derive(key, HEDGE), random)
 
     def total(self) -> Total:
         """Return the sum of no rows, to add to: for one batch (see `keyed_hash`)."""
-        return Total(None if self.key is None else keyed_hash(self.key))
+        return Total(None if self.row_key is None else keyed_hash(self.row_key))
 
     def opened(self, stored: bytes | None) -> Total:
         """Return what the rows added up to when the value of `sum` was written; of no rows where there is none."""
         found = self.total()
-        if stored is not None and self.key is not None:
+        if stored is not None and self.row_key is not None:
             found.keyed = unmasked(stored[_NONCE:_HEAD], self._mask(stored[:_NONCE]))
             found.plain = plain_in(stored)
         return found
 
     def sealed(self, total: Total) -> bytes:
         """Return the value of `sum`: nonce, masked keyed sum, accident sum of the rows and of these; 56 bytes."""
-        nonce = self.random(_NONCE)
+        assert self.hedge_key is not None
+        state = masked(total.keyed, 0)  # two states of the index never get the same mask
+        nonce = hedged(self.hedge_key, NONCE, self.random, _NONCE, state)
         return guarded(nonce + masked(total.keyed, self._mask(nonce)), total.plain)
 
     def is_right(self, stored: bytes | None, total: Total) -> bool:
@@ -70,11 +79,11 @@ class RowSum:
             return (total.keyed, total.plain) == (0, 0)
         head = stored[:_HEAD]
         is_plain = stored == guarded(head, total.plain)
-        if self.key is None:
+        if self.row_key is None:
             return is_plain
         return is_plain and is_masked(head[_NONCE:], total.keyed, self._mask(head[:_NONCE]))
 
     def _mask(self, nonce: bytes) -> int:
         """What hides the sum: otherwise two states of the index would show the hash of the row between them."""
-        assert self.key is not None
-        return int.from_bytes(hmac_sha256(self.key, _MASK + nonce), "big")
+        assert self.mask_key is not None
+        return int.from_bytes(hmac_sha256(self.mask_key, nonce), "big")

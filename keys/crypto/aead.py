@@ -7,7 +7,8 @@
 A plaintext chunk is 16 384 bytes; the last is always shorter (maybe empty); each gains a 16-byte tag.
 Rule: a fresh random salt for every message gives a fresh AES key, so there is no nonce state anywhere; the commitment
 is checked before anything is decrypted, and no plaintext is released before its chunk's tag is verified.
-It does not choose salts (callers inject randomness) and knows nothing of what it seals.
+A salt depends on what is sealed as well as on the injected randomness (`keys.crypto.hedge`), so two messages never
+share one. It knows nothing of what it seals.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from coffer.keys.buffer import Buffer
+from coffer.keys.crypto import derive
+from coffer.keys.crypto.hedge import Random, hedged
 from coffer.keys.errors import FormatError, InputError, IntegrityError
 from coffer.keys.memory.secret import Secret
 
@@ -34,6 +37,7 @@ __all__ = [
     "TAG",
     "Opener",
     "Sealer",
+    "fresh_salt",
     "open_sealed",
     "plain_length",
     "seal",
@@ -89,7 +93,7 @@ def _schedule(key: Secret, context: bytes, salt: bytes) -> tuple[AESGCM, int, by
 
 
 class Sealer:
-    """Seals one message as a stream. Takes the 32-byte key, the context and a fresh random 24-byte salt.
+    """Seals one message as a stream. Takes the 32-byte key, the context and a 24-byte salt of `fresh_salt`.
 
     Write `header`, then the result of every `update()`, then that of `finish()`; or let `into()` write it all. Not
     thread-safe. A salt must never be used twice under one key and context.
@@ -266,9 +270,15 @@ class Opener:
             index += 1
 
 
-def seal(key: Secret, context: bytes, plaintext: Buffer, salt: bytes) -> bytes:
-    """Seal a whole message in memory: header and chunks. `salt` is 24 fresh random bytes."""
-    return Sealer(key, context, salt).whole(plaintext)
+def fresh_salt(key: Secret, context: bytes, content: Buffer, random: Random) -> bytes:
+    """Return the 24-byte salt for a message that `content`, the plaintext or its hash, tells from others under this
+    key and context."""
+    return hedged(key, derive.SALT, random, SALT, context, content)
+
+
+def seal(key: Secret, context: bytes, plaintext: Buffer, random: Random) -> bytes:
+    """Seal a whole message in memory: header and chunks, with a fresh salt."""
+    return Sealer(key, context, fresh_salt(key, context, plaintext, random)).whole(plaintext)
 
 
 def open_sealed(key: Secret, context: bytes, sealed: Buffer) -> bytes:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coffer.keys.clock import clock_ms
-from coffer.keys.crypto import aead, derive, selftest
+from coffer.keys.crypto import derive, selftest
 from coffer.keys.crypto.shamir import Group, Share, split
 from coffer.keys.crypto.study_key import StudyKey
 from coffer.keys.disk.lock import Holder
@@ -193,7 +193,7 @@ class Keyring:
 
     def sealed(self, row: KeyRow, key_id: bytes, dek: Secret) -> bytes:
         """Return the row's bytes with the key `dek` sealed under the epoch that the row names."""
-        return row.wrap(self._epochs.kek(row.epoch)[1], self.archive_id, key_id, dek, self._random(aead.SALT))
+        return row.wrap(self._epochs.kek(row.epoch)[1], self.archive_id, key_id, dek, self._random)
 
     def row(self, key: bytes) -> bytes | None:
         """Return the value of a row, None where there is none; other processes' commits included."""

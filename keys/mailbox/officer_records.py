@@ -106,6 +106,6 @@ class OfficerRecordAdmin(OfficerRecords[N]):
         again whether that is allowed."""
         plain = msgspec.json.encode(record)
         plain += b" " * (-len(plain) % _PAD)
-        sealed = aead.seal(self._key, self._context(row_key), plain, self._random(aead.SALT))
+        sealed = aead.seal(self._key, self._context(row_key), plain, self._random)
         put, expected = [(row_key, sealed), event.row], [(row_key, before)]
         return self._keyring.amend(put, expected=expected, gone=[SOMETHING_ELSE])

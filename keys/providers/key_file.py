@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from coffer.keys.crypto import aead, selftest
 from coffer.keys.crypto.derive import KEYFILE_ID, KEYFILE_WRAP, derive
+from coffer.keys.crypto.hedge import first_key
 from coffer.keys.disk import durable
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.disk.permissions import require_secret
@@ -152,8 +153,13 @@ def generate_keyfile(
     cost.check()
     selftest.require()
     salt = random(16) if passphrase is not None else bytes(16)
-    content = _KeyFile(cost if passphrase is not None else None, salt, ((epoch, Secret(random(32))),))
+    content = _KeyFile(cost if passphrase is not None else None, salt, ((epoch, first_key(random, _slot(epoch))),))
     durable.write_new(path, content.encode(), 0o600, calls=calls)
+
+
+def _slot(epoch: int) -> bytes:
+    """What tells a slot's secret from everything else that is drawn."""
+    return b"slot" + WRAPPED_EPOCH.pack(epoch)
 
 
 class KeyFileProvider:
@@ -199,7 +205,7 @@ class KeyFileProvider:
 
     def create_epoch(self, epoch: int, context: bytes) -> tuple[Secret, bytes]:
         """See KekProvider."""
-        kek = Secret(self._random(32))
+        kek = first_key(self._random, context)
         return kek, self.adopt_epoch(epoch, kek, context)
 
     def adopt_epoch(self, epoch: int, kek: Secret, context: bytes) -> bytes:
@@ -210,14 +216,14 @@ class KeyFileProvider:
             if secret is None:
                 if not 1 <= epoch < 2**32 or len(content.slots) >= MOST_SLOTS:
                     raise ConfigError("the key file cannot take another epoch", hint="destroy retired epochs first")
-                secret = Secret(self._random(32))
+                secret = first_key(self._random, _slot(epoch))
                 slots = tuple(sorted((*content.slots, (epoch, secret)), key=lambda slot: slot[0]))
                 durable.replace(self._path, with_changes(content, slots=slots).encode(), 0o600, calls=self._calls)
             else:
                 durable.resync(self._path, calls=self._calls)  # else a power cut could lose the secret, and so the KEK
             place = WRAPPED_EPOCH.pack(epoch)
             wrap_key = self._wrap_key(content, secret)
-            return place + aead.seal(wrap_key, place + context, kek.reveal(), self._random(aead.SALT))
+            return place + aead.seal(wrap_key, place + context, kek.reveal(), self._random)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         """See KekProvider."""

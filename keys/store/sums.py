@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from coffer.keys.crypto import derive
+from coffer.keys.crypto.hedge import Random, hedged
 from coffer.keys.crypto.keyed_hash import keyed_hash
 from coffer.keys.crypto.masked_sum import (
     KEYED_BYTES,
@@ -171,12 +172,14 @@ class RowSums:
 
     row_key: Secret
     mask_key: Secret
-    random: Callable[[int], bytes]
+    hedge_key: Secret
+    random: Random
 
     @classmethod
-    def under(cls, root: Secret, random: Callable[[int], bytes]) -> RowSums:
+    def under(cls, root: Secret, random: Random) -> RowSums:
         """Derive them from the archive root key."""
-        return cls(derive.derive(root, derive.KEYRING_SUM), derive.derive(root, derive.KEYRING_MASK), random)
+        rows, masks = derive.derive(root, derive.KEYRING_SUM), derive.derive(root, derive.KEYRING_MASK)
+        return cls(rows, masks, derive.derive(root, derive.HEDGE), random)
 
     def mask(self, bucket: int, generation: int, lineage: bytes, nonce: bytes) -> int:
         """Return what hides a bucket's sum: otherwise two states of it would show the hash of the row between them."""
@@ -241,7 +244,8 @@ class RowSums:
         }
 
     def _sealed(self, bucket: int, generation: int, lineage: bytes, keyed: int, plain: int) -> bytes:
-        nonce = self.random(_NONCE)
+        state = masked(keyed, 0)  # two states of a bucket never get the same mask
+        nonce = hedged(self.hedge_key, derive.NONCE, self.random, _NONCE, bytes([bucket]), state)
         mask = self.mask(bucket, generation, lineage, nonce)
         return _Sums(generation, lineage, nonce, masked(keyed, mask), plain).encode()
 

@@ -29,7 +29,7 @@ from coffer.index.index import Index
 from coffer.index.rebuild import CatchUp
 from coffer.index.tables.rows import Version
 from coffer.keys.clock import clock_ms
-from coffer.keys.crypto import aead, derive
+from coffer.keys.crypto import derive
 from coffer.keys.errors import UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.values.waiting_event import WaitingEvent
@@ -268,7 +268,7 @@ class WritableArchive(KeyAdminArchive):
     def record_event(self, event: Event, key_id: bytes = NO_KEY) -> Position:
         """Append a sealed event, of now, about a study key; durable on return. Raises UnavailableError, FormatError."""
         told, key = Occurrence(event, clock_ms(), key_id), self.keyring.archive_key(derive.EVENT)
-        return self.log.append([told.seal(key, self.folder.archive_id, os.urandom(aead.SALT))])[0].position
+        return self.log.append([told.seal(key, self.folder.archive_id, os.urandom)])[0].position
 
     def rebuild_index(self, progress: Callable[[int, int], None]) -> CatchUp:
         """Empty the index and fill it from the log; `progress` gets records done and total. Durable on return."""

@@ -314,7 +314,7 @@ def shred_again(late: Missed, keyring: Keyring) -> None:
         told = outbox.enclosed(keyring, again)
         schedule(
             keyring,
-            {key_id: bytes.fromhex(event.study)},
+            {key_id: keyring.study_even_if_shredded(key_id).hidden(bytes.fromhex(event.study))},
             now_ms=event.scheduled_ms,
             until_ms=event.until_ms,
             event=lambda *_, told=told: told,

@@ -89,7 +89,7 @@ def order(archive: KeyAdminArchive, selection: RekeySelection, reason: str, offi
     under_way = {each.new: each.old for each in rekey.under_way(keyring)}
 
     def event(made: Rekey) -> WaitingEvent:
-        ordered = RekeyOrdered(study=made.name.hex(), new_key=made.new.hex(), reason=reason.strip(), by=officer.officer)
+        ordered = RekeyOrdered(new_key=made.new.hex(), reason=reason.strip(), by=officer.officer)
         return archive.enclosed(Occurrence(ordered, clock_ms(), made.old))
 
     begun: dict[bytes, Rekey] = {}

@@ -12,7 +12,7 @@ from typing import Protocol
 from coffer.archive.events.recorded import Occurrence, Recorded
 from coffer.archive.format.entry import Appended, Entry, Position, RecordId
 from coffer.archive.format.record import RecordHeader
-from coffer.keys.crypto import aead, derive
+from coffer.keys.crypto import derive
 from coffer.keys.errors import FormatError, IntegrityError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.mailbox import events
@@ -41,7 +41,7 @@ class Reader(Protocol):
 
 def enclosed(keyring: Keyring, event: Occurrence) -> WaitingEvent:
     """Seal an event, to be written into the keyring together with the change that it records."""
-    entry = event.seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom(aead.SALT))
+    entry = event.seal(keyring.archive_key(derive.EVENT), keyring.archive_id, os.urandom)
     assert isinstance(entry.body, bytes)
     return WaitingEvent(entry.kind, event.time_ms, entry.study_key_id, entry.content_id, entry.body, os.urandom(UNIQUE))
 

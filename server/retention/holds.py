@@ -209,7 +209,7 @@ class HoldAdmin(Holds):
     def _token(self, hold: Hold) -> bytes:
         if hold.study_uid:
             return self._archive.index.study_token(hold.study_uid)
-        key = self._archive.keyring.archive_key(derive.NOTE)
+        key = self._archive.keyring.archive_key(derive.HOLD)
         issuer = f"\0{hold.issuer}" if hold.issuer else ""
         what = f"{hold.kind}\0{hold.patient_id or hold.sop_instance}{issuer}"
         return hmac_sha256(key, what.encode())[:_TOKEN_BYTES]

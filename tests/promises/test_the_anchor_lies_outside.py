@@ -28,7 +28,7 @@ from coffer.keys.memory.secret import Secret
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_for_service, open_reading, open_writer
 from coffer.server.main.demo import sample_study
-from tests.archive.events.samples import BY, KEY, STUDY
+from tests.archive.events.samples import BY, KEY
 from tests.conftest import ROOT
 from tests.keyless import change
 from tests.server.filled import part10, run, study_files, told
@@ -314,7 +314,7 @@ def test_a_tail_after_a_crash_is_not_taken_if_it_was_changed(archive: Path) -> N
     """A6: records that no checkpoint covers yet; dropping or swapping them leaves no true tag at the end."""
     with open_writer(load_config(Path("coffer.toml"))) as written:
         for reason in ("one", "two", "three"):
-            written.record_event(RekeyOrdered(study=STUDY, new_key=KEY, reason=reason, by=BY))
+            written.record_event(RekeyOrdered(new_key=KEY, reason=reason, by=BY))
         shutil.copytree(archive, "crashed")
     records = read(Path("crashed"))
     for changed in ([*records[:-2], records[-1]], [*records[:-2], records[-1], records[-2]]):

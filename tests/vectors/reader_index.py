@@ -74,17 +74,17 @@ def applied(tables: dict[str, dict[str, str]]) -> dict[int, tuple[int, bytes, tu
     return found
 
 
-def check_sum(tables: dict[str, dict[str, str]], sum_key: bytes) -> None:
+def check_sum(tables: dict[str, dict[str, str]], row_key: bytes, mask_key: bytes) -> None:
     """Both sums over all rows."""
     keyed = plain = 0
     for place, name in enumerate(("meta", "uid", "study", "series", "instance")):
         for key, value in ((bytes.fromhex(k), bytes.fromhex(v)) for k, v in tables[name].items()):
             if (name, key) != ("meta", b"sum"):
                 text = bytes([place]) + len(key).to_bytes(2, "big") + key + value
-                keyed += int.from_bytes(hmac.digest(sum_key, text, "sha256"), "big")
+                keyed += int.from_bytes(hmac.digest(row_key, text, "sha256"), "big")
                 plain += int.from_bytes(sha256(text).digest()[:8], "big")
     kept = bytes.fromhex(tables["meta"][b"sum".hex()])
-    keyed += int.from_bytes(hmac.digest(sum_key, b"\xff" + kept[:16], "sha256"), "big")
+    keyed += int.from_bytes(hmac.digest(mask_key, kept[:16], "sha256"), "big")
     plain += int.from_bytes(sha256(kept[:48]).digest()[:8], "big")
     if kept[16:] != (keyed % 2**256).to_bytes(32, "big") + (plain % 2**64).to_bytes(8, "big"):
         raise ValueError("sum")

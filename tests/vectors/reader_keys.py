@@ -115,7 +115,7 @@ def join_shares(texts: list[str]) -> tuple[bytes, int, bytes]:
                 weight = times(weight, times(other, inverse))
         for at in range(32):
             kek[at] ^= times(value[at], weight)
-    check = hmac.digest(bytes(kek), b"coffer/share/v1\0" + head, "sha256")[:16]
+    check = hmac.digest(expand("sha256", bytes(kek), b"coffer/share/v1", 32), head, "sha256")[:16]
     need(hmac.compare_digest(check, shares[0][52:68]), "check value")
     return head[25:41], int.from_bytes(head[41:45], "big"), bytes(kek)
 
@@ -149,7 +149,7 @@ class Opened:
     def derived(self, key_id: bytes) -> dict[str, str]:
         dek = self.deks[key_id]
         out = {name: expand("sha256", dek, f"coffer/{name}/v1".encode(), 32).hex() for name in ("blob", "cid", "row")}
-        return {"dek": dek.hex(), **out, "kcv": hmac.digest(dek, b"coffer/kcv/v1", "sha256")[:16].hex()}
+        return {"dek": dek.hex(), **out, "kcv": expand("sha256", dek, b"coffer/kcv/v1", 16).hex()}
 
     def vkey_and_note(self, name: str, body: bytes) -> tuple[str, str]:
         private = Ed25519PrivateKey.from_private_bytes(self.signing)
@@ -223,7 +223,7 @@ def open_rows(
     rows: dict[bytes, bytes], wrapping: dict[int, bytes], known: dict[int, tuple[bytes, bytes]] | None = None
 ) -> Opened:
     header = rows.get(b"H", b"")
-    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x03", "header")
+    need(len(header) == 38 and header[:10] == b"CofferKR\x00\x04", "header")
     archive_id = header[14:30]
     keks: dict[int, tuple[bytes, bytes]] = dict(known or {})
     states: dict[int, int] = {}
@@ -232,7 +232,7 @@ def open_rows(
             continue
         version, alg, state, epoch = struct.unpack(">HBBI", row[:8])
         length = int.from_bytes(row[48:50], "big")
-        need((version, alg) == (3, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
+        need((version, alg) == (4, 3) and state in (1, 2, 3, 4, 5) and length == len(row) - 50, "epoch row")
         need(key == b"E" + epoch.to_bytes(4, "big"), "epoch row under another key")
         states[epoch] = state
         need(length == 0 or state not in (3, 5), "a KEK of an epoch that is gone")
@@ -248,10 +248,11 @@ def open_rows(
     def unwrap(row: bytes, purpose: int, key_id: bytes) -> bytes:
         need(len(row) == 156 and row[5:8] == bytes(3), "key row")
         version, alg, found, state = struct.unpack(">HBBB", row[:5])
-        need((version, alg, found) == (3, 1, purpose) and state in (1, 2), "key row")
+        need((version, alg, found) == (4, 1, purpose) and state in (1, 2), "key row")
         epoch = int.from_bytes(row[8:12], "big")
         need(epoch in keks and keks[epoch][0] == row[12:28], "KEK id")
-        return unseal(keks[epoch][1], b"coffer/dek/v1\0" + archive_id + key_id + row[:52], row[52:])
+        key = expand("sha256", keks[epoch][1], b"coffer/kek-wrap/v1", 32)
+        return unseal(key, b"coffer/dek/v1\0" + archive_id + key_id + row[:52], row[52:])
 
     ark = unwrap(rows.get(b"A", b""), 2, bytes(16))
     check_sums(rows, ark)
@@ -265,8 +266,8 @@ def open_rows(
     unfinished: dict[bytes, bytes] = {}
     for key, row in rows.items():
         if key[:1] == b"T":
-            need(len(key) == 17 and len(row) == 56 and row[:3] == b"\0\1\0" and row[3] < 2, "tombstone")
-            need((row[3] == 1) == any(row[40:]), "tombstone")
+            need(len(key) == 17 and len(row) == 56 and row[:2] == b"\0\2" and row[2] < 2 and row[3] < 2, "tombstone")
+            need((row[2] == 1) == any(row[40:]), "tombstone")
             shredded[key[1:]] = struct.unpack(">IQQ", row[4:24])
             need(row[3] == 0 or b"K" + key[1:] not in rows, "a replaced key that is still there")
             need(b"K" + key[1:] not in rows or rows[b"K" + key[1:]][4] == 2, "a shredded key that is not marked")
