@@ -17,9 +17,11 @@ from typing import Final
 
 from coffer.archive.format.entry import LogId, RecordId, Tip
 from coffer.index.backends.lmdb_store import LmdbRowStore
+from coffer.index.backends.lmdb_sums import altered
 from coffer.index.backends.row_store import IndexRowStore
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import Rules
+from coffer.index.keyed_check import LogRecords, complaint_of
 from coffer.index.query.locate import Located
 from coffer.index.query.search import IndexSearch, IndexStats
 from coffer.index.query.views import Views
@@ -102,12 +104,13 @@ class Index(IndexSearch):
         An index of another schema, or made under other rules of patients and versions, is emptied, and then filled
         again by `index.rebuild.catch_up`; with `readonly` it is a FormatError. With many studies the searchable table
         is still being filled on return: objects can be put in, `query` and `stats` wait. Raises FencedError if another
-        writer has taken over, and IntegrityError if it is damaged or belongs to another archive. Damage that is found
-        later is raised by the calls that wait and by `require_writable`.
+        writer has taken over, and IntegrityError if it is damaged or belongs to another archive; IndexAlteredError if
+        it was altered, as every later call does that meets what was altered. What the check of all rows finds is raised
+        by `require_writable` and by every question from then on.
         """
-        store.authenticate(keyring.archive_key(INDEX_SUM), random)
         tables = Tables(store, keyring, epoch, readonly=readonly, random=random)
         try:
+            store.authenticate(keyring.archive_key(INDEX_SUM), random)
             return cls(tables, keyring, rules, readonly=readonly)
         except BaseException:
             tables.close(flush=False)
@@ -126,6 +129,17 @@ class Index(IndexSearch):
         IntegrityError if a damaged row ended the filling of the searchable table."""
         self._tables.require_writable()
         self._catalogue.require_sound()
+
+    def complaint(self, log: LogRecords, go_on: Callable[[], bool] = lambda: True) -> str | None:
+        """Read everything and return what is wrong with it, or None; None, too, where `go_on` says False.
+
+        Compares the rows with their keyed sums, and with the log: see `index.keyed_check`. After a complaint the index
+        answers nothing, and nothing can be put in. Raises UnavailableError.
+        """
+        what = complaint_of(self._tables.store, self._keyring, log, go_on)
+        if what is not None:
+            self._catalogue.distrust(altered(what))
+        return what
 
     def accept(
         self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1, tip: Tip | None = None

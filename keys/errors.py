@@ -21,6 +21,7 @@ __all__ = [
     "FormatError",
     "HistoryError",
     "IdentifierError",
+    "IndexAlteredError",
     "InputError",
     "IntegrityError",
     "KeyUnavailableError",
@@ -71,6 +72,11 @@ class HistoryError(IntegrityError):
     """Log, signed checkpoint and keyring disagree: one was rolled back, forked or cut. Nothing was changed."""
 
     exit_code: ClassVar[int] = 13
+
+
+class IndexAlteredError(IntegrityError):
+    """The index is not the one that was written, or contradicts its log: it says nothing, and what the log has is
+    found again once the index is rebuilt."""
 
 
 class NotFoundError(CofferError):

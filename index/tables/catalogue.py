@@ -93,6 +93,10 @@ class Catalogue:
         if self._loading.error is not None:
             raise self._loading.error
 
+    def distrust(self, error: CofferError) -> None:
+        """From now on raise `error` instead of answering: the rows are not those that were written."""
+        self._loading.finish(error)
+
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it is filled or stopped, at most `seconds`; False if it is neither. Raises the error that ended
         the filling."""
