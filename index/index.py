@@ -85,7 +85,7 @@ class Index(IndexSearch):
         random: Callable[[int], bytes] = os.urandom,
     ) -> Index:
         """Open the index in `folder`, created if absent, as `over`. With `readonly` it is safe beside the process that
-        writes. Raises NotFoundError too (readonly and absent), and LockedError."""
+        writes. Raises UnavailableError (readonly and absent) and LockedError, too."""
         return cls.over(LmdbRowStore(folder, readonly=readonly), keyring, rules, readonly=readonly, random=random)
 
     @classmethod

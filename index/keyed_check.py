@@ -47,8 +47,8 @@ class _Counts:
 
 
 def check_with_key(folder: Path, keyring: Keyring, log: LogRecords) -> str | None:
-    """Return what is wrong with an archive's index, or None. Raises NotFoundError where there is none, IntegrityError,
-    UnavailableError."""
+    """Return what is wrong with an archive's index, or None. Raises UnavailableError, also where there is none,
+    and IntegrityError."""
     store = LmdbRowStore(folder, readonly=True)
     try:
         store.authenticate(keyring.archive_key(INDEX_SUM), bytes)

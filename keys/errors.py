@@ -75,8 +75,7 @@ class HistoryError(IntegrityError):
 
 
 class IndexAlteredError(IntegrityError):
-    """The index is not the one that was written, or contradicts its log: it says nothing, and what the log has is
-    found again once the index is rebuilt."""
+    """The index was altered, or contradicts the log: nothing is answered from it. Run `coffer index rebuild`."""
 
 
 class NotFoundError(CofferError):

@@ -23,14 +23,14 @@ from coffer.index.backends.row_sum import RowSum
 from coffer.keys.disk import durable, opening
 from coffer.keys.disk.lmdb_environment import environment, refused
 from coffer.keys.disk.syscalls import sync_folder, unavailable
-from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
+from coffer.keys.errors import IntegrityError, LockedError, UnavailableError
 from coffer.keys.memory.secret import Secret
 
 __all__ = ["LmdbRowStore"]
 
 _FIRST_MAP: Final = 1 << 36  # 64 GiB of address space, not of disk; doubled when full
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
-_REBUILD: Final = "stop the server, run `coffer index rebuild`, start it again: the log holds everything"
+_REBUILD: Final = "stop the server if one runs, then run `coffer index rebuild`: the log holds everything"
 _PIECE: Final = 1 << 20
 
 
@@ -71,7 +71,7 @@ class LmdbRowStore(IndexRowStore):
         self._sums = RowSum()
         self._checked = CheckedSums(self._sums)
         if readonly and not opening.exists(folder / "data.mdb"):
-            raise NotFoundError(f"there is no index in {folder}", hint="start the server once: it creates the index")
+            raise UnavailableError(f"there is no index in {folder}", hint=_REBUILD)
         self._folder = folder
         if not readonly:
             durable.make_folder(folder, 0o700)

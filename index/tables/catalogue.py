@@ -1,8 +1,7 @@
 """All parts of studies in memory: the searchable table and the totals, filled from the rows on disk.
 
-Rule: a view of `Tables`, never ahead of them, and of a writer's only once all its rows are those that were written. A
-thread of its own fills it, because opening the rows of a large archive takes a while; `index.tables.loading` prevents
-it from overwriting what is put meanwhile. It decides no match.
+Rule: a view of `Tables`, never ahead of them. A thread of its own fills it, because opening the rows of a large archive
+takes a while; `index.tables.loading` prevents it from overwriting what is put meanwhile. It decides no match.
 """
 
 from __future__ import annotations
@@ -73,7 +72,6 @@ class Catalogue:
                             self._count(1, row)
                             self._track(ref, row)
                     self.table.put(readable)
-            self._tables.require_whole(lambda: not loading.is_stopped)
             with self._tables.lock:
                 self.table.index()
                 loading.finish()

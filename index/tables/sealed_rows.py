@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, TypeAlias
 
-from coffer.index.backends.lmdb_sums import altered
 from coffer.index.backends.row_store import Change, IndexRowStore
 from coffer.index.tables.row_cache import RowCache
 from coffer.index.tables.row_cipher import INSTANCE, KIND_OF_LENGTH, PART, SERIES, STUDY, Ref, Row, RowCipher
@@ -344,13 +343,6 @@ class Tables:
             self._fresh = {}
         self._hidden.clear()  # an index that is filled again gives their numbers to other studies
         self._cache.clear()
-
-    def require_whole(self, go_on: Callable[[], bool]) -> None:
-        """Raise IndexAlteredError unless all rows are those that were written. Reads all of them, until `go_on` says
-        False; none of an index that is open for reading, which checks what it reads."""
-        what = None if self._is_readonly else self.store.complaint(go_on)
-        if what is not None:
-            raise altered(what)
 
     def drop(self, then: Callable[[], None]) -> None:
         """Remove everything, on disk and in memory, and call `then` before anything is written again.
