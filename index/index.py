@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from coffer.archive.format.entry import LogId, RecordId, Tip
+from coffer.archive.format.entry import OWN_LOG, LogId, RecordId, Tip
 from coffer.index.backends.lmdb_store import LmdbRowStore
 from coffer.index.backends.lmdb_sums import altered
 from coffer.index.backends.row_store import IndexRowStore
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import Rules
-from coffer.index.keyed_check import LogRecords, complaint_of
+from coffer.index.keyed_check import Counts, Held, LogRecords, contradiction
 from coffer.index.query.locate import Located
 from coffer.index.query.search import IndexSearch, IndexStats
 from coffer.index.query.views import Views
@@ -133,13 +133,19 @@ class Index(IndexSearch):
     def complaint(self, log: LogRecords, go_on: Callable[[], bool] = lambda: True) -> str | None:
         """Read everything and return what is wrong with it, or None; None, too, where `go_on` says False.
 
-        Compares the rows with their keyed sums, and with the log: see `index.keyed_check`. After a complaint the index
+        Compares the rows with their keyed sums, and what they add up to with the log (`index.keyed_check`); waits for
+        the searchable table. After a complaint the index
         answers nothing, and nothing can be put in. Raises UnavailableError.
         """
-        what = complaint_of(self._tables.store, self._keyring, log, go_on)
+        what = self._tables.store.complaint(go_on) or contradiction(self._held, self._keyring, log, go_on)
         if what is not None:
             self._catalogue.distrust(altered(what))
         return what
+
+    def _held(self) -> Held:
+        self.follow()
+        with self._tables.lock:
+            return Held(self.marks.get(OWN_LOG), self._progress.skipped_records(), Counts(*self._catalogue.held()))
 
     def accept(
         self, version: Version, study_key_id: bytes, entry: InstanceEntry, *, covers: int = 1, tip: Tip | None = None

@@ -34,11 +34,10 @@ class WrittenSums:
     """The sums that one write moves. `add` each row that comes or goes, then `write`."""
 
     def __init__(self, sums: RowSum, txn: Any, tables: dict[str, Any]) -> None:
-        self._sums = sums
+        self._sums = sums.batch()
         self._txn = txn
         self._tables = tables
-        self._hashed = sums.hashed()
-        self._all = sums.opened(txn.get(SUM_KEY, db=tables["meta"]), b"", self._hashed)
+        self._all = self._sums.opened(txn.get(SUM_KEY, db=tables["meta"]), b"")
         self._totals: dict[bytes, Total] = {}
         self.moved: dict[bytes, tuple[bytes, bytes]] = {}  # by place: the sum before and after, empty where absent
 
@@ -50,16 +49,16 @@ class WrittenSums:
         place = place_of(table, bucket_of(table, key))
         if place not in self._totals:
             kept = self._txn.get(place, db=self._tables[SUMS])
-            self._totals[place] = self._sums.opened(kept, place, self._hashed)
+            self._totals[place] = self._sums.opened(kept, place)
             self.moved[place] = (_ABSENT if kept is None else bytes(kept), _ABSENT)
         self._totals[place].add(table, key, value, sign)
 
     def write(self) -> None:
         """Write the sums in the transaction. A bucket without rows has none."""
-        nonce, db = self._sums.nonce(), self._tables[SUMS]
+        db = self._tables[SUMS]
         for place, total in self._totals.items():
             before = self.moved[place][0]
-            after = _ABSENT if total.is_none else self._sums.sealed(total, place, nonce)
+            after = _ABSENT if total.is_none else self._sums.sealed(total, place)
             if before:
                 self._all.add(SUMS, place, before, sign=-1)
             if after:
@@ -68,7 +67,7 @@ class WrittenSums:
             else:
                 self._txn.delete(place, db=db)
             self.moved[place] = before, after
-        self._txn.put(SUM_KEY, self._sums.sealed(self._all, b"", nonce), db=self._tables["meta"])
+        self._txn.put(SUM_KEY, self._sums.sealed(self._all, b""), db=self._tables["meta"])
 
 
 class CheckedSums:
@@ -85,13 +84,14 @@ class CheckedSums:
             raise altered("its sums are not those that were written")
 
     def _is_top_right(self, txn: Any, tables: dict[str, Any]) -> bool:
-        total, kept = Total(self._sums.hashed()), txn.get(SUM_KEY, db=tables["meta"])
+        sums, kept = self._sums.batch(), txn.get(SUM_KEY, db=tables["meta"])
+        total = sums.total()
         for name in ("meta", SUMS):
             with txn.cursor(db=tables[name]) as cursor:
                 for key, value in cursor:
                     if (name, key) != ("meta", SUM_KEY):
                         total.add(name, bytes(key), bytes(value))
-        return self._sums.is_right(None if kept is None else bytes(kept), b"", total)
+        return sums.is_right(None if kept is None else bytes(kept), b"", total)
 
     def require(self, txn: Any, tables: dict[str, Any], table: str, first: bytes, last: bytes | None) -> None:
         """Raise IndexAlteredError unless the rows from `first` to `last` (None: to the table's end) are those that were
@@ -116,13 +116,14 @@ class CheckedSums:
         self._good[place] = kept
 
     def _is_bucket_right(self, txn: Any, tables: dict[str, Any], table: str, bucket: bytes, kept: bytes) -> bool:
-        total = Total(self._sums.hashed())
+        sums = self._sums.batch()
+        total = sums.total()
         with txn.cursor(db=tables[table]) as cursor:
             for key, value in cursor if cursor.set_range(bucket) else ():
                 if bucket_of(table, bytes(key)) != bucket:
                     break
                 total.add(table, bytes(key), bytes(value))
-        return self._sums.is_right(kept or None, place_of(table, bucket), total)
+        return sums.is_right(kept or None, place_of(table, bucket), total)
 
     def moved(self, written: WrittenSums) -> None:
         """Follow a write of this process that was committed."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from coffer.index.backends.row_store import SUMS, TABLES
-from coffer.keys.crypto.derive import hmac_sha256
 from coffer.keys.crypto.keyed_hash import keyed_hash
 from coffer.keys.crypto.masked_sum import KEYED_BYTES, guarded, is_masked, masked, plain_hash, plain_in, unmasked
 from coffer.keys.memory.secret import Secret
 
-__all__ = ["BUCKETED", "RowSum", "Total", "behind", "bucket_of", "place_of", "table_of"]
+__all__ = ["BUCKETED", "Batch", "RowSum", "Total", "behind", "bucket_of", "place_of", "table_of"]
 
 BUCKETED: Final = TABLES[1:]  # `meta`, of a few rows, is covered together with the sums of the buckets
 _NONCE: Final = 16
@@ -89,27 +88,33 @@ class RowSum:
     key: Secret | None = None
     random: Callable[[int], bytes] = field(default=bytes)
 
-    def hashed(self) -> Callable[[bytes], int] | None:
-        """Return the keyed hash of a row, for one batch (see `keyed_hash`); None without a key."""
-        return None if self.key is None else keyed_hash(self.key)
+    def batch(self) -> Batch:
+        """Return what makes and compares sums for one batch of rows: see `keyed_hash`."""
+        return Batch(None if self.key is None else keyed_hash(self.key), self.random(_NONCE))
 
-    def nonce(self) -> bytes:
-        """Return a fresh nonce, for the sums of one write."""
-        return self.random(_NONCE)
 
-    def opened(self, stored: bytes | None, place: bytes, hashed: Callable[[bytes], int] | None) -> Total:
-        """Return what the rows of a place added up to when its sum was written; of no rows where there is none. `place`
-        is the key of a bucket's sum, empty for the sum of the sums."""
-        found = Total(hashed)
-        if stored is not None and self.key is not None:
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Makes and compares sums. `place` is the key of a bucket's sum, empty for the sum of the sums."""
+
+    hashed: Callable[[bytes], int] | None
+    nonce: bytes  # of the sums that it makes: one for each place
+
+    def total(self) -> Total:
+        """Return the sum of no rows, to add to."""
+        return Total(self.hashed)
+
+    def opened(self, stored: bytes | None, place: bytes) -> Total:
+        """Return what the rows of a place added up to when its sum was written; of no rows where there is none."""
+        found = self.total()
+        if stored is not None and self.hashed is not None:
             found.keyed = unmasked(stored[_NONCE:_HEAD], self._mask(place, stored[:_NONCE]))
             found.plain = plain_in(stored)
         return found
 
-    def sealed(self, total: Total, place: bytes, nonce: bytes) -> bytes:
-        """Return a sum as it is stored: nonce, masked keyed sum, accident sum of the rows and of these; 56 bytes. A
-        nonce is used once for each place."""
-        return guarded(nonce + masked(total.keyed, self._mask(place, nonce)), total.plain)
+    def sealed(self, total: Total, place: bytes) -> bytes:
+        """Return a sum as it is stored: nonce, masked keyed sum, accident sum of the rows and of these; 56 bytes."""
+        return guarded(self.nonce + masked(total.keyed, self._mask(place, self.nonce)), total.plain)
 
     def is_right(self, stored: bytes | None, place: bytes, total: Total) -> bool:
         """Whether this is the sum of a place's rows; an absent one is that of none."""
@@ -117,11 +122,11 @@ class RowSum:
             return (total.keyed, total.plain) == (0, 0)
         head = stored[:_HEAD]
         is_plain = stored == guarded(head, total.plain)
-        if self.key is None:
+        if self.hashed is None:
             return is_plain
         return is_plain and is_masked(head[_NONCE:], total.keyed, self._mask(place, head[:_NONCE]))
 
     def _mask(self, place: bytes, nonce: bytes) -> int:
         """What hides a sum: otherwise two states of the index would show the hash of the row between them."""
-        assert self.key is not None
-        return int.from_bytes(hmac_sha256(self.key, _MASK + place + nonce), "big")
+        assert self.hashed is not None
+        return self.hashed(_MASK + place + nonce)

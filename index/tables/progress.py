@@ -142,6 +142,10 @@ class Progress:
         with self._tables.lock:
             return self._skipped.runs
 
+    def skipped_records(self) -> Skipped:
+        """As `skipped`, to look records up in."""
+        return Skipped(self.skipped)
+
     @property
     def skipped_objects(self) -> int:
         """How many objects could not be read, and are in no answer."""
