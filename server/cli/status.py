@@ -52,7 +52,7 @@ def status(chosen: Chosen, listed: bool) -> None:
         path, key, memory = archive.config.archive, provider_location(archive.config.keys), guarded()
         shreds = [each.state == EFFECTIVE for each in erasures(archive.keyring)]
         waiting = len(FindingStore(archive.folder.scrub).open_entries())
-        short = None if archive.shortfall is None else str(archive.shortfall)
+        short = None if archive.shortfall is None else f"{archive.shortfall}: {archive.shortfall.hint()}"
         doubt = trust(archive.keyring).concern()
         kept = archive.contradictions()
         foreign = [finding.what for finding in planted(archive.folder)]

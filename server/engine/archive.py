@@ -6,6 +6,8 @@ suffices. `server.engine.opening` makes them; they know nothing of messages.
 """
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from coffer.index.rebuild import CatchUp
 from coffer.index.tables.rows import Version
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
-from coffer.keys.errors import UnavailableError
+from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.access.decision import policy_of
@@ -48,6 +50,9 @@ from coffer.server.observe.logs import get_logger
 
 if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
     from coffer.server.observe.metrics import Metrics
+
+_BUSY_SECONDS: Final = 2.0  # how long a question waits for the check of the index, which is short for most archives
+_BUSY_POLL_SECONDS: Final = 0.01
 
 __all__ = ["SKIPPED", "ArchiveParts", "KeyAdminArchive", "ReadableArchive", "WritableArchive"]
 
@@ -125,6 +130,11 @@ class ReadableArchive:
         skipped = self.index.skipped_objects
         return [*found, f"{skipped} {SKIPPED}"] if skipped else found
 
+    def checking(self) -> Iterator[None]:
+        """Yield None periodically while a question cannot be answered yet: never, here. The index of a command checks
+        what it reads."""
+        return iter(())
+
     def contradictions(self) -> list[str]:
         """What to look into, for each index that contradicted the log and was kept. Raises CofferError."""
         return self._feed.contradictions()
@@ -184,6 +194,44 @@ class WritableArchive(KeyAdminArchive):
         self._signer = signer
         self._reconciler = reconciler
         self._checked_keys = False
+        self._is_checked = threading.Event()
+        self._is_checked.set()
+
+    def expect_check(self) -> None:
+        """Answer no question before `checked`: somebody checks the whole index, and compares it with the log."""
+        self._is_checked.clear()
+
+    def check_index(self, go_on: Callable[[], bool]) -> str | None:
+        """Check the whole index, and compare it with the log; returns what is wrong, or None (also where `go_on` says
+        False). Questions are answered from then on, or refused: see `Index.complaint`. Raises CofferError."""
+        what: str | None = None
+        try:
+            for _ in self.index.loading():
+                if not go_on():
+                    break
+            else:
+                what = self.index.complaint(self.reader, go_on)
+        except IntegrityError:
+            self._is_checked.set()  # whoever asks is told so
+            raise
+        if go_on():
+            self._is_checked.set()
+        return what
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether questions are answered."""
+        return self._is_checked.is_set()
+
+    def checking(self) -> Iterator[None]:
+        """Yield None periodically while the index is being checked, for a moment; then raise UnavailableError."""
+        until = time.monotonic() + _BUSY_SECONDS
+        while not self._is_checked.wait(_BUSY_POLL_SECONDS):
+            if time.monotonic() > until:
+                raise UnavailableError(
+                    "busy: the index is being checked after the start", hint="ask again later: /readyz says when"
+                )
+            yield None
 
     def catch_up(self) -> None:
         """Bring the index up to date with the log at opening, before anything is committed. Raises CofferError.

@@ -25,7 +25,6 @@ from coffer.archive.tree.mark import Mark
 from coffer.index.index import Index
 from coffer.keys.clock import clock_ms
 from coffer.keys.crypto import derive
-from coffer.keys.disk.durable import remove_folder
 from coffer.keys.errors import CofferError, FormatError, HistoryError, IntegrityError, LockedError, UnavailableError
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.lease.epoch_authority import Lease
@@ -35,7 +34,7 @@ from coffer.server.clock.watching import look
 from coffer.server.config.settings import Config
 from coffer.server.engine.archive import ArchiveParts, KeyAdminArchive, ReadableArchive, WritableArchive
 from coffer.server.engine.bodies import Bodies
-from coffer.server.engine.catch_up import IndexFeed
+from coffer.server.engine.catch_up import IndexFeed, set_aside
 from coffer.server.engine.checkpoint_signer import ArchiveSigner, in_force, signers_of
 from coffer.server.engine.providers import Waiting, open_keyring, open_keyring_when_there, provider_of, settings_of
 from coffer.server.engine.reconcile import Reconciler
@@ -90,7 +89,8 @@ def open_writer(config: Config) -> WritableArchive:
 
 
 def open_for_rebuild(config: Config) -> WritableArchive:
-    """As `open_writer`, with an empty index to be filled: the old one is removed unread."""
+    """As `open_writer`, with an empty index to be filled: the old one is removed, or kept in lost+found if it
+    was altered (`catch_up.set_aside`)."""
     return _open_writer(config, fresh_index=True)
 
 
@@ -211,7 +211,7 @@ def _open_writer(
         signer = ArchiveSigner(folder, keyring, log, found.mark)
         opened.callback(_close_log, keyring, log, signer)
         if fresh_index:
-            remove_folder(folder.index)
+            set_aside(folder, keyring, found.reader)
         parts = _parts(opened, found, readonly=False)
         reconciler = Reconciler(keyring, log, found.reader, parts.index, signer)
         archive = WritableArchive(parts, log, signer, reconciler, metrics or _unread_metrics())

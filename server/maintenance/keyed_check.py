@@ -3,6 +3,7 @@
 Rule: reads only, beside a possible writer; without a key, only accidents are found (`server.maintenance.offline`).
 """
 
+from coffer.archive.reader import LogReader
 from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.key_history import read_key_history
 from coffer.archive.verify.report import Finding
@@ -60,11 +61,15 @@ def _unlike_the_log(folder: ArchiveFolder, keyring: Keyring) -> list[str]:
 
 def _altered_rows(folder: ArchiveFolder, keyring: Keyring) -> list[str]:
     found: list[str] = []
+    reader = LogReader(folder)
     try:
         if (what := keyring.complaint()) is not None:
             found.append(f"the keyring: {what}")
-        if opening.exists(folder.index / "data.mdb") and (what := check_with_key(folder.index, keyring)) is not None:
-            found.append(f"the index: {what} (keep a copy of it; coffer index rebuild creates it anew)")
+        there = opening.exists(folder.index / "data.mdb")
+        if there and (what := check_with_key(folder.index, keyring, reader)) is not None:
+            found.append(f"the index: {what} (coffer index rebuild creates it anew, and keeps this one in lost+found)")
     except CofferError as error:
         found.append(str(error))
+    finally:
+        reader.close()
     return found

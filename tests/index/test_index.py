@@ -14,7 +14,7 @@ from coffer.index.instance.entry import InstanceEntry
 from coffer.index.instance.identity import PartId
 from coffer.index.tables import sealed_rows
 from coffer.index.tables.rows import Version
-from coffer.keys.errors import IntegrityError, NotFoundError, UnavailableError
+from coffer.keys.errors import IntegrityError, UnavailableError
 from coffer.keys.keyring import rows
 from coffer.keys.keyring.keyring import Keyring
 from coffer.keys.keyring.shred import drop, schedule
@@ -333,7 +333,7 @@ def test_an_index_that_was_put_back_shows_nothing_shredded(
 
 
 def test_reading_beside_the_writer(tmp_path: Path, index: Index, filler: Filler, keyring: Keyring) -> None:
-    with pytest.raises(NotFoundError):
+    with pytest.raises(UnavailableError):
         Index.open(tmp_path / "absent", keyring, readonly=True)
     filler.add("1.1", "1.1.1", "1.1.1.1")
     index.flush()

@@ -1,4 +1,5 @@
-"""Promise: a row of keyring or index that Coffer did not write, or has no longer, is found and not acted on.
+"""Promise: a row of the keyring that Coffer did not write, or has no longer, is found and not acted on. The index has
+a promise of its own: `test_the_index_cannot_hide`.
 
 Adversary: who writes the disk. Somebody who can write to the archive folder, knows the formats, has older copies of
 every file, and has no key; after each change all sums and counts that need no key are computed anew. Not: who puts back
@@ -11,10 +12,8 @@ Not acted on means: no checkpoint is signed, no event reaches the log, no key is
 from __future__ import annotations
 
 import shutil
-from hashlib import sha256
 from pathlib import Path
 
-import lmdb
 import pytest
 from click.testing import Result
 
@@ -24,7 +23,7 @@ from coffer.keys.values.waiting_event import WaitingEvent
 from coffer.server.config.load import load_config
 from coffer.server.engine.opening import open_writer
 from tests.keyless import change, rows_of
-from tests.server.filled import copy_archive, run, told
+from tests.server.filled import copy_archive, run
 from tests.server.three_studies import UIDS, configure, put
 
 KEYRING = Path("data/keyring")
@@ -258,65 +257,6 @@ def test_without_the_key_the_audit_says_what_it_did_not_check(base: Path) -> Non
     assert "not checked with the key" in run("keys", "audit", code=None).output
     Path("away").rename("data.key")
     require_found("keys", "audit")
-
-
-# The index
-
-
-def change_index(folder: Path, table: bytes, key: bytes) -> None:
-    """Remove a row of the index, and compute the sum anew as far as that needs no key."""
-    tables = (b"meta", b"uid", b"study", b"series", b"instance")
-    with lmdb.open(str(folder), map_size=1 << 36, max_dbs=8) as env:
-        dbs = [env.open_db(name, dupsort=name == b"uid") for name in tables]
-        with env.begin(write=True) as txn:
-            assert txn.delete(key, db=dbs[tables.index(table)])
-            total = 0
-            for place, db in enumerate(dbs):
-                for found, value in txn.cursor(db=db):
-                    if (place, found) != (0, b"sum"):
-                        text = bytes([place]) + len(found).to_bytes(2, "big") + found + value
-                        total += int.from_bytes(sha256(text).digest()[:8], "big")
-            head = txn.get(b"sum", db=dbs[0])[:48]
-            total += int.from_bytes(sha256(head).digest()[:8], "big")
-            txn.put(b"sum", head + (total % (1 << 64)).to_bytes(8, "big"), db=dbs[0])
-
-
-def index_keys(folder: Path, table: bytes) -> list[bytes]:
-    with lmdb.open(str(folder), map_size=1 << 36, max_dbs=8, readonly=True, lock=False) as env:
-        db = env.open_db(table, create=False)
-        with env.begin() as txn:
-            return [bytes(key) for key in txn.cursor(db=db).iternext(values=False)]
-
-
-@pytest.mark.parametrize("table", [b"study", b"series", b"instance", b"uid"])
-def test_a_row_removed_from_the_index(base: Path, table: bytes) -> None:
-    """A4: the study was gone from find and get for ever, and no command noticed."""
-    change_index(Path("data/index"), table, index_keys(Path("data/index"), table)[0])
-    assert "not checked with a key" in run("verify").output  # without it, it looks as it was written
-    assert "the index: its rows are not those" in run("verify", "--level", "decrypt", code=1).output
-    put_file("1.2.9")
-    refused = run("put", "files", code=3)
-    assert "index was altered" in refused.output
-    assert "coffer index rebuild" in refused.output
-    run("index", "rebuild")
-    run("verify", "--level", "decrypt")
-
-
-def test_an_index_that_contradicts_its_log_is_kept(base: Path) -> None:
-    """A3: log, keyring and mark are put back; the index knows better, and was emptied without a word."""
-    copy_archive("data", "then")
-    put_file("1.2.9")
-    run("put", "files")
-    shutil.rmtree("then/index")
-    shutil.copytree("data/index", "then/index")
-    shutil.rmtree("data")
-    copy_archive("then", "data")
-    run("checkpoint", "sign")
-    (kept,) = Path("data/lost+found").glob("index-*.mdb")
-    assert f"lost+found/{kept.name} knew records" in run("status").output
-    assert kept.name in str(told("status")["index_contradictions"])
-    kept.unlink()
-    assert "lost+found" not in run("status").output
 
 
 def sizes() -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from coffer.archive.format.entry import Position, RecordId, Tip
 from coffer.index.backends.lmdb_store import LmdbRowStore
-from coffer.index.backends.row_store import TABLES
+from coffer.index.backends.row_store import SUMS, TABLES
 from coffer.index.index import Index
 from coffer.index.instance.entry import InstanceEntry
 from coffer.index.tables.rows import Version
@@ -55,7 +55,7 @@ def make(folder: Path) -> dict[str, Any]:
     for record in ((0, 3), (0, 5), (0, 6), (2, 7)):
         index.mark_skipped(RecordId(*record))
     index.flush()
-    tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in TABLES}
+    tables = {t: {k.hex(): v.hex() for k, v in store.scan(t)} for t in (*TABLES, SUMS)}
     index.close()
     total = derive(root, INDEX_SUM)
     own = {"token_key": derive(root, INDEX_TOKEN), "row_key": study.row}
