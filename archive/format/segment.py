@@ -97,8 +97,10 @@ class FooterHead:
 def parse_footer_head(data: bytes) -> FooterHead:
     """Parse the fixed part of a footer and ignore the lists after it. Raises FormatError."""
     magic, version, hashes, records, head, tree_size, time_ms = FOOTER_HEAD.unpack_from(data)
-    if magic != FOOTER_MAGIC or version != VERSION:
-        raise FormatError("the segment footer is damaged or of an unknown version")
+    if magic != FOOTER_MAGIC:
+        raise FormatError("the segment footer is damaged")
+    if version != VERSION:
+        raise FormatError(f"segment version {version} is unknown", hint="open it with the Coffer that wrote it")
     if hashes != tree_size.bit_count():
         raise FormatError("the segment footer describes an impossible tree")
     if records > MOST_RECORDS:

@@ -144,7 +144,7 @@ def _scan(source: Source, tail: Tail, claims: Sequence[Checkpoint], seams: Seams
     try:
         tail.epoch = read_segment_header(source).epoch  # a segment is begun with its whole header, or not at all
     except FormatError as error:
-        raise IntegrityError(f"segment {number}: {error}", hint=_REMEDY) from error
+        raise IntegrityError(f"segment {number}: {error}", hint=error.hint() or _REMEDY) from error
     before, least = seams.epoch, seams.epoch + seams.unread
     seams.compare_begin(source, number)
     sealed = _whole_footer(source, size)

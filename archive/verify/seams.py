@@ -76,7 +76,7 @@ class Seams:
         try:
             ending = read_segment_end(source, source.size)
         except FormatError as error:
-            raise IntegrityError(f"segment {number}: {error}", hint=_HINT) from error
+            raise IntegrityError(f"segment {number}: {error}", hint=error.hint() or _HINT) from error
         if ending is None:
             raise IntegrityError(f"segment {number} has no footer but is not the last", hint=_REMEDY)
         self.compare_begin(source, number)

@@ -2,11 +2,13 @@
 
 import os
 import zlib
+from hashlib import sha256
 
 import pytest
 
 from coffer.archive.format.record import record_size
 from coffer.archive.format.segment import Footer
+from coffer.keys.errors import IntegrityError
 from tests.archive.conftest import SmallArchive
 from tests.archive.repair.test_recovery import START, THREE, refused
 
@@ -48,3 +50,19 @@ def test_a_planted_empty_footer_behind_nothing_is_refused(small: SmallArchive) -
     path, chain = small.segments()[0], log._end.chain
     path.write_bytes(path.read_bytes() + Footer((), chain.head, 0, (), 0).serialize())
     refused(small, "footer of segment 1 does not describe its records")
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_log_of_another_version_is_refused_with_a_sentence(small: SmallArchive, *, sealed: bool) -> None:
+    small.fill(5, segment_bytes=THREE)
+    path = small.segments()[0 if sealed else 1]
+    data = bytearray(path.read_bytes())
+    at = len(data) - int.from_bytes(data[-44:-36], "big") if sealed else 0
+    data[at + 4 : at + 6] = b"\0\2"
+    if sealed:
+        data[-36:-4] = sha256(data[at:-44]).digest()
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match="segment version 2 is unknown") as refusal:
+        small.writer()
+    assert refusal.value.hint() == "open it with the Coffer that wrote it"
+    small.damaged = True
