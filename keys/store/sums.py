@@ -7,7 +7,6 @@ has no key (LMDB has no checksums). What rows mean is not known here.
 
 from __future__ import annotations
 
-import hmac
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -147,7 +146,7 @@ class RowSums:
     def mask(self, bucket: int, generation: int, nonce: bytes) -> int:
         """Return what hides a bucket's sum: otherwise two states of it would show the hash of the row between them."""
         place = bytes([bucket]) + generation.to_bytes(_GENERATION, "big") + nonce
-        return int.from_bytes(hmac.digest(self.mask_key.reveal(), place, "sha256"), "big")
+        return int.from_bytes(derive.hmac_sha256(self.mask_key, place), "big")
 
     def first(self, rows: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
         """Return the sums of every bucket of a store that holds nothing but these rows."""
