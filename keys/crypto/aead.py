@@ -39,6 +39,7 @@ __all__ = [
     "Sealer",
     "fresh_salt",
     "open_sealed",
+    "open_secret",
     "plain_length",
     "seal",
     "sealed_length",
@@ -88,8 +89,11 @@ def _schedule(key: Secret, context: bytes, salt: bytes) -> tuple[AESGCM, int, by
     """Return the message's cipher, its base nonce as a big-endian integer, and its 32-byte commitment."""
     if len(key) != 32 or len(salt) != SALT:
         raise InputError("sealing needs a 32-byte key and a 24-byte salt")
-    okm = HKDFExpand(algorithm=SHA512(), length=76, info=_LABEL + salt + context).derive(key.reveal())
-    return AESGCM(okm[:32]), int.from_bytes(okm[32:44], "big"), okm[44:]
+    expand, okm = HKDFExpand(algorithm=SHA512(), length=76, info=_LABEL + salt + context), bytearray(76)
+    key.use(lambda bytes_: expand.derive_into(bytes_, okm))
+    cipher = AESGCM(memoryview(okm)[:32])
+    okm[:32] = bytes(32)  # the cipher has its own copy, which OpenSSL overwrites when it is freed
+    return cipher, int.from_bytes(okm[32:44], "big"), bytes(okm[44:])
 
 
 class Sealer:
@@ -227,6 +231,11 @@ class Opener:
         except InvalidTag:
             raise IntegrityError(f"sealed chunk {index} was altered: its tag does not verify") from None
 
+    def into(self, data: memoryview, out: memoryview) -> None:
+        """Open the whole message, whose sealed bytes without the header are `data`, into `out`. Raises
+        IntegrityError."""
+        self._run(0, data, out)
+
     def chunk_span(self, start: int, stop: int) -> tuple[int, int, int, int]:
         """Return (first chunk, last chunk, byte offset, byte length): the sealed bytes of plaintext [start, stop).
 
@@ -279,6 +288,13 @@ def fresh_salt(key: Secret, context: bytes, content: Buffer, random: Random) -> 
 def seal(key: Secret, context: bytes, plaintext: Buffer, random: Random) -> bytes:
     """Seal a whole message in memory: header and chunks, with a fresh salt."""
     return Sealer(key, context, fresh_salt(key, context, plaintext, random)).whole(plaintext)
+
+
+def open_secret(key: Secret, context: bytes, sealed: Buffer) -> Secret:
+    """Open a sealed key of less than 16 384 bytes into the memory of secrets. Raises as `open_sealed`."""
+    view = memoryview(sealed).cast("B")
+    opener = Opener(key, context, bytes(view[:HEADER]), len(view))
+    return Secret.filled(opener.length, lambda out: opener.into(view[HEADER:], out))
 
 
 def open_sealed(key: Secret, context: bytes, sealed: Buffer) -> bytes:

@@ -105,9 +105,10 @@ def derive(key: Secret, label: bytes, length: int = 32) -> Secret:
     """
     if len(key) < 32 or not 1 <= length <= _LONGEST:
         raise InputError("a derivation needs a key of at least 32 bytes and a length of 1 to 8160")
-    return Secret(HKDFExpand(algorithm=SHA256(), length=length, info=label).derive(key.reveal()))
+    expand = HKDFExpand(algorithm=SHA256(), length=length, info=label)
+    return Secret.filled(length, lambda out: key.use(lambda bytes_: expand.derive_into(bytes_, out)))
 
 
 def hmac_sha256(key: Secret, data: Buffer) -> bytes:
     """Return the 32-byte HMAC-SHA-256 of `data` under `key`."""
-    return hmac.digest(key.reveal(), data, "sha256")
+    return key.use(lambda bytes_: hmac.digest(bytes_, data, "sha256"))

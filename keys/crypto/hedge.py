@@ -13,8 +13,11 @@ Readers do not depend on it: salts and nonces are stored.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
+
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from coffer.keys.buffer import Buffer
 from coffer.keys.crypto import derive
@@ -29,20 +32,31 @@ _MOST: Final = 64  # bytes: one block of the hash, so the expansion is one HMAC
 
 
 def hedged(key: Secret, label: bytes, random: Random, size: int, *parts: Buffer) -> bytes:
-    """Return `size` bytes, at most 64, for this label and these parts; about 2 us and 1 us for each 500 bytes of them.
+    """Return `size` bytes, at most 64, for this label and these parts; about 5 us, and 2 us for each KiB of them.
 
     `key` is a sealing key with the label SALT, or one that `derive` made with the label HEDGE.
     """
     assert 0 < size <= _MOST, "one block"
-    pieces: list[Buffer] = [label, b"\0", random(_ENTROPY)]
+    info = _info(label, random, parts)
+    info += b"\1"
+    try:
+        return key.use(lambda bytes_: hmac.digest(bytes_, info, "sha512"))[:size]
+    finally:
+        info[:] = bytes(len(info))  # a part may be a key that is to be wrapped
+
+
+def _info(label: bytes, random: Random, parts: Iterable[Buffer]) -> bytearray:
+    info = bytearray(label + b"\0" + random(_ENTROPY))
     for part in parts:
-        pieces += [len(part).to_bytes(8, "big"), part]
-    return hmac.digest(key.reveal(), b"".join((*pieces, b"\1")), "sha512")[:size]
+        info += len(part).to_bytes(8, "big")
+        info += part
+    return info
 
 
 def new_key(key: Secret, random: Random, *parts: Buffer) -> Secret:
     """Return a new 32-byte key, another one for other parts. `key` is one that `derive` made with the label HEDGE."""
-    return Secret(hedged(key, derive.NEW_KEY, random, _KEY, *parts))
+    expand = HKDFExpand(algorithm=SHA512(), length=_KEY, info=bytes(_info(derive.NEW_KEY, random, parts)))
+    return Secret.filled(_KEY, lambda out: key.use(lambda bytes_: expand.derive_into(bytes_, out)))
 
 
 def first_key(random: Random, *parts: Buffer) -> Secret:

@@ -197,12 +197,12 @@ class KeyRow:
 
     def wrap(self, kek: Secret, archive_id: bytes, key_id: bytes, key: Secret, random: Random) -> bytes:
         """Return the row's 156 bytes with `key` sealed in them."""
-        wrapping = derive(kek, KEK_WRAP)
-        return self._clear() + aead.seal(wrapping, self._context(archive_id, key_id), key.reveal(), random)
+        wrapping, context = derive(kek, KEK_WRAP), self._context(archive_id, key_id)
+        return self._clear() + key.use(lambda plain: aead.seal(wrapping, context, plain, random))
 
     def unwrap(self, kek: Secret, archive_id: bytes, key_id: bytes) -> Secret:
         """Return the key. Raises IntegrityError unless row, id, archive and KEK are those it was sealed under."""
-        return Secret(aead.open_sealed(derive(kek, KEK_WRAP), self._context(archive_id, key_id), self.sealed))
+        return aead.open_secret(derive(kek, KEK_WRAP), self._context(archive_id, key_id), self.sealed)
 
     @classmethod
     def decode(cls, data: bytes) -> KeyRow:

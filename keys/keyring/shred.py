@@ -19,6 +19,7 @@ from coffer.keys.keyring.claims import claim_rows
 from coffer.keys.keyring.rekey import Rekey
 from coffer.keys.keyring.rows import NO_CLAIM, EpochRow, KeyState
 from coffer.keys.keyring.tombstone import Reason, Tombstone
+from coffer.keys.memory.heap import sweep
 from coffer.keys.values.epoch import GONE
 from coffer.keys.values.officer_record import RecordAsRead
 from coffer.keys.values.waiting_event import WaitingEvent
@@ -171,10 +172,12 @@ def is_dropped(keyring: Keyring, key_id: bytes) -> bool:
 
 
 def drop(keyring: Keyring, key_ids: Sequence[bytes]) -> None:
-    """Remove the wrapped form of shredded keys from the keyring; durable on return, harmless when repeated."""
+    """Remove the wrapped form of shredded keys from the keyring, and what is left of them in the heap; durable on
+    return, harmless when repeated."""
     gone = [rows.STUDY_PREFIX + key_id for key_id in key_ids if is_shredded(keyring, key_id)]
     if gone:
         keyring.amend([], gone)
+        sweep()
 
 
 def forget(keyring: Keyring, key_ids: Iterable[bytes], random: Random) -> int:

@@ -223,7 +223,7 @@ class KeyFileProvider:
                 durable.resync(self._path, calls=self._calls)  # else a power cut could lose the secret, and so the KEK
             place = WRAPPED_EPOCH.pack(epoch)
             wrap_key = self._wrap_key(content, secret)
-            return place + aead.seal(wrap_key, place + context, kek.reveal(), self._random)
+            return place + kek.use(lambda plain: aead.seal(wrap_key, place + context, plain, self._random))
 
     def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
         """See KekProvider."""
@@ -241,7 +241,7 @@ class KeyFileProvider:
                 )
             wrap_key = self._wrap_key(content, secret)
         try:
-            return Secret(aead.open_sealed(wrap_key, place + context, wrapped[WRAPPED_EPOCH.size :]))
+            return aead.open_secret(wrap_key, place + context, wrapped[WRAPPED_EPOCH.size :])
         except IntegrityError as error:
             raise KeyUnavailableError(
                 f"key file {self._path} does not open epoch {epoch} of this archive",

@@ -8,7 +8,6 @@ and not to an older state or to a copy that went its own way. What rows mean is 
 
 from __future__ import annotations
 
-import hmac
 import string
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -184,7 +183,7 @@ class RowSums:
     def mask(self, bucket: int, generation: int, lineage: bytes, nonce: bytes) -> int:
         """Return what hides a bucket's sum: otherwise two states of it would show the hash of the row between them."""
         place = bytes([bucket]) + generation.to_bytes(_GENERATION, "big") + lineage + nonce
-        return int.from_bytes(hmac.digest(self.mask_key.reveal(), place, "sha256"), "big")
+        return int.from_bytes(derive.hmac_sha256(self.mask_key, place), "big")
 
     def first_fold(self) -> bytes:
         """Return the fold of a store that has no row yet."""
