@@ -189,6 +189,24 @@ def test_a_lost_key_file_is_replaced(archive: Path, loss: str, monkeypatch: pyte
     run("put", *map(str, sorted((archive / "files").iterdir())))
 
 
+def test_a_key_is_recovered_although_the_archive_does_not_open_for_writing(archive: Path) -> None:
+    """What mends it needs the key."""
+    (archive / "key").unlink()
+    index = archive / "archive" / "index" / "data.mdb"
+    index.write_bytes(b"no index" * 2000)
+    said = fails("keys", "recover", *given(archive, 1, 2, 3), code=6)
+    assert "the key is recovered and kept by" in said
+    assert "coffer index rebuild" in said
+    run("index", "rebuild")
+    assert waiting_events(archive / "archive" / "keyring") == []
+    run("verify", "--level", "decrypt")
+    run("keys", "audit")
+
+
+def waiting_events(folder: Path) -> list[bytes]:
+    return [key for key in rows_of(folder) if key[:1] == b"P"]
+
+
 def test_a_key_file_inside_the_archive_is_refused(archive: Path) -> None:
     told_ = fails("keys", "recover", *given(archive, 1, 2, 3), "--key-file", "archive/new.key", code=11)
     assert "inside the archive" in told_
