@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -273,6 +274,25 @@ def test_a_server_does_not_start_or_refuses(base: Path, how: str) -> None:
     assert "the index: " in run("scrub", "show", code=None).output
     run("index", "rebuild")
     assert "the index: " not in run("scrub", "show", code=None).output
+
+
+def test_objects_are_stored_while_questions_are_answered_with_busy(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object that is there already is a duplicate then, too: what decides it was checked."""
+    go_on, turn = threading.Event(), IndexJob.turn
+    monkeypatch.setattr(IndexJob, "turn", lambda job: turn(job) if go_on.wait(60) else 1.0)
+    Path("new.dcm").write_bytes(part10(next(iter(slices("1.2.9.9", "P-4711")))))
+    config, size = load_config(Path("coffer.toml")), 0
+    with Server(config) as server:
+        for name, grows in (("one.dcm", False), ("new.dcm", True)):
+            size = records()
+            sent = run_tool("storescu", "-R", "-aec", "COFFER", "127.0.0.1", str(config.dimse.port), name)
+            assert (sent.returncode, records() > size) == (0, grows), sent.stderr
+        status, said = findscu(config.dimse.port, NEWER)
+        assert (status, "busy: the index is being checked" in said) == (0xA700, True)
+        assert any("being checked" in concern for concern in server.concerns())
+        go_on.set()
+        until(lambda: server.services.archive.is_checked)
+        assert findscu(config.dimse.port, "1.2.9.9")[0] == 0
 
 
 @pytest.mark.parametrize("how", OLDER)
