@@ -53,7 +53,7 @@ def status(chosen: Chosen, listed: bool) -> None:
         shreds = [each.state == EFFECTIVE for each in erasures(archive.keyring)]
         waiting = len(FindingStore(archive.folder.scrub).open_entries())
         short = None if archive.shortfall is None else str(archive.shortfall)
-        doubt = trust(archive.keyring).concern()
+        doubt = trust(archive.keyring, archive.last_record_ms).concern()
         kept = archive.contradictions()
         foreign = [finding.what for finding in planted(archive.folder)]
         degraded = [*archive.mark.concerns(), *filter(None, [exposed_key(archive.config)])]

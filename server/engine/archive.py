@@ -62,7 +62,8 @@ SKIPPED: Final = (
 class ArchiveParts:
     """What every open archive is made of. `opened` closes all of it, in the reverse order of opening.
 
-    `key_trouble` lists how the keyring contradicts the log, a sentence each.
+    `key_trouble` lists how the keyring contradicts the log, a sentence each; `last_ms` is the time of the log's last
+    record at opening (ms since 1970 UTC), None if none is known.
     """
 
     config: Config
@@ -74,6 +75,7 @@ class ArchiveParts:
     feed: IndexFeed
     key_trouble: list[str]
     mark: MarkFile
+    last_ms: int | None
     opened: ExitStack
 
 
@@ -93,6 +95,7 @@ class ReadableArchive:
         self.key_trouble = parts.key_trouble
         self.mark = parts.mark
         self.shortfall = shortfall
+        self._last_ms = parts.last_ms
         self._feed = parts.feed
         self._opened = parts.opened
 
@@ -115,6 +118,12 @@ class ReadableArchive:
         self.shortfall = self._feed.level(self.folder.lock)
         if self.shortfall is not None:
             raise self.shortfall
+
+    @property
+    def last_record_ms(self) -> int | None:
+        """The time of the log's last record, in ms since 1970 UTC: the writer's now, otherwise that at opening. None if
+        none is known."""
+        return self._last_ms
 
     def concerns(self) -> list[str]:
         """What an administrator should look at although the archive works."""
@@ -201,6 +210,11 @@ class WritableArchive(KeyAdminArchive):
         """As for any archive. The writer's index has all that it commits; it lacks only what it lacked at opening."""
         if self.shortfall is not None:
             raise self.shortfall
+
+    @property
+    def last_record_ms(self) -> int | None:
+        """As for any archive. A log that refuses to be written knows no end of its own."""
+        return self._last_ms if self.log.refusal is not None else self.log.last_ms
 
     def stats(self) -> ArchiveStats:
         """As for any archive; the writer need not count the log's records."""

@@ -159,7 +159,8 @@ def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> ArchivePar
     opened.callback(index.close)
     limits = header_limits_of(config.limits)
     feed = IndexFeed(keyring, reader, bodies, index, limits, lost_and_found=folder.lost_and_found)
-    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, found.key_trouble, found.mark, opened)
+    trouble, last_ms = found.key_trouble, found.late.last_ms
+    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, trouble, found.mark, last_ms, opened)
 
 
 def _open_beside(config: Config) -> KeyAdminArchive:
