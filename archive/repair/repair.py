@@ -24,7 +24,7 @@ from coffer.archive.store.segment_files import SegmentFiles
 from coffer.archive.store.segment_store import LOG, SealedSegment, sha256_of
 from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
-from coffer.archive.tree.checkpoint_history import last_entry, publish
+from coffer.archive.tree.checkpoint_history import last_entry, publish, restore_history
 from coffer.archive.tree.key_history import adopt
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
@@ -62,11 +62,12 @@ class RepairedSegment:
 
 @dataclass(slots=True)
 class RepairReport:
-    """What a repair did: the segments it repaired, whether it restored the signed checkpoint and the endorsements of
-    signing keys, and the findings that remain."""
+    """What a repair did: the segments it repaired, whether it restored the signed checkpoint, the history of
+    checkpoints and the endorsements of signing keys, and the findings that remain."""
 
     repaired: list[RepairedSegment] = field(default_factory=list)
     checkpoint: bool = False
+    history: bool = False
     endorsements: bool = False
     remaining: list[Finding] = field(default_factory=list)
 
@@ -92,6 +93,7 @@ def repair(
     with suppress(IntegrityError):  # the verification reports what is wrong here
         report.endorsements = adopt(folder, copy, calls)
     report.checkpoint = _restore_checkpoint(folder, copy, remembered, calls)
+    report.history = restore_history(folder, copy, calls)
     found = list(Verifier(folder, remembered=remembered, progress=progress).findings())
     numbers = sorted({f.segment for f in found if f.segment})
     made = [one for n in numbers if (one := _SegmentRepair(folder, copy, n, only).assemble()) is not None]

@@ -6,6 +6,8 @@ records signed it (`archive.tree.key_history`). `keys.crypto.signing` makes and 
 
 import base64
 import binascii
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,7 +79,19 @@ def read_checkpoint(folder: ArchiveFolder) -> Checkpoint:
 
     Raises HistoryError if it is missing, IntegrityError if it is damaged or not signed by this archive's key.
     """
-    return open_checkpoint(read_note(folder), folder)
+    with named("checkpoints/latest"):
+        return open_checkpoint(read_note(folder), folder)
+
+
+@contextmanager
+def named(file: str) -> Iterator[None]:
+    """Name the file, and the remedies, in an IntegrityError from the block that names neither."""
+    try:
+        yield
+    except IntegrityError as error:
+        if error.hint():
+            raise
+        raise type(error)(f"{file}: {error}", hint=_REMEDY) from error
 
 
 def open_checkpoint(note: bytes, folder: ArchiveFolder) -> Checkpoint:

@@ -68,7 +68,7 @@ def header_in(store: KeyringStore) -> KeyringHeader:
     """Return the keyring's header. Raises FormatError."""
     value = store.get(rows.HEADER_KEY)
     if value is None:
-        raise FormatError("the keyring has no header", hint="restore it from its backup")
+        raise FormatError("the keyring has no header", hint=f"put the newest copy of {store.name} back")
     return KeyringHeader.decode(value)
 
 

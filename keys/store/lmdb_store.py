@@ -18,7 +18,7 @@ from typing import Any, Final
 import lmdb
 
 from coffer.keys.disk import durable, opening
-from coffer.keys.disk.lmdb_environment import environment, refused
+from coffer.keys.disk.lmdb_environment import environment, reason, refused
 from coffer.keys.disk.lock import ChangeLock
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
@@ -52,9 +52,7 @@ class LmdbKeyringStore(KeyringStore):
         if create:
             durable.make_folder(folder, 0o700)
         elif not opening.exists(file):
-            raise NotFoundError(
-                f"there is no keyring in {folder}", hint="restore it from its backup, or correct the path"
-            )
+            raise NotFoundError(f"there is no keyring in {folder}", hint=_RESTORE)
         size = opening.size(file) if opening.exists(file) else 0
         # A copy without a lock file has no writer. Opening it must not create one: the medium may be read-only.
         lock = folder / "lock.mdb"
@@ -68,7 +66,7 @@ class LmdbKeyringStore(KeyringStore):
                 **options,
             )
         except _DAMAGED as error:
-            raise IntegrityError(f"the keyring in {folder} is damaged: {error}", hint=_RESTORE) from error
+            raise IntegrityError(f"the keyring in {folder} is damaged: {reason(error)}", hint=_RESTORE) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 raise LockedError(f"the keyring in {folder} is already open in this process") from error
@@ -91,7 +89,9 @@ class LmdbKeyringStore(KeyringStore):
             try:
                 yield
             except _DAMAGED as error:
-                raise IntegrityError(f"the keyring in {self._folder} is damaged: {error}", hint=_RESTORE) from error
+                raise IntegrityError(
+                    f"the keyring in {self._folder} is damaged: {reason(error)}", hint=_RESTORE
+                ) from error
             except lmdb.Error as error:
                 raise refused(
                     f"the keyring in {self._folder} cannot be read or written", error, self._folder

@@ -40,7 +40,7 @@ from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed
 from coffer.server.engine.checkpoint_signer import ArchiveSigner
 from coffer.server.engine.reconcile import Reconciler
-from coffer.server.engine.rollback import report_trouble, trouble_of
+from coffer.server.engine.rollback import Missed, report_trouble, trouble_of
 from coffer.server.engine.sealing import Intake
 from coffer.server.engine.stats import ArchiveStats, stats_of
 from coffer.server.mailbox import outbox, writer_process
@@ -62,8 +62,7 @@ SKIPPED: Final = (
 class ArchiveParts:
     """What every open archive is made of. `opened` closes all of it, in the reverse order of opening.
 
-    `key_trouble` lists how the keyring contradicts the log, a sentence each; `last_ms` is the time of the log's last
-    record at opening (ms since 1970 UTC), None if none is known.
+    `late` is what the keyring has missed of the log, `key_trouble` lists how it contradicts it, a sentence each.
     """
 
     config: Config
@@ -75,7 +74,7 @@ class ArchiveParts:
     feed: IndexFeed
     key_trouble: list[str]
     mark: MarkFile
-    last_ms: int | None
+    late: Missed
     opened: ExitStack
 
 
@@ -95,7 +94,7 @@ class ReadableArchive:
         self.key_trouble = parts.key_trouble
         self.mark = parts.mark
         self.shortfall = shortfall
-        self._last_ms = parts.last_ms
+        self.late = parts.late
         self._feed = parts.feed
         self._opened = parts.opened
 
@@ -123,7 +122,7 @@ class ReadableArchive:
     def last_record_ms(self) -> int | None:
         """The time of the log's last record, in ms since 1970 UTC: the writer's now, otherwise that at opening. None if
         none is known."""
-        return self._last_ms
+        return self.late.last_ms
 
     def concerns(self) -> list[str]:
         """What an administrator should look at although the archive works."""
@@ -214,7 +213,7 @@ class WritableArchive(KeyAdminArchive):
     @property
     def last_record_ms(self) -> int | None:
         """As for any archive. A log that refuses to be written knows no end of its own."""
-        return self._last_ms if self.log.refusal is not None else self.log.last_ms
+        return self.late.last_ms if self.log.refusal is not None else self.log.last_ms
 
     def stats(self) -> ArchiveStats:
         """As for any archive; the writer need not count the log's records."""

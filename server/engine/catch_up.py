@@ -34,7 +34,9 @@ _MOST_RECORDS: Final = 20_000  # some ten seconds
 _PATIENCE_SECONDS: Final = 5.0  # a server writes its index every second
 _POLL_SECONDS: Final = 0.05
 _KEPT: Final = "index-"  # begins the names of indexes in lost+found
-_HINT: Final = "start the server, which brings it up to date, or run coffer index rebuild"
+_HINT: Final = (
+    "coffer recover show tells whether the log lost something; if not: start the server, or run coffer index rebuild"
+)
 
 
 class IndexFeed:

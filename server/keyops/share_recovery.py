@@ -18,7 +18,7 @@ from coffer.keys.crypto import derive
 from coffer.keys.crypto.shamir import Recovered, Share, combine
 from coffer.keys.disk import durable
 from coffer.keys.disk.permissions import require_secret
-from coffer.keys.errors import ConfigError, FormatError, InputError, UnavailableError
+from coffer.keys.errors import ConfigError, InputError, KeyUnavailableError, UnavailableError
 from coffer.keys.keyring.keepers import Keeper
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
@@ -140,7 +140,7 @@ def _other_epoch(proof: RecoveryProof) -> UnavailableError:
 def _require_usable(keeper: KekProvider, key_file: Path) -> None:
     try:
         keeper.health()
-    except FormatError as error:
+    except KeyUnavailableError as error:
         raise ConfigError(
             f"{key_file} already exists and cannot be used: {error}",
             hint="move it away, or name another one with --key-file",
