@@ -23,7 +23,7 @@ from coffer.keys.keyring.overview import header_in
 from coffer.keys.keyring.rows import EpochRow, KeyRow, Purpose
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
-from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore
+from coffer.keys.store.keyring_store import KEYS_LOCK, KeyringStore
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.store.sums import RowSums
 from coffer.keys.values.epoch import GONE
@@ -181,7 +181,7 @@ class Recovery:
         store = LmdbKeyringStore(self._folder)
         try:
             self._authenticate(store)
-            with store.lease(KEYS_LEASE).held(command, now_ms):
+            with store.lock(KEYS_LOCK).held(command, now_ms):
                 return self._move(store, provider, events)
         finally:
             store.close()

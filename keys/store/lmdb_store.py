@@ -22,7 +22,7 @@ from coffer.keys.disk.lmdb_environment import environment, reason, refused
 from coffer.keys.disk.lock import ChangeLock
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from coffer.keys.store.keyring_store import Changes, KeyringStore, Lease, Row
+from coffer.keys.store.keyring_store import Changes, KeyringStore, NamedLock, Row
 from coffer.keys.store.sums import RowSums, bucket_of
 from coffer.keys.store.trust import Trust
 from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, founded, planned
@@ -219,8 +219,8 @@ class LmdbKeyringStore(KeyringStore):
             with self._reading() as txn:
                 self._trust.require([bucket], txn.get, partial(_walk, txn), again=again)
 
-    def lease(self, name: str) -> Lease:
-        """As `KeyringStore.lease`: a flock on the file of this name beside the rows."""
+    def lock(self, name: str) -> NamedLock:
+        """As `KeyringStore.lock`: a flock on the file of this name beside the rows."""
         return ChangeLock(self._folder / name)
 
     def close(self) -> None:
