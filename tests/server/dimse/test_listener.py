@@ -89,6 +89,16 @@ REJECTED = {
 }
 
 
+@pytest.mark.parametrize("title", ["", "PA\\CS"])
+def test_without_a_calling_title_an_association_is_rejected_and_not_aborted(
+    listen: Callable[..., Listener], title: str
+) -> None:
+    with capture_logs() as said, raw(listen()) as sock:
+        sock.sendall(negotiation.request(title, "COFFER", OFFERS, 16384))
+        assert receive(sock, 10) == bytes((3, 0, 0, 0, 0, 4, 0, 1, 1, 3))
+    assert [each["reason"] for each in said if each.get("name") == "association.rejected"] == ["calling-ae"]
+
+
 @pytest.mark.parametrize("name", REJECTED)
 def test_a_rejection_says_why(listen: Callable[..., Listener], name: str) -> None:
     settings, code = REJECTED[name]
