@@ -77,7 +77,7 @@ def compile_key(tag: int, values: Values) -> MatchingKey:
         raise _refused(tag, "does not take a sequence", "send it with the VR of PS3.6")
     text = tuple(v for v in values if isinstance(v, str) and v)
     _check_size(tag, vr, text)
-    if not text or ((vr in WILDCARD_VRS or vr == "UI") and any(v.strip("*") == "" for v in text)):
+    if not text or any(v.strip("*") == "" for v in text):  # in any VR: workstations fill every empty field with a star
         return MatchingKey(tag, vr, universal=True)
     if vr in RANGE_VRS:
         return _range_key(tag, vr, text)

@@ -160,6 +160,10 @@ def test_universal_matches_what_is_absent_and_others_do_not() -> None:
     assert compile_key(ID, ()).matches(None)
     assert compile_key(NAME, ("*",)).matches(())
     assert not compile_key(ID, ("A",)).matches(None)
+    for tag in (NAME, ID, UID, DATE, TIME, DATETIME, NUMBER, COMMENTS):
+        for star in ("*", "**"):
+            assert compile_key(tag, (star,)).universal  # workstations fill every empty field with a star
+            assert compile_key(tag, (star,)).matches(None)
 
 
 def test_a_sequence_matches_when_one_item_satisfies_the_whole_key() -> None:

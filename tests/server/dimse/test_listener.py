@@ -141,6 +141,7 @@ def test_a_known_peer_is_served(listen: Callable[..., Listener]) -> None:
 
 REFUSED = {
     "no data set": (dimse.C_STORE, CT, {"AFFECTED_INSTANCE": "1.2"}, None, 0xA900, "store"),
+    "an empty data set": (dimse.C_STORE, CT, {"AFFECTED_INSTANCE": "1.2"}, b"", 0xC000, "store"),
     "no SOP Instance UID": (dimse.C_STORE, CT, {}, b"data", 0xA900, "store"),
     "a class of another service": (
         dimse.C_STORE,
