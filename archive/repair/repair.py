@@ -125,7 +125,7 @@ def _restore_checkpoint(
     known: list[tuple[Checkpoint, bytes]] = []
     with suppress(IntegrityError):
         known += [entry for entry in (last_entry(folder),) if entry is not None]
-    with suppress(OSError, IntegrityError):
+    with suppress(UnreadableError, IntegrityError):
         note = read_note(copy)
         known.append((open_checkpoint(note, folder), note))
     last, note = max(known, key=lambda k: k[0].size, default=(None, b""))

@@ -15,6 +15,7 @@ from coffer.archive.store.folder import ArchiveFolder
 from coffer.archive.tree.key_history import KeyHistory, read_key_history
 from coffer.keys.crypto.signing import body_of
 from coffer.keys.disk import opening
+from coffer.keys.disk.reading import unreadable
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError
 
 _REMEDY: Final = "put the newest copy back; coffer recover show lists the remedies"
@@ -58,12 +59,14 @@ def read_note(folder: ArchiveFolder) -> bytes:
     """The bytes of the latest checkpoint's note, unverified.
 
     Raises HistoryError if it is missing, because the first one is signed before an archive holds any record;
-    IntegrityError if it is a link, not a file, or larger than any note.
+    IntegrityError if it is a link, not a file, or larger than any note; UnreadableError.
     """
     try:
         return opening.read(folder.checkpoint, LONGEST_NOTE)
     except FileNotFoundError as error:
         raise HistoryError("checkpoints/latest is missing", hint=_REMEDY) from error
+    except OSError as error:
+        raise unreadable("checkpoints/latest", error) from error
 
 
 def latest_note(folder: ArchiveFolder) -> bytes:

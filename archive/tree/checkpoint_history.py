@@ -27,6 +27,7 @@ from coffer.archive.tree.leaves import Leaves
 from coffer.keys.disk import opening
 from coffer.keys.disk.append_file import AppendFile
 from coffer.keys.disk.durable import install, replace, resync, stage
+from coffer.keys.disk.reading import unreadable
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
 from coffer.keys.errors import FormatError, HistoryError, IntegrityError, NotFoundError
 
@@ -102,7 +103,7 @@ def last_checkpoint(folder: ArchiveFolder) -> Checkpoint:
 def last_entry(folder: ArchiveFolder) -> HistoryEntry | None:
     """The newest entry, read from the end of the file, its signature verified; None if there is none.
 
-    Raises IntegrityError if it is damaged or not signed by this archive's key.
+    Raises IntegrityError if it is damaged or not signed by this archive's key, UnreadableError.
     """
     try:
         with opening.opened(folder.checkpoint_history) as file:
@@ -111,6 +112,8 @@ def last_entry(folder: ArchiveFolder) -> HistoryEntry | None:
             tail = file.read()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise unreadable("checkpoints/history", error) from error
     start = 0 if size <= _TAIL_BYTES else tail.find(b"\n" + folder.origin.encode() + b"\n") + 1
     found = list(split([tail[start:]]))
     if not found:

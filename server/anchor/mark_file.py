@@ -10,8 +10,9 @@ from pathlib import Path
 
 from coffer.archive.tree.mark import LONGEST_MARK, Mark
 from coffer.keys.disk import durable, opening
+from coffer.keys.disk.reading import unreadable
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
-from coffer.keys.errors import CofferError, ConfigError, FormatError, IntegrityError, NotFoundError, UnreadableError
+from coffer.keys.errors import CofferError, ConfigError, FormatError, IntegrityError, NotFoundError
 from coffer.server.anchor.place import is_same_volume, mark_path
 from coffer.server.config.settings import Config
 from coffer.server.observe.logs import get_logger
@@ -47,9 +48,7 @@ class MarkFile:
                 f"there is no mark outside the archive folder: {self.path} is missing", hint=_MAKE
             ) from error
         except OSError as error:
-            raise UnreadableError(
-                f"the mark outside the folder, {self.path}, cannot be read: {error.strerror}"
-            ) from error
+            raise unreadable(f"the mark outside the folder, {self.path},", error) from error
         except IntegrityError as error:
             raise FormatError(
                 f"the mark outside the folder, {self.path}, cannot be used: {error}", hint=_MAKE

@@ -154,7 +154,7 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
     altered event.
     """
     found = Missed()
-    with suppress(IntegrityError):  # reported by the writer and by verify
+    with suppress(IntegrityError, UnreadableError):  # reported by the writer and by verify
         found.signed = read_checkpoint(folder).size  # before the keyring, which learns of a checkpoint first
     try:
         found.remembered = remembered_checkpoint(keyring.remembered_checkpoint(), folder)

@@ -8,83 +8,18 @@ import ast
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, generate_keyfile
-from coffer.server.engine import create
 from tests.conftest import ROOT
-from tests.server.filled import run, study_files, told
+from tests.promises.damaged import COMMANDS, FILES, cut, damage, empty, fold, pipe, remove
+from tests.server.filled import run
 from tests.typed_remedies import complaint
-
-FILES: Final = {
-    "key": "archive.key",
-    "passphrase": "passphrase",
-    "config": "coffer.toml",
-    "mark": "mark",
-    "archive": "archive/archive.json",
-    "latest": "archive/checkpoints/latest",
-    "history": "archive/checkpoints/history",
-    "endorsements": "archive/checkpoints/endorsements",
-    "keyring": "archive/keyring/data.mdb",
-    "index": "archive/index/data.mdb",
-    "segment": "archive/segments/00000001.seg",
-}
-COMMANDS: Final = {
-    "status": ("status",),
-    "verify": ("verify",),
-    "put": ("put", "files"),
-    "find": ("find",),
-    "keys": ("keys", "list"),
-    "recover": ("recover", "show"),
-    "serve": ("serve",),
-}
-CONFIG: Final = """
-archive = "archive"
-
-[keys]
-passphrase_file = "passphrase"
-
-[integrity]
-mark = "mark"
-"""
-
-
-def damage(path: Path) -> None:
-    """Other bytes than Coffer wrote."""
-    path.write_bytes(bytes(byte ^ 0xFF for byte in path.read_bytes()))
-
-
-def cut(path: Path) -> None:
-    """Half of it."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    """Nothing in it."""
-    path.write_bytes(b"")
-
-
-def fold(path: Path) -> None:
-    """A folder in its place."""
-    path.unlink()
-    path.mkdir()
-
-
-def pipe(path: Path) -> None:
-    """A named pipe in its place, at whose other end nobody writes."""
-    path.unlink()
-    os.mkfifo(path, 0o600)
-
-
-def remove(path: Path) -> None:
-    """It is gone."""
-    path.unlink()
-
 
 Codes = dict[str, int]  # of the commands that do not end with 0, by name
 KEYED: Final = ("status", "put", "find", "serve")
@@ -127,25 +62,6 @@ CASES: Final[dict[tuple[str, Callable[[Path], None]], Codes]] = {
     **{("segment", fault): {**SIGNED, "put": 13, "find": 6} for fault in (empty, remove)},
 }
 SERVES: Final = frozenset({"mark", "latest", "history", "endorsements", "segment"})
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An archive of one study, whose signing key was rotated once, with everything beside it in one folder."""
-    folder, before = tmp_path_factory.mktemp("whole"), Path.cwd()
-    os.chdir(folder)
-    Path("coffer.toml").write_text(CONFIG, encoding="utf-8")
-    Path("passphrase").write_text("correct horse\n", encoding="utf-8")
-    for name in ("coffer.toml", "passphrase"):
-        Path(name).chmod(0o600)
-    study_files(Path("files"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(create, "generate_keyfile", partial(generate_keyfile, cost=CHEAPEST_FOR_TESTS))
-        run("init")
-    run("put", "files")
-    run("keys", "rotate-signing", "--reason", "a test")
-    yield folder
-    os.chdir(before)
 
 
 def ids(case: object) -> str:
@@ -195,6 +111,54 @@ def test_a_damaged_file_is_named_with_a_remedy_that_can_be_typed(
         require_told(folder, file, name, codes.get(name, 0))
 
 
+UNREADABLE: Final[dict[str, Codes]] = {
+    "key": each(KEYED, 8),
+    "passphrase": each(KEYED, 11),
+    "config": each(ALL, 11),
+    "mark": {"verify": 17},
+    "archive": each(ALL, 11),
+    "latest": {**SIGNED, "put": 6},
+    "history": {**SIGNED, "put": 6},
+    "keyring": {**SIGNED, **each((*KEYED, "keys"), 6)},
+    "index": {"verify": 1, **each(KEYED, 6)},
+}
+
+
+@contextmanager
+def somebody_without_rights(folder: Path) -> Iterator[None]:
+    """Own the folder and run as an account to which file modes apply, while the block runs. For root that is another
+    one, which may not run this Python: what a command does in processes of its own is left out then."""
+    if os.geteuid():
+        yield
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("file", UNREADABLE)
+def test_a_file_that_this_account_may_not_read_is_named(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)  # the test's own folder is closed to other accounts
+        for name in COMMANDS:
+            if name == "serve" and name not in UNREADABLE[file]:
+                continue
+            if name in {"verify", "recover", "serve"} and not os.geteuid():
+                continue
+            folder = Path(place, name)
+            shutil.copytree(whole, folder)
+            monkeypatch.chdir(folder)
+            (folder / FILES[file]).chmod(0)
+            with somebody_without_rights(folder):
+                require_told(folder, file, name, UNREADABLE[file].get(name, 0))
+
+
 def hints() -> Iterator[tuple[str, str]]:
     """Every remedy in the sources, with its place; values that are put in read "0"."""
     for floor in ("keys", "archive", "index", "server"):
@@ -221,166 +185,3 @@ def test_every_remedy_in_the_sources_can_be_typed() -> None:
     assert complaint("coffer mark renew") == "coffer mark renew needs --reason: coffer mark renew"
     assert complaint("run coffer repair --form COPY") is not None
     assert sum("coffer " in text for _, text in hints()) > 50
-
-
-def copy_of(whole: Path, folder: Path) -> Path:
-    """A copy of the site, with its archive, as somebody would type it."""
-    shutil.copytree(whole, folder)
-    return folder
-
-
-def require_whole() -> None:
-    """The archive in the working folder is whole, is written, and has every object."""
-    run("put", "files")
-    run("verify", "--level", "decrypt")
-    run("recover", "show")
-    assert told("status")["refused"] is None
-    assert told("status")["objects"] == 3
-
-
-def remedies() -> list[str]:
-    """The commands that `coffer recover show` prints as remedies."""
-    said = run("recover", "show", code=1).output.partition("remedies")[2]
-    return [line.strip() for line in said.splitlines() if line.startswith("  coffer ")]
-
-
-def typed(line: str, copy: Path) -> list[str]:
-    """The words of a remedy, for a copy of the archive."""
-    return line.partition("   ")[0].replace("COPY", str(copy / "archive")).split()[1:]
-
-
-def drop(*names: str) -> Callable[[Path], None]:
-    """Remove these parts of the archive."""
-
-    def fault(folder: Path) -> None:
-        for name in names:
-            path = folder / "archive" / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    return fault
-
-
-LOSSES: Final = {
-    "segments": drop("segments"),
-    "the last segment": drop("segments/00000001.seg"),
-    "history": drop("checkpoints/history"),
-    "latest": drop("checkpoints/latest"),
-    "checkpoints": drop("checkpoints"),
-    "a damaged history": lambda folder: damage(folder / FILES["history"]),
-    "a damaged latest": lambda folder: damage(folder / FILES["latest"]),
-    "tiles and history": drop("tiles", "checkpoints/history"),
-}
-
-
-@pytest.mark.parametrize("lost", LOSSES)
-def test_every_remedy_that_recover_show_prints_makes_the_archive_whole(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
-    copy = copy_of(whole, tmp_path / "copy")
-    first = copy_of(whole, tmp_path / "first")
-    LOSSES[lost](first)
-    monkeypatch.chdir(first)
-    offered = [line for line in remedies() if "accept-loss" not in line]
-    assert any("recover from" in line for line in offered)
-    for number, line in enumerate(offered):
-        site = copy_of(whole, tmp_path / f"site-{number}")
-        LOSSES[lost](site)
-        monkeypatch.chdir(site)
-        run(*typed(line, copy))
-        require_whole()
-
-
-def test_a_repair_brings_back_the_history_with_every_checkpoint(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy, site = copy_of(whole, tmp_path / "copy"), copy_of(whole, tmp_path / "site")
-    monkeypatch.chdir(site)
-    history = site / FILES["history"]
-    notes = history.read_bytes()
-    damage(history)
-    run("repair", "--from", str(copy / "archive"))
-    assert history.read_bytes()[: len(notes)] == notes
-    assert list((site / "archive/lost+found").glob("history-*.notes"))
-    require_whole()
-
-
-def test_without_its_keyring_an_archive_offers_nothing_but_the_keyring(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = copy_of(whole, tmp_path / "site")
-    monkeypatch.chdir(site)
-    shutil.rmtree("archive/keyring")
-    said = run("recover", "show", code=1).output
-    assert f"as {site / 'archive/keyring'}" in said
-    assert remedies() == ["coffer recover show             then shows whether anything else is missing"]
-    shutil.copytree(whole / "archive/keyring", site / "archive/keyring")
-    require_whole()
-
-
-def test_without_archive_json_no_new_archive_is_offered_and_any_copy_of_it_helps(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = copy_of(whole, tmp_path / "site")
-    monkeypatch.chdir(site)
-    Path(FILES["archive"]).unlink()
-    for words in (*COMMANDS.values(), ("init",)):
-        said = run(*words, code=5).output
-        assert "coffer init" not in said
-        assert "put archive.json back" in said
-    shutil.copy(whole / FILES["archive"], FILES["archive"])
-    require_whole()
-
-
-def test_archive_json_can_be_written_by_hand_as_the_documents_say(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = copy_of(whole, tmp_path / "site")
-    monkeypatch.chdir(site)
-    Path(FILES["archive"]).unlink()
-    page = (ROOT / "docs/integrity.md").read_text(encoding="utf-8")
-    form = page.partition("### archive.json is missing")[2].partition("```text\n")[2].partition("```")[0]
-    origin = Path(FILES["latest"]).read_text(encoding="utf-8").splitlines()[0]
-    first = Path(FILES["endorsements"]).read_text(encoding="utf-8").splitlines()[3]
-    for blank, value in {"ID": origin.rpartition("/")[2], "ORIGIN": origin, "KEY": first}.items():
-        assert form.count(f'"{blank}"') == 1
-        form = form.replace(f'"{blank}"', f'"{value}"')
-    Path(FILES["archive"]).write_text(form, encoding="utf-8")
-    assert Path(FILES["archive"]).read_bytes() == (whole / FILES["archive"]).read_bytes()
-    require_whole()
-
-
-@pytest.mark.parametrize("fault", [remove, damage, fold])
-def test_a_mark_is_made_anew_as_status_says(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Path], None]
-) -> None:
-    site = copy_of(whole, tmp_path / "site")
-    monkeypatch.chdir(site)
-    fault(Path("mark"))
-    (degraded, *_) = told("status")["degraded"]  # type: ignore[misc]
-    assert str(site / "mark") in degraded
-    if "move it away" in degraded:
-        Path("mark").rename("moved")
-    assert "coffer mark renew --reason TEXT" in degraded
-    done = run("mark", "renew", "--reason", "lost")
-    assert "remedy: \n" not in done.output
-    assert complaint(done.output) is None
-    require_whole()
-
-
-def test_status_says_when_nothing_is_stored_and_why(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = copy_of(whole, tmp_path / "site")
-    monkeypatch.chdir(site)
-    shutil.copytree("archive", "older")
-    run("keys", "rotate-signing", "--reason", "a record more")
-    shutil.rmtree("archive")
-    shutil.copytree("older", "archive")  # put back with everything in it: only the mark knows
-    refused = told("status")["refused"]
-    assert isinstance(refused, dict)
-    assert "the mark outside the folder" in refused["cause"]
-    assert complaint(refused["remedy"]) is None
-    assert "writing" in run("status").output
-    run("put", "files", code=13)
-    run("mark", "renew", "--reason", "this is the one that counts")
-    require_whole()
