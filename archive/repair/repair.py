@@ -24,7 +24,7 @@ from coffer.archive.store.segment_files import SegmentFiles
 from coffer.archive.store.segment_store import LOG, SealedSegment, sha256_of
 from coffer.archive.store.source import Source
 from coffer.archive.tree.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, read_note
-from coffer.archive.tree.checkpoint_history import last_entry, publish
+from coffer.archive.tree.checkpoint_history import last_entry, publish, restore_history
 from coffer.archive.tree.key_history import adopt
 from coffer.archive.verify.verify import Finding, Options, Verifier, VerifyLevel
 from coffer.keys.disk.syscalls import SYSTEM, Syscalls
@@ -62,11 +62,12 @@ class RepairedSegment:
 
 @dataclass(slots=True)
 class RepairReport:
-    """What a repair did: the segments it repaired, whether it restored the signed checkpoint and the endorsements of
-    signing keys, and the findings that remain."""
+    """What a repair did: the segments it repaired, whether it restored the signed checkpoint, the history of
+    checkpoints and the endorsements of signing keys, and the findings that remain."""
 
     repaired: list[RepairedSegment] = field(default_factory=list)
     checkpoint: bool = False
+    history: bool = False
     endorsements: bool = False
     remaining: list[Finding] = field(default_factory=list)
 
@@ -92,6 +93,7 @@ def repair(
     with suppress(IntegrityError):  # the verification reports what is wrong here
         report.endorsements = adopt(folder, copy, calls)
     report.checkpoint = _restore_checkpoint(folder, copy, remembered, calls)
+    report.history = restore_history(folder, copy, calls)
     found = list(Verifier(folder, remembered=remembered, progress=progress).findings())
     numbers = sorted({f.segment for f in found if f.segment})
     doubted = {f.segment for f in found if f.offset <= segment.HEADER.size}  # the number in a header may be altered
@@ -128,7 +130,7 @@ def _restore_checkpoint(
     known: list[tuple[Checkpoint, bytes]] = []
     with suppress(IntegrityError):
         known += [entry for entry in (last_entry(folder),) if entry is not None]
-    with suppress(OSError, IntegrityError):
+    with suppress(UnreadableError, IntegrityError):
         note = read_note(copy)
         known.append((open_checkpoint(note, folder), note))
     last, note = max(known, key=lambda k: k[0].size, default=(None, b""))

@@ -21,7 +21,7 @@ from coffer.index.backends.lmdb_sums import CheckedSums, WrittenSums
 from coffer.index.backends.row_store import EPOCH_KEY, SUMS, TABLES, Change, IndexRowStore, Moment, checked_epoch
 from coffer.index.backends.row_sum import RowSum
 from coffer.keys.disk import durable, opening
-from coffer.keys.disk.lmdb_environment import environment, refused
+from coffer.keys.disk.lmdb_environment import environment, reason, refused
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, UnavailableError
 from coffer.keys.memory.secret import Secret
@@ -71,7 +71,10 @@ class LmdbRowStore(IndexRowStore):
         self._sums = RowSum()
         self._checked = CheckedSums(self._sums)
         if readonly and not opening.exists(folder / "data.mdb"):
-            raise UnavailableError(f"there is no index in {folder}", hint=_REBUILD)
+            raise UnavailableError(
+                f"there is no index in {folder}",
+                hint="coffer index rebuild makes it anew from the log; so does the next start of the server",
+            )
         self._folder = folder
         if not readonly:
             durable.make_folder(folder, 0o700)
@@ -82,7 +85,7 @@ class LmdbRowStore(IndexRowStore):
             self._env = self._open(folder / "data.mdb", folder / "lock.mdb", map_bytes)
             self._tables = self._tables_of(self._env)
         except (*_DAMAGED, lmdb.NotFoundError) as error:
-            raise IntegrityError(f"the index in {folder} is damaged: {error}", hint=_REBUILD) from error
+            raise IntegrityError(f"the index in {folder} is damaged: {reason(error)}", hint=_REBUILD) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 raise LockedError(f"the index in {folder} is already open in this process") from error
@@ -111,7 +114,7 @@ class LmdbRowStore(IndexRowStore):
             with self._begin() as txn:
                 yield txn
         except _DAMAGED as error:
-            raise IntegrityError(f"the index is damaged: {error}", hint=_REBUILD) from error
+            raise IntegrityError(f"the index is damaged: {reason(error)}", hint=_REBUILD) from error
         except lmdb.Error as error:
             raise refused("the index cannot be read", error, self._folder) from error
         finally:

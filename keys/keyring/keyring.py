@@ -32,7 +32,7 @@ from coffer.keys.keyring.rows import EpochRow, KeyRow
 from coffer.keys.keyring.studies import StudyKeys
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.base import KekProvider
-from coffer.keys.store.keyring_store import KEYS_LEASE, Changes, KeyringStore, scan
+from coffer.keys.store.keyring_store import KEYS_LOCK, Changes, KeyringStore, scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.store.sums import BUCKETS, SUM_PREFIX, RowSums, bucket_of, require_known
 from coffer.keys.values.epoch import Epoch
@@ -57,7 +57,7 @@ class Keyring:
         self._provider = provider
         self._random = random
         self._now_ms = now_ms
-        self._changing = store.lease(KEYS_LEASE)
+        self._changing = store.lock(KEYS_LOCK)
         self._writing = threading.Lock()  # held during a commit, so that cached keys stay available meanwhile
         seen = changes_in(store)  # before the epochs are read: a change in between is picked up later
         self._epochs = OpenEpochs(store, provider)
@@ -349,7 +349,7 @@ class Keyring:
 
     @contextmanager
     def exclusive(self, command: str) -> Iterator[None]:
-        """Hold the keyring's lease while the block runs: no other process or thread changes epochs or keepers.
+        """Hold the keyring's lock while the block runs: no other process or thread changes epochs or keepers.
 
         Others are shown `command`. Reentrant in one thread. Raises LockedError, naming the holder.
         """

@@ -4,7 +4,7 @@ Rule: resumable at every step. First one transaction writes the new epoch's row,
 the header that makes it current: from then on every process wraps new keys under it. Then the study keys move, page by
 page. Last the old epochs are retired. An older epoch that is still active marks an interrupted rotation. A row that
 another process changed meanwhile is read again (`KeyringStore.put` with `expected`). The caller holds the keyring's
-lease.
+lock.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ MOST_T: Final = 16
 MOST_M_KIB_PASSES: Final = 2 * MOST_M_KIB  # about 2 s: a forged header must not demand more work
 MOST_P: Final = 16
 WRAPPED_EPOCH: Final = struct.Struct(">I")
+_RESTORE: Final = "put its newest copy back, made at coffer init or after the last rotation, or correct [keys] key_file"
 _LONGEST: Final = HEAD.size + MOST_SLOTS * SLOT.size + CHECKSUM
 
 
@@ -97,14 +98,14 @@ class _KeyFile:
 def _decode(data: bytes) -> _KeyFile:
     """Return the content. Raises FormatError for whatever FORMAT.md says a reader must reject."""
     if len(data) < HEAD.size + CHECKSUM or data[:8] != MAGIC:
-        raise FormatError("this is not a Coffer key file")
+        raise FormatError("it is empty, cut or not a Coffer key file")
     _, version, flags, t, p, m_kib, salt, count, reserved = HEAD.unpack_from(data)
     if version != VERSION:
         raise FormatError(f"key file version {version} is not supported", hint="use the Coffer release that wrote it")
     if flags & ~WITH_PASSPHRASE or reserved or count > MOST_SLOTS:
         raise FormatError("the key file's header has values that this version never writes")
     if len(data) != HEAD.size + count * SLOT.size + CHECKSUM or sha256(data[:-CHECKSUM]).digest() != data[-CHECKSUM:]:
-        raise FormatError("the key file is damaged: length or checksum is wrong", hint="restore it from its backup")
+        raise FormatError("it is damaged: its length or its checksum is wrong")
     cost = Argon2Cost(t, p, m_kib)
     if flags & WITH_PASSPHRASE:
         cost.check()
@@ -118,18 +119,24 @@ def _decode(data: bytes) -> _KeyFile:
 
 
 def _read(path: Path) -> _KeyFile:
-    """Read and check the file: open, fstat, read at most its maximum length. Raises ConfigError for unsafe modes."""
+    """Read and check the file: open, fstat, read at most its maximum length. Raises KeyUnavailableError where it is
+    missing or damaged, ConfigError for unsafe modes."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise KeyUnavailableError(f"there is no key file {path}", hint="restore it, or correct the setting") from None
+        raise KeyUnavailableError(f"there is no key file {path}", hint=_RESTORE) from None
     except OSError as error:
-        raise KeyUnavailableError(f"cannot open key file {path}: {error.strerror}") from error
+        raise KeyUnavailableError(
+            f"cannot open key file {path}: {error.strerror}",
+            hint="let the account that runs Coffer read it, and the folders above it",
+        ) from error
     try:
         require_secret(path, os.fstat(fd), "key file")
         return _decode(read_up_to(fd, 0, _LONGEST + 1))
     except UnreadableError as error:
-        raise UnavailableError(f"key file {path} {error}") from error
+        raise UnavailableError(f"key file {path} {error}", hint=error.hint()) from error
+    except FormatError as error:
+        raise KeyUnavailableError(f"key file {path} cannot be used: {error}", hint=error.hint() or _RESTORE) from error
     finally:
         os.close(fd)
 

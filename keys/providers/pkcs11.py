@@ -186,7 +186,7 @@ class HsmProvider:
         return KeyUnavailableError(
             f"{self._token} holds no key for epoch {epoch} of this archive (label {self._label})",
             hint="check that this is the token the archive was made with, or restore the token from its backup; "
-            "with key shares: coffer keys recover",
+            "with key shares: coffer keys recover --share FILE for each",
         )
 
     def _make(self, session: Session, epoch: int) -> SecretKey:

@@ -65,7 +65,8 @@ class Recovery:
         if self._row.state in GONE:
             raise ShreddedError(
                 f"key epoch {of.epoch} was destroyed on purpose, and its shares no longer open anything",
-                hint=f"burn them; the current epoch is {header.epoch}: coffer keys split makes shares of it",
+                hint=f"burn them; the current epoch is {header.epoch}: coffer keys split -n N -k K -o FOLDER splits"
+                " its key",
             )
         if self._row.kek_id != of.kek_id:
             raise KeyUnavailableError(

@@ -13,10 +13,10 @@ from typing import Final, NamedTuple, Protocol
 from coffer.keys.disk.lock import Holder
 from coffer.keys.store.sums import RowSums
 
-__all__ = ["KEYS_LEASE", "Changes", "KeyringStore", "Lease", "Row", "scan"]
+__all__ = ["KEYS_LOCK", "Changes", "KeyringStore", "NamedLock", "Row", "scan"]
 
 Row = tuple[bytes, bytes]
-KEYS_LEASE: Final = "LOCK"  # over the epochs, their keepers and their providers
+KEYS_LOCK: Final = "LOCK"  # over the epochs, their keepers and their providers
 
 
 class Changes(NamedTuple):
@@ -27,13 +27,14 @@ class Changes(NamedTuple):
     gone: Sequence[bytes] | None
 
 
-class Lease(Protocol):
-    """The right to do one thing, which one process and one of its threads has at a time."""
+class NamedLock(Protocol):
+    """A lock that one process, and one of its threads, holds at a time. Other than a lease (`keys.lease`) it has no
+    epoch, and nobody is displaced: it keeps two from beginning the same work, and commits compare rows as well."""
 
     def held(self, command: str, since_ms: int) -> AbstractContextManager[None]:
-        """Hold the lease while the block runs; reentrant in one thread of this object. Others are shown `command`.
+        """Hold the lock while the block runs; reentrant in one thread of this object. Others are shown `command`.
 
-        Raises LockedError, naming the holder. The lease of a process that has died is free.
+        Raises LockedError, naming the holder. The lock of a process that has died is free.
         """
 
     def holder(self) -> Holder | None:
@@ -124,8 +125,8 @@ class KeyringStore(Protocol):
     def require_writable(self) -> None:
         """Return if no write has failed for good. Raises UnavailableError with the cause otherwise."""
 
-    def lease(self, name: str) -> Lease:
-        """Return the lease of this name, which is the same one for everybody who uses these rows."""
+    def lock(self, name: str) -> NamedLock:
+        """Return the lock of this name, which is the same one for everybody who uses these rows."""
 
     def close(self) -> None:
         """Let go of the store. Harmless when repeated; nothing waits to be written."""

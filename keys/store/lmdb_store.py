@@ -18,11 +18,11 @@ from typing import Any, Final
 import lmdb
 
 from coffer.keys.disk import durable, opening
-from coffer.keys.disk.lmdb_environment import environment, refused
+from coffer.keys.disk.lmdb_environment import environment, reason, refused
 from coffer.keys.disk.lock import ChangeLock
 from coffer.keys.disk.syscalls import sync_folder, unavailable
 from coffer.keys.errors import IntegrityError, LockedError, NotFoundError, UnavailableError
-from coffer.keys.store.keyring_store import Changes, KeyringStore, Lease, Row
+from coffer.keys.store.keyring_store import Changes, KeyringStore, NamedLock, Row
 from coffer.keys.store.sums import RowSums, bucket_of
 from coffer.keys.store.trust import Trust
 from coffer.keys.store.writes import COUNT_PREFIX, COUNTED, changes_after, count_in, folded, founded, planned
@@ -52,9 +52,7 @@ class LmdbKeyringStore(KeyringStore):
         if create:
             durable.make_folder(folder, 0o700)
         elif not opening.exists(file):
-            raise NotFoundError(
-                f"there is no keyring in {folder}", hint="restore it from its backup, or correct the path"
-            )
+            raise NotFoundError(f"there is no keyring in {folder}", hint=_RESTORE)
         size = opening.size(file) if opening.exists(file) else 0
         # A copy without a lock file has no writer. Opening it must not create one: the medium may be read-only.
         lock = folder / "lock.mdb"
@@ -68,7 +66,7 @@ class LmdbKeyringStore(KeyringStore):
                 **options,
             )
         except _DAMAGED as error:
-            raise IntegrityError(f"the keyring in {folder} is damaged: {error}", hint=_RESTORE) from error
+            raise IntegrityError(f"the keyring in {folder} is damaged: {reason(error)}", hint=_RESTORE) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 raise LockedError(f"the keyring in {folder} is already open in this process") from error
@@ -91,7 +89,9 @@ class LmdbKeyringStore(KeyringStore):
             try:
                 yield
             except _DAMAGED as error:
-                raise IntegrityError(f"the keyring in {self._folder} is damaged: {error}", hint=_RESTORE) from error
+                raise IntegrityError(
+                    f"the keyring in {self._folder} is damaged: {reason(error)}", hint=_RESTORE
+                ) from error
             except lmdb.Error as error:
                 raise refused(
                     f"the keyring in {self._folder} cannot be read or written", error, self._folder
@@ -235,8 +235,8 @@ class LmdbKeyringStore(KeyringStore):
             with self._reading() as txn:
                 self._trust.require([bucket], txn.get, partial(_walk, txn), again=again)
 
-    def lease(self, name: str) -> Lease:
-        """As `KeyringStore.lease`: a flock on the file of this name beside the rows."""
+    def lock(self, name: str) -> NamedLock:
+        """As `KeyringStore.lock`: a flock on the file of this name beside the rows."""
         return ChangeLock(self._folder / name)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from coffer.keys.errors import ConfigError
+from coffer.keys.errors import CofferError, ConfigError
 from coffer.server.cli import output
 
 if TYPE_CHECKING:
@@ -60,15 +60,26 @@ class Chosen:
         return admit(load_config(*self.locations()), action, officer)
 
     def existing(self, action: Action, officer: str | None = None) -> Admitted:
-        """As `admit`, for an archive that exists. Raises the same errors, and ConfigError if there is none."""
+        """As `admit`, for an archive that exists. Raises the same errors, ConfigError if there is none, and
+        NotFoundError if its archive.json is missing."""
         admitted = self.admit(action, officer)
-        archive = admitted.config.archive
-        if not os.path.lexists(archive / "archive.json"):
-            raise ConfigError(
-                f"there is no archive in {archive}",
-                hint="create one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE",
-            )
+        if not os.path.lexists(admitted.config.archive / "archive.json"):
+            raise self._missing(admitted.config.archive)
         return admitted
+
+    def _missing(self, archive: Path) -> CofferError:
+        from coffer.archive.store.folder import ArchiveFolder, has_segments
+
+        if has_segments(archive):
+            return ArchiveFolder.missing(archive)
+        found, named = self.locations()
+        if found is None or named is not None:
+            remedy = "create one with `coffer init`, or name another with --archive, --config or COFFER_ARCHIVE"
+            return ConfigError(f"there is no archive in {archive}", hint=remedy)
+        return ConfigError(
+            f"there is no archive in {archive}, the place that {found} names",
+            hint=f'put the path of the archive into {found}: archive = "..."; a new one is created by coffer init',
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from coffer.server.engine.bodies import Bodies
 from coffer.server.engine.catch_up import IndexFeed
 from coffer.server.engine.checkpoint_signer import ArchiveSigner
 from coffer.server.engine.reconcile import Reconciler
-from coffer.server.engine.rollback import report_trouble, trouble_of
+from coffer.server.engine.rollback import Missed, report_trouble, trouble_of
 from coffer.server.engine.sealing import Intake
 from coffer.server.engine.stats import ArchiveStats, stats_of
 from coffer.server.mailbox import outbox, writer_process
@@ -67,7 +67,7 @@ SKIPPED: Final = (
 class ArchiveParts:
     """What every open archive is made of. `opened` closes all of it, in the reverse order of opening.
 
-    `key_trouble` lists how the keyring contradicts the log, a sentence each.
+    `late` is what the keyring has missed of the log, `key_trouble` lists how it contradicts it, a sentence each.
     """
 
     config: Config
@@ -79,6 +79,7 @@ class ArchiveParts:
     feed: IndexFeed
     key_trouble: list[str]
     mark: MarkFile
+    late: Missed
     opened: ExitStack
 
 
@@ -98,6 +99,7 @@ class ReadableArchive:
         self.key_trouble = parts.key_trouble
         self.mark = parts.mark
         self.shortfall = shortfall
+        self.late = parts.late
         self._feed = parts.feed
         self._opened = parts.opened
 
@@ -120,6 +122,12 @@ class ReadableArchive:
         self.shortfall = self._feed.level(self.folder.lock)
         if self.shortfall is not None:
             raise self.shortfall
+
+    @property
+    def last_record_ms(self) -> int | None:
+        """The time of the log's last record, in ms since 1970 UTC: the writer's now, otherwise that at opening. None if
+        none is known."""
+        return self.late.last_ms
 
     def concerns(self) -> list[str]:
         """What an administrator should look at although the archive works."""
@@ -249,6 +257,11 @@ class WritableArchive(KeyAdminArchive):
         """As for any archive. The writer's index has all that it commits; it lacks only what it lacked at opening."""
         if self.shortfall is not None:
             raise self.shortfall
+
+    @property
+    def last_record_ms(self) -> int | None:
+        """As for any archive. A log that refuses to be written knows no end of its own."""
+        return self.late.last_ms if self.log.refusal is not None else self.log.last_ms
 
     def stats(self) -> ArchiveStats:
         """As for any archive; the writer need not count the log's records."""

@@ -40,7 +40,9 @@ _PATIENCE_SECONDS: Final = 5.0  # a server writes its index every second
 _POLL_SECONDS: Final = 0.05
 _KEPT: Final = "index-"  # begins the names of indexes in lost+found
 _ALTERED: Final = f"{_KEPT}altered-"
-_HINT: Final = "start the server, which brings it up to date, or run coffer index rebuild"
+_HINT: Final = (
+    "coffer recover show tells whether the log lost something; if not: start the server, or run coffer index rebuild"
+)
 
 
 def set_aside(folder: ArchiveFolder, keyring: Keyring, log: LogReader) -> None:

@@ -46,7 +46,15 @@ from coffer.server.observe import logs
 if TYPE_CHECKING:  # for types alone: workers and most commands count nothing and do without prometheus_client
     from coffer.server.observe.metrics import Metrics
 
-__all__ = ["open_for_keys", "open_for_rebuild", "open_for_service", "open_past_mark", "open_reading", "open_writer"]
+__all__ = [
+    "objection_to_writing",
+    "open_for_keys",
+    "open_for_rebuild",
+    "open_for_service",
+    "open_past_mark",
+    "open_reading",
+    "open_writer",
+]
 
 _log = logs.get_logger()
 _OTHER_KEY: Final = "nothing was changed; if the archive is the right one, correct [integrity] vkey; see coffer verify"
@@ -164,7 +172,8 @@ def _parts(opened: ExitStack, found: _Compared, *, readonly: bool) -> ArchivePar
     opened.callback(index.close)
     limits = header_limits_of(config.limits)
     feed = IndexFeed(keyring, reader, bodies, index, limits, lost_and_found=folder.lost_and_found)
-    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, found.key_trouble, found.mark, opened)
+    trouble, late = found.key_trouble, found.late
+    return ArchiveParts(config, folder, keyring, reader, bodies, index, feed, trouble, found.mark, late, opened)
 
 
 def _open_beside(config: Config, provider: KekProvider | None) -> KeyAdminArchive:
@@ -172,7 +181,7 @@ def _open_beside(config: Config, provider: KekProvider | None) -> KeyAdminArchiv
         found = _compare_beside(opened, config, provider, readonly=False)
         found.late.require_none_shredded()
         mark = found.mark.find()  # before the keyring is asked for its number, which the mark follows
-        objection = found.late.objection(found.keyring.epoch) or found.keyring.objection() or _objection(mark, found)
+        objection = objection_to_writing(config, found.folder, found.keyring, found.late, mark)
         if objection is not None:
             raise objection
         parts = _parts(opened, found, readonly=True)
@@ -249,7 +258,7 @@ def _open_log(found: _Compared, lease: Lease, *, may_refuse: bool, heeds_mark: b
         remembered=found.late.remembered,
         outside=mark,
         signers=[each.vkey(folder.origin) for each in signers_of(keyring)],
-        objection=found.late.objection(keyring.epoch) or keyring.objection() or _objection(mark, found),
+        objection=objection_to_writing(config, folder, keyring, found.late, mark),
         may_refuse=may_refuse,
         lease=lease,
     )
@@ -283,16 +292,19 @@ def _look_at_clock(keyring: Keyring, log: LogWriter) -> None:
         _log.error("the clock could not be checked", name="clock.check_failed", cause=str(error), remedy=error.hint())
 
 
-def _objection(mark: Mark | None, found: _Compared) -> HistoryError | None:
-    """How keys and keyring contradict the mark or the configured verifier key, if at all. What cannot be read of them,
-    the log refuses by itself."""
-    vkey = found.config.integrity.vkey
+def objection_to_writing(
+    config: Config, folder: ArchiveFolder, keyring: Keyring, late: Missed, mark: Mark | None
+) -> IntegrityError | None:
+    """Why keys and keyring forbid to write, if they do: the keyring lacks some of the log or was altered, or keys and
+    keyring contradict the mark or the configured verifier key. What cannot be read, the log refuses by itself."""
+    found = late.objection(keyring.epoch) or keyring.objection()
+    vkey = config.integrity.vkey
     try:
-        if vkey and vkey not in read_key_history(found.folder).vkeys:
+        if found is None and vkey and vkey not in read_key_history(folder).vkeys:
             return HistoryError(f"the configured verifier key, {vkey}, is none of this archive's", hint=_OTHER_KEY)
-        return None if mark is None else mark.objection(found.folder, found.keyring.changes())
+        return found or (None if mark is None else mark.objection(folder, keyring.changes()))
     except IntegrityError:
-        return None
+        return found
 
 
 def _close_log(keyring: Keyring, log: LogWriter, signer: ArchiveSigner) -> None:

@@ -256,7 +256,8 @@ class Rekeyer:
             study.job = rekey.update(self._keyring, job, replace(job, stuck=position.seq))
             raise IntegrityError(
                 f"record {position.seq} of the study cannot be opened, so the study keeps its key: {error}",
-                hint="run coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
+                hint="run coffer verify --level decrypt, repair it from a copy (coffer repair --from COPY), "
+                "then rekey again",
             ) from error
         return Entry(Kind.OBJECT, job.new, stored.flags, content_id, sealed)
 

@@ -81,6 +81,7 @@ class Missed:
     remembered: Checkpoint | None = None
     forgotten: str = ""  # why there is none
     signed: int = 0  # records
+    last_ms: int | None = None  # the time of the last record that could be read, since 1970 UTC
     replaced: set[bytes] = field(default_factory=set)  # keys, by a rekey
     openers: OpenerHistory = field(default_factory=OpenerHistory)  # of epochs
     notes: dict[tuple[RecordKind, str], bool] = field(default_factory=dict)  # hold or request, id: is it in force?
@@ -147,7 +148,7 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
     altered event.
     """
     found = Missed()
-    with suppress(IntegrityError):  # reported by the writer and by verify
+    with suppress(IntegrityError, UnreadableError):  # reported by the writer and by verify
         found.signed = read_checkpoint(folder).size  # before the keyring, which learns of a checkpoint first
     try:
         found.remembered = remembered_checkpoint(keyring.remembered_checkpoint(), folder)
@@ -155,8 +156,11 @@ def missed(folder: ArchiveFolder, keyring: Keyring, reader: LogReader, *, alone:
         found.forgotten = str(error)
     made: set[bytes] = set()
     try:
-        for position, header in reader.records(found.remembered.size if found.remembered else 0):
-            _read(found, made, keyring, folder, header, partial(reader.read_body, position))
+        covered = found.remembered.size if found.remembered else 0
+        for position, header in reader.records(max(covered - 1, 0)):  # from the one before, for its time
+            found.last_ms = header.time_ms
+            if header.seq >= covered:
+                _read(found, made, keyring, folder, header, partial(reader.read_body, position))
     except HistoryError:
         raise
     except (IntegrityError, UnreadableError):

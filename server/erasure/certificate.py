@@ -141,7 +141,7 @@ class Certifier:
     def _refuse_request(self, name: str) -> None:
         if any(request_id == name for request_id, _ in waiting_requests(self._archive)):
             raise InputError(
-                f"request {name} waits for another officer: nothing was shredded", hint="coffer shred approve"
+                f"request {name} waits for another officer: nothing was shredded", hint=f"coffer shred approve {name}"
             )
         raise NotFoundError(
             f"{name} is neither the id of a shredded key nor a request that was carried out",

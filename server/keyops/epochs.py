@@ -41,7 +41,7 @@ _log = get_logger()
 _DAY_SECONDS: Final = 86_400
 _NOT_DESTROYED: Final = (
     "a provider was lost and has destroyed nothing: what was shredded under this epoch is not erased for good. When it"
-    " is back, coffer keys destroy again"
+    " is back, coffer keys destroy EPOCH again"
 )
 NO_RECEIPT_IN_DOUBT: Final = "no epoch is destroyed: the times of its receipts would be those of a clock in doubt"
 _DESTROYED_BEFORE: Final = "it was destroyed before, and every receipt is present"

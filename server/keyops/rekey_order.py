@@ -130,7 +130,7 @@ def carry_out(archive: KeyAdminArchive, begun: list[Rekey], progress: Callable[[
     if stuck:
         raise IntegrityError(
             f"{len(stuck)} studies keep their keys: record {min(stuck)} does not open",
-            hint="coffer verify --level decrypt, repair it from a copy (coffer repair), then rekey again",
+            hint="coffer verify --level decrypt, repair it from a copy (coffer repair --from COPY), then rekey again",
         )
 
 

@@ -21,7 +21,6 @@ from coffer.keys.disk.permissions import require_secret
 from coffer.keys.errors import (
     CofferError,
     ConfigError,
-    FormatError,
     InputError,
     IntegrityError,
     KeyUnavailableError,
@@ -167,7 +166,7 @@ def _other_epoch(proof: RecoveryProof) -> UnavailableError:
 def _require_usable(keeper: KekProvider, key_file: Path) -> None:
     try:
         keeper.health()
-    except FormatError as error:
+    except KeyUnavailableError as error:
         raise ConfigError(
             f"{key_file} already exists and cannot be used: {error}",
             hint="move it away, or name another one with --key-file",

@@ -116,7 +116,7 @@ class Server:
         self._jobs.start(EpochJob(archive, self._metrics))
         if config.storage.scrub_days:
             self._jobs.start(ScrubJob(archive, self._metrics, config.storage.scrub_days))
-        self._jobs.start(ClockJob(archive.keyring, self._metrics, lambda: archive.log.last_ms))
+        self._jobs.start(ClockJob(archive.keyring, self._metrics, lambda: archive.last_record_ms))
         self._jobs.start(SettlementJob(archive))
         keep_objects()
         self._state = ""

@@ -193,6 +193,8 @@ def test_it_is_found_and_nothing_is_written_on_it(archive: Path, forge: Callable
     run("recover", "show", code=1)
     with open_for_service(load_config(Path("coffer.toml"))) as served:
         assert served.log.refusal is not None
+        times = [header.time_ms for _, header in served.reader.records()]
+        assert served.last_record_ms == times[-1]  # so that its clock is watched all the same
 
 
 @pytest.mark.parametrize("decide", ["accept", "renew"])

@@ -12,7 +12,7 @@ import pytest
 from coffer.keys.errors import LockedError, UnavailableError
 from coffer.keys.memory.secret import Secret
 from coffer.keys.store import writes
-from coffer.keys.store.keyring_store import KEYS_LEASE, KeyringStore, scan
+from coffer.keys.store.keyring_store import KEYS_LOCK, KeyringStore, scan
 from coffer.keys.store.sums import FOLD_KEY, RowSums
 from tests.keys.store.faulty_store import settled
 
@@ -176,25 +176,25 @@ def test_any_sequence_of_changes_ends_as_a_dictionary_would(store: KeyringStore)
     assert store.complaint() is None
 
 
-def test_one_at_a_time_holds_a_lease_and_others_learn_who(store: KeyringStore) -> None:
-    mine, refused = store.lease(KEYS_LEASE), []
+def test_one_at_a_time_holds_a_lock_and_others_learn_who(store: KeyringStore) -> None:
+    mine, refused = store.lock(KEYS_LOCK), []
 
     def try_it() -> None:
         try:
-            with store.lease(KEYS_LEASE).held("coffer keys destroy", 2):
+            with store.lock(KEYS_LOCK).held("coffer keys destroy", 2):
                 pass
         except LockedError as error:
             refused.append(str(error))
 
     assert mine.holder() is None
     with mine.held("coffer keys rotate", 1), mine.held("again", 1):
-        who = store.lease(KEYS_LEASE).holder()
+        who = store.lock(KEYS_LOCK).holder()
         assert who is not None
         assert (who.command, who.is_this_process()) == ("coffer keys rotate", True)
         other = threading.Thread(target=try_it)
         other.start()
         other.join()
-        with store.lease("another").held("something else", 1):
+        with store.lock("another").held("something else", 1):
             pass
     assert len(refused) == 1
     assert "coffer keys rotate" in refused[0]
