@@ -26,7 +26,11 @@ _DAY_MS: Final = 86_400_000
 
 @click.group()
 def keys() -> None:
-    """List, rotate, split and recover the archive's keys."""
+    """List, rotate, split and recover the archive's keys.
+
+    A command that changes them ends when the change is in the signed log. Exit code 6 with "not signed yet" says that
+    it is made, and what completes it.
+    """
 
 
 for _command in (rotate, rekey, rotate_signing, destroy, audit, export, split, recover, drill, burn):

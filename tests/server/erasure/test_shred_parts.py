@@ -20,6 +20,7 @@ from coffer.server.erasure.shred import Authorization, Shredding
 from coffer.server.main.demo import encoded, sample_study
 from coffer.server.retention.selection import by_study
 from coffer.server.services.api import StoreRequest
+from tests.keyless import rows_of
 from tests.server.filled import free_port, part10, run, told
 from tests.services import services
 
@@ -205,10 +206,15 @@ def test_a_lone_object_of_two_patients_is_one_of_each(archive: Path) -> None:
     assert "court case" in run("shred", "--instance", "1.9.1", "--reason", "r", "--yes", code=10).output
 
 
+def said_by(keyring: Path) -> dict[bytes, bytes]:
+    """Its rows, without those that say which of its copies was opened to be written."""
+    return {key: value for key, value in rows_of(keyring).items() if key[:1] != b"S"}
+
+
 def test_a_dry_run_shows_everything_and_changes_nothing(archive: Path) -> None:
     put(one("1.9.1", "A"), one("1.9.1", "A", ImageComments="again"), one("1.9.2", "A"))
     run("hold", "add", "--patient", "A", "--reason", "court case")
-    before = (archive / "keyring" / "data.mdb").read_bytes(), told("status")["records"]
+    before = said_by(archive / "keyring"), told("status")["records"]
     shown = told("shred", STUDY, "--dry-run")
     (erased,) = shown["erases"]  # type: ignore[misc]
     assert erased == {
@@ -231,7 +237,7 @@ def test_a_dry_run_shows_everything_and_changes_nothing(archive: Path) -> None:
     assert "would be refused: hold" in told_people
     told("shred", "request", STUDY, "--dry-run")
     assert told("shred", "list") == {"requests": [], "shreds": []}
-    assert ((archive / "keyring" / "data.mdb").read_bytes(), told("status")["records"]) == before
+    assert (said_by(archive / "keyring"), told("status")["records"]) == before
     run("shred", STUDY, "--dry-run", code=0)
     run("shred", STUDY, code=2)  # a deed needs a reason
 
