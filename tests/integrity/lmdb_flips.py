@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from coffer.index.backends.lmdb_store import LmdbRowStore
 from coffer.index.backends.row_store import TABLES
 from coffer.keys.errors import CofferError, IntegrityError
-from coffer.keys.memory.secret import Secret
 from coffer.keys.store.keyring_store import scan
 from coffer.keys.store.lmdb_store import LmdbKeyringStore
 from coffer.keys.store.sums import SUM_PREFIX
 from coffer.keys.store.writes import COUNT_PREFIX
 from tests.keyless import change
+from tests.keyless_index import change_index
 
 Rows = list[tuple[str, bytes, bytes]]
 
@@ -68,12 +68,10 @@ def write_keyring(folder: Path) -> None:
 
 def write_index(folder: Path) -> None:
     """One more row."""
-    store = LmdbRowStore(folder)
     try:
-        store.authenticate(Secret(bytes(32)), bytes)  # another key than its own: what is read here needs none
-        store.write(0, [("study", bytes(8), bytes(300))])
-    finally:
-        store.close()
+        change_index(folder, {("study", bytes(8)): (bytes(300),)})
+    except lmdb.Error as error:
+        raise IntegrityError(str(error)) from error
 
 
 def is_fresh(row: tuple[str, bytes, bytes]) -> bool:
