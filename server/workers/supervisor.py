@@ -121,7 +121,7 @@ class Workers:
             ended()
 
         try:
-            line = self._coordinator.add(over, place.host)
+            line = self._coordinator.add(over, place.host, place.certificate)
         except BaseException:
             with self._lock:
                 worker.places.pop(place.number, None)
@@ -129,7 +129,7 @@ class Workers:
         with connection, line, worker.lock:
             try:
                 fds = connection.fileno(), line.fileno()
-                worker.control.send(messages.encode(Serve(place.host, place.number)), fds)
+                worker.control.send(messages.encode(Serve(place.host, place.number, place.certificate)), fds)
             except LineClosed:
                 _log.error("a connection was lost with its worker process", name="connection.lost", host=place.host)
 

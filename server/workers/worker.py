@@ -92,7 +92,7 @@ class Worker:
         self._shortage = Shortage()
         self._quitting = threading.Event()
 
-    def serve(self, host: str, number: int, fds: list[int]) -> None:
+    def serve(self, order: Serve, fds: list[int]) -> None:
         """Serve one association in its own thread, or refuse it if a resource that it needs has run out.
 
         `fds` are its connection and its line, or fewer if this process had no descriptors left.
@@ -101,7 +101,7 @@ class Worker:
         try:
             if len(fds) < 2 or lacks_descriptors():
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            self._begin(host, number, *sockets)
+            self._begin(order, *sockets)
         except Exception as error:  # noqa: BLE001  # one association must not end the process
             what = what_ran_out(error)
             if what:
@@ -115,14 +115,16 @@ class Worker:
             for each in sockets:
                 each.close()
 
-    def _begin(self, host: str, number: int, connection: socket.socket, line: socket.socket) -> None:
-        settings = self._config.dimse
+    def _begin(self, order: Serve, connection: socket.socket, line: socket.socket) -> None:
+        settings, number = self._config.dimse, order.number
         end = Line(Wire(line))
         services = RemoteServices(
             end, self._intake, self._policy, self._rules, self._archive_id, self._reader, self._feed
         )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
-        acceptor = Acceptor(pdus, host, self._config, self._policy, services, services.observer)
+        acceptor = Acceptor(
+            pdus, order.host, self._config, self._policy, services, services.observer, order.certificate
+        )
 
         def over() -> None:
             self._services.discard(services)
@@ -181,8 +183,8 @@ def run(control: Wire) -> None:
                 keep_objects()
                 control.send(messages.encode(Ready()))
                 worker.pulse(control)
-            case Serve(host, number) if worker is not None:
-                worker.serve(host, number, control.take_fds())
+            case Serve() if worker is not None:
+                worker.serve(order, control.take_fds())
             case End(number) if worker is not None:
                 worker.end(number)
             case Quit(grace_seconds):
