@@ -27,6 +27,7 @@ from coffer.server.access.decision import policy_of
 from coffer.server.config.passing import decode_config
 from coffer.server.dimse.acceptor import Acceptor
 from coffer.server.dimse.associations import Associations
+from coffer.server.dimse.outlet import Outlet
 from coffer.server.dimse.protocol.connection import Connection
 from coffer.server.dimse.protocol.negotiation import CONGESTED
 from coffer.server.dimse.refusal import refuse_at_once
@@ -55,7 +56,7 @@ _IDLE_SECONDS: Final = 1.0
 class Worker:
     """One worker's state."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, outlet: socket.socket | None) -> None:
         self._config = config = decode_config(setup.config)
         logs.configure(config.log)
         logs.run_in_background()
@@ -73,6 +74,7 @@ class Worker:
         self._associations = Associations()
         self._acceptors: dict[int, Acceptor] = {}
         self._shortage = Shortage()
+        self._dial = Outlet(outlet, config.tls)
         self._quitting = threading.Event()
 
     def serve(self, order: Serve, fds: list[int]) -> None:
@@ -106,7 +108,7 @@ class Worker:
         )
         pdus = Connection(connection, max_pdu=settings.max_pdu, gap_seconds=settings.gap_seconds)
         acceptor = Acceptor(
-            pdus, order.host, self._config, self._policy, services, services.observer, order.certificate
+            pdus, order.host, self._config, self._policy, services, services.observer, order.certificate, self._dial
         )
 
         def over() -> None:
@@ -162,7 +164,8 @@ def run(control: Wire) -> None:
         order = messages.decode_order(control.receive())
         match order:
             case Setup():
-                worker = Worker(order)
+                fd = control.take_fd()
+                worker = Worker(order, None if fd is None else socket.socket(fileno=fd))
                 keep_objects()
                 control.send(messages.encode(Ready()))
                 worker.pulse(control)
