@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import ssl
+import stat
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -75,7 +76,8 @@ class Outgoing:
         while True:
             name, fds, _, _ = socket.recv_fds(self._orders, _LONGEST, _MOST_FDS)
             peer = self._peers.get(name.decode("ascii", "replace"))
-            if peer is None or len(fds) != 1 or not self._places.acquire(blocking=False):
+            is_order = peer is not None and len(fds) == 1 and stat.S_ISSOCK(os.fstat(fds[0]).st_mode)
+            if peer is None or not is_order or not self._places.acquire(blocking=False):
                 for fd in fds:
                     os.close(fd)
                 continue
