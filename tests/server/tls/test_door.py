@@ -17,10 +17,12 @@ from coffer.keys.errors import ConfigError, UnavailableError
 from coffer.server.config.settings import Config
 from coffer.server.dimse.protocol.negotiation import EXPLICIT_LE, VERIFICATION, Offer
 from coffer.server.dimse.protocol.requestor import Requestor
+from coffer.server.engine.create import create_archive
 from coffer.server.host.control import _address, give_order
 from coffer.server.main.service import Server
 from coffer.server.tls.contexts import TLS12_SUITES
 from tests.conftest import absent
+from tests.server.served import COFFER
 from tests.server.tls_site import Pki, cleared, client_context, config_of, connect, is_ended, serving, until
 
 
@@ -166,6 +168,17 @@ def test_a_revoked_certificate_ends_its_open_associations(site: Site) -> None:
     give_order(site.config.archive, "reload")
 
 
+def test_a_new_revocation_list_is_found_without_an_order(site: Site) -> None:
+    issued = site.pki.authority.issue("unnoticed")
+    before = site.counted("ended revoked")
+    with site.connect(client_context(site.pki, site.pki.write("unnoticed", issued))) as tls:
+        site.pki.revoke(issued)
+        assert is_ended(tls, 60)
+    until(lambda: site.counted("ended revoked") == before + 1)
+    site.pki.revoke()
+    give_order(site.config.archive, "reload")
+
+
 def test_an_expired_certificate_ends_its_open_associations(site: Site) -> None:
     context = client_context(site.pki, site.pki.peer("short", days=4 / 86400))
     with site.connect(context) as tls:
@@ -279,6 +292,37 @@ def _holds(pid: int, secret: bytes) -> bool:
                 if secret in memory.read(end - start):
                     return True
     return False
+
+
+def test_the_process_ends_with_the_server_however_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pki = Pki(tmp_path / "pki")
+    pki.own()
+    config = config_of(pki, tmp_path)
+    create_archive(config)
+    folder = config.archive.parent
+    (folder / "coffer.toml").write_text(
+        f'archive = "{config.archive}"\n[keys]\nkey_file = "{config.keys.key_file}"\n[http]\nenabled = false\n'
+        f"[dimse]\nport = 0\ntls_port = {config.dimse.tls_port}\nprocesses = 1\n[tls]\n"
+        f'certificate_file = "{config.tls.certificate_file}"\nkey_file = "{config.tls.key_file}"\n'
+        f'ca_file = "{config.tls.ca_file}"\n'
+    )
+    monkeypatch.chdir(folder)
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([str(COFFER), "serve"], stderr=log)
+        try:
+            until(lambda: b"server.serving" in (folder / "log").read_bytes())
+            tls = connect(config, client_context(pki, pki.peer()))
+        finally:
+            server.kill()
+            server.wait()
+    with tls:
+        assert is_ended(tls, 8)  # the association would end after ten
+
+    def is_free() -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", config.dimse.tls_port)) != 0
+
+    until(is_free)
 
 
 def test_a_key_that_others_can_read_stops_the_start(tmp_path: Path) -> None:
