@@ -1,8 +1,8 @@
 """Who acts: one type from the door to the log, whichever the door.
 
 Rule: a door states what it knows and no more. The caller chooses the AE title, the operator types the name; the
-account comes from the kernel, the address from the connection. None of them proves a person: a certificate or a
-token will be a further field here.
+account comes from the kernel, the address from the connection, the certificate from the process that ends TLS. None of
+them proves a person: a token will be a further field here.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Final
 
 from coffer.archive.events.officer import Officer, display_name
 from coffer.keys.errors import InputError
+from coffer.server.access.certificate import PeerCertificate
 
 __all__ = ["Principal", "PrincipalKind"]
 
@@ -33,7 +34,8 @@ class Principal:
 
     `name` is the calling AE title of a peer, the name given for a person, the account of a service. `ae_title` is the
     one under which objects enter and leave: a peer's own, or the archive's for an operator on its host. `called_ae` and
-    `host` belong to a peer (titles as in the association request), `account` to a person or a service.
+    `host` belong to a peer (titles as in the association request), `account` to a person or a service. `certificate` is
+    what a peer proved over TLS; None without TLS, or where none was asked for.
     """
 
     kind: PrincipalKind
@@ -42,11 +44,14 @@ class Principal:
     called_ae: str = ""
     host: str = ""
     account: str = ""
+    certificate: PeerCertificate | None = None
 
     @classmethod
-    def peer(cls, ae_title: str, called_ae: str = "", host: str = "") -> "Principal":
-        """A DICOM application entity on the network."""
-        return cls(PrincipalKind.PEER, ae_title, ae_title, called_ae, host)
+    def peer(
+        cls, ae_title: str, called_ae: str = "", host: str = "", certificate: PeerCertificate | None = None
+    ) -> "Principal":
+        """A DICOM application entity on the network, with the certificate that its connection proved."""
+        return cls(PrincipalKind.PEER, ae_title, ae_title, called_ae, host, certificate=certificate)
 
     @classmethod
     def person(cls, name: str, account: str, ae_title: str = "") -> "Principal":

@@ -39,6 +39,8 @@ _MODULES: Final = {
     "hold": "erasure.hold",
     "index": "index",
     "config": "config",
+    "reload": "tls.reload",
+    "tls": "tls.group",
     "completion": "completion",
     "demo": "demo",
 }

@@ -10,9 +10,11 @@ from typing import Final
 
 from coffer.keys.errors import AccessDeniedError
 from coffer.server.access.action import Action
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import Policy
 from coffer.server.access.principal import Principal
 from coffer.server.config.settings import Config
+from coffer.server.dimse.dialling import Dial, dial_plain
 from coffer.server.dimse.protocol import command as dimse
 from coffer.server.dimse.protocol import negotiation, pdu
 from coffer.server.dimse.protocol.associate import APPLICATION_CONTEXT
@@ -52,10 +54,15 @@ class Acceptor:
         policy: Policy,
         services: Services | None,
         observer: Observer,
+        certificate: PeerCertificate | None = None,
+        dial: Dial = dial_plain,
     ) -> None:
-        """Without `services` the association is rejected because there are too many."""
+        """Without `services` the association is rejected because there are too many. `certificate` is what the
+        connection has proved over TLS; C-MOVE destinations are called by `dial`."""
         self._connection = connection
         self._host = host
+        self._certificate = certificate
+        self._dial = dial
         self._config = config
         self._policy = policy
         self._services = services
@@ -134,7 +141,7 @@ class Acceptor:
         return negotiation.TOO_MANY if self._services is None else None
 
     def _caller(self, request: AssociationRequest) -> Principal:
-        return Principal.peer(request.calling_ae, request.called_ae, self._host)
+        return Principal.peer(request.calling_ae, request.called_ae, self._host, self._certificate)
 
     def _reject(self, request: AssociationRequest, rejection: Rejection) -> None:
         _log.warning(
@@ -156,7 +163,7 @@ class Acceptor:
         self._is_established = True
         channel = Channel(self._connection, contexts, peer_max_pdu=request.max_pdu, gap_seconds=settings.gap_seconds)
         caller = self._caller(request)
-        session = Session(channel, caller, self._policy, services, self._observer, self._config)
+        session = Session(channel, caller, self._policy, services, self._observer, self._config, self._dial)
         self._observer.association_opened()
         served: Counter[str] = Counter()
         try:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from coffer.keys.errors import ConfigError, UnavailableError
+from coffer.server.access.certificate import PeerCertificate
 from coffer.server.access.decision import policy_of
 from coffer.server.config.settings import Config
 from coffer.server.dimse.acceptor import Acceptor
@@ -77,9 +78,10 @@ class Listener:
         return int(self._socket.getsockname()[1])
 
     def start(self) -> None:
-        """Listen. Raises ConfigError if the address is not available."""
-        self._listen()
-        self.watched.start()
+        """Listen, unless only TLS is spoken. Raises ConfigError if the address is not available."""
+        if self._config.dimse.port:
+            self._listen()
+            self.watched.start()
 
     def _listen(self) -> None:
         settings = self._config.dimse
@@ -125,11 +127,19 @@ class Listener:
             except OSError as error:
                 self._handle_accept_error(error)
                 continue
-            try:
-                self._begin(sock, display_address(str(address[0])))
-            except Exception as error:  # noqa: BLE001  # one connection must not keep the others out
-                sock.close()
-                self._handle_begin_error(error)
+            self.admit(sock, display_address(str(address[0])), None)
+
+    def admit(self, connection: socket.socket, host: str, certificate: PeerCertificate | None) -> None:
+        """Give a connection its place, or refuse it; raises nothing. It has proved `certificate` over TLS, whose clear
+        bytes it then carries. May be called by any thread."""
+        if self._stopping.is_set():
+            connection.close()
+            return
+        try:
+            self._begin(connection, host, certificate)
+        except Exception as error:  # noqa: BLE001  # one connection must not keep the others out
+            connection.close()
+            self._handle_begin_error(error)
 
     def _handle_accept_error(self, error: OSError) -> None:
         """Wait a moment; new connections wait in the backlog. Raises the error if a new socket is needed."""
@@ -150,7 +160,7 @@ class Listener:
         else:
             _log.error("a connection was lost to an internal error", name="connection.lost", exc_info=error)
 
-    def _begin(self, connection: socket.socket, host: str) -> None:
+    def _begin(self, connection: socket.socket, host: str, certificate: PeerCertificate | None) -> None:
         if headroom.lacks_descriptors():
             self._shortage.note(headroom.DESCRIPTORS)
             self._refuse_congested(connection, host)
@@ -159,6 +169,7 @@ class Listener:
         if place is None:
             self._reject_too_many(connection, host)
             return
+        place.certificate = certificate
         try:
             self._dispatcher.dispatch(connection, place, partial(self._leave, place))
         except CongestedError:

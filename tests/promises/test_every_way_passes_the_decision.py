@@ -116,8 +116,11 @@ COMMANDS = [
     ("clock confirm --reason r", Action.CONFIRM_CLOCK),
     ("index rebuild", Action.REINDEX),
     ("config check", Action.CONFIGURE),
+    ("reload", Action.RELOAD),
+    ("tls check", Action.CHECK_TLS),
 ]
-ASKS_NOBODY = {("completion",)}  # prints what is in the program, of no archive; it needs no configuration either
+# They print what is in the program, or make files of no archive; they need no configuration either.
+ASKS_NOBODY = {("completion",), ("tls", "init")}
 OVER_THE_NETWORK = {Action.ASSOCIATE, Action.ECHO, Action.STORE, Action.FIND, Action.RETRIEVE, Action.MOVE}
 
 

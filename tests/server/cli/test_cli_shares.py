@@ -16,7 +16,8 @@ from coffer.keys.keyring.rows import EpochRow
 from coffer.keys.memory.secret import Secret
 from coffer.keys.providers.key_file import CHEAPEST_FOR_TESTS, generate_keyfile
 from coffer.keys.values.epoch import EpochState
-from coffer.server.config.settings import Config, Dimse, Http, Keys, Pkcs11
+from coffer.server.config.providers import Pkcs11
+from coffer.server.config.settings import Config, Dimse, Http, Keys
 from coffer.server.engine import opening
 from coffer.server.engine.create import create_archive
 from coffer.server.engine.opening import open_writer
