@@ -37,7 +37,9 @@ class ShredRequest(msgspec.Struct, frozen=True):
 
 
 def waiting_requests(archive: ReadableArchive) -> list[tuple[str, ShredRequest]]:
-    """Return every waiting request with its id, oldest first."""
+    """Return every waiting request with its id, oldest first. Raises IntegrityError for a keyring that is not as it was
+    written."""
+    archive.keyring.require_whole()
     records = OfficerRecords(archive.keyring, RecordKind.REQUEST, ShredRequest)
     return sorted(records.all(), key=lambda pair: pair[1].requested_ms)
 

@@ -113,7 +113,9 @@ class Holds:
         self._records = OfficerRecords(archive.keyring, RecordKind.HOLD, Hold)
 
     def all(self) -> list[tuple[str, Hold]]:
-        """Return every hold with its id, oldest first, including those that are over."""
+        """Return every hold with its id, oldest first, including those that are over. Raises IntegrityError for a
+        keyring that is not as it was written: a hold may have been taken from it."""
+        self._archive.keyring.require_whole()
         return sorted(self._records.all(), key=lambda pair: pair[1].added_ms)
 
     def as_stored(self, hold: Hold) -> Hold:
@@ -136,8 +138,7 @@ class Holds:
 
     def matching_holds(self, studies: Iterable[Iterable[Part]]) -> list[MatchingHold]:
         """Return the holds that keep any of these studies, given all parts of each; a clock in doubt ends none. Raises
-        IntegrityError for a keyring that is not as it was written: a hold may have been taken from it."""
-        self._archive.keyring.require_whole()
+        as `all`."""
         holds, day = self.all(), today(granting_ms(self._archive.keyring))
         return [found for parts in studies for found in matching_holds(holds, parts, day)]
 

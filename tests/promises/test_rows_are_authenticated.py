@@ -139,6 +139,7 @@ def test_a_bucket_put_back_with_its_sum(base: Path, what: str) -> None:
     change(KEYRING, {key: value for key, value in older.items() if key[:1] != b"D"})
     assert rows_of(KEYRING).get(fresh) != now[fresh]
     require_found("keys", "audit")
+    assert all(SAID in run(of, "list", code=3).output for of in ("hold", "shred"))
     put_file("1.2.9")
     signed = Path("data/checkpoints/latest").read_bytes()
     run("put", "files", code=None)
